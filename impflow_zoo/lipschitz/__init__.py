@@ -1,0 +1,1 @@
+"""Networks whose Lipschitz constant is bounded by construction."""

@@ -1,0 +1,113 @@
+"""Activations with Lipschitz constant 1.
+
+The elementwise ones have `|f'| <= 1`; the pairing ones return twice (CLipSwish, CPila) or the
+same number (MaxMin) of features, and their Jacobian has 2-norm at most 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "CLipSwish", "CPila", "LipSwish", "MaxMin", "Sin", "make_activation"]
+
+
+class Sin(nn.Module):
+    """`sin(2 pi x) / (2 pi)` (Lu et al., 2021)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(2 * math.pi * x) / (2 * math.pi)
+
+
+class _Swish(nn.Module):
+    """`x sigmoid(softplus(beta) x)` with a learned `beta`; its slope never exceeds 1.0998."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor([0.5]))
+
+    def swish(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x * nn.functional.softplus(self.beta))
+
+
+class LipSwish(_Swish):
+    """`x sigmoid(softplus(beta) x) / 1.1` (Chen et al., 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.swish(x) / 1.1
+
+
+class CLipSwish(_Swish):
+    """`[swish(x), swish(-x)] / 1.004`, joined in the channel dimension.
+
+    References:
+        Invertible DenseNets with Concatenated LipSwish (Perugachi-Diaz et al., 2021)
+        https://arxiv.org/abs/2102.02694
+    """
+
+    expansion = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.swish(x), self.swish(-x)), dim=1) / 1.004
+
+
+class CPila(nn.Module):
+    """`[Pila(x - 0.2), Pila(-x - 0.2)] / 1.06`, joined in the channel dimension.
+
+    `Pila(x)` is `x` above zero and `(k^2 x^3 / 2 - k x^2 + x) exp(k x)` below, with `k = 5`.
+
+    References:
+        Invertible Monotone Operators for Normalizing Flows (Ahn et al., 2022)
+        https://arxiv.org/abs/2210.08176
+    """
+
+    expansion = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((_pila(x - 0.2), _pila(-x - 0.2)), dim=1) / 1.06
+
+
+def _pila(x: Tensor, k: float = 5.0) -> Tensor:
+    below = x.clamp(max=0)  # keeps exp, and the gradient of the branch not taken, finite
+    return torch.where(
+        x >= 0, x, ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
+    )
+
+
+class MaxMin(nn.Module):
+    """Sort pairs of channels: an even number of them is needed.
+
+    References:
+        Sorting out Lipschitz function approximation (Anil et al., 2019)
+        https://arxiv.org/abs/1811.05381
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 2:
+            raise ValueError(f"maxmin pairs channels; {x.shape[1]} is odd")
+        a, b = x.chunk(2, dim=1)
+        return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), dim=1)
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sin": Sin,
+    "lipswish": LipSwish,
+    "elu": nn.ELU,
+    "softplus": nn.Softplus,
+    "clipswish": CLipSwish,
+    "cpila": CPila,
+    "maxmin": MaxMin,
+}
+
+
+def make_activation(name: str) -> nn.Module:
+    """An activation by name, with an attribute `expansion` where it multiplies the features.
+
+    Raises:
+        ValueError: if the name is unknown; the message lists those that are known.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}: choose {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()

@@ -1,0 +1,58 @@
+"""Certificates: upper bounds of Lipschitz constants that can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["Certificate", "certify"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known for sure about one net.
+
+    Arguments:
+        name: path of the net in the model.
+        bound: upper bound of its Lipschitz constant, or None where there is no proof.
+        norm: the norm of the bound.
+    """
+
+    name: str
+    bound: float | None
+    norm: str = "2"
+
+    @property
+    def margin(self) -> float | None:
+        """`1 - bound`: what is left to the loss of invertibility; None if not certified."""
+        return None if self.bound is None or self.bound >= 1 else 1 - self.bound
+
+    def __str__(self) -> str:
+        if self.bound is None:
+            return f"{self.name}: not certified"
+        if self.margin is None:
+            return f"{self.name}: Lip <= {self.bound:.6f}, not certified as a contraction"
+        return f"{self.name}: Lip <= {self.bound:.6f} ({self.norm}-norm), margin {self.margin:.6f}"
+
+
+def certify(model: nn.Module) -> list[Certificate]:
+    """One certificate for every net of a residual or implicit block in a model.
+
+    A net certifies itself through a method `certificate()`, which returns a bound. Nets without
+    one are listed as not certified.
+
+    Example:
+        >>> from impflow_zoo import LipschitzMLP, ResFlowTransform
+        >>> (c,) = certify(ResFlowTransform(LipschitzMLP(2, lipschitz=0.5)))
+        >>> c.name, c.bound <= 0.5 + 1e-6
+        ('net', True)
+    """
+    certificates = []
+    for path, block in model.named_modules():
+        for name in getattr(block, "nets", ()):
+            net = getattr(block, name)
+            bound = net.certificate() if hasattr(net, "certificate") else None
+            where = f"{path}.{name}" if path else name
+            certificates.append(Certificate(where, bound, getattr(net, "norm", "2")))
+    return certificates

@@ -1,0 +1,120 @@
+"""Networks `g(x)` or `g(x, context)` with `Lip(g) <= lipschitz` in `x`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from impflow_zoo.lipschitz.activations import make_activation
+from impflow_zoo.lipschitz.norms import LipschitzLinear
+
+__all__ = ["LipschitzMLP"]
+
+
+class LipschitzMLP(nn.Module):
+    """A multilayer perceptron with a bounded Lipschitz constant, the whole net's.
+
+    Every layer gets an equal share of the constant, `lipschitz^(1 / layers)`; the activations
+    have constant 1. A context enters by an unconstrained linear map added before each hidden
+    activation: the bound is on `x` alone. Without `context_features` a context is ignored, so
+    that unconditional blocks can stand in a conditional flow.
+
+    Arguments:
+        features: size of input and output.
+        hidden_features: sizes of the hidden layers.
+        activation: `"sin"`, `"lipswish"`, `"elu"`, `"softplus"`, `"clipswish"`, `"cpila"` or
+            `"maxmin"`.
+        lipschitz: bound of the Lipschitz constant, in the norm `norm`.
+        context_features: size of a context row, or None.
+        norm: `"2"` or `"inf"`. The 2-norm is what error bounds and log-det bounds need.
+        preactivation: start with an activation instead of a linear layer.
+
+    Example:
+        >>> net = LipschitzMLP(features=2, hidden_features=(32, 32), lipschitz=0.9)
+        >>> net(torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: Sequence[int] = (128, 128),
+        activation: str = "sin",
+        lipschitz: float = 0.99,
+        context_features: int | None = None,
+        *,
+        norm: str = "2",
+        preactivation: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 < lipschitz < math.inf:
+            raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
+        if norm not in ("2", "inf"):
+            raise ValueError(f"unknown norm {norm!r}: choose '2' or 'inf'")
+        self.features, self.context_features = features, context_features
+        self.norm = norm
+        self.bound = float(lipschitz)
+        p = math.inf if norm == "inf" else 2.0
+        widths = [features, *hidden_features, features]
+        share = lipschitz ** (1 / (len(widths) - 1))
+        hidden = [make_activation(activation) for _ in hidden_features]
+        self.activations = nn.ModuleList(hidden)
+        self.first = make_activation(activation) if preactivation else None
+        expansions = [_expansion(self.first), *(_expansion(a) for a in hidden)]
+        self.layers = nn.ModuleList(
+            LipschitzLinear(n * k, m, share, domain=p, codomain=p)
+            for n, m, k in zip(widths[:-1], widths[1:], expansions, strict=True)
+        )
+        self.context_layers = nn.ModuleList(
+            nn.Linear(context_features, width) for width in hidden_features if context_features
+        )
+
+    @property
+    def lipschitz(self) -> float | None:
+        """Bound of the Lipschitz constant in the 2-norm; None if another norm is bounded."""
+        return self.bound if self.norm == "2" else None
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Evaluate the net.
+
+        Arguments:
+            x: input with shape `[B, features]`.
+            context: context with shape `[B, context_features]`, needed if the net has one.
+
+        Raises:
+            ValueError: if a context is missing or has the wrong shape.
+        """
+        self._check(x, context)
+        h = x if self.first is None else self.first(x)
+        for i, activation in enumerate(self.activations):
+            h = self.layers[i](h)
+            if self.context_features and context is not None:
+                h = h + self.context_layers[i](context)
+            h = activation(h)
+        return self.layers[-1](h)
+
+    def certificate(self) -> float | None:
+        """Upper bound of the Lipschitz constant of the net as it is, in its norm."""
+        return math.prod(layer.norm_bound() for layer in self.layers)
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
+        if x.dim() != 2 or x.shape[1] != self.features:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}: this net takes [B, {self.features}]"
+            )
+        if not self.context_features:
+            return
+        if context is None:
+            raise ValueError(f"this net needs a context of shape [B, {self.context_features}]")
+        if context.shape != (len(x), self.context_features):
+            raise ValueError(
+                f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
+                f"[{len(x)}, {self.context_features}]"
+            )
+
+
+def _expansion(activation: nn.Module | None) -> int:
+    return int(getattr(activation, "expansion", 1))

@@ -1,0 +1,217 @@
+"""Layers whose induced norm does not exceed a coefficient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
+
+_TRAINING_STEPS = 10  # power iterations a training forward may take
+_TRAINING_RTOL = 1e-4  # growth of sigma below which it stops earlier
+_STALE = 1e-5  # change of u . W v that shows a weight changed behind the power vectors
+
+
+class LipschitzLayer(nn.Module):
+    """A layer with `W / max(1, |W| / coefficient)` in place of its weight `W`.
+
+    The norm of the operator is found by power iteration, from below: in training mode every use
+    of the layer iterates (within `held_weights`, once); in evaluation mode the stored vectors
+    `u, v` serve as they are, so that a loaded layer is bit-equal to the saved one. If the weight
+    no longer fits them (their `sigma` has moved), they are recomputed to convergence first.
+    Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
+
+    Sub-classes define the operator and its adjoint, `operator` and `adjoint`, and how the
+    vectors are found to convergence, `converge`.
+    """
+
+    weight: nn.Parameter
+    u: Tensor
+    v: Tensor
+    sigma: Tensor
+    coefficient: float
+
+    def operator(self, weight: Tensor, v: Tensor) -> Tensor:
+        """`W v` as a flat vector."""
+        raise AssertionError("a layer defines its operator")
+
+    def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        """`W^T u` as a flat vector."""
+        raise AssertionError("a layer defines the adjoint of its operator")
+
+    def converge(self) -> None:
+        """Bring `u`, `v` and `sigma` to convergence."""
+        raise AssertionError("a layer defines how its norm converges")
+
+    def norm_bound(self) -> float:
+        """An upper bound of the induced norm of the normalised operator that can be trusted."""
+        raise AssertionError("a layer defines its bound")
+
+    def normalised_weight(self) -> Tensor:
+        """The weight in use, with the shape of `weight`."""
+        held = self.__dict__.get("_held")
+        return self.fresh_weight() if held is None else held
+
+    def fresh_weight(self) -> Tensor:
+        """The normalised weight computed anew, in the weight's own type, autocast or not."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return self._normalise()
+
+    def _normalise(self) -> Tensor:
+        with torch.no_grad():
+            if self.training:
+                self._iterate()
+            elif self._is_stale():
+                self.converge()
+        # Clones: the buffers may be overwritten by the next forward before this one's backward.
+        sigma = torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
+        return self.weight / (sigma / self.coefficient).clamp(min=1)
+
+    def _is_stale(self) -> bool:
+        now = torch.dot(self.u, self.operator(self.weight, self.v))
+        return not bool((now - self.sigma).abs() <= _STALE * self.sigma.abs())
+
+    def _iterate(self) -> None:
+        sigma = self.sigma
+        for _ in range(_TRAINING_STEPS):
+            u = functional.normalize(self.operator(self.weight, self.v), dim=0)
+            back = self.adjoint(self.weight, u)
+            grown = torch.linalg.vector_norm(back)
+            if not bool(grown > 0):
+                break
+            self.u.copy_(u)
+            self.v.copy_(back / grown)
+            done = bool((grown - sigma).abs() <= _TRAINING_RTOL * grown)
+            sigma = grown
+            if done:
+                break
+        self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
+
+
+class LipschitzLinear(LipschitzLayer):
+    """A linear layer from the p-norm `domain` to the p-norm `codomain` with bounded norm.
+
+    Arguments:
+        in_features: size of the input.
+        out_features: size of the output.
+        coefficient: largest norm allowed; smaller weights are left as they are.
+        domain: p of the input norm, 1, 2 or `inf`.
+        codomain: p of the output norm. Closed forms exist for `domain = 1` and
+            `codomain = inf`; the pair `(2, 2)` is the spectral norm. Others raise.
+
+    Example:
+        >>> layer = LipschitzLinear(2, 2, coefficient=0.9)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+        >>> layer.eval().normalised_weight()
+        tensor([[0.9000, 0.0000],
+                [0.0000, 0.3000]], grad_fn=<DivBackward0>)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        coefficient: float = 0.97,
+        *,
+        domain: float = 2.0,
+        codomain: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if domain != 1 and codomain != math.inf and (domain, codomain) != (2, 2):
+            raise ValueError(
+                f"no closed form for the norm from p={domain} to p={codomain}: "
+                "use (2, 2), domain 1, or codomain inf"
+            )
+        self.coefficient = float(coefficient)
+        self.domain, self.codomain = float(domain), float(codomain)
+        linear = nn.Linear(in_features, out_features)
+        self.weight, self.bias = linear.weight, linear.bias
+        if self.spectral:
+            self.register_buffer("u", torch.zeros(out_features))
+            self.register_buffer("v", torch.zeros(in_features))
+            self.register_buffer("sigma", torch.zeros(()))
+            self.converge()
+
+    @property
+    def spectral(self) -> bool:
+        """Whether the norm is the spectral one, which needs power iteration."""
+        return self.domain == self.codomain == 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.normalised_weight(), self.bias)
+
+    def operator(self, weight: Tensor, v: Tensor) -> Tensor:
+        return weight @ v
+
+    def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        return u @ weight
+
+    @torch.no_grad()
+    def converge(self) -> None:
+        if self.spectral and bool(self.weight.isfinite().all()):
+            u, _, vh = torch.linalg.svd(self.weight, full_matrices=False)
+            self.u.copy_(u[:, 0])
+            self.v.copy_(vh[0])
+            self.sigma.copy_(torch.dot(self.u, self.weight @ self.v))
+
+    def _normalise(self) -> Tensor:
+        if self.spectral:
+            return super()._normalise()
+        return self.weight / (self._closed_form(self.weight) / self.coefficient).clamp(min=1)
+
+    def _closed_form(self, weight: Tensor) -> Tensor:
+        if self.domain == 1:  # the vertices of the 1-ball are the columns
+            return torch.linalg.vector_norm(weight, ord=self.codomain, dim=0).amax()
+        dual = {2.0: 2.0, math.inf: 1.0}[self.domain]
+        return torch.linalg.vector_norm(weight, ord=dual, dim=1).amax()
+
+    @torch.no_grad()
+    def norm_bound(self) -> float:
+        """The induced norm, by singular values or closed form in float64, rounding included."""
+        training, self.training = self.training, False
+        weight = self.normalised_weight().double()
+        self.training = training
+        norm = torch.linalg.matrix_norm(weight, 2) if self.spectral else self._closed_form(weight)
+        return float(norm) * (1 + 1e-12)
+
+    def extra_repr(self) -> str:
+        out_features, in_features = self.weight.shape
+        return (
+            f"{in_features}, {out_features}, coefficient={self.coefficient:g}, "
+            f"domain={self.domain:g}, codomain={self.codomain:g}"
+        )
+
+
+@contextmanager
+def held_weights(*nets: nn.Module) -> Iterator[None]:
+    """Compute each normalised weight once, and use it for every evaluation within the block."""
+    layers = [
+        layer
+        for net in nets
+        for layer in net.modules()
+        if isinstance(layer, LipschitzLayer) and "_held" not in layer.__dict__
+    ]
+    layers = list(dict.fromkeys(layers))
+    gradient = torch.is_grad_enabled()
+    try:
+        # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
+        with torch.inference_mode(False), torch.set_grad_enabled(gradient):
+            for layer in layers:
+                layer.__dict__["_held"] = layer.fresh_weight()
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("_held", None)
+
+
+def refresh_norms(module: nn.Module) -> None:
+    """Bring the power vectors of every layer to convergence (before saving, say)."""
+    for layer in module.modules():
+        if isinstance(layer, LipschitzLayer):
+            layer.converge()

@@ -1,0 +1,172 @@
+"""Both directions of a residual map `r(x) = x + g(x)`, with derivatives and log-determinants."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from impflow_zoo.numerics.krylov import solve_linear
+from impflow_zoo.numerics.linearize import Linearization, leaves, linearize, recording
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.rows import Net, call
+from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
+
+__all__ = ["ResidualMap"]
+
+_FEW_FEATURES = 8  # up to here the backward solve is dense
+
+
+@dataclass(frozen=True)
+class ResidualMap:
+    """`r(x) = x + g(x, context)` for a batch of rows, to be evaluated or inverted.
+
+    Arguments:
+        g: a net that keeps the shape of its input, `[B, ...]`.
+        context: one context per row, or None.
+        solver: how roots and the linear systems of their derivatives are solved.
+        logdet: how log-determinants are computed.
+        training: take the tolerances of training, and warn instead of raising.
+        kappa: Lipschitz constant of `g` in the 2-norm, where known.
+        salt: tells the seeded probes of this map from those of others.
+    """
+
+    g: Net
+    context: Tensor | None = None
+    solver: Solver = field(default_factory=Solver)
+    logdet: LogDet = field(default_factory=LogDet)
+    training: bool = False
+    kappa: float | None = None
+    salt: int = 0
+
+    def value(self, x: Tensor) -> Tensor:
+        """`r(x)`."""
+        return x + call(self.g, x, self.context).to(x.dtype)
+
+    def value_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`r(x)` and `log det(I + J_g(x))`, `[B]`, from one graph of the net."""
+        point = linearize(self.g, x, self.context)
+        gradient = torch.is_grad_enabled() and bool(
+            x.requires_grad or leaves(point.value, private=(point.x,))
+        )
+        with recording():
+            value, logdet = point.x + point.value, self._logdet(point, gradient=gradient)
+        return (value, logdet) if gradient else (value.detach(), logdet.detach())
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """The `w` with `r(w) = y`, differentiable once by the implicit function theorem."""
+        return self._invert(y, want_logdet=False)[0]
+
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The `w` with `r(w) = y`, and `log det(I + J_g(w))`, `[B]`."""
+        w, logdet = self._invert(y, want_logdet=True)
+        assert logdet is not None  # asked for
+        return w, logdet
+
+    def _logdet(self, point: Linearization, *, gradient: bool) -> Tensor:
+        return self.logdet(
+            point, gradient=gradient, training=self.training, kappa=self.kappa, salt=self.salt
+        )
+
+    def _invert(self, y: Tensor, *, want_logdet: bool) -> tuple[Tensor, Tensor | None]:
+        root = self.solver.solve(
+            self.g, y, self.context, kappa=self.kappa, training=self.training
+        ).value
+        if not (torch.is_grad_enabled() or want_logdet):
+            return root, None
+        context = self.context
+        if context is not None and context.requires_grad:
+            context = context.detach().requires_grad_()
+        point = linearize(self.g, root.detach(), context)
+        tensors = leaves(point.value, private=(point.x, context))
+        gradient = torch.is_grad_enabled() and (
+            y.requires_grad or bool(tensors) or (context is not None and context.requires_grad)
+        )
+        logdet = None
+        if want_logdet:
+            with recording():
+                logdet = self._logdet(point, gradient=gradient)
+        if not gradient:
+            return root, None if logdet is None else logdet.detach()
+        rtol = self.solver.backward_tolerance(y.dtype, training=self.training)
+        return _ImplicitRoot.apply(
+            (point, logdet, context, rtol, self.training), y, self.context, *tensors
+        )
+
+
+class _ImplicitRoot(torch.autograd.Function):
+    """Attach the root, and a log-determinant taken there, to the caller's graph.
+
+    With `t` the gradient that arrives at the root, directly and through the log-determinant, the
+    implicit function theorem gives `u = (I + J)^-T t` to the right-hand side and `-u^T dg` to
+    parameters and context. The graph of the net at the root is private to this node, lives in
+    its saved tensors, and serves all of these products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inner: tuple[Linearization, Tensor | None, Tensor | None, float, bool],
+        y: Tensor,
+        context: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        point, logdet, own_context, ctx.rtol, ctx.training = inner
+        ctx.save_for_backward(
+            point.x, point.value, logdet, own_context, point.known_jacobian, *tensors
+        )
+        return point.x.detach().clone(), None if logdet is None else logdet.detach().clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_root: Tensor, grad_logdet: Tensor | None) -> tuple[Any, ...]:
+        x, value, logdet, context, jacobian, *tensors = ctx.saved_tensors
+        targets = list(tensors)
+        wants_context = context is not None and context.requires_grad
+        if wants_context:
+            targets.append(context)
+        total, grads = grad_root, [None] * len(targets)
+        if logdet is not None and logdet.requires_grad:
+            first, *grads = torch.autograd.grad(
+                logdet, [x, *targets], grad_logdet, retain_graph=True, allow_unused=True
+            )
+            total = total if first is None else total + first
+        point = Linearization(x, value).remember(jacobian)
+        u = _solve_transposed(point, total, ctx.rtol, training=ctx.training)
+        if targets and value.requires_grad:
+            direct = torch.autograd.grad(
+                value, targets, -u, retain_graph=True, allow_unused=True
+            )
+            grads = [_add(a, b) for a, b in zip(grads, direct, strict=True)]
+        grad_context = grads.pop() if wants_context else None
+        return None, u, grad_context, *grads
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training: bool) -> Tensor:
+    """`u` with `(I + J)^T u = t` in every row: dense where the Jacobian is at hand or small."""
+    if point.known_jacobian is not None or point.features <= _FEW_FEATURES:
+        identity = torch.eye(point.features, dtype=t.dtype, device=t.device)
+        transposed = identity + point.jacobian().mT
+        return torch.linalg.solve(transposed, t.flatten(1)[..., None])[..., 0].view_as(t)
+    u, residual, products = solve_linear(point.vjp, t, rtol)
+    failed = ~(residual <= rtol)
+    if bool(failed.any()):
+        message = (
+            f"the implicit derivative of {int(failed.sum())} of {len(failed)} rows did not "
+            f"converge: worst relative residual {float(residual.nan_to_num(1e30).amax()):.2e}, "
+            f"tolerance {rtol:.2e} after {products} products. Loosen Solver(backward_rtol=)"
+        )
+        if not training:
+            raise SolverError(message)
+        warnings.warn(message, NumericalWarning, stacklevel=2)
+    return u

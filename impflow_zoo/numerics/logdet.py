@@ -1,0 +1,210 @@
+"""The log-determinant `L_g(x) = log det(I + J_g(x))` of a residual map, and its gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.krylov import arnoldi
+from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.probes import fresh_probe, mix, seeded_probe
+from impflow_zoo.numerics.rows import dot
+
+__all__ = ["LogDet", "NoContractionError", "truncation_bound"]
+
+MODES = ("auto", "exact", "unbiased", "truncated")
+SERIES = ("solve", "roulette")
+_EXACT_TRAINING = 10  # features up to which dense Jacobians pay in training
+_EXACT_EVALUATION = 64  # and in evaluation, where they buy an answer without noise
+
+
+class NoContractionError(ValueError):
+    """`det(I + J) <= 0`: the net is no contraction, the map may not be invertible."""
+
+
+@dataclass(frozen=True)
+class LogDet:
+    """How `log det(I + J)` is computed.
+
+    Arguments:
+        mode: `"exact"` (dense Jacobian), `"unbiased"` (random, a fresh probe each call),
+            `"truncated"` (a fixed number of terms of the power series, seeded probes), or
+            `"auto"`: in training exact up to 10 features, else unbiased; in evaluation exact up to
+            64 features, else truncated.
+        series: what `unbiased` does beyond the probe. `"solve"`: a Krylov space of the probe,
+            grown until `(I + J)^T u = v` is solved to `rtol`; its bias is that tolerance and its
+            variance is finite. `"roulette"`: the randomly stopped series of Chen et al. (2019),
+            unbiased to the last term.
+        rtol: tolerance of `"solve"`; None is 1e-3 in float32 and 1e-8 in float64.
+        n_terms: terms of `"truncated"`, and terms that `"roulette"` always takes (at most 2 there).
+        n_probes: probes averaged by `"truncated"`; the standard error needs at least two.
+        seed: seed of the probes of `"truncated"`.
+
+    References:
+        Residual Flows for Invertible Generative Modeling (Chen et al., 2019)
+        https://arxiv.org/abs/1906.02735
+    """
+
+    mode: str = "auto"
+    series: str = "solve"
+    rtol: float | None = None
+    n_terms: int = 20
+    n_probes: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"unknown logdet {self.mode!r}: choose {', '.join(MODES)}")
+        if self.series not in SERIES:
+            raise ValueError(f"unknown series {self.series!r}: choose {', '.join(SERIES)}")
+        if self.n_terms < 1 or self.n_probes < 1:
+            raise ValueError("LogDet needs n_terms >= 1 and n_probes >= 1")
+
+    @classmethod
+    def of(cls, logdet: str | LogDet) -> LogDet:
+        """The settings that a mode's name or a `LogDet` stands for."""
+        return logdet if isinstance(logdet, cls) else cls(mode=str(logdet))
+
+    def resolve(self, features: int, *, training: bool) -> str:
+        """The mode that `auto` comes to."""
+        if self.mode != "auto":
+            return self.mode
+        if features <= (_EXACT_TRAINING if training else _EXACT_EVALUATION):
+            return "exact"
+        return "unbiased" if training else "truncated"
+
+    def __call__(
+        self,
+        point: Linearization,
+        *,
+        gradient: bool,
+        training: bool = False,
+        kappa: float | None = None,
+        salt: int = 0,
+    ) -> Tensor:
+        """`log det(I + J)` at a point, one number per row, `[B]`.
+
+        Arguments:
+            point: the net at the point, with its graph.
+            gradient: record what the derivative of the result needs.
+            training: decides what `auto` means.
+            kappa: Lipschitz constant of the net, where known.
+            salt: tells the probes of one net from those of another with the same seed.
+
+        Raises:
+            NoContractionError: in mode `exact`, where `det(I + J) <= 0`.
+        """
+        mode = self.resolve(point.features, training=training)
+        if mode == "exact":
+            value = _exact(point, gradient=gradient)
+            figures = {"variance": torch.zeros_like(value), "tail": 0.0, "bound": 0.0}
+        elif mode == "truncated":
+            value, figures = self._truncated(point, gradient=gradient, kappa=kappa, salt=salt)
+        elif self.series == "solve":
+            value, figures = self._solve(point, gradient=gradient)
+        else:
+            value, figures = self._roulette(point, gradient=gradient, kappa=kappa)
+        monitor.emit("logdet", mode=mode, **figures)
+        return value
+
+    def _truncated(
+        self, point: Linearization, *, gradient: bool, kappa: float | None, salt: int
+    ) -> tuple[Tensor, dict]:
+        """Mean over seeded probes of `sum_k (-1)^(k+1)/k v^T J^k v`; differentiable as it is."""
+        values, last = [], torch.zeros(2)
+        for i in range(self.n_probes):
+            v = seeded_probe(point.x, self.seed, salt, i)
+            power, total = v, torch.zeros_like(v.flatten(1)[:, 0])
+            for k in range(1, self.n_terms + 1):
+                power = point.vjp(power, create_graph=gradient)
+                term = dot(power, v) * ((-1) ** (k + 1) / k)
+                total = total + term
+                if k > self.n_terms - 2 and monitor.listening() and len(v):
+                    last[k - self.n_terms + 1] += term.detach().abs().mean().cpu() / self.n_probes
+            values.append(total)
+        stacked = torch.stack(values)
+        figures = {}
+        if monitor.listening():
+            spread = stacked.detach().var(dim=0) if self.n_probes > 1 else stacked[0] * math.nan
+            figures = {
+                "variance": spread / self.n_probes,
+                "tail": _geometric_tail(*last.tolist()),
+                "bound": truncation_bound(kappa, point.features, self.n_terms),
+            }
+        return stacked.mean(dim=0), figures
+
+    def _solve(self, point: Linearization, *, gradient: bool) -> tuple[Tensor, dict]:
+        """Value `v^T log(I + J^T) v`, gradient `u^T dJ v` with `(I + J)^T u = v`."""
+        v = fresh_probe(point.x)
+        rtol = self.rtol or (1e-8 if v.dtype == torch.float64 else 1e-3)
+        space = arnoldi(point.vjp, v, rtol)
+        value = space.log_form(rtol)
+        if gradient:
+            value = _with_gradient(value, point, space.solution, v)
+        return value, {"variance": value.detach() * math.nan, "products": space.products}
+
+    def _roulette(
+        self, point: Linearization, *, gradient: bool, kappa: float | None
+    ) -> tuple[Tensor, dict]:
+        """Chen et al. (2019), equations 6 and 8, with the stopping rate taken from `kappa`."""
+        exact = min(self.n_terms, 2)
+        stop = 1 - kappa if kappa is not None and kappa < 1 else 0.1
+        stop = min(max(stop, 1e-3), 0.5)
+        n = exact + int(torch.empty(()).geometric_(stop))
+        v = fresh_probe(point.x)
+        power, total, u = v, torch.zeros_like(v.flatten(1)[:, 0]), v
+        for k in range(1, n + 1):
+            power = point.vjp(power)
+            weight = (-1) ** k * (1 - stop) ** -max(k - exact - 1, 0)
+            total = total - dot(power, v) * (weight / k)
+            u = u + power * weight
+        if gradient:
+            total = _with_gradient(total, point, u, v)
+        return total, {"variance": total.detach() * math.nan, "products": n}
+
+    def seeded(self, *salt: int) -> LogDet:
+        """The same settings with a seed of their own, derived from this one."""
+        from dataclasses import replace
+
+        return replace(self, seed=mix(self.seed, *salt))
+
+
+def _exact(point: Linearization, *, gradient: bool) -> Tensor:
+    jacobian = point.jacobian(create_graph=gradient)
+    identity = torch.eye(point.features, dtype=jacobian.dtype, device=jacobian.device)
+    sign, value = torch.linalg.slogdet(identity + jacobian)
+    wrong = ~(sign > 0)
+    if bool(wrong.any()):
+        raise NoContractionError(
+            f"det(I + J) <= 0 in {int(wrong.sum())} of {len(wrong)} rows: the net is no "
+            "contraction there. Bound its Lipschitz constant below 1 (LipschitzMLP does)"
+        )
+    return value
+
+
+def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) -> Tensor:
+    """Give `value` the gradient of `u^T J v`, row by row, at the price of one double product."""
+    surrogate = dot(point.vjp(u.detach(), create_graph=True), v)
+    return value.detach() + (surrogate - surrogate.detach())
+
+
+def _geometric_tail(before: float, last: float) -> float:
+    """What the terms left out add up to, if they shrink as the last two did."""
+    if last == 0:
+        return 0.0
+    ratio = last / before if before > 0 else math.inf
+    return last * ratio / (1 - ratio) if ratio < 1 else math.inf
+
+
+def truncation_bound(kappa: float | None, features: int, n_terms: int) -> float:
+    """Bound `d sum_{k > n} kappa^k / k` of the bias of `n` terms, in nats; NaN if kappa unknown."""
+    if kappa is None:
+        return math.nan
+    if kappa >= 1:
+        return math.inf
+    head = sum(kappa**k / k for k in range(1, n_terms + 1))
+    return max(features * (-math.log1p(-kappa) - head), 0.0)

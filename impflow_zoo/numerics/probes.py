@@ -1,0 +1,66 @@
+"""Rademacher probes for trace estimators: fresh, seeded, or keyed by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["fresh_probe", "keyed_rows", "mix", "seeded_probe"]
+
+_rows: ContextVar[tuple[int, ...] | None] = ContextVar("impflow_zoo_rows", default=None)
+
+
+@contextmanager
+def keyed_rows(indices: list[int] | range) -> Iterator[None]:
+    """Key seeded probes by the index of each row in its data set.
+
+    Within the block every row of a batch has probes of its own, which depend on the seed and its
+    index alone: a mean over a data set then does not depend on how it was cut into batches, and
+    the errors of the rows average out.
+    """
+    token = _rows.set(tuple(indices))
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+def mix(*parts: int) -> int:
+    """One seed below `2**63` from several integers (the finaliser of splitmix64)."""
+    state = 0
+    for part in parts:
+        state = (state + part + 0x9E3779B97F4A7C15) % 2**64
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+        state ^= state >> 31
+    return state >> 1
+
+
+def fresh_probe(like: Tensor) -> Tensor:
+    """Signs with the shape of a tensor, from torch's global generator of its device."""
+    return torch.randint_like(like, 2) * 2 - 1
+
+
+def seeded_probe(like: Tensor, *seed: int) -> Tensor:
+    """Signs with the shape of a tensor `[B, ...]`, the same in every call and on every device.
+
+    All rows share one probe, unless `keyed_rows` gives each its own.
+    """
+    keys = _rows.get()
+    if keys is None:
+        return _draw(like, mix(*seed)).expand_as(like)
+    if len(keys) != len(like):
+        raise ValueError(f"keyed_rows names {len(keys)} rows, the batch has {len(like)}")
+    if not keys:
+        return torch.empty_like(like)
+    return torch.stack([_draw(like, mix(*seed, key)) for key in keys])
+
+
+def _draw(like: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(2, like.shape[1:], generator=generator, dtype=torch.int8) * 2 - 1
+    return signs.to(like)

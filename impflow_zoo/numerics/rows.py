@@ -1,0 +1,45 @@
+"""Small operations that treat every row of a batch on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["call", "dot", "norm", "select"]
+
+Net = Callable[..., Tensor]
+
+
+def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
+    """Evaluate a net the way the whole package does: `g(x)`, or `g(x, context)` if there is one.
+
+    Raises:
+        ValueError: if the net does not keep the shape of its input.
+    """
+    value = g(x) if context is None else g(x, context)
+    if value.shape != x.shape:
+        raise ValueError(
+            f"the net maps shape {tuple(x.shape)} to {tuple(value.shape)}; "
+            "a residual map needs a net that keeps the shape of its input"
+        )
+    return value
+
+
+def norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each row, `[B, ...] -> [B]`, safe from overflow of the squares."""
+    x = x.flatten(1)
+    largest = x.abs().amax(dim=1, keepdim=True)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    return torch.linalg.vector_norm(x / scale, dim=1) * scale[:, 0]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each pair of rows, `[B, ...], [B, ...] -> [B]`."""
+    return (a * b).flatten(1).sum(dim=1)
+
+
+def select(x: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Rows of a tensor that may be absent."""
+    return None if x is None else x.index_select(0, rows)

@@ -1,0 +1,331 @@
+"""Root finding for residual maps, row by row: solve `w + g(w) = y` for `w`."""
+
+from __future__ import annotations
+
+import enum
+import math
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.methods import METHODS, Method
+from impflow_zoo.numerics.rows import Net, norm, select
+
+__all__ = ["NumericalWarning", "Solution", "Solver", "SolverError", "Status"]
+
+_REACH = 1e-2  # an iterate longer than this / eps times the problem cancels its own residual
+_GROWTH = 10.0  # a residual this many times the best one sends the row back to its best iterate
+_PROGRESS = 0.999  # a residual has to fall below this fraction of the last mark to count
+_PATIENCE = 50  # evaluations without progress before a row is given up
+_FLOOR_STEPS = 3  # evaluations without progress that show the rounding floor
+_FLOOR = 64.0  # how many eps times the size of the problem rounding may add up to
+_FEW_FEATURES = 8  # up to here a dense Jacobian costs less than the steps it saves
+_DENSE = 512  # up to here a dense Jacobian is the last resort
+_SLOW = 12.0  # a method hands a row over when it foresees more steps than this after its trial
+
+
+class SolverError(RuntimeError):
+    """A root, or the linear system behind its derivative, was not found to tolerance."""
+
+
+class NumericalWarning(UserWarning):
+    """A result is less accurate than asked for; training goes on."""
+
+
+class Status(enum.IntEnum):
+    """How the search for one row ended; `str` of a member says it in words."""
+
+    CONVERGED = 0, "residual within tolerance"
+    ROUNDING_FLOOR = 1, "residual at the rounding floor of the data type"
+    MAX_STEPS = 2, "step budget spent"
+    STALLED = 3, "no progress"
+    NOT_FINITE = 4, "NaN or infinity met"
+
+    text: str
+
+    def __new__(cls, value: int, text: str) -> Status:
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.text = text
+        return member
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The roots of a batch and what is known of each.
+
+    Arguments:
+        value: best iterates, with the shape of `y`.
+        residual: `|y - w - g(w)|` of each row, `[B]`.
+        steps: network evaluations spent on each row, `[B]`.
+        status: members of `Status` as integers, `[B]`.
+        tolerance: the residual asked for, `[B]`.
+        kappa: Lipschitz constant of `g` in the 2-norm where it is known.
+        max_steps: the budget, for the message.
+    """
+
+    value: Tensor
+    residual: Tensor
+    steps: Tensor
+    status: Tensor
+    tolerance: Tensor
+    kappa: float | None = None
+    max_steps: int = field(default=0, repr=False)
+
+    @property
+    def converged(self) -> Tensor:
+        """Mask of the rows that were solved, `[B]`."""
+        return self.status <= Status.ROUNDING_FLOOR
+
+    @property
+    def error_bound(self) -> Tensor | None:
+        """Bound `residual / (1 - kappa)` of the distance to the true root, `[B]`, if known."""
+        if self.kappa is None or self.kappa >= 1:
+            return None
+        return self.residual / (1 - self.kappa)
+
+    def describe_failure(self) -> str:
+        """One line on the rows that were not solved, with what to change."""
+        failed = ~self.converged
+        worst = int(torch.where(failed, self.residual.nan_to_num(math.inf), -1.0).argmax())
+        reasons = ", ".join(
+            f"{int((self.status == s).sum())}: {s}"
+            for s in Status
+            if s > Status.ROUNDING_FLOOR and bool((self.status == s).any())
+        )
+        bound = self.error_bound
+        error = "" if bound is None else f" (error at most {float(bound[worst]):.2e})"
+        return (
+            f"{int(failed.sum())} of {len(failed)} rows did not converge ({reasons}): worst "
+            f"residual {float(self.residual[worst]):.2e}{error}, tolerance "
+            f"{float(self.tolerance[worst]):.2e}. Loosen Solver(rtol=, atol=), raise max_steps "
+            f"({self.max_steps}), or try another method ({', '.join(METHODS)}); if g is no "
+            "contraction there may be no root"
+        )
+
+    def check(self, *, training: bool = False) -> Solution:
+        """Raise `SolverError` if a row was not solved; in training warn instead."""
+        if not bool(self.converged.all()):
+            if not training:
+                raise SolverError(self.describe_failure())
+            warnings.warn(self.describe_failure(), NumericalWarning, stacklevel=3)
+        return self
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How roots are found: a method, tolerances and a budget.
+
+    A row is finished when `|y - w - g(w)| <= atol + rtol |y|` (2-norms of the row), or when its
+    residual has stopped falling at the rounding floor of its data type. No row ever looks at
+    another one.
+
+    Arguments:
+        method: `"auto"`, `"fixed_point"`, `"anderson"`, `"broyden"` or `"newton"`. `auto` takes
+            Newton's method for up to 8 features; for more, plain iteration, which hands a row
+            over to Anderson mixing when its contraction is slow, and to Newton's method with a
+            dense Jacobian (up to 512 features) when that stalls.
+        rtol: relative tolerance, never below 8 eps. None takes the default of the data type:
+            in evaluation 8 eps; in training `1e-4` for float32 and `1e-12` for float64.
+        atol: absolute tolerance; None takes the same number as `rtol`.
+        max_steps: network evaluations per row and method; None is 1000, in training 200.
+        backward_rtol: relative tolerance of the linear solve in the backward pass. None takes
+            `1e-3` for float32 in training, else `1e-6`; for float64 always `1e-12`.
+
+    Example:
+        >>> solution = Solver().solve(lambda x: 0.5 * x.sin(), torch.tensor([[1.0, 2.0]]))
+        >>> solution.converged
+        tensor([True])
+    """
+
+    method: str = "auto"
+    rtol: float | None = None
+    atol: float | None = None
+    max_steps: int | None = None
+    backward_rtol: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method != "auto" and self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}: choose auto, {', '.join(METHODS)}")
+        for name in ("rtol", "atol", "backward_rtol"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"Solver({name}={value}): a tolerance is not negative")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"Solver(max_steps={self.max_steps}): at least one step is needed")
+
+    def tolerances(self, dtype: torch.dtype, *, training: bool) -> tuple[float, float]:
+        """`(rtol, atol)` for a data type, the defaults filled in."""
+        eps = torch.finfo(dtype).eps
+        loose = 1e-12 if dtype == torch.float64 else 1e-4
+        rtol = (loose if training else 8 * eps) if self.rtol is None else max(self.rtol, 8 * eps)
+        return rtol, rtol if self.atol is None else self.atol
+
+    def backward_tolerance(self, dtype: torch.dtype, *, training: bool) -> float:
+        """Relative tolerance of the linear solve behind the derivative."""
+        if self.backward_rtol is not None:
+            return max(self.backward_rtol, 8 * torch.finfo(dtype).eps)
+        if dtype == torch.float64:
+            return 1e-12
+        return 1e-3 if training else 1e-6
+
+    @torch.no_grad()
+    def solve(
+        self,
+        g: Net,
+        y: Tensor,
+        context: Tensor | None = None,
+        *,
+        initial: Tensor | None = None,
+        kappa: float | None = None,
+        training: bool = False,
+        throw: bool = True,
+    ) -> Solution:
+        """Find `w` with `w + g(w) = y` for every row of `y`. No gradient is recorded.
+
+        Arguments:
+            g: a net, called as `g(w)`, or `g(w, context)` if there is a context.
+            y: right-hand sides, with shape `[B, ...]`, floating point.
+            context: one context per row, or None.
+            initial: where to start; `y` if None.
+            kappa: Lipschitz constant of `g` in the 2-norm, for the error bound.
+            training: take the looser tolerances of training, and warn instead of raising.
+            throw: False returns unsolved rows in silence; look at `status`.
+
+        Returns:
+            A `Solution`, per row.
+
+        Raises:
+            SolverError: if `throw`, not `training`, and a row was not solved.
+        """
+        rtol, atol = self.tolerances(y.dtype, training=training)
+        if torch.is_autocast_enabled(y.device.type):
+            rtol = max(rtol, 2 * torch.finfo(torch.get_autocast_dtype(y.device.type)).eps)
+        target = y.flatten(1)
+        tolerance = atol + rtol * norm(target)
+        search = _Search(g, context, y, tolerance, initial)
+        budget = self.max_steps or (200 if training else 1000)
+        plan = self._plan(target.shape[1])
+        for i, name in enumerate(plan):
+            search.run(METHODS[name], budget, hand_over=i + 1 < len(plan))
+        solution = Solution(
+            search.value.view_as(y),
+            search.residual,
+            search.steps,
+            search.status,
+            tolerance,
+            kappa,
+            budget,
+        )
+        if monitor.listening():
+            monitor.emit(
+                "root",
+                rows=len(y),
+                steps=float(solution.steps.float().mean()) if len(y) else 0.0,
+                residual=float(solution.residual.amax()) if len(y) else 0.0,
+                unconverged=int((~solution.converged).sum()),
+            )
+        return solution.check(training=training) if throw else solution
+
+    def _plan(self, features: int) -> tuple[str, ...]:
+        if self.method != "auto":
+            return (self.method,)
+        if features <= _FEW_FEATURES:
+            return ("newton", "anderson")
+        last = ("newton",) if features <= _DENSE else ()
+        return ("fixed_point", "anderson", *last)
+
+
+class _Search:
+    """The state of every row over the methods of a plan."""
+
+    def __init__(
+        self, g: Net, context: Tensor | None, y: Tensor, tolerance: Tensor, initial: Tensor | None
+    ) -> None:
+        self.g = g
+        self.context = context
+        self.shape = y.shape[1:]
+        self.target = y.flatten(1)
+        self.tolerance = tolerance
+        self.value = (y if initial is None else initial).flatten(1).clone()
+        self.residual = torch.full_like(tolerance, math.inf)
+        self.scale = self.residual.clone()  # size of the problem: |y| + |w| + |f| at the start
+        self.steps = torch.zeros(len(y), dtype=torch.long, device=y.device)
+        self.status = torch.full_like(self.steps, int(Status.MAX_STEPS))
+
+    def run(self, method: type[Method], budget: int, *, hand_over: bool) -> None:
+        """Work on the rows that are not solved yet, until each is solved or given up."""
+        open_rows = (self.status > Status.ROUNDING_FLOOR) & (self.status != Status.NOT_FINITE)
+        rows = open_rows.nonzero()[:, 0]
+        if not len(rows):
+            return
+        stepper = method(self.g, select(self.context, rows))
+        y, w, tolerance = self.target[rows], self.value[rows], self.tolerance[rows]
+        eps, scale = torch.finfo(w.dtype).eps, self.scale[rows]
+        best_w, best_f, best = w, torch.zeros_like(w), torch.full_like(tolerance, math.inf)
+        mark, idle = best, torch.zeros_like(rows)
+        past: list[Tensor] = []
+        alive = torch.ones_like(rows, dtype=torch.bool)
+        for step in range(1, budget + 1):
+            f = y - w - stepper.evaluate(w.view(-1, *self.shape)).flatten(1)
+            error = norm(f)
+            if step == 1:
+                scale = torch.minimum(scale, norm(y) + norm(w) + error.nan_to_num(math.inf))
+            length = norm(w)
+            finite = error.isfinite() & (length <= scale * _REACH / eps)
+            better = finite & (error < best)
+            best = torch.where(better, error, best)
+            best_w, best_f = (
+                torch.where(better[:, None], new, old) for new, old in ((w, best_w), (f, best_f))
+            )
+            progress = best < _PROGRESS * mark
+            mark, idle = torch.where(progress, best, mark), torch.where(progress, 0, idle + 1)
+
+            status = torch.full_like(rows, -1)
+            status[idle >= _PATIENCE] = Status.STALLED
+            if hand_over and step > method.trial:
+                status[_steps_to_go(error, past[0], tolerance, len(past)) > _SLOW] = Status.STALLED
+            floor = _FLOOR * eps * (scale + torch.minimum(length, 100 * scale))
+            status[(idle >= _FLOOR_STEPS) & (best <= floor)] = Status.ROUNDING_FLOOR
+            status[best <= tolerance] = Status.CONVERGED
+            status[~best.isfinite()] = Status.NOT_FINITE
+            if step == budget:
+                status[status < 0] = Status.MAX_STEPS
+            done = alive & (status >= 0)
+            if bool(done.any()):
+                at = rows[done]
+                self.value[at], self.residual[at] = best_w[done], best[done]
+                self.status[at] = status[done]
+                self.steps[at], self.scale[at] = self.steps[at] + step, scale[done]
+                alive = alive & ~done
+            left = int(alive.sum())
+            if not left:
+                return
+
+            past = [*past, error][-method.trial :]
+            proposal = stepper.propose(w, f)
+            back = ~finite | (error > _GROWTH * best) | ~proposal.isfinite().all(dim=1)
+            if bool(back.any()):
+                stepper.forget(back)
+                proposal = torch.where(back[:, None], best_w + best_f, proposal)
+            w = proposal
+            if left <= 0.75 * len(rows):
+                kept = alive.nonzero()[:, 0]
+                stepper.keep(kept)
+                past = [t[kept] for t in past]
+                rows, y, w, tolerance, scale, best_w, best_f, best, mark, idle, alive = (
+                    t[kept]
+                    for t in (rows, y, w, tolerance, scale, best_w, best_f, best, mark, idle, alive)
+                )
+
+
+def _steps_to_go(error: Tensor, earlier: Tensor, tolerance: Tensor, span: int) -> Tensor:
+    """Steps until the tolerance is reached, if contraction goes on as it did over a span."""
+    rate = (error / earlier).clamp(1e-6, 1 - 1e-6).log() / span
+    return (tolerance / error).clamp(max=1).log() / rate
