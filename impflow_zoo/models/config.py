@@ -1,0 +1,167 @@
+"""What a model is made of, as frozen dataclasses that travel as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from impflow_zoo.lipschitz.activations import ACTIVATIONS
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.solve import Solver
+
+__all__ = ["Config", "ConfigError", "ModelError", "TabularConfig", "parse", "to_json"]
+
+METRICS = ("log_likelihood", "bits")
+
+
+class ModelError(ValueError):
+    """A model cannot be built, loaded or saved; the message says why and what helps."""
+
+
+class ConfigError(ModelError):
+    """A setting of a model is unknown, missing, or out of its range."""
+
+
+@dataclass(frozen=True)
+class TabularConfig:
+    """A flow on vectors: standardisation, then blocks of Lipschitz perceptrons.
+
+    Arguments:
+        features: number of columns.
+        blocks: number of implicit or residual blocks.
+        hidden_features: sizes of the hidden layers of every net.
+        activation: activation of every net, see `LipschitzMLP`.
+        lipschitz: bound of every net's Lipschitz constant, below 1.
+        context_features: size of a context row, or None for an unconditional density.
+        actnorm: put an nflows `ActNorm` between blocks.
+        columns: names of the columns, in order; empty if they have none.
+        rounding: for every column the step its values are rounded to, in the data's own units,
+            0 where they are not; empty means nowhere. Uniform noise of one step is added before
+            training and scoring.
+        metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
+        logdet: how log-determinants are computed.
+        solver: how roots are found.
+        seed: seed of the probes and of the noise in evaluation.
+    """
+
+    kind: ClassVar[str] = "tabular"
+
+    features: int
+    blocks: int = 5
+    hidden_features: tuple[int, ...] = (128, 128)
+    activation: str = "sin"
+    lipschitz: float = 0.99
+    context_features: int | None = None
+    actnorm: bool = True
+    columns: tuple[str, ...] = ()
+    rounding: tuple[float, ...] = ()
+    metric: str = "log_likelihood"
+    logdet: LogDet = field(default_factory=LogDet)
+    solver: Solver = field(default_factory=Solver)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.features >= 1, "features", self.features, "at least 1")
+        require(self.blocks >= 1, "blocks", self.blocks, "at least 1")
+        for width in self.hidden_features:
+            require(width >= 1, "hidden_features", self.hidden_features, "positive sizes")
+        require_choice("activation", self.activation, ACTIVATIONS)
+        require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
+        require_choice("metric", self.metric, METRICS)
+        for name in ("columns", "rounding"):
+            value = getattr(self, name)
+            require(
+                len(value) in (0, self.features), name, value, f"one entry for {self.features} columns"
+            )
+        for step in self.rounding:
+            require(0 <= step < math.inf, "rounding", self.rounding, "steps of at least 0")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row as the user has it."""
+        return (self.features,)
+
+
+Config = TabularConfig
+CONFIGS: dict[str, type[Config]] = {TabularConfig.kind: TabularConfig}
+
+
+def require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a setting that is out of its range."""
+    if not condition:
+        raise ConfigError(f"{name}={value!r}: {expected} expected")
+
+
+def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
+    """Refuse a setting that is not one of the choices."""
+    known = tuple(choices)
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value!r}: choose {', '.join(known)}")
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The config as JSON objects, its kind first."""
+    return {"kind": config.kind, **dataclasses.asdict(config)}
+
+
+def parse(data: Any) -> Config:
+    """Build a config from JSON objects, strictly.
+
+    Raises:
+        ConfigError: if a key is unknown, missing or of the wrong type, or a value out of range.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"a config is a JSON object, not {type(data).__name__}")
+    rest = dict(data)
+    kind = rest.pop("kind", None)
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise ConfigError(f"unknown kind of model {kind!r}: this version knows {', '.join(CONFIGS)}")
+    return _parse_dataclass(CONFIGS[kind], rest, "")
+
+
+def _parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in data:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"unknown config key {path + str(key)!r}{hint}")
+    for name, f in fields.items():
+        absent = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if absent and name not in data:
+            raise ConfigError(f"config key {path + name!r} is missing")
+    hints = typing.get_type_hints(cls)
+    values = {k: _convert(v, hints[k], path + k) for k, v in data.items()}
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _convert(value: Any, annotation: Any, key: str) -> Any:
+    """A JSON value as an annotation of the dataclasses above asks for it."""
+    if isinstance(annotation, types.UnionType):  # optional
+        if value is None:
+            return None
+        (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
+    if dataclasses.is_dataclass(annotation):
+        if isinstance(value, dict):
+            return _parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
+    elif typing.get_origin(annotation) is tuple:
+        if isinstance(value, (list, tuple)):
+            item = typing.get_args(annotation)[0]
+            return tuple(_convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+    elif annotation is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif type(value) is annotation:
+        return value
+    wanted = getattr(annotation, "__name__", str(annotation))
+    raise ConfigError(f"config key {key!r} is {value!r}: {wanted} expected")

@@ -1,0 +1,319 @@
+"""The end-user models."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from nflows.distributions import StandardNormal
+from nflows.flows import Flow
+from nflows.transforms import PointwiseAffineTransform, Transform
+from torch import Tensor, nn
+
+from impflow_zoo.models import store
+from impflow_zoo.models.build import build_transform, decode
+from impflow_zoo.models.config import Config, ConfigError, ModelError, parse
+from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.transforms.base import ResidualBlock, check_finite
+from impflow_zoo.transforms.implicit import ImpFlowTransform
+from impflow_zoo.transforms.residual import ResFlowTransform
+
+__all__ = ["MODELS", "FlowModel", "ImpFlow", "ResFlow"]
+
+_DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
+
+
+class FlowModel(nn.Module, PyTorchModelHubMixin):
+    """A density with exact preprocessing, in the data's own units.
+
+    `log_prob` takes data as the user has it (tables: in their own units; images: dequantised to
+    [0, 1]); `model.flow` is the nflows `Flow`, `model.transform` its transform with the
+    preprocessing inside.
+
+    Arguments:
+        config: a config dataclass, or its JSON form as a dict.
+
+    Example:
+        >>> model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
+        >>> model.log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
+        >>> model.sample(4).shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, config: Config | dict[str, Any]) -> None:
+        super().__init__()
+        self.config = parse(config) if isinstance(config, dict) else config
+        transform = build_transform(self.config, self._block)
+        self.flow = Flow(transform, StandardNormal([math.prod(self.config.shape)]))
+        self.origin: str | None = None
+
+    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
+        raise AssertionError("ImpFlow and ResFlow say what a block is")
+
+    # ------------------------------------------------------------------------------ densities
+
+    @property
+    def transform(self) -> Transform:
+        """The map data -> noise of the flow."""
+        return self.flow._transform
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of each row, in nats, `[B]`.
+
+        Arguments:
+            x: data as the user has it, with shape `[B, ...]`.
+            context: one context per row, for conditional models.
+
+        Raises:
+            ValueError: for input of the wrong type or shape, or with NaN or infinity.
+        """
+        x, context = self._checked(x, context)
+        return self.flow.log_prob(x, context)
+
+    def log_prob_with_error(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-density of each row and the standard error of its estimator, `([B], [B])`.
+
+        The error is that of the log-determinants: zero where they are exact. Where a block draws
+        a single probe (`logdet="unbiased"`), both come from eight draws.
+        """
+        value, variance = self._scored(x, context)
+        if bool(variance.isnan().any()):
+            draws = torch.stack([self.log_prob(x, context) for _ in range(_DRAWS)])
+            return draws.mean(dim=0), draws.std(dim=0) / _DRAWS**0.5
+        return value, variance.sqrt()
+
+    def _scored(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        with monitor.record() as events:
+            value = self.log_prob(x, context)
+        variances = [figures["variance"] for kind, figures in events if kind == "logdet"]
+        return value, sum(variances, torch.zeros_like(value))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw from the density.
+
+        Arguments:
+            n: how many, for each context.
+            context: contexts with shape `[C, context_features]`, for conditional models.
+            temperature: scale of the noise; below 1 samples are more typical.
+            generator: torch generator of the noise; None takes the global one.
+
+        Returns:
+            Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts.
+        """
+        if n < 0:
+            raise ValueError(f"sample({n}): the number of samples is not negative")
+        if not temperature >= 0:
+            raise ValueError(f"temperature={temperature}: at least 0 expected")
+        reference = next(self.parameters())
+        groups = 1 if context is None else len(context)
+        noise = torch.randn(
+            groups * n,
+            math.prod(self.config.shape),
+            generator=generator,
+            dtype=reference.dtype,
+            device=reference.device if generator is None else generator.device,
+        ).to(reference.device)
+        rows = None if context is None else context.repeat_interleave(n, dim=0)
+        if rows is not None or self.config.context_features:
+            _, rows = self._checked(self._placeholder(len(noise)), rows)
+        x = self.to_data(decode(self.transform, temperature * noise, rows))
+        return x if context is None else x.unflatten(0, (groups, n))
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """From what `transform` takes to what users hold: the same for tables."""
+        return x
+
+    def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
+        rounding = self.config.rounding
+        if not rounding:
+            return raw
+        return raw + (noise - 0.5) * torch.tensor(rounding, dtype=raw.dtype, device=raw.device)
+
+    @torch.no_grad()
+    def fit_preprocessing(self, x: Tensor) -> None:
+        """Learn mean and scale of the standardisation from training rows `[N, D]`."""
+        step = self.transform._transforms[0]
+        assert isinstance(step, PointwiseAffineTransform)
+        std, mean = torch.std_mean(x.double(), dim=0)
+        if not bool((std > 0).all()):
+            constant = (std == 0).nonzero()[:, 0].tolist()
+            raise ValueError(f"columns {constant} are constant: a density has no place for them")
+        step._scale.copy_(1 / std)
+        step._shift.copy_(-mean / std)
+
+    def _placeholder(self, n: int) -> Tensor:
+        reference = next(self.parameters())
+        return torch.zeros(n, *self.config.shape, dtype=reference.dtype, device=reference.device)
+
+    def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Input and context in the model's type, after every check a user's mistake deserves."""
+        if not x.is_floating_point():
+            raise ValueError(f"input of type {x.dtype}: floating point is needed")
+        if x.shape[1:] != self.config.shape:
+            expected = ", ".join(map(str, self.config.shape))
+            raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
+        size = self.config.context_features
+        if size is None and context is not None:
+            raise ValueError("a context was given, but this model is unconditional")
+        if size is not None:
+            if context is None:
+                raise ValueError(f"this model needs a context of shape [B, {size}]")
+            if context.shape != (len(x), size):
+                raise ValueError(
+                    f"context of shape {tuple(context.shape)}: "
+                    f"for {len(x)} rows this model takes [{len(x)}, {size}]"
+                )
+        check_finite(x, "inputs")
+        dtype = next(self.parameters()).dtype
+        return x.to(dtype), None if context is None else context.to(dtype)
+
+    # --------------------------------------------------------------------------------- blocks
+
+    def blocks(self) -> Iterable[ResidualBlock]:
+        """The implicit or residual blocks, in order from data to noise."""
+        return (m for m in self.modules() if isinstance(m, ResidualBlock))
+
+    # --------------------------------------------------------------------------------- files
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        logdet: str | LogDet | None = None,
+        solver: Solver | None = None,
+        seed: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        verify: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> Self:
+        """Load a model from a local folder or the Hub, in evaluation mode.
+
+        Arguments:
+            pretrained_model_name_or_path: a local folder, a Hub id, or `id@revision`.
+            revision: branch, tag or commit on the Hub.
+            logdet: overrides the stored log-det settings.
+            solver: overrides the stored solver.
+            seed: overrides the stored seed of probes and noise.
+            dtype: type of the parameters; None keeps that of the file.
+            device: where to put the model.
+            verify: reproduce the golden batch and check the certificate.
+            token, cache_dir, local_files_only, force_download: as in `huggingface_hub`.
+
+        Raises:
+            ModelError: if config or weights are not what they should be.
+            huggingface_hub.errors.HfHubHTTPError: the Hub's own errors, as they are.
+        """
+        files = store.open_files(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        config_file = store.read_config(files)
+        wanted = MODELS[config_file.model]
+        if cls is not FlowModel and cls is not wanted:
+            raise ModelError(
+                f"{files.name} holds an {wanted.__name__}, not an {cls.__name__}: "
+                f"use {wanted.__name__}.from_pretrained"
+            )
+        config = config_file.config
+        changes: dict[str, Any] = {}
+        if logdet is not None:
+            changes["logdet"] = LogDet.of(logdet)
+        if solver is not None:
+            changes["solver"] = solver
+        if seed is not None:
+            changes["seed"] = seed
+        weights = store.read_weights(files, config_file)
+        with torch.inference_mode(False):
+            model = wanted(dataclasses.replace(config, **changes))
+            store.load_weights(model, weights, files.name)
+            model = model.to(dtype=dtype, device=device).eval()
+        model.origin = files.name
+        if verify:
+            store.verify(model, files, config_file)
+        return model  # type: ignore[return-value]
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        card: str | None = None,
+        config: Any = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write config, weights, golden batch and card; each file appears whole or not at all.
+
+        Power vectors are brought to convergence and the certificate is taken first. A card that
+        is there already is kept, unless `card` gives a new one.
+
+        Arguments:
+            save_directory: the folder, made if it does not exist.
+            push_to_hub: upload the folder afterwards.
+            repo_id: where to; the folder's name if None.
+            card: text of the README.md.
+            config, model_card_kwargs: accepted for `huggingface_hub`, not used.
+            push_to_hub_kwargs: passed to `push_to_hub`.
+        """
+        folder = Path(save_directory)
+        store.save(self, folder, card)
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs)
+        return None
+
+
+class ImpFlow(FlowModel):
+    """Implicit normalizing flow: `ImpFlowTransform` blocks.
+
+    References:
+        Implicit Normalizing Flows (Lu et al., 2021)
+        https://arxiv.org/abs/2103.09527
+    """
+
+    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
+        return ImpFlowTransform(net(), net(), logdet=logdet, solver=self.config.solver)
+
+
+class ResFlow(FlowModel):
+    """Residual flow: `ResFlowTransform` blocks.
+
+    References:
+        Residual Flows for Invertible Generative Modeling (Chen et al., 2019)
+        https://arxiv.org/abs/1906.02735
+    """
+
+    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
+        return ResFlowTransform(net(), logdet=logdet, solver=self.config.solver)
+
+
+MODELS: dict[str, type[FlowModel]] = {"ImpFlow": ImpFlow, "ResFlow": ResFlow}
