@@ -1,0 +1,106 @@
+"""One split of a `datasets` set, from the Hub, a local folder or a single file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from impflow_zoo.data.source import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["load_split", "one_line", "pick_split"]
+
+_FORMATS = {".parquet": "parquet", ".csv": "csv"}
+_NO_ROWS = "corresponds to no data"  # what datasets says of a file that holds a header alone
+_SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
+
+
+def load_split(
+    dataset: str, split: str | None = None, *, revision: str | None = None
+) -> tuple[Dataset, str]:
+    """Open one split.
+
+    Arguments:
+        dataset: Hub id, local folder, or single `.parquet` or `.csv` file. What exists on disk is
+            taken from disk; the split of a single file is read from its name, else `train`.
+        split: which split; may be left out where there is only one.
+        revision: branch, tag or commit of a Hub set.
+
+    Returns:
+        The split and the name it goes by in messages.
+
+    Raises:
+        DataError: for a set or split that does not exist or cannot be read.
+    """
+    path = Path(dataset).expanduser()
+    try:
+        if path.is_file():
+            splits = _load_file(path)
+        elif path.is_dir():
+            splits = _load(str(path))
+        elif _looks_local(dataset):
+            raise DataError(f"no such file or folder: {dataset}")
+        else:
+            splits = _load(dataset, revision=revision)
+    except DataError:
+        raise
+    except Exception as error:  # datasets lets errors of every library below it through
+        if _NO_ROWS in str(error):
+            raise DataError(f"{dataset}: the set is empty, it has no rows") from error
+        hint = "" if path.exists() else " (and there is no local file or folder of that name)"
+        raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
+    split = pick_split(dataset, list(splits), split)
+    return splits[split], f"{dataset} ({split})"
+
+
+def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
+    """The split asked for, or the only one there is.
+
+    Raises:
+        DataError: naming the splits that exist.
+    """
+    if split is None and len(existing) == 1:
+        return existing[0]
+    if split is None:
+        raise DataError(f"{dataset} has several splits, choose one of: {', '.join(existing)}")
+    if split not in existing:
+        raise DataError(f"{dataset} has no split {split!r}, choose one of: {', '.join(existing)}")
+    return split
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of the error underneath: wrappers say less than what they wrap."""
+    while type(error).__name__.startswith("DatasetGeneration") and error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _load(*arguments: str, **settings: object) -> dict[str, Dataset]:
+    import datasets  # half a second or more
+
+    return datasets.load_dataset(*arguments, **settings)
+
+
+def _load_file(path: Path) -> dict[str, Dataset]:
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(
+            f"{path}: files of type {path.suffix or '(none)'} are not read, "
+            f"only {' and '.join(_FORMATS)}"
+        )
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    named = _SPLIT_IN_NAME.search(path.stem.lower())
+    return _load(kind, data_files={named[1] if named else "train": str(path)})
+
+
+def _looks_local(dataset: str) -> bool:
+    return (
+        dataset.startswith(("/", ".", "~", "\\"))
+        or dataset.count("/") > 1
+        or Path(dataset).suffix.lower() in _FORMATS
+    )

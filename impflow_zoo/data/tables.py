@@ -1,0 +1,126 @@
+"""Tables through `datasets`: chosen columns, or all numeric ones, as float64 rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from impflow_zoo.data.loading import load_split
+from impflow_zoo.data.source import DataError, TableSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["TableSource", "open_table"]
+
+_NUMERIC = re.compile(r"u?int\d+|float\d+")
+_LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, saved as a column
+
+
+def open_table(
+    dataset: str,
+    split: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    revision: str | None = None,
+) -> TableSource:
+    """Open a table.
+
+    Arguments:
+        dataset: Hub id, local folder, or single `.parquet` or `.csv` file.
+        split: which split; a set with one split is used whole when this is left out.
+        columns: the columns to take, in this order. When left out, all numeric ones in the order
+            of the file, but for an index that pandas saved along with the data.
+        revision: branch, tag or commit of a Hub set.
+
+    Returns:
+        The rows as float64, with `.columns`.
+
+    Raises:
+        DataError: for a set, split or column that does not exist, a column that is not numeric, a
+            table with no numeric column or no rows, or a value that is missing, NaN or infinite.
+    """
+    data, name = load_split(dataset, split, revision=revision)
+    chosen = _numeric_columns(data, name) if columns is None else _checked(columns, data, name)
+    return TableSource(name, _values(data, chosen), chosen)
+
+
+def _numeric_columns(data: Dataset, name: str) -> list[str]:
+    _refuse_missing_header(data.column_names, name)
+    chosen = [
+        column
+        for column in data.column_names
+        if _is_numeric(data, column) and not _LEFT_BY_PANDAS.fullmatch(column)
+    ]
+    if not chosen:
+        raise DataError(
+            f"{name}: no numeric column, there is only {', '.join(data.column_names) or 'nothing'}"
+        )
+    return chosen
+
+
+def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
+    if isinstance(columns, str) or not columns:
+        raise DataError(f"{name}: columns has to be a list of names, not {columns!r}")
+    missing = [column for column in columns if column not in data.column_names]
+    if missing:
+        raise DataError(
+            f"{name}: no column {', '.join(missing)}, choose from: {', '.join(data.column_names)}"
+        )
+    repeated = sorted({column for column in columns if list(columns).count(column) > 1})
+    if repeated:
+        raise DataError(f"{name}: column asked for more than once: {', '.join(repeated)}")
+    for column in columns:
+        if not _is_numeric(data, column):
+            raise DataError(
+                f"{name}: column {column!r} is not numeric but {_kind(data, column)}"
+                f"{_first_text(data, column)}"
+            )
+    return list(columns)
+
+
+def _kind(data: Dataset, column: str) -> str:
+    feature = data.features[column]
+    kind = type(feature).__name__
+    return str(feature.dtype) if kind == "Value" else kind
+
+
+def _first_text(data: Dataset, column: str) -> str:
+    """Where the first value stands that is no number: often one stray cell in a CSV file."""
+    for row, value in enumerate(data[column]):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return f", row {row} holds {str(value)[:40]!r}"
+    return ""
+
+
+def _is_numeric(data: Dataset, column: str) -> bool:
+    return _NUMERIC.fullmatch(_kind(data, column)) is not None
+
+
+def _refuse_missing_header(names: Sequence[str], name: str) -> None:
+    """A CSV file without a header would lose its first row to the names, without a word."""
+    try:
+        numbers = [float(column) for column in names]
+    except ValueError:
+        return
+    if numbers and numbers != [float(i) for i in range(len(numbers))]:
+        raise DataError(
+            f"{name}: the column names are the numbers {', '.join(names[:3])}...: "
+            "the file seems to lack its header, add a first line with names"
+        )
+
+
+def _values(data: Dataset, columns: Sequence[str]) -> torch.Tensor:
+    import pyarrow
+
+    table = data.select_columns(list(columns)).with_format("arrow")[:]
+    values = torch.empty(len(data), len(columns), dtype=torch.float64)
+    for i, column in enumerate(columns):
+        numbers = table[column].cast(pyarrow.float64(), safe=False)
+        values[:, i] = torch.as_tensor(numbers.to_numpy().copy())
+    return values
