@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import make_activation
@@ -33,6 +32,7 @@ class LipschitzMLP(nn.Module):
         preactivation: start with an activation instead of a linear layer.
 
     Example:
+        >>> import torch
         >>> net = LipschitzMLP(features=2, hidden_features=(32, 32), lipschitz=0.9)
         >>> net(torch.zeros(5, 2)).shape
         torch.Size([5, 2])
@@ -54,6 +54,11 @@ class LipschitzMLP(nn.Module):
             raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
         if norm not in ("2", "inf"):
             raise ValueError(f"unknown norm {norm!r}: choose '2' or 'inf'")
+        if norm == "inf" and activation == "clipswish":
+            raise ValueError(
+                "clipswish has constant 1 in the 2-norm alone: choose another activation for "
+                "norm='inf'"
+            )
         self.features, self.context_features = features, context_features
         self.norm = norm
         self.bound = float(lipschitz)

@@ -14,16 +14,17 @@ __all__ = ["LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
 
 _TRAINING_STEPS = 10  # power iterations a training forward may take
 _TRAINING_RTOL = 1e-4  # growth of sigma below which it stops earlier
-_STALE = 1e-5  # change of u . W v that shows a weight changed behind the power vectors
+_ATTAINED = 16.0  # how many eps u . W v may lie below the norm in vectors that are kept
 
 
 class LipschitzLayer(nn.Module):
     """A layer with `W / max(1, |W| / coefficient)` in place of its weight `W`.
 
     The norm of the operator is found by power iteration, from below: in training mode every use
-    of the layer iterates (within `held_weights`, once); in evaluation mode the stored vectors
-    `u, v` serve as they are, so that a loaded layer is bit-equal to the saved one. If the weight
-    no longer fits them (their `sigma` has moved), they are recomputed to convergence first.
+    of the layer iterates (within `held_weights`, once); in evaluation mode the vectors `u, v` are
+    brought to convergence once for a weight, and again when any entry of it has changed.
+    Vectors that attain the norm already stay as they are, so that a loaded layer is bit-equal to
+    the saved one.
     Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
 
     Sub-classes define the operator and its adjoint, `operator` and `adjoint`, and how the
@@ -34,6 +35,7 @@ class LipschitzLayer(nn.Module):
     u: Tensor
     v: Tensor
     sigma: Tensor
+    settled: Tensor  # the weight that the vectors have converged for; not saved
     coefficient: float
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
@@ -66,15 +68,12 @@ class LipschitzLayer(nn.Module):
         with torch.no_grad():
             if self.training:
                 self._iterate()
-            elif self._is_stale():
+            elif not torch.equal(self.weight, self.settled):
                 self.converge()
+                self.settled.copy_(self.weight)
         # Clones: the buffers may be overwritten by the next forward before this one's backward.
         sigma = torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
         return self.weight / (sigma / self.coefficient).clamp(min=1)
-
-    def _is_stale(self) -> bool:
-        now = torch.dot(self.u, self.operator(self.weight, self.v))
-        return not bool((now - self.sigma).abs() <= _STALE * self.sigma.abs())
 
     def _iterate(self) -> None:
         sigma = self.sigma
@@ -136,6 +135,8 @@ class LipschitzLinear(LipschitzLayer):
             self.register_buffer("u", torch.zeros(out_features))
             self.register_buffer("v", torch.zeros(in_features))
             self.register_buffer("sigma", torch.zeros(()))
+            never = torch.full_like(self.weight.detach(), math.nan)
+            self.register_buffer("settled", never, persistent=False)
             self.converge()
 
     @property
@@ -155,9 +156,11 @@ class LipschitzLinear(LipschitzLayer):
     @torch.no_grad()
     def converge(self) -> None:
         if self.spectral and bool(self.weight.isfinite().all()):
-            u, _, vh = torch.linalg.svd(self.weight, full_matrices=False)
-            self.u.copy_(u[:, 0])
-            self.v.copy_(vh[0])
+            u, s, vh = torch.linalg.svd(self.weight, full_matrices=False)
+            slack = _ATTAINED * torch.finfo(s.dtype).eps
+            if not bool(torch.dot(self.u, self.weight @ self.v) >= s[0] * (1 - slack)):
+                self.u.copy_(u[:, 0])
+                self.v.copy_(vh[0])
             self.sigma.copy_(torch.dot(self.u, self.weight @ self.v))
 
     def _normalise(self) -> Tensor:

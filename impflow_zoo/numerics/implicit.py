@@ -8,10 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from impflow_zoo.numerics.krylov import solve_linear
-from impflow_zoo.numerics.linearize import Linearization, leaves, linearize, recording
+from impflow_zoo.numerics.linearize import (
+    Linearization,
+    forbid_second_order,
+    leaves,
+    linearize,
+    recording,
+)
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.rows import Net, call
 from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
@@ -122,8 +127,8 @@ class _ImplicitRoot(torch.autograd.Function):
         return point.x.detach().clone(), None if logdet is None else logdet.detach().clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_root: Tensor, grad_logdet: Tensor | None) -> tuple[Any, ...]:
+        forbid_second_order()
         x, value, logdet, context, jacobian, *tensors = ctx.saved_tensors
         targets = list(tensors)
         wants_context = context is not None and context.requires_grad
@@ -138,9 +143,7 @@ class _ImplicitRoot(torch.autograd.Function):
         point = Linearization(x, value).remember(jacobian)
         u = _solve_transposed(point, total, ctx.rtol, training=ctx.training)
         if targets and value.requires_grad:
-            direct = torch.autograd.grad(
-                value, targets, -u, retain_graph=True, allow_unused=True
-            )
+            direct = torch.autograd.grad(value, targets, -u, retain_graph=True, allow_unused=True)
             grads = [_add(a, b) for a, b in zip(grads, direct, strict=True)]
         grad_context = grads.pop() if wants_context else None
         return None, u, grad_context, *grads

@@ -45,6 +45,8 @@ class Krylov:
 
     def log_form(self, rtol: float) -> Tensor:
         """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection."""
+        if not self.products:  # nothing but zero vectors, or no rows at all
+            return torch.zeros_like(self.size)
         h = self.hessenberg
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
@@ -52,7 +54,7 @@ class Krylov:
         for k in range(1, 10_000):
             power = -(h * power[:, None]).sum(-1)
             total = total - power[:, 0] / k
-            if not len(power) or float(power.abs().amax()) <= rtol * k:
+            if float(power.abs().amax()) <= rtol * k:
                 break
         return total * self.size**2
 

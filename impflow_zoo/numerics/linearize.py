@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.rows import Net, call
 
-__all__ = ["Linearization", "leaves", "linearize", "recording"]
+__all__ = ["FirstOrder", "Linearization", "forbid_second_order", "leaves", "linearize", "recording"]
 
 _CHUNK = 16  # Jacobian rows per vmapped product: bounds memory, large enough to fill a core
 
@@ -124,6 +126,32 @@ class recording:  # noqa: N801 - used as a context manager, like torch.enable_gr
     def __exit__(self, *error: object) -> None:
         self._grad.__exit__(*error)
         self._inference.__exit__(*error)
+
+
+class FirstOrder(torch.autograd.Function):
+    """The identity, for a tensor whose gradient is right but not the gradient's derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        forbid_second_order()
+        return grad
+
+
+def forbid_second_order() -> None:
+    """Called in a backward pass, refuse to record it for being differentiated again.
+
+    Raises:
+        RuntimeError: in a backward pass with `create_graph=True`.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this derivative can be taken once only, not with create_graph=True: second "
+            "derivatives need the residual direction of a block with logdet='exact' or 'truncated'"
+        )
 
 
 def leaves(*outputs: Tensor | None, private: tuple[Tensor | None, ...] = ()) -> list[Tensor]:

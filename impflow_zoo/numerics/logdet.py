@@ -10,7 +10,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.krylov import arnoldi
-from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.linearize import FirstOrder, Linearization
 from impflow_zoo.numerics.probes import fresh_probe, mix, seeded_probe
 from impflow_zoo.numerics.rows import dot
 
@@ -188,7 +188,7 @@ def _exact(point: Linearization, *, gradient: bool) -> Tensor:
 
 def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) -> Tensor:
     """Give `value` the gradient of `u^T J v`, row by row, at the price of one double product."""
-    surrogate = dot(point.vjp(u.detach(), create_graph=True), v)
+    surrogate = FirstOrder.apply(dot(point.vjp(u.detach(), create_graph=True), v))
     return value.detach() + (surrogate - surrogate.detach())
 
 

@@ -82,8 +82,7 @@ class ResidualBlock(Transform):
     def _with_logdet(
         self, inputs: Tensor, context: Tensor | None, explicit: str | None, implicit: str | None
     ) -> tuple[Tensor, Tensor]:
-        self._check(inputs, context)
-        value, total = inputs, None
+        value, total = self._check(inputs, context), None
         with held_weights(*(getattr(self, name) for name in self.nets)):
             if explicit is not None:
                 value, total = self._map(explicit, context).value_and_logdet(value)
@@ -96,8 +95,7 @@ class ResidualBlock(Transform):
     def _value(
         self, inputs: Tensor, context: Tensor | None, explicit: str | None, implicit: str | None
     ) -> Tensor:
-        self._check(inputs, context)
-        value = inputs
+        value = self._check(inputs, context)
         with held_weights(*(getattr(self, name) for name in self.nets)):
             if explicit is not None:
                 value = self._map(explicit, context).value(value)
@@ -105,7 +103,8 @@ class ResidualBlock(Transform):
                 value = self._map(implicit, context).inverse(value)
         return value
 
-    def _check(self, inputs: Tensor, context: Tensor | None) -> None:
+    def _check(self, inputs: Tensor, context: Tensor | None) -> Tensor:
+        """The inputs, in at least float32; a `ValueError` if they or the context are no good."""
         if not inputs.is_floating_point():
             raise ValueError(
                 f"inputs of type {inputs.dtype}: floating point is needed "
@@ -118,6 +117,8 @@ class ResidualBlock(Transform):
         check_finite(inputs, "inputs")
         if context is not None:
             check_finite(context, "context")
+        # A layer before this one answers in bfloat16 under autocast; roots need more than that.
+        return inputs.to(torch.promote_types(inputs.dtype, torch.float32))
 
 
 def check_finite(x: Tensor, name: str) -> None:
