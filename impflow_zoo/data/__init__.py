@@ -1,7 +1,7 @@
 """Data: tables through `datasets`, two-dimensional toys, density benchmarks."""
 
 from impflow_zoo.data.opening import open_source
-from impflow_zoo.data.source import DataError, Source, TableSource
+from impflow_zoo.data.source import DataError, Source, Subset, TableSource
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import TOYS, open_toy
 
@@ -9,6 +9,7 @@ __all__ = [
     "TOYS",
     "DataError",
     "Source",
+    "Subset",
     "TableSource",
     "open_source",
     "open_table",

@@ -14,7 +14,7 @@ from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
-__all__ = ["Config", "ConfigError", "ModelError", "TabularConfig", "parse", "to_json"]
+__all__ = ["Config", "ConfigError", "ModelError", "TabularConfig", "parse", "parse_dataclass", "require", "require_choice", "to_json"]
 
 METRICS = ("log_likelihood", "bits")
 
@@ -121,10 +121,10 @@ def parse(data: Any) -> Config:
     kind = rest.pop("kind", None)
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise ConfigError(f"unknown kind of model {kind!r}: this version knows {', '.join(CONFIGS)}")
-    return _parse_dataclass(CONFIGS[kind], rest, "")
+    return parse_dataclass(CONFIGS[kind], rest, "")
 
 
-def _parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
+def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
@@ -153,7 +153,7 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
         (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
     if dataclasses.is_dataclass(annotation):
         if isinstance(value, dict):
-            return _parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
+            return parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
     elif typing.get_origin(annotation) is tuple:
         if isinstance(value, (list, tuple)):
             item = typing.get_args(annotation)[0]

@@ -17,7 +17,7 @@ from nflows.transforms import PointwiseAffineTransform, Transform
 from torch import Tensor, nn
 
 from impflow_zoo.models import store
-from impflow_zoo.models.build import build_transform, decode
+from impflow_zoo.models.build import build_transform, decode, encode
 from impflow_zoo.models.config import Config, ConfigError, ModelError, parse
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
@@ -87,16 +87,19 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         The error is that of the log-determinants: zero where they are exact. Where a block draws
         a single probe (`logdet="unbiased"`), both come from eight draws.
         """
-        value, variance = self._scored(x, context)
+        value, variance = self.scored(x, context)
         if bool(variance.isnan().any()):
             draws = torch.stack([self.log_prob(x, context) for _ in range(_DRAWS)])
             return draws.mean(dim=0), draws.std(dim=0) / _DRAWS**0.5
         return value, variance.sqrt()
 
-    def _scored(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def scored(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-density and the variance of its estimator, NaN where a single draw hides it."""
         with monitor.record() as events:
             value = self.log_prob(x, context)
         variances = [figures["variance"] for kind, figures in events if kind == "logdet"]
+        for kind, figures in events:
+            monitor.emit(kind, **figures)
         return value, sum(variances, torch.zeros_like(value))
 
     @torch.no_grad()
@@ -134,12 +137,25 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         rows = None if context is None else context.repeat_interleave(n, dim=0)
         if rows is not None or self.config.context_features:
             _, rows = self._checked(self._placeholder(len(noise)), rows)
-        x = self.to_data(decode(self.transform, temperature * noise, rows))
+        x = self.to_data(self.decode(temperature * noise, rows))
         return x if context is None else x.unflatten(0, (groups, n))
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`transform` without the log-determinant, which is not computed."""
+        return encode(self.transform, *self._checked(x, context))
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """`transform.inverse` without the log-determinant, which is not computed."""
+        return decode(self.transform, z, context)
 
     def to_data(self, x: Tensor) -> Tensor:
         """From what `transform` takes to what users hold: the same for tables."""
         return x
+
+    @property
+    def adds_noise(self) -> bool:
+        """Whether `dequantise` uses its noise."""
+        return any(self.config.rounding)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""

@@ -1,0 +1,88 @@
+"""Checkpoints of a training run: one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.store import write_whole
+
+__all__ = ["CheckpointError", "read_checkpoint", "write_checkpoint"]
+
+_STATE = "state"
+
+
+class CheckpointError(ModelError):
+    """A checkpoint is missing, damaged, or of another recipe."""
+
+
+def write_checkpoint(
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> None:
+    """Write modules, optimizer, torch's global generator and plain numbers.
+
+    Arguments:
+        path: where to.
+        modules: by the name they are stored under.
+        optimizer: its per-parameter tensors are stored.
+        state: numbers, strings and lists, stored as JSON.
+    """
+    tensors = {"generator": torch.get_rng_state()}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
+    for index, entry in optimizer.state_dict()["state"].items():
+        for key, value in entry.items():
+            tensors[f"optimizer/{index}/{key}"] = value.detach().cpu().clone().contiguous()
+    write_whole(path, serialise(tensors, metadata={_STATE: json.dumps(state)}))
+
+
+def read_checkpoint(
+    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore what `write_checkpoint` wrote, and return its state.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or does not fit.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"nothing to resume: there is no {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            state = json.loads(file.metadata()[_STATE])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(_below(tensors, f"{name}/"))
+        packed = optimizer.state_dict()
+        packed["state"] = _optimizer_state(_below(tensors, "optimizer/"))
+        optimizer.load_state_dict(packed)
+        torch.set_rng_state(tensors["generator"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is of another recipe: {first}") from None
+    return state
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    return state

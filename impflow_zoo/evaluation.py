@@ -1,0 +1,230 @@
+"""Scores of a model on a data set, with their errors."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from impflow_zoo.data import Source, open_source
+from impflow_zoo.models.config import Config, ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.probes import keyed_rows, mix
+from impflow_zoo.registry import create_model, scored_split
+
+__all__ = ["Result", "Score", "evaluate", "score"]
+
+_NOISE = 1  # tells the seeds of dequantisation noise from those of probes
+_BATCH_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `evaluate` found.
+
+    Arguments:
+        metric: `"log_likelihood"` (nats per row, higher is better), `"bits"` or `"bits_per_dim"`
+            (lower is better).
+        value: mean over the rows.
+        stderr: standard error of the mean over the rows.
+        estimator_stderr: the part of it that comes from estimating log-determinants.
+        n: rows scored.
+        dataset, split, seed: what was scored.
+        logdet: log-det mode used.
+        truncation_bound: bound of the bias of truncated log-dets, in units of the metric; often
+            vacuous for images.
+        truncation_tail: what the terms left out add up to if they shrink as the last two did.
+        solver_steps: network evaluations per root.
+        round_trip: largest error of decoding encoded rows of the first batch, data units.
+        seconds: wall time.
+        published: the value on the model's card, if it has one for this split.
+    """
+
+    metric: str
+    value: float
+    stderr: float
+    estimator_stderr: float
+    n: int
+    dataset: str
+    split: str | None
+    seed: int
+    logdet: str
+    truncation_bound: float
+    truncation_tail: float
+    solver_steps: float
+    round_trip: float
+    seconds: float
+    published: float | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields; numbers that are not finite become None, as JSON has none."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probabilities of the rows of a source.
+
+    Arguments:
+        log_prob: nats, `[n]`, float64.
+        variance: variance of their estimators, `[n]`, float64.
+        events: what the numerics reported.
+    """
+
+    log_prob: Tensor
+    variance: Tensor
+    events: list[monitor.Event]
+
+
+def evaluate(
+    model: FlowModel | str | os.PathLike[str],
+    dataset: str | None = None,
+    split: str | None = None,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int = _BATCH_SIZE,
+    revision: str | None = None,
+    progress: bool = False,
+) -> Result:
+    """Score a model on a split of a data set.
+
+    Probes and dequantisation noise of a row depend on the seed and its index alone: the value
+    does not depend on the batch size.
+
+    Arguments:
+        model: a model, a local folder, a Hub id, or a name from `list_models`.
+        dataset: Hub id, local folder or file, or `toy:NAME`. None takes what the model's card
+            speaks of: the split that ships with it, else its recipe's.
+        split: None takes the whole of a set with one split, else the recipe's test split.
+        seed: of probes and noise.
+        limit: score the first rows only.
+        batch_size: rows at a time; bounds memory.
+        revision: revision of the data set on the Hub.
+        progress: show a bar on stderr.
+
+    Returns:
+        A `Result`: value, standard error over rows, standard error of the estimator, and more.
+
+    Raises:
+        DataError: if the data cannot be opened or does not fit the model.
+        ModelError: if the model cannot be loaded.
+    """
+    if not isinstance(model, FlowModel):
+        model = create_model(model)
+    config = model.config
+    if config.context_features:
+        raise ModelError("this model is conditional: evaluate scores unconditional densities")
+    if limit is not None and limit < 1:
+        raise ModelError(f"limit={limit}: at least one row is needed")
+    where = scored_split(model, dataset, split)
+    source = open_source(where.dataset, where.split, revision=revision, **source_options(config))
+    start = time.perf_counter()
+    scored = score(
+        model, source, seed=seed, limit=limit, batch_size=batch_size, progress=progress
+    )
+    round_trip = _round_trip(model, source, seed, len(scored.log_prob))
+    return _summary(
+        model,
+        scored,
+        dataset=where.dataset,
+        split=where.split,
+        seed=seed,
+        round_trip=round_trip,
+        seconds=time.perf_counter() - start,
+        published=where.published,
+    )
+
+
+def score(
+    model: FlowModel,
+    source: Source,
+    *,
+    seed: int,
+    limit: int | None = None,
+    batch_size: int = _BATCH_SIZE,
+    progress: bool = False,
+) -> Score:
+    """Log-probability of each row of a source, in its order."""
+    n = len(source) if limit is None else min(limit, len(source))
+    values, variances = [torch.zeros(0)], [torch.zeros(0)]
+    with (
+        torch.no_grad(),
+        monitor.record() as events,
+        tqdm(total=n, unit="row", disable=not progress, desc="scoring") as bar,
+    ):
+        for indices in _chunks(n, batch_size):
+            x = model_input(model, source, indices, seed)
+            with keyed_rows(indices):
+                value, variance = model.scored(x)
+            values.append(value.double().cpu())
+            variances.append(variance.double().cpu())
+            bar.update(len(indices))
+    return Score(torch.cat(values).double(), torch.cat(variances).double(), events)
+
+
+def model_input(model: FlowModel, source: Source, indices: range, seed: int) -> Tensor:
+    """Rows of a source as the model takes them, noise keyed by seed and row."""
+    raw = source.rows(indices)
+    noise = torch.zeros(raw.shape, dtype=torch.float64)
+    if model.adds_noise:
+        for i, row in enumerate(indices):
+            generator = torch.Generator().manual_seed(mix(seed, _NOISE, row))
+            noise[i].uniform_(generator=generator)
+    reference = next(model.parameters())
+    return model.dequantise(raw, noise).to(reference.dtype).to(reference.device)
+
+
+def source_options(config: Config) -> dict[str, Any]:
+    """What a data loader has to know of a model."""
+    return {"columns": config.columns or None}
+
+
+def metric_values(model: FlowModel, log_prob: Tensor) -> Tensor:
+    """The model's metric from log-probabilities in nats."""
+    if model.config.metric == "log_likelihood":
+        return log_prob
+    return -log_prob / math.log(2)
+
+
+def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
+    values = metric_values(model, scored.log_prob)
+    n = len(values)
+    unit = abs(float(metric_values(model, torch.ones(1)) - metric_values(model, torch.zeros(1))))
+    logdets = [figures for kind, figures in scored.events if kind == "logdet"]
+    roots = [figures for kind, figures in scored.events if kind == "root"]
+    batches = max(1, len(logdets) // max(1, sum(len(b.nets) for b in model.blocks())))
+    rows = sum(root["rows"] for root in roots)
+    return Result(
+        metric=model.config.metric,
+        value=float(values.mean()),
+        stderr=float(values.std() / n**0.5) if n > 1 else math.nan,
+        estimator_stderr=float(scored.variance.sum().sqrt() / n) * unit,
+        n=n,
+        logdet=logdets[0]["mode"],
+        truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets) / batches * unit,
+        truncation_tail=sum(figures.get("tail", math.nan) for figures in logdets) / batches * unit,
+        solver_steps=sum(r["steps"] * r["rows"] for r in roots) / rows if rows else 0.0,
+        **rest,
+    )
+
+
+@torch.no_grad()
+def _round_trip(model: FlowModel, source: Source, seed: int, n: int) -> float:
+    x = model_input(model, source, range(min(n, 100)), seed)
+    return float((model.decode(model.encode(x)) - x).abs().max())
+
+
+def _chunks(n: int, size: int) -> Iterator[range]:
+    return (range(i, min(i + size, n)) for i in range(0, n, size))

@@ -1,0 +1,136 @@
+"""Recipes: a YAML file that says how a model is trained and on which data it is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from impflow_zoo.models.config import (
+    Config,
+    ConfigError,
+    parse,
+    parse_dataclass,
+    require,
+    require_choice,
+)
+from impflow_zoo.models.store import MODEL_NAMES
+
+__all__ = ["DataSettings", "Recipe", "TrainingSettings", "read_recipe"]
+
+_KEYS = ("model", "config", "data", "training")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the rows come from.
+
+    Arguments:
+        dataset: Hub id or `toy:NAME`; None if users have to bring a folder (`--data`).
+        revision: commit of the data set on the Hub.
+        train: split to train on.
+        validation: split that decides which weights are kept.
+        test: split that cards speak of.
+        validation_rows: take this many rows off the end of `train` where there is no
+            validation split.
+    """
+
+    dataset: str | None = None
+    revision: str | None = None
+    train: str = "train"
+    validation: str | None = "validation"
+    test: str = "test"
+    validation_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the weights are found: Adam(0.9, 0.99) with warm-up and decoupled weight decay.
+
+    Arguments:
+        steps: optimisation steps.
+        batch_size: rows per step.
+        learning_rate: after the warm-up.
+        final_learning_rate: reached by a cosine at the last step; None keeps the rate constant.
+        warmup_steps: linear increase from zero.
+        weight_decay: decoupled, per unit of learning rate.
+        clip_norm: largest gradient norm applied.
+        ema_decay: decay of the averaged weights, which are the ones kept.
+        validate_every: steps between validations.
+        validation_limit: rows scored in a validation; None takes all.
+        patience: validations without a better value before training stops; None never stops.
+        log_every: steps between lines of the log.
+        checkpoint_minutes: minutes between checkpoints; 0 writes one after every step.
+        seed: seed of weights, batches, noise and probes.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    final_learning_rate: float | None = 0.0
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    validate_every: int = 500
+    validation_limit: int | None = None
+    patience: int | None = None
+    log_every: int = 50
+    checkpoint_minutes: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "log_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("warmup_steps", "weight_decay", "checkpoint_minutes"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "a positive number")
+        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model, its data and its training."""
+
+    model: str
+    config: Config
+    data: DataSettings = field(default_factory=DataSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        ConfigError: if the file is missing, no YAML, or holds a setting that does not exist.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"recipe {path} holds no settings")
+    for key in data:
+        require_choice("recipe key", str(key), _KEYS)
+    require_choice("model", str(data.get("model")), MODEL_NAMES)
+    try:
+        return Recipe(
+            data["model"],
+            parse(data.get("config")),
+            parse_dataclass(DataSettings, _section(data, "data"), "data."),
+            parse_dataclass(TrainingSettings, _section(data, "training"), "training."),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"recipe {path}: {error}") from None
+
+
+def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
+    section = data.get(name) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{name!r} holds no settings")
+    return section

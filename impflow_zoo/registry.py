@@ -1,0 +1,134 @@
+"""The zoo: which models there are, and where their files lie."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from impflow_zoo.models import store
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.recipe import read_recipe
+
+__all__ = ["Split", "create_model", "list_models", "scored_split", "zoo_folder"]
+
+NAMESPACE_VARIABLE = "IMPFLOW_ZOO_NAMESPACE"
+_NAMESPACE = "impflow-zoo"
+_TEST_ROWS = "test.parquet"
+
+
+def zoo_folder() -> Path:
+    """The folder of all models: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "hub_configs"
+    return installed if installed.is_dir() else package.parent / "hub_configs"
+
+
+def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[str]:
+    """Names of the models of the zoo.
+
+    Arguments:
+        pattern: shell-style pattern the names have to match.
+        pretrained: True for models whose weights were trained, False for the others.
+
+    Example:
+        >>> "impflow-power-plant" in list_models("impflow-*", pretrained=True)
+        True
+    """
+    names = [
+        path.parent.name
+        for path in sorted(zoo_folder().glob(f"*/{store.CONFIG}"))
+        if fnmatch.fnmatch(path.parent.name, pattern)
+    ]
+    if pretrained is None:
+        return names
+    return [name for name in names if is_trained(name) == pretrained]
+
+
+def is_trained(name: str) -> bool:
+    """Whether the zoo has weights for a model, here or on the Hub."""
+    return store.read_config(store.open_files(zoo_folder() / name)).sha256 is not None
+
+
+def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
+    """Load a model by name from the zoo, by Hub id, or from a folder; the class is found out.
+
+    Arguments:
+        model: a name from `list_models`, a Hub id (`owner/name`, `owner/name@revision`), or a
+            local folder.
+        options: as in `from_pretrained`.
+
+    Raises:
+        ModelError: if there is no such model, or no weights were trained for it.
+
+    Example:
+        >>> create_model("impflow-power-plant").config.features
+        5
+    """
+    return FlowModel.from_pretrained(locate(model), **options)
+
+
+def locate(model: str | os.PathLike[str]) -> str:
+    """Where a model's files are: a folder or a Hub id."""
+    name = os.fspath(model)
+    if os.path.isdir(name) or "/" in name or os.sep in name:
+        return name
+    folder = zoo_folder() / name
+    if not (folder / store.CONFIG).is_file() or name.startswith("."):
+        close = ", ".join(list_models(f"*{name.split('-')[-1]}*")) or ", ".join(list_models())
+        raise ModelError(f"no model {name!r} in the zoo and no folder of that name; there are: {close}")
+    if (folder / store.WEIGHTS).is_file():
+        return str(folder)
+    if not is_trained(name):
+        raise ModelError(
+            f"no weights were trained for {name}; its recipe {folder / store.RECIPE} trains it"
+        )
+    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to score a model on, and what its card says of them."""
+
+    dataset: str
+    split: str | None
+    published: float | None
+
+
+def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Split:
+    """Fill in the data that a model is scored on where the user left it open.
+
+    Raises:
+        ModelError: if neither the user nor the model's files name a data set.
+    """
+    files = store.open_files(model.origin) if model.origin else None
+    published = _published(files) if files else None
+    if dataset is not None:
+        return Split(dataset, split, published if split in (None, "test") else None)
+    if files:
+        shipped = store.optional_path(files, _TEST_ROWS)
+        if shipped is not None and split in (None, "test"):
+            return Split(str(shipped), None, published)
+        recipe = store.optional_path(files, store.RECIPE)
+        if recipe is not None:
+            data = read_recipe(recipe).data
+            if data.dataset is not None:
+                wanted = split or data.test
+                return Split(data.dataset, wanted, published if wanted == data.test else None)
+    raise ModelError("no data to score on: name a Hub id, folder, file or toy (dataset=, --dataset)")
+
+
+def _published(files: store.Files) -> float | None:
+    card = store.optional_path(files, store.CARD)
+    if card is None:
+        return None
+    try:
+        results = ModelCard.load(card).data.eval_results or []
+    except (ValueError, TypeError):  # a card is for people: a damaged one stops nothing
+        return None
+    return float(results[0].metric_value) if results else None
