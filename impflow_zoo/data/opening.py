@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from impflow_zoo.data.loading import pick_split
+from impflow_zoo.data.papamakarios import BENCHMARKS, open_benchmark
+from impflow_zoo.data.patches import open_patches
 from impflow_zoo.data.source import DataError, Source
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import open_toy
 from impflow_zoo.numerics.probes import mix
 
-__all__ = ["SPLITS", "open_source"]
+__all__ = ["open_source"]
 
-SPLITS = ("train", "validation", "test")  # of the sets that are made here rather than read
+_TOY_SPLITS = ["train", "validation", "test"]
+_KINDS = ("toy", "bsds300", *BENCHMARKS)
 
 
 def open_source(
@@ -26,16 +30,22 @@ def open_source(
 ) -> Source:
     """Open data by name.
 
+    | name | what | other settings |
+    |---|---|---|
+    | `toy:NAME` | one of the two-dimensional `TOYS` | `size`, `seed` |
+    | `bsds300:SET` | patches of the photographs of a set | `revision`, `size`, `seed` |
+    | `power:PATH`, `gas:`, `hepmass:`, `miniboone:` | the benchmark, from its published files | |
+    | Hub id, local folder, `.parquet` or `.csv` file | a table | `columns`, `revision` |
+
     Arguments:
-        dataset: `toy:NAME` for a two-dimensional toy; else a table: Hub id, local folder, or single
-            `.parquet` or `.csv` file.
+        dataset: the name.
         split: which split; a table with one split is used whole when this is left out. The splits
             train, validation and test of a toy are independent samples, and so is the sample that
             is drawn when this is left out.
         columns: columns of a table, all numeric ones when left out.
         revision: branch, tag or commit of a Hub set.
-        size: number of rows of a toy, 10,000 when left out.
-        seed: of a toy.
+        size: number of rows of what is made up here; when left out, 10,000 for a toy.
+        seed: of what is made up here.
 
     Returns:
         The rows.
@@ -47,13 +57,21 @@ def open_source(
         >>> len(open_source("toy:moons", "test", size=100))
         100
     """
-    kind, colon, name = dataset.partition(":")
-    if colon and kind == "toy":
+    kind, _, name = dataset.partition(":")
+    if kind == "toy" and name:
         _refuse(dataset, columns=columns, revision=revision)
         if split is not None:
-            seed = mix(seed, SPLITS.index(pick_split(dataset, list(SPLITS), split)))
+            seed = mix(seed, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
         return open_toy(name, 10_000 if size is None else size, seed)
+    if kind == "bsds300" and name:
+        _refuse(dataset, columns=columns)
+        return open_patches(name, split, revision=revision, size=size, seed=seed)
     _refuse(dataset, size=size)
+    if kind in BENCHMARKS and name:
+        _refuse(dataset, columns=columns, revision=revision)
+        return open_benchmark(kind, name, split)
+    if name and not Path(dataset).exists():
+        raise DataError(f"{dataset}: unknown kind of data {kind!r}, there is {', '.join(_KINDS)}")
     return open_table(dataset, split, columns=columns, revision=revision)
 
 
