@@ -1,17 +1,27 @@
 """Implicit and residual normalizing flows: blocks, trained weights, evaluation."""
 
+from impflow_zoo.evaluation import evaluate
 from impflow_zoo.lipschitz.networks import LipschitzMLP
+from impflow_zoo.models.config import TabularConfig
+from impflow_zoo.models.flow import ImpFlow, ResFlow
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
+from impflow_zoo.registry import create_model, list_models
 from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.residual import ResFlowTransform
 
 __all__ = [
+    "ImpFlow",
     "ImpFlowTransform",
     "LipschitzMLP",
     "LogDet",
     "NumericalWarning",
+    "ResFlow",
     "ResFlowTransform",
     "Solver",
     "SolverError",
+    "TabularConfig",
+    "create_model",
+    "evaluate",
+    "list_models",
 ]

@@ -72,6 +72,26 @@ class Result:
         }
 
 
+    def report(self, name: str) -> str:
+        """The result in lines for people."""
+        unit = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}[self.metric]
+        where = f"{self.dataset}" + (f", split {self.split}" if self.split else "")
+        lines = {
+            "model": name,
+            "data": f"{where}: {self.n} rows",
+            self.metric.replace("_", " "): f"{self.value:.4f} +- {self.stderr:.4f} {unit}",
+            "on the card": "-" if self.published is None else f"{self.published:.4f} {unit}",
+            "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
+            "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
+            "solver": f"{self.solver_steps:.1f} evaluations per root",
+            "round trip": f"{self.round_trip:.2e} at most, in the data's units",
+            "time": f"{self.seconds:.1f} s",
+        }
+        if self.logdet == "exact":
+            del lines["truncation"]
+        return "\n".join(f"{key:20} {text}" for key, text in lines.items())
+
+
 @dataclass(frozen=True)
 class Score:
     """Log-probabilities of the rows of a source.
@@ -189,6 +209,12 @@ def model_input(model: FlowModel, source: Source, indices: range, seed: int) -> 
 def source_options(config: Config) -> dict[str, Any]:
     """What a data loader has to know of a model."""
     return {"columns": config.columns or None}
+
+
+def shown_rows(model: FlowModel, result: Result, limit: int = 2000) -> Tensor:
+    """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
+    source = open_source(result.dataset, result.split, **source_options(model.config))
+    return source.rows(range(min(result.n, limit, len(source))))
 
 
 def metric_values(model: FlowModel, log_prob: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard
 
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.recipe import read_recipe
 
 __all__ = ["Split", "create_model", "list_models", "scored_split", "zoo_folder"]
@@ -107,7 +107,8 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
         ModelError: if neither the user nor the model's files name a data set.
     """
     files = store.open_files(model.origin) if model.origin else None
-    published = _published(files) if files else None
+    result = published_result(files) if files else None
+    published = None if result is None else float(result.metric_value)
     if dataset is not None:
         return Split(dataset, split, published if split in (None, "test") else None)
     if files:
@@ -123,7 +124,8 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     raise ModelError("no data to score on: name a Hub id, folder, file or toy (dataset=, --dataset)")
 
 
-def _published(files: store.Files) -> float | None:
+def published_result(files: store.Files) -> EvalResult | None:
+    """The first result on a model's card, if it has one."""
     card = store.optional_path(files, store.CARD)
     if card is None:
         return None
@@ -131,4 +133,10 @@ def _published(files: store.Files) -> float | None:
         results = ModelCard.load(card).data.eval_results or []
     except (ValueError, TypeError):  # a card is for people: a damaged one stops nothing
         return None
-    return float(results[0].metric_value) if results else None
+    return results[0] if results else None
+
+
+def parameter_count(config_file: store.ConfigFile) -> int:
+    """Number of trainable numbers of a model."""
+    model = MODELS[config_file.model](config_file.config)
+    return sum(p.numel() for p in model.parameters())

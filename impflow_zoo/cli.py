@@ -1,0 +1,210 @@
+"""The command line, `impflow-zoo`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from impflow_zoo import registry
+from impflow_zoo.models import store
+from impflow_zoo.models.config import ModelError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="impflow-zoo",
+    help="Implicit and residual normalizing flows: list, score, sample, train and certify models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Seed = Annotated[int, typer.Option(help="Seed of probes, noise and samples.")]
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Shell-style pattern.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the models of the zoo."""
+    models = [_describe(name) for name in registry.list_models(pattern)]
+    if as_json:
+        _print_json({"models": models})
+        return
+    for m in models:
+        value = "no weights trained" if m["value"] is None else f"{m['value']:.4f} {m['metric']}"
+        print(f"{m['name']:28} {m['model']:8} {m['parameters']:>10,} parameters   {value}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    dataset: Annotated[
+        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the card's.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
+    seed: Seed = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 1000,
+    picture: Annotated[Path | None, typer.Option(help="PNG of the density and the data.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on held-out data."""
+    from impflow_zoo import evaluation, pictures
+
+    if picture is not None:
+        picture = pictures.output_file(picture, (".png",))
+    loaded = registry.create_model(model)
+    result = evaluation.evaluate(
+        loaded, dataset, split, seed=seed, limit=limit, batch_size=batch_size, progress=True
+    )
+    if picture is not None:
+        rows = evaluation.shown_rows(loaded, result)
+        pictures.draw_density(loaded, rows, picture, seed)
+    if as_json:
+        _print_json({"model": model, **result.to_dict()})
+        return
+    print(result.report(model))
+    if picture is not None:
+        print(f"picture              {picture}")
+
+
+@app.command()
+def sample(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="PNG for images and 2-D, CSV for tables.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 16,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw samples from a model."""
+    import torch
+
+    from impflow_zoo import pictures
+
+    out = pictures.output_file(out, (".png", ".csv"))
+    loaded = registry.create_model(model)
+    shape = loaded.config.shape
+    if out.suffix == ".png" and len(shape) == 1 and shape != (2,):
+        raise ModelError(f"{model} draws rows of {shape[0]} columns: write them to a .csv file")
+    generator = torch.Generator().manual_seed(seed)
+    samples = loaded.sample(n, temperature=temperature, generator=generator)
+    if out.suffix == ".png":
+        pictures.draw_samples(samples, out)
+    else:
+        _write_csv(samples.flatten(1).tolist(), getattr(loaded.config, "columns", ()), out)
+    if as_json:
+        _print_json({"model": model, "n": n, "out": str(out)})
+    else:
+        print(f"{n} samples of {model} in {out}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml of a model.")],
+    data: Annotated[str | None, typer.Option(help="Hub id, folder or toy:NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop then.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train what a recipe describes; stop it with Ctrl-C, go on with --resume."""
+    _keep_memory()
+    from impflow_zoo import training
+
+    state = training.train(
+        recipe, data=data, out=out, resume=resume, init_from=init_from, max_minutes=max_minutes
+    )
+    if as_json:
+        _print_json(state)
+    else:
+        print(
+            f"step {state['step']}, best validation log-likelihood {state['best']:.4f} nats "
+            f"at step {state['best_step']}, {state['skipped']} steps skipped, "
+            f"{state['seconds'] / 60:.1f} minutes"
+        )
+
+
+@app.command()
+def certify(model: Model, as_json: AsJson = False) -> None:
+    """Bound the Lipschitz constant of every net, and check the golden batch."""
+    from impflow_zoo.lipschitz.certify import certify as certify_module
+
+    files = store.open_files(registry.locate(model))
+    loaded = registry.create_model(model)
+    store.verify(loaded, files, store.read_config(files))
+    certificates = certify_module(loaded)
+    bounds = [c.bound for c in certificates]
+    worst = None if None in bounds else max(b for b in bounds if b is not None)
+    if as_json:
+        nets = [{"name": c.name, "bound": c.bound, "margin": c.margin} for c in certificates]
+        margin = None if worst is None or worst >= 1 else 1 - worst
+        _print_json({"model": model, "bound": worst, "margin": margin, "nets": nets})
+        return
+    for c in certificates:
+        print(c)
+    whole = "not certified" if worst is None or worst >= 1 else f"margin {1 - worst:.6f}"
+    print(f"{model}: {whole}; golden batch reproduced")
+
+
+def _describe(name: str) -> dict[str, Any]:
+    files = store.open_files(registry.zoo_folder() / name)
+    config_file = store.read_config(files)
+    result = registry.published_result(files)
+    return {
+        "name": name,
+        "model": config_file.model,
+        "parameters": registry.parameter_count(config_file),
+        "metric": config_file.config.metric,
+        "value": None if result is None else result.metric_value,
+        "pretrained": config_file.sha256 is not None,
+    }
+
+
+def _write_csv(rows: list[list[float]], columns: tuple[str, ...], out: Path) -> None:
+    with open(out, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns or [f"x{i}" for i in range(len(rows[0]))])
+        writer.writerows(rows)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(data))
+
+
+def _keep_memory() -> None:
+    """Stop glibc from handing large tensors back to the kernel after each operation.
+
+    The allocator reads these settings when a process starts: it has to start once more.
+    """
+    settings = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+    if sys.platform == "linux" and not settings.keys() & os.environ.keys():
+        os.environ.update(settings)
+        os.execv(sys.executable, [sys.executable, "-m", "impflow_zoo", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line: mistakes end in one line on stderr and exit code 2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from impflow_zoo.data import DataError
+    from impflow_zoo.numerics.logdet import NoContractionError
+    from impflow_zoo.numerics.solve import SolverError
+
+    try:
+        app()
+    except (ModelError, DataError, SolverError, NoContractionError, HfHubHTTPError, OSError) as e:
+        print(f"impflow-zoo: {' '.join(str(e).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,157 @@
+"""Pictures of densities and samples. matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.flow import FlowModel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["PictureError", "draw_density", "draw_samples", "output_file"]
+
+_SAMPLES = 20_000
+_PAIRED = 6  # columns a pair plot shows
+_DATA, _MODEL = "#c2410c", "#1d4ed8"
+
+
+class PictureError(ModelError):
+    """A picture cannot be drawn or written."""
+
+
+def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
+    """Check that a file can be written before the work behind it is done.
+
+    Raises:
+        PictureError: if its folder does not exist or its ending is not one of the suffixes.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise PictureError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise PictureError(f"{path} is a folder: name a file")
+    if path.suffix.lower() not in suffixes:
+        raise PictureError(f"{path}: a name ending in {' or '.join(suffixes)} is needed")
+    return path
+
+
+def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> None:
+    """Draw a learned density beside the data it was scored on.
+
+    Two features: a map of the density and a scatter of the rows. More: for each pair of columns
+    the rows below the diagonal, samples above it, both as histograms on it.
+
+    Arguments:
+        model: a model of vectors.
+        rows: data in their own units, `[N, D]`.
+        path: PNG file to write.
+        seed: of the samples.
+    """
+    features = math.prod(model.config.shape)
+    if features == 2:
+        figure = _plane(model, rows)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        figure = _pairs(model.sample(_SAMPLES, generator=generator), rows, _column_names(model))
+    figure.savefig(path, dpi=110)
+
+
+def draw_samples(samples: Tensor, path: Path) -> None:
+    """Scatter two-dimensional samples `[N, 2]`."""
+    figure = _figure(5, 5)
+    axes = figure.add_subplot()
+    axes.scatter(*samples.T.cpu().numpy(), s=2, color=_MODEL, alpha=0.6, linewidths=0)
+    axes.set_aspect("equal")
+    figure.savefig(path, dpi=110)
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PictureError("pictures need matplotlib: pip install 'impflow_zoo[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+@torch.no_grad()
+def _plane(model: FlowModel, rows: Tensor, size: int = 200) -> Figure:
+    low, high = rows.amin(dim=0), rows.amax(dim=0)
+    margin = 0.08 * (high - low)
+    x, y = (
+        torch.linspace(float(a), float(b), size)
+        for a, b in zip(low - margin, high + margin, strict=True)
+    )
+    grid = torch.cartesian_prod(x, y).to(next(model.parameters()))
+    density = torch.cat([model.log_prob(part) for part in grid.split(10_000)]).exp()
+    figure = _figure(9, 4.4)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    left.scatter(*rows[:_SAMPLES].T.numpy(), s=1.5, color=_DATA, alpha=0.5, linewidths=0)
+    left.set_title("data")
+    right.pcolormesh(x.numpy(), y.numpy(), density.view(size, size).T.cpu().numpy(), cmap="viridis")
+    right.set_title("learned density")
+    for axes in (left, right):
+        axes.set_aspect("equal")
+    return figure
+
+
+def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
+    shown = min(len(names), _PAIRED)
+    low = torch.minimum(rows.quantile(0.001, dim=0), rows.amin(dim=0))[:shown]
+    high = torch.maximum(rows.quantile(0.999, dim=0), rows.amax(dim=0))[:shown]
+    limits = [(float(a - 0.05 * (b - a)), float(b + 0.05 * (b - a))) for a, b in zip(low, high)]  # noqa: B905
+    figure = _figure(2.0 * shown, 2.0 * shown)
+    grid = figure.subplots(shown, shown, squeeze=False)
+    for i in range(shown):
+        for j in range(shown):
+            axes = grid[i][j]
+            if i == j:
+                _histograms(axes, rows[:, i], samples[:, i], limits[i])
+            else:
+                source, colour = (rows, _DATA) if i > j else (samples[: len(rows)], _MODEL)
+                x, y = source[:, j].cpu().numpy(), source[:, i].cpu().numpy()
+                axes.scatter(x, y, s=2, color=colour, alpha=0.5, linewidths=0)
+                axes.set_xlim(*limits[j])
+                axes.set_ylim(*limits[i])
+            _label(axes, names, i, j, shown)
+    figure.legend(*_legend(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _histograms(axes: Axes, rows: Tensor, samples: Tensor, limits: tuple[float, float]) -> None:
+    shared = {"bins": 40, "range": limits, "density": True, "histtype": "step", "linewidth": 1.4}
+    axes.hist(rows.cpu().numpy(), color=_DATA, **shared)
+    axes.hist(samples.cpu().numpy(), color=_MODEL, **shared)
+    axes.set_xlim(*limits)
+    axes.set_yticks([])
+
+
+def _label(axes: Axes, names: list[str], i: int, j: int, last: int) -> None:
+    axes.tick_params(labelsize=7)
+    if i == last - 1:
+        axes.set_xlabel(names[j])
+    else:
+        axes.set_xticklabels([])
+    if j == 0:
+        axes.set_ylabel(names[i])
+    if j > 0:
+        axes.set_yticklabels([])
+
+
+def _legend() -> tuple[list, list[str]]:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=c, linewidth=2) for c in (_DATA, _MODEL)]
+    return lines, ["held-out data (below the diagonal)", "samples of the model (above it)"]
+
+
+def _column_names(model: FlowModel) -> list[str]:
+    features = math.prod(model.config.shape)
+    return list(model.config.columns) or [f"x{i}" for i in range(features)]
