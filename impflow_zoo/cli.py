@@ -159,6 +159,23 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     print(f"{model}: {whole}; golden batch reproduced")
 
 
+@app.command()
+def stage(
+    folder: Annotated[Path, typer.Argument(help="Folder of the model, with its recipe.yaml.")],
+    run: Annotated[Path | None, typer.Option(help="Run to take weights and log from.")] = None,
+    data: Annotated[str | None, typer.Option(help="What to score on; default: the card's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a model's folder up to date: weights, figures, pictures, card."""
+    from impflow_zoo import cards
+
+    result = cards.stage(run, folder, data=data)
+    if as_json:
+        _print_json({"model": folder.name, **result.to_dict()})
+    else:
+        print(result.report(folder.name))
+
+
 def _describe(name: str) -> dict[str, Any]:
     files = store.open_files(registry.zoo_folder() / name)
     config_file = store.read_config(files)

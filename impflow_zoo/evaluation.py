@@ -20,8 +20,9 @@ from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.probes import keyed_rows, mix
 from impflow_zoo.registry import create_model, scored_split
 
-__all__ = ["Result", "Score", "evaluate", "score"]
+__all__ = ["UNITS", "Result", "Score", "evaluate", "score"]
 
+UNITS = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}
 _NOISE = 1  # tells the seeds of dequantisation noise from those of probes
 _BATCH_SIZE = 1000
 
@@ -74,7 +75,7 @@ class Result:
 
     def report(self, name: str) -> str:
         """The result in lines for people."""
-        unit = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}[self.metric]
+        unit = UNITS[self.metric]
         where = f"{self.dataset}" + (f", split {self.split}" if self.split else "")
         lines = {
             "model": name,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PictureError", "draw_density", "draw_samples", "output_file"]
+__all__ = ["PictureError", "draw_curve", "draw_density", "draw_samples", "output_file"]
 
 _SAMPLES = 20_000
 _PAIRED = 6  # columns a pair plot shows
@@ -70,6 +70,29 @@ def draw_samples(samples: Tensor, path: Path) -> None:
     axes = figure.add_subplot()
     axes.scatter(*samples.T.cpu().numpy(), s=2, color=_MODEL, alpha=0.6, linewidths=0)
     axes.set_aspect("equal")
+    figure.savefig(path, dpi=110)
+
+
+def draw_curve(points: list[tuple[float, float, float]], unit: str, path: Path) -> None:
+    """Draw validation values against rows seen and against time.
+
+    Arguments:
+        points: `(rows seen, minutes, value)` of each validation.
+        unit: of the values.
+        path: PNG file to write.
+    """
+    figure = _figure(8, 3)
+    axes = figure.subplots(1, 2, sharey=True)
+    rows, minutes, values = zip(*points, strict=True)
+    for ax, x, label in zip(axes, (rows, minutes), ("rows seen", "minutes"), strict=True):
+        ax.plot(x, values, color=_MODEL, marker=".", linewidth=1.2)
+        ax.set_xlabel(label)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel(f"validation, {unit}")
+    tail = sorted(values)[len(values) // 5 :] if unit == "nats" else sorted(values)[: -len(values) // 5]
+    if len(tail) > 1 and tail[0] < tail[-1]:  # the first steps would flatten the rest
+        space = 0.1 * (tail[-1] - tail[0])
+        axes[0].set_ylim(tail[0] - space, tail[-1] + space)
     figure.savefig(path, dpi=110)
 
 

@@ -18,9 +18,9 @@ from impflow_zoo.models.config import (
 )
 from impflow_zoo.models.store import MODEL_NAMES
 
-__all__ = ["DataSettings", "Recipe", "TrainingSettings", "read_recipe"]
+__all__ = ["Beside", "CardSettings", "DataSettings", "Recipe", "TrainingSettings", "read_recipe"]
 
-_KEYS = ("model", "config", "data", "training")
+_KEYS = ("model", "config", "data", "training", "card")
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,53 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A number that a card shows beside the model's own.
+
+    Arguments:
+        name: what it belongs to.
+        value: as printed.
+        stderr: its standard error, as printed, or empty.
+        source: the paper, or the command that makes it again.
+    """
+
+    name: str
+    value: str
+    stderr: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class CardSettings:
+    """What the card says that no run can know.
+
+    Arguments:
+        summary: what the model is, in a sentence or two.
+        data_name, data_url, data_license, data_citation: of the data.
+        dataset_id: id of the data on the Hub, for the card's metadata.
+        limits: what the model is not good for.
+        beside: numbers to stand beside.
+    """
+
+    summary: str = ""
+    data_name: str = ""
+    data_url: str = ""
+    data_license: str = ""
+    data_citation: str = ""
+    dataset_id: str | None = None
+    limits: tuple[str, ...] = ()
+    beside: tuple[Beside, ...] = ()
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A model, its data and its training."""
+    """A model, its data, its training, and words for its card."""
 
     model: str
     config: Config
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    card: CardSettings = field(default_factory=CardSettings)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -124,6 +164,7 @@ def read_recipe(path: Path) -> Recipe:
             parse(data.get("config")),
             parse_dataclass(DataSettings, _section(data, "data"), "data."),
             parse_dataclass(TrainingSettings, _section(data, "training"), "training."),
+            parse_dataclass(CardSettings, _section(data, "card"), "card."),
         )
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None

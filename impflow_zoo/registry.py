@@ -19,7 +19,6 @@ __all__ = ["Split", "create_model", "list_models", "scored_split", "zoo_folder"]
 
 NAMESPACE_VARIABLE = "IMPFLOW_ZOO_NAMESPACE"
 _NAMESPACE = "impflow-zoo"
-_TEST_ROWS = "test.parquet"
 
 
 def zoo_folder() -> Path:
@@ -112,7 +111,7 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     if dataset is not None:
         return Split(dataset, split, published if split in (None, "test") else None)
     if files:
-        shipped = store.optional_path(files, _TEST_ROWS)
+        shipped = store.optional_path(files, store.TEST_ROWS)
         if shipped is not None and split in (None, "test"):
             return Split(str(shipped), None, published)
         recipe = store.optional_path(files, store.RECIPE)

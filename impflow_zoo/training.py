@@ -170,6 +170,8 @@ class Trainer:
             load_weights(self.model, read_weights(files, read_config(files)), files.name)
         self.averaged.module.load_state_dict(self.model.state_dict())
         (self.folder / LOG).write_text("")
+        threads = torch.get_num_threads()
+        self._log(hardware=f"{threads} CPU thread{'s' if threads > 1 else ''}")
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""

@@ -33,13 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["ConfigFile", "Files", "WeightsError", "open_files", "read_config", "save"]
 
 FORMAT = 1
-CONFIG, WEIGHTS, GOLDEN, CARD, RECIPE = (
-    "config.json",
-    "model.safetensors",
-    "golden.safetensors",
-    "README.md",
-    "recipe.yaml",
-)
+CONFIG, RECIPE, CARD = "config.json", "recipe.yaml", "README.md"
+WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.parquet"
 MODEL_NAMES = ("ImpFlow", "ResFlow")
 _GOLDEN_ROWS = 8
 _GOLDEN_RTOL = 1e-5
