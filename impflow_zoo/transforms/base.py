@@ -1,7 +1,9 @@
-"""What the two blocks share: a residual map on the way in, the inverse of one on the way out."""
+"""What the blocks share: a walk over residual maps, each evaluated or inverted."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,14 +15,30 @@ from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
-__all__ = ["ResidualBlock"]
+__all__ = ["ResidualBlock", "Step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One residual map `r(x) = x + sign g(x)` on the way from data to noise.
+
+    Arguments:
+        net: the attribute of the block that holds `g`.
+        inverted: take the root of the map instead of its value.
+        sign: 1, or -1 for `r(x) = x - g(x)`.
+    """
+
+    net: str
+    inverted: bool = False
+    sign: int = 1
 
 
 class ResidualBlock(Transform):
-    """`r_b^-1 . r_a` in one direction and `r_a^-1 . r_b` in the other, either map optional.
+    """A composition of residual maps and inverses of residual maps.
 
-    Sub-classes list the names of their nets in `nets` and assign the nets under these names: the
-    first one belongs to `r_a`, the second one, if any, to `r_b`.
+    Sub-classes list in `steps` what happens on the way from data to noise, and assign their nets
+    under the names that the steps give. Nothing else is needed: the way back, log-determinants
+    and derivatives follow.
 
     Contract: `forward` is data -> noise, `inverse` noise -> data; both take `[B, ...]` and return
     values of the same shape and log-determinants of shape `[B]`, in at least float32. A context
@@ -28,7 +46,7 @@ class ResidualBlock(Transform):
     in training mode it warns with `NumericalWarning`.
     """
 
-    nets: ClassVar[tuple[str, ...]]
+    steps: ClassVar[tuple[Step, ...]]
 
     def __init__(self, logdet: str | LogDet, solver: Solver | None) -> None:
         super().__init__()
@@ -49,59 +67,63 @@ class ResidualBlock(Transform):
             SolverError: if a root is not found (evaluation mode).
             ValueError: for inputs that are not floating point, not finite, or of the wrong shape.
         """
-        return self._with_logdet(inputs, context, *self._order())
+        return self._with_logdet(inputs, context, backwards=False)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data; arguments, results and errors as in `forward`."""
-        return self._with_logdet(inputs, context, *reversed(self._order()))
+        return self._with_logdet(inputs, context, backwards=True)
 
     def encode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """`forward` without the log-determinant, which is not computed."""
-        return self._value(inputs, context, *self._order())
+        return self._value(inputs, context, backwards=False)
 
     def decode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """`inverse` without the log-determinant, which is not computed."""
-        return self._value(inputs, context, *reversed(self._order()))
+        return self._value(inputs, context, backwards=True)
 
-    def _order(self) -> tuple[str | None, str | None]:
-        names = (*self.nets, None)
-        return names[0], names[1]
-
-    def _map(self, name: str, context: Tensor | None) -> ResidualMap:
-        net: nn.Module = getattr(self, name)
-        return ResidualMap(
-            net,
-            context,
-            solver=self.solver,
-            logdet=self.logdet,
-            training=self.training,
-            kappa=_known_constant(net),
-            salt=self.nets.index(name),
-        )
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """Names of the nets, each once, in the order of the steps."""
+        return tuple(dict.fromkeys(step.net for step in self.steps))
 
     def _with_logdet(
-        self, inputs: Tensor, context: Tensor | None, explicit: str | None, implicit: str | None
+        self, inputs: Tensor, context: Tensor | None, *, backwards: bool
     ) -> tuple[Tensor, Tensor]:
         value, total = self._check(inputs, context), None
         with held_weights(*(getattr(self, name) for name in self.nets)):
-            if explicit is not None:
-                value, total = self._map(explicit, context).value_and_logdet(value)
-            if implicit is not None:
-                value, logdet = self._map(implicit, context).inverse_and_logdet(value)
-                total = -logdet if total is None else total - logdet
+            for residual_map, inverted in self._maps(context, backwards=backwards):
+                if inverted:
+                    value, logdet = residual_map.inverse_and_logdet(value)
+                    logdet = -logdet
+                else:
+                    value, logdet = residual_map.value_and_logdet(value)
+                total = logdet if total is None else total + logdet
         assert total is not None
         return value, total
 
-    def _value(
-        self, inputs: Tensor, context: Tensor | None, explicit: str | None, implicit: str | None
-    ) -> Tensor:
+    def _value(self, inputs: Tensor, context: Tensor | None, *, backwards: bool) -> Tensor:
         value = self._check(inputs, context)
         with held_weights(*(getattr(self, name) for name in self.nets)):
-            if explicit is not None:
-                value = self._map(explicit, context).value(value)
-            if implicit is not None:
-                value = self._map(implicit, context).inverse(value)
+            for residual_map, inverted in self._maps(context, backwards=backwards):
+                value = residual_map.inverse(value) if inverted else residual_map.value(value)
         return value
+
+    def _maps(
+        self, context: Tensor | None, *, backwards: bool
+    ) -> Iterator[tuple[ResidualMap, bool]]:
+        """The maps in the order of a direction, and whether each is to be inverted there."""
+        for step in reversed(self.steps) if backwards else self.steps:
+            net: nn.Module = getattr(self, step.net)
+            residual_map = ResidualMap(
+                net if step.sign == 1 else _Negated(net),
+                context,
+                solver=self.solver,
+                logdet=self.logdet,
+                training=self.training,
+                kappa=_known_constant(net),
+                salt=self.nets.index(step.net),
+            )
+            yield residual_map, step.inverted != backwards
 
     def _check(self, inputs: Tensor, context: Tensor | None) -> Tensor:
         """The inputs, in at least float32; a `ValueError` if they or the context are no good."""
@@ -119,6 +141,16 @@ class ResidualBlock(Transform):
             check_finite(context, "context")
         # A layer before this one answers in bfloat16 under autocast; roots need more than that.
         return inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class _Negated:
+    """The net `-g`."""
+
+    net: nn.Module
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        return -self.net(*arguments)
 
 
 def check_finite(x: Tensor, name: str) -> None:

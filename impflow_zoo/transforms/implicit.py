@@ -6,7 +6,7 @@ from torch import nn
 
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
-from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.base import ResidualBlock, Step
 
 __all__ = ["ImpFlowTransform"]
 
@@ -38,7 +38,7 @@ class ImpFlowTransform(ResidualBlock):
         True
     """
 
-    nets = ("net_x", "net_z")
+    steps = (Step("net_x"), Step("net_z", inverted=True))
 
     def __init__(
         self,

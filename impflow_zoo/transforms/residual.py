@@ -6,7 +6,7 @@ from torch import nn
 
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
-from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.base import ResidualBlock, Step
 
 __all__ = ["ResFlowTransform"]
 
@@ -35,7 +35,7 @@ class ResFlowTransform(ResidualBlock):
         True
     """
 
-    nets = ("net",)
+    steps = (Step("net"),)
 
     def __init__(
         self, net: nn.Module, logdet: str | LogDet = "auto", solver: Solver | None = None
