@@ -1,0 +1,191 @@
+"""Tables by index, and every mistake a table can hold."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+
+from impflow_zoo.data import DataError, Source, TableSource, open_source, open_table
+
+FRAME = pandas.DataFrame(
+    {
+        "a": [1, 2, 3, 4],
+        "name": ["p", "q", "r", "s"],
+        "b": [0.5, 1.5, 2.5, 3.5],
+        "flag": [True, False, True, False],
+        "c": pandas.array([7.25, 8.0, 9.0, 1e6], dtype="float32"),
+    }
+)
+NUMERIC = [[1, 0.5, 7.25], [2, 1.5, 8], [3, 2.5, 9], [4, 3.5, 1e6]]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` keeps of made-up files goes with them."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three splits as the Hub lays them out."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i, split in enumerate(("train", "validation", "test")):
+        FRAME.iloc[i:].to_parquet(folder / f"{split}-00000-of-00001.parquet", index=False)
+    return folder
+
+
+def everything(source: Source) -> list[list[float]]:
+    return source.rows(range(len(source))).tolist()
+
+
+@pytest.mark.parametrize(("split", "first"), [("train", 0), ("validation", 1), ("test", 2)])
+def test_folder_has_splits(folder: Path, split: str, first: int) -> None:
+    source = open_table(str(folder), split)
+    assert everything(source) == NUMERIC[first:]
+    assert source.columns == ("a", "b", "c")
+    assert source.name == f"{folder} ({split})"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("stem", "split"), [("mine", "train"), ("test", "test"), ("validation-0-of-1", "validation")]
+)
+def test_single_file_is_one_split(tmp_path: Path, suffix: str, stem: str, split: str) -> None:
+    file = tmp_path / f"{stem}.{suffix}"
+    getattr(FRAME, f"to_{suffix}")(file, index=False)
+    for asked in (None, split):
+        assert everything(open_table(str(file), asked)) == NUMERIC
+
+
+def test_columns_come_in_the_order_asked_for(folder: Path) -> None:
+    source = open_source(str(folder), "train", columns=["c", "a"])
+    assert isinstance(source, TableSource)
+    assert source.columns == ("c", "a")
+    assert everything(source) == [[row[2], row[0]] for row in NUMERIC]
+
+
+def test_index_left_by_pandas_is_no_feature(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "t.csv")
+    assert open_table(str(tmp_path / "t.csv")).columns == ("a", "b", "c")
+    assert open_table(str(tmp_path / "t.csv"), columns=["Unnamed: 0"]).rows([3]).item() == 3
+
+
+@pytest.mark.parametrize(
+    "indices", [[2, 0, 2], torch.tensor([2, 0, 2]), (2, 0, 2)], ids=["list", "tensor", "tuple"]
+)
+def test_rows_in_any_order(folder: Path, indices: list[int]) -> None:
+    source = open_table(str(folder), "train")
+    rows = source.rows(indices)
+    assert rows.dtype == torch.float64
+    assert rows.tolist() == [NUMERIC[2], NUMERIC[0], NUMERIC[2]]
+    rows.zero_()  # the caller's own copy
+    assert source.rows(range(2, 0, -1)).tolist() == [NUMERIC[2], NUMERIC[1]]
+    assert source.rows([]).shape == (0, 3)
+    assert isinstance(source, Source)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 4], r"train\): row 4 is out of range, rows are 0 to 3"),
+        ([-1], r"row -1 is out of range"),
+        ([0.5], r"row numbers have to be a flat list of integers, not torch.float32"),
+        ([True], r"flat list of integers, not torch.bool"),
+        ([[0]], r"flat list of integers, not torch.int64 of shape \(1, 1\)"),
+    ],
+)
+def test_wrong_indices(folder: Path, indices: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_table(str(folder), "train").rows(indices)
+
+
+def _opens(name: str, **settings: object) -> Callable[[Path], object]:
+    return lambda root: open_source(str(root / name), **settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "call", "message"),
+    [
+        ({}, _opens("gone"), r"no such file or folder: .*gone"),
+        ({}, _opens("gone.csv"), r"no such file or folder: .*gone\.csv"),
+        ({}, lambda root: open_source("gone.parquet"), r"no such file or folder: gone\.parquet"),
+        ({"t.txt": "1 2"}, _opens("t.txt"), r"type \.txt are not read, only \.parquet and \.csv"),
+        ({"t.csv": ""}, _opens("t.csv"), r"t\.csv: the file is empty"),
+        ({"t.csv": "a,b\n"}, _opens("t.csv"), r"t\.csv: the set is empty, it has no rows"),
+        ({"t.parquet": "no"}, _opens("t.parquet"), r"cannot load dataset .*t\.parquet.*footer"),
+        ({"d/x.md": "hi"}, _opens("d"), r"cannot load dataset .*d': .*"),
+        ({"d/train.csv": "a\n1\n"}, _opens("d", split="test"), r"no split 'test', .*of: train"),
+        (
+            {"d/train.csv": "a\n1\n", "d/test.csv": "a\n1\n"},
+            _opens("d"),
+            r"d has several splits, choose one of: train, test",
+        ),
+        ({"t.csv": "a\n1\n"}, _opens("t.csv", split="test"), r"no split 'test', choose one of: tr"),
+        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["x", "b"]), r"no column x, .*: a, b"),
+        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["b", "b"]), r"more than once: b"),
+        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns="a"), r"a list of names, not 'a'"),
+        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=[]), r"a list of names, not \[\]"),
+        (
+            {"t.csv": "a,b\n1,2\n3,high\n"},
+            _opens("t.csv", columns=["b"]),
+            r"column 'b' is not numeric but large_string, row 1 holds 'high'",
+        ),
+        ({"t.csv": "a,b\nx,y\n"}, _opens("t.csv"), r"no numeric column, there is only a, b"),
+        ({"t.csv": "a,b\n1,2\n3,\n"}, _opens("t.csv"), r"row 1, column 'b' is nan \(1 values"),
+        ({"t.csv": "a,b\n1,inf\n3,nan\n"}, _opens("t.csv"), r"row 0, column 'b' is inf \(2 val"),
+        ({"t.csv": "1.5,2.5\n3,4\n"}, _opens("t.csv"), r"seems to lack its header"),
+        ({"t.csv": "a\n1\n"}, _opens("t.csv", size=5), r"size does not apply to this kind of data"),
+    ],
+)
+def test_mistakes(
+    tmp_path: Path, content: dict[str, str], call: Callable[[Path], object], message: str
+) -> None:
+    for name, text in content.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        call(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_id_offline_says_so() -> None:
+    script = """
+from impflow_zoo.data import DataError, open_table
+try:
+    open_table("some-org/some-set", revision="main")
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"HF_HUB_OFFLINE": "1", "PYTHONPATH": ":".join(sys.path), "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "cannot load dataset 'some-org/some-set': Couldn't reach" in done.stdout, done.stderr
+    assert "Offline" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_import_leaves_the_heavy_libraries_alone() -> None:
+    script = (
+        "import sys, impflow_zoo.data; "
+        "print(sorted({'datasets', 'pandas', 'pyarrow', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
