@@ -133,9 +133,7 @@ class TrainingFacts:
         return cls(**json.loads(path.read_text()))
 
 
-def _card(
-    name: str, model: FlowModel, recipe: Recipe, result: Result, facts: TrainingFacts
-) -> str:
+def _card(name: str, model: FlowModel, recipe: Recipe, result: Result, facts: TrainingFacts) -> str:
     words, image = recipe.card, len(model.config.shape) == 3
     bounds = [c.bound for c in store.read_config(store.open_files(model.origin or "")).certificate]
     known = [b for b in bounds if b is not None]
@@ -188,7 +186,9 @@ def _card(
         split_text="test images" if image else "test rows",
         seed=result.seed,
         estimator_text=estimator,
-        evaluate_options=" --dataset FOLDER --split test" if needs_data and not _ships(model) else "",
+        evaluate_options=" --dataset FOLDER --split test"
+        if needs_data and not _ships(model)
+        else "",
         image=image,
         columns=", ".join(getattr(model.config, "columns", ())),
         rounding=_rounding_text(model),
@@ -232,4 +232,3 @@ def _rounding_text(model: FlowModel) -> str:
         f"({', '.join(f'{s:g}' for s in steps)}) was added before training and is added, seeded by "
         "row, before scoring: a density could otherwise gain without bound by fitting the grid."
     )
-

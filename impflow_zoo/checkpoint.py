@@ -59,7 +59,7 @@ def read_checkpoint(
         raise CheckpointError(f"nothing to resume: there is no {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             state = json.loads(file.metadata()[_STATE])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None

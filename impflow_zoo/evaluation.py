@@ -72,7 +72,6 @@ class Result:
             for key, value in asdict(self).items()
         }
 
-
     def report(self, name: str) -> str:
         """The result in lines for people."""
         unit = UNITS[self.metric]
@@ -152,9 +151,7 @@ def evaluate(
     where = scored_split(model, dataset, split)
     source = open_source(where.dataset, where.split, revision=revision, **source_options(config))
     start = time.perf_counter()
-    scored = score(
-        model, source, seed=seed, limit=limit, batch_size=batch_size, progress=progress
-    )
+    scored = score(model, source, seed=seed, limit=limit, batch_size=batch_size, progress=progress)
     round_trip = _round_trip(model, source, seed, len(scored.log_prob))
     return _summary(
         model,
@@ -240,7 +237,9 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         estimator_stderr=float(scored.variance.sum().sqrt() / n) * unit,
         n=n,
         logdet=logdets[0]["mode"],
-        truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets) / batches * unit,
+        truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets)
+        / batches
+        * unit,
         truncation_tail=sum(figures.get("tail", math.nan) for figures in logdets) / batches * unit,
         solver_steps=sum(r["steps"] * r["rows"] for r in roots) / rows if rows else 0.0,
         **rest,

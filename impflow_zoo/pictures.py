@@ -68,7 +68,8 @@ def draw_samples(samples: Tensor, path: Path) -> None:
     """Scatter two-dimensional samples `[N, 2]`."""
     figure = _figure(5, 5)
     axes = figure.add_subplot()
-    axes.scatter(*samples.T.cpu().numpy(), s=2, color=_MODEL, alpha=0.6, linewidths=0)
+    x, y = samples.T.cpu().numpy()
+    axes.scatter(x, y, s=2, color=_MODEL, alpha=0.6, linewidths=0)
     axes.set_aspect("equal")
     figure.savefig(path, dpi=110)
 
@@ -89,8 +90,9 @@ def draw_curve(points: list[tuple[float, float, float]], unit: str, path: Path) 
         ax.set_xlabel(label)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(f"validation, {unit}")
-    tail = sorted(values)[len(values) // 5 :] if unit == "nats" else sorted(values)[: -len(values) // 5]
-    if len(tail) > 1 and tail[0] < tail[-1]:  # the first steps would flatten the rest
+    better_first = sorted(values, reverse=unit == "nats")
+    tail = sorted(better_first[: max(2, 4 * len(values) // 5)])
+    if tail[0] < tail[-1]:  # the first steps would flatten the rest
         space = 0.1 * (tail[-1] - tail[0])
         axes[0].set_ylim(tail[0] - space, tail[-1] + space)
     figure.savefig(path, dpi=110)
@@ -129,7 +131,8 @@ def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
     shown = min(len(names), _PAIRED)
     low = torch.minimum(rows.quantile(0.001, dim=0), rows.amin(dim=0))[:shown]
     high = torch.maximum(rows.quantile(0.999, dim=0), rows.amax(dim=0))[:shown]
-    limits = [(float(a - 0.05 * (b - a)), float(b + 0.05 * (b - a))) for a, b in zip(low, high)]  # noqa: B905
+    margin = 0.05 * (high - low)
+    limits = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
     figure = _figure(2.0 * shown, 2.0 * shown)
     grid = figure.subplots(shown, shown, squeeze=False)
     for i in range(shown):
@@ -149,9 +152,16 @@ def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
 
 
 def _histograms(axes: Axes, rows: Tensor, samples: Tensor, limits: tuple[float, float]) -> None:
-    shared = {"bins": 40, "range": limits, "density": True, "histtype": "step", "linewidth": 1.4}
-    axes.hist(rows.cpu().numpy(), color=_DATA, **shared)
-    axes.hist(samples.cpu().numpy(), color=_MODEL, **shared)
+    for values, colour in ((rows, _DATA), (samples, _MODEL)):
+        axes.hist(
+            values.cpu().numpy(),
+            bins=40,
+            range=limits,
+            density=True,
+            histtype="step",
+            linewidth=1.4,
+            color=colour,
+        )
     axes.set_xlim(*limits)
     axes.set_yticks([])
 

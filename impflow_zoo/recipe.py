@@ -82,8 +82,12 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "log_every"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in (
+            *("steps", "batch_size", "validate_every", "log_every"),
+            *("validation_limit", "patience"),
+        ):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "at least 1")
         for name in ("warmup_steps", "weight_decay", "checkpoint_minutes"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
@@ -152,7 +156,8 @@ def read_recipe(path: Path) -> Recipe:
     except OSError as error:
         raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is no valid YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"recipe {path} is no valid YAML: {reason}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"recipe {path} holds no settings")
     for key in data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import os
 from dataclasses import dataclass
@@ -79,8 +80,12 @@ def locate(model: str | os.PathLike[str]) -> str:
         return name
     folder = zoo_folder() / name
     if not (folder / store.CONFIG).is_file() or name.startswith("."):
-        close = ", ".join(list_models(f"*{name.split('-')[-1]}*")) or ", ".join(list_models())
-        raise ModelError(f"no model {name!r} in the zoo and no folder of that name; there are: {close}")
+        names = list_models()
+        close = difflib.get_close_matches(name, names, n=3) or names
+        raise ModelError(
+            f"no model {name!r} in the zoo and no folder of that name; there are: "
+            + ", ".join(close)
+        )
     if (folder / store.WEIGHTS).is_file():
         return str(folder)
     if not is_trained(name):
@@ -120,7 +125,9 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
             if data.dataset is not None:
                 wanted = split or data.test
                 return Split(data.dataset, wanted, published if wanted == data.test else None)
-    raise ModelError("no data to score on: name a Hub id, folder, file or toy (dataset=, --dataset)")
+    raise ModelError(
+        "no data to score on: name a Hub id, a folder, a file or toy:NAME (dataset=, --dataset)"
+    )
 
 
 def published_result(files: store.Files) -> EvalResult | None:

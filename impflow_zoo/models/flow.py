@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -25,6 +26,9 @@ from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.residual import ResFlowTransform
+
+if TYPE_CHECKING:
+    from normflows import NormalizingFlow
 
 __all__ = ["MODELS", "FlowModel", "ImpFlow", "ResFlow"]
 
@@ -204,6 +208,21 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
 
     # --------------------------------------------------------------------------------- blocks
 
+    def to_normflows(self) -> NormalizingFlow:
+        """The same density as a normflows model, with parameters of its own.
+
+        Returns:
+            A `normflows.NormalizingFlow`, or a `ConditionalNormalizingFlow` if the model takes
+            contexts. It takes what `transform` takes, preprocessing included.
+        """
+        from impflow_zoo.normflows import from_transform  # normflows takes a second to import
+
+        return from_transform(
+            copy.deepcopy(self.transform),
+            (math.prod(self.config.shape),),
+            conditional=self.config.context_features is not None,
+        )
+
     def blocks(self) -> Iterable[ResidualBlock]:
         """The implicit or residual blocks, in order from data to noise."""
         return (m for m in self.modules() if isinstance(m, ResidualBlock))
@@ -268,7 +287,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         if seed is not None:
             changes["seed"] = seed
         weights = store.read_weights(files, config_file)
-        with torch.inference_mode(False):
+        with torch.inference_mode(mode=False):
             model = wanted(dataclasses.replace(config, **changes))
             store.load_weights(model, weights, files.name)
             model = model.to(dtype=dtype, device=device).eval()

@@ -134,7 +134,8 @@ class _ImplicitRoot(torch.autograd.Function):
         wants_context = context is not None and context.requires_grad
         if wants_context:
             targets.append(context)
-        total, grads = grad_root, [None] * len(targets)
+        total = grad_root
+        grads: list[Tensor | None] = [None] * len(targets)
         if logdet is not None and logdet.requires_grad:
             first, *grads = torch.autograd.grad(
                 logdet, [x, *targets], grad_logdet, retain_graph=True, allow_unused=True

@@ -118,7 +118,7 @@ class recording:  # noqa: N801 - used as a context manager, like torch.enable_gr
     """Record gradients, inside `torch.no_grad` and `torch.inference_mode` too."""
 
     def __enter__(self) -> None:
-        self._inference = torch.inference_mode(False)
+        self._inference = torch.inference_mode(mode=False)
         self._grad = torch.enable_grad()
         self._inference.__enter__()
         self._grad.__enter__()
