@@ -25,8 +25,7 @@ from nflows.transforms import (
 )
 from torch import nn
 
-from impflow_zoo.data import open_source
-from impflow_zoo.evaluation import score, source_options
+from impflow_zoo.evaluation import open_rows, score
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.store import WEIGHTS, load_weights, read_safetensors
 from impflow_zoo.numerics.logdet import LogDet
@@ -70,7 +69,7 @@ def main() -> None:
         trainer.prepare()
         state = trainer.run()
         load_weights(model, read_safetensors(Path(folder) / WEIGHTS), "best weights")
-    test = open_source(options.data, recipe.data.test, **source_options(config))
+    test = open_rows(config, options.data, recipe.data.test)
     log_prob = score(model.eval(), test, seed=0).log_prob
     print(
         f"coupling spline flow, {sum(p.numel() for p in model.parameters()):,} parameters, "

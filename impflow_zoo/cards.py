@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -85,10 +84,10 @@ def stage(
 def _copy_run(run: Path, folder: Path) -> None:
     if not (run / store.WEIGHTS).is_file():
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
-    for name in (store.CONFIG, store.WEIGHTS, store.GOLDEN):
-        shutil.copyfile(run / name, folder / name)
-    facts = summarise(run / LOG)
-    store.write_whole(folder / TRAINING, (json.dumps(facts, indent=1) + "\n").encode())
+    facts = json.dumps(summarise(run / LOG), indent=1) + "\n"
+    names = (store.WEIGHTS, store.GOLDEN, store.CONFIG)
+    contents = {folder / name: (run / name).read_bytes() for name in names}
+    store.write_together({**contents, folder / TRAINING: facts.encode()})
 
 
 def summarise(log: Path) -> dict[str, Any]:

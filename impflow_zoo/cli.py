@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
-Seed = Annotated[int, typer.Option(help="Seed of probes, noise and samples.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, noise and samples.")]
 
 
 @app.command("list")
@@ -95,12 +96,14 @@ def sample(
 
     out = pictures.output_file(out, (".png", ".csv"))
     loaded = registry.create_model(model)
-    shape = loaded.config.shape
-    if out.suffix == ".png" and len(shape) == 1 and shape != (2,):
+    if loaded.config.context_features:
+        raise ModelError(f"{model} is conditional: sample it from Python, with contexts")
+    shape, picture = loaded.config.shape, out.suffix.lower() == ".png"
+    if picture and len(shape) == 1 and shape != (2,):
         raise ModelError(f"{model} draws rows of {shape[0]} columns: write them to a .csv file")
     generator = torch.Generator().manual_seed(seed)
     samples = loaded.sample(n, temperature=temperature, generator=generator)
-    if out.suffix == ".png":
+    if picture:
         pictures.draw_samples(samples, out)
     else:
         _write_csv(samples.flatten(1).tolist(), getattr(loaded.config, "columns", ()), out)
@@ -130,9 +133,14 @@ def train(
     if as_json:
         _print_json(state)
     else:
+        best = "no validation yet"
+        if state["best"] is not None:
+            best = (
+                f"best validation log-likelihood {state['best']:.4f} nats "
+                f"at step {state['best_step']}"
+            )
         print(
-            f"step {state['step']}, best validation log-likelihood {state['best']:.4f} nats "
-            f"at step {state['best_step']}, {state['skipped']} steps skipped, "
+            f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
             f"{state['seconds'] / 60:.1f} minutes"
         )
 
@@ -191,10 +199,11 @@ def _describe(name: str) -> dict[str, Any]:
 
 
 def _write_csv(rows: list[list[float]], columns: tuple[str, ...], out: Path) -> None:
-    with open(out, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns or [f"x{i}" for i in range(len(rows[0]))])
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns or [f"x{i}" for i in range(len(rows[0]))])
+    writer.writerows(rows)
+    store.write_whole(out, text.getvalue().encode())
 
 
 def _print_json(data: dict[str, Any]) -> None:

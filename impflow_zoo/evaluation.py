@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from impflow_zoo.data import Source, open_source
+from impflow_zoo.data import DataError, Source, open_source
 from impflow_zoo.models.config import Config, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
@@ -38,7 +39,7 @@ class Result:
         stderr: standard error of the mean over the rows.
         estimator_stderr: the part of it that comes from estimating log-determinants.
         n: rows scored.
-        dataset, split, seed: what was scored.
+        dataset, split, revision, seed: what was scored.
         logdet: log-det mode used.
         truncation_bound: bound of the bias of truncated log-dets, in units of the metric; often
             vacuous for images.
@@ -56,6 +57,7 @@ class Result:
     n: int
     dataset: str
     split: str | None
+    revision: str | None
     seed: int
     logdet: str
     truncation_bound: float
@@ -127,11 +129,12 @@ def evaluate(
         model: a model, a local folder, a Hub id, or a name from `list_models`.
         dataset: Hub id, local folder or file, or `toy:NAME`. None takes what the model's card
             speaks of: the split that ships with it, else its recipe's.
-        split: None takes the whole of a set with one split, else the recipe's test split.
+        split: None takes the whole of a set with one split; without `dataset`, the recipe's
+            test split.
         seed: of probes and noise.
         limit: score the first rows only.
         batch_size: rows at a time; bounds memory.
-        revision: revision of the data set on the Hub.
+        revision: revision of the data set on the Hub; without `dataset`, None is the recipe's.
         progress: show a bar on stderr.
 
     Returns:
@@ -146,18 +149,24 @@ def evaluate(
     config = model.config
     if config.context_features:
         raise ModelError("this model is conditional: evaluate scores unconditional densities")
-    if limit is not None and limit < 1:
-        raise ModelError(f"limit={limit}: at least one row is needed")
+    for name, value in (("limit", limit), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ModelError(f"{name}={value}: at least one row is needed")
     where = scored_split(model, dataset, split)
-    source = open_source(where.dataset, where.split, revision=revision, **source_options(config))
+    revision = revision or where.revision
+    source = open_rows(config, where.dataset, where.split, revision)
     start = time.perf_counter()
-    scored = score(model, source, seed=seed, limit=limit, batch_size=batch_size, progress=progress)
-    round_trip = _round_trip(model, source, seed, len(scored.log_prob))
+    with _evaluating(model):
+        scored = score(
+            model, source, seed=seed, limit=limit, batch_size=batch_size, progress=progress
+        )
+        round_trip = _round_trip(model, source, seed, len(scored.log_prob))
     return _summary(
         model,
         scored,
         dataset=where.dataset,
         split=where.split,
+        revision=revision,
         seed=seed,
         round_trip=round_trip,
         seconds=time.perf_counter() - start,
@@ -185,9 +194,9 @@ def score(
         for indices in _chunks(n, batch_size):
             x = model_input(model, source, indices, seed)
             with keyed_rows(indices):
-                value, variance = model.scored(x)
+                value, error = model.log_prob_with_error(x)
             values.append(value.double().cpu())
-            variances.append(variance.double().cpu())
+            variances.append(error.double().cpu() ** 2)
             bar.update(len(indices))
     return Score(torch.cat(values).double(), torch.cat(variances).double(), events)
 
@@ -204,14 +213,37 @@ def model_input(model: FlowModel, source: Source, indices: range, seed: int) -> 
     return model.dequantise(raw, noise).to(reference.dtype).to(reference.device)
 
 
-def source_options(config: Config) -> dict[str, Any]:
-    """What a data loader has to know of a model."""
-    return {"columns": config.columns or None}
+def open_rows(
+    config: Config, dataset: str, split: str | None, revision: str | None = None
+) -> Source:
+    """Open data for a model.
+
+    Raises:
+        DataError: if they cannot be opened, or their rows are not what the model takes.
+    """
+    source = open_source(dataset, split, columns=config.columns or None, revision=revision)
+    found = tuple(source.rows([0]).shape[1:])
+    if found != config.shape:
+        raise DataError(
+            f"{source.name}: rows of shape {list(found)}, the model takes {list(config.shape)}"
+        )
+    return source
+
+
+@contextmanager
+def _evaluating(model: FlowModel) -> Iterator[None]:
+    """The model in evaluation mode, and back as it was afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def shown_rows(model: FlowModel, result: Result, limit: int = 2000) -> Tensor:
     """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
-    source = open_source(result.dataset, result.split, **source_options(model.config))
+    source = open_rows(model.config, result.dataset, result.split, result.revision)
     return source.rows(range(min(result.n, limit, len(source))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.store import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +63,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     else:
         generator = torch.Generator().manual_seed(seed)
         figure = _pairs(model.sample(_SAMPLES, generator=generator), rows, _column_names(model))
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def draw_samples(samples: Tensor, path: Path) -> None:
@@ -71,7 +73,7 @@ def draw_samples(samples: Tensor, path: Path) -> None:
     x, y = samples.T.cpu().numpy()
     axes.scatter(x, y, s=2, color=_MODEL, alpha=0.6, linewidths=0)
     axes.set_aspect("equal")
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def draw_curve(points: list[tuple[float, float, float]], unit: str, path: Path) -> None:
@@ -95,7 +97,13 @@ def draw_curve(points: list[tuple[float, float, float]], unit: str, path: Path) 
     if tail[0] < tail[-1]:  # the first steps would flatten the rest
         space = 0.1 * (tail[-1] - tail[0])
         axes[0].set_ylim(tail[0] - space, tail[-1] + space)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_whole(path, picture.getvalue())
 
 
 def _figure(width: float, height: float) -> Figure:

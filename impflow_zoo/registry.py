@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.recipe import DataSettings, read_recipe
 
 __all__ = ["Split", "create_model", "list_models", "scored_split", "zoo_folder"]
 
@@ -101,7 +101,8 @@ class Split:
 
     dataset: str
     split: str | None
-    published: float | None
+    revision: str | None = None
+    published: float | None = None
 
 
 def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Split:
@@ -113,18 +114,26 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     files = store.open_files(model.origin) if model.origin else None
     result = published_result(files) if files else None
     published = None if result is None else float(result.metric_value)
+    recipe = store.optional_path(files, store.RECIPE) if files else None
+    data = read_recipe(recipe).data if recipe else DataSettings()
     if dataset is not None:
-        return Split(dataset, split, published if split in (None, "test") else None)
-    if files:
-        shipped = store.optional_path(files, store.TEST_ROWS)
-        if shipped is not None and split in (None, "test"):
-            return Split(str(shipped), None, published)
-        recipe = store.optional_path(files, store.RECIPE)
-        if recipe is not None:
-            data = read_recipe(recipe).data
-            if data.dataset is not None:
-                wanted = split or data.test
-                return Split(data.dataset, wanted, published if wanted == data.test else None)
+        # A recipe without a data set asks for a folder: one that users bring may well be it.
+        spoken_of = dataset == data.dataset or (data.dataset is None and os.path.exists(dataset))
+        same = spoken_of and split in (None, data.test)
+        return Split(dataset, split, None, published if same else None)
+    shipped = store.optional_path(files, store.TEST_ROWS) if files else None
+    if shipped is not None and split in (None, data.test):
+        return Split(str(shipped), None, None, published)
+    if data.dataset is not None:
+        wanted = split or data.test
+        return Split(
+            data.dataset, wanted, data.revision, published if wanted == data.test else None
+        )
+    if shipped is not None:
+        raise ModelError(
+            f"only the split {data.test!r} ships with {model.origin}, not {split!r}: "
+            "name a data set (dataset=, --dataset)"
+        )
     raise ModelError(
         "no data to score on: name a Hub id, a folder, a file or toy:NAME (dataset=, --dataset)"
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,16 +23,25 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from impflow_zoo.data import DataError, Source, Subset, open_source
-from impflow_zoo.evaluation import metric_values, score, source_options
+from impflow_zoo.data import DataError, Source, Subset
+from impflow_zoo.evaluation import metric_values, open_rows, score
+from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
-from impflow_zoo.models.store import RECIPE, load_weights, open_files, read_config, read_weights
-from impflow_zoo.models.store import write_whole as write_file
+from impflow_zoo.models.store import (
+    RECIPE,
+    WEIGHTS,
+    load_weights,
+    open_files,
+    read_config,
+    read_weights,
+    write_whole,
+)
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.numerics.probes import mix
 from impflow_zoo.numerics.solve import NumericalWarning, SolverError
 from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
+from impflow_zoo.registry import locate
 
 __all__ = ["Trainer", "train"]
 
@@ -59,7 +68,8 @@ def train(
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder.
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted.
-        init_from: start from the weights of a model instead of random ones.
+        init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
+            instead of random ones.
         max_minutes: stop then, with a checkpoint.
         progress: show a bar on stderr.
 
@@ -72,8 +82,12 @@ def train(
     path = Path(recipe_file)
     recipe = read_recipe(path)
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
-    if not resume and (folder / CHECKPOINT).exists():
-        raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
+    if resume and init_from is not None:
+        raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
+    if not resume:
+        _refuse_to_overwrite(folder)
+    if recipe.config.context_features:
+        raise ModelError("recipes train unconditional densities: leave context_features out")
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
     model = MODELS[recipe.model](recipe.config)
@@ -84,8 +98,15 @@ def train(
         trainer.resume()
     else:
         trainer.prepare(init_from)
-        write_file(folder / RECIPE, path.read_bytes())
+        write_whole(folder / RECIPE, path.read_bytes())
     return trainer.run(max_minutes)
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    if (folder / CHECKPOINT).exists():
+        raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
+    if (folder / WEIGHTS).exists():
+        raise ModelError(f"{folder} holds the weights of a model: choose another --out")
 
 
 def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
@@ -98,17 +119,15 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
     dataset = data or settings.dataset
     if dataset is None:
         raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
-    options = source_options(recipe.config)
-    if data is None:
-        options["revision"] = settings.revision
-    rows = open_source(dataset, settings.train, **options)
+    revision = settings.revision if data is None else None
+    rows = open_rows(recipe.config, dataset, settings.train, revision)
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):
             raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
         cut = len(rows) - held_out
         return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
-    return rows, open_source(dataset, settings.validation, **options)
+    return rows, open_rows(recipe.config, dataset, settings.validation, revision)
 
 
 class Trainer:
@@ -149,11 +168,12 @@ class Trainer:
             "step": 0,
             "rows": 0,
             "skipped": 0,
-            "best": -math.inf,
+            "best": None,
             "best_step": 0,
             "waited": 0,
             "seconds": 0.0,
         }
+        self.meter = _Meter()
         self.stop_asked = False
 
     @property
@@ -162,12 +182,13 @@ class Trainer:
 
     def prepare(self, init_from: str | None = None) -> None:
         """Learn the preprocessing from the data, or start from the weights of a model."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if init_from is None:
             self.model.fit_preprocessing(self._all_rows())
         else:
-            files = open_files(init_from)
+            files = open_files(locate(init_from))
             load_weights(self.model, read_weights(files, read_config(files)), files.name)
+            self.model.float()
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.averaged.module.load_state_dict(self.model.state_dict())
         (self.folder / LOG).write_text("")
         threads = torch.get_num_threads()
@@ -175,22 +196,24 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""
-        self.state = read_checkpoint(self.folder / CHECKPOINT, self._modules, self.optimizer)
+        state = read_checkpoint(self.folder / CHECKPOINT, self._modules, self.optimizer)
+        self.meter.figures = state.pop("unlogged", [])
+        self.state = state
         path = self.folder / LOG
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= self.state["step"]]
-        write_file(path, "".join(line + "\n" for line in kept).encode())
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
 
     def checkpoint(self) -> None:
         """Write everything a resumed run needs."""
-        write_checkpoint(self.folder / CHECKPOINT, self._modules, self.optimizer, self.state)
+        state = {**self.state, "unlogged": self.meter.figures}
+        write_checkpoint(self.folder / CHECKPOINT, self._modules, self.optimizer, state)
 
     def run(self, max_minutes: float | None = None) -> dict[str, Any]:
         """Train until the steps are done, patience or time is up, or a signal asks to stop."""
         start = last_saved = time.perf_counter()
         before = self.state["seconds"]
         deadline = math.inf if max_minutes is None else start + 60 * max_minutes
-        meter = _Meter()
         with (
             self._signals(),
             tqdm(
@@ -201,25 +224,24 @@ class Trainer:
             ) as bar,
         ):
             while self.state["step"] < self.settings.steps and not self._out_of_patience():
-                meter.add(self._step())
+                self.meter.figures.append(self._step())
                 self.state["step"] += 1
                 now = time.perf_counter()
                 self.state["seconds"] = before + now - start
                 step, last = self.state["step"], self.state["step"] == self.settings.steps
                 if step % self.settings.log_every == 0 or last:
-                    figures = meter.summary(now)
+                    figures = self.meter.summary()
                     self._log(**figures, skipped=self.state["skipped"])
-                    bar.set_postfix(log_density=f"{figures['log_density']:.3f}", refresh=False)
+                    bar.set_postfix(log_density=figures["log_density"], refresh=False)
                 bar.update()
                 if step % self.settings.validate_every == 0 or last:
                     self._validate()
-                leaving = self.stop_asked or now > deadline
-                if leaving or last or now - last_saved >= 60 * self.settings.checkpoint_minutes:
+                if self.stop_asked or now >= deadline:
+                    break
+                if now - last_saved >= 60 * self.settings.checkpoint_minutes:
                     self.checkpoint()
                     last_saved = now
-                if leaving:
-                    break
-        self.checkpoint()
+            self.checkpoint()
         return dict(self.state)
 
     # --------------------------------------------------------------------------------- one step
@@ -227,6 +249,7 @@ class Trainer:
     def _step(self) -> dict[str, float]:
         """One step of the optimizer; one that is not finite is counted, not applied."""
         settings, step = self.settings, self.state["step"]
+        start = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
         x = self._batch(step)
@@ -253,7 +276,8 @@ class Trainer:
         return {
             "log_density": value,
             "gradient_norm": size,
-            "rows": float(len(x)),
+            "rows": len(x),
+            "seconds": time.perf_counter() - start,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "solver_steps": sum(r["steps"] * r["rows"] for r in roots) / solved if solved else 0.0,
             "unconverged": sum(r["unconverged"] for r in roots) / solved if solved else 0.0,
@@ -281,13 +305,14 @@ class Trainer:
 
     def _validate(self) -> None:
         """Score the averaged weights and keep them if they are the best so far."""
-        model = copy.deepcopy(self.averaged.module).eval()
+        model = copy.deepcopy(cast(FlowModel, self.averaged.module)).eval()
         scored = score(
             model, self.validation, seed=self.settings.seed, limit=self.settings.validation_limit
         )
         log_prob = float(scored.log_prob.mean())
         self._log(validation=float(metric_values(model, scored.log_prob).mean()))
-        if log_prob > self.state["best"]:
+        best = self.state["best"]
+        if math.isfinite(log_prob) and (best is None or log_prob > best):
             self.state.update(best=log_prob, best_step=self.state["step"], waited=0)
             model.save_pretrained(self.folder)
         else:
@@ -339,22 +364,22 @@ def learning_rate(settings: TrainingSettings, step: int) -> float:
 
 @dataclasses.dataclass
 class _Meter:
-    """Means over the steps since the last line of the log."""
+    """Means over the steps since the last line of the log; skipped steps have no value to count."""
 
     figures: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    since: float = dataclasses.field(default_factory=time.perf_counter)
 
-    def add(self, figures: dict[str, float]) -> None:
-        self.figures.append(figures)
+    def summary(self) -> dict[str, float | None]:
+        columns = {key: [f[key] for f in self.figures] for key in self.figures[0]}
+        rows, seconds = sum(columns.pop("rows")), sum(columns.pop("seconds"))
+        self.figures = []
+        means = {key: _mean(values) for key, values in columns.items()}
+        return {**means, "rows_per_second": float(f"{rows / seconds:.6g}")}
 
-    def summary(self, now: float) -> dict[str, float]:
-        means = {
-            key: sum(f[key] for f in self.figures) / len(self.figures) for key in self.figures[0]
-        }
-        rows = means.pop("rows") * len(self.figures)
-        means["rows_per_second"] = rows / max(now - self.since, 1e-9)
-        self.figures, self.since = [], now
-        return {key: float(f"{value:.6g}") for key, value in means.items()}
+
+def _mean(values: list[float]) -> float | None:
+    """Mean of the finite values, None if there are none: JSON has no NaN."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(f"{sum(finite) / len(finite):.6g}") if finite else None
 
 
 def _step_of(line: str) -> float:

@@ -14,7 +14,18 @@ from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
-__all__ = ["Config", "ConfigError", "ModelError", "TabularConfig", "parse", "parse_dataclass", "require", "require_choice", "to_json"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ModelError",
+    "TabularConfig",
+    "convert",
+    "parse",
+    "parse_dataclass",
+    "require",
+    "require_choice",
+    "to_json",
+]
 
 METRICS = ("log_likelihood", "bits")
 
@@ -68,6 +79,10 @@ class TabularConfig:
     def __post_init__(self) -> None:
         require(self.features >= 1, "features", self.features, "at least 1")
         require(self.blocks >= 1, "blocks", self.blocks, "at least 1")
+        if self.context_features is not None:
+            require(
+                self.context_features >= 1, "context_features", self.context_features, "at least 1"
+            )
         for width in self.hidden_features:
             require(width >= 1, "hidden_features", self.hidden_features, "positive sizes")
         require_choice("activation", self.activation, ACTIVATIONS)
@@ -75,9 +90,8 @@ class TabularConfig:
         require_choice("metric", self.metric, METRICS)
         for name in ("columns", "rounding"):
             value = getattr(self, name)
-            require(
-                len(value) in (0, self.features), name, value, f"one entry for {self.features} columns"
-            )
+            expected = f"one entry for {self.features} columns"
+            require(len(value) in (0, self.features), name, value, expected)
         for step in self.rounding:
             require(0 <= step < math.inf, "rounding", self.rounding, "steps of at least 0")
 
@@ -120,11 +134,20 @@ def parse(data: Any) -> Config:
     rest = dict(data)
     kind = rest.pop("kind", None)
     if not isinstance(kind, str) or kind not in CONFIGS:
-        raise ConfigError(f"unknown kind of model {kind!r}: this version knows {', '.join(CONFIGS)}")
+        raise ConfigError(
+            f"unknown kind of model {kind!r}: this version knows {', '.join(CONFIGS)}"
+        )
     return parse_dataclass(CONFIGS[kind], rest, "")
 
 
 def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
+    """Build a dataclass from JSON objects, as strictly as `parse`.
+
+    Arguments:
+        cls: the dataclass.
+        data: its fields.
+        path: what stands before their names in messages.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
@@ -136,7 +159,7 @@ def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
         if absent and name not in data:
             raise ConfigError(f"config key {path + name!r} is missing")
     hints = typing.get_type_hints(cls)
-    values = {k: _convert(v, hints[k], path + k) for k, v in data.items()}
+    values = {k: convert(v, hints[k], path + k) for k, v in data.items()}
     try:
         return cls(**values)
     except ConfigError:
@@ -145,8 +168,12 @@ def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
         raise ConfigError(str(error)) from None
 
 
-def _convert(value: Any, annotation: Any, key: str) -> Any:
-    """A JSON value as an annotation of the dataclasses above asks for it."""
+def convert(value: Any, annotation: Any, key: str) -> Any:
+    """A JSON value as an annotation of a dataclass field asks for it.
+
+    Raises:
+        ConfigError: if it is of another type; `key` names it.
+    """
     if isinstance(annotation, types.UnionType):  # optional
         if value is None:
             return None
@@ -157,7 +184,7 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     elif typing.get_origin(annotation) is tuple:
         if isinstance(value, (list, tuple)):
             item = typing.get_args(annotation)[0]
-            return tuple(_convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+            return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
     elif annotation is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from impflow_zoo.models import store
 from impflow_zoo.models.build import build_transform, decode, encode
-from impflow_zoo.models.config import Config, ConfigError, ModelError, parse
+from impflow_zoo.models.config import Config, ModelError, parse
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
@@ -88,23 +88,20 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
     ) -> tuple[Tensor, Tensor]:
         """Log-density of each row and the standard error of its estimator, `([B], [B])`.
 
-        The error is that of the log-determinants: zero where they are exact. Where a block draws
-        a single probe (`logdet="unbiased"`), both come from eight draws.
+        The error is that of the log-determinants: zero where they are exact. With
+        `logdet="unbiased"` both come from eight draws; it is NaN for a single seeded probe.
         """
-        value, variance = self.scored(x, context)
-        if bool(variance.isnan().any()):
-            draws = torch.stack([self.log_prob(x, context) for _ in range(_DRAWS)])
-            return draws.mean(dim=0), draws.std(dim=0) / _DRAWS**0.5
-        return value, variance.sqrt()
-
-    def scored(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-density and the variance of its estimator, NaN where a single draw hides it."""
         with monitor.record() as events:
             value = self.log_prob(x, context)
-        variances = [figures["variance"] for kind, figures in events if kind == "logdet"]
         for kind, figures in events:
             monitor.emit(kind, **figures)
-        return value, sum(variances, torch.zeros_like(value))
+        logdets = [figures for kind, figures in events if kind == "logdet"]
+        if any(figures["mode"] == "unbiased" for figures in logdets):
+            more = [self.log_prob(x, context) for _ in range(_DRAWS - 1)]
+            draws = torch.stack([value, *more])
+            return draws.mean(dim=0), draws.detach().std(dim=0) / _DRAWS**0.5
+        variances = (figures["variance"] for figures in logdets)
+        return value, sum(variances, torch.zeros_like(value)).sqrt()
 
     @torch.no_grad()
     def sample(
@@ -139,8 +136,6 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
             device=reference.device if generator is None else generator.device,
         ).to(reference.device)
         rows = None if context is None else context.repeat_interleave(n, dim=0)
-        if rows is not None or self.config.context_features:
-            _, rows = self._checked(self._placeholder(len(noise)), rows)
         x = self.to_data(self.decode(temperature * noise, rows))
         return x if context is None else x.unflatten(0, (groups, n))
 
@@ -150,6 +145,10 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """`transform.inverse` without the log-determinant, which is not computed."""
+        size = math.prod(self.config.shape)
+        if z.shape[1:] != (size,):
+            raise ValueError(f"noise of shape {tuple(z.shape)}: this model takes [B, {size}]")
+        z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
         return decode(self.transform, z, context)
 
     def to_data(self, x: Tensor) -> Tensor:
@@ -175,36 +174,37 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         assert isinstance(step, PointwiseAffineTransform)
         std, mean = torch.std_mean(x.double(), dim=0)
         if not bool((std > 0).all()):
-            constant = (std == 0).nonzero()[:, 0].tolist()
-            raise ValueError(f"columns {constant} are constant: a density has no place for them")
+            constant = (~(std > 0)).nonzero()[:, 0].tolist()
+            raise ModelError(f"columns {constant} are constant: a density has no place for them")
         step._scale.copy_(1 / std)
         step._shift.copy_(-mean / std)
 
-    def _placeholder(self, n: int) -> Tensor:
-        reference = next(self.parameters())
-        return torch.zeros(n, *self.config.shape, dtype=reference.dtype, device=reference.device)
-
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, after every check a user's mistake deserves."""
-        if not x.is_floating_point():
-            raise ValueError(f"input of type {x.dtype}: floating point is needed")
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
+        return self._converted(x, "input"), self._checked_context(context, len(x))
+
+    def _checked_context(self, context: Tensor | None, rows: int) -> Tensor | None:
         size = self.config.context_features
         if size is None and context is not None:
             raise ValueError("a context was given, but this model is unconditional")
         if size is not None:
             if context is None:
                 raise ValueError(f"this model needs a context of shape [B, {size}]")
-            if context.shape != (len(x), size):
+            if context.shape != (rows, size):
                 raise ValueError(
                     f"context of shape {tuple(context.shape)}: "
-                    f"for {len(x)} rows this model takes [{len(x)}, {size}]"
+                    f"for {rows} rows this model takes [{rows}, {size}]"
                 )
-        check_finite(x, "inputs")
-        dtype = next(self.parameters()).dtype
-        return x.to(dtype), None if context is None else context.to(dtype)
+        return None if context is None else self._converted(context, "context")
+
+    def _converted(self, x: Tensor, name: str) -> Tensor:
+        if not x.is_floating_point():
+            raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
+        check_finite(x, name)
+        return x.to(next(self.parameters()).dtype)
 
     # --------------------------------------------------------------------------------- blocks
 
@@ -294,9 +294,9 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         model.origin = files.name
         if verify:
             store.verify(model, files, config_file)
-        return model  # type: ignore[return-value]
+        return cast(Self, model)
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
         *,

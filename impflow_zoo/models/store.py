@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
@@ -25,7 +29,15 @@ from torch import Tensor
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.models.build import decode
-from impflow_zoo.models.config import Config, ConfigError, ModelError, parse, to_json
+from impflow_zoo.models.config import (
+    Config,
+    ConfigError,
+    ModelError,
+    convert,
+    parse,
+    to_json,
+)
+from impflow_zoo.transforms.weights import mismatch
 
 if TYPE_CHECKING:
     from impflow_zoo.models.flow import FlowModel
@@ -47,7 +59,9 @@ class WeightsError(ModelError):
 class Files(Protocol):
     """The files of one model, by name."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What messages call the model: its folder or Hub id."""
 
     def path(self, filename: str) -> Path:
         """A local path of the file.
@@ -127,6 +141,11 @@ class ConfigFile:
     certificate: tuple[Certificate, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class _Weights:
+    sha256: str
+
+
 def read_config(files: Files) -> ConfigFile:
     """Read and check `config.json`.
 
@@ -137,7 +156,9 @@ def read_config(files: Files) -> ConfigFile:
         path = files.path(CONFIG)
     except (FileNotFoundError, EntryNotFoundError) as error:
         if isinstance(error, FileNotFoundError) and not isinstance(error, EntryNotFoundError):
-            raise ConfigError(f"{files.name} has no {CONFIG}: not a model of this library") from None
+            raise ConfigError(
+                f"{files.name} has no {CONFIG}: not a model of this library"
+            ) from None
         raise
     except HFValidationError as error:
         raise ModelError(f"{files.name!r} is no Hub id: {error}") from None
@@ -164,13 +185,12 @@ def read_config(files: Files) -> ConfigFile:
             f"{files.name}: unknown model {model!r}, this version knows {', '.join(MODEL_NAMES)}"
         )
     try:
-        certificate = tuple(Certificate(**c) for c in data.get("certificate") or ())
-        sha256 = (data.get("weights") or {}).get("sha256")
-        return ConfigFile(model, parse(data.get("config")), sha256, certificate)
+        weights = convert(data.get("weights"), _Weights | None, "weights")
+        certificate = convert(data.get("certificate", ()), tuple[Certificate, ...], "certificate")
+        config = parse(data.get("config"))
     except ConfigError as error:
         raise ConfigError(f"{files.name}: {error}") from None
-    except (TypeError, AttributeError):
-        raise ConfigError(f"{files.name}: 'weights' or 'certificate' is malformed") from None
+    return ConfigFile(model, config, weights and weights.sha256, certificate)
 
 
 def read_weights(files: Files, config_file: ConfigFile) -> dict[str, Tensor]:
@@ -179,15 +199,15 @@ def read_weights(files: Files, config_file: ConfigFile) -> dict[str, Tensor]:
     Raises:
         WeightsError: if they are missing, damaged or not those that the config records.
     """
-    path = optional_path(files, WEIGHTS)
-    if path is None:
-        pickled = optional_path(files, "pytorch_model.bin")
-        if pickled is not None:
-            raise WeightsError(
-                f"{files.name} holds weights as a pickle only, which could run code: not opened. "
-                f"{WEIGHTS} is needed"
-            )
-        raise WeightsError(f"{files.name} has no {WEIGHTS}: no weights were published with it")
+    try:
+        path = files.path(WEIGHTS)
+    except LocalEntryNotFoundError:  # offline: nobody knows what the Hub has
+        raise
+    except (FileNotFoundError, EntryNotFoundError):
+        reason = "no weights were published with it"
+        if optional_path(files, "pytorch_model.bin") is not None:
+            reason = "its weights are a pickle, which could run code and is not opened"
+        raise WeightsError(f"{files.name} has no {WEIGHTS}: {reason}") from None
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     tensors = read_safetensors(path)
@@ -207,7 +227,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError, OSError) as error:
         raise WeightsError(f"{path.name} is truncated or damaged: {error}") from None
 
@@ -218,22 +238,11 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
     Raises:
         WeightsError: naming the first tensor that does not fit.
     """
-    own = model.state_dict()
-    missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
-    if missing or extra:
-        parts = [
-            f"{len(keys)} {word} (first: {sorted(keys)[0]})"
-            for keys, word in ((missing, "missing"), (extra, "unexpected"))
-            if keys
-        ]
-        raise WeightsError(f"{name}: tensors {', '.join(parts)}: weights of another architecture?")
-    for key, tensor in own.items():
-        if tensor.shape != weights[key].shape:
-            raise WeightsError(
-                f"{name}: {key} has shape {tuple(weights[key].shape)}, the config asks for "
-                f"{tuple(tensor.shape)}"
-            )
-        if tensor.dtype.is_floating_point and not bool(weights[key].isfinite().all()):
+    problem = mismatch(model.state_dict(), weights)
+    if problem is not None:
+        raise WeightsError(f"{name}: {problem}")
+    for key, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(f"{name}: {key} holds NaN or infinity")
     dtypes = {t.dtype for t in weights.values() if t.is_floating_point()}
     if len(dtypes) == 1:
@@ -245,7 +254,7 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
 
 
 def save(model: FlowModel, folder: Path, card: str | None = None) -> None:
-    """Write a model's files, each to a temporary name first."""
+    """Write a model's files, all of them or none."""
     refresh_norms(model)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})
@@ -258,27 +267,46 @@ def save(model: FlowModel, folder: Path, card: str | None = None) -> None:
     }
     text = json.dumps(description, indent=2) + "\n"
     golden = serialise(golden_batch(model), metadata={"format": "pt"})
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, content)
-    write_whole(folder / GOLDEN, golden)
-    write_whole(folder / CONFIG, text.encode())
+    contents = {WEIGHTS: content, GOLDEN: golden, CONFIG: text.encode()}
     if card is None and not (folder / CARD).exists():
         card = default_card(model)
     if card is not None:
-        write_whole(folder / CARD, card.encode())
+        contents[CARD] = card.encode()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_together({folder / name: data for name, data in contents.items()})
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename it: never half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write_together({path: content})
+
+
+def write_together(contents: dict[Path, bytes]) -> None:
+    """Write files that belong together: a full disk or an interrupt leaves the old ones.
+
+    All contents are on disk under temporary names before the first is renamed.
+    """
+    waiting = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in contents}
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for temporary, path in waiting.items():
+            with open(temporary, "wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            _rename(waiting)
+        except KeyboardInterrupt:
+            _rename(waiting)  # half of the names would be a model of two minds
+            raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+def _rename(waiting: dict[Path, Path]) -> None:
+    for temporary, path in waiting.items():
+        if temporary.exists():
+            os.replace(temporary, path)
 
 
 def default_card(model: FlowModel) -> str:
