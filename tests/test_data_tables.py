@@ -11,7 +11,7 @@ import pandas
 import pytest
 import torch
 
-from impflow_zoo.data import DataError, Source, TableSource, open_source, open_table
+from impflow_zoo.data import DataError, Source, Subset, TableSource, open_source, open_table
 
 FRAME = pandas.DataFrame(
     {
@@ -90,6 +90,15 @@ def test_rows_in_any_order(folder: Path, indices: list[int]) -> None:
     assert source.rows(range(2, 0, -1)).tolist() == [NUMERIC[2], NUMERIC[1]]
     assert source.rows([]).shape == (0, 3)
     assert isinstance(source, Source)
+
+
+def test_subset_has_numbers_of_its_own(folder: Path) -> None:
+    subset = Subset(open_table(str(folder), "train"), range(1, 4, 2))
+    assert isinstance(subset, Source)
+    assert len(subset) == 2
+    assert subset.rows([1, 0]).tolist() == [NUMERIC[3], NUMERIC[1]]
+    with pytest.raises(DataError, match="row 2 is out of range, rows are 0 to 1"):
+        subset.rows([2])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from impflow_zoo.data.loading import pick_split
 from impflow_zoo.data.papamakarios import BENCHMARKS, open_benchmark
-from impflow_zoo.data.patches import open_patches
-from impflow_zoo.data.source import DataError, Source
+from impflow_zoo.data.patches import PatchSource, open_patches
+from impflow_zoo.data.source import DataError, Source, TableSource
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import open_toy
 from impflow_zoo.numerics.probes import mix
@@ -42,7 +42,8 @@ def open_source(
         split: which split; a table with one split is used whole when this is left out. The splits
             train, validation and test of a toy are independent samples, and so is the sample that
             is drawn when this is left out.
-        columns: columns of a table, all numeric ones when left out.
+        columns: columns of a table, all numeric ones when left out. The other kinds have theirs,
+            and may be asked for no others.
         revision: branch, tag or commit of a Hub set.
         size: number of rows of what is made up here; when left out, 10,000 for a toy.
         seed: of what is made up here.
@@ -58,24 +59,34 @@ def open_source(
         100
     """
     kind, _, name = dataset.partition(":")
+    source: TableSource | PatchSource
     if kind == "toy" and name:
-        _refuse(dataset, columns=columns, revision=revision)
+        _refuse(dataset, revision=revision)
         if split is not None:
             seed = mix(seed, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
-        return open_toy(name, 10_000 if size is None else size, seed)
-    if kind == "bsds300" and name:
-        _refuse(dataset, columns=columns)
-        return open_patches(name, split, revision=revision, size=size, seed=seed)
-    _refuse(dataset, size=size)
-    if kind in BENCHMARKS and name:
-        _refuse(dataset, columns=columns, revision=revision)
-        return open_benchmark(kind, name, split)
-    if name and not Path(dataset).exists():
+        source = open_toy(name, 10_000 if size is None else size, seed)
+    elif kind == "bsds300" and name:
+        source = open_patches(name, split, revision=revision, size=size, seed=seed)
+    elif kind in BENCHMARKS and name:
+        _refuse(dataset, size=size, revision=revision)
+        source = open_benchmark(kind, name, split)
+    elif name and not Path(dataset).exists():
         raise DataError(f"{dataset}: unknown kind of data {kind!r}, there is {', '.join(_KINDS)}")
-    return open_table(dataset, split, columns=columns, revision=revision)
+    else:
+        _refuse(dataset, size=size)
+        return open_table(dataset, split, columns=columns, revision=revision)
+    if columns is not None and tuple(columns) != source.columns:
+        raise DataError(
+            f"{dataset}: there is no choice of columns, they are {_few(source.columns)}"
+        )
+    return source
 
 
 def _refuse(dataset: str, **settings: object) -> None:
     for setting, value in settings.items():
         if value is not None:
             raise DataError(f"{dataset}: {setting} does not apply to this kind of data")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"
