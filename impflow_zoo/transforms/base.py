@@ -14,6 +14,7 @@ from impflow_zoo.lipschitz.norms import held_weights
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.transforms.weights import PlainLoading
 
 __all__ = ["ResidualBlock", "Step"]
 
@@ -33,7 +34,7 @@ class Step:
     sign: int = 1
 
 
-class ResidualBlock(Transform):
+class ResidualBlock(PlainLoading, Transform):
     """A composition of residual maps and inverses of residual maps.
 
     Sub-classes list in `steps` what happens on the way from data to noise, and assign their nets
@@ -65,7 +66,8 @@ class ResidualBlock(Transform):
 
         Raises:
             SolverError: if a root is not found (evaluation mode).
-            ValueError: for inputs that are not floating point, not finite, or of the wrong shape.
+            ValueError: for inputs that are not floating point, not finite, of the wrong shape, or
+                not of the type and on the device of the parameters.
         """
         return self._with_logdet(inputs, context, backwards=False)
 
@@ -136,11 +138,38 @@ class ResidualBlock(Transform):
             raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows are needed, [B, ...]")
         if context is not None and len(context) != len(inputs):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
+        # A layer before this one answers in bfloat16 under autocast; roots need more than that.
+        value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        self._check_place(value, context)
         check_finite(inputs, "inputs")
         if context is not None:
             check_finite(context, "context")
-        # A layer before this one answers in bfloat16 under autocast; roots need more than that.
-        return inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        return value
+
+    def _check_place(self, value: Tensor, context: Tensor | None) -> None:
+        """A `ValueError` where inputs, context and parameters do not go together."""
+        parameters = [p for p in self.parameters() if p.is_floating_point()]
+        others = [*parameters] if context is None else [context, *parameters]
+        devices = {t.device for t in others} - {value.device}
+        if devices:
+            raise ValueError(
+                f"inputs are on {value.device}, context or parameters on "
+                f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
+            )
+        if torch.is_autocast_enabled(value.device.type):
+            return
+        dtypes = {p.dtype for p in parameters}
+        if dtypes and value.dtype not in dtypes:
+            names = ", ".join(sorted(map(str, dtypes)))
+            raise ValueError(
+                f"inputs of type {value.dtype}, parameters of type {names}: "
+                f"convert either, by inputs.to({names}) or .to({value.dtype}) on the module"
+            )
+        if context is not None and context.is_floating_point() and context.dtype != value.dtype:
+            raise ValueError(
+                f"inputs of type {value.dtype}, context of type {context.dtype}: "
+                f"convert it by context.to({value.dtype})"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,200 @@
+"""The same blocks as layers of normflows, whose `forward` is noise -> data."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import normflows as nf
+import torch
+from nflows.transforms import CompositeTransform, Transform
+from torch import Tensor, nn
+
+from impflow_zoo.lipschitz.activations import LipSwish
+from impflow_zoo.lipschitz.networks import LipschitzMLP
+from impflow_zoo.lipschitz.norms import LipschitzLinear
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.transforms.implicit import ImpFlowTransform
+from impflow_zoo.transforms.residual import ResFlowTransform
+from impflow_zoo.transforms.weights import PlainLoading
+
+__all__ = ["ImpFlowLayer", "ResFlowLayer", "TransformLayer", "from_residual", "from_transform"]
+
+_ROUNDING = 1e-6  # how far above their coefficient norms of float32 weights may come out
+
+
+class TransformLayer(PlainLoading, nf.flows.Flow):
+    """Any nflows transform as a normflows layer.
+
+    The transform stays what it is, in the attribute `transform`: its `state_dict` goes from one
+    library to the other as it is. normflows asks for nothing after an optimizer step: Lipschitz
+    bounds are kept by the nets' own forward passes, no `update_lipschitz` is needed.
+
+    Arguments:
+        transform: an nflows transform; its data -> noise direction is `inverse` here.
+        reverse: False takes it the other way round, as in `normflows.flows.Residual`.
+    """
+
+    def __init__(self, transform: Transform, *, reverse: bool = True) -> None:
+        super().__init__()
+        self.transform = transform
+        self.reverse = reverse
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data.
+
+        Arguments:
+            z: latent rows, with shape `[B, ...]`.
+            context: one context per row, or None.
+
+        Returns:
+            The data, and `log|det dx/dz|` with shape `[B]`.
+        """
+        return self.transform.inverse(z, context) if self.reverse else self.transform(z, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise; arguments and results as in `forward`."""
+        return self.transform(z, context) if self.reverse else self.transform.inverse(z, context)
+
+    def extra_repr(self) -> str:
+        return "" if self.reverse else "reverse=False"
+
+
+class ImpFlowLayer(TransformLayer):
+    """`ImpFlowTransform` as a normflows layer.
+
+    Arguments:
+        net_x: `g_x` of `z + g_z(z) = x + g_x(x)`, where `x` is data and `z` is noise.
+        net_z: `g_z`.
+        logdet: `"auto"`, `"exact"`, `"unbiased"`, `"truncated"`, or a `LogDet`.
+        solver: how roots are found; None takes `Solver()`.
+
+    Example:
+        >>> flows = [ImpFlowLayer(LipschitzMLP(2), LipschitzMLP(2)) for _ in range(2)]
+        >>> model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2), flows)
+        >>> model.log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        net_x: nn.Module,
+        net_z: nn.Module,
+        logdet: str | LogDet = "auto",
+        solver: Solver | None = None,
+    ) -> None:
+        super().__init__(ImpFlowTransform(net_x, net_z, logdet, solver))
+
+
+class ResFlowLayer(TransformLayer):
+    """`ResFlowTransform` as a normflows layer, in the place of `normflows.flows.Residual`.
+
+    Arguments:
+        net: `g`, with Lipschitz constant below 1.
+        logdet: `"auto"`, `"exact"`, `"unbiased"`, `"truncated"`, or a `LogDet`.
+        solver: how roots are found; None takes `Solver()`.
+        reverse: whether `x + g(x)` is data -> noise, the direction of densities; False makes it
+            noise -> data.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        logdet: str | LogDet = "auto",
+        solver: Solver | None = None,
+        *,
+        reverse: bool = True,
+    ) -> None:
+        super().__init__(ResFlowTransform(net, logdet, solver), reverse=reverse)
+
+
+def from_transform(
+    transform: Transform, shape: tuple[int, ...], *, conditional: bool = False
+) -> nf.NormalizingFlow:
+    """A normflows model with a standard normal base from an nflows transform.
+
+    Arguments:
+        transform: data -> noise. Composites are taken apart, one layer for each part.
+        shape: shape of a row of noise.
+        conditional: make a `ConditionalNormalizingFlow`, which hands contexts to every layer.
+
+    Returns:
+        A model that shares its parameters with the transform.
+    """
+    layers = [TransformLayer(part) for part in reversed(_parts(transform))]
+    base = nf.distributions.DiagGaussian(shape, trainable=False)
+    like = next(transform.parameters())
+    model = nf.ConditionalNormalizingFlow if conditional else nf.NormalizingFlow
+    return model(base, layers).to(like.device, like.dtype).train(transform.training)
+
+
+def _parts(transform: Transform) -> list[Transform]:
+    if isinstance(transform, CompositeTransform):
+        return [part for step in transform._transforms for part in _parts(step)]
+    return [transform]
+
+
+def from_residual(
+    residual: nf.flows.Residual, logdet: str | LogDet = "auto", solver: Solver | None = None
+) -> ResFlowLayer:
+    """Our layer with the function of a trained `normflows.flows.Residual`.
+
+    In evaluation mode its log-probabilities are deterministic and its roots are found or
+    refused. A `normflows.nets.LipschitzMLP` becomes a `LipschitzMLP`, whose bound holds through
+    further training without `update_lipschitz`; any other net is copied as it is, and its
+    Lipschitz constant is the user's to answer for.
+
+    Arguments:
+        residual: a layer with either value of `reverse`.
+        logdet: how log-determinants are computed.
+        solver: how roots are found.
+
+    Returns:
+        A layer with parameters of its own.
+
+    Raises:
+        ValueError: if the norms of the net's layers do not keep it a contraction, which happens
+            after training without `update_lipschitz`.
+    """
+    net: nn.Module = residual.iresblock.nnet
+    own = _own_mlp(net) if isinstance(net, nf.nets.LipschitzMLP) else copy.deepcopy(net)
+    layer = ResFlowLayer(own, logdet, solver, reverse=residual.reverse)
+    return layer.train(residual.training)
+
+
+@torch.no_grad()
+def _own_mlp(net: nf.nets.LipschitzMLP) -> LipschitzMLP:
+    activations, linears = net.net[::2], net.net[1::2]
+    weights = [linear.compute_weight(update=False) for linear in linears]
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise ValueError("the normflows net holds NaN or infinity in its weights")
+    # Where its own power iteration had not converged, a layer is above its coefficient by a
+    # little: the function is kept, and the coefficient is raised to what the norm is.
+    norms = [float(torch.linalg.matrix_norm(w.double(), 2)) for w in weights]
+    coefficients = [
+        max(float(linear.coeff), norm * (1 + _ROUNDING))
+        for linear, norm in zip(linears, norms, strict=True)
+    ]
+    bound = math.prod(coefficients)
+    if bound >= 1:
+        raise ValueError(
+            f"the normflows net has Lipschitz constants up to {math.prod(norms):.4g} (allowed: "
+            f"{math.prod(float(linear.coeff) for linear in linears):.4g}), a contraction needs "
+            "less than 1: run normflows.utils.update_lipschitz(model, 200) and convert it again"
+        )
+    own = LipschitzMLP(
+        net.channels[0], net.channels[1:-1], "lipswish", bound, preactivation=True
+    ).to(weights[0].device, weights[0].dtype)
+    for layer, coefficient, weight, linear in zip(
+        own.layers, coefficients, weights, linears, strict=True
+    ):
+        assert isinstance(layer, LipschitzLinear)
+        layer.coefficient = coefficient
+        layer.weight.copy_(weight)
+        layer.bias.copy_(linear.bias)
+        layer.converge()
+    for activation, swish in zip([own.first, *own.activations], activations, strict=True):
+        assert isinstance(activation, LipSwish)
+        activation.beta.copy_(swish.beta)
+    return own
