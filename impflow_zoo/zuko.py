@@ -1,0 +1,137 @@
+"""The same blocks as `torch.distributions` transforms and as lazy parts of zuko flows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+
+from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.weights import PlainLoading
+
+try:
+    from zuko.lazy import LazyTransform
+except ModuleNotFoundError as error:
+    if error.name not in ("zuko", "zuko.lazy"):  # an error of its own
+        raise
+    raise ModuleNotFoundError(
+        "impflow_zoo.zuko needs zuko: pip install 'impflow_zoo[zuko]'", name="zuko"
+    ) from None
+
+__all__ = ["BlockTransform", "LazyBlock"]
+
+
+class BlockTransform(Transform):
+    """A block with its context as a `torch.distributions` transform, data -> noise.
+
+    Inputs and contexts may have any number of batch dimensions, which are broadcast.
+
+    Arguments:
+        block: an `ImpFlowTransform`, `ResFlowTransform` or another residual block.
+        context: with shape `(*, context_features)`, or None.
+        event_dim: dimensions of one point: 1 for vectors, 3 for images.
+        reverse: take it the other way round, noise -> data.
+    """
+
+    bijective = True
+
+    def __init__(
+        self,
+        block: ResidualBlock,
+        context: Tensor | None = None,
+        *,
+        event_dim: int = 1,
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        self.block = block
+        self.context = context
+        self.reverse = reverse
+        self.domain = self.codomain = constraints.independent(constraints.real, event_dim)
+
+    @property
+    def inv(self) -> BlockTransform:
+        """The inverse, at the same price: one root, and one log-determinant if it is asked for."""
+        return BlockTransform(
+            self.block, self.context, event_dim=self.event_dim, reverse=not self.reverse
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlockTransform) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[int, int, int, bool]:
+        return id(self.block), id(self.context), self.event_dim, self.reverse
+
+    def _call(self, x: Tensor) -> Tensor:
+        rows, context, batch = self._rows(x)
+        y = self.block.decode(rows, context) if self.reverse else self.block.encode(rows, context)
+        return y.unflatten(0, batch) if batch else y[0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """`log|det dy/dx|` with the batch shape of `x`; no root is sought where data are given."""
+        if self.reverse:
+            return -self.inv.call_and_ladj(y)[1]
+        return self.call_and_ladj(x)[1]
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`y` and `log|det dy/dx|` from one evaluation."""
+        rows, context, batch = self._rows(x)
+        y, ladj = (self.block.inverse if self.reverse else self.block)(rows, context)
+        return (y.unflatten(0, batch), ladj.unflatten(0, batch)) if batch else (y[0], ladj[0])
+
+    def _rows(self, x: Tensor) -> tuple[Tensor, Tensor | None, tuple[int, ...]]:
+        """Points and contexts as `[B, ...]`, and the batch shape they come from."""
+        batch, event = x.shape[: x.dim() - self.event_dim], x.shape[x.dim() - self.event_dim :]
+        if self.context is None:
+            return x.reshape(-1, *event), None, tuple(batch)
+        size = self.context.shape[-1]
+        try:
+            batch = torch.broadcast_shapes(batch, self.context.shape[:-1])
+        except RuntimeError:
+            raise ValueError(
+                f"inputs of shape {tuple(x.shape)} and contexts of shape "
+                f"{tuple(self.context.shape)}: their batch dimensions do not go together"
+            ) from None
+        rows = x.expand(*batch, *event).reshape(-1, *event)
+        return rows, self.context.expand(*batch, size).reshape(-1, size), tuple(batch)
+
+
+class LazyBlock(PlainLoading, LazyTransform):
+    """A block as a part of `zuko.flows.Flow`, which hands it the context.
+
+    The block stays what it is, in the attribute `transform`: its `state_dict` goes from one
+    library to the other as it is.
+
+    Arguments:
+        transform: an `ImpFlowTransform`, `ResFlowTransform` or another residual block.
+        event_dim: dimensions of one point.
+
+    Example:
+        >>> import zuko
+        >>> from impflow_zoo import ImpFlowTransform, LipschitzMLP
+        >>> nets = [LipschitzMLP(2, context_features=3) for _ in range(2)]
+        >>> base = zuko.lazy.UnconditionalDistribution(
+        ...     zuko.distributions.DiagNormal, torch.zeros(2), torch.ones(2), buffer=True
+        ... )
+        >>> flow = zuko.flows.Flow(LazyBlock(ImpFlowTransform(*nets)), base)
+        >>> flow(torch.zeros(5, 3)).log_prob(torch.zeros(5, 2)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, transform: ResidualBlock, *, event_dim: int = 1) -> None:
+        super().__init__()
+        self.transform = transform
+        self.event_dim = event_dim
+
+    def forward(self, c: Tensor | None = None) -> Any:
+        """The transform that a context makes of the block.
+
+        Arguments:
+            c: a context with shape `(*, context_features)`, or None.
+        """
+        return BlockTransform(self.transform, c, event_dim=self.event_dim)
