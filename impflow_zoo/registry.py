@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ModelError
@@ -70,14 +71,18 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
         >>> create_model("impflow-power-plant").config.features
         5
     """
-    return FlowModel.from_pretrained(locate(model), **options)
+    return FlowModel.from_pretrained(locate(model, options.get("revision")), **options)
 
 
-def locate(model: str | os.PathLike[str]) -> str:
-    """Where a model's files are: a folder or a Hub id."""
+def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
+    """Where a model's files are: a folder or a Hub id.
+
+    Weights that come with the package are taken from there, unless a revision is asked for.
+    """
     name = os.fspath(model)
     if os.path.isdir(name) or "/" in name or os.sep in name:
         return name
+    name, at, asked = name.partition("@")
     folder = zoo_folder() / name
     if not (folder / store.CONFIG).is_file() or name.startswith("."):
         names = list_models()
@@ -86,13 +91,13 @@ def locate(model: str | os.PathLike[str]) -> str:
             f"no model {name!r} in the zoo and no folder of that name; there are: "
             + ", ".join(close)
         )
-    if (folder / store.WEIGHTS).is_file():
+    if (folder / store.WEIGHTS).is_file() and not (at or revision):
         return str(folder)
     if not is_trained(name):
         raise ModelError(
             f"no weights were trained for {name}; its recipe {folder / store.RECIPE} trains it"
         )
-    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}"
+    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}{at}{asked}"
 
 
 @dataclass(frozen=True)
@@ -111,10 +116,15 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     Raises:
         ModelError: if neither the user nor the model's files name a data set.
     """
-    files = store.open_files(model.origin) if model.origin else None
+    files = model.files
     result = published_result(files) if files else None
     published = None if result is None else float(result.metric_value)
-    recipe = store.optional_path(files, store.RECIPE) if files else None
+    try:
+        recipe = store.optional_path(files, store.RECIPE) if files else None
+    except LocalEntryNotFoundError:
+        if dataset is None:
+            raise
+        recipe = None  # out of reach: only the number beside the result depends on it
     data = read_recipe(recipe).data if recipe else DataSettings()
     if dataset is not None:
         # A recipe without a data set asks for a folder: one that users bring may well be it.
@@ -141,14 +151,15 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
 
 def published_result(files: store.Files) -> EvalResult | None:
     """The first result on a model's card, if it has one."""
-    card = store.optional_path(files, store.CARD)
-    if card is None:
-        return None
     try:
-        results = ModelCard.load(card).data.eval_results or []
-    except (ValueError, TypeError):  # a card is for people: a damaged one stops nothing
+        card = store.optional_path(files, store.CARD)
+        results = ModelCard.load(card).data.eval_results if card else None
+        for result in results or []:
+            float(result.metric_value)
+            return result
+    except Exception:  # a card is for people: one that is damaged or out of reach stops nothing
         return None
-    return results[0] if results else None
+    return None
 
 
 def parameter_count(config_file: store.ConfigFile) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ __all__ = [
     "to_json",
 ]
 
+_LARGEST = 2**63  # torch's sizes and seeds are smaller
 METRICS = ("log_likelihood", "bits")
 
 
@@ -100,6 +103,13 @@ class TabularConfig:
         """Shape of one row as the user has it."""
         return (self.features,)
 
+    @property
+    def least_size(self) -> int:
+        """How many numbers the weights hold at least; more if a block has more than one net."""
+        sizes = (self.features, *self.hidden_features, self.features)
+        context = (self.context_features or 0) * sum(self.hidden_features)
+        return self.blocks * (context + sum(m * n for m, n in itertools.pairwise(sizes)))
+
 
 Config = TabularConfig
 CONFIGS: dict[str, type[Config]] = {TabularConfig.kind: TabularConfig}
@@ -108,7 +118,7 @@ CONFIGS: dict[str, type[Config]] = {TabularConfig.kind: TabularConfig}
 def require(condition: bool, name: str, value: object, expected: str) -> None:
     """Refuse a setting that is out of its range."""
     if not condition:
-        raise ConfigError(f"{name}={value!r}: {expected} expected")
+        raise ConfigError(f"{name}={reprlib.repr(value)}: {expected} expected")
 
 
 def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
@@ -135,7 +145,7 @@ def parse(data: Any) -> Config:
     kind = rest.pop("kind", None)
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise ConfigError(
-            f"unknown kind of model {kind!r}: this version knows {', '.join(CONFIGS)}"
+            f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"
         )
     return parse_dataclass(CONFIGS[kind], rest, "")
 
@@ -186,9 +196,9 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             item = typing.get_args(annotation)[0]
             return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
     elif annotation is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if type(value) in (int, float) and -_LARGEST < value < _LARGEST:
             return float(value)
-    elif type(value) is annotation:
+    elif type(value) is annotation and (annotation is not int or -_LARGEST < value < _LARGEST):
         return value
     wanted = getattr(annotation, "__name__", str(annotation))
-    raise ConfigError(f"config key {key!r} is {value!r}: {wanted} expected")
+    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected")

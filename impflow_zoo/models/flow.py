@@ -58,7 +58,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         self.config = parse(config) if isinstance(config, dict) else config
         transform = build_transform(self.config, self._block)
         self.flow = Flow(transform, StandardNormal([math.prod(self.config.shape)]))
-        self.origin: str | None = None
+        self.files: store.Files | None = None  # where it was loaded from
 
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         raise AssertionError("ImpFlow and ResFlow say what a block is")
@@ -229,6 +229,11 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
 
     # --------------------------------------------------------------------------------- files
 
+    @property
+    def origin(self) -> str | None:
+        """The folder or Hub id that the model was loaded from."""
+        return None if self.files is None else self.files.name
+
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
@@ -261,7 +266,8 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
 
         Raises:
             ModelError: if config or weights are not what they should be.
-            huggingface_hub.errors.HfHubHTTPError: the Hub's own errors, as they are.
+            huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors,
+                said in one line.
         """
         files = store.open_files(
             pretrained_model_name_or_path,
@@ -291,7 +297,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
             model = wanted(dataclasses.replace(config, **changes))
             store.load_weights(model, weights, files.name)
             model = model.to(dtype=dtype, device=device).eval()
-        model.origin = files.name
+        model.files = files
         if verify:
             store.verify(model, files, config_file)
         return cast(Self, model)

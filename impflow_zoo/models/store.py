@@ -11,17 +11,13 @@ import copy
 import hashlib
 import json
 import os
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
@@ -37,6 +33,7 @@ from impflow_zoo.models.config import (
     parse,
     to_json,
 )
+from impflow_zoo.models.hub import HubFiles
 from impflow_zoo.transforms.weights import mismatch
 
 if TYPE_CHECKING:
@@ -47,7 +44,9 @@ __all__ = ["ConfigFile", "Files", "WeightsError", "open_files", "read_config", "
 FORMAT = 1
 CONFIG, RECIPE, CARD = "config.json", "recipe.yaml", "README.md"
 WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.parquet"
+PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")
 MODEL_NAMES = ("ImpFlow", "ResFlow")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _GOLDEN_ROWS = 8
 _GOLDEN_RTOL = 1e-5
 
@@ -86,37 +85,39 @@ class _Folder:
         return path
 
 
-@dataclass(frozen=True)
-class _HubFiles:
-    name: str
-    options: dict[str, Any]
-
-    def path(self, filename: str) -> Path:
-        return Path(hf_hub_download(self.name, filename, **self.options))
-
-
 def open_files(
     model: str | os.PathLike[str], *, revision: str | None = None, **options: Any
 ) -> Files:
     """The files of a local folder or of a Hub repository (`id` or `id@revision`).
+
+    Arguments:
+        model: folder or id.
+        revision: branch, tag or commit on the Hub.
+        options: as in `HubFiles`.
 
     Raises:
         ModelError: if it is neither.
     """
     name = os.fspath(model)
     if os.path.isdir(name):
+        if revision is not None:
+            raise ModelError(f"{name} is a folder and has no revisions: leave revision= out")
         return _Folder(Path(name))
     if "@" in name and revision is None:
         name, revision = name.rsplit("@", 1)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or os.path.exists(name):
-        raise ModelError(f"{name!r} is neither a folder nor a Hub id of the form 'owner/name'")
-    return _HubFiles(name, {"revision": revision, **options})
+    return HubFiles(name, revision=revision, **options)
 
 
 def optional_path(files: Files, filename: str) -> Path | None:
-    """The path of a file the model may lack."""
+    """The path of a file the model may lack.
+
+    Raises:
+        LocalEntryNotFoundError: if the Hub cannot be asked and the cache does not know.
+    """
     try:
         return files.path(filename)
+    except LocalEntryNotFoundError:
+        raise
     except (FileNotFoundError, EntryNotFoundError):
         return None
 
@@ -152,16 +153,10 @@ def read_config(files: Files) -> ConfigFile:
     Raises:
         ConfigError: if it is missing, damaged, from a newer version, or does not parse.
     """
-    try:
-        path = files.path(CONFIG)
-    except (FileNotFoundError, EntryNotFoundError) as error:
-        if isinstance(error, FileNotFoundError) and not isinstance(error, EntryNotFoundError):
-            raise ConfigError(
-                f"{files.name} has no {CONFIG}: not a model of this library"
-            ) from None
-        raise
-    except HFValidationError as error:
-        raise ModelError(f"{files.name!r} is no Hub id: {error}") from None
+    path = optional_path(files, CONFIG)
+    if path is None:
+        _refuse_pickle(files)
+        raise ConfigError(f"{files.name} has no {CONFIG}: not a model of this library")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -173,16 +168,19 @@ def read_config(files: Files) -> ConfigFile:
         raise ConfigError(f"{files.name}: {CONFIG} has no valid 'format': not of this library")
     if version > FORMAT:
         raise ConfigError(
-            f"{files.name} has format {version}, this version of impflow_zoo reads up to {FORMAT}: "
-            "upgrade impflow_zoo"
+            f"{files.name} has format {reprlib.repr(version)}, this version of impflow_zoo reads "
+            f"up to {FORMAT}: upgrade impflow_zoo"
         )
     unknown = set(data) - {"format", "model", "config", "weights", "certificate"}
     if unknown:
-        raise ConfigError(f"{files.name}: unknown key {sorted(unknown)[0]!r} in {CONFIG}")
+        raise ConfigError(
+            f"{files.name}: unknown key {reprlib.repr(sorted(unknown)[0])} in {CONFIG}"
+        )
     model = data.get("model")
     if model not in MODEL_NAMES:
         raise ConfigError(
-            f"{files.name}: unknown model {model!r}, this version knows {', '.join(MODEL_NAMES)}"
+            f"{files.name}: unknown model {reprlib.repr(model)}, "
+            f"this version knows {', '.join(MODEL_NAMES)}"
         )
     try:
         weights = convert(data.get("weights"), _Weights | None, "weights")
@@ -199,24 +197,35 @@ def read_weights(files: Files, config_file: ConfigFile) -> dict[str, Tensor]:
     Raises:
         WeightsError: if they are missing, damaged or not those that the config records.
     """
-    try:
-        path = files.path(WEIGHTS)
-    except LocalEntryNotFoundError:  # offline: nobody knows what the Hub has
-        raise
-    except (FileNotFoundError, EntryNotFoundError):
-        reason = "no weights were published with it"
-        if optional_path(files, "pytorch_model.bin") is not None:
-            reason = "its weights are a pickle, which could run code and is not opened"
-        raise WeightsError(f"{files.name} has no {WEIGHTS}: {reason}") from None
+    path = optional_path(files, WEIGHTS)
+    if path is None:
+        _refuse_pickle(files)
+        raise WeightsError(f"{files.name} has no {WEIGHTS}: no weights were published with it")
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     tensors = read_safetensors(path)
+    least, size = config_file.config.least_size, sum(t.numel() for t in tensors.values())
+    if least > size:  # before anything of that size is built
+        raise WeightsError(
+            f"{files.name}: the config asks for {least:.3g} numbers or more, {WEIGHTS} holds "
+            f"{size:.3g}: weights of another architecture?"
+        )
     if config_file.sha256 is not None and found != config_file.sha256:
         raise WeightsError(
             f"{files.name}: {WEIGHTS} has sha256 {found[:12]}..., the config records "
             f"{config_file.sha256[:12]}...: download it again, or save the model anew"
         )
     return tensors
+
+
+def _refuse_pickle(files: Files) -> None:
+    """Say why weights in a pickle are of no use, where there are some."""
+    for filename in PICKLES:
+        if optional_path(files, filename) is not None:
+            raise WeightsError(
+                f"{files.name} has no {WEIGHTS}: its weights are a pickle ({filename}), which "
+                "could run code and is not opened"
+            )
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -238,10 +247,16 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
     Raises:
         WeightsError: naming the first tensor that does not fit.
     """
-    problem = mismatch(model.state_dict(), weights)
+    own = model.state_dict()
+    problem = mismatch(own, weights)
     if problem is not None:
         raise WeightsError(f"{name}: {problem}")
     for key, tensor in weights.items():
+        fitting = _FLOATS if own[key].is_floating_point() else (own[key].dtype,)
+        if tensor.dtype not in fitting:
+            raise WeightsError(
+                f"{name}: {key} is of type {tensor.dtype}, one of {fitting} is needed"
+            )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(f"{name}: {key} holds NaN or infinity")
     dtypes = {t.dtype for t in weights.values() if t.is_floating_point()}
@@ -357,16 +372,30 @@ def verify(model: FlowModel, files: Files, config_file: ConfigFile) -> None:
     if absent:
         raise WeightsError(f"{files.name}: {GOLDEN} lacks {sorted(absent)[0]!r}")
     x, context = golden["inputs"], golden.get("context")
-    answers = {"latents": double.transform(x, context)[0], "log_prob": double.log_prob(x, context)}
+    try:
+        z, _ = double.transform(x, context)
+        answers = {"latents": z, "log_prob": double.log_prob(x, context)}
+    except ValueError as error:
+        raise WeightsError(f"{files.name}: {GOLDEN} does not fit the model: {error}") from None
     for key, value in answers.items():
-        if not torch.allclose(value, golden[key], rtol=_GOLDEN_RTOL, atol=_GOLDEN_RTOL):
-            worst = float((value - golden[key]).abs().max())
+        expected = golden[key]
+        if len(x) == 0 or expected.shape != value.shape or expected.dtype != value.dtype:
+            raise WeightsError(f"{files.name}: golden {key} are missing or of another shape")
+        if not torch.allclose(value, expected, rtol=_GOLDEN_RTOL, atol=_GOLDEN_RTOL):
+            worst = float((value - expected).abs().max())
             raise WeightsError(f"{files.name}: golden {key} differ by up to {worst:.2e}")
+    _check_certificate(model, files.name, config_file)
+
+
+def _check_certificate(model: FlowModel, name: str, config_file: ConfigFile) -> None:
     recorded = {c.name: c.bound for c in config_file.certificate}
-    for c in certify(model):
-        bound = recorded.get(c.name)
-        if c.bound is not None and (bound is None or c.bound > bound * (1 + 1e-6)):
-            raise WeightsError(f"{files.name}: {c}, but the config records {bound}")
+    found = {c.name: c for c in certify(model)}
+    if recorded.keys() != found.keys():
+        raise WeightsError(f"{name}: the certificate in {CONFIG} is of other nets than the model's")
+    for net, bound in recorded.items():
+        proven = found[net].bound
+        if bound is not None and (proven is None or proven > bound * (1 + 1e-6)):
+            raise WeightsError(f"{name}: {found[net]}, but {CONFIG} records {bound}")
 
 
 def _double_copy(model: FlowModel) -> FlowModel:
