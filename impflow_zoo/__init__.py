@@ -1,6 +1,7 @@
 """Implicit and residual normalizing flows: blocks, trained weights, evaluation."""
 
 from impflow_zoo.evaluation import evaluate
+from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.models.config import TabularConfig
 from impflow_zoo.models.flow import ImpFlow, ResFlow
@@ -13,6 +14,8 @@ from impflow_zoo.transforms.residual import ResFlowTransform
 __all__ = [
     "ImpFlow",
     "ImpFlowTransform",
+    "LipschitzConvNet",
+    "LipschitzDenseNet",
     "LipschitzMLP",
     "LogDet",
     "NumericalWarning",

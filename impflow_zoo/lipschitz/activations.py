@@ -7,39 +7,74 @@ same number (MaxMin) of features, and their Jacobian has 2-norm at most 1.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "CLipSwish", "CPila", "LipSwish", "MaxMin", "Sin", "make_activation"]
+__all__ = [
+    "ACTIVATIONS",
+    "CLipSwish",
+    "CPila",
+    "LipSwish",
+    "MaxMin",
+    "Scaled",
+    "Sin",
+    "make_activation",
+]
 
 
-class Sin(nn.Module):
-    """`sin(2 pi x) / (2 pi)` (Lu et al., 2021)."""
+class Scaled(nn.Module):
+    """An activation of the form `after * core(before * x)` with scalars before and after.
+
+    A net can fold the scalars into the layers around it, where they cost nothing: two passes
+    over every feature map less.
+    """
+
+    def scales(self) -> tuple[Tensor | float, Tensor | float]:
+        """The scalars before and after."""
+        raise AssertionError("an activation defines its scales")
+
+    def core(self, x: Tensor) -> Tensor:
+        """What is left without the scalars."""
+        raise AssertionError("an activation defines its core")
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(2 * math.pi * x) / (2 * math.pi)
+        before, after = self.scales()
+        return self.core(before * x) * after
 
 
-class _Swish(nn.Module):
-    """`x sigmoid(softplus(beta) x)` with a learned `beta`; its slope never exceeds 1.0998."""
+class Sin(Scaled):
+    """`sin(2 pi x) / (2 pi)` (Lu et al., 2021)."""
+
+    def scales(self) -> tuple[float, float]:
+        return 2 * math.pi, 1 / (2 * math.pi)
+
+    def core(self, x: Tensor) -> Tensor:
+        return torch.sin(x)
+
+
+class LipSwish(Scaled):
+    """`x sigmoid(b x) / 1.1` with a learned `b = softplus(beta)` (Chen et al., 2019).
+
+    The slope of `x sigmoid(b x)` never exceeds 1.0998.
+    """
+
+    slope: ClassVar[float] = 1.1
 
     def __init__(self) -> None:
         super().__init__()
         self.beta = nn.Parameter(torch.tensor([0.5]))
 
-    def swish(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(x * nn.functional.softplus(self.beta))
+    def scales(self) -> tuple[Tensor, Tensor]:
+        b = nn.functional.softplus(self.beta)
+        return b, 1 / (self.slope * b)
+
+    def core(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(x)
 
 
-class LipSwish(_Swish):
-    """`x sigmoid(softplus(beta) x) / 1.1` (Chen et al., 2019)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.swish(x) / 1.1
-
-
-class CLipSwish(_Swish):
+class CLipSwish(LipSwish):
     """`[swish(x), swish(-x)] / 1.004`, joined in the channel dimension.
 
     References:
@@ -48,9 +83,10 @@ class CLipSwish(_Swish):
     """
 
     expansion = 2
+    slope = 1.004
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((self.swish(x), self.swish(-x)), dim=1) / 1.004
+    def core(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(torch.cat((x, -x), dim=1))
 
 
 class CPila(nn.Module):

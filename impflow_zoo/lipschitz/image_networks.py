@@ -1,0 +1,222 @@
+"""Convolutional networks `g(x)` or `g(x, context)` with `Lip(g) <= lipschitz` in `x`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from impflow_zoo.lipschitz.activations import Scaled, make_activation
+from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
+
+__all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
+
+
+class _ImageNet(nn.Module):
+    """What nets on images share: the shape they take, the context, the bound."""
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: tuple[int, int],
+        lipschitz: float,
+        context_features: int | None,
+    ) -> None:
+        super().__init__()
+        if not 0 < lipschitz < math.inf:
+            raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
+        self.shape = (channels, *image_size)
+        self.lipschitz = float(lipschitz)
+        self.context_features = context_features
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
+        if x.dim() != 4 or x.shape[1:] != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
+        size = self.context_features
+        if size and context is None:
+            raise ValueError(f"this net needs a context of shape [B, {size}]")
+        if size and context is not None and context.shape != (len(x), size):
+            raise ValueError(
+                f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
+                f"[{len(x)}, {size}]"
+            )
+
+    def _add_context(
+        self, h: Tensor, layer: int, context: Tensor | None, scale: Tensor | float
+    ) -> Tensor:
+        if not self.context_features or context is None:
+            return h
+        return h + scale * self.context_layers[layer](context)[:, :, None, None]
+
+    def _make_context_layers(self, widths: Sequence[int]) -> None:
+        size = self.context_features
+        self.context_layers = nn.ModuleList(nn.Linear(size, width) for width in widths if size)
+
+
+class LipschitzConvNet(_ImageNet):
+    """Convolutions and activations with a bounded Lipschitz constant, the whole net's.
+
+    Every convolution gets an equal share of the constant. A context enters by an unconstrained
+    linear map, one number per channel, added before each hidden activation: the bound is on `x`
+    alone.
+
+    References:
+        Residual Flows for Invertible Generative Modeling (Chen et al., 2019), appendix E
+        https://arxiv.org/abs/1906.02735
+
+    Arguments:
+        channels: channels of input and output.
+        image_size: height and width of the images.
+        width: channels in between.
+        kernels: size of each convolution, odd numbers.
+        activation: see `LipschitzMLP`.
+        preactivation: start with an activation instead of a convolution.
+        lipschitz: bound of the Lipschitz constant in the 2-norm.
+        context_features: size of a context row, or None.
+
+    Example:
+        >>> net = LipschitzConvNet(channels=3, image_size=(8, 8), width=16)
+        >>> net(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        image_size: tuple[int, int] = (32, 32),
+        width: int = 64,
+        kernels: Sequence[int] = (3, 1, 3),
+        activation: str = "lipswish",
+        preactivation: bool = False,
+        lipschitz: float = 0.9,
+        context_features: int | None = None,
+    ) -> None:
+        super().__init__(channels, image_size, lipschitz, context_features)
+        if not kernels:
+            raise ValueError("kernels=(): at least one convolution is needed")
+        share = self.lipschitz ** (1 / len(kernels))
+        widths = [channels, *[width] * (len(kernels) - 1), channels]
+        self.first = make_activation(activation) if preactivation else None
+        self.activations = nn.ModuleList(make_activation(activation) for _ in kernels[1:])
+        expansions = [_expansion(self.first), *(_expansion(a) for a in self.activations)]
+        self.layers = nn.ModuleList(
+            LipschitzConv2d(n * k, m, kernel, image_size, share)
+            for n, m, k, kernel in zip(widths[:-1], widths[1:], expansions, kernels, strict=True)
+        )
+        self._make_context_layers(widths[1:-1])
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Evaluate the net.
+
+        Arguments:
+            x: images with shape `[B, channels, H, W]`.
+            context: context with shape `[B, context_features]`, needed if the net has one.
+
+        Raises:
+            ValueError: if the input or the context is missing or has the wrong shape.
+        """
+        self._check(x, context)
+        h, scale = x, 1.0
+        if self.first is not None:
+            core, before, scale = _folded(self.first)
+            h = core(before * h)
+        for i, activation in enumerate(self.activations):
+            core, before, after = _folded(activation)
+            h = self._add_context(self.layers[i](h, scale, before), i, context, before)
+            h, scale = core(h), after
+        return self.layers[-1](h, scale)
+
+    def certificate(self) -> float:
+        """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
+        return math.prod(layer.norm_bound() for layer in self.layers)
+
+
+class LipschitzDenseNet(_ImageNet):
+    """An invertible DenseNet's `g`: each layer sees what all layers before it found.
+
+    A layer appends its features by the learnable concatenation `[a h, b act(conv(h))]` with
+    positive `a^2 + b^2 = 1`, whose constant is at most 1; the last convolution brings the
+    whole to `lipschitz`.
+
+    References:
+        Invertible DenseNets with Concatenated LipSwish (Perugachi-Diaz et al., 2021), section 3
+        https://arxiv.org/abs/2102.02694
+
+    Arguments:
+        channels: channels of input and output.
+        image_size: height and width of the images.
+        growth: channels that a layer's convolution adds, before the activation doubles them or not.
+        depth: number of dense layers.
+        kernel: size of their convolutions, odd; the last convolution is 1x1.
+        activation: see `LipschitzMLP`.
+        lipschitz: bound of the Lipschitz constant in the 2-norm.
+        context_features: size of a context row, or None.
+
+    Example:
+        >>> net = LipschitzDenseNet(channels=3, image_size=(8, 8), growth=8, depth=2)
+        >>> net(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        image_size: tuple[int, int] = (32, 32),
+        growth: int = 64,
+        depth: int = 3,
+        kernel: int = 3,
+        activation: str = "clipswish",
+        lipschitz: float = 0.9,
+        context_features: int | None = None,
+    ) -> None:
+        super().__init__(channels, image_size, lipschitz, context_features)
+        self.activations = nn.ModuleList(make_activation(activation) for _ in range(depth))
+        convolutions, width = [], channels
+        for a in self.activations:
+            convolutions.append(LipschitzConv2d(width, growth, kernel, image_size, 1.0))
+            width += growth * _expansion(a)
+        convolutions.append(LipschitzConv2d(width, channels, 1, image_size, self.lipschitz))
+        self.layers = nn.ModuleList(convolutions)
+        # softplus of these, normalised: equal parts at the start
+        self.concatenation = nn.Parameter(torch.zeros(depth, 2))
+        self._make_context_layers([growth] * depth)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Evaluate the net; arguments and errors as in `LipschitzConvNet`."""
+        self._check(x, context)
+        h = x
+        for i, (activation, (old, new)) in enumerate(
+            zip(self.activations, self._parts(), strict=True)
+        ):
+            core, before, after = _folded(activation)
+            found = self._add_context(self.layers[i](h, 1.0, before), i, context, before)
+            h = torch.cat((old * h, new * after * core(found)), dim=1)
+        return self.layers[-1](h)
+
+    def _parts(self) -> Tensor:
+        return functional.normalize(functional.softplus(self.concatenation), dim=1)
+
+    def certificate(self) -> float:
+        """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
+        *dense, last = self.layers
+        bound = last.norm_bound()
+        for layer, (old, new) in zip(dense, self._parts().tolist(), strict=True):
+            bound *= math.hypot(old, new * layer.norm_bound())
+        return bound
+
+
+def _folded(
+    activation: nn.Module,
+) -> tuple[Callable[[Tensor], Tensor], Tensor | float, Tensor | float]:
+    """An activation as a core, a scalar before and a scalar after it."""
+    if isinstance(activation, Scaled):
+        return activation.core, *activation.scales()
+    return activation, 1.0, 1.0
+
+
+def _expansion(activation: nn.Module | None) -> int:
+    return int(getattr(activation, "expansion", 1))

@@ -1,0 +1,231 @@
+"""Convolutions: the norm of the operator, its bound, its gradient; nets made of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from blocks import jacobian
+from normflows.nets.lipschitz import InducedNormConv2d
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+from torch.nn import functional
+
+from impflow_zoo import LipschitzConvNet, LipschitzDenseNet
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, Scaled, make_activation
+from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
+from impflow_zoo.lipschitz.norms import refresh_norms
+from impflow_zoo.lipschitz.singular import leading_vector
+
+LAYERS = [
+    pytest.param(3, 8, 3, (6, 5), id="wide"),
+    pytest.param(8, 3, 3, (6, 5), id="narrow"),
+    pytest.param(4, 6, 1, (5, 5), id="1x1"),
+    pytest.param(2, 2, 5, (3, 4), id="kernel-larger-than-image"),
+]
+
+
+def matrix(weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """The convolution as a dense matrix, by its definition."""
+    entries = torch.eye(weight.shape[1] * math.prod(size), dtype=weight.dtype)
+    images = entries.view(-1, weight.shape[1], *size)
+    return functional.conv2d(images, weight, padding=weight.shape[-1] // 2).flatten(1).mT
+
+
+def enlarged(net: nn.Module, factor: float = 5.0) -> nn.Module:
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, LipschitzConv2d):
+                layer.weight.mul_(factor)
+    return net.double().eval()
+
+
+@pytest.mark.parametrize(("inner", "outer", "kernel", "size"), LAYERS)
+def test_norm_is_that_of_the_dense_operator(
+    inner: int, outer: int, kernel: int, size: tuple[int, int]
+) -> None:
+    layer = enlarged(LipschitzConv2d(inner, outer, kernel, size, 0.9))
+    effective = layer.normalised_weight().detach()
+    norm = float(torch.linalg.matrix_norm(matrix(effective, size), 2))
+    assert norm == pytest.approx(0.9, rel=1e-6)
+    assert norm <= layer.norm_bound()
+
+
+@pytest.mark.parametrize(("inner", "outer", "kernel", "size"), LAYERS)
+def test_small_weights_are_left_alone(
+    inner: int, outer: int, kernel: int, size: tuple[int, int]
+) -> None:
+    layer = enlarged(LipschitzConv2d(inner, outer, kernel, size, 0.9), 1e-3)
+    assert torch.equal(layer.normalised_weight(), layer.weight)
+
+
+@pytest.mark.parametrize("channels", [(3, 16), (16, 3)])
+def test_fourier_bound_of_larger_images_is_above_the_norm_and_close(
+    channels: tuple[int, int],
+) -> None:
+    size = (13, 14)
+    layer = enlarged(LipschitzConv2d(*channels, 3, size, 0.9))
+    assert min(len(layer.u), len(layer.v)) > 512  # else the bound is that of the dense matrix
+    dense = matrix(layer.normalised_weight().detach(), size)
+    gram = dense @ dense.mT if channels[1] == 3 else dense.mT @ dense
+    norm = float(torch.linalg.eigvalsh(gram)[-1]) ** 0.5
+    assert norm <= layer.norm_bound() <= 1.02 * norm
+
+
+def test_agrees_with_the_convolution_of_normflows() -> None:
+    theirs = InducedNormConv2d(3, 8, 3, 1, 1, coeff=0.9, n_iterations=2000, domain=2, codomain=2)
+    with torch.no_grad():
+        theirs.weight.mul_(10)
+    ours = LipschitzConv2d(3, 8, 3, (6, 6), 0.9).eval()
+    with torch.no_grad():
+        ours.weight.copy_(theirs.weight)
+        ours.bias.copy_(theirs.bias)
+        x = torch.randn(2, 3, 6, 6)
+        theirs(x)  # finds the size of the images
+        theirs.compute_weight(update=True, n_iterations=2000, atol=None, rtol=None)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_through_the_norm() -> None:
+    layer = enlarged(LipschitzConv2d(2, 3, 3, (4, 4), 0.9))
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+
+    def value(weight: Tensor) -> Tensor:
+        norm = torch.linalg.matrix_norm(matrix(weight, (4, 4)), 2)
+        return functional.conv2d(x, weight / (norm / 0.9).clamp(min=1), layer.bias, padding=1)
+
+    weight = layer.weight.detach().clone().requires_grad_()
+    probe = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((value(weight) * probe).sum(), weight)
+    (found,) = torch.autograd.grad((layer(x) * probe).sum(), layer.weight)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_saved_vectors_are_kept_bit_by_bit() -> None:
+    layer = LipschitzConv2d(3, 8, 3, (6, 6), 0.9).eval()
+    with torch.no_grad():
+        layer.weight.mul_(4)
+    refresh_norms(layer)
+    loaded = LipschitzConv2d(3, 8, 3, (6, 6), 0.9).eval()
+    loaded.load_state_dict(layer.state_dict())
+    assert torch.equal(loaded.normalised_weight(), layer.normalised_weight())
+    assert torch.equal(loaded.v, layer.v)
+
+
+def test_a_weight_changed_by_hand_is_seen() -> None:
+    layer = enlarged(LipschitzConv2d(3, 4, 3, (5, 5), 0.9))
+    layer(torch.zeros(1, 3, 5, 5).double())
+    with torch.no_grad():
+        layer.weight[0, 0] += 7
+    norm = torch.linalg.matrix_norm(matrix(layer.normalised_weight().detach(), (5, 5)), 2)
+    assert float(norm) == pytest.approx(0.9, rel=1e-6)
+
+
+def test_zero_weight() -> None:
+    layer = LipschitzConv2d(3, 4, 3, (5, 5), 0.9)
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert not layer(torch.randn(1, 3, 5, 5)).isnan().any()
+    assert layer.eval().norm_bound() == 0
+
+
+def test_norm_keeps_up_with_training() -> None:
+    """A norm that lags makes nets too steep and log-densities too good."""
+    layer = LipschitzConv2d(8, 8, 3, (8, 8), 0.9)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=2e-3)
+    target = torch.randn(4, 8, 8, 8)
+    x, errors = torch.randn(4, 8, 8, 8), []
+    for _ in range(60):
+        weight = layer.normalised_weight()
+        norm = torch.linalg.matrix_norm(matrix(layer.weight.detach().double(), (8, 8)), 2)
+        errors.append(1 - float(layer.sigma) / float(norm))
+        loss = (functional.conv2d(x, weight, layer.bias, padding=1) - 3 * target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert max(errors) < 5e-3
+    assert sum(errors) / len(errors) < 1e-3
+
+
+def test_krylov_space_beats_power_iteration() -> None:
+    singular = torch.cat((torch.tensor([1.0, 0.99]), torch.linspace(0.0, 0.98, 98))).double()
+    v = torch.ones(100, dtype=torch.float64)
+    apply = lambda v: singular * v  # noqa: E731
+    found = leading_vector(apply, apply, v, 30)
+    power = functional.normalize(singular**60 * v, dim=0)
+    assert float(found[0]) > 0.99 > float(power[0])
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "conv": lambda: LipschitzConvNet(2, (4, 4), 6, lipschitz=0.8),
+    "conv-preactivation": lambda: LipschitzConvNet(
+        2, (4, 4), 6, activation="clipswish", preactivation=True, lipschitz=0.8
+    ),
+    "conv-context": lambda: LipschitzConvNet(
+        2, (4, 4), 6, (3, 3), "sin", lipschitz=0.8, context_features=3
+    ),
+    "dense": lambda: LipschitzDenseNet(2, (4, 4), growth=3, depth=2, lipschitz=0.8),
+    "dense-elu-context": lambda: LipschitzDenseNet(
+        2, (4, 4), growth=3, depth=2, activation="elu", lipschitz=0.8, context_features=3
+    ),
+}
+
+
+def _input(net: nn.Module) -> tuple[Tensor, ...]:
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    return (x,) if net.context_features is None else (x, torch.randn(3, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_keep_their_constant(name: str) -> None:
+    net = enlarged(NETS[name]())
+    x, *context = _input(net)
+    norms = torch.linalg.matrix_norm(jacobian(lambda x: net(x, *context), x), 2)
+    assert float(norms.amax()) <= net.certificate() <= 0.8 * (1 + 1e-6)
+    assert float(norms.amax()) > 0.05
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_of_nets(name: str) -> None:
+    net = enlarged(NETS[name](), 1.0)
+    inputs = tuple(t.requires_grad_() for t in _input(net))
+    assert gradcheck(net, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_wrong_input_is_refused(name: str) -> None:
+    net = NETS[name]()
+    with pytest.raises(ValueError, match=r"takes \[B, 2, 4, 4\]"):
+        net(torch.zeros(1, 2, 4, 5))
+    if net.context_features:
+        with pytest.raises(ValueError, match="needs a context"):
+            net(torch.zeros(1, 2, 4, 4))
+        with pytest.raises(ValueError, match="context of shape"):
+            net(torch.zeros(1, 2, 4, 4), torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("name", [n for n, kind in ACTIVATIONS.items() if issubclass(kind, Scaled)])
+def test_folded_activation_is_the_activation(name: str) -> None:
+    net = LipschitzConvNet(2, (4, 4), 6, activation=name, preactivation=True).double().eval()
+    plain = copy.deepcopy(net)
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    h = x
+    for activation, layer in zip([plain.first, *plain.activations], plain.layers, strict=True):
+        h = layer(activation(h))
+    torch.testing.assert_close(net(x), h, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["lipswish", "clipswish"])
+def test_swish_is_the_formula_of_the_papers(name: str) -> None:
+    x = torch.linspace(-6, 6, 50)[:, None]
+    activation = make_activation(name)
+    b = functional.softplus(activation.beta)
+    swish = lambda x: x * torch.sigmoid(b * x)  # noqa: E731
+    expected = {
+        "lipswish": swish(x) / 1.1,
+        "clipswish": torch.cat((swish(x), swish(-x)), dim=1) / 1.004,
+    }[name]
+    torch.testing.assert_close(activation(x), expected)
