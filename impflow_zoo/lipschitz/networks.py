@@ -54,11 +54,6 @@ class LipschitzMLP(nn.Module):
             raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
         if norm not in ("2", "inf"):
             raise ValueError(f"unknown norm {norm!r}: choose '2' or 'inf'")
-        if norm == "inf" and activation == "clipswish":
-            raise ValueError(
-                "clipswish has constant 1 in the 2-norm alone: choose another activation for "
-                "norm='inf'"
-            )
         self.features, self.context_features = features, context_features
         self.norm = norm
         self.bound = float(lipschitz)

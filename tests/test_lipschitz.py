@@ -1,0 +1,458 @@
+"""Lipschitz layers, activations, nets and certificates, against dense references."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from blocks import NETS, build, draw
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, LipSwish, make_activation
+from impflow_zoo.lipschitz.certify import certify
+from impflow_zoo.lipschitz.norms import LipschitzLinear, held_weights, refresh_norms
+from impflow_zoo.testing.case import tighten
+
+INF = math.inf
+NORMS = {
+    "2-2": (2, 2),
+    "inf-inf": (INF, INF),
+    "1-1": (1, 1),
+    "1-2": (1, 2),
+    "1-inf": (1, INF),
+    "2-inf": (2, INF),
+}
+every_norm = pytest.mark.parametrize(("domain", "codomain"), NORMS.values(), ids=NORMS)
+every_activation = pytest.mark.parametrize("name", ACTIVATIONS)
+PAIRING = ("clipswish", "cpila", "maxmin")
+ELEMENTWISE = tuple(name for name in ACTIVATIONS if name not in PAIRING)
+
+
+def induced_norm(weight, domain, codomain):
+    """By its definition: the largest image of a vertex of the ball, or of a dense sphere."""
+    m = weight.shape[1]
+    if domain == 1:
+        points = torch.eye(m, dtype=weight.dtype)
+    elif domain == INF:
+        points = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=m)), dtype=weight.dtype)
+    elif codomain == 2:
+        return torch.linalg.matrix_norm(weight, 2)
+    else:  # rows are the directions in which single outputs grow fastest
+        points = weight / weight.norm(dim=1, keepdim=True)
+    return torch.linalg.vector_norm(points @ weight.mT, ord=codomain, dim=1).max()
+
+
+def linear(domain=2.0, codomain=2.0, factor=1.0, coefficient=0.9):
+    layer = LipschitzLinear(5, 4, coefficient, domain=domain, codomain=codomain).double()
+    with torch.no_grad():
+        layer.weight.copy_(factor * torch.randn(4, 5))
+    return layer
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+@every_norm
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_large_weights_shrink_to_the_coefficient(domain, codomain, training):
+    layer = linear(domain, codomain, factor=7).train(training)
+    for _ in range(20 if training else 1):
+        weight = layer.normalised_weight()
+    assert induced_norm(weight, domain, codomain).item() == pytest.approx(0.9, rel=1e-3)
+    ratio = weight / layer.weight
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+    if not training:
+        assert induced_norm(weight, domain, codomain) <= 0.9 * (1 + 1e-12)
+        expected = induced_norm(weight, domain, codomain).item()
+        assert layer.norm_bound() == pytest.approx(expected)
+
+
+@every_norm
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("factor", [0.0, 1e-3, 0.05])
+def test_small_weights_stay_as_they_are(domain, codomain, training, factor):
+    layer = linear(domain, codomain, factor).train(training)
+    for _ in range(3):
+        assert torch.equal(layer.normalised_weight(), layer.weight)
+    assert layer.norm_bound() <= 0.9
+
+
+@pytest.mark.parametrize(("domain", "codomain"), [(2, 1), (INF, 2), (INF, 1), (3, 3)])
+def test_norms_without_a_closed_form_are_refused(domain, codomain):
+    with pytest.raises(ValueError, match=f"no closed form for the norm from p={domain}"):
+        LipschitzLinear(2, 2, domain=domain, codomain=codomain)
+
+
+def test_power_vectors_are_buffers():
+    layer = LipschitzLinear(3, 2)
+    assert set(dict(layer.named_parameters())) == {"weight", "bias"}
+    assert set(layer.state_dict()) == {"weight", "bias", "u", "v", "sigma"}
+    assert set(LipschitzLinear(3, 2, domain=1).state_dict()) == {"weight", "bias"}
+
+
+CHANGES = {
+    "scaled": lambda w: w.mul_(3),
+    "one entry": lambda w: w[1, 2].fill_(50),
+    "behind the power vectors": lambda w: w.copy_(torch.diag_embed(torch.tensor([3.0, 30, 0, 0]))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_weight_changed_by_hand_in_eval_mode_is_seen(change):
+    layer = LipschitzLinear(4, 4, 0.9).double().eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([3.0, 1.0, 0.5, 0.1])))
+        before = layer.normalised_weight().clone()
+        change(layer.weight)
+    after = layer.normalised_weight()
+    assert not torch.equal(before, after)
+    assert torch.linalg.matrix_norm(after, 2).item() == pytest.approx(0.9, rel=1e-12)
+
+
+def test_gradients_flow_through_the_norm():
+    """Along the weight itself the normalised weight does not change."""
+    layer = linear(factor=3).eval()
+    with torch.no_grad():
+        layer.normalised_weight()
+    weight = layer.normalised_weight()
+    (grad,) = torch.autograd.grad((weight * torch.randn_like(weight)).sum(), layer.weight)
+    assert grad.norm() > 1e-3
+    assert (grad * layer.weight).sum().abs() < 1e-12
+
+
+def optimise(net, steps=20, rate=0.1):
+    """Steps that try to make the net as steep as they can."""
+    optimiser = torch.optim.SGD(net.parameters(), lr=rate)
+    for _ in range(steps):
+        x = torch.randn(16, net.features, dtype=torch.float64)
+        optimiser.zero_grad()
+        (-(net(x) - net(-x)).square().sum()).backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("norm", ["2", "inf"])
+def test_after_training_the_bound_holds_at_once(norm):
+    """There is nothing to call after the last step of the optimiser."""
+    net = LipschitzMLP(4, (16, 16), "lipswish", 0.9, norm=norm).double().train()
+    optimise(net)
+    net.eval()
+    ord_ = 2 if norm == "2" else INF
+    share = 0.9 ** (1 / 3)
+    for layer in net.layers:
+        assert torch.linalg.matrix_norm(layer.weight, ord_) > share
+        effective = torch.linalg.matrix_norm(layer.normalised_weight(), ord_)
+        assert effective.item() == pytest.approx(share, rel=1e-10)
+
+
+def test_while_training_the_bound_holds_nearly():
+    """Power iteration is from below; with a few iterations a step the excess is small."""
+    net = LipschitzMLP(4, (16, 16), "lipswish", 0.9).double().train()
+    worst = 0.0
+    for _ in range(20):
+        optimise(net, steps=1)
+        with held_weights(net):
+            for layer in net.layers:
+                norm = torch.linalg.matrix_norm(layer.normalised_weight(), 2).item()
+                worst = max(worst, norm / 0.9 ** (1 / 3))
+    assert worst <= 1.01
+
+
+def test_a_loaded_net_is_bit_equal_to_the_saved_one():
+    for training in (True, False):
+        net = LipschitzMLP(4, (16, 16), "lipswish", 0.9).train(training)
+        tighten(net)
+        x = torch.randn(7, 4)
+        net(x)
+        state = copy.deepcopy(net.state_dict())
+        other = LipschitzMLP(4, (16, 16), "lipswish", 0.9)
+        other.load_state_dict(state)
+        assert torch.equal(net.eval()(x), other.eval()(x))
+        refresh_norms(net)
+        other.load_state_dict(net.state_dict())
+        assert torch.equal(net(x), other(x))
+        for key, tensor in net.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[key]), key
+
+
+def test_refreshed_norms_are_exact():
+    net = LipschitzMLP(4, (16,), "sin", 0.9).double()
+    tighten(net, 3)
+    refresh_norms(net)
+    for layer in net.layers:
+        assert layer.sigma.item() == pytest.approx(torch.linalg.matrix_norm(layer.weight, 2).item())
+
+
+# --- one normalisation a call ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def normalisations(monkeypatch):
+    """Which layers computed their weight, in order."""
+    calls = []
+    original = LipschitzLinear.fresh_weight
+
+    def counted(self):
+        calls.append(self)
+        return original(self)
+
+    monkeypatch.setattr(LipschitzLinear, "fresh_weight", counted)
+    return calls
+
+
+@pytest.mark.parametrize("method", ["forward", "inverse", "encode", "decode"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_weights_are_normalised_once_a_call(normalisations, method, training):
+    block = build("impflow-sin").train(training)
+    x, _ = draw("impflow-sin")
+    getattr(block, method)(x)
+    layers = [m for m in block.modules() if isinstance(m, LipschitzLinear)]
+    assert len(normalisations) == len(layers) == 6
+    assert set(normalisations) == set(layers)
+    getattr(block, method)(x)
+    assert len(normalisations) == 12
+
+
+def test_nets_on_their_own_normalise_each_time(normalisations):
+    net = LipschitzMLP(3, (4,))
+    net(torch.randn(2, 3)), net(torch.randn(2, 3))
+    assert len(normalisations) == 4
+
+
+def test_held_weights_end_with_the_block():
+    layer = linear(factor=3).eval()
+    with held_weights(layer):
+        held = layer.normalised_weight()
+        assert layer.normalised_weight() is held
+        with held_weights(layer):
+            assert layer.normalised_weight() is held
+        assert layer.normalised_weight() is held
+    assert layer.normalised_weight() is not held
+
+
+def test_held_weights_end_with_an_error():
+    layer = linear(factor=3).eval()
+    with contextlib.suppress(KeyError), held_weights(layer):
+        held = layer.normalised_weight()
+        raise KeyError
+    assert layer.normalised_weight() is not held
+    block = ResFlowTransform(LipschitzMLP(3, (4,))).double().eval()
+    with pytest.raises(ValueError, match="takes"):
+        block(torch.randn(2, 5, dtype=torch.float64))
+    for module in block.modules():
+        assert "_held" not in module.__dict__
+
+
+# --- activations ----------------------------------------------------------------------------------
+
+
+def slopes(activation, x):
+    """Jacobian columns of a pairing or elementwise activation on single features, `[B, k]`."""
+    x = x.clone().requires_grad_()
+    outputs = activation(x[:, None])
+    columns = [
+        torch.autograd.grad(outputs[:, i].sum(), x, retain_graph=True)[0]
+        for i in range(outputs.shape[1])
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def with_beta(name, beta):
+    activation = make_activation(name).double()
+    if isinstance(activation, LipSwish):
+        with torch.no_grad():
+            activation.beta.fill_(beta)
+    return activation
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("beta", [0.0, 0.5, 10.0])
+def test_slopes_on_a_dense_grid(name, beta):
+    x = torch.cat((torch.linspace(-20, 20, 400_001), torch.linspace(-1, 1, 200_001))).double()
+    slope = slopes(with_beta(name, beta), x)
+    assert slope.shape == (len(x), 1)
+    assert slope.abs().max() <= 1 + 1e-12
+    assert slope.abs().max() > 0.99  # the constant is not given away
+
+
+@pytest.mark.parametrize("name", ["clipswish", "cpila"])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 10.0])
+def test_jacobians_of_pairs_on_a_dense_grid(name, beta):
+    x = torch.cat((torch.linspace(-20, 20, 400_001), torch.linspace(-1, 1, 200_001))).double()
+    size = slopes(with_beta(name, beta), x).norm(dim=1)
+    assert size.max() <= 1 + 1e-12
+    assert size.max() > 0.99
+
+
+@given(
+    st.sampled_from(ELEMENTWISE),
+    st.floats(-1e6, 1e6),
+    st.floats(-30, 30),
+)
+def test_slopes_anywhere(name, x, beta):
+    slope = slopes(with_beta(name, beta), torch.tensor([x], dtype=torch.float64))
+    assert slope.isfinite().all()
+    assert slope.abs().max() <= 1 + 1e-12
+
+
+@given(
+    st.sampled_from(PAIRING),
+    st.lists(st.floats(-1e3, 1e3), min_size=4, max_size=4),
+    st.floats(-30, 30),
+)
+def test_jacobians_anywhere(name, x, beta):
+    activation = with_beta(name, beta)
+    x = torch.tensor([x], dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(activation, x)[0, :, 0]
+    assert jacobian.shape == (4 * getattr(activation, "expansion", 1), 4)
+    assert torch.linalg.matrix_norm(jacobian, 2) <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+@every_activation
+def test_activations_by_difference_quotients(name, scale):
+    activation = make_activation(name).double()
+    a, b = scale * torch.randn(2, 5000, 4, dtype=torch.float64)
+    quotients = (activation(a) - activation(b)).norm(dim=1) / (a - b).norm(dim=1)
+    assert quotients.max() <= 1 + 1e-9
+
+
+def test_what_activations_compute():
+    x = torch.tensor([[-1.0, 0.0, 0.3, 2.0]], dtype=torch.float64)
+    beta = math.log1p(math.exp(0.5))
+    swish = x * torch.sigmoid(beta * x)
+    expected = {
+        "sin": torch.sin(2 * math.pi * x) / (2 * math.pi),
+        "lipswish": swish / 1.1,
+        "clipswish": torch.cat((swish, -x * torch.sigmoid(-beta * x)), dim=1) / 1.1 / 1.004,
+        "maxmin": torch.tensor([[0.3, 2.0, -1.0, 0.0]], dtype=torch.float64),
+        "elu": torch.where(x > 0, x, x.exp() - 1),
+        "softplus": torch.log1p(x.exp()),
+        "cpila": torch.cat((pila(x - 0.2), pila(-x - 0.2)), dim=1) / 1.06,
+    }
+    assert set(expected) == set(ACTIVATIONS)
+    for name, value in expected.items():
+        torch.testing.assert_close(make_activation(name).double()(x), value, msg=name)
+
+
+def pila(x, k=5.0):
+    below = (k**2 * x**3 / 2 - k * x**2 + x) * torch.exp(k * x)
+    return torch.where(x >= 0, x, below)
+
+
+# --- nets -----------------------------------------------------------------------------------------
+
+
+def quotient(net, p, context=None, pairs=4000):
+    """The largest difference quotient of a net over near and far pairs."""
+    scale = torch.logspace(-3, 1, pairs, dtype=torch.float64)[:, None]
+    x = 2 * torch.randn(pairs, net.features, dtype=torch.float64)
+    y = x + scale * torch.randn_like(x)
+    extra = () if context is None else (context.expand(pairs, -1),)
+    rise = torch.linalg.vector_norm(net(x, *extra) - net(y, *extra), ord=p, dim=1)
+    return float((rise / torch.linalg.vector_norm(x - y, ord=p, dim=1)).max())
+
+
+@every_activation
+@pytest.mark.parametrize("norm", ["2", "inf"])
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("lipschitz", [0.3, 0.99, 2.0])
+def test_the_bound_of_the_whole_net(name, norm, preactivation, lipschitz):
+    options = {"norm": norm, "preactivation": preactivation}
+    net = LipschitzMLP(4, (16, 8), name, lipschitz, **options).double().eval()
+    tighten(net, 50)
+    with torch.no_grad():
+        assert quotient(net, 2 if norm == "2" else INF) <= lipschitz * (1 + 1e-9)
+    assert net.certificate() == pytest.approx(lipschitz)
+    assert net.certificate() <= lipschitz * (1 + 1e-9)
+    assert net.lipschitz == (lipschitz if norm == "2" else None)
+
+
+def test_the_bound_is_nearly_attained():
+    """A net of one feature whose weights agree comes close: the bound is not a loose one."""
+    net = LipschitzMLP(1, (1,), "elu", 0.9).double().eval()
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.fill_(100.0)
+        assert quotient(net, 2) == pytest.approx(0.9, rel=1e-9)
+
+
+def test_small_nets_are_certified_below_their_bound():
+    net = LipschitzMLP(4, (16,), "sin", 0.9).double()
+    tighten(net, 0.1)
+    assert 0 < net.certificate() < 0.05
+
+
+def test_the_bound_holds_for_every_context():
+    net = LipschitzMLP(4, (16, 8), "lipswish", 0.9, context_features=3).double().eval()
+    tighten(net, 50)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    outputs = []
+    for size in (0.0, 1.0, 100.0):
+        context = size * torch.randn(1, 3, dtype=torch.float64)
+        with torch.no_grad():
+            assert quotient(net, 2, context) <= 0.9 * (1 + 1e-9)
+            outputs.append(net(x, context.expand(5, -1)))
+    assert not torch.allclose(outputs[0], outputs[1])
+
+
+def test_a_net_without_contexts_ignores_them():
+    net = LipschitzMLP(4, (8,))
+    x = torch.randn(5, 4)
+    assert torch.equal(net.eval()(x, torch.randn(5, 7)), net(x))
+
+
+def test_a_net_without_hidden_layers_is_linear():
+    net = LipschitzMLP(3, (), lipschitz=0.5).double().eval()
+    tighten(net, 20)
+    x, y = torch.randn(2, 6, 3, dtype=torch.float64)
+    torch.testing.assert_close(net(x + y) + net(torch.zeros_like(x)), net(x) + net(y))
+    assert net.certificate() == pytest.approx(0.5)
+
+
+def test_normalisation_under_autocast_keeps_its_type():
+    net = LipschitzMLP(3, (8,), lipschitz=0.9).eval()
+    tighten(net)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = [layer.normalised_weight() for layer in net.layers]
+        assert net(torch.randn(2, 3)).dtype == torch.bfloat16
+    assert all(w.dtype == torch.float32 for w in weights)
+    assert all(torch.linalg.matrix_norm(w, 2) <= 0.9**0.5 * (1 + 1e-6) for w in weights)
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+def test_certify_lists_every_net():
+    block = ImpFlowTransform(LipschitzMLP(3, (8,), lipschitz=0.5), NETS["user"].make())
+    inner = ResFlowTransform(LipschitzMLP(3, (8,), lipschitz=1.5, norm="inf"))
+    tighten(block), tighten(inner)
+    certificates = certify(nn.ModuleDict({"a": block, "b": nn.Sequential(inner)}))
+    assert [c.name for c in certificates] == ["a.net_x", "a.net_z", "b.0.net"]
+    proven, unknown, wide = certificates
+    assert proven.bound == pytest.approx(0.5)
+    assert proven.margin == pytest.approx(0.5)
+    assert str(proven) == "a.net_x: Lip <= 0.500000 (2-norm), margin 0.500000"
+    assert unknown.bound is None
+    assert unknown.margin is None
+    assert str(unknown) == "a.net_z: not certified"
+    assert wide.norm == "inf"
+    assert wide.margin is None
+    assert str(wide) == "b.0.net: Lip <= 1.500000, not certified as a contraction"
+
+
+@pytest.mark.parametrize("name", [n for n, net in NETS.items() if "user" not in n])
+def test_certificates_are_true(name):
+    net = NETS[name].make().double()
+    tighten(net)
+    context = None if NETS[name].context is None else torch.randn(1, NETS[name].context).double()
+    bound = net.train().certificate()  # whatever the mode
+    assert net.training
+    with torch.no_grad():
+        assert quotient(net.eval(), NETS[name].p, context) <= bound * (1 + 1e-9)
