@@ -90,7 +90,7 @@ class Anderson(_Secant):
     """
 
     memory = 5
-    trial = 20
+    trial = 12
 
     def propose(self, w: Tensor, f: Tensor) -> Tensor:
         step = self.differences(w, f)

@@ -30,9 +30,14 @@ def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each row, `[B, ...] -> [B]`, safe from overflow of the squares."""
     x = x.flatten(1)
+    plain = torch.linalg.vector_norm(x, dim=1)
+    safe = (plain > torch.finfo(x.dtype).tiny ** 0.5) & plain.isfinite()
+    if bool(safe.all()):
+        return plain
     largest = x.abs().amax(dim=1, keepdim=True)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
-    return torch.linalg.vector_norm(x / scale, dim=1) * scale[:, 0]
+    scaled = torch.linalg.vector_norm(x / scale, dim=1) * scale[:, 0]
+    return torch.where(safe, plain, scaled)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _PROGRESS = 0.999  # a residual has to fall below this fraction of the last mark
 _PATIENCE = 50  # evaluations without progress before a row is given up
 _FLOOR_STEPS = 3  # evaluations without progress that show the rounding floor
 _FLOOR = 64.0  # how many eps times the size of the problem rounding may add up to
-_FEW_FEATURES = 8  # up to here a dense Jacobian costs less than the steps it saves
+_FEW_FEATURES = 8  # up to here secants soon span the space: they start at once
 _DENSE = 512  # up to here a dense Jacobian is the last resort
 _SLOW = 12.0  # a method hands a row over when it foresees more steps than this after its trial
 
@@ -128,9 +128,9 @@ class Solver:
 
     Arguments:
         method: `"auto"`, `"fixed_point"`, `"anderson"`, `"broyden"` or `"newton"`. `auto` takes
-            Newton's method for up to 8 features; for more, plain iteration, which hands a row
-            over to Anderson mixing when its contraction is slow, and to Newton's method with a
-            dense Jacobian (up to 512 features) when that stalls.
+            Anderson mixing for up to 8 features; for more, plain iteration, which hands a row
+            over to Anderson mixing when its contraction is slow. Rows that are still slow then
+            go on with Newton's method and a dense Jacobian (up to 512 features).
         rtol: relative tolerance, never below 8 eps. None takes the default of the data type:
             in evaluation 8 eps; in training `1e-4` for float32 and `1e-12` for float64.
         atol: absolute tolerance; None takes the same number as `rtol`.
@@ -237,7 +237,7 @@ class Solver:
         if self.method != "auto":
             return (self.method,)
         if features <= _FEW_FEATURES:
-            return ("newton", "anderson")
+            return ("anderson", "newton")
         last = ("newton",) if features <= _DENSE else ()
         return ("fixed_point", "anderson", *last)
 
