@@ -42,6 +42,7 @@ from impflow_zoo.numerics.probes import mix
 from impflow_zoo.numerics.solve import NumericalWarning, SolverError
 from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
 from impflow_zoo.registry import locate
+from impflow_zoo.transforms.base import NotFiniteError
 
 __all__ = ["Trainer", "train"]
 
@@ -264,7 +265,7 @@ class Trainer:
                 norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
                 usable = bool(log_density.isfinite() & norm.isfinite())
                 value, size = float(log_density.detach()), float(norm)
-            except (NoContractionError, SolverError):
+            except (NoContractionError, NotFiniteError, SolverError):
                 usable, value, size = False, math.nan, math.nan
         if usable:
             self.optimizer.step()

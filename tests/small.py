@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from blocks import tighten
+import yaml
 from nflows.transforms import ActNorm
 
 from impflow_zoo import ImpFlow, TabularConfig
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.testing.case import tighten
 
 MEAN, STD = 3.0, 0.5
 
@@ -37,3 +40,19 @@ def make(
 def rows(n: int = 6, features: int = 2, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """Data of the kind that `make` has standardised for."""
     return MEAN + 2 * STD * torch.randn(n, features, dtype=dtype)
+
+
+def write_recipe(folder: Path, model: str = "ImpFlow", **sections: dict[str, object]) -> Path:
+    """A recipe that trains one small block on a toy in a moment, but for the settings given."""
+    plane = {"kind": "tabular", "features": 2, "blocks": 1, "hidden_features": [8]}
+    short = {"steps": 4, "batch_size": 32, "validation_limit": 50, "checkpoint_minutes": 1000}
+    recipe = {
+        "model": model,
+        "config": {**plane, **sections.get("config", {})},
+        "data": {"dataset": "toy:moons", **sections.get("data", {})},
+        "training": {**short, **sections.get("training", {})},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path

@@ -275,6 +275,12 @@ def test_verification_finds_what_is_not_true(damage, message, folder):
         ImpFlow.from_pretrained(folder, verify=True)
 
 
+@pytest.mark.parametrize("logdet", ["unbiased", "truncated"])
+def test_verification_is_of_the_weights_whatever_the_settings(logdet, tmp_path):
+    make(logdet=LogDet(logdet)).save_pretrained(tmp_path)
+    ImpFlow.from_pretrained(tmp_path, seed=5, solver=Solver(rtol=1e-2), verify=True)
+
+
 # ------------------------------------------------------------------------------------ saving
 
 

@@ -34,6 +34,8 @@ from impflow_zoo.models.config import (
     to_json,
 )
 from impflow_zoo.models.hub import HubFiles
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.weights import mismatch
 
 if TYPE_CHECKING:
@@ -350,6 +352,8 @@ def golden_batch(model: FlowModel) -> dict[str, Tensor]:
             _GOLDEN_ROWS, model.config.context_features, generator=generator, dtype=torch.float64
         )
     x = decode(double.transform, noise, context)
+    # Inputs as users have them: an image's may lie out of [0, 1] as it is.
+    x = double.dequantise(double.to_data(x), torch.full_like(x, 0.5))
     z, _ = double.transform(x, context)
     batch = {"inputs": x, "latents": z, "log_prob": double.log_prob(x, context)}
     if context is not None:
@@ -399,4 +403,8 @@ def _check_certificate(model: FlowModel, name: str, config_file: ConfigFile) -> 
 
 
 def _double_copy(model: FlowModel) -> FlowModel:
-    return copy.deepcopy(model).double().cpu().eval()
+    """A copy whose answers are those of the weights: in float64, with default settings."""
+    double = copy.deepcopy(model).double().cpu().eval()
+    for i, block in enumerate(double.blocks()):
+        block.logdet, block.solver = LogDet().seeded(i), Solver()
+    return double

@@ -182,17 +182,21 @@ class _Negated:
         return -self.net(*arguments)
 
 
+class NotFiniteError(ValueError):
+    """NaN or infinity where numbers are due."""
+
+
 def check_finite(x: Tensor, name: str) -> None:
     """Refuse NaN and infinity, naming the rows.
 
     Raises:
-        ValueError: if there are any.
+        NotFiniteError: if there are any.
     """
     if bool(torch.isfinite(x).all()):
         return
     rows = (~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
     shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-    raise ValueError(f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows: {shown}")
+    raise NotFiniteError(f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows: {shown}")
 
 
 def _known_constant(net: nn.Module) -> float | None:
