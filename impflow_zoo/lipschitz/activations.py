@@ -7,6 +7,7 @@ same number (MaxMin) of features, and their Jacobian has 2-norm at most 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,8 @@ __all__ = [
     "MaxMin",
     "Scaled",
     "Sin",
+    "expansion",
+    "folded",
     "make_activation",
 ]
 
@@ -139,6 +142,20 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "cpila": CPila,
     "maxmin": MaxMin,
 }
+
+
+def folded(
+    activation: nn.Module,
+) -> tuple[Callable[[Tensor], Tensor], Tensor | float, Tensor | float]:
+    """An activation as a core, a scalar before and a scalar after it."""
+    if isinstance(activation, Scaled):
+        return activation.core, *activation.scales()
+    return activation, 1.0, 1.0
+
+
+def expansion(activation: nn.Module | None) -> int:
+    """How many times the features an activation returns."""
+    return int(getattr(activation, "expansion", 1))
 
 
 def make_activation(name: str) -> nn.Module:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import make_activation
+from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 
 __all__ = ["LipschitzMLP"]
@@ -63,7 +63,7 @@ class LipschitzMLP(nn.Module):
         hidden = [make_activation(activation) for _ in hidden_features]
         self.activations = nn.ModuleList(hidden)
         self.first = make_activation(activation) if preactivation else None
-        expansions = [_expansion(self.first), *(_expansion(a) for a in hidden)]
+        expansions = [expansion(self.first), *(expansion(a) for a in hidden)]
         self.layers = nn.ModuleList(
             LipschitzLinear(n * k, m, share, domain=p, codomain=p)
             for n, m, k in zip(widths[:-1], widths[1:], expansions, strict=True)
@@ -88,13 +88,18 @@ class LipschitzMLP(nn.Module):
             ValueError: if a context is missing or has the wrong shape.
         """
         self._check(x, context)
-        h = x if self.first is None else self.first(x)
+        h: Tensor = x
+        scale: Tensor | float = 1.0
+        if self.first is not None:
+            core, before, scale = folded(self.first)
+            h = core(before * h)
         for i, activation in enumerate(self.activations):
-            h = self.layers[i](h)
+            core, before, after = folded(activation)
+            h = self.layers[i](h, scale, before)
             if self.context_features and context is not None:
-                h = h + self.context_layers[i](context)
-            h = activation(h)
-        return self.layers[-1](h)
+                h = h + before * self.context_layers[i](context)
+            h, scale = core(h), after
+        return self.layers[-1](h, scale)
 
     def certificate(self) -> float | None:
         """Upper bound of the Lipschitz constant of the net as it is, in its norm."""
@@ -114,7 +119,3 @@ class LipschitzMLP(nn.Module):
                 f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
                 f"[{len(x)}, {self.context_features}]"
             )
-
-
-def _expansion(activation: nn.Module | None) -> int:
-    return int(getattr(activation, "expansion", 1))

@@ -144,8 +144,22 @@ class LipschitzLinear(LipschitzLayer):
         """Whether the norm is the spectral one, which needs power iteration."""
         return self.domain == self.codomain == 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.normalised_weight(), self.bias)
+    def forward(
+        self, x: Tensor, before: Tensor | float = 1.0, after: Tensor | float = 1.0
+    ) -> Tensor:
+        """`after * linear(before * x)`, the scalars applied to the weights instead of the rows.
+
+        Arguments:
+            x: rows with shape `[B, in_features]`.
+            before: a scalar on the input.
+            after: a scalar on the output.
+        """
+        weight, bias, factor = self.normalised_weight(), self.bias, before * after
+        if not (isinstance(factor, float) and factor == 1.0):
+            weight = weight * factor
+        if not (isinstance(after, float) and after == 1.0):
+            bias = bias * after
+        return functional.linear(x, weight, bias)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v
@@ -204,7 +218,7 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
     gradient = torch.is_grad_enabled()
     try:
         # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
-        with torch.inference_mode(False), torch.set_grad_enabled(gradient):
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(gradient):
             for layer in layers:
                 layer.__dict__["_held"] = layer.fresh_weight()
         yield
