@@ -3,7 +3,7 @@
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.networks import LipschitzMLP
-from impflow_zoo.models.config import TabularConfig
+from impflow_zoo.models.config import ImageConfig, TabularConfig
 from impflow_zoo.models.flow import ImpFlow, ResFlow
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
@@ -12,6 +12,7 @@ from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.residual import ResFlowTransform
 
 __all__ = [
+    "ImageConfig",
     "ImpFlow",
     "ImpFlowTransform",
     "LipschitzConvNet",

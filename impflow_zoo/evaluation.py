@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from impflow_zoo.data import DataError, Source, open_source
-from impflow_zoo.models.config import Config, ModelError
+from impflow_zoo.data import DataError, ImageFormat, Source, open_source
+from impflow_zoo.models.config import Config, ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.probes import keyed_rows, mix
@@ -24,8 +24,8 @@ from impflow_zoo.registry import create_model, scored_split
 __all__ = ["UNITS", "Result", "Score", "evaluate", "score"]
 
 UNITS = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}
-_NOISE = 1  # tells the seeds of dequantisation noise from those of probes
-_BATCH_SIZE = 1000
+_NOISE, _PROBES = 1, 4  # tell the seeds of dequantisation noise from those of probes
+_BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def evaluate(
     *,
     seed: int = 0,
     limit: int | None = None,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int | None = None,
     revision: str | None = None,
     progress: bool = False,
 ) -> Result:
@@ -133,7 +133,7 @@ def evaluate(
             test split.
         seed: of probes and noise.
         limit: score the first rows only.
-        batch_size: rows at a time; bounds memory.
+        batch_size: rows at a time; bounds memory. None takes fewer the larger they are.
         revision: revision of the data set on the Hub; without `dataset`, None is the recipe's.
         progress: show a bar on stderr.
 
@@ -180,11 +180,13 @@ def score(
     *,
     seed: int,
     limit: int | None = None,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> Score:
     """Log-probability of each row of a source, in its order."""
     n = len(source) if limit is None else min(limit, len(source))
+    if batch_size is None:
+        batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
     values, variances = [torch.zeros(0)], [torch.zeros(0)]
     with (
         torch.no_grad(),
@@ -193,7 +195,7 @@ def score(
     ):
         for indices in _chunks(n, batch_size):
             x = model_input(model, source, indices, seed)
-            with keyed_rows(indices):
+            with keyed_rows([mix(seed, _PROBES, row) for row in indices]):
                 value, error = model.log_prob_with_error(x)
             values.append(value.double().cpu())
             variances.append(error.double().cpu() ** 2)
@@ -221,13 +223,22 @@ def open_rows(
     Raises:
         DataError: if they cannot be opened, or their rows are not what the model takes.
     """
-    source = open_source(dataset, split, columns=config.columns or None, revision=revision)
+    source = open_source(dataset, split, revision=revision, **_source_options(config))
     found = tuple(source.rows([0]).shape[1:])
     if found != config.shape:
         raise DataError(
             f"{source.name}: rows of shape {list(found)}, the model takes {list(config.shape)}"
         )
     return source
+
+
+def _source_options(config: Config) -> dict[str, Any]:
+    """What a data loader has to know of a model."""
+    if isinstance(config, ImageConfig):
+        height, width = config.image_size
+        prepare = asdict(config.prepare)
+        return {"image": ImageFormat(config.channels, (height, width), **prepare)}
+    return {"columns": config.columns or None}
 
 
 @contextmanager
@@ -247,17 +258,11 @@ def shown_rows(model: FlowModel, result: Result, limit: int = 2000) -> Tensor:
     return source.rows(range(min(result.n, limit, len(source))))
 
 
-def metric_values(model: FlowModel, log_prob: Tensor) -> Tensor:
-    """The model's metric from log-probabilities in nats."""
-    if model.config.metric == "log_likelihood":
-        return log_prob
-    return -log_prob / math.log(2)
-
-
 def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
-    values = metric_values(model, scored.log_prob)
+    metric = model.preprocessing.metric
+    values = metric(scored.log_prob)
     n = len(values)
-    unit = abs(float(metric_values(model, torch.ones(1)) - metric_values(model, torch.zeros(1))))
+    unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     logdets = [figures for kind, figures in scored.events if kind == "logdet"]
     roots = [figures for kind, figures in scored.events if kind == "root"]
     batches = max(1, len(logdets) // max(1, sum(len(b.nets) for b in model.blocks())))

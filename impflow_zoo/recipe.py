@@ -11,6 +11,7 @@ import yaml
 from impflow_zoo.models.config import (
     Config,
     ConfigError,
+    ImageConfig,
     parse,
     parse_dataclass,
     require,
@@ -56,6 +57,7 @@ class TrainingSettings:
         final_learning_rate: reached by a cosine at the last step; None keeps the rate constant.
         warmup_steps: linear increase from zero.
         weight_decay: decoupled, per unit of learning rate.
+        flip: mirror each image with probability 1/2.
         clip_norm: largest gradient norm applied.
         ema_decay: decay of the averaged weights, which are the ones kept.
         validate_every: steps between validations.
@@ -72,6 +74,7 @@ class TrainingSettings:
     final_learning_rate: float | None = 0.0
     warmup_steps: int = 100
     weight_decay: float = 0.0
+    flip: bool = False
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     validate_every: int = 500
@@ -143,6 +146,10 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     card: CardSettings = field(default_factory=CardSettings)
+
+    def __post_init__(self) -> None:
+        image = isinstance(self.config, ImageConfig)
+        require(image or not self.training.flip, "flip", self.training.flip, "false, for tables,")
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from impflow_zoo.data import DataError, Source, Subset
-from impflow_zoo.evaluation import metric_values, open_rows, score
+from impflow_zoo.evaluation import open_rows, score
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.models.store import (
@@ -184,7 +184,8 @@ class Trainer:
     def prepare(self, init_from: str | None = None) -> None:
         """Learn the preprocessing from the data, or start from the weights of a model."""
         if init_from is None:
-            self.model.fit_preprocessing(self._all_rows())
+            if self.model.preprocessing.learns:
+                self.model.fit_preprocessing(self._all_rows())
         else:
             files = open_files(locate(init_from))
             load_weights(self.model, read_weights(files, read_config(files)), files.name)
@@ -294,6 +295,9 @@ class Trainer:
             self._epoch, self._order = epoch, torch.randperm(n, generator=generator)
         raw = self.rows.rows(self._order[position * size : (position + 1) * size].tolist())
         generator = torch.Generator().manual_seed(mix(self.settings.seed, _NOISE, step))
+        if self.settings.flip:
+            mirrored = torch.rand(len(raw), generator=generator) < 0.5
+            raw[mirrored] = raw[mirrored].flip(-1)
         noise = torch.rand(raw.shape, generator=generator, dtype=torch.float64)
         reference = next(self.model.parameters())
         return self.model.dequantise(raw, noise).to(reference)
@@ -311,7 +315,7 @@ class Trainer:
             model, self.validation, seed=self.settings.seed, limit=self.settings.validation_limit
         )
         log_prob = float(scored.log_prob.mean())
-        self._log(validation=float(metric_values(model, scored.log_prob).mean()))
+        self._log(validation=float(model.preprocessing.metric(scored.log_prob).mean()))
         best = self.state["best"]
         if math.isfinite(log_prob) and (best is None or log_prob > best):
             self.state.update(best=log_prob, best_step=self.state["step"], waited=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from impflow_zoo.data.images import ImageFormat, open_images
 from impflow_zoo.data.loading import pick_split
 from impflow_zoo.data.papamakarios import BENCHMARKS, open_benchmark
 from impflow_zoo.data.patches import PatchSource, open_patches
@@ -27,6 +28,7 @@ def open_source(
     revision: str | None = None,
     size: int | None = None,
     seed: int = 0,
+    image: ImageFormat | None = None,
 ) -> Source:
     """Open data by name.
 
@@ -47,6 +49,7 @@ def open_source(
         revision: branch, tag or commit of a Hub set.
         size: number of rows of what is made up here; when left out, 10,000 for a toy.
         seed: of what is made up here.
+        image: what images are to look like; rows are the images of the set then, uint8.
 
     Returns:
         The rows.
@@ -58,6 +61,9 @@ def open_source(
         >>> len(open_source("toy:moons", "test", size=100))
         100
     """
+    if image is not None:
+        _refuse(dataset, columns=columns, size=size)
+        return open_images(dataset, split, image, revision=revision)
     kind, _, name = dataset.partition(":")
     source: TableSource | PatchSource
     if kind == "toy" and name:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-from nflows.transforms import ActNorm, CompositeTransform, PointwiseAffineTransform, Transform
+from nflows.transforms import (
+    ActNorm,
+    CompositeTransform,
+    MultiscaleCompositeTransform,
+    PointwiseAffineTransform,
+    Transform,
+)
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.networks import LipschitzMLP
-from impflow_zoo.models.config import Config, TabularConfig
-from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.models.build_image import BlockFactory, build_image
+from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
 from impflow_zoo.transforms.base import ResidualBlock
 
 __all__ = ["BlockFactory", "build_transform", "decode", "encode"]
-
-BlockFactory = Callable[[Callable[[], nn.Module], LogDet], ResidualBlock]
 
 
 def build_transform(config: Config, block: BlockFactory) -> Transform:
@@ -48,7 +53,10 @@ def _build_tabular(config: TabularConfig, block: BlockFactory) -> Transform:
     return CompositeTransform(steps)
 
 
-_BUILDERS: dict[type, Callable[..., Transform]] = {TabularConfig: _build_tabular}
+_BUILDERS: dict[type, Callable[..., Transform]] = {
+    TabularConfig: _build_tabular,
+    ImageConfig: build_image,
+}
 
 
 def encode(transform: Transform, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -57,6 +65,12 @@ def encode(transform: Transform, x: Tensor, context: Tensor | None = None) -> Te
         for step in transform._transforms:
             x = encode(step, x, context)
         return x
+    if isinstance(transform, MultiscaleCompositeTransform):
+        left = []
+        for step in transform._transforms[:-1]:
+            leaving, x = encode(step, x, context).chunk(2, dim=transform._split_dim)
+            left.append(leaving.flatten(1))
+        return torch.cat((*left, encode(transform._transforms[-1], x, context).flatten(1)), dim=1)
     if isinstance(transform, ResidualBlock):
         return transform.encode(x, context)
     return transform(x, context)[0]
@@ -68,6 +82,14 @@ def decode(transform: Transform, z: Tensor, context: Tensor | None = None) -> Te
         for step in reversed(transform._transforms):
             z = decode(step, z, context)
         return z
+    if isinstance(transform, MultiscaleCompositeTransform):
+        shapes = transform._output_shapes
+        parts = z.split([math.prod(shape) for shape in shapes], dim=1)
+        *left, last = (part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+        x = decode(transform._transforms[-1], last, context)
+        for step, leaving in zip(transform._transforms[-2::-1], reversed(left), strict=True):
+            x = decode(step, torch.cat((leaving, x), dim=transform._split_dim), context)
+        return x
     if isinstance(transform, ResidualBlock):
         return transform.decode(z, context)
     return transform.inverse(z, context)[0]

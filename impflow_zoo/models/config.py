@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import reprlib
-import types
-import typing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
+from impflow_zoo.models.fields import (
+    ConfigError,
+    ModelError,
+    convert,
+    parse_dataclass,
+    require,
+    require_choice,
+)
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
 __all__ = [
     "Config",
     "ConfigError",
+    "ImageConfig",
     "ModelError",
     "TabularConfig",
     "convert",
@@ -29,16 +36,7 @@ __all__ = [
     "to_json",
 ]
 
-_LARGEST = 2**63  # torch's sizes and seeds are smaller
 METRICS = ("log_likelihood", "bits")
-
-
-class ModelError(ValueError):
-    """A model cannot be built, loaded or saved; the message says why and what helps."""
-
-
-class ConfigError(ModelError):
-    """A setting of a model is unknown, missing, or out of its range."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +109,8 @@ class TabularConfig:
         return self.blocks * (context + sum(m * n for m, n in itertools.pairwise(sizes)))
 
 
-Config = TabularConfig
-CONFIGS: dict[str, type[Config]] = {TabularConfig.kind: TabularConfig}
-
-
-def require(condition: bool, name: str, value: object, expected: str) -> None:
-    """Refuse a setting that is out of its range."""
-    if not condition:
-        raise ConfigError(f"{name}={reprlib.repr(value)}: {expected} expected")
-
-
-def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
-    """Refuse a setting that is not one of the choices."""
-    known = tuple(choices)
-    if value not in known:
-        raise ConfigError(f"unknown {name} {value!r}: choose {', '.join(known)}")
+Config = TabularConfig | ImageConfig
+CONFIGS: dict[str, type[Config]] = {kind.kind: kind for kind in (TabularConfig, ImageConfig)}
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -148,57 +133,3 @@ def parse(data: Any) -> Config:
             f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"
         )
     return parse_dataclass(CONFIGS[kind], rest, "")
-
-
-def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
-    """Build a dataclass from JSON objects, as strictly as `parse`.
-
-    Arguments:
-        cls: the dataclass.
-        data: its fields.
-        path: what stands before their names in messages.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key in data:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"unknown config key {path + str(key)!r}{hint}")
-    for name, f in fields.items():
-        absent = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if absent and name not in data:
-            raise ConfigError(f"config key {path + name!r} is missing")
-    hints = typing.get_type_hints(cls)
-    values = {k: convert(v, hints[k], path + k) for k, v in data.items()}
-    try:
-        return cls(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def convert(value: Any, annotation: Any, key: str) -> Any:
-    """A JSON value as an annotation of a dataclass field asks for it.
-
-    Raises:
-        ConfigError: if it is of another type; `key` names it.
-    """
-    if isinstance(annotation, types.UnionType):  # optional
-        if value is None:
-            return None
-        (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
-    if dataclasses.is_dataclass(annotation):
-        if isinstance(value, dict):
-            return parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
-    elif typing.get_origin(annotation) is tuple:
-        if isinstance(value, (list, tuple)):
-            item = typing.get_args(annotation)[0]
-            return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
-    elif annotation is float:
-        if type(value) in (int, float) and -_LARGEST < value < _LARGEST:
-            return float(value)
-    elif type(value) is annotation and (annotation is not int or -_LARGEST < value < _LARGEST):
-        return value
-    wanted = getattr(annotation, "__name__", str(annotation))
-    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected")

@@ -14,14 +14,16 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
-from nflows.transforms import PointwiseAffineTransform, Transform
+from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.models import store
 from impflow_zoo.models.build import build_transform, decode, encode
 from impflow_zoo.models.config import Config, ModelError, parse
+from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.probes import mix
 from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.implicit import ImpFlowTransform
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODELS", "FlowModel", "ImpFlow", "ResFlow"]
 
+_NOISE = 5  # tells the seed of dequantisation noise from those of probes
 _DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
 
 
@@ -56,6 +59,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
         self.config = parse(config) if isinstance(config, dict) else config
+        self.preprocessing = preprocessing_of(self.config)
         transform = build_transform(self.config, self._block)
         self.flow = Flow(transform, StandardNormal([math.prod(self.config.shape)]))
         self.files: store.Files | None = None  # where it was loaded from
@@ -103,6 +107,26 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         variances = (figures["variance"] for figures in logdets)
         return value, sum(variances, torch.zeros_like(value)).sqrt()
 
+    def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
+        """Bits per dimension of each image, `[B]`, after uniform dequantisation.
+
+        The noise is seeded and the same for every image, so an answer depends on its image and
+        the seed alone. `evaluate` draws it for each image anew, for a mean over a data set.
+
+        Arguments:
+            images: uint8 with shape `[B, C, H, W]`.
+            context: one context per image, for conditional models.
+
+        Raises:
+            ValueError: for a model of tables, and for images of another type or shape.
+        """
+        if not isinstance(self.preprocessing, ImagePreprocessing):
+            raise ValueError("bits_per_dim is for image models: use log_prob")
+        generator = torch.Generator().manual_seed(mix(self.config.seed, _NOISE))
+        noise = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
+        x = self.dequantise(images, noise.to(images.device))
+        return self.preprocessing.metric(self.log_prob(x, context))
+
     @torch.no_grad()
     def sample(
         self,
@@ -120,7 +144,8 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
             generator: torch generator of the noise; None takes the global one.
 
         Returns:
-            Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts.
+            Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
+            uint8 in the 8-bit range, whatever the bits of the model.
         """
         if n < 0:
             raise ValueError(f"sample({n}): the number of samples is not negative")
@@ -152,39 +177,31 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         return decode(self.transform, z, context)
 
     def to_data(self, x: Tensor) -> Tensor:
-        """From what `transform` takes to what users hold: the same for tables."""
-        return x
+        """From what `transform` takes to what users hold: tables as they are, images as uint8."""
+        return self.preprocessing.to_data(x)
 
     @property
     def adds_noise(self) -> bool:
         """Whether `dequantise` uses its noise."""
-        return any(self.config.rounding)
+        return self.preprocessing.adds_noise
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
-        rounding = self.config.rounding
-        if not rounding:
-            return raw
-        return raw + (noise - 0.5) * torch.tensor(rounding, dtype=raw.dtype, device=raw.device)
+        return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
     def fit_preprocessing(self, x: Tensor) -> None:
         """Learn mean and scale of the standardisation from training rows `[N, D]`."""
-        step = self.transform._transforms[0]
-        assert isinstance(step, PointwiseAffineTransform)
-        std, mean = torch.std_mean(x.double(), dim=0)
-        if not bool((std > 0).all()):
-            constant = (~(std > 0)).nonzero()[:, 0].tolist()
-            raise ModelError(f"columns {constant} are constant: a density has no place for them")
-        step._scale.copy_(1 / std)
-        step._shift.copy_(-mean / std)
+        self.preprocessing.fit(self.transform, x)
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, after every check a user's mistake deserves."""
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
-        return self._converted(x, "input"), self._checked_context(context, len(x))
+        x, context = self._converted(x, "input"), self._checked_context(context, len(x))
+        self.preprocessing.check(x)
+        return x, context
 
     def _checked_context(self, context: Tensor | None, rows: int) -> Tensor | None:
         size = self.config.context_features

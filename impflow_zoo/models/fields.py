@@ -1,0 +1,89 @@
+"""Fields of settings that come from JSON and YAML: strict types, ranges, choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import reprlib
+import types
+import typing
+from typing import Any
+
+__all__ = ["ConfigError", "ModelError", "convert", "parse_dataclass", "require", "require_choice"]
+
+_LARGEST = 2**63  # torch's sizes and seeds are smaller
+
+
+class ModelError(ValueError):
+    """A model cannot be built, loaded or saved; the message says why and what helps."""
+
+
+class ConfigError(ModelError):
+    """A setting of a model is unknown, missing, or out of its range."""
+
+
+def require(condition: bool, name: str, value: object, expected: str) -> None:
+    """Refuse a setting that is out of its range."""
+    if not condition:
+        raise ConfigError(f"{name}={reprlib.repr(value)}: {expected} expected")
+
+
+def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
+    """Refuse a setting that is not one of the choices."""
+    known = tuple(choices)
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value!r}: choose {', '.join(known)}")
+
+
+def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
+    """Build a dataclass from JSON objects, as strictly as `parse`.
+
+    Arguments:
+        cls: the dataclass.
+        data: its fields.
+        path: what stands before their names in messages.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in data:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"unknown config key {path + str(key)!r}{hint}")
+    for name, f in fields.items():
+        absent = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if absent and name not in data:
+            raise ConfigError(f"config key {path + name!r} is missing")
+    hints = typing.get_type_hints(cls)
+    values = {k: convert(v, hints[k], path + k) for k, v in data.items()}
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def convert(value: Any, annotation: Any, key: str) -> Any:
+    """A JSON value as an annotation of a dataclass field asks for it.
+
+    Raises:
+        ConfigError: if it is of another type; `key` names it.
+    """
+    if isinstance(annotation, types.UnionType):  # optional
+        if value is None:
+            return None
+        (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
+    if dataclasses.is_dataclass(annotation):
+        if isinstance(value, dict):
+            return parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
+    elif typing.get_origin(annotation) is tuple:
+        if isinstance(value, (list, tuple)):
+            item = typing.get_args(annotation)[0]
+            return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+    elif annotation is float:
+        if type(value) in (int, float) and -_LARGEST < value < _LARGEST:
+            return float(value)
+    elif type(value) is annotation and (annotation is not int or -_LARGEST < value < _LARGEST):
+        return value
+    wanted = getattr(annotation, "__name__", str(annotation))
+    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected")

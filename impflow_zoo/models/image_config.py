@@ -1,0 +1,154 @@
+"""What an image model is made of."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from impflow_zoo.lipschitz.activations import ACTIVATIONS
+from impflow_zoo.models.fields import require, require_choice
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.solve import Solver
+
+__all__ = ["ImageConfig", "Preparation"]
+
+NETS = ("conv", "dense")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to the images of a data set before the model sees them.
+
+    Arguments:
+        crop: side of the square cut from the middle, or None.
+        resize: scale to the model's size (area of pixels averaged); False refuses other sizes.
+        grey: turn colours into grey; False refuses images of another number of channels.
+    """
+
+    crop: int | None = None
+    resize: bool = False
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.crop is None or self.crop >= 1, "crop", self.crop, "at least 1")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """A multi-scale flow on images: dequantisation, logit, blocks of Lipschitz convolutions.
+
+    A scale is its blocks, each followed by an ActNorm; between scales 2x2 pixels are squeezed
+    into channels.
+
+    References:
+        Residual Flows for Invertible Generative Modeling (Chen et al., 2019), appendix E
+        https://arxiv.org/abs/1906.02735
+
+    Arguments:
+        channels: 3 for colours, 1 for grey.
+        image_size: height and width.
+        bits: bits per channel that are modelled; below 8, the lowest bits of the data are dropped.
+        alpha: images in [0, 1] are mapped to `logit(alpha + (1 - 2 alpha) x)`.
+        prepare: what is done to the images of a data set first.
+        blocks: number of implicit or residual blocks in each scale.
+        net: `"conv"` (`LipschitzConvNet`) or `"dense"` (`LipschitzDenseNet`).
+        width: channels within a net; what a dense layer adds in a dense one.
+        kernels: sizes of the convolutions of a net; a dense one has a layer for each but the last.
+        activation: activation of every net, see `LipschitzMLP`.
+        preactivation: every convolutional net but the first one of the model starts with an
+            activation.
+        lipschitz: bound of every net's Lipschitz constant, below 1.
+        actnorm: put an nflows `ActNorm` before the first block and after every block.
+        factor_out: half of the channels leave after each scale but the last.
+        fc_blocks: number of fully connected blocks on the flattened map at the end.
+        fc_hidden: sizes of their hidden layers.
+        context_features: size of a context row, or None for an unconditional density.
+        logdet: how log-determinants are computed.
+        solver: how roots are found.
+        seed: seed of the probes and of the noise in evaluation.
+    """
+
+    kind: ClassVar[str] = "image"
+    metric: ClassVar[str] = "bits_per_dim"
+
+    channels: int = 3
+    image_size: tuple[int, ...] = (32, 32)
+    bits: int = 8
+    alpha: float = 0.05
+    prepare: Preparation = field(default_factory=Preparation)
+    blocks: tuple[int, ...] = (1, 1, 1)
+    net: str = "conv"
+    width: int = 64
+    kernels: tuple[int, ...] = (3, 1, 3)
+    activation: str = "lipswish"
+    preactivation: bool = True
+    lipschitz: float = 0.9
+    actnorm: bool = True
+    factor_out: bool = False
+    fc_blocks: int = 0
+    fc_hidden: tuple[int, ...] = (128, 128)
+    context_features: int | None = None
+    logdet: LogDet = field(default_factory=LogDet)
+    solver: Solver = field(default_factory=Solver)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
+        require(
+            len(self.image_size) == 2 and min(self.image_size) >= 1,
+            "image_size",
+            self.image_size,
+            "height and width",
+        )
+        require(1 <= self.bits <= 8, "bits", self.bits, "between 1 and 8")
+        require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
+        require(bool(self.blocks), "blocks", self.blocks, "one number for each scale")
+        halvings = 2 ** (len(self.blocks) - 1)
+        require(
+            not any(n % halvings for n in self.image_size),
+            "image_size",
+            self.image_size,
+            f"multiples of {halvings} for {len(self.blocks)} scales",
+        )
+        for name in ("blocks", "fc_hidden"):
+            sizes = getattr(self, name)
+            require(all(n >= 1 for n in sizes), name, sizes, "positive numbers")
+        require(self.fc_blocks >= 0, "fc_blocks", self.fc_blocks, "at least 0")
+        require_choice("net", self.net, NETS)
+        require(self.width >= 1, "width", self.width, "at least 1")
+        odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
+        require(odd, "kernels", self.kernels, "odd sizes")
+        require_choice("activation", self.activation, ACTIVATIONS)
+        require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
+        if self.context_features is not None:
+            require(
+                self.context_features >= 1, "context_features", self.context_features, "at least 1"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image, channels first."""
+        height, width = self.image_size
+        return self.channels, height, width
+
+    @property
+    def scales(self) -> list[tuple[int, int, int]]:
+        """Shape of the maps in each scale."""
+        shapes = [self.shape]
+        for _ in self.blocks[1:]:
+            channels, height, width = shapes[-1]
+            channels = 2 * channels if self.factor_out else 4 * channels
+            shapes.append((channels, height // 2, width // 2))
+        return shapes
+
+    @property
+    def least_size(self) -> int:
+        """How many numbers the weights hold at least; more if a block has more than one net."""
+        total = 0
+        for count, (channels, _, _) in zip(self.blocks, self.scales, strict=True):
+            total += count * channels * self.width
+        channels, height, width = self.scales[-1]
+        features = channels * height * width
+        sizes = (features, *self.fc_hidden, features)
+        return total + self.fc_blocks * sum(m * n for m, n in itertools.pairwise(sizes))

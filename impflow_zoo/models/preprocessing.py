@@ -1,0 +1,133 @@
+"""Between data as users hold it and what a transform takes: rounding, noise, units, ranges."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from nflows.transforms import CompositeTransform, PointwiseAffineTransform, Transform
+from torch import Tensor
+
+from impflow_zoo.models.config import Config, ModelError, TabularConfig
+from impflow_zoo.models.image_config import ImageConfig
+
+__all__ = ["ImagePreprocessing", "Preprocessing", "TablePreprocessing", "preprocessing_of"]
+
+
+class Preprocessing(Protocol):
+    """What one kind of data needs.
+
+    Attributes:
+        adds_noise: whether `dequantise` uses its noise.
+        learns: whether `fit` has anything to learn.
+    """
+
+    adds_noise: bool
+    learns: bool
+
+    def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """From what the transform takes to what users hold."""
+
+    def check(self, x: Tensor) -> None:
+        """Refuse model input out of range.
+
+        Raises:
+            ValueError: saying what is expected.
+        """
+
+    def fit(self, transform: Transform, x: Tensor) -> None:
+        """Learn from raw training rows what the transform starts with."""
+
+    def metric(self, log_prob: Tensor) -> Tensor:
+        """The model's metric from log-probabilities of model input in nats."""
+
+
+def preprocessing_of(config: Config) -> Preprocessing:
+    """The preprocessing of a kind of model."""
+    if isinstance(config, ImageConfig):
+        return ImagePreprocessing(config)
+    return TablePreprocessing(config)
+
+
+class TablePreprocessing:
+    """Noise of one rounding step, and a standardisation learned from the training rows."""
+
+    learns = True
+
+    def __init__(self, config: TabularConfig) -> None:
+        self.rounding = config.rounding
+        self.unit = 1.0 if config.metric == "log_likelihood" else -1 / math.log(2)
+        self.adds_noise = any(config.rounding)
+
+    def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
+        if not self.rounding:
+            return raw
+        return raw + (noise - 0.5) * torch.tensor(self.rounding, dtype=raw.dtype, device=raw.device)
+
+    def to_data(self, x: Tensor) -> Tensor:
+        return x
+
+    def check(self, x: Tensor) -> None:
+        pass  # any number will do
+
+    @torch.no_grad()
+    def fit(self, transform: Transform, x: Tensor) -> None:
+        assert isinstance(transform, CompositeTransform)
+        step = transform._transforms[0]
+        assert isinstance(step, PointwiseAffineTransform)
+        if len(x) < 2:
+            raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
+        std, mean = torch.std_mean(x.double(), dim=0)
+        if not bool((std > 0).all()):
+            constant = (~(std > 0)).nonzero()[:, 0].tolist()
+            raise ModelError(f"columns {constant} are constant: a density has no place for them")
+        step._scale.copy_(1 / std)
+        step._shift.copy_(-mean / std)
+
+    def metric(self, log_prob: Tensor) -> Tensor:
+        return log_prob * self.unit
+
+
+class ImagePreprocessing:
+    """uint8 images to [0, 1] by uniform dequantisation, and back.
+
+    With fewer than 8 bits, images keep their 8-bit range: levels are `256 / 2^bits` apart, and the
+    bits below are dropped on the way in and zero on the way out.
+    """
+
+    adds_noise = True
+    learns = False
+
+    def __init__(self, config: ImageConfig) -> None:
+        self.bits = config.bits
+        self.step = 2 ** (8 - config.bits)
+        self.levels = 2**config.bits
+        self.entries = math.prod(config.shape)
+
+    def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
+        if raw.dtype != torch.uint8:
+            raise ValueError(f"images of type {raw.dtype}: uint8 is needed")
+        return (raw // self.step + noise) / self.levels
+
+    def to_data(self, x: Tensor) -> Tensor:
+        level = (x * self.levels).floor().clamp(0, self.levels - 1)
+        return level.to(torch.uint8) * self.step
+
+    def check(self, x: Tensor) -> None:
+        outside = ((x < 0) | (x > 1)).flatten(1).any(dim=1)
+        if bool(outside.any()):
+            rows = outside.nonzero()[:, 0].tolist()
+            raise ValueError(
+                f"images out of [0, 1] in {len(rows)} of {len(x)} rows (first: row {rows[0]}): "
+                "dequantise uint8 images first (model.dequantise), or use bits_per_dim"
+            )
+
+    def fit(self, transform: Transform, x: Tensor) -> None:
+        raise AssertionError("images have nothing to learn: see `learns`")
+
+    def metric(self, log_prob: Tensor) -> Tensor:
+        return -log_prob / (self.entries * math.log(2)) + self.bits

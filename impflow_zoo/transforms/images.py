@@ -1,0 +1,62 @@
+"""What nflows lacks for images."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from nflows.transforms import Transform
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["BoundedLogit", "Flatten"]
+
+
+class BoundedLogit(Transform):
+    """`logit(alpha + (1 - 2 alpha) x)` of each entry, finite on `[0, 1]`.
+
+    nflows' `Logit` keeps a tensor that does not follow the model to other devices.
+
+    References:
+        Density estimation using Real NVP (Dinh et al., 2017), section 4.1
+        https://arxiv.org/abs/1605.08803
+
+    Arguments:
+        alpha: distance from 0 and 1 after squeezing.
+    """
+
+    def __init__(self, alpha: float = 0.05) -> None:
+        super().__init__()
+        self.alpha = float(alpha)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs = torch.logit(self.alpha + (1 - 2 * self.alpha) * inputs)
+        return outputs, -self._inverse_logabsdet(outputs)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs = (torch.sigmoid(inputs) - self.alpha) / (1 - 2 * self.alpha)
+        return outputs, self._inverse_logabsdet(inputs)
+
+    def _inverse_logabsdet(self, z: Tensor) -> Tensor:
+        """`log |dx/dz|`, `[B]`: the slope of the sigmoid is `sigmoid(z) sigmoid(-z)`."""
+        slopes = functional.logsigmoid(z) + functional.logsigmoid(-z)
+        slopes = slopes - math.log(1 - 2 * self.alpha)
+        return slopes.flatten(1).sum(dim=1)
+
+
+class Flatten(Transform):
+    """Maps as vectors.
+
+    Arguments:
+        shape: shape of one map.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return inputs.flatten(1), inputs.new_zeros(len(inputs))
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return inputs.reshape(-1, *self.shape), inputs.new_zeros(len(inputs))
