@@ -99,6 +99,16 @@ class HubFiles:
             raise EntryNotFoundError(f"{self.name} has no {filename}")
         return self._download(filename, self._commit)
 
+    def has(self, filename: str) -> bool:
+        """Whether the repository has the file; it is not downloaded."""
+        url = hf_hub_url(self.repo_id, filename, revision=self._commit or self.revision)
+        try:
+            with one_line_errors(self.name, filename):
+                get_hf_file_metadata(url, token=self._token, library_name=_LIBRARY)
+        except EntryNotFoundError:
+            return False
+        return True
+
     def _find_commit(self) -> str | None:
         """The commit of the revision; if the Hub cannot be reached, that of the cache."""
         revision = self.revision
@@ -107,12 +117,11 @@ class HubFiles:
             if isinstance(self._cached(_FIRST), str) and not self._force:
                 return revision
         if self._local_only:
-            return self._commit_in_cache()
+            return self._commit_of_first()
         url = hf_hub_url(self.repo_id, _FIRST, revision=revision)
         try:
             with one_line_errors(self.name, _FIRST):
-                head = get_hf_file_metadata(url, token=self._token, library_name=_LIBRARY)
-                return head.commit_hash
+                get_hf_file_metadata(url, token=self._token, library_name=_LIBRARY)
         except RemoteEntryNotFoundError as error:
             return error.response.headers.get("x-repo-commit")
         except RevisionNotFoundError:
@@ -120,11 +129,13 @@ class HubFiles:
         except (HTTPError, OSError) as error:  # as in huggingface_hub: the cache may still do
             self._local_only, self._force = True, False
             try:
-                return self._commit_in_cache()
+                return self._commit_of_first()
             except LocalEntryNotFoundError:
                 raise error from None
+        return self._commit_of_first()
 
-    def _commit_in_cache(self) -> str:
+    def _commit_of_first(self) -> str:
+        """Fetched under the name of its revision, so that the cache learns what that stands for."""
         return self._download(_FIRST, self.revision).parent.name
 
     def _cached(self, filename: str) -> Any:

@@ -71,6 +71,9 @@ class Files(Protocol):
             FileNotFoundError or EntryNotFoundError: if the model has no such file.
         """
 
+    def has(self, filename: str) -> bool:
+        """Whether the model has such a file, found out without fetching it."""
+
 
 @dataclass(frozen=True)
 class _Folder:
@@ -85,6 +88,9 @@ class _Folder:
         if not path.is_file():
             raise FileNotFoundError(f"{self.folder} has no {filename}")
         return path
+
+    def has(self, filename: str) -> bool:
+        return (self.folder / filename).is_file()
 
 
 def open_files(
@@ -223,7 +229,7 @@ def read_weights(files: Files, config_file: ConfigFile) -> dict[str, Tensor]:
 def _refuse_pickle(files: Files) -> None:
     """Say why weights in a pickle are of no use, where there are some."""
     for filename in PICKLES:
-        if optional_path(files, filename) is not None:
+        if files.has(filename):
             raise WeightsError(
                 f"{files.name} has no {WEIGHTS}: its weights are a pickle ({filename}), which "
                 "could run code and is not opened"
