@@ -184,6 +184,45 @@ def stage(
         print(result.report(folder.name))
 
 
+@app.command()
+def publish(
+    namespace: Annotated[str, typer.Option(help="User or organisation on the Hub.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: all of the zoo.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make new ones private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and list, send nothing.")
+    ] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check models' folders, then send each to the Hub in one commit."""
+    from impflow_zoo import publishing
+
+    def report(sent: publishing.Sent) -> None:
+        if not as_json:
+            print(f"{sent.repo_id} {sent.commit} {sent.pull_request or sent.url}", flush=True)
+
+    found = publishing.parcels(models or ())
+    if not as_json:
+        print(publishing.table(found, namespace), flush=True)
+    sent = []
+    if dry_run:
+        publishing.check(found, namespace)
+    else:
+        sent = publishing.publish(
+            found, namespace, private=private, create_pr=create_pr, report=report
+        )
+    if as_json:
+        listed = [
+            {"name": p.name, "files": p.files, "bytes": p.size, "trained": p.trained} for p in found
+        ]
+        _print_json({"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]})
+    elif dry_run:
+        print("dry run: nothing was sent")
+
+
 def _describe(name: str) -> dict[str, Any]:
     files = store.open_files(registry.zoo_folder() / name)
     config_file = store.read_config(files)
@@ -223,14 +262,18 @@ def _keep_memory() -> None:
 
 def main() -> None:
     """Run the command line: mistakes end in one line on stderr and exit code 2."""
-    from huggingface_hub.errors import HfHubHTTPError
+    import logging
+
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     from impflow_zoo.data import DataError
     from impflow_zoo.numerics.logdet import NoContractionError
     from impflow_zoo.numerics.solve import SolverError
 
+    hub_errors = (HfHubHTTPError, EntryNotFoundError, OSError)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters ends in our line
     try:
-        app()
-    except (ModelError, DataError, SolverError, NoContractionError, HfHubHTTPError, OSError) as e:
+        app(prog_name="impflow-zoo")
+    except (ModelError, DataError, SolverError, NoContractionError, *hub_errors) as e:
         print(f"impflow-zoo: {' '.join(str(e).split())}", file=sys.stderr)
         sys.exit(2)

@@ -198,7 +198,10 @@ def one_line_errors(name: str, filename: str | None = None) -> Iterator[None]:
         raise error from None
     except (HTTPError, UnicodeError) as error:
         raise LocalEntryNotFoundError(_reason(name, file, error)) from None
-    except ValueError as error:  # force_download that failed: what failed is the cause
+    except ValueError as error:
+        if error.__cause__ is None:
+            raise
+        # force_download that failed: what failed is the cause
         raise LocalEntryNotFoundError(_reason(name, file, error.__cause__)) from None
     except OSError as error:
         if not str(error).startswith("Consistency check failed"):
@@ -219,7 +222,8 @@ def _reason(name: str, file: str, error: BaseException | None) -> str:
         case HfHubHTTPError():
             status = error.response.status_code
             advice = {401: _LOGIN, 403: "the token does not allow it", 429: "too many requests"}
-            what = advice.get(status, "try again later")
+            said = " ".join((error.server_message or "").split())[:200]
+            what = advice.get(status, said or "try again later")
             return f"{name}{file}: the Hub answered HTTP {status}: {what}"
         case None | OfflineModeIsEnabled():
             return f"{name}{file} is not in the cache, and we are offline: load it once online"

@@ -1,0 +1,260 @@
+"""Sending models to the Hub: every folder is checked before the first byte leaves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    get_token,
+)
+
+from impflow_zoo import registry
+from impflow_zoo.cards import CURVE, PICTURE, TRAINING
+from impflow_zoo.models import store
+from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.hub import check_repository, one_line_errors
+from impflow_zoo.recipe import CardSettings, read_recipe
+
+__all__ = ["Parcel", "Sent", "inspect", "parcels", "publish", "table"]
+
+NEEDED = (store.CONFIG, store.WEIGHTS, store.GOLDEN, store.CARD, store.RECIPE, TRAINING)
+FILES = (*NEEDED, PICTURE, CURVE, store.TEST_ROWS)  # nothing else in a folder is ever sent
+_SECTIONS = ("Use", "Training", "Intended use and limits", "Data", "Citation")
+_PICTURES = re.compile(r"!\[[^\]]*\]\(([^)\s]*)\)")
+_SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A model's folder, looked through.
+
+    Arguments:
+        folder: where the files lie.
+        files: names of those to be sent.
+        size: of all of them, in bytes.
+        trained: False if there are no weights, so that there is nothing to send.
+        problems: what keeps it from being sent.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    size: int
+    trained: bool
+    problems: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the model, and of its repository in the namespace."""
+        return self.folder.name
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the Hub says of a commit: `pull_request` is its address if it is one."""
+
+    repo_id: str
+    commit: str
+    url: str
+    pull_request: str | None = None
+
+
+def parcels(models: Sequence[str] = ()) -> list[Parcel]:
+    """Look through folders of models.
+
+    Arguments:
+        models: names of the zoo or folders; all of the zoo if empty.
+
+    Raises:
+        ModelError: if one is neither.
+    """
+    zoo = registry.zoo_folder()
+    if not models:
+        known = (store.CONFIG, store.RECIPE)
+        return [inspect(f) for f in sorted(zoo.iterdir()) if any((f / k).is_file() for k in known)]
+    folders = []
+    for model in models:
+        folder = Path(model) if Path(model).is_dir() else zoo / model
+        if not folder.is_dir() or Path(model).name in ("", ".."):
+            raise ModelError(f"{model!r} is neither a model of the zoo nor a folder")
+        folders.append(folder.resolve())
+    return [inspect(folder) for folder in folders]
+
+
+def inspect(folder: Path) -> Parcel:
+    """Check all that a published model must have, and collect what is wrong."""
+    present = tuple(name for name in FILES if (folder / name).is_file())
+    size = sum((folder / name).stat().st_size for name in present)
+    if store.WEIGHTS not in present and not _promises_weights(folder):
+        return Parcel(folder, (), 0, trained=False, problems=())
+    problems = [f"no {name}" for name in NEEDED if name not in present]
+    for name in present:
+        if (folder / name).is_symlink():
+            problems.append(f"{name} is a link: what it points to is not looked at")
+        if _SECRET.search((folder / name).read_bytes()):
+            problems.append(f"{name} holds what looks like an access token")
+    if not problems:
+        for check in (_check_weights, _check_words):
+            try:
+                problems += check(folder)
+            except ModelError as error:
+                problems.append(str(error).removeprefix(f"{folder}: "))
+    return Parcel(folder, present, size, trained=True, problems=tuple(problems))
+
+
+def _promises_weights(folder: Path) -> bool:
+    try:
+        return store.read_config(store.open_files(folder)).sha256 is not None
+    except ConfigError:
+        return (folder / store.CONFIG).is_file()
+
+
+def _check_weights(folder: Path) -> list[str]:
+    model = FlowModel.from_pretrained(folder, verify=True)
+    config_file = store.read_config(store.open_files(folder))
+    recipe = read_recipe(folder / store.RECIPE)
+    problems = []
+    if config_file.sha256 is None:
+        problems.append(f"{store.CONFIG} records no sha256 of the weights")
+    if recipe.model != type(model).__name__:
+        problems.append(f"{store.RECIPE} is of a {recipe.model}, the weights are not")
+    return problems
+
+
+def _check_words(folder: Path) -> list[str]:
+    words = read_recipe(folder / store.RECIPE).card
+    try:
+        card = ModelCard.load(folder / store.CARD)
+    except Exception as error:  # whatever YAML and its readers come up with
+        return [f"the card's metadata cannot be read: {' '.join(str(error).split())[:200]}"]
+    return [*_metadata_problems(card, folder.name), *_text_problems(card, folder, words)]
+
+
+def _metadata_problems(card: ModelCard, name: str) -> list[str]:
+    data: Any = card.data  # its fields are those of ModelCardData, whatever was in the file
+    problems = [
+        f"the card names no {key}" for key in ("license", "tags", "metrics") if not data.get(key)
+    ]
+    if data.get("library_name") != "impflow_zoo":
+        problems.append("the card's library_name is not impflow_zoo")
+    if data.get("model_name") != name:
+        problems.append(f"the card is of {data.get('model_name')!r}, the folder is {name!r}")
+    values = [result.metric_value for result in data.get("eval_results") or ()]
+    if not values or not all(isinstance(v, float | int) and math.isfinite(v) for v in values):
+        problems.append("the card has no result that is a number")
+    return problems
+
+
+def _text_problems(card: ModelCard, folder: Path, words: CardSettings) -> list[str]:
+    problems = [
+        f"the card has no section {s!r}" for s in _SECTIONS if f"\n## {s}\n" not in card.text
+    ]
+    for kind in ("python", "bibtex"):
+        if f"```{kind}\n" not in card.text:
+            problems.append(f"the card has no {kind} block")
+    if not words.data_license:
+        problems.append(f"{store.RECIPE} names no licence of the data (card: data_license)")
+    elif words.data_license not in card.text:
+        problems.append(f"the card does not name the licence of the data, {words.data_license!r}")
+    for picture in _PICTURES.findall(card.text):
+        if picture not in FILES or not (folder / picture).is_file():
+            problems.append(f"the card shows {picture}, which is not among the files")
+    return problems
+
+
+def table(found: Sequence[Parcel], namespace: str) -> str:
+    """What will be sent, what will not, and why."""
+    lines = []
+    for parcel in found:
+        state = f"{len(parcel.files)} files, {parcel.size:,} bytes"
+        if not parcel.trained:
+            state = "no weights, not sent"
+        lines.append(f"{namespace}/{parcel.name:32} {state}")
+        lines += [f"    {problem}" for problem in parcel.problems]
+    return "\n".join(lines)
+
+
+def publish(
+    found: Sequence[Parcel],
+    namespace: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    report: Callable[[Sent], Any] = lambda sent: None,
+) -> list[Sent]:
+    """Send what was looked through, one commit for each model.
+
+    Files of a former version that the folder no longer has are deleted in the same commit; files
+    that someone else put there stay. A model that has not changed makes no commit.
+
+    Arguments:
+        found: from `parcels`.
+        namespace: user or organisation on the Hub.
+        private: new repositories are private.
+        create_pr: open pull requests instead of committing.
+        report: called after each model.
+
+    Raises:
+        ModelError: if a parcel has a problem, or there is no token: nothing is sent then.
+        HfHubHTTPError: the Hub's own errors, in one line.
+    """
+    check(found, namespace)
+    if get_token() is None:
+        raise ModelError("no access token: log in with `hf auth login`, or set HF_TOKEN")
+    api = HfApi(library_name="impflow_zoo")
+    going = [(f"{namespace}/{parcel.name}", parcel) for parcel in found if parcel.trained]
+    for repo_id, _ in going:
+        with one_line_errors(repo_id):
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
+            if private and not api.repo_info(repo_id).private:
+                raise ModelError(f"{repo_id} exists and is public: --private does not hide it")
+    sent = []
+    for repo_id, parcel in going:
+        with one_line_errors(repo_id):
+            sent.append(_send(api, repo_id, parcel, create_pr))
+        report(sent[-1])
+    return sent
+
+
+def check(found: Sequence[Parcel], namespace: str) -> None:
+    """Refuse to go on if anything is wrong with any of the models.
+
+    Raises:
+        ModelError: naming the models and what is missing.
+    """
+    for parcel in found:
+        check_repository(f"{namespace}/{parcel.name}")
+    names = [parcel.name for parcel in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ModelError(f"two folders of one name: {', '.join(twice)}")
+    wrong = [f"{p.name} ({'; '.join(p.problems)})" for p in found if p.problems]
+    if wrong:
+        raise ModelError(f"nothing was sent, not fit to publish: {', '.join(wrong)}")
+    if not any(parcel.trained for parcel in found):
+        raise ModelError("nothing to send: none of these models has weights")
+
+
+def _send(api: HfApi, repo_id: str, parcel: Parcel, create_pr: bool) -> Sent:
+    there = set(api.list_repo_files(repo_id))
+    gone = sorted(there & set(FILES) - set(parcel.files))
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationAdd(name, parcel.folder / name) for name in parcel.files),
+        *(CommitOperationDelete(name) for name in gone),
+    ]
+    try:
+        commit = api.create_commit(
+            repo_id, operations, commit_message=f"Publish {parcel.name}", create_pr=create_pr
+        )
+    except ValueError as error:  # what the Hub has against the card's metadata
+        raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
+    return Sent(repo_id, commit.oid, str(commit.commit_url), commit.pr_url)
