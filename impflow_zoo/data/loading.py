@@ -82,7 +82,12 @@ def one_line(error: BaseException) -> str:
 def _load(*arguments: str, **settings: object) -> dict[str, Dataset]:
     import datasets  # half a second or more
 
-    return datasets.load_dataset(*arguments, **settings)
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it raises what it logs as an error
+    try:
+        return datasets.load_dataset(*arguments, **settings)
+    finally:
+        datasets.logging.set_verbosity(level)
 
 
 def _load_file(path: Path) -> dict[str, Dataset]:
