@@ -191,7 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
         key = (wanted.get("type") or "model", name)
         if key in self.hub.repositories:
             return self._send(409, {}, json.dumps({"url": f"{self.hub.url}/{name}"}).encode())
-        self.hub.repositories[key] = Repository(private=bool(wanted.get("private")))
+        self.hub.repositories[key] = Repository(
+            private="private" in (wanted.get("visibility"), wanted.get("private") and "private")
+        )
         self._json({"url": f"{self.hub.url}/{name}", "id": name})
 
     def _api(self, kind: str, name: str, action: str | None, revision: str, rest: str) -> None:

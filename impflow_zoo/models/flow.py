@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from impflow_zoo.models import store
 from impflow_zoo.models.build import build_transform, decode, encode
 from impflow_zoo.models.config import Config, ModelError, parse
+from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
@@ -340,14 +341,38 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
             push_to_hub: upload the folder afterwards.
             repo_id: where to; the folder's name if None.
             card: text of the README.md.
-            config, model_card_kwargs: accepted for `huggingface_hub`, not used.
+            config: accepted for `huggingface_hub`, not used.
+            model_card_kwargs: `card` and the `repo_id` it is to name, from `push_to_hub`.
             push_to_hub_kwargs: passed to `push_to_hub`.
         """
+        words = model_card_kwargs or {}
+        card = card or words.get("card")
         folder = Path(save_directory)
-        store.save(self, folder, card)
+        store.save(self, folder, card, name=words.get("repo_id", folder.name))
         if push_to_hub:
-            return self.push_to_hub(repo_id or folder.name, **push_to_hub_kwargs)
+            settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}
+            return self.push_to_hub(repo_id or folder.name, **settings)
         return None
+
+    def push_to_hub(
+        self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> str:
+        """Save to the Hub in one commit.
+
+        Arguments:
+            repo_id: `owner/name`, made if it does not exist.
+            model_card_kwargs: `card`, the text of the README.md.
+            options: as in `huggingface_hub.ModelHubMixin.push_to_hub`.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            huggingface_hub.errors.HfHubHTTPError: the Hub's own errors, said in one line.
+        """
+        words = {"repo_id": repo_id, **(model_card_kwargs or {})}
+        with one_line_errors(repo_id):
+            return super().push_to_hub(repo_id, model_card_kwargs=words, **options)
 
 
 class ImpFlow(FlowModel):

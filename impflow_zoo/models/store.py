@@ -276,8 +276,17 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
 # ------------------------------------------------------------------------------------- writing
 
 
-def save(model: FlowModel, folder: Path, card: str | None = None) -> None:
-    """Write a model's files, all of them or none."""
+def save(
+    model: FlowModel, folder: Path, card: str | None = None, *, name: str | None = None
+) -> None:
+    """Write a model's files, all of them or none.
+
+    Arguments:
+        model: the model; its power vectors are brought to convergence.
+        folder: where to.
+        card: text of the card; None keeps one that is there, or writes a minimal one.
+        name: what the minimal card loads, the folder's name if None.
+    """
     refresh_norms(model)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})
@@ -292,7 +301,7 @@ def save(model: FlowModel, folder: Path, card: str | None = None) -> None:
     golden = serialise(golden_batch(model), metadata={"format": "pt"})
     contents = {WEIGHTS: content, GOLDEN: golden, CONFIG: text.encode()}
     if card is None and not (folder / CARD).exists():
-        card = default_card(model)
+        card = default_card(model, name or folder.name)
     if card is not None:
         contents[CARD] = card.encode()
     folder.mkdir(parents=True, exist_ok=True)
@@ -332,13 +341,13 @@ def _rename(waiting: dict[Path, Path]) -> None:
             os.replace(temporary, path)
 
 
-def default_card(model: FlowModel) -> str:
+def default_card(model: FlowModel, name: str) -> str:
     """A minimal card for a model that users save themselves."""
-    name = type(model).__name__
+    kind = type(model).__name__
     return (
         "---\nlibrary_name: impflow_zoo\ntags:\n- normalizing-flow\n---\n\n"
-        f"# {name}\n\n```python\nfrom impflow_zoo import {name}\n\n"
-        f'model = {name}.from_pretrained("path/or/id")\n```\n'
+        f"# {kind}\n\n```python\nfrom impflow_zoo import {kind}\n\n"
+        f"model = {kind}.from_pretrained({json.dumps(name)})\n```\n"
     )
 
 

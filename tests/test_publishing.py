@@ -1,0 +1,283 @@
+"""Publishing: what is refused, what is sent, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import staged
+import torch
+from client import Client, Output, client, command
+from hub import TOKEN, Hub
+from small import make
+
+from impflow_zoo import create_model, publishing, registry
+from impflow_zoo.models import store
+from impflow_zoo.models.config import ModelError
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two folders of one name, an older and a newer version."""
+    return [staged.stage(tmp_path_factory.mktemp("zoo") / "tiny", seed) for seed in range(2)]
+
+
+@pytest.fixture
+def folder(originals: list[Path], tmp_path: Path) -> Path:
+    return shutil.copytree(originals[0], tmp_path / "tiny")
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def publisher(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    home = tmp_path_factory.mktemp("home")
+    with client(hub.environment(home, HF_TOKEN=TOKEN)) as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def _fresh(hub: Hub) -> None:
+    hub.repositories.clear()
+    hub.requests.clear()
+
+
+def test_a_staged_folder_is_fit(folder):
+    (parcel,) = publishing.parcels([str(folder)])
+    assert parcel.problems == ()
+    assert set(parcel.files) == {f.name for f in folder.iterdir()}
+    assert parcel.size == sum(f.stat().st_size for f in folder.iterdir())
+    assert re.match(r"org/tiny +8 files, [\d,]+ bytes$", publishing.table([parcel], "org"))
+
+
+def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return change
+
+
+def _other_golden(folder: Path) -> None:
+    torch.manual_seed(5)
+    make(blocks=1).save_pretrained(folder / "other")
+    os.replace(folder / "other" / store.GOLDEN, folder / store.GOLDEN)
+
+
+def _bound(folder: Path) -> None:
+    config = json.loads((folder / store.CONFIG).read_text())
+    config["certificate"][0]["bound"] = 0.1
+    (folder / store.CONFIG).write_text(json.dumps(config))
+
+
+def _link(folder: Path) -> None:
+    os.replace(folder / store.RECIPE, folder.parent / "elsewhere")
+    (folder / store.RECIPE).symlink_to(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda f: (f / store.GOLDEN).unlink(), "no golden.safetensors"),
+        (lambda f: (f / store.WEIGHTS).unlink(), "no model.safetensors"),
+        (lambda f: (f / "density.png").unlink(), "the card shows density.png"),
+        (lambda f: (f / store.CONFIG).write_text("{"), "no valid JSON"),
+        (lambda f: os.truncate(f / store.WEIGHTS, 500), "truncated"),
+        (_other_golden, "golden"),
+        (_bound, "but config.json records 0.1"),
+        (_link, "recipe.yaml is a link"),
+        (_edit("recipe.yaml", "data_license:", "data_url:"), "names no licence of the data"),
+        (_edit("recipe.yaml", "the data are", "the data were"), "does not name the licence"),
+        (_edit("recipe.yaml", "model: ResFlow", "model: ImpFlow"), "recipe.yaml is of a ImpFlow"),
+        (_edit("README.md", "license: mit", ""), "no license"),
+        (_edit("README.md", "library_name: impflow_zoo", ""), "library_name"),
+        (_edit("README.md", "value: -", "value: about -"), "no result that is a number"),
+        (_edit("README.md", "- name: tiny", "- name: huge"), "the card is of 'huge'"),
+        (_edit("README.md", "license: mit", "license: [mit"), "metadata cannot be read"),
+        (_edit("README.md", "## Intended use", "## Use"), "Intended use and limits"),
+        (_edit("README.md", "```python", "```"), "no python block"),
+        (_edit("README.md", "](curve.png)", "](../../secret.png)"), "shows ../../secret.png"),
+        (_edit("training.json", '"one CPU', f'"{TOKEN} CPU'), "access token"),
+    ],
+)
+def test_what_is_missing_is_named(folder, damage, problem):
+    damage(folder)
+    (parcel,) = publishing.parcels([str(folder)])
+    assert problem in "; ".join(parcel.problems)
+    assert TOKEN not in "; ".join(parcel.problems)
+    with pytest.raises(ModelError, match="nothing was sent, not fit to publish: tiny"):
+        publishing.publish([parcel], "org")
+
+
+def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
+    planned = tmp_path / "planned"
+    planned.mkdir()
+    shutil.copy(folder / store.RECIPE, planned)
+    found = publishing.parcels([str(folder), str(planned)])
+    publishing.check(found, "org")
+    assert "no weights, not sent" in publishing.table(found, "org").splitlines()[1]
+    with pytest.raises(ModelError, match="none of these models has weights"):
+        publishing.check(found[1:], "org")
+
+
+@pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
+def test_names_that_are_no_model(model):
+    with pytest.raises(ModelError):
+        publishing.check(publishing.parcels([model]), "org")
+
+
+@pytest.mark.parametrize("namespace", ["", "a/b", "..", "org name", "../x"])
+def test_namespaces_that_are_none(folder, namespace):
+    with pytest.raises(ModelError):
+        publishing.check(publishing.parcels([str(folder)]), namespace)
+
+
+def test_publish_load_update(hub, publisher, originals, tmp_path):
+    """A published model loads by id; its update too; the old commit still gives the old one."""
+    first, second = (_publish(publisher, folder) for folder in originals)
+    repository = hub.repositories["model", "org/tiny"]
+    assert [sha for sha, _ in repository.commits] == [first, second]
+    for sha, folder in zip((first, second), originals, strict=True):
+        commit = repository.at(sha)
+        assert commit is not None
+        assert commit[1] == {f.name: f.read_bytes() for f in folder.iterdir()}
+        loaded = publisher(_score, f"org/tiny@{sha}", str(tmp_path))
+        assert loaded == _score(str(folder), None)
+    assert publisher(_score, "org/tiny", str(tmp_path)) == _score(str(originals[1]), None)
+    assert _publish(publisher, originals[1]) == second  # nothing new: no commit
+    assert len(repository.commits) == 2
+
+
+def _publish(publisher: Client, folder: Path) -> str:
+    output = publisher(command, "publish", str(folder), "--namespace", "org")
+    assert output.code == 0, output
+    assert TOKEN not in output.out + output.err
+    match = re.search(r"^org/tiny ([0-9a-f]{40}) http://", output.out, re.MULTILINE)
+    assert match, output
+    return match[1]
+
+
+def _score(model: str, cache: str | None) -> list[float]:
+    loaded = create_model(model, cache_dir=cache, verify=True)
+    return loaded.log_prob(torch.linspace(-1, 1, 6).reshape(3, 2)).tolist()
+
+
+def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
+    stays, goes = {"LICENSE": b"MIT", ".gitattributes": b""}, {store.TEST_ROWS: b"old"}
+    hub.add("org/tiny", {**stays, **goes})
+    _publish(publisher, folder)
+    assert set(hub.repositories["model", "org/tiny"].head) == {*os.listdir(folder), *stays}
+
+
+def test_dry_run_makes_no_request(hub, publisher, folder):
+    arguments = ("publish", str(folder), "--namespace", "org", "--dry-run")
+    output = publisher(command, *arguments)
+    assert output.code == 0, output
+    assert "8 files" in output.out
+    assert "nothing was sent" in output.out
+    listed = json.loads(publisher(command, *arguments, "--json").out)
+    assert listed["sent"] == []
+    assert listed["models"][0]["name"] == "tiny"
+    assert hub.requests == []
+
+
+def test_one_bad_folder_stops_all(hub, publisher, folder, tmp_path):
+    bad = shutil.copytree(folder, tmp_path / "worse")
+    output = publisher(command, "publish", str(folder), str(bad), "--namespace", "org")
+    assert output.code == 2
+    assert "worse (the card is of 'tiny', the folder is 'worse')" in output.err
+    assert output.err.count("\n") == 1
+    assert hub.requests == []
+
+
+def test_pull_request_leaves_main_alone(hub, publisher, folder):
+    hub.add("org/tiny", {})
+    output = publisher(command, "publish", str(folder), "--namespace", "org", "--create-pr")
+    assert output.code == 0, output
+    assert "/discussions/1" in output.out
+    repository = hub.repositories["model", "org/tiny"]
+    assert (repository.pulls, len(repository.commits)) == (1, 1)
+
+
+def test_private(hub, publisher, folder):
+    arguments = ("publish", str(folder), "--namespace", "org", "--private")
+    assert publisher(command, *arguments).code == 0
+    assert hub.repositories["model", "org/tiny"].private
+    hub.repositories["model", "org/tiny"].private = False
+    output = publisher(command, *arguments)
+    assert output.code == 2
+    assert "exists and is public" in output.err
+
+
+def test_without_a_token_nothing_is_asked(hub, publisher, folder):
+    output: Output = publisher(_without_token, str(folder))
+    assert output.code == 2
+    assert "hf auth login" in output.err
+    assert hub.requests == []
+
+
+def _without_token(folder: str) -> Output:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_TOKEN")
+        return command("publish", folder, "--namespace", "org")
+
+
+def test_a_refused_token_does_not_show(hub, publisher, folder):
+    output: Output = publisher(_with_token, str(folder), TOKEN + "x")
+    assert output.code == 2
+    assert output.err.count("\n") == 1
+    assert "401" in output.err
+    assert TOKEN not in output.err + output.out
+
+
+def _with_token(folder: str, token: str) -> Output:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", token)
+        return command("publish", folder, "--namespace", "org")
+
+
+def test_push_to_hub(hub, publisher, tmp_path):
+    """What users send themselves comes back the same, with a card whose snippet runs."""
+    values, snippet = publisher(_push_and_load, str(tmp_path))
+    assert values[0] == values[1]
+    assert 'from_pretrained("org/mine")' in snippet
+    assert hub.repositories["model", "org/mine"].private
+
+
+def _push_and_load(cache: str) -> tuple[list[float], str]:
+    from huggingface_hub import hf_hub_download
+
+    from impflow_zoo import ResFlow
+
+    torch.manual_seed(0)
+    x = torch.zeros(1, 2)
+    model = make(ResFlow)
+    model.push_to_hub("org/mine", private=True)
+    loaded = ResFlow.from_pretrained("org/mine", cache_dir=cache)
+    card = Path(hf_hub_download("org/mine", store.CARD, cache_dir=cache)).read_text()
+    run_snippet(card)
+    return [model.log_prob(x).item(), loaded.log_prob(x).item()], card
+
+
+def run_snippet(card: str) -> None:
+    """Run the Python of a card as printed."""
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(compile(code, "card", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{store.WEIGHTS}"))]
+)
+def test_snippets_of_the_zoo_run_as_printed(name, capsys):
+    run_snippet((registry.zoo_folder() / name / store.CARD).read_text())
+    assert "tensor(" in capsys.readouterr().out
