@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import gradcheck
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, LogDet, ResFlowTransform
-from impflow_zoo.lipschitz.norms import LipschitzLinear
+from impflow_zoo.testing.case import (
+    BlockCase,
+    Reference,
+    check_gradients,
+    dense_logdet,
+    jacobian,
+    tighten,
+    values,
+)
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.monotone import MonotoneTransform
+
+__all__ = [
+    "BLOCKS",
+    "DIRECTIONS",
+    "EPS",
+    "KAPPA",
+    "NETS",
+    "build",
+    "check_gradients",
+    "dense_logdet",
+    "draw",
+    "jacobian",
+    "length",
+    "tighten",
+    "values",
+]
 
 KAPPA = 0.8
 EPS = {t: torch.finfo(t).eps for t in (torch.float32, torch.float64)}
@@ -84,24 +107,51 @@ NETS = {
 MONOTONE = ("sin", "cpila-preactivation", "elu-context", "user-image")  # shares all code
 
 
-@dataclass(frozen=True)
-class Block:
-    """A constructor of a block, which takes its log-det mode, and the net it is made of."""
-
-    make: Callable[[str | LogDet], ResidualBlock]
-    net: NetSpec
+def _case(
+    make: Callable[[str | LogDet], ResidualBlock], net: NetSpec, reference: Reference | None
+) -> BlockCase:
+    return BlockCase(make, net.shape, net.context, KAPPA, net.p, reference)
 
 
-def _resflow(net: NetSpec) -> Block:
-    return Block(lambda logdet: ResFlowTransform(net.make(), logdet), net)
+def _root(net: nn.Module, y: Tensor, context: Tensor | None) -> Tensor:
+    """`w` with `w + g(w) = y` by plain iteration, as often as float64 can tell."""
+    w = y
+    for _ in range(200):
+        w = y - _value(net, w, context)
+    return w
 
 
-def _impflow(net: NetSpec) -> Block:
-    return Block(lambda logdet: ImpFlowTransform(net.make(), net.make(), logdet), net)
+def _value(net: nn.Module, x: Tensor, context: Tensor | None) -> Tensor:
+    return net(x) if context is None else net(x, context)
 
 
-def _monotone(net: NetSpec) -> Block:
-    return Block(lambda logdet: MonotoneTransform(net.make(), logdet), net)
+def _slope(net: nn.Module, x: Tensor, context: Tensor | None, sign: int = 1) -> Tensor:
+    """`log det(I + sign J_g(x))` from the eigenvalues of the dense Jacobian."""
+    eigenvalues = torch.linalg.eigvals(jacobian(lambda x: _value(net, x, context), x))
+    return (1 + sign * eigenvalues).log().sum(dim=-1).real
+
+
+def _resflow(net: NetSpec) -> BlockCase:
+    def reference(t: nn.Module, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        return x + _value(t.net, x, c), _slope(t.net, x, c)
+
+    return _case(lambda logdet: ResFlowTransform(net.make(), logdet), net, reference)
+
+
+def _impflow(net: NetSpec) -> BlockCase:
+    def reference(t: nn.Module, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        z = _root(t.net_z, x + _value(t.net_x, x, c), c)
+        return z, _slope(t.net_x, x, c) - _slope(t.net_z, z, c)
+
+    return _case(lambda logdet: ImpFlowTransform(net.make(), net.make(), logdet), net, reference)
+
+
+def _monotone(net: NetSpec) -> BlockCase:
+    def reference(t: nn.Module, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        w = _root(t.net, x, c)
+        return w - _value(t.net, w, c), _slope(t.net, w, c, -1) - _slope(t.net, w, c)
+
+    return _case(lambda logdet: MonotoneTransform(net.make(), logdet), net, reference)
 
 
 def _tied(logdet: str | LogDet) -> ResidualBlock:
@@ -113,86 +163,22 @@ BLOCKS = {
     **{f"resflow-{name}": _resflow(net) for name, net in NETS.items()},
     **{f"impflow-{name}": _impflow(net) for name, net in NETS.items()},
     **{f"monotone-{name}": _monotone(NETS[name]) for name in MONOTONE},
-    "impflow-shared-weights": Block(_tied, NetSpec(nn.Identity)),
+    "impflow-shared-weights": _case(_tied, NetSpec(nn.Identity), None),
 }
 
 DIRECTIONS = ("forward", "inverse")
 
 
-def tighten(module: nn.Module, factor: float = 5.0) -> None:
-    """Enlarge the weights of Lipschitz layers, so that the bound, not the start, decides."""
-    with torch.no_grad():
-        for layer in module.modules():
-            if isinstance(layer, LipschitzLinear):
-                layer.weight.mul_(factor)
-
-
-def build(
-    name: str,
-    logdet: str | LogDet = "exact",
-    *,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> ResidualBlock:
+def build(name: str, logdet: str | LogDet = "exact", **options: Any) -> ResidualBlock:
     """A block in evaluation mode whose Lipschitz bounds are active."""
-    block = BLOCKS[name].make(logdet)
-    tighten(block)
-    return block.to(device, dtype).eval()
+    return BLOCKS[name].build(logdet, **options)
 
 
-def draw(
-    name: str,
-    rows: int = 5,
-    *,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
-) -> tuple[Tensor, Tensor | None]:
+def draw(name: str, rows: int = 5, **options: Any) -> tuple[Tensor, Tensor | None]:
     """Random inputs of a block, and contexts if it takes them."""
-    net = BLOCKS[name].net
-    x = 2 * torch.randn(rows, *net.shape, dtype=dtype)
-    context = None if net.context is None else torch.randn(rows, net.context, dtype=dtype)
-    return x.to(device), None if context is None else context.to(device)
+    return BLOCKS[name].draw(rows, **options)
 
 
-def values(block: ResidualBlock, direction: str) -> Callable[..., Tensor]:
-    """The method of a direction that computes no log-determinant."""
-    return {"forward": block.encode, "inverse": block.decode}[direction]
-
-
-def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Dense Jacobians of a map whose rows do not interact, `[B, d, d]`, by plain autograd."""
-    x = x.detach().clone().requires_grad_()
-    y = f(x).flatten(1)
-    rows = [
-        torch.autograd.grad(y[:, i].sum(), x, retain_graph=True)[0].flatten(1)
-        for i in range(y.shape[1])
-    ]
-    return torch.stack(rows, dim=1)
-
-
-def dense_logdet(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`log|det df/dx|` of every row, `[B]`."""
-    return torch.linalg.slogdet(jacobian(f, x)).logabsdet
-
-
-def length(x: Tensor, p: float = 2.0) -> Tensor:
-    """The p-norm of each row, `[B]`."""
-    return torch.linalg.vector_norm(x.flatten(1), ord=p, dim=1)
-
-
-def rounding_bound(x: Tensor, p: float = 2.0, kappa: float = KAPPA) -> Tensor:
-    """What a round trip may be off by rounding alone, `[B]`."""
-    return 8 * EPS[x.dtype] * (1 + length(x, p)) / (1 - kappa)
-
-
-def check_gradients(loss: Callable[[], Tensor], tensors: list[Tensor]) -> None:
-    """Compare derivatives of a scalar with finite differences, along random directions."""
-    assert tensors
-    assert gradcheck(
-        lambda *_: loss(), tuple(tensors), fast_mode=True, eps=1e-6, atol=1e-7, rtol=1e-5
-    )
-
-
-def twin(block: ResidualBlock, dtype: torch.dtype) -> ResidualBlock:
-    """A copy of a block in another data type."""
-    return copy.deepcopy(block).to(dtype)
+def length(x: Tensor) -> Tensor:
+    """The 2-norm of each row, `[B]`."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
