@@ -1,0 +1,110 @@
+"""Every model of the zoo is what its files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from impflow_zoo import create_model, evaluate, list_models
+from impflow_zoo.models import store
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.recipe import read_recipe
+from impflow_zoo.registry import locate, parameter_count, published_result, zoo_folder
+
+FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{store.RECIPE}"))
+PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
+
+every_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+
+
+def config_file(folder: Path) -> store.ConfigFile:
+    if not (folder / store.CONFIG).is_file():
+        pytest.skip("the folder has no config.json yet")
+    return store.read_config(store.open_files(folder))
+
+
+def needs_weights(folder: Path) -> None:
+    if not (folder / store.WEIGHTS).is_file():
+        pytest.skip("the weights are not in this folder")
+
+
+def rows_of(folder: Path) -> Path:
+    """The test rows of a model: those it ships, or those that its sibling of the pair ships."""
+    siblings = sorted(zoo_folder().glob(f"*-{folder.name.partition('-')[2]}"))
+    for candidate in (folder, *siblings):
+        if (candidate / store.TEST_ROWS).is_file():
+            return candidate / store.TEST_ROWS
+    pytest.skip("the data of this model are not here")
+
+
+def test_the_default_is_there():
+    assert "impflow-power-plant" in list_models(pretrained=True)
+    assert locate("impflow-power-plant") == str(zoo_folder() / "impflow-power-plant")
+    assert set(list_models()) == {f.name for f in FOLDERS if (f / store.CONFIG).is_file()}
+
+
+@every_model
+def test_the_recipe_makes_the_model(folder):
+    stated, recipe = config_file(folder), read_recipe(folder / store.RECIPE)
+    assert recipe.model == stated.model
+    assert recipe.config == stated.config
+    assert folder.name.startswith(f"{stated.model.lower()}-")
+
+
+@every_model
+def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
+    needs_weights(folder)
+    model = create_model(folder, verify=True)
+    certificate = config_file(folder).certificate
+    assert len(certificate) == sum(len(block.nets) for block in model.blocks())
+    assert all(c.margin is not None for c in certificate)
+
+
+@every_model
+def test_the_card_says_what_the_weights_score(folder):
+    needs_weights(folder)
+    result = published_result(store.open_files(folder))
+    assert result is not None, "the card reports no number: stage the model"
+    found = evaluate(folder, str(rows_of(folder)))
+    assert found.value == pytest.approx(result.metric_value, abs=1e-4)
+    assert found.metric == result.metric_type
+    assert found.stderr == pytest.approx(result.metric_args["stderr"], abs=1e-4)
+    assert found.n == result.metric_args["n"]
+
+
+@every_model
+def test_the_card_can_be_read_by_the_hub(folder):
+    needs_weights(folder)
+    card = ModelCard.load(folder / store.CARD)
+    assert card.data.library_name == "impflow_zoo"
+    assert card.data.license == "mit"
+    assert f"{published_result(store.open_files(folder)).metric_value:.3f}" in card.text
+    for picture in ("density.png", "curve.png"):
+        assert (folder / picture).is_file() == (picture in card.text)
+
+
+@pytest.mark.parametrize("folder", PAIRS, ids=lambda path: path.name.removeprefix("impflow-"))
+def test_both_of_a_pair_have_as_many_parameters(folder):
+    sibling = folder.with_name(folder.name.replace("impflow-", "resflow-"))
+    own, other = (parameter_count(config_file(path)) for path in (folder, sibling))
+    assert own == pytest.approx(other, rel=0.02)
+
+
+def test_an_unknown_name_is_told_the_close_ones():
+    with pytest.raises(ModelError, match=r"no model 'impflow-power-plnat'.*impflow-power-plant"):
+        create_model("impflow-power-plnat")
+
+
+def test_weights_that_are_not_here_come_from_the_namespace(tmp_path, monkeypatch):
+    from impflow_zoo import registry
+
+    source = zoo_folder() / "impflow-power-plant"
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / store.CONFIG).write_bytes((source / store.CONFIG).read_bytes())
+    monkeypatch.setattr(registry, "zoo_folder", lambda: tmp_path)
+    monkeypatch.delenv("IMPFLOW_ZOO_NAMESPACE", raising=False)
+    assert locate("flow") == "impflow-zoo/flow"
+    monkeypatch.setenv("IMPFLOW_ZOO_NAMESPACE", "mine")
+    assert locate("flow") == "mine/flow"
