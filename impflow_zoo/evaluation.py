@@ -216,14 +216,18 @@ def model_input(model: FlowModel, source: Source, indices: range, seed: int) -> 
 
 
 def open_rows(
-    config: Config, dataset: str, split: str | None, revision: str | None = None
+    config: Config,
+    dataset: str,
+    split: str | None,
+    revision: str | None = None,
+    size: int | None = None,
 ) -> Source:
     """Open data for a model.
 
     Raises:
         DataError: if they cannot be opened, or their rows are not what the model takes.
     """
-    source = open_source(dataset, split, revision=revision, **_source_options(config))
+    source = open_source(dataset, split, revision=revision, size=size, **_source_options(config))
     found = tuple(source.rows([0]).shape[1:])
     if found != config.shape:
         raise DataError(

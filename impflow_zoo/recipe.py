@@ -36,6 +36,7 @@ class DataSettings:
         test: split that cards speak of.
         validation_rows: take this many rows off the end of `train` where there is no
             validation split.
+        train_rows: how many rows to make, for data that are made here (toys, patches).
     """
 
     dataset: str | None = None
@@ -44,6 +45,7 @@ class DataSettings:
     validation: str | None = "validation"
     test: str = "test"
     validation_rows: int | None = None
+    train_rows: int | None = None
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
     if dataset is None:
         raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
     revision = settings.revision if data is None else None
-    rows = open_rows(recipe.config, dataset, settings.train, revision)
+    rows = open_rows(recipe.config, dataset, settings.train, revision, settings.train_rows)
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):
