@@ -1,0 +1,56 @@
+"""The README's zoo table and `results.csv` say what the folders say."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+import staged
+
+from impflow_zoo import registry, tables
+
+ROOT = registry.zoo_folder().parent
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    staged.stage(tmp_path / "hub_configs" / "tiny")
+    planned = tmp_path / "hub_configs" / "planned"
+    planned.mkdir()
+    recipe = (tmp_path / "hub_configs" / "tiny" / "recipe.yaml").read_text()
+    (planned / "recipe.yaml").write_text(recipe)
+    (tmp_path / "README.md").write_text("# Title\n\nText.\n")
+    return tmp_path
+
+
+def test_generated_files_are_up_to_date():
+    """If this fails: `python -m impflow_zoo.tables`, and commit what it writes."""
+    for path, text in tables.documents(ROOT).items():
+        assert path.is_file(), path
+        assert path.read_text(encoding="utf-8") == text, path
+
+
+def test_rows(checkout):
+    planned, tiny = csv.DictReader(
+        io.StringIO(tables.documents(checkout)[checkout / "results.csv"])
+    )
+    assert (tiny["model"], tiny["kind"], tiny["data"]) == ("tiny", "ResFlow", "moons")
+    assert (tiny["n"], tiny["parameters"], tiny["minutes"]) == ("10000", "114", "0.1")
+    assert float(tiny["value"]) < 0 < float(tiny["stderr"])
+    assert float(tiny["margin"]) == pytest.approx(0.2, abs=1e-4)
+    assert len(tiny["sha256"]) == 64
+    assert (planned["value"], planned["sha256"], planned["parameters"]) == ("", "", "114")
+
+
+def test_the_table_goes_between_its_markers(checkout):
+    readme = checkout / "README.md"
+    text = tables.documents(checkout)[readme]
+    assert text.startswith("# Title\n\nText.\n\n## The zoo\n")
+    assert "| [planned](hub_configs/planned) | ResFlow | moons | no weights yet | 114 |" in text
+    assert "| [tiny](hub_configs/tiny) | ResFlow | moons | -52." in text
+    readme.write_text(text.replace("no weights yet", "wonderful") + "\nAfter.\n")
+    again = tables.documents(checkout)[readme]
+    assert again == text + "\nAfter.\n"
+    assert again.count(tables.BEGIN) == again.count(tables.END) == 1
