@@ -282,6 +282,23 @@ def test_weights_of_rows_weigh_their_gradients(series):
         torch.testing.assert_close(grad, total, rtol=1e-9, atol=1e-12)
 
 
+def test_roulette_weighs_its_late_terms_right():
+    """For `J = -0.6` only the stopping time is random: the mean is known to two per cent."""
+    slope = torch.tensor([[-0.6]], dtype=torch.float64)
+    settings = LogDet("unbiased", series="roulette")
+    block = ResFlowTransform(Linear(slope, lipschitz=0.6), settings)
+    draws = []
+    for _ in range(1500):
+        value = block(torch.zeros(1, 1, dtype=torch.float64))[1]
+        (grad,) = torch.autograd.grad(value, block.net.matrix)
+        draws.append([value.item(), grad.item()])
+    draws = torch.tensor(draws, dtype=torch.float64)
+    exact = torch.tensor([math.log(0.4), 1 / 0.4], dtype=torch.float64)
+    error = draws.std(dim=0) / math.sqrt(len(draws))
+    assert (error < 0.02 * exact.abs()).all()
+    assert ((draws.mean(dim=0) - exact).abs() <= 4 * error).all()
+
+
 @pytest.mark.parametrize("kappa", [0.9, 0.99])
 def test_the_solve_series_keeps_its_tolerance(kappa):
     """Given its probe, the value is `v^T log(I + J) v` and the solution `(I + J)^-T v`."""
