@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import staged
 
-from impflow_zoo import registry, tables
+from impflow_zoo import tables
 
-ROOT = registry.zoo_folder().parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
