@@ -194,8 +194,8 @@ def _card(name: str, model: FlowModel, recipe: Recipe, result: Result, facts: Tr
         training_text=(
             f"{facts.steps:,} steps of {settings.batch_size} rows ({facts.rows_seen:,} rows seen), "
             f"{facts.minutes:.0f} minutes on {facts.hardware}: Adam(0.9, 0.99), learning rate "
-            f"{settings.learning_rate:g}, weights averaged (decay {settings.ema_decay:g}), the best "
-            f"on the validation split kept. {facts.skipped_steps} steps skipped; "
+            f"{settings.learning_rate:g}, weights averaged (decay {settings.ema_decay:g}), the "
+            f"best on the validation split kept. {facts.skipped_steps} steps skipped; "
             f"{facts.unconverged_fraction:.1e} of the roots missed the training tolerance."
         ),
         train_options=" --data FOLDER" if needs_data else "",

@@ -195,4 +195,4 @@ def _legend() -> tuple[list, list[str]]:
 
 def _column_names(model: FlowModel) -> list[str]:
     features = math.prod(model.config.shape)
-    return list(model.config.columns) or [f"x{i}" for i in range(features)]
+    return list(getattr(model.config, "columns", ())) or [f"x{i}" for i in range(features)]
