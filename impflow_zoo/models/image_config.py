@@ -146,9 +146,22 @@ class ImageConfig:
     def least_size(self) -> int:
         """How many numbers the weights hold at least; more if a block has more than one net."""
         total = 0
-        for count, (channels, _, _) in zip(self.blocks, self.scales, strict=True):
-            total += count * channels * self.width
+        for count, (channels, height, width) in zip(self.blocks, self.scales, strict=True):
+            total += count * self._net_size(channels, height * width)
         channels, height, width = self.scales[-1]
         features = channels * height * width
         sizes = (features, *self.fc_hidden, features)
         return total + self.fc_blocks * sum(m * n for m, n in itertools.pairwise(sizes))
+
+    def _net_size(self, channels: int, pixels: int) -> int:
+        """Weights of one convolutional net, and the vectors that its larger kernels' norms need."""
+        last = len(self.kernels) - 1
+        if self.net == "dense":
+            inputs = [channels + i * self.width for i in range(last + 1)]
+            sizes = [*self.kernels[:-1], 1]
+        else:
+            inputs = [channels] + [self.width] * last
+            sizes = list(self.kernels)
+        outputs = [self.width] * last + [channels]
+        weights = sum(m * n * k * k for m, n, k in zip(inputs, outputs, sizes, strict=True))
+        return weights + sum(m * pixels for m, k in zip(inputs, sizes, strict=True) if k > 1)
