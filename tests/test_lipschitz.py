@@ -456,3 +456,25 @@ def test_certificates_are_true(name):
     assert net.training
     with torch.no_grad():
         assert quotient(net.eval(), NETS[name].p, context) <= bound * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (2, 64), (64, 2)])
+def test_a_singular_vector_that_was_overtaken_is_left(shape):
+    """Vectors that sit on the second singular vector know nothing of the first one."""
+    layer = LipschitzLinear(*shape, coefficient=0.1).train()
+    u, s, vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    layer.u.copy_(u[:, 1])
+    layer.v.copy_(vh[1])
+    layer.sigma.copy_(s[1])
+    norm = torch.linalg.matrix_norm(layer.fresh_weight().detach(), 2)
+    assert float(norm) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_weights_that_are_no_numbers_leave_the_vectors_alone():
+    layer = LipschitzLinear(3, 4).train()
+    u, v = layer.u.clone(), layer.v.clone()
+    with torch.no_grad():
+        layer.weight[0, 0] = torch.nan
+    layer.fresh_weight()
+    assert torch.equal(layer.u, u)
+    assert torch.equal(layer.v, v)
