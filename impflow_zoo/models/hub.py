@@ -34,6 +34,8 @@ from impflow_zoo.models.config import ModelError
 __all__ = ["HubFiles", "check_repository", "one_line_errors"]
 
 _FIRST = "config.json"
+_PROBE = "model.safetensors"  # asked for first: it tells in one short try, without the client's
+# retries, whether the Hub is there; requests of config.json are counted as downloads
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!/)(?!.*\.\.)[\w.+/-]{1,200}")  # a branch may hold '/', never climb
 _LIBRARY = "impflow_zoo"  # what the Hub counts downloads under
@@ -118,12 +120,12 @@ class HubFiles:
                 return revision
         if self._local_only:
             return self._commit_of_first()
-        url = hf_hub_url(self.repo_id, _FIRST, revision=revision)
+        url = hf_hub_url(self.repo_id, _PROBE, revision=revision)
         try:
-            with one_line_errors(self.name, _FIRST):
+            with one_line_errors(self.name):
                 get_hf_file_metadata(url, token=self._token, library_name=_LIBRARY)
-        except RemoteEntryNotFoundError as error:
-            return error.response.headers.get("x-repo-commit")
+        except RemoteEntryNotFoundError:
+            pass  # it has no such file, but it is there
         except RevisionNotFoundError:
             raise
         except (HTTPError, OSError) as error:  # as in huggingface_hub: the cache may still do
@@ -132,7 +134,10 @@ class HubFiles:
                 return self._commit_of_first()
             except LocalEntryNotFoundError:
                 raise error from None
-        return self._commit_of_first()
+        try:
+            return self._commit_of_first()
+        except RemoteEntryNotFoundError as error:
+            return error.response.headers.get("x-repo-commit")
 
     def _commit_of_first(self) -> str:
         """Fetched under the name of its revision, so that the cache learns what that stands for."""
