@@ -50,6 +50,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         config: a config dataclass, or its JSON form as a dict.
 
     Example:
+        >>> from impflow_zoo import TabularConfig
         >>> model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
         >>> model.log_prob(torch.zeros(3, 2)).shape
         torch.Size([3])
