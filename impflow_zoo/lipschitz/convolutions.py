@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.lipschitz.kernels import convolve
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.lipschitz.singular import leading_vector
 
@@ -90,7 +91,7 @@ class LipschitzConv2d(LipschitzLayer):
             after: a scalar on the output.
         """
         weight = self.normalised_weight() * (before * after)
-        return functional.conv2d(x, weight, self.bias * after, padding=self.padding)
+        return convolve(x, weight, self.bias * after, self.padding)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)

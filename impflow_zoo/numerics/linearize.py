@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
-from impflow_zoo.numerics.rows import Net, call
+from impflow_zoo.numerics.chain import Chain, Chained
+from impflow_zoo.numerics.rows import Net, call, dot
 
-__all__ = ["FirstOrder", "Linearization", "forbid_second_order", "leaves", "linearize", "recording"]
+__all__ = [
+    "FirstOrder",
+    "Linearization",
+    "chain_of",
+    "forbid_second_order",
+    "inputs_only",
+    "leaves",
+    "linearize",
+    "recording",
+]
 
 _CHUNK = 16  # Jacobian rows per vmapped product: bounds memory, large enough to fill a core
 
@@ -36,15 +51,24 @@ class Linearization:
         """The products `J^T v`, row by row, with the shape of `x`."""
         if not self.value.requires_grad:
             return torch.zeros_like(self.x)
-        (product,) = torch.autograd.grad(
-            self.value,
-            self.x,
-            v.to(self.value.dtype),
-            retain_graph=True,
-            create_graph=create_graph,
-            materialize_grads=True,
-        )
+        with _inputs_only():
+            (product,) = torch.autograd.grad(
+                self.value,
+                self.x,
+                v.to(self.value.dtype),
+                retain_graph=True,
+                create_graph=create_graph,
+                materialize_grads=True,
+            )
         return product
+
+    def form(self, u: Tensor, v: Tensor) -> Tensor:
+        """`u^T J v` of each row, `[B]`, in the graph of the net; `u` and `v` are constants."""
+        return dot(self.vjp(u, create_graph=True), v)
+
+    def leaves(self, *private: Tensor | None) -> list[Tensor]:
+        """The leaf tensors that gradients flow to, less the point itself and the private ones."""
+        return leaves(self.value, private=(self.x, *private))
 
     def jacobian(self, *, create_graph: bool = False) -> Tensor:
         """Dense Jacobians `[B, d, d]`; entry `[b, i, j]` is `d g_i / d x_j` of row `b`.
@@ -73,23 +97,95 @@ class Linearization:
         """The dense Jacobian, if somebody has paid for it already."""
         return self._jacobian
 
+    def _has_python_nodes(self) -> bool:
+        nodes = _nodes(self.value, until=self.x)
+        return any(isinstance(node, BackwardCFunction) for node in nodes)
+
     def _products(self, basis: Tensor, *, create_graph: bool) -> Tensor:
         seeds = basis[:, None, :].expand(-1, len(self.x), -1).reshape(len(basis), *self.x.shape)
-        if len(basis) > 2 and self.value.requires_grad:
+        # Under vmap, functions written in Python lose the graph of their backward without a word.
+        batched = not (create_graph and self._has_python_nodes())
+        if batched and len(basis) > 2 and self.value.requires_grad:
             try:
-                (products,) = torch.autograd.grad(
-                    self.value,
-                    self.x,
-                    seeds,
-                    retain_graph=True,
-                    create_graph=create_graph,
-                    is_grads_batched=True,
-                    materialize_grads=True,
-                )
+                with _inputs_only():
+                    (products,) = torch.autograd.grad(
+                        self.value,
+                        self.x,
+                        seeds,
+                        retain_graph=True,
+                        create_graph=create_graph,
+                        is_grads_batched=True,
+                        materialize_grads=True,
+                    )
                 return products.flatten(2)
             except RuntimeError:
                 pass  # a user's net may hold an operation without a batching rule: one by one
         return torch.stack([self.vjp(v, create_graph=create_graph).flatten(1) for v in seeds])
+
+
+class _ChainLinearization(Linearization):
+    """The same for a chain, whose products need no graph.
+
+    What enters the caller's graph is one node, made when it is first asked for: the value with
+    the Jacobian, or with one product, or alone.
+    """
+
+    def __init__(self, x: Tensor, chain: Chain) -> None:
+        self.x = x
+        self._chain = chain
+        self._tape = chain.record(x)
+        self._value: Tensor | None = None
+        self._jacobian = None
+
+    @property
+    def value(self) -> Tensor:  # type: ignore[override]
+        if self._value is None:
+            self._attach(None, value_only=True)
+        assert self._value is not None
+        return self._value
+
+    @property
+    def features(self) -> int:
+        return self.x.shape[1]
+
+    def vjp(self, v: Tensor, *, create_graph: bool = False) -> Tensor:
+        if create_graph:
+            return self._in_torch.vjp(v, create_graph=True)
+        return self._tape.products(v[:, None])[0][:, 0]
+
+    def form(self, u: Tensor, v: Tensor) -> Tensor:
+        return dot(self._attach(u[:, None])[:, 0], v)
+
+    def leaves(self, *private: Tensor | None) -> list[Tensor]:
+        return leaves(*self._chain.weights, *self._chain.biases, private=(self.x, *private))
+
+    def jacobian(self, *, create_graph: bool = False) -> Tensor:
+        if create_graph:
+            jacobian = self._attach(None)
+            self._jacobian = jacobian.detach()
+            return jacobian
+        if self._jacobian is None:
+            self._jacobian = self._tape.products(None)[0]
+        return self._jacobian
+
+    def _attach(self, seeds: Tensor | None, *, value_only: bool = False) -> Tensor:
+        with recording():
+            self._value, products = self._tape.attach(self.x, seeds, value_only=value_only)
+        return products
+
+    @cached_property
+    def _in_torch(self) -> Linearization:
+        return Linearization(self.x, self._chain.differentiable(self.x, None)[0])
+
+
+def chain_of(g: Net, x: Tensor, context: Tensor | None) -> Chain | None:
+    """The chain that a net is at rows of the type of its weights, if it is one."""
+    if not isinstance(g, Chained) or torch.is_autocast_enabled(x.device.type):
+        return None
+    chain = g.chain(x, context)
+    if chain is None or any(t.dtype != x.dtype for t in (*chain.weights, *chain.biases)):
+        return None
+    return chain
 
 
 def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization:
@@ -110,8 +206,32 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         if context is not None and context.is_inference():
             context = context.clone()
         point = x.view_as(x) if attached else x.detach().requires_grad_()
+        chain = chain_of(g, point, context)
+        if chain is not None:
+            return _ChainLinearization(point, chain)
         # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
         return Linearization(point, call(g, point, context).to(x.dtype))
+
+
+_only: ContextVar[bool] = ContextVar("impflow_zoo_inputs_only", default=False)
+
+
+def inputs_only() -> bool:
+    """Whether the backward pass that runs now wants gradients of a net's input alone.
+
+    Operations written in Python are not told which of their gradients will be used, as torch's
+    own are. One that asks here saves the work for parameters in every product with a Jacobian.
+    """
+    return _only.get()
+
+
+@contextmanager
+def _inputs_only() -> Iterator[None]:
+    token = _only.set(True)
+    try:
+        yield
+    finally:
+        _only.reset(token)
 
 
 class recording:  # noqa: N801 - used as a context manager, like torch.enable_grad
@@ -160,15 +280,21 @@ def leaves(*outputs: Tensor | None, private: tuple[Tensor | None, ...] = ()) -> 
     Found in the graph itself, so that tensors a module does not register as parameters, and
     parameters that are frozen or not used, are treated as autograd treats them.
     """
+    return [
+        node.variable
+        for node in _nodes(*outputs)
+        if hasattr(node, "variable") and not any(node.variable is t for t in private)
+    ]
+
+
+def _nodes(*outputs: Tensor | None, until: Tensor | None = None) -> Iterator[Any]:
+    """The nodes of the graph behind tensors, each once, none behind `until`."""
     stack = [t.grad_fn for t in outputs if t is not None and t.grad_fn is not None]
-    seen = set(stack)
-    found = []
+    seen = {*stack, None if until is None else until.grad_fn}
     while stack:
         node = stack.pop()
-        if hasattr(node, "variable") and not any(node.variable is t for t in private):
-            found.append(node.variable)
+        yield node
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    return found
