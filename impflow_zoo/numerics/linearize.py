@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from impflow_zoo.numerics.chain import Chain, Chained
-from impflow_zoo.numerics.rows import Net, call, dot
+from impflow_zoo.numerics.rows import Net, call
 
 __all__ = [
     "FirstOrder",
     "Linearization",
-    "chain_of",
     "forbid_second_order",
     "inputs_only",
     "leaves",
@@ -61,14 +58,6 @@ class Linearization:
                 materialize_grads=True,
             )
         return product
-
-    def form(self, u: Tensor, v: Tensor) -> Tensor:
-        """`u^T J v` of each row, `[B]`, in the graph of the net; `u` and `v` are constants."""
-        return dot(self.vjp(u, create_graph=True), v)
-
-    def leaves(self, *private: Tensor | None) -> list[Tensor]:
-        """The leaf tensors that gradients flow to, less the point itself and the private ones."""
-        return leaves(self.value, private=(self.x, *private))
 
     def jacobian(self, *, create_graph: bool = False) -> Tensor:
         """Dense Jacobians `[B, d, d]`; entry `[b, i, j]` is `d g_i / d x_j` of row `b`.
@@ -123,71 +112,6 @@ class Linearization:
         return torch.stack([self.vjp(v, create_graph=create_graph).flatten(1) for v in seeds])
 
 
-class _ChainLinearization(Linearization):
-    """The same for a chain, whose products need no graph.
-
-    What enters the caller's graph is one node, made when it is first asked for: the value with
-    the Jacobian, or with one product, or alone.
-    """
-
-    def __init__(self, x: Tensor, chain: Chain) -> None:
-        self.x = x
-        self._chain = chain
-        self._tape = chain.record(x)
-        self._value: Tensor | None = None
-        self._jacobian = None
-
-    @property
-    def value(self) -> Tensor:  # type: ignore[override]
-        if self._value is None:
-            self._attach(None, value_only=True)
-        assert self._value is not None
-        return self._value
-
-    @property
-    def features(self) -> int:
-        return self.x.shape[1]
-
-    def vjp(self, v: Tensor, *, create_graph: bool = False) -> Tensor:
-        if create_graph:
-            return self._in_torch.vjp(v, create_graph=True)
-        return self._tape.products(v[:, None])[0][:, 0]
-
-    def form(self, u: Tensor, v: Tensor) -> Tensor:
-        return dot(self._attach(u[:, None])[:, 0], v)
-
-    def leaves(self, *private: Tensor | None) -> list[Tensor]:
-        return leaves(*self._chain.weights, *self._chain.biases, private=(self.x, *private))
-
-    def jacobian(self, *, create_graph: bool = False) -> Tensor:
-        if create_graph:
-            jacobian = self._attach(None)
-            self._jacobian = jacobian.detach()
-            return jacobian
-        if self._jacobian is None:
-            self._jacobian = self._tape.products(None)[0]
-        return self._jacobian
-
-    def _attach(self, seeds: Tensor | None, *, value_only: bool = False) -> Tensor:
-        with recording():
-            self._value, products = self._tape.attach(self.x, seeds, value_only=value_only)
-        return products
-
-    @cached_property
-    def _in_torch(self) -> Linearization:
-        return Linearization(self.x, self._chain.differentiable(self.x, None)[0])
-
-
-def chain_of(g: Net, x: Tensor, context: Tensor | None) -> Chain | None:
-    """The chain that a net is at rows of the type of its weights, if it is one."""
-    if not isinstance(g, Chained) or torch.is_autocast_enabled(x.device.type):
-        return None
-    chain = g.chain(x, context)
-    if chain is None or any(t.dtype != x.dtype for t in (*chain.weights, *chain.biases)):
-        return None
-    return chain
-
-
 def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization:
     """Evaluate `g` at `x` and keep the graph, whatever the ambient gradient mode is.
 
@@ -206,9 +130,6 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         if context is not None and context.is_inference():
             context = context.clone()
         point = x.view_as(x) if attached else x.detach().requires_grad_()
-        chain = chain_of(g, point, context)
-        if chain is not None:
-            return _ChainLinearization(point, chain)
         # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
         return Linearization(point, call(g, point, context).to(x.dtype))
 
