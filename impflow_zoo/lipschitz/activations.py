@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.kernels import silu
 
+from impflow_zoo.lipschitz.published import PUBLISHED
+from impflow_zoo.numerics.chain import Elementwise
 __all__ = [
     "ACTIVATIONS",
     "CLipSwish",
@@ -166,6 +168,7 @@ def make_activation(name: str) -> nn.Module:
     Raises:
         ValueError: if the name is unknown; the message lists those that are known.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}: choose {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    known = {**ACTIVATIONS, **PUBLISHED}
+    if name not in known:
+        raise ValueError(f"unknown activation {name!r}: choose {', '.join(known)}")
+    return known[name]()

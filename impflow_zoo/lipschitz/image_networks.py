@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import Scaled, make_activation
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
+from impflow_zoo.lipschitz.induced import is_uniform, make_convolution, spaces
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
@@ -29,7 +30,7 @@ class _ImageNet(nn.Module):
         if not 0 < lipschitz < math.inf:
             raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
         self.shape = (channels, *image_size)
-        self.lipschitz = float(lipschitz)
+        self.lipschitz: float | None = float(lipschitz)
         self.context_features = context_features
 
     def _check(self, x: Tensor, context: Tensor | None) -> None:
@@ -77,6 +78,8 @@ class LipschitzConvNet(_ImageNet):
         preactivation: start with an activation instead of a convolution.
         lipschitz: bound of the Lipschitz constant in the 2-norm.
         context_features: size of a context row, or None.
+        norm: `"2"`, or one character for each space between layers, see `spaces`.
+        stored_norms: as in `LipschitzMLP`.
 
     Example:
         >>> net = LipschitzConvNet(channels=3, image_size=(8, 8), width=16)
@@ -94,18 +97,30 @@ class LipschitzConvNet(_ImageNet):
         preactivation: bool = False,
         lipschitz: float = 0.9,
         context_features: int | None = None,
+        *,
+        norm: str = "2",
+        stored_norms: bool = False,
     ) -> None:
         super().__init__(channels, image_size, lipschitz, context_features)
         if not kernels:
             raise ValueError("kernels=(): at least one convolution is needed")
-        share = self.lipschitz ** (1 / len(kernels))
+        share = lipschitz ** (1 / len(kernels))
+        if stored_norms or not is_uniform(norm):
+            self.lipschitz = None  # the layers' norms do not bound it
         widths = [channels, *[width] * (len(kernels) - 1), channels]
         self.first = make_activation(activation) if preactivation else None
         self.activations = nn.ModuleList(make_activation(activation) for _ in kernels[1:])
         expansions = [_expansion(self.first), *(_expansion(a) for a in self.activations)]
         self.layers = nn.ModuleList(
-            LipschitzConv2d(n * k, m, kernel, image_size, share)
-            for n, m, k, kernel in zip(widths[:-1], widths[1:], expansions, kernels, strict=True)
+            make_convolution(n * k, m, kernel, image_size, share, space, stored=stored_norms)
+            for n, m, k, kernel, space in zip(
+                widths[:-1],
+                widths[1:],
+                expansions,
+                kernels,
+                spaces(norm, len(kernels)),
+                strict=True,
+            )
         )
         self._make_context_layers(widths[1:-1])
 
@@ -179,7 +194,7 @@ class LipschitzDenseNet(_ImageNet):
         for a in self.activations:
             convolutions.append(LipschitzConv2d(width, growth, kernel, image_size, 1.0))
             width += growth * _expansion(a)
-        convolutions.append(LipschitzConv2d(width, channels, 1, image_size, self.lipschitz))
+        convolutions.append(LipschitzConv2d(width, channels, 1, image_size, lipschitz))
         self.layers = nn.ModuleList(convolutions)
         # softplus of these, normalised: equal parts at the start
         self.concatenation = nn.Parameter(torch.zeros(depth, 2))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
+from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, make_activation
+from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 
 __all__ = ["LipschitzMLP"]
@@ -28,10 +29,13 @@ class LipschitzMLP(nn.Module):
             `"maxmin"`.
         lipschitz: bound of the Lipschitz constant, in the norm `norm`.
         context_features: size of a context row, or None.
-        norm: `"2"` or `"inf"`. The 2-norm is what error bounds and log-det bounds need.
+        norm: `"2"`, `"inf"`, or one character for each space between layers, see `spaces`. The
+            2-norm is what error bounds and log-det bounds need.
         preactivation: start with an activation instead of a linear layer.
 
     Example:
+        stored_norms: keep power vectors as they are loaded instead of bringing them to
+            convergence, for published weights; the bound is not known then.
         >>> import torch
         >>> net = LipschitzMLP(features=2, hidden_features=(32, 32), lipschitz=0.9)
         >>> net(torch.zeros(5, 2)).shape
@@ -50,14 +54,13 @@ class LipschitzMLP(nn.Module):
         preactivation: bool = False,
     ) -> None:
         super().__init__()
+        stored_norms: bool = False,
         if not 0 < lipschitz < math.inf:
             raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
-        if norm not in ("2", "inf"):
-            raise ValueError(f"unknown norm {norm!r}: choose '2' or 'inf'")
         self.features, self.context_features = features, context_features
-        self.norm = norm
+        self.norm = norm if is_uniform(norm) else "2"
         self.bound = float(lipschitz)
-        p = math.inf if norm == "inf" else 2.0
+        self.bounded = is_uniform(norm) and not stored_norms
         widths = [features, *hidden_features, features]
         share = lipschitz ** (1 / (len(widths) - 1))
         hidden = [make_activation(activation) for _ in hidden_features]
@@ -65,8 +68,12 @@ class LipschitzMLP(nn.Module):
         self.first = make_activation(activation) if preactivation else None
         expansions = [expansion(self.first), *(expansion(a) for a in hidden)]
         self.layers = nn.ModuleList(
-            LipschitzLinear(n * k, m, share, domain=p, codomain=p)
-            for n, m, k in zip(widths[:-1], widths[1:], expansions, strict=True)
+            LipschitzLinear(n * k, m, share, domain=math.inf, codomain=math.inf)
+            if norm == "inf"
+            else make_linear(n * k, m, share, space, stored=stored_norms)
+            for n, m, k, space in zip(
+                widths[:-1], widths[1:], expansions, spaces(norm, len(expansions)), strict=True
+            )
         )
         self.context_layers = nn.ModuleList(
             nn.Linear(context_features, width) for width in hidden_features if context_features
@@ -75,7 +82,7 @@ class LipschitzMLP(nn.Module):
     @property
     def lipschitz(self) -> float | None:
         """Bound of the Lipschitz constant in the 2-norm; None if another norm is bounded."""
-        return self.bound if self.norm == "2" else None
+        return self.bound if self.bounded and self.norm == "2" else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Evaluate the net.

@@ -41,15 +41,20 @@ def _build_tabular(config: TabularConfig, block: BlockFactory) -> Transform:
             activation=config.activation,
             lipschitz=config.lipschitz,
             context_features=config.context_features,
+            norm=config.norm,
+            preactivation=config.preactivation,
+            stored_norms=config.stored_norms,
         )
 
     steps: list[Transform] = [
         PointwiseAffineTransform(torch.zeros(config.features), torch.ones(config.features))
     ]
     for i in range(config.blocks):
-        if config.actnorm and i:
+        if config.actnorm and (i or config.actnorm_ends):
             steps.append(ActNorm(config.features))
         steps.append(block(net, config.logdet.seeded(config.seed, i)))
+    if config.actnorm and config.actnorm_ends:
+        steps.append(ActNorm(config.features))
     return CompositeTransform(steps)
 
 

@@ -40,14 +40,17 @@ def build_image(config: ImageConfig, block: BlockFactory) -> Transform:
         block: makes one block from a maker of nets and its log-det settings.
     """
     scales = _Builder(config, block).scales()
+    first: list[Transform] = [BoundedLogit(config.alpha)]
+    if config.squeeze_first:
+        first.append(SqueezeTransform())
     if not config.factor_out:
-        return CompositeTransform([BoundedLogit(config.alpha), *scales])
+        return CompositeTransform([*first, *scales])
     multiscale = MultiscaleCompositeTransform(len(scales))
     for i, (scale, (channels, height, width)) in enumerate(zip(scales, config.scales, strict=True)):
         last = i + 1 == len(scales)
         after = (channels * height * width,) if last else (4 * channels, height // 2, width // 2)
         multiscale.add_transform(scale, after)
-    return CompositeTransform([BoundedLogit(config.alpha), multiscale])
+    return CompositeTransform([*first, multiscale])
 
 
 class _Builder:
@@ -91,7 +94,8 @@ class _Builder:
 
     @property
     def _preactivation(self) -> bool:
-        return self.config.preactivation and self.count > 0
+        config = self.config
+        return config.preactivation and (self.count > 0 or config.first_preactivation)
 
     def _block(self, net: Callable[[], nn.Module]) -> ResidualBlock:
         block = self.block(net, self.config.logdet.seeded(self.config.seed, self.count))
@@ -113,6 +117,8 @@ class _Builder:
                 preactivation,
                 config.lipschitz,
                 config.context_features,
+                norm=config.norm,
+                stored_norms=config.stored_norms,
             )
 
         def dense() -> nn.Module:
@@ -137,5 +143,7 @@ class _Builder:
             activation=config.activation,
             lipschitz=config.lipschitz,
             context_features=config.context_features,
+            norm=config.norm,
             preactivation=config.preactivation,
+            stored_norms=config.stored_norms,
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
+from impflow_zoo.lipschitz.induced import spaces
+from impflow_zoo.lipschitz.published import PUBLISHED
 from impflow_zoo.models.fields import (
     ConfigError,
     ModelError,
@@ -51,6 +53,10 @@ class TabularConfig:
         lipschitz: bound of every net's Lipschitz constant, below 1.
         context_features: size of a context row, or None for an unconditional density.
         actnorm: put an nflows `ActNorm` between blocks.
+        actnorm_ends: put one before the first and after the last block as well.
+        preactivation: every net starts with an activation.
+        norm: norms of the layers, see `LipschitzMLP`.
+        stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
         columns: names of the columns, in order; empty if they have none.
         rounding: for every column the step its values are rounded to, in the data's own units,
             0 where they are not; empty means nowhere. Uniform noise of one step is added before
@@ -70,6 +76,10 @@ class TabularConfig:
     lipschitz: float = 0.99
     context_features: int | None = None
     actnorm: bool = True
+    actnorm_ends: bool = False
+    preactivation: bool = False
+    norm: str = "2"
+    stored_norms: bool = False
     columns: tuple[str, ...] = ()
     rounding: tuple[float, ...] = ()
     metric: str = "log_likelihood"
@@ -86,8 +96,9 @@ class TabularConfig:
             )
         for width in self.hidden_features:
             require(width >= 1, "hidden_features", self.hidden_features, "positive sizes")
-        require_choice("activation", self.activation, ACTIVATIONS)
+        require_choice("activation", self.activation, (*ACTIVATIONS, *PUBLISHED))
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
+        spaces(self.norm, len(self.hidden_features) + 1)
         require_choice("metric", self.metric, METRICS)
         for name in ("columns", "rounding"):
             value = getattr(self, name)

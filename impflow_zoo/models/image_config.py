@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
+from impflow_zoo.lipschitz.induced import spaces
+from impflow_zoo.lipschitz.published import PUBLISHED
 from impflow_zoo.models.fields import require, require_choice
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
@@ -58,7 +60,11 @@ class ImageConfig:
         activation: activation of every net, see `LipschitzMLP`.
         preactivation: every convolutional net but the first one of the model starts with an
             activation.
+        first_preactivation: the first one does so too.
         lipschitz: bound of every net's Lipschitz constant, below 1.
+        norm: norms of the layers of `"conv"` and fully connected nets, see `LipschitzMLP`.
+        stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
+        squeeze_first: squeeze once more, before the first scale.
         actnorm: put an nflows `ActNorm` before the first block and after every block.
         factor_out: half of the channels leave after each scale but the last.
         fc_blocks: number of fully connected blocks on the flattened map at the end.
@@ -83,7 +89,11 @@ class ImageConfig:
     kernels: tuple[int, ...] = (3, 1, 3)
     activation: str = "lipswish"
     preactivation: bool = True
+    first_preactivation: bool = False
     lipschitz: float = 0.9
+    norm: str = "2"
+    stored_norms: bool = False
+    squeeze_first: bool = False
     actnorm: bool = True
     factor_out: bool = False
     fc_blocks: int = 0
@@ -104,7 +114,7 @@ class ImageConfig:
         require(1 <= self.bits <= 8, "bits", self.bits, "between 1 and 8")
         require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
         require(bool(self.blocks), "blocks", self.blocks, "one number for each scale")
-        halvings = 2 ** (len(self.blocks) - 1)
+        halvings = 2 ** (len(self.blocks) - 1 + self.squeeze_first)
         require(
             not any(n % halvings for n in self.image_size),
             "image_size",
@@ -119,8 +129,17 @@ class ImageConfig:
         require(self.width >= 1, "width", self.width, "at least 1")
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
-        require_choice("activation", self.activation, ACTIVATIONS)
+        require_choice("activation", self.activation, (*ACTIVATIONS, *PUBLISHED))
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
+        require(
+            self.net == "conv" or (self.norm == "2" and not self.stored_norms),
+            "net",
+            self.net,
+            "'conv' for other norms and stored ones",
+        )
+        spaces(self.norm, len(self.kernels))
+        if self.fc_blocks:
+            spaces(self.norm, len(self.fc_hidden) + 1)
         if self.context_features is not None:
             require(
                 self.context_features >= 1, "context_features", self.context_features, "at least 1"
@@ -135,7 +154,9 @@ class ImageConfig:
     @property
     def scales(self) -> list[tuple[int, int, int]]:
         """Shape of the maps in each scale."""
-        shapes = [self.shape]
+        channels, height, width = self.shape
+        squeezed = (4 * channels, height // 2, width // 2)
+        shapes = [squeezed if self.squeeze_first else self.shape]
         for _ in self.blocks[1:]:
             channels, height, width = shapes[-1]
             channels = 2 * channels if self.factor_out else 4 * channels

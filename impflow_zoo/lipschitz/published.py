@@ -1,0 +1,49 @@
+"""Activations that published weights were trained with, and that we would not choose for new ones.
+
+All have Lipschitz constant 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PUBLISHED", "FullSort", "LipschitzCube", "NeighbourMaxMin"]
+
+
+class LipschitzCube(nn.Module):
+    """`x^3 / 3` between -1 and 1, with slope 1 beyond (Chen et al., 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = x.clamp(-1, 1)
+        return inner**3 / 3 + (x - inner)
+
+
+class FullSort(nn.Module):
+    """Sort the channels of each row (Anil et al., 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(dim=1).values
+
+
+class NeighbourMaxMin(nn.Module):
+    """The larger ones of neighbouring channels, then the smaller ones.
+
+    `MaxMin` pairs channels half the width apart instead.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 2:
+            raise ValueError(f"maxmin pairs channels; {x.shape[1]} is odd")
+        a, b = x[:, ::2], x[:, 1::2]
+        return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), dim=1)
+
+
+PUBLISHED: dict[str, type[nn.Module]] = {
+    "published-relu": nn.ReLU,
+    "published-tanh": nn.Tanh,
+    "published-identity": nn.Identity,
+    "published-lcube": LipschitzCube,
+    "published-fullsort": FullSort,
+    "published-maxmin": NeighbourMaxMin,
+}
