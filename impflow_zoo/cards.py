@@ -1,4 +1,4 @@
-"""Staging: from a finished run to a folder of the zoo, with its card, pictures and figures."""
+"""Model cards from templates: what a model is, how good, how trained, what it is not for."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from impflow_zoo import pictures
-from impflow_zoo.evaluation import UNITS, Result, evaluate, shown_rows
+from impflow_zoo.evaluation import UNITS, Result
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.recipe import Recipe, read_recipe
-from impflow_zoo.training import LOG
+from impflow_zoo.recipe import Recipe
 
-__all__ = ["TRAINING", "stage"]
+__all__ = ["CURVE", "PICTURE", "TRAINING", "TrainingFacts", "pending_card", "trained_card"]
 
 TRAINING = "training.json"
 PICTURE, CURVE = "density.png", "curve.png"
@@ -45,73 +42,6 @@ _CITATIONS = {
 }
 
 
-def stage(
-    run: Path | None, folder: Path, *, data: str | None = None, split: str | None = None
-) -> Result:
-    """Bring a model's folder up to date: weights from a run, figures, pictures, card.
-
-    Arguments:
-        run: folder of a training run; None keeps the weights that are in `folder`.
-        folder: folder of the model, with its `recipe.yaml`.
-        data: what to score on; None takes the split that ships with the model, else the recipe's.
-        split: split of the data; None takes the recipe's test split.
-
-    Returns:
-        The score that the card reports.
-
-    Raises:
-        ModelError: if the run has no weights or the folder no recipe.
-    """
-    recipe = read_recipe(folder / store.RECIPE)
-    if run is not None:
-        _copy_run(run, folder)
-    model = FlowModel.from_pretrained(folder, verify=True)
-    if data is not None:
-        split = split or recipe.data.test
-    result = evaluate(model, data, split, progress=True)
-    pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
-    facts = TrainingFacts.read(folder)
-    pictures.draw_curve(
-        [(rows, seconds / 60, value) for rows, seconds, value in facts.curve],
-        UNITS[model.config.metric],
-        folder / CURVE,
-    )
-    card = _card(folder.name, model, recipe, result, facts)
-    store.write_whole(folder / store.CARD, card.encode())
-    return result
-
-
-def _copy_run(run: Path, folder: Path) -> None:
-    if not (run / store.WEIGHTS).is_file():
-        raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
-    facts = json.dumps(summarise(run / LOG), indent=1) + "\n"
-    names = (store.WEIGHTS, store.GOLDEN, store.CONFIG)
-    contents = {folder / name: (run / name).read_bytes() for name in names}
-    store.write_together({**contents, folder / TRAINING: facts.encode()})
-
-
-def summarise(log: Path) -> dict[str, Any]:
-    """What a training log says of cost and progress."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    curve = [
-        [line["rows_seen"], line["seconds"], round(line["validation"], 5)]
-        for line in lines
-        if "validation" in line
-    ]
-    hardware = next((line["hardware"] for line in lines if "hardware" in line), "not recorded")
-    skipped = max((line.get("skipped", 0) for line in lines), default=0)
-    unconverged = [line["unconverged"] for line in lines if "unconverged" in line]
-    return {
-        "steps": lines[-1]["step"],
-        "rows_seen": lines[-1]["rows_seen"],
-        "minutes": round(lines[-1]["seconds"] / 60, 1),
-        "hardware": hardware,
-        "skipped_steps": skipped,
-        "unconverged_fraction": sum(unconverged) / len(unconverged) if unconverged else 0.0,
-        "curve": curve,
-    }
-
-
 @dataclass(frozen=True)
 class TrainingFacts:
     """What `training.json` says."""
@@ -132,7 +62,10 @@ class TrainingFacts:
         return cls(**json.loads(path.read_text()))
 
 
-def _card(name: str, model: FlowModel, recipe: Recipe, result: Result, facts: TrainingFacts) -> str:
+def trained_card(
+    name: str, model: FlowModel, recipe: Recipe, result: Result, facts: TrainingFacts
+) -> str:
+    """The card of a model with weights."""
     words, image = recipe.card, len(model.config.shape) == 3
     bounds = [c.bound for c in store.read_config(store.open_files(model.origin or "")).certificate]
     known = [b for b in bounds if b is not None]
@@ -171,7 +104,7 @@ def _card(name: str, model: FlowModel, recipe: Recipe, result: Result, facts: Tr
     )
     card = ModelCard.from_template(
         metadata,
-        template_str=_template(),
+        template_str=_template("card.md.jinja"),
         name=name,
         summary=words.summary,
         picture_text="sample grid" if image else "the learned density beside held-out data",
@@ -185,7 +118,7 @@ def _card(name: str, model: FlowModel, recipe: Recipe, result: Result, facts: Tr
         split_text="test images" if image else "test rows",
         seed=result.seed,
         estimator_text=estimator,
-        evaluate_options=" --dataset FOLDER --split test"
+        evaluate_options=f" --dataset {words.data_argument} --split {recipe.data.test}"
         if needs_data and not _ships(model)
         else "",
         image=image,
@@ -198,7 +131,7 @@ def _card(name: str, model: FlowModel, recipe: Recipe, result: Result, facts: Tr
             f"best on the validation split kept. {facts.skipped_steps} steps skipped; "
             f"{facts.unconverged_fraction:.1e} of the roots missed the training tolerance."
         ),
-        train_options=" --data FOLDER" if needs_data else "",
+        train_options=f" --data {words.data_argument}" if needs_data else "",
         nets=len(bounds),
         bound=f"{max(known):.4f}" if known else "none",
         margin=f"{1 - max(known):.4f}" if certified else "not certified",
@@ -213,8 +146,29 @@ def _card(name: str, model: FlowModel, recipe: Recipe, result: Result, facts: Tr
     return str(card)
 
 
-def _template() -> str:
-    return resources.files("impflow_zoo").joinpath("templates/card.md.jinja").read_text()
+def pending_card(name: str, recipe: Recipe) -> str:
+    """The card of a model whose weights nobody has trained yet: it says so."""
+    words = recipe.card
+    metadata = ModelCardData(
+        license="mit",
+        library_name="impflow_zoo",
+        tags=["normalizing-flow", "density-estimation", recipe.model.lower()],
+        datasets=[words.dataset_id] if words.dataset_id else None,
+        model_name=name,
+    )
+    card = ModelCard.from_template(
+        metadata,
+        template_str=_template("pending.md.jinja"),
+        name=name,
+        words=words,
+        train_options="" if recipe.data.dataset else f" --data {words.data_argument}",
+        citation=_CITATIONS[recipe.model],
+    )
+    return str(card)
+
+
+def _template(name: str) -> str:
+    return resources.files("impflow_zoo").joinpath("templates", name).read_text()
 
 
 def _ships(model: FlowModel) -> bool:

@@ -175,11 +175,13 @@ def stage(
     as_json: AsJson = False,
 ) -> None:
     """Bring a model's folder up to date: weights, figures, pictures, card."""
-    from impflow_zoo import cards
+    from impflow_zoo import staging
 
-    result = cards.stage(run, folder, data=data)
+    result = staging.stage(run, folder, data=data)
     if as_json:
-        _print_json({"model": folder.name, **result.to_dict()})
+        _print_json({"model": folder.name, **(result.to_dict() if result else {"value": None})})
+    elif result is None:
+        print(f"{folder.name}: no weights; config and card say so")
     else:
         print(result.report(folder.name))
 

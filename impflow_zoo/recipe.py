@@ -124,6 +124,7 @@ class CardSettings:
     Arguments:
         summary: what the model is, in a sentence or two.
         data_name, data_url, data_license, data_citation: of the data.
+        data_argument: what stands behind `--data` in the card's commands.
         dataset_id: id of the data on the Hub, for the card's metadata.
         limits: what the model is not good for.
         beside: numbers to stand beside.
@@ -134,6 +135,7 @@ class CardSettings:
     data_url: str = ""
     data_license: str = ""
     data_citation: str = ""
+    data_argument: str = "FOLDER"
     dataset_id: str | None = None
     limits: tuple[str, ...] = ()
     beside: tuple[Beside, ...] = ()

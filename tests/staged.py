@@ -9,7 +9,7 @@ import torch
 import yaml
 from small import make
 
-from impflow_zoo import ResFlow, cards
+from impflow_zoo import ResFlow, staging
 from impflow_zoo.models.config import to_json
 
 FACTS = {
@@ -41,5 +41,5 @@ def stage(folder: Path, seed: int = 0) -> Path:
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "training.json").write_text(json.dumps(FACTS))
-    cards.stage(None, folder)
+    staging.stage(None, folder)
     return folder

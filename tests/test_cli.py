@@ -208,6 +208,17 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     assert run("stage", folder).code == 0  # weights kept, card made anew
 
 
+def test_stage_without_weights_says_that_there_are_none(run, tmp_path):
+    folder = _staged_nothing(tmp_path)
+    staged = run("stage", folder)
+    assert staged.code == 0
+    assert "no weights" in staged.out
+    assert "**No weights were trained.**" in (folder / "README.md").read_text()
+    scored = run("evaluate", folder)
+    assert scored.code == 2
+    assert "no weights were published" in scored.err
+
+
 def test_help_is_plain_text(run):
     outcome = run("--help")
     assert outcome.code == 0
@@ -250,7 +261,7 @@ def _other_class(folder: Path) -> Path:
 
 # A callable stands for a file that it makes in a temporary folder, {} for that folder.
 MISTAKES = {
-    "unknown model": (["evaluate", "impflow-power"], "no model 'impflow-power' in the zoo"),
+    "unknown model": (["evaluate", "impflow-pow"], "no model 'impflow-pow' in the zoo"),
     "neither folder nor id": (["evaluate", "a/b/c"], "a/b/c"),
     "folder without config": (["evaluate", "{}"], "has no config.json: not a model"),
     "damaged weights": (["evaluate", _damaged], "truncated or damaged"),
@@ -305,7 +316,6 @@ MISTAKES = {
         "weights of another architecture?",
     ),
     "no training data": (["train", "{recipe}", "--out", "{}", "--data", "./no"], "no such file or"),
-    "stage without a run": (["stage", _staged_nothing], "has no config.json"),
     "stage without a recipe": (["stage", "{}"], "recipe.yaml cannot be read"),
     "stage an empty run": (["stage", _staged_nothing, "--run", "{}"], "holds no weights yet"),
 }

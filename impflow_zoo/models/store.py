@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import reprlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -296,22 +297,30 @@ def save(
     refresh_norms(model)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})
-    description = {
-        "format": FORMAT,
-        "model": type(model).__name__,
-        "config": to_json(model.config),
-        "weights": {"sha256": hashlib.sha256(content).hexdigest()},
-        "certificate": [vars(c) for c in certify(model)],
-    }
-    text = json.dumps(description, indent=2) + "\n"
+    sha256 = hashlib.sha256(content).hexdigest()
+    text = description(type(model).__name__, model.config, sha256, certify(model))
     golden = serialise(golden_batch(model), metadata={"format": "pt"})
-    contents = {WEIGHTS: content, GOLDEN: golden, CONFIG: text.encode()}
+    contents = {WEIGHTS: content, GOLDEN: golden, CONFIG: text}
     if card is None and not (folder / CARD).exists():
         card = default_card(model, name or folder.name)
     if card is not None:
         contents[CARD] = card.encode()
     folder.mkdir(parents=True, exist_ok=True)
     write_together({folder / name: data for name, data in contents.items()})
+
+
+def description(
+    model: str, config: Config, sha256: str | None = None, certificate: Iterable[Certificate] = ()
+) -> bytes:
+    """The content of `config.json`; without weights their checksum is left out."""
+    data = {
+        "format": FORMAT,
+        "model": model,
+        "config": to_json(config),
+        "weights": None if sha256 is None else {"sha256": sha256},
+        "certificate": [vars(c) for c in certificate],
+    }
+    return (json.dumps(data, indent=2) + "\n").encode()
 
 
 def write_whole(path: Path, content: bytes) -> None:

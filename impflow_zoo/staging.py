@@ -1,0 +1,102 @@
+"""Staging: from a finished run to a folder of the zoo, with its card, pictures and figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from impflow_zoo import pictures
+from impflow_zoo.cards import CURVE, PICTURE, TRAINING, TrainingFacts, pending_card, trained_card
+from impflow_zoo.evaluation import UNITS, Result, evaluate, shown_rows
+from impflow_zoo.models import store
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.recipe import Recipe, read_recipe
+from impflow_zoo.training import LOG
+
+__all__ = ["stage", "summarise"]
+
+
+def stage(
+    run: Path | None, folder: Path, *, data: str | None = None, split: str | None = None
+) -> Result | None:
+    """Bring a model's folder up to date: weights from a run, figures, pictures, card.
+
+    Arguments:
+        run: folder of a training run; None keeps the weights that are in `folder`. Where there
+            are none, config and card say that none were trained.
+        folder: folder of the model, with its `recipe.yaml`.
+        data: what to score on; None takes the split that ships with the model, else the recipe's.
+        split: split of the data; None takes the recipe's test split.
+
+    Returns:
+        The score that the card reports; None if there are no weights.
+
+    Raises:
+        ModelError: if the run has no weights or the folder no recipe.
+    """
+    recipe = read_recipe(folder / store.RECIPE)
+    if run is None and not (folder / store.WEIGHTS).is_file():
+        _announce(folder, recipe)
+        return None
+    if run is not None:
+        _copy_run(run, folder)
+    model = FlowModel.from_pretrained(folder, verify=True)
+    if data is not None:
+        split = split or recipe.data.test
+    result = evaluate(model, data, split, progress=True)
+    pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
+    facts = TrainingFacts.read(folder)
+    pictures.draw_curve(
+        [(rows, seconds / 60, value) for rows, seconds, value in facts.curve],
+        UNITS[model.config.metric],
+        folder / CURVE,
+    )
+    card = trained_card(folder.name, model, recipe, result, facts)
+    store.write_whole(folder / store.CARD, card.encode())
+    return result
+
+
+def _announce(folder: Path, recipe: Recipe) -> None:
+    """Write config and card of a model without weights."""
+    if (folder / store.CONFIG).is_file():
+        recorded = store.read_config(store.open_files(folder)).sha256
+        if recorded is not None:
+            raise ModelError(f"{folder} records weights but has none: stage it from a run (--run)")
+    contents = {
+        folder / store.CONFIG: store.description(recipe.model, recipe.config),
+        folder / store.CARD: pending_card(folder.name, recipe).encode(),
+    }
+    store.write_together(contents)
+
+
+def _copy_run(run: Path, folder: Path) -> None:
+    if not (run / store.WEIGHTS).is_file():
+        raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
+    facts = json.dumps(summarise(run / LOG), indent=1) + "\n"
+    names = (store.WEIGHTS, store.GOLDEN, store.CONFIG)
+    contents = {folder / name: (run / name).read_bytes() for name in names}
+    store.write_together({**contents, folder / TRAINING: facts.encode()})
+
+
+def summarise(log: Path) -> dict[str, Any]:
+    """What a training log says of cost and progress."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    curve = [
+        [line["rows_seen"], line["seconds"], round(line["validation"], 5)]
+        for line in lines
+        if "validation" in line
+    ]
+    hardware = next((line["hardware"] for line in lines if "hardware" in line), "not recorded")
+    skipped = max((line.get("skipped", 0) for line in lines), default=0)
+    unconverged = [line["unconverged"] for line in lines if "unconverged" in line]
+    return {
+        "steps": lines[-1]["step"],
+        "rows_seen": lines[-1]["rows_seen"],
+        "minutes": round(lines[-1]["seconds"] / 60, 1),
+        "hardware": hardware,
+        "skipped_steps": skipped,
+        "unconverged_fraction": sum(unconverged) / len(unconverged) if unconverged else 0.0,
+        "curve": curve,
+    }
