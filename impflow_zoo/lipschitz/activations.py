@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.kernels import silu
-
 from impflow_zoo.lipschitz.published import PUBLISHED
-from impflow_zoo.numerics.chain import Elementwise
+
 __all__ = [
     "ACTIVATIONS",
     "CLipSwish",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, make_activation
+from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
 from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 
@@ -32,10 +32,10 @@ class LipschitzMLP(nn.Module):
         norm: `"2"`, `"inf"`, or one character for each space between layers, see `spaces`. The
             2-norm is what error bounds and log-det bounds need.
         preactivation: start with an activation instead of a linear layer.
-
-    Example:
         stored_norms: keep power vectors as they are loaded instead of bringing them to
             convergence, for published weights; the bound is not known then.
+
+    Example:
         >>> import torch
         >>> net = LipschitzMLP(features=2, hidden_features=(32, 32), lipschitz=0.9)
         >>> net(torch.zeros(5, 2)).shape
@@ -52,9 +52,9 @@ class LipschitzMLP(nn.Module):
         *,
         norm: str = "2",
         preactivation: bool = False,
+        stored_norms: bool = False,
     ) -> None:
         super().__init__()
-        stored_norms: bool = False,
         if not 0 < lipschitz < math.inf:
             raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
         self.features, self.context_features = features, context_features
