@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-import math
-
 import normflows as nf
-import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import LipSwish
-from impflow_zoo.lipschitz.networks import LipschitzMLP
-from impflow_zoo.lipschitz.norms import LipschitzLinear
+from impflow_zoo.normflows_nets import adopt
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.implicit import ImpFlowTransform
@@ -20,8 +14,6 @@ from impflow_zoo.transforms.residual import ResFlowTransform
 from impflow_zoo.transforms.weights import PlainLoading
 
 __all__ = ["ImpFlowLayer", "ResFlowLayer", "TransformLayer", "from_residual", "from_transform"]
-
-_ROUNDING = 1e-6  # how far above their coefficient norms of float32 weights may come out
 
 
 class TransformLayer(PlainLoading, nf.flows.Flow):
@@ -71,6 +63,8 @@ class ImpFlowLayer(TransformLayer):
         solver: how roots are found; None takes `Solver()`.
 
     Example:
+        >>> import torch
+        >>> from impflow_zoo import LipschitzMLP
         >>> flows = [ImpFlowLayer(LipschitzMLP(2), LipschitzMLP(2)) for _ in range(2)]
         >>> model = nf.NormalizingFlow(nf.distributions.DiagGaussian(2), flows)
         >>> model.log_prob(torch.zeros(3, 2)).shape
@@ -141,9 +135,9 @@ def from_residual(
     """Our layer with the function of a trained `normflows.flows.Residual`.
 
     In evaluation mode its log-probabilities are deterministic and its roots are found or
-    refused. A `normflows.nets.LipschitzMLP` becomes a `LipschitzMLP`, whose bound holds through
-    further training without `update_lipschitz`; any other net is copied as it is, and its
-    Lipschitz constant is the user's to answer for.
+    refused. A `normflows.nets.LipschitzMLP` or `LipschitzCNN` becomes one of our nets, whose bound
+    holds through further training without `update_lipschitz`; any other net is copied as it is,
+    and its Lipschitz constant is the user's to answer for.
 
     Arguments:
         residual: a layer with either value of `reverse`.
@@ -158,43 +152,5 @@ def from_residual(
             after training without `update_lipschitz`.
     """
     net: nn.Module = residual.iresblock.nnet
-    own = _own_mlp(net) if isinstance(net, nf.nets.LipschitzMLP) else copy.deepcopy(net)
-    layer = ResFlowLayer(own, logdet, solver, reverse=residual.reverse)
+    layer = ResFlowLayer(adopt(net), logdet, solver, reverse=residual.reverse)
     return layer.train(residual.training)
-
-
-@torch.no_grad()
-def _own_mlp(net: nf.nets.LipschitzMLP) -> LipschitzMLP:
-    activations, linears = net.net[::2], net.net[1::2]
-    weights = [linear.compute_weight(update=False) for linear in linears]
-    if not all(bool(weight.isfinite().all()) for weight in weights):
-        raise ValueError("the normflows net holds NaN or infinity in its weights")
-    # Where its own power iteration had not converged, a layer is above its coefficient by a
-    # little: the function is kept, and the coefficient is raised to what the norm is.
-    norms = [float(torch.linalg.matrix_norm(w.double(), 2)) for w in weights]
-    coefficients = [
-        max(float(linear.coeff), norm * (1 + _ROUNDING))
-        for linear, norm in zip(linears, norms, strict=True)
-    ]
-    bound = math.prod(coefficients)
-    if bound >= 1:
-        raise ValueError(
-            f"the normflows net has Lipschitz constants up to {math.prod(norms):.4g} (allowed: "
-            f"{math.prod(float(linear.coeff) for linear in linears):.4g}), a contraction needs "
-            "less than 1: run normflows.utils.update_lipschitz(model, 200) and convert it again"
-        )
-    own = LipschitzMLP(
-        net.channels[0], net.channels[1:-1], "lipswish", bound, preactivation=True
-    ).to(weights[0].device, weights[0].dtype)
-    for layer, coefficient, weight, linear in zip(
-        own.layers, coefficients, weights, linears, strict=True
-    ):
-        assert isinstance(layer, LipschitzLinear)
-        layer.coefficient = coefficient
-        layer.weight.copy_(weight)
-        layer.bias.copy_(linear.bias)
-        layer.converge()
-    for activation, swish in zip([own.first, *own.activations], activations, strict=True):
-        assert isinstance(activation, LipSwish)
-        activation.beta.copy_(swish.beta)
-    return own

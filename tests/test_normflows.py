@@ -336,6 +336,35 @@ def test_other_nets_of_a_residual_are_copied():
     assert layer.transform.net is not net
 
 
+@pytest.mark.parametrize("reverse", [True, False])
+def test_a_convolutional_residual_converts(reverse):
+    net = nf.nets.LipschitzCNN([2, 6, 4, 2], [3, 1, 3], init_zeros=False)
+    residual = nf.flows.Residual(net, reverse=reverse).eval()
+    x = torch.randn(3, 2, 5, 4)
+    with torch.no_grad():
+        net(x)  # its norms start at the first image
+        for layer in net.net[1::2]:
+            layer.weight.mul_(3)
+        nf.utils.update_lipschitz(net, 50)
+        expected = x + net(x)
+        layer = from_residual(residual)
+        explicit, implicit = (layer.inverse, layer.forward)[:: 1 if reverse else -1]
+        value, logdet = explicit(x)
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+    assert (value - x).abs().max() > 0.01
+    assert torch.equal(explicit(x)[1], logdet)
+    torch.testing.assert_close(implicit(value)[0], x, rtol=0, atol=1e-4)
+    dense = dense_logdet(lambda x: x + net(x), x)
+    torch.testing.assert_close(logdet, dense, rtol=0, atol=1e-4)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    layer.train()
+    for _ in range(3):
+        optimizer.zero_grad()
+        explicit(x)[0].sum().backward()
+        optimizer.step()
+    assert layer.eval().transform.net.certificate() < 1
+
+
 def test_a_net_that_is_no_contraction_is_refused():
     residual = trained_residual(updates=False)
     with pytest.raises(ValueError, match=r"up to \d.*less than 1: run normflows.utils") as caught:
