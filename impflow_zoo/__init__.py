@@ -9,6 +9,7 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
 from impflow_zoo.registry import create_model, list_models
 from impflow_zoo.transforms.implicit import ImpFlowTransform
+from impflow_zoo.transforms.monotone import MonotoneTransform
 from impflow_zoo.transforms.residual import ResFlowTransform
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LipschitzDenseNet",
     "LipschitzMLP",
     "LogDet",
+    "MonotoneTransform",
     "NumericalWarning",
     "ResFlow",
     "ResFlowTransform",
