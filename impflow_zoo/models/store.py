@@ -435,6 +435,7 @@ def _check_certificate(model: FlowModel, name: str, config_file: ConfigFile) -> 
 def _double_copy(model: FlowModel) -> FlowModel:
     """A copy whose answers are those of the weights: in float64, with default settings."""
     double = copy.deepcopy(model).double().cpu().eval()
+    refresh_norms(double)  # from the vectors of the file, whether these were settled before or not
     for i, block in enumerate(double.blocks()):
         block.logdet, block.solver = LogDet().seeded(i), Solver()
     return double
