@@ -126,14 +126,19 @@ def picture(steps: int) -> Figure:
     right.plot(counts, [error(residual[n]) for n in counts], "o", label="ResFlow, trained")
     right.axhline(error(implicit), color="C1", label="1 ImpFlow block, trained")
     right.axhline(error([exact_block()]), color="C2", label="1 ImpFlow block, by hand")
-    right.set(xlabel="residual blocks", xticks=counts, title="largest error between -1 and 1")
+    right.set(
+        xlabel="residual blocks",
+        xticks=counts,
+        ylim=(-0.2, 4.5),
+        title="largest error between -1 and 1",
+    )
     right.legend(frameon=False)
     return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps for each fit")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps for each fit")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/one_dimension.png"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Eight two-dimensional toys learned by ImpFlow and ResFlow of equal size, in one picture.
 
-    python examples/toys.py [--steps 800] [--out docs/pictures/toys.png]
+    python examples/toys.py [--steps 700] [--out docs/pictures/toys.png]
 
 Both models have eight networks of the same shape: four implicit blocks, or eight residual ones.
 The numbers are mean log-likelihoods, in nats, of 10,000 points that no model has seen.
@@ -97,7 +97,7 @@ def picture(toys: list[str], steps: int, points: int = 5000) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--toys", nargs="+", default=list(TOYS), choices=list(TOYS))
-    parser.add_argument("--steps", type=int, default=800, help="optimizer steps for each model")
+    parser.add_argument("--steps", type=int, default=700, help="optimizer steps for each model")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/toys.png"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
