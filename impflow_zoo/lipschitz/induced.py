@@ -98,7 +98,18 @@ def _sliced(space: tuple[float, float]) -> bool:
 
 
 class _Stored(LipschitzLayer):
-    """Uses `u` and `v` as they are, outside of training, converged or not."""
+    """Uses `u` and `v` as they are, outside of training, converged or not.
+
+    The published code divides by a number in float32, whatever the type of the weight.
+    """
+
+    def _normalise(self) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self._iterate()
+        sigma = torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
+        factor = (sigma / self.coefficient).float().to(self.weight.dtype)
+        return self.weight / factor.clamp(min=1)
 
     def converge(self) -> None:
         if not bool(self.u.any()):  # a new layer: anything will do until weights are loaded
@@ -112,7 +123,8 @@ class _StoredLinear(_Stored, LipschitzLinear):
 
 
 class _StoredConv2d(_Stored, LipschitzConv2d):
-    pass
+    def _normalise(self) -> Tensor:
+        return super()._normalise().contiguous(memory_format=torch.channels_last)
 
 
 class _SlicedLinear(LipschitzLinear):
