@@ -55,8 +55,10 @@ class StoredTensor:
         count = 1
         for n in self.shape:
             count *= n
-        if min(numbers) < 0 or count > self.storage.size or (
-            count and self.offset + last >= self.storage.size
+        if (
+            min(numbers) < 0
+            or count > self.storage.size
+            or (count and self.offset + last >= self.storage.size)
         ):
             raise ConversionError(
                 f"a tensor of shape {self.shape} reaches out of its {self.storage.size} numbers: "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from conversion.errors import ConversionError
 from conversion.reference import Layer, Net, Reference, Unit
+from impflow_zoo import LipschitzConvNet, LipschitzMLP
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.transforms.base import ResidualBlock
 
@@ -36,10 +37,7 @@ class Mapping:
 def mapped(
     model: FlowModel, reference: Reference, *, averaged: bool
 ) -> tuple[dict[str, Tensor], Mapping]:
-    """The weights of the model, and where they come from.
-
-    Shifts of ActNorms are in float64, since a rounded one moves every answer; the rest is as it
-    was saved.
+    """The weights of the model, as they were saved, and where they come from.
 
     Arguments:
         model: a model of the checkpoint's config; its own weights play no role, but for the
@@ -115,15 +113,12 @@ class _Copier:
             self._net(f"{path}.{_NETS[name]}", own, net)
 
     def _actnorm(self, path: str, unit: Unit) -> None:
-        """`(x + bias) exp(weight)` as `exp(log_scale) x + shift`."""
-        scale, bias = (self._read(unit.actnorm[name]) for name in ("weight", "bias"))
-        self._put(f"{path}.log_scale", unit.actnorm["weight"], scale)
-        shift = bias.double() * scale.double().exp()
-        self._put(f"{path}.shift", unit.actnorm["bias"], shift)
+        for name, own in (("weight", "log_scale"), ("bias", "shift")):
+            self._put(f"{path}.{own}", unit.actnorm[name], self._read(unit.actnorm[name]))
         flag = unit.actnorm["initialized"]
         self._put(f"{path}.initialized", flag, self._read(flag).bool())
 
-    def _net(self, path: str, own: nn.Module, net: Net) -> None:
+    def _net(self, path: str, own: LipschitzMLP | LipschitzConvNet, net: Net) -> None:
         ours = [f"activations.{i}" for i in range(len(own.activations))]
         if own.first is not None:
             ours.insert(0, "first")
@@ -151,7 +146,7 @@ class _Copier:
                 self._put(f"{path}.{name}", key, self._read(key))
         if "domain" in keys:
             orders = [_order(self._read(keys[name]).double()) for name in ("domain", "codomain")]
-            self._put(f"{path}.orders", keys["domain"], torch.stack(orders).flatten())
+            self._put(f"{path}.orders", keys["domain"], torch.stack(orders).flatten().float())
 
     def _read(self, key: str) -> Tensor:
         return self.reference.read(key, averaged=self.averaged)

@@ -12,7 +12,7 @@ import io
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from conversion.errors import ConversionError
 
@@ -75,7 +75,8 @@ def read_pickle(
     """
     machine = _Machine(find, persistent)
     try:
-        for count, (instruction, value, _) in enumerate(pickletools.genops(_Bounded(file))):
+        bounded = cast(IO[bytes], _Bounded(file))
+        for count, (instruction, value, _) in enumerate(pickletools.genops(bounded)):
             if instruction.name == "STOP":
                 return machine.pop()
             if count >= _MOST_INSTRUCTIONS:
@@ -109,9 +110,7 @@ class _Bounded(io.RawIOBase):
 class _Machine:
     """Stack and memo of one pickle."""
 
-    def __init__(
-        self, find: Callable[[str, str], Name], persistent: Callable[[Any], Any]
-    ) -> None:
+    def __init__(self, find: Callable[[str, str], Name], persistent: Callable[[Any], Any]) -> None:
         self.find, self.persistent = find, persistent
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}  # a dict, so that a large index costs nothing

@@ -88,7 +88,7 @@ class Reference:
         content = archive.content
         if not isinstance(content, dict) or not {"args", "state_dict"} <= content.keys():
             raise ConversionError(
-                "the checkpoint holds no 'args' and 'state_dict': not of the public training scripts"
+                "no 'args' and 'state_dict' in the checkpoint: not of the public training scripts"
             )
         arguments, tensors = content["args"], content["state_dict"]
         if not isinstance(arguments, Standin) or not isinstance(tensors, dict):

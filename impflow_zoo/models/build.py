@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.models.build_image import BlockFactory, build_image
 from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
+from impflow_zoo.transforms.actnorm import CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 
 __all__ = ["BlockFactory", "build_transform", "decode", "encode"]
@@ -46,15 +47,16 @@ def _build_tabular(config: TabularConfig, block: BlockFactory) -> Transform:
             stored_norms=config.stored_norms,
         )
 
+    actnorm = CentredActNorm if config.centred_actnorm else ActNorm
     steps: list[Transform] = [
         PointwiseAffineTransform(torch.zeros(config.features), torch.ones(config.features))
     ]
     for i in range(config.blocks):
         if config.actnorm and (i or config.actnorm_ends):
-            steps.append(ActNorm(config.features))
+            steps.append(actnorm(config.features))
         steps.append(block(net, config.logdet.seeded(config.seed, i)))
     if config.actnorm and config.actnorm_ends:
-        steps.append(ActNorm(config.features))
+        steps.append(actnorm(config.features))
     return CompositeTransform(steps)
 
 

@@ -20,6 +20,7 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDens
 from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.transforms.actnorm import CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten
 
@@ -58,6 +59,7 @@ class _Builder:
 
     def __init__(self, config: ImageConfig, block: BlockFactory) -> None:
         self.config, self.block, self.count = config, block, 0
+        self.actnorm = CentredActNorm if config.centred_actnorm else ActNorm
 
     def scales(self) -> list[CompositeTransform]:
         """The steps of each scale."""
@@ -74,11 +76,11 @@ class _Builder:
     ) -> Iterator[Transform]:
         config, (channels, _, _) = self.config, shape
         if first and config.actnorm:
-            yield ActNorm(channels)
+            yield self.actnorm(channels)
         for _ in range(blocks):
             yield self._block(self._image_net(shape, preactivation=self._preactivation))
             if config.actnorm:
-                yield ActNorm(channels)
+                yield self.actnorm(channels)
         if not last:
             yield SqueezeTransform()
             if config.factor_out:  # nflows emits the first half: let that be the second one
@@ -90,7 +92,7 @@ class _Builder:
         for _ in range(config.fc_blocks):
             yield self._block(self._fc_net(features))
             if config.actnorm:
-                yield ActNorm(features)
+                yield self.actnorm(features)
 
     @property
     def _preactivation(self) -> bool:

@@ -54,6 +54,7 @@ class TabularConfig:
         context_features: size of a context row, or None for an unconditional density.
         actnorm: put an nflows `ActNorm` between blocks.
         actnorm_ends: put one before the first and after the last block as well.
+        centred_actnorm: in the form `CentredActNorm`.
         preactivation: every net starts with an activation.
         norm: norms of the layers, see `LipschitzMLP`.
         stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
@@ -77,6 +78,7 @@ class TabularConfig:
     context_features: int | None = None
     actnorm: bool = True
     actnorm_ends: bool = False
+    centred_actnorm: bool = False
     preactivation: bool = False
     norm: str = "2"
     stored_norms: bool = False

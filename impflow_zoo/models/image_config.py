@@ -66,6 +66,7 @@ class ImageConfig:
         stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
         squeeze_first: squeeze once more, before the first scale.
         actnorm: put an nflows `ActNorm` before the first block and after every block.
+        centred_actnorm: in the form `CentredActNorm`.
         factor_out: half of the channels leave after each scale but the last.
         fc_blocks: number of fully connected blocks on the flattened map at the end.
         fc_hidden: sizes of their hidden layers.
@@ -95,6 +96,7 @@ class ImageConfig:
     stored_norms: bool = False
     squeeze_first: bool = False
     actnorm: bool = True
+    centred_actnorm: bool = False
     factor_out: bool = False
     fc_blocks: int = 0
     fc_hidden: tuple[int, ...] = (128, 128)

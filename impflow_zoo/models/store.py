@@ -370,16 +370,16 @@ def default_card(model: FlowModel, name: str) -> str:
 
 
 @torch.no_grad()
-def golden_batch(model: FlowModel) -> dict[str, Tensor]:
+def golden_batch(model: FlowModel, rows: int = _GOLDEN_ROWS) -> dict[str, Tensor]:
     """A few inputs with their latents and log-probabilities, computed in float64."""
     double = _double_copy(model)
     generator = torch.Generator().manual_seed(0)
     size = int(torch.tensor(model.config.shape).prod())
-    noise = torch.randn(_GOLDEN_ROWS, size, generator=generator, dtype=torch.float64)
+    noise = torch.randn(rows, size, generator=generator, dtype=torch.float64)
     context = None
     if model.config.context_features:
         context = torch.randn(
-            _GOLDEN_ROWS, model.config.context_features, generator=generator, dtype=torch.float64
+            rows, model.config.context_features, generator=generator, dtype=torch.float64
         )
     x = decode(double.transform, noise, context)
     # Inputs as users have them: an image's may lie out of [0, 1] as it is.
