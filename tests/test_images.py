@@ -22,7 +22,11 @@ from impflow_zoo import ImageConfig, ImpFlow, ResFlow, evaluate
 from impflow_zoo.data import DataError, ImageFormat, open_images
 from impflow_zoo.models.config import ConfigError, parse, to_json
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.training import Trainer
 
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -339,3 +343,46 @@ def test_copies_share_nothing() -> None:
         for parameter in twin.parameters():
             parameter.zero_()
     assert float(model.encode(draw(model)).detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", ["plain", "dense"])
+def test_memory_does_not_grow_with_terms_or_steps(name: str) -> None:
+    """What a training step keeps for its backward pass, at ever tighter tolerances."""
+    model = make(name, size=8)
+    model.train()
+    x = draw(model)
+
+    def kept(rtol: float) -> tuple[int, int]:
+        torch.manual_seed(0)
+        for block in model.blocks():
+            block.logdet = LogDet("unbiased", rtol=rtol)
+            block.solver = Solver(rtol=rtol)
+        sizes: list[int] = []
+        with (
+            monitor.record() as events,
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda t: sizes.append(t.numel()) or t, lambda t: t
+            ),
+        ):
+            model.log_prob(x)
+        return sum(sizes), sum(f["products"] for kind, f in events if kind == "logdet")
+
+    (loose, few), (tight, many) = kept(1e-2), kept(1e-10)
+    assert many > 3 * few
+    assert tight == loose
+
+
+def test_training_flips_images_and_keeps_them_whole(tmp_path: Path) -> None:
+    left = np.zeros((8, 8, 3), dtype=np.uint8)
+    left[:, :2] = 255
+    model = make(size=8)
+    source = open_images(image_set(tmp_path, [left] * 16), None, ImageFormat(3, (8, 8)))
+    settings = TrainingSettings(batch_size=16, flip=True)
+    trainer = Trainer(model, settings, source, source, tmp_path / "run", progress=False)
+    images = model.to_data(trainer._batch(0))
+    pixels = torch.from_numpy(left).permute(2, 0, 1)
+    unflipped = sum(bool(torch.equal(image, pixels)) for image in images)
+    flipped = sum(bool(torch.equal(image, pixels.flip(-1))) for image in images)
+    assert 0 < unflipped < 16
+    assert unflipped + flipped == 16
+    assert torch.equal(source.rows([0])[0], pixels)

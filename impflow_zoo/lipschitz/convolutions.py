@@ -66,7 +66,9 @@ class LipschitzConv2d(LipschitzLayer):
         height, width = image_size
         self.image_size = (1, 1) if kernel_size == 1 else (int(height), int(width))
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
-        self.weight, self.bias = convolution.weight, convolution.bias
+        assert convolution.bias is not None
+        self.weight = nn.Parameter(convolution.weight.detach())
+        self.bias = nn.Parameter(convolution.bias.detach())
         pixels = self.image_size[0] * self.image_size[1]
         self.register_buffer("u", torch.zeros(out_channels * pixels))
         self.register_buffer("v", torch.randn(in_channels * pixels))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.lipschitz.activations import Scaled, make_activation
+from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.induced import is_uniform, make_convolution, spaces
 
@@ -18,6 +19,9 @@ __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
 class _ImageNet(nn.Module):
     """What nets on images share: the shape they take, the context, the bound."""
+
+    layers: nn.ModuleList
+    context_layers: nn.ModuleList
 
     def __init__(
         self,
@@ -32,6 +36,9 @@ class _ImageNet(nn.Module):
         self.shape = (channels, *image_size)
         self.lipschitz: float | None = float(lipschitz)
         self.context_features = context_features
+
+    def _convolutions(self) -> list[LipschitzConv2d]:
+        return cast("list[LipschitzConv2d]", list(self.layers))
 
     def _check(self, x: Tensor, context: Tensor | None) -> None:
         if x.dim() != 4 or x.shape[1:] != self.shape:
@@ -110,7 +117,7 @@ class LipschitzConvNet(_ImageNet):
         widths = [channels, *[width] * (len(kernels) - 1), channels]
         self.first = make_activation(activation) if preactivation else None
         self.activations = nn.ModuleList(make_activation(activation) for _ in kernels[1:])
-        expansions = [_expansion(self.first), *(_expansion(a) for a in self.activations)]
+        expansions = [expansion(self.first), *(expansion(a) for a in self.activations)]
         self.layers = nn.ModuleList(
             make_convolution(n * k, m, kernel, image_size, share, space, stored=stored_norms)
             for n, m, k, kernel, space in zip(
@@ -135,19 +142,19 @@ class LipschitzConvNet(_ImageNet):
             ValueError: if the input or the context is missing or has the wrong shape.
         """
         self._check(x, context)
-        h, scale = x, 1.0
+        h, scale = x, cast("Tensor | float", 1.0)
         if self.first is not None:
-            core, before, scale = _folded(self.first)
+            core, before, scale = folded(self.first)
             h = core(before * h)
         for i, activation in enumerate(self.activations):
-            core, before, after = _folded(activation)
+            core, before, after = folded(activation)
             h = self._add_context(self.layers[i](h, scale, before), i, context, before)
             h, scale = core(h), after
         return self.layers[-1](h, scale)
 
     def certificate(self) -> float:
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
-        return math.prod(layer.norm_bound() for layer in self.layers)
+        return math.prod(layer.norm_bound() for layer in self._convolutions())
 
 
 class LipschitzDenseNet(_ImageNet):
@@ -193,7 +200,7 @@ class LipschitzDenseNet(_ImageNet):
         convolutions, width = [], channels
         for a in self.activations:
             convolutions.append(LipschitzConv2d(width, growth, kernel, image_size, 1.0))
-            width += growth * _expansion(a)
+            width += growth * expansion(a)
         convolutions.append(LipschitzConv2d(width, channels, 1, image_size, lipschitz))
         self.layers = nn.ModuleList(convolutions)
         # softplus of these, normalised: equal parts at the start
@@ -207,7 +214,7 @@ class LipschitzDenseNet(_ImageNet):
         for i, (activation, (old, new)) in enumerate(
             zip(self.activations, self._parts(), strict=True)
         ):
-            core, before, after = _folded(activation)
+            core, before, after = folded(activation)
             found = self._add_context(self.layers[i](h, 1.0, before), i, context, before)
             h = torch.cat((old * h, new * after * core(found)), dim=1)
         return self.layers[-1](h)
@@ -217,21 +224,8 @@ class LipschitzDenseNet(_ImageNet):
 
     def certificate(self) -> float:
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
-        *dense, last = self.layers
+        *dense, last = self._convolutions()
         bound = last.norm_bound()
         for layer, (old, new) in zip(dense, self._parts().tolist(), strict=True):
             bound *= math.hypot(old, new * layer.norm_bound())
         return bound
-
-
-def _folded(
-    activation: nn.Module,
-) -> tuple[Callable[[Tensor], Tensor], Tensor | float, Tensor | float]:
-    """An activation as a core, a scalar before and a scalar after it."""
-    if isinstance(activation, Scaled):
-        return activation.core, *activation.scales()
-    return activation, 1.0, 1.0
-
-
-def _expansion(activation: nn.Module | None) -> int:
-    return int(getattr(activation, "expansion", 1))
