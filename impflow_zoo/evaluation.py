@@ -269,7 +269,7 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     logdets = [figures for kind, figures in scored.events if kind == "logdet"]
     roots = [figures for kind, figures in scored.events if kind == "root"]
-    batches = max(1, len(logdets) // max(1, sum(len(b.nets) for b in model.blocks())))
+    batches = max(1, len(logdets) // max(1, sum(len(b.steps) for b in model.blocks())))
     rows = sum(root["rows"] for root in roots)
     return Result(
         metric=model.config.metric,
