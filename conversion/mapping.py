@@ -65,7 +65,8 @@ def mapped(
         raise ConversionError(f"nothing in the checkpoint for {missing[0]}: correct act or vnorms")
     for key, tensor in weights.items():
         if key not in own:
-            raise ConversionError(f"{copier.mapping.tensors[key]} has no place: correct vnorms")
+            source = copier.mapping.tensors[key]
+            raise ConversionError(f"{source} has no place: correct act or vnorms by --set")
         if tensor.shape != own[key].shape:
             raise ConversionError(
                 f"{copier.mapping.tensors.get(key, key)} has shape {tuple(tensor.shape)}, the "

@@ -1,0 +1,280 @@
+"""Files that are no checkpoints, or more than that: refused in one line, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import read_fixture, write, write_fixture
+
+from conversion.archive import open_archive
+from conversion.cli import main
+from conversion.errors import ConversionError
+
+MARKER = "it-ran"
+
+
+class Calls:
+    """An object whose pickle calls something."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.reduced = (call, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def zipped(path: Path, data: bytes, **entries: bytes) -> Path:
+    """A zip archive as torch writes it, with any pickle in it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("checkpoint/data.pkl", data)
+        archive.writestr("checkpoint/version", "3\n")
+        for name, content in entries.items():
+            archive.writestr(f"checkpoint/data/{name}", content)
+    return path
+
+
+def compressed(path: Path, data: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("checkpoint/data.pkl", data)
+    return path
+
+
+def plain(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def nested_tuples(depth: int = 60) -> bytes:
+    """A dictionary whose one key takes 2^depth steps to hash."""
+    twice = b"h\x00h\x00\x86q\x00"
+    return b"\x80\x02K\x01\x85q\x00" + depth * twice + b"}h\x00K\x01s."
+
+
+def tensor(size: int, shape: bytes, numel: bytes = b"K\x01") -> bytes:
+    """A pickle of one tensor that claims a storage of `numel` and any shape."""
+    return (
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage"
+        b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + numel + b"tQK\x00" + shape + b"K\x00\x85"
+        b"\x89ccollections\nOrderedDict\n)RtR."
+    )
+
+
+HUGE = struct.pack("<Q", 2**50)
+FILES = {
+    "runs a command": (
+        lambda p: zipped(p, pickle.dumps(Calls(os.system, f"touch {MARKER}"))),
+        f"asks for {os.name}.system, which is not allowed: nothing was run",
+    ),
+    "runs a command, plain pickle": (
+        lambda p: plain(p, pickle.dumps(Calls(os.system, f"touch {MARKER}"))),
+        f"asks for {os.name}.system",
+    ),
+    "runs a command, first protocol": (
+        lambda p: plain(p, f"cos\nsystem\n(S'touch {MARKER}'\ntR.".encode()),
+        "asks for os.system",
+    ),
+    "runs a command, torch's older format": (
+        lambda p: torch.save(
+            {"args": Calls(os.system, f"touch {MARKER}")},
+            p,
+            _use_new_zipfile_serialization=False,
+        ),
+        f"asks for {os.name}.system",
+    ),
+    "evaluates": (
+        lambda p: zipped(p, pickle.dumps(Calls(eval, "1"), protocol=2)),
+        "asks for __builtin__.eval",
+    ),
+    "imports": (
+        lambda p: zipped(p, pickle.dumps(Calls(__import__, "antigravity"))),
+        "asks for builtins.__import__",
+    ),
+    "imports by name": (
+        lambda p: zipped(p, b"\x80\x02cantigravity\nfly\n."),
+        "asks for antigravity.fly",
+    ),
+    "loads a pickle within": (
+        lambda p: zipped(p, pickle.dumps(Calls(pickle.loads, b"\x80\x02."))),
+        "asks for _pickle.loads",
+    ),
+    "reaches through an allowed module": (
+        lambda p: zipped(p, b"\x80\x04\x8c\x05torch\x8c\x10serialization.os\x93."),
+        "asks for torch.serialization.os",
+    ),
+    "calls a value": (lambda p: zipped(p, b"\x80\x02K\x01)R."), "calls what is no name"),
+    "extension registry": (lambda p: zipped(p, b"\x80\x02\x82\x01."), "uses EXT1"),
+    "huge text": (lambda p: zipped(p, b"\x80\x04\x8d" + HUGE + b"x."), "bytes: refused"),
+    "huge memo": (lambda p: zipped(p, b"\x80\x02N" + b"r\xff\xff\xff\xff" + b"."), "no 'args'"),
+    "huge shape": (
+        lambda p: zipped(p, tensor(1, b"J\xff\xff\xff\x7f\x85"), **{"0": b"\0" * 4}),
+        "reaches out of its 1 numbers",
+    ),
+    "huge storage": (
+        lambda p: zipped(
+            p,
+            b"\x80\x02}(X\x04\x00\x00\x00argsK\x01X\x0a\x00\x00\x00state_dict"
+            + tensor(1, b"K\x01\x85", b"J\xff\xff\xff\x7f")[2:-1]
+            + b"u.",
+        ),
+        "'args' is no Namespace",
+    ),
+    "hash that takes for ever": (lambda p: zipped(p, nested_tuples()), "a key of type tuple"),
+    "zip bomb": (lambda p: compressed(p, b"\x80\x02" + b"N0" * 5_000_000 + b"N."), "is compressed"),
+    "cut pickle": (lambda p: zipped(p, b"\x80\x02}"), "damaged"),
+    "noise": (lambda p: plain(p, b"\x80" + bytes(range(256))), "the pickle"),
+    "text": (lambda p: plain(p, b"hello"), "neither a zip archive nor a pickle"),
+    "empty": (lambda p: plain(p, b""), "neither a zip archive nor a pickle"),
+    "another archive": (lambda p: zipfile.ZipFile(p, "w").close(), "no data.pkl"),
+    "another pickle": (lambda p: zipped(p, pickle.dumps({"a": 1})), "no 'args' and 'state_dict'"),
+    "weights alone": (lambda p: torch.save({"a": torch.ones(2)}, p), "no 'args' and 'state_dict'"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), FILES.values(), ids=FILES)
+def test_a_file_is_refused_and_nothing_of_it_runs(make, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "checkpoint.pth")
+    with pytest.raises(SystemExit) as caught:
+        main(["checkpoint.pth", "out"])
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth"]
+    assert "antigravity" not in sys.modules
+
+
+def test_the_command_refuses_without_a_traceback(tmp_path):
+    path = zipped(tmp_path / "bad.pth", pickle.dumps(Calls(os.system, f"touch {MARKER}")))
+    command = [sys.executable, "-m", "conversion", str(path), str(tmp_path / "out")]
+    root = Path(__file__).parents[1]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.count("\n") == 1
+    assert run.stderr.startswith("error: the pickle asks for")
+    assert not (tmp_path / "out").exists()
+    assert not (root / MARKER).exists()
+
+
+SETTINGS = {
+    "coupling": ({"arch": "realnvp"}, "arch='realnvp'"),
+    "batch norm": ({"batchnorm": True}, "batchnorm=True"),
+    "no contraction": ({"act": "selu"}, "act='selu'"),
+    "two at once": ({"batchnorm": True, "act": "zero"}, "batchnorm=True, act='zero'"),
+    "coefficient of one": ({"coeff": 1.0}, "coeff=1.0"),
+    "too few norms": ({"vnorms": "22"}, "vnorms='22' for 3 layers"),
+    "unknown norms": ({"vnorms": "2232"}, "vnorms='2232'"),
+    "other widths": ({"dims": "64-32"}, "correct dims"),
+    "other depth": ({"dims": "64-64-64", "vnorms": "22222"}, "correct dims"),
+    "more blocks": ({"nblocks": 7}, "correct dims, idim, nblocks"),
+    "fewer blocks": ({"nblocks": 5}, "correct nblocks"),
+    "far more blocks": ({"nblocks": 10**9}, "the settings describe"),
+    "no ActNorm": ({"actnorm": False}, "correct nblocks, actnorm"),
+    "other activation": ({"act": "sin"}, "nnet.0.beta has no place: correct act"),
+    "other norms": ({"vnorms": "2222"}, "nothing in the checkpoint for"),
+    "no number": ({"nblocks": "many"}, "setting nblocks='many'"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), SETTINGS.values(), ids=SETTINGS)
+def test_what_cannot_be_represented_is_refused_by_name(change, message, tmp_path, capsys):
+    args, state, _, _ = read_fixture("toy_resflow")
+    path = write(tmp_path / "checkpoint.pth", {**args, **change}, state)
+    with pytest.raises(SystemExit):
+        main([str(path), str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+IMAGE_SETTINGS = {
+    "fc": (True, "fc=True"),
+    "fc_actnorm": (True, "fc_actnorm=True"),
+    "quadratic": (True, "quadratic=True"),
+    "padding": (3, "padding=3"),
+    "task": ("hybrid", "task='hybrid'"),
+    "block": ("coupling", "block='coupling'"),
+    "first_resblock": (False, "first_resblock=False with actnorm=True"),
+    "kernels": ("3-2-3", "kernels=(3, 2, 3)"),
+    "imagesize": (10, "correct"),
+    "factor_out": (True, "correct"),
+    "fc_end": (False, "correct"),
+    "preact": (False, "correct"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_SETTINGS)
+def test_what_an_image_model_cannot_have_is_refused_by_name(name, tmp_path, capsys):
+    value, message = IMAGE_SETTINGS[name]
+    args, state, _, _ = read_fixture("img_resflow")
+    path = write(tmp_path / "checkpoint.pth", {**args, name: value}, state)
+    with pytest.raises(SystemExit):
+        main([str(path), str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+
+
+DAMAGE = {
+    "unknown layer": (lambda s: s.update({"chain.1.logs": torch.ones(1)}), "chain.1.logs belongs"),
+    "unknown key": (lambda s: s.update({"net.w": torch.ones(1)}), "net.w is no tensor of a flow"),
+    "missing vector": (lambda s: s.pop("chain.1.nnet.1.u"), "nothing in the checkpoint for"),
+    "missing layer": (
+        lambda s: [s.pop(k) for k in list(s) if k.startswith("chain.1.nnet.3.")],
+        "the settings describe",
+    ),
+    "missing last layers": (
+        lambda s: [s.pop(k) for k in list(s) if k.startswith("chain.11.nnet.5.")],
+        "2 layers, the first at place 1",
+    ),
+    "NaN": (lambda s: s["chain.1.nnet.1.weight"].fill_(torch.nan), "holds NaN or infinity"),
+    "shape": (lambda s: s.update({"chain.0.bias": torch.ones(3)}), "has shape (3,)"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_weights_are_refused(damage, message, tmp_path, capsys):
+    args, state, _, _ = read_fixture("toy_resflow")
+    damage(state)
+    path = write(tmp_path / "checkpoint.pth", args, state)
+    with pytest.raises(SystemExit):
+        main([str(path), str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_truncated_file_is_refused_wherever_it_ends(legacy, tmp_path):
+    whole = write_fixture(tmp_path, "toy_resflow", legacy=legacy).read_bytes()
+    for part in range(1, 20):
+        path = plain(tmp_path / "cut.pth", whole[: len(whole) * part // 20])
+        with pytest.raises(ConversionError):
+            open_archive(path)
+
+
+def test_a_missing_file_and_averages_that_are_not_there(tmp_path, capsys):
+    path = write_fixture(tmp_path, "toy_impflow")
+    for arguments, message in (
+        ([str(tmp_path / "none.pth")], "cannot be read: No such file"),
+        ([str(path), "--weights", "ema"], "no averaged weights: use --weights raw"),
+        ([str(path), "--set", "colour=1"], "unknown setting 'colour'"),
+        ([str(path), "--set", "colour"], "name=value is due"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([arguments[0], str(tmp_path / "out"), *arguments[1:]])
+        assert caught.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
