@@ -17,7 +17,7 @@ from torch.nn import functional
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear
 
-__all__ = ["is_uniform", "make_convolution", "make_linear", "spaces"]
+__all__ = ["has_closed_form", "is_uniform", "make_convolution", "make_linear", "spaces"]
 
 _ORDERS = {"1": 1.0, "2": 2.0, "f": math.inf, "p": math.nan}
 _STEPS = 200  # of the nonlinear power iteration
@@ -63,7 +63,7 @@ def make_linear(
         space: the p-norms, as `spaces` gives them.
         stored: keep power vectors as they are loaded.
     """
-    if _sliced(space):
+    if has_closed_form(space):
         return _SlicedLinear(inner, outer, coefficient, domain=space[0], codomain=space[1])
     if space == (2, 2):
         return (_StoredLinear if stored else LipschitzLinear)(inner, outer, coefficient)
@@ -84,7 +84,7 @@ def make_convolution(
 ) -> LipschitzConv2d:
     """A convolution between p-norms; arguments as in `make_linear` and `LipschitzConv2d`."""
     shape = (inner, outer, kernel, image_size, coefficient)
-    if _sliced(space):
+    if has_closed_form(space):
         return _SlicedConv2d(*shape, space=space)
     if space == (2, 2):
         return (_StoredConv2d if stored else LipschitzConv2d)(*shape)
@@ -93,7 +93,8 @@ def make_convolution(
     return layer
 
 
-def _sliced(space: tuple[float, float]) -> bool:
+def has_closed_form(space: tuple[float, float]) -> bool:
+    """Whether the norm needs no power vectors."""
     return space[0] == 1 or space in ((2, math.inf), (math.inf, math.inf))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
-from impflow_zoo.lipschitz.induced import spaces
+from impflow_zoo.lipschitz.induced import has_closed_form, spaces
 from impflow_zoo.lipschitz.published import PUBLISHED
 from impflow_zoo.models.fields import require, require_choice
 from impflow_zoo.numerics.logdet import LogDet
@@ -187,4 +187,9 @@ class ImageConfig:
             sizes = list(self.kernels)
         outputs = [self.width] * last + [channels]
         weights = sum(m * n * k * k for m, n, k in zip(inputs, outputs, sizes, strict=True))
-        return weights + sum(m * pixels for m, k in zip(inputs, sizes, strict=True) if k > 1)
+        norms = spaces(self.norm, len(self.kernels))
+        return weights + sum(
+            m * pixels
+            for m, k, space in zip(inputs, sizes, norms, strict=True)
+            if k > 1 and not has_closed_form(space)
+        )
