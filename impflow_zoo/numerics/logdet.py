@@ -122,7 +122,7 @@ class LogDet:
             v = seeded_probe(point.x, self.seed, salt, i)
             power, total = v, torch.zeros_like(v.flatten(1)[:, 0])
             for k in range(1, self.n_terms + 1):
-                # Denormal numbers, ten times slower, would be all that is left of strong contractions.
+                # Without this, strong contractions leave denormal numbers: ten times slower.
                 power = functional.hardshrink(point.vjp(power, create_graph=gradient), dust)
                 term = dot(power, v) * ((-1) ** (k + 1) / k)
                 total = total + term
