@@ -50,6 +50,7 @@ def write(
     averaged: State | None = None,
     *,
     legacy: bool = False,
+    listed: bool = False,
     prefix: str = "",
 ) -> Path:
     """Write a checkpoint with everything that the scripts put into one.
@@ -60,6 +61,7 @@ def write(
         state: the weights; copies of the nets of implicit blocks are added.
         averaged: averaged weights, or None for a file without them.
         legacy: the format of torch before 1.6.
+        listed: averaged weights as a list in the order of the parameters.
         prefix: before every name, as `DataParallel` puts it.
     """
     full = OrderedDict((prefix + k, v) for k, v in {**state, **_copies(state)}.items())
@@ -68,7 +70,8 @@ def write(
         if averaged is not None:
             ema = classes["ema"]()
             ema.module, ema.decay = classes["model"](state), 0.999
-            ema.shadow_params = {**averaged, **_copies(averaged)}
+            shadows = {**averaged, **_copies(averaged)}
+            ema.shadow_params = list(shadows.values()) if listed else shadows
             moments = {0: {"step": 3, "exp_avg": torch.zeros(3)}}
             content |= {
                 "optimizer_state_dict": {"state": moments, "param_groups": [{"params": [0]}]},
