@@ -11,6 +11,7 @@ import contextlib
 import json
 import sys
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,9 @@ def write(
                 "ema": ema,
                 "test_bpd": 3.5,
             }
-        torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+        with warnings.catch_warnings():  # the older format looks for the source of classes
+            warnings.simplefilter("ignore")
+            torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return path
 
 

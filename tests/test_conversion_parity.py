@@ -135,12 +135,11 @@ def test_gradients(name, converted):
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("prefix", ["", "module."], ids=["plain", "parallel"])
-def test_all_forms_of_a_file_give_the_same_weights(legacy, prefix, tmp_path, converted):
-    path = write_fixture(tmp_path, "toy_resflow", legacy=legacy, prefix=prefix)
-    again = convert(path)
-    assert all(
-        torch.equal(w, converted["toy_resflow"].weights[k]) for k, w in again.weights.items()
-    )
+@pytest.mark.parametrize("name", ["toy_resflow", "tabular_impflow"])
+def test_all_forms_of_a_file_give_the_same_weights(name, legacy, prefix, tmp_path, converted):
+    path = write_fixture(tmp_path, name, legacy=legacy, prefix=prefix)
+    again = convert(path, weights="raw")
+    assert all(torch.equal(w, converted[name].weights[k]) for k, w in again.weights.items())
 
 
 def test_what_is_written_is_what_was_saved(tmp_path: Path, converted):
