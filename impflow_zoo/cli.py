@@ -56,7 +56,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 1000,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG of the density and the data.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -99,11 +99,15 @@ def sample(
     if loaded.config.context_features:
         raise ModelError(f"{model} is conditional: sample it from Python, with contexts")
     shape, picture = loaded.config.shape, out.suffix.lower() == ".png"
+    if not picture and len(shape) == 3:
+        raise ModelError(f"{model} draws images: write them to a .png file")
     if picture and len(shape) == 1 and shape != (2,):
         raise ModelError(f"{model} draws rows of {shape[0]} columns: write them to a .csv file")
     generator = torch.Generator().manual_seed(seed)
     samples = loaded.sample(n, temperature=temperature, generator=generator)
-    if picture:
+    if picture and len(shape) == 3:
+        pictures.draw_images([samples], out)
+    elif picture:
         pictures.draw_samples(samples, out)
     else:
         _write_csv(samples.flatten(1).tolist(), getattr(loaded.config, "columns", ()), out)
@@ -111,6 +115,39 @@ def sample(
         _print_json({"model": model, "n": n, "out": str(out)})
     else:
         print(f"{n} samples of {model} in {out}")
+
+
+@app.command()
+def reconstruct(
+    model: Model,
+    dataset: Annotated[
+        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the card's.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 16,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG of images and what came back of them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encode rows, decode them again, and print the largest error."""
+    from impflow_zoo import pictures, reconstruction
+
+    if picture is not None:
+        picture = pictures.output_file(picture, (".png",))
+    loaded = registry.create_model(model)
+    if picture is not None and len(loaded.config.shape) != 3:
+        raise ModelError(f"{model} is no image model: leave --picture out")
+    result = reconstruction.reconstruct(loaded, dataset, split, n=n)
+    if picture is not None:
+        pictures.draw_images([result.rows, result.decoded], picture)
+    if as_json:
+        _print_json({"model": model, **result.to_dict()})
+        return
+    print(
+        f"{len(result.rows)} rows of {model}: largest error {result.largest_error:g} in the data's "
+        f"units, {result.largest_float_error:.1e} before rounding"
+    )
 
 
 @app.command()

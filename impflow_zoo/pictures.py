@@ -18,10 +18,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PictureError", "draw_curve", "draw_density", "draw_samples", "output_file"]
+__all__ = [
+    "PictureError",
+    "draw_curve",
+    "draw_density",
+    "draw_images",
+    "draw_samples",
+    "output_file",
+]
 
 _SAMPLES = 20_000
+_SHOWN = 36  # images of a grid
 _PAIRED = 6  # columns a pair plot shows
+_GAP = 2  # pixels between images
+_WIDTH = 900  # pixels that small pictures are enlarged to
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
 
@@ -49,19 +59,23 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     """Draw a learned density beside the data it was scored on.
 
     Two features: a map of the density and a scatter of the rows. More: for each pair of columns
-    the rows below the diagonal, samples above it, both as histograms on it.
+    the rows below the diagonal, samples above it, both as histograms on it. Images: a grid of
+    rows and a grid of samples.
 
     Arguments:
-        model: a model of vectors.
-        rows: data in their own units, `[N, D]`.
+        model: a model in evaluation mode.
+        rows: data in their own units, `[N, D]`, or uint8 images `[N, C, H, W]`.
         path: PNG file to write.
         seed: of the samples.
     """
-    features = math.prod(model.config.shape)
-    if features == 2:
+    generator = torch.Generator().manual_seed(seed)
+    if len(model.config.shape) == 3:
+        samples = model.sample(_SHOWN, generator=generator)
+        draw_images([rows[:_SHOWN], samples], path)
+        return
+    if model.config.shape == (2,):
         figure = _plane(model, rows)
     else:
-        generator = torch.Generator().manual_seed(seed)
         figure = _pairs(model.sample(_SAMPLES, generator=generator), rows, _column_names(model))
     _save(figure, path)
 
@@ -74,6 +88,48 @@ def draw_samples(samples: Tensor, path: Path) -> None:
     axes.scatter(x, y, s=2, color=_MODEL, alpha=0.6, linewidths=0)
     axes.set_aspect("equal")
     _save(figure, path)
+
+
+def draw_images(groups: list[Tensor], path: Path) -> None:
+    """Lay images out in square grids, one grid beside the other.
+
+    Arguments:
+        groups: uint8 images `[N, C, H, W]`, one tensor for each grid.
+        path: PNG file to write.
+    """
+    from PIL import Image
+
+    grids = [_grid(images.cpu()) for images in groups]
+    height = max(grid.shape[1] for grid in grids)
+    parts: list[Tensor] = []
+    for grid in grids:
+        space = grid.new_full((grid.shape[0], height, 2 * _GAP), 255)
+        padded = grid.new_full((grid.shape[0], height, grid.shape[2]), 255)
+        padded[:, : grid.shape[1]] = grid
+        parts += [padded, space]
+    whole = torch.cat(parts[:-1], dim=2)
+    picture = Image.fromarray(whole.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    enlarged = max(1, _WIDTH // picture.width)
+    picture = picture.resize(
+        (picture.width * enlarged, picture.height * enlarged), Image.Resampling.NEAREST
+    )
+    content = io.BytesIO()
+    picture.save(content, format="png")
+    write_whole(path, content.getvalue())
+
+
+def _grid(images: Tensor) -> Tensor:
+    """Images in rows of a square, white between them, `[C, H', W']`."""
+    n, channels, height, width = images.shape
+    columns = math.ceil(n**0.5)
+    rows = math.ceil(n / columns)
+    grid = images.new_full(
+        (channels, rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP), 255
+    )
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + _GAP), (i % columns) * (width + _GAP)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
 
 
 def draw_curve(points: list[tuple[float, float, float]], unit: str, path: Path) -> None:
