@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from impflow_zoo.numerics.dense import solve
 from impflow_zoo.numerics.linearize import Linearization, linearize
 from impflow_zoo.numerics.rows import Net, call, dot, norm, select
 
@@ -64,8 +65,11 @@ class _Secant(Method):
         last, self.last = self.last, (w, f)
         if last is None:
             return None
-        # A row that left the finite numbers has no difference to learn from.
-        return tuple(torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in (w - last[0], f - last[1]))
+        dw, df = w - last[0], f - last[1]
+        if not bool(df.isfinite().all() & dw.isfinite().all()):
+            # A row that left the finite numbers has no difference to learn from.
+            dw, df = (torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in (dw, df))
+        return dw, df
 
     def push(self, a: Tensor, b: Tensor) -> None:
         self.dw, self.df = [*self.dw, a][-self.memory :], [*self.df, b][-self.memory :]
@@ -97,18 +101,16 @@ class Anderson(_Secant):
         if step is not None:
             # Scaled to unit residual steps: the normal equations then have a unit diagonal.
             size = norm(step[1])[:, None]
-            scale = torch.where(size > 0, 1 / size, torch.zeros_like(size))
+            scale = (1 / size).masked_fill_(size == 0, 0)
             self.push(step[0] * scale, step[1] * scale)
         if not self.df:
             return w + f
         dw = torch.stack(self.dw[-w.shape[1] :], dim=1)  # [B, m, d]
         df = torch.stack(self.df[-w.shape[1] :], dim=1)
-        ridge = 10 * torch.finfo(w.dtype).eps
         gram = (df[:, :, None] * df[:, None]).sum(-1)
-        gram = gram + ridge * torch.eye(gram.shape[1], dtype=w.dtype, device=w.device)
-        rhs = (df * f[:, None]).sum(-1, keepdim=True)
-        weights, _ = torch.linalg.solve_ex(gram, rhs)
-        return w + f - (weights * (dw + df)).sum(1)
+        gram.diagonal(dim1=1, dim2=2).add_(10 * torch.finfo(w.dtype).eps)
+        weights = solve(gram, (df * f[:, None]).sum(-1))
+        return w + f - (weights[..., None] * dw.add_(df)).sum(1)
 
 
 class Broyden(_Secant):
@@ -164,8 +166,7 @@ class Newton(Method):
         if self.rows is not None:
             jacobian = jacobian[self.rows]
         identity = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
-        step, _ = torch.linalg.solve_ex(identity + jacobian, f[..., None])
-        return w + step[..., 0]
+        return w + solve(identity + jacobian, f)
 
     def keep(self, rows: Tensor) -> None:
         super().keep(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,9 +32,13 @@ def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each row, `[B, ...] -> [B]`, safe from overflow of the squares."""
     x = x.flatten(1)
     plain = torch.linalg.vector_norm(x, dim=1)
-    safe = (plain > torch.finfo(x.dtype).tiny ** 0.5) & plain.isfinite()
-    if bool(safe.all()):
+    if not len(plain):
         return plain
+    low, high = (float(t) for t in plain.aminmax())
+    smallest = torch.finfo(x.dtype).tiny ** 0.5
+    if low > smallest and high < math.inf:
+        return plain
+    safe = (plain > smallest) & plain.isfinite()
     largest = x.abs().amax(dim=1, keepdim=True)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
     scaled = torch.linalg.vector_norm(x / scale, dim=1) * scale[:, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import warnings
 from dataclasses import dataclass, field
@@ -11,20 +10,14 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.methods import METHODS, Method
-from impflow_zoo.numerics.rows import Net, norm, select
+from impflow_zoo.numerics.methods import METHODS
+from impflow_zoo.numerics.rows import Net, norm
+from impflow_zoo.numerics.search import Search, Status
 
 __all__ = ["NumericalWarning", "Solution", "Solver", "SolverError", "Status"]
 
-_REACH = 1e-2  # an iterate longer than this / eps times the problem cancels its own residual
-_GROWTH = 10.0  # a residual this many times the best one sends the row back to its best iterate
-_PROGRESS = 0.999  # a residual has to fall below this fraction of the last mark to count
-_PATIENCE = 50  # evaluations without progress before a row is given up
-_FLOOR_STEPS = 3  # evaluations without progress that show the rounding floor
-_FLOOR = 64.0  # how many eps times the size of the problem rounding may add up to
 _FEW_FEATURES = 8  # up to here secants soon span the space: they start at once
 _DENSE = 512  # up to here a dense Jacobian is the last resort
-_SLOW = 12.0  # a method hands a row over when it foresees more steps than this after its trial
 
 
 class SolverError(RuntimeError):
@@ -33,27 +26,6 @@ class SolverError(RuntimeError):
 
 class NumericalWarning(UserWarning):
     """A result is less accurate than asked for; training goes on."""
-
-
-class Status(enum.IntEnum):
-    """How the search for one row ended; `str` of a member says it in words."""
-
-    CONVERGED = 0, "residual within tolerance"
-    ROUNDING_FLOOR = 1, "residual at the rounding floor of the data type"
-    MAX_STEPS = 2, "step budget spent"
-    STALLED = 3, "no progress"
-    NOT_FINITE = 4, "NaN or infinity met"
-
-    text: str
-
-    def __new__(cls, value: int, text: str) -> Status:
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.text = text
-        return member
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)
@@ -209,7 +181,7 @@ class Solver:
             rtol = max(rtol, 2 * torch.finfo(torch.get_autocast_dtype(y.device.type)).eps)
         target = y.flatten(1)
         tolerance = atol + rtol * norm(target)
-        search = _Search(g, context, y, tolerance, initial)
+        search = Search(g, context, y, tolerance, initial)
         budget = self.max_steps or (200 if training else 1000)
         plan = self._plan(target.shape[1])
         for i, name in enumerate(plan):
@@ -240,92 +212,3 @@ class Solver:
             return ("anderson", "newton")
         last = ("newton",) if features <= _DENSE else ()
         return ("fixed_point", "anderson", *last)
-
-
-class _Search:
-    """The state of every row over the methods of a plan."""
-
-    def __init__(
-        self, g: Net, context: Tensor | None, y: Tensor, tolerance: Tensor, initial: Tensor | None
-    ) -> None:
-        self.g = g
-        self.context = context
-        self.shape = y.shape[1:]
-        self.target = y.flatten(1)
-        self.tolerance = tolerance
-        self.value = (y if initial is None else initial).flatten(1).clone()
-        self.residual = torch.full_like(tolerance, math.inf)
-        self.scale = self.residual.clone()  # size of the problem: |y| + |w| + |f| at the start
-        self.steps = torch.zeros(len(y), dtype=torch.long, device=y.device)
-        self.status = torch.full_like(self.steps, int(Status.MAX_STEPS))
-
-    def run(self, method: type[Method], budget: int, *, hand_over: bool) -> None:
-        """Work on the rows that are not solved yet, until each is solved or given up."""
-        open_rows = (self.status > Status.ROUNDING_FLOOR) & (self.status != Status.NOT_FINITE)
-        rows = open_rows.nonzero()[:, 0]
-        if not len(rows):
-            return
-        stepper = method(self.g, select(self.context, rows))
-        y, w, tolerance = self.target[rows], self.value[rows], self.tolerance[rows]
-        eps, scale = torch.finfo(w.dtype).eps, self.scale[rows]
-        best_w, best_f, best = w, torch.zeros_like(w), torch.full_like(tolerance, math.inf)
-        mark, idle = best, torch.zeros_like(rows)
-        past: list[Tensor] = []
-        alive = torch.ones_like(rows, dtype=torch.bool)
-        for step in range(1, budget + 1):
-            f = y - w - stepper.evaluate(w.view(-1, *self.shape)).flatten(1)
-            error = norm(f)
-            if step == 1:
-                scale = torch.minimum(scale, norm(y) + norm(w) + error.nan_to_num(math.inf))
-            length = norm(w)
-            finite = error.isfinite() & (length <= scale * _REACH / eps)
-            better = finite & (error < best)
-            best = torch.where(better, error, best)
-            best_w, best_f = (
-                torch.where(better[:, None], new, old) for new, old in ((w, best_w), (f, best_f))
-            )
-            progress = best < _PROGRESS * mark
-            mark, idle = torch.where(progress, best, mark), torch.where(progress, 0, idle + 1)
-
-            status = torch.full_like(rows, -1)
-            status[idle >= _PATIENCE] = Status.STALLED
-            if hand_over and step > method.trial:
-                status[_steps_to_go(error, past[0], tolerance, len(past)) > _SLOW] = Status.STALLED
-            floor = _FLOOR * eps * (scale + torch.minimum(length, 100 * scale))
-            status[(idle >= _FLOOR_STEPS) & (best <= floor)] = Status.ROUNDING_FLOOR
-            status[best <= tolerance] = Status.CONVERGED
-            status[~best.isfinite()] = Status.NOT_FINITE
-            if step == budget:
-                status[status < 0] = Status.MAX_STEPS
-            done = alive & (status >= 0)
-            if bool(done.any()):
-                at = rows[done]
-                self.value[at], self.residual[at] = best_w[done], best[done]
-                self.status[at] = status[done]
-                self.steps[at], self.scale[at] = self.steps[at] + step, scale[done]
-                alive = alive & ~done
-            left = int(alive.sum())
-            if not left:
-                return
-
-            past = [*past, error][-method.trial :]
-            proposal = stepper.propose(w, f)
-            back = ~finite | (error > _GROWTH * best) | ~proposal.isfinite().all(dim=1)
-            if bool(back.any()):
-                stepper.forget(back)
-                proposal = torch.where(back[:, None], best_w + best_f, proposal)
-            w = proposal
-            if left <= 0.75 * len(rows):
-                kept = alive.nonzero()[:, 0]
-                stepper.keep(kept)
-                past = [t[kept] for t in past]
-                rows, y, w, tolerance, scale, best_w, best_f, best, mark, idle, alive = (
-                    t[kept]
-                    for t in (rows, y, w, tolerance, scale, best_w, best_f, best, mark, idle, alive)
-                )
-
-
-def _steps_to_go(error: Tensor, earlier: Tensor, tolerance: Tensor, span: int) -> Tensor:
-    """Steps until the tolerance is reached, if contraction goes on as it did over a span."""
-    rate = (error / earlier).clamp(1e-6, 1 - 1e-6).log() / span
-    return (tolerance / error).clamp(max=1).log() / rate
