@@ -32,22 +32,38 @@ class Krylov:
     Arguments:
         solution: approximations `u` of `(I + A)^-1 v`, with the shape of `v`.
         residual: `|v - (I + A) u|` of each row, `[B]`.
-        hessenberg: the projections of `A`, zero outside of each row's own space, `[B, m, m]`.
+        columns: the projection `H` of `A` in the basis of each row, column by column, the entries
+            down to the one below the diagonal, `[B]` each.
+        dims: dimension of each row's own space, `[B]`.
         size: `|v|` of each row, `[B]`.
-        products: how often `A` was applied.
     """
 
     solution: Tensor
     residual: Tensor
-    hessenberg: Tensor
+    columns: list[list[Tensor]]
+    dims: Tensor
     size: Tensor
-    products: int
+
+    @property
+    def products(self) -> int:
+        """How often `A` was applied."""
+        return len(self.columns)
+
+    def hessenberg(self) -> Tensor:
+        """`H`, zero outside of each row's own space, `[B, m, m]`."""
+        m = self.products
+        h = self.size.new_zeros(len(self.size), m, m)
+        for k, column in enumerate(self.columns):
+            for i, entry in enumerate(column[:m]):
+                h[:, i, k] = entry
+        inside = torch.arange(m, device=h.device) < self.dims[:, None]
+        return h * (inside[:, None] & inside[..., None])
 
     def log_form(self, rtol: float) -> Tensor:
         """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection."""
         if not self.products:  # nothing but zero vectors, or no rows at all
             return torch.zeros_like(self.size)
-        h = self.hessenberg
+        h = self.hessenberg()
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
         total = torch.zeros_like(self.size)
@@ -57,6 +73,42 @@ class Krylov:
             if float(power.abs().amax()) <= rtol * k:
                 break
         return total * self.size**2
+
+
+class _Factors:
+    """`I + H = L U`, grown by one column at a time, and `L z = |v| e_1`.
+
+    Pivoting would cost a factorisation in every step. The symmetric part of `I + H` is positive
+    definite for `|A| < 1`, which does without.
+    """
+
+    def __init__(self, size: Tensor) -> None:
+        self.lower: list[Tensor] = []
+        self.upper: list[list[Tensor]] = []
+        self.z = [size]
+
+    def append(self, column: list[Tensor]) -> Tensor:
+        """Take the next column; the residual that the solution in this space has, `[B]`."""
+        *above, below = column
+        above[-1] = above[-1] + 1
+        for i, factor in enumerate(self.lower):
+            above[i + 1] = above[i + 1] - factor * above[i]
+        self.upper.append(above)
+        self.lower.append(below / above[-1])
+        last = self.z[-1]
+        self.z.append(-self.lower[-1] * last)
+        return self.z[-1].abs()
+
+    def solve(self, dims: Tensor) -> list[Tensor]:
+        """The coefficients of the solution in the first `dims` vectors of each row, `[B]` each."""
+        m = len(self.upper)
+        y = [torch.zeros_like(self.z[0])] * m
+        for j in range(m - 1, -1, -1):
+            rest = self.z[j]
+            for i in range(j + 1, m):
+                rest = rest - self.upper[i][j] * y[i]
+            y[j] = torch.where(j < dims, rest / self.upper[j][j], 0)
+        return y
 
 
 def arnoldi(
@@ -70,50 +122,40 @@ def arnoldi(
         rtol: relative tolerance; a row's answer is fixed once it is reached.
         max_dim: largest dimension of the space.
     """
-    batch, features = v.flatten(1).shape
-    dim = min(max_dim, features)
-    size = norm(v)
-    start = torch.where(size > 0, 1 / size, torch.zeros_like(size))
-    basis = [v.flatten(1) * start[:, None]]
+    dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps
-    h = v.new_zeros(batch, dim + 1, dim)
-    weights = v.new_zeros(batch, dim)
-    residual = size.clone()
-    dims = torch.zeros(batch, dtype=torch.long, device=v.device)
-    done = size == 0
-    products = 0
-    while products < dim and not bool(done.all()):
-        k = products
-        w = product(basis[k].view_as(v)).flatten(1)
-        products += 1
+    size = norm(v)
+    basis = [v.flatten(1) * _inverse(size)]
+    columns: list[list[Tensor]] = []
+    factors = _Factors(size)
+    residual, done = size, size == 0
+    dims = torch.zeros_like(done, dtype=torch.long)
+    while len(columns) < dim and not bool(done.all()):
+        w = product(basis[-1].view_as(v)).flatten(1)
         before = norm(w)
-        for i, q in enumerate(basis):
-            h[:, i, k] = dot(q, w)
-            w = w - h[:, i, k, None] * q
+        column = []
+        for q in basis:
+            column.append(dot(q, w))
+            w = torch.addcmul(w, column[-1][:, None], q, value=-1)
         left = norm(w)
-        left = torch.where(left > 10 * eps * before, left, torch.zeros_like(left))
-        h[:, k + 1, k] = left
-        rhs = torch.zeros_like(h[:, : k + 1, :1])
-        rhs[:, 0, 0] = size
-        identity = torch.eye(k + 1, dtype=v.dtype, device=v.device)
-        y, _ = torch.linalg.solve_ex(identity + h[:, : k + 1, : k + 1], rhs)
-        error = left * y[:, k, 0].abs()
-        now = ~done & (error <= rtol * size)
-        if products == dim:
-            now = ~done
-        weights[now, : k + 1] = y[now, :, 0]
-        residual[now], dims[now] = error[now], k + 1
+        left = torch.where(left > 10 * eps * before, left, 0)
+        columns.append([*column, left])
+        error = factors.append(columns[-1])
+        now = ~done if len(columns) == dim else ~done & (error <= rtol * size)
+        residual = torch.where(now, error, residual)
+        dims = torch.where(now, len(columns), dims)
         done = done | now
-        if products < dim:
-            basis.append(w * torch.where(left > 0, 1 / left, torch.zeros_like(left))[:, None])
+        if len(columns) < dim:
+            basis.append(w * _inverse(left))
     solution = torch.zeros_like(basis[0])
-    for i, q in enumerate(basis):
-        solution = solution + weights[:, i, None] * q
-    inside = torch.arange(dim, device=v.device) < dims[:, None]
-    hessenberg = h[:, :dim] * (inside[:, None] & inside[..., None])
-    return Krylov(
-        solution.view_as(v), residual, hessenberg[:, :products, :products], size, products
-    )
+    for weight, q in zip(factors.solve(dims), basis, strict=False):
+        solution.addcmul_(weight[:, None], q)
+    return Krylov(solution.view_as(v), residual, columns, dims, size)
+
+
+def _inverse(size: Tensor) -> Tensor:
+    """`1 / size` as a column, 0 where the size is."""
+    return torch.where(size > 0, 1 / size, 0)[:, None]
 
 
 def solve_linear(
