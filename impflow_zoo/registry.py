@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -164,5 +165,8 @@ def published_result(files: store.Files) -> EvalResult | None:
 
 def parameter_count(config_file: store.ConfigFile) -> int:
     """Number of trainable numbers of a model."""
-    model = MODELS[config_file.model](config_file.config)
+    config = config_file.config
+    # Norms that come with the weights need no numbers to start from; such models can be large.
+    with torch.device("meta" if config.stored_norms else "cpu"):
+        model = MODELS[config_file.model](config)
     return sum(p.numel() for p in model.parameters())

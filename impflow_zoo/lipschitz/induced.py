@@ -113,6 +113,8 @@ class _Stored(LipschitzLayer):
         return self.weight / factor.clamp(min=1)
 
     def converge(self) -> None:
+        if self.u.is_meta:  # counted, not used
+            return
         if not bool(self.u.any()):  # a new layer: anything will do until weights are loaded
             self.v.copy_(functional.normalize(torch.randn_like(self.v), dim=0))
             with torch.no_grad():
