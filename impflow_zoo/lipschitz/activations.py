@@ -13,8 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from impflow_zoo.lipschitz.elementwise import SiLU, Sine
 from impflow_zoo.lipschitz.kernels import silu
 from impflow_zoo.lipschitz.published import PUBLISHED
+from impflow_zoo.numerics.chain import Elementwise
 
 __all__ = [
     "ACTIVATIONS",
@@ -37,6 +39,8 @@ class Scaled(nn.Module):
     over every feature map less.
     """
 
+    function: ClassVar[Elementwise | None] = None  # the core, where its derivatives are known
+
     def scales(self) -> tuple[Tensor | float, Tensor | float]:
         """The scalars before and after."""
         raise AssertionError("an activation defines its scales")
@@ -53,6 +57,8 @@ class Scaled(nn.Module):
 class Sin(Scaled):
     """`sin(2 pi x) / (2 pi)` (Lu et al., 2021)."""
 
+    function = Sine()
+
     def scales(self) -> tuple[float, float]:
         return 2 * math.pi, 1 / (2 * math.pi)
 
@@ -66,6 +72,7 @@ class LipSwish(Scaled):
     The slope of `x sigmoid(b x)` never exceeds 1.0998.
     """
 
+    function: ClassVar[Elementwise | None] = SiLU()
     slope: ClassVar[float] = 1.1
 
     def __init__(self) -> None:
@@ -92,6 +99,7 @@ class CLipSwish(LipSwish):
     """
 
     expansion = 2
+    function = None  # it joins two halves
     slope = 1.1 * 1.004
 
     def core(self, x: Tensor) -> Tensor:

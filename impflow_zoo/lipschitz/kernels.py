@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from impflow_zoo.numerics.linearize import inputs_only
+from impflow_zoo.numerics.graph import inputs_only
 
 __all__ = ["convolve", "silu"]
 

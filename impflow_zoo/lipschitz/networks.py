@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
+from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, make_activation
 from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
 from impflow_zoo.lipschitz.norms import LipschitzLinear
+from impflow_zoo.numerics.chain import Chain, Chained
 
 __all__ = ["LipschitzMLP"]
 
 
-class LipschitzMLP(nn.Module):
+class LipschitzMLP(Chained, nn.Module):
     """A multilayer perceptron with a bounded Lipschitz constant, the whole net's.
 
     Every layer gets an equal share of the constant, `lipschitz^(1 / layers)`; the activations
@@ -108,9 +111,42 @@ class LipschitzMLP(nn.Module):
             h, scale = core(h), after
         return self.layers[-1](h, scale)
 
+    def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
+        """The net taken apart, where its activations have known derivatives.
+
+        Not where somebody's hooks or another `forward` have to be heeded.
+        """
+        self._check(x, context)
+        layers = [layer for layer in self.layers if type(layer) is LipschitzLinear]
+        activations = [a for a in (self.first, *self.activations) if isinstance(a, Scaled)]
+        complete = len(layers) == len(self.layers) and len(activations) == len(self.activations) + (
+            self.first is not None
+        )
+        functions = {a.function for a in activations}
+        function = next(iter(functions), None)
+        if not complete or len(functions) != 1 or function is None or _watched(self):
+            return None
+        weights, biases = [], []
+        scale: Tensor | float = 1.0
+        if self.first is not None:
+            before, scale = activations.pop(0).scales()
+            weights.append(before * torch.eye(self.features, dtype=x.dtype, device=x.device))
+            biases.append(x.new_zeros(self.features))
+        for i, activation in enumerate(activations):
+            before, after = activation.scales()
+            weight, bias = layers[i].scaled(scale, before)
+            if self.context_features and context is not None:
+                added: nn.Module = self.context_layers[i]
+                bias = bias + before * added(context)
+            weights.append(weight)
+            biases.append(bias)
+            scale = after
+        weight, bias = layers[-1].scaled(scale)
+        return Chain(function, (*weights, weight), (*biases, bias))
+
     def certificate(self) -> float | None:
         """Upper bound of the Lipschitz constant of the net as it is, in its norm."""
-        return math.prod(layer.norm_bound() for layer in self.layers)
+        return math.prod(layer.norm_bound() for layer in cast(list[LipschitzLinear], self.layers))
 
     def _check(self, x: Tensor, context: Tensor | None) -> None:
         if x.dim() != 2 or x.shape[1] != self.features:
@@ -126,3 +162,11 @@ class LipschitzMLP(nn.Module):
                 f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
                 f"[{len(x)}, {self.context_features}]"
             )
+
+
+def _watched(net: LipschitzMLP) -> bool:
+    """Whether anything but the code of this package runs when the net is called."""
+    return type(net).forward is not LipschitzMLP.forward or any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in net.modules()
+    )

@@ -162,12 +162,18 @@ class LipschitzLinear(LipschitzLayer):
             before: a scalar on the input.
             after: a scalar on the output.
         """
+        return functional.linear(x, *self.scaled(before, after))
+
+    def scaled(
+        self, before: Tensor | float = 1.0, after: Tensor | float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Weight and bias of `after * linear(before * x)`."""
         weight, bias, factor = self.normalised_weight(), self.bias, before * after
         if not (isinstance(factor, float) and factor == 1.0):
             weight = weight * factor
         if not (isinstance(after, float) and after == 1.0):
             bias = bias * after
-        return functional.linear(x, weight, bias)
+        return weight, bias
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v

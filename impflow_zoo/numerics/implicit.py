@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from impflow_zoo.numerics import dense
+from impflow_zoo.numerics.graph import forbid_second_order, recording
 from impflow_zoo.numerics.krylov import solve_linear
-from impflow_zoo.numerics.linearize import (
-    Linearization,
-    forbid_second_order,
-    leaves,
-    linearize,
-    recording,
-)
+from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.rows import Net, call
 from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
@@ -55,11 +52,10 @@ class ResidualMap:
     def value_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`r(x)` and `log det(I + J_g(x))`, `[B]`, from one graph of the net."""
         point = linearize(self.g, x, self.context)
-        gradient = torch.is_grad_enabled() and bool(
-            x.requires_grad or leaves(point.value, private=(point.x,))
-        )
+        gradient = torch.is_grad_enabled() and bool(x.requires_grad or point.leaves())
         with recording():
-            value, logdet = point.x + point.value, self._logdet(point, gradient=gradient)
+            logdet = self._logdet(point, gradient=gradient)
+            value = point.x + point.value
         return (value, logdet) if gradient else (value.detach(), logdet.detach())
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -78,8 +74,10 @@ class ResidualMap:
         )
 
     def _invert(self, y: Tensor, *, want_logdet: bool) -> tuple[Tensor, Tensor | None]:
+        # A chain is taken apart once for all evaluations; rows of contexts come and go, though.
+        chain = chain_of(self.g, y, None) if self.context is None else None
         root = self.solver.solve(
-            self.g, y, self.context, kappa=self.kappa, training=self.training
+            chain or self.g, y, self.context, kappa=self.kappa, training=self.training
         ).value
         if not (torch.is_grad_enabled() or want_logdet):
             return root, None
@@ -87,7 +85,7 @@ class ResidualMap:
         if context is not None and context.requires_grad:
             context = context.detach().requires_grad_()
         point = linearize(self.g, root.detach(), context)
-        tensors = leaves(point.value, private=(point.x, context))
+        tensors = point.leaves(context) if torch.is_grad_enabled() else []
         gradient = torch.is_grad_enabled() and (
             y.requires_grad or bool(tensors) or (context is not None and context.requires_grad)
         )
@@ -135,7 +133,7 @@ class _ImplicitRoot(torch.autograd.Function):
         if wants_context:
             targets.append(context)
         total = grad_root
-        grads: list[Tensor | None] = [None] * len(targets)
+        grads: Sequence[Tensor | None] = [None] * len(targets)
         if logdet is not None and logdet.requires_grad:
             first, *grads = torch.autograd.grad(
                 logdet, [x, *targets], grad_logdet, retain_graph=True, allow_unused=True
@@ -146,8 +144,8 @@ class _ImplicitRoot(torch.autograd.Function):
         if targets and value.requires_grad:
             direct = torch.autograd.grad(value, targets, -u, retain_graph=True, allow_unused=True)
             grads = [_add(a, b) for a, b in zip(grads, direct, strict=True)]
-        grad_context = grads.pop() if wants_context else None
-        return None, u, grad_context, *grads
+        grad_context = grads[-1] if wants_context else None
+        return None, u, grad_context, *grads[: len(tensors)]
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -161,7 +159,7 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
     if point.known_jacobian is not None or point.features <= _FEW_FEATURES:
         identity = torch.eye(point.features, dtype=t.dtype, device=t.device)
         transposed = identity + point.jacobian().mT
-        return torch.linalg.solve(transposed, t.flatten(1)[..., None])[..., 0].view_as(t)
+        return dense.solve(transposed, t.flatten(1)).view_as(t)
     u, residual, products = solve_linear(point.vjp, t, rtol)
     failed = ~(residual <= rtol)
     if bool(failed.any()):

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from impflow_zoo.numerics.rows import Net, call
+from impflow_zoo.numerics.chain import Chain, Chained
+from impflow_zoo.numerics.graph import leaves, nodes, recording, wanting_inputs_only
+from impflow_zoo.numerics.rows import Net, call, dot
 
-__all__ = [
-    "FirstOrder",
-    "Linearization",
-    "forbid_second_order",
-    "inputs_only",
-    "leaves",
-    "linearize",
-    "recording",
-]
+__all__ = ["Linearization", "chain_of", "linearize"]
 
 _CHUNK = 16  # Jacobian rows per vmapped product: bounds memory, large enough to fill a core
 
@@ -48,7 +39,7 @@ class Linearization:
         """The products `J^T v`, row by row, with the shape of `x`."""
         if not self.value.requires_grad:
             return torch.zeros_like(self.x)
-        with _inputs_only():
+        with wanting_inputs_only():
             (product,) = torch.autograd.grad(
                 self.value,
                 self.x,
@@ -58,6 +49,14 @@ class Linearization:
                 materialize_grads=True,
             )
         return product
+
+    def form(self, u: Tensor, v: Tensor) -> Tensor:
+        """`u^T J v` of each row, `[B]`, in the graph of the net; `u` and `v` are constants."""
+        return dot(self.vjp(u, create_graph=True), v)
+
+    def leaves(self, *private: Tensor | None) -> list[Tensor]:
+        """The leaf tensors that gradients flow to, less the point itself and the private ones."""
+        return leaves(self.value, private=(self.x, *private))
 
     def jacobian(self, *, create_graph: bool = False) -> Tensor:
         """Dense Jacobians `[B, d, d]`; entry `[b, i, j]` is `d g_i / d x_j` of row `b`.
@@ -87,8 +86,8 @@ class Linearization:
         return self._jacobian
 
     def _has_python_nodes(self) -> bool:
-        nodes = _nodes(self.value, until=self.x)
-        return any(isinstance(node, BackwardCFunction) for node in nodes)
+        behind = nodes(self.value, until=self.x)
+        return any(isinstance(node, BackwardCFunction) for node in behind)
 
     def _products(self, basis: Tensor, *, create_graph: bool) -> Tensor:
         seeds = basis[:, None, :].expand(-1, len(self.x), -1).reshape(len(basis), *self.x.shape)
@@ -96,7 +95,7 @@ class Linearization:
         batched = not (create_graph and self._has_python_nodes())
         if batched and len(basis) > 2 and self.value.requires_grad:
             try:
-                with _inputs_only():
+                with wanting_inputs_only():
                     (products,) = torch.autograd.grad(
                         self.value,
                         self.x,
@@ -110,6 +109,71 @@ class Linearization:
             except RuntimeError:
                 pass  # a user's net may hold an operation without a batching rule: one by one
         return torch.stack([self.vjp(v, create_graph=create_graph).flatten(1) for v in seeds])
+
+
+class _ChainLinearization(Linearization):
+    """The same for a chain, whose products need no graph.
+
+    What enters the caller's graph is one node, made when it is first asked for: the value with
+    the Jacobian, or with one product, or alone.
+    """
+
+    def __init__(self, x: Tensor, chain: Chain) -> None:
+        self.x = x
+        self._chain = chain
+        self._tape = chain.record(x)
+        self._value: Tensor | None = None
+        self._jacobian = None
+
+    @property
+    def value(self) -> Tensor:  # type: ignore[override]
+        if self._value is None:
+            self._attach(None, value_only=True)
+        assert self._value is not None
+        return self._value
+
+    @property
+    def features(self) -> int:
+        return self.x.shape[1]
+
+    def vjp(self, v: Tensor, *, create_graph: bool = False) -> Tensor:
+        if create_graph:
+            return self._in_torch.vjp(v, create_graph=True)
+        return self._tape.products(v[:, None])[0][:, 0]
+
+    def form(self, u: Tensor, v: Tensor) -> Tensor:
+        return dot(self._attach(u[:, None])[:, 0], v)
+
+    def leaves(self, *private: Tensor | None) -> list[Tensor]:
+        return leaves(*self._chain.weights, *self._chain.biases, private=(self.x, *private))
+
+    def jacobian(self, *, create_graph: bool = False) -> Tensor:
+        if create_graph:
+            jacobian = self._attach(None)
+            self._jacobian = jacobian.detach()
+            return jacobian
+        if self._jacobian is None:
+            self._jacobian = self._tape.products(None)[0]
+        return self._jacobian
+
+    def _attach(self, seeds: Tensor | None, *, value_only: bool = False) -> Tensor:
+        with recording():
+            self._value, products = self._tape.attach(self.x, seeds, value_only=value_only)
+        return products
+
+    @cached_property
+    def _in_torch(self) -> Linearization:
+        return Linearization(self.x, self._chain.differentiable(self.x, None)[0])
+
+
+def chain_of(g: Net, x: Tensor, context: Tensor | None) -> Chain | None:
+    """The chain that a net is at rows of the type of its weights, if it is one."""
+    if not isinstance(g, Chained) or torch.is_autocast_enabled(x.device.type):
+        return None
+    chain = g.chain(x, context)
+    if chain is None or any(t.dtype != x.dtype for t in (*chain.weights, *chain.biases)):
+        return None
+    return chain
 
 
 def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization:
@@ -130,92 +194,8 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         if context is not None and context.is_inference():
             context = context.clone()
         point = x.view_as(x) if attached else x.detach().requires_grad_()
+        chain = chain_of(g, point, context)
+        if chain is not None:
+            return _ChainLinearization(point, chain)
         # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
         return Linearization(point, call(g, point, context).to(x.dtype))
-
-
-_only: ContextVar[bool] = ContextVar("impflow_zoo_inputs_only", default=False)
-
-
-def inputs_only() -> bool:
-    """Whether the backward pass that runs now wants gradients of a net's input alone.
-
-    Operations written in Python are not told which of their gradients will be used, as torch's
-    own are. One that asks here saves the work for parameters in every product with a Jacobian.
-    """
-    return _only.get()
-
-
-@contextmanager
-def _inputs_only() -> Iterator[None]:
-    token = _only.set(True)
-    try:
-        yield
-    finally:
-        _only.reset(token)
-
-
-class recording:  # noqa: N801 - used as a context manager, like torch.enable_grad
-    """Record gradients, inside `torch.no_grad` and `torch.inference_mode` too."""
-
-    def __enter__(self) -> None:
-        self._inference = torch.inference_mode(mode=False)
-        self._grad = torch.enable_grad()
-        self._inference.__enter__()
-        self._grad.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._grad.__exit__(*error)
-        self._inference.__exit__(*error)
-
-
-class FirstOrder(torch.autograd.Function):
-    """The identity, for a tensor whose gradient is right but not the gradient's derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        forbid_second_order()
-        return grad
-
-
-def forbid_second_order() -> None:
-    """Called in a backward pass, refuse to record it for being differentiated again.
-
-    Raises:
-        RuntimeError: in a backward pass with `create_graph=True`.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "this derivative can be taken once only, not with create_graph=True: second "
-            "derivatives need the residual direction of a block with logdet='exact' or 'truncated'"
-        )
-
-
-def leaves(*outputs: Tensor | None, private: tuple[Tensor | None, ...] = ()) -> list[Tensor]:
-    """The leaf tensors that gradients of the outputs flow to, each once, less the private ones.
-
-    Found in the graph itself, so that tensors a module does not register as parameters, and
-    parameters that are frozen or not used, are treated as autograd treats them.
-    """
-    return [
-        node.variable
-        for node in _nodes(*outputs)
-        if hasattr(node, "variable") and not any(node.variable is t for t in private)
-    ]
-
-
-def _nodes(*outputs: Tensor | None, until: Tensor | None = None) -> Iterator[Any]:
-    """The nodes of the graph behind tensors, each once, none behind `until`."""
-    stack = [t.grad_fn for t in outputs if t is not None and t.grad_fn is not None]
-    seen = {*stack, None if until is None else until.grad_fn}
-    while stack:
-        node = stack.pop()
-        yield node
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics import dense, monitor
+from impflow_zoo.numerics.graph import FirstOrder
 from impflow_zoo.numerics.krylov import arnoldi
-from impflow_zoo.numerics.linearize import FirstOrder, Linearization
+from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.probes import fresh_probe, mix, seeded_probe
 from impflow_zoo.numerics.rows import dot
 
@@ -179,7 +180,7 @@ class LogDet:
 def _exact(point: Linearization, *, gradient: bool) -> Tensor:
     jacobian = point.jacobian(create_graph=gradient)
     identity = torch.eye(point.features, dtype=jacobian.dtype, device=jacobian.device)
-    sign, value = torch.linalg.slogdet(identity + jacobian)
+    sign, value = dense.logdet(identity + jacobian)
     wrong = ~(sign > 0)
     if bool(wrong.any()):
         raise NoContractionError(
@@ -191,7 +192,7 @@ def _exact(point: Linearization, *, gradient: bool) -> Tensor:
 
 def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) -> Tensor:
     """Give `value` the gradient of `u^T J v`, row by row, at the price of one double product."""
-    surrogate = FirstOrder.apply(dot(point.vjp(u.detach(), create_graph=True), v))
+    surrogate = FirstOrder.apply(point.form(u.detach(), v))
     return value.detach() + (surrogate - surrogate.detach())
 
 

@@ -11,7 +11,9 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.norms import held_weights
+from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.implicit import ResidualMap
+from impflow_zoo.numerics.linearize import chain_of
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.weights import PlainLoading
@@ -173,13 +175,17 @@ class ResidualBlock(PlainLoading, Transform):
 
 
 @dataclass(frozen=True)
-class _Negated:
+class _Negated(Chained):
     """The net `-g`."""
 
     net: nn.Module
 
     def __call__(self, *arguments: Tensor) -> Tensor:
         return -self.net(*arguments)
+
+    def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
+        chain = chain_of(self.net, x, context)
+        return None if chain is None else chain.negated()
 
 
 class NotFiniteError(ValueError):

@@ -1,0 +1,321 @@
+"""Nets that are chains of affine maps and one elementwise function, differentiated by hand.
+
+Autograd takes a product with a Jacobian, and the gradient of such a product, apart into some
+twenty passes over every feature map, each of which writes a new one. What is left here is one
+matrix product and one or two passes per layer, over so few rows at a time that they stay in the
+cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.numerics.graph import inputs_only
+
+__all__ = ["Chain", "Chained", "Elementwise", "Tape"]
+
+_CACHED = 1 << 17  # entries of a feature map that are worked on at once on a CPU
+
+
+class Elementwise(Protocol):
+    """A function of one variable, with its derivatives."""
+
+    def value(self, h: Tensor) -> Tensor:
+        """`f(h)`, differentiable."""
+
+    def slope(self, h: Tensor) -> Tensor:
+        """`f'(h)`, differentiable."""
+
+    def overwrite(self, h: Tensor) -> Tensor:
+        """`f(h)`, in the place of `h`."""
+
+    def record(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`f(h)`, `f'(h)`, and what `curvature` needs; may overwrite `h`."""
+
+    def curvature(self, kept: Tensor) -> Tensor:
+        """`f''(h)` from the last part of `record`."""
+
+
+class Chained:
+    """Base of nets that can be taken apart."""
+
+    def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
+        """The net at a batch of rows, or None if it is none (has hooks, say).
+
+        Arguments:
+            x: rows with shape `[B, d]`; looked at for its shape alone.
+            context: one context per row, or None.
+        """
+        raise AssertionError("a chained net says what it consists of")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`x -> W_n f(... f(W_1 x + b_1) ...) + b_n`.
+
+    Arguments:
+        function: `f`.
+        weights: matrices, at least two.
+        biases: vectors, or one vector for each row of the batch.
+    """
+
+    function: Elementwise
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The value, without a graph."""
+        with torch.no_grad():
+            for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+                x = self.function.overwrite(torch.addmm(bias, x, weight.mT))
+            return torch.addmm(self.biases[-1], x, self.weights[-1].mT)
+
+    def negated(self) -> Chain:
+        """The net with the other sign."""
+        return Chain(
+            self.function,
+            (*self.weights[:-1], -self.weights[-1]),
+            (*self.biases[:-1], -self.biases[-1]),
+        )
+
+    @torch.no_grad()
+    def record(self, x: Tensor) -> Tape:
+        """Evaluate, and keep what products with the Jacobian need."""
+        values, slopes, kept = [x], [], []
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            value, slope, rest = self.function.record(torch.addmm(bias, values[-1], weight.mT))
+            values.append(value)
+            slopes.append(slope)
+            kept.append(rest)
+        last = torch.addmm(self.biases[-1], values[-1], self.weights[-1].mT)
+        return Tape(self, values, slopes, kept, last)
+
+    def differentiable(self, x: Tensor, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Value and products by torch's own operations: for derivatives of derivatives."""
+        slopes = []
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            h = torch.nn.functional.linear(x, weight) + bias
+            x = self.function.value(h)
+            slopes.append(self.function.slope(h)[:, None])
+        value = torch.nn.functional.linear(x, self.weights[-1]) + self.biases[-1]
+        products = self.weights[-1] if seeds is None else seeds @ self.weights[-1]
+        for weight, slope in zip(self.weights[-2::-1], reversed(slopes), strict=True):
+            products = (products * slope) @ weight
+        return value, products
+
+
+@dataclass
+class Tape:
+    """A chain at a batch of rows, with its feature maps.
+
+    Arguments:
+        chain: the net.
+        values: the input, and the value of every hidden layer, `[B, n]` each.
+        slopes: `f'` at every hidden layer.
+        kept: what its curvature needs.
+        result: the value of the net.
+    """
+
+    chain: Chain
+    values: list[Tensor]
+    slopes: list[Tensor]
+    kept: list[Tensor]
+    result: Tensor
+
+    @torch.no_grad()
+    def products(self, seeds: Tensor | None, *, keep: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Products of rows with the Jacobian, and what their gradient needs.
+
+        Arguments:
+            seeds: rows with shape `[B, k, d]`; None is the identity, and gives the Jacobian.
+            keep: also return the products up to each hidden layer.
+        """
+        weights, batch = self.chain.weights, len(self.result)
+        count = len(weights[-1]) if seeds is None else seeds.shape[1]
+        new = self.result.new_empty
+        maps = [new(batch, count, w.shape[1]) for w in weights[: -1 if keep else 1]]
+        scratch = _Scratch(self, count, 2)
+        for rows in self.parts(count):
+            product = self.top(seeds, rows)
+            for i in range(len(weights) - 2, -1, -1):
+                slope = self.slopes[i][rows, None]
+                height, width = weights[i].shape
+                through = scratch(0, len(slope), count, height)
+                torch.mul(product, slope, out=through)
+                product = maps[i][rows] if i < len(maps) else scratch(1, *through.shape[:2], width)
+                torch.mm(through.flatten(0, 1), weights[i], out=product.flatten(0, 1))
+        return maps[0], maps[1:]
+
+    def top(self, seeds: Tensor | None, rows: slice) -> Tensor:
+        """Products with the last matrix: one for all rows if the seeds are the identity."""
+        last = self.chain.weights[-1]
+        return last[None] if seeds is None else seeds[rows] @ last
+
+    def part(self, count: int) -> int:
+        """Rows of which `count` feature maps stay in the cache of a CPU."""
+        batch = max(len(self.result), 1)
+        if self.result.device.type != "cpu":
+            return batch
+        return min(batch, max(_CACHED // (count * self.width), 16))
+
+    def parts(self, count: int) -> Iterator[slice]:
+        """The batch, cut into parts of that size."""
+        batch, size = len(self.result), self.part(count)
+        return (slice(i, min(i + size, batch)) for i in range(0, batch, size))
+
+    @property
+    def width(self) -> int:
+        """The widest feature map."""
+        return max(max(w.shape) for w in self.chain.weights)
+
+    def attach(self, x: Tensor, seeds: Tensor | None, *, value_only: bool) -> tuple[Any, ...]:
+        """Value and products as one node of the graph that `x` and the weights belong to."""
+        return _Attached.apply(self, seeds, value_only, x, *self.chain.weights, *self.chain.biases)
+
+
+class _Scratch:
+    """Memory for the feature maps of a part, used for one part after another while it is warm."""
+
+    def __init__(self, tape: Tape, count: int, slots: int) -> None:
+        self.memory = tape.result.new_empty(slots, tape.part(count) * count * tape.width)
+
+    def __call__(self, slot: int, *shape: int) -> Tensor:
+        return self.memory[slot, : math.prod(shape)].view(shape)
+
+
+class _Attached(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, tape: Tape, seeds: Tensor | None, value_only: bool, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        products, maps = (None, []) if value_only else tape.products(seeds, keep=True)
+        ctx.function, ctx.layers, ctx.value_only = (
+            tape.chain.function,
+            len(tensors) // 2,
+            value_only,
+        )
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(seeds, x, *tensors, *tape.values[1:], *tape.slopes, *tape.kept, *maps)
+        return tape.result, products
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_products: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        n = ctx.layers
+        if grad is None and grad_products is None:
+            return (None,) * (4 + 2 * n)
+        seeds, x, *saved = ctx.saved_tensors
+        tensors, saved = saved[: 2 * n], saved[2 * n :]
+        chain = Chain(ctx.function, tuple(tensors[:n]), tuple(tensors[n:]))
+        if torch.is_grad_enabled():
+            return None, None, None, *_again(chain, x, seeds, grad, grad_products)
+        hidden, maps = saved[: 3 * (n - 1)], saved[3 * (n - 1) :]
+        values, slopes, kept = (hidden[i * (n - 1) : (i + 1) * (n - 1)] for i in range(3))
+        tape = Tape(chain, [x, *values], slopes, kept, x)
+        parameters = any(ctx.needs_input_grad[4:]) and not inputs_only()
+        gradient = _Gradient(tape, parameters=parameters)
+        gradient.run(seeds, maps, grad, grad_products)
+        grads = (*gradient.weights, *gradient.biases) if parameters else [None] * (2 * n)
+        return None, None, None, gradient.x, *grads
+
+
+class _Gradient:
+    """The gradient of value and products, added up over parts of the batch."""
+
+    def __init__(self, tape: Tape, *, parameters: bool) -> None:
+        self.tape = tape
+        self.parameters = parameters
+        self.x = torch.empty_like(tape.values[0])
+        chain = tape.chain
+        self.weights = [torch.zeros_like(w) for w in chain.weights if parameters]
+        self.biases = [torch.zeros_like(b) for b in chain.biases if parameters]
+
+    def run(
+        self,
+        seeds: Tensor | None,
+        maps: list[Tensor],
+        grad: Tensor | None,
+        grad_products: Tensor | None,
+    ) -> None:
+        count = 1 if grad_products is None else grad_products.shape[1]
+        scratch = _Scratch(self.tape, count, 3)
+        for rows in self.tape.parts(count):
+            bends: list[Tensor] = []
+            if grad_products is not None:
+                bends = self._up(rows, seeds, maps, grad_products[rows], scratch)
+            self._down(rows, None if grad is None else grad[rows], bends, scratch)
+
+    def _up(
+        self,
+        rows: slice,
+        seeds: Tensor | None,
+        maps: list[Tensor],
+        grad: Tensor,
+        scratch: _Scratch,
+    ) -> list[Tensor]:
+        """From the first layer to the last: weights, and the gradients of the slopes."""
+        bends = []
+        size, count, _ = grad.shape
+        for i, weight in enumerate(self.tape.chain.weights[:-1]):
+            below = maps[i][rows] if i < len(maps) else self.tape.top(seeds, rows)
+            slope = self.tape.slopes[i][rows, None]
+            through, other = (scratch(slot, size, count, len(weight)) for slot in (i % 2, 2))
+            torch.mm(grad.flatten(0, 1), weight.mT, out=through.flatten(0, 1))
+            if self.parameters:
+                torch.mul(below, slope, out=other)
+                self._add(i, other.flatten(0, 1), grad.flatten(0, 1))
+            torch.mul(below, through, out=other)
+            bends.append(other.sum(1))
+            grad = through.mul_(slope)
+        if self.parameters:
+            if seeds is None:
+                self.weights[-1] += grad.sum(0)
+            else:
+                self._add(-1, seeds[rows].flatten(0, 1), grad.flatten(0, 1))
+        return bends
+
+    def _down(
+        self, rows: slice, grad: Tensor | None, bends: list[Tensor], scratch: _Scratch
+    ) -> None:
+        """From the last layer to the first, as in any net, with what the slopes add."""
+        tape = self.tape
+        weights = tape.chain.weights
+        for i in range(len(weights) - 1, -1, -1):
+            if i < len(weights) - 1:
+                if grad is not None:
+                    grad = grad.mul_(tape.slopes[i][rows])
+                if bends:
+                    bend = bends[i].mul_(tape.chain.function.curvature(tape.kept[i][rows]))
+                    grad = bend if grad is None else grad.add_(bend)
+            if grad is None:
+                continue
+            if self.parameters:
+                self._add(i, grad, tape.values[i][rows])
+                if self.biases[i].dim() == 1:
+                    self.biases[i] += grad.sum(0)
+                else:
+                    self.biases[i][rows] += grad
+            below = scratch(i % 2, len(grad), weights[i].shape[1]) if i else self.x[rows]
+            grad = torch.mm(grad, weights[i], out=below)
+
+    def _add(self, layer: int, left: Tensor, right: Tensor) -> None:
+        self.weights[layer].addmm_(left.mT, right)
+
+
+def _again(
+    chain: Chain, x: Tensor, seeds: Tensor | None, grad: Tensor | None, products: Tensor | None
+) -> list[Tensor | None]:
+    """The gradient as a graph of its own."""
+    inputs = [x, *chain.weights, *chain.biases]
+    wanted = [t for t in inputs if t.requires_grad]
+    pairs = zip(chain.differentiable(x, seeds), (grad, products), strict=True)
+    outputs, grads = zip(*[(o, g) for o, g in pairs if g is not None], strict=True)
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
+    return [next(found) if t.requires_grad else None for t in inputs]
