@@ -1,0 +1,285 @@
+"""What the speed benchmarks measure: models of one shape from three makers, and three tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import normflows as nf
+import torch
+from nflows.transforms import CompositeTransform, SqueezeTransform, Transform
+from torch import Tensor, nn
+
+from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
+from impflow_zoo.lipschitz.norms import LipschitzLayer
+from impflow_zoo.models.build import decode
+from impflow_zoo.normflows import from_residual
+from impflow_zoo.numerics.chain import Chain, Tape
+
+__all__ = ["CASES", "TASKS", "Case", "Counts", "Side", "counting", "make_side"]
+
+TASKS = ("train", "log_prob", "sample")
+_TIGHTEN = 2.0  # weights are enlarged by this, so that the Lipschitz bounds are active
+_POWER_ITERATIONS = 5  # that normflows' users run after each step of training
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of a model and a batch.
+
+    Arguments:
+        shape: shape of one row.
+        blocks: number of blocks.
+        hidden: hidden sizes of every net; for images the width of their convolutions.
+        batch: number of rows.
+        public: what the public ImpFlow code takes for each task, in passes, on these sizes.
+        public_rss: its peak memory in MB.
+        lipschitz: bound of every net.
+    """
+
+    shape: tuple[int, ...]
+    blocks: int
+    hidden: tuple[int, ...]
+    batch: int
+    public: dict[str, float] = field(default_factory=dict)
+    public_rss: int | None = None
+    lipschitz: float = 0.99
+
+
+CASES = {
+    "2d-b200": Case((2,), 6, (128, 128), 200),
+    "2d-b5000": Case(
+        (2,), 6, (128, 128), 5000, {"train": 26.3, "log_prob": 10.1, "sample": 4.6}, 1340
+    ),
+    "d6": Case((6,), 5, (128,) * 4, 1000, {"train": 37.7, "log_prob": 14.5, "sample": 3.5}, 1034),
+    "d43": Case((43,), 5, (128,) * 4, 1000, {"train": 64.6, "log_prob": 30.6, "sample": 3.8}, 1041),
+    "image": Case((3, 32, 32), 3, (64,), 16, {}, 755, lipschitz=0.9),
+}
+
+
+class Side:
+    """A model of one maker: a step of training, a log-probability and a sample of it.
+
+    Arguments:
+        case: its sizes.
+        forward: data -> noise with its log-determinant.
+        inverse: noise -> data.
+        modules: everything with parameters.
+        after_step: what the maker's users have to call after a step of the optimizer.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        forward: Callable[[Tensor], tuple[Tensor, Tensor]],
+        inverse: Callable[[Tensor], Tensor],
+        modules: nn.Module,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.forward, self.inverse = forward, inverse
+        self.modules, self.after_step = modules, after_step
+        torch.manual_seed(1)
+        self.x = torch.randn(case.batch, *case.shape)
+        self.optimizer = torch.optim.Adam(modules.parameters(), lr=1e-5)
+        self.nets = [m for m in modules.modules() if isinstance(m, NETS)]
+
+    def prepare(self, task: str) -> None:
+        self.modules.train(task == "train")
+
+    def run(self, task: str) -> Any:
+        """The task once, after `prepare`."""
+        return getattr(self, f"_{task}")()
+
+    def _train(self) -> float:
+        self.optimizer.zero_grad()
+        z, logdet = self.forward(self.x)
+        loss = (0.5 * z.flatten(1).square().sum(1) - logdet).mean()
+        loss.backward()
+        self.optimizer.step()
+        self.after_step()
+        return loss.item()
+
+    @torch.no_grad()
+    def _log_prob(self) -> Tensor:
+        z, logdet = self.forward(self.x)
+        return logdet - 0.5 * z.flatten(1).square().sum(1)
+
+    @torch.no_grad()
+    def _sample(self) -> Tensor:
+        return self.inverse(self.x)
+
+    @torch.no_grad()
+    def passes(self) -> None:
+        """One plain evaluation of all nets: the unit that times are given in."""
+        for net, x in self._plain:
+            net(x)
+
+    def build_passes(self) -> None:
+        """Make the plain nets of `passes`, from the weights as they are."""
+        self._plain = [(_plain(net.eval()), self._like(net)) for net in self.nets]
+
+    def _like(self, net: nn.Module) -> Tensor:
+        return self.x.view(len(self.x), *net.shape) if hasattr(net, "shape") else self.x
+
+
+NETS = (LipschitzMLP, LipschitzConvNet, nf.nets.LipschitzMLP)
+
+
+def make_side(name: str, case: Case) -> Side:
+    """A model of `case` by `impflow`, `resflow` or `normflows`; the last two share weights."""
+    torch.manual_seed(0)
+    if name == "impflow":
+        return _ours(case, [ImpFlowTransform(_net(case, i), _net(case, i)) for i in _blocks(case)])
+    if len(case.shape) > 1:
+        return _ours(case, [ResFlowTransform(_net(case, i)) for i in _blocks(case)])
+    layers = [_residual(case) for _ in range(case.blocks)]
+    if name == "resflow":
+        return _ours(case, [from_residual(layer).transform for layer in layers])
+    model = nn.ModuleList(layers)
+    return Side(
+        case,
+        lambda x: _chain([layer.inverse for layer in layers], x),
+        lambda z: _chain([layer.forward for layer in reversed(layers)], z)[0],
+        model,
+        lambda: nf.utils.update_lipschitz(model, _POWER_ITERATIONS),
+    )
+
+
+def _blocks(case: Case) -> range:
+    return range(case.blocks)
+
+
+def _net(case: Case, block: int) -> nn.Module:
+    if len(case.shape) == 1:
+        net: nn.Module = LipschitzMLP(case.shape[0], case.hidden, "sin", case.lipschitz)
+    else:
+        channels, height, width = case.shape
+        net = LipschitzConvNet(
+            channels * 4**block,
+            (height >> block, width >> block),
+            case.hidden[0],
+            lipschitz=case.lipschitz,
+        )
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, LipschitzLayer):
+                layer.weight.mul_(_TIGHTEN)
+    return net
+
+
+def _ours(case: Case, blocks: list[Transform]) -> Side:
+    steps: list[Transform] = []
+    for block in blocks:
+        if steps and len(case.shape) > 1:
+            steps.append(SqueezeTransform())
+        steps.append(block)
+    model = CompositeTransform(steps)
+    return Side(case, model, lambda z: decode(model, _last_shape(z, steps)), model)
+
+
+def _last_shape(z: Tensor, steps: list[Transform]) -> Tensor:
+    for step in steps:
+        if isinstance(step, SqueezeTransform):
+            z = step(z)[0]
+    return z
+
+
+def _residual(case: Case) -> nf.flows.Residual:
+    features = case.shape[0]
+    widths = [features, *case.hidden, features]
+    share = case.lipschitz ** (1 / (len(widths) - 1))
+    net = nf.nets.LipschitzMLP(widths, lipschitz_const=share, init_zeros=False)
+    with torch.no_grad():
+        for linear in net.net[1::2]:
+            linear.weight.mul_(_TIGHTEN)
+    nf.utils.update_lipschitz(net, 200)
+    return nf.flows.Residual(net)
+
+
+def _chain(
+    layers: list[Callable[[Tensor], tuple[Tensor, Tensor]]], x: Tensor
+) -> tuple[Tensor, Tensor]:
+    total = x.new_zeros(len(x))
+    for layer in layers:
+        x, logdet = layer(x)
+        total = total + logdet
+    return x, total
+
+
+def _plain(net: nn.Module) -> nn.Sequential:
+    """The net with its weights of the moment, as anybody would write it down."""
+    if isinstance(net, nf.nets.LipschitzMLP):
+        activations, linears = list(net.net[::2]), list(net.net[1::2])
+        weights = [linear.compute_weight(update=False) for linear in linears]
+    else:
+        linears = list(net.layers)
+        activations = [net.first, *net.activations]
+        weights = [layer.normalised_weight() for layer in linears]
+    steps: list[nn.Module] = []
+    for activation, linear, weight in zip(activations, linears, weights, strict=True):
+        steps.extend([activation] if activation is not None else [])
+        steps.append(_plain_linear(weight.detach(), linear.bias.detach()))
+    return nn.Sequential(*steps)
+
+
+def _plain_linear(weight: Tensor, bias: Tensor) -> nn.Module:
+    n, m, *kernel = weight.shape
+    layer: nn.Module = (
+        nn.Conv2d(m, n, kernel[0], padding=kernel[0] // 2) if kernel else nn.Linear(m, n)
+    )
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    return layer
+
+
+@dataclass
+class Counts:
+    """How often nets were evaluated, and products with their Jacobians taken."""
+
+    evaluations: int = 0
+    products: int = 0
+
+
+@contextmanager
+def counting(side: Side) -> Iterator[Counts]:
+    """Count within the block; a batched product counts as many times as it has rows."""
+    counts = Counts()
+    grad, backward = torch.autograd.grad, Tensor.backward
+
+    def counted_grad(outputs: Any, inputs: Any, grad_outputs: Any = None, **options: Any) -> Any:
+        batched = options.get("is_grads_batched", False)
+        counts.products += len(grad_outputs) if batched else 1
+        return grad(outputs, inputs, grad_outputs, **options)
+
+    def counted_backward(*arguments: Any, **options: Any) -> None:
+        counts.products += len(side.nets)
+        backward(*arguments, **options)
+
+    def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            counts.evaluations += 1
+            return method(*arguments, **options)
+
+        return counted
+
+    def products(tape: Tape, seeds: Tensor | None, **options: Any) -> Any:
+        counts.products += tape.result.shape[1] if seeds is None else seeds.shape[1]
+        return by_hand(tape, seeds, **options)
+
+    by_hand = Tape.products
+    patches = [
+        *((kind, "forward", evaluated(kind.forward)) for kind in NETS),
+        (Chain, "record", evaluated(Chain.record)),
+        (Chain, "__call__", evaluated(Chain.__call__)),
+        (Tape, "products", products),
+        (torch.autograd, "grad", counted_grad),
+        (Tensor, "backward", counted_backward),
+    ]
+    with ExitStack() as stack:
+        for owner, name, value in patches:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        yield counts
