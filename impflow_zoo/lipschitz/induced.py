@@ -22,6 +22,7 @@ __all__ = ["has_closed_form", "is_uniform", "make_convolution", "make_linear", "
 _ORDERS = {"1": 1.0, "2": 2.0, "f": math.inf, "p": math.nan}
 _STEPS = 200  # of the nonlinear power iteration
 _RTOL = 1e-6  # growth of the norm below which it stops
+_STARTS = 10  # of it, towards convergence
 
 
 def is_uniform(norm: str) -> bool:
@@ -171,7 +172,7 @@ def _normalise_slices(weight: Tensor, space: tuple[float, float], coefficient: f
 class _Induced(LipschitzLayer):
     """The norm from any p-norm to any q-norm, by nonlinear power iteration, from below.
 
-    There is no closed form, and the iteration may end in a local maximum.
+    There is no closed form, and the iteration may end in a local maximum: several are tried.
 
     References:
         The power method for l^p norms (Boyd, 1974)
@@ -190,25 +191,35 @@ class _Induced(LipschitzLayer):
 
     @torch.no_grad()
     def converge(self) -> None:
-        if "orders" in self._buffers:  # not yet while the layer is being made
-            self._iterate()
+        if "orders" not in self._buffers:
+            return  # not yet, while the layer is being made
+        self._iterate()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(_STARTS):
+            v = torch.randn(len(self.v), generator=generator).to(self.v)
+            self._climb(v, least=float(self.sigma))
 
     @torch.no_grad()
     def _iterate(self) -> None:
+        self._climb(self.v if bool(self.v.any()) else torch.randn_like(self.v), least=-math.inf)
+
+    def _climb(self, v: Tensor, least: float) -> None:
+        """Take the vectors at the local maximum above `v`, if the norm there is over `least`."""
         domain, codomain = self.orders.tolist()
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return
-        if not bool(self.v.any()):
-            self.v.copy_(torch.randn_like(self.v))
+        norm = -math.inf
         for _ in range(_STEPS):
-            self.u.copy_(_dual(self.operator(self.weight, self.v), codomain))
-            back = self.adjoint(self.weight, self.u)
-            self.v.copy_(_dual(back, _conjugate(domain)))
-            sigma = torch.dot(back, self.v)
-            done = bool((sigma - self.sigma).abs() <= _RTOL * sigma)
-            self.sigma.copy_(sigma)
-            if done:
+            u = _dual(self.operator(self.weight, v), codomain)
+            back = self.adjoint(self.weight, u)
+            v = _dual(back, _conjugate(domain))
+            norm, before = float(torch.dot(back, v)), norm
+            if norm - before <= _RTOL * norm:
                 break
+        if norm > least:
+            self.u.copy_(u)
+            self.v.copy_(v)
+            self.sigma.fill_(norm)
 
 
 def _conjugate(p: float) -> float:
