@@ -7,6 +7,7 @@ import dataclasses
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from blocks import dense_logdet
@@ -14,8 +15,8 @@ from nflows.transforms import ActNorm, PointwiseAffineTransform
 from small import config, make, rows
 from torch import Tensor
 
-from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, SolverError
-from impflow_zoo.models.config import ModelError
+from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, SolverError, TabularConfig
+from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
 
@@ -272,9 +273,27 @@ PLAIN = {
     "context not asked for": (lambda m: m.log_prob(rows(), rows()), "unconditional"),
     "noise of another size": (lambda m: m.decode(torch.ones(2, 3)), r"noise of shape \(2, 3\)"),
     "noise with NaN": (lambda m: m.decode(torch.full((1, 2), math.nan)), "noise hold NaN"),
+    "no tensor": (lambda m: m.log_prob([[0.0, 0.0]]), "input of type list: a torch tensor"),
+    "array": (lambda m: m.log_prob(rows().numpy()), "input of type ndarray: a torch tensor"),
+    "noise that is no tensor": (lambda m: m.decode([[0.0, 0.0]]), "noise of type list"),
+    "another device": (lambda m: m.log_prob(rows().to("meta")), "is on meta, the model on cpu"),
+    "context that is no tensor": (lambda m: m.log_prob(rows(), [0.0]), "unconditional"),
     "fewer than no samples": (lambda m: m.sample(-1), "not negative"),
+    "half a sample": (lambda m: m.sample(2.5), "whole number"),
     "negative temperature": (lambda m: m.sample(1, temperature=-1.0), "at least 0"),
     "temperature NaN": (lambda m: m.sample(1, temperature=math.nan), "at least 0"),
+    "temperature infinite": (lambda m: m.sample(1, temperature=math.inf), "at least 0, finite"),
+    "transform, one column": (
+        lambda m: m.transform(torch.ones(2, 1)),
+        r"inputs of shape \(2, 1\): this model takes \[B, 2\]",
+    ),
+    "transform, columns": (lambda m: m.transform(torch.ones(2, 3)), r"inputs of shape \(2, 3\)"),
+    "transform, rank": (lambda m: m.transform(torch.ones(2)), r"inputs of shape \(2,\)"),
+    "transform, integers": (
+        lambda m: m.transform(torch.ones(2, 2, dtype=torch.long)),
+        "inputs of type torch.int64: floating point is needed",
+    ),
+    "flow, columns": (lambda m: m.flow.log_prob(torch.ones(2, 1)), "this model takes"),
 }
 CONDITIONAL = {
     "no context": (lambda m: m.log_prob(rows()), r"needs a context of shape \[B, 3\]"),
@@ -282,6 +301,17 @@ CONDITIONAL = {
     "too few contexts": (lambda m: m.log_prob(rows(6), torch.ones(5, 3)), "for 6 rows"),
     "context of another size": (lambda m: m.sample(2, torch.ones(5, 4)), r"takes \[10, 3\]"),
     "context with NaN": (lambda m: m.sample(1, torch.full((1, 3), math.nan)), "context hold NaN"),
+    "no tensor": (lambda m: m.log_prob(rows(), [0.0] * 6), "context of type list: a torch tensor"),
+    "no tensor to sample": (lambda m: m.sample(1, [0.0]), "context of type list: a torch tensor"),
+}
+SETTINGS = {
+    "unknown": ({"featrues": 2}, "unknown config key 'featrues'; did you mean 'features'"),
+    "text": ({"features": "2"}, "config key 'features' is '2': int expected"),
+    "fraction": ({"features": 2.0}, "config key 'features' is 2.0: int expected"),
+    "one size": ({"features": 2, "hidden_features": 8}, "'hidden_features' is 8: tuple expected"),
+    "mode": ({"features": 2, "logdet": "exact"}, "'logdet' is 'exact': LogDet expected"),
+    "method": ({"features": 2, "solver": "newton"}, "'solver' is 'newton': Solver expected"),
+    "seed": ({"features": 2, "seed": 0.5}, "config key 'seed' is 0.5: int expected"),
 }
 
 
@@ -295,6 +325,21 @@ def test_bad_input_is_refused(call, message):
 def test_bad_contexts_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(make(context_features=3))
+
+
+@pytest.mark.parametrize(("settings", "message"), SETTINGS.values(), ids=SETTINGS)
+def test_settings_of_another_type_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        ImpFlow({"kind": "tabular", **settings})
+    if "unknown" not in message:
+        with pytest.raises(ConfigError, match=message):
+            TabularConfig(**settings)
+
+
+def test_settings_take_the_type_of_their_field():
+    config = TabularConfig(np.int64(2), hidden_features=[8, 8], lipschitz=np.float64(0.5))
+    assert config == TabularConfig(2, hidden_features=(8, 8), lipschitz=0.5)
+    assert type(config.features) is int
 
 
 def test_an_unsolved_root_is_no_answer():

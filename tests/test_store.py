@@ -237,6 +237,28 @@ def test_offline_nobody_says_that_weights_do_not_exist(folder):
         store.read_weights(Offline(), config_file)
 
 
+OVERRIDES = {
+    "mode": ({"logdet": "exaxt"}, "unknown logdet 'exaxt': choose auto, exact"),
+    "method": ({"solver": "newton"}, "'solver' is 'newton': Solver expected"),
+    "seed": ({"seed": 0.5}, "'seed' is 0.5: int expected"),
+    "narrow type": (
+        {"dtype": torch.float16},
+        r"dtype=torch.float16: torch.float32 or torch.float64",
+    ),
+    "type by name": ({"dtype": "float64"}, "dtype='float64': torch.float32 or torch.float64"),
+    "unknown device": ({"device": "cud"}, "device='cud': "),
+}
+if not torch.cuda.is_available():
+    OVERRIDES["absent device"] = ({"device": "cuda"}, "device='cuda': .*CUDA")
+
+
+@pytest.mark.parametrize(("options", "message"), OVERRIDES.values(), ids=OVERRIDES)
+def test_bad_overrides_are_refused(options, message, folder):
+    with pytest.raises(ValueError, match=message) as caught:
+        ImpFlow.from_pretrained(folder, **options)
+    assert "\n" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------------ verification
 
 

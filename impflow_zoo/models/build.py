@@ -10,7 +10,6 @@ from nflows.transforms import (
     ActNorm,
     CompositeTransform,
     MultiscaleCompositeTransform,
-    PointwiseAffineTransform,
     Transform,
 )
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from impflow_zoo.models.build_image import BlockFactory, build_image
 from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
 from impflow_zoo.transforms.actnorm import CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.standardise import Standardise
 
 __all__ = ["BlockFactory", "build_transform", "decode", "encode"]
 
@@ -48,9 +48,7 @@ def _build_tabular(config: TabularConfig, block: BlockFactory) -> Transform:
         )
 
     actnorm = CentredActNorm if config.centred_actnorm else ActNorm
-    steps: list[Transform] = [
-        PointwiseAffineTransform(torch.zeros(config.features), torch.ones(config.features))
-    ]
+    steps: list[Transform] = [Standardise(config.features)]
     for i in range(config.blocks):
         if config.actnorm and (i or config.actnorm_ends):
             steps.append(actnorm(config.features))

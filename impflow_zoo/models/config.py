@@ -16,6 +16,7 @@ from impflow_zoo.models.fields import (
     ConfigError,
     ModelError,
     convert,
+    convert_fields,
     parse_dataclass,
     require,
     require_choice,
@@ -90,6 +91,7 @@ class TabularConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         require(self.features >= 1, "features", self.features, "at least 1")
         require(self.blocks >= 1, "blocks", self.blocks, "at least 1")
         if self.context_features is not None:

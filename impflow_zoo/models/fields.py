@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 import reprlib
 import types
 import typing
 from typing import Any
 
-__all__ = ["ConfigError", "ModelError", "convert", "parse_dataclass", "require", "require_choice"]
+__all__ = [
+    "ConfigError",
+    "ModelError",
+    "convert",
+    "convert_fields",
+    "parse_dataclass",
+    "require",
+    "require_choice",
+]
 
 _LARGEST = 2**63  # torch's sizes and seeds are smaller
 
@@ -63,8 +72,20 @@ def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
         raise ConfigError(str(error)) from None
 
 
+def convert_fields(settings: Any) -> None:
+    """Give the fields of a frozen dataclass their types, in `__post_init__`.
+
+    Raises:
+        ConfigError: if a field is of a type that does not convert.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for f in dataclasses.fields(settings):
+        value = convert(getattr(settings, f.name), hints[f.name], f.name)
+        object.__setattr__(settings, f.name, value)
+
+
 def convert(value: Any, annotation: Any, key: str) -> Any:
-    """A JSON value as an annotation of a dataclass field asks for it.
+    """A value, of JSON or of Python, as an annotation of a dataclass field asks for it.
 
     Raises:
         ConfigError: if it is of another type; `key` names it.
@@ -74,16 +95,20 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             return None
         (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
     if dataclasses.is_dataclass(annotation):
+        if isinstance(value, typing.cast(type, annotation)):
+            return value
         if isinstance(value, dict):
             return parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
     elif typing.get_origin(annotation) is tuple:
         if isinstance(value, (list, tuple)):
             item = typing.get_args(annotation)[0]
             return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
-    elif annotation is float:
-        if type(value) in (int, float) and -_LARGEST < value < _LARGEST:
-            return float(value)
-    elif type(value) is annotation and (annotation is not int or -_LARGEST < value < _LARGEST):
+    elif annotation in (int, float):
+        kind = numbers.Integral if annotation is int else numbers.Real  # numpy's are such, too
+        whole_or_real = isinstance(value, kind) and not isinstance(value, bool)
+        if whole_or_real and -_LARGEST < value < _LARGEST:
+            return annotation(value)
+    elif type(value) is annotation:
         return value
     wanted = getattr(annotation, "__name__", str(annotation))
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected")

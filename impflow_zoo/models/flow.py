@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -37,6 +38,20 @@ __all__ = ["MODELS", "FlowModel", "ImpFlow", "ResFlow"]
 
 _NOISE = 5  # tells the seed of dequantisation noise from those of probes
 _DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
+
+
+def _require_tensor(x: object, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
+
+
+def _move(model: nn.Module, device: str | torch.device) -> None:
+    """Put a model on a device; a `ModelError` if it is not there."""
+    try:
+        model.to(device=device)
+    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
+        said = str(error).split("\n")[0]
+        raise ModelError(f"device={str(device)!r}: {said[:200]}") from None
 
 
 class FlowModel(nn.Module, PyTorchModelHubMixin):
@@ -149,10 +164,14 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
             Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
             uint8 in the 8-bit range, whatever the bits of the model.
         """
+        if not isinstance(n, numbers.Integral):
+            raise ModelError(f"sample({n!r}): a whole number of samples is needed")
         if n < 0:
-            raise ValueError(f"sample({n}): the number of samples is not negative")
-        if not temperature >= 0:
-            raise ValueError(f"temperature={temperature}: at least 0 expected")
+            raise ModelError(f"sample({n}): the number of samples is not negative")
+        if not 0 <= temperature < math.inf:
+            raise ModelError(f"temperature={temperature}: at least 0, finite expected")
+        if context is not None:
+            _require_tensor(context, "context")
         reference = next(self.parameters())
         groups = 1 if context is None else len(context)
         noise = torch.randn(
@@ -173,6 +192,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """`transform.inverse` without the log-determinant, which is not computed."""
         size = math.prod(self.config.shape)
+        _require_tensor(z, "noise")
         if z.shape[1:] != (size,):
             raise ValueError(f"noise of shape {tuple(z.shape)}: this model takes [B, {size}]")
         z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
@@ -198,6 +218,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, after every check a user's mistake deserves."""
+        _require_tensor(x, "input")
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
@@ -212,6 +233,7 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
         if size is not None:
             if context is None:
                 raise ValueError(f"this model needs a context of shape [B, {size}]")
+            _require_tensor(context, "context")
             if context.shape != (rows, size):
                 raise ValueError(
                     f"context of shape {tuple(context.shape)}: "
@@ -222,8 +244,14 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
     def _converted(self, x: Tensor, name: str) -> Tensor:
         if not x.is_floating_point():
             raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
+        reference = next(self.parameters())
+        if x.device != reference.device:
+            raise ValueError(
+                f"{name} is on {x.device}, the model on {reference.device}: "
+                "move them to one device with .to(device)"
+            )
         check_finite(x, name)
-        return x.to(next(self.parameters()).dtype)
+        return x.to(reference.dtype)
 
     # --------------------------------------------------------------------------------- blocks
 
@@ -311,11 +339,16 @@ class FlowModel(nn.Module, PyTorchModelHubMixin):
             changes["solver"] = solver
         if seed is not None:
             changes["seed"] = seed
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
+        config = dataclasses.replace(config, **changes)
         weights = store.read_weights(files, config_file)
         with torch.inference_mode(mode=False):
-            model = wanted(dataclasses.replace(config, **changes))
+            model = wanted(config)
             store.load_weights(model, weights, files.name)
-            model = model.to(dtype=dtype, device=device).eval()
+            model = model.to(dtype=dtype).eval()
+            if device is not None:
+                _move(model, device)
         model.files = files
         if verify:
             store.verify(model, files, config_file)

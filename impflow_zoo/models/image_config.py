@@ -9,7 +9,7 @@ from typing import ClassVar
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.lipschitz.induced import has_closed_form, spaces
 from impflow_zoo.lipschitz.published import PUBLISHED
-from impflow_zoo.models.fields import require, require_choice
+from impflow_zoo.models.fields import convert_fields, require, require_choice
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
@@ -106,6 +106,7 @@ class ImageConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
         require(
             len(self.image_size) == 2 and min(self.image_size) >= 1,

@@ -6,11 +6,12 @@ import math
 from typing import Protocol
 
 import torch
-from nflows.transforms import CompositeTransform, PointwiseAffineTransform, Transform
+from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
 from impflow_zoo.models.config import Config, ModelError, TabularConfig
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.transforms.standardise import Standardise
 
 __all__ = ["ImagePreprocessing", "Preprocessing", "TablePreprocessing", "preprocessing_of"]
 
@@ -78,7 +79,7 @@ class TablePreprocessing:
     def fit(self, transform: Transform, x: Tensor) -> None:
         assert isinstance(transform, CompositeTransform)
         step = transform._transforms[0]
-        assert isinstance(step, PointwiseAffineTransform)
+        assert isinstance(step, Standardise)
         if len(x) < 2:
             raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
         std, mean = torch.std_mean(x.double(), dim=0)

@@ -30,7 +30,18 @@ class BoundedLogit(Transform):
         self.alpha = float(alpha)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        outputs = torch.logit(self.alpha + (1 - 2 * self.alpha) * inputs)
+        if not inputs.is_floating_point():
+            raise ValueError(
+                f"images of type {inputs.dtype}: floats in [0, 1] are needed, dequantise them first"
+            )
+        squeezed = self.alpha + (1 - 2 * self.alpha) * inputs
+        outside = ((squeezed <= 0) | (squeezed >= 1)).flatten(1).any(dim=1)
+        if bool(outside.any()):
+            raise ValueError(
+                f"images out of [0, 1] in {int(outside.sum())} of {len(inputs)} rows: dequantise "
+                "uint8 images first, divided by 256"
+            )
+        outputs = torch.logit(squeezed)
         return outputs, -self._inverse_logabsdet(outputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

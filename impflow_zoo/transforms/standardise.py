@@ -1,0 +1,32 @@
+"""What tables start with."""
+
+from __future__ import annotations
+
+import torch
+from nflows.transforms import PointwiseAffineTransform
+from torch import Tensor
+
+__all__ = ["Standardise"]
+
+
+class Standardise(PointwiseAffineTransform):
+    """`scale x + shift` of each column; the identity until the two are set.
+
+    nflows' own takes rows of other sizes as far as they broadcast, and whole numbers.
+
+    Arguments:
+        features: number of columns.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(torch.zeros(features), torch.ones(features))
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        (features,) = self._shift.shape
+        if inputs.dim() != 2 or inputs.shape[1] != features:
+            raise ValueError(
+                f"inputs of shape {tuple(inputs.shape)}: this model takes [B, {features}]"
+            )
+        if not inputs.is_floating_point():
+            raise ValueError(f"inputs of type {inputs.dtype}: floating point is needed")
+        return super().forward(inputs, context)
