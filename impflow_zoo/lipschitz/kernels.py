@@ -44,7 +44,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, ctx.padding = inputs
+        x, weight, _, ctx.padding = inputs
         ctx.save_for_backward(x, weight)
         ctx.save_for_forward(x, weight)
         ctx.set_materialize_grads(False)
@@ -115,9 +115,9 @@ def _backward(
     grad: Tensor, x: Tensor, weight: Tensor, padding: int, mask: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of images, weight and bias, those that the mask asks for."""
-    out = [weight.shape[0]]
+    out, transposed = [weight.shape[0]], False
     return torch.ops.aten.convolution_backward(
-        grad, x, weight, out, [1, 1], [padding] * 2, [1, 1], False, [0, 0], 1, mask
+        grad, x, weight, out, [1, 1], [padding] * 2, [1, 1], transposed, [0, 0], 1, mask
     )
 
 

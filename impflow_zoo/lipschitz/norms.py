@@ -117,7 +117,8 @@ class LipschitzLinear(LipschitzLayer):
         self.coefficient = float(coefficient)
         self.domain, self.codomain = float(domain), float(codomain)
         linear = nn.Linear(in_features, out_features)
-        self.weight, self.bias = linear.weight, linear.bias
+        self.weight = nn.Parameter(linear.weight.detach())
+        self.bias = nn.Parameter(linear.bias.detach())
         if self.spectral:
             self.register_buffer("u", torch.zeros(out_features))
             self.register_buffer("v", torch.zeros(in_features))
@@ -168,7 +169,8 @@ class LipschitzLinear(LipschitzLayer):
         self, before: Tensor | float = 1.0, after: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """Weight and bias of `after * linear(before * x)`."""
-        weight, bias, factor = self.normalised_weight(), self.bias, before * after
+        weight, factor = self.normalised_weight(), before * after
+        bias: Tensor = self.bias
         if not (isinstance(factor, float) and factor == 1.0):
             weight = weight * factor
         if not (isinstance(after, float) and after == 1.0):
