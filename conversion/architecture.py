@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import reprlib
 from typing import Any
 
 from conversion.errors import ConversionError
@@ -38,6 +39,7 @@ _PLAIN = {
     "logit_transform": (True,),
 }
 _TEXT = ("vnorms", "dims", "nblocks", "kernels", "act", "data", "n_dist", "arch", "block", "task")
+_LARGEST = 10**9
 _EXTRA = {"alpha"}  # a constant of the image script, not one of its settings
 
 
@@ -70,20 +72,23 @@ class Settings:
         Raises:
             ConversionError: if it is missing or none.
         """
-        value = self._values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
-            raise ConversionError(f"setting {name}={value!r}: a number is due, see --set")
+        value: Any = self._values.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not -_LARGEST < value < _LARGEST or kind(value) != value:
+            raise ConversionError(
+                f"setting {name}={reprlib.repr(value)}: a number is due, see --set"
+            )
         return kind(value)
 
     def numbers(self, name: str) -> tuple[int, ...]:
         """A setting that lists numbers, joined by hyphens."""
-        try:
-            return tuple(int(n) for n in str(self._values.get(name)).split("-"))
-        except ValueError:
+        words = str(self._values.get(name)).split("-")
+        if not all(word.isascii() and word.isdigit() and len(word) <= 9 for word in words):
             raise ConversionError(
-                f"setting {name}={self._values.get(name)!r}: numbers joined by '-' are due, "
-                "see --set"
-            ) from None
+                f"setting {name}={reprlib.repr(self._values.get(name))}: numbers joined by '-' "
+                "are due, see --set"
+            )
+        return tuple(int(word) for word in words)
 
     @staticmethod
     def parse(words: list[str]) -> dict[str, Any]:
@@ -108,12 +113,12 @@ def config_of(reference: Reference, settings: Settings) -> Config:
         ConversionError: if a setting cannot be represented; it names all that cannot.
     """
     problems = [
-        f"{name}={settings.get(name)!r}"
+        f"{name}={reprlib.repr(settings.get(name))}"
         for name, possible in _PLAIN.items()
         if name in settings and settings.get(name) not in possible
     ]
-    if settings.get("act") not in ACTIVATIONS:
-        problems.append(f"act={settings.get('act')!r}")
+    if str(settings.get("act")) not in ACTIVATIONS:
+        problems.append(f"act={reprlib.repr(settings.get('act'))}")
     if settings.get("first_resblock", True) is False and settings.get("actnorm"):
         problems.append("first_resblock=False with actnorm=True")
     if problems:
@@ -163,7 +168,7 @@ def _image(reference: Reference, settings: Settings) -> ImageConfig:
         channels=channels // 4 if squeezed else channels,
         image_size=(size, size),
         bits=_bits(settings),
-        alpha=settings.get("alpha", 1e-6 if settings.get("data") == "mnist" else 0.05),
+        alpha=settings.number("alpha") if "alpha" in settings else _alpha(settings),
         blocks=blocks,
         width=settings.number("idim", int),
         kernels=kernels,
@@ -211,6 +216,10 @@ def _halvings(size: int) -> int:
     while size >= 4:
         size, count = size // 2, count + 1
     return count
+
+
+def _alpha(settings: Settings) -> float:
+    return 1e-6 if settings.get("data") == "mnist" else 0.05
 
 
 def _bits(settings: Settings) -> int:

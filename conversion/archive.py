@@ -115,7 +115,10 @@ class _Zip:
             raise ConversionError(f"{name} is of {info.file_size} bytes: refused")
         if size is not None and info.file_size != size:
             raise ConversionError(f"{name} is of {info.file_size} bytes, {size} are due: damaged")
-        return self.archive.read(info)
+        try:
+            return self.archive.read(info)
+        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+            raise ConversionError(f"{name} is damaged: {error}") from None
 
     def read(self, storage: Storage) -> bytes:
         return self.entry(f"data/{storage.key}", storage.size * storage.dtype.itemsize)

@@ -93,6 +93,8 @@ class Reference:
         arguments, tensors = content["args"], content["state_dict"]
         if not isinstance(arguments, Standin) or not isinstance(tensors, dict):
             raise ConversionError("'args' is no Namespace, or 'state_dict' no dictionary")
+        if not all(isinstance(name, str) for name in arguments.state):
+            raise ConversionError("a setting in 'args' has a name that is no text: damaged")
         self._archive = archive
         self.args: dict[str, Any] = arguments.state
         self.tensors = _plain(tensors)
@@ -130,7 +132,9 @@ class Reference:
                     f"{len(shadows)} averaged tensors for {len(names)} parameters: damaged"
                 )
             shadows = dict(zip(names, shadows, strict=True))
-        averages = _plain(shadows or {})
+        if not isinstance(shadows, dict):
+            raise ConversionError("averaged weights are neither listed nor named: damaged")
+        averages = _plain(shadows)
         for key, tensor in averages.items():
             if key not in self.tensors or self.tensors[key].shape != tensor.shape:
                 raise ConversionError(f"averaged {key} has no counterpart of its shape: damaged")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import struct
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from checkpoints import read_fixture, write, write_fixture
 
 from conversion.archive import open_archive
 from conversion.cli import main
+from conversion.convert import convert
 from conversion.errors import ConversionError
+from impflow_zoo.models.config import ModelError
 
 MARKER = "it-ran"
 
@@ -179,10 +182,13 @@ SETTINGS = {
     "other depth": ({"dims": "64-64-64", "vnorms": "22222"}, "correct dims"),
     "more blocks": ({"nblocks": 7}, "correct dims, idim, nblocks"),
     "fewer blocks": ({"nblocks": 5}, "correct nblocks"),
-    "far more blocks": ({"nblocks": 10**9}, "the settings describe"),
+    "far more blocks": ({"nblocks": 10**8}, "the settings describe"),
     "no ActNorm": ({"actnorm": False}, "correct nblocks, actnorm"),
     "other activation": ({"act": "sin"}, "nnet.0.beta has no place: correct act"),
     "other norms": ({"vnorms": "2222"}, "nothing in the checkpoint for"),
+    "number without end": ({"coeff": 1e999}, "setting coeff=inf"),
+    "widths without end": ({"dims": "9" * 400}, "numbers joined by '-' are due"),
+    "list of activations": ({"act": ["swish"]}, "act=['swish']"),
     "no number": ({"nblocks": "many"}, "setting nblocks='many'"),
 }
 
@@ -278,3 +284,39 @@ def test_a_missing_file_and_averages_that_are_not_there(tmp_path, capsys):
         assert caught.value.code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def refusal(path: Path) -> str:
+    """What a conversion says, or nothing; other errors than its own are not caught."""
+    try:
+        convert(path)
+    except (ConversionError, ModelError) as error:
+        return str(error)
+    return ""
+
+
+def test_any_flipped_bytes_end_in_one_line_or_in_a_model(tmp_path):
+    """The older format has no checksums: every byte of its pickles reaches the reader."""
+    whole = write_fixture(tmp_path, "toy_resflow", legacy=True).read_bytes()
+    pickles = len(whole) // 8  # numbers make up the rest
+    path, refused = tmp_path / "flipped.pth", 0
+    for seed in range(60):
+        generator, changed = random.Random(seed), bytearray(whole)
+        for _ in range(generator.choice((1, 2, 5))):
+            changed[generator.randrange(pickles)] = generator.randrange(256)
+        path.write_bytes(changed)
+        if problem := refusal(path):
+            refused += 1
+            assert "\n" not in problem
+    assert refused > 20
+
+
+def test_a_wrong_checksum_is_refused(tmp_path):
+    path = write_fixture(tmp_path, "toy_resflow")
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        name = max(archive.infolist(), key=lambda entry: entry.file_size).filename
+        content[content.find(archive.read(name)) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match="is damaged: Bad CRC"):
+        convert(path)
