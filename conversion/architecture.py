@@ -38,9 +38,12 @@ _PLAIN = {
     "add_noise": (True,),
     "logit_transform": (True,),
 }
-_TEXT = ("vnorms", "dims", "nblocks", "kernels", "act", "data", "n_dist", "arch", "block", "task")
+_TEXT = ("vnorms", "act", "data", "arch", "block", "task")  # never numbers, whatever they look like
+_READ = {
+    *("alpha", "coeff", "learn_p", "dims", "nblocks", "kernels", "imagesize", "nbits", "idim"),
+    *("fc_idim", "fc_end", "preact", "actnorm", "factor_out", "squeeze_first", "first_resblock"),
+}
 _LARGEST = 10**9
-_EXTRA = {"alpha"}  # a constant of the image script, not one of its settings
 
 
 class Settings:
@@ -52,7 +55,7 @@ class Settings:
     """
 
     def __init__(self, args: dict[str, Any], overrides: dict[str, Any]) -> None:
-        unknown = sorted(overrides.keys() - args.keys() - _PLAIN.keys() - set(_TEXT) - _EXTRA)
+        unknown = sorted(overrides.keys() - args.keys() - _PLAIN.keys() - set(_TEXT) - _READ)
         if unknown:
             raise ConversionError(
                 f"unknown setting {unknown[0]!r}: this checkpoint has {', '.join(sorted(args))}"

@@ -10,6 +10,7 @@ import torch
 from checkpoints import write
 from published import ACTIVATIONS, IMAGE, TOY, Published
 
+from conversion.cli import main
 from conversion.convert import convert
 from conversion.convert import write as write_model
 from impflow_zoo import create_model
@@ -74,11 +75,23 @@ def test_images(change, implicit, tmp_path):
     agrees(model, tmp_path, torch.rand(2, 1, size, size, dtype=torch.float64))
 
 
-def test_settings_can_be_overridden(tmp_path):
+def test_settings_can_be_overridden_on_the_command_line(tmp_path):
     model = Published(TOY, implicit=False, shape=(2,))
-    wrong = {**TOY, "coeff": 0.5, "dims": "16", "act": "sin"}
+    wrong = {**TOY, "coeff": 0.5, "dims": "16", "act": "sin", "nblocks": 3, "vnorms": "2222"}
     path = write(tmp_path / "checkpoint.pth", wrong, model.state)
-    right = {"coeff": 0.9, "dims": "8", "act": "swish"}
-    converted = convert(path, overrides=right)
+    words = ("coeff=0.9", "dims=8", "act=swish", "nblocks=2", "vnorms=222")
+    main([str(path), str(tmp_path / "out"), *(w for word in words for w in ("--set", word))])
     x = torch.randn(4, 2, dtype=torch.float64)
-    torch.testing.assert_close(converted.model.double().encode(x), model(x)[0])
+    found = create_model(tmp_path / "out").double().encode(x)
+    torch.testing.assert_close(found, model(x)[0])
+
+
+def test_image_settings_can_be_overridden_on_the_command_line(tmp_path):
+    model = Published(IMAGE, implicit=True, shape=(1, 8, 8))
+    wrong = {**IMAGE, "nblocks": "2-2", "kernels": "3-3", "data": "mnist", "preact": False}
+    path = write(tmp_path / "checkpoint.pth", wrong, model.state)
+    words = ("nblocks=1-1", "kernels=3-1-3", "alpha=0.05", "preact=True")
+    main([str(path), str(tmp_path / "out"), *(w for word in words for w in ("--set", word))])
+    x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    found = create_model(tmp_path / "out").double().encode(x)
+    torch.testing.assert_close(found, model(x)[0])
