@@ -84,7 +84,7 @@ def evaluate(
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="PNG for images and 2-D, CSV for tables.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 16,
+    n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="How many.")] = 16,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -308,11 +308,22 @@ def main() -> None:
     from impflow_zoo.data import DataError
     from impflow_zoo.numerics.logdet import NoContractionError
     from impflow_zoo.numerics.solve import SolverError
+    from impflow_zoo.transforms.base import NotFiniteError
 
+    numerical = (SolverError, NoContractionError, NotFiniteError)
     hub_errors = (HfHubHTTPError, EntryNotFoundError, OSError)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters ends in our line
     try:
         app(prog_name="impflow-zoo")
-    except (ModelError, DataError, SolverError, NoContractionError, *hub_errors) as e:
-        print(f"impflow-zoo: {' '.join(str(e).split())}", file=sys.stderr)
-        sys.exit(2)
+    except (ModelError, DataError, *numerical, *hub_errors) as e:
+        _fail(" ".join(str(e).split()))
+    except (MemoryError, RuntimeError) as e:
+        signs = ("can't allocate memory", "out of memory")  # torch has no type for it on CPUs
+        if not isinstance(e, MemoryError) and not any(sign in str(e) for sign in signs):
+            raise
+        _fail("not enough memory: ask for fewer rows")
+
+
+def _fail(message: str) -> None:
+    print(f"impflow-zoo: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -62,6 +62,19 @@ BAD = {
         lambda: block(2)(X, C.double()),
         r"inputs of type torch.float32, context of type torch.float64: .*to\(torch.float32\)",
     ),
+    "input-list": (lambda: block()([[0.0] * 3]), "inputs of type list: a torch tensor is needed"),
+    "context-array": (
+        lambda: block(2)(X, C.numpy()),
+        "context of type ndarray: a torch tensor is needed",
+    ),
+    "parameters-half": (
+        lambda: block().half()(X.half()),
+        r"parameters of type torch.float16: torch.float32 or torch.float64 is needed.*autocast",
+    ),
+    "solver-by-name": (
+        lambda: ResFlowTransform(mlp(), solver="newton"),
+        r"solver='newton': a Solver is needed, such as Solver\(method='newton'\)",
+    ),
     "input-whole": (lambda: block()(X.long()), "inputs of type torch.int64: floating point"),
     "input-device": (
         lambda: block()(X.to("meta")),
@@ -98,7 +111,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_mistake_is_named_in_one_line(name):
     mistake, message = BAD[name]
-    with pytest.raises((ValueError, RuntimeError), match=message) as caught:
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=message) as caught:
         mistake()
     text = str(caught.value)
     assert "\n" not in text

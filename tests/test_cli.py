@@ -299,6 +299,18 @@ MISTAKES = {
         "draws rows of 3 columns: write them to a .csv file",
     ),
     "conditional samples": (["sample", _conditional, "--out", "{}/x.csv"], "is conditional"),
+    "temperature infinite": (
+        ["sample", "{plane}", "--out", "{}/x.csv", "--temperature", "inf"],
+        "temperature=inf",
+    ),
+    "temperature too high": (
+        ["sample", "{plane}", "--out", "{}/x.csv", "--temperature", "1e39"],
+        "noise hold NaN or infinity",
+    ),
+    "more samples than memory": (
+        ["sample", "{plane}", "--out", "{}/x.csv", "-n", 10**16],
+        "not enough memory",
+    ),
     "certify damage": (["certify", _damaged], "truncated or damaged"),
     "no recipe": (["train", "{}/none.yaml"], "none.yaml cannot be read: No such file"),
     "recipe is a folder": (["train", "{}"], "cannot be read: Is a directory"),
@@ -325,7 +337,7 @@ MISTAKES = {
 def test_a_mistake_ends_in_one_line(arguments, message, run, plane, space, tmp_path):
     places = {"plane": plane, "space": space, "recipe": plane / store.RECIPE}
     filled = [
-        a(tmp_path) if callable(a) else a.replace("{}", str(tmp_path)).format(**places)
+        a(tmp_path) if callable(a) else str(a).replace("{}", str(tmp_path)).format(**places)
         for a in arguments
     ]
     before = sorted(tmp_path.rglob("*"))

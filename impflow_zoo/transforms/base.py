@@ -54,6 +54,10 @@ class ResidualBlock(PlainLoading, Transform):
     def __init__(self, logdet: str | LogDet, solver: Solver | None) -> None:
         super().__init__()
         self.logdet = LogDet.of(logdet)
+        if not isinstance(solver, Solver | None):
+            raise TypeError(
+                f"solver={solver!r}: a Solver is needed, such as Solver(method='newton')"
+            )
         self.solver = solver or Solver()
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -131,6 +135,9 @@ class ResidualBlock(PlainLoading, Transform):
 
     def _check(self, inputs: Tensor, context: Tensor | None) -> Tensor:
         """The inputs, in at least float32; a `ValueError` if they or the context are no good."""
+        for name, x, kind in (("inputs", inputs, Tensor), ("context", context, Tensor | None)):
+            if not isinstance(x, kind):
+                raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
         if not inputs.is_floating_point():
             raise ValueError(
                 f"inputs of type {inputs.dtype}: floating point is needed "
@@ -161,6 +168,11 @@ class ResidualBlock(PlainLoading, Transform):
         if torch.is_autocast_enabled(value.device.type):
             return
         dtypes = {p.dtype for p in parameters}
+        for dtype in dtypes - {torch.float32, torch.float64}:
+            raise ValueError(
+                f"parameters of type {dtype}: torch.float32 or torch.float64 is needed to find "
+                "roots; for narrow arithmetic within the nets use torch.autocast"
+            )
         if dtypes and value.dtype not in dtypes:
             names = ", ".join(sorted(map(str, dtypes)))
             raise ValueError(
