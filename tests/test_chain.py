@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from impflow_zoo import LipschitzMLP
+from impflow_zoo.lipschitz.activations import Sin
 from impflow_zoo.numerics import chain as chain_module
 from impflow_zoo.numerics.chain import Chain
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
@@ -116,6 +117,30 @@ class Doubled(LipschitzMLP):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return 2 * super().forward(x, context)
+
+
+class Cubed(Sin):
+    """An activation of somebody who has changed what it does."""
+
+    def core(self, x: Tensor) -> Tensor:
+        return super().core(x) ** 3 / 3
+
+
+def test_other_code_in_a_part_of_a_net_is_heeded() -> None:
+    x = torch.randn(4, 3)
+    net = LipschitzMLP(3, (8,))
+    net.activations[0] = Cubed()
+    assert chain_of(net, x, None) is None
+    for name, part in (("forward", ""), ("forward", "layers.0"), ("core", "activations.0")):
+        net = LipschitzMLP(3, (8,))
+        module = net.get_submodule(part)
+        setattr(module, name, getattr(module, name))
+        assert chain_of(net, x, None) is None, (name, part)
+    net = LipschitzMLP(3, (8,))
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert chain_of(net, x, None) is None
+    hook.remove()
+    assert chain_of(net, x, None) is not None
 
 
 def test_other_code_in_a_net_is_heeded() -> None:

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, make_activation
 from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
@@ -15,6 +16,8 @@ from impflow_zoo.lipschitz.norms import LipschitzLinear
 from impflow_zoo.numerics.chain import Chain, Chained
 
 __all__ = ["LipschitzMLP"]
+
+_METHODS = frozenset(("forward", "core", "scales"))  # that somebody may have replaced on a module
 
 
 class LipschitzMLP(Chained, nn.Module):
@@ -122,7 +125,8 @@ class LipschitzMLP(Chained, nn.Module):
         complete = len(layers) == len(self.layers) and len(activations) == len(self.activations) + (
             self.first is not None
         )
-        functions = {a.function for a in activations}
+        # A sub-class may have another core: it has to say so itself.
+        functions = {vars(type(a)).get("function") for a in activations}
         function = next(iter(functions), None)
         if not complete or len(functions) != 1 or function is None or _watched(self):
             return None
@@ -166,7 +170,13 @@ class LipschitzMLP(Chained, nn.Module):
 
 def _watched(net: LipschitzMLP) -> bool:
     """Whether anything but the code of this package runs when the net is called."""
-    return type(net).forward is not LipschitzMLP.forward or any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    if type(net).forward is not LipschitzMLP.forward or _has_any_global_hook():
+        return True
+    return any(
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+        or not _METHODS.isdisjoint(vars(m))
         for m in net.modules()
     )
