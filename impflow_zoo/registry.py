@@ -16,6 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.recipe import DataSettings, read_recipe
 
 __all__ = ["Split", "create_model", "list_models", "scored_split", "zoo_folder"]
@@ -166,7 +167,8 @@ def published_result(files: store.Files) -> EvalResult | None:
 def parameter_count(config_file: store.ConfigFile) -> int:
     """Number of trainable numbers of a model."""
     config = config_file.config
-    # Norms that come with the weights need no numbers to start from; such models can be large.
-    with torch.device("meta" if config.stored_norms else "cpu"):
+    # Convolutions, and norms that come with the weights, need no numbers to be counted.
+    countable = isinstance(config, ImageConfig) or config.stored_norms
+    with torch.device("meta" if countable else "cpu"):
         model = MODELS[config_file.model](config)
     return sum(p.numel() for p in model.parameters())

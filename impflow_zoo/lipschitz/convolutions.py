@@ -75,7 +75,11 @@ class LipschitzConv2d(LipschitzLayer):
         self.register_buffer("sigma", torch.zeros(()))
         never = torch.full_like(self.weight.detach(), torch.nan)
         self.register_buffer("settled", never, persistent=False)
-        self.converge()
+        # Convergence waits for the first use: a model to be loaded brings its vectors.
+        self.v.copy_(functional.normalize(self.v, dim=0))
+        if not self.weight.is_meta:
+            with torch.no_grad():
+                self.u.copy_(functional.normalize(self.operator(self.weight, self.v), dim=0))
 
     @property
     def padding(self) -> int:
