@@ -440,3 +440,25 @@ def test_exact_and_jacobian_agree_for_images():
     point = linearize(block.net, x)
     torch.testing.assert_close(point.jacobian(), jacobian(block.net, x))
     torch.testing.assert_close(block(x)[1], dense_logdet(block.encode, x))
+
+
+ROULETTE = LogDet("unbiased", series="roulette", n_terms=2)
+DIVERGING = {
+    **{f"solve {f:g}": (LogDet("unbiased"), f) for f in (2.0, -1.5, 1.2)},
+    **{f"truncated {f:g}": (LogDet("truncated"), f) for f in (2.0, -1.5, 1.2)},
+    "roulette 2": (ROULETTE, 2.0),  # a short series cannot tell a smaller factor
+}
+
+
+@pytest.mark.parametrize(("logdet", "factor"), DIVERGING.values(), ids=DIVERGING)
+def test_a_series_that_diverges_is_refused_in_evaluation_and_nan_in_training(logdet, factor):
+    class Stretch(nn.Module):
+        def forward(self, x):
+            return factor * x
+
+    torch.manual_seed(0)
+    block = ResFlowTransform(Stretch(), logdet=logdet)
+    x = torch.randn(3, 2, dtype=torch.float64)
+    with pytest.raises(NoContractionError, match="diverges in 3 of 3 rows"):
+        block.eval()(x)
+    assert block.train()(x)[1].isnan().all()

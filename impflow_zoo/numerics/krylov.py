@@ -23,6 +23,7 @@ __all__ = ["Krylov", "arnoldi", "solve_linear"]
 
 _MAX_DIM = 60  # vectors kept before a restart: a bound on memory
 _MAX_RESTARTS = 20
+_DIVERGED = 1e3  # growth of a power of the projection that no contraction reaches
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ class Krylov:
         return h * (inside[:, None] & inside[..., None])
 
     def log_form(self, rtol: float) -> Tensor:
-        """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection."""
+        """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection.
+
+        NaN for rows where the series does not converge, as `|A| < 1` guarantees it does.
+        """
         if not self.products:  # nothing but zero vectors, or no rows at all
             return torch.zeros_like(self.size)
         h = self.hessenberg()
@@ -70,9 +74,10 @@ class Krylov:
         for k in range(1, 10_000):
             power = -(h * power[:, None]).sum(-1)
             total = total - power[:, 0] / k
-            if float(power.abs().amax()) <= rtol * k:
+            largest = power.abs().amax(dim=1)
+            if not bool(((largest > rtol * k) & (largest < _DIVERGED)).any()):
                 break
-        return total * self.size**2
+        return torch.where(largest <= rtol * k, total, torch.nan) * self.size**2
 
 
 class _Factors:

@@ -14,7 +14,7 @@ from impflow_zoo.numerics.graph import FirstOrder
 from impflow_zoo.numerics.krylov import arnoldi
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.probes import fresh_probe, mix, seeded_probe
-from impflow_zoo.numerics.rows import dot
+from impflow_zoo.numerics.rows import dot, norm
 
 __all__ = ["LogDet", "NoContractionError", "truncation_bound"]
 
@@ -22,6 +22,11 @@ MODES = ("auto", "exact", "unbiased", "truncated")
 SERIES = ("solve", "roulette")
 _EXACT_TRAINING = 10  # features up to which dense Jacobians pay in training
 _EXACT_EVALUATION = 64  # and in evaluation, where they buy an answer without noise
+
+
+_REMEDY = (
+    "the net is no contraction there. Bound its Lipschitz constant below 1 (LipschitzMLP does)"
+)
 
 
 class NoContractionError(ValueError):
@@ -98,7 +103,8 @@ class LogDet:
             salt: tells the probes of one net from those of another with the same seed.
 
         Raises:
-            NoContractionError: in mode `exact`, where `det(I + J) <= 0`.
+            NoContractionError: in mode `exact`, where `det(I + J) <= 0`; in evaluation, where the
+                series of another mode diverges. In training such a row is NaN.
         """
         mode = self.resolve(point.features, training=training)
         if mode == "exact":
@@ -110,6 +116,12 @@ class LogDet:
             value, figures = self._solve(point, gradient=gradient)
         else:
             value, figures = self._roulette(point, gradient=gradient, kappa=kappa)
+        diverged = value.isnan()
+        if mode != "exact" and not training and bool(diverged.any()):
+            raise NoContractionError(
+                f"the series of log det(I + J) diverges in {int(diverged.sum())} of {len(diverged)} "
+                f"rows: {_REMEDY}"
+            )
         monitor.emit("logdet", mode=mode, **figures)
         return value
 
@@ -129,7 +141,7 @@ class LogDet:
                 total = total + term
                 if k > self.n_terms - 2 and monitor.listening() and len(v):
                     last[k - self.n_terms + 1] += term.detach().abs().mean().cpu() / self.n_probes
-            values.append(total)
+            values.append(_if_bounded(total, power, v))
         stacked = torch.stack(values)
         figures = {}
         if monitor.listening():
@@ -166,6 +178,7 @@ class LogDet:
             weight = (-1) ** k * (1 - stop) ** -max(k - exact - 1, 0)
             total = total - dot(power, v) * (weight / k)
             u = u + power * weight
+        total = _if_bounded(total, power, v)
         if gradient:
             total = _with_gradient(total, point, u, v)
         return total, {"variance": total.detach() * math.nan, "products": n}
@@ -184,10 +197,18 @@ def _exact(point: Linearization, *, gradient: bool) -> Tensor:
     wrong = ~(sign > 0)
     if bool(wrong.any()):
         raise NoContractionError(
-            f"det(I + J) <= 0 in {int(wrong.sum())} of {len(wrong)} rows: the net is no "
-            "contraction there. Bound its Lipschitz constant below 1 (LipschitzMLP does)"
+            f"det(I + J) <= 0 in {int(wrong.sum())} of {len(wrong)} rows: {_REMEDY}"
         )
     return value
+
+
+def _if_bounded(value: Tensor, power: Tensor, v: Tensor) -> Tensor:
+    """The value, NaN in rows where the last power `J^n v` is longer than any contraction's.
+
+    A contraction in the 1-norm or the maximum norm may stretch 2-norms, by `sqrt(d)` at most.
+    """
+    bounded = norm(power.detach()) <= v[0].numel() ** 0.5 * norm(v) if len(v) else value == value
+    return torch.where(bounded, value, torch.nan)
 
 
 def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) -> Tensor:
