@@ -119,8 +119,8 @@ class LogDet:
         diverged = value.isnan()
         if mode != "exact" and not training and bool(diverged.any()):
             raise NoContractionError(
-                f"the series of log det(I + J) diverges in {int(diverged.sum())} of {len(diverged)} "
-                f"rows: {_REMEDY}"
+                f"the series of log det(I + J) diverges in {int(diverged.sum())} of "
+                f"{len(diverged)} rows: {_REMEDY}"
             )
         monitor.emit("logdet", mode=mode, **figures)
         return value
