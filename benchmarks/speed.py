@@ -98,10 +98,10 @@ def sides_of(case: str) -> tuple[str, ...]:
     return SIDES[:2] if case == "image" else SIDES
 
 
-def in_process(*arguments: str) -> Any:
+def in_process(*arguments: str, script: str = __file__) -> Any:
     """What a process of its own with these arguments answers."""
     answer = subprocess.run(
-        [sys.executable, __file__, *arguments],
+        [sys.executable, script, *arguments],
         env={**os.environ, **ENVIRONMENT},
         stdout=subprocess.PIPE,
         check=True,

@@ -1,0 +1,230 @@
+"""Cost, error and variance of every way to a log-determinant, and of every solver.
+
+    python benchmarks/logdet_choices.py [--out docs/pictures/logdet-choices.png] [--json FILE]
+
+One net at a time, three hidden layers of 128, orthogonal weights at the Lipschitz bound 0.9; the
+reference is the dense Jacobian in float64. Costs are CPU times in passes, plain evaluations of the
+net.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impflow_zoo import LipschitzMLP, LogDet, Solver
+from impflow_zoo.lipschitz.norms import LipschitzLayer, held_weights
+from impflow_zoo.numerics.implicit import ResidualMap
+from impflow_zoo.numerics.linearize import chain_of
+
+DIMENSIONS = (2, 6, 43, 63)
+LIPSCHITZ = 0.9
+CHOICES = {
+    "exact": LogDet("exact"),
+    "unbiased, solve": LogDet("unbiased"),
+    "unbiased, roulette": LogDet("unbiased", series="roulette"),
+    "truncated 8 x 1": LogDet("truncated", n_terms=8, n_probes=1),
+    "truncated 20 x 4": LogDet("truncated"),
+}
+METHODS = ("auto", "fixed_point", "anderson", "broyden", "newton")
+DRAWS = 20
+
+
+def make_net(features: int) -> LipschitzMLP:
+    """A net whose layers are at their bound in every direction: as hard as its constant allows."""
+    torch.manual_seed(features)
+    net = LipschitzMLP(features, (128, 128, 128), "sin", LIPSCHITZ)
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, LipschitzLayer):
+                layer.weight.copy_(2 * torch.nn.init.orthogonal_(layer.weight))
+    return net.eval()
+
+
+def passes(run: Callable[[], Any], one: Callable[[], Any], repeats: int = 5) -> float:
+    """Median CPU time of a call, in that of a plain evaluation measured in between."""
+    ratios = []
+    run()
+    for _ in range(repeats):
+        start = time.process_time()
+        for _ in range(5):
+            one()
+        middle = time.process_time()
+        run()
+        ratios.append((time.process_time() - middle) / (middle - start) * 5)
+    return statistics.median(ratios)
+
+
+def measure_logdet(net: LipschitzMLP, choice: LogDet, x: Tensor) -> dict[str, float]:
+    """Bias and spread of the value over draws, cost in evaluation and with its gradient."""
+    plain = plain_net(net, x)
+    reference = reference_logdet(net, x)
+    parameters = list(net.parameters())
+
+    def value(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        settings = choice.seeded(seed)
+        return ResidualMap(net, logdet=settings, kappa=LIPSCHITZ).value_and_logdet(x)[1]
+
+    with held_weights(net), torch.no_grad():
+        draws = torch.stack([value(seed) for seed in range(DRAWS)]).double()
+        errors = draws - reference
+        figures = {
+            "rms_error": errors.square().mean().sqrt().item(),
+            "std": draws.std(dim=0).square().mean().sqrt().item(),
+            "mean_error": errors.mean().abs().item(),
+            "value_passes": passes(lambda: value(0), plain),
+        }
+    with held_weights(net):
+        figures["gradient_passes"] = passes(retaining(value, parameters), plain)
+    return figures
+
+
+def retaining(value: Callable[[int], Tensor], parameters: list[Tensor]) -> Callable[[], Any]:
+    """Value and gradient, with the graph of the held weights kept."""
+    return lambda: torch.autograd.grad(
+        value(0).sum(), parameters, retain_graph=True, allow_unused=True
+    )
+
+
+def plain_net(net: LipschitzMLP, x: Tensor) -> Callable[[], Tensor]:
+    """The unit of cost."""
+    with torch.no_grad():
+        layers: list[torch.nn.Module] = []
+        for layer, activation in zip(net.layers, [*net.activations, None], strict=True):
+            linear = torch.nn.Linear(*reversed(layer.weight.shape))
+            linear.weight.copy_(layer.normalised_weight())
+            linear.bias.copy_(layer.bias)
+            layers += [linear] if activation is None else [linear, activation]
+    sequential = torch.nn.Sequential(*layers)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return sequential(x)
+
+    return run
+
+
+def reference_logdet(net: LipschitzMLP, x: Tensor) -> Tensor:
+    double = make_net(net.features).double()
+    double.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        return ResidualMap(double, logdet=LogDet("exact")).value_and_logdet(x.double())[1]
+
+
+def measure_solver(net: LipschitzMLP, method: str, y: Tensor, *, training: bool) -> dict[str, Any]:
+    """Steps, cost and largest error bound of the roots by a method."""
+    with held_weights(net), torch.no_grad():
+        chain = chain_of(net, y, None)
+        assert chain is not None
+
+        def solve() -> Any:
+            solver = Solver(method=method)
+            return solver.solve(chain, y, kappa=LIPSCHITZ, training=training, throw=False)
+
+        solution = solve()
+        return {
+            "steps": solution.steps.float().mean().item(),
+            "unsolved": int((~solution.converged).sum()),
+            "error_bound": solution.error_bound.amax().item(),
+            "passes": passes(solve, plain_net(net, y)),
+        }
+
+
+def draw_picture(figures: dict[str, Any], out: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for name in CHOICES:
+        rows = [figures["logdet"][str(d)][name] for d in DIMENSIONS]
+        left.plot(
+            [row["value_passes"] for row in rows],
+            [max(row["rms_error"], 1e-8) for row in rows],
+            marker="o",
+            label=name,
+        )
+        for d, row in zip(DIMENSIONS, rows, strict=True):
+            left.annotate(
+                str(d),
+                (row["value_passes"], max(row["rms_error"], 1e-8)),
+                textcoords="offset points",
+                xytext=(4, 4),
+                fontsize=8,
+            )
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="cost of a value (passes)",
+        ylabel="error of one row (nats, root mean square)",
+        title="Log-determinant, d beside the points",
+    )
+    left.set_xticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
+    left.minorticks_off()
+    left.legend(fontsize=8, loc="center left")
+    for method in METHODS:
+        rows = [figures["solver"][str(d)][method] for d in DIMENSIONS]
+        right.plot(range(len(rows)), [row["passes"] for row in rows], marker="o", label=method)
+    right.set_xticks(range(len(DIMENSIONS)), [str(d) for d in DIMENSIONS])
+    right.set(
+        yscale="log",
+        xlabel="features d",
+        ylabel="cost of a root (passes)",
+        title="Root in evaluation, float32",
+    )
+    right.legend(fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures/logdet-choices.png"))
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--rows", type=int, default=500)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # powers of contractions end there, and crawl
+    figures: dict[str, Any] = {"logdet": {}, "solver": {}}
+    print("| d | log-det | value | with gradient | error | spread | mean error |")
+    print("|---|---|---|---|---|---|---|")
+    for d in DIMENSIONS:
+        net, x = make_net(d), torch.randn(options.rows, d)
+        figures["logdet"][str(d)] = rows = {}
+        for name, choice in CHOICES.items():
+            rows[name] = row = measure_logdet(net, choice, x)
+            print(
+                f"| {d} | {name} | {row['value_passes']:.1f} | {row['gradient_passes']:.1f} | "
+                f"{row['rms_error']:.1e} | {row['std']:.1e} | {row['mean_error']:.1e} |",
+                flush=True,
+            )
+    print("\n| d | solver | evaluations | passes | in training | largest error bound | unsolved |")
+    print("|---|---|---|---|---|---|---|")
+    for d in DIMENSIONS:
+        net, y = make_net(d), torch.randn(options.rows, d)
+        figures["solver"][str(d)] = rows = {}
+        for method in METHODS:
+            rows[method] = row = measure_solver(net, method, y, training=False)
+            loose = measure_solver(net, method, y, training=True)
+            print(
+                f"| {d} | {method} | {row['steps']:.1f} | {row['passes']:.1f} | "
+                f"{loose['passes']:.1f} | {row['error_bound']:.1e} | {row['unsolved']} |",
+                flush=True,
+            )
+    draw_picture(figures, options.out)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
