@@ -19,6 +19,7 @@ __all__ = ["CURVE", "PICTURE", "TRAINING", "TrainingFacts", "pending_card", "tra
 
 TRAINING = "training.json"
 PICTURE, CURVE = "density.png", "curve.png"
+IMAGE_PIPELINE = "unconditional-image-generation"
 _METRICS = {
     "log_likelihood": "Mean log-likelihood in nats per row, in the data's own units",
     "bits": "Mean `-log2 p` per row",
@@ -75,7 +76,7 @@ def trained_card(
     metadata = ModelCardData(
         license="mit",
         library_name="impflow_zoo",
-        pipeline_tag="unconditional-image-generation" if image else None,
+        pipeline_tag=IMAGE_PIPELINE if image else None,
         tags=["normalizing-flow", "density-estimation", type(model).__name__.lower()],
         datasets=[words.dataset_id] if words.dataset_id else None,
         metrics=[result.metric],

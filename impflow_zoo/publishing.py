@@ -18,11 +18,11 @@ from huggingface_hub import (
 )
 
 from impflow_zoo import registry
-from impflow_zoo.cards import CURVE, PICTURE, TRAINING
+from impflow_zoo.cards import CURVE, IMAGE_PIPELINE, PICTURE, TRAINING
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.hub import check_repository, one_line_errors
+from impflow_zoo.models.hub import check_repository, one_line_errors, transfer_errors
 from impflow_zoo.recipe import CardSettings, read_recipe
 
 __all__ = ["Parcel", "Sent", "inspect", "parcels", "publish", "table"]
@@ -131,12 +131,15 @@ def _check_weights(folder: Path) -> list[str]:
 
 
 def _check_words(folder: Path) -> list[str]:
-    words = read_recipe(folder / store.RECIPE).card
+    recipe = read_recipe(folder / store.RECIPE)
     try:
         card = ModelCard.load(folder / store.CARD)
     except Exception as error:  # whatever YAML and its readers come up with
         return [f"the card's metadata cannot be read: {' '.join(str(error).split())[:200]}"]
-    return [*_metadata_problems(card, folder.name), *_text_problems(card, folder, words)]
+    problems = _metadata_problems(card, folder.name)
+    if len(recipe.config.shape) == 3 and card.data.get("pipeline_tag") != IMAGE_PIPELINE:
+        problems.append(f"the card's pipeline_tag is not {IMAGE_PIPELINE}")
+    return [*problems, *_text_problems(card, folder, recipe.card)]
 
 
 def _metadata_problems(card: ModelCard, name: str) -> list[str]:
@@ -165,7 +168,10 @@ def _text_problems(card: ModelCard, folder: Path, words: CardSettings) -> list[s
         problems.append(f"{store.RECIPE} names no licence of the data (card: data_license)")
     elif words.data_license not in card.text:
         problems.append(f"the card does not name the licence of the data, {words.data_license!r}")
-    for picture in _PICTURES.findall(card.text):
+    shown = _PICTURES.findall(card.text)
+    if PICTURE not in shown:
+        problems.append(f"the card does not show {PICTURE}")
+    for picture in shown:
         if picture not in FILES or not (folder / picture).is_file():
             problems.append(f"the card shows {picture}, which is not among the files")
     return problems
@@ -219,7 +225,7 @@ def publish(
                 raise ModelError(f"{repo_id} exists and is public: --private does not hide it")
     sent = []
     for repo_id, parcel in going:
-        with one_line_errors(repo_id):
+        with transfer_errors(repo_id):
             sent.append(_send(api, repo_id, parcel, create_pr))
         report(sent[-1])
     return sent

@@ -11,9 +11,12 @@ import pytest
 import torch
 from client import Client, Failure, client, command
 from hub import TOKEN, Fault, Hub
+from huggingface_hub.errors import LocalEntryNotFoundError
 from small import make, rows
 
 from impflow_zoo import ResFlow
+from impflow_zoo.models import hub as files_of_the_hub
+from impflow_zoo.models import store
 
 REPO = "zoo/small"
 
@@ -207,6 +210,8 @@ def test_bodies_cut_short_and_changed(hub, online, models, tmp_path):
     get = ("GET", "model.safetensors")
     hub.faults[get] = Fault(cut=half, times=1)  # the client goes on where the body broke off
     assert online(load, str(tmp_path / "b")) == value
+    hub.faults[get] = Fault(cut=0)
+    fails(online(load, str(tmp_path / "e")), "OSError", "model.safetensors", "broke off")
     hub.faults[get] = Fault(body=lambda content: content[:half])
     fails(online(load, str(tmp_path / "c")), "OSError", "model.safetensors", "broke off")
     hub.faults[get] = Fault(body=lambda content: content[:-8] + bytes(8))
@@ -221,6 +226,31 @@ def test_pickle_only_is_refused(hub, online, models, tmp_path):
         hub.add("zoo/pickle", {**files, "pytorch_model.bin": b"\x80\x02."})
         fails(online(load, str(tmp_path / str(i)), "zoo/pickle"), "WeightsError", "pickle")
     assert not any(m == "GET" and p.endswith(".bin") for m, p in hub.requests)
+
+
+class XetObjectNotFoundError(FileNotFoundError):
+    """As the storage client has it."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, XetObjectNotFoundError])
+def test_a_storage_client_that_fails(tmp_path, monkeypatch, error):
+    def download(*_: object, **__: object) -> str:
+        raise error(f"Task error: CAS Client Error:\nrequest with {TOKEN}")
+
+    monkeypatch.setattr(files_of_the_hub, "hf_hub_download", download)
+    files = files_of_the_hub.HubFiles(REPO, cache_dir=tmp_path, local_files_only=True)
+    with pytest.raises(LocalEntryNotFoundError, match=r"config.json.: the transfer failed"):
+        store.optional_path(files, store.CONFIG)
+
+
+def test_what_is_cached_is_refused_without_a_request(hub, online, models, tmp_path):
+    files = {"config.json": models[0]["config.json"], "pytorch_model.bin": b"\x80\x02."}
+    hub.add("zoo/pickle", files)
+    online(load, str(tmp_path), "zoo/pickle")
+    hub.requests.clear()
+    result = online(load, str(tmp_path), "zoo/pickle", local_files_only=True)
+    fails(result, "WeightsError", "has no model.safetensors")
+    assert hub.requests == []
 
 
 def test_not_a_model_of_ours(hub, online, models, tmp_path):
@@ -268,6 +298,34 @@ def test_tokens_never_show(hub, online, models, tmp_path, token):
     assert isinstance(result, Failure)
     assert "hf_" not in result.text
     assert "hf_" not in online(_pickled, str(tmp_path), token)
+
+
+def test_tokens_are_not_logged(hub, online, models, tmp_path):
+    hub.add("zoo/private", models[0], private=True)
+    logged = online(_logged, str(tmp_path), "zoo/private", TOKEN)
+    assert "model.safetensors" in logged
+    assert TOKEN not in logged
+
+
+def _logged(cache: str, model: str, token: str) -> str:
+    """Everything that any library logs while it loads."""
+    import io
+    import logging
+
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    levels = [(logger, logger.level) for logger in (logging.root, *loggers)]
+    for logger, _ in levels:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        load(cache, model, token=token)
+    finally:
+        for logger, level in levels:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+    return stream.getvalue()
 
 
 def _pickled(cache: str, token: str) -> str:

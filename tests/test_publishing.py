@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import staged
 import torch
+import yaml
 from client import Client, Output, client, command
 from hub import TOKEN, Hub
 from small import make
 
 from impflow_zoo import create_model, publishing, registry
 from impflow_zoo.models import store
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.config import ImageConfig, ModelError, to_json
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,12 @@ def _link(folder: Path) -> None:
     (folder / store.RECIPE).symlink_to(folder.parent / "elsewhere")
 
 
+def _images(folder: Path) -> None:
+    recipe = yaml.safe_load((folder / store.RECIPE).read_text())
+    recipe["config"] = json.loads(json.dumps(to_json(ImageConfig())))
+    (folder / store.RECIPE).write_text(yaml.safe_dump(recipe))
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
@@ -106,6 +113,8 @@ def _link(folder: Path) -> None:
         (_edit("README.md", "license: mit", "license: [mit"), "metadata cannot be read"),
         (_edit("README.md", "## Intended use", "## Use"), "Intended use and limits"),
         (_edit("README.md", "```python", "```"), "no python block"),
+        (_edit("README.md", "](density.png)", "](curve.png)"), "does not show density.png"),
+        (_images, "pipeline_tag is not unconditional-image-generation"),
         (_edit("README.md", "](curve.png)", "](../../secret.png)"), "shows ../../secret.png"),
         (_edit("training.json", '"one CPU', f'"{TOKEN} CPU'), "access token"),
     ],
@@ -243,6 +252,22 @@ def test_a_refused_token_does_not_show(hub, publisher, folder):
 def _with_token(folder: str, token: str) -> Output:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", token)
+        return command("publish", folder, "--namespace", "org")
+
+
+def test_an_upload_that_fails_ends_in_one_line(hub, publisher, folder):
+    output: Output = publisher(_with_broken_storage, str(folder))
+    assert (output.code, output.err.count("\n")) == (2, 1)
+    assert "org/tiny: the transfer failed" in output.err
+    assert hub.repositories["model", "org/tiny"].commits == []
+
+
+def _with_broken_storage(folder: str) -> Output:
+    def create_commit(*_: object, **__: object) -> None:
+        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishing.HfApi, "create_commit", create_commit)
         return command("publish", folder, "--namespace", "org")
 
 

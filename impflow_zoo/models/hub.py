@@ -31,7 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from impflow_zoo.models.config import ModelError
 
-__all__ = ["HubFiles", "check_repository", "one_line_errors"]
+__all__ = ["HubFiles", "check_repository", "one_line_errors", "transfer_errors"]
 
 _FIRST = "config.json"
 _PROBE = "model.safetensors"  # asked for first: it tells in one short try, without the client's
@@ -103,6 +103,8 @@ class HubFiles:
 
     def has(self, filename: str) -> bool:
         """Whether the repository has the file; it is not downloaded."""
+        if self._local_only:
+            return isinstance(self._cached(filename), str)
         url = hf_hub_url(self.repo_id, filename, revision=self._commit or self.revision)
         try:
             with one_line_errors(self.name, filename):
@@ -149,7 +151,7 @@ class HubFiles:
         )
 
     def _download(self, filename: str, revision: str | None) -> Path:
-        with one_line_errors(self.name, filename):
+        with transfer_errors(self.name, filename):
             path = hf_hub_download(
                 self.repo_id,
                 filename,
@@ -214,6 +216,27 @@ def one_line_errors(name: str, filename: str | None = None) -> Iterator[None]:
         raise OSError(f"{name}{file}: the download broke off or is damaged: try again") from None
 
 
+@contextmanager
+def transfer_errors(name: str, filename: str | None = None) -> Iterator[None]:
+    """`one_line_errors` around what moves content.
+
+    The client of the Hub's storage, Xet, ends in a plain `RuntimeError` where it cannot reach it,
+    and in a `FileNotFoundError` that must not be taken for a model without the file.
+
+    Arguments:
+        name, filename: as in `one_line_errors`.
+    """
+    try:
+        with one_line_errors(name, filename):
+            yield
+    except (RuntimeError, OSError) as error:
+        if not isinstance(error, RuntimeError) and not type(error).__name__.startswith("Xet"):
+            raise
+        file = "" if filename is None else f" ({filename})"
+        said = f"{name}{file}: the transfer failed: check the network and try again"
+        raise LocalEntryNotFoundError(said) from None
+
+
 def _reason(name: str, file: str, error: BaseException | None) -> str:
     match error:
         case GatedRepoError():
@@ -236,6 +259,8 @@ def _reason(name: str, file: str, error: BaseException | None) -> str:
             return f"{name}: the token holds characters that no token has: {_LOGIN}"
     if "Timeout" in type(error).__name__:
         return f"{name}{file}: the Hub did not answer in time: try again later"
+    if "RemoteProtocol" in type(error).__name__:
+        return f"{name}{file}: the connection broke off: try again"
     if "LocalProtocol" in type(error).__name__:
         return f"{name}: the request cannot be sent, is the token a token? {_LOGIN}"
     return f"{name}{file}: no connection to the Hub: check the network and HF_ENDPOINT"
