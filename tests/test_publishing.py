@@ -15,11 +15,15 @@ import torch
 import yaml
 from client import Client, Output, client, command
 from hub import TOKEN, Hub
+from huggingface_hub import ModelCard
 from small import make
 
-from impflow_zoo import create_model, publishing, registry
+from impflow_zoo import ResFlow, create_model, publishing, registry
+from impflow_zoo.cards import TrainingFacts, trained_card
+from impflow_zoo.evaluation import Result
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ImageConfig, ModelError, to_json
+from impflow_zoo.recipe import CardSettings, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -282,8 +286,6 @@ def test_push_to_hub(hub, publisher, tmp_path):
 def _push_and_load(cache: str) -> tuple[list[float], str]:
     from huggingface_hub import hf_hub_download
 
-    from impflow_zoo import ResFlow
-
     torch.manual_seed(0)
     x = torch.zeros(1, 2)
     model = make(ResFlow)
@@ -305,4 +307,36 @@ def run_snippet(card: str) -> None:
 )
 def test_snippets_of_the_zoo_run_as_printed(name, capsys):
     run_snippet((registry.zoo_folder() / name / store.CARD).read_text())
+    assert "tensor(" in capsys.readouterr().out
+
+
+def test_the_whole_zoo_is_fit():
+    """What a maintainer sends with one command; if it fails, the folder has to be staged again."""
+    found = publishing.parcels()
+    publishing.check(found, "org")
+    assert [p.name for p in found if not p.trained] == registry.list_models(pretrained=False)
+
+
+def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
+    """Its metadata are what the Hub asks for, and its snippet runs as printed."""
+    torch.manual_seed(0)
+    config = ImageConfig(channels=1, image_size=(4, 4), blocks=(1,), width=2)
+    ResFlow(config).eval().save_pretrained(tmp_path / "pictures")
+    model = create_model(tmp_path / "pictures")
+    words = CardSettings(data_name="digits", data_license="CC0", dataset_id="someone/digits")
+    recipe = Recipe("ResFlow", config, card=words)
+    scored = {"metric": "bits_per_dim", "value": 8.0, "stderr": 0.1, "estimator_stderr": 1e-3}
+    where = {"n": 9, "dataset": "someone/digits", "split": "test", "revision": None, "seed": 0}
+    how = {"logdet": "exact", "truncation_bound": 0.0, "truncation_tail": 0.0}
+    cost = {"solver_steps": 1.0, "round_trip": 1e-6, "seconds": 1.0}
+    facts = TrainingFacts(**staged.FACTS)
+    text = trained_card("pictures", model, recipe, Result(**scored, **where, **how, **cost), facts)
+    data = ModelCard(text).data
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert data.datasets == ["someone/digits"]
+    assert data.metrics == ["bits_per_dim"]
+    assert data.eval_results[0].dataset_type == "someone/digits"
+    assert data.eval_results[0].metric_value == 8.0
+    monkeypatch.chdir(tmp_path)
+    run_snippet(text)
     assert "tensor(" in capsys.readouterr().out
