@@ -25,6 +25,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+_MOST_DIMENSIONS = 64  # as in torch; the product of many more takes for ever
 # Classes of the public code, and of torch: objects of them are kept as their saved state.
 _CLASSES = ("lib.", "resflows.", "torch.nn.", "torch.optim.")
 
@@ -48,6 +49,8 @@ class StoredTensor:
     stride: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if len(self.shape) > _MOST_DIMENSIONS:
+            raise ConversionError(f"a tensor has {len(self.shape)} dimensions: refused")
         numbers = (self.offset, *self.shape, *self.stride)
         if len(self.shape) != len(self.stride) or any(type(n) is not int for n in numbers):
             raise ConversionError("a tensor's shape is damaged: refused")

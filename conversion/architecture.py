@@ -83,9 +83,14 @@ class Settings:
             )
         return kind(value)
 
+    def text(self, name: str) -> str:
+        """A setting as text: that of nested values is cut, as it may be of any length."""
+        value = self._values.get(name)
+        return value if isinstance(value, str) else reprlib.repr(value)
+
     def numbers(self, name: str) -> tuple[int, ...]:
         """A setting that lists numbers, joined by hyphens."""
-        words = str(self._values.get(name)).split("-")
+        words = self.text(name).split("-")
         if not all(word.isascii() and word.isdigit() and len(word) <= 9 for word in words):
             raise ConversionError(
                 f"setting {name}={reprlib.repr(self._values.get(name))}: numbers joined by '-' "
@@ -120,7 +125,7 @@ def config_of(reference: Reference, settings: Settings) -> Config:
         for name, possible in _PLAIN.items()
         if name in settings and settings.get(name) not in possible
     ]
-    if str(settings.get("act")) not in ACTIVATIONS:
+    if settings.text("act") not in ACTIVATIONS:
         problems.append(f"act={reprlib.repr(settings.get('act'))}")
     if settings.get("first_resblock", True) is False and settings.get("actnorm"):
         problems.append("first_resblock=False with actnorm=True")
@@ -144,7 +149,7 @@ def _vector(reference: Reference, settings: Settings) -> TabularConfig:
         features=reference.shape(first.layers[0].keys["weight"])[-1],
         blocks=settings.number("nblocks", int),
         hidden_features=hidden,
-        activation=ACTIVATIONS[settings.get("act")],
+        activation=ACTIVATIONS[settings.text("act")],
         lipschitz=_whole(settings, len(hidden) + 1),
         actnorm=bool(settings.get("actnorm", False)),
         actnorm_ends=bool(settings.get("actnorm", False)),
@@ -175,7 +180,7 @@ def _image(reference: Reference, settings: Settings) -> ImageConfig:
         blocks=blocks,
         width=settings.number("idim", int),
         kernels=kernels,
-        activation=ACTIVATIONS[settings.get("act")],
+        activation=ACTIVATIONS[settings.text("act")],
         preactivation=preactivation,
         first_preactivation=preactivation and first.layers[0].index > 0,
         lipschitz=_whole(settings, len(kernels)),
@@ -202,7 +207,7 @@ def _whole(settings: Settings, layers: int) -> float:
 
 def _norm(settings: Settings, layers: int) -> str:
     """The word for the norms between layers; `2` where all of them are."""
-    orders = str(settings.get("vnorms"))
+    orders = settings.text("vnorms")
     if len(orders) != layers + 1 or not set(orders) <= set("12f"):
         raise ConversionError(
             f"settings that are not represented here: vnorms={orders!r} for {layers} layers, "

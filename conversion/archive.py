@@ -162,6 +162,8 @@ class _Row:
         self.at: dict[str, int] = {}
         end = os.fstat(file.fileno()).st_size
         for key in keys:
+            if not isinstance(key, str):  # others may not have a hash, or one that takes for ever
+                raise ConversionError("a storage's key is no text: damaged")
             storage, size = used.get(key), file.read(8)
             if storage is None or len(size) != 8 or struct.unpack("<q", size)[0] != storage.size:
                 raise ConversionError(f"storage {key!r} is missing or of another size: damaged")

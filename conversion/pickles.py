@@ -19,6 +19,7 @@ from conversion.errors import ConversionError
 __all__ = ["Name", "Standin", "read_pickle"]
 
 _MOST_INSTRUCTIONS = 10_000_000
+_MOST_ITEMS = 10_000_000  # that calls are given: one list may be given again and again
 _LONGEST_VALUE = 1 << 26  # bytes
 _MARK = object()
 
@@ -36,6 +37,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _KEYS = (str, int, float, type(None))
+_COPIED = (tuple, list, dict, str, bytes)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class _Machine:
         self.find, self.persistent = find, persistent
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}  # a dict, so that a large index costs nothing
+        self.items = 0
 
     def pop(self) -> Any:
         top = self.stack.pop()
@@ -198,6 +201,9 @@ class _Machine:
         arguments, called = self.pop(), self.pop()
         if not isinstance(called, Name) or not isinstance(arguments, tuple):
             raise ConversionError("the pickle calls what is no name: refused")
+        self.items += sum(len(given) for given in arguments if isinstance(given, _COPIED))
+        if self.items > _MOST_ITEMS:
+            raise ConversionError(f"the pickle calls with more than {_MOST_ITEMS} items: refused")
         self.stack.append(called.make(*arguments))
 
     _on_newobj = _on_reduce

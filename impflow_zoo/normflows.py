@@ -109,24 +109,22 @@ def from_transform(
     """A normflows model with a standard normal base from an nflows transform.
 
     Arguments:
-        transform: data -> noise. Composites are taken apart, one layer for each part.
+        transform: data -> noise. A composite is taken apart, one layer for each of its parts;
+            composites within stay whole, so that log-determinants are added in the same order
+            and densities agree to the last digit.
         shape: shape of a row of noise.
         conditional: make a `ConditionalNormalizingFlow`, which hands contexts to every layer.
 
     Returns:
         A model that shares its parameters with the transform.
     """
-    layers = [TransformLayer(part) for part in reversed(_parts(transform))]
+    composite = isinstance(transform, CompositeTransform)
+    parts = list(transform._transforms) if composite else [transform]
+    layers = [TransformLayer(part) for part in reversed(parts)]
     base = nf.distributions.DiagGaussian(shape, trainable=False)
     like = next(transform.parameters())
     model = nf.ConditionalNormalizingFlow if conditional else nf.NormalizingFlow
     return model(base, layers).to(like.device, like.dtype).train(transform.training)
-
-
-def _parts(transform: Transform) -> list[Transform]:
-    if isinstance(transform, CompositeTransform):
-        return [part for step in transform._transforms for part in _parts(step)]
-    return [transform]
 
 
 def from_residual(
@@ -148,9 +146,14 @@ def from_residual(
         A layer with parameters of its own.
 
     Raises:
+        TypeError: if it is another layer.
         ValueError: if the norms of the net's layers do not keep it a contraction, which happens
             after training without `update_lipschitz`.
     """
+    if not isinstance(residual, nf.flows.Residual):
+        raise TypeError(
+            f"a layer of type {type(residual).__name__}: a normflows.flows.Residual is needed"
+        )
     net: nn.Module = residual.iresblock.nnet
     layer = ResFlowLayer(adopt(net), logdet, solver, reverse=residual.reverse)
     return layer.train(residual.training)

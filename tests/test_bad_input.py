@@ -101,6 +101,16 @@ BAD = {
         lambda: ImpFlowLayer(mlp(), mlp()).load_state_dict(ResFlowLayer(mlp()).state_dict()),
         r"ImpFlowLayer: tensors \d+ missing \(first: transform\.net_x\.",
     ),
+    "weights-of-another-model": (
+        lambda: ImpFlow(TabularConfig(3, blocks=1)).load_state_dict(
+            ImpFlow(TabularConfig(3, blocks=2)).state_dict()
+        ),
+        r"ImpFlow: tensors \d+ unexpected \(first: .*weights of another architecture",
+    ),
+    "residual-of-another-kind": (
+        lambda: from_residual(nf.flows.ActNorm(3)),
+        "a layer of type ActNorm: a normflows.flows.Residual is needed",
+    ),
     "residual-above-1": (
         lambda: from_residual(steep()),
         "needs less than 1: run normflows.utils.update_lipschitz",

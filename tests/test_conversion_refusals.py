@@ -56,10 +56,19 @@ def plain(path: Path, data: bytes) -> Path:
     return path
 
 
-def nested_tuples(depth: int = 60) -> bytes:
-    """A dictionary whose one key takes 2^depth steps to hash."""
+def nested_tuples(depth: int = 60, *, listed: bool = False) -> bytes:
+    """A dictionary whose one key, or a list whose one member, takes 2^depth steps to hash."""
     twice = b"h\x00h\x00\x86q\x00"
-    return b"\x80\x02K\x01\x85q\x00" + depth * twice + b"}h\x00K\x01s."
+    end = b"]h\x00a." if listed else b"}h\x00K\x01s."
+    return b"\x80\x02K\x01\x85q\x00" + depth * twice + end
+
+
+def nested(depth: int = 60) -> Any:
+    """A value of `depth` tuples, whose text would be 2^depth long."""
+    value: Any = ("swish",)
+    for _ in range(depth):
+        value = (value, value)
+    return value
 
 
 def tensor(size: int, shape: bytes, numel: bytes = b"K\x01") -> bytes:
@@ -69,6 +78,19 @@ def tensor(size: int, shape: bytes, numel: bytes = b"K\x01") -> bytes:
         b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + numel + b"tQK\x00" + shape + b"K\x00\x85"
         b"\x89ccollections\nOrderedDict\n)RtR."
     )
+
+
+def copied_lists() -> bytes:
+    """A list of a million, of which a thousand copies are asked for."""
+    copy = b"h\x01h\x00\x85R"
+    million = b"]q\x00(" + b"N" * 1_000_000 + b"e"
+    return b"\x80\x02(" + million + b"cbuiltins\nset\nq\x01" + copy * 1000 + b"t."
+
+
+def legacy(*pickles: Any, keys: bytes) -> bytes:
+    """The older format: magic number, protocol, system, objects, storage keys."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, *pickles)
+    return b"".join(pickle.dumps(p, protocol=2) for p in head) + keys
 
 
 HUGE = struct.pack("<Q", 2**50)
@@ -131,6 +153,22 @@ FILES = {
         "'args' is no Namespace",
     ),
     "hash that takes for ever": (lambda p: zipped(p, nested_tuples()), "a key of type tuple"),
+    "list copied again and again": (
+        lambda p: zipped(p, copied_lists()),
+        "calls with more than 10000000 items",
+    ),
+    "dimensions without end": (
+        lambda p: zipped(p, tensor(1, b"(" + b"J\xff\xff\xff\x7f" * 100_000 + b"t")),
+        "has 100000 dimensions",
+    ),
+    "storage key without a hash": (
+        lambda p: plain(p, legacy({}, keys=pickle.dumps([[]], protocol=2))),
+        "a storage's key is no text",
+    ),
+    "storage key that takes for ever": (
+        lambda p: plain(p, legacy({}, keys=nested_tuples(listed=True))),
+        "a storage's key is no text",
+    ),
     "zip bomb": (lambda p: compressed(p, b"\x80\x02" + b"N0" * 5_000_000 + b"N."), "is compressed"),
     "cut pickle": (lambda p: zipped(p, b"\x80\x02}"), "damaged"),
     "noise": (lambda p: plain(p, b"\x80" + bytes(range(256))), "the pickle"),
@@ -188,6 +226,9 @@ SETTINGS = {
     "other norms": ({"vnorms": "2222"}, "nothing in the checkpoint for"),
     "number without end": ({"coeff": 1e999}, "setting coeff=inf"),
     "widths without end": ({"dims": "9" * 400}, "numbers joined by '-' are due"),
+    "activation without end": ({"act": nested()}, "act=((("),
+    "norms without end": ({"vnorms": nested()}, "vnorms="),
+    "widths that are nested": ({"dims": nested()}, "setting dims=((("),
     "list of activations": ({"act": ["swish"]}, "act=['swish']"),
     "no number": ({"nblocks": "many"}, "setting nblocks='many'"),
 }

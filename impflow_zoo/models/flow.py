@@ -30,6 +30,7 @@ from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.residual import ResFlowTransform
+from impflow_zoo.transforms.weights import PlainLoading
 
 if TYPE_CHECKING:
     from normflows import NormalizingFlow
@@ -54,7 +55,7 @@ def _move(model: nn.Module, device: str | torch.device) -> None:
         raise ModelError(f"device={str(device)!r}: {said[:200]}") from None
 
 
-class FlowModel(nn.Module, PyTorchModelHubMixin):
+class FlowModel(PlainLoading, PyTorchModelHubMixin):
     """A density with exact preprocessing, in the data's own units.
 
     `log_prob` takes data as the user has it (tables: in their own units; images: dequantised to
