@@ -33,7 +33,7 @@ class Checkpoint:
         file: its name.
         data: what it was trained on.
         data_url, data_license, dataset_id: of the data.
-        bits_per_dim: what the paper reports, table 4.
+        bits_per_dim: what the paper reports.
         changes: of the config that the scripts' defaults give.
     """
 
@@ -136,7 +136,7 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
                 {
                     "name": "Chen et al. (2019)",
                     "value": checkpoint.bits_per_dim,
-                    "source": f"the paper's number for these weights, table 4, {_PAPER}",
+                    "source": f"the paper's number for these weights, {_PAPER}",
                 }
             ],
         },
@@ -191,7 +191,7 @@ what the file says.
 
 | | bits per dimension |
 |---|---|
-| Chen et al. (2019), table 4 ({_PAPER}) | {checkpoint.bits_per_dim} |
+| Chen et al. (2019) ({_PAPER}) | {checkpoint.bits_per_dim} |
 
 This is the paper's number on its test split, not one measured here.
 
