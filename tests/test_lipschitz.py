@@ -478,3 +478,22 @@ def test_weights_that_are_no_numbers_leave_the_vectors_alone():
     layer.fresh_weight()
     assert torch.equal(layer.u, u)
     assert torch.equal(layer.v, v)
+
+
+@pytest.mark.parametrize("beta", [-52.0, -200.0])
+def test_a_slope_learned_away_leaves_finite_gradients(beta):
+    activation = LipSwish()
+    torch.nn.init.constant_(activation.beta, beta)
+    x = torch.linspace(-3, 3, 7, requires_grad=True)
+    y = activation(x)
+    y.square().sum().backward()
+    torch.testing.assert_close(y, x / 2.2, atol=1e-3, rtol=0)
+    assert bool(x.grad.isfinite().all())
+    assert bool(activation.beta.grad.isfinite().all())
+
+
+def test_a_layer_can_be_made_under_autocast():
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer = LipschitzLinear(4, 4, 0.5)
+    assert layer.norm_bound() <= 0.5 * (1 + 1e-6)

@@ -80,7 +80,8 @@ class LipSwish(Scaled):
         self.beta = nn.Parameter(torch.tensor([0.5]))
 
     def scales(self) -> tuple[Tensor, Tensor]:
-        b = nn.functional.softplus(self.beta)
+        # Below the bound the function is x / 2 to four digits, and 1 / b^2 leaves the numbers.
+        b = nn.functional.softplus(self.beta).clamp(min=1e-4)
         return b, 1 / (self.slope * b)
 
     def core(self, x: Tensor) -> Tensor:
