@@ -497,3 +497,9 @@ def test_a_layer_can_be_made_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         layer = LipschitzLinear(4, 4, 0.5)
     assert layer.norm_bound() <= 0.5 * (1 + 1e-6)
+
+
+def test_a_layer_without_storage_can_be_counted():
+    with torch.device("meta"):
+        net = LipschitzMLP(3, (8,))
+    assert sum(p.numel() for p in net.parameters()) == 3 * 8 + 8 + 8 * 3 + 3

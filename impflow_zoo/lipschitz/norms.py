@@ -125,8 +125,9 @@ class LipschitzLinear(LipschitzLayer):
             self.register_buffer("sigma", torch.zeros(()))
             never = torch.full_like(self.weight.detach(), math.nan)
             self.register_buffer("settled", never, persistent=False)
-            with torch.autocast(self.weight.device.type, enabled=False):
-                self.converge()
+            if not self.weight.is_meta:  # counted, not used
+                with torch.autocast(self.weight.device.type, enabled=False):
+                    self.converge()
 
     def _iterate(self) -> None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
