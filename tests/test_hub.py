@@ -262,7 +262,7 @@ def test_not_a_model_of_ours(hub, online, models, tmp_path):
 
 @pytest.mark.parametrize(
     "model",
-    ["../../etc/passwd", "a/../../b", "/tmp/nowhere", "~/x", "a/b/c", "zoo/..", "zoo/a b",
+    ["../../etc/passwd", "a/../../b", "/nowhere", "~/x", "a/b/c", "zoo/..", "zoo/a b",
      f"{REPO}@../../x", f"{REPO}@/etc", f"{REPO}@a..b", f"{REPO}@", "zoo/small?x", ""],
 )  # fmt: skip
 def test_ids_and_revisions_cannot_climb(hub, online, tmp_path, model):
