@@ -29,7 +29,7 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
 ) -> None:
-    """Write modules, optimizer, torch's global generator and plain numbers.
+    """Write modules, optimizer and plain numbers.
 
     Arguments:
         path: where to.
@@ -37,7 +37,7 @@ def write_checkpoint(
         optimizer: its per-parameter tensors are stored.
         state: numbers, strings and lists, stored as JSON.
     """
-    tensors = {"generator": torch.get_rng_state()}
+    tensors = {}
     for name, module in modules.items():
         for key, value in module.state_dict().items():
             tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
@@ -69,7 +69,6 @@ def read_checkpoint(
         packed = optimizer.state_dict()
         packed["state"] = _optimizer_state(_below(tensors, "optimizer/"))
         optimizer.load_state_dict(packed)
-        torch.set_rng_state(tensors["generator"])
     except (RuntimeError, KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{path} is of another recipe: {first}") from None

@@ -29,6 +29,10 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where to compute, such as cuda:1; default: a GPU if there is one."),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, noise and samples.")]
 
 
@@ -58,17 +62,22 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG of the density and the data.")] = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on held-out data."""
     from impflow_zoo import evaluation, pictures
+    from impflow_zoo.processes import together
 
     if picture is not None:
         picture = pictures.output_file(picture, (".png",))
-    loaded = registry.create_model(model)
+    processes = together(device)
+    loaded = registry.create_model(model, device=processes.device)
     result = evaluation.evaluate(
         loaded, dataset, split, seed=seed, limit=limit, batch_size=batch_size, progress=True
     )
+    if not processes.first:
+        return
     if picture is not None:
         rows = evaluation.shown_rows(loaded, result)
         pictures.draw_density(loaded, rows, picture, seed)
@@ -87,15 +96,17 @@ def sample(
     n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="How many.")] = 16,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     seed: Seed = 0,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw samples from a model."""
     import torch
 
     from impflow_zoo import pictures
+    from impflow_zoo.processes import together
 
     out = pictures.output_file(out, (".png", ".csv"))
-    loaded = registry.create_model(model)
+    loaded = registry.create_model(model, device=together(device).device)
     if loaded.config.context_features:
         raise ModelError(f"{model} is conditional: sample it from Python, with contexts")
     shape, picture = loaded.config.shape, out.suffix.lower() == ".png"
@@ -128,14 +139,16 @@ def reconstruct(
     picture: Annotated[
         Path | None, typer.Option(help="PNG of images and what came back of them.")
     ] = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Encode rows, decode them again, and print the largest error."""
     from impflow_zoo import pictures, reconstruction
+    from impflow_zoo.processes import together
 
     if picture is not None:
         picture = pictures.output_file(picture, (".png",))
-    loaded = registry.create_model(model)
+    loaded = registry.create_model(model, device=together(device).device)
     if picture is not None and len(loaded.config.shape) != 3:
         raise ModelError(f"{model} is no image model: leave --picture out")
     result = reconstruction.reconstruct(loaded, dataset, split, n=n)
@@ -158,15 +171,28 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop then.")] = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train what a recipe describes; stop it with Ctrl-C, go on with --resume."""
+    """Train what a recipe describes; stop it with Ctrl-C, go on with --resume.
+
+    Under `accelerate launch -m impflow_zoo train ...` several processes share each batch.
+    """
     _keep_memory()
     from impflow_zoo import training
+    from impflow_zoo.processes import together
 
     state = training.train(
-        recipe, data=data, out=out, resume=resume, init_from=init_from, max_minutes=max_minutes
+        recipe,
+        data=data,
+        out=out,
+        resume=resume,
+        init_from=init_from,
+        max_minutes=max_minutes,
+        device=device,
     )
+    if not together(device).first:
+        return
     if as_json:
         _print_json(state)
     else:
@@ -325,5 +351,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"impflow-zoo: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(f"impflow-zoo: {message}", file=sys.stderr)
     sys.exit(2)

@@ -19,6 +19,7 @@ from impflow_zoo.models.config import Config, ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.probes import keyed_rows, mix
+from impflow_zoo.processes import Processes, together
 from impflow_zoo.registry import create_model, scored_split
 
 __all__ = ["UNITS", "Result", "Score", "evaluate", "score"]
@@ -123,10 +124,12 @@ def evaluate(
     """Score a model on a split of a data set.
 
     Probes and dequantisation noise of a row depend on the seed and its index alone: the value
-    does not depend on the batch size.
+    does not depend on the batch size, nor on how many processes share the rows (`accelerate
+    launch`, `torchrun`).
 
     Arguments:
-        model: a model, a local folder, a Hub id, or a name from `list_models`.
+        model: a model, a local folder, a Hub id, or a name from `list_models`; what is loaded
+            here goes to a GPU if there is one.
         dataset: Hub id, local folder or file, or `toy:NAME`. None takes what the model's card
             speaks of: the split that ships with it, else its recipe's.
         split: None takes the whole of a set with one split; without `dataset`, the recipe's
@@ -144,8 +147,9 @@ def evaluate(
         DataError: if the data cannot be opened or does not fit the model.
         ModelError: if the model cannot be loaded.
     """
+    processes = together()
     if not isinstance(model, FlowModel):
-        model = create_model(model)
+        model = create_model(model, device=processes.device)
     config = model.config
     if config.context_features:
         raise ModelError("this model is conditional: evaluate scores unconditional densities")
@@ -158,7 +162,12 @@ def evaluate(
     start = time.perf_counter()
     with _evaluating(model):
         scored = score(
-            model, source, seed=seed, limit=limit, batch_size=batch_size, progress=progress
+            *(model, source),
+            seed=seed,
+            limit=limit,
+            batch_size=batch_size,
+            processes=processes,
+            progress=progress,
         )
         round_trip = _round_trip(model, source, seed, len(scored.log_prob))
     return _summary(
@@ -181,26 +190,45 @@ def score(
     seed: int,
     limit: int | None = None,
     batch_size: int | None = None,
+    processes: Processes | None = None,
     progress: bool = False,
 ) -> Score:
-    """Log-probability of each row of a source, in its order."""
+    """Log-probability of each row of a source, in its order; several processes share the rows."""
+    processes = processes or Processes()
     n = len(source) if limit is None else min(limit, len(source))
+    own = processes.share(n)
     if batch_size is None:
         batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
     values, variances = [torch.zeros(0)], [torch.zeros(0)]
     with (
         torch.no_grad(),
         monitor.record() as events,
-        tqdm(total=n, unit="row", disable=not progress, desc="scoring") as bar,
+        tqdm(
+            total=len(own), unit="row", disable=not (progress and processes.first), desc="scoring"
+        ) as bar,
     ):
-        for indices in _chunks(n, batch_size):
+        for indices in _chunks(own, batch_size):
             x = model_input(model, source, indices, seed)
             with keyed_rows([mix(seed, _PROBES, row) for row in indices]):
                 value, error = model.log_prob_with_error(x)
             values.append(value.double().cpu())
             variances.append(error.double().cpu() ** 2)
             bar.update(len(indices))
-    return Score(torch.cat(values).double(), torch.cat(variances).double(), events)
+    part = (torch.cat(values).double(), torch.cat(variances).double(), _figures(events))
+    parts = processes.gather(part)
+    return Score(
+        torch.cat([log_prob for log_prob, _, _ in parts]),
+        torch.cat([variance for _, variance, _ in parts]),
+        [event for _, _, figures in parts for event in figures],
+    )
+
+
+def _figures(events: list[monitor.Event]) -> list[monitor.Event]:
+    """The events without what they say of every single row."""
+    return [
+        (kind, {name: value for name, value in figures.items() if not isinstance(value, Tensor)})
+        for kind, figures in events
+    ]
 
 
 def model_input(model: FlowModel, source: Source, indices: range, seed: int) -> Tensor:
@@ -293,5 +321,5 @@ def _round_trip(model: FlowModel, source: Source, seed: int, n: int) -> float:
     return float((model.decode(model.encode(x)) - x).abs().max())
 
 
-def _chunks(n: int, size: int) -> Iterator[range]:
-    return (range(i, min(i + size, n)) for i in range(0, n, size))
+def _chunks(rows: range, size: int) -> Iterator[range]:
+    return (rows[i : i + size] for i in range(0, len(rows), size))

@@ -13,7 +13,7 @@ from impflow_zoo.models import store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import Recipe, read_recipe
-from impflow_zoo.training import LOG
+from impflow_zoo.runlog import LOG
 
 __all__ = ["stage", "summarise"]
 

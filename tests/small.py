@@ -43,8 +43,13 @@ def rows(n: int = 6, features: int = 2, dtype: torch.dtype = torch.float64) -> t
 
 
 def write_recipe(folder: Path, model: str = "ImpFlow", **sections: dict[str, object]) -> Path:
-    """A recipe that trains one small block on a toy in a moment, but for the settings given."""
+    """A recipe that trains one small block on a toy in a moment, but for the settings given.
+
+    A config that says its kind stands for itself.
+    """
     plane = {"kind": "tabular", "features": 2, "blocks": 1, "hidden_features": [8]}
+    if "kind" in sections.get("config", {}):
+        plane = {}
     short = {"steps": 4, "batch_size": 32, "validation_limit": 50, "checkpoint_minutes": 1000}
     recipe = {
         "model": model,

@@ -19,7 +19,8 @@ from small import MEAN, make, write_recipe
 from impflow_zoo import ResFlow, cli, create_model, evaluate, list_models
 from impflow_zoo.cards import CURVE, PICTURE, TRAINING
 from impflow_zoo.models import store
-from impflow_zoo.training import CHECKPOINT, LOG
+from impflow_zoo.runlog import LOG
+from impflow_zoo.training import CHECKPOINT
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DEFAULT = "impflow-power-plant"

@@ -24,8 +24,10 @@ from impflow_zoo.evaluation import Score
 from impflow_zoo.models import store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
+from impflow_zoo.optimisation import learning_rate
 from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.training import CHECKPOINT, LOG, Trainer, learning_rate
+from impflow_zoo.runlog import LOG
+from impflow_zoo.training import CHECKPOINT, Trainer
 from impflow_zoo.transforms.base import NotFiniteError
 
 # Every kind of state a run has: fresh probes, averages, validations, lines of the log half due.
@@ -229,7 +231,7 @@ def test_the_average_follows_the_weights(tmp_path):
         run._step()
         now = parameters(run.model)
         expected = {k: 0.75 * v + 0.25 * now[k] for k, v in expected.items()}
-    for name, p in run.averaged.module.named_parameters():
+    for name, p in run.averaged.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], msg=name)
     assert any(not torch.equal(now[k], v) for k, v in expected.items())
 
@@ -303,8 +305,8 @@ def test_roots_out_of_reach_are_counted_and_training_goes_on(tmp_path):
 
 def test_every_pass_sees_every_row_once(tmp_path):
     run = trainer(tmp_path, batch_size=25)
-    passes = [torch.cat([run._batch(4 * k + i) for i in range(4)]) for k in range(2)]
-    everything = run.rows.rows(range(100)).float()
+    passes = [torch.cat([run._batch(4 * k + i, None) for i in range(4)]) for k in range(2)]
+    everything = run.batches.rows.rows(range(100)).float()
     for seen in passes:
         assert torch.equal(seen.sort(dim=0).values, everything.sort(dim=0).values)
     assert not torch.equal(*passes)
@@ -331,7 +333,7 @@ def test_the_best_weights_are_kept(tmp_path, scripted):
     averages = []
     log_step = run._log
     run._log = lambda **figures: (
-        averages.append(parameters(run.averaged.module)) if "validation" in figures else None,
+        averages.append(parameters(run.averaged)) if "validation" in figures else None,
         log_step(**figures),
     )
     state = run.run()
@@ -355,7 +357,7 @@ def test_a_run_can_start_from_the_weights_of_a_model(tmp_path):
     start.save_pretrained(tmp_path / "start")
     run = trainer(tmp_path / "run", ImpFlow(start.config))
     run.prepare(str(tmp_path / "start"))
-    for module in (run.model, run.averaged.module):
+    for module in (run.model, run.averaged):
         for key, tensor in module.state_dict().items():
             assert torch.equal(tensor, start.state_dict()[key].to(tensor.dtype)), key
             assert tensor.dtype != torch.float64

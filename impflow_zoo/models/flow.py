@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from impflow_zoo.models import store
 from impflow_zoo.models.build import build_transform, decode, encode
 from impflow_zoo.models.config import Config, ModelError, parse
+from impflow_zoo.models.device import usable_device
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.numerics import monitor
@@ -44,15 +45,6 @@ _DRAWS = 8  # fresh draws behind the standard error where a single one says noth
 def _require_tensor(x: object, name: str) -> None:
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
-
-
-def _move(model: nn.Module, device: str | torch.device) -> None:
-    """Put a model on a device; a `ModelError` if it is not there."""
-    try:
-        model.to(device=device)
-    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
-        said = str(error).split("\n")[0]
-        raise ModelError(f"device={str(device)!r}: {said[:200]}") from None
 
 
 class FlowModel(PlainLoading, PyTorchModelHubMixin):
@@ -349,7 +341,7 @@ class FlowModel(PlainLoading, PyTorchModelHubMixin):
             store.load_weights(model, weights, files.name)
             model = model.to(dtype=dtype).eval()
             if device is not None:
-                _move(model, device)
+                model.to(device=usable_device(device))
         model.files = files
         if verify:
             store.verify(model, files, config_file)

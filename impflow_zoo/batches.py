@@ -1,0 +1,56 @@
+"""The order in which training sees its rows, the same in every run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.data import Source
+from impflow_zoo.numerics.probes import mix
+
+__all__ = ["Batches"]
+
+_ORDER, _NOISE = 2, 3  # tell the seeds of order and of noise apart
+
+
+class Batches:
+    """Shuffled passes over the rows, one after the other, cut into batches of one size.
+
+    What a step sees depends on the seed and its number alone.
+
+    Arguments:
+        rows: to train on.
+        size: rows of a batch; a smaller source makes smaller ones.
+        flip: mirror each image with probability 1/2.
+        seed: of order, mirrors and noise.
+    """
+
+    def __init__(self, rows: Source, size: int, *, flip: bool, seed: int) -> None:
+        self.rows, self.size = rows, min(size, len(rows))
+        self.flip, self.seed = flip, seed
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def of(self, step: int, part: range | None = None) -> tuple[Tensor, Tensor]:
+        """The raw rows of a step, and uniform noise of their shape to dequantise them with.
+
+        Arguments:
+            step: its number, from 0.
+            part: positions within the batch, without gaps; None takes all.
+        """
+        part = range(self.size) if part is None else part
+        own = slice(part.start, part.stop)
+        raw = self.rows.rows(self._indices(step)[own].tolist())
+        generator = torch.Generator().manual_seed(mix(self.seed, _NOISE, step))
+        if self.flip:
+            mirrored = torch.rand(self.size, generator=generator)[own] < 0.5
+            raw[mirrored] = raw[mirrored].flip(-1)
+        shape = (self.size, *raw.shape[1:])
+        return raw, torch.rand(shape, generator=generator, dtype=torch.float64)[own]
+
+    def _indices(self, step: int) -> Tensor:
+        n = len(self.rows)
+        epoch, position = divmod(step, n // self.size)
+        if self._epoch != epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, epoch))
+            self._epoch, self._order = epoch, torch.randperm(n, generator=generator)
+        return self._order[position * self.size : (position + 1) * self.size]

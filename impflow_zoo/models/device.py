@@ -1,0 +1,23 @@
+"""Devices, as users name them."""
+
+from __future__ import annotations
+
+import torch
+
+from impflow_zoo.models.config import ModelError
+
+__all__ = ["usable_device"]
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device, if something can be put there.
+
+    Raises:
+        ModelError: saying what torch says about it.
+    """
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
+        said = str(error).split("\n")[0]
+        raise ModelError(f"device={str(device)!r}: {said[:200]}") from None

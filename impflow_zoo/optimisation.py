@@ -1,0 +1,144 @@
+"""One step of maximum likelihood, by one process or by several that share the batch."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.logdet import NoContractionError
+from impflow_zoo.numerics.probes import mix
+from impflow_zoo.numerics.solve import NumericalWarning, SolverError
+from impflow_zoo.processes import Processes
+from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.transforms.base import NotFiniteError
+
+__all__ = ["Optimisation", "learning_rate"]
+
+_PROBES = 6  # tells the seed of a step's random numbers from those of its rows
+
+
+class Optimisation:
+    """A model, its averaged copy and the optimizer that moves them.
+
+    Random numbers of a step depend on the recipe's seed, its number and the process alone. The
+    averages, the sums of gradients and the vectors of power iterations are the same in all
+    processes.
+
+    Arguments:
+        model: what to train.
+        settings: how.
+        processes: those that share each batch.
+    """
+
+    def __init__(self, model: FlowModel, settings: TrainingSettings, processes: Processes) -> None:
+        self.model, self.settings, self.processes = model, settings, processes
+        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=settings.weight_decay,
+        )
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """What a checkpoint holds."""
+        return {"model": self.model, "averaged": self.averaged}
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Let layers that start from data (ActNorm) see a whole batch in every process."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumericalWarning)  # the steps count them
+            self.model.train().encode(x)
+
+    def start_average(self) -> None:
+        """The average starts as the model is."""
+        self.averaged.module.load_state_dict(self.model.state_dict())
+
+    def step(self, number: int, x: Tensor, size: int) -> dict[str, float]:
+        """Move the weights; a step that is not finite is not applied.
+
+        Arguments:
+            number: of the step, from 0.
+            x: this process's part of the batch.
+            size: rows of the whole batch.
+
+        Returns:
+            Figures of the whole batch: mean log-density, norm of its gradient (NaN unless both
+            are finite and the step was applied), evaluations per root, part of roots not found.
+        """
+        rate = learning_rate(self.settings, number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(mix(self.settings.seed, _PROBES, number, self.processes.rank))
+        self.processes.copy_first(_buffers(self.model))
+        figures = self._differentiate(x, size)
+        norm = math.nan
+        if math.isfinite(figures["log_density"]):
+            norm = self._add_up_gradients()
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.averaged.update_parameters(self.model)
+        return {**figures, "gradient_norm": norm, "learning_rate": rate}
+
+    def _differentiate(self, x: Tensor, size: int) -> dict[str, float]:
+        """Gradients of this process's part of the mean, and the figures of all parts."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with monitor.record() as events, warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumericalWarning)  # counted below
+            try:
+                log_density = self.model.log_prob(x).sum() / size
+                (-log_density).backward()
+                value = float(log_density.detach())
+            except (NoContractionError, NotFiniteError, SolverError):
+                value = math.nan
+        roots = [figures for kind, figures in events if kind == "root"]
+        own = (
+            value,
+            sum(root["rows"] for root in roots),
+            sum(root["steps"] * root["rows"] for root in roots),
+            sum(root["unconverged"] for root in roots),
+        )
+        value, solved, steps, unconverged = map(sum, zip(*self.processes.gather(own), strict=True))
+        return {
+            "log_density": value,
+            "solver_steps": steps / solved if solved else 0.0,
+            "unconverged": unconverged / solved if solved else 0.0,
+        }
+
+    def _add_up_gradients(self) -> float:
+        """Put the sum over all processes in their place, clip it, return its norm before that."""
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        self.processes.add_up(cast(Tensor, p.grad) for p in parameters)
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
+
+
+def _buffers(model: torch.nn.Module) -> list[Tensor]:
+    """What steps change beside the parameters: the vectors of power iterations."""
+    parameters = dict(model.named_parameters())
+    return [
+        value
+        for key, value in model.state_dict().items()
+        if key not in parameters and value.is_floating_point()
+    ]
+
+
+def learning_rate(settings: TrainingSettings, step: int) -> float:
+    """Linear warm-up, then a half cosine down to the final rate."""
+    rate = settings.learning_rate
+    if step < settings.warmup_steps:
+        return rate * (step + 1) / settings.warmup_steps
+    if settings.final_learning_rate is None:
+        return rate
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    final = settings.final_learning_rate
+    return final + (rate - final) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,117 @@
+"""The processes that work on one model together: usually one, several under `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.device import usable_device
+
+__all__ = ["Processes", "together"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that were launched with it.
+
+    Every method that exchanges something has to be called by all of them, in the same order.
+    With one process they do nothing and cost nothing.
+
+    Arguments:
+        rank: number of this process.
+        count: how many there are.
+        device: where this one computes.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that prints and writes."""
+        return self.rank == 0
+
+    @property
+    def description(self) -> str:
+        """What they run on, for logs and cards."""
+        each = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
+        if self.device.type == "cuda":
+            each = torch.cuda.get_device_name(self.device)
+        return each if self.count == 1 else f"{self.count} processes, each on {each}"
+
+    def share(self, n: int) -> range:
+        """Which of `n` rows are this process's; those of all make up the whole, in order."""
+        return range(n * self.rank // self.count, n * (self.rank + 1) // self.count)
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Put the sum over all processes in place of each tensor; the same bits in all."""
+        if self.count > 1:
+            self._exchange(list(tensors), lambda flat: _accelerate().reduce(flat, "sum"))
+
+    def copy_first(self, tensors: Iterable[Tensor]) -> None:
+        """Put the first process's in place of each tensor."""
+        if self.count > 1:
+            self._exchange(list(tensors), lambda flat: _accelerate().broadcast(flat))
+
+    def gather(self, own: Any) -> list[Any]:
+        """What each process has, in the order of their numbers; anything that pickles."""
+        return [own] if self.count == 1 else _accelerate().gather_object([own])
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        self.gather(None)
+
+    def any(self, own: bool) -> bool:
+        """Whether it holds in any process."""
+        return any(self.gather(own))
+
+    @torch.no_grad()
+    def _exchange(self, tensors: list[Tensor], exchange: Any) -> None:
+        """Send tensors as one per type: latency counts, not size."""
+        for dtype in dict.fromkeys(t.dtype for t in tensors):
+            alike = [t for t in tensors if t.dtype == dtype]
+            flat = exchange(torch.cat([t.flatten() for t in alike]))
+            for tensor, part in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+
+def together(device: str | torch.device | None = None) -> Processes:
+    """The processes launched with this one, as `accelerate launch` or `torchrun` left word.
+
+    Arguments:
+        device: where to compute; None takes the process's GPU if there is one.
+
+    Raises:
+        ModelError: if `accelerate` is missing where it is needed, or there is no such device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(device=usable_device(device or _default_device()))
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise ModelError(
+            "several processes need accelerate: pip install 'impflow_zoo[train]'"
+        ) from None
+    on_cpu = not torch.cuda.is_available() or (
+        device is not None and usable_device(device).type == "cpu"
+    )
+    state = PartialState(cpu=on_cpu)
+    place = torch.device("cpu") if on_cpu else state.device
+    return Processes(state.process_index, state.num_processes, place)
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _accelerate() -> Any:
+    from accelerate import utils
+
+    return utils

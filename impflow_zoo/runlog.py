@@ -1,0 +1,76 @@
+"""The log of a training run: one JSON object a line, and the means that go into it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from impflow_zoo.models.store import write_whole
+
+__all__ = ["LOG", "Meter", "RunLog"]
+
+LOG = "log.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLog:
+    """The log in a run's folder.
+
+    Arguments:
+        folder: the run's.
+    """
+
+    folder: Path
+
+    def start(self) -> None:
+        """An empty log."""
+        (self.folder / LOG).write_text("")
+
+    def write(self, state: dict[str, Any], **figures: Any) -> None:
+        """Add a line: where the run stands, and the figures."""
+        line = {
+            "step": state["step"],
+            "rows_seen": state["rows"],
+            "seconds": round(state["seconds"], 3),
+            **figures,
+        }
+        with open(self.folder / LOG, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_beyond(self, step: int) -> None:
+        """Drop what was logged after a step: a resumed run says it again."""
+        path = self.folder / LOG
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
+
+
+@dataclasses.dataclass
+class Meter:
+    """Means over the steps since the last line of the log; skipped steps have no value to count."""
+
+    figures: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    def summary(self) -> dict[str, float | None]:
+        """The means, and the rows per second; counting starts anew."""
+        columns = {key: [f[key] for f in self.figures] for key in self.figures[0]}
+        rows, seconds = sum(columns.pop("rows")), sum(columns.pop("seconds"))
+        self.figures = []
+        means = {key: _mean(values) for key, values in columns.items()}
+        return {**means, "rows_per_second": float(f"{rows / seconds:.6g}")}
+
+
+def _mean(values: list[float]) -> float | None:
+    """Mean of the finite values, None if there are none: JSON has no NaN."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(f"{sum(finite) / len(finite):.6g}") if finite else None
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # the last line of a killed run may be cut
+        return math.inf
