@@ -44,7 +44,8 @@ class Result:
         logdet: log-det mode used.
         truncation_bound: bound of the bias of truncated log-dets, in units of the metric; often
             vacuous for images.
-        truncation_tail: what the terms left out add up to if they shrink as the last two did.
+        truncation_tail: estimate of that bias: what the terms left out add up to if they shrink as
+            the last ones did.
         solver_steps: network evaluations per root.
         round_trip: largest error of decoding encoded rows of the first batch, data units.
         seconds: wall time.

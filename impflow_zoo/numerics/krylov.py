@@ -2,7 +2,9 @@
 
 With the products `A q` alone it answers two questions about each row's matrix `I + A`: the
 solution of `(I + A) u = v` (full orthogonalisation method) and the form `v^T log(I + A) v`.
-For `|A| < 1` both exist and the projected systems are never singular.
+For `|A| < 1` both exist and the projected systems are never singular. The form of `m` dimensions
+has the first `m` terms of the power series of the logarithm right, and the later ones as the
+projection of `A` continues them. It is differentiable where the products are.
 
 References:
     Iterative Methods for Sparse Linear Systems, 2nd ed., sections 6.3-6.4 (Saad, 2003)
@@ -23,7 +25,9 @@ __all__ = ["Krylov", "arnoldi", "solve_linear"]
 
 _MAX_DIM = 60  # vectors kept before a restart: a bound on memory
 _MAX_RESTARTS = 20
+_MAX_TERMS = 100_000  # of the series of a projection
 _DIVERGED = 1e3  # growth of a power of the projection that no contraction reaches
+_SHIFTS = 16  # of the quadrature in the bound of a form's error
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Krylov:
     Arguments:
         solution: approximations `u` of `(I + A)^-1 v`, with the shape of `v`.
         residual: `|v - (I + A) u|` of each row, `[B]`.
+        before: what it was with one dimension less, `[B]`.
         columns: the projection `H` of `A` in the basis of each row, column by column, the entries
             down to the one below the diagonal, `[B]` each.
         dims: dimension of each row's own space, `[B]`.
@@ -41,6 +46,7 @@ class Krylov:
 
     solution: Tensor
     residual: Tensor
+    before: Tensor
     columns: list[list[Tensor]]
     dims: Tensor
     size: Tensor
@@ -50,34 +56,62 @@ class Krylov:
         """How often `A` was applied."""
         return len(self.columns)
 
-    def hessenberg(self) -> Tensor:
-        """`H`, zero outside of each row's own space, `[B, m, m]`."""
-        m = self.products
-        h = self.size.new_zeros(len(self.size), m, m)
-        for k, column in enumerate(self.columns):
-            for i, entry in enumerate(column[:m]):
-                h[:, i, k] = entry
-        inside = torch.arange(m, device=h.device) < self.dims[:, None]
-        return h * (inside[:, None] & inside[..., None])
+    def hessenberg(self, *, less: int = 0) -> Tensor:
+        """`H`, zero outside of each row's own space, `[B, m, m]`.
 
-    def log_form(self, rtol: float) -> Tensor:
+        Arguments:
+            less: take this many dimensions off every space.
+        """
+        m, zero = self.products, torch.zeros_like(self.size)
+        columns = [torch.stack([*column, *[zero] * m][:m], dim=1) for column in self.columns]
+        inside = torch.arange(m, device=zero.device) < self.dims[:, None] - less
+        return torch.stack(columns, dim=2) * (inside[:, None] & inside[..., None])
+
+    def log_form(self, rtol: float, *, less: int = 0) -> Tensor:
         """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection.
 
-        NaN for rows where the series does not converge, as `|A| < 1` guarantees it does.
+        NaN for rows where the series does not converge, as `|A| < 1` guarantees it does. A row
+        stops on its own terms.
+
+        Arguments:
+            rtol: size of the first term left out, relative to `|v|^2`.
+            less: as in `hessenberg`.
         """
+        total = torch.zeros_like(self.size)
         if not self.products:  # nothing but zero vectors, or no rows at all
-            return torch.zeros_like(self.size)
-        h = self.hessenberg()
+            return total
+        h = -self.hessenberg(less=less)
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
-        total = torch.zeros_like(self.size)
-        for k in range(1, 10_000):
-            power = -(h * power[:, None]).sum(-1)
-            total = total - power[:, 0] / k
-            largest = power.abs().amax(dim=1)
-            if not bool(((largest > rtol * k) & (largest < _DIVERGED)).any()):
+        rest = torch.ones_like(self.size, dtype=torch.bool)
+        for k in range(1, _MAX_TERMS):
+            power = (h * power[:, None]).sum(-1)
+            total = torch.where(rest, total - power[:, 0] / k, total)
+            largest = power.detach().abs().amax(dim=1)
+            rest = rest & (largest > rtol * k)
+            if not bool((rest & (largest < _DIVERGED)).any()):
                 break
-        return torch.where(largest <= rtol * k, total, torch.nan) * self.size**2
+        return torch.where(rest, torch.nan, total) * self.size**2
+
+    def log_form_bound(self, kappa: float) -> Tensor:
+        """A bound of the error of `log_form` where `|A| <= kappa < 1`, `[B]`, short of rounding.
+
+        `log(I + A)` is the integral of `A (I + t A)^-1` over `t` from 0 to 1. The space solves
+        `(I + t A) u = v` with a residual of norm `t h |y_m| |v|`, where `h` is the last entry
+        below the diagonal and `(I + t H) y = e_1`; the form inherits at most `1 / (1 - t kappa)`
+        times as much. The trapezoidal rule does not fall short of this convex integrand.
+        """
+        if not self.products:
+            return torch.zeros_like(self.size)
+        m, h = self.products, self.hessenberg().detach()
+        t = torch.linspace(0, 1, _SHIFTS + 1, dtype=h.dtype, device=h.device)
+        identity = torch.eye(m, dtype=h.dtype, device=h.device)
+        first = identity[:, :1].expand(len(t), len(h), m, 1)
+        y = torch.linalg.solve(identity + t[:, None, None, None] * h, first)[..., 0]
+        rows, last = torch.arange(len(h), device=h.device), (self.dims - 1).clamp(min=0)
+        below = torch.stack([column[-1].detach() for column in self.columns], dim=1)[rows, last]
+        integrand = y[:, rows, last].abs() / (1 - t * kappa)[:, None]
+        return torch.trapezoid(integrand, t, dim=0) * below * self.size**2
 
 
 class _Factors:
@@ -133,34 +167,36 @@ def arnoldi(
     basis = [v.flatten(1) * _inverse(size)]
     columns: list[list[Tensor]] = []
     factors = _Factors(size)
-    residual, done = size, size == 0
+    residual, before, done = size, size, size == 0
     dims = torch.zeros_like(done, dtype=torch.long)
     while len(columns) < dim and not bool(done.all()):
         w = product(basis[-1].view_as(v)).flatten(1)
-        before = norm(w)
+        length = norm(w)
         column = []
         for q in basis:
             column.append(dot(q, w))
             w = torch.addcmul(w, column[-1][:, None], q, value=-1)
         left = norm(w)
-        left = torch.where(left > 10 * eps * before, left, 0)
+        left = torch.where(left > 10 * eps * length, left, 0)
         columns.append([*column, left])
-        error = factors.append(columns[-1])
+        error = factors.append([entry.detach() for entry in columns[-1]])
         now = ~done if len(columns) == dim else ~done & (error <= rtol * size)
         residual = torch.where(now, error, residual)
+        before = torch.where(now, factors.z[-2].abs(), before)
         dims = torch.where(now, len(columns), dims)
         done = done | now
         if len(columns) < dim:
             basis.append(w * _inverse(left))
     solution = torch.zeros_like(basis[0])
     for weight, q in zip(factors.solve(dims), basis, strict=False):
-        solution.addcmul_(weight[:, None], q)
-    return Krylov(solution.view_as(v), residual, columns, dims, size)
+        solution.addcmul_(weight[:, None], q.detach())
+    return Krylov(solution.view_as(v), residual, before, columns, dims, size)
 
 
 def _inverse(size: Tensor) -> Tensor:
     """`1 / size` as a column, 0 where the size is."""
-    return torch.where(size > 0, 1 / size, 0)[:, None]
+    positive = size > 0
+    return torch.where(positive, 1 / torch.where(positive, size, 1), 0)[:, None]
 
 
 def solve_linear(

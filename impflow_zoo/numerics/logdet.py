@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +24,9 @@ MODES = ("auto", "exact", "unbiased", "truncated")
 SERIES = ("solve", "roulette")
 _EXACT_TRAINING = 10  # features up to which dense Jacobians pay in training
 _EXACT_EVALUATION = 64  # and in evaluation, where they buy an answer without noise
+_SERIES_RTOL = 1e-3  # of the projection's own series in evaluation, relative to the space's
+
+_Figures = tuple[float, float, float]  # the last two terms of a series, a bound of the later ones
 
 
 _REMEDY = (
@@ -41,13 +46,16 @@ class LogDet:
         mode: `"exact"` (dense Jacobian), `"unbiased"` (random, a fresh probe each call),
             `"truncated"` (a fixed number of terms of the power series, seeded probes), or
             `"auto"`: in training exact up to 10 features, else unbiased; in evaluation exact up to
-            64 features, else truncated.
+            64 features, else truncated, the series summed in a Krylov space of each probe. That
+            has the same terms, stands for later ones too, and ends where those are below `rtol`.
         series: what `unbiased` does beyond the probe. `"solve"`: a Krylov space of the probe,
             grown until `(I + J)^T u = v` is solved to `rtol`; its bias is that tolerance and its
             variance is finite. `"roulette"`: the randomly stopped series of Chen et al. (2019),
             unbiased to the last term.
-        rtol: tolerance of `"solve"`; None is 1e-3 in float32 and 1e-8 in float64.
-        n_terms: terms of `"truncated"`, and terms that `"roulette"` always takes (at most 2 there).
+        rtol: tolerance of `"solve"`; None is 1e-3 in float32 and 1e-8 in float64, which is also
+            the loosest that evaluation takes.
+        n_terms: terms of `"truncated"`, the most of them in a Krylov space, and terms that
+            `"roulette"` always takes (at most 2 there).
         n_probes: probes averaged by `"truncated"`; the standard error needs at least two.
         seed: seed of the probes of `"truncated"`.
 
@@ -111,7 +119,10 @@ class LogDet:
             value = _exact(point, gradient=gradient)
             figures = {"variance": torch.zeros_like(value), "tail": 0.0, "bound": 0.0}
         elif mode == "truncated":
-            value, figures = self._truncated(point, gradient=gradient, kappa=kappa, salt=salt)
+            # By name it is the plain series: whoever counts its terms gets those.
+            form = self._power_form if self.mode == mode else self._krylov_form
+            one = partial(form, point, gradient=gradient, kappa=kappa)
+            value, figures = self._over_probes(one, point.x, salt)
         elif self.series == "solve":
             value, figures = self._solve(point, gradient=gradient)
         else:
@@ -125,38 +136,70 @@ class LogDet:
         monitor.emit("logdet", mode=mode, **figures)
         return value
 
-    def _truncated(
-        self, point: Linearization, *, gradient: bool, kappa: float | None, salt: int
+    def _over_probes(
+        self, form: Callable[[Tensor], tuple[Tensor, _Figures]], x: Tensor, salt: int
     ) -> tuple[Tensor, dict]:
-        """Mean over seeded probes of `sum_k (-1)^(k+1)/k v^T J^k v`; differentiable as it is."""
-        values, last = [], torch.zeros(2)
-        dust = torch.finfo(point.x.dtype).tiny ** (2 / 3)
-        for i in range(self.n_probes):
-            v = seeded_probe(point.x, self.seed, salt, i)
-            power, total = v, torch.zeros_like(v.flatten(1)[:, 0])
-            for k in range(1, self.n_terms + 1):
-                # Without this, strong contractions leave denormal numbers: ten times slower.
-                power = functional.hardshrink(point.vjp(power, create_graph=gradient), dust)
-                term = dot(power, v) * ((-1) ** (k + 1) / k)
-                total = total + term
-                if k > self.n_terms - 2 and monitor.listening() and len(v):
-                    last[k - self.n_terms + 1] += term.detach().abs().mean().cpu() / self.n_probes
-            values.append(_if_bounded(total, power, v))
-        stacked = torch.stack(values)
-        figures = {}
-        if monitor.listening():
-            spread = stacked.detach().var(dim=0) if self.n_probes > 1 else stacked[0] * math.nan
-            figures = {
-                "variance": spread / self.n_probes,
-                "tail": _geometric_tail(*last.tolist()),
-                "bound": truncation_bound(kappa, point.features, self.n_terms),
-            }
-        return stacked.mean(dim=0), figures
+        """Mean of a form over seeded probes; differentiable as it is."""
+        forms = [form(seeded_probe(x, self.seed, salt, i)) for i in range(self.n_probes)]
+        stacked = torch.stack([value for value, _ in forms])
+        if not monitor.listening():
+            return stacked.mean(dim=0), {}
+        spread = stacked.detach().var(dim=0) if self.n_probes > 1 else stacked[0] * math.nan
+        before, last, bound = (
+            sum(figures[i] for _, figures in forms) / self.n_probes for i in range(3)
+        )
+        return stacked.mean(dim=0), {
+            "variance": spread / self.n_probes,
+            "tail": _geometric_tail(before, last),
+            "bound": bound,
+        }
+
+    def _power_form(
+        self, point: Linearization, v: Tensor, *, gradient: bool, kappa: float | None
+    ) -> tuple[Tensor, _Figures]:
+        """`sum_k (-1)^(k+1)/k v^T J^k v` up to `n_terms`."""
+        dust = torch.finfo(v.dtype).tiny ** (2 / 3)
+        power, total, terms = v, torch.zeros_like(v.flatten(1)[:, 0]), [0.0, 0.0]
+        for k in range(1, self.n_terms + 1):
+            # Without this, strong contractions leave denormal numbers: ten times slower.
+            power = functional.hardshrink(point.vjp(power, create_graph=gradient), dust)
+            term = dot(power, v) * ((-1) ** (k + 1) / k)
+            total = total + term
+            if k > self.n_terms - 2 and monitor.listening() and len(v):
+                terms = [terms[1], float(term.detach().abs().mean())]
+        bound = truncation_bound(kappa, point.features, self.n_terms)
+        return _if_bounded(total, power, v), (terms[0], terms[1], bound)
+
+    def _krylov_form(
+        self, point: Linearization, v: Tensor, *, gradient: bool, kappa: float | None
+    ) -> tuple[Tensor, _Figures]:
+        """`v^T log(I + J^T) v` in a Krylov space of at most `n_terms` dimensions."""
+        loosest = self._default_rtol(v)
+        space = arnoldi(
+            lambda q: point.vjp(q, create_graph=gradient),
+            v,
+            loosest if self.rtol is None else min(self.rtol, loosest),
+            self.n_terms,
+        )
+        rtol = _SERIES_RTOL * loosest
+        value = space.log_form(rtol)
+        if not (monitor.listening() and len(v)):
+            return value, (0.0, 0.0, 0.0)
+        # Its terms are what each dimension changed; they shrink as the residuals did, or faster.
+        last = float((value - space.log_form(rtol, less=1)).detach().abs().mean())
+        residual, before = float(space.residual.mean()), float(space.before.mean())
+        bound = 2 * truncation_bound(kappa, point.features, int(space.dims.amin()))
+        if math.isfinite(bound):
+            bound = min(bound, float(space.log_form_bound(kappa or 0.0).amax()))
+        return value, (last * before / residual if residual else math.inf, last, bound)
+
+    def _default_rtol(self, v: Tensor) -> float:
+        return 1e-8 if v.dtype == torch.float64 else 1e-3
 
     def _solve(self, point: Linearization, *, gradient: bool) -> tuple[Tensor, dict]:
         """Value `v^T log(I + J^T) v`, gradient `u^T dJ v` with `(I + J)^T u = v`."""
         v = fresh_probe(point.x)
-        rtol = self.rtol or (1e-8 if v.dtype == torch.float64 else 1e-3)
+        rtol = self.rtol or self._default_rtol(v)
         space = arnoldi(point.vjp, v, rtol)
         value = space.log_form(rtol)
         if gradient:

@@ -34,7 +34,7 @@ def norm(x: Tensor) -> Tensor:
     plain = torch.linalg.vector_norm(x, dim=1)
     if not len(plain):
         return plain
-    low, high = (float(t) for t in plain.aminmax())
+    low, high = (float(t) for t in plain.detach().aminmax())
     smallest = torch.finfo(x.dtype).tiny ** 0.5
     if low > smallest and high < math.inf:
         return plain
