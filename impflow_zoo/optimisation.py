@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
@@ -39,7 +40,7 @@ class Optimisation:
 
     def __init__(self, model: FlowModel, settings: TrainingSettings, processes: Processes) -> None:
         self.model, self.settings, self.processes = model, settings, processes
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+        self.averaged = AveragedModel(model, multi_avg_fn=moving_average(settings.ema_decay))
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=settings.learning_rate,
@@ -130,6 +131,20 @@ def _buffers(model: torch.nn.Module) -> list[Tensor]:
         for key, value in model.state_dict().items()
         if key not in parameters and value.is_floating_point()
     ]
+
+
+def moving_average(decay: float) -> Callable[..., None]:
+    """An exponential average that forgets its start: `min(decay, (1 + n) / (10 + n))` at update n.
+
+    With a constant decay the random first weights would keep `decay**n` of the average.
+    """
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

@@ -61,7 +61,7 @@ class TrainingSettings:
         weight_decay: decoupled, per unit of learning rate.
         flip: mirror each image with probability 1/2.
         clip_norm: largest gradient norm applied.
-        ema_decay: decay of the averaged weights, which are the ones kept.
+        ema_decay: decay of the averaged weights, which are the ones kept; smaller at first.
         validate_every: steps between validations.
         validation_limit: rows scored in a validation; None takes all.
         patience: validations without a better value before training stops; None never stops.

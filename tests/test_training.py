@@ -21,7 +21,7 @@ from torch import Tensor
 from impflow_zoo import ImpFlow, ResFlow, Solver, SolverError, create_model, training
 from impflow_zoo.data import TOYS, DataError, TableSource, open_source, open_toy
 from impflow_zoo.evaluation import Score
-from impflow_zoo.models import store
+from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.optimisation import learning_rate
@@ -62,7 +62,7 @@ def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     """Weights, averages, optimizer, generator, the model kept and the log, bit by bit."""
-    for name in (CHECKPOINT, store.WEIGHTS):
+    for name in (CHECKPOINT, layout.WEIGHTS):
         own, other = load_file(folder / name), load_file(reference / name)
         assert own.keys() == other.keys()
         for key, tensor in own.items():
@@ -137,9 +137,9 @@ def test_time_ends_a_run_in_order(uninterrupted, tmp_path):
 
 def test_a_finished_run_has_nothing_to_resume(uninterrupted):
     recipe, whole = uninterrupted
-    before = (whole / store.WEIGHTS).read_bytes(), timeless(log(whole))
+    before = (whole / layout.WEIGHTS).read_bytes(), timeless(log(whole))
     assert train(recipe, whole, resume=True)["step"] == 20
-    assert ((whole / store.WEIGHTS).read_bytes(), timeless(log(whole))) == before
+    assert ((whole / layout.WEIGHTS).read_bytes(), timeless(log(whole))) == before
 
 
 def test_the_log_says_what_happened(uninterrupted):
@@ -163,7 +163,7 @@ def test_the_log_says_what_happened(uninterrupted):
 def test_a_run_makes_a_model_that_loads(uninterrupted):
     recipe, whole = uninterrupted
     model = create_model(whole, verify=True)
-    assert (whole / store.RECIPE).read_bytes() == recipe.read_bytes()
+    assert (whole / layout.RECIPE).read_bytes() == recipe.read_bytes()
     validated = [line["validation"] for line in log(whole) if "validation" in line]
     rows = open_source("toy:moons", "validation")
     exact = create_model(whole, logdet="exact")
@@ -223,14 +223,14 @@ def test_gradients_are_clipped_and_their_true_norm_is_logged(tmp_path, monkeypat
     assert float(applied.norm()) == pytest.approx(0.5, rel=1e-4)
 
 
-def test_the_average_follows_the_weights(tmp_path):
-    run = trainer(tmp_path, ema_decay=0.75, learning_rate=0.05)
+def test_the_average_follows_the_weights_and_forgets_the_first(tmp_path):
+    run = trainer(tmp_path, ema_decay=0.25, learning_rate=0.05)
     run._step()
     expected = parameters(run.model)  # the first step has no past to average
-    for _ in range(3):
+    for decay in (2 / 11, 3 / 12, 0.25, 0.25):
         run._step()
         now = parameters(run.model)
-        expected = {k: 0.75 * v + 0.25 * now[k] for k, v in expected.items()}
+        expected = {k: decay * v + (1 - decay) * now[k] for k, v in expected.items()}
     for name, p in run.averaged.named_parameters():
         torch.testing.assert_close(p.detach(), expected[name], msg=name)
     assert any(not torch.equal(now[k], v) for k, v in expected.items())
