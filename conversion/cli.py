@@ -9,7 +9,7 @@ from pathlib import Path
 from conversion.architecture import Settings
 from conversion.convert import Converted, convert, write
 from conversion.errors import ConversionError
-from impflow_zoo.models import store
+from impflow_zoo.models import layout
 from impflow_zoo.models.fields import ModelError
 
 __all__ = ["main"]
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(converted: Converted, folder: Path) -> list[str]:
-    written = (folder / store.WEIGHTS).stat().st_size
+    written = (folder / layout.WEIGHTS).stat().st_size
     model = converted.model
     count = sum(p.numel() for p in model.parameters())
     kind = "averaged" if converted.averaged else "raw"

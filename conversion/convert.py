@@ -21,8 +21,9 @@ from conversion.reference import Reference
 from conversion.selfcheck import LARGE, SelfCheck, check
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.flow import MODELS, FlowModel
+from impflow_zoo.models.golden import golden_batch
 
 __all__ = ["Converted", "convert", "write"]
 
@@ -138,20 +139,20 @@ def write(
         type(model).__name__, model.config, hashlib.sha256(content).hexdigest(), certificate
     )
     section = card.section(converted, certificate, outcome)
-    before = folder / store.CARD
+    before = folder / layout.CARD
     known = before.read_text(encoding="utf-8") if before.is_file() else None
     contents = {
-        store.WEIGHTS: content,
-        store.CONFIG: text,
-        store.CARD: card.with_section(known, section, model, folder.name).encode(),
+        layout.WEIGHTS: content,
+        layout.CONFIG: text,
+        layout.CARD: card.with_section(known, section, model, folder.name).encode(),
     }
     if golden:
-        batch = store.golden_batch(model, golden)
-        contents[store.GOLDEN] = serialise(batch, metadata={"format": "pt"})
+        batch = golden_batch(model, golden)
+        contents[layout.GOLDEN] = serialise(batch, metadata={"format": "pt"})
     folder.mkdir(parents=True, exist_ok=True)
-    store.write_together({folder / name: data for name, data in contents.items()})
+    writing.write_together({folder / name: data for name, data in contents.items()})
     if not golden:
-        (folder / store.GOLDEN).unlink(missing_ok=True)  # it would be of other weights
+        (folder / layout.GOLDEN).unlink(missing_ok=True)  # it would be of other weights
     return outcome
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from impflow_zoo import ImageConfig
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import to_json
 from impflow_zoo.registry import parameter_count, zoo_folder
 
@@ -142,13 +142,13 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         },
     }
     return {
-        store.RECIPE: (
+        layout.RECIPE: (
             f"# The weights are those of {checkpoint.file}, see README.md; training settings are "
             "the public script's,\n# whose runs were of a length that is not recorded.\n"
             + yaml.safe_dump(recipe, sort_keys=False, width=100)
         ).encode(),
-        store.CONFIG: store.description("ResFlow", checkpoint.config),
-        store.CARD: _card(checkpoint).encode(),
+        layout.CONFIG: store.description("ResFlow", checkpoint.config),
+        layout.CARD: _card(checkpoint).encode(),
     }
 
 
@@ -224,10 +224,10 @@ def main(root: Path | None = None) -> None:
     """Write the folders; those that have weights are left alone."""
     for checkpoint in CHECKPOINTS:
         folder = (root or zoo_folder()) / checkpoint.name
-        if (folder / store.WEIGHTS).is_file():
+        if (folder / layout.WEIGHTS).is_file():
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        store.write_together({folder / n: text for n, text in files(checkpoint).items()})
+        writing.write_together({folder / n: text for n, text in files(checkpoint).items()})
 
 
 if __name__ == "__main__":

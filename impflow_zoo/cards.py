@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.evaluation import UNITS, Result
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import Recipe
@@ -68,7 +68,7 @@ def trained_card(
 ) -> str:
     """The card of a model with weights."""
     words, image = recipe.card, len(model.config.shape) == 3
-    bounds = [c.bound for c in store.read_config(store.open_files(model.origin or "")).certificate]
+    bounds = [c.bound for c in store.read_config(layout.open_files(model.origin or "")).certificate]
     known = [b for b in bounds if b is not None]
     certified = len(known) == len(bounds) and max(known) < 1
     settings = recipe.training
@@ -173,8 +173,8 @@ def _template(name: str) -> str:
 
 
 def _ships(model: FlowModel) -> bool:
-    files = store.open_files(model.origin or "")
-    return store.optional_path(files, store.TEST_ROWS) is not None
+    files = layout.open_files(model.origin or "")
+    return layout.optional_path(files, layout.TEST_ROWS) is not None
 
 
 def _rounding_text(model: FlowModel) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from impflow_zoo import registry
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 
 __all__ = ["app", "main"]
@@ -212,10 +212,11 @@ def train(
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Bound the Lipschitz constant of every net, and check the golden batch."""
     from impflow_zoo.lipschitz.certify import certify as certify_module
+    from impflow_zoo.models.golden import verify
 
-    files = store.open_files(registry.locate(model))
+    files = layout.open_files(registry.locate(model))
     loaded = registry.create_model(model)
-    store.verify(loaded, files, store.read_config(files))
+    verify(loaded, files, store.read_config(files).certificate)
     certificates = certify_module(loaded)
     bounds = [c.bound for c in certificates]
     worst = None if None in bounds else max(b for b in bounds if b is not None)
@@ -289,7 +290,7 @@ def publish(
 
 
 def _describe(name: str) -> dict[str, Any]:
-    files = store.open_files(registry.zoo_folder() / name)
+    files = layout.open_files(registry.zoo_folder() / name)
     config_file = store.read_config(files)
     result = registry.published_result(files)
     return {
@@ -307,7 +308,7 @@ def _write_csv(rows: list[list[float]], columns: tuple[str, ...], out: Path) -> 
     writer = csv.writer(text)
     writer.writerow(columns or [f"x{i}" for i in range(len(rows[0]))])
     writer.writerows(rows)
-    store.write_whole(out, text.getvalue().encode())
+    writing.write_whole(out, text.getvalue().encode())
 
 
 def _print_json(data: dict[str, Any]) -> None:

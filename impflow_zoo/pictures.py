@@ -12,7 +12,7 @@ from torch import Tensor
 
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.store import write_whole
+from impflow_zoo.models.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ from huggingface_hub import (
 
 from impflow_zoo import registry
 from impflow_zoo.cards import CURVE, IMAGE_PIPELINE, PICTURE, TRAINING
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.hub import check_repository, one_line_errors, transfer_errors
@@ -27,8 +27,8 @@ from impflow_zoo.recipe import CardSettings, read_recipe
 
 __all__ = ["Parcel", "Sent", "inspect", "parcels", "publish", "table"]
 
-NEEDED = (store.CONFIG, store.WEIGHTS, store.GOLDEN, store.CARD, store.RECIPE, TRAINING)
-FILES = (*NEEDED, PICTURE, CURVE, store.TEST_ROWS)  # nothing else in a folder is ever sent
+NEEDED = (layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD, layout.RECIPE, TRAINING)
+FILES = (*NEEDED, PICTURE, CURVE, layout.TEST_ROWS)  # nothing else in a folder is ever sent
 _SECTIONS = ("Use", "Training", "Intended use and limits", "Data", "Citation")
 _PICTURES = re.compile(r"!\[[^\]]*\]\(([^)\s]*)\)")
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
@@ -79,7 +79,7 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
     """
     zoo = registry.zoo_folder()
     if not models:
-        known = (store.CONFIG, store.RECIPE)
+        known = (layout.CONFIG, layout.RECIPE)
         return [inspect(f) for f in sorted(zoo.iterdir()) if any((f / k).is_file() for k in known)]
     folders = []
     for model in models:
@@ -94,7 +94,7 @@ def inspect(folder: Path) -> Parcel:
     """Check all that a published model must have, and collect what is wrong."""
     present = tuple(name for name in FILES if (folder / name).is_file())
     size = sum((folder / name).stat().st_size for name in present)
-    if store.WEIGHTS not in present and not _promises_weights(folder):
+    if layout.WEIGHTS not in present and not _promises_weights(folder):
         return Parcel(folder, (), 0, trained=False, problems=())
     problems = [f"no {name}" for name in NEEDED if name not in present]
     for name in present:
@@ -113,27 +113,27 @@ def inspect(folder: Path) -> Parcel:
 
 def _promises_weights(folder: Path) -> bool:
     try:
-        return store.read_config(store.open_files(folder)).sha256 is not None
+        return store.read_config(layout.open_files(folder)).sha256 is not None
     except ConfigError:
-        return (folder / store.CONFIG).is_file()
+        return (folder / layout.CONFIG).is_file()
 
 
 def _check_weights(folder: Path) -> list[str]:
     model = FlowModel.from_pretrained(folder, verify=True)
-    config_file = store.read_config(store.open_files(folder))
-    recipe = read_recipe(folder / store.RECIPE)
+    config_file = store.read_config(layout.open_files(folder))
+    recipe = read_recipe(folder / layout.RECIPE)
     problems = []
     if config_file.sha256 is None:
-        problems.append(f"{store.CONFIG} records no sha256 of the weights")
+        problems.append(f"{layout.CONFIG} records no sha256 of the weights")
     if recipe.model != type(model).__name__:
-        problems.append(f"{store.RECIPE} is of a {recipe.model}, the weights are not")
+        problems.append(f"{layout.RECIPE} is of a {recipe.model}, the weights are not")
     return problems
 
 
 def _check_words(folder: Path) -> list[str]:
-    recipe = read_recipe(folder / store.RECIPE)
+    recipe = read_recipe(folder / layout.RECIPE)
     try:
-        card = ModelCard.load(folder / store.CARD)
+        card = ModelCard.load(folder / layout.CARD)
     except Exception as error:  # whatever YAML and its readers come up with
         return [f"the card's metadata cannot be read: {' '.join(str(error).split())[:200]}"]
     problems = _metadata_problems(card, folder.name)
@@ -165,7 +165,7 @@ def _text_problems(card: ModelCard, folder: Path, words: CardSettings) -> list[s
         if f"```{kind}\n" not in card.text:
             problems.append(f"the card has no {kind} block")
     if not words.data_license:
-        problems.append(f"{store.RECIPE} names no licence of the data (card: data_license)")
+        problems.append(f"{layout.RECIPE} names no licence of the data (card: data_license)")
     elif words.data_license not in card.text:
         problems.append(f"the card does not name the licence of the data, {words.data_license!r}")
     shown = _PICTURES.findall(card.text)

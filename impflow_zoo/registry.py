@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.models.image_config import ImageConfig
@@ -45,7 +45,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[s
     """
     names = [
         path.parent.name
-        for path in sorted(zoo_folder().glob(f"*/{store.CONFIG}"))
+        for path in sorted(zoo_folder().glob(f"*/{layout.CONFIG}"))
         if fnmatch.fnmatch(path.parent.name, pattern)
     ]
     if pretrained is None:
@@ -55,7 +55,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[s
 
 def is_trained(name: str) -> bool:
     """Whether the zoo has weights for a model, here or on the Hub."""
-    return store.read_config(store.open_files(zoo_folder() / name)).sha256 is not None
+    return store.read_config(layout.open_files(zoo_folder() / name)).sha256 is not None
 
 
 def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
@@ -86,18 +86,18 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         return name
     name, at, asked = name.partition("@")
     folder = zoo_folder() / name
-    if not (folder / store.CONFIG).is_file() or name.startswith("."):
+    if not (folder / layout.CONFIG).is_file() or name.startswith("."):
         names = list_models()
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
             f"no model {name!r} in the zoo and no folder of that name; there are: "
             + ", ".join(close)
         )
-    if (folder / store.WEIGHTS).is_file() and not (at or revision):
+    if (folder / layout.WEIGHTS).is_file() and not (at or revision):
         return str(folder)
     if not is_trained(name):
         raise ModelError(
-            f"no weights were trained for {name}; its recipe {folder / store.RECIPE} trains it"
+            f"no weights were trained for {name}; its recipe {folder / layout.RECIPE} trains it"
         )
     return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}{at}{asked}"
 
@@ -122,7 +122,7 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     result = published_result(files) if files else None
     published = None if result is None else float(result.metric_value)
     try:
-        recipe = store.optional_path(files, store.RECIPE) if files else None
+        recipe = layout.optional_path(files, layout.RECIPE) if files else None
     except LocalEntryNotFoundError:
         if dataset is None:
             raise
@@ -133,7 +133,7 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
         spoken_of = dataset == data.dataset or (data.dataset is None and os.path.exists(dataset))
         same = spoken_of and split in (None, data.test)
         return Split(dataset, split, None, published if same else None)
-    shipped = store.optional_path(files, store.TEST_ROWS) if files else None
+    shipped = layout.optional_path(files, layout.TEST_ROWS) if files else None
     if shipped is not None and split in (None, data.test):
         return Split(str(shipped), None, None, published)
     if data.dataset is not None:
@@ -151,10 +151,10 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     )
 
 
-def published_result(files: store.Files) -> EvalResult | None:
+def published_result(files: layout.Files) -> EvalResult | None:
     """The first result on a model's card, if it has one."""
     try:
-        card = store.optional_path(files, store.CARD)
+        card = layout.optional_path(files, layout.CARD)
         results = ModelCard.load(card).data.eval_results if card else None
         for result in results or []:
             float(result.metric_value)

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.models.store import write_whole
+from impflow_zoo.models.writing import write_whole
 
 __all__ = ["LOG", "Meter", "RunLog"]
 

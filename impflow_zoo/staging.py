@@ -9,7 +9,7 @@ from typing import Any
 from impflow_zoo import pictures
 from impflow_zoo.cards import CURVE, PICTURE, TRAINING, TrainingFacts, pending_card, trained_card
 from impflow_zoo.evaluation import UNITS, Result, evaluate, shown_rows
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import Recipe, read_recipe
@@ -36,8 +36,8 @@ def stage(
     Raises:
         ModelError: if the run has no weights or the folder no recipe.
     """
-    recipe = read_recipe(folder / store.RECIPE)
-    if run is None and not (folder / store.WEIGHTS).is_file():
+    recipe = read_recipe(folder / layout.RECIPE)
+    if run is None and not (folder / layout.WEIGHTS).is_file():
         _announce(folder, recipe)
         return None
     if run is not None:
@@ -54,30 +54,30 @@ def stage(
         folder / CURVE,
     )
     card = trained_card(folder.name, model, recipe, result, facts)
-    store.write_whole(folder / store.CARD, card.encode())
+    writing.write_whole(folder / layout.CARD, card.encode())
     return result
 
 
 def _announce(folder: Path, recipe: Recipe) -> None:
     """Write config and card of a model without weights."""
-    if (folder / store.CONFIG).is_file():
-        recorded = store.read_config(store.open_files(folder)).sha256
+    if (folder / layout.CONFIG).is_file():
+        recorded = store.read_config(layout.open_files(folder)).sha256
         if recorded is not None:
             raise ModelError(f"{folder} records weights but has none: stage it from a run (--run)")
     contents = {
-        folder / store.CONFIG: store.description(recipe.model, recipe.config),
-        folder / store.CARD: pending_card(folder.name, recipe).encode(),
+        folder / layout.CONFIG: store.description(recipe.model, recipe.config),
+        folder / layout.CARD: pending_card(folder.name, recipe).encode(),
     }
-    store.write_together(contents)
+    writing.write_together(contents)
 
 
 def _copy_run(run: Path, folder: Path) -> None:
-    if not (run / store.WEIGHTS).is_file():
+    if not (run / layout.WEIGHTS).is_file():
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
     facts = json.dumps(summarise(run / LOG), indent=1) + "\n"
-    names = (store.WEIGHTS, store.GOLDEN, store.CONFIG)
+    names = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG)
     contents = {folder / name: (run / name).read_bytes() for name in names}
-    store.write_together({**contents, folder / TRAINING: facts.encode()})
+    writing.write_together({**contents, folder / TRAINING: facts.encode()})
 
 
 def summarise(log: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from impflow_zoo import registry
 from impflow_zoo.cards import TRAINING, TrainingFacts
 from impflow_zoo.evaluation import UNITS
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.recipe import Recipe, read_recipe
 
@@ -57,12 +57,12 @@ class Row:
 
 def read_rows(zoo: Path) -> list[Row]:
     """One row for every folder that has a recipe."""
-    return [_read(path.parent) for path in sorted(zoo.glob(f"*/{store.RECIPE}"))]
+    return [_read(path.parent) for path in sorted(zoo.glob(f"*/{layout.RECIPE}"))]
 
 
 def _read(folder: Path) -> Row:
-    recipe, files = read_recipe(folder / store.RECIPE), store.open_files(folder)
-    trained = files.has(store.CONFIG)
+    recipe, files = read_recipe(folder / layout.RECIPE), layout.open_files(folder)
+    trained = files.has(layout.CONFIG)
     config_file = (
         store.read_config(files) if trained else store.ConfigFile(recipe.model, recipe.config)
     )
@@ -158,7 +158,7 @@ def main() -> None:
         sys.exit(f"{root} is no checkout of impflow_zoo: there is no README.md in it")
     try:
         for path, text in documents(root).items():
-            store.write_whole(path, text.encode())
+            writing.write_whole(path, text.encode())
             print(path)
     except ModelError as error:
         sys.exit(str(error))

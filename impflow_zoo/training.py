@@ -20,15 +20,9 @@ from impflow_zoo.evaluation import open_rows, score
 from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
-from impflow_zoo.models.store import (
-    RECIPE,
-    WEIGHTS,
-    load_weights,
-    open_files,
-    read_config,
-    read_weights,
-    write_whole,
-)
+from impflow_zoo.models.layout import RECIPE, WEIGHTS, open_files
+from impflow_zoo.models.store import load_weights, read_config, read_weights
+from impflow_zoo.models.writing import write_whole
 from impflow_zoo.optimisation import Optimisation
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe

@@ -16,7 +16,7 @@ from small import write_recipe
 
 from impflow_zoo import training
 from impflow_zoo.evaluation import evaluate
-from impflow_zoo.models import store
+from impflow_zoo.models import writing
 from impflow_zoo.optimisation import Optimisation
 from impflow_zoo.processes import together
 from impflow_zoo.transforms.base import NotFiniteError
@@ -105,7 +105,7 @@ def forbid_writing() -> None:
         def refuse(*arguments: object) -> None:
             raise AssertionError("two processes write")
 
-        store.write_together = refuse  # type: ignore[assignment]
+        writing._rename = refuse  # type: ignore[assignment]
 
 
 def main(folder: Path, data: Path) -> None:

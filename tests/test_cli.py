@@ -18,7 +18,7 @@ from small import MEAN, make, write_recipe
 
 from impflow_zoo import ResFlow, cli, create_model, evaluate, list_models
 from impflow_zoo.cards import CURVE, PICTURE, TRAINING
-from impflow_zoo.models import store
+from impflow_zoo.models import layout
 from impflow_zoo.runlog import LOG
 from impflow_zoo.training import CHECKPOINT
 
@@ -176,7 +176,7 @@ def test_train_then_resume_then_start_from_it(run, tmp_path):
     second = run("train", recipe, "--out", tmp_path / "a", "--resume")
     assert second.code == 0, second.err
     assert second.out.startswith("step 4, best validation log-likelihood -")
-    assert {CHECKPOINT, LOG, store.WEIGHTS, store.CONFIG, store.RECIPE} <= {
+    assert {CHECKPOINT, LOG, layout.WEIGHTS, layout.CONFIG, layout.RECIPE} <= {
         path.name for path in (tmp_path / "a").iterdir()
     }
     third = run("train", recipe, "--out", tmp_path / "b", "--init-from", tmp_path / "a", "--json")
@@ -195,7 +195,7 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     staged = run("stage", folder, "--run", tmp_path / "run", "--json").json
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *(store.CONFIG, store.WEIGHTS, store.GOLDEN, store.RECIPE, store.CARD),
+        *(layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.RECIPE, layout.CARD),
         *(PICTURE, CURVE, TRAINING),
     }
     for picture in (PICTURE, CURVE):
@@ -203,7 +203,7 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     again = run("evaluate", folder, "--json").json
     assert again["published"] == pytest.approx(again["value"], abs=1e-5)
     assert again["value"] == pytest.approx(staged["value"])
-    card = (folder / store.CARD).read_text()
+    card = (folder / layout.CARD).read_text()
     assert f"{staged['value']:.3f}" in card
     assert json.loads((folder / TRAINING).read_text())["steps"] == 4
     assert run("stage", folder).code == 0  # weights kept, card made anew
@@ -233,7 +233,7 @@ def test_help_is_plain_text(run):
 
 def _damaged(folder: Path) -> Path:
     make(dtype=torch.float32).save_pretrained(folder / "damaged")
-    weights = folder / "damaged" / store.WEIGHTS
+    weights = folder / "damaged" / layout.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:100])
     return folder / "damaged"
 
@@ -336,7 +336,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_ends_in_one_line(arguments, message, run, plane, space, tmp_path):
-    places = {"plane": plane, "space": space, "recipe": plane / store.RECIPE}
+    places = {"plane": plane, "space": space, "recipe": plane / layout.RECIPE}
     filled = [
         a(tmp_path) if callable(a) else str(a).replace("{}", str(tmp_path)).format(**places)
         for a in arguments

@@ -11,7 +11,7 @@ from conversion.architecture import Settings, config_of
 from conversion.published import CHECKPOINTS, Checkpoint, files
 from conversion.reference import Layer, Net, Unit
 from impflow_zoo import create_model, list_models
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.registry import parameter_count, zoo_folder
 
@@ -50,11 +50,11 @@ def key(checkpoint: Checkpoint) -> str:
 def test_the_folder_says_what_is_known(checkpoint):
     """If this fails: `python -m conversion.published`, and commit what it writes."""
     folder = zoo_folder() / checkpoint.name
-    if (folder / store.WEIGHTS).is_file():
+    if (folder / layout.WEIGHTS).is_file():
         pytest.skip("the weights are there: conversion wrote the folder")
     for name, content in files(checkpoint).items():
         assert (folder / name).read_bytes() == content, name
-    card = (folder / store.CARD).read_text()
+    card = (folder / layout.CARD).read_text()
     for said in (checkpoint.file, checkpoint.bits_per_dim, "MIT", "Weights pending"):
         assert said in card
 

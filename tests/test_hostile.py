@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small import make, rows
 
 from impflow_zoo import ResFlow, TabularConfig, create_model
-from impflow_zoo.models import store
+from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.image_config import ImageConfig
@@ -52,10 +52,10 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def _saved(model: FlowModel, folder: Path) -> Files:
     model.save_pretrained(folder)
-    config = json.loads((folder / store.CONFIG).read_text())
+    config = json.loads((folder / layout.CONFIG).read_text())
     del config["weights"]
-    contents = {name: (folder / name).read_bytes() for name in (store.WEIGHTS, store.GOLDEN)}
-    return Files({store.CONFIG: json.dumps(config).encode(), **contents})
+    contents = {name: (folder / name).read_bytes() for name in (layout.WEIGHTS, layout.GOLDEN)}
+    return Files({layout.CONFIG: json.dumps(config).encode(), **contents})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,8 +139,8 @@ def changed(draw: st.DrawFn, original: bytes) -> bytes:
 
 
 def check_config(files: dict[str, bytes], folder: Path, data: st.DataObject) -> None:
-    config = data.draw(changed(files[store.CONFIG]))
-    loads_or_says_why(folder, {**files, store.CONFIG: config})
+    config = data.draw(changed(files[layout.CONFIG]))
+    loads_or_says_why(folder, {**files, layout.CONFIG: config})
 
 
 @given(data=st.data())
@@ -159,7 +159,7 @@ def test_many_configs(files, image_files, tmp_path, data):
 @given(text=st.one_of(st.binary(max_size=50), VALUES.map(lambda v: json.dumps(v).encode())))
 @_FEW
 def test_what_is_no_config_at_all(files, tmp_path, text):
-    assert not loads_or_says_why(tmp_path, {**files, store.CONFIG: text})
+    assert not loads_or_says_why(tmp_path, {**files, layout.CONFIG: text})
 
 
 def _nested(depth: int) -> str:
@@ -187,10 +187,10 @@ def _nested(depth: int) -> str:
     ],
 )
 def test_absurd_configs_are_refused(files, tmp_path, old, new):
-    text = files[store.CONFIG].decode()
+    text = files[layout.CONFIG].decode()
     assert old in text
     config = text.replace(old, new, 1).encode()
-    assert not loads_or_says_why(tmp_path, {**files, store.CONFIG: config})
+    assert not loads_or_says_why(tmp_path, {**files, layout.CONFIG: config})
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_absurd_configs_are_refused(files, tmp_path, old, new):
     ],
 )
 def test_absurd_image_configs_are_refused(image_files, tmp_path, old, new):
-    text = image_files[store.CONFIG].decode()
+    text = image_files[layout.CONFIG].decode()
     assert old in text
     config = text.replace(old, new, 1).encode()
-    assert not loads_or_says_why(tmp_path, {**image_files, store.CONFIG: config})
+    assert not loads_or_says_why(tmp_path, {**image_files, layout.CONFIG: config})
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def changed_bytes(draw: st.DrawFn, original: bytes) -> bytes:
 
 
 def check_weights(files: dict[str, bytes], folder: Path, data: st.DataObject) -> None:
-    original = files[store.WEIGHTS]
+    original = files[layout.WEIGHTS]
     weights = data.draw(st.one_of(changed_header(original), changed_bytes(original)))
-    if loads_or_says_why(folder, {**files, store.WEIGHTS: weights}):
+    if loads_or_says_why(folder, {**files, layout.WEIGHTS: weights}):
         assert split_file(weights)[1]  # what loads has the data of a model
 
 
@@ -300,19 +300,19 @@ def test_many_headers(files, tmp_path, data):
 def test_weights_of_a_type_no_model_has(files, tmp_path, change):
     from safetensors.torch import load, save
 
-    tensors = {k: change(t) if t.dim() == 2 else t for k, t in load(files[store.WEIGHTS]).items()}
-    assert not loads_or_says_why(tmp_path, {**files, store.WEIGHTS: save(tensors)})
+    tensors = {k: change(t) if t.dim() == 2 else t for k, t in load(files[layout.WEIGHTS]).items()}
+    assert not loads_or_says_why(tmp_path, {**files, layout.WEIGHTS: save(tensors)})
 
 
 def test_a_checksum_stops_what_would_load(files, tmp_path):
     """Bytes changed within the data are weights like any others: the sha256 tells."""
-    config = json.loads(files[store.CONFIG])
-    config["weights"] = {"sha256": hashlib.sha256(files[store.WEIGHTS]).hexdigest()}
-    whole = {**files, store.CONFIG: json.dumps(config).encode()}
+    config = json.loads(files[layout.CONFIG])
+    config["weights"] = {"sha256": hashlib.sha256(files[layout.WEIGHTS]).hexdigest()}
+    whole = {**files, layout.CONFIG: json.dumps(config).encode()}
     assert loads_or_says_why(tmp_path, whole)
-    weights = bytearray(files[store.WEIGHTS])
+    weights = bytearray(files[layout.WEIGHTS])
     weights[-1] ^= 1
-    assert not loads_or_says_why(tmp_path, {**whole, store.WEIGHTS: bytes(weights)})
+    assert not loads_or_says_why(tmp_path, {**whole, layout.WEIGHTS: bytes(weights)})
 
 
 def _golden(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[bytes], bytes]:
@@ -343,6 +343,6 @@ def _golden(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[by
 def test_golden_batches_that_prove_nothing(files, tmp_path, change):
     assert loads_or_says_why(tmp_path, files)
     assert create_model(tmp_path, verify=True).log_prob(rows(3), torch.zeros(3, 1)).shape == (3,)
-    (tmp_path / store.GOLDEN).write_bytes(change(files[store.GOLDEN]))
+    (tmp_path / layout.GOLDEN).write_bytes(change(files[layout.GOLDEN]))
     with pytest.raises(ModelError):
         create_model(tmp_path, verify=True)

@@ -16,7 +16,7 @@ from small import make, rows
 
 from impflow_zoo import ResFlow
 from impflow_zoo.models import hub as files_of_the_hub
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store
 
 REPO = "zoo/small"
 
@@ -171,9 +171,9 @@ def test_weights_that_are_out_of_reach_are_not_called_missing(
 
 
 def _fetch_config(cache: str) -> None:
-    from impflow_zoo.models import store
+    from impflow_zoo.models import layout
 
-    store.read_config(store.open_files(REPO, cache_dir=cache))
+    store.read_config(layout.open_files(REPO, cache_dir=cache))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_a_storage_client_that_fails(tmp_path, monkeypatch, error):
     monkeypatch.setattr(files_of_the_hub, "hf_hub_download", download)
     files = files_of_the_hub.HubFiles(REPO, cache_dir=tmp_path, local_files_only=True)
     with pytest.raises(LocalEntryNotFoundError, match=r"config.json.: the transfer failed"):
-        store.optional_path(files, store.CONFIG)
+        layout.optional_path(files, layout.CONFIG)
 
 
 def test_what_is_cached_is_refused_without_a_request(hub, online, models, tmp_path):
@@ -331,9 +331,9 @@ def _logged(cache: str, model: str, token: str) -> str:
 def _pickled(cache: str, token: str) -> str:
     import pickle
 
-    from impflow_zoo.models import store
+    from impflow_zoo.models import layout
 
-    files = store.open_files(REPO, cache_dir=cache, token=token)
+    files = layout.open_files(REPO, cache_dir=cache, token=token)
     return f"{pickle.dumps(files)!r}{files!r}{vars(pickle.loads(pickle.dumps(files)))}"
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from small import write_recipe
 
 from impflow_zoo import processes, training
-from impflow_zoo.models import store
+from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.runlog import LOG
@@ -246,5 +246,5 @@ def test_training_on_a_named_device(tmp_path):
     recipe = write_recipe(tmp_path / "recipe")
     state = training.train(recipe, out=tmp_path / "run", device="cpu", progress=False)
     assert state["step"] == 4
-    assert (tmp_path / "run" / store.WEIGHTS).exists()
+    assert (tmp_path / "run" / layout.WEIGHTS).exists()
     assert processes.together("cpu") == Processes()

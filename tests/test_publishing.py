@@ -21,7 +21,7 @@ from small import make
 from impflow_zoo import ResFlow, create_model, publishing, registry
 from impflow_zoo.cards import TrainingFacts, trained_card
 from impflow_zoo.evaluation import Result
-from impflow_zoo.models import store
+from impflow_zoo.models import layout
 from impflow_zoo.models.config import ImageConfig, ModelError, to_json
 from impflow_zoo.recipe import CardSettings, Recipe
 
@@ -76,34 +76,34 @@ def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
 def _other_golden(folder: Path) -> None:
     torch.manual_seed(5)
     make(blocks=1).save_pretrained(folder / "other")
-    os.replace(folder / "other" / store.GOLDEN, folder / store.GOLDEN)
+    os.replace(folder / "other" / layout.GOLDEN, folder / layout.GOLDEN)
 
 
 def _bound(folder: Path) -> None:
-    config = json.loads((folder / store.CONFIG).read_text())
+    config = json.loads((folder / layout.CONFIG).read_text())
     config["certificate"][0]["bound"] = 0.1
-    (folder / store.CONFIG).write_text(json.dumps(config))
+    (folder / layout.CONFIG).write_text(json.dumps(config))
 
 
 def _link(folder: Path) -> None:
-    os.replace(folder / store.RECIPE, folder.parent / "elsewhere")
-    (folder / store.RECIPE).symlink_to(folder.parent / "elsewhere")
+    os.replace(folder / layout.RECIPE, folder.parent / "elsewhere")
+    (folder / layout.RECIPE).symlink_to(folder.parent / "elsewhere")
 
 
 def _images(folder: Path) -> None:
-    recipe = yaml.safe_load((folder / store.RECIPE).read_text())
+    recipe = yaml.safe_load((folder / layout.RECIPE).read_text())
     recipe["config"] = json.loads(json.dumps(to_json(ImageConfig())))
-    (folder / store.RECIPE).write_text(yaml.safe_dump(recipe))
+    (folder / layout.RECIPE).write_text(yaml.safe_dump(recipe))
 
 
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda f: (f / store.GOLDEN).unlink(), "no golden.safetensors"),
-        (lambda f: (f / store.WEIGHTS).unlink(), "no model.safetensors"),
+        (lambda f: (f / layout.GOLDEN).unlink(), "no golden.safetensors"),
+        (lambda f: (f / layout.WEIGHTS).unlink(), "no model.safetensors"),
         (lambda f: (f / "density.png").unlink(), "the card shows density.png"),
-        (lambda f: (f / store.CONFIG).write_text("{"), "no valid JSON"),
-        (lambda f: os.truncate(f / store.WEIGHTS, 500), "truncated"),
+        (lambda f: (f / layout.CONFIG).write_text("{"), "no valid JSON"),
+        (lambda f: os.truncate(f / layout.WEIGHTS, 500), "truncated"),
         (_other_golden, "golden"),
         (_bound, "but config.json records 0.1"),
         (_link, "recipe.yaml is a link"),
@@ -135,7 +135,7 @@ def test_what_is_missing_is_named(folder, damage, problem):
 def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
     planned = tmp_path / "planned"
     planned.mkdir()
-    shutil.copy(folder / store.RECIPE, planned)
+    shutil.copy(folder / layout.RECIPE, planned)
     found = publishing.parcels([str(folder), str(planned)])
     publishing.check(found, "org")
     assert "no weights, not sent" in publishing.table(found, "org").splitlines()[1]
@@ -186,7 +186,7 @@ def _score(model: str, cache: str | None) -> list[float]:
 
 
 def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
-    stays, goes = {"LICENSE": b"MIT", ".gitattributes": b""}, {store.TEST_ROWS: b"old"}
+    stays, goes = {"LICENSE": b"MIT", ".gitattributes": b""}, {layout.TEST_ROWS: b"old"}
     hub.add("org/tiny", {**stays, **goes})
     _publish(publisher, folder)
     assert set(hub.repositories["model", "org/tiny"].head) == {*os.listdir(folder), *stays}
@@ -291,7 +291,7 @@ def _push_and_load(cache: str) -> tuple[list[float], str]:
     model = make(ResFlow)
     model.push_to_hub("org/mine", private=True)
     loaded = ResFlow.from_pretrained("org/mine", cache_dir=cache)
-    card = Path(hf_hub_download("org/mine", store.CARD, cache_dir=cache)).read_text()
+    card = Path(hf_hub_download("org/mine", layout.CARD, cache_dir=cache)).read_text()
     run_snippet(card)
     return [model.log_prob(x).item(), loaded.log_prob(x).item()], card
 
@@ -303,10 +303,10 @@ def run_snippet(card: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{store.WEIGHTS}"))]
+    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{layout.WEIGHTS}"))]
 )
 def test_snippets_of_the_zoo_run_as_printed(name, capsys):
-    run_snippet((registry.zoo_folder() / name / store.CARD).read_text())
+    run_snippet((registry.zoo_folder() / name / layout.CARD).read_text())
     assert "tensor(" in capsys.readouterr().out
 
 

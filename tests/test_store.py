@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from small import make, rows
 
 from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, create_model
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 
@@ -69,7 +69,7 @@ def test_the_loaded_model_is_the_saved_one(name, tmp_path):
     x, c = rows(50), None if size is None else torch.randn(50, size)
     assert torch.equal(saved.log_prob(x, c), loaded.log_prob(x, c))
     loaded.save_pretrained(tmp_path / "again")
-    for file in (store.CONFIG, store.WEIGHTS):
+    for file in (layout.CONFIG, layout.WEIGHTS):
         assert (tmp_path / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
 
 
@@ -119,7 +119,7 @@ def edit(**changes: Any) -> Callable[[Path], None]:
     """Change keys of config.json; those with a dot lie in its config, None removes."""
 
     def change(folder: Path) -> None:
-        path = folder / store.CONFIG
+        path = folder / layout.CONFIG
         data = json.loads(path.read_text())
         for key, value in changes.items():
             inner = key not in data and key != "notes"
@@ -137,32 +137,32 @@ def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path]
     """Change the tensors, and record their new checksum: a file as another program writes it."""
 
     def apply(folder: Path) -> None:
-        tensors = load_file(folder / store.WEIGHTS)
+        tensors = load_file(folder / layout.WEIGHTS)
         change(tensors)
-        save_file(tensors, folder / store.WEIGHTS)
-        data = json.loads((folder / store.CONFIG).read_text())
+        save_file(tensors, folder / layout.WEIGHTS)
+        data = json.loads((folder / layout.CONFIG).read_text())
         del data["weights"]
-        (folder / store.CONFIG).write_text(json.dumps(data))
+        (folder / layout.CONFIG).write_text(json.dumps(data))
 
     return apply
 
 
 def _pickle_only(folder: Path) -> None:
-    (folder / store.WEIGHTS).rename(folder / "pytorch_model.bin")
+    (folder / layout.WEIGHTS).rename(folder / "pytorch_model.bin")
 
 
 def _truncate(folder: Path) -> None:
-    content = (folder / store.WEIGHTS).read_bytes()
-    (folder / store.WEIGHTS).write_bytes(content[: len(content) // 2])
+    content = (folder / layout.WEIGHTS).read_bytes()
+    (folder / layout.WEIGHTS).write_bytes(content[: len(content) // 2])
 
 
 def _other_weights(folder: Path) -> None:
-    save_file(make(dtype=torch.float32).state_dict(), folder / store.WEIGHTS)
+    save_file(make(dtype=torch.float32).state_dict(), folder / layout.WEIGHTS)
 
 
 KEY = "flow._transform._transforms.1.net_x.layers.0.bias"
 DAMAGE = {
-    "missing weights": (lambda f: (f / store.WEIGHTS).unlink(), "has no model.safetensors"),
+    "missing weights": (lambda f: (f / layout.WEIGHTS).unlink(), "has no model.safetensors"),
     "pickle only": (_pickle_only, "a pickle.*which could run code and is not opened"),
     "truncated weights": (_truncate, "model.safetensors is truncated or damaged"),
     "weights of another save": (_other_weights, "has sha256 .*the config records"),
@@ -170,10 +170,10 @@ DAMAGE = {
     "extra tensor": (weights(lambda t: t.update(more=t[KEY].clone())), r"1 unexpected.*more"),
     "another shape": (weights(lambda t: t.update({KEY: torch.ones(3)})), rf"{KEY} has shape \(3,"),
     "NaN": (weights(lambda t: t[KEY].fill_(torch.nan)), f"{KEY} holds NaN"),
-    "no config": (lambda f: (f / store.CONFIG).unlink(), "no config.json: not a model"),
-    "no JSON": (lambda f: (f / store.CONFIG).write_text("{"), "no valid JSON"),
-    "no JSON object": (lambda f: (f / store.CONFIG).write_text("[]"), "holds no JSON object"),
-    "binary config": (lambda f: (f / store.CONFIG).write_bytes(b"\xff\xfe"), "no valid JSON"),
+    "no config": (lambda f: (f / layout.CONFIG).unlink(), "no config.json: not a model"),
+    "no JSON": (lambda f: (f / layout.CONFIG).write_text("{"), "no valid JSON"),
+    "no JSON object": (lambda f: (f / layout.CONFIG).write_text("[]"), "holds no JSON object"),
+    "binary config": (lambda f: (f / layout.CONFIG).write_bytes(b"\xff\xfe"), "no valid JSON"),
     "newer format": (edit(format=99), "format 99.*reads up to 1.*upgrade impflow_zoo"),
     "no format": (edit(format="1"), "no valid 'format'"),
     "unknown model": (edit(model="GlowFlow"), "unknown model 'GlowFlow', this version knows Imp"),
@@ -211,7 +211,7 @@ def test_a_damaged_folder_is_refused(damage, message, folder, monkeypatch):
     with pytest.raises(ModelError, match=message) as caught:
         ImpFlow.from_pretrained(folder)
     assert "\n" not in str(caught.value)
-    assert str(folder) in str(caught.value) or store.WEIGHTS in str(caught.value)
+    assert str(folder) in str(caught.value) or layout.WEIGHTS in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "a/b/c", "/nowhere/at-all", ""])
@@ -222,7 +222,7 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name):
 
 def test_a_file_in_place_of_a_folder_is_refused(folder):
     with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
-        ImpFlow.from_pretrained(folder / store.WEIGHTS)
+        ImpFlow.from_pretrained(folder / layout.WEIGHTS)
 
 
 def test_offline_nobody_says_that_weights_do_not_exist(folder):
@@ -232,7 +232,7 @@ def test_offline_nobody_says_that_weights_do_not_exist(folder):
         def path(self, filename: str) -> Path:
             raise LocalEntryNotFoundError("offline and not in the cache")
 
-    config_file = store.read_config(store.open_files(folder))
+    config_file = store.read_config(layout.open_files(folder))
     with pytest.raises(LocalEntryNotFoundError, match="offline"):
         store.read_weights(Offline(), config_file)
 
@@ -263,27 +263,27 @@ def test_bad_overrides_are_refused(options, message, folder):
 
 
 def _shift_golden(folder: Path) -> None:
-    golden = load_file(folder / store.GOLDEN)
+    golden = load_file(folder / layout.GOLDEN)
     golden["log_prob"] += 1e-3
-    save_file(golden, folder / store.GOLDEN)
+    save_file(golden, folder / layout.GOLDEN)
 
 
 def _lower_certificate(folder: Path) -> None:
-    data = json.loads((folder / store.CONFIG).read_text())
+    data = json.loads((folder / layout.CONFIG).read_text())
     data["certificate"][0]["bound"] *= 0.9
-    (folder / store.CONFIG).write_text(json.dumps(data))
+    (folder / layout.CONFIG).write_text(json.dumps(data))
 
 
 UNTRUE = {
     "golden log-probabilities": (_shift_golden, "golden log_prob differ by up to 1.00e-03"),
     "certificate": (_lower_certificate, r"Lip <= 0\.\d+ .*but config.json records"),
-    "no golden batch": (lambda f: (f / store.GOLDEN).unlink(), "nothing to verify against"),
+    "no golden batch": (lambda f: (f / layout.GOLDEN).unlink(), "nothing to verify against"),
     "golden batch cut": (
-        lambda f: (f / store.GOLDEN).write_bytes((f / store.GOLDEN).read_bytes()[:99]),
+        lambda f: (f / layout.GOLDEN).write_bytes((f / layout.GOLDEN).read_bytes()[:99]),
         "golden.safetensors is truncated",
     ),
     "golden batch of another kind": (
-        lambda f: save_file({"inputs": torch.ones(1)}, f / store.GOLDEN),
+        lambda f: save_file({"inputs": torch.ones(1)}, f / layout.GOLDEN),
         "golden.safetensors lacks 'latents'",
     ),
 }
@@ -329,7 +329,7 @@ class Disk:
 def test_a_full_disk_leaves_the_model_that_was_there(files, folder, monkeypatch):
     before = contents(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "open", Disk(files), raising=False)
+        patch.setattr(writing, "open", Disk(files), raising=False)
         with pytest.raises(OSError, match="No space left"):
             make(dtype=torch.float32).save_pretrained(folder)
     assert contents(folder) == before
@@ -356,12 +356,12 @@ def test_an_interrupt_leaves_one_of_the_two_models(renames, folder, monkeypatch)
 
 
 def test_a_card_is_kept_unless_another_is_given(model, folder):
-    assert "ImpFlow.from_pretrained" in (folder / store.CARD).read_text()
-    (folder / store.CARD).write_text("mine")
+    assert "ImpFlow.from_pretrained" in (folder / layout.CARD).read_text()
+    (folder / layout.CARD).write_text("mine")
     model.save_pretrained(folder)
-    assert (folder / store.CARD).read_text() == "mine"
+    assert (folder / layout.CARD).read_text() == "mine"
     model.save_pretrained(folder, card="new")
-    assert (folder / store.CARD).read_text() == "new"
+    assert (folder / layout.CARD).read_text() == "new"
 
 
 def test_saving_changes_no_answer(model, tmp_path):
@@ -405,6 +405,6 @@ def test_what_is_pushed_is_what_is_saved(push, model, tmp_path, uploads):
     (upload,) = uploads
     assert upload["repo_id"] == "me/flow"
     assert upload["commit_message"] == "new"
-    assert upload["files"] == {store.CONFIG, store.WEIGHTS, store.GOLDEN, store.CARD}
+    assert upload["files"] == {layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD}
     x = rows()
     assert torch.equal(upload["model"].log_prob(x), model.log_prob(x))

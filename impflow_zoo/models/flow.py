@@ -18,10 +18,11 @@ from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
-from impflow_zoo.models import store
+from impflow_zoo.models import layout, store
 from impflow_zoo.models.build import build_transform, decode, encode
 from impflow_zoo.models.config import Config, ModelError, parse
 from impflow_zoo.models.device import usable_device
+from impflow_zoo.models.golden import verify as verify_golden
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.numerics import monitor
@@ -72,7 +73,7 @@ class FlowModel(PlainLoading, PyTorchModelHubMixin):
         self.preprocessing = preprocessing_of(self.config)
         transform = build_transform(self.config, self._block)
         self.flow = Flow(transform, StandardNormal([math.prod(self.config.shape)]))
-        self.files: store.Files | None = None  # where it was loaded from
+        self.files: layout.Files | None = None  # where it was loaded from
 
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         raise AssertionError("ImpFlow and ResFlow say what a block is")
@@ -309,7 +310,7 @@ class FlowModel(PlainLoading, PyTorchModelHubMixin):
             huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors,
                 said in one line.
         """
-        files = store.open_files(
+        files = layout.open_files(
             pretrained_model_name_or_path,
             revision=revision,
             token=token,
@@ -344,7 +345,7 @@ class FlowModel(PlainLoading, PyTorchModelHubMixin):
                 model.to(device=usable_device(device))
         model.files = files
         if verify:
-            store.verify(model, files, config_file)
+            verify_golden(model, files, config_file.certificate)
         return cast(Self, model)
 
     def save_pretrained(

@@ -1,4 +1,4 @@
-"""Files of a model: where they are, what they must hold, how they are written.
+"""Reading and writing models: what a folder must hold, and how it is checked.
 
 A folder, local or on the Hub, holds `config.json`, `model.safetensors`, `golden.safetensors`, a
 card `README.md` and usually a `recipe.yaml`. Everything is checked before it is used, and nothing
@@ -7,128 +7,51 @@ from a file is executed.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import os
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models.build import decode
 from impflow_zoo.models.config import (
     Config,
     ConfigError,
-    ModelError,
     convert,
     parse,
     to_json,
 )
-from impflow_zoo.models.hub import HubFiles
-from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.models.golden import golden_batch
+from impflow_zoo.models.layout import (
+    CARD,
+    CONFIG,
+    GOLDEN,
+    WEIGHTS,
+    Files,
+    WeightsError,
+    optional_path,
+    read_safetensors,
+    readable,
+)
+from impflow_zoo.models.writing import write_together
 from impflow_zoo.transforms.weights import mismatch
 
 if TYPE_CHECKING:
     from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["ConfigFile", "Files", "WeightsError", "open_files", "read_config", "save"]
+__all__ = ["ConfigFile", "load_weights", "read_config", "read_weights", "save"]
 
 FORMAT = 1
-CONFIG, RECIPE, CARD = "config.json", "recipe.yaml", "README.md"
-WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.parquet"
 PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")
 MODEL_NAMES = ("ImpFlow", "ResFlow")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_GOLDEN_ROWS = 8
-_GOLDEN_RTOL = 1e-5
-
-
-class WeightsError(ModelError):
-    """Weights are missing, incomplete, of another shape, damaged, or not the recorded ones."""
-
-
-class Files(Protocol):
-    """The files of one model, by name."""
-
-    @property
-    def name(self) -> str:
-        """What messages call the model: its folder or Hub id."""
-
-    def path(self, filename: str) -> Path:
-        """A local path of the file.
-
-        Raises:
-            FileNotFoundError or EntryNotFoundError: if the model has no such file.
-        """
-
-    def has(self, filename: str) -> bool:
-        """Whether the model has such a file, found out without fetching it."""
-
-
-@dataclass(frozen=True)
-class _Folder:
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        return str(self.folder)
-
-    def path(self, filename: str) -> Path:
-        path = self.folder / filename
-        if not path.is_file():
-            raise FileNotFoundError(f"{self.folder} has no {filename}")
-        return path
-
-    def has(self, filename: str) -> bool:
-        return (self.folder / filename).is_file()
-
-
-def open_files(
-    model: str | os.PathLike[str], *, revision: str | None = None, **options: Any
-) -> Files:
-    """The files of a local folder or of a Hub repository (`id` or `id@revision`).
-
-    Arguments:
-        model: folder or id.
-        revision: branch, tag or commit on the Hub.
-        options: as in `HubFiles`.
-
-    Raises:
-        ModelError: if it is neither.
-    """
-    name = os.fspath(model)
-    if os.path.isdir(name):
-        if revision is not None:
-            raise ModelError(f"{name} is a folder and has no revisions: leave revision= out")
-        return _Folder(Path(name))
-    if "@" in name and revision is None:
-        name, revision = name.rsplit("@", 1)
-    return HubFiles(name, revision=revision, **options)
-
-
-def optional_path(files: Files, filename: str) -> Path | None:
-    """The path of a file the model may lack.
-
-    Raises:
-        LocalEntryNotFoundError: if the Hub cannot be asked and the cache does not know.
-    """
-    try:
-        return files.path(filename)
-    except LocalEntryNotFoundError:
-        raise
-    except (FileNotFoundError, EntryNotFoundError):
-        return None
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -196,7 +119,7 @@ def read_config(files: Files) -> ConfigFile:
         certificate = convert(data.get("certificate", ()), tuple[Certificate, ...], "certificate")
         config = parse(data.get("config"))
     except ConfigError as error:
-        raise ConfigError(f"{files.name}: {_said(error)}") from None
+        raise ConfigError(f"{files.name}: {readable(error)}") from None
     return ConfigFile(model, config, weights and weights.sha256, certificate)
 
 
@@ -237,25 +160,6 @@ def _refuse_pickle(files: Files) -> None:
             )
 
 
-def _said(problem: object) -> str:
-    """A problem in one line that fits a screen, whatever the file put into it."""
-    text = "".join(c if c.isprintable() else " " for c in str(problem))
-    return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
-
-    Raises:
-        WeightsError: if the file is truncated or not in that format.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(f"{path.name} is truncated or damaged: {_said(error)}") from None
-
-
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Load strictly: every tensor, no other, each of the right shape.
 
@@ -265,7 +169,7 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
     own = model.state_dict()
     problem = mismatch(own, weights)
     if problem is not None:
-        raise WeightsError(f"{name}: {_said(problem)}")
+        raise WeightsError(f"{name}: {readable(problem)}")
     for key, tensor in weights.items():
         fitting = _FLOATS if own[key].is_floating_point() else (own[key].dtype,)
         if tensor.dtype not in fitting:
@@ -323,39 +227,6 @@ def description(
     return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it: never half a file."""
-    write_together({path: content})
-
-
-def write_together(contents: dict[Path, bytes]) -> None:
-    """Write files that belong together: a full disk or an interrupt leaves the old ones.
-
-    All contents are on disk under temporary names before the first is renamed.
-    """
-    waiting = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in contents}
-    try:
-        for temporary, path in waiting.items():
-            with open(temporary, "wb") as file:
-                file.write(contents[path])
-                file.flush()
-                os.fsync(file.fileno())
-        try:
-            _rename(waiting)
-        except KeyboardInterrupt:
-            _rename(waiting)  # half of the names would be a model of two minds
-            raise
-    finally:
-        for temporary in waiting:
-            temporary.unlink(missing_ok=True)
-
-
-def _rename(waiting: dict[Path, Path]) -> None:
-    for temporary, path in waiting.items():
-        if temporary.exists():
-            os.replace(temporary, path)
-
-
 def default_card(model: FlowModel, name: str) -> str:
     """A minimal card for a model that users save themselves."""
     kind = type(model).__name__
@@ -364,78 +235,3 @@ def default_card(model: FlowModel, name: str) -> str:
         f"# {kind}\n\n```python\nfrom impflow_zoo import {kind}\n\n"
         f"model = {kind}.from_pretrained({json.dumps(name)})\n```\n"
     )
-
-
-# ------------------------------------------------------------------------------------- checking
-
-
-@torch.no_grad()
-def golden_batch(model: FlowModel, rows: int = _GOLDEN_ROWS) -> dict[str, Tensor]:
-    """A few inputs with their latents and log-probabilities, computed in float64."""
-    double = _double_copy(model)
-    generator = torch.Generator().manual_seed(0)
-    size = int(torch.tensor(model.config.shape).prod())
-    noise = torch.randn(rows, size, generator=generator, dtype=torch.float64)
-    context = None
-    if model.config.context_features:
-        context = torch.randn(
-            rows, model.config.context_features, generator=generator, dtype=torch.float64
-        )
-    x = decode(double.transform, noise, context)
-    # Inputs as users have them: an image's may lie out of [0, 1] as it is.
-    x = double.dequantise(double.to_data(x), torch.full_like(x, 0.5))
-    z, _ = double.transform(x, context)
-    batch = {"inputs": x, "latents": z, "log_prob": double.log_prob(x, context)}
-    if context is not None:
-        batch["context"] = context
-    return {key: value.contiguous().clone() for key, value in batch.items()}
-
-
-@torch.no_grad()
-def verify(model: FlowModel, files: Files, config_file: ConfigFile) -> None:
-    """Reproduce the golden batch and check the certificate.
-
-    Raises:
-        WeightsError: if an answer differs, or a bound is above the recorded one.
-    """
-    path = optional_path(files, GOLDEN)
-    if path is None:
-        raise WeightsError(f"{files.name} has no {GOLDEN}: nothing to verify against")
-    golden, double = read_safetensors(path), _double_copy(model)
-    absent = {"inputs", "latents", "log_prob"} - golden.keys()
-    if absent:
-        raise WeightsError(f"{files.name}: {GOLDEN} lacks {sorted(absent)[0]!r}")
-    x, context = golden["inputs"], golden.get("context")
-    try:
-        answers = {"log_prob": double.log_prob(x, context)}  # which checks its input
-        answers["latents"] = double.transform(x, context)[0]
-    except ValueError as error:
-        raise WeightsError(f"{files.name}: {GOLDEN} does not fit the model: {error}") from None
-    for key, value in answers.items():
-        expected = golden[key]
-        if len(x) == 0 or expected.shape != value.shape or expected.dtype != value.dtype:
-            raise WeightsError(f"{files.name}: golden {key} are missing or of another shape")
-        if not torch.allclose(value, expected, rtol=_GOLDEN_RTOL, atol=_GOLDEN_RTOL):
-            worst = float((value - expected).abs().max())
-            raise WeightsError(f"{files.name}: golden {key} differ by up to {worst:.2e}")
-    _check_certificate(model, files.name, config_file)
-
-
-def _check_certificate(model: FlowModel, name: str, config_file: ConfigFile) -> None:
-    recorded = {c.name: c.bound for c in config_file.certificate}
-    found = {c.name: c for c in certify(model)}
-    if recorded.keys() != found.keys():
-        raise WeightsError(f"{name}: the certificate in {CONFIG} is of other nets than the model's")
-    for net, bound in recorded.items():
-        proven = found[net].bound
-        if bound is not None and (proven is None or proven > bound * (1 + 1e-6)):
-            raise WeightsError(f"{name}: {found[net]}, but {CONFIG} records {bound}")
-
-
-def _double_copy(model: FlowModel) -> FlowModel:
-    """A copy whose answers are those of the weights: in float64, with default settings."""
-    double = copy.deepcopy(model).double().cpu().eval()
-    refresh_norms(double)  # from the vectors of the file, whether these were settled before or not
-    for i, block in enumerate(double.blocks()):
-        block.logdet, block.solver = LogDet().seeded(i), Solver()
-    return double

@@ -1,0 +1,104 @@
+"""The golden batch: a few inputs with their answers, by which weights are recognised anywhere."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.lipschitz.certify import Certificate, certify
+from impflow_zoo.lipschitz.norms import refresh_norms
+from impflow_zoo.models.build import decode
+from impflow_zoo.models.layout import (
+    CONFIG,
+    GOLDEN,
+    Files,
+    WeightsError,
+    optional_path,
+    read_safetensors,
+)
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.solve import Solver
+
+if TYPE_CHECKING:
+    from impflow_zoo.models.flow import FlowModel
+
+__all__ = ["golden_batch", "verify"]
+
+_ROWS = 8
+_RTOL = 1e-5
+
+
+@torch.no_grad()
+def golden_batch(model: FlowModel, rows: int = _ROWS) -> dict[str, Tensor]:
+    """A few inputs with their latents and log-probabilities, computed in float64."""
+    double = _double_copy(model)
+    generator = torch.Generator().manual_seed(0)
+    size = int(torch.tensor(model.config.shape).prod())
+    noise = torch.randn(rows, size, generator=generator, dtype=torch.float64)
+    context = None
+    if model.config.context_features:
+        context = torch.randn(
+            rows, model.config.context_features, generator=generator, dtype=torch.float64
+        )
+    x = decode(double.transform, noise, context)
+    # Inputs as users have them: an image's may lie out of [0, 1] as it is.
+    x = double.dequantise(double.to_data(x), torch.full_like(x, 0.5))
+    z, _ = double.transform(x, context)
+    batch = {"inputs": x, "latents": z, "log_prob": double.log_prob(x, context)}
+    if context is not None:
+        batch["context"] = context
+    return {key: value.contiguous().clone() for key, value in batch.items()}
+
+
+@torch.no_grad()
+def verify(model: FlowModel, files: Files, certificate: Iterable[Certificate]) -> None:
+    """Reproduce the golden batch and the bounds recorded at save time.
+
+    Raises:
+        WeightsError: if an answer differs, or a bound is above the recorded one.
+    """
+    path = optional_path(files, GOLDEN)
+    if path is None:
+        raise WeightsError(f"{files.name} has no {GOLDEN}: nothing to verify against")
+    golden, double = read_safetensors(path), _double_copy(model)
+    absent = {"inputs", "latents", "log_prob"} - golden.keys()
+    if absent:
+        raise WeightsError(f"{files.name}: {GOLDEN} lacks {sorted(absent)[0]!r}")
+    x, context = golden["inputs"], golden.get("context")
+    try:
+        answers = {"log_prob": double.log_prob(x, context)}  # which checks its input
+        answers["latents"] = double.transform(x, context)[0]
+    except ValueError as error:
+        raise WeightsError(f"{files.name}: {GOLDEN} does not fit the model: {error}") from None
+    for key, value in answers.items():
+        expected = golden[key]
+        if len(x) == 0 or expected.shape != value.shape or expected.dtype != value.dtype:
+            raise WeightsError(f"{files.name}: golden {key} are missing or of another shape")
+        if not torch.allclose(value, expected, rtol=_RTOL, atol=_RTOL):
+            worst = float((value - expected).abs().max())
+            raise WeightsError(f"{files.name}: golden {key} differ by up to {worst:.2e}")
+    _check_certificate(model, files.name, certificate)
+
+
+def _check_certificate(model: FlowModel, name: str, certificate: Iterable[Certificate]) -> None:
+    recorded = {c.name: c.bound for c in certificate}
+    found = {c.name: c for c in certify(model)}
+    if recorded.keys() != found.keys():
+        raise WeightsError(f"{name}: the certificate in {CONFIG} is of other nets than the model's")
+    for net, bound in recorded.items():
+        proven = found[net].bound
+        if bound is not None and (proven is None or proven > bound * (1 + 1e-6)):
+            raise WeightsError(f"{name}: {found[net]}, but {CONFIG} records {bound}")
+
+
+def _double_copy(model: FlowModel) -> FlowModel:
+    """A copy whose answers are those of the weights: in float64, with default settings."""
+    double = copy.deepcopy(model).double().cpu().eval()
+    refresh_norms(double)  # from the vectors of the file, whether these were settled before or not
+    for i, block in enumerate(double.blocks()):
+        block.logdet, block.solver = LogDet().seeded(i), Solver()
+    return double

@@ -1,0 +1,41 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["write_together", "write_whole"]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it: never half a file."""
+    write_together({path: content})
+
+
+def write_together(contents: dict[Path, bytes]) -> None:
+    """Write files that belong together: a full disk or an interrupt leaves the old ones.
+
+    All contents are on disk under temporary names before the first is renamed.
+    """
+    waiting = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in contents}
+    try:
+        for temporary, path in waiting.items():
+            with open(temporary, "wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            _rename(waiting)
+        except KeyboardInterrupt:
+            _rename(waiting)  # half of the names would be a model of two minds
+            raise
+    finally:
+        for temporary in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+def _rename(waiting: dict[Path, Path]) -> None:
+    for temporary, path in waiting.items():
+        if temporary.exists():
+            os.replace(temporary, path)
