@@ -17,6 +17,7 @@ from impflow_zoo import LipschitzConvNet, LipschitzDenseNet, ResFlowTransform
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, Scaled, make_activation
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.kernels import convolve, silu
+from impflow_zoo.lipschitz.narrow import is_narrow
 from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.lipschitz.singular import leading_vector
 from impflow_zoo.testing.case import jacobian
@@ -233,8 +234,9 @@ def test_swish_is_the_formula_of_the_papers(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
-def test_kernels_to_second_order() -> None:
-    weight, bias = torch.randn(3, 2, 3, 3).double(), torch.randn(3).double()
+@pytest.mark.parametrize("outer", [3, 7], ids=["few-channels", "more"])
+def test_kernels_to_second_order(outer: int) -> None:
+    weight, bias = torch.randn(outer, 2, 3, 3).double(), torch.randn(outer).double()
     x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
     inputs = tuple(t.requires_grad_() for t in (x, weight, bias))
 
@@ -245,6 +247,32 @@ def test_kernels_to_second_order() -> None:
     assert gradgradcheck(both, inputs, fast_mode=True)
     expected = functional.silu(functional.conv2d(x, weight, bias, padding=1))
     torch.testing.assert_close(both(x, weight, bias), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("channels", [1, 3, 6, 7])
+@pytest.mark.parametrize("size", [(9, 8), (2, 1)], ids=["large", "smaller-than-kernel"])
+def test_few_channels_take_another_way_to_the_same_numbers(
+    kernel: int, channels: int, size: tuple[int, int]
+) -> None:
+    """Values and both gradients, to few channels and from few channels, in torch's formulas."""
+    for inner, outer in ((9, channels), (channels, 9)):
+        x = torch.randn(2, inner, *size, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(outer, inner, kernel, kernel, dtype=torch.float64, requires_grad=True)
+        bias = torch.randn(outer, dtype=torch.float64, requires_grad=True)
+        probe = torch.randn(2, outer, *size, dtype=torch.float64)
+        found = convolve(x, weight, bias, kernel // 2)
+        expected = functional.conv2d(x, weight, bias, padding=kernel // 2)
+        torch.testing.assert_close(found, expected)
+        leaves = (x, weight, bias)
+        pairs = zip(
+            torch.autograd.grad(found, leaves, probe),
+            torch.autograd.grad(expected, leaves, probe),
+            strict=True,
+        )
+        for one, other in pairs:
+            torch.testing.assert_close(one, other)
+        assert is_narrow(x, outer, kernel, kernel // 2) == (outer <= 6 and kernel > 1)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from impflow_zoo.lipschitz.narrow import convolve_narrow, is_narrow, narrow_weight_gradient
 from impflow_zoo.numerics.graph import inputs_only
 
 __all__ = ["convolve", "silu"]
@@ -40,7 +41,7 @@ def silu(x: Tensor) -> Tensor:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-        return functional.conv2d(x, weight, bias, padding=padding)
+        return _plain(x, weight, bias, padding)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -58,8 +59,10 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _ConvolutionAdjoint.apply(grad, weight, x.detach(), ctx.padding)
         if (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]) and not inputs_only():
-            mask = [False, ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
-            _, grad_weight, grad_bias = _backward(grad, x, weight, ctx.padding, mask)
+            if ctx.needs_input_grad[1]:
+                grad_weight = _weight_gradient(grad, x, weight, ctx.padding)
+            if ctx.needs_input_grad[2]:
+                grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias, None
 
     @staticmethod
@@ -85,6 +88,8 @@ class _ConvolutionAdjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, weight: Tensor, like: Tensor, padding: int) -> Tensor:
+        if is_narrow(y, weight.shape[1], weight.shape[-1], padding):
+            return convolve_narrow(y, weight.flip(2, 3).transpose(0, 1))
         return _backward(y, like, weight, padding, [True, False, False])[0]
 
     @staticmethod
@@ -100,8 +105,7 @@ class _ConvolutionAdjoint(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_y = convolve(grad, weight, None, ctx.padding)
         if ctx.needs_input_grad[1] and not inputs_only():
-            mask = [False, True, False]
-            _, grad_weight, _ = _backward(y, grad, weight, ctx.padding, mask)
+            grad_weight = _weight_gradient(y, grad, weight, ctx.padding)
         return grad_y, grad_weight, None, None
 
     @staticmethod
@@ -109,6 +113,19 @@ class _ConvolutionAdjoint(torch.autograd.Function):
         at_y, at_weight, like = ctx.saved_tensors
         first = _ConvolutionAdjoint.apply(y, at_weight, like, ctx.padding)
         return first + _ConvolutionAdjoint.apply(at_y, weight, like, ctx.padding)
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    if not is_narrow(x, weight.shape[0], weight.shape[-1], padding):
+        return functional.conv2d(x, weight, bias, padding=padding)
+    value = convolve_narrow(x, weight)
+    return value if bias is None else value.add_(bias[:, None, None])
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    if is_narrow(x, grad.shape[1], weight.shape[-1], padding):
+        return narrow_weight_gradient(grad, x, weight.shape[-1])
+    return _backward(grad, x, weight, padding, [False, True, False])[1]
 
 
 def _backward(
