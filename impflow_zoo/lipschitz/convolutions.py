@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.lipschitz.kernels import convolve
+from impflow_zoo.lipschitz.kernels import adjoint, convolve
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.lipschitz.singular import leading_vector
 
@@ -105,7 +105,8 @@ class LipschitzConv2d(LipschitzLayer):
 
     def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
         image = u.view(1, weight.shape[0], *self.image_size)
-        return functional.conv_transpose2d(image, weight, padding=self.padding).flatten()
+        like = self.v.view(1, weight.shape[1], *self.image_size)
+        return adjoint(image, weight, like, self.padding).flatten()
 
     def _normalise(self) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.

@@ -18,7 +18,7 @@ from torch.nn import functional
 from impflow_zoo.lipschitz.narrow import convolve_narrow, is_narrow, narrow_weight_gradient
 from impflow_zoo.numerics.graph import inputs_only
 
-__all__ = ["convolve", "silu"]
+__all__ = ["adjoint", "convolve", "silu"]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -31,6 +31,20 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
         padding: zeros on each side.
     """
     return _Convolution.apply(x, weight, bias, padding)
+
+
+def adjoint(y: Tensor, weight: Tensor, like: Tensor, padding: int) -> Tensor:
+    """The adjoint of `convolve` in its images, not differentiable.
+
+    `torch.nn.functional.conv_transpose2d` is the same, in up to eight times the time.
+
+    Arguments:
+        y: images with shape `[B, out, H, W]`.
+        weight: kernels with shape `[out, in, k, k]`.
+        like: images whose shape and memory format the result has, `[B, in, H, W]`.
+        padding: zeros on each side.
+    """
+    return _backward(y, like, weight, padding, [True, False, False])[0]
 
 
 def silu(x: Tensor) -> Tensor:
@@ -90,7 +104,7 @@ class _ConvolutionAdjoint(torch.autograd.Function):
     def forward(y: Tensor, weight: Tensor, like: Tensor, padding: int) -> Tensor:
         if is_narrow(y, weight.shape[1], weight.shape[-1], padding):
             return convolve_narrow(y, weight.flip(2, 3).transpose(0, 1))
-        return _backward(y, like, weight, padding, [True, False, False])[0]
+        return adjoint(y, weight, like, padding)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
