@@ -21,6 +21,7 @@ class _ImageNet(nn.Module):
     """What nets on images share: the shape they take, the context, the bound."""
 
     layers: nn.ModuleList
+    activations: nn.ModuleList
     context_layers: nn.ModuleList
 
     def __init__(
@@ -53,12 +54,15 @@ class _ImageNet(nn.Module):
                 f"[{len(x)}, {size}]"
             )
 
-    def _add_context(
-        self, h: Tensor, layer: int, context: Tensor | None, scale: Tensor | float
-    ) -> Tensor:
-        if not self.context_features or context is None:
-            return h
-        return h + scale * self.context_layers[layer](context)[:, :, None, None]
+    def _hidden(
+        self, h: Tensor, i: int, context: Tensor | None, scale: Tensor | float = 1.0
+    ) -> tuple[Tensor, Tensor | float]:
+        """Layer `i` of `scale * h` with its context and activation, less the scalar after that."""
+        core, before, after = folded(self.activations[i])
+        h = self.layers[i](h, scale, before)
+        if self.context_features and context is not None:
+            h = h + before * self.context_layers[i](context)[:, :, None, None]
+        return core(h), after
 
     def _make_context_layers(self, widths: Sequence[int]) -> None:
         size = self.context_features
@@ -146,10 +150,8 @@ class LipschitzConvNet(_ImageNet):
         if self.first is not None:
             core, before, scale = folded(self.first)
             h = core(before * h)
-        for i, activation in enumerate(self.activations):
-            core, before, after = folded(activation)
-            h = self._add_context(self.layers[i](h, scale, before), i, context, before)
-            h, scale = core(h), after
+        for i in range(len(self.activations)):
+            h, scale = self._hidden(h, i, context, scale)
         return self.layers[-1](h, scale)
 
     def certificate(self) -> float:
@@ -211,12 +213,9 @@ class LipschitzDenseNet(_ImageNet):
         """Evaluate the net; arguments and errors as in `LipschitzConvNet`."""
         self._check(x, context)
         h = x
-        for i, (activation, (old, new)) in enumerate(
-            zip(self.activations, self._parts(), strict=True)
-        ):
-            core, before, after = folded(activation)
-            found = self._add_context(self.layers[i](h, 1.0, before), i, context, before)
-            h = torch.cat((old * h, new * after * core(found)), dim=1)
+        for i, (old, new) in enumerate(self._parts()):
+            found, after = self._hidden(h, i, context)
+            h = torch.cat((old * h, new * after * found), dim=1)
         return self.layers[-1](h)
 
     def _parts(self) -> Tensor:
