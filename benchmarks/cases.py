@@ -17,6 +17,7 @@ from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlo
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.models.build import decode
 from impflow_zoo.normflows import from_residual
+from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.chain import Chain, Tape
 
 __all__ = ["CASES", "TASKS", "Case", "Counts", "Side", "counting", "make_side"]
@@ -33,9 +34,13 @@ class Case:
     Arguments:
         shape: shape of one row.
         blocks: number of blocks.
+        per_scale: for images, how many of them between one squeeze and the next.
         hidden: hidden sizes of every net; for images the width of their convolutions.
         batch: number of rows.
         public: what the public ImpFlow code takes for each task, in passes, on these sizes.
+        public_work: for each task, how often it evaluates one of its nets, and how many products
+            with a Jacobian of one it takes.
+        public_stderr: of its log-probability of one row, in nats.
         public_rss: its peak memory in MB.
         lipschitz: bound of every net.
     """
@@ -47,6 +52,9 @@ class Case:
     public: dict[str, float] = field(default_factory=dict)
     public_rss: int | None = None
     lipschitz: float = 0.99
+    per_scale: int = 1
+    public_work: dict[str, tuple[int, int]] = field(default_factory=dict)
+    public_stderr: float | None = None
 
 
 CASES = {
@@ -56,7 +64,12 @@ CASES = {
     ),
     "d6": Case((6,), 5, (128,) * 4, 1000, {"train": 37.7, "log_prob": 14.5, "sample": 3.5}, 1034),
     "d43": Case((43,), 5, (128,) * 4, 1000, {"train": 64.6, "log_prob": 30.6, "sample": 3.8}, 1041),
-    "image": Case((3, 32, 32), 3, (64,), 16, {}, 755, lipschitz=0.9),
+    "image": Case(
+        *((3, 32, 32), 3, (64,), 16, {}, 755, 0.9),
+        public_work={"train": (37, 118)},
+        public_stderr=1.0,
+    ),
+    "image-large": Case((3, 32, 32), 6, (512,), 2, lipschitz=0.9, per_scale=2),
 }
 
 
@@ -117,6 +130,24 @@ class Side:
         for net, x in self._plain:
             net(x)
 
+    def products(self) -> None:
+        """One product with the Jacobian of each of these nets, by autograd."""
+        for value, x in self._graphs:
+            torch.autograd.grad(value, x, value.detach(), retain_graph=True)
+
+    def build_products(self) -> None:
+        """Evaluate the plain nets for `products`."""
+        inputs = [x.clone().requires_grad_() for _, x in self._plain]
+        self._graphs = [(net(x), x) for (net, _), x in zip(self._plain, inputs, strict=True)]
+
+    def standard_error(self) -> float:
+        """Root mean square over rows of that of the log-probability, in nats."""
+        self.prepare("log_prob")
+        with monitor.record() as events:
+            self.run("log_prob")
+        variances = [figures["variance"] for kind, figures in events if kind == "logdet"]
+        return float(torch.stack(variances).sum(0).mean().sqrt())
+
     def build_passes(self) -> None:
         """Make the plain nets of `passes`, from the weights as they are."""
         self._plain = [(_plain(net.eval()), self._like(net)) for net in self.nets]
@@ -157,9 +188,10 @@ def _net(case: Case, block: int) -> nn.Module:
         net: nn.Module = LipschitzMLP(case.shape[0], case.hidden, "sin", case.lipschitz)
     else:
         channels, height, width = case.shape
+        scale = block // case.per_scale
         net = LipschitzConvNet(
-            channels * 4**block,
-            (height >> block, width >> block),
+            channels * 4**scale,
+            (height >> scale, width >> scale),
             case.hidden[0],
             lipschitz=case.lipschitz,
         )
@@ -172,8 +204,8 @@ def _net(case: Case, block: int) -> nn.Module:
 
 def _ours(case: Case, blocks: list[Transform]) -> Side:
     steps: list[Transform] = []
-    for block in blocks:
-        if steps and len(case.shape) > 1:
+    for i, block in enumerate(blocks):
+        if i and i % case.per_scale == 0 and len(case.shape) > 1:
             steps.append(SqueezeTransform())
         steps.append(block)
     model = CompositeTransform(steps)

@@ -5,6 +5,10 @@
 Times are CPU seconds of one thread, medians and quartiles; the sides take turns, so that a busy
 machine is busy for all of them. A pass is one plain evaluation, without gradients, of all nets of
 the model as `nn.Sequential` with the same batch: what does not depend on the machine.
+
+Where the public code's work is known but not its passes, "at least" is what it must cost on this
+machine: as many plain evaluations, and plain products by autograd, of our nets and batch, shared
+evenly among the nets. Solvers, norms, weight gradients and the optimizer are not in it.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cases import Case
 
 SIDES = ("impflow", "resflow", "normflows")
 # glibc would hand every large tensor back to the kernel, and pay for each page again: see README.
@@ -48,8 +55,10 @@ def measure_times(case: str, repeats: int) -> list[dict[str, Any]]:
     rows = []
     for side in sides.values():
         side.build_passes()
+        side.build_products()
     for task in TASKS:
-        counts, seconds, passes = {}, {}, {}
+        counts, seconds, passes, floor = {}, {}, {}, []
+        work = CASES[case].public_work.get(task)
         for name, side in sides.items():
             side.prepare(task)
             side.run(task)
@@ -60,6 +69,10 @@ def measure_times(case: str, repeats: int) -> list[dict[str, Any]]:
             for name, side in sides.items():
                 passes[name].append(timed(side.passes))
                 seconds[name].append(timed(side.run, task))
+            if work:
+                ours = sides["impflow"]
+                shares = [count / len(ours.nets) for count in work]
+                floor.append(shares[0] * timed(ours.passes) + shares[1] * timed(ours.products))
         for name in sides:
             low, middle, high = statistics.quantiles(seconds[name], n=4)
             one = statistics.median(passes[name])
@@ -74,6 +87,12 @@ def measure_times(case: str, repeats: int) -> list[dict[str, Any]]:
                     "pass_seconds": one,
                     "evaluations": counts[name].evaluations,
                     "products": counts[name].products,
+                    "stderr": sides[name].standard_error()
+                    if task == "log_prob" and name != "normflows"
+                    else None,
+                    "public_at_least": statistics.median(floor)
+                    if floor and name == "impflow"
+                    else None,
                 }
             )
     return rows
@@ -95,7 +114,7 @@ def measure_memory(case: str, side_name: str, task: str) -> dict[str, int]:
 
 def sides_of(case: str) -> tuple[str, ...]:
     """normflows has no block for images of the shape of ours."""
-    return SIDES[:2] if case == "image" else SIDES
+    return SIDES[:2] if case.startswith("image") else SIDES
 
 
 def in_process(*arguments: str, script: str = __file__) -> Any:
@@ -110,15 +129,35 @@ def in_process(*arguments: str, script: str = __file__) -> Any:
     return json.loads(answer.stdout)
 
 
-def report(row: dict[str, Any], public: float | None) -> str:
+def report(row: dict[str, Any], case: Case) -> str:
     low, high = row["quartiles"]
     text = (
-        f"{row['case']:9} {row['side']:9} {row['task']:9} {row['seconds'] * 1e3:8.1f} "
+        f"{row['case']:11} {row['side']:9} {row['task']:9} {row['seconds'] * 1e3:8.1f} "
         f"[{low * 1e3:.1f}, {high * 1e3:.1f}]".ljust(60)
         + f"{row['passes']:7.1f} {row['evaluations']:5} {row['products']:5} "
         f"{row['memory']['peak']:6} (+{row['memory']['peak'] - row['memory']['before']})"
     )
-    return text if public is None else f"{text:100} public code: {public}"
+    return f"{text:100} {'; '.join(notes(row, case))}".rstrip()
+
+
+def notes(row: dict[str, Any], case: Case) -> list[str]:
+    """What else is known: our standard error, and the public code's figures beside ImpFlow's."""
+    found = [] if not row["stderr"] else [f"standard error {row['stderr']:.2f} nats"]
+    if row["side"] != "impflow":
+        return found
+    if row["task"] in case.public:
+        found.append(f"public code: {case.public[row['task']]}")
+    if row["task"] == "log_prob" and case.public_stderr is not None:
+        found.append(f"public code's: {case.public_stderr:g}")
+    if row["public_at_least"] is not None:
+        evaluations, products = case.public_work[row["task"]]
+        found.append(
+            f"public code: at least {row['public_at_least'] * 1e3:.0f} ms "
+            f"({evaluations} evaluations, {products} products)"
+        )
+    if row["task"] not in {**case.public, **case.public_work}:
+        found.append("public code: no figure that is fair here")
+    return found
 
 
 def main() -> None:
@@ -138,14 +177,13 @@ def main() -> None:
         print(json.dumps(measure_memory(*options.memory)))
         return
     print(__doc__)
-    print("case      side      task       CPU ms [quartiles]".ljust(60), end="")
+    print("case        side      task       CPU ms [quartiles]".ljust(60), end="")
     print(" passes evals  vjps  peak MB (+ over import and model)")
     figures = []
     for case in options.cases:
         for row in in_process("--times", case, "--repeats", str(options.repeats)):
             row["memory"] = in_process("--memory", case, row["side"], row["task"])
-            ours = row["side"] == "impflow"
-            print(report(row, CASES[case].public.get(row["task"]) if ours else None), flush=True)
+            print(report(row, CASES[case]), flush=True)
             figures.append(row)
         rss = CASES[case].public_rss
         print(f"{'':100} public code: {rss} MB peak in training" if rss else "", flush=True)
