@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import Source
+from impflow_zoo.data import Source, read
 from impflow_zoo.numerics.probes import mix
 
 __all__ = ["Batches"]
@@ -30,8 +30,15 @@ class Batches:
         self.flip, self.seed = flip, seed
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
+    def __len__(self) -> int:
+        """Batches of a pass."""
+        return len(self.rows) // self.size
+
     def of(self, step: int, part: range | None = None) -> tuple[Tensor, Tensor]:
         """The raw rows of a step, and uniform noise of their shape to dequantise them with.
+
+        Rows that the source leaves out are missing, and change nothing for the others: mirrors and
+        noise belong to positions.
 
         Arguments:
             step: its number, from 0.
@@ -39,17 +46,19 @@ class Batches:
         """
         part = range(self.size) if part is None else part
         own = slice(part.start, part.stop)
-        raw = self.rows.rows(self._indices(step)[own].tolist())
+        asked = self._indices(step)[own]
+        batch = read(self.rows, asked)
+        raw, kept = batch.rows, torch.isin(asked, batch.index)
         generator = torch.Generator().manual_seed(mix(self.seed, _NOISE, step))
         if self.flip:
-            mirrored = torch.rand(self.size, generator=generator)[own] < 0.5
+            mirrored = torch.rand(self.size, generator=generator)[own][kept] < 0.5
             raw[mirrored] = raw[mirrored].flip(-1)
         shape = (self.size, *raw.shape[1:])
-        return raw, torch.rand(shape, generator=generator, dtype=torch.float64)[own]
+        return raw, torch.rand(shape, generator=generator, dtype=torch.float64)[own][kept]
 
     def _indices(self, step: int) -> Tensor:
         n = len(self.rows)
-        epoch, position = divmod(step, n // self.size)
+        epoch, position = divmod(step, len(self))
         if self._epoch != epoch:
             generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, epoch))
             self._epoch, self._order = epoch, torch.randperm(n, generator=generator)

@@ -61,6 +61,12 @@ def evaluate(
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")
+    ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read images in order while they are downloaded.")
+    ] = False,
     picture: Annotated[Path | None, typer.Option(help="PNG of the density and the data.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -74,12 +80,20 @@ def evaluate(
     processes = together(device)
     loaded = registry.create_model(model, device=processes.device)
     result = evaluation.evaluate(
-        loaded, dataset, split, seed=seed, limit=limit, batch_size=batch_size, progress=True
+        loaded,
+        dataset,
+        split,
+        seed=seed,
+        limit=limit,
+        batch_size=batch_size,
+        skip_corrupt=skip_corrupt,
+        streaming=streaming,
+        progress=True,
     )
     if not processes.first:
         return
     if picture is not None:
-        rows = evaluation.shown_rows(loaded, result)
+        rows = evaluation.shown_rows(loaded, result, streaming=streaming)
         pictures.draw_density(loaded, rows, picture, seed)
     if as_json:
         _print_json({"model": model, **result.to_dict()})
@@ -329,6 +343,7 @@ def _keep_memory() -> None:
 def main() -> None:
     """Run the command line: mistakes end in one line on stderr and exit code 2."""
     import logging
+    import warnings
 
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -340,6 +355,7 @@ def main() -> None:
     numerical = (SolverError, NoContractionError, NotFiniteError)
     hub_errors = (HfHubHTTPError, EntryNotFoundError, OSError)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters ends in our line
+    warnings.showwarning = _warn
     try:
         app(prog_name="impflow-zoo")
     except (ModelError, DataError, *numerical, *hub_errors) as e:
@@ -349,6 +365,12 @@ def main() -> None:
         if not isinstance(e, MemoryError) and not any(sign in str(e) for sign in signs):
             raise
         _fail("not enough memory: ask for fewer rows")
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"impflow-zoo: {' '.join(str(message).split())}", file=sys.stderr)  # past the bar
 
 
 def _fail(message: str) -> None:

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from impflow_zoo.data import DataError, ImageFormat, Source, open_source
+from impflow_zoo.data import (
+    Batch,
+    DataError,
+    ImageFormat,
+    Source,
+    Stream,
+    batches,
+    open_source,
+    read,
+)
 from impflow_zoo.models.config import Config, ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
@@ -50,6 +59,7 @@ class Result:
         round_trip: largest error of decoding encoded rows of the first batch, data units.
         seconds: wall time.
         published: the value on the model's card, if it has one for this split.
+        skipped: rows left out because they cannot be read.
     """
 
     metric: str
@@ -68,6 +78,7 @@ class Result:
     round_trip: float
     seconds: float
     published: float | None = field(default=None)
+    skipped: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; numbers that are not finite become None, as JSON has none."""
@@ -82,7 +93,8 @@ class Result:
         where = f"{self.dataset}" + (f", split {self.split}" if self.split else "")
         lines = {
             "model": name,
-            "data": f"{where}: {self.n} rows",
+            "data": f"{where}: {self.n} rows"
+            + (f", {self.skipped} left out" if self.skipped else ""),
             self.metric.replace("_", " "): f"{self.value:.4f} +- {self.stderr:.4f} {unit}",
             "on the card": "-" if self.published is None else f"{self.published:.4f} {unit}",
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
@@ -104,11 +116,15 @@ class Score:
         log_prob: nats, `[n]`, float64.
         variance: variance of their estimators, `[n]`, float64.
         events: what the numerics reported.
+        skipped: rows left out because they cannot be read.
+        first: the first of the rows as the model took them, 100 at most.
     """
 
     log_prob: Tensor
     variance: Tensor
     events: list[monitor.Event]
+    skipped: int = 0
+    first: Tensor | None = None
 
 
 def evaluate(
@@ -120,6 +136,8 @@ def evaluate(
     limit: int | None = None,
     batch_size: int | None = None,
     revision: str | None = None,
+    skip_corrupt: bool = False,
+    streaming: bool = False,
     progress: bool = False,
 ) -> Result:
     """Score a model on a split of a data set.
@@ -139,6 +157,11 @@ def evaluate(
         limit: score the first rows only.
         batch_size: rows at a time; bounds memory. None takes fewer the larger they are.
         revision: revision of the data set on the Hub; without `dataset`, None is the recipe's.
+        skip_corrupt: leave out images that cannot be decoded, with a warning for each; `limit`
+            counts them, and noise and probes of all other rows stay what they are. False stops at
+            the first one.
+        streaming: read images in order while they are downloaded, and keep none; with `limit`, only
+            the first rows are fetched.
         progress: show a bar on stderr.
 
     Returns:
@@ -159,7 +182,14 @@ def evaluate(
             raise ModelError(f"{name}={value}: at least one row is needed")
     where = scored_split(model, dataset, split)
     revision = revision or where.revision
-    source = open_rows(config, where.dataset, where.split, revision)
+    source = open_rows(
+        config,
+        where.dataset,
+        where.split,
+        revision,
+        skip_corrupt=skip_corrupt,
+        streaming=streaming,
+    )
     start = time.perf_counter()
     with _evaluating(model):
         scored = score(
@@ -170,7 +200,7 @@ def evaluate(
             processes=processes,
             progress=progress,
         )
-        round_trip = _round_trip(model, source, seed, len(scored.log_prob))
+        round_trip = _round_trip(model, scored)
     return _summary(
         model,
         scored,
@@ -194,33 +224,56 @@ def score(
     processes: Processes | None = None,
     progress: bool = False,
 ) -> Score:
-    """Log-probability of each row of a source, in its order; several processes share the rows."""
+    """Log-probability of each row of a source, in its order; several processes share the rows.
+
+    Raises:
+        DataError: if there is no row to score, or a stream to share.
+    """
     processes = processes or Processes()
-    n = len(source) if limit is None else min(limit, len(source))
-    own = processes.share(n)
+    if isinstance(source, Stream) and processes.count > 1:
+        raise DataError(f"{source.name} is streamed: one process alone can read it in order")
     if batch_size is None:
         batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
-    values, variances = [torch.zeros(0)], [torch.zeros(0)]
+    values, variances, first, skipped = [torch.zeros(0)], [torch.zeros(0)], None, 0
     with (
         torch.no_grad(),
         monitor.record() as events,
         tqdm(
-            total=len(own), unit="row", disable=not (progress and processes.first), desc="scoring"
+            total=_total(source, limit, processes),
+            unit="row",
+            disable=not (progress and processes.first),
+            desc="scoring",
         ) as bar,
     ):
-        for indices in _chunks(own, batch_size):
-            x = model_input(model, source, indices, seed)
-            with keyed_rows([mix(seed, _PROBES, row) for row in indices]):
+        for batch in batches(source, batch_size, limit, processes.share):
+            skipped += batch.left_out
+            bar.update(len(batch.index) + batch.left_out)
+            if not len(batch.index):
+                continue
+            x = model_input(model, batch, seed)
+            with keyed_rows([mix(seed, _PROBES, row) for row in batch.index.tolist()]):
                 value, error = model.log_prob_with_error(x)
             values.append(value.double().cpu())
             variances.append(error.double().cpu() ** 2)
-            bar.update(len(indices))
-    part = (torch.cat(values).double(), torch.cat(variances).double(), _figures(events))
-    parts = processes.gather(part)
+            first = x[:100].cpu() if first is None else first
+    own = Score(
+        torch.cat(values).double(), torch.cat(variances).double(), _figures(events), skipped, first
+    )
+    scored = _joined(processes.gather(own))
+    if not len(scored.log_prob):
+        left_out = scored.skipped
+        reason = f"none of {left_out} rows can be read" if left_out else "the set is empty"
+        raise DataError(f"{source.name}: {reason}")
+    return scored
+
+
+def _joined(parts: list[Score]) -> Score:
     return Score(
-        torch.cat([log_prob for log_prob, _, _ in parts]),
-        torch.cat([variance for _, variance, _ in parts]),
-        [event for _, _, figures in parts for event in figures],
+        torch.cat([part.log_prob for part in parts]),
+        torch.cat([part.variance for part in parts]),
+        [event for part in parts for event in part.events],
+        sum(part.skipped for part in parts),
+        next((part.first for part in parts if part.first is not None), None),
     )
 
 
@@ -232,16 +285,22 @@ def _figures(events: list[monitor.Event]) -> list[monitor.Event]:
     ]
 
 
-def model_input(model: FlowModel, source: Source, indices: range, seed: int) -> Tensor:
+def _total(source: Source, limit: int | None, processes: Processes) -> int | None:
+    """How many rows this process will see, as far as that is known."""
+    if isinstance(source, Stream):
+        return limit
+    return len(processes.share(len(source) if limit is None else min(limit, len(source))))
+
+
+def model_input(model: FlowModel, batch: Batch, seed: int) -> Tensor:
     """Rows of a source as the model takes them, noise keyed by seed and row."""
-    raw = source.rows(indices)
-    noise = torch.zeros(raw.shape, dtype=torch.float64)
+    noise = torch.zeros(batch.rows.shape, dtype=torch.float64)
     if model.adds_noise:
-        for i, row in enumerate(indices):
+        for i, row in enumerate(batch.index.tolist()):
             generator = torch.Generator().manual_seed(mix(seed, _NOISE, row))
             noise[i].uniform_(generator=generator)
     reference = next(model.parameters())
-    return model.dequantise(raw, noise).to(reference.dtype).to(reference.device)
+    return model.dequantise(batch.rows, noise).to(reference.dtype).to(reference.device)
 
 
 def open_rows(
@@ -250,14 +309,27 @@ def open_rows(
     split: str | None,
     revision: str | None = None,
     size: int | None = None,
+    *,
+    skip_corrupt: bool = False,
+    streaming: bool = False,
 ) -> Source:
-    """Open data for a model.
+    """Open data for a model; the arguments are those of `open_source`.
 
     Raises:
         DataError: if they cannot be opened, or their rows are not what the model takes.
     """
-    source = open_source(dataset, split, revision=revision, size=size, **_source_options(config))
-    found = tuple(source.rows([0]).shape[1:])
+    source = open_source(
+        dataset,
+        split,
+        revision=revision,
+        size=size,
+        skip_corrupt=skip_corrupt,
+        streaming=streaming,
+        **_source_options(config),
+    )
+    if isinstance(source, Stream):  # images are of the model's format, or refused one by one
+        return source
+    found = tuple(read(source, [0]).rows.shape[1:])
     if found != config.shape:
         raise DataError(
             f"{source.name}: rows of shape {list(found)}, the model takes {list(config.shape)}"
@@ -285,10 +357,20 @@ def _evaluating(model: FlowModel) -> Iterator[None]:
         model.train(training)
 
 
-def shown_rows(model: FlowModel, result: Result, limit: int = 2000) -> Tensor:
+def shown_rows(
+    model: FlowModel, result: Result, limit: int = 2000, *, streaming: bool = False
+) -> Tensor:
     """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
-    source = open_rows(model.config, result.dataset, result.split, result.revision)
-    return source.rows(range(min(result.n, limit, len(source))))
+    source = open_rows(
+        model.config,
+        result.dataset,
+        result.split,
+        result.revision,
+        skip_corrupt=result.skipped > 0,
+        streaming=streaming,
+    )
+    wanted = min(result.n + result.skipped, limit)
+    return torch.cat([batch.rows for batch in batches(source, wanted, wanted)])
 
 
 def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
@@ -306,6 +388,7 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         stderr=float(values.std() / n**0.5) if n > 1 else math.nan,
         estimator_stderr=float(scored.variance.sum().sqrt() / n) * unit,
         n=n,
+        skipped=scored.skipped,
         logdet=logdets[0]["mode"],
         truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets)
         / batches
@@ -317,10 +400,7 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
 
 
 @torch.no_grad()
-def _round_trip(model: FlowModel, source: Source, seed: int, n: int) -> float:
-    x = model_input(model, source, range(min(n, 100)), seed)
+def _round_trip(model: FlowModel, scored: Score) -> float:
+    assert scored.first is not None
+    x = scored.first.to(next(model.parameters()).device)
     return float((model.decode(model.encode(x)) - x).abs().max())
-
-
-def _chunks(rows: range, size: int) -> Iterator[range]:
-    return (rows[i : i + size] for i in range(0, len(rows), size))

@@ -37,6 +37,9 @@ class DataSettings:
         validation_rows: take this many rows off the end of `train` where there is no
             validation split.
         train_rows: how many rows to make, for data that are made here (toys, patches).
+        corrupt: what to do about an image that cannot be decoded: `"stop"` names it and ends the
+            run, `"skip"` names it and leaves it out of its batch, or of the validation split. The
+            log counts those drawn in training as `left_out`.
     """
 
     dataset: str | None = None
@@ -46,6 +49,10 @@ class DataSettings:
     test: str = "test"
     validation_rows: int | None = None
     train_rows: int | None = None
+    corrupt: str = "stop"
+
+    def __post_init__(self) -> None:
+        require_choice("corrupt", self.corrupt, ("stop", "skip"))
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,8 @@ class Recipe:
     def __post_init__(self) -> None:
         image = isinstance(self.config, ImageConfig)
         require(image or not self.training.flip, "flip", self.training.flip, "false, for tables,")
+        corrupt = self.data.corrupt
+        require(image or corrupt == "stop", "corrupt", corrupt, "stop, for tables,")
 
 
 def read_recipe(path: Path) -> Recipe:

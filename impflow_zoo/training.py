@@ -113,14 +113,18 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
     if dataset is None:
         raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
     revision = settings.revision if data is None else None
-    rows = open_rows(recipe.config, dataset, settings.train, revision, settings.train_rows)
+    skip = settings.corrupt == "skip"
+    rows = open_rows(
+        recipe.config, dataset, settings.train, revision, settings.train_rows, skip_corrupt=skip
+    )
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):
             raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
         cut = len(rows) - held_out
         return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
-    return rows, open_rows(recipe.config, dataset, settings.validation, revision)
+    validation = settings.validation
+    return rows, open_rows(recipe.config, dataset, validation, revision, skip_corrupt=skip)
 
 
 class Trainer:
@@ -162,6 +166,7 @@ class Trainer:
             "step": 0,
             "rows": 0,
             "skipped": 0,
+            "left_out": 0,
             "best": None,
             "best_step": 0,
             "waited": 0,
@@ -181,7 +186,7 @@ class Trainer:
                 rows = self.batches.rows
                 some = rows.rows(range(min(len(rows), 100_000)))  # enough for a mean and a scale
                 self.model.fit_preprocessing(some.to(self.processes.device))
-            self.optimisation.start(self._batch(0, None))
+            self.optimisation.start(self._first_batch())
         else:
             files = open_files(locate(init_from))
             load_weights(self.model, read_weights(files, read_config(files)), files.name)
@@ -198,7 +203,7 @@ class Trainer:
             self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizer
         )
         self.meter.figures = state.pop("unlogged", [])
-        self.state = state
+        self.state |= state
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
             self.log.forget_beyond(self.state["step"])
@@ -235,7 +240,8 @@ class Trainer:
                 step, last = self.state["step"], self.state["step"] == self.settings.steps
                 if step % self.settings.log_every == 0 or last:
                     figures = self.meter.summary()
-                    self._log(**figures, skipped=self.state["skipped"])
+                    counts = {key: self.state[key] for key in ("skipped", "left_out")}
+                    self._log(**figures, **counts)
                     bar.set_postfix(log_density=figures["log_density"], refresh=False)
                 bar.update()
                 if step % self.settings.validate_every == 0 or last:
@@ -251,10 +257,12 @@ class Trainer:
 
     def _step(self) -> dict[str, float]:
         """One step of the optimizer, with its figures for the log."""
-        start, step, size = time.perf_counter(), self.state["step"], self.batches.size
-        x = self._batch(step, self.processes.share(size))
+        start, step = time.perf_counter(), self.state["step"]
+        x = self._batch(step, self.processes.share(self.batches.size))
+        size = sum(self.processes.gather(len(x)))
         figures = self.optimisation.step(step, x, size)
         self.state["rows"] += size
+        self.state["left_out"] += self.batches.size - size
         self.state["skipped"] += not math.isfinite(figures["gradient_norm"])
         return {**figures, "rows": size, "seconds": time.perf_counter() - start}
 
@@ -262,6 +270,13 @@ class Trainer:
         """Rows of a step as the model takes them."""
         x = self.model.dequantise(*self.batches.of(step, part))
         return x.to(next(self.model.parameters()))
+
+    def _first_batch(self) -> Tensor:
+        """The first batch that has rows: those that cannot be read may be left out."""
+        for step in range(len(self.batches)):
+            if len(x := self._batch(step, None)):
+                return x
+        raise DataError(f"{self.batches.rows.name}: none of its rows can be read")
 
     def _validate(self) -> None:
         """Score the averaged weights and keep them if they are the best so far."""

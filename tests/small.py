@@ -61,3 +61,20 @@ def write_recipe(folder: Path, model: str = "ImpFlow", **sections: dict[str, obj
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
+
+
+def write_image_recipe(folder: Path, dataset: str, **sections: dict[str, object]) -> Path:
+    """A recipe that trains one block on the 8x8 images of a set, less the last two."""
+    image = {"kind": "image", "image_size": [8, 8], "blocks": [1], "width": 4}
+    short = {"steps": 8, "batch_size": 2, "log_every": 1, "validate_every": 4}
+    held_out = {"dataset": dataset, "train": "test", "validation_rows": 2}
+    recipe = {
+        "model": "ResFlow",
+        "config": {**image, "logdet": {"mode": "unbiased"}},
+        "data": {**held_out, **sections.get("data", {})},
+        "training": {**short, **sections.get("training", {})},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path

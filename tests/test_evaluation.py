@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from small import MEAN, STD, config, make, write_recipe
 
 from impflow_zoo import ImpFlow, LogDet, ResFlow, evaluate, evaluation
-from impflow_zoo.data import DataError, TableSource, open_source
+from impflow_zoo.data import DataError, TableSource, open_source, read
 from impflow_zoo.evaluation import model_input, score
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -111,10 +111,11 @@ def test_a_seed_decides_noise_and_probes():
 def test_noise_belongs_to_its_row():
     model = make(rounding=(1.0, 1.0))
     source = TableSource("same", torch.ones(10, 2, dtype=torch.float64), "ab")
-    whole = model_input(model, source, range(10), 3)
-    assert torch.equal(model_input(model, source, range(4, 7), 3), whole[4:7])
+    everything = read(source, range(10))
+    whole = model_input(model, everything, 3)
+    assert torch.equal(model_input(model, read(source, range(4, 7)), 3), whole[4:7])
     assert len(whole.unique()) == 20
-    assert not torch.equal(model_input(model, source, range(10), 4), whole)
+    assert not torch.equal(model_input(model, everything, 4), whole)
     assert float((whole - 1).abs().max()) <= 0.5
 
 

@@ -153,11 +153,11 @@ def test_the_log_says_what_happened(uninterrupted):
     for line in steps:
         assert line.keys() == {
             *("step", "rows_seen", "seconds", "log_density", "gradient_norm", "learning_rate"),
-            *("solver_steps", "unconverged", "rows_per_second", "skipped"),
+            *("solver_steps", "unconverged", "rows_per_second", "skipped", "left_out"),
         }
         assert line["rows_per_second"] > 0
         assert line["solver_steps"] > 0
-        assert line["unconverged"] == line["skipped"] == 0
+        assert line["unconverged"] == line["skipped"] == line["left_out"] == 0
 
 
 def test_a_run_makes_a_model_that_loads(uninterrupted):

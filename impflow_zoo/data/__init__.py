@@ -1,21 +1,31 @@
 """Data: tables through `datasets`, two-dimensional toys, density benchmarks."""
 
-from impflow_zoo.data.images import ImageFormat, ImageSource, open_images
+from impflow_zoo.data.images import ImageSource, open_images
 from impflow_zoo.data.opening import open_source
-from impflow_zoo.data.source import DataError, Source, Subset, TableSource
+from impflow_zoo.data.pixels import ImageFormat
+from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, read
+from impflow_zoo.data.source import DataError, Source, TableSource
+from impflow_zoo.data.streams import ImageStream
+from impflow_zoo.data.subset import Subset
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import TOYS, open_toy
 
 __all__ = [
     "TOYS",
+    "Batch",
     "DataError",
     "ImageFormat",
     "ImageSource",
+    "ImageStream",
+    "LeftOutWarning",
     "Source",
+    "Stream",
     "Subset",
     "TableSource",
+    "batches",
     "open_images",
     "open_source",
     "open_table",
     "open_toy",
+    "read",
 ]

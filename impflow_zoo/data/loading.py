@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from impflow_zoo.data.source import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import IterableDataset
 
 __all__ = ["load_split", "one_line", "pick_split"]
 
@@ -19,8 +19,12 @@ _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
 def load_split(
-    dataset: str, split: str | None = None, *, revision: str | None = None
-) -> tuple[Dataset, str]:
+    dataset: str,
+    split: str | None = None,
+    *,
+    revision: str | None = None,
+    streaming: bool = False,
+) -> tuple[Any, str]:
     """Open one split.
 
     Arguments:
@@ -28,9 +32,10 @@ def load_split(
             taken from disk; the split of a single file is read from its name, else `train`.
         split: which split; may be left out where there is only one.
         revision: branch, tag or commit of a Hub set.
+        streaming: open it as rows that come in order and are not kept.
 
     Returns:
-        The split and the name it goes by in messages.
+        The split, a `Dataset` or an `IterableDataset`, and the name it goes by in messages.
 
     Raises:
         DataError: for a set or split that does not exist or cannot be read.
@@ -38,13 +43,13 @@ def load_split(
     path = Path(dataset).expanduser()
     try:
         if path.is_file():
-            splits = _load_file(path)
+            splits = _load_file(path, streaming=streaming)
         elif path.is_dir():
-            splits = _load(str(path))
+            splits = _load(str(path), streaming=streaming)
         elif _looks_local(dataset):
             raise DataError(f"no such file or folder: {dataset}")
         else:
-            splits = _load(dataset, revision=revision)
+            splits = _load(dataset, revision=revision, streaming=streaming)
     except DataError:
         raise
     except Exception as error:  # datasets lets errors of every library below it through
@@ -53,7 +58,8 @@ def load_split(
         hint = "" if path.exists() else " (and there is no local file or folder of that name)"
         raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
     split = pick_split(dataset, list(splits), split)
-    return splits[split], f"{dataset} ({split})"
+    name = f"{dataset} ({split})"
+    return (_with_features(splits[split], name) if streaming else splits[split]), name
 
 
 def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
@@ -79,7 +85,7 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _load(*arguments: str, **settings: object) -> dict[str, Dataset]:
+def _load(*arguments: str, **settings: object) -> dict[str, Any]:
     import datasets  # half a second or more
 
     level = datasets.logging.get_verbosity()
@@ -90,7 +96,17 @@ def _load(*arguments: str, **settings: object) -> dict[str, Dataset]:
         datasets.logging.set_verbosity(level)
 
 
-def _load_file(path: Path) -> dict[str, Dataset]:
+def _with_features(stream: IterableDataset, name: str) -> IterableDataset:
+    """The stream with its columns known, which some formats tell by their first rows alone."""
+    if stream.features is not None:
+        return stream
+    try:
+        return stream._resolve_features()
+    except Exception as error:  # of the network, the file format, or any library in between
+        raise DataError(f"{name}: cannot fetch row 0: {one_line(error)}") from error
+
+
+def _load_file(path: Path, *, streaming: bool) -> dict[str, Any]:
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise DataError(
@@ -100,7 +116,7 @@ def _load_file(path: Path) -> dict[str, Dataset]:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
     named = _SPLIT_IN_NAME.search(path.stem.lower())
-    return _load(kind, data_files={named[1] if named else "train": str(path)})
+    return _load(kind, data_files={named[1] if named else "train": str(path)}, streaming=streaming)
 
 
 def _looks_local(dataset: str) -> bool:

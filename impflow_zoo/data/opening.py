@@ -29,6 +29,8 @@ def open_source(
     size: int | None = None,
     seed: int = 0,
     image: ImageFormat | None = None,
+    skip_corrupt: bool = False,
+    streaming: bool = False,
 ) -> Source:
     """Open data by name.
 
@@ -50,6 +52,8 @@ def open_source(
         size: number of rows of what is made up here; when left out, 10,000 for a toy.
         seed: of what is made up here.
         image: what images are to look like; rows are the images of the set then, uint8.
+        skip_corrupt: let `read` and `batches` leave out images that cannot be decoded.
+        streaming: read images in order (`batches`) without keeping or downloading the set.
 
     Returns:
         The rows.
@@ -63,7 +67,10 @@ def open_source(
     """
     if image is not None:
         _refuse(dataset, columns=columns, size=size)
-        return open_images(dataset, split, image, revision=revision)
+        return open_images(
+            dataset, split, image, revision=revision, skip_corrupt=skip_corrupt, streaming=streaming
+        )
+    _refuse(dataset, skip_corrupt=skip_corrupt or None, streaming=streaming or None)
     kind, _, name = dataset.partition(":")
     source: TableSource | PatchSource
     if kind == "toy" and name:

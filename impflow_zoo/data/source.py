@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["DataError", "Source", "Subset", "TableSource", "index_tensor"]
+__all__ = ["DataError", "Source", "TableSource", "index_tensor"]
 
 
 class DataError(ValueError):
@@ -106,22 +106,3 @@ class TableSource:
     def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The rows at `indices`, float64 with shape `(n, D)`; a copy the caller may change."""
         return self._values[index_tensor(indices, len(self), self.name)]
-
-
-class Subset:
-    """Some rows of a source, under their own numbers.
-
-    Arguments:
-        source: the rows.
-        chosen: which of them, in order.
-    """
-
-    def __init__(self, source: Source, chosen: range) -> None:
-        self.source, self.chosen, self.name = source, chosen, source.name
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
-        index = index_tensor(indices, len(self), self.name)
-        return self.source.rows(index * self.chosen.step + self.chosen.start)

@@ -1,0 +1,82 @@
+"""From a cell of a column of images to uint8 in the format that a model takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.data.source import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ImageFormat", "as_tensor"]
+
+_COLOURS = ("RGB", "RGBA", "P", "CMYK", "YCbCr")  # modes of PIL that turn into RGB as they look
+_GREYS = ("L", "LA", "1")
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What images are to look like.
+
+    Arguments:
+        channels: 3 for colours, 1 for grey.
+        size: height and width.
+        crop: side of the square cut from the middle first, or None.
+        resize: scale to the size, area averaged; False refuses other sizes.
+        grey: turn colours into grey; False refuses images of another number of channels.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    crop: int | None = None
+    resize: bool = False
+    grey: bool = False
+
+
+def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:
+    """One image in the format, uint8 with shape `(C, H, W)`.
+
+    Arguments:
+        image: as PIL decoded it.
+        form: what it is to look like.
+        name: of the image, for messages.
+
+    Raises:
+        DataError: for an image of another size or another number of channels.
+    """
+    import numpy
+    from PIL.Image import Resampling
+
+    mode = _mode(image, form, name)
+    if form.crop is not None:
+        left, top = (image.width - form.crop) // 2, (image.height - form.crop) // 2
+        if min(left, top) < 0:
+            raise DataError(f"{name} is {image.height}x{image.width}: too small for {form.crop}")
+        image = image.crop((left, top, left + form.crop, top + form.crop))
+    image = image.convert(mode)
+    height, width = form.size
+    if (image.height, image.width) != form.size:
+        if not form.resize:
+            raise DataError(
+                f"{name} is {image.height}x{image.width}, the model takes {height}x{width}: "
+                "set prepare.resize or prepare.crop in the model's config"
+            )
+        image = image.resize((width, height), Resampling.BOX)
+    pixels = torch.from_numpy(numpy.array(image))
+    return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
+
+
+def _mode(image: Image, form: ImageFormat, name: str) -> str:
+    """The mode of PIL to convert to."""
+    if form.channels == 3 and image.mode in _COLOURS:
+        return "RGB"
+    if form.channels == 1 and image.mode in (*_GREYS, *(_COLOURS if form.grey else ())):
+        return "L"
+    wanted = "colours" if form.channels == 3 else "grey"
+    hint = ": set prepare.grey in the model's config" if image.mode in _COLOURS else ""
+    raise DataError(f"{name} is of mode {image.mode}, the model takes {wanted}{hint}")
