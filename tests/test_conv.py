@@ -233,6 +233,46 @@ def test_swish_is_the_formula_of_the_papers(name: str) -> None:
     torch.testing.assert_close(activation(x), expected)
 
 
+def two_layers(x: Tensor, weight: Tensor) -> Tensor:
+    return convolve(silu(convolve(x, weight, None, 1)), weight, None, 1)
+
+
+def two_layers_of_torch(x: Tensor, weight: Tensor) -> Tensor:
+    hidden = functional.silu(functional.conv2d(x, weight, padding=1))
+    return functional.conv2d(hidden, weight, padding=1)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+def test_kernels_under_vmap_raise_and_other_transforms_of_functions_work() -> None:
+    x, weight = torch.randn(3, 2, 2, 4, 4).double(), torch.randn(2, 2, 3, 3).double()
+    for function in (silu, lambda t: convolve(t, weight, None, 1)):
+        with pytest.raises(RuntimeError, match="does not have vmap support"):
+            torch.vmap(function)(x)
+    torch.testing.assert_close(torch.vmap(silu)(x[:, 0, 0, 0]), functional.silu(x[:, 0, 0, 0]))
+    one, other = (
+        (
+            torch.func.grad(lambda t: f(t, weight).square().sum())(x[0]),  # noqa: B023
+            torch.func.jvp(lambda t: f(t, weight), (x[0],), (x[1],))[1],  # noqa: B023
+            torch.func.vjp(lambda t: f(t, weight), x[0])[1](x[1])[0],  # noqa: B023
+        )
+        for f in (two_layers, two_layers_of_torch)
+    )
+    torch.testing.assert_close(one, other)
+
+
+def test_batched_products_of_kernels_are_right_and_have_no_graph() -> None:
+    """What `Linearization` has to know: if this changes, it can batch second derivatives too."""
+    x = torch.randn(2, 2, 4, 4).double().requires_grad_()
+    weight, seeds = torch.randn(2, 2, 3, 3).double(), torch.randn(3, 2, 2, 4, 4).double()
+    found = [
+        torch.autograd.grad(f(x, weight), x, seeds, is_grads_batched=True, create_graph=True)[0]
+        for f in (two_layers, two_layers_of_torch)
+    ]
+    torch.testing.assert_close(found[0], found[1].detach())
+    assert not found[0].requires_grad
+    assert found[1].requires_grad
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("outer", [3, 7], ids=["few-channels", "more"])
 def test_kernels_to_second_order(outer: int) -> None:
