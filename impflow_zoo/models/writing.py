@@ -21,10 +21,7 @@ def write_together(contents: dict[Path, bytes]) -> None:
     waiting = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in contents}
     try:
         for temporary, path in waiting.items():
-            with open(temporary, "wb") as file:
-                file.write(contents[path])
-                file.flush()
-                os.fsync(file.fileno())
+            _write(temporary, contents[path], path)
         try:
             _rename(waiting)
         except KeyboardInterrupt:
@@ -33,6 +30,16 @@ def write_together(contents: dict[Path, bytes]) -> None:
     finally:
         for temporary in waiting:
             temporary.unlink(missing_ok=True)
+
+
+def _write(temporary: Path, content: bytes, path: Path) -> None:
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # of a write: it does not say of what
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _rename(waiting: dict[Path, Path]) -> None:
