@@ -1,23 +1,24 @@
 """Cost, error and variance of every way to a log-determinant, and of every solver.
 
-    python benchmarks/logdet_choices.py [--out docs/pictures/logdet-choices.png] [--json FILE]
+    python benchmarks/logdet_choices.py [--out docs/pictures/logdet-choices.png]
 
 One net at a time, three hidden layers of 128, orthogonal weights at the Lipschitz bound 0.9; the
 reference is the dense Jacobian in float64. Costs are CPU times in passes, plain evaluations of the
-net.
+net. The figures go to `results/logdet-choices.json`, the tables made of them into the guide.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from documents import GUIDE, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import LipschitzMLP, LogDet, Solver
@@ -187,43 +188,71 @@ def draw_picture(figures: dict[str, Any], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+def measure(rows: int) -> dict[str, Any]:
+    """All figures: by kind, features and name."""
+    figures: dict[str, Any] = {"logdet": {}, "solver": {}}
+    for d in DIMENSIONS:
+        net, x = make_net(d), torch.randn(rows, d)
+        figures["logdet"][str(d)] = {}
+        for name, choice in CHOICES.items():
+            figures["logdet"][str(d)][name] = measure_logdet(net, choice, x)
+            print(f"d={d}: {name}", file=sys.stderr)
+        figures["solver"][str(d)] = {}
+        for method in METHODS:
+            row = measure_solver(net, method, x, training=False)
+            row["training_passes"] = measure_solver(net, method, x, training=True)["passes"]
+            figures["solver"][str(d)][method] = row
+            print(f"d={d}: {method}", file=sys.stderr)
+    return figures
+
+
+def tables(figures: dict[str, Any]) -> dict[str, str]:
+    """The tables of the guide, by the name of their place in it."""
+    logdets = [
+        (
+            d,
+            name,
+            f"{row['value_passes']:.1f}",
+            f"{row['gradient_passes']:.1f}",
+            *(f"{row[key]:.1e}" for key in ("rms_error", "std", "mean_error")),
+        )
+        for d, rows in figures["logdet"].items()
+        for name, row in rows.items()
+    ]
+    solvers = [
+        (
+            d,
+            name,
+            *(f"{row[key]:.1f}" for key in ("steps", "passes", "training_passes")),
+            f"{row['error_bound']:.1e}",
+            str(row["unsolved"]),
+        )
+        for d, rows in figures["solver"].items()
+        for name, row in rows.items()
+    ]
+    return {
+        "log-determinant table": markdown(
+            "d | log-det | value | with gradient | error | spread | mean error", logdets
+        ),
+        "solver table": markdown(
+            "d | solver | evaluations | passes | in training | largest error bound | unsolved",
+            solvers,
+        ),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/logdet-choices.png"))
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--rows", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # powers of contractions end there, and crawl
-    figures: dict[str, Any] = {"logdet": {}, "solver": {}}
-    print("| d | log-det | value | with gradient | error | spread | mean error |")
-    print("|---|---|---|---|---|---|---|")
-    for d in DIMENSIONS:
-        net, x = make_net(d), torch.randn(options.rows, d)
-        figures["logdet"][str(d)] = rows = {}
-        for name, choice in CHOICES.items():
-            rows[name] = row = measure_logdet(net, choice, x)
-            print(
-                f"| {d} | {name} | {row['value_passes']:.1f} | {row['gradient_passes']:.1f} | "
-                f"{row['rms_error']:.1e} | {row['std']:.1e} | {row['mean_error']:.1e} |",
-                flush=True,
-            )
-    print("\n| d | solver | evaluations | passes | in training | largest error bound | unsolved |")
-    print("|---|---|---|---|---|---|---|")
-    for d in DIMENSIONS:
-        net, y = make_net(d), torch.randn(options.rows, d)
-        figures["solver"][str(d)] = rows = {}
-        for method in METHODS:
-            rows[method] = row = measure_solver(net, method, y, training=False)
-            loose = measure_solver(net, method, y, training=True)
-            print(
-                f"| {d} | {method} | {row['steps']:.1f} | {row['passes']:.1f} | "
-                f"{loose['passes']:.1f} | {row['error_bound']:.1e} | {row['unsolved']} |",
-                flush=True,
-            )
+    figures = measure(options.rows)
     draw_picture(figures, options.out)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+    publish(GUIDE, tables(figures), figures, "logdet-choices")
+    for table in tables(figures).values():
+        print(table, end="\n\n")
 
 
 if __name__ == "__main__":

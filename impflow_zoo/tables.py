@@ -19,7 +19,7 @@ from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.recipe import Recipe, read_recipe
 
-__all__ = ["Row", "documents", "read_rows", "results", "with_table", "zoo_table"]
+__all__ = ["Row", "between", "documents", "read_rows", "results", "with_table", "zoo_table"]
 
 BEGIN, END = "<!-- zoo table -->", "<!-- end of zoo table -->"
 
@@ -137,8 +137,21 @@ def with_table(readme: str, table: str) -> str:
     """The README with the table between its markers; a section is added if it has none."""
     if BEGIN not in readme or END not in readme:
         readme = f"{readme.rstrip()}\n\n## The zoo\n\n{BEGIN}\n{END}\n"
-    before, rest = readme.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    return between(readme, "zoo table", table)
+
+
+def between(text: str, name: str, content: str) -> str:
+    """A text with something else between the markers of a name.
+
+    Raises:
+        ValueError: if the text does not have both.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"there is no place for the {name}: mark it by {begin} and {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def documents(root: Path) -> dict[Path, str]:

@@ -1,0 +1,34 @@
+"""Tables of measured figures: kept in `results/`, and shown between markers in a document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from impflow_zoo.tables import between
+
+__all__ = ["GUIDE", "README", "RESULTS", "markdown", "publish"]
+
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "choosing-logdet-and-solver.md"
+README = ROOT / "benchmarks" / "README.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def markdown(header: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are text already, under a header such as `"d | solver"`."""
+    columns = header.count("|") + 1
+    lines = [f"| {header} |", "|" + "---|" * columns]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def publish(document: Path, tables: dict[str, str], figures: Any, name: str) -> None:
+    """Keep figures as `results/NAME.json`, and show the tables made of them in a document."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    text = document.read_text(encoding="utf-8")
+    for marker, table in tables.items():
+        text = between(text, marker, table)
+    document.write_text(text, encoding="utf-8")
