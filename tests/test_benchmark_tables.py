@@ -1,0 +1,56 @@
+"""The documents show what the benchmarks' own code makes of the figures that are committed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from impflow_zoo.tables import between
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import documents
+import logdet_choices
+import memory
+
+KEPT = {
+    "logdet-choices": (documents.GUIDE, logdet_choices.tables),
+    "memory": (documents.README, memory.tables),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_document_shows_the_figures_that_were_measured(name):
+    """If this fails: run the script, and commit both of what it writes."""
+    document, tables = KEPT[name]
+    text = document.read_text(encoding="utf-8")
+    figures = json.loads((documents.RESULTS / f"{name}.json").read_text())
+    for marker, table in tables(figures).items():
+        assert len(table.splitlines()) >= 6
+        assert f"<!-- {marker} -->\n{table}\n<!-- end of {marker} -->" in text
+
+
+def test_all_figures_are_shown_somewhere():
+    assert {path.stem for path in documents.RESULTS.iterdir()} == set(KEPT)
+
+
+def test_publishing_changes_the_tables_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "RESULTS", tmp_path / "results")
+    document = tmp_path / "guide.md"
+    document.write_text("a\n<!-- one -->\nold\n<!-- end of one -->\nb\n")
+    table = documents.markdown("x | y", [("1", "2")])
+    documents.publish(document, {"one": table}, {"x": 1}, "figures")
+    expected = "a\n<!-- one -->\n| x | y |\n|---|---|\n| 1 | 2 |\n<!-- end of one -->\nb\n"
+    assert document.read_text() == expected
+    assert json.loads((tmp_path / "results" / "figures.json").read_text()) == {"x": 1}
+    documents.publish(document, {"one": table}, {"x": 1}, "figures")
+    assert document.read_text() == expected
+
+
+@pytest.mark.parametrize("text", ["", "<!-- one -->", "<!-- end of one --> <!-- one -->"])
+def test_a_text_without_a_place_for_a_table_is_refused(text):
+    with pytest.raises(ValueError, match="there is no place for the one: mark it by <!-- one -->"):
+        between(text, "one", "table")
