@@ -52,8 +52,9 @@ def table(folder: Path) -> None:
 
 
 def images(folder: Path, data: Path) -> None:
-    """The same for images, with convolutions, ActNorm and mirrors."""
-    train(folder, "images", {**IMAGE, "data": {"dataset": str(data), "validation_rows": 20}})
+    """The same for images, with convolutions, ActNorm and mirrors, and rows that are left out."""
+    where = {"dataset": str(data), "validation_rows": 20, "corrupt": "skip"}
+    train(folder, "images", {**IMAGE, "data": where})
 
 
 def noisy(folder: Path) -> None:
