@@ -326,3 +326,17 @@ def test_gradient_of_the_exact_logdet(name: str) -> None:
         return block(x, *context)[1]
 
     assert gradcheck(logdet, (x.requires_grad_(), *parameters), fast_mode=True, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_batch_without_images_has_gradients_of_zero(name: str) -> None:
+    """One process of several may have none, and has to add something up all the same."""
+    net = NETS[name]().double()
+    x, *context = (t[:0] for t in _input(net))
+    block = ResFlowTransform(net, logdet="unbiased").train()
+    z, logdet = block(x, *context)
+    assert (z.shape, logdet.shape) == (x.shape, (0,))
+    (z.sum() + logdet.sum()).backward()
+    for parameter in net.parameters():
+        assert parameter.grad is not None
+        assert not bool(parameter.grad.any())

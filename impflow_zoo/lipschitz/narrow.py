@@ -56,8 +56,8 @@ def narrow_weight_gradient(grad: Tensor, x: Tensor, kernel: int) -> Tensor:
     for i, j, (at, to) in _shifts(kernel, height, width):
         planes[i, j][..., at[0], at[1]] = source[..., to[0], to[1]]
     pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    taps = torch.mm(planes.view(-1, len(pixels)), pixels)
-    return taps.view(kernel, kernel, out, -1).permute(2, 3, 0, 1)
+    taps = torch.mm(planes.view(kernel * kernel * out, len(pixels)), pixels)
+    return taps.view(kernel, kernel, out, x.shape[1]).permute(2, 3, 0, 1)
 
 
 def _shifts(
