@@ -13,11 +13,13 @@ from impflow_zoo.tables import between
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import documents
+import gradient_variance
 import logdet_choices
 import memory
 
 KEPT = {
     "logdet-choices": (documents.GUIDE, logdet_choices.tables),
+    "gradient-variance": (documents.GUIDE, gradient_variance.tables),
     "memory": (documents.README, memory.tables),
 }
 
