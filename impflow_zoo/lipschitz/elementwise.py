@@ -12,6 +12,8 @@ __all__ = ["SiLU", "Sine"]
 class Sine:
     """`sin(h)`."""
 
+    keeps_input = False
+
     def value(self, h: Tensor) -> Tensor:
         return torch.sin(h)
 
@@ -21,17 +23,18 @@ class Sine:
     def overwrite(self, h: Tensor) -> Tensor:
         return h.sin_()
 
-    def record(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        slope = torch.cos(h)
-        value = h.sin_()
-        return value, slope, value
+    def record(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
+        torch.cos(h, out=slope)
+        torch.sin(h, out=value)
 
-    def curvature(self, kept: Tensor) -> Tensor:
-        return -kept
+    def bend(self, h: Tensor, t: Tensor) -> Tensor:
+        return t.mul_(h).neg_()
 
 
 class SiLU:
     """`h sigmoid(h)`."""
+
+    keeps_input = True
 
     def value(self, h: Tensor) -> Tensor:
         return functional.silu(h)
@@ -43,11 +46,12 @@ class SiLU:
     def overwrite(self, h: Tensor) -> Tensor:
         return functional.silu(h, inplace=True)
 
-    def record(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        s = torch.sigmoid(h)
-        value = h * s
-        return value, torch.addcmul(value + s, value, s, value=-1), h
+    def record(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
+        s = torch.sigmoid(h, out=slope)
+        torch.mul(h, s, out=value)
+        slope.addcmul_(value, s, value=-1).add_(value)  # s + value (1 - s)
 
-    def curvature(self, kept: Tensor) -> Tensor:
-        s = torch.sigmoid(kept)
-        return (s - s * s) * torch.addcmul(kept + 2, kept, s, value=-2)
+    def bend(self, h: Tensor, t: Tensor) -> Tensor:
+        s = torch.sigmoid(h)
+        t.mul_(torch.addcmul(h, h, s, value=-2).add_(2))
+        return t.mul_(s.addcmul_(s, s, value=-1))

@@ -9,7 +9,7 @@ cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +21,13 @@ from impflow_zoo.numerics.graph import inputs_only
 __all__ = ["Chain", "Chained", "Elementwise", "Tape"]
 
 _CACHED = 1 << 17  # entries of a feature map that are worked on at once on a CPU
+_FEW = 3  # up to so many products are added one by one: torch sums short dimensions slowly
 
 
 class Elementwise(Protocol):
     """A function of one variable, with its derivatives."""
+
+    keeps_input: bool  # whether the second derivative needs `h` beside `f(h)`
 
     def value(self, h: Tensor) -> Tensor:
         """`f(h)`, differentiable."""
@@ -35,11 +38,11 @@ class Elementwise(Protocol):
     def overwrite(self, h: Tensor) -> Tensor:
         """`f(h)`, in the place of `h`."""
 
-    def record(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`f(h)`, `f'(h)`, and what `curvature` needs; may overwrite `h`."""
+    def record(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
+        """Write `f(h)` and `f'(h)`; unless `keeps_input`, `value` is `h` itself."""
 
-    def curvature(self, kept: Tensor) -> Tensor:
-        """`f''(h)` from the last part of `record`."""
+    def bend(self, h: Tensor, t: Tensor) -> Tensor:
+        """`f''(h) t` in the place of `t`; unless `keeps_input`, `h` is what `record` wrote."""
 
 
 class Chained:
@@ -72,9 +75,43 @@ class Chain:
     def __call__(self, x: Tensor) -> Tensor:
         """The value, without a graph."""
         with torch.no_grad():
-            for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-                x = self.function.overwrite(torch.addmm(bias, x, weight.mT))
-            return torch.addmm(self.biases[-1], x, self.weights[-1].mT)
+            if self.part(x, 1) == len(x):
+                return self._evaluate(x, self.biases)
+            result = x.new_empty(len(x), len(self.weights[-1]))
+            scratch = _Scratch(self, x, 1, 2)
+            for rows in self.parts(x, 1):
+                biases = [b if b.dim() == 1 else b[rows] for b in self.biases]
+                self._evaluate(x[rows], biases, scratch, result[rows])
+            return result
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        biases: Sequence[Tensor],
+        scratch: _Scratch | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        for i, weight in enumerate(self.weights[:-1]):
+            place = None if scratch is None else scratch(i % 2, len(x), len(weight))
+            x = self.function.overwrite(torch.addmm(biases[i], x, weight.mT, out=place))
+        return torch.addmm(biases[-1], x, self.weights[-1].mT, out=out)
+
+    def part(self, x: Tensor, count: int) -> int:
+        """Rows of which `count` feature maps stay in the cache of a CPU."""
+        batch = max(len(x), 1)
+        if x.device.type != "cpu":
+            return batch
+        return min(batch, max(_CACHED // (count * self.width), 16))
+
+    def parts(self, x: Tensor, count: int) -> Iterator[slice]:
+        """The batch, cut into parts of that size."""
+        batch, size = len(x), self.part(x, count)
+        return (slice(i, min(i + size, batch)) for i in range(0, batch, size))
+
+    @property
+    def width(self) -> int:
+        """The widest feature map."""
+        return max(max(w.shape) for w in self.weights)
 
     def negated(self) -> Chain:
         """The net with the other sign."""
@@ -89,10 +126,15 @@ class Chain:
         """Evaluate, and keep what products with the Jacobian need."""
         values, slopes, kept = [x], [], []
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            value, slope, rest = self.function.record(torch.addmm(bias, values[-1], weight.mT))
+            h = torch.addmm(bias, values[-1], weight.mT)
+            value, slope = (
+                torch.empty_like(h) if self.function.keeps_input else h,
+                torch.empty_like(h),
+            )
+            self.function.record(h, value, slope)
             values.append(value)
             slopes.append(slope)
-            kept.append(rest)
+            kept.append(h)
         last = torch.addmm(self.biases[-1], values[-1], self.weights[-1].mT)
         return Tape(self, values, slopes, kept, last)
 
@@ -110,6 +152,11 @@ class Chain:
         return value, products
 
 
+def _at(x: Tensor, rows: slice) -> Tensor:
+    """`x[rows]`, at no cost if that is all of it, as it is in small batches."""
+    return x if rows.stop - rows.start == x.shape[0] else x[rows]
+
+
 @dataclass
 class Tape:
     """A chain at a batch of rows, with its feature maps.
@@ -118,7 +165,7 @@ class Tape:
         chain: the net.
         values: the input, and the value of every hidden layer, `[B, n]` each.
         slopes: `f'` at every hidden layer.
-        kept: what its curvature needs.
+        kept: what the second derivative of the function needs there.
         result: the value of the net.
     """
 
@@ -140,39 +187,24 @@ class Tape:
         count = len(weights[-1]) if seeds is None else seeds.shape[1]
         new = self.result.new_empty
         maps = [new(batch, count, w.shape[1]) for w in weights[: -1 if keep else 1]]
-        scratch = _Scratch(self, count, 2)
-        for rows in self.parts(count):
+        scratch = _Scratch(self.chain, self.result, count, 2)
+        for rows in self.chain.parts(self.result, count):
             product = self.top(seeds, rows)
             for i in range(len(weights) - 2, -1, -1):
-                slope = self.slopes[i][rows, None]
+                slope = _at(self.slopes[i], rows)[:, None]
                 height, width = weights[i].shape
                 through = scratch(0, len(slope), count, height)
                 torch.mul(product, slope, out=through)
-                product = maps[i][rows] if i < len(maps) else scratch(1, *through.shape[:2], width)
+                product = (
+                    _at(maps[i], rows) if i < len(maps) else scratch(1, *through.shape[:2], width)
+                )
                 torch.mm(through.flatten(0, 1), weights[i], out=product.flatten(0, 1))
         return maps[0], maps[1:]
 
     def top(self, seeds: Tensor | None, rows: slice) -> Tensor:
         """Products with the last matrix: one for all rows if the seeds are the identity."""
         last = self.chain.weights[-1]
-        return last[None] if seeds is None else seeds[rows] @ last
-
-    def part(self, count: int) -> int:
-        """Rows of which `count` feature maps stay in the cache of a CPU."""
-        batch = max(len(self.result), 1)
-        if self.result.device.type != "cpu":
-            return batch
-        return min(batch, max(_CACHED // (count * self.width), 16))
-
-    def parts(self, count: int) -> Iterator[slice]:
-        """The batch, cut into parts of that size."""
-        batch, size = len(self.result), self.part(count)
-        return (slice(i, min(i + size, batch)) for i in range(0, batch, size))
-
-    @property
-    def width(self) -> int:
-        """The widest feature map."""
-        return max(max(w.shape) for w in self.chain.weights)
+        return last[None] if seeds is None else _at(seeds, rows) @ last
 
     def attach(self, x: Tensor, seeds: Tensor | None, *, value_only: bool) -> tuple[Any, ...]:
         """Value and products as one node of the graph that `x` and the weights belong to."""
@@ -182,8 +214,8 @@ class Tape:
 class _Scratch:
     """Memory for the feature maps of a part, used for one part after another while it is warm."""
 
-    def __init__(self, tape: Tape, count: int, slots: int) -> None:
-        self.memory = tape.result.new_empty(slots, tape.part(count) * count * tape.width)
+    def __init__(self, chain: Chain, like: Tensor, count: int, slots: int) -> None:
+        self.memory = like.new_empty(slots, chain.part(like, count) * count * chain.width)
 
     def __call__(self, slot: int, *shape: int) -> Tensor:
         return self.memory[slot, : math.prod(shape)].view(shape)
@@ -245,12 +277,13 @@ class _Gradient:
         grad_products: Tensor | None,
     ) -> None:
         count = 1 if grad_products is None else grad_products.shape[1]
-        scratch = _Scratch(self.tape, count, 3)
-        for rows in self.tape.parts(count):
+        chain, like = self.tape.chain, self.x
+        scratch = _Scratch(chain, like, count, 3)
+        for rows in chain.parts(like, count):
             bends: list[Tensor] = []
             if grad_products is not None:
-                bends = self._up(rows, seeds, maps, grad_products[rows], scratch)
-            self._down(rows, None if grad is None else grad[rows], bends, scratch)
+                bends = self._up(rows, seeds, maps, _at(grad_products, rows), scratch)
+            self._down(rows, None if grad is None else _at(grad, rows), bends, scratch)
 
     def _up(
         self,
@@ -264,21 +297,20 @@ class _Gradient:
         bends = []
         size, count, _ = grad.shape
         for i, weight in enumerate(self.tape.chain.weights[:-1]):
-            below = maps[i][rows] if i < len(maps) else self.tape.top(seeds, rows)
-            slope = self.tape.slopes[i][rows, None]
+            below = _at(maps[i], rows) if i < len(maps) else self.tape.top(seeds, rows)
+            slope = _at(self.tape.slopes[i], rows)[:, None]
             through, other = (scratch(slot, size, count, len(weight)) for slot in (i % 2, 2))
             torch.mm(grad.flatten(0, 1), weight.mT, out=through.flatten(0, 1))
             if self.parameters:
                 torch.mul(below, slope, out=other)
                 self._add(i, other.flatten(0, 1), grad.flatten(0, 1))
-            torch.mul(below, through, out=other)
-            bends.append(other.sum(1))
+            bends.append(_dots(below, through, other))
             grad = through.mul_(slope)
         if self.parameters:
             if seeds is None:
                 self.weights[-1] += grad.sum(0)
             else:
-                self._add(-1, seeds[rows].flatten(0, 1), grad.flatten(0, 1))
+                self._add(-1, _at(seeds, rows).flatten(0, 1), grad.flatten(0, 1))
         return bends
 
     def _down(
@@ -290,23 +322,33 @@ class _Gradient:
         for i in range(len(weights) - 1, -1, -1):
             if i < len(weights) - 1:
                 if grad is not None:
-                    grad = grad.mul_(tape.slopes[i][rows])
+                    grad = grad.mul_(_at(tape.slopes[i], rows))
                 if bends:
-                    bend = bends[i].mul_(tape.chain.function.curvature(tape.kept[i][rows]))
+                    bend = tape.chain.function.bend(_at(tape.kept[i], rows), bends[i])
                     grad = bend if grad is None else grad.add_(bend)
             if grad is None:
                 continue
             if self.parameters:
-                self._add(i, grad, tape.values[i][rows])
+                self._add(i, grad, _at(tape.values[i], rows))
                 if self.biases[i].dim() == 1:
                     self.biases[i] += grad.sum(0)
                 else:
                     self.biases[i][rows] += grad
-            below = scratch(i % 2, len(grad), weights[i].shape[1]) if i else self.x[rows]
+            below = scratch(i % 2, len(grad), weights[i].shape[1]) if i else _at(self.x, rows)
             grad = torch.mm(grad, weights[i], out=below)
 
     def _add(self, layer: int, left: Tensor, right: Tensor) -> None:
         self.weights[layer].addmm_(left.mT, right)
+
+
+def _dots(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
+    """Sums over the second of three dimensions of products."""
+    if a.shape[1] > _FEW:
+        return torch.mul(a, b, out=scratch).sum(1)
+    total = a[:, 0] * b[:, 0]
+    for i in range(1, a.shape[1]):
+        total.addcmul_(a[:, i], b[:, i])
+    return total
 
 
 def _again(
