@@ -12,7 +12,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.dense import solve
 from impflow_zoo.numerics.linearize import Linearization, linearize
-from impflow_zoo.numerics.rows import Net, call, dot, norm, select
+from impflow_zoo.numerics.rows import Net, all_finite, call, dot, norm, select
 
 __all__ = ["METHODS", "Anderson", "Broyden", "Method", "Newton", "PlainIteration"]
 
@@ -66,7 +66,7 @@ class _Secant(Method):
         if last is None:
             return None
         dw, df = w - last[0], f - last[1]
-        if not bool(df.isfinite().all() & dw.isfinite().all()):
+        if not (all_finite(df) and all_finite(dw)):
             # A row that left the finite numbers has no difference to learn from.
             dw, df = (torch.nan_to_num(t, 0.0, 0.0, 0.0) for t in (dw, df))
         return dw, df

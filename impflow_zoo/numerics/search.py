@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.methods import Method
-from impflow_zoo.numerics.rows import Net, norm, select
+from impflow_zoo.numerics.rows import Net, all_finite, norm, select
 
 __all__ = ["Search", "Status"]
 
@@ -189,8 +189,7 @@ class _Leg:
         """The next iterates; a row that strays goes back to its best one."""
         self.past = [*self.past, self.error][-self.stepper.trial :]
         proposal = self.stepper.propose(self.w, self.f)
-        low, high = proposal.aminmax()
-        if not (self.steady and math.isfinite(float(low)) and math.isfinite(float(high))):
+        if not (self.steady and all_finite(proposal)):
             usable = self.near & (self.error <= _GROWTH * self.best) & self.error.isfinite()
             back = ~usable | ~proposal.isfinite().all(dim=1)
             if bool(back.any()):

@@ -15,6 +15,7 @@ from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.linearize import chain_of
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.rows import all_finite
 from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.weights import PlainLoading
 
@@ -210,7 +211,7 @@ def check_finite(x: Tensor, name: str) -> None:
     Raises:
         NotFiniteError: if there are any.
     """
-    if bool(torch.isfinite(x).all()):
+    if all_finite(x):
         return
     rows = (~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
     shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
