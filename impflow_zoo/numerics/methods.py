@@ -107,10 +107,12 @@ class Anderson(_Secant):
             return w + f
         dw = torch.stack(self.dw[-w.shape[1] :], dim=1)  # [B, m, d]
         df = torch.stack(self.df[-w.shape[1] :], dim=1)
-        gram = (df[:, :, None] * df[:, None]).sum(-1)
-        gram.diagonal(dim1=1, dim2=2).add_(10 * torch.finfo(w.dtype).eps)
-        weights = solve(gram, (df * f[:, None]).sum(-1))
-        return w + f - (weights[..., None] * dw.add_(df)).sum(1)
+        # Products of small matrices, as torch sums short dimensions slowly; autocast would round.
+        with torch.autocast(w.device.type, enabled=False):
+            gram = df @ df.mT
+            gram.diagonal(dim1=1, dim2=2).add_(10 * torch.finfo(w.dtype).eps)
+            weights = solve(gram, (df @ f[..., None])[..., 0])
+            return w + f - (weights[:, None] @ dw.add_(df))[:, 0]
 
 
 class Broyden(_Secant):
