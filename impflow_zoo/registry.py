@@ -16,7 +16,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
-from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.recipe import DataSettings, read_recipe
 
 __all__ = ["Split", "create_model", "list_models", "scored_split", "zoo_folder"]
@@ -166,9 +165,6 @@ def published_result(files: layout.Files) -> EvalResult | None:
 
 def parameter_count(config_file: store.ConfigFile) -> int:
     """Number of trainable numbers of a model."""
-    config = config_file.config
-    # Convolutions, and norms that come with the weights, need no numbers to be counted.
-    countable = isinstance(config, ImageConfig) or config.stored_norms
-    with torch.device("meta" if countable else "cpu"):
-        model = MODELS[config_file.model](config)
+    with torch.device("meta"):
+        model = MODELS[config_file.model](config_file.config)
     return sum(p.numel() for p in model.parameters())

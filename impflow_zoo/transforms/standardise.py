@@ -19,7 +19,10 @@ class Standardise(PointwiseAffineTransform):
     """
 
     def __init__(self, features: int) -> None:
-        super().__init__(torch.zeros(features), torch.ones(features))
+        # nflows looks at the numbers, which a model that is only counted does not have.
+        super(PointwiseAffineTransform, self).__init__()
+        self.register_buffer("_shift", torch.zeros(features))
+        self.register_buffer("_scale", torch.ones(features))
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         (features,) = self._shift.shape
