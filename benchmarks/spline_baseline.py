@@ -25,12 +25,12 @@ from nflows.transforms import (
 )
 from torch import nn
 
-from impflow_zoo.evaluation import open_rows, score
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.layout import WEIGHTS, read_safetensors
 from impflow_zoo.models.store import load_weights
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.recipe import read_recipe
+from impflow_zoo.scoring import open_rows, score
 from impflow_zoo.training import Trainer, open_splits
 
 

@@ -12,30 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from impflow_zoo.data import (
-    Batch,
-    DataError,
-    ImageFormat,
-    Source,
-    Stream,
-    batches,
-    open_source,
-    read,
-)
-from impflow_zoo.models.config import Config, ImageConfig, ModelError
+from impflow_zoo.data import batches
+from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.probes import keyed_rows, mix
-from impflow_zoo.processes import Processes, together
+from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
+from impflow_zoo.scoring import Score, open_rows, score
 
-__all__ = ["UNITS", "Result", "Score", "evaluate", "score"]
+__all__ = ["UNITS", "Result", "evaluate", "shown_rows"]
 
 UNITS = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}
-_NOISE, _PROBES = 1, 4  # tell the seeds of dequantisation noise from those of probes
-_BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
 
 
 @dataclass(frozen=True)
@@ -106,25 +93,6 @@ class Result:
         if self.logdet == "exact":
             del lines["truncation"]
         return "\n".join(f"{key:20} {text}" for key, text in lines.items())
-
-
-@dataclass(frozen=True)
-class Score:
-    """Log-probabilities of the rows of a source.
-
-    Arguments:
-        log_prob: nats, `[n]`, float64.
-        variance: variance of their estimators, `[n]`, float64.
-        events: what the numerics reported.
-        skipped: rows left out because they cannot be read.
-        first: the first of the rows as the model took them, 100 at most.
-    """
-
-    log_prob: Tensor
-    variance: Tensor
-    events: list[monitor.Event]
-    skipped: int = 0
-    first: Tensor | None = None
 
 
 def evaluate(
@@ -212,138 +180,6 @@ def evaluate(
         seconds=time.perf_counter() - start,
         published=where.published,
     )
-
-
-def score(
-    model: FlowModel,
-    source: Source,
-    *,
-    seed: int,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    processes: Processes | None = None,
-    progress: bool = False,
-) -> Score:
-    """Log-probability of each row of a source, in its order; several processes share the rows.
-
-    Raises:
-        DataError: if there is no row to score, or a stream to share.
-    """
-    processes = processes or Processes()
-    if isinstance(source, Stream) and processes.count > 1:
-        raise DataError(f"{source.name} is streamed: one process alone can read it in order")
-    if batch_size is None:
-        batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
-    values, variances, first, skipped = [torch.zeros(0)], [torch.zeros(0)], None, 0
-    with (
-        torch.no_grad(),
-        monitor.record() as events,
-        tqdm(
-            total=_total(source, limit, processes),
-            unit="row",
-            disable=not (progress and processes.first),
-            desc="scoring",
-        ) as bar,
-    ):
-        for batch in batches(source, batch_size, limit, processes.share):
-            skipped += batch.left_out
-            bar.update(len(batch.index) + batch.left_out)
-            if not len(batch.index):
-                continue
-            x = model_input(model, batch, seed)
-            with keyed_rows([mix(seed, _PROBES, row) for row in batch.index.tolist()]):
-                value, error = model.log_prob_with_error(x)
-            values.append(value.double().cpu())
-            variances.append(error.double().cpu() ** 2)
-            first = x[:100].cpu() if first is None else first
-    own = Score(
-        torch.cat(values).double(), torch.cat(variances).double(), _figures(events), skipped, first
-    )
-    scored = _joined(processes.gather(own))
-    if not len(scored.log_prob):
-        left_out = scored.skipped
-        reason = f"none of {left_out} rows can be read" if left_out else "the set is empty"
-        raise DataError(f"{source.name}: {reason}")
-    return scored
-
-
-def _joined(parts: list[Score]) -> Score:
-    return Score(
-        torch.cat([part.log_prob for part in parts]),
-        torch.cat([part.variance for part in parts]),
-        [event for part in parts for event in part.events],
-        sum(part.skipped for part in parts),
-        next((part.first for part in parts if part.first is not None), None),
-    )
-
-
-def _figures(events: list[monitor.Event]) -> list[monitor.Event]:
-    """The events without what they say of every single row."""
-    return [
-        (kind, {name: value for name, value in figures.items() if not isinstance(value, Tensor)})
-        for kind, figures in events
-    ]
-
-
-def _total(source: Source, limit: int | None, processes: Processes) -> int | None:
-    """How many rows this process will see, as far as that is known."""
-    if isinstance(source, Stream):
-        return limit
-    return len(processes.share(len(source) if limit is None else min(limit, len(source))))
-
-
-def model_input(model: FlowModel, batch: Batch, seed: int) -> Tensor:
-    """Rows of a source as the model takes them, noise keyed by seed and row."""
-    noise = torch.zeros(batch.rows.shape, dtype=torch.float64)
-    if model.adds_noise:
-        for i, row in enumerate(batch.index.tolist()):
-            generator = torch.Generator().manual_seed(mix(seed, _NOISE, row))
-            noise[i].uniform_(generator=generator)
-    reference = next(model.parameters())
-    return model.dequantise(batch.rows, noise).to(reference.dtype).to(reference.device)
-
-
-def open_rows(
-    config: Config,
-    dataset: str,
-    split: str | None,
-    revision: str | None = None,
-    size: int | None = None,
-    *,
-    skip_corrupt: bool = False,
-    streaming: bool = False,
-) -> Source:
-    """Open data for a model; the arguments are those of `open_source`.
-
-    Raises:
-        DataError: if they cannot be opened, or their rows are not what the model takes.
-    """
-    source = open_source(
-        dataset,
-        split,
-        revision=revision,
-        size=size,
-        skip_corrupt=skip_corrupt,
-        streaming=streaming,
-        **_source_options(config),
-    )
-    if isinstance(source, Stream):  # images are of the model's format, or refused one by one
-        return source
-    found = tuple(read(source, [0]).rows.shape[1:])
-    if found != config.shape:
-        raise DataError(
-            f"{source.name}: rows of shape {list(found)}, the model takes {list(config.shape)}"
-        )
-    return source
-
-
-def _source_options(config: Config) -> dict[str, Any]:
-    """What a data loader has to know of a model."""
-    if isinstance(config, ImageConfig):
-        height, width = config.image_size
-        prepare = asdict(config.prepare)
-        return {"image": ImageFormat(config.channels, (height, width), **prepare)}
-    return {"columns": config.columns or None}
 
 
 @contextmanager

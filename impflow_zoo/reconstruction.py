@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.evaluation import open_rows
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.registry import scored_split
+from impflow_zoo.scoring import open_rows
 
 __all__ = ["Reconstruction", "reconstruct"]
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from impflow_zoo.batches import Batches
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from impflow_zoo.data import DataError, Source, Subset
-from impflow_zoo.evaluation import open_rows, score
 from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
@@ -28,6 +27,7 @@ from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
 from impflow_zoo.registry import locate
 from impflow_zoo.runlog import Meter, RunLog
+from impflow_zoo.scoring import open_rows, score
 
 __all__ = ["Trainer", "train"]
 

@@ -23,10 +23,10 @@ from test_training import assert_same_run, log, train
 from impflow_zoo import LogDet, ResFlow, evaluate
 from impflow_zoo.data import DataError, ImageFormat, LeftOutWarning, Subset, batches, open_images
 from impflow_zoo.data import images as images_module
-from impflow_zoo.evaluation import score
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import read_recipe
+from impflow_zoo.scoring import score
 from impflow_zoo.training import Trainer, open_splits
 
 FORM = ImageFormat(3, (8, 8))

@@ -12,11 +12,11 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from small import MEAN, STD, config, make, write_recipe
 
-from impflow_zoo import ImpFlow, LogDet, ResFlow, evaluate, evaluation
+from impflow_zoo import ImpFlow, LogDet, ResFlow, evaluate, scoring
 from impflow_zoo.data import DataError, TableSource, open_source, read
-from impflow_zoo.evaluation import model_input, score
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.scoring import model_input, score
 
 MOONS = {"dataset": "toy:moons", "split": "test"}
 
@@ -219,7 +219,7 @@ def test_the_recipe_s_revision_of_the_data_is_taken(folder, monkeypatch):
         asked.append((dataset, split, options["revision"]))
         return TableSource(dataset, torch.full((3, 2), MEAN, dtype=torch.float64), "ab")
 
-    monkeypatch.setattr(evaluation, "open_source", opened)
+    monkeypatch.setattr(scoring, "open_source", opened)
     assert evaluate(folder).revision == "abc"
     evaluate(folder, revision="def")
     evaluate(folder, "owner/other", "test")

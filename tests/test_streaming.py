@@ -23,9 +23,9 @@ from test_training import trainer
 
 from impflow_zoo import evaluate
 from impflow_zoo.data import DataError, ImageFormat, ImageStream, Subset, batches, open_images
-from impflow_zoo.evaluation import score
 from impflow_zoo.processes import Processes
 from impflow_zoo.reconstruction import reconstruct
+from impflow_zoo.scoring import score
 from impflow_zoo.training import Trainer
 
 FORM = ImageFormat(3, (8, 8))

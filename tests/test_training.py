@@ -20,13 +20,13 @@ from torch import Tensor
 
 from impflow_zoo import ImpFlow, ResFlow, Solver, SolverError, create_model, training
 from impflow_zoo.data import TOYS, DataError, TableSource, open_source, open_toy
-from impflow_zoo.evaluation import Score
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.optimisation import learning_rate
 from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.runlog import LOG
+from impflow_zoo.scoring import Score
 from impflow_zoo.training import CHECKPOINT, Trainer
 from impflow_zoo.transforms.base import NotFiniteError
 
