@@ -94,6 +94,7 @@ def test_second_derivatives(net: LipschitzMLP) -> None:
     assert gradgradcheck(jacobian, (x,))
 
 
+@pytest.mark.usefixtures("parts")
 def test_evaluation_without_a_graph(net: LipschitzMLP) -> None:
     x, context = draw(net)
     chain = chain_of(net, x, context)
