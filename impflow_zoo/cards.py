@@ -126,7 +126,8 @@ def trained_card(
         columns=", ".join(getattr(model.config, "columns", ())),
         rounding=_rounding_text(model),
         training_text=(
-            f"{facts.steps:,} steps of {settings.batch_size} rows ({facts.rows_seen:,} rows seen), "
+            f"{_steps_text(facts, settings.steps)} of {settings.batch_size} rows "
+            f"({facts.rows_seen:,} rows seen), "
             f"{facts.minutes:.0f} minutes on {facts.hardware}: Adam(0.9, 0.99), learning rate "
             f"{settings.learning_rate:g}, weights averaged (decay {settings.ema_decay:g}), the "
             f"best on the validation split kept. {facts.skipped_steps} steps skipped; "
@@ -166,6 +167,12 @@ def pending_card(name: str, recipe: Recipe) -> str:
         citation=_CITATIONS[recipe.model],
     )
     return str(card)
+
+
+def _steps_text(facts: TrainingFacts, planned: int) -> str:
+    if facts.steps < planned:
+        return f"The first {facts.steps:,} of the recipe's {planned:,} steps"
+    return f"{facts.steps:,} steps"
 
 
 def _template(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ __all__ = [
     "draw_curve",
     "draw_density",
     "draw_images",
+    "draw_pairs",
     "draw_samples",
     "output_file",
 ]
@@ -132,28 +134,56 @@ def _grid(images: Tensor) -> Tensor:
     return grid
 
 
-def draw_curve(points: list[tuple[float, float, float]], unit: str, path: Path) -> None:
+def draw_curve(points: list[list[float]], unit: str, path: Path) -> None:
     """Draw validation values against rows seen and against time.
 
     Arguments:
-        points: `(rows seen, minutes, value)` of each validation.
+        points: `(rows seen, seconds, value)` of each validation.
         unit: of the values.
         path: PNG file to write.
     """
     figure = _figure(8, 3)
-    axes = figure.subplots(1, 2, sharey=True)
-    rows, minutes, values = zip(*points, strict=True)
-    for ax, x, label in zip(axes, (rows, minutes), ("rows seen", "minutes"), strict=True):
-        ax.plot(x, values, color=_MODEL, marker=".", linewidth=1.2)
+    _curves(figure.subplots(1, 2, sharey=True), [points], [""], unit)
+    _save(figure, path)
+
+
+def draw_pairs(
+    curves: dict[str, tuple[str, list[list[list[float]]]]], names: tuple[str, str], path: Path
+) -> None:
+    """Draw the validation curves of two models on each of several data sets.
+
+    Arguments:
+        curves: for each data set the unit, and the points of both as in `draw_curve`.
+        names: of the two, for the legend.
+        path: PNG file to write.
+    """
+    figure = _figure(8, 2.6 * max(1, len(curves)))
+    lines = figure.subplots(max(1, len(curves)), 2, sharey="row", squeeze=False)
+    for axes, (data, (unit, both)) in zip(lines, curves.items(), strict=False):
+        _curves(axes, both, names, unit)
+        axes[0].set_title(data, loc="left", fontsize=10)
+        axes[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _curves(
+    axes: Sequence[Axes], curves: list[list[list[float]]], names: Sequence[str], unit: str
+) -> None:
+    """Curves against rows seen in the left plot, against minutes in the right one."""
+    for points, name, colour in zip(curves, names, (_MODEL, _DATA), strict=False):
+        rows, minutes, y = zip(*((r, s / 60, value) for r, s, value in points), strict=True)
+        for ax, x in zip(axes, (rows, minutes), strict=True):
+            ax.plot(x, y, color=colour, marker=".", linewidth=1.2, label=name)
+    for ax, label in zip(axes, ("rows seen", "minutes"), strict=True):
         ax.set_xlabel(label)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel(f"validation, {unit}")
+    values = [point[2] for points in curves for point in points]
     better_first = sorted(values, reverse=unit == "nats")
     tail = sorted(better_first[: max(2, 4 * len(values) // 5)])
     if tail[0] < tail[-1]:  # the first steps would flatten the rest
         space = 0.1 * (tail[-1] - tail[0])
         axes[0].set_ylim(tail[0] - space, tail[-1] + space)
-    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:

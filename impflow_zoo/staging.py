@@ -48,11 +48,7 @@ def stage(
     result = evaluate(model, data, split, progress=True)
     pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
     facts = TrainingFacts.read(folder)
-    pictures.draw_curve(
-        [(rows, seconds / 60, value) for rows, seconds, value in facts.curve],
-        UNITS[model.config.metric],
-        folder / CURVE,
-    )
+    pictures.draw_curve(facts.curve, UNITS[model.config.metric], folder / CURVE)
     card = trained_card(folder.name, model, recipe, result, facts)
     writing.write_whole(folder / layout.CARD, card.encode())
     return result

@@ -1,0 +1,76 @@
+"""ImpFlow beside ResFlow: which models are compared, which way is ahead, and the picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from staged import FACTS
+
+from impflow_zoo import pairs
+from impflow_zoo.results import Row
+
+EMPTY = dict.fromkeys(Row.__dataclass_fields__, "")
+
+
+def row(model: str, value: str, **fields: Any) -> Row:
+    known = {"metric": "bits", "data": "moons", "stderr": "0.03", "parameters": "1000"}
+    return Row(**{**EMPTY, **known, "model": model, "value": value, "rows_seen": "500", **fields})
+
+
+ROWS = [
+    row("impflow-a", "2.0"),
+    row("resflow-a", "2.5", stderr="0.04"),
+    row("impflow-b", "-1.0", metric="log_likelihood", data="b"),
+    row("resflow-b", "-0.5", metric="log_likelihood", rows_seen="600"),
+    row("impflow-untrained", ""),
+    row("resflow-untrained", "1.0"),
+    row("impflow-alone", "1.0"),
+]
+
+
+def test_pairs_are_models_of_one_name_that_both_have_weights():
+    found = pairs.trained_pairs(ROWS)
+    assert [(a.model, b.model) for a, b in found] == [
+        ("impflow-a", "resflow-a"),
+        ("impflow-b", "resflow-b"),
+    ]
+
+
+def test_ahead_is_positive_where_impflow_is_better():
+    lines = pairs.table(pairs.trained_pairs(ROWS)).splitlines()[2:]
+    assert lines == [
+        "| moons | 1,000 | 500 | 2.000 ± 0.030 | 2.500 ± 0.040 | +0.500 ± 0.050 bits |",
+        "| b | 1,000 | 500 / 600 | -1.000 ± 0.030 | -0.500 ± 0.030 | -0.500 ± 0.042 nats |",
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_the_picture_has_two_curves_for_each_pair(count, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *arguments: Any, **options: Any) -> None:
+        drawn.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    for r in ROWS[: 2 * count]:
+        folder = tmp_path / r.model
+        folder.mkdir()
+        (folder / "training.json").write_text(json.dumps(FACTS))
+    found = pairs.trained_pairs(ROWS[: 2 * count])
+    path: Path = tmp_path / "pairs.png"
+    pairs.picture(found, tmp_path, path)
+    assert path.stat().st_size > 1000
+    curves = [len(ax.lines) for ax in drawn[0].axes]
+    assert curves == ([2, 2] * count or [0, 0])
+    for ax in drawn[0].axes:
+        for line in ax.lines:
+            x, y = line.get_data()
+            assert list(y) == [-3.0, -2.0]
+            assert list(x) in ([100, 1000], [1.0 / 60, 0.1])
