@@ -10,7 +10,7 @@ import pytest
 import torch
 from normflows.nets.lipschitz import InducedNormConv2d
 from torch import Tensor, nn
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn import functional
 
 from impflow_zoo import LipschitzConvNet, LipschitzDenseNet, ResFlowTransform
@@ -287,6 +287,29 @@ def test_kernels_to_second_order(outer: int) -> None:
     assert gradgradcheck(both, inputs, fast_mode=True)
     expected = functional.silu(functional.conv2d(x, weight, bias, padding=1))
     torch.testing.assert_close(both(x, weight, bias), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("outer", [3, 7], ids=["few-channels", "more"])
+def test_kernels_where_nothing_is_recorded(outer: int) -> None:
+    """They take another way there: the same values, and derivatives in forward mode."""
+    weight, x = torch.randn(outer, 4, 3, 3).double(), torch.randn(2, 4, 5, 5).double()
+    direction = torch.randn_like(x)
+
+    def net(x: Tensor) -> Tensor:
+        return silu(convolve(silu(x), weight, None, 1))
+
+    def value_and_tangent() -> tuple[Tensor, Tensor]:
+        with forward_ad.dual_level():
+            dual = forward_ad.unpack_dual(net(forward_ad.make_dual(x, direction)))
+        assert dual.tangent is not None
+        return dual.primal.detach(), dual.tangent.detach()
+
+    recorded = value_and_tangent()
+    with torch.no_grad():
+        for one, other in zip(value_and_tangent(), recorded, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(net(x), recorded[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
