@@ -20,7 +20,7 @@ class Reconstruction:
     """Rows and what came back.
 
     Arguments:
-        rows: raw rows, `[N, ...]`.
+        rows: rows as the model is shown them (of images as many bits as it has), `[N, ...]`.
         decoded: the same after encoding and decoding.
         largest_error: largest difference in the units of the rows: grey levels for images.
         largest_float_error: the same before rounding, on the scale the transform takes.
@@ -62,11 +62,11 @@ def reconstruct(
     middle = torch.full(rows.shape, 0.5, dtype=torch.float64)
     reference = next(model.parameters())
     x = model.dequantise(rows, middle).to(reference)
-    back = model.decode(model.encode(x))
-    decoded = model.to_data(back).to(rows)
+    shown, back = model.to_data(x), model.decode(model.encode(x))
+    decoded = model.to_data(back)
     return Reconstruction(
-        rows,
+        shown,
         decoded,
-        float((decoded.double() - rows.double()).abs().max()),
+        float((decoded.double() - shown.double()).abs().max()),
         float((back - x).abs().max()),
     )

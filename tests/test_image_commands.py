@@ -66,6 +66,15 @@ def test_images_come_back_to_the_bit(model, monkeypatch, tmp_path, capsys) -> No
     assert out.exists()
 
 
+def test_five_bits_come_back_as_five_bits(tmp_path) -> None:
+    model = make("plain", ImpFlow, size=8, bits=5)
+    data = image_set(tmp_path / "data", pictures(2))
+    result = reconstruct(model, data, n=2)
+    assert result.largest_error == 0
+    assert bool((result.rows % 8 == 0).all())  # what the model is shown, not what it never sees
+    assert result.rows.unique().numel() > 10
+
+
 def test_a_wrong_inverse_is_seen(model, tmp_path, monkeypatch) -> None:
     loaded = ImpFlow.from_pretrained(model)
     data = image_set(tmp_path / "data", pictures(2))
