@@ -134,6 +134,32 @@ def test_zero_weight() -> None:
     assert layer.eval().norm_bound() == 0
 
 
+def test_convergence_finds_the_top_of_a_crowded_spectrum() -> None:
+    """Training leaves vectors close to the second singular vector, where hardly a step is seen."""
+    layer = LipschitzConv2d(6, 6, 3, (24, 24), 0.9).double()
+    line = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.mul_(1e-6)
+        for i in range(6):
+            layer.weight[i, i] += (1 + 1e-4 * i) * torch.outer(line, line)
+    layer.converge()
+    norm, top = float(layer.sigma), layer.v.view(6, -1)
+    layer.v.copy_(functional.normalize((top.roll(-1, 0) + 1e-4 * top).flatten(), dim=0))
+    layer.u.copy_(functional.normalize(layer.operator(layer.weight.detach(), layer.v), dim=0))
+    layer.converge()
+    assert float(layer.sigma) == pytest.approx(norm, rel=1e-8)
+    image = layer.operator(layer.weight.detach(), layer.v)
+    residual = layer.adjoint(layer.weight.detach(), image) - layer.sigma**2 * layer.v
+    assert float(residual.norm()) < 2e-7 * norm**2
+
+
+def test_refreshed_vectors_are_not_looked_for_again(monkeypatch) -> None:
+    layer = LipschitzConv2d(3, 4, 3, (5, 5), 0.9).eval()
+    refresh_norms(layer)
+    monkeypatch.setattr(layer, "converge", lambda: pytest.fail("once is enough"))
+    layer(torch.zeros(1, 3, 5, 5))
+
+
 def test_norm_keeps_up_with_training() -> None:
     """A norm that lags makes nets too steep and log-densities too good."""
     layer = LipschitzConv2d(8, 8, 3, (8, 8), 0.9)

@@ -15,10 +15,11 @@ __all__ = ["LipschitzConv2d"]
 _TRAINING_STEPS = 8  # dimension of the Krylov spaces of a training forward
 _TRAINING_ROUNDS = 5  # how many it may take
 _TRAINING_RTOL = 1e-4  # growth of sigma over one of them below which it takes no more
-_STEPS = 30  # and of one round towards convergence
-_ROUNDS = 30
-_RESIDUAL = 1e-4  # of A^T A v, relative, at convergence; the norm is better than that by half
-_RESIDUAL_DOUBLE = 1e-6
+_STEPS = 30  # and of the first round towards convergence; every later one is twice as large
+_ENTRIES = 1 << 23  # of the basis of a round at most: bounds memory
+_ROUNDS = 12
+_RESIDUAL = 1e-5  # of A^T A v, relative, at convergence; the norm is better than that by half
+_RESIDUAL_DOUBLE = 1e-7
 _ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
 _FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
 _DENSE = 512  # entries of an image up to which the bound is that of the dense matrix
@@ -119,14 +120,16 @@ class LipschitzConv2d(LipschitzLayer):
             return
         limit = _RESIDUAL_DOUBLE if self.weight.dtype == torch.float64 else _RESIDUAL
         slack = _ATTAINED * torch.finfo(self.weight.dtype).eps
-        for _ in range(_ROUNDS):
+        # Training crowds the top of the spectrum, and restarts forget what tells it apart.
+        largest = max(_STEPS, _ENTRIES // min(len(self.u), len(self.v)))
+        for i in range(_ROUNDS):
             u = self.operator(self.weight, self.v)
             sigma = torch.linalg.vector_norm(u) / torch.linalg.vector_norm(self.v)
             residual = self.adjoint(self.weight, u) - sigma**2 * self.v
             attained = torch.dot(self.u, u) >= (1 - slack) * sigma
             if bool(torch.linalg.vector_norm(residual) <= limit * sigma**2) and bool(attained):
                 break
-            self._improve(_STEPS)
+            self._improve(min(_STEPS << i, largest))
         self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
 
     def _iterate(self) -> None:

@@ -50,6 +50,13 @@ class LipschitzLayer(nn.Module):
         """Bring `u`, `v` and `sigma` to convergence."""
         raise AssertionError("a layer defines how its norm converges")
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring the vectors to convergence and remember for which weight that was."""
+        self.converge()
+        if "settled" in self._buffers:  # norms in closed form have none
+            self.settled.copy_(self.weight)
+
     def norm_bound(self) -> float:
         """An upper bound of the induced norm of the normalised operator that can be trusted."""
         raise AssertionError("a layer defines its bound")
@@ -69,8 +76,7 @@ class LipschitzLayer(nn.Module):
             if self.training:
                 self._iterate()
             elif not torch.equal(self.weight, self.settled):
-                self.converge()
-                self.settled.copy_(self.weight)
+                self.settle()
         # Clones: the buffers may be overwritten by the next forward before this one's backward.
         sigma = torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
         return self.weight / (sigma / self.coefficient).clamp(min=1)
@@ -257,4 +263,4 @@ def refresh_norms(module: nn.Module) -> None:
     """Bring the power vectors of every layer to convergence (before saving, say)."""
     for layer in module.modules():
         if isinstance(layer, LipschitzLayer):
-            layer.converge()
+            layer.settle()
