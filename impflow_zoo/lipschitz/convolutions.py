@@ -22,7 +22,7 @@ _RESIDUAL = 1e-5  # of A^T A v, relative, at convergence; the norm is better tha
 _RESIDUAL_DOUBLE = 1e-7
 _ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
 _FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
-_DENSE = 512  # entries of an image up to which the bound is that of the dense matrix
+_DENSE = 1024  # entries of an image up to which the bound is that of the dense matrix
 
 
 class LipschitzConv2d(LipschitzLayer):
