@@ -133,6 +133,9 @@ def trained_card(
             f"best on the validation split kept. {facts.skipped_steps} steps skipped; "
             f"{facts.unconverged_fraction:.1e} of the roots missed the training tolerance."
         ),
+        train_text="Make the weights again"
+        if facts.steps >= settings.steps
+        else "Train it to the end of the recipe",
         train_options=f" --data {words.data_argument}" if needs_data else "",
         nets=len(bounds),
         bound=f"{max(known):.4f}" if known else "none",

@@ -374,6 +374,7 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _fail(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-        print(f"impflow-zoo: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # rows of its own may trouble any of several processes
+    name = "impflow-zoo" if rank == "0" else f"impflow-zoo, process {rank}"
+    print(f"{name}: {message}", file=sys.stderr)
     sys.exit(2)

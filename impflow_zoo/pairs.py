@@ -61,11 +61,12 @@ def picture(pairs: list[tuple[Row, Row]], zoo: Path, path: Path) -> None:
         zoo: folder of the models' folders.
         path: PNG file to write.
     """
-    curves = {
-        first.data: (
+    curves = [
+        (
+            first.model.removeprefix(_FIRST),
             UNITS[first.metric],
             [TrainingFacts.read(zoo / row.model).curve for row in (first, second)],
         )
         for first, second in pairs
-    }
+    ]
     draw_pairs(curves, ("ImpFlow", "ResFlow"), path)

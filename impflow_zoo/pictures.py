@@ -148,18 +148,18 @@ def draw_curve(points: list[list[float]], unit: str, path: Path) -> None:
 
 
 def draw_pairs(
-    curves: dict[str, tuple[str, list[list[list[float]]]]], names: tuple[str, str], path: Path
+    curves: list[tuple[str, str, list[list[list[float]]]]], names: tuple[str, str], path: Path
 ) -> None:
     """Draw the validation curves of two models on each of several data sets.
 
     Arguments:
-        curves: for each data set the unit, and the points of both as in `draw_curve`.
+        curves: for each data set its name, the unit, and the points of both as in `draw_curve`.
         names: of the two, for the legend.
         path: PNG file to write.
     """
     figure = _figure(8, 2.6 * max(1, len(curves)))
     lines = figure.subplots(max(1, len(curves)), 2, sharey="row", squeeze=False)
-    for axes, (data, (unit, both)) in zip(lines, curves.items(), strict=False):
+    for axes, (data, unit, both) in zip(lines, curves, strict=False):
         _curves(axes, both, names, unit)
         axes[0].set_title(data, loc="left", fontsize=10)
         axes[0].legend(fontsize=8)

@@ -99,9 +99,10 @@ def together(device: str | torch.device | None = None) -> Processes:
         raise ModelError(
             "several processes need accelerate: pip install 'impflow_zoo[train]'"
         ) from None
-    on_cpu = not torch.cuda.is_available() or (
-        device is not None and usable_device(device).type == "cpu"
-    )
+    wanted = None if device is None else usable_device(device)
+    if wanted is not None and wanted.index is not None:
+        raise ModelError(f"device={str(wanted)!r}: each of several processes has a GPU of its own")
+    on_cpu = not torch.cuda.is_available() if wanted is None else wanted.type == "cpu"
     state = PartialState(cpu=on_cpu)
     place = torch.device("cpu") if on_cpu else state.device
     return Processes(state.process_index, state.num_processes, place)

@@ -86,7 +86,7 @@ def _data_name(recipe: Recipe) -> str:
 def _margin(config_file: store.ConfigFile) -> str:
     bounds = [c.bound for c in config_file.certificate]
     known = [b for b in bounds if b is not None]
-    return f"{1 - max(known):.4f}" if known and len(known) == len(bounds) else ""
+    return f"{1 - max(known):.4f}" if known and len(known) == len(bounds) and max(known) < 1 else ""
 
 
 def results(rows: list[Row]) -> str:

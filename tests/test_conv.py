@@ -153,6 +153,30 @@ def test_convergence_finds_the_top_of_a_crowded_spectrum() -> None:
     assert float(residual.norm()) < 2e-7 * norm**2
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("training", [False, True])
+def test_channels_that_are_apart_hide_no_norm(kernel: int, training: bool) -> None:
+    layer = LipschitzConv2d(2, 2, kernel, (8, 8), 0.9).double().train(training)
+    middle = kernel // 2
+    for first, second in ((3.0, 1.0), (1.0, 3.0)):
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.weight[0, 0, middle, middle] = first
+            layer.weight[1, 1, middle, middle] = second
+        layer(torch.zeros(1, 2, 8, 8, dtype=torch.float64))
+        assert float(layer.sigma) == pytest.approx(3.0, rel=1e-5)
+
+
+def test_nets_are_differentiable_under_autocast() -> None:
+    net = LipschitzConvNet(3, (8, 8), 16)
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = net(x)
+    value.float().square().sum().backward()
+    assert x.grad is not None
+    assert all(bool(p.grad.isfinite().all()) for p in net.parameters())
+
+
 def test_refreshed_vectors_are_not_looked_for_again(monkeypatch) -> None:
     layer = LipschitzConv2d(3, 4, 3, (5, 5), 0.9).eval()
     refresh_norms(layer)

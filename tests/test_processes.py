@@ -174,8 +174,8 @@ def test_the_command_line_speaks_with_one_voice(both):
     assert first.returncode == second.returncode == 0
     first, second = launch(2, "-m", "impflow_zoo", "evaluate", "no-such-model")
     assert first.returncode == second.returncode == 2
-    assert "no-such-model" in first.stderr
-    assert second.stderr == ""
+    assert first.stderr.startswith("impflow-zoo: no model 'no-such-model'")
+    assert second.stderr.startswith("impflow-zoo, process 1: no model 'no-such-model'")
 
 
 @pytest.mark.slow
@@ -245,6 +245,13 @@ BAD_DEVICES: dict[str, Callable[[Path], object]] = {
 def test_a_device_that_is_not_there_is_named(use, tmp_path):
     with pytest.raises(ModelError, match="device='cuda:99'"):
         use(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cpu:0"])
+def test_several_processes_refuse_a_device_they_cannot_share(device, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ModelError, match=f"device='{device}'"):
+        together(device)
 
 
 def test_training_on_a_named_device(tmp_path):

@@ -20,6 +20,7 @@ _ENTRIES = 1 << 23  # of the basis of a round at most: bounds memory
 _ROUNDS = 12
 _RESIDUAL = 1e-5  # of A^T A v, relative, at convergence; the norm is better than that by half
 _RESIDUAL_DOUBLE = 1e-7
+_PUSH = 1e-3  # of another vector, lest power iteration stays at an exact smaller singular vector
 _ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
 _FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
 _DENSE = 1024  # entries of an image up to which the bound is that of the dense matrix
@@ -120,6 +121,7 @@ class LipschitzConv2d(LipschitzLayer):
             return
         limit = _RESIDUAL_DOUBLE if self.weight.dtype == torch.float64 else _RESIDUAL
         slack = _ATTAINED * torch.finfo(self.weight.dtype).eps
+        self._doubt()
         # Training crowds the top of the spectrum, and restarts forget what tells it apart.
         largest = max(_STEPS, _ENTRIES // min(len(self.u), len(self.v)))
         for i in range(_ROUNDS):
@@ -135,12 +137,31 @@ class LipschitzConv2d(LipschitzLayer):
     def _iterate(self) -> None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return
+        self.v.copy_(functional.normalize(self.v + _PUSH * self._other(), dim=0))
         for _ in range(_TRAINING_ROUNDS):
             before = torch.linalg.vector_norm(self.operator(self.weight, self.v))
             self._improve(_TRAINING_STEPS)
             self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
             if bool(self.sigma - before <= _TRAINING_RTOL * self.sigma):
                 break
+
+    def _other(self) -> Tensor:
+        """A unit vector that has something of every direction, always the same."""
+        position = torch.arange(len(self.v), dtype=self.v.dtype, device=self.v.device)
+        return functional.normalize(torch.cos(position**2), dim=0)
+
+    def _doubt(self) -> None:
+        """Start anew where that leads to a larger norm: the vectors may be those of a smaller one.
+
+        Channels that have nothing to do with each other keep their singular vectors exactly.
+        """
+        kept = [self.u.clone(), self.v.clone()]
+        norm = torch.linalg.vector_norm(self.operator(self.weight, self.v))
+        self.v.copy_(self._other())
+        self._improve(_STEPS)
+        if not bool(torch.dot(self.u, self.operator(self.weight, self.v)) > norm * (1 + _PUSH**2)):
+            self.u.copy_(kept[0])
+            self.v.copy_(kept[1])
 
     def _improve(self, steps: int) -> None:
         """One Krylov space from where the vectors are, on the side where they are shorter."""

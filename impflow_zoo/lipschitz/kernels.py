@@ -35,6 +35,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Te
         bias: one number per output channel, or None.
         padding: zeros on each side.
     """
+    if torch.is_autocast_enabled(x.device.type):  # which has rules for torch's own alone
+        return functional.conv2d(x, weight, bias, padding=padding)
     if not torch.is_grad_enabled():
         return _plain(x, weight, bias, padding)
     return _Convolution.apply(x, weight, bias, padding)
