@@ -64,7 +64,8 @@ def test_it_is_small_and_holds_nothing_else(wheel, names):
     assert wheel.stat().st_size < 2_000_000
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"impflow_zoo"}
-    assert not [name for name in names if "__pycache__" in name or name.endswith(".jsonl")]
+    assert not [name for name in names if "__pycache__" in name]
+    assert not [name for name in names if name.endswith((".jsonl", ".png"))]
 
 
 def test_it_works_away_from_the_checkout(wheel, tmp_path):
