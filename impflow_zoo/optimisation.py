@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -123,14 +123,12 @@ class Optimisation:
         return float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
 
 
-def _buffers(model: torch.nn.Module) -> list[Tensor]:
+def _buffers(model: torch.nn.Module) -> Iterator[Tensor]:
     """What steps change beside the parameters: the vectors of power iterations."""
-    parameters = dict(model.named_parameters())
-    return [
-        value
-        for key, value in model.state_dict().items()
-        if key not in parameters and value.is_floating_point()
-    ]
+    parameters = dict(model.named_parameters())  # not before somebody iterates
+    for key, value in model.state_dict().items():
+        if key not in parameters and value.is_floating_point():
+            yield value
 
 
 def moving_average(decay: float) -> Callable[..., None]:
