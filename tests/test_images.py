@@ -34,6 +34,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "fully-connected": {"fc_blocks": 2, "fc_hidden": (8, 8)},
     "factor-out-fully-connected": {"factor_out": True, "fc_blocks": 1, "fc_hidden": (8,)},
     "dense": {"net": "dense", "activation": "clipswish"},
+    "whitened": {"whiten": True},
+    "whitened-factor-out": {"whiten": True, "factor_out": True},
     "no-actnorm": {"actnorm": False, "preactivation": False},
     "five-bit-grey": {"bits": 5, "channels": 1},
 }

@@ -67,7 +67,7 @@ WRONG = {
     "unknown data setting": ({"data": {"set": "x"}}, "unknown config key 'data.set'"),
     "text for a number": (
         {"training": {"learning_rate": "1e-3"}},
-        "'training.learning_rate' is '1e-3': float expected",
+        r"'training.learning_rate' is '1e-3': float expected \(in YAML 1.0e-03\)",
     ),
     "fraction for a count": ({"training": {"steps": 1.5}}, "'training.steps' is 1.5: int expected"),
     "number for a name": ({"data": {"dataset": 5}}, "'data.dataset' is 5: str expected"),

@@ -20,6 +20,7 @@ from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
 from impflow_zoo.transforms.actnorm import CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.standardise import Standardise
+from impflow_zoo.transforms.whitening import Whitening
 
 __all__ = ["BlockFactory", "build_transform", "decode", "encode"]
 
@@ -49,6 +50,8 @@ def _build_tabular(config: TabularConfig, block: BlockFactory) -> Transform:
 
     actnorm = CentredActNorm if config.centred_actnorm else ActNorm
     steps: list[Transform] = [Standardise(config.features)]
+    if config.whiten:
+        steps.append(Whitening(config.features))
     for i in range(config.blocks):
         if config.actnorm and (i or config.actnorm_ends):
             steps.append(actnorm(config.features))

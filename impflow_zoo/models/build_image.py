@@ -23,6 +23,7 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.transforms.actnorm import CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten
+from impflow_zoo.transforms.whitening import Whitening
 
 __all__ = ["BlockFactory", "build_image"]
 
@@ -75,7 +76,9 @@ class _Builder:
         self, shape: tuple[int, int, int], blocks: int, *, first: bool, last: bool
     ) -> Iterator[Transform]:
         config, (channels, _, _) = self.config, shape
-        if first and config.actnorm:
+        if config.whiten:
+            yield Whitening(channels)
+        elif first and config.actnorm:
             yield self.actnorm(channels)
         for _ in range(blocks):
             yield self._block(self._image_net(shape, preactivation=self._preactivation))

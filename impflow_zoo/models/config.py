@@ -56,6 +56,7 @@ class TabularConfig:
         actnorm: put an nflows `ActNorm` between blocks.
         actnorm_ends: put one before the first and after the last block as well.
         centred_actnorm: in the form `CentredActNorm`.
+        whiten: put a `Whitening` before the first block.
         preactivation: every net starts with an activation.
         norm: norms of the layers, see `LipschitzMLP`.
         stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
@@ -80,6 +81,7 @@ class TabularConfig:
     actnorm: bool = True
     actnorm_ends: bool = False
     centred_actnorm: bool = False
+    whiten: bool = False
     preactivation: bool = False
     norm: str = "2"
     stored_norms: bool = False

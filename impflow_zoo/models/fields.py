@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import numbers
 import reprlib
 import types
@@ -111,4 +112,14 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     elif type(value) is annotation:
         return value
     wanted = getattr(annotation, "__name__", str(annotation))
-    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected")
+    hint = _number_hint(value) if annotation in (int, float) else ""
+    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")
+
+
+def _number_hint(value: Any) -> str:
+    """What to write for a number that came as text: YAML reads `1e-3` so, for want of a point."""
+    try:
+        number = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        return ""
+    return f" (in YAML {number:.1e})" if math.isfinite(number) else ""

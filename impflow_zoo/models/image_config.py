@@ -67,6 +67,7 @@ class ImageConfig:
         squeeze_first: squeeze once more, before the first scale.
         actnorm: put an nflows `ActNorm` before the first block and after every block.
         centred_actnorm: in the form `CentredActNorm`.
+        whiten: start each scale with a `Whitening`, the first one in place of its ActNorm.
         factor_out: half of the channels leave after each scale but the last.
         fc_blocks: number of fully connected blocks on the flattened map at the end.
         fc_hidden: sizes of their hidden layers.
@@ -97,6 +98,7 @@ class ImageConfig:
     squeeze_first: bool = False
     actnorm: bool = True
     centred_actnorm: bool = False
+    whiten: bool = False
     factor_out: bool = False
     fc_blocks: int = 0
     fc_hidden: tuple[int, ...] = (128, 128)
