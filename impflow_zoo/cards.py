@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.evaluation import UNITS, Result
+from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models import layout, store
-from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import Recipe
 
-__all__ = ["CURVE", "PICTURE", "TRAINING", "TrainingFacts", "pending_card", "trained_card"]
+__all__ = ["CURVE", "PICTURE", "pending_card", "trained_card"]
 
-TRAINING = "training.json"
 PICTURE, CURVE = "density.png", "curve.png"
 IMAGE_PIPELINE = "unconditional-image-generation"
 _METRICS = {
@@ -41,26 +37,6 @@ _CITATIONS = {
   url={https://arxiv.org/abs/1906.02735}
 }""",
 }
-
-
-@dataclass(frozen=True)
-class TrainingFacts:
-    """What `training.json` says."""
-
-    steps: int
-    rows_seen: int
-    minutes: float
-    hardware: str
-    skipped_steps: int
-    unconverged_fraction: float
-    curve: list[list[float]]
-
-    @classmethod
-    def read(cls, folder: Path) -> TrainingFacts:
-        path = folder / TRAINING
-        if not path.is_file():
-            raise ModelError(f"{folder} has no {TRAINING}: stage it from a run")
-        return cls(**json.loads(path.read_text()))
 
 
 def trained_card(
@@ -119,6 +95,7 @@ def trained_card(
         split_text="test images" if image else "test rows",
         seed=result.seed,
         estimator_text=estimator,
+        seeds_text=_seeds_text(result, facts),
         evaluate_options=f" --dataset {words.data_argument} --split {recipe.data.test}"
         if needs_data and not _ships(model)
         else "",
@@ -176,6 +153,19 @@ def _steps_text(facts: TrainingFacts, planned: int) -> str:
     if facts.steps < planned:
         return f"The first {facts.steps:,} of the recipe's {planned:,} steps"
     return f"{facts.steps:,} steps"
+
+
+def _seeds_text(result: Result, facts: TrainingFacts) -> str:
+    over_seeds = facts.over_seeds(result.value)
+    if over_seeds is None:
+        return ""
+    mean, deviation = over_seeds
+    others = ", ".join(f"{r.value:.3f} (seed {r.seed})" for r in facts.repeats)
+    return (
+        f"Trained again with other seeds the recipe comes to {others}: {mean:.3f} in the mean of "
+        f"{1 + len(facts.repeats)} runs, {deviation:.3f} their standard deviation. These weights "
+        f"are those of seed {facts.seed}."
+    )
 
 
 def _template(name: str) -> str:

@@ -185,6 +185,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop then.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="In place of the recipe's; again with --resume.")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -202,6 +205,7 @@ def train(
         out=out,
         resume=resume,
         init_from=init_from,
+        seed=seed,
         max_minutes=max_minutes,
         device=device,
     )
@@ -250,12 +254,15 @@ def stage(
     folder: Annotated[Path, typer.Argument(help="Folder of the model, with its recipe.yaml.")],
     run: Annotated[Path | None, typer.Option(help="Run to take weights and log from.")] = None,
     data: Annotated[str | None, typer.Option(help="What to score on; default: the card's.")] = None,
+    repeat: Annotated[
+        list[Path] | None, typer.Option(help="A run with another seed, scored as well; any number.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a model's folder up to date: weights, figures, pictures, card."""
     from impflow_zoo import staging
 
-    result = staging.stage(run, folder, data=data)
+    result = staging.stage(run, folder, data=data, repeats=repeat or ())
     if as_json:
         _print_json({"model": folder.name, **(result.to_dict() if result else {"value": None})})
     elif result is None:

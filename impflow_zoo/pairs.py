@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from impflow_zoo.cards import TrainingFacts
 from impflow_zoo.evaluation import UNITS
+from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.pictures import draw_pairs
 from impflow_zoo.results import Row
 

@@ -18,7 +18,8 @@ from huggingface_hub import (
 )
 
 from impflow_zoo import registry
-from impflow_zoo.cards import CURVE, IMAGE_PIPELINE, PICTURE, TRAINING
+from impflow_zoo.cards import CURVE, IMAGE_PIPELINE, PICTURE
+from impflow_zoo.facts import TRAINING
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from impflow_zoo import registry
-from impflow_zoo.cards import TRAINING, TrainingFacts
+from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models import layout, store
 from impflow_zoo.recipe import Recipe, read_recipe
 
@@ -22,6 +22,8 @@ class Row:
     Arguments:
         model, kind, data: name of the model, its class, its data.
         metric, value, stderr, estimator_stderr, n: the result on its card.
+        seeds, seeds_mean, seeds_std: how many seeds the recipe was trained with, the mean of
+            their results and its standard deviation; empty if one.
         parameters: how many trainable numbers.
         margin: `1 - L`, with the largest certified Lipschitz constant `L` of its nets.
         rows_seen, minutes, hardware: what its training cost.
@@ -37,6 +39,9 @@ class Row:
     stderr: str
     estimator_stderr: str
     n: str
+    seeds: str
+    seeds_mean: str
+    seeds_std: str
     parameters: str
     margin: str
     rows_seen: str
@@ -60,6 +65,7 @@ def _read(folder: Path) -> Row:
     result = registry.published_result(files)
     figures = {} if result is None else dict(result.metric_args or {})
     facts = TrainingFacts.read(folder) if files.has(TRAINING) else None
+    over_seeds = facts.over_seeds(float(result.metric_value)) if facts and result else None
     return Row(
         model=folder.name,
         kind=config_file.model,
@@ -69,6 +75,9 @@ def _read(folder: Path) -> Row:
         stderr=str(figures.get("stderr", "")),
         estimator_stderr=str(figures.get("estimator_stderr", "")),
         n=str(figures.get("n", "")),
+        seeds="" if facts is None else str(1 + len(facts.repeats)),
+        seeds_mean=f"{over_seeds[0]:.5f}" if over_seeds else "",
+        seeds_std=f"{over_seeds[1]:.5f}" if over_seeds else "",
         parameters=str(registry.parameter_count(config_file)),
         margin=_margin(config_file),
         rows_seen="" if facts is None else str(facts.rows_seen),

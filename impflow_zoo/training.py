@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     init_from: str | None = None,
+    seed: int | None = None,
     max_minutes: float | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -58,6 +60,7 @@ def train(
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
             instead of random ones.
+        seed: in place of the recipe's; to be given again with `resume`.
         max_minutes: stop then, with a checkpoint.
         device: where to train; None takes a GPU if there is one.
         progress: show a bar on stderr.
@@ -70,6 +73,8 @@ def train(
     """
     path = Path(recipe_file)
     recipe = read_recipe(path)
+    if seed is not None:
+        recipe = replace(recipe, training=replace(recipe.training, seed=seed))
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     if resume and init_from is not None:
         raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
@@ -171,6 +176,7 @@ class Trainer:
             "best_step": 0,
             "waited": 0,
             "seconds": 0.0,
+            "seed": settings.seed,
         }
         self.meter = Meter()
 
@@ -195,13 +201,19 @@ class Trainer:
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.log.start()
-        self._log(hardware=self.processes.description)
+        self._log(hardware=self.processes.description, seed=self.settings.seed)
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""
         state = read_checkpoint(
             self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizer
         )
+        seed = state.get("seed", self.settings.seed)
+        if seed != self.settings.seed:
+            raise CheckpointError(
+                f"{self.folder} was started with seed {seed}, not {self.settings.seed}: "
+                f"go on with --seed {seed}"
+            )
         self.meter.figures = state.pop("unlogged", [])
         self.state |= state
         self.processes.wait()  # all have read it before the first writes another

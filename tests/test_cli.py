@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import torch
 from small import MEAN, make, write_recipe
 
 from impflow_zoo import ResFlow, cli, create_model, evaluate, list_models
-from impflow_zoo.cards import CURVE, PICTURE, TRAINING
+from impflow_zoo.cards import CURVE, PICTURE
+from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models import layout
 from impflow_zoo.runlog import LOG
 from impflow_zoo.training import CHECKPOINT
@@ -207,6 +209,45 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     assert f"{staged['value']:.3f}" in card
     assert json.loads((folder / TRAINING).read_text())["steps"] == 4
     assert run("stage", folder).code == 0  # weights kept, card made anew
+
+
+def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
+    folder = tmp_path / "flow"
+    recipe = write_recipe(folder, training={"validate_every": 2})
+    for seed in range(3):
+        options = ("--out", tmp_path / f"run-{seed}", "--seed", seed)
+        assert run("train", recipe, *options, "--max-minutes", 5).code == 0
+    repeats = [part for i in (1, 2) for part in ("--repeat", tmp_path / f"run-{i}")]
+    staged = run("stage", folder, "--run", tmp_path / "run-0", *repeats, "--json").json
+    facts = TrainingFacts.read(folder)
+    assert (facts.seed, [repeat.seed for repeat in facts.repeats]) == (0, [1, 2])
+    values = [staged["value"], *(repeat.value for repeat in facts.repeats)]
+    assert len(set(values)) == 3
+    for i, value in enumerate(values):
+        options = ("--dataset", "toy:moons", "--split", "test", "--json")
+        scored = run("evaluate", tmp_path / f"run-{i}", *options).json
+        assert scored["value"] == pytest.approx(value)
+    mean, deviation = facts.over_seeds(values[0])
+    assert (mean, deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
+    assert run("stage", folder).code == 0
+    card = (folder / layout.CARD).read_text()
+    assert f"{mean:.3f} in the mean of 3 runs" in card
+    assert f"{deviation:.3f} their standard deviation" in card
+    same = run("stage", folder, "--repeat", tmp_path / "run-0")
+    assert (same.code, "has seed 0, as the staged run has" in same.err) == (2, True)
+    other = write_recipe(tmp_path / "other", config={"lipschitz": 0.5})
+    run("train", other, "--out", tmp_path / "run-3", "--seed", 3)
+    different = run("stage", folder, "--repeat", tmp_path / "run-3")
+    assert (different.code, "is a run of another recipe" in different.err) == (2, True)
+
+
+def test_a_run_goes_on_with_its_own_seed(run, tmp_path):
+    options = (write_recipe(tmp_path), "--out", tmp_path / "run")
+    assert run("train", *options, "--seed", 7, "--max-minutes", 0).code == 0
+    other = run("train", *options, "--resume")
+    assert other.code == 2
+    assert "was started with seed 7, not 0: go on with --seed 7" in other.err
+    assert run("train", *options, "--resume", "--seed", 7, "--json").json["step"] == 4
 
 
 def test_stage_without_weights_says_that_there_are_none(run, tmp_path):

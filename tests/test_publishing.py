@@ -19,8 +19,9 @@ from huggingface_hub import ModelCard
 from small import make
 
 from impflow_zoo import ResFlow, create_model, publishing, registry
-from impflow_zoo.cards import TrainingFacts, trained_card
+from impflow_zoo.cards import trained_card
 from impflow_zoo.evaluation import Result
+from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ImageConfig, ModelError, to_json
 from impflow_zoo.recipe import CardSettings, Recipe
