@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from impflow_zoo.evaluation import UNITS
@@ -26,7 +27,11 @@ def trained_pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 
 
 def table(pairs: list[tuple[Row, Row]]) -> str:
-    """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better."""
+    """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better.
+
+    Where recipes were trained with several seeds, their means are compared, and the error is that
+    of the means.
+    """
     lines = [
         "| data | parameters | rows seen | ImpFlow | ResFlow | ImpFlow ahead by |",
         "|---|---|---|---|---|---|",
@@ -36,16 +41,34 @@ def table(pairs: list[tuple[Row, Row]]) -> str:
 
 
 def _cells(first: Row, second: Row) -> tuple[str, ...]:
-    gain = float(first.value) - float(second.value)
+    gain = _mean(first) - _mean(second)
     gain = gain if first.metric == "log_likelihood" else -gain
-    error = sum(float(row.stderr or 0) ** 2 for row in (first, second)) ** 0.5
+    error = math.hypot(_error(first), _error(second))
     return (
         first.data,
         _both(first.parameters, second.parameters),
         _both(first.rows_seen, second.rows_seen),
-        *(f"{float(r.value):.3f} ± {float(r.stderr or 0):.3f}" for r in (first, second)),
+        *(_value(row) for row in (first, second)),
         f"{gain:+.3f} ± {error:.3f} {UNITS[first.metric]}",
     )
+
+
+def _mean(row: Row) -> float:
+    return float(row.seeds_mean or row.value)
+
+
+def _error(row: Row) -> float:
+    """The rows are the same for all seeds, so what seeds add is on top of the error over rows."""
+    seeds = float(row.seeds_std or 0) / max(1, int(row.seeds or 1)) ** 0.5
+    return math.hypot(float(row.stderr or 0), seeds)
+
+
+def _value(row: Row) -> str:
+    text = f"{float(row.value):.3f} ± {float(row.stderr or 0):.3f}"
+    if row.seeds_mean:
+        mean, deviation = float(row.seeds_mean), float(row.seeds_std)
+        text += f" ({row.seeds} seeds: {mean:.3f} ± {deviation:.3f})"
+    return text
 
 
 def _both(first: str, second: str) -> str:

@@ -39,6 +39,13 @@ def test_pairs_are_models_of_one_name_that_both_have_weights():
     ]
 
 
+def test_seeds_are_compared_in_the_mean():
+    seeds = {"seeds": "4", "seeds_mean": "2.1", "seeds_std": "0.08"}
+    line = pairs.table([(row("impflow-a", "2.0", **seeds), ROWS[1])]).splitlines()[2]
+    assert "| 2.000 ± 0.030 (4 seeds: 2.100 ± 0.080) | 2.500 ± 0.040 |" in line
+    assert line.endswith("| +0.400 ± 0.064 bits |")  # 0.03, 0.04 and 0.08 / 2
+
+
 def test_ahead_is_positive_where_impflow_is_better():
     lines = pairs.table(pairs.trained_pairs(ROWS)).splitlines()[2:]
     assert lines == [
