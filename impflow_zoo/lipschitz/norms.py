@@ -63,7 +63,7 @@ class LipschitzLayer(nn.Module):
 
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
-        held = self.__dict__.get("_held")
+        held = self.__dict__.get("_held" if torch.is_grad_enabled() else "_held_value")
         return self.fresh_weight() if held is None else held
 
     def fresh_weight(self) -> Tensor:
@@ -252,11 +252,13 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
         # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
         with torch.inference_mode(mode=False), torch.set_grad_enabled(gradient):
             for layer in layers:
-                layer.__dict__["_held"] = layer.fresh_weight()
+                layer.__dict__["_held"] = weight = layer.fresh_weight()
+                layer.__dict__["_held_value"] = weight.detach()
         yield
     finally:
         for layer in layers:
             layer.__dict__.pop("_held", None)
+            layer.__dict__.pop("_held_value", None)
 
 
 def refresh_norms(module: nn.Module) -> None:

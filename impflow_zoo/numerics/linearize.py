@@ -10,7 +10,7 @@ from torch.autograd.function import BackwardCFunction
 
 from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.graph import leaves, nodes, recording, wanting_inputs_only
-from impflow_zoo.numerics.rows import Net, call, dot
+from impflow_zoo.numerics.rows import Net, call, dot, uncompiled
 
 __all__ = ["Linearization", "chain_of", "linearize"]
 
@@ -168,6 +168,7 @@ class _ChainLinearization(Linearization):
 
 def chain_of(g: Net, x: Tensor, context: Tensor | None) -> Chain | None:
     """The chain that a net is at rows of the type of its weights, if it is one."""
+    g = uncompiled(g)  # compiling gains nothing on a chain
     if not isinstance(g, Chained) or torch.is_autocast_enabled(x.device.type):
         return None
     chain = g.chain(x, context)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["all_finite", "call", "dot", "norm", "select"]
+__all__ = ["all_finite", "call", "dot", "norm", "select", "uncompiled"]
 
 Net = Callable[..., Tensor]
 
@@ -16,9 +16,15 @@ Net = Callable[..., Tensor]
 def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
     """Evaluate a net the way the whole package does: `g(x)`, or `g(x, context)` if there is one.
 
+    What `torch.compile` has made of it is run where no gradient is recorded: its code has no second
+    derivatives, which gradients of log-determinants need.
+
     Raises:
         ValueError: if the net does not keep the shape of its input.
     """
+    if torch.is_grad_enabled():
+        g = uncompiled(g)
+        g = g._call_impl if isinstance(g, nn.Module) else g  # past `net.compile()`
     value = g(x) if context is None else g(x, context)
     if value.shape != x.shape:
         raise ValueError(
@@ -26,6 +32,12 @@ def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
             "a residual map needs a net that keeps the shape of its input"
         )
     return value
+
+
+def uncompiled(g: Net) -> Net:
+    """The net within what `torch.compile(net)` returns."""
+    original: Net = getattr(g, "_orig_mod", g)
+    return original
 
 
 def norm(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.linearize import chain_of
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.rows import all_finite
+from impflow_zoo.numerics.rows import all_finite, call
 from impflow_zoo.numerics.solve import Solver
 from impflow_zoo.transforms.weights import PlainLoading
 
@@ -193,8 +193,8 @@ class _Negated(Chained):
 
     net: nn.Module
 
-    def __call__(self, *arguments: Tensor) -> Tensor:
-        return -self.net(*arguments)
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return -call(self.net, x, context)
 
     def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
         chain = chain_of(self.net, x, context)

@@ -1,0 +1,64 @@
+"""A recipe with settings changed, trained for some minutes: how recipes of the zoo are chosen.
+
+    python benchmarks/variants.py hub_configs/resflow-cifar10/recipe.yaml --data FOLDER \
+        --minutes 5 --set config.width=48 config.blocks=[4,4] training.learning_rate=1.0e-3
+
+Settings are named as in the recipe; their values are YAML. Prints each validation: step, rows seen,
+seconds, value. The model is thrown away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from impflow_zoo import training
+from impflow_zoo.data import DataError
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.runlog import LOG
+
+
+def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """The recipe with `section.key=value` put in."""
+    for setting in settings:
+        name, found, text = setting.partition("=")
+        *sections, key = name.split(".")
+        section: Any = recipe
+        for part in sections:
+            section = section.setdefault(part, {})
+        if not (found and sections):
+            sys.exit(f"{setting}: section.key=value is needed, as in training.batch_size=32")
+        section[key] = yaml.safe_load(text)
+    return recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--data")
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--set", nargs="*", default=[], dest="settings")
+    options = parser.parse_args()
+    recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        run = Path(folder) / "run"
+        try:
+            training.train(path, data=options.data, out=run, max_minutes=options.minutes)
+        except (DataError, ModelError) as error:
+            sys.exit(str(error))
+        for line in map(json.loads, (run / LOG).read_text().splitlines()):
+            if "validation" in line:
+                figures = (line["step"], line["rows_seen"], round(line["seconds"]))
+                print(*figures, f"{line['validation']:.4f}", sep="\t")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Nets under `torch.compile`: roots by compiled code, derivatives as ever, the same numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.backends.debugging import aot_eager
+
+from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
+from impflow_zoo.transforms.monotone import MonotoneTransform
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "user": (lambda: User(), (2,)),
+    "mlp": (lambda: LipschitzMLP(2, (16, 16), lipschitz=0.9), (2,)),
+    "conv": (lambda: LipschitzConvNet(3, (4, 4), width=8), (3, 4, 4)),
+}
+BLOCKS: dict[str, Callable[..., nn.Module]] = {
+    "impflow": lambda a, b, **options: ImpFlowTransform(a, b, **options),
+    "resflow": lambda a, b, **options: ResFlowTransform(a, **options),
+    "monotone": lambda a, b, **options: MonotoneTransform(a, **options),
+}
+
+
+class User(nn.Module):
+    """A net of somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 8)
+        self.outer = nn.Linear(8, 2)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.tanh(self.inner(x)))
+
+
+class Backend:
+    """Compiles without a compiler, and counts; second derivatives fail as they do for all."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        compiled = aot_eager(graph, inputs)
+
+        def counted(*arguments: Any) -> Any:
+            self.calls += 1
+            return compiled(*arguments)
+
+        return counted
+
+
+def wrapped(net: nn.Module, backend: Any) -> nn.Module:
+    return torch.compile(net, backend=backend)
+
+
+def in_place(net: nn.Module, backend: Any) -> nn.Module:
+    net.compile(backend=backend)
+    return net
+
+
+def everything(block: nn.Module, x: Tensor) -> list[Tensor]:
+    """Both directions and all gradients."""
+    torch.manual_seed(0)
+    z, logabsdet = block(x)
+    back, inverse = block.inverse(z.detach())
+    loss = z.square().sum() + logabsdet.sum() + back.sum() + inverse.square().sum()
+    return [z, logabsdet, back, *torch.autograd.grad(loss, list(block.parameters()))]
+
+
+@pytest.mark.parametrize("compiled", [wrapped, in_place])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("net", NETS)
+def test_numbers_stay(net: str, name: str, training: bool, compiled: Callable[..., nn.Module]):
+    torch._dynamo.reset()
+    make, shape = NETS[net]
+    nets = [make().double() for _ in range(2)]
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    options = {"logdet": "unbiased" if len(shape) > 1 else "exact"}
+    plain = BLOCKS[name](*copy.deepcopy(nets), **options).train(training)
+    backend = Backend()
+    fast = BLOCKS[name](*(compiled(n, backend) for n in nets), **options).train(training)
+    for a, b in zip(everything(plain, x), everything(fast, x), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+    assert bool(backend.calls) == (net != "mlp"), "perceptrons are evaluated by code of their own"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself
+@pytest.mark.parametrize("net", ["user", "conv"])
+def test_numbers_stay_with_the_real_compiler(net: str):
+    torch._dynamo.reset()
+    make, shape = NETS[net]
+    nets = [make() for _ in range(2)]
+    x = torch.randn(5, *shape)
+    plain = ImpFlowTransform(*copy.deepcopy(nets))
+    fast = ImpFlowTransform(*map(torch.compile, nets))
+    for a, b in zip(everything(plain, x), everything(fast, x), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-3)
