@@ -18,7 +18,8 @@ from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.models.build import decode
 from impflow_zoo.normflows import from_residual
 from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.chain import Chain, Tape
+from impflow_zoo.numerics.chain import Chain
+from impflow_zoo.numerics.tape import Tape
 
 __all__ = ["CASES", "TASKS", "Case", "Counts", "Side", "counting", "make_side"]
 

@@ -1,27 +1,18 @@
-"""Nets that are chains of affine maps and one elementwise function, differentiated by hand.
-
-Autograd takes a product with a Jacobian, and the gradient of such a product, apart into some
-twenty passes over every feature map, each of which writes a new one. What is left here is one
-matrix product and one or two passes per layer, over so few rows at a time that they stay in the
-cache.
-"""
+"""Nets that are chains of affine maps and one elementwise function: what they are, their value."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.graph import inputs_only
-
-__all__ = ["Chain", "Chained", "Elementwise", "Tape"]
+__all__ = ["Chain", "Chained", "Elementwise", "Scratch"]
 
 _CACHED = 1 << 17  # entries of a feature map that are worked on at once on a CPU
-_FEW = 3  # up to so many products are added one by one: torch sums short dimensions slowly
 
 
 class Elementwise(Protocol):
@@ -78,7 +69,7 @@ class Chain:
             if self.part(x, 1) == len(x):
                 return self._evaluate(x, self.biases)
             result = x.new_empty(len(x), len(self.weights[-1]))
-            scratch = _Scratch(self, x, 1, 2)
+            scratch = Scratch(self, x, 1, 2)
             for rows in self.parts(x, 1):
                 biases = [b if b.dim() == 1 else b[rows] for b in self.biases]
                 self._evaluate(x[rows], biases, scratch, result[rows])
@@ -88,7 +79,7 @@ class Chain:
         self,
         x: Tensor,
         biases: Sequence[Tensor],
-        scratch: _Scratch | None = None,
+        scratch: Scratch | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
         for i, weight in enumerate(self.weights[:-1]):
@@ -121,23 +112,6 @@ class Chain:
             (*self.biases[:-1], -self.biases[-1]),
         )
 
-    @torch.no_grad()
-    def record(self, x: Tensor) -> Tape:
-        """Evaluate, and keep what products with the Jacobian need."""
-        values, slopes, kept = [x], [], []
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            h = torch.addmm(bias, values[-1], weight.mT)
-            value, slope = (
-                torch.empty_like(h) if self.function.keeps_input else h,
-                torch.empty_like(h),
-            )
-            self.function.record(h, value, slope)
-            values.append(value)
-            slopes.append(slope)
-            kept.append(h)
-        last = torch.addmm(self.biases[-1], values[-1], self.weights[-1].mT)
-        return Tape(self, values, slopes, kept, last)
-
     def differentiable(self, x: Tensor, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
         """Value and products by torch's own operations: for derivatives of derivatives."""
         slopes = []
@@ -152,66 +126,7 @@ class Chain:
         return value, products
 
 
-def _at(x: Tensor, rows: slice) -> Tensor:
-    """`x[rows]`, at no cost if that is all of it, as it is in small batches."""
-    return x if rows.stop - rows.start == x.shape[0] else x[rows]
-
-
-@dataclass
-class Tape:
-    """A chain at a batch of rows, with its feature maps.
-
-    Arguments:
-        chain: the net.
-        values: the input, and the value of every hidden layer, `[B, n]` each.
-        slopes: `f'` at every hidden layer.
-        kept: what the second derivative of the function needs there.
-        result: the value of the net.
-    """
-
-    chain: Chain
-    values: list[Tensor]
-    slopes: list[Tensor]
-    kept: list[Tensor]
-    result: Tensor
-
-    @torch.no_grad()
-    def products(self, seeds: Tensor | None, *, keep: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """Products of rows with the Jacobian, and what their gradient needs.
-
-        Arguments:
-            seeds: rows with shape `[B, k, d]`; None is the identity, and gives the Jacobian.
-            keep: also return the products up to each hidden layer.
-        """
-        weights, batch = self.chain.weights, len(self.result)
-        count = len(weights[-1]) if seeds is None else seeds.shape[1]
-        new = self.result.new_empty
-        maps = [new(batch, count, w.shape[1]) for w in weights[: -1 if keep else 1]]
-        scratch = _Scratch(self.chain, self.result, count, 2)
-        for rows in self.chain.parts(self.result, count):
-            product = self.top(seeds, rows)
-            for i in range(len(weights) - 2, -1, -1):
-                slope = _at(self.slopes[i], rows)[:, None]
-                height, width = weights[i].shape
-                through = scratch(0, len(slope), count, height)
-                torch.mul(product, slope, out=through)
-                product = (
-                    _at(maps[i], rows) if i < len(maps) else scratch(1, *through.shape[:2], width)
-                )
-                torch.mm(through.flatten(0, 1), weights[i], out=product.flatten(0, 1))
-        return maps[0], maps[1:]
-
-    def top(self, seeds: Tensor | None, rows: slice) -> Tensor:
-        """Products with the last matrix: one for all rows if the seeds are the identity."""
-        last = self.chain.weights[-1]
-        return last[None] if seeds is None else _at(seeds, rows) @ last
-
-    def attach(self, x: Tensor, seeds: Tensor | None, *, value_only: bool) -> tuple[Any, ...]:
-        """Value and products as one node of the graph that `x` and the weights belong to."""
-        return _Attached.apply(self, seeds, value_only, x, *self.chain.weights, *self.chain.biases)
-
-
-class _Scratch:
+class Scratch:
     """Memory for the feature maps of a part, used for one part after another while it is warm."""
 
     def __init__(self, chain: Chain, like: Tensor, count: int, slots: int) -> None:
@@ -219,145 +134,3 @@ class _Scratch:
 
     def __call__(self, slot: int, *shape: int) -> Tensor:
         return self.memory[slot, : math.prod(shape)].view(shape)
-
-
-class _Attached(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, tape: Tape, seeds: Tensor | None, value_only: bool, x: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        products, maps = (None, []) if value_only else tape.products(seeds, keep=True)
-        ctx.function, ctx.layers, ctx.value_only = (
-            tape.chain.function,
-            len(tensors) // 2,
-            value_only,
-        )
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(seeds, x, *tensors, *tape.values[1:], *tape.slopes, *tape.kept, *maps)
-        return tape.result, products
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad: Tensor | None, grad_products: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        n = ctx.layers
-        if grad is None and grad_products is None:
-            return (None,) * (4 + 2 * n)
-        seeds, x, *saved = ctx.saved_tensors
-        tensors, saved = saved[: 2 * n], saved[2 * n :]
-        chain = Chain(ctx.function, tuple(tensors[:n]), tuple(tensors[n:]))
-        if torch.is_grad_enabled():
-            return None, None, None, *_again(chain, x, seeds, grad, grad_products)
-        hidden, maps = saved[: 3 * (n - 1)], saved[3 * (n - 1) :]
-        values, slopes, kept = (hidden[i * (n - 1) : (i + 1) * (n - 1)] for i in range(3))
-        tape = Tape(chain, [x, *values], slopes, kept, x)
-        parameters = any(ctx.needs_input_grad[4:]) and not inputs_only()
-        gradient = _Gradient(tape, parameters=parameters)
-        gradient.run(seeds, maps, grad, grad_products)
-        grads = (*gradient.weights, *gradient.biases) if parameters else [None] * (2 * n)
-        return None, None, None, gradient.x, *grads
-
-
-class _Gradient:
-    """The gradient of value and products, added up over parts of the batch."""
-
-    def __init__(self, tape: Tape, *, parameters: bool) -> None:
-        self.tape = tape
-        self.parameters = parameters
-        self.x = torch.empty_like(tape.values[0])
-        chain = tape.chain
-        self.weights = [torch.zeros_like(w) for w in chain.weights if parameters]
-        self.biases = [torch.zeros_like(b) for b in chain.biases if parameters]
-
-    def run(
-        self,
-        seeds: Tensor | None,
-        maps: list[Tensor],
-        grad: Tensor | None,
-        grad_products: Tensor | None,
-    ) -> None:
-        count = 1 if grad_products is None else grad_products.shape[1]
-        chain, like = self.tape.chain, self.x
-        scratch = _Scratch(chain, like, count, 3)
-        for rows in chain.parts(like, count):
-            bends: list[Tensor] = []
-            if grad_products is not None:
-                bends = self._up(rows, seeds, maps, _at(grad_products, rows), scratch)
-            self._down(rows, None if grad is None else _at(grad, rows), bends, scratch)
-
-    def _up(
-        self,
-        rows: slice,
-        seeds: Tensor | None,
-        maps: list[Tensor],
-        grad: Tensor,
-        scratch: _Scratch,
-    ) -> list[Tensor]:
-        """From the first layer to the last: weights, and the gradients of the slopes."""
-        bends = []
-        size, count, _ = grad.shape
-        for i, weight in enumerate(self.tape.chain.weights[:-1]):
-            below = _at(maps[i], rows) if i < len(maps) else self.tape.top(seeds, rows)
-            slope = _at(self.tape.slopes[i], rows)[:, None]
-            through, other = (scratch(slot, size, count, len(weight)) for slot in (i % 2, 2))
-            torch.mm(grad.flatten(0, 1), weight.mT, out=through.flatten(0, 1))
-            if self.parameters:
-                torch.mul(below, slope, out=other)
-                self._add(i, other.flatten(0, 1), grad.flatten(0, 1))
-            bends.append(_dots(below, through, other))
-            grad = through.mul_(slope)
-        if self.parameters:
-            if seeds is None:
-                self.weights[-1] += grad.sum(0)
-            else:
-                self._add(-1, _at(seeds, rows).flatten(0, 1), grad.flatten(0, 1))
-        return bends
-
-    def _down(
-        self, rows: slice, grad: Tensor | None, bends: list[Tensor], scratch: _Scratch
-    ) -> None:
-        """From the last layer to the first, as in any net, with what the slopes add."""
-        tape = self.tape
-        weights = tape.chain.weights
-        for i in range(len(weights) - 1, -1, -1):
-            if i < len(weights) - 1:
-                if grad is not None:
-                    grad = grad.mul_(_at(tape.slopes[i], rows))
-                if bends:
-                    bend = tape.chain.function.bend(_at(tape.kept[i], rows), bends[i])
-                    grad = bend if grad is None else grad.add_(bend)
-            if grad is None:
-                continue
-            if self.parameters:
-                self._add(i, grad, _at(tape.values[i], rows))
-                if self.biases[i].dim() == 1:
-                    self.biases[i] += grad.sum(0)
-                else:
-                    self.biases[i][rows] += grad
-            below = scratch(i % 2, len(grad), weights[i].shape[1]) if i else _at(self.x, rows)
-            grad = torch.mm(grad, weights[i], out=below)
-
-    def _add(self, layer: int, left: Tensor, right: Tensor) -> None:
-        self.weights[layer].addmm_(left.mT, right)
-
-
-def _dots(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
-    """Sums over the second of three dimensions of products."""
-    if a.shape[1] > _FEW:
-        return torch.mul(a, b, out=scratch).sum(1)
-    total = a[:, 0] * b[:, 0]
-    for i in range(1, a.shape[1]):
-        total.addcmul_(a[:, i], b[:, i])
-    return total
-
-
-def _again(
-    chain: Chain, x: Tensor, seeds: Tensor | None, grad: Tensor | None, products: Tensor | None
-) -> list[Tensor | None]:
-    """The gradient as a graph of its own."""
-    inputs = [x, *chain.weights, *chain.biases]
-    wanted = [t for t in inputs if t.requires_grad]
-    pairs = zip(chain.differentiable(x, seeds), (grad, products), strict=True)
-    outputs, grads = zip(*[(o, g) for o, g in pairs if g is not None], strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(found) if t.requires_grad else None for t in inputs]

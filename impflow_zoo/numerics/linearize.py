@@ -11,6 +11,7 @@ from torch.autograd.function import BackwardCFunction
 from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.graph import leaves, nodes, recording, wanting_inputs_only
 from impflow_zoo.numerics.rows import Net, call, dot, uncompiled
+from impflow_zoo.numerics.tape import record
 
 __all__ = ["Linearization", "chain_of", "linearize"]
 
@@ -121,7 +122,7 @@ class _ChainLinearization(Linearization):
     def __init__(self, x: Tensor, chain: Chain) -> None:
         self.x = x
         self._chain = chain
-        self._tape = chain.record(x)
+        self._tape = record(chain, x)
         self._value: Tensor | None = None
         self._jacobian = None
 
