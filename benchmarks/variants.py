@@ -4,7 +4,8 @@
         --minutes 5 --set config.width=48 config.blocks=[4,4] training.learning_rate=1.0e-3
 
 Settings are named as in the recipe; their values are YAML. Prints each validation: step, rows seen,
-seconds, value. The model is thrown away.
+seconds, value; with --test also the score of the best weights on the test split. The model is
+thrown away.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import Any
 
 import yaml
 
-from impflow_zoo import training
+from impflow_zoo import evaluate, training
 from impflow_zoo.data import DataError
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.recipe import read_recipe
 from impflow_zoo.runlog import LOG
 
 
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data")
     parser.add_argument("--minutes", type=float)
+    parser.add_argument("--test", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], dest="settings")
     options = parser.parse_args()
     recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
@@ -58,6 +61,10 @@ def main() -> None:
             if "validation" in line:
                 figures = (line["step"], line["rows_seen"], round(line["seconds"]))
                 print(*figures, f"{line['validation']:.4f}", sep="\t")
+        if options.test:
+            settings = read_recipe(path).data
+            data = options.data or settings.dataset
+            print(evaluate(str(run), data, settings.test).report("test"))
 
 
 if __name__ == "__main__":
