@@ -186,7 +186,8 @@ def train(
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop then.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="In place of the recipe's; again with --resume.")
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="In place of the recipe's; again with --resume."),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,

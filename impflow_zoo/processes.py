@@ -41,7 +41,7 @@ class Processes:
     @property
     def description(self) -> str:
         """What they run on, for logs and cards."""
-        each = f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
+        each = f"{torch.get_num_threads()} of {os.cpu_count()} CPU threads"
         if self.device.type == "cuda":
             each = torch.cuda.get_device_name(self.device)
         return each if self.count == 1 else f"{self.count} processes, each on {each}"

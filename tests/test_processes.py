@@ -162,7 +162,7 @@ def test_shares_of_the_rows_make_the_same_score(both):
 
 def test_the_log_says_what_it_ran_on(both):
     header = json.loads((both[1] / "table" / LOG).read_text().splitlines()[0])
-    assert header["hardware"] == "2 processes, each on 1 CPU thread"
+    assert header["hardware"] == f"2 processes, each on 1 of {os.cpu_count()} CPU threads"
 
 
 def test_the_command_line_speaks_with_one_voice(both):
