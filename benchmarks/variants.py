@@ -32,11 +32,14 @@ def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         name, found, text = setting.partition("=")
         *sections, key = name.split(".")
         section: Any = recipe
-        for part in sections:
-            section = section.setdefault(part, {})
+        try:
+            for part in sections:
+                section = section.setdefault(part, {})
+            section[key] = yaml.safe_load(text)
+        except (AttributeError, TypeError, yaml.YAMLError):
+            sections = []
         if not (found and sections):
             sys.exit(f"{setting}: section.key=value is needed, as in training.batch_size=32")
-        section[key] = yaml.safe_load(text)
     return recipe
 
 
@@ -48,23 +51,30 @@ def main() -> None:
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], dest="settings")
     options = parser.parse_args()
-    recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
+    try:
+        recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
+    except OSError as error:
+        sys.exit(str(error))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
         run = Path(folder) / "run"
         try:
             training.train(path, data=options.data, out=run, max_minutes=options.minutes)
+            lines = (run / LOG).read_text().splitlines()
+            if options.test:
+                settings = read_recipe(path).data
+                data = options.data or settings.dataset
+                revision = None if options.data else settings.revision
+                scored = evaluate(str(run), data, settings.test, revision=revision)
         except (DataError, ModelError) as error:
             sys.exit(str(error))
-        for line in map(json.loads, (run / LOG).read_text().splitlines()):
+        for line in map(json.loads, lines):
             if "validation" in line:
                 figures = (line["step"], line["rows_seen"], round(line["seconds"]))
                 print(*figures, f"{line['validation']:.4f}", sep="\t")
         if options.test:
-            settings = read_recipe(path).data
-            data = options.data or settings.dataset
-            print(evaluate(str(run), data, settings.test).report("test"))
+            print(scored.report("test"))
 
 
 if __name__ == "__main__":

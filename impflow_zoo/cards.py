@@ -113,7 +113,8 @@ def trained_card(
         train_text="Make the weights again"
         if facts.steps >= settings.steps
         else "Train it to the end of the recipe",
-        train_options=f" --data {words.data_argument}" if needs_data else "",
+        train_options=(f" --data {words.data_argument}" if needs_data else "")
+        + (f" --seed {facts.seed}" if facts.seed != settings.seed else ""),
         nets=len(bounds),
         bound=f"{max(known):.4f}" if known else "none",
         margin=f"{1 - max(known):.4f}" if certified else "not certified",

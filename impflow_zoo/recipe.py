@@ -102,6 +102,7 @@ class TrainingSettings:
             require(value is None or value >= 1, name, value, "at least 1")
         for name in ("warmup_steps", "weight_decay", "checkpoint_minutes"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2^63 - 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "a positive number")
         require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "between 0 and 1")

@@ -23,7 +23,7 @@ class Row:
         model, kind, data: name of the model, its class, its data.
         metric, value, stderr, estimator_stderr, n: the result on its card.
         seeds, seeds_mean, seeds_std: how many seeds the recipe was trained with, the mean of
-            their results and its standard deviation; empty if one.
+            their results and its standard deviation (both empty if one).
         parameters: how many trainable numbers.
         margin: `1 - L`, with the largest certified Lipschitz constant `L` of its nets.
         rows_seen, minutes, hardware: what its training cost.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,35 +36,44 @@ def stage(
         folder: folder of the model, with its `recipe.yaml`.
         data: what to score on; None takes the split that ships with the model, else the recipe's.
         split: split of the data; None takes the recipe's test split.
-        repeats: runs of the same recipe with other seeds, which are scored on the same rows; none
-            keeps the figures of those that were staged before, unless there is a new `run`.
+        repeats: finished runs of the same recipe with other seeds, which are scored on the same
+            rows; none keeps the figures of those that were staged before, unless there is a new
+            `run`.
 
     Returns:
         The score that the card reports; None if there are no weights.
 
     Raises:
-        ModelError: if the run has no weights or the folder no recipe.
+        ModelError: if the run has no weights, the folder no recipe, the weights are of another
+            model than the recipe's, or a repeat is of another recipe. The folder is left as it was.
     """
     recipe = read_recipe(folder / layout.RECIPE)
     if run is None and not (folder / layout.WEIGHTS).is_file():
         _announce(folder, recipe)
         return None
-    if run is not None:
-        _copy_run(run, folder)
-    model = FlowModel.from_pretrained(folder, verify=True)
+    facts = TrainingFacts.read(folder) if run is None else _facts(run)
+    others = _other_seeds(repeats, recipe, facts)
     if data is not None:
         split = split or recipe.data.test
-    result = evaluate(model, data, split, progress=True)
-    pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
-    facts = TrainingFacts.read(folder)
-    if repeats:
-        scored = [_score(repeat, model, facts.seed, data, split) for repeat in repeats]
-        facts = replace(facts, repeats=scored)
+    written = (*_COPIED, TRAINING, PICTURE, CURVE, layout.CARD)
+    with _all_or_nothing([folder / name for name in written]):
+        if run is not None:
+            for name in _COPIED:
+                writing.write_whole(folder / name, (run / name).read_bytes())
+        model = FlowModel.from_pretrained(folder, verify=True)
+        _check_config(model, recipe, run or folder)
+        result = evaluate(model, data, split, progress=True)
+        if others:
+            facts = replace(facts, repeats=[_score(*other, data, split) for other in others])
         writing.write_whole(folder / TRAINING, facts.text().encode())
-    pictures.draw_curve(facts.curve, UNITS[model.config.metric], folder / CURVE)
-    card = trained_card(folder.name, model, recipe, result, facts)
-    writing.write_whole(folder / layout.CARD, card.encode())
+        pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
+        pictures.draw_curve(facts.curve, UNITS[model.config.metric], folder / CURVE)
+        card = trained_card(folder.name, model, recipe, result, facts)
+        writing.write_whole(folder / layout.CARD, card.encode())
     return result
+
+
+_COPIED = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG)  # from a run
 
 
 def _announce(folder: Path, recipe: Recipe) -> None:
@@ -79,21 +89,64 @@ def _announce(folder: Path, recipe: Recipe) -> None:
     writing.write_together(contents)
 
 
-def _copy_run(run: Path, folder: Path) -> None:
+def _facts(run: Path) -> TrainingFacts:
+    """What a run says of itself, if it has weights to stage."""
     if not (run / layout.WEIGHTS).is_file():
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
-    facts = read_log(run / LOG).text()
-    names = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG)
-    contents = {folder / name: (run / name).read_bytes() for name in names}
-    writing.write_together({**contents, folder / TRAINING: facts.encode()})
+    if not (run / LOG).is_file():
+        raise ModelError(f"{run} has no {LOG}: it is no folder of a run")
+    return read_log(run / LOG)
 
 
-def _score(run: Path, model: FlowModel, seed: int, data: str | None, split: str | None) -> Repeat:
-    """The result of a run that differs from the staged one in its seed alone."""
-    other, facts = FlowModel.from_pretrained(run, verify=True), read_log(run / LOG)
-    if type(other) is not type(model) or other.config != model.config:
-        raise ModelError(f"{run} is a run of another recipe: only the seed may differ")
-    if facts.seed == seed:
-        raise ModelError(f"{run} has seed {seed}, as the staged run has: --seed another one")
-    result = evaluate(other, data, split, progress=True)
+def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
+    if (type(model).__name__, model.config) != (recipe.model, recipe.config):
+        raise ModelError(
+            f"the weights in {origin} are of another model than the recipe's: its card would tell "
+            "how to train something else; train it again, or put the recipe back"
+        )
+
+
+def _other_seeds(
+    repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts
+) -> list[tuple[Path, TrainingFacts]]:
+    """Runs that differ from the staged one in their seeds alone, with what they say."""
+    others = [(run, _facts(run)) for run in repeats]
+    seeds = {staged.seed}
+    for run, facts in others:
+        if facts.seed in seeds:
+            raise ModelError(f"{run} has seed {facts.seed}, as another run has: --seed a new one")
+        seeds.add(facts.seed)
+        if facts.steps != staged.steps or not _same(read_recipe(run / layout.RECIPE), recipe):
+            raise ModelError(
+                f"{run} is a run of another recipe or length: only the seed may differ"
+            )
+    return others
+
+
+def _same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes train the same, but for their seeds."""
+    settings = [replace(recipe.training, seed=0) for recipe in (one, other)]
+    return settings[0] == settings[1] and all(
+        getattr(one, name) == getattr(other, name) for name in ("model", "config", "data")
+    )
+
+
+def _score(run: Path, facts: TrainingFacts, data: str | None, split: str | None) -> Repeat:
+    """The result of a run on the rows that the card speaks of."""
+    result = evaluate(FlowModel.from_pretrained(run, verify=True), data, split, progress=True)
     return Repeat(facts.seed, result.value, result.stderr, facts.rows_seen, facts.minutes)
+
+
+@contextmanager
+def _all_or_nothing(paths: Sequence[Path]) -> Iterator[None]:
+    """If something fails, the files are as they were."""
+    before = {path: path.read_bytes() if path.is_file() else None for path in paths}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                writing.write_whole(path, content)
+        raise

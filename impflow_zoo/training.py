@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from impflow_zoo.batches import Batches
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from impflow_zoo.data import DataError, Source, Subset
 from impflow_zoo.interrupts import stop_requests
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.models.layout import RECIPE, WEIGHTS, open_files
 from impflow_zoo.models.store import load_weights, read_config, read_weights
@@ -74,6 +75,7 @@ def train(
     path = Path(recipe_file)
     recipe = read_recipe(path)
     if seed is not None:
+        seed = convert(seed, int, "seed")
         recipe = replace(recipe, training=replace(recipe.training, seed=seed))
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     if resume and init_from is not None:
@@ -96,8 +98,17 @@ def train(
     else:
         trainer.prepare(init_from)
         if processes.first:
-            write_whole(folder / RECIPE, path.read_bytes())
+            write_whole(folder / RECIPE, _with_seed(path.read_bytes(), seed))
     return trainer.run(max_minutes)
+
+
+def _with_seed(recipe: bytes, seed: int | None) -> bytes:
+    """The text of a recipe that trains with this seed."""
+    if seed is None:
+        return recipe
+    sections = yaml.safe_load(recipe)
+    sections["training"] = {**(sections.get("training") or {}), "seed": seed}
+    return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()
 
 
 def _refuse_to_overwrite(folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small import MEAN, make, write_recipe
 
 from impflow_zoo import ResFlow, cli, create_model, evaluate, list_models
@@ -233,12 +234,57 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     card = (folder / layout.CARD).read_text()
     assert f"{mean:.3f} in the mean of 3 runs" in card
     assert f"{deviation:.3f} their standard deviation" in card
-    same = run("stage", folder, "--repeat", tmp_path / "run-0")
-    assert (same.code, "has seed 0, as the staged run has" in same.err) == (2, True)
-    other = write_recipe(tmp_path / "other", config={"lipschitz": 0.5})
-    run("train", other, "--out", tmp_path / "run-3", "--seed", 3)
-    different = run("stage", folder, "--repeat", tmp_path / "run-3")
-    assert (different.code, "is a run of another recipe" in different.err) == (2, True)
+
+
+def test_repeats_that_are_none_are_refused(run, tmp_path):
+    folder = tmp_path / "flow"
+    recipe = write_recipe(folder, training={"validate_every": 2})
+    for seed in range(2):
+        run("train", recipe, "--out", tmp_path / f"run-{seed}", "--seed", seed)
+    assert run("stage", folder, "--run", tmp_path / "run-0").code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = {"config": {"lipschitz": 0.5}, "rate": {"learning_rate": 0.5}, "length": {"steps": 2}}
+    for i, (name, change) in enumerate(other.items(), start=2):
+        section = {"config": change} if name == "config" else {"training": change}
+        section["training"] = {"validate_every": 2, **section.get("training", {})}
+        path = write_recipe(tmp_path / name, **section)
+        assert run("train", path, "--out", tmp_path / name / "run", "--seed", i).code == 0
+    mistakes = {
+        ("run-1",): "has seed 1, as another run has",
+        ("run-0", "run-0"): "has seed 0, as another run has",
+        ("nowhere",): "holds no weights yet",
+        **{(f"{name}/run",): "is a run of another recipe or length" for name in other},
+    }
+    for names, message in mistakes.items():
+        repeats = [part for name in names for part in ("--repeat", tmp_path / name)]
+        outcome = run("stage", folder, "--run", tmp_path / "run-1", *repeats)
+        assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_cannot_be_scored_is_not_staged(run, tmp_path):
+    folder = tmp_path / "flow"
+    recipe = write_recipe(folder, training={"validate_every": 2})
+    run("train", recipe, "--out", tmp_path / "run")
+    before = {path.name for path in folder.iterdir()}
+    assert run("stage", folder, "--run", tmp_path / "run", "--data", tmp_path / "none").code == 2
+    assert {path.name for path in folder.iterdir()} == before
+    write_recipe(folder, config={"lipschitz": 0.5})
+    other = run("stage", folder, "--run", tmp_path / "run")
+    assert (other.code, "of another model than the recipe's" in other.err) == (2, True)
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_the_seed_of_a_run_is_on_its_card_and_in_its_recipe(run, tmp_path):
+    folder = tmp_path / "flow"
+    recipe = write_recipe(folder, training={"validate_every": 2})
+    assert run("train", recipe, "--out", tmp_path / "run", "--seed", 5).code == 0
+    assert run("stage", folder, "--run", tmp_path / "run").code == 0
+    assert "hub_configs/flow/recipe.yaml --seed 5" in (folder / layout.CARD).read_text()
+    again = run("train", tmp_path / "run" / layout.RECIPE, "--out", tmp_path / "again")
+    assert again.code == 0
+    weights = [load_file(tmp_path / name / layout.WEIGHTS) for name in ("run", "again")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_a_run_goes_on_with_its_own_seed(run, tmp_path):

@@ -93,6 +93,22 @@ def test_numbers_stay(net: str, name: str, training: bool, compiled: Callable[..
     assert bool(backend.calls) == (net != "mlp"), "perceptrons are evaluated by code of their own"
 
 
+class Halved(nn.Linear):
+    """A net whose call is not its `forward` alone."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return 0.5 * super().__call__(x)
+
+
+def test_a_call_of_its_own_is_heeded():
+    net = Halved(2, 2).double()
+    torch.nn.init.orthogonal_(net.weight)
+    block, x = ResFlowTransform(net), torch.randn(5, 2, dtype=torch.float64)
+    z, _ = block(x)
+    torch.testing.assert_close(z, x + net(x))
+    torch.testing.assert_close(block.inverse(z.detach())[0], x)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself
 @pytest.mark.parametrize("net", ["user", "conv"])

@@ -215,7 +215,9 @@ def test_absurd_image_configs_are_refused(image_files, tmp_path, old, new):
     [
         TabularConfig(features=3, blocks=2, hidden_features=(5, 7), context_features=2),
         TabularConfig(features=3, blocks=1, hidden_features=()),
+        TabularConfig(features=40, blocks=1, hidden_features=(1,), whiten=True),
         ImageConfig(image_size=(4, 4), blocks=(1, 2), width=4),
+        ImageConfig(image_size=(4, 4), blocks=(1, 1, 1), width=1, squeeze_first=False, whiten=True),
         ImageConfig(image_size=(4, 4), blocks=(1, 1), width=4, factor_out=True, net="dense"),
         ImageConfig(image_size=(1, 1), channels=1, blocks=(1,), kernels=(1,), actnorm=False),
         ImageConfig(image_size=(2, 2), blocks=(1,), kernels=(3,), net="dense", actnorm=False),

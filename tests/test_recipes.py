@@ -67,8 +67,12 @@ WRONG = {
     "unknown data setting": ({"data": {"set": "x"}}, "unknown config key 'data.set'"),
     "text for a number": (
         {"training": {"learning_rate": "1e-3"}},
-        r"'training.learning_rate' is '1e-3': float expected \(in YAML 1.0e-03\)",
+        "'training.learning_rate' is '1e-3': float expected, write 0.001 without quotes",
     ),
+    "tiny number as text": ({"training": {"weight_decay": "125e-8"}}, "write 1.25e-06 without"),
+    "power of ten as text": ({"training": {"weight_decay": "1e-9"}}, "write 1.0e-09 without"),
+    "text for a count": ({"training": {"steps": "1e4"}}, "int expected, write 10000 without"),
+    "words for a number": ({"training": {"learning_rate": "fast"}}, "'fast': float expected$"),
     "fraction for a count": ({"training": {"steps": 1.5}}, "'training.steps' is 1.5: int expected"),
     "number for a name": ({"data": {"dataset": 5}}, "'data.dataset' is 5: str expected"),
     "cut number beside": ({"card": {"beside": [{"name": "a"}]}}, "'card.beside.*value' is missing"),

@@ -253,6 +253,7 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
         with torch.inference_mode(mode=False), torch.set_grad_enabled(gradient):
             for layer in layers:
                 layer.__dict__["_held"] = weight = layer.fresh_weight()
+                # Compiled nets would ask a tensor with a history for its gradient, and be warned.
                 layer.__dict__["_held_value"] = weight.detach()
         yield
     finally:

@@ -123,7 +123,8 @@ class TabularConfig:
         """How many numbers the weights hold at least; more if a block has more than one net."""
         sizes = (self.features, *self.hidden_features, self.features)
         context = (self.context_features or 0) * sum(self.hidden_features)
-        return self.blocks * (context + sum(m * n for m, n in itertools.pairwise(sizes)))
+        nets = self.blocks * (context + sum(m * n for m, n in itertools.pairwise(sizes)))
+        return nets + (self.features**2 if self.whiten else 0)
 
 
 Config = TabularConfig | ImageConfig

@@ -112,14 +112,19 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     elif type(value) is annotation:
         return value
     wanted = getattr(annotation, "__name__", str(annotation))
-    hint = _number_hint(value) if annotation in (int, float) else ""
+    hint = _number_hint(value, annotation) if annotation in (int, float) else ""
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")
 
 
-def _number_hint(value: Any) -> str:
-    """What to write for a number that came as text: YAML reads `1e-3` so, for want of a point."""
+def _number_hint(value: Any, kind: type) -> str:
+    """How to write a number that came as text: YAML takes `1e-3` for text, for want of a point."""
     try:
         number = float(value) if isinstance(value, str) else math.nan
     except ValueError:
         return ""
-    return f" (in YAML {number:.1e})" if math.isfinite(number) else ""
+    if not math.isfinite(number) or (kind is int and not number.is_integer()):
+        return ""
+    text = repr(int(number) if kind is int else number)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")
+    return f", write {text} without quotes"

@@ -174,6 +174,7 @@ class ImageConfig:
         total = 0
         for count, (channels, height, width) in zip(self.blocks, self.scales, strict=True):
             total += count * self._net_size(channels, height * width)
+            total += channels**2 if self.whiten else 0
         channels, height, width = self.scales[-1]
         features = channels * height * width
         sizes = (features, *self.fc_hidden, features)

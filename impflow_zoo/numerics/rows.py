@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
     """
     if torch.is_grad_enabled():
         g = uncompiled(g)
-        g = g._call_impl if isinstance(g, nn.Module) else g  # past `net.compile()`
+        if getattr(g, "_compiled_call_impl", None) is not None:  # by `net.compile()`
+            g = cast(nn.Module, g)._call_impl
     value = g(x) if context is None else g(x, context)
     if value.shape != x.shape:
         raise ValueError(

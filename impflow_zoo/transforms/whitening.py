@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 from nflows.transforms import LULinear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.transforms.base import check_finite
+
 __all__ = ["Whitening"]
+
+_LEAST_SHRINKAGE = 1e-4  # of correlations: features that are functions of others stay bounded
 
 
 class Whitening(LULinear):
@@ -17,7 +21,8 @@ class Whitening(LULinear):
     covariance, and `b` so that the means vanish: where an ActNorm lets every channel leave with
     unit variance, this one lets them leave uncorrelated as well, and a block of bounded slope need
     not spend itself on that. On images it is an invertible 1x1 convolution; after a squeeze the
-    channels are a patch of pixels.
+    channels are a patch of pixels. Correlations are shrunk by `(features / samples)^2`, so that
+    fewer samples than features leave with unit variances alone.
 
     References:
         Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma & Dhariwal, 2018), 3.2
@@ -25,22 +30,38 @@ class Whitening(LULinear):
 
     Arguments:
         features: of the rows, `[B, features]`, or channels of the maps, `[B, features, H, W]`.
+
+    Example:
+        >>> rows = torch.randn(500, 2) @ torch.tensor([[3.0, 0.0], [2.9, 0.1]])
+        >>> z, logabsdet = Whitening(2)(rows)
+        >>> torch.cov(z.detach().T).round(decimals=1).abs()
+        tensor([[1., 0.],
+                [0., 1.]])
     """
 
     initialized: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
+        # nflows keeps its diagonal above 1e-3: scales of data have no such bound.
+        nn.init.zeros_(self.unconstrained_upper_diag)
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def upper_diag(self) -> Tensor:
+        """The diagonal of `U`, `[features]`."""
+        return self.unconstrained_upper_diag.exp()
+
+    def logabsdet(self) -> Tensor:
+        """Of one row or pixel, a scalar."""
+        return self.unconstrained_upper_diag.sum()
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self._check(inputs)
-        if self.training and not self.initialized:
+        if self.training and not self.initialized and len(inputs):
             self._initialise(inputs)
-        weight = self.weight()
-        if inputs.dim() == 2:
-            return functional.linear(inputs, weight, self.bias), self._volume(inputs)
-        return functional.conv2d(inputs, weight[:, :, None, None], self.bias), self._volume(inputs)
+        z = functional.linear(inputs.movedim(1, -1), self.weight(), self.bias).movedim(-1, 1)
+        return z, self._volume(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self._check(inputs)
@@ -52,11 +73,13 @@ class Whitening(LULinear):
         return x, -self._volume(inputs)
 
     def _check(self, inputs: Tensor) -> None:
-        if inputs.dim() not in (2, 4) or inputs.shape[1] != self.features:
-            n = self.features
+        n, weights = self.features, self.bias.dtype
+        if inputs.dim() not in (2, 4) or inputs.shape[1] != n:
             raise ValueError(
-                f"input of shape {list(inputs.shape)}: [B, {n}] or [B, {n}, H, W] is needed"
+                f"inputs of shape {tuple(inputs.shape)}: [B, {n}] or [B, {n}, H, W] is needed"
             )
+        if inputs.dtype != weights:
+            raise ValueError(f"inputs of type {inputs.dtype}: this transform takes {weights}")
 
     def _volume(self, inputs: Tensor) -> Tensor:
         """The log-determinant of each row, `[B]`."""
@@ -64,19 +87,20 @@ class Whitening(LULinear):
 
     @torch.no_grad()
     def _initialise(self, inputs: Tensor) -> None:
+        check_finite(inputs, "inputs")
         x = inputs.double().transpose(0, 1).flatten(1)
-        covariance = torch.cov(x, correction=0)
-        covariance.diagonal().add_(_RIDGE * covariance.diagonal().mean())
+        std, mean = torch.std_mean(x, dim=1, correction=0)
+        std[std == 0] = 1
+        x = (x - mean[:, None]) / std[:, None]
+        shrinkage = max(_LEAST_SHRINKAGE, min(1.0, (len(x) / x.shape[1]) ** 2))
+        correlation = (1 - shrinkage) * (x @ x.T) / x.shape[1]
+        correlation.diagonal().fill_(1)
         identity = torch.eye(self.features, dtype=x.dtype, device=x.device)
-        factor = torch.linalg.cholesky(covariance)
-        weight = torch.linalg.solve_triangular(factor, identity, upper=False)
-        scale = weight.diagonal()
-        lower = weight / scale  # unit diagonal; what is left of W is the diagonal U
+        factor = torch.linalg.cholesky(correlation)
+        weight = torch.linalg.solve_triangular(factor, identity, upper=False) / std
+        lower = weight / weight.diagonal()  # what is left of W is the diagonal U
         self.lower_entries.copy_(lower[self.lower_indices[0], self.lower_indices[1]])
         self.upper_entries.zero_()
-        self.unconstrained_upper_diag.copy_(torch.log(torch.expm1(scale - self.eps)))
-        self.bias.copy_(-weight @ x.mean(dim=1))
+        self.unconstrained_upper_diag.copy_(weight.diagonal().log())
+        self.bias.copy_(-weight @ mean)
         self.initialized.fill_(value=True)
-
-
-_RIDGE = 1e-4  # of the mean variance: what never varies cannot be scaled to vary
