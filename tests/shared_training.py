@@ -24,12 +24,12 @@ from impflow_zoo.transforms.base import NotFiniteError
 ROWS = 33  # does not divide by two
 EXACT = {"logdet": {"mode": "exact"}, "solver": {"rtol": 1e-12, "backward_rtol": 1e-12}}
 TRAINING = {"steps": 8, "batch_size": ROWS, "validate_every": 4, "log_every": 1}
-TABLE = {"config": {**EXACT, "blocks": 2, "actnorm": True}, "training": TRAINING}
+TABLE = {"config": {**EXACT, "blocks": 2, "actnorm": True, "whiten": True}, "training": TRAINING}
 IMAGE = {
     "config": {
         **EXACT,
         **{"kind": "image", "channels": 1, "image_size": [4, 4], "blocks": [1, 1], "width": 4},
-        **{"actnorm": True, "fc_blocks": 1, "fc_hidden": [8]},
+        **{"actnorm": True, "whiten": True, "fc_blocks": 1, "fc_hidden": [8]},
     },
     "training": {**TRAINING, "batch_size": 9, "flip": True, "validation_limit": 7},
 }
