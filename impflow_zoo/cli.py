@@ -350,39 +350,7 @@ def _keep_memory() -> None:
 
 def main() -> None:
     """Run the command line: mistakes end in one line on stderr and exit code 2."""
-    import logging
-    import warnings
+    from impflow_zoo.mistakes import in_one_line
 
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
-    from impflow_zoo.data import DataError
-    from impflow_zoo.numerics.logdet import NoContractionError
-    from impflow_zoo.numerics.solve import SolverError
-    from impflow_zoo.transforms.base import NotFiniteError
-
-    numerical = (SolverError, NoContractionError, NotFiniteError)
-    hub_errors = (HfHubHTTPError, EntryNotFoundError, OSError)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters ends in our line
-    warnings.showwarning = _warn
-    try:
+    with in_one_line():
         app(prog_name="impflow-zoo")
-    except (ModelError, DataError, *numerical, *hub_errors) as e:
-        _fail(" ".join(str(e).split()))
-    except (MemoryError, RuntimeError) as e:
-        signs = ("can't allocate memory", "out of memory")  # torch has no type for it on CPUs
-        if not isinstance(e, MemoryError) and not any(sign in str(e) for sign in signs):
-            raise
-        _fail("not enough memory: ask for fewer rows")
-
-
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(f"impflow-zoo: {' '.join(str(message).split())}", file=sys.stderr)  # past the bar
-
-
-def _fail(message: str) -> None:
-    rank = os.environ.get("RANK", "0")  # rows of its own may trouble any of several processes
-    name = "impflow-zoo" if rank == "0" else f"impflow-zoo, process {rank}"
-    print(f"{name}: {message}", file=sys.stderr)
-    sys.exit(2)

@@ -1,0 +1,54 @@
+"""Mistakes of users end in one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from impflow_zoo.data import DataError
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.numerics.logdet import NoContractionError
+from impflow_zoo.numerics.solve import SolverError
+from impflow_zoo.transforms.base import NotFiniteError
+
+__all__ = ["in_one_line"]
+
+_NUMERICAL = (SolverError, NoContractionError, NotFiniteError)
+_OUTSIDE = (HfHubHTTPError, EntryNotFoundError, OSError)
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch has no type for it on CPUs
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Within, errors that somebody can mend end the process, and warnings keep to a line."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters ends in our line
+    warnings.showwarning = _warn
+    try:
+        yield
+    except (ModelError, DataError, *_NUMERICAL, *_OUTSIDE) as error:
+        _fail(" ".join(str(error).split()))
+    except (MemoryError, RuntimeError) as error:
+        known = any(sign in str(error) for sign in _OUT_OF_MEMORY)
+        if not isinstance(error, MemoryError) and not known:
+            raise
+        _fail("not enough memory: ask for fewer rows")
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"impflow-zoo: {' '.join(str(message).split())}", file=sys.stderr)  # past the bar
+
+
+def _fail(message: str) -> NoReturn:
+    rank = os.environ.get("RANK", "0")  # rows of its own may trouble any of several processes
+    name = "impflow-zoo" if rank == "0" else f"impflow-zoo, process {rank}"
+    print(f"{name}: {message}", file=sys.stderr)
+    sys.exit(2)
