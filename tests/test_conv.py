@@ -19,7 +19,7 @@ from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.kernels import convolve, silu
 from impflow_zoo.lipschitz.narrow import is_narrow
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.lipschitz.singular import leading_vector
+from impflow_zoo.lipschitz.singular import largest_eigenvalue_bound, leading_vector
 from impflow_zoo.testing.case import jacobian
 
 LAYERS = [
@@ -413,3 +413,22 @@ def test_a_batch_without_images_has_gradients_of_zero(name: str) -> None:
     for parameter in net.parameters():
         assert parameter.grad is not None
         assert not bool(parameter.grad.any())
+
+
+@pytest.mark.parametrize("start", ["leading", "anywhere", "orthogonal", "zero"])
+def test_bound_of_eigenvalues_is_proved_wherever_the_search_starts(start: str) -> None:
+    root = torch.randn(60, 40, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(matrix := root.T @ root)
+    starts = {
+        "leading": vectors[:, -1],
+        "anywhere": torch.ones(40, dtype=torch.float64),
+        "orthogonal": vectors[:, 0],
+        "zero": torch.zeros(40, dtype=torch.float64),
+    }
+    bound = largest_eigenvalue_bound(matrix, starts[start])
+    assert float(values[-1]) <= bound <= float(values[-1]) * (1 + 1e-6)
+
+
+def test_bound_of_nothing_is_zero() -> None:
+    zeros = torch.zeros(5, 5, dtype=torch.float64)
+    assert largest_eigenvalue_bound(zeros, zeros[0]) == 0

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from impflow_zoo.lipschitz.kernels import adjoint, convolve
 from impflow_zoo.lipschitz.norms import LipschitzLayer
-from impflow_zoo.lipschitz.singular import leading_vector
+from impflow_zoo.lipschitz.singular import largest_eigenvalue_bound, leading_vector
 
 __all__ = ["LipschitzConv2d"]
 
@@ -23,7 +23,7 @@ _RESIDUAL_DOUBLE = 1e-7
 _PUSH = 1e-3  # of another vector, lest power iteration stays at an exact smaller singular vector
 _ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
 _FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
-_DENSE = 1024  # entries of an image up to which the bound is that of the dense matrix
+_DENSE = 2048  # entries of an image up to which the bound is that of the dense matrix
 
 
 class LipschitzConv2d(LipschitzLayer):
@@ -183,7 +183,7 @@ class LipschitzConv2d(LipschitzLayer):
 
     @torch.no_grad()
     def norm_bound(self) -> float:
-        """An upper bound of the norm in float64: dense singular values, or Fourier coefficients.
+        """An upper bound of the norm in float64: of a dense matrix, or by Fourier coefficients.
 
         Zero padding makes the operator a part of the circular convolution of images that are
         `kernel_size - 1` larger, whose norm is the largest one of its Fourier coefficients.
@@ -193,14 +193,13 @@ class LipschitzConv2d(LipschitzLayer):
         weight = self.normalised_weight().double()
         self.training = training
         if min(len(self.u), len(self.v)) <= _DENSE:
-            grams = [self._dense_gram(weight)[None]]
-        else:
-            size = [n + weight.shape[-1] - 1 for n in self.image_size]
-            spectrum = torch.fft.rfft2(weight, s=size).flatten(2).permute(2, 0, 1)  # [F, out, in]
-            wide = spectrum.shape[1] < spectrum.shape[2]
-            parts = (spectrum.mH if wide else spectrum).split(_FREQUENCIES)
-            grams = [part.mH @ part for part in parts]
-        largest = max(float(torch.linalg.eigvalsh(gram)[:, -1].amax()) for gram in grams)
+            known = self.u if len(self.u) < len(self.v) else self.v
+            return largest_eigenvalue_bound(self._dense_gram(weight), known) ** 0.5
+        size = [n + weight.shape[-1] - 1 for n in self.image_size]
+        spectrum = torch.fft.rfft2(weight, s=size).flatten(2).permute(2, 0, 1)  # [F, out, in]
+        wide = spectrum.shape[1] < spectrum.shape[2]
+        parts = (spectrum.mH if wide else spectrum).split(_FREQUENCIES)
+        largest = max(float(torch.linalg.eigvalsh(p.mH @ p)[:, -1].amax()) for p in parts)
         return largest**0.5 * (1 + 1e-12)
 
     def _dense_gram(self, weight: Tensor) -> Tensor:
@@ -208,10 +207,11 @@ class LipschitzConv2d(LipschitzLayer):
         adjoint = len(self.u) < len(self.v)
         channels = weight.shape[0 if adjoint else 1]
         pixels = torch.eye(min(len(self.u), len(self.v)), dtype=weight.dtype, device=weight.device)
-        apply = functional.conv_transpose2d if adjoint else functional.conv2d
         images = pixels.view(-1, channels, *self.image_size)
-        columns = apply(images, weight, padding=self.padding).flatten(1)
-        return columns @ columns.mT
+        steps = (functional.conv2d, functional.conv_transpose2d)
+        for step in reversed(steps) if adjoint else steps:
+            images = step(images, weight, padding=self.padding)
+        return images.flatten(1)
 
     def extra_repr(self) -> str:
         out_channels, in_channels, kernel_size, _ = self.weight.shape

@@ -1,4 +1,4 @@
-"""The leading singular vector of an operator that is known by its products alone."""
+"""The largest singular value: a vector by products alone, a bound that is proved by a factor."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["leading_vector"]
+__all__ = ["largest_eigenvalue_bound", "leading_vector"]
 
 Product = Callable[[Tensor], Tensor]
+
+_SPACE = 8  # of the search for an eigenvalue that is to be proved the largest
 
 
 def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -> Tensor:
@@ -48,3 +50,25 @@ def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -
     projected = torch.stack(images)
     _, vectors = torch.linalg.eigh(projected @ projected.mT)
     return functional.normalize(vectors[:, -1] @ basis, dim=0)
+
+
+def largest_eigenvalue_bound(matrix: Tensor, start: Tensor) -> float:
+    """An upper bound of the eigenvalues of a symmetric matrix in float64, tight to 1e-6.
+
+    That `t I - A` has a Cholesky factor proves that `t` is none too small, in a tenth of the time
+    that eigenvalues take. Where to look is found by a Krylov space.
+
+    Arguments:
+        matrix: positive semi-definite, `[n, n]`.
+        start: close to the leading eigenvector, `[n]`; further off it costs time, nothing else.
+    """
+    found = leading_vector(matrix.mv, matrix.mv, start.to(matrix), _SPACE)
+    estimate = float(torch.linalg.vector_norm(matrix @ found))
+    rounding = len(matrix) ** 2 * torch.finfo(matrix.dtype).eps
+    for slack in (1e-9, 1e-8, 1e-7, 1e-6):
+        bound = estimate * (1 + slack)
+        shifted = -matrix
+        shifted.diagonal().add_(bound)
+        if int(torch.linalg.cholesky_ex(shifted)[1]) == 0:
+            return bound * (1 + rounding)
+    return float(torch.linalg.eigvalsh(matrix)[-1]) * (1 + rounding)
