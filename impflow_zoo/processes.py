@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -104,8 +106,20 @@ def together(device: str | torch.device | None = None) -> Processes:
         raise ModelError(f"device={str(wanted)!r}: each of several processes has a GPU of its own")
     on_cpu = not torch.cuda.is_available() if wanted is None else wanted.type == "cpu"
     state = PartialState(cpu=on_cpu)
+    _leave_at_exit()
     place = torch.device("cpu") if on_cpu else state.device
     return Processes(state.process_index, state.num_processes, place)
+
+
+@functools.cache
+def _leave_at_exit() -> None:
+    """Threads of the exchange that still run when Python is gone may abort the process."""
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _default_device() -> str:
