@@ -96,6 +96,10 @@ def trained_card(
         seed=result.seed,
         estimator_text=estimator,
         seeds_text=_seeds_text(result, facts),
+        other_seed=facts.repeats[0].seed if facts.repeats else None,
+        data_option=f" --data {words.data_argument}" if needs_data else "",
+        scored_data=words.data_argument if needs_data else recipe.data.dataset,
+        split=recipe.data.test,
         evaluate_options=f" --dataset {words.data_argument} --split {recipe.data.test}"
         if needs_data and not _ships(model)
         else "",
@@ -113,8 +117,7 @@ def trained_card(
         train_text="Make the weights again"
         if facts.steps >= settings.steps
         else "Train it to the end of the recipe",
-        train_options=(f" --data {words.data_argument}" if needs_data else "")
-        + (f" --seed {facts.seed}" if facts.seed != settings.seed else ""),
+        seed_option=f" --seed {facts.seed}" if facts.seed != settings.seed else "",
         nets=len(bounds),
         bound=f"{max(known):.4f}" if known else "none",
         margin=f"{1 - max(known):.4f}" if certified else "not certified",

@@ -234,6 +234,8 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     card = (folder / layout.CARD).read_text()
     assert f"{mean:.3f} in the mean of 3 runs" in card
     assert f"{deviation:.3f} their standard deviation" in card
+    assert "impflow-zoo train hub_configs/flow/recipe.yaml --seed 1 --out runs/again" in card
+    assert "impflow-zoo evaluate runs/again --dataset toy:moons --split test" in card
 
 
 def test_repeats_that_are_none_are_refused(run, tmp_path):
