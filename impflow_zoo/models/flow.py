@@ -1,54 +1,33 @@
-"""The end-user models."""
+"""The end-user models: densities that are loaded, saved and shared."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import math
-import numbers
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from nflows.distributions import StandardNormal
-from nflows.flows import Flow
-from nflows.transforms import Transform
-from torch import Tensor, nn
+from torch import nn
 
 from impflow_zoo.models import layout, store
-from impflow_zoo.models.build import build_transform, decode, encode
-from impflow_zoo.models.config import Config, ModelError, parse
+from impflow_zoo.models.config import Config, ModelError
+from impflow_zoo.models.density import Density
 from impflow_zoo.models.device import usable_device
 from impflow_zoo.models.golden import verify as verify_golden
 from impflow_zoo.models.hub import one_line_errors
-from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
-from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.probes import mix
 from impflow_zoo.numerics.solve import Solver
-from impflow_zoo.transforms.base import ResidualBlock, check_finite
+from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.residual import ResFlowTransform
-from impflow_zoo.transforms.weights import PlainLoading
-
-if TYPE_CHECKING:
-    from normflows import NormalizingFlow
 
 __all__ = ["MODELS", "FlowModel", "ImpFlow", "ResFlow"]
 
-_NOISE = 5  # tells the seed of dequantisation noise from those of probes
-_DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
 
-
-def _require_tensor(x: object, name: str) -> None:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
-
-
-class FlowModel(PlainLoading, PyTorchModelHubMixin):
+class FlowModel(Density, PyTorchModelHubMixin):
     """A density with exact preprocessing, in the data's own units.
 
     `log_prob` takes data as the user has it (tables: in their own units; images: dequantised to
@@ -68,207 +47,8 @@ class FlowModel(PlainLoading, PyTorchModelHubMixin):
     """
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
-        super().__init__()
-        self.config = parse(config) if isinstance(config, dict) else config
-        self.preprocessing = preprocessing_of(self.config)
-        transform = build_transform(self.config, self._block)
-        self.flow = Flow(transform, StandardNormal([math.prod(self.config.shape)]))
+        super().__init__(config)
         self.files: layout.Files | None = None  # where it was loaded from
-
-    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
-        raise AssertionError("ImpFlow and ResFlow say what a block is")
-
-    # ------------------------------------------------------------------------------ densities
-
-    @property
-    def transform(self) -> Transform:
-        """The map data -> noise of the flow."""
-        return self.flow._transform
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density of each row, in nats, `[B]`.
-
-        Arguments:
-            x: data as the user has it, with shape `[B, ...]`.
-            context: one context per row, for conditional models.
-
-        Raises:
-            ValueError: for input of the wrong type or shape, or with NaN or infinity.
-        """
-        x, context = self._checked(x, context)
-        return self.flow.log_prob(x, context)
-
-    def log_prob_with_error(
-        self, x: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Log-density of each row and the standard error of its estimator, `([B], [B])`.
-
-        The error is that of the log-determinants: zero where they are exact. With
-        `logdet="unbiased"` both come from eight draws; it is NaN for a single seeded probe.
-        """
-        with monitor.record() as events:
-            value = self.log_prob(x, context)
-        for kind, figures in events:
-            monitor.emit(kind, **figures)
-        logdets = [figures for kind, figures in events if kind == "logdet"]
-        if any(figures["mode"] == "unbiased" for figures in logdets):
-            more = [self.log_prob(x, context) for _ in range(_DRAWS - 1)]
-            draws = torch.stack([value, *more])
-            return draws.mean(dim=0), draws.detach().std(dim=0) / _DRAWS**0.5
-        variances = (figures["variance"] for figures in logdets)
-        return value, sum(variances, torch.zeros_like(value)).sqrt()
-
-    def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
-        """Bits per dimension of each image, `[B]`, after uniform dequantisation.
-
-        The noise is seeded and the same for every image, so an answer depends on its image and
-        the seed alone. `evaluate` draws it for each image anew, for a mean over a data set.
-
-        Arguments:
-            images: uint8 with shape `[B, C, H, W]`.
-            context: one context per image, for conditional models.
-
-        Raises:
-            ValueError: for a model of tables, and for images of another type or shape.
-        """
-        if not isinstance(self.preprocessing, ImagePreprocessing):
-            raise ValueError("bits_per_dim is for image models: use log_prob")
-        generator = torch.Generator().manual_seed(mix(self.config.seed, _NOISE))
-        noise = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
-        x = self.dequantise(images, noise.to(images.device))
-        return self.preprocessing.metric(self.log_prob(x, context))
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        context: Tensor | None = None,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw from the density.
-
-        Arguments:
-            n: how many, for each context.
-            context: contexts with shape `[C, context_features]`, for conditional models.
-            temperature: scale of the noise; below 1 samples are more typical.
-            generator: torch generator of the noise; None takes the global one.
-
-        Returns:
-            Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
-            uint8 in the 8-bit range, whatever the bits of the model.
-        """
-        if not isinstance(n, numbers.Integral):
-            raise ModelError(f"sample({n!r}): a whole number of samples is needed")
-        if n < 0:
-            raise ModelError(f"sample({n}): the number of samples is not negative")
-        if not 0 <= temperature < math.inf:
-            raise ModelError(f"temperature={temperature}: at least 0, finite expected")
-        if context is not None:
-            _require_tensor(context, "context")
-        reference = next(self.parameters())
-        groups = 1 if context is None else len(context)
-        noise = torch.randn(
-            groups * n,
-            math.prod(self.config.shape),
-            generator=generator,
-            dtype=reference.dtype,
-            device=reference.device if generator is None else generator.device,
-        ).to(reference.device)
-        rows = None if context is None else context.repeat_interleave(n, dim=0)
-        x = self.to_data(self.decode(temperature * noise, rows))
-        return x if context is None else x.unflatten(0, (groups, n))
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`transform` without the log-determinant, which is not computed."""
-        return encode(self.transform, *self._checked(x, context))
-
-    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """`transform.inverse` without the log-determinant, which is not computed."""
-        size = math.prod(self.config.shape)
-        _require_tensor(z, "noise")
-        if z.shape[1:] != (size,):
-            raise ValueError(f"noise of shape {tuple(z.shape)}: this model takes [B, {size}]")
-        z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
-        return decode(self.transform, z, context)
-
-    def to_data(self, x: Tensor) -> Tensor:
-        """From what `transform` takes to what users hold: tables as they are, images as uint8."""
-        return self.preprocessing.to_data(x)
-
-    @property
-    def adds_noise(self) -> bool:
-        """Whether `dequantise` uses its noise."""
-        return self.preprocessing.adds_noise
-
-    def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
-        return self.preprocessing.dequantise(raw, noise)
-
-    @torch.no_grad()
-    def fit_preprocessing(self, x: Tensor) -> None:
-        """Learn mean and scale of the standardisation from training rows `[N, D]`."""
-        self.preprocessing.fit(self.transform, x)
-
-    def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Input and context in the model's type, after every check a user's mistake deserves."""
-        _require_tensor(x, "input")
-        if x.shape[1:] != self.config.shape:
-            expected = ", ".join(map(str, self.config.shape))
-            raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
-        x, context = self._converted(x, "input"), self._checked_context(context, len(x))
-        self.preprocessing.check(x)
-        return x, context
-
-    def _checked_context(self, context: Tensor | None, rows: int) -> Tensor | None:
-        size = self.config.context_features
-        if size is None and context is not None:
-            raise ValueError("a context was given, but this model is unconditional")
-        if size is not None:
-            if context is None:
-                raise ValueError(f"this model needs a context of shape [B, {size}]")
-            _require_tensor(context, "context")
-            if context.shape != (rows, size):
-                raise ValueError(
-                    f"context of shape {tuple(context.shape)}: "
-                    f"for {rows} rows this model takes [{rows}, {size}]"
-                )
-        return None if context is None else self._converted(context, "context")
-
-    def _converted(self, x: Tensor, name: str) -> Tensor:
-        if not x.is_floating_point():
-            raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
-        reference = next(self.parameters())
-        if x.device != reference.device:
-            raise ValueError(
-                f"{name} is on {x.device}, the model on {reference.device}: "
-                "move them to one device with .to(device)"
-            )
-        check_finite(x, name)
-        return x.to(reference.dtype)
-
-    # --------------------------------------------------------------------------------- blocks
-
-    def to_normflows(self) -> NormalizingFlow:
-        """The same density as a normflows model, with parameters of its own.
-
-        Returns:
-            A `normflows.NormalizingFlow`, or a `ConditionalNormalizingFlow` if the model takes
-            contexts. It takes what `transform` takes, preprocessing included.
-        """
-        from impflow_zoo.normflows import from_transform  # normflows takes a second to import
-
-        return from_transform(
-            copy.deepcopy(self.transform),
-            (math.prod(self.config.shape),),
-            conditional=self.config.context_features is not None,
-        )
-
-    def blocks(self) -> Iterable[ResidualBlock]:
-        """The implicit or residual blocks, in order from data to noise."""
-        return (m for m in self.modules() if isinstance(m, ResidualBlock))
-
-    # --------------------------------------------------------------------------------- files
 
     @property
     def origin(self) -> str | None:
