@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ from impflow_zoo.models.config import (
 )
 from impflow_zoo.models.store import MODEL_NAMES
 
-__all__ = ["Beside", "CardSettings", "DataSettings", "Recipe", "TrainingSettings", "read_recipe"]
+__all__ = [
+    "Beside",
+    "CardSettings",
+    "DataSettings",
+    "Recipe",
+    "TrainingSettings",
+    "differences",
+    "read_recipe",
+]
 
 _KEYS = ("model", "config", "data", "training", "card")
 
@@ -194,6 +202,25 @@ def read_recipe(path: Path) -> Recipe:
         )
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """The settings in which two recipes train differently; seed and card apart."""
+    if one.model != other.model:
+        return ["model"]
+    pairs = {
+        "config.": (one.config, other.config),
+        "data.": (one.data, other.data),
+        "training.": (replace(one.training, seed=0), replace(other.training, seed=0)),
+    }
+    if type(one.config) is not type(other.config):
+        return ["config.kind"]
+    return [
+        section + setting.name
+        for section, (a, b) in pairs.items()
+        for setting in fields(a)
+        if getattr(a, setting.name) != getattr(b, setting.name)
+    ]
 
 
 def _section(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, read_log
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.recipe import Recipe, read_recipe
+from impflow_zoo.recipe import Recipe, differences, read_recipe
 from impflow_zoo.runlog import LOG
 
 __all__ = ["stage"]
@@ -116,19 +116,11 @@ def _other_seeds(
         if facts.seed in seeds:
             raise ModelError(f"{run} has seed {facts.seed}, as another run has: --seed a new one")
         seeds.add(facts.seed)
-        if facts.steps != staged.steps or not _same(read_recipe(run / layout.RECIPE), recipe):
+        if facts.steps != staged.steps or differences(read_recipe(run / layout.RECIPE), recipe):
             raise ModelError(
                 f"{run} is a run of another recipe or length: only the seed may differ"
             )
     return others
-
-
-def _same(one: Recipe, other: Recipe) -> bool:
-    """Whether two recipes train the same, but for their seeds."""
-    settings = [replace(recipe.training, seed=0) for recipe in (one, other)]
-    return settings[0] == settings[1] and all(
-        getattr(one, name) == getattr(other, name) for name in ("model", "config", "data")
-    )
 
 
 def _score(run: Path, facts: TrainingFacts, data: str | None, split: str | None) -> Repeat:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,19 +20,17 @@ from impflow_zoo.data import DataError, Source, Subset
 from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
-from impflow_zoo.models.layout import RECIPE, WEIGHTS, open_files
+from impflow_zoo.models.layout import open_files
 from impflow_zoo.models.store import load_weights, read_config, read_weights
-from impflow_zoo.models.writing import write_whole
 from impflow_zoo.optimisation import Optimisation
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
 from impflow_zoo.registry import locate
+from impflow_zoo.run_folder import CHECKPOINT, check_new, check_resumed, keep_recipe
 from impflow_zoo.runlog import Meter, RunLog
 from impflow_zoo.scoring import open_rows, score
 
 __all__ = ["Trainer", "train"]
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def train(
@@ -58,7 +55,8 @@ def train(
         data: Hub id, local folder or `toy:NAME` in place of the recipe's data set.
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder.
-        resume: go on from the checkpoint in `out`, bit by bit as if never interrupted.
+        resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
+            same recipe and as many rows of data.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
             instead of random ones.
         seed: in place of the recipe's; to be given again with `resume`.
@@ -80,8 +78,10 @@ def train(
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     if resume and init_from is not None:
         raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
-    if not resume:
-        _refuse_to_overwrite(folder)
+    if resume:
+        check_resumed(folder, recipe)
+    else:
+        check_new(folder, path)
     if recipe.config.context_features:
         raise ModelError("recipes train unconditional densities: leave context_features out")
     processes = together(device)
@@ -98,24 +98,8 @@ def train(
     else:
         trainer.prepare(init_from)
         if processes.first:
-            write_whole(folder / RECIPE, _with_seed(path.read_bytes(), seed))
+            keep_recipe(folder, path.read_bytes(), seed)
     return trainer.run(max_minutes)
-
-
-def _with_seed(recipe: bytes, seed: int | None) -> bytes:
-    """The text of a recipe that trains with this seed."""
-    if seed is None:
-        return recipe
-    sections = yaml.safe_load(recipe)
-    sections["training"] = {**(sections.get("training") or {}), "seed": seed}
-    return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()
-
-
-def _refuse_to_overwrite(folder: Path) -> None:
-    if (folder / CHECKPOINT).exists():
-        raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
-    if (folder / WEIGHTS).exists():
-        raise ModelError(f"{folder} holds the weights of a model: choose another --out")
 
 
 def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
@@ -188,6 +172,7 @@ class Trainer:
             "waited": 0,
             "seconds": 0.0,
             "seed": settings.seed,
+            "data_rows": len(rows),
         }
         self.meter = Meter()
 
@@ -224,6 +209,12 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder} was started with seed {seed}, not {self.settings.seed}: "
                 f"go on with --seed {seed}"
+            )
+        found, trained = self.state["data_rows"], state.get("data_rows", self.state["data_rows"])
+        if found != trained:
+            raise CheckpointError(
+                f"{self.folder} was trained on {trained:,} rows, there are {found:,} now: "
+                "give the same data with --data"
             )
         self.meter.figures = state.pop("unlogged", [])
         self.state |= state

@@ -22,8 +22,8 @@ from impflow_zoo import ResFlow, cli, create_model, evaluate, list_models
 from impflow_zoo.cards import CURVE, PICTURE
 from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models import layout
+from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
-from impflow_zoo.training import CHECKPOINT
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DEFAULT = "impflow-power-plant"

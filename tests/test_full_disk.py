@@ -14,7 +14,7 @@ from test_images import image_set, pictures
 from test_training import assert_same_run, log, train
 
 from impflow_zoo.checkpoint import read_checkpoint
-from impflow_zoo.training import CHECKPOINT
+from impflow_zoo.run_folder import CHECKPOINT
 
 pytest.importorskip("resource")
 

@@ -21,8 +21,9 @@ from impflow_zoo import processes, training
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.processes import Processes, together
+from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
-from impflow_zoo.training import CHECKPOINT, Trainer
+from impflow_zoo.training import Trainer
 
 CLOCKS = {"seconds", "rows_per_second", "hardware"}
 

@@ -25,9 +25,10 @@ from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.optimisation import learning_rate
 from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
 from impflow_zoo.scoring import Score
-from impflow_zoo.training import CHECKPOINT, Trainer
+from impflow_zoo.training import Trainer
 from impflow_zoo.transforms.base import NotFiniteError
 
 # Every kind of state a run has: fresh probes, averages, validations, lines of the log half due.
@@ -422,6 +423,27 @@ def test_nothing_is_overwritten(uninterrupted, tmp_path):
     refused(tmp_path, "holds the weights of a model", out=tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["config.json", "recipe.yaml", "golden.safetensors"])
+def test_files_of_something_else_are_not_overwritten(name, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    refused(tmp_path, f"holds a {name} of something else: choose", out=tmp_path / "mine")
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+
+
+def test_a_file_is_no_folder_for_a_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(tmp_path, "is a file: --out takes a folder", out=tmp_path / "file")
+
+
+def test_what_a_run_left_before_its_first_checkpoint_is_no_hindrance(tmp_path):
+    recipe = write_recipe(tmp_path / "recipe")
+    (tmp_path / "run").mkdir()
+    for name in (LOG, "recipe.yaml"):
+        (tmp_path / "run" / name).write_text("left")
+    assert train(recipe, tmp_path / "run")["step"] == 4
+
+
 def test_there_has_to_be_something_to_resume(tmp_path):
     refused(tmp_path, "nothing to resume: there is no .*checkpoint.safetensors", resume=True)
 
@@ -448,6 +470,40 @@ def test_a_checkpoint_of_another_recipe_is_refused(change, uninterrupted, tmp_pa
     _, whole = uninterrupted
     (tmp_path / CHECKPOINT).write_bytes((whole / CHECKPOINT).read_bytes())
     refused(tmp_path, "is of another recipe", out=tmp_path, resume=True, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"training": {"steps": 8}}, "training.steps"),
+        ({"training": {"learning_rate": 0.5}}, "training.learning_rate"),
+        ({"data": {"dataset": "toy:rings"}}, "data.dataset"),
+        ({"config": {"lipschitz": 0.5}}, "config.lipschitz"),
+        ({"model": "ResFlow"}, "model"),
+        ({"training": {"steps": 8, "clip_norm": 2.0}}, "training.steps, training.clip_norm"),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_with_its_own_recipe_alone(change, named, tmp_path):
+    train(write_recipe(tmp_path / "recipe"), tmp_path / "run", max_minutes=0.0)
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    words = rf"with another recipe \({named}\): resume with .*/run/recipe.yaml, or .*--init-from"
+    refused(tmp_path, words, resume=True, **change)
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_a_run_goes_on_with_as_many_rows_as_it_had(tmp_path):
+    for name, n in (("one", 200), ("other", 150)):
+        (tmp_path / name).mkdir()
+        rows = open_toy("moons", n, 0).rows(range(n))
+        for split in ("train", "validation"):
+            lines = ["a,b", *(f"{x},{y}" for x, y in rows.tolist())]
+            (tmp_path / name / f"{split}.csv").write_text("\n".join(lines))
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None})
+    train(recipe, tmp_path / "run", data=str(tmp_path / "one"), max_minutes=0.0)
+    with pytest.raises(ModelError, match="was trained on 200 rows, there are 150 now"):
+        train(recipe, tmp_path / "run", data=str(tmp_path / "other"), resume=True)
+    assert train(recipe, tmp_path / "run", data=str(tmp_path / "one"), resume=True)["step"] == 4
 
 
 def test_weights_of_another_model_are_no_start(tmp_path):

@@ -1,0 +1,64 @@
+"""The folder of a training run: what may start in it, and what may go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from impflow_zoo.checkpoint import CheckpointError
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.layout import CONFIG, GOLDEN, RECIPE, WEIGHTS
+from impflow_zoo.models.writing import write_whole
+from impflow_zoo.recipe import Recipe, differences, read_recipe
+from impflow_zoo.runlog import LOG
+
+__all__ = ["CHECKPOINT", "check_new", "check_resumed", "keep_recipe"]
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def check_new(folder: Path, recipe_file: Path) -> None:
+    """Refuse to start where the run would overwrite what it has not written.
+
+    What is left of a run that ended before its first checkpoint may be overwritten.
+
+    Raises:
+        ModelError: if the folder holds another run, a model, or files of the names a run writes.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file: --out takes a folder")
+    if (folder / CHECKPOINT).exists():
+        raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
+    if (folder / WEIGHTS).exists():
+        raise ModelError(f"{folder} holds the weights of a model: choose another --out")
+    if (folder / LOG).exists():
+        return
+    for name in (CONFIG, GOLDEN, RECIPE):
+        path = folder / name
+        if path.exists() and path.resolve() != recipe_file.resolve():
+            raise ModelError(f"{folder} holds a {name} of something else: choose another --out")
+
+
+def check_resumed(folder: Path, recipe: Recipe) -> None:
+    """Refuse to go on with another recipe than the run's, but for its card.
+
+    Raises:
+        CheckpointError: naming what differs.
+    """
+    path = folder / RECIPE
+    changed = differences(read_recipe(path), recipe) if path.is_file() else []
+    if changed:
+        raise CheckpointError(
+            f"{folder} was trained with another recipe ({', '.join(changed)}): resume with {path}, "
+            f"or start a new run from its weights with --init-from {folder}"
+        )
+
+
+def keep_recipe(folder: Path, text: bytes, seed: int | None) -> None:
+    """Write the recipe of a run into its folder, with the seed that was asked for in its place."""
+    if seed is not None:
+        sections = yaml.safe_load(text)
+        sections["training"] = {**(sections.get("training") or {}), "seed": seed}
+        text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()
+    write_whole(folder / RECIPE, text)
