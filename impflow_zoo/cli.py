@@ -167,7 +167,8 @@ def reconstruct(
         raise ModelError(f"{model} is no image model: leave --picture out")
     result = reconstruction.reconstruct(loaded, dataset, split, n=n)
     if picture is not None:
-        pictures.draw_images([result.rows, result.decoded], picture)
+        titles = ("images", "encoded and decoded again")
+        pictures.draw_images([result.rows, result.decoded], picture, titles)
     if as_json:
         _print_json({"model": model, **result.to_dict()})
         return
@@ -198,7 +199,9 @@ def train(
     """
     _keep_memory()
     from impflow_zoo import training
+    from impflow_zoo.evaluation import UNITS
     from impflow_zoo.processes import together
+    from impflow_zoo.recipe import read_recipe
 
     state = training.train(
         recipe,
@@ -216,11 +219,9 @@ def train(
         _print_json(state)
     else:
         best = "no validation yet"
-        if state["best"] is not None:
-            best = (
-                f"best validation log-likelihood {state['best']:.4f} nats "
-                f"at step {state['best_step']}"
-            )
+        if state["best_value"] is not None:
+            unit = UNITS[read_recipe(recipe).config.metric]
+            best = f"best validation {state['best_value']:.4f} {unit} at step {state['best_step']}"
         print(
             f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
             f"{state['seconds'] / 60:.1f} minutes"

@@ -47,6 +47,7 @@ class Result:
         seconds: wall time.
         published: the value on the model's card, if it has one for this split.
         skipped: rows left out because they cannot be read.
+        published_on: what the card's value was measured on, in words.
     """
 
     metric: str
@@ -66,6 +67,7 @@ class Result:
     seconds: float
     published: float | None = field(default=None)
     skipped: int = 0
+    published_on: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; numbers that are not finite become None, as JSON has none."""
@@ -83,7 +85,9 @@ class Result:
             "data": f"{where}: {self.n} rows"
             + (f", {self.skipped} left out" if self.skipped else ""),
             self.metric.replace("_", " "): f"{self.value:.4f} +- {self.stderr:.4f} {unit}",
-            "on the card": "-" if self.published is None else f"{self.published:.4f} {unit}",
+            "on the card": "-"
+            if self.published is None
+            else f"{self.published:.4f} {unit} ({self.published_on})",
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
             "solver": f"{self.solver_steps:.1f} evaluations per root",
@@ -179,6 +183,7 @@ def evaluate(
         round_trip=round_trip,
         seconds=time.perf_counter() - start,
         published=where.published,
+        published_on=where.published_on,
     )
 
 

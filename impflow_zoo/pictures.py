@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from impflow_zoo.models.writing import write_whole
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 __all__ = [
     "PictureError",
@@ -34,6 +36,7 @@ _SHOWN = 36  # images of a grid
 _PAIRED = 6  # columns a pair plot shows
 _GAP = 2  # pixels between images
 _WIDTH = 900  # pixels that small pictures are enlarged to
+_TITLE = 16  # pixels that a line of text above a grid is high
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
 
@@ -61,8 +64,8 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     """Draw a learned density beside the data it was scored on.
 
     Two features: a map of the density and a scatter of the rows. More: for each pair of columns
-    the rows below the diagonal, samples above it, both as histograms on it. Images: a grid of
-    rows and a grid of samples.
+    the rows below the diagonal, samples above it, both as histograms on it; of more than six
+    columns six are shown, from the first to the last. Images: a grid of rows and a grid of samples.
 
     Arguments:
         model: a model in evaluation mode.
@@ -73,7 +76,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     generator = torch.Generator().manual_seed(seed)
     if len(model.config.shape) == 3:
         samples = model.sample(_SHOWN, generator=generator)
-        draw_images([rows[:_SHOWN], samples], path)
+        draw_images([rows[:_SHOWN], samples], path, ("held-out images", "samples of the model"))
         return
     if model.config.shape == (2,):
         figure = _plane(model, rows)
@@ -92,12 +95,13 @@ def draw_samples(samples: Tensor, path: Path) -> None:
     _save(figure, path)
 
 
-def draw_images(groups: list[Tensor], path: Path) -> None:
+def draw_images(groups: list[Tensor], path: Path, titles: Sequence[str] = ()) -> None:
     """Lay images out in square grids, one grid beside the other.
 
     Arguments:
         groups: uint8 images `[N, C, H, W]`, one tensor for each grid.
         path: PNG file to write.
+        titles: what stands above each grid.
     """
     from PIL import Image
 
@@ -115,9 +119,23 @@ def draw_images(groups: list[Tensor], path: Path) -> None:
     picture = picture.resize(
         (picture.width * enlarged, picture.height * enlarged), Image.Resampling.NEAREST
     )
+    if titles:
+        lefts = itertools.accumulate(enlarged * (grid.shape[2] + 2 * _GAP) for grid in grids[:-1])
+        picture = _titled(picture, titles, [0, *lefts])
     content = io.BytesIO()
     picture.save(content, format="png")
     write_whole(path, content.getvalue())
+
+
+def _titled(picture: Image, titles: Sequence[str], lefts: Sequence[int]) -> Image:
+    """A picture with a line of text above it."""
+    from PIL import Image, ImageDraw
+
+    whole = Image.new(picture.mode, (picture.width, picture.height + _TITLE), "white")
+    whole.paste(picture, (0, _TITLE))
+    for title, left in zip(titles, lefts, strict=True):
+        ImageDraw.Draw(whole).text((left, 2), title, fill="black")
+    return whole
 
 
 def _grid(images: Tensor) -> Tensor:
@@ -225,9 +243,10 @@ def _plane(model: FlowModel, rows: Tensor, size: int = 200) -> Figure:
 
 
 def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
-    shown = min(len(names), _PAIRED)
-    low = torch.minimum(rows.quantile(0.001, dim=0), rows.amin(dim=0))[:shown]
-    high = torch.maximum(rows.quantile(0.999, dim=0), rows.amax(dim=0))[:shown]
+    total, shown = len(names), min(len(names), _PAIRED)
+    columns = [round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)]
+    samples, rows, names = samples[:, columns], rows[:, columns], [names[i] for i in columns]
+    low, high = rows.amin(dim=0), rows.amax(dim=0)
     margin = 0.05 * (high - low)
     limits = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
     figure = _figure(2.0 * shown, 2.0 * shown)
@@ -245,6 +264,8 @@ def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
                 axes.set_ylim(*limits[i])
             _label(axes, names, i, j, shown)
     figure.legend(*_legend(), loc="outside upper center", ncols=2, frameon=False)
+    if shown < total:
+        figure.supxlabel(f"{shown} of {total} columns", fontsize=9)
     return figure
 
 

@@ -191,7 +191,9 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"recipe {path} holds no settings")
     for key in data:
         require_choice("recipe key", str(key), _KEYS)
-    require_choice("model", str(data.get("model")), MODEL_NAMES)
+    if "model" not in data:
+        raise ConfigError(f"recipe {path} names no model: {' or '.join(MODEL_NAMES)}")
+    require_choice("model", str(data["model"]), MODEL_NAMES)
     try:
         return Recipe(
             data["model"],

@@ -109,6 +109,7 @@ class Split:
     split: str | None
     revision: str | None = None
     published: float | None = None
+    published_on: str | None = None
 
 
 def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Split:
@@ -119,7 +120,7 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     """
     files = model.files
     result = published_result(files) if files else None
-    published = None if result is None else float(result.metric_value)
+    published = (None, None) if result is None else (float(result.metric_value), _rows_of(result))
     try:
         recipe = layout.optional_path(files, layout.RECIPE) if files else None
     except LocalEntryNotFoundError:
@@ -128,18 +129,17 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
         recipe = None  # out of reach: only the number beside the result depends on it
     data = read_recipe(recipe).data if recipe else DataSettings()
     if dataset is not None:
-        # A recipe without a data set asks for a folder: one that users bring may well be it.
-        spoken_of = dataset == data.dataset or (data.dataset is None and os.path.exists(dataset))
+        # What users bring on disk may well be the card's data; the Hub's is known by its name.
+        spoken_of = dataset == data.dataset or os.path.exists(dataset.rpartition(":")[2])
         same = spoken_of and split in (None, data.test)
-        return Split(dataset, split, None, published if same else None)
+        return Split(dataset, split, None, *(published if same else (None, None)))
     shipped = layout.optional_path(files, layout.TEST_ROWS) if files else None
     if shipped is not None and split in (None, data.test):
-        return Split(str(shipped), None, None, published)
+        return Split(str(shipped), None, None, *published)
     if data.dataset is not None:
         wanted = split or data.test
-        return Split(
-            data.dataset, wanted, data.revision, published if wanted == data.test else None
-        )
+        same = wanted == data.test
+        return Split(data.dataset, wanted, data.revision, *(published if same else (None, None)))
     if shipped is not None:
         raise ModelError(
             f"only the split {data.test!r} ships with {model.origin}, not {split!r}: "
@@ -148,6 +148,12 @@ def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Sp
     raise ModelError(
         "no data to score on: name a Hub id, a folder, a file or toy:NAME (dataset=, --dataset)"
     )
+
+
+def _rows_of(result: EvalResult) -> str:
+    """What a card's number was measured on."""
+    n = (result.metric_args or {}).get("n")
+    return result.dataset_name if n is None else f"{n:,} rows of {result.dataset_name}"
 
 
 def published_result(files: layout.Files) -> EvalResult | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.probes import keyed_rows, mix
+from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
 
 __all__ = ["Score", "model_input", "open_rows", "score"]
@@ -133,6 +135,7 @@ def score(
             x = model_input(model, batch, seed)
             with keyed_rows([mix(seed, _PROBES, row) for row in batch.index.tolist()]):
                 value, error = model.log_prob_with_error(x)
+            _warn_of_rows_without_density(batch, value, source.name)
             values.append(value.double().cpu())
             variances.append(error.double().cpu() ** 2)
             first = x[:100].cpu() if first is None else first
@@ -145,6 +148,19 @@ def score(
         reason = f"none of {left_out} rows can be read" if left_out else "the set is empty"
         raise DataError(f"{source.name}: {reason}")
     return scored
+
+
+def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> None:
+    """Name the rows whose density is zero in the model's type, or no number."""
+    lost = batch.index[~log_prob.isfinite().cpu()].tolist()
+    if lost:
+        shown = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
+        warnings.warn(
+            f"{name}: no finite log-density in row {shown}: too far from the data that the model "
+            f"was trained on for {log_prob.dtype}",
+            NumericalWarning,
+            stacklevel=3,
+        )
 
 
 def _joined(parts: list[Score]) -> Score:

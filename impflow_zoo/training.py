@@ -65,7 +65,8 @@ def train(
         progress: show a bar on stderr.
 
     Returns:
-        The last state: step, rows seen, best validation value, seconds.
+        The last state: step, rows seen, seconds, the best validation, as `best` (its mean
+        log-likelihood in nats) and `best_value` (in the model's metric), and more.
 
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders.
@@ -168,6 +169,7 @@ class Trainer:
             "skipped": 0,
             "left_out": 0,
             "best": None,
+            "best_value": None,
             "best_step": 0,
             "waited": 0,
             "seconds": 0.0,
@@ -303,10 +305,12 @@ class Trainer:
             processes=self.processes,
         )
         log_prob = float(scored.log_prob.mean())
-        self._log(validation=float(model.preprocessing.metric(scored.log_prob).mean()))
+        value = float(model.preprocessing.metric(scored.log_prob).mean())
+        self._log(validation=value)
         best = self.state["best"]
         if math.isfinite(log_prob) and (best is None or log_prob > best):
-            self.state.update(best=log_prob, best_step=self.state["step"], waited=0)
+            step = self.state["step"]
+            self.state.update(best=log_prob, best_value=value, best_step=step, waited=0)
             if self.processes.first:
                 model.save_pretrained(self.folder)
         else:

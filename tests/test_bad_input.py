@@ -71,6 +71,7 @@ BAD = {
         lambda: block().half()(X.half()),
         r"parameters of type torch.float16: torch.float32 or torch.float64 is needed.*autocast",
     ),
+    "net-a-number": (lambda: ImpFlowTransform(3, mlp()), "net_x=3: a torch module is needed"),
     "solver-by-name": (
         lambda: ResFlowTransform(mlp(), solver="newton"),
         r"solver='newton': a Solver is needed, such as Solver\(method='newton'\)",

@@ -178,7 +178,7 @@ def test_train_then_resume_then_start_from_it(run, tmp_path):
     assert (first["step"], first["best"]) == (1, None)
     second = run("train", recipe, "--out", tmp_path / "a", "--resume")
     assert second.code == 0, second.err
-    assert second.out.startswith("step 4, best validation log-likelihood -")
+    assert second.out.startswith("step 4, best validation -")
     assert {CHECKPOINT, LOG, layout.WEIGHTS, layout.CONFIG, layout.RECIPE} <= {
         path.name for path in (tmp_path / "a").iterdir()
     }
@@ -340,6 +340,11 @@ def _file(name: str, content: bytes) -> Callable[[Path], Path]:
     return write
 
 
+def _no_model_yet(folder: Path) -> Path:
+    _file(layout.RECIPE, b"")(folder)
+    return folder
+
+
 def _staged_nothing(folder: Path) -> Path:
     return write_recipe(folder / "bare").parent
 
@@ -407,6 +412,11 @@ MISTAKES = {
     "recipe is no YAML": (["train", _file("r.yaml", b"model: [")], "is no valid YAML"),
     "recipe is no text": (["train", _file("r.yaml", b"\xff\x00")], "is no valid YAML"),
     "recipe of an unknown model": (["train", _file("r.yaml", b"model: Glow")], "unknown model"),
+    "recipe without a model": (
+        ["train", _file("r.yaml", b"config: {}")],
+        "names no model",
+    ),
+    "a run without a validation": (["certify", _no_model_yet], "no config.json: a run"),
     "nothing to resume": (["train", "{recipe}", "--out", "{}", "--resume"], "nothing to resume"),
     "a model in the way": (["train", "{recipe}", "--out", "{plane}"], "holds the weights of a"),
     "unknown start": (

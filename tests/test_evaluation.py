@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from small import MEAN, STD, config, make, write_recipe
 
-from impflow_zoo import ImpFlow, LogDet, ResFlow, evaluate, scoring
+from impflow_zoo import ImpFlow, LogDet, NumericalWarning, ResFlow, evaluate, scoring
 from impflow_zoo.data import DataError, TableSource, open_source, read
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -145,9 +145,10 @@ def card(value: float) -> str:
     result = EvalResult(
         task_type="density-estimation",
         dataset_type="any",
-        dataset_name="any",
+        dataset_name="made-up",
         metric_type="log_likelihood",
         metric_value=value,
+        metric_args={"n": 1000},
     )
     metadata = ModelCardData(model_name="flow", eval_results=[result])
     return f"---\n{metadata.to_yaml()}\n---\n# flow\n"
@@ -179,6 +180,13 @@ def test_the_card_s_number_stands_beside_its_own_data_alone(
     source = open_source(dataset, split).rows(range(5))
     expected = FlowModel.from_pretrained(folder).log_prob(source).detach().mean()
     assert result.value == pytest.approx(float(expected))
+    assert ("(1,000 rows of made-up)" in result.report("flow")) == (published is not None)
+
+
+def test_rows_without_a_density_are_named(folder, tmp_path):
+    (tmp_path / "far.csv").write_text("a,b\n3,3\n1e200,3\n3,3\n")
+    with pytest.warns(NumericalWarning, match="far.csv.* no finite log-density in row 1: too far"):
+        assert evaluate(folder, str(tmp_path / "far.csv")).value == -math.inf
 
 
 def table(path: Path, n: int = 4, columns: str = "ab", value: float = MEAN) -> Path:

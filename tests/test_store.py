@@ -186,7 +186,7 @@ DAMAGE = {
     "fraction for a count": (edit(blocks=2.5), "'blocks' is 2.5: int expected"),
     "truth for a count": (edit(blocks=True), "'blocks' is True: int expected"),
     "text in a list": (edit(hidden_features=[8, "8"]), r"'hidden_features\[1\]' is '8': int"),
-    "number for a list": (edit(hidden_features=8), "'hidden_features' is 8: tuple"),
+    "number for a list": (edit(hidden_features=8), "'hidden_features' is 8: list"),
     "text for settings": (edit(logdet="exact"), "'logdet' is 'exact': LogDet expected"),
     "unknown activation": (edit(activation="relu"), "unknown activation 'relu': choose sin"),
     "unknown metric": (edit(metric="fid"), "unknown metric 'fid': choose log_likelihood"),
@@ -202,6 +202,13 @@ DAMAGE = {
     "weights of the wrong type": (edit(weights=[1]), r"'weights' is \[1\]"),
     "certificate of the wrong type": (edit(certificate=[{"name": "net", "bound": "1"}]), "bound"),
 }
+
+
+def test_a_file_is_no_folder_to_save_into(tmp_path):
+    (tmp_path / "file.csv").write_text("mine")
+    with pytest.raises(ModelError, match="file.csv is a file: a model is saved into a folder"):
+        make().save_pretrained(tmp_path / "file.csv")
+    assert (tmp_path / "file.csv").read_text() == "mine"
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)

@@ -143,9 +143,12 @@ def parse(data: Any) -> Config:
         ConfigError: if a key is unknown, missing or of the wrong type, or a value out of range.
     """
     if not isinstance(data, dict):
-        raise ConfigError(f"a config is a JSON object, not {type(data).__name__}")
+        found = "nothing" if data is None else reprlib.repr(data)
+        raise ConfigError(f"config holds {found}: settings by name are needed")
     rest = dict(data)
     kind = rest.pop("kind", None)
+    if kind is None:
+        raise ConfigError(f"config key 'kind' is missing: {' or '.join(CONFIGS)}")
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise ConfigError(
             f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"

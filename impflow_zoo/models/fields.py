@@ -111,7 +111,8 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             return annotation(value)
     elif type(value) is annotation:
         return value
-    wanted = getattr(annotation, "__name__", str(annotation))
+    listed = typing.get_origin(annotation) is tuple
+    wanted = "list" if listed else getattr(annotation, "__name__", str(annotation))
     hint = _number_hint(value, annotation) if annotation in (int, float) else ""
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")
 

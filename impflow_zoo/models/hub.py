@@ -124,7 +124,7 @@ class HubFiles:
             return self._commit_of_first()
         url = hf_hub_url(self.repo_id, _PROBE, revision=revision)
         try:
-            with one_line_errors(self.name):
+            with one_line_errors(self.name, _FIRST):
                 get_hf_file_metadata(url, token=self._token, library_name=_LIBRARY)
         except RemoteEntryNotFoundError:
             pass  # it has no such file, but it is there
@@ -238,11 +238,12 @@ def transfer_errors(name: str, filename: str | None = None) -> Iterator[None]:
 
 
 def _reason(name: str, file: str, error: BaseException | None) -> str:
+    here = "; there is no folder of that name here" if file else ""
     match error:
         case GatedRepoError():
             return f"{name} is gated: ask for access on its page, then {_LOGIN}"
         case RepositoryNotFoundError():
-            return f"no repository {name} on the Hub, or a private one: if it is, {_LOGIN}"
+            return f"no repository {name} on the Hub{here}, or a private one: if it is, {_LOGIN}"
         case RevisionNotFoundError():
             return f"{name} has no such revision: no branch, tag or commit of that name"
         case RemoteEntryNotFoundError():
@@ -263,4 +264,4 @@ def _reason(name: str, file: str, error: BaseException | None) -> str:
         return f"{name}{file}: the connection broke off: try again"
     if "LocalProtocol" in type(error).__name__:
         return f"{name}: the request cannot be sent, is the token a token? {_LOGIN}"
-    return f"{name}{file}: no connection to the Hub: check the network and HF_ENDPOINT"
+    return f"{name}{file}: no connection to the Hub: check the network and HF_ENDPOINT{here}"

@@ -60,7 +60,7 @@ class TablePreprocessing:
     learns = True
 
     def __init__(self, config: TabularConfig) -> None:
-        self.rounding = config.rounding
+        self.rounding, self.columns = config.rounding, config.columns
         self.unit = 1.0 if config.metric == "log_likelihood" else -1 / math.log(2)
         self.adds_noise = any(config.rounding)
 
@@ -85,7 +85,8 @@ class TablePreprocessing:
         std, mean = torch.std_mean(x.double(), dim=0)
         if not bool((std > 0).all()):
             constant = (~(std > 0)).nonzero()[:, 0].tolist()
-            raise ModelError(f"columns {constant} are constant: a density has no place for them")
+            named = [self.columns[i] for i in constant] if self.columns else constant
+            raise ModelError(f"columns {named} are constant: a density has no place for them")
         step._scale.copy_(1 / std)
         step._shift.copy_(-mean / std)
 

@@ -33,6 +33,7 @@ from impflow_zoo.models.layout import (
     CARD,
     CONFIG,
     GOLDEN,
+    RECIPE,
     WEIGHTS,
     Files,
     WeightsError,
@@ -88,7 +89,10 @@ def read_config(files: Files) -> ConfigFile:
     path = optional_path(files, CONFIG)
     if path is None:
         _refuse_pickle(files)
-        raise ConfigError(f"{files.name} has no {CONFIG}: not a model of this library")
+        reason = "not a model of this library"
+        if Path(files.name, RECIPE).is_file():
+            reason = "a run keeps a model at its first validation, and it has had none yet"
+        raise ConfigError(f"{files.name} has no {CONFIG}: {reason}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -197,7 +201,12 @@ def save(
         folder: where to.
         card: text of the card; None keeps one that is there, or writes a minimal one.
         name: what the minimal card loads, the folder's name if None.
+
+    Raises:
+        WeightsError: if the folder is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise WeightsError(f"{folder} is a file: a model is saved into a folder")
     refresh_norms(model)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})

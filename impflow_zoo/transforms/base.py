@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from nflows.transforms import Transform
@@ -89,6 +89,11 @@ class ResidualBlock(PlainLoading, Transform):
     def decode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """`inverse` without the log-determinant, which is not computed."""
         return self._value(inputs, context, backwards=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.nets and not callable(value):
+            raise TypeError(f"{name}={value!r}: a torch module is needed, such as LipschitzMLP(2)")
+        super().__setattr__(name, value)
 
     @property
     def nets(self) -> tuple[str, ...]:
