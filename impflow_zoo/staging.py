@@ -44,13 +44,15 @@ def stage(
         The score that the card reports; None if there are no weights.
 
     Raises:
-        ModelError: if the run has no weights, the folder no recipe, the weights are of another
-            model than the recipe's, or a repeat is of another recipe. The folder is left as it was.
+        ModelError: if the run has no weights, the folder no recipe or one without words for the
+            card, the weights are of another model than the recipe's, or a repeat is of another
+            recipe. The folder is left as it was.
     """
     recipe = read_recipe(folder / layout.RECIPE)
     if run is None and not (folder / layout.WEIGHTS).is_file():
         _announce(folder, recipe)
         return None
+    _check_words(folder, recipe)
     facts = TrainingFacts.read(folder) if run is None else _facts(run)
     others = _other_seeds(repeats, recipe, facts)
     if data is not None:
@@ -87,6 +89,14 @@ def _announce(folder: Path, recipe: Recipe) -> None:
         folder / layout.CARD: pending_card(folder.name, recipe).encode(),
     }
     writing.write_together(contents)
+
+
+def _check_words(folder: Path, recipe: Recipe) -> None:
+    """A card that does not say what the data are and whose is none."""
+    needed = ("summary", "data_name", "data_license")
+    missing = [f"card.{name}" for name in needed if not getattr(recipe.card, name)]
+    if missing:
+        raise ModelError(f"{folder / layout.RECIPE}: {', '.join(missing)} missing, for the card")
 
 
 def _facts(run: Path) -> TrainingFacts:

@@ -13,6 +13,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.testing.case import tighten
 
 MEAN, STD = 3.0, 0.5
+CARD = {"summary": "A test.", "data_name": "toy moons", "data_license": "made by this package"}
 
 
 def config(**settings: object) -> TabularConfig:
@@ -56,6 +57,7 @@ def write_recipe(folder: Path, model: str = "ImpFlow", **sections: dict[str, obj
         "config": {**plane, **sections.get("config", {})},
         "data": {"dataset": "toy:moons", **sections.get("data", {})},
         "training": {**short, **sections.get("training", {})},
+        "card": sections.get("card", CARD),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"

@@ -277,6 +277,15 @@ def test_what_cannot_be_scored_is_not_staged(run, tmp_path):
     assert {path.name for path in folder.iterdir()} == before
 
 
+def test_a_card_needs_its_words(run, tmp_path):
+    recipe = write_recipe(tmp_path / "flow", card={"summary": "A test."})
+    assert run("train", recipe, "--out", tmp_path / "run").code == 0
+    staged = run("stage", tmp_path / "flow", "--run", tmp_path / "run")
+    assert staged.code == 2
+    assert "card.data_name, card.data_license missing, for the card" in staged.err
+    assert [path.name for path in (tmp_path / "flow").iterdir()] == [layout.RECIPE]
+
+
 def test_the_seed_of_a_run_is_on_its_card_and_in_its_recipe(run, tmp_path):
     folder = tmp_path / "flow"
     recipe = write_recipe(folder, training={"validate_every": 2})

@@ -65,6 +65,12 @@ def test_single_file_is_one_split(tmp_path: Path, suffix: str, stem: str, split:
         assert everything(open_table(str(file), asked)) == NUMERIC
 
 
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
+def test_lines_of_json_are_a_table(tmp_path: Path, name: str) -> None:
+    FRAME.to_json(tmp_path / name, orient="records", lines=True)
+    assert everything(open_table(str(tmp_path / name))) == NUMERIC
+
+
 def test_columns_come_in_the_order_asked_for(folder: Path) -> None:
     source = open_source(str(folder), "train", columns=["c", "a"])
     assert isinstance(source, TableSource)
@@ -126,7 +132,7 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
         ({}, _opens("gone"), r"no such file or folder: .*gone"),
         ({}, _opens("gone.csv"), r"no such file or folder: .*gone\.csv"),
         ({}, lambda root: open_source("gone.parquet"), r"no such file or folder: gone\.parquet"),
-        ({"t.txt": "1 2"}, _opens("t.txt"), r"type \.txt are not read, only \.parquet and \.csv"),
+        ({"t.txt": "1 2"}, _opens("t.txt"), r"type \.txt are not read, only \.parquet, "),
         ({"t.csv": ""}, _opens("t.csv"), r"t\.csv: the file is empty"),
         ({"t.csv": "a,b\n"}, _opens("t.csv"), r"t\.csv: the set is empty, it has no rows"),
         ({"t.parquet": "no"}, _opens("t.parquet"), r"cannot load dataset .*t\.parquet.*footer"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_split", "one_line", "pick_split"]
 
-_FORMATS = {".parquet": "parquet", ".csv": "csv"}
+_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 _NO_ROWS = "corresponds to no data"  # what datasets says of a file that holds a header alone
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
@@ -28,8 +28,9 @@ def load_split(
     """Open one split.
 
     Arguments:
-        dataset: Hub id, local folder, or single `.parquet` or `.csv` file. What exists on disk is
-            taken from disk; the split of a single file is read from its name, else `train`.
+        dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
+            What exists on disk is taken from disk; the split of a single file is read from its
+            name, else `train`.
         split: which split; may be left out where there is only one.
         revision: branch, tag or commit of a Hub set.
         streaming: open it as rows that come in order and are not kept.
@@ -111,7 +112,7 @@ def _load_file(path: Path, *, streaming: bool) -> dict[str, Any]:
     if kind is None:
         raise DataError(
             f"{path}: files of type {path.suffix or '(none)'} are not read, "
-            f"only {' and '.join(_FORMATS)}"
+            f"only {', '.join(_FORMATS)}"
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")

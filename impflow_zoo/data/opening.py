@@ -39,7 +39,7 @@ def open_source(
     | `toy:NAME` | one of the two-dimensional `TOYS` | `size`, `seed` |
     | `bsds300:SET` | patches of the photographs of a set | `revision`, `size`, `seed` |
     | `power:PATH`, `gas:`, `hepmass:`, `miniboone:` | the benchmark, from its published files | |
-    | Hub id, local folder, `.parquet` or `.csv` file | a table | `columns`, `revision` |
+    | Hub id, folder, `.parquet`, `.csv`, `.json`, `.jsonl` file | a table | `columns`, `revision` |
 
     Arguments:
         dataset: the name.

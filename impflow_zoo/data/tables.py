@@ -30,7 +30,7 @@ def open_table(
     """Open a table.
 
     Arguments:
-        dataset: Hub id, local folder, or single `.parquet` or `.csv` file.
+        dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
         split: which split; a set with one split is used whole when this is left out.
         columns: the columns to take, in this order. When left out, all numeric ones in the order
             of the file, but for an index that pandas saved along with the data.
