@@ -101,7 +101,7 @@ class Result:
 
 def evaluate(
     model: FlowModel | str | os.PathLike[str],
-    dataset: str | None = None,
+    dataset: str | os.PathLike[str] | None = None,
     split: str | None = None,
     *,
     seed: int = 0,
@@ -149,6 +149,11 @@ def evaluate(
     config = model.config
     if config.context_features:
         raise ModelError("this model is conditional: evaluate scores unconditional densities")
+    if not isinstance(dataset, str | os.PathLike | None):
+        raise ModelError(
+            f"dataset of type {type(dataset).__name__}: a Hub id, folder, file or toy:NAME is "
+            "needed; model.log_prob takes tensors"
+        )
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
@@ -190,12 +195,13 @@ def evaluate(
 @contextmanager
 def _evaluating(model: FlowModel) -> Iterator[None]:
     """The model in evaluation mode, and back as it was afterwards."""
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, mode in training.items():
+            module.training = mode
 
 
 def shown_rows(

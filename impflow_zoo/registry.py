@@ -112,12 +112,16 @@ class Split:
     published_on: str | None = None
 
 
-def scored_split(model: FlowModel, dataset: str | None, split: str | None) -> Split:
+def scored_split(
+    model: FlowModel, dataset: str | os.PathLike[str] | None, split: str | None
+) -> Split:
     """Fill in the data that a model is scored on where the user left it open.
 
     Raises:
         ModelError: if neither the user nor the model's files name a data set.
     """
+    if dataset is not None:
+        dataset = os.fspath(dataset)
     files = model.files
     result = published_result(files) if files else None
     published = (None, None) if result is None else (float(result.metric_value), _rows_of(result))

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from impflow_zoo.batches import Batches
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from impflow_zoo.data import DataError, Source, Subset
+from impflow_zoo.data import MADE_HERE, DataError, Source, Subset
 from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
@@ -115,9 +115,9 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
-    rows = open_rows(
-        recipe.config, dataset, settings.train, revision, settings.train_rows, skip_corrupt=skip
-    )
+    made_here = dataset == settings.dataset or dataset.partition(":")[0] in MADE_HERE
+    size = settings.train_rows if made_here else None  # rows on disk are as many as they are
+    rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):

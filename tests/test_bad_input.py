@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
+
 import normflows as nf
 import pytest
 import torch
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
 from nflows.transforms import CompositeTransform
+from torch.autograd import forward_ad
 
-from impflow_zoo import ImpFlow, ImpFlowTransform, LipschitzMLP, ResFlowTransform, TabularConfig
+from impflow_zoo import (
+    ImpFlow,
+    ImpFlowTransform,
+    LipschitzMLP,
+    LogDet,
+    ResFlowTransform,
+    TabularConfig,
+)
 from impflow_zoo.normflows import ImpFlowLayer, ResFlowLayer, from_residual
 
 
@@ -37,6 +47,17 @@ def steep() -> nf.flows.Residual:
 
 def nflows_flow(context: int | None = None) -> Flow:
     return Flow(CompositeTransform([block(context)]), StandardNormal([3]))
+
+
+@torch.inference_mode()
+def made_in_inference_mode() -> ResFlowTransform:
+    return block()
+
+
+def with_a_tangent() -> None:
+    with forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of its own code
+        block()(forward_ad.make_dual(X, X))
 
 
 BAD = {
@@ -72,6 +93,15 @@ BAD = {
         r"parameters of type torch.float16: torch.float32 or torch.float64 is needed.*autocast",
     ),
     "net-a-number": (lambda: ImpFlowTransform(3, mlp()), "net_x=3: a torch module is needed"),
+    "parameters-of-inference": (
+        lambda: made_in_inference_mode()(X),
+        "parameters were made within torch.inference_mode.* outside of it",
+    ),
+    "forward-mode": (with_a_tangent, "forward-mode derivatives are not supported"),
+    "logdet-tolerance": (
+        lambda: ResFlowTransform(mlp(), LogDet(rtol=-1.0)),
+        r"LogDet\(rtol=-1.0\): a tolerance between 0 and 1",
+    ),
     "solver-by-name": (
         lambda: ResFlowTransform(mlp(), solver="newton"),
         r"solver='newton': a Solver is needed, such as Solver\(method='newton'\)",

@@ -311,3 +311,28 @@ def test_conditional_models_are_refused():
 def test_an_unknown_model_is_refused():
     with pytest.raises(ModelError, match="no model 'impflow-powerplant'.*impflow-power-plant"):
         evaluate("impflow-powerplant")
+
+
+def test_data_may_be_named_by_a_path(folder, tmp_path):
+    path = table(tmp_path / "own.csv")
+    assert evaluate(folder, path).value == evaluate(folder, str(path)).value
+    with pytest.raises(ModelError, match="dataset of type Tensor: a Hub id.*log_prob takes"):
+        evaluate(folder, torch.zeros(3, 2))
+
+
+def test_modes_of_modules_are_as_they_were(folder):
+    model = FlowModel.from_pretrained(folder).train()
+    block = next(model.blocks()).eval()
+    evaluate(model, "toy:moons", limit=5)
+    assert model.training
+    assert not block.training
+
+
+def test_fresh_probes_of_an_evaluation_follow_from_its_seed(folder):
+    model = FlowModel.from_pretrained(folder, logdet="unbiased")
+    values = [
+        evaluate(model, "toy:moons", limit=20, seed=s, batch_size=b).value
+        for s, b in ((0, 20), (0, 20), (0, 7), (1, 20))
+    ]
+    assert values[0] == values[1] == pytest.approx(values[2], rel=1e-9)
+    assert values[0] != pytest.approx(values[3], rel=1e-6)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from nflows.transforms import ActNorm, PointwiseAffineTransform
 from small import config, make, rows
 from torch import Tensor
 
-from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, SolverError, TabularConfig
+from impflow_zoo import (
+    ImageConfig,
+    ImpFlow,
+    LogDet,
+    NumericalWarning,
+    ResFlow,
+    Solver,
+    SolverError,
+    TabularConfig,
+)
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
@@ -346,3 +356,43 @@ def test_an_unsolved_root_is_no_answer():
     model = make(solver=Solver("fixed_point", max_steps=2))
     with pytest.raises(SolverError, match="6 of 6 rows did not converge"):
         model.log_prob(rows())
+
+
+@pytest.mark.parametrize("factor_out", [False, True])
+@pytest.mark.parametrize("width", [8, 17, 32])
+def test_noise_of_images_has_one_width(factor_out, width):
+    config = ImageConfig(1, (4, 4), blocks=(1, 1), width=8, factor_out=factor_out)
+    with pytest.raises(ValueError, match=rf"noise of shape \(2, {width}\): \[B, 16\] is needed"):
+        ImpFlow(config).eval().transform.inverse(torch.zeros(2, width))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: TabularConfig(2, hidden_features=(7,), activation="maxmin"), r"hidden_features"),
+        (lambda: TabularConfig(3, activation="maxmin", preactivation=True), r"features=\[3\]"),
+        (lambda: ImageConfig(activation="maxmin", width=7), r"width=\[7\]"),
+        (lambda: ImageConfig(activation="maxmin"), r"channels of a scale=\[3, 12, 48\]"),
+    ],
+)
+def test_pairs_need_even_sizes(config, message):
+    with pytest.raises(ConfigError, match=f"{message}.*even sizes for maxmin"):
+        config()
+
+
+def test_the_constant_of_the_noise_is_exact_in_float64():
+    model = make(dtype=torch.float32).double()
+    expected = -0.5 * math.log(2 * math.pi) * 2
+    found = float(model.flow._distribution.log_prob(torch.zeros(1, 2, dtype=torch.float64)))
+    assert found == expected
+
+
+def test_columns_too_far_from_zero_for_their_type_are_reported():
+    model = ImpFlow(config())
+    far = 1e6 + torch.randn(100, 2, dtype=torch.float64)
+    with pytest.warns(NumericalWarning, match="rounds its values by .* subtract an offset"):
+        model.fit_preprocessing(far)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImpFlow(config()).double().fit_preprocessing(far)
+        ImpFlow(config()).fit_preprocessing(far - 1e6 + 2000)

@@ -415,3 +415,26 @@ def test_what_is_pushed_is_what_is_saved(push, model, tmp_path, uploads):
     assert upload["files"] == {layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD}
     x = rows()
     assert torch.equal(upload["model"].log_prob(x), model.log_prob(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_narrow_weights_are_widened(dtype, tmp_path):
+    make().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / layout.WEIGHTS)
+    narrow = {k: t.to(dtype) if t.is_floating_point() else t for k, t in weights.items()}
+    save_file(narrow, tmp_path / layout.WEIGHTS)
+    description = json.loads((tmp_path / "config.json").read_text())
+    description["weights"] = None
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    model = FlowModel.from_pretrained(tmp_path)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert bool(model.log_prob(rows(dtype=torch.float32)).isfinite().all())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    model = make()
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(ModelError, match="holds NaN or infinity: such a model is not saved"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

@@ -537,3 +537,11 @@ def test_a_constant_column_is_refused(tmp_path):
 
 def test_conditional_recipes_are_refused(tmp_path):
     refused(tmp_path, "recipes train unconditional densities", config={"context_features": 2})
+
+
+def test_data_on_disk_take_the_place_of_a_toy(tmp_path):
+    for split in ("train", "validation"):
+        lines = ["a,b", *(f"{x},{y}" for x, y in open_toy("moons", 60, 0).rows(range(60)).tolist())]
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines))
+    recipe = write_recipe(tmp_path / "recipe", data={"train_rows": 500})
+    assert train(recipe, tmp_path / "run", data=str(tmp_path))["data_rows"] == 60

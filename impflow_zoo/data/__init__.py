@@ -1,7 +1,7 @@
 """Data: tables through `datasets`, two-dimensional toys, density benchmarks."""
 
 from impflow_zoo.data.images import ImageSource, open_images
-from impflow_zoo.data.opening import open_source
+from impflow_zoo.data.opening import MADE_HERE, open_source
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, read
 from impflow_zoo.data.source import DataError, Source, TableSource
@@ -11,6 +11,7 @@ from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import TOYS, open_toy
 
 __all__ = [
+    "MADE_HERE",
     "TOYS",
     "Batch",
     "DataError",

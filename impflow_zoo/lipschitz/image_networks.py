@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 class _ImageNet(nn.Module):
     """What nets on images share: the shape they take, the context, the bound."""
 
+    pure: ClassVar[bool] = True  # leaves its input as it is
     layers: nn.ModuleList
     activations: nn.ModuleList
     context_layers: nn.ModuleList

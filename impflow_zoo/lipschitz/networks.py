@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class LipschitzMLP(Chained, nn.Module):
         >>> net(torch.zeros(5, 2)).shape
         torch.Size([5, 2])
     """
+
+    pure: ClassVar[bool] = True  # leaves its input as it is
 
     def __init__(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,20 @@ __all__ = ["LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
 _SQUARINGS = 8  # of the Gram matrix, in a training forward
 _FEW = 8  # rows or columns up to which all eigenvectors cost less than the squarings
 _ATTAINED = 16.0  # how many eps u . W v may lie below the norm in vectors that are kept
+
+
+class _Held(NamedTuple):
+    """A normalised weight within `held_weights`.
+
+    Arguments:
+        thread: whose it is: another one may be recording no gradient, or another one's.
+        weight: with its graph.
+        value: without; compiled nets would ask the other one for its gradient, and be warned.
+    """
+
+    thread: int
+    weight: Tensor
+    value: Tensor
 
 
 class LipschitzLayer(nn.Module):
@@ -63,8 +79,11 @@ class LipschitzLayer(nn.Module):
 
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
-        held = self.__dict__.get("_held" if torch.is_grad_enabled() else "_held_value")
-        return self.fresh_weight() if held is None else held
+        held: _Held | None = self.__dict__.get("_held")
+        # Compiled code cannot ask for its thread; it records no gradient, and takes the number.
+        if held is None or not (torch.compiler.is_compiling() or held.thread == get_ident()):
+            return self.fresh_weight()
+        return held.weight if torch.is_grad_enabled() else held.value
 
     def fresh_weight(self) -> Tensor:
         """The normalised weight computed anew, in the weight's own type, autocast or not."""
@@ -239,7 +258,10 @@ def _leading(power: Tensor) -> Tensor:
 
 @contextmanager
 def held_weights(*nets: nn.Module) -> Iterator[None]:
-    """Compute each normalised weight once, and use it for every evaluation within the block."""
+    """Compute each normalised weight once, and use it for every evaluation within the block.
+
+    The weights are those of this thread; another one that uses the nets meanwhile computes its own.
+    """
     layers = [
         layer
         for net in nets
@@ -252,14 +274,14 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
         # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
         with torch.inference_mode(mode=False), torch.set_grad_enabled(gradient):
             for layer in layers:
-                layer.__dict__["_held"] = weight = layer.fresh_weight()
-                # Compiled nets would ask a tensor with a history for its gradient, and be warned.
-                layer.__dict__["_held_value"] = weight.detach()
+                weight = layer.fresh_weight()
+                layer.__dict__["_held"] = _Held(get_ident(), weight, weight.detach())
         yield
     finally:
         for layer in layers:
-            layer.__dict__.pop("_held", None)
-            layer.__dict__.pop("_held_value", None)
+            held = layer.__dict__.get("_held")
+            if held is not None and held.thread == get_ident():
+                layer.__dict__.pop("_held", None)
 
 
 def refresh_norms(module: nn.Module) -> None:

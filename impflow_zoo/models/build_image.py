@@ -9,7 +9,6 @@ import torch
 from nflows.transforms import (
     ActNorm,
     CompositeTransform,
-    MultiscaleCompositeTransform,
     Permutation,
     SqueezeTransform,
     Transform,
@@ -22,7 +21,7 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.transforms.actnorm import CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.images import BoundedLogit, Flatten
+from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.whitening import Whitening
 
 __all__ = ["BlockFactory", "build_image"]
@@ -47,7 +46,7 @@ def build_image(config: ImageConfig, block: BlockFactory) -> Transform:
         first.append(SqueezeTransform())
     if not config.factor_out:
         return CompositeTransform([*first, *scales])
-    multiscale = MultiscaleCompositeTransform(len(scales))
+    multiscale = Multiscale(len(scales))
     for i, (scale, (channels, height, width)) in enumerate(zip(scales, config.scales, strict=True)):
         last = i + 1 == len(scales)
         after = (channels * height * width,) if last else (4 * channels, height // 2, width // 2)

@@ -20,6 +20,7 @@ from impflow_zoo.models.fields import (
     parse_dataclass,
     require,
     require_choice,
+    require_pairs,
 )
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.numerics.logdet import LogDet
@@ -103,6 +104,9 @@ class TabularConfig:
         for width in self.hidden_features:
             require(width >= 1, "hidden_features", self.hidden_features, "positive sizes")
         require_choice("activation", self.activation, (*ACTIVATIONS, *PUBLISHED))
+        require_pairs(self.activation, "hidden_features", self.hidden_features)
+        if self.preactivation:
+            require_pairs(self.activation, "features", [self.features])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         spaces(self.norm, len(self.hidden_features) + 1)
         require_choice("metric", self.metric, METRICS)

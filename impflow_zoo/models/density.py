@@ -6,7 +6,7 @@ import copy
 import math
 import numbers
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from nflows.distributions import StandardNormal
@@ -37,6 +37,18 @@ def _require_tensor(x: object, name: str) -> None:
         raise ValueError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
 
 
+class _Noise(StandardNormal):
+    """nflows' standard normal; its constant would stay as rough as the narrowest type it passed."""
+
+    _log_z: Tensor
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        super()._apply(*arguments, **options)
+        exact = 0.5 * math.prod(self._shape) * math.log(2 * math.pi)
+        self._log_z = torch.full_like(self._log_z, exact)
+        return self
+
+
 class Density(PlainLoading):
     """A flow with exact preprocessing: densities and samples in the data's own units.
 
@@ -49,7 +61,7 @@ class Density(PlainLoading):
         self.config = parse(config) if isinstance(config, dict) else config
         self.preprocessing = preprocessing_of(self.config)
         transform = build_transform(self.config, self._block)
-        self.flow = Flow(transform, StandardNormal([math.prod(self.config.shape)]))
+        self.flow = Flow(transform, _Noise([math.prod(self.config.shape)]))
 
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         raise AssertionError("ImpFlow and ResFlow say what a block is")

@@ -19,6 +19,7 @@ __all__ = [
     "parse_dataclass",
     "require",
     "require_choice",
+    "require_pairs",
 ]
 
 _LARGEST = 2**63  # torch's sizes and seeds are smaller
@@ -43,6 +44,13 @@ def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None
     known = tuple(choices)
     if value not in known:
         raise ConfigError(f"unknown {name} {value!r}: choose {', '.join(known)}")
+
+
+def require_pairs(activation: str, name: str, sizes: typing.Iterable[int]) -> None:
+    """Refuse odd sizes before an activation that pairs features."""
+    found = list(sizes)
+    even = activation != "maxmin" or not any(n % 2 for n in found)
+    require(even, name, found, "even sizes for maxmin, which pairs features,")
 
 
 def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:

@@ -9,7 +9,7 @@ from typing import ClassVar
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.lipschitz.induced import has_closed_form, spaces
 from impflow_zoo.lipschitz.published import PUBLISHED
-from impflow_zoo.models.fields import convert_fields, require, require_choice
+from impflow_zoo.models.fields import convert_fields, require, require_choice, require_pairs
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
@@ -135,6 +135,11 @@ class ImageConfig:
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
         require_choice("activation", self.activation, (*ACTIVATIONS, *PUBLISHED))
+        require_pairs(self.activation, "width", [self.width])
+        if self.fc_blocks:
+            require_pairs(self.activation, "fc_hidden", self.fc_hidden)
+        if self.net == "conv" and self.preactivation:
+            require_pairs(self.activation, "channels of a scale", [c for c, _, _ in self.scales])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         require(
             self.net == "conv" or (self.norm == "2" and not self.stored_norms),

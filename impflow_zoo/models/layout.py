@@ -107,7 +107,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(f"{path.name} is truncated or damaged: {readable(error)}") from None
+        raise WeightsError(
+            f"{path} is truncated or damaged: {readable(error)}; take a whole copy of it"
+        ) from None
 
 
 def readable(problem: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Protocol
 
 import torch
@@ -11,9 +12,13 @@ from torch import Tensor
 
 from impflow_zoo.models.config import Config, ModelError, TabularConfig
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.transforms.standardise import Standardise
 
 __all__ = ["ImagePreprocessing", "Preprocessing", "TablePreprocessing", "preprocessing_of"]
+
+
+_FAR = 1e-3  # standard deviations that rounding of the input may move a value by, unsaid
 
 
 class Preprocessing(Protocol):
@@ -87,6 +92,15 @@ class TablePreprocessing:
             constant = (~(std > 0)).nonzero()[:, 0].tolist()
             named = [self.columns[i] for i in constant] if self.columns else constant
             raise ModelError(f"columns {named} are constant: a density has no place for them")
+        far = float((mean.abs() / std).max()) * torch.finfo(step._scale.dtype).eps
+        if far > _FAR:
+            warnings.warn(
+                "a column lies so far from zero for its spread that "
+                f"{step._scale.dtype} rounds its values by {far:.1e} standard deviations: "
+                "subtract an offset from it",
+                NumericalWarning,
+                stacklevel=3,
+            )
         step._scale.copy_(1 / std)
         step._shift.copy_(-mean / std)
 

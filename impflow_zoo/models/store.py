@@ -184,7 +184,7 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
             raise WeightsError(f"{name}: {key} holds NaN or infinity")
     dtypes = {t.dtype for t in weights.values() if t.is_floating_point()}
     if len(dtypes) == 1:
-        model.to(dtypes.pop())
+        model.to(torch.promote_types(dtypes.pop(), torch.float32))  # roots need no less
     model.load_state_dict(weights, strict=True)
 
 
@@ -203,10 +203,13 @@ def save(
         name: what the minimal card loads, the folder's name if None.
 
     Raises:
-        WeightsError: if the folder is a file.
+        WeightsError: if the folder is a file, or a weight is not finite.
     """
     if folder.exists() and not folder.is_dir():
         raise WeightsError(f"{folder} is a file: a model is saved into a folder")
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise WeightsError(f"{key} holds NaN or infinity: such a model is not saved")
     refresh_norms(model)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})

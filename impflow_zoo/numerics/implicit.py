@@ -15,12 +15,14 @@ from impflow_zoo.numerics.graph import forbid_second_order, recording
 from impflow_zoo.numerics.krylov import solve_linear
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.rows import Net, call
+from impflow_zoo.numerics.rows import Net, call, norm
 from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
 
 __all__ = ["ResidualMap"]
 
 _FEW_FEATURES = 8  # up to here the backward solve is dense
+_ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
+_DENSE = 512  # up to here dense Jacobians are its last resort, as they are of roots
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,12 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
         return dense.solve(transposed, t.flatten(1)).view_as(t)
     u, residual, products = solve_linear(point.vjp, t, rtol)
     failed = ~(residual <= rtol)
+    if bool(failed.any()) and point.features <= _DENSE:
+        rows = failed.nonzero()[:, 0]
+        dense_u, residual[rows], floor = _solve_densely(point, t.flatten(1), rows)
+        u = u.clone()
+        u.view(len(u), -1)[rows] = dense_u
+        failed[rows] = ~(residual[rows] <= floor.clamp(min=rtol))
     if bool(failed.any()):
         message = (
             f"the implicit derivative of {int(failed.sum())} of {len(failed)} rows did not "
@@ -172,3 +180,18 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
             raise SolverError(message)
         warnings.warn(message, NumericalWarning, stacklevel=2)
     return u
+
+
+def _solve_densely(point: Linearization, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Some rows solved by their dense Jacobians: `u`, its relative residual, and rounding's share.
+
+    Plain rounding leaves a residual of some eps times the size of the two terms of `u + J^T u`.
+    """
+    eps = torch.finfo(t.dtype).eps
+    right = t[rows]
+    transposed = torch.eye(point.features, dtype=t.dtype, device=t.device)
+    transposed = transposed + point.jacobian_of(rows).mT
+    u = dense.solve(transposed, right)
+    rest = (transposed @ u[..., None])[..., 0] - right
+    size = norm(right).clamp(min=torch.finfo(t.dtype).tiny)
+    return u, norm(rest) / size, _ROUNDING * eps * (1 + norm(u) / size)

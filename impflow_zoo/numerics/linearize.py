@@ -76,6 +76,12 @@ class Linearization:
         self._jacobian = jacobian.detach()
         return jacobian
 
+    def jacobian_of(self, rows: Tensor) -> Tensor:
+        """The dense Jacobians of some rows, given by their indices, without a graph."""
+        basis = torch.eye(self.features, dtype=self.x.dtype, device=self.x.device)
+        parts = (self._products(part, create_graph=False) for part in basis.split(_CHUNK))
+        return torch.cat([part[:, rows] for part in parts]).transpose(0, 1)
+
     def remember(self, jacobian: Tensor | None) -> Linearization:
         """Attach a Jacobian computed earlier at this point."""
         self._jacobian = jacobian
@@ -106,7 +112,8 @@ class Linearization:
                         is_grads_batched=True,
                         materialize_grads=True,
                     )
-                return products.flatten(2)
+                # Of a net that does not depend on `x`, the zeros come without the new dimension.
+                return products.expand_as(seeds).flatten(2)
             except RuntimeError:
                 pass  # a user's net may hold an operation without a batching rule: one by one
         return torch.stack([self.vjp(v, create_graph=create_graph).flatten(1) for v in seeds])

@@ -76,6 +76,8 @@ class LogDet:
             raise ValueError(f"unknown logdet {self.mode!r}: choose {', '.join(MODES)}")
         if self.series not in SERIES:
             raise ValueError(f"unknown series {self.series!r}: choose {', '.join(SERIES)}")
+        if self.rtol is not None and not 0 < self.rtol < 1:
+            raise ValueError(f"LogDet(rtol={self.rtol}): a tolerance between 0 and 1 is needed")
         if self.n_terms < 1 or self.n_probes < 1:
             raise ValueError("LogDet needs n_terms >= 1 and n_probes >= 1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +12,9 @@ from torch import Tensor
 
 __all__ = ["fresh_probe", "keyed_rows", "mix", "seeded_probe"]
 
+_FRESH = 6  # tells the seeds of fresh probes from others
 _rows: ContextVar[tuple[int, ...] | None] = ContextVar("impflow_zoo_rows", default=None)
+_fresh: ContextVar[Iterator[int]] = ContextVar("impflow_zoo_fresh")  # numbers fresh probes
 
 
 @contextmanager
@@ -22,11 +25,12 @@ def keyed_rows(indices: list[int] | range) -> Iterator[None]:
     index alone: a mean over a data set then does not depend on how it was cut into batches, and
     the errors of the rows average out.
     """
-    token = _rows.set(tuple(indices))
+    token, numbers = _rows.set(tuple(indices)), _fresh.set(itertools.count())
     try:
         yield
     finally:
         _rows.reset(token)
+        _fresh.reset(numbers)
 
 
 def mix(*parts: int) -> int:
@@ -41,8 +45,14 @@ def mix(*parts: int) -> int:
 
 
 def fresh_probe(like: Tensor) -> Tensor:
-    """Signs with the shape of a tensor, from torch's global generator of its device."""
-    return torch.randint_like(like, 2) * 2 - 1
+    """Signs with the shape of a tensor, from torch's global generator of its device.
+
+    Within `keyed_rows` they are as fresh from call to call, but the same in every run.
+    """
+    if _rows.get() is None:
+        return torch.randint_like(like, 2) * 2 - 1
+    drawn = _fresh.get()
+    return seeded_probe(like, _FRESH, next(drawn))
 
 
 def seeded_probe(like: Tensor, *seed: int) -> Tensor:

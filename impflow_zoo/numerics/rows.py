@@ -18,7 +18,8 @@ def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
     """Evaluate a net the way the whole package does: `g(x)`, or `g(x, context)` if there is one.
 
     What `torch.compile` has made of it is run where no gradient is recorded: its code has no second
-    derivatives, which gradients of log-determinants need.
+    derivatives, which gradients of log-determinants need. A net that does not say of itself that it
+    is `pure` is given copies, as it may work in place.
 
     Raises:
         ValueError: if the net does not keep the shape of its input.
@@ -27,7 +28,10 @@ def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
         g = uncompiled(g)
         if getattr(g, "_compiled_call_impl", None) is not None:  # by `net.compile()`
             g = cast(nn.Module, g)._call_impl
-    value = g(x) if context is None else g(x, context)
+    if getattr(uncompiled(g), "pure", False):
+        value = g(x) if context is None else g(x, context)
+    else:
+        value = g(x.clone()) if context is None else g(x.clone(), context.clone())
     if value.shape != x.shape:
         raise ValueError(
             f"the net maps shape {tuple(x.shape)} to {tuple(value.shape)}; "

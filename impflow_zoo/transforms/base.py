@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from nflows.transforms import Transform
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from impflow_zoo.lipschitz.norms import held_weights
 from impflow_zoo.numerics.chain import Chain, Chained
@@ -155,6 +156,8 @@ class ResidualBlock(PlainLoading, Transform):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
         # A layer before this one answers in bfloat16 under autocast; roots need more than that.
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        if forward_ad.unpack_dual(value).tangent is not None:
+            raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
         self._check_place(value, context)
         check_finite(inputs, "inputs")
         if context is not None:
@@ -170,6 +173,11 @@ class ResidualBlock(PlainLoading, Transform):
             raise ValueError(
                 f"inputs are on {value.device}, context or parameters on "
                 f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
+            )
+        if any(p.is_inference() for p in parameters):
+            raise ValueError(
+                "parameters were made within torch.inference_mode, which bars them from every "
+                "graph: build, convert or copy the module outside of it"
             )
         if torch.is_autocast_enabled(value.device.type):
             return
@@ -197,6 +205,7 @@ class _Negated(Chained):
     """The net `-g`."""
 
     net: nn.Module
+    pure: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return -call(self.net, x, context)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from nflows.transforms import Transform
+from nflows.transforms import MultiscaleCompositeTransform, Transform
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["BoundedLogit", "Flatten"]
+__all__ = ["BoundedLogit", "Flatten", "Multiscale"]
 
 
 class BoundedLogit(Transform):
@@ -70,4 +70,19 @@ class Flatten(Transform):
         return inputs.flatten(1), inputs.new_zeros(len(inputs))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        _check_width(inputs, math.prod(self.shape))
         return inputs.reshape(-1, *self.shape), inputs.new_zeros(len(inputs))
+
+
+class Multiscale(MultiscaleCompositeTransform):
+    """nflows' multi-scale transform, whose inverse drops columns that are too many."""
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        _check_width(inputs, sum(math.prod(shape) for shape in self._output_shapes))
+        x, logabsdet = super().inverse(inputs, context)
+        return x, logabsdet
+
+
+def _check_width(z: Tensor, width: int) -> None:
+    if z.dim() != 2 or z.shape[1] != width:
+        raise ValueError(f"noise of shape {tuple(z.shape)}: [B, {width}] is needed")
