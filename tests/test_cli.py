@@ -377,7 +377,7 @@ MISTAKES = {
     ),
     "data without the columns": (
         ["evaluate", "{space}", "--dataset", _file("test.csv", b"a,b\n1,2\n")],
-        "no column c, choose from: a, b",
+        "no column c, there are: a, b",
     ),
     "data that is no table": (
         ["evaluate", "{plane}", "--dataset", _file("test.parquet", b"nothing")],

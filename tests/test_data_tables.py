@@ -145,6 +145,12 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
         ),
         ({"t.csv": "a\n1\n"}, _opens("t.csv", split="test"), r"no split 'test', choose one of: tr"),
         ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["x", "b"]), r"no column x, .*: a, b"),
+        (
+            {"t.csv": "a;b\n1;2\n"},
+            _opens("t.csv", columns=["a"]),
+            r"no column a, there are: a;b \(columns seem to be separated by ';'",
+        ),
+        ({"t.csv": "1.5,2.5\n3,4\n"}, _opens("t.csv", columns=["a"]), r"to lack its header"),
         ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["b", "b"]), r"more than once: b"),
         ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns="a"), r"a list of names, not 'a'"),
         ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=[]), r"a list of names, not \[\]"),

@@ -293,7 +293,7 @@ def test_columns_are_found_by_name(tmp_path):
     rows = open_source(str(file), columns=("b", "a")).rows(range(4))
     expected = float(model.log_prob(rows).detach().mean())
     assert evaluate(model, str(file)).value == pytest.approx(expected)
-    with pytest.raises(DataError, match="no column c, choose from: a, b"):
+    with pytest.raises(DataError, match="no column c, there are: a, b"):
         evaluate(make(columns=("a", "c")), str(file))
 
 

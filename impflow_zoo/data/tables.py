@@ -67,8 +67,10 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
         raise DataError(f"{name}: columns has to be a list of names, not {columns!r}")
     missing = [column for column in columns if column not in data.column_names]
     if missing:
+        _refuse_missing_header(data.column_names, name)
         raise DataError(
-            f"{name}: no column {', '.join(missing)}, choose from: {', '.join(data.column_names)}"
+            f"{name}: no column {', '.join(missing)}, there are: {', '.join(data.column_names)}"
+            f"{_separator_hint(data.column_names)}"
         )
     repeated = sorted({column for column in columns if list(columns).count(column) > 1})
     if repeated:
@@ -80,6 +82,14 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
                 f"{_first_text(data, column)}"
             )
     return list(columns)
+
+
+def _separator_hint(names: Sequence[str]) -> str:
+    """A CSV file with another separator comes as one column whose name has them all."""
+    found = [mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]]
+    return (
+        f" (columns seem to be separated by {found[0]!r}: a CSV file needs commas)" if found else ""
+    )
 
 
 def _kind(data: Dataset, column: str) -> str:
