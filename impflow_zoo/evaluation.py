@@ -20,7 +20,7 @@ from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
 from impflow_zoo.scoring import Score, open_rows, score
 
-__all__ = ["UNITS", "Result", "evaluate", "shown_rows"]
+__all__ = ["UNITS", "Result", "evaluate", "evaluate_rows", "shown_rows"]
 
 UNITS = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}
 
@@ -143,6 +143,34 @@ def evaluate(
         DataError: if the data cannot be opened or does not fit the model.
         ModelError: if the model cannot be loaded.
     """
+    return evaluate_rows(
+        model,
+        dataset,
+        split,
+        seed=seed,
+        limit=limit,
+        batch_size=batch_size,
+        revision=revision,
+        skip_corrupt=skip_corrupt,
+        streaming=streaming,
+        progress=progress,
+    )[0]
+
+
+def evaluate_rows(
+    model: FlowModel | str | os.PathLike[str],
+    dataset: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    revision: str | None = None,
+    skip_corrupt: bool = False,
+    streaming: bool = False,
+    progress: bool = False,
+) -> tuple[Result, Tensor]:
+    """As `evaluate`, and the metric of each row, `[n]`."""
     processes = together()
     if not isinstance(model, FlowModel):
         model = create_model(model, device=processes.device)
@@ -178,7 +206,7 @@ def evaluate(
             progress=progress,
         )
         round_trip = _round_trip(model, scored)
-    return _summary(
+    result = _summary(
         model,
         scored,
         dataset=where.dataset,
@@ -190,6 +218,7 @@ def evaluate(
         published=where.published,
         published_on=where.published_on,
     )
+    return result, model.preprocessing.metric(scored.log_prob)
 
 
 @contextmanager

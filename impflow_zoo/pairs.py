@@ -9,6 +9,7 @@ from impflow_zoo.evaluation import UNITS
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.pictures import draw_pairs
 from impflow_zoo.results import Row
+from impflow_zoo.scores import paired_error
 
 __all__ = ["picture", "table", "trained_pairs"]
 
@@ -26,30 +27,38 @@ def trained_pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
     return [(first, second) for first, second in partners if second is not None]
 
 
-def table(pairs: list[tuple[Row, Row]]) -> str:
+def table(pairs: list[tuple[Row, Row]], zoo: Path) -> str:
     """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better.
 
-    Where recipes were trained with several seeds, their means are compared, and the error is that
-    of the means.
+    Its error is that over the same rows, row by row, where both folders have the scores of rows,
+    else that of two independent means, which is larger. Where recipes were trained with several
+    seeds, their means are compared, and the spread over seeds enters the error.
+
+    Arguments:
+        pairs: what `trained_pairs` found.
+        zoo: folder of the models' folders.
     """
     lines = [
         "| data | parameters | rows seen | ImpFlow | ResFlow | ImpFlow ahead by |",
         "|---|---|---|---|---|---|",
     ]
-    lines += ["| " + " | ".join(_cells(*pair)) + " |" for pair in pairs]
+    lines += ["| " + " | ".join(_cells(*pair, zoo)) + " |" for pair in pairs]
     return "\n".join(lines)
 
 
-def _cells(first: Row, second: Row) -> tuple[str, ...]:
+def _cells(first: Row, second: Row, zoo: Path) -> tuple[str, ...]:
     gain = _mean(first) - _mean(second)
     gain = gain if first.metric == "log_likelihood" else -gain
-    error = math.hypot(_error(first), _error(second))
+    over_rows, how = paired_error(zoo / first.model, zoo / second.model), "paired"
+    if over_rows is None:
+        over_rows, how = math.hypot(float(first.stderr or 0), float(second.stderr or 0)), "unpaired"
+    error = math.hypot(over_rows, _over_seeds(first), _over_seeds(second))
     return (
         first.data,
         _both(first.parameters, second.parameters),
         _both(first.rows_seen, second.rows_seen),
         *(_value(row) for row in (first, second)),
-        f"{gain:+.3f} ± {error:.3f} {UNITS[first.metric]}",
+        f"{gain:+.4f} ± {error:.4f} {UNITS[first.metric]}, {how}",
     )
 
 
@@ -57,10 +66,9 @@ def _mean(row: Row) -> float:
     return float(row.seeds_mean or row.value)
 
 
-def _error(row: Row) -> float:
-    """The rows are the same for all seeds, so what seeds add is on top of the error over rows."""
-    seeds = float(row.seeds_std or 0) / max(1, int(row.seeds or 1)) ** 0.5
-    return math.hypot(float(row.stderr or 0), seeds)
+def _over_seeds(row: Row) -> float:
+    """The rows are the same for all seeds: this error is on top of that over rows."""
+    return float(row.seeds_std or 0) / max(1, int(row.seeds or 1)) ** 0.5
 
 
 def _value(row: Row) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from impflow_zoo import pictures
 from impflow_zoo.cards import CURVE, PICTURE, pending_card, trained_card
-from impflow_zoo.evaluation import UNITS, Result, evaluate, shown_rows
+from impflow_zoo.evaluation import UNITS, Result, evaluate, evaluate_rows, shown_rows
 from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, read_log
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import Recipe, differences, read_recipe
 from impflow_zoo.runlog import LOG
+from impflow_zoo.scores import SCORES, serialised
 
 __all__ = ["stage"]
 
@@ -57,17 +58,18 @@ def stage(
     others = _other_seeds(repeats, recipe, facts)
     if data is not None:
         split = split or recipe.data.test
-    written = (*_COPIED, TRAINING, PICTURE, CURVE, layout.CARD)
+    written = (*_COPIED, TRAINING, SCORES, PICTURE, CURVE, layout.CARD)
     with _all_or_nothing([folder / name for name in written]):
         if run is not None:
             for name in _COPIED:
                 writing.write_whole(folder / name, (run / name).read_bytes())
         model = FlowModel.from_pretrained(folder, verify=True)
         _check_config(model, recipe, run or folder)
-        result = evaluate(model, data, split, progress=True)
+        result, values = evaluate_rows(model, data, split, progress=True)
         if others:
             facts = replace(facts, repeats=[_score(*other, data, split) for other in others])
         writing.write_whole(folder / TRAINING, facts.text().encode())
+        writing.write_whole(folder / SCORES, serialised(values))
         pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
         pictures.draw_curve(facts.curve, UNITS[model.config.metric], folder / CURVE)
         card = trained_card(folder.name, model, recipe, result, facts)

@@ -46,11 +46,11 @@ def zoo_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def with_tables(readme: str, rows: list[Row]) -> str:
+def with_tables(readme: str, rows: list[Row], zoo: Path) -> str:
     """The README with its tables between their markers; sections are added if it has none."""
     for name, title, table in (
         ("zoo table", "The zoo", zoo_table(rows)),
-        ("pairs table", "ImpFlow beside ResFlow", pairs.table(pairs.trained_pairs(rows))),
+        ("pairs table", "ImpFlow beside ResFlow", pairs.table(pairs.trained_pairs(rows), zoo)),
     ):
         if f"<!-- {name} -->" not in readme:
             readme = f"{readme.rstrip()}\n\n## {title}\n\n<!-- {name} -->\n<!-- end of {name} -->\n"
@@ -74,11 +74,12 @@ def between(text: str, name: str, content: str) -> str:
 
 def documents(root: Path) -> dict[Path, str]:
     """What the generated files of a checkout should hold."""
-    rows = read_rows(root / "hub_configs")
+    zoo = root / "hub_configs"
+    rows = read_rows(zoo)
     readme = root / "README.md"
     return {
         root / "results.csv": results(rows),
-        readme: with_tables(readme.read_text(encoding="utf-8"), rows),
+        readme: with_tables(readme.read_text(encoding="utf-8"), rows, zoo),
     }
 
 

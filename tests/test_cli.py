@@ -24,6 +24,7 @@ from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models import layout
 from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
+from impflow_zoo.scores import SCORES
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DEFAULT = "impflow-power-plant"
@@ -199,10 +200,13 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *(layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.RECIPE, layout.CARD),
-        *(PICTURE, CURVE, TRAINING),
+        *(PICTURE, CURVE, TRAINING, SCORES),
     }
     for picture in (PICTURE, CURVE):
         assert (folder / picture).read_bytes().startswith(PNG)
+    values = load_file(folder / SCORES)["metric"]
+    assert float(values.mean()) == pytest.approx(staged["value"], abs=1e-6)
+    assert len(values) == staged["n"]
     again = run("evaluate", folder, "--json").json
     assert again["published"] == pytest.approx(again["value"], abs=1e-5)
     assert again["value"] == pytest.approx(staged["value"])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from staged import FACTS
 
 from impflow_zoo import pairs
 from impflow_zoo.results import Row
+from impflow_zoo.scores import SCORES, serialised
 
 EMPTY = dict.fromkeys(Row.__dataclass_fields__, "")
 
@@ -39,19 +42,32 @@ def test_pairs_are_models_of_one_name_that_both_have_weights():
     ]
 
 
-def test_seeds_are_compared_in_the_mean():
+def test_seeds_are_compared_in_the_mean(tmp_path):
     seeds = {"seeds": "4", "seeds_mean": "2.1", "seeds_std": "0.08"}
-    line = pairs.table([(row("impflow-a", "2.0", **seeds), ROWS[1])]).splitlines()[2]
+    line = pairs.table([(row("impflow-a", "2.0", **seeds), ROWS[1])], tmp_path).splitlines()[2]
     assert "| 2.000 ± 0.030 (4 seeds: 2.100 ± 0.080) | 2.500 ± 0.040 |" in line
-    assert line.endswith("| +0.400 ± 0.064 bits |")  # 0.03, 0.04 and 0.08 / 2
+    assert line.endswith("| +0.4000 ± 0.0640 bits, unpaired |")  # 0.03, 0.04 and 0.08 / 2
 
 
-def test_ahead_is_positive_where_impflow_is_better():
-    lines = pairs.table(pairs.trained_pairs(ROWS)).splitlines()[2:]
+def test_ahead_is_positive_where_impflow_is_better(tmp_path):
+    lines = pairs.table(pairs.trained_pairs(ROWS), tmp_path).splitlines()[2:]
+    first, second = "2.000 ± 0.030 | 2.500 ± 0.040", "-1.000 ± 0.030 | -0.500 ± 0.030"
     assert lines == [
-        "| moons | 1,000 | 500 | 2.000 ± 0.030 | 2.500 ± 0.040 | +0.500 ± 0.050 bits |",
-        "| b | 1,000 | 500 / 600 | -1.000 ± 0.030 | -0.500 ± 0.030 | -0.500 ± 0.042 nats |",
+        f"| moons | 1,000 | 500 | {first} | +0.5000 ± 0.0500 bits, unpaired |",
+        f"| b | 1,000 | 500 / 600 | {second} | -0.5000 ± 0.0424 nats, unpaired |",
     ]
+
+
+def test_scores_of_the_same_rows_are_compared_row_by_row(tmp_path):
+    hard = torch.randn(1000)
+    for model, scores in (("impflow-a", hard), ("resflow-a", hard + 0.5 + 0.1 * torch.randn(1000))):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / SCORES).write_bytes(serialised(scores))
+    line = pairs.table(pairs.trained_pairs(ROWS[:2]), tmp_path).splitlines()[2]
+    gain, error = re.search(r"\| (\S+) ± (\S+) bits, paired \|$", line).groups()
+    assert (gain, float(error)) == ("+0.5000", pytest.approx(0.1 / 1000**0.5, rel=0.1))
+    (tmp_path / "resflow-a" / SCORES).write_bytes(serialised(hard[:999]))
+    assert "± 0.0500 bits, unpaired |" in pairs.table(pairs.trained_pairs(ROWS[:2]), tmp_path)
 
 
 @pytest.mark.parametrize("count", [0, 2])

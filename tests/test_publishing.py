@@ -25,6 +25,7 @@ from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ImageConfig, ModelError, to_json
 from impflow_zoo.recipe import CardSettings, Recipe
+from impflow_zoo.scores import SCORES
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +58,17 @@ def _fresh(hub: Hub) -> None:
     hub.requests.clear()
 
 
+def _sent(folder: Path) -> list[Path]:
+    """What is published of a folder: scores of rows stay in the repository."""
+    return [path for path in folder.iterdir() if path.name != SCORES]
+
+
 def test_a_staged_folder_is_fit(folder):
     (parcel,) = publishing.parcels([str(folder)])
     assert parcel.problems == ()
-    assert set(parcel.files) == {f.name for f in folder.iterdir()}
-    assert parcel.size == sum(f.stat().st_size for f in folder.iterdir())
+    assert (folder / SCORES).is_file()
+    assert set(parcel.files) == {f.name for f in _sent(folder)}
+    assert parcel.size == sum(f.stat().st_size for f in _sent(folder))
     assert re.match(r"org/tiny +8 files, [\d,]+ bytes$", publishing.table([parcel], "org"))
 
 
@@ -164,7 +171,7 @@ def test_publish_load_update(hub, publisher, originals, tmp_path):
     for sha, folder in zip((first, second), originals, strict=True):
         commit = repository.at(sha)
         assert commit is not None
-        assert commit[1] == {f.name: f.read_bytes() for f in folder.iterdir()}
+        assert commit[1] == {f.name: f.read_bytes() for f in _sent(folder)}
         loaded = publisher(_score, f"org/tiny@{sha}", str(tmp_path))
         assert loaded == _score(str(folder), None)
     assert publisher(_score, "org/tiny", str(tmp_path)) == _score(str(originals[1]), None)
@@ -190,7 +197,10 @@ def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
     stays, goes = {"LICENSE": b"MIT", ".gitattributes": b""}, {layout.TEST_ROWS: b"old"}
     hub.add("org/tiny", {**stays, **goes})
     _publish(publisher, folder)
-    assert set(hub.repositories["model", "org/tiny"].head) == {*os.listdir(folder), *stays}
+    assert set(hub.repositories["model", "org/tiny"].head) == {
+        *(path.name for path in _sent(folder)),
+        *stays,
+    }
 
 
 def test_dry_run_makes_no_request(hub, publisher, folder):
