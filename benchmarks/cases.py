@@ -17,7 +17,7 @@ from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlo
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.models.build import decode
 from impflow_zoo.normflows import from_residual
-from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics import linearize, monitor
 from impflow_zoo.numerics.chain import Chain
 from impflow_zoo.numerics.tape import Tape
 
@@ -324,7 +324,7 @@ def counting(side: Side) -> Iterator[Counts]:
     by_hand = Tape.products
     patches = [
         *((kind, "forward", evaluated(kind.forward)) for kind in NETS),
-        (Chain, "record", evaluated(Chain.record)),
+        (linearize, "record", evaluated(linearize.record)),
         (Chain, "__call__", evaluated(Chain.__call__)),
         (Tape, "products", products),
         (torch.autograd, "grad", counted_grad),
