@@ -75,9 +75,9 @@ def main() -> None:
     parser.add_argument("--progress", action="store_true")
     options = parser.parse_args()
     recipe = read_recipe(options.recipe)
-    kind, blocks, name = (CouplingSplines, 6, "coupling")
+    kind, blocks, name = CouplingSplines, 6, "coupling"
     if options.autoregressive:
-        kind, blocks, name = (AutoregressiveSplines, 4, "autoregressive")
+        kind, blocks, name = AutoregressiveSplines, 4, "autoregressive"
     blocks = options.blocks or blocks
     config = dataclasses.replace(recipe.config, blocks=blocks, actnorm=False)
     settings = dataclasses.replace(recipe.training, seed=options.seed)

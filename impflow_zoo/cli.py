@@ -181,7 +181,7 @@ def reconstruct(
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml of a model.")],
-    data: Annotated[str | None, typer.Option(help="Hub id, folder or toy:NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="Hub id, folder, file or toy:NAME.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
@@ -203,6 +203,7 @@ def train(
     from impflow_zoo.processes import together
     from impflow_zoo.recipe import read_recipe
 
+    unit = UNITS[read_recipe(recipe).config.metric]
     state = training.train(
         recipe,
         data=data,
@@ -220,7 +221,6 @@ def train(
     else:
         best = "no validation yet"
         if state["best_value"] is not None:
-            unit = UNITS[read_recipe(recipe).config.metric]
             best = f"best validation {state['best_value']:.4f} {unit} at step {state['best_step']}"
         print(
             f"step {state['step']}, {best}, {state['skipped']} steps skipped, "

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
 from impflow_zoo.scoring import Score, open_rows, score
 
-__all__ = ["UNITS", "Result", "evaluate", "evaluate_rows", "shown_rows"]
+__all__ = ["UNITS", "Result", "evaluate", "shown_rows"]
 
 UNITS = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}
 
@@ -48,6 +48,7 @@ class Result:
         published: the value on the model's card, if it has one for this split.
         skipped: rows left out because they cannot be read.
         published_on: what the card's value was measured on, in words.
+        per_row: the metric of each row, `[n]`, float64.
     """
 
     metric: str
@@ -68,12 +69,14 @@ class Result:
     published: float | None = field(default=None)
     skipped: int = 0
     published_on: str | None = None
+    per_row: Tensor | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields; numbers that are not finite become None, as JSON has none."""
+        """All fields but `per_row`; numbers that are not finite become None, as JSON has none."""
+        known = {key: value for key, value in vars(self).items() if key != "per_row"}
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
+            for key, value in known.items()
         }
 
     def report(self, name: str) -> str:
@@ -143,34 +146,6 @@ def evaluate(
         DataError: if the data cannot be opened or does not fit the model.
         ModelError: if the model cannot be loaded.
     """
-    return evaluate_rows(
-        model,
-        dataset,
-        split,
-        seed=seed,
-        limit=limit,
-        batch_size=batch_size,
-        revision=revision,
-        skip_corrupt=skip_corrupt,
-        streaming=streaming,
-        progress=progress,
-    )[0]
-
-
-def evaluate_rows(
-    model: FlowModel | str | os.PathLike[str],
-    dataset: str | os.PathLike[str] | None = None,
-    split: str | None = None,
-    *,
-    seed: int = 0,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    revision: str | None = None,
-    skip_corrupt: bool = False,
-    streaming: bool = False,
-    progress: bool = False,
-) -> tuple[Result, Tensor]:
-    """As `evaluate`, and the metric of each row, `[n]`."""
     processes = together()
     if not isinstance(model, FlowModel):
         model = create_model(model, device=processes.device)
@@ -206,7 +181,7 @@ def evaluate_rows(
             progress=progress,
         )
         round_trip = _round_trip(model, scored)
-    result = _summary(
+    return _summary(
         model,
         scored,
         dataset=where.dataset,
@@ -218,7 +193,6 @@ def evaluate_rows(
         published=where.published,
         published_on=where.published_on,
     )
-    return result, model.preprocessing.metric(scored.log_prob)
 
 
 @contextmanager
@@ -265,6 +239,7 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         estimator_stderr=float(scored.variance.sum().sqrt() / n) * unit,
         n=n,
         skipped=scored.skipped,
+        per_row=values,
         logdet=logdets[0]["mode"],
         truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets)
         / batches

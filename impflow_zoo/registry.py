@@ -134,7 +134,8 @@ def scored_split(
     data = read_recipe(recipe).data if recipe else DataSettings()
     if dataset is not None:
         # What users bring on disk may well be the card's data; the Hub's is known by its name.
-        spoken_of = dataset == data.dataset or os.path.exists(dataset.rpartition(":")[2])
+        kind, _, path = dataset.rpartition(":")
+        spoken_of = dataset == data.dataset or (kind != "toy" and os.path.exists(path))
         same = spoken_of and split in (None, data.test)
         return Split(dataset, split, None, *(published if same else (None, None)))
     shipped = layout.optional_path(files, layout.TEST_ROWS) if files else None
@@ -157,7 +158,8 @@ def scored_split(
 def _rows_of(result: EvalResult) -> str:
     """What a card's number was measured on."""
     n = (result.metric_args or {}).get("n")
-    return result.dataset_name if n is None else f"{n:,} rows of {result.dataset_name}"
+    count = f"{n:,}" if isinstance(n, int) else n
+    return result.dataset_name if n is None else f"{count} rows of {result.dataset_name}"
 
 
 def published_result(files: layout.Files) -> EvalResult | None:

@@ -18,10 +18,15 @@ __all__ = ["CHECKPOINT", "check_new", "check_resumed", "keep_recipe"]
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def check_new(folder: Path, recipe_file: Path) -> None:
+def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:
     """Refuse to start where the run would overwrite what it has not written.
 
     What is left of a run that ended before its first checkpoint may be overwritten.
+
+    Arguments:
+        folder: where the run is to go.
+        recipe_file: its recipe, which may lie there, if no other `seed` is to be put into it.
+        seed: in place of the recipe's.
 
     Raises:
         ModelError: if the folder holds another run, a model, or files of the names a run writes.
@@ -36,7 +41,8 @@ def check_new(folder: Path, recipe_file: Path) -> None:
         return
     for name in (CONFIG, GOLDEN, RECIPE):
         path = folder / name
-        if path.exists() and path.resolve() != recipe_file.resolve():
+        own = path.resolve() == recipe_file.resolve() and seed is None  # else it would change
+        if path.exists() and not own:
             raise ModelError(f"{folder} holds a {name} of something else: choose another --out")
 
 
@@ -49,9 +55,12 @@ def check_resumed(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
     changed = differences(read_recipe(path), recipe) if path.is_file() else []
     if changed:
+        anew = f"start a new run from its weights with --init-from {folder}"
+        if not (folder / WEIGHTS).is_file():
+            anew = "start a new run with another --out"
         raise CheckpointError(
             f"{folder} was trained with another recipe ({', '.join(changed)}): resume with {path}, "
-            f"or start a new run from its weights with --init-from {folder}"
+            f"or {anew}"
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from impflow_zoo.models.layout import read_safetensors
+from impflow_zoo.evaluation import Result
+from impflow_zoo.recipe import Recipe
 
 __all__ = ["SCORES", "paired_error", "serialised"]
 
@@ -16,9 +18,11 @@ SCORES = "scores.safetensors"
 _KEY = "metric"
 
 
-def serialised(values: Tensor) -> bytes:
-    """The content of the file, from the metric of each row, `[n]`."""
-    return serialise({_KEY: values.float().contiguous()})
+def serialised(result: Result, recipe: Recipe) -> bytes:
+    """The content of the file: the metric of each row, float32, and which rows they are."""
+    assert result.per_row is not None
+    rows = {"data": recipe.card.data_name, "split": recipe.data.test, "seed": str(result.seed)}
+    return serialise({_KEY: result.per_row.float().contiguous()}, metadata=rows)
 
 
 def paired_error(one: Path, other: Path) -> float | None:
@@ -28,15 +32,19 @@ def paired_error(one: Path, other: Path) -> float | None:
     independent means.
 
     Arguments:
-        one, other: folders of two models of the same data.
+        one, other: folders of two models.
 
     Returns:
-        None where a folder has no scores, or their numbers of rows differ.
+        None where a folder has no scores, or they are not of the same rows and noise.
     """
     if not all((folder / SCORES).is_file() for folder in (one, other)):
         return None
-    first, second = (read_safetensors(folder / SCORES)[_KEY].double() for folder in (one, other))
-    if first.shape != second.shape or len(first) < 2:
+    (first, rows), (second, other_rows) = (_read(folder / SCORES) for folder in (one, other))
+    if rows != other_rows or first.shape != second.shape or len(first) < 2:
         return None
-    difference: Tensor = first - second
-    return float(torch.std(difference)) / len(difference) ** 0.5
+    return float(torch.std(first - second)) / len(first) ** 0.5
+
+
+def _read(path: Path) -> tuple[Tensor, dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(_KEY).double(), file.metadata() or {}

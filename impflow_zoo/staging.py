@@ -9,7 +9,7 @@ from pathlib import Path
 
 from impflow_zoo import pictures
 from impflow_zoo.cards import CURVE, PICTURE, pending_card, trained_card
-from impflow_zoo.evaluation import UNITS, Result, evaluate, evaluate_rows, shown_rows
+from impflow_zoo.evaluation import UNITS, Result, evaluate, shown_rows
 from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, read_log
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
@@ -65,11 +65,11 @@ def stage(
                 writing.write_whole(folder / name, (run / name).read_bytes())
         model = FlowModel.from_pretrained(folder, verify=True)
         _check_config(model, recipe, run or folder)
-        result, values = evaluate_rows(model, data, split, progress=True)
+        result = evaluate(model, data, split, progress=True)
         if others:
             facts = replace(facts, repeats=[_score(*other, data, split) for other in others])
         writing.write_whole(folder / TRAINING, facts.text().encode())
-        writing.write_whole(folder / SCORES, serialised(values))
+        writing.write_whole(folder / SCORES, serialised(result, recipe))
         pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
         pictures.draw_curve(facts.curve, UNITS[model.config.metric], folder / CURVE)
         card = trained_card(folder.name, model, recipe, result, facts)

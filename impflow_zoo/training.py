@@ -52,7 +52,7 @@ def train(
 
     Arguments:
         recipe_file: path of a recipe.
-        data: Hub id, local folder or `toy:NAME` in place of the recipe's data set.
+        data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set.
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder.
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
@@ -82,7 +82,7 @@ def train(
     if resume:
         check_resumed(folder, recipe)
     else:
-        check_new(folder, path)
+        check_new(folder, path, seed)
     if recipe.config.context_features:
         raise ModelError("recipes train unconditional densities: leave context_features out")
     processes = together(device)
@@ -220,6 +220,9 @@ class Trainer:
             )
         self.meter.figures = state.pop("unlogged", [])
         self.state |= state
+        if self.state["best"] is not None and self.state["best_value"] is None:
+            best = torch.tensor(self.state["best"], dtype=torch.float64)
+            self.state["best_value"] = float(self.model.preprocessing.metric(best))
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
             self.log.forget_beyond(self.state["step"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
+from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform, SolverError
 
 
 class Shift(nn.Module):
@@ -71,7 +71,7 @@ def test_a_net_may_work_in_place(call, kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("features", [20, 100])
+@pytest.mark.parametrize("features", [100])
 def test_the_derivative_of_a_root_is_found_where_nothing_contracts(features, dtype):
     net = Steep(features, dtype)
     block = ResFlowTransform(net).eval()
@@ -82,6 +82,24 @@ def test_the_derivative_of_a_root_is_found_where_nothing_contracts(features, dty
     expected = torch.linalg.solve(jacobian.mT, weights.double().mT).mT
     tolerance = 1e-3 if dtype == torch.float32 else 1e-9
     assert float((grad - expected).norm() / expected.norm()) < tolerance
+
+
+class Singular(nn.Module):
+    """`-Q tanh(Q^T x)`: at zero the Jacobian of `x + g(x)` vanishes."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linalg.qr(torch.randn(features, features))[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -torch.tanh(x @ self.weight) @ self.weight.mT
+
+
+def test_a_singular_system_is_no_derivative():
+    y = torch.zeros(3, 20, requires_grad=True)
+    x = ResFlowTransform(Singular(20)).eval().decode(y)
+    with pytest.raises(SolverError, match="implicit derivative of 3 of 3 rows"):
+        torch.autograd.grad(x.sum(), y)
 
 
 def test_a_thread_without_gradients_takes_none_from_another():

@@ -54,10 +54,13 @@ def made_in_inference_mode() -> ResFlowTransform:
     return block()
 
 
-def with_a_tangent() -> None:
+def with_a_tangent(context: int | None = None) -> None:
     with forward_ad.dual_level(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of its own code
-        block()(forward_ad.make_dual(X, X))
+        if context is None:
+            block()(forward_ad.make_dual(X, X))
+        else:
+            block(context)(X, forward_ad.make_dual(C, C))
 
 
 BAD = {
@@ -98,6 +101,7 @@ BAD = {
         "parameters were made within torch.inference_mode.* outside of it",
     ),
     "forward-mode": (with_a_tangent, "forward-mode derivatives are not supported"),
+    "forward-mode-context": (lambda: with_a_tangent(2), "forward-mode derivatives are not"),
     "logdet-tolerance": (
         lambda: ResFlowTransform(mlp(), LogDet(rtol=-1.0)),
         r"LogDet\(rtol=-1.0\): a tolerance between 0 and 1",

@@ -354,7 +354,7 @@ def _file(name: str, content: bytes) -> Callable[[Path], Path]:
 
 
 def _no_model_yet(folder: Path) -> Path:
-    _file(layout.RECIPE, b"")(folder)
+    _file(LOG, b"")(folder)
     return folder
 
 

@@ -328,8 +328,15 @@ def test_modes_of_modules_are_as_they_were(folder):
     assert not block.training
 
 
-def test_fresh_probes_of_an_evaluation_follow_from_its_seed(folder):
-    model = FlowModel.from_pretrained(folder, logdet="unbiased")
+def test_a_folder_of_a_toy_s_name_is_not_that_toy(folder, tmp_path, monkeypatch):
+    (tmp_path / "rings").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(folder, "toy:rings", limit=5).published is None
+
+
+@pytest.mark.parametrize("series", ["solve", "roulette"])
+def test_fresh_probes_of_an_evaluation_follow_from_its_seed(series, folder):
+    model = FlowModel.from_pretrained(folder, logdet=LogDet("unbiased", series))
     values = [
         evaluate(model, "toy:moons", limit=20, seed=s, batch_size=b).value
         for s, b in ((0, 20), (0, 20), (0, 7), (1, 20))

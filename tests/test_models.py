@@ -372,12 +372,23 @@ def test_noise_of_images_has_one_width(factor_out, width):
         (lambda: TabularConfig(2, hidden_features=(7,), activation="maxmin"), r"hidden_features"),
         (lambda: TabularConfig(3, activation="maxmin", preactivation=True), r"features=\[3\]"),
         (lambda: ImageConfig(activation="maxmin", width=7), r"width=\[7\]"),
-        (lambda: ImageConfig(activation="maxmin"), r"channels of a scale=\[3, 12, 48\]"),
+        (lambda: ImageConfig(activation="maxmin", blocks=(2, 1)), r"channels of a scale=\[3, 12\]"),
+        (
+            lambda: ImageConfig(
+                3, (5, 5), activation="maxmin", blocks=(1,), net="dense", width=8, fc_blocks=1
+            ),
+            r"features=\[75\]",
+        ),
     ],
 )
 def test_pairs_need_even_sizes(config, message):
     with pytest.raises(ConfigError, match=f"{message}.*even sizes for maxmin"):
         config()
+
+
+def test_a_net_without_an_activation_at_the_start_takes_odd_channels():
+    config = ImageConfig(3, (8, 8), blocks=(1,), width=8, activation="maxmin")
+    assert ResFlow(config).eval().log_prob(torch.rand(2, 3, 8, 8)).shape == (2,)
 
 
 def test_the_constant_of_the_noise_is_exact_in_float64():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from staged import FACTS
 
 from impflow_zoo import pairs
+from impflow_zoo.recipe import CardSettings, DataSettings
 from impflow_zoo.results import Row
 from impflow_zoo.scores import SCORES, serialised
 
@@ -60,14 +62,21 @@ def test_ahead_is_positive_where_impflow_is_better(tmp_path):
 
 def test_scores_of_the_same_rows_are_compared_row_by_row(tmp_path):
     hard = torch.randn(1000)
-    for model, scores in (("impflow-a", hard), ("resflow-a", hard + 0.5 + 0.1 * torch.randn(1000))):
-        (tmp_path / model).mkdir()
-        (tmp_path / model / SCORES).write_bytes(serialised(scores))
+
+    def write(model: str, scores: torch.Tensor, seed: int = 0) -> None:
+        (tmp_path / model).mkdir(exist_ok=True)
+        result = SimpleNamespace(per_row=scores, seed=seed)
+        recipe = SimpleNamespace(card=CardSettings(data_name="a"), data=DataSettings())
+        (tmp_path / model / SCORES).write_bytes(serialised(result, recipe))
+
+    write("impflow-a", hard)
+    write("resflow-a", hard + 0.5 + 0.1 * torch.randn(1000))
     line = pairs.table(pairs.trained_pairs(ROWS[:2]), tmp_path).splitlines()[2]
     gain, error = re.search(r"\| (\S+) ± (\S+) bits, paired \|$", line).groups()
     assert (gain, float(error)) == ("+0.5000", pytest.approx(0.1 / 1000**0.5, rel=0.1))
-    (tmp_path / "resflow-a" / SCORES).write_bytes(serialised(hard[:999]))
-    assert "± 0.0500 bits, unpaired |" in pairs.table(pairs.trained_pairs(ROWS[:2]), tmp_path)
+    for other in ({"scores": hard[:999]}, {"scores": hard, "seed": 1}):
+        write("resflow-a", **other)
+        assert "± 0.0500 bits, unpaired |" in pairs.table(pairs.trained_pairs(ROWS[:2]), tmp_path)
 
 
 @pytest.mark.parametrize("count", [0, 2])

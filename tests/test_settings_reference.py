@@ -28,7 +28,6 @@ SECTIONS = {
     "`training`": TrainingSettings,
     "`card`": CardSettings,
 }
-NESTED = {LogDet, Solver, Preparation}
 
 
 def default(field: dataclasses.Field) -> object:

@@ -436,6 +436,14 @@ def test_a_file_is_no_folder_for_a_run(tmp_path):
     refused(tmp_path, "is a file: --out takes a folder", out=tmp_path / "file")
 
 
+def test_another_seed_is_not_put_into_the_user_s_recipe(tmp_path):
+    recipe = write_recipe(tmp_path)
+    before = recipe.read_text()
+    with pytest.raises(ModelError, match=r"holds a recipe.yaml of something else: choose another"):
+        train(recipe, tmp_path, seed=3)
+    assert recipe.read_text() == before
+
+
 def test_what_a_run_left_before_its_first_checkpoint_is_no_hindrance(tmp_path):
     recipe = write_recipe(tmp_path / "recipe")
     (tmp_path / "run").mkdir()
@@ -485,7 +493,9 @@ def test_a_checkpoint_of_another_recipe_is_refused(change, uninterrupted, tmp_pa
     ids=str,
 )
 def test_a_run_goes_on_with_its_own_recipe_alone(change, named, tmp_path):
-    train(write_recipe(tmp_path / "recipe"), tmp_path / "run", max_minutes=0.0)
+    settings = {"training": {"validate_every": 1}}
+    train(write_recipe(tmp_path / "recipe", **settings), tmp_path / "run", max_minutes=0.0)
+    change = {**change, "training": {**settings["training"], **change.get("training", {})}}
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
     words = rf"with another recipe \({named}\): resume with .*/run/recipe.yaml, or .*--init-from"
     refused(tmp_path, words, resume=True, **change)

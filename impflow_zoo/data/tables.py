@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["TableSource", "open_table"]
 
 _NUMERIC = re.compile(r"u?int\d+|float\d+")
+_REPEATED = re.compile(r"^(-?\d+\.\d+)\.\d+$")  # pandas tells equal names apart
 _LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, saved as a column
 
 
@@ -50,6 +51,8 @@ def open_table(
 
 def _numeric_columns(data: Dataset, name: str) -> list[str]:
     _refuse_missing_header(data.column_names, name)
+    if hint := _separator_hint(data.column_names):
+        raise DataError(f"{name}: there are the columns {', '.join(data.column_names)}{hint}")
     chosen = [
         column
         for column in data.column_names
@@ -86,7 +89,7 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
 
 def _separator_hint(names: Sequence[str]) -> str:
     """A CSV file with another separator comes as one column whose name has them all."""
-    found = [mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]]
+    found = [mark for mark in (";", "\t") if any(mark in name for name in names)]
     return (
         f" (columns seem to be separated by {found[0]!r}: a CSV file needs commas)" if found else ""
     )
@@ -115,7 +118,7 @@ def _is_numeric(data: Dataset, column: str) -> bool:
 def _refuse_missing_header(names: Sequence[str], name: str) -> None:
     """A CSV file without a header would lose its first row to the names, without a word."""
     try:
-        numbers = [float(column) for column in names]
+        numbers = [float(_REPEATED.sub(r"\1", column)) for column in names]
     except ValueError:
         return
     if numbers and numbers != [float(i) for i in range(len(numbers))]:

@@ -80,10 +80,12 @@ class LipschitzLayer(nn.Module):
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
         held: _Held | None = self.__dict__.get("_held")
-        # Compiled code cannot ask for its thread; it records no gradient, and takes the number.
-        if held is None or not (torch.compiler.is_compiling() or held.thread == get_ident()):
+        recording = torch.is_grad_enabled()
+        if torch.compiler.is_compiling():  # such code cannot ask for its thread: numbers are safe
+            return self.fresh_weight() if held is None or recording else held.value
+        if held is None or held.thread != get_ident():
             return self.fresh_weight()
-        return held.weight if torch.is_grad_enabled() else held.value
+        return held.weight if recording else held.value
 
     def fresh_weight(self) -> Tensor:
         """The normalised weight computed anew, in the weight's own type, autocast or not."""

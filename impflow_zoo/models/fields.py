@@ -49,7 +49,7 @@ def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None
 def require_pairs(activation: str, name: str, sizes: typing.Iterable[int]) -> None:
     """Refuse odd sizes before an activation that pairs features."""
     found = list(sizes)
-    even = activation != "maxmin" or not any(n % 2 for n in found)
+    even = not activation.endswith("maxmin") or not any(n % 2 for n in found)
     require(even, name, found, "even sizes for maxmin, which pairs features,")
 
 

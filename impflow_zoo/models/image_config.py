@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -138,8 +139,13 @@ class ImageConfig:
         require_pairs(self.activation, "width", [self.width])
         if self.fc_blocks:
             require_pairs(self.activation, "fc_hidden", self.fc_hidden)
+            if self.preactivation:
+                require_pairs(self.activation, "features", [math.prod(self.scales[-1])])
         if self.net == "conv" and self.preactivation:
-            require_pairs(self.activation, "channels of a scale", [c for c, _, _ in self.scales])
+            plain = 0 if self.first_preactivation else 1  # nets at the start that have none
+            starts = [n - plain * (i == 0) > 0 for i, n in enumerate(self.blocks)]
+            channels = [c for (c, _, _), some in zip(self.scales, starts, strict=True) if some]
+            require_pairs(self.activation, "channels of a scale", channels)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         require(
             self.net == "conv" or (self.norm == "2" and not self.stored_norms),

@@ -17,6 +17,7 @@ from impflow_zoo.models.hub import HubFiles
 __all__ = ["Files", "WeightsError", "open_files", "optional_path", "read_safetensors", "readable"]
 
 CONFIG, RECIPE, CARD = "config.json", "recipe.yaml", "README.md"
+LOG = "log.jsonl"  # of a training run
 WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.parquet"
 
 

@@ -92,12 +92,14 @@ class TablePreprocessing:
             constant = (~(std > 0)).nonzero()[:, 0].tolist()
             named = [self.columns[i] for i in constant] if self.columns else constant
             raise ModelError(f"columns {named} are constant: a density has no place for them")
-        far = float((mean.abs() / std).max()) * torch.finfo(step._scale.dtype).eps
+        distance = mean.abs() / std
+        far = float(distance.max()) * torch.finfo(step._scale.dtype).eps
         if far > _FAR:
+            worst = int(distance.argmax())
+            name = self.columns[worst] if self.columns else worst
             warnings.warn(
-                "a column lies so far from zero for its spread that "
-                f"{step._scale.dtype} rounds its values by {far:.1e} standard deviations: "
-                "subtract an offset from it",
+                f"column {name} lies so far from zero for its spread that {step._scale.dtype} "
+                f"rounds its values by {far:.1e} standard deviations: subtract an offset from it",
                 NumericalWarning,
                 stacklevel=3,
             )

@@ -33,7 +33,7 @@ from impflow_zoo.models.layout import (
     CARD,
     CONFIG,
     GOLDEN,
-    RECIPE,
+    LOG,
     WEIGHTS,
     Files,
     WeightsError,
@@ -90,7 +90,7 @@ def read_config(files: Files) -> ConfigFile:
     if path is None:
         _refuse_pickle(files)
         reason = "not a model of this library"
-        if Path(files.name, RECIPE).is_file():
+        if Path(files.name, LOG).is_file():
             reason = "a run keeps a model at its first validation, and it has had none yet"
         raise ConfigError(f"{files.name} has no {CONFIG}: {reason}")
     try:

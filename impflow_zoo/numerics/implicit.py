@@ -16,13 +16,13 @@ from impflow_zoo.numerics.krylov import solve_linear
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.rows import Net, call, norm
-from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
+from impflow_zoo.numerics.solve import DENSE, NumericalWarning, Solver, SolverError
 
 __all__ = ["ResidualMap"]
 
 _FEW_FEATURES = 8  # up to here the backward solve is dense
 _ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
-_DENSE = 512  # up to here dense Jacobians are its last resort, as they are of roots
+_LOOSEST = 1e-3  # relative residual that rounding excuses: where it is more, it is singular
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,13 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
         return dense.solve(transposed, t.flatten(1)).view_as(t)
     u, residual, products = solve_linear(point.vjp, t, rtol)
     failed = ~(residual <= rtol)
-    if bool(failed.any()) and point.features <= _DENSE:
+    if bool(failed.any()) and point.features <= DENSE:
         rows = failed.nonzero()[:, 0]
         dense_u, residual[rows], floor = _solve_densely(point, t.flatten(1), rows)
         u = u.clone()
         u.view(len(u), -1)[rows] = dense_u
-        failed[rows] = ~(residual[rows] <= floor.clamp(min=rtol))
+        excused = torch.where(floor <= _LOOSEST, floor, 0.0).clamp(min=rtol)
+        failed[rows] = ~(residual[rows] <= excused)
     if bool(failed.any()):
         message = (
             f"the implicit derivative of {int(failed.sum())} of {len(failed)} rows did not "

@@ -15,7 +15,7 @@ from impflow_zoo.numerics import dense, monitor
 from impflow_zoo.numerics.graph import FirstOrder
 from impflow_zoo.numerics.krylov import arnoldi
 from impflow_zoo.numerics.linearize import Linearization
-from impflow_zoo.numerics.probes import fresh_probe, mix, seeded_probe
+from impflow_zoo.numerics.probes import fresh_lengths, fresh_probe, mix, seeded_probe
 from impflow_zoo.numerics.rows import dot, norm
 
 __all__ = ["LogDet", "NoContractionError", "truncation_bound"]
@@ -215,14 +215,15 @@ class LogDet:
         exact = min(self.n_terms, 2)
         stop = 1 - kappa if kappa is not None and kappa < 1 else 0.1
         stop = min(max(stop, 1e-3), 0.5)
-        n = exact + int(torch.empty(()).geometric_(stop))
+        lengths = exact + fresh_lengths(point.x, stop)
+        n = int(lengths.amax()) if len(lengths) else exact
         v = fresh_probe(point.x)
         power, total, u = v, torch.zeros_like(v.flatten(1)[:, 0]), v
         for k in range(1, n + 1):
             power = point.vjp(power)
-            weight = (-1) ** k * (1 - stop) ** -max(k - exact - 1, 0)
+            weight = (-1) ** k * (1 - stop) ** -max(k - exact - 1, 0) * (lengths >= k).to(v)
             total = total - dot(power, v) * (weight / k)
-            u = u + power * weight
+            u = u + power * weight.view(-1, *[1] * (v.dim() - 1))
         total = _if_bounded(total, power, v)
         if gradient:
             total = _with_gradient(total, point, u, v)

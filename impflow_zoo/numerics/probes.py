@@ -10,7 +10,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["fresh_probe", "keyed_rows", "mix", "seeded_probe"]
+__all__ = ["fresh_lengths", "fresh_probe", "keyed_rows", "mix", "seeded_probe"]
 
 _FRESH = 6  # tells the seeds of fresh probes from others
 _rows: ContextVar[tuple[int, ...] | None] = ContextVar("impflow_zoo_rows", default=None)
@@ -53,6 +53,24 @@ def fresh_probe(like: Tensor) -> Tensor:
         return torch.randint_like(like, 2) * 2 - 1
     drawn = _fresh.get()
     return seeded_probe(like, _FRESH, next(drawn))
+
+
+def fresh_lengths(like: Tensor, stop: float) -> Tensor:
+    """How many terms a random series of each row has, `[B]`: geometric, at least one.
+
+    All rows of a batch share one draw, unless `keyed_rows` gives each its own.
+    """
+    keys = _rows.get()
+    if keys is None:
+        return torch.empty(()).geometric_(stop).expand(len(like)).to(like.device)
+    number = next(_fresh.get())
+    draws = [
+        torch.empty(()).geometric_(
+            stop, generator=torch.Generator().manual_seed(mix(_FRESH, number, key))
+        )
+        for key in keys
+    ]
+    return torch.stack(draws).to(like.device) if draws else torch.zeros(0)
 
 
 def seeded_probe(like: Tensor, *seed: int) -> Tensor:

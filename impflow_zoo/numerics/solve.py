@@ -14,10 +14,10 @@ from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.rows import Net, norm
 from impflow_zoo.numerics.search import Search, Status
 
-__all__ = ["NumericalWarning", "Solution", "Solver", "SolverError", "Status"]
+__all__ = ["DENSE", "NumericalWarning", "Solution", "Solver", "SolverError", "Status"]
 
 _FEW_FEATURES = 8  # up to here secants soon span the space: they start at once
-_DENSE = 512  # up to here a dense Jacobian is the last resort
+DENSE = 512  # features up to which dense Jacobians are the last resort, of roots and derivatives
 
 
 class SolverError(RuntimeError):
@@ -210,5 +210,5 @@ class Solver:
             return (self.method,)
         if features <= _FEW_FEATURES:
             return ("anderson", "newton")
-        last = ("newton",) if features <= _DENSE else ()
+        last = ("newton",) if features <= DENSE else ()
         return ("fixed_point", "anderson", *last)

@@ -156,13 +156,20 @@ class ResidualBlock(PlainLoading, Transform):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
         # A layer before this one answers in bfloat16 under autocast; roots need more than that.
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        if forward_ad.unpack_dual(value).tangent is not None:
-            raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
+        self._refuse_tangents(value, context)
         self._check_place(value, context)
         check_finite(inputs, "inputs")
         if context is not None:
             check_finite(context, "context")
         return value
+
+    def _refuse_tangents(self, *inputs: Tensor | None) -> None:
+        """Forward-mode derivatives would be lost without a word."""
+        if forward_ad._current_level < 0:
+            return
+        tensors = [t for t in (*inputs, *self.parameters()) if t is not None]
+        if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+            raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
 
     def _check_place(self, value: Tensor, context: Tensor | None) -> None:
         """A `ValueError` where inputs, context and parameters do not go together."""
