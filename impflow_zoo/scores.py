@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -15,14 +16,16 @@ from impflow_zoo.recipe import Recipe
 __all__ = ["SCORES", "paired_error", "serialised"]
 
 SCORES = "scores.safetensors"
-_KEY = "metric"
+_KEY, _ROWS = "metric", "rows"
 
 
 def serialised(result: Result, recipe: Recipe) -> bytes:
     """The content of the file: the metric of each row, float32, and which rows they are."""
     assert result.per_row is not None
-    rows = {"data": recipe.card.data_name, "split": recipe.data.test, "seed": str(result.seed)}
-    return serialise({_KEY: result.per_row.float().contiguous()}, metadata=rows)
+    rows = [recipe.card.data_name, recipe.data.test, result.seed]
+    # One entry: several would come in an order of their own in every file.
+    metadata = {_ROWS: json.dumps(rows)}
+    return serialise({_KEY: result.per_row.float().contiguous()}, metadata=metadata)
 
 
 def paired_error(one: Path, other: Path) -> float | None:
@@ -45,6 +48,6 @@ def paired_error(one: Path, other: Path) -> float | None:
     return float(torch.std(first - second)) / len(first) ** 0.5
 
 
-def _read(path: Path) -> tuple[Tensor, dict[str, str]]:
+def _read(path: Path) -> tuple[Tensor, str | None]:
     with safe_open(path, framework="pt") as file:
-        return file.get_tensor(_KEY).double(), file.metadata() or {}
+        return file.get_tensor(_KEY).double(), (file.metadata() or {}).get(_ROWS)

@@ -67,7 +67,8 @@ def stage(
         _check_config(model, recipe, run or folder)
         result = evaluate(model, data, split, progress=True)
         if others:
-            facts = replace(facts, repeats=[_score(*other, data, split) for other in others])
+            rows = (result.dataset, result.split)
+            facts = replace(facts, repeats=[_score(*other, *rows) for other in others])
         writing.write_whole(folder / TRAINING, facts.text().encode())
         writing.write_whole(folder / SCORES, serialised(result, recipe))
         pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
@@ -135,7 +136,7 @@ def _other_seeds(
     return others
 
 
-def _score(run: Path, facts: TrainingFacts, data: str | None, split: str | None) -> Repeat:
+def _score(run: Path, facts: TrainingFacts, data: str, split: str | None) -> Repeat:
     """The result of a run on the rows that the card speaks of."""
     result = evaluate(FlowModel.from_pretrained(run, verify=True), data, split, progress=True)
     return Repeat(facts.seed, result.value, result.stderr, facts.rows_seen, facts.minutes)

@@ -242,6 +242,23 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     assert "impflow-zoo evaluate runs/again --dataset toy:moons --split test" in card
 
 
+def test_other_seeds_are_scored_on_the_rows_that_ship_with_a_model(run, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = tmp_path / "flow"
+    recipe = write_recipe(folder, training={"validate_every": 2})
+    shipped = {"x": [0.5, 1.0, 1.5, 0.0], "y": [0.0, 0.5, -0.5, 1.0]}
+    pyarrow.parquet.write_table(pyarrow.table(shipped), folder / layout.TEST_ROWS)
+    for seed in range(2):
+        assert run("train", recipe, "--out", tmp_path / f"run-{seed}", "--seed", seed).code == 0
+    options = ("--run", tmp_path / "run-0", "--repeat", tmp_path / "run-1", "--json")
+    assert run("stage", folder, *options).json["n"] == 4
+    (repeat,) = TrainingFacts.read(folder).repeats
+    rows = ("--dataset", folder / layout.TEST_ROWS, "--json")
+    assert run("evaluate", tmp_path / "run-1", *rows).json["value"] == pytest.approx(repeat.value)
+
+
 def test_repeats_that_are_none_are_refused(run, tmp_path):
     folder = tmp_path / "flow"
     recipe = write_recipe(folder, training={"validate_every": 2})
