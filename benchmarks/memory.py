@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +19,7 @@ from unittest import mock
 
 import torch
 from documents import README, markdown, publish
-from speed import in_process
+from speed import in_process, peak_memory
 from torch import Tensor
 
 from impflow_zoo import ImageConfig, ImpFlow, LogDet, Solver
@@ -101,7 +100,7 @@ def measure(kind: str, n: int) -> float:
     model, x = ImpFlow(config), torch.rand(SHAPE)
     for _ in range(2):
         step(model, x, kind, n)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory()
 
 
 def in_child(kind: str, n: int) -> float:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 from cases import Case, make_side
-from speed import in_process, timed
+from speed import in_process, peak_memory, timed
 
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 
@@ -52,11 +51,10 @@ def measure(sizes: dict[str, float], repeats: int = 5) -> dict[str, float]:
                 layer.bias.zero_()
         side.x.mul_(0.1)
     side.prepare("train")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     side.run("train")
     seconds = [timed(side.run, "train") for _ in range(repeats)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"ms": 1e3 * statistics.median(seconds), "mb": (peak - before) / 1024}
+    return {"ms": 1e3 * statistics.median(seconds), "mb": peak_memory() - before}
 
 
 def draw_picture(figures: dict[str, list[dict[str, Any]]], out: Path) -> None:
