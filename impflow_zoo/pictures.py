@@ -188,7 +188,7 @@ def _curves(
     axes: Sequence[Axes], curves: list[list[list[float]]], names: Sequence[str], unit: str
 ) -> None:
     """Curves against rows seen in the left plot, against minutes in the right one."""
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     for points, name, colour in zip(curves, names, (_MODEL, _DATA), strict=False):
         rows, minutes, y = zip(*((r, s / 60, value) for r, s, value in points), strict=True)
@@ -198,6 +198,7 @@ def _curves(
         ax.set_xlabel(label)
         ax.grid(alpha=0.3)
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes[0].xaxis.set_major_locator(MaxNLocator(6))
     axes[0].set_ylabel(f"validation, {unit}")
     values = [point[2] for points in curves for point in points]
     better_first = sorted(values, reverse=unit == "nats")
