@@ -198,12 +198,15 @@ def train(
     Under `accelerate launch -m impflow_zoo train ...` several processes share each batch.
     """
     _keep_memory()
+    import torch
+
     from impflow_zoo import training
     from impflow_zoo.evaluation import UNITS
+    from impflow_zoo.models.preprocessing import preprocessing_of
     from impflow_zoo.processes import together
     from impflow_zoo.recipe import read_recipe
 
-    unit = UNITS[read_recipe(recipe).config.metric]
+    config = read_recipe(recipe).config
     state = training.train(
         recipe,
         data=data,
@@ -220,8 +223,11 @@ def train(
         _print_json(state)
     else:
         best = "no validation yet"
-        if state["best_value"] is not None:
-            best = f"best validation {state['best_value']:.4f} {unit} at step {state['best_step']}"
+        if state["best"] is not None:
+            value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
+            best = (
+                f"best validation {value:.4f} {UNITS[config.metric]} at step {state['best_step']}"
+            )
         print(
             f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
             f"{state['seconds'] / 60:.1f} minutes"

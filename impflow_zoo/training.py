@@ -65,8 +65,8 @@ def train(
         progress: show a bar on stderr.
 
     Returns:
-        The last state: step, rows seen, seconds, the best validation, as `best` (its mean
-        log-likelihood in nats) and `best_value` (in the model's metric), and more.
+        The last state: step, rows seen, seconds, the best mean log-likelihood of a validation in
+        nats, and more.
 
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders.
@@ -169,7 +169,6 @@ class Trainer:
             "skipped": 0,
             "left_out": 0,
             "best": None,
-            "best_value": None,
             "best_step": 0,
             "waited": 0,
             "seconds": 0.0,
@@ -220,9 +219,6 @@ class Trainer:
             )
         self.meter.figures = state.pop("unlogged", [])
         self.state |= state
-        if self.state["best"] is not None and self.state["best_value"] is None:
-            best = torch.tensor(self.state["best"], dtype=torch.float64)
-            self.state["best_value"] = float(self.model.preprocessing.metric(best))
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
             self.log.forget_beyond(self.state["step"])
@@ -308,12 +304,10 @@ class Trainer:
             processes=self.processes,
         )
         log_prob = float(scored.log_prob.mean())
-        value = float(model.preprocessing.metric(scored.log_prob).mean())
-        self._log(validation=value)
+        self._log(validation=float(model.preprocessing.metric(scored.log_prob).mean()))
         best = self.state["best"]
         if math.isfinite(log_prob) and (best is None or log_prob > best):
-            step = self.state["step"]
-            self.state.update(best=log_prob, best_value=value, best_step=step, waited=0)
+            self.state.update(best=log_prob, best_step=self.state["step"], waited=0)
             if self.processes.first:
                 model.save_pretrained(self.folder)
         else:
