@@ -63,6 +63,21 @@ def test_auto_reaches_the_rounding_floor(g, features, dtype, device):
     assert (length(solution.value - exact) <= bound).all()
 
 
+@every_dtype
+@pytest.mark.parametrize("features", [100, 600])
+def test_a_known_contraction_never_runs_out_of_steps(features, dtype):
+    """`0.99 Q w`, `Q` orthogonal: secants learn one direction at a time, a plain step takes 1 %."""
+    q = torch.linalg.qr(torch.randn(features, features, dtype=torch.float64))[0].to(dtype)
+    y = torch.randn(3, features, dtype=dtype)
+
+    def g(w):
+        return 0.99 * w @ q.mT
+
+    solution = Solver().solve(g, y, kappa=0.99)
+    size = 1 + length(y) + length(solution.value)  # ten times as long as y
+    assert (residual(g, solution, y) <= 64 * EPS[dtype] * size).all()
+
+
 @every_method
 @every_size
 def test_known_roots(method, features):

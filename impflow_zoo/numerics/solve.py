@@ -17,6 +17,7 @@ from impflow_zoo.numerics.search import Search, Status
 __all__ = ["DENSE", "NumericalWarning", "Solution", "Solver", "SolverError", "Status"]
 
 _FEW_FEATURES = 8  # up to here secants soon span the space: they start at once
+_MOST_STEPS = 10_000  # that a known Lipschitz constant may ask for
 DENSE = 512  # features up to which dense Jacobians are the last resort, of roots and derivatives
 
 
@@ -102,11 +103,14 @@ class Solver:
         method: `"auto"`, `"fixed_point"`, `"anderson"`, `"broyden"` or `"newton"`. `auto` takes
             Anderson mixing for up to 8 features; for more, plain iteration, which hands a row
             over to Anderson mixing when its contraction is slow. Rows that are still slow then
-            go on with Newton's method and a dense Jacobian (up to 512 features).
+            go on with Newton's method and a dense Jacobian (up to 512 features; beyond, in
+            evaluation, rows that Anderson mixing gave up go back to plain iteration).
         rtol: relative tolerance, never below 8 eps. None takes the default of the data type:
             in evaluation 8 eps; in training `1e-4` for float32 and `1e-12` for float64.
         atol: absolute tolerance; None takes the same number as `rtol`.
-        max_steps: network evaluations per row and method; None is 1000, in training 200.
+        max_steps: network evaluations per row and method; None is 1000, in training 200. In
+            evaluation, plain iteration has as many more (up to 10,000) as a Lipschitz constant
+            that is known says it may need.
         backward_rtol: relative tolerance of the linear solve in the backward pass. None takes
             `1e-3` for float32 in training, else `1e-6`; for float64 always `1e-12`.
 
@@ -183,9 +187,10 @@ class Solver:
         tolerance = atol + rtol * norm(target)
         search = Search(g, context, y, tolerance, initial)
         budget = self.max_steps or (200 if training else 1000)
-        plan = self._plan(target.shape[1])
-        for i, name in enumerate(plan):
-            search.run(METHODS[name], budget, hand_over=i + 1 < len(plan))
+        for name, hand_over in self._plan(target.shape[1]):
+            plain = name == "fixed_point" and not (self.max_steps or training)
+            steps = max(budget, _enough(kappa, y.dtype)) if plain else budget
+            search.run(METHODS[name], steps, hand_over=hand_over)
         solution = Solution(
             search.value.view_as(y),
             search.residual,
@@ -205,10 +210,19 @@ class Solver:
             )
         return solution.check(training=training) if throw else solution
 
-    def _plan(self, features: int) -> tuple[str, ...]:
+    def _plan(self, features: int) -> tuple[tuple[str, bool], ...]:
+        """Methods in turn, and whether each hands rows over as soon as they are slow."""
         if self.method != "auto":
-            return (self.method,)
+            return ((self.method, False),)
         if features <= _FEW_FEATURES:
-            return ("anderson", "newton")
-        last = ("newton",) if features <= DENSE else ()
-        return ("fixed_point", "anderson", *last)
+            return (("anderson", True), ("newton", False))
+        if features <= DENSE:
+            return (("fixed_point", True), ("anderson", True), ("newton", False))
+        return (("fixed_point", True), ("anderson", False), ("fixed_point", False))
+
+
+def _enough(kappa: float | None, dtype: torch.dtype) -> int:
+    """Steps in which a contraction brings any residual down by `eps`, as far as allowed."""
+    if kappa is None or not 0 < kappa < 1:
+        return 0
+    return min(_MOST_STEPS, math.ceil(math.log(torch.finfo(dtype).eps) / math.log(kappa)))
