@@ -161,7 +161,21 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
     if point.known_jacobian is not None or point.features <= _FEW_FEATURES:
         identity = torch.eye(point.features, dtype=t.dtype, device=t.device)
         transposed = identity + point.jacobian().mT
-        return dense.solve(transposed, t.flatten(1)).view_as(t)
+        u = dense.solve(transposed, t.flatten(1)).view_as(t)
+    else:
+        u = _solve_by_products(point, t, rtol, training=training)
+    size = norm(t)
+    singular = size.isfinite() & ~(norm(u) * (_ROUNDING * torch.finfo(t.dtype).eps) <= size)
+    if bool(singular.any()):
+        what = (
+            "is not known to a digit: I + J is singular there up to rounding, g is no contraction"
+        )
+        _report(singular, what, training=training)
+    return u
+
+
+def _solve_by_products(point: Linearization, t: Tensor, rtol: float, *, training: bool) -> Tensor:
+    """`u` in Krylov spaces, and by the dense Jacobians of rows that these do not solve."""
     u, residual, products = solve_linear(point.vjp, t, rtol)
     failed = ~(residual <= rtol)
     if bool(failed.any()) and point.features <= DENSE:
@@ -172,15 +186,21 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
         excused = torch.where(floor <= _LOOSEST, floor, 0.0).clamp(min=rtol)
         failed[rows] = ~(residual[rows] <= excused)
     if bool(failed.any()):
-        message = (
-            f"the implicit derivative of {int(failed.sum())} of {len(failed)} rows did not "
-            f"converge: worst relative residual {float(residual.nan_to_num(1e30).amax()):.2e}, "
-            f"tolerance {rtol:.2e} after {products} products. Loosen Solver(backward_rtol=)"
+        worst = float(residual.nan_to_num(1e30).amax())
+        what = (
+            f"did not converge: worst relative residual {worst:.2e}, tolerance {rtol:.2e} after "
+            f"{products} products. Loosen Solver(backward_rtol=)"
         )
-        if not training:
-            raise SolverError(message)
-        warnings.warn(message, NumericalWarning, stacklevel=2)
+        _report(failed, what, training=training)
     return u
+
+
+def _report(failed: Tensor, what: str, *, training: bool) -> None:
+    """Raise `SolverError` over the rows whose derivative failed; in training warn instead."""
+    message = f"the implicit derivative of {int(failed.sum())} of {len(failed)} rows {what}"
+    if not training:
+        raise SolverError(message)
+    warnings.warn(message, NumericalWarning, stacklevel=3)
 
 
 def _solve_densely(point: Linearization, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
