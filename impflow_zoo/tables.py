@@ -21,29 +21,37 @@ PICTURE = Path("docs") / "pictures" / "pairs.png"
 
 
 def zoo_table(rows: list[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Models with weights as a Markdown table, pairs side by side; below it, recipes without."""
     lines = [
         "| model | class | data | result | parameters | margin | training |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        result, training = "no weights yet", ""
-        if row.value:
-            error = f" ± {float(row.stderr):.3f}" if row.stderr else ""
-            result = f"{float(row.value):.3f}{error} {UNITS[row.metric]}"
-        if row.minutes:
-            training = f"{float(row.minutes):.0f} min, {row.hardware}"
+    for row in sorted((row for row in rows if row.value), key=_pairs_together):
+        error = f" ± {float(row.stderr):.3f}" if row.stderr else ""
         cells = (
-            f"[{row.model}](hub_configs/{row.model})",
+            _link(row),
             row.kind,
             row.data,
-            result,
+            f"{float(row.value):.3f}{error} {UNITS[row.metric]}",
             f"{int(row.parameters):,}",
             row.margin,
-            training,
+            f"{float(row.minutes):.0f} min, {row.hardware}" if row.minutes else "",
         )
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    planned = sorted((row for row in rows if not row.value), key=_pairs_together)
+    if planned:
+        lines += ["", f"Recipes without weights yet: {', '.join(map(_link, planned))}."]
     return "\n".join(lines)
+
+
+def _link(row: Row) -> str:
+    return f"[{row.model}](hub_configs/{row.model})"
+
+
+def _pairs_together(row: Row) -> tuple[str, str]:
+    """`impflow-NAME` and `resflow-NAME` sort by what they share."""
+    kind, dash, name = row.model.partition("-")
+    return (name, kind) if dash else (kind, "")
 
 
 def with_tables(readme: str, rows: list[Row], zoo: Path) -> str:

@@ -48,9 +48,16 @@ def test_the_table_goes_between_its_markers(checkout):
     readme = checkout / "README.md"
     text = tables.documents(checkout)[readme]
     assert text.startswith("# Title\n\nText.\n\n## The zoo\n")
-    assert "| [planned](hub_configs/planned) | ResFlow | moons | no weights yet | 114 |" in text
     assert "| [tiny](hub_configs/tiny) | ResFlow | moons | -52." in text
-    readme.write_text(text.replace("no weights yet", "wonderful") + "\nAfter.\n")
+    assert "\n\nRecipes without weights yet: [planned](hub_configs/planned).\n" in text
+    readme.write_text(text.replace("without weights yet", "to be proud of") + "\nAfter.\n")
     again = tables.documents(checkout)[readme]
     assert again == text + "\nAfter.\n"
     assert again.count("<!-- zoo table -->") == again.count("<!-- end of zoo table -->") == 1
+
+
+def test_pairs_stand_side_by_side():
+    text = tables.documents(ROOT)[ROOT / "README.md"].partition("<!-- zoo table -->")[2]
+    names = [line.split("]")[0].removeprefix("| [") for line in text.splitlines() if "| [" in line]
+    at = names.index("impflow-checkerboard")
+    assert names[at + 1] == "resflow-checkerboard"
