@@ -6,7 +6,7 @@ from importlib import resources
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from impflow_zoo.evaluation import UNITS, Result
+from impflow_zoo.evaluation import ROUND_TRIP_UNITS, UNITS, Result
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.flow import FlowModel
@@ -114,7 +114,7 @@ def trained_card(
             f"best on the validation split kept. {facts.skipped_steps} steps skipped; "
             f"{facts.unconverged_fraction:.1e} of the roots missed the training tolerance."
         ),
-        train_text="Make the weights again"
+        train_text="Train it again"
         if facts.steps >= settings.steps
         else "Train it to the end of the recipe",
         seed_option=f" --seed {facts.seed}" if facts.seed != settings.seed else "",
@@ -122,6 +122,7 @@ def trained_card(
         bound=f"{max(known):.4f}" if known else "none",
         margin=f"{1 - max(known):.4f}" if certified else "not certified",
         round_trip=f"{result.round_trip:.1e}",
+        round_trip_unit=ROUND_TRIP_UNITS[result.metric],
         limits=words.limits,
         data_name=words.data_name,
         data_url=words.data_url,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import time
 from collections.abc import Iterator
@@ -20,9 +21,14 @@ from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
 from impflow_zoo.scoring import Score, open_rows, score
 
-__all__ = ["UNITS", "Result", "evaluate", "shown_rows"]
+__all__ = ["ROUND_TRIP_UNITS", "UNITS", "Result", "evaluate", "shown_rows"]
 
 UNITS = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}
+ROUND_TRIP_UNITS = {
+    "log_likelihood": "in standard deviations of a column",
+    "bits": "in standard deviations of a column",
+    "bits_per_dim": "with pixels in [0, 1]",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class Result:
         truncation_tail: estimate of that bias: what the terms left out add up to if they shrink as
             the last ones did.
         solver_steps: network evaluations per root.
-        round_trip: largest error of decoding encoded rows of the first batch, data units.
+        round_trip: largest error of decoding encoded rows, over the first 100 rows at most: in
+            standard deviations of its column over these rows (images: pixels in [0, 1]).
         seconds: wall time.
         published: the value on the model's card, if it has one for this split.
         skipped: rows left out because they cannot be read.
@@ -94,7 +101,7 @@ class Result:
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
             "solver": f"{self.solver_steps:.1f} evaluations per root",
-            "round trip": f"{self.round_trip:.2e} at most, in the data's units",
+            "round trip": f"{self.round_trip:.2e} at most, {ROUND_TRIP_UNITS[self.metric]}",
             "time": f"{self.seconds:.1f} s",
         }
         if self.logdet == "exact":
@@ -147,6 +154,11 @@ def evaluate(
         ModelError: if the model cannot be loaded.
     """
     processes = together()
+    if not isinstance(model, FlowModel | str | os.PathLike):
+        raise ModelError(
+            f"model of type {type(model).__name__}: a model, a name of the zoo, a Hub id "
+            "or a folder is needed"
+        )
     if not isinstance(model, FlowModel):
         model = create_model(model, device=processes.device)
     config = model.config
@@ -157,6 +169,9 @@ def evaluate(
             f"dataset of type {type(dataset).__name__}: a Hub id, folder, file or toy:NAME is "
             "needed; model.log_prob takes tensors"
         )
+    for name, value in (("limit", limit), ("batch_size", batch_size), ("seed", seed)):
+        if value is not None and not isinstance(value, numbers.Integral):
+            raise ModelError(f"{name}={value!r}: a whole number is needed")
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
@@ -254,4 +269,8 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
 def _round_trip(model: FlowModel, scored: Score) -> float:
     assert scored.first is not None
     x = scored.first.to(next(model.parameters()).device)
-    return float((model.decode(model.encode(x)) - x).abs().max())
+    error = (model.decode(model.encode(x)) - x).abs()
+    if x.dim() == 2:
+        spread = x.std(dim=0, correction=0)
+        error = error / torch.where(spread > 0, spread, 1)
+    return float(error.max())
