@@ -219,12 +219,14 @@ def train(
     )
     if not together(device).first:
         return
+    value = None
+    if state["best"] is not None:
+        value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
     if as_json:
-        _print_json(state)
+        _print_json({**state, "metric": config.metric, "validation": value})
     else:
         best = "no validation yet"
-        if state["best"] is not None:
-            value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
+        if value is not None:
             best = (
                 f"best validation {value:.4f} {UNITS[config.metric]} at step {state['best_step']}"
             )
@@ -242,7 +244,7 @@ def certify(model: Model, as_json: AsJson = False) -> None:
 
     files = layout.open_files(registry.locate(model))
     loaded = registry.create_model(model)
-    verify(loaded, files, store.read_config(files).certificate)
+    verify(loaded, files, store.read_config(files))
     certificates = certify_module(loaded)
     bounds = [c.bound for c in certificates]
     worst = None if None in bounds else max(b for b in bounds if b is not None)

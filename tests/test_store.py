@@ -310,6 +310,22 @@ def test_verification_is_of_the_weights_whatever_the_settings(logdet, tmp_path):
     ImpFlow.from_pretrained(tmp_path, seed=5, solver=Solver(rtol=1e-2), verify=True)
 
 
+def test_anybody_can_reproduce_the_golden_batch(tmp_path):
+    make(features=70, seed=3, logdet=LogDet(n_probes=2, rtol=1e-2)).save_pretrained(tmp_path)
+    golden = load_file(tmp_path / "golden.safetensors")
+    model = ImpFlow.from_pretrained(tmp_path, dtype=torch.float64)
+    log_prob = model.log_prob(golden["inputs"])
+    assert torch.allclose(log_prob, golden["log_prob"], rtol=1e-12, atol=1e-12)
+
+
+def test_loading_takes_no_random_numbers(folder):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    ImpFlow.from_pretrained(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
 # ------------------------------------------------------------------------------------ saving
 
 

@@ -117,7 +117,8 @@ class FlowModel(Density, PyTorchModelHubMixin):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
         weights = store.read_weights(files, config_file)
-        with torch.inference_mode(mode=False):
+        # Weights that are overwritten at once take no random numbers from the caller.
+        with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
             model = wanted(config)
             store.load_weights(model, weights, files.name)
             model = model.to(dtype=dtype).eval()
@@ -125,7 +126,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
                 model.to(device=usable_device(device))
         model.files = files
         if verify:
-            verify_golden(model, files, config_file.certificate)
+            verify_golden(model, files, config_file)
         return cast(Self, model)
 
     def save_pretrained(

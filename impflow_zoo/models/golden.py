@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ from impflow_zoo.models.layout import (
     optional_path,
     read_safetensors,
 )
-from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
 if TYPE_CHECKING:
+    from impflow_zoo.models.config import Config
     from impflow_zoo.models.flow import FlowModel
+    from impflow_zoo.models.store import ConfigFile
 
 __all__ = ["golden_batch", "verify"]
 
@@ -34,8 +36,12 @@ _RTOL = 1e-5
 
 @torch.no_grad()
 def golden_batch(model: FlowModel, rows: int = _ROWS) -> dict[str, Tensor]:
-    """A few inputs with their latents and log-probabilities, computed in float64."""
-    double = _double_copy(model)
+    """A few inputs with their latents and log-probabilities.
+
+    They are what the model answers in float64 (`from_pretrained(..., dtype=torch.float64)`), but
+    for log-determinants that are drawn afresh, in place of which `"auto"` is taken.
+    """
+    double = _double_copy(model, model.config)
     generator = torch.Generator().manual_seed(0)
     size = int(torch.tensor(model.config.shape).prod())
     noise = torch.randn(rows, size, generator=generator, dtype=torch.float64)
@@ -55,8 +61,13 @@ def golden_batch(model: FlowModel, rows: int = _ROWS) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def verify(model: FlowModel, files: Files, certificate: Iterable[Certificate]) -> None:
+def verify(model: FlowModel, files: Files, stated: ConfigFile) -> None:
     """Reproduce the golden batch and the bounds recorded at save time.
+
+    Arguments:
+        model: the model, which may have been loaded with other settings than the stored ones.
+        files: where it was loaded from.
+        stated: what its `config.json` says.
 
     Raises:
         WeightsError: if an answer differs, or a bound is above the recorded one.
@@ -64,7 +75,7 @@ def verify(model: FlowModel, files: Files, certificate: Iterable[Certificate]) -
     path = optional_path(files, GOLDEN)
     if path is None:
         raise WeightsError(f"{files.name} has no {GOLDEN}: nothing to verify against")
-    golden, double = read_safetensors(path), _double_copy(model)
+    golden, double = read_safetensors(path), _double_copy(model, stated.config)
     absent = {"inputs", "latents", "log_prob"} - golden.keys()
     if absent:
         raise WeightsError(f"{files.name}: {GOLDEN} lacks {sorted(absent)[0]!r}")
@@ -81,7 +92,7 @@ def verify(model: FlowModel, files: Files, certificate: Iterable[Certificate]) -
         if not torch.allclose(value, expected, rtol=_RTOL, atol=_RTOL):
             worst = float((value - expected).abs().max())
             raise WeightsError(f"{files.name}: golden {key} differ by up to {worst:.2e}")
-    _check_certificate(model, files.name, certificate)
+    _check_certificate(model, files.name, stated.certificate)
 
 
 def _check_certificate(model: FlowModel, name: str, certificate: Iterable[Certificate]) -> None:
@@ -95,10 +106,13 @@ def _check_certificate(model: FlowModel, name: str, certificate: Iterable[Certif
             raise WeightsError(f"{name}: {found[net]}, but {CONFIG} records {bound}")
 
 
-def _double_copy(model: FlowModel) -> FlowModel:
-    """A copy whose answers are those of the weights: in float64, with default settings."""
+def _double_copy(model: FlowModel, config: Config) -> FlowModel:
+    """A copy in float64, with the log-determinants of a config and the default solver."""
     double = copy.deepcopy(model).double().cpu().eval()
     refresh_norms(double)  # from the vectors of the file, whether these were settled before or not
+    logdet = config.logdet
+    if logdet.mode == "unbiased":
+        logdet = dataclasses.replace(logdet, mode="auto")
     for i, block in enumerate(double.blocks()):
-        block.logdet, block.solver = LogDet().seeded(i), Solver()
+        block.logdet, block.solver = logdet.seeded(config.seed, i), Solver()
     return double
