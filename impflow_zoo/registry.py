@@ -53,7 +53,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[s
 
 
 def is_trained(name: str) -> bool:
-    """Whether the zoo has weights for a model, here or on the Hub."""
+    """Whether weights of a model were recorded: they lie here or on the Hub."""
     return store.read_config(layout.open_files(zoo_folder() / name)).sha256 is not None
 
 
@@ -96,7 +96,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         return str(folder)
     if not is_trained(name):
         raise ModelError(
-            f"no weights were trained for {name}; its recipe {folder / layout.RECIPE} trains it"
+            f"there are no weights for {name} yet: {folder / layout.CARD} says how to come by them"
         )
     return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}{at}{asked}"
 
@@ -135,6 +135,8 @@ def scored_split(
     if dataset is not None:
         # What users bring on disk may well be the card's data; the Hub's is known by its name.
         kind, _, path = dataset.rpartition(":")
+        if split is None and dataset == data.dataset:
+            split = data.test
         spoken_of = dataset == data.dataset or (kind != "toy" and os.path.exists(path))
         same = spoken_of and split in (None, data.test)
         return Split(dataset, split, None, *(published if same else (None, None)))

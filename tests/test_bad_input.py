@@ -5,20 +5,26 @@ from __future__ import annotations
 import warnings
 
 import normflows as nf
+import numpy as np
 import pytest
 import torch
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
 from nflows.transforms import CompositeTransform
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from impflow_zoo import (
+    ImageConfig,
     ImpFlow,
     ImpFlowTransform,
+    LipschitzConvNet,
     LipschitzMLP,
     LogDet,
     ResFlowTransform,
+    Solver,
     TabularConfig,
+    evaluate,
 )
 from impflow_zoo.normflows import ImpFlowLayer, ResFlowLayer, from_residual
 
@@ -43,6 +49,13 @@ def steep() -> nf.flows.Residual:
             layer.u.normal_()
             layer.v.normal_()
     return nf.flows.Residual(net)
+
+
+class Pair(nn.Module):
+    """A net that has something to add."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
 
 
 def nflows_flow(context: int | None = None) -> Flow:
@@ -141,6 +154,51 @@ BAD = {
             ImpFlow(TabularConfig(3, blocks=2)).state_dict()
         ),
         r"ImpFlow: tensors \d+ unexpected \(first: .*weights of another architecture",
+    ),
+    "context-whole": (lambda: block(2)(X, C.long()), "context of type torch.int64: floating point"),
+    "context-whole-images": (
+        lambda: LipschitzConvNet(3, (4, 4), 4, context_features=2)(
+            torch.zeros(5, 3, 4, 4), C.long()
+        ),
+        "context of type torch.int64: floating point",
+    ),
+    "net-of-two-tensors": (
+        lambda: ResFlowTransform(Pair())(X),
+        "the net answers with a tuple: one tensor is needed",
+    ),
+    "torch-func": (
+        lambda: torch.func.grad(lambda x: block()(x)[0].sum())(X),
+        "transforms of torch.func over a block are not supported: use torch.autograd.grad",
+    ),
+    "mlp-of-nothing": (lambda: LipschitzMLP(0), r"features=0, .*positive sizes are needed"),
+    "mlp-layer-of-nothing": (lambda: LipschitzMLP(2, (0,)), r"hidden_features=\(0,\): positive"),
+    "mlp-one-size": (lambda: LipschitzMLP(2, 128), r"hidden_features=128: .* as \(128,\)"),
+    "images-one-size": (lambda: LipschitzConvNet(3, 32), "image_size=32: height and width"),
+    "images-of-nothing": (lambda: LipschitzConvNet(0), "channels=0, .*: positive sizes needed"),
+    "solver-half-a-step": (lambda: Solver(max_steps=2.5), r"max_steps=2.5\): a whole number"),
+    "solver-tolerance": (lambda: Solver(rtol="a"), r"rtol='a'\): a tolerance of at least 0"),
+    "solver-a-vector": (lambda: Solver().solve(mlp(), X[0]), r"y of shape \(3,\) .* rows of"),
+    "solver-whole": (
+        lambda: Solver().solve(mlp(), X.long()),
+        "torch.int64: rows of floating point",
+    ),
+    "config-none": (lambda: ImpFlow(None), "config of type NoneType: a TabularConfig, an Image"),
+    "columns-twice": (
+        lambda: TabularConfig(2, columns=("a", "a")),
+        r"columns=\('a', 'a'\): each once expected",
+    ),
+    "evaluate-a-module": (lambda: evaluate(mlp()), "model of type LipschitzMLP: a model, a name"),
+    "evaluate-half-a-row": (
+        lambda: evaluate(ImpFlow(TabularConfig(2)), "toy:moons", limit=2.5),
+        "limit=2.5: a whole number is needed",
+    ),
+    "images-no-tensor": (
+        lambda: ImpFlow(ImageConfig(image_size=(4, 4))).bits_per_dim(np.zeros((1, 3, 4, 4))),
+        "images of type ndarray: a torch tensor is needed",
+    ),
+    "images-of-another-shape": (
+        lambda: ImpFlow(ImageConfig(image_size=(4, 4))).flow.log_prob(torch.rand(2, 1, 4, 4)),
+        r"images of shape \(2, 1, 4, 4\): this model takes \[B, 3, 4, 4\]",
     ),
     "residual-of-another-kind": (
         lambda: from_residual(nf.flows.ActNorm(3)),

@@ -392,6 +392,11 @@ MISTAKES = {
     "damaged weights": (["evaluate", _damaged], "truncated or damaged"),
     "unknown split": (["evaluate", DEFAULT, "--split", "dev"], "only the split 'test' ships"),
     "unknown toy": (["evaluate", "{plane}", "--dataset", "toy:square"], "unknown toy 'square'"),
+    "no name of data": (
+        ["evaluate", "{plane}", "--dataset", ""],
+        "the name of a data set is empty",
+    ),
+    "no name of a toy": (["evaluate", "{plane}", "--dataset", "toy:"], "toy:: a name is missing"),
     "unknown toy split": (
         ["evaluate", "{plane}", "--dataset", "toy:moons", "--split", "dev"],
         "has no split 'dev', choose one of: train, validation, test",

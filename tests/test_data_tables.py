@@ -46,6 +46,19 @@ def everything(source: Source) -> list[list[float]]:
     return source.rows(range(len(source))).tolist()
 
 
+@pytest.mark.parametrize("name", ["x[1].csv", "x*.csv", "[p]/test.parquet"])
+def test_names_are_no_patterns(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    for file, rows in ((path, 3), (tmp_path / "x1.csv", 4)):
+        write = FRAME.iloc[:rows].to_csv if file.suffix == ".csv" else FRAME.iloc[:rows].to_parquet
+        write(file, index=False)
+    assert len(open_table(str(path))) == 3
+    if path.parent != tmp_path:
+        with pytest.raises(DataError, match="are patterns to datasets"):
+            open_table(str(path.parent))
+
+
 @pytest.mark.parametrize(("split", "first"), [("train", 0), ("validation", 1), ("test", 2)])
 def test_folder_has_splits(folder: Path, split: str, first: int) -> None:
     source = open_table(str(folder), split)

@@ -343,3 +343,12 @@ def test_fresh_probes_of_an_evaluation_follow_from_its_seed(series, folder):
     ]
     assert values[0] == values[1] == pytest.approx(values[2], rel=1e-9)
     assert values[0] != pytest.approx(values[3], rel=1e-6)
+
+
+def test_the_data_of_the_recipe_is_scored_on_its_test_split(tmp_path):
+    make().save_pretrained(tmp_path)
+    write_recipe(tmp_path, data={"dataset": "toy:moons", "test": "validation"})
+    named, asked = evaluate(tmp_path, "toy:moons", limit=20), evaluate(tmp_path, limit=20)
+    assert named.split == asked.split == "validation"
+    assert named.value == asked.value
+    assert evaluate(tmp_path, "toy:circles", limit=20).split is None

@@ -399,3 +399,8 @@ def test_training_flips_images_and_keeps_them_whole(tmp_path: Path) -> None:
     assert 0 < unflipped < 16
     assert unflipped + flipped == 16
     assert torch.equal(source.rows([0])[0], pixels)
+
+
+def test_a_toy_is_no_image() -> None:
+    with pytest.raises(DataError, match="toy:moons: rows of a table"):
+        evaluate(make().float(), "toy:moons")

@@ -182,6 +182,11 @@ def test_encode_and_decode_are_the_transform_without_its_log_det(kind):
     torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
 
 
+def test_the_flow_samples_in_the_type_of_the_model():
+    assert make().flow.sample(3).dtype == torch.float64
+    assert make(dtype=torch.float32).flow.sample(3).dtype == torch.float32
+
+
 def test_samples_have_the_shape_of_the_data():
     plain, conditional = make(), make(context_features=3)
     assert plain.sample(4).shape == (4, 2)

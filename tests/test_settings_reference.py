@@ -51,7 +51,7 @@ def test_the_first_steps_run_as_they_are_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "recipe.yaml").write_text(text.replace("steps: 3000", "steps: 4"))
+    (tmp_path / "own" / "recipe.yaml").write_text(text.replace("steps: 1000", "steps: 4"))
     rows = torch.randn(600, 3).tolist()
     for name in ("own.csv", "held-out.csv"):
         (tmp_path / name).write_text("a,b,c\n" + "\n".join(",".join(map(str, r)) for r in rows))

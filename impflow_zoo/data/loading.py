@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,10 +43,14 @@ def load_split(
         DataError: for a set or split that does not exist or cannot be read.
     """
     path = Path(dataset).expanduser()
+    if not dataset.strip():
+        raise DataError("the name of a data set is empty")
     try:
         if path.is_file():
             splits = _load_file(path, streaming=streaming)
         elif path.is_dir():
+            if glob.has_magic(str(path)):
+                raise DataError(f"{path}: *, ? and [ in a folder's name are patterns to datasets")
             splits = _load(str(path), streaming=streaming)
         elif _looks_local(dataset):
             raise DataError(f"no such file or folder: {dataset}")
@@ -117,7 +122,8 @@ def _load_file(path: Path, *, streaming: bool) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
     named = _SPLIT_IN_NAME.search(path.stem.lower())
-    return _load(kind, data_files={named[1] if named else "train": str(path)}, streaming=streaming)
+    files = {named[1] if named else "train": glob.escape(str(path))}
+    return _load(kind, data_files=files, streaming=streaming)
 
 
 def _looks_local(dataset: str) -> bool:

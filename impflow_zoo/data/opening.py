@@ -66,13 +66,18 @@ def open_source(
         >>> len(open_source("toy:moons", "test", size=100))
         100
     """
+    kind, colon, name = dataset.partition(":")
+    known = bool(colon) and kind in _KINDS and not Path(dataset).exists()
+    if known and not name:
+        raise DataError(f"{dataset}: a name is missing behind the colon")
     if image is not None:
+        if known:
+            raise DataError(f"{dataset}: rows of a table, where a model of images needs images")
         _refuse(dataset, columns=columns, size=size)
         return open_images(
             dataset, split, image, revision=revision, skip_corrupt=skip_corrupt, streaming=streaming
         )
     _refuse(dataset, skip_corrupt=skip_corrupt or None, streaming=streaming or None)
-    kind, _, name = dataset.partition(":")
     source: TableSource | PatchSource
     if kind == "toy" and name:
         _refuse(dataset, revision=revision)

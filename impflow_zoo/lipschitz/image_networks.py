@@ -35,7 +35,11 @@ class _ImageNet(nn.Module):
         super().__init__()
         if not 0 < lipschitz < math.inf:
             raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
+        if isinstance(image_size, int) or len(image_size) != 2:
+            raise ValueError(f"image_size={image_size}: height and width are needed, as (32, 32)")
         self.shape = (channels, *image_size)
+        if min(self.shape) < 1:
+            raise ValueError(f"channels={channels}, image_size={image_size}: positive sizes needed")
         self.lipschitz: float | None = float(lipschitz)
         self.context_features = context_features
 
@@ -54,6 +58,8 @@ class _ImageNet(nn.Module):
                 f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
                 f"[{len(x)}, {size}]"
             )
+        if size and context is not None and not context.is_floating_point():
+            raise ValueError(f"context of type {context.dtype}: floating point is needed")
 
     def _hidden(
         self, h: Tensor, i: int, context: Tensor | None, scale: Tensor | float = 1.0

@@ -65,6 +65,16 @@ class LipschitzMLP(Chained, nn.Module):
         super().__init__()
         if not 0 < lipschitz < math.inf:
             raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
+        if isinstance(hidden_features, int):
+            raise ValueError(
+                f"hidden_features={hidden_features}: a size for each hidden layer is needed, as "
+                f"({hidden_features},)"
+            )
+        if min(features, *hidden_features, 1) < 1:
+            raise ValueError(
+                f"features={features}, hidden_features={tuple(hidden_features)}: positive sizes "
+                "are needed"
+            )
         self.features, self.context_features = features, context_features
         self.norm = norm if is_uniform(norm) else "2"
         self.bound = float(lipschitz)
@@ -168,6 +178,8 @@ class LipschitzMLP(Chained, nn.Module):
                 f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
                 f"[{len(x)}, {self.context_features}]"
             )
+        if not context.is_floating_point():
+            raise ValueError(f"context of type {context.dtype}: floating point is needed")
 
 
 def _watched(net: LipschitzMLP) -> bool:

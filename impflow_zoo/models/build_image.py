@@ -41,7 +41,7 @@ def build_image(config: ImageConfig, block: BlockFactory) -> Transform:
         block: makes one block from a maker of nets and its log-det settings.
     """
     scales = _Builder(config, block).scales()
-    first: list[Transform] = [BoundedLogit(config.alpha)]
+    first: list[Transform] = [BoundedLogit(config.alpha, config.shape)]
     if config.squeeze_first:
         first.append(SqueezeTransform())
     if not config.factor_out:

@@ -114,6 +114,7 @@ class TabularConfig:
             value = getattr(self, name)
             expected = f"one entry for {self.features} columns"
             require(len(value) in (0, self.features), name, value, expected)
+        require(len(set(self.columns)) == len(self.columns), "columns", self.columns, "each once")
         for step in self.rounding:
             require(0 <= step < math.inf, "rounding", self.rounding, "steps of at least 0")
 

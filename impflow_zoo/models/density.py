@@ -38,7 +38,10 @@ def _require_tensor(x: object, name: str) -> None:
 
 
 class _Noise(StandardNormal):
-    """nflows' standard normal; its constant would stay as rough as the narrowest type it passed."""
+    """nflows' standard normal in the type of the model.
+
+    nflows samples in float32, and its constant stays as rough as the narrowest type it passed.
+    """
 
     _log_z: Tensor
 
@@ -47,6 +50,10 @@ class _Noise(StandardNormal):
         exact = 0.5 * math.prod(self._shape) * math.log(2 * math.pi)
         self._log_z = torch.full_like(self._log_z, exact)
         return self
+
+    def _sample(self, num_samples: int, context: Tensor | None) -> Tensor:
+        samples: Tensor = super()._sample(num_samples, context)
+        return samples.to(self._log_z.dtype)
 
 
 class Density(PlainLoading):
@@ -59,6 +66,11 @@ class Density(PlainLoading):
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
         self.config = parse(config) if isinstance(config, dict) else config
+        if not isinstance(self.config, Config):
+            raise ModelError(
+                f"config of type {type(config).__name__}: a TabularConfig, an ImageConfig or its "
+                "JSON form is needed"
+            )
         self.preprocessing = preprocessing_of(self.config)
         transform = build_transform(self.config, self._block)
         self.flow = Flow(transform, _Noise([math.prod(self.config.shape)]))
@@ -119,6 +131,7 @@ class Density(PlainLoading):
         """
         if not isinstance(self.preprocessing, ImagePreprocessing):
             raise ValueError("bits_per_dim is for image models: use log_prob")
+        _require_tensor(images, "images")
         generator = torch.Generator().manual_seed(mix(self.config.seed, _NOISE))
         noise = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
         x = self.dequantise(images, noise.to(images.device))

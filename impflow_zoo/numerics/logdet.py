@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from impflow_zoo.numerics.krylov import arnoldi
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.probes import fresh_lengths, fresh_probe, mix, seeded_probe
 from impflow_zoo.numerics.rows import dot, norm
+from impflow_zoo.numerics.solve import NumericalWarning
 
 __all__ = ["LogDet", "NoContractionError", "truncation_bound"]
 
@@ -114,7 +116,8 @@ class LogDet:
 
         Raises:
             NoContractionError: in mode `exact`, where `det(I + J) <= 0`; in evaluation, where the
-                series of another mode diverges. In training such a row is NaN.
+                series of another mode diverges. In training such a row is NaN, with a
+                `NumericalWarning`.
         """
         mode = self.resolve(point.features, training=training)
         if mode == "exact":
@@ -130,11 +133,14 @@ class LogDet:
         else:
             value, figures = self._roulette(point, gradient=gradient, kappa=kappa)
         diverged = value.isnan()
-        if mode != "exact" and not training and bool(diverged.any()):
-            raise NoContractionError(
+        if mode != "exact" and bool(diverged.any()):
+            message = (
                 f"the series of log det(I + J) diverges in {int(diverged.sum())} of "
                 f"{len(diverged)} rows: {_REMEDY}"
             )
+            if not training:
+                raise NoContractionError(message)
+            warnings.warn(message, NumericalWarning, stacklevel=2)
         monitor.emit("logdet", mode=mode, **figures)
         return value
 

@@ -22,7 +22,7 @@ def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
     is `pure` is given copies, as it may work in place.
 
     Raises:
-        ValueError: if the net does not keep the shape of its input.
+        ValueError: if the net does not answer with a tensor of the shape of its input.
     """
     if torch.is_grad_enabled():
         g = uncompiled(g)
@@ -32,6 +32,8 @@ def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
         value = g(x) if context is None else g(x, context)
     else:
         value = g(x.clone()) if context is None else g(x.clone(), context.clone())
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the net answers with a {type(value).__name__}: one tensor is needed")
     if value.shape != x.shape:
         raise ValueError(
             f"the net maps shape {tuple(x.shape)} to {tuple(value.shape)}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import warnings
 from dataclasses import dataclass, field
 
@@ -131,10 +132,12 @@ class Solver:
             raise ValueError(f"unknown method {self.method!r}: choose auto, {', '.join(METHODS)}")
         for name in ("rtol", "atol", "backward_rtol"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"Solver({name}={value}): a tolerance is not negative")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"Solver(max_steps={self.max_steps}): at least one step is needed")
+            number = isinstance(value, numbers.Real)
+            if value is not None and not (number and value >= 0):
+                raise ValueError(f"Solver({name}={value!r}): a tolerance of at least 0 is needed")
+        steps = self.max_steps
+        if steps is not None and not (isinstance(steps, numbers.Integral) and steps >= 1):
+            raise ValueError(f"Solver(max_steps={steps!r}): a whole number of at least 1 is needed")
 
     def tolerances(self, dtype: torch.dtype, *, training: bool) -> tuple[float, float]:
         """`(rtol, atol)` for a data type, the defaults filled in."""
@@ -179,7 +182,13 @@ class Solver:
 
         Raises:
             SolverError: if `throw`, not `training`, and a row was not solved.
+            ValueError: if `y` does not hold rows of floating point.
         """
+        if y.dim() < 2 or not y.is_floating_point():
+            raise ValueError(
+                f"y of shape {tuple(y.shape)} and type {y.dtype}: rows of floating point are "
+                "needed, [B, ...]"
+            )
         rtol, atol = self.tolerances(y.dtype, training=training)
         if torch.is_autocast_enabled(y.device.type):
             rtol = max(rtol, 2 * torch.finfo(torch.get_autocast_dtype(y.device.type)).eps)

@@ -154,6 +154,11 @@ class ResidualBlock(PlainLoading, Transform):
             raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows are needed, [B, ...]")
         if context is not None and len(context) != len(inputs):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise RuntimeError(
+                "transforms of torch.func over a block are not supported: use torch.autograd.grad "
+                "(torch.func.functional_call works)"
+            )
         # A layer before this one answers in bfloat16 under autocast; roots need more than that.
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         self._refuse_tangents(value, context)

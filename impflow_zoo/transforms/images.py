@@ -23,13 +23,19 @@ class BoundedLogit(Transform):
 
     Arguments:
         alpha: distance from 0 and 1 after squeezing.
+        shape: of one image; None takes any.
     """
 
-    def __init__(self, alpha: float = 0.05) -> None:
+    def __init__(self, alpha: float = 0.05, shape: tuple[int, ...] | None = None) -> None:
         super().__init__()
-        self.alpha = float(alpha)
+        self.alpha, self.shape = float(alpha), shape
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.shape is not None and inputs.shape[1:] != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(
+                f"images of shape {tuple(inputs.shape)}: this model takes [B, {expected}]"
+            )
         if not inputs.is_floating_point():
             raise ValueError(
                 f"images of type {inputs.dtype}: floats in [0, 1] are needed, dequantise them first"
