@@ -1,7 +1,7 @@
 """What it costs to import the package and to load a small model.
 
 Run:
-    pytest benchmarks/test_startup.py --benchmark-enable
+    pytest benchmarks/test_startup.py -o addopts=
 """
 
 from __future__ import annotations
