@@ -46,9 +46,12 @@ def list_(
     if as_json:
         _print_json({"models": models})
         return
+    from impflow_zoo.evaluation import UNITS
+
+    width = max((len(m["name"]) for m in models), default=0)
     for m in models:
-        value = "no weights trained" if m["value"] is None else f"{m['value']:.4f} {m['metric']}"
-        print(f"{m['name']:28} {m['model']:8} {m['parameters']:>10,} parameters   {value}")
+        value = "no weights yet" if m["value"] is None else f"{m['value']:.4f} {UNITS[m['metric']]}"
+        print(f"{m['name']:{width}}  {m['model']}  {m['parameters']:>11,} parameters   {value}")
 
 
 @app.command()

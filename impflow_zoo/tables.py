@@ -6,6 +6,7 @@ Run in a checkout, after a card has changed:
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ PICTURE = Path("docs") / "pictures" / "pairs.png"
 
 
 def zoo_table(rows: list[Row]) -> str:
-    """Models with weights as a Markdown table, pairs side by side; below it, recipes without."""
+    """Models with weights as a Markdown table, pairs side by side; below it, those without."""
     lines = [
         "| model | class | data | result | parameters | margin | training |",
         "|---|---|---|---|---|---|---|",
@@ -38,9 +39,14 @@ def zoo_table(rows: list[Row]) -> str:
             f"{float(row.minutes):.0f} min, {row.hardware}" if row.minutes else "",
         )
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    planned = sorted((row for row in rows if not row.value), key=_pairs_together)
-    if planned:
-        lines += ["", f"Recipes without weights yet: {', '.join(map(_link, planned))}."]
+    without = sorted((row for row in rows if not row.value), key=_pairs_together)
+    for text, published in (
+        ("Recipes without weights yet", False),
+        ("Published checkpoints, to be [converted](conversion/README.md)", True),
+    ):
+        links = [_link(row) for row in without if row.model.endswith("-published") == published]
+        if links:
+            lines += ["", f"{text}: {', '.join(links)}."]
     return "\n".join(lines)
 
 
@@ -93,6 +99,7 @@ def documents(root: Path) -> dict[Path, str]:
 
 def main() -> None:
     """Write them all in the checkout that this package lies in."""
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     root = registry.zoo_folder().parent
     if not (root / "README.md").is_file():
         sys.exit(f"{root} is no checkout of impflow_zoo: there is no README.md in it")

@@ -153,6 +153,19 @@ def test_convergence_finds_the_top_of_a_crowded_spectrum() -> None:
     assert float(residual.norm()) < 2e-7 * norm**2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_space_that_is_exhausted_hides_no_norm(dtype: torch.dtype, seed: int) -> None:
+    """Of a matrix with two singular values two steps find all; the others are rounding errors."""
+    torch.manual_seed(seed)
+    values = torch.tensor([3.0] * 40 + [1.0] * 60, dtype=dtype)
+    found = leading_vector(
+        lambda v: values * v, lambda u: values * u, torch.randn(100).to(dtype), 30
+    )
+    assert float((values * found).norm()) == pytest.approx(3.0, rel=1e-5)
+    assert float(found.norm()) == pytest.approx(1.0, rel=1e-5)
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("training", [False, True])
 def test_channels_that_are_apart_hide_no_norm(kernel: int, training: bool) -> None:

@@ -132,7 +132,7 @@ class LipschitzConv2d(LipschitzLayer):
             if bool(torch.linalg.vector_norm(residual) <= limit * sigma**2) and bool(attained):
                 break
             self._improve(min(_STEPS << i, largest))
-        self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
+        self._note_norm()
 
     def _iterate(self) -> None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):

@@ -73,6 +73,13 @@ class LipschitzLayer(nn.Module):
         if "settled" in self._buffers:  # norms in closed form have none
             self.settled.copy_(self.weight)
 
+    def _note_norm(self) -> None:
+        """Let `sigma` be the norm that converged vectors attain; rounding does not change it."""
+        norm = torch.dot(self.u, self.operator(self.weight, self.v))
+        slack = _ATTAINED * torch.finfo(norm.dtype).eps
+        if not bool((norm - self.sigma).abs() <= slack * norm):
+            self.sigma.copy_(norm)
+
     def norm_bound(self) -> float:
         """An upper bound of the induced norm of the normalised operator that can be trusted."""
         raise AssertionError("a layer defines its bound")
@@ -218,7 +225,7 @@ class LipschitzLinear(LipschitzLayer):
             if not bool(torch.dot(self.u, self.weight @ self.v) >= s[0] * (1 - slack)):
                 self.u.copy_(u[:, 0])
                 self.v.copy_(vh[0])
-            self.sigma.copy_(torch.dot(self.u, self.weight @ self.v))
+            self._note_norm()
 
     def _normalise(self) -> Tensor:
         if self.spectral:

@@ -39,17 +39,22 @@ def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -
     basis = v.new_empty(steps, len(v))
     w, images = v, []
     for k in range(steps):
-        # Where the space is exhausted this makes unit vectors of rounding errors. They are
-        # orthogonal to the others, and the projection takes them for what they are.
-        basis[k] = functional.normalize(w, dim=0)
+        # Where the space is exhausted this makes unit vectors of rounding errors, however small.
+        # They are orthogonal to the others, and the projection takes them for what they are.
+        basis[k] = _unit(w)
         images.append(operator(basis[k]))
         if k + 1 < steps:
             w = adjoint(images[k])
-            for _ in range(2):  # once is not enough in float32
-                w = w - basis[: k + 1].mT @ (basis[: k + 1] @ w)
+            for _ in range(3):  # the last two are for what rounding left alone
+                w = _unit(w - basis[: k + 1].mT @ (basis[: k + 1] @ w))
     projected = torch.stack(images)
     _, vectors = torch.linalg.eigh(projected @ projected.mT)
     return functional.normalize(vectors[:, -1] @ basis, dim=0)
+
+
+def _unit(v: Tensor) -> Tensor:
+    """`v / |v|`, where torch's default would leave vectors shorter than 1e-12 short; 0 stays 0."""
+    return functional.normalize(v, dim=0, eps=torch.finfo(v.dtype).tiny)
 
 
 def largest_eigenvalue_bound(matrix: Tensor, start: Tensor) -> float:
