@@ -1,4 +1,4 @@
-"""Data: tables through `datasets`, two-dimensional toys, density benchmarks."""
+"""Data: tables and images through `datasets`, two-dimensional toys, density benchmarks."""
 
 from impflow_zoo.data.images import ImageSource, open_images
 from impflow_zoo.data.opening import MADE_HERE, open_source
