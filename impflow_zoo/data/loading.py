@@ -43,7 +43,7 @@ def load_split(
         DataError: for a set or split that does not exist or cannot be read.
     """
     path = Path(dataset).expanduser()
-    if not dataset.strip():
+    if not str(dataset).strip():
         raise DataError("the name of a data set is empty")
     try:
         if path.is_file():
