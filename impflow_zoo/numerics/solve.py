@@ -104,8 +104,8 @@ class Solver:
         method: `"auto"`, `"fixed_point"`, `"anderson"`, `"broyden"` or `"newton"`. `auto` takes
             Anderson mixing for up to 8 features; for more, plain iteration, which hands a row
             over to Anderson mixing when its contraction is slow. Rows that are still slow then
-            go on with Newton's method and a dense Jacobian (up to 512 features; beyond, in
-            evaluation, rows that Anderson mixing gave up go back to plain iteration).
+            go on with Newton's method and a dense Jacobian (up to 512 features;
+            beyond, rows that Anderson mixing gave up go back to plain iteration).
         rtol: relative tolerance, never below 8 eps. None takes the default of the data type:
             in evaluation 8 eps; in training `1e-4` for float32 and `1e-12` for float64.
         atol: absolute tolerance; None takes the same number as `rtol`.
