@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,13 @@ import torch
 from nflows.transforms import CompositeTransform, SqueezeTransform, Transform
 from torch import Tensor, nn
 
-from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
+from impflow_zoo import (
+    ImpFlowTransform,
+    LipschitzConvNet,
+    LipschitzMLP,
+    ResFlowTransform,
+    Solver,
+)
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.models.build import decode
 from impflow_zoo.normflows import from_residual
@@ -21,7 +27,7 @@ from impflow_zoo.numerics import linearize, monitor
 from impflow_zoo.numerics.chain import Chain
 from impflow_zoo.numerics.tape import Tape
 
-__all__ = ["CASES", "TASKS", "Case", "Counts", "Side", "counting", "make_side"]
+__all__ = ["CASES", "TASKS", "Case", "Counts", "Side", "compose", "counting", "make_side"]
 
 TASKS = ("train", "log_prob", "sample")
 _TIGHTEN = 2.0  # weights are enlarged by this, so that the Lipschitz bounds are active
@@ -39,44 +45,42 @@ class Case:
         per_scale: for images, how many of them between one squeeze and the next.
         hidden: hidden sizes of every net; for images the width of their convolutions.
         batch: number of rows.
-        public: what the public ImpFlow code takes for each task, in passes, on these sizes.
-        public_work: for each task, how often it evaluates one of its nets, and how many products
-            with a Jacobian of one it takes.
-        public_stderr: of its log-probability of one row, in nats.
-        public_rss: its peak memory in MB.
         lipschitz: bound of every net.
         logdet: of our blocks.
+        rtol: of roots of our ImpFlow; None is the default.
+        tasks: what is measured.
+        aims: for each task, how many times faster than the public code our ImpFlow is meant to be.
     """
 
     shape: tuple[int, ...]
     blocks: int
     hidden: tuple[int, ...]
     batch: int
-    public: dict[str, float] = field(default_factory=dict)
-    public_rss: int | None = None
     lipschitz: float = 0.99
     per_scale: int = 1
-    public_work: dict[str, tuple[int, int]] = field(default_factory=dict)
-    public_stderr: float | None = None
     logdet: str = "auto"
+    rtol: float | None = None
+    tasks: tuple[str, ...] = TASKS
+    aims: dict[str, float] = field(default_factory=dict)
 
 
 CASES = {
     "2d-b200": Case((2,), 6, (128, 128), 200),
-    "2d-b5000": Case(
-        (2,), 6, (128, 128), 5000, {"train": 26.3, "log_prob": 10.1, "sample": 4.6}, 1340
-    ),
-    "d6": Case((6,), 5, (128,) * 4, 1000, {"train": 37.7, "log_prob": 14.5, "sample": 3.5}, 1034),
-    "d43": Case((43,), 5, (128,) * 4, 1000, {"train": 64.6, "log_prob": 30.6, "sample": 3.8}, 1041),
+    "2d-b5000": Case((2,), 6, (128, 128), 5000, aims={"train": 4, "log_prob": 2.5, "sample": 2}),
+    "d6": Case((6,), 5, (128,) * 4, 1000, aims={"train": 3, "log_prob": 2.5, "sample": 1.5}),
+    "d43": Case((43,), 5, (128,) * 4, 1000, aims={"train": 4, "log_prob": 0.5, "sample": 1.5}),
     "d43-probes": Case(
-        *((43,), 5, (128,) * 4, 1000, {"log_prob": 30.6}),
-        public_stderr=0.355,
-        logdet="unbiased",
+        (43,), 5, (128,) * 4, 1000, logdet="unbiased", tasks=TASKS[:2], aims={"log_prob": 3}
+    ),
+    "d43-1e-5": Case(
+        (43,), 5, (128,) * 4, 1000, rtol=1e-5, tasks=("sample",), aims={"sample": 1.5}
     ),
     "image": Case(
-        *((3, 32, 32), 3, (64,), 16, {}, 755, 0.9),
-        public_work={"train": (37, 118)},
-        public_stderr=1.0,
+        (3, 32, 32), 3, (64,), 16, lipschitz=0.9, aims={"train": 3, "log_prob": 3, "sample": 2}
+    ),
+    "image-1e-5": Case(
+        *((3, 32, 32), 3, (64,), 16),
+        **{"lipschitz": 0.9, "rtol": 1e-5, "tasks": ("sample",), "aims": {"sample": 2}},
     ),
     "image-large": Case((3, 32, 32), 6, (512,), 2, lipschitz=0.9, per_scale=2),
 }
@@ -106,7 +110,7 @@ class Side:
         torch.manual_seed(1)
         self.x = torch.randn(case.batch, *case.shape)
         self.optimizer = torch.optim.Adam(modules.parameters(), lr=1e-5)
-        self.nets = [m for m in modules.modules() if isinstance(m, NETS)]
+        self.nets = [m for m in modules.modules() if isinstance(m, NETS[:3])]
 
     def prepare(self, task: str) -> None:
         self.modules.train(task == "train")
@@ -139,27 +143,31 @@ class Side:
         for net, x in self._plain:
             net(x)
 
-    def products(self) -> None:
-        """One product with the Jacobian of each of these nets, by autograd."""
-        for value, x in self._graphs:
-            torch.autograd.grad(value, x, value.detach(), retain_graph=True)
-
-    def build_products(self) -> None:
-        """Evaluate the plain nets for `products`."""
-        inputs = [x.clone().requires_grad_() for _, x in self._plain]
-        self._graphs = [(net(x), x) for (net, _), x in zip(self._plain, inputs, strict=True)]
-
     def standard_error(self) -> float:
         """Root mean square over rows of that of the log-probability, in nats."""
         self.prepare("log_prob")
         with monitor.record() as events:
             value = self.run("log_prob")
         logdets = [figures for kind, figures in events if kind == "logdet"]
-        if any(figures["mode"] == "unbiased" for figures in logdets):
+        if not logdets or any(figures["mode"] == "unbiased" for figures in logdets):
             draws = [value, *(self.run("log_prob") for _ in range(_DRAWS - 1))]
             return float(torch.stack(draws).var(0).mean().sqrt())
         variances = [figures["variance"] for figures in logdets]
         return float(torch.stack(variances).sum(0).mean().sqrt())
+
+    def sample_error(self, exact: Side) -> float:
+        """Root mean square over rows of the relative error of a sample.
+
+        Arguments:
+            exact: a side with the same weights that finds roots to the rounding of float64.
+        """
+        exact.modules.double()
+        exact.x = exact.x.double()
+        for side in (self, exact):
+            side.prepare("sample")
+        expected = exact.run("sample").flatten(1)
+        error = (self.run("sample").flatten(1) - expected).norm(dim=1) / expected.norm(dim=1)
+        return float(error.square().mean().sqrt())
 
     def build_passes(self) -> None:
         """Make the plain nets of `passes`, from the weights as they are."""
@@ -169,25 +177,28 @@ class Side:
         return self.x.view(len(self.x), *net.shape) if hasattr(net, "shape") else self.x
 
 
-NETS = (LipschitzMLP, LipschitzConvNet, nf.nets.LipschitzMLP)
+NETS = (LipschitzMLP, LipschitzConvNet, nf.nets.LipschitzMLP, nn.Sequential)
 
 
 def make_side(name: str, case: Case) -> Side:
     """A model of `case` by `impflow`, `resflow` or `normflows`; the last two share weights."""
     torch.manual_seed(0)
     if name == "impflow":
-        return _ours(
+        return compose(
             case,
             [
-                ImpFlowTransform(_net(case, i), _net(case, i), logdet=case.logdet)
-                for i in _blocks(case)
+                ImpFlowTransform(
+                    _net(case, i), _net(case, i), logdet=case.logdet, solver=Solver(rtol=case.rtol)
+                )
+                for i in range(case.blocks)
             ],
         )
     if len(case.shape) > 1:
-        return _ours(case, [ResFlowTransform(_net(case, i)) for i in _blocks(case)])
+        return compose(case, [ResFlowTransform(_net(case, i)) for i in range(case.blocks)])
     layers = [_residual(case) for _ in range(case.blocks)]
     if name == "resflow":
-        return _ours(case, [from_residual(layer, logdet=case.logdet).transform for layer in layers])
+        blocks = [from_residual(layer, logdet=case.logdet).transform for layer in layers]
+        return compose(case, blocks)
     model = nn.ModuleList(layers)
     return Side(
         case,
@@ -196,10 +207,6 @@ def make_side(name: str, case: Case) -> Side:
         model,
         lambda: nf.utils.update_lipschitz(model, _POWER_ITERATIONS),
     )
-
-
-def _blocks(case: Case) -> range:
-    return range(case.blocks)
 
 
 def _net(case: Case, block: int) -> nn.Module:
@@ -221,14 +228,17 @@ def _net(case: Case, block: int) -> nn.Module:
     return net
 
 
-def _ours(case: Case, blocks: list[Transform]) -> Side:
+def compose(
+    case: Case, blocks: Sequence[Transform], after_step: Callable[[], None] = lambda: None
+) -> Side:
+    """A side of these nflows blocks, with squeezes between the scales of images."""
     steps: list[Transform] = []
     for i, block in enumerate(blocks):
         if i and i % case.per_scale == 0 and len(case.shape) > 1:
             steps.append(SqueezeTransform())
         steps.append(block)
     model = CompositeTransform(steps)
-    return Side(case, model, lambda z: decode(model, _last_shape(z, steps)), model)
+    return Side(case, model, lambda z: decode(model, _last_shape(z, steps)), model, after_step)
 
 
 def _last_shape(z: Tensor, steps: list[Transform]) -> Tensor:
@@ -300,6 +310,7 @@ def counting(side: Side) -> Iterator[Counts]:
     """Count within the block; a batched product counts as many times as it has rows."""
     counts = Counts()
     grad, backward = torch.autograd.grad, Tensor.backward
+    inside = False  # a backward pass, which may start others of single nets
 
     def counted_grad(outputs: Any, inputs: Any, grad_outputs: Any = None, **options: Any) -> Any:
         batched = options.get("is_grads_batched", False)
@@ -307,8 +318,11 @@ def counting(side: Side) -> Iterator[Counts]:
         return grad(outputs, inputs, grad_outputs, **options)
 
     def counted_backward(*arguments: Any, **options: Any) -> None:
-        counts.products += len(side.nets)
+        nonlocal inside
+        counts.products += 1 if inside else len(side.nets)
+        outer, inside = inside, True
         backward(*arguments, **options)
+        inside = outer
 
     def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:

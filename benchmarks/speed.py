@@ -1,14 +1,15 @@
-"""Time, work and memory of our blocks and of normflows' Residual, side by side.
+"""Time, work and memory of our blocks, of the public ImpFlow code and of normflows' Residual.
 
-    python benchmarks/speed.py [--cases 2d-b5000 d6] [--repeats 7] [--json FILE]
+    python benchmarks/speed.py [--public FOLDER] [--cases 2d-b5000 d6] [--repeats 7] [--publish]
 
 Times are CPU seconds of one thread, medians and quartiles; the sides take turns, so that a busy
 machine is busy for all of them. A pass is one plain evaluation, without gradients, of all nets of
 the model as `nn.Sequential` with the same batch: what does not depend on the machine.
 
-Where the public code's work is known but not its passes, "at least" is what it must cost on this
-machine: as many plain evaluations, and plain products by autograd, of our nets and batch, shared
-evenly among the nets. Solvers, norms, weight gradients and the optimizer are not in it.
+The public code has the nets and weights of our ImpFlow, normflows those of our ResFlow. FOLDER is
+a checkout of https://github.com/thu-ml/implicit-normalizing-flows; without it, what was measured
+last (`results/speed.json`) is printed beside ours. `--publish` keeps all figures there and in the
+README. Errors of samples are relative, root mean squares, against exact roots in float64.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from cases import Case
+from documents import README, RESULTS, markdown, publish
 
-SIDES = ("impflow", "resflow", "normflows")
+if TYPE_CHECKING:
+    from cases import Side
+
 # glibc would hand every large tensor back to the kernel, and pay for each page again: see README.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -44,21 +47,19 @@ def timed(run: Callable[..., Any], *arguments: str) -> float:
     return time.process_time() - start
 
 
-def measure_times(case: str, repeats: int) -> list[dict[str, Any]]:
+def measure_times(case: str, repeats: int, public: Path | None) -> list[dict[str, Any]]:
     """Times and counts of every side and task of a case."""
     import torch
-    from cases import CASES, TASKS, counting, make_side
+    from cases import CASES, counting
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # powers of contractions end there, and crawl
-    sides = {name: make_side(name, CASES[case]) for name in sides_of(case)}
+    sides = {name: make(name, case, public) for name in sides_of(case, public)}
     rows = []
     for side in sides.values():
         side.build_passes()
-        side.build_products()
-    for task in TASKS:
-        counts, seconds, passes, floor = {}, {}, {}, []
-        work = CASES[case].public_work.get(task)
+    for task in CASES[case].tasks:
+        counts, seconds, passes = {}, {}, {}
         for name, side in sides.items():
             side.prepare(task)
             side.run(task)
@@ -69,13 +70,10 @@ def measure_times(case: str, repeats: int) -> list[dict[str, Any]]:
             for name, side in sides.items():
                 passes[name].append(timed(side.passes))
                 seconds[name].append(timed(side.run, task))
-            if work:
-                ours = sides["impflow"]
-                shares = [count / len(ours.nets) for count in work]
-                floor.append(shares[0] * timed(ours.passes) + shares[1] * timed(ours.products))
-        for name in sides:
+        for name, side in sides.items():
             low, middle, high = statistics.quantiles(seconds[name], n=4)
             one = statistics.median(passes[name])
+            known = task == "log_prob" and name != "normflows"
             rows.append(
                 {
                     "case": case,
@@ -87,24 +85,43 @@ def measure_times(case: str, repeats: int) -> list[dict[str, Any]]:
                     "pass_seconds": one,
                     "evaluations": counts[name].evaluations,
                     "products": counts[name].products,
-                    "stderr": sides[name].standard_error()
-                    if task == "log_prob" and name != "normflows"
-                    else None,
-                    "public_at_least": statistics.median(floor)
-                    if floor and name == "impflow"
+                    "stderr": side.standard_error() if known else None,
+                    "error": side.sample_error(make_exact(name, case, public))
+                    if task == "sample"
                     else None,
                 }
             )
     return rows
 
 
-def measure_memory(case: str, side_name: str, task: str) -> dict[str, int]:
-    """Peak resident memory in MB of a process that does a task a few times, and before that."""
-    import torch
+def make(name: str, case: str, public: Path | None) -> Side:
+    """A side by its name; the public code is imported where it is asked for."""
     from cases import CASES, make_side
 
+    if name == "public" and public:
+        from public_code import public_side
+
+        return public_side(CASES[case], public)
+    return make_side(name, CASES[case])
+
+
+def make_exact(name: str, case: str, public: Path | None) -> Side:
+    """The reference for samples of a side: normflows has the weights of our ResFlow."""
+    from cases import CASES, make_side
+
+    if name == "public" and public:
+        from public_code import public_side
+
+        return public_side(CASES[case], public, exact=True)
+    return make_side("resflow" if name == "normflows" else name, replace(CASES[case], rtol=None))
+
+
+def measure_memory(case: str, name: str, task: str, public: Path | None) -> dict[str, int]:
+    """Peak resident memory in MB of a process that does a task a few times, and before that."""
+    import torch
+
     torch.set_num_threads(1)
-    side = make_side(side_name, CASES[case])
+    side = make(name, case, public)
     side.prepare(task)
     before = round(peak_memory())
     for _ in range(3):
@@ -124,9 +141,16 @@ def peak_memory() -> float:
     return float(line.split()[1]) / 1024
 
 
-def sides_of(case: str) -> tuple[str, ...]:
-    """normflows has no block for images of the shape of ours."""
-    return SIDES[:2] if case.startswith("image") else SIDES
+def sides_of(case: str, public: Path | None = None) -> list[str]:
+    """Who is measured: normflows has no block for images of the shape of ours."""
+    from cases import CASES
+
+    sides = ["impflow", "public", "resflow", "normflows"]
+    if public is None:
+        sides.remove("public")
+    if case.startswith("image"):
+        sides.remove("normflows")
+    return [side for side in sides if CASES[case].rtol is None or side in ("impflow", "public")]
 
 
 def in_process(*arguments: str, script: str = __file__) -> Any:
@@ -141,7 +165,7 @@ def in_process(*arguments: str, script: str = __file__) -> Any:
     return json.loads(answer.stdout)
 
 
-def report(row: dict[str, Any], case: Case) -> str:
+def report(row: dict[str, Any]) -> str:
     low, high = row["quartiles"]
     text = (
         f"{row['case']:11} {row['side']:9} {row['task']:9} {row['seconds'] * 1e3:8.1f} "
@@ -149,62 +173,111 @@ def report(row: dict[str, Any], case: Case) -> str:
         + f"{row['passes']:7.1f} {row['evaluations']:5} {row['products']:5} "
         f"{row['memory']['peak']:6} (+{row['memory']['peak'] - row['memory']['before']})"
     )
-    return f"{text:100} {'; '.join(notes(row, case))}".rstrip()
+    notes = [f"standard error {row['stderr']:.2f} nats"] if row["stderr"] else []
+    notes += [f"relative error {row['error']:.1e}"] if row["error"] else []
+    return f"{text:100} {'; '.join(notes)}".rstrip()
 
 
-def notes(row: dict[str, Any], case: Case) -> list[str]:
-    """What else is known: our standard error, and the public code's figures beside ImpFlow's."""
-    found = [] if not row["stderr"] else [f"standard error {row['stderr']:.2f} nats"]
-    if row["side"] != "impflow":
-        return found
-    if row["task"] in case.public:
-        found.append(f"public code: {case.public[row['task']]}")
-    if row["task"] == "log_prob" and case.public_stderr is not None:
-        found.append(f"public code's: {case.public_stderr:g}")
-    if row["public_at_least"] is not None:
-        evaluations, products = case.public_work[row["task"]]
-        found.append(
-            f"public code: at least {row['public_at_least'] * 1e3:.0f} ms "
-            f"({evaluations} evaluations, {products} products)"
+def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
+    """Passes of every side and how many times faster ours are, and peaks of memory in training."""
+    from cases import CASES
+
+    found = {(row["case"], row["task"], row["side"]): row for row in figures}
+
+    def passes(*key: str) -> str:
+        return f"{found[key]['passes']:.1f}" if key in found else ""
+
+    def times(case: str, task: str, peer: str, own: str) -> str:
+        if (case, task, peer) not in found:
+            return ""
+        ratio = found[case, task, peer]["seconds"] / found[case, task, own]["seconds"]
+        aim = CASES[case].aims.get(task) if peer == "public" else 2
+        return f"{ratio:.1f}" + (f" ({aim:g})" if aim else "")
+
+    speed = [
+        (
+            *key,
+            passes(*key, "impflow"),
+            passes(*key, "public"),
+            times(*key, "public", "impflow"),
+            passes(*key, "resflow"),
+            passes(*key, "normflows"),
+            times(*key, "normflows", "resflow"),
         )
-    if row["task"] not in {**case.public, **case.public_work}:
-        found.append("public code: no figure that is fair here")
-    return found
+        for key in dict.fromkeys((row["case"], row["task"]) for row in figures)
+    ]
+
+    def peak(*key: str) -> str:
+        return str(found[key]["memory"]["peak"]) if key in found else ""
+
+    sides = ("impflow", "public", "resflow", "normflows")
+    memory = [
+        (row["case"], *(peak(row["case"], "train", side) for side in sides))
+        for row in figures
+        if (row["task"], row["side"]) == ("train", "impflow")
+    ]
+    faster = "times faster (aim)"
+    return {
+        "speed table": markdown(
+            f"case | task | ImpFlow | public | {faster} | ResFlow | normflows | {faster}", speed
+        ),
+        "speed memory table": markdown(
+            "MB in training | ImpFlow | public | ResFlow | normflows", memory
+        ),
+    }
+
+
+def measured_last() -> list[dict[str, Any]]:
+    """What `--publish` kept of the public code."""
+    rows = json.loads((RESULTS / "speed.json").read_text())
+    return [row for row in rows if row["side"] == "public"]
 
 
 def main() -> None:
     from cases import CASES
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--public", type=Path, metavar="FOLDER")
+    parser.add_argument("--publish", action="store_true")
     parser.add_argument("--times", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.times:
-        print(json.dumps(measure_times(options.times, options.repeats)))
+        print(json.dumps(measure_times(options.times, options.repeats, options.public)))
         return
     if options.memory:
-        print(json.dumps(measure_memory(*options.memory)))
+        print(json.dumps(measure_memory(*options.memory, options.public)))
         return
+    if options.public:
+        from public_code import NotThereError, read_code
+
+        try:
+            read_code(options.public)
+        except NotThereError as error:
+            parser.error(str(error))
+    everything = options.public and list(CASES) == options.cases
+    if options.publish and not everything:
+        parser.error("--publish takes all cases, and --public FOLDER")
     print(__doc__)
     print("case        side      task       CPU ms [quartiles]".ljust(60), end="")
     print(" passes evals  vjps  peak MB (+ over import and model)")
     figures = []
+    code = ["--public", str(options.public)] if options.public else []
     for case in options.cases:
-        for row in in_process("--times", case, "--repeats", str(options.repeats)):
-            row["memory"] = in_process("--memory", case, row["side"], row["task"])
-            print(report(row, CASES[case]), flush=True)
+        for row in in_process("--times", case, "--repeats", str(options.repeats), *code):
+            row["memory"] = in_process("--memory", case, row["side"], row["task"], *code)
+            print(report(row), flush=True)
             figures.append(row)
-        rss = CASES[case].public_rss
-        print(f"{'':100} public code: {rss} MB peak in training" if rss else "", flush=True)
-    print(
-        "public code: passes of the ImpFlow code of Lu et al. (2021), with the same variables for"
-    )
-    print("glibc, measured on a quiet machine; its log_prob is stochastic for d > 2.")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+        if not options.public:
+            for row in measured_last():
+                if row["case"] == case:
+                    print(report(row), "measured before")
+    if options.publish:
+        publish(README, tables(figures), figures, "speed")
 
 
 if __name__ == "__main__":

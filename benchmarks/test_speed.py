@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, TASKS, make_side
+from cases import CASES, make_side
 from speed import sides_of
 
-EVERYTHING = [(case, side) for case in CASES for side in sides_of(case)]
+EVERYTHING = [
+    (case, side, task) for case in CASES for side in sides_of(case) for task in CASES[case].tasks
+]
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("case", "side"), EVERYTHING, ids=[f"{c}-{s}" for c, s in EVERYTHING])
+@pytest.mark.parametrize(("case", "side", "task"), EVERYTHING, ids=map("-".join, EVERYTHING))
 def test_speed(benchmark: Any, case: str, side: str, task: str) -> None:
     torch.set_num_threads(1)
     model = make_side(side, CASES[case])

@@ -1,0 +1,168 @@
+"""The ImpFlow code of Lu et al. (2021) as a side of the speed benchmark, on our nets and weights.
+
+It is read from a checkout of https://github.com/thu-ml/implicit-normalizing-flows, of which nothing
+is kept here. As it stands it no longer imports; what is changed in memory is in `REPAIRS`. Blocks
+get the settings of its own scripts for toys, tabular data and CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from cases import Case, Side, compose, make_side
+from nflows.transforms import Transform
+from torch import Tensor, nn
+
+from impflow_zoo import ImpFlowTransform, Solver
+from impflow_zoo.lipschitz.activations import Sin
+
+__all__ = ["NotThereError", "public_side", "read_code"]
+
+REPAIRS = (
+    ("from torch._six import container_abcs", "import collections.abc as container_abcs"),
+    ("from termcolor import colored", ""),  # for messages that nothing here prints
+    ("import lib.layers.base as base_layers", ""),  # not used
+    ("from .broyden import broyden", ""),  # handed over
+    ("and x.shape[1] <= 10)\n", "and x.shape[1] <= 10):\n"),
+)
+_CONVERGED = 200  # power iterations, before anything is measured
+
+
+class NotThereError(FileNotFoundError):
+    """A folder is not a checkout of the public code."""
+
+
+def read_code(folder: Path) -> SimpleNamespace:
+    """Its block, layers and activations.
+
+    Raises:
+        NotThereError: if a file of them is missing.
+    """
+    broyden = _read(folder, "broyden.py").broyden
+    return SimpleNamespace(
+        imBlock=_read(folder, "implicit_block.py", broyden=broyden).imBlock,
+        layers=_read(folder, "base/mixed_lipschitz.py"),
+        activations=_read(folder, "base/activations.py"),
+    )
+
+
+def _read(folder: Path, file: str, **given: Any) -> Any:
+    path = folder / "lib" / "layers" / file
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotThereError(
+            f"{folder} is no checkout of the public ImpFlow code: {error}"
+        ) from error
+    for broken, repaired in REPAIRS:
+        text = text.replace(broken, repaired)
+    module = ModuleType(path.stem)
+    vars(module).update(given)
+    exec(compile(text, str(path), "exec"), vars(module))
+    return module
+
+
+class _Block(Transform):
+    """One of its blocks, called as nflows calls ours.
+
+    Arguments:
+        block: its `imBlock`.
+        exact: find the roots of `inverse` by our solver.
+    """
+
+    def __init__(self, block: Any, exact: bool) -> None:
+        super().__init__()
+        self.block, self.exact = block, exact
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # Detached, since it asks for gradients of the input that it is given.
+        z, negative = self.block(x if x.requires_grad else x.detach(), x.new_zeros(len(x), 1))
+        return z, -negative[:, 0]
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.exact:
+            x = Solver().solve(self.block.nnet_x, z + self.block.nnet_z(z)).value
+        else:
+            x = self.block.inverse(z)
+        return x, z.new_zeros(len(z))  # samples go without
+
+
+def public_side(case: Case, folder: Path, *, exact: bool = False) -> Side:
+    """The model of `make_side("impflow", case)` in the public code.
+
+    Arguments:
+        case: its sizes.
+        folder: a checkout of the public code.
+        exact: find the roots of samples by our solver, as a reference.
+
+    Raises:
+        NotThereError: if the folder is no checkout of it.
+    """
+    code = read_code(folder)
+    ours = make_side("impflow", case)
+    blocks = [
+        _Block(
+            code.imBlock(_net(code, block.net_x), _net(code, block.net_z), **_settings(case)),
+            exact,
+        )
+        for block in ours.modules.modules()
+        if isinstance(block, ImpFlowTransform)
+    ]
+    layers = [m for block in blocks for m in block.modules() if hasattr(m, "compute_weight")]
+
+    @torch.no_grad()
+    def after_step() -> None:
+        for layer in layers:
+            layer.compute_weight(update=True)
+
+    side = compose(case, blocks, after_step)
+    side.nets = ours.nets  # the same functions, and so the same unit
+    return side
+
+
+def _settings(case: Case) -> dict[str, Any]:
+    """Of `run_toy.sh` and `run_tabular.sh`; what `train_img.py` takes unless told otherwise.
+
+    `run_cifar10.sh` tells it to sum ten terms before the random ones, not two, which costs more.
+    """
+    if len(case.shape) > 1:
+        return {"n_dist": "poisson"}
+    if case.shape[0] == 2:
+        return {"brute_force": True, "neumann_grad": False, "grad_in_forward": False}
+    return {"neumann_grad": False, "grad_in_forward": False, "eps_forward": 1e-5}
+
+
+def _net(code: SimpleNamespace, net: Any) -> nn.Sequential:
+    """One of our nets with its weights, in the public code's layers."""
+    shape = getattr(net, "shape", None) or (net.features,)
+    steps: list[nn.Module] = []
+    for activation, layer in zip((net.first, *net.activations), net.layers, strict=True):
+        if activation is not None:
+            kind = "Sin" if isinstance(activation, Sin) else "Swish"
+            steps.append(getattr(code.activations, kind)())
+        steps.append(_layer(code.layers, layer, plane=shape == (2,)))
+    sequence = nn.Sequential(*steps)
+    with torch.no_grad():
+        sequence(torch.zeros(1, *shape))  # convolutions learn there how large images are
+        for layer in sequence:
+            if hasattr(layer, "compute_weight"):
+                layer.compute_weight(update=True, n_iterations=_CONVERGED)
+    return sequence
+
+
+def _layer(layers: Any, layer: Any, plane: bool) -> nn.Module:
+    """A layer with one's weights; norms as its scripts take them, for the plane and otherwise."""
+    n, m, *kernel = layer.weight.shape
+    norms = {"n_iterations": 20} if plane else {"atol": 1e-3, "rtol": 1e-3}
+    norms["coeff"] = layer.coefficient
+    if kernel:
+        made = layers.InducedNormConv2d(m, n, kernel[0], 1, kernel[0] // 2, **norms)
+    else:
+        made = layers.InducedNormLinear(m, n, **norms)
+    with torch.no_grad():
+        made.weight.copy_(layer.weight)
+        made.bias.copy_(layer.bias)
+    return made
