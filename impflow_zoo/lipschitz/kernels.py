@@ -25,6 +25,8 @@ from impflow_zoo.numerics.graph import inputs_only
 
 __all__ = ["adjoint", "convolve", "silu"]
 
+_PART = 2**17  # entries of feature maps, 0.5 MB in float32
+
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """`torch.nn.functional.conv2d` with stride 1.
@@ -210,13 +212,13 @@ class _SiluSlope(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_t = _slope(grad, x)
         if ctx.needs_input_grad[1]:
-            grad_x = _curvature(grad * t, x)
+            grad_x = _curvature(grad, t, x)
         return grad_t, grad_x
 
     @staticmethod
     def jvp(ctx: Any, t: Tensor, x: Tensor) -> Tensor:
         at_t, at_x = ctx.saved_tensors
-        return _slope(t, at_x) + _curvature(at_t * x, at_x)
+        return _slope(t, at_x) + _curvature(at_t, x, at_x)
 
 
 def _slope(t: Tensor, x: Tensor) -> Tensor:
@@ -226,7 +228,18 @@ def _slope(t: Tensor, x: Tensor) -> Tensor:
     return _SiluSlope.apply(t, x)
 
 
-def _curvature(t: Tensor, x: Tensor) -> Tensor:
+def _curvature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """`a b silu''(x)`; in parts that stay in the cache where nothing is recorded."""
+    if torch.is_grad_enabled() or x.numel() <= _PART:
+        return _bent(a * b, x)
+    result = torch.empty_like(x)
+    rows = max(1, _PART // x[0].numel())
+    for part, *factors in zip(*(v.split(rows) for v in (result, a, b, x)), strict=True):
+        part.copy_(_bent(factors[0] * factors[1], factors[2]))
+    return result
+
+
+def _bent(t: Tensor, x: Tensor) -> Tensor:
     """`t silu''(x)`, with `silu'' = s (1 - s) (2 + x - 2 x s)` for the sigmoid `s` of `x`."""
     s = torch.sigmoid(x)
     return torch.ops.aten.sigmoid_backward(t, s) * torch.addcmul(x + 2, x, s, value=-2)
