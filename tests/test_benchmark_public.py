@@ -124,7 +124,5 @@ def test_a_step_of_training_updates_every_norm(checkout):
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path, checkout):
     (checkout / "lib" / "layers" / "implicit_block.py").unlink()
-    with pytest.raises(
-        NotThereError, match="no checkout of the public.*implicit_block"
-    ):
+    with pytest.raises(NotThereError, match="no checkout of the public.*implicit_block"):
         read_code(checkout)
