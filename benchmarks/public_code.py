@@ -1,8 +1,8 @@
 """The ImpFlow code of Lu et al. (2021) as a side of the speed benchmark, on our nets and weights.
 
-It is read from a checkout of https://github.com/thu-ml/implicit-normalizing-flows, of which nothing
-is kept here. As it stands it no longer imports; what is changed in memory is in `REPAIRS`. Blocks
-get the settings of its own scripts for toys, tabular data and CIFAR-10.
+It is read from a checkout of https://github.com/thu-ml/implicit-normalizing-flows (commit 7bd0b2c),
+of which nothing is kept here. As it stands it does not import; what is changed in memory is in
+`REPAIRS`. Blocks get the settings of its own scripts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from cases import Case, Side, compose, make_side
 from nflows.transforms import Transform
@@ -19,11 +20,12 @@ from torch import Tensor, nn
 from impflow_zoo import ImpFlowTransform, Solver
 from impflow_zoo.lipschitz.activations import Sin
 
-__all__ = ["NotThereError", "public_side", "read_code"]
+__all__ = ["NoCheckoutError", "public_side", "read_code"]
 
 REPAIRS = (
     ("from torch._six import container_abcs", "import collections.abc as container_abcs"),
     ("from termcolor import colored", ""),  # for messages that nothing here prints
+    ("from scipy.optimize import root", ""),  # not used, and 36 MB
     ("import lib.layers.base as base_layers", ""),  # not used
     ("from .broyden import broyden", ""),  # handed over
     ("and x.shape[1] <= 10)\n", "and x.shape[1] <= 10):\n"),
@@ -31,7 +33,7 @@ REPAIRS = (
 _CONVERGED = 200  # power iterations, before anything is measured
 
 
-class NotThereError(FileNotFoundError):
+class NoCheckoutError(FileNotFoundError):
     """A folder is not a checkout of the public code."""
 
 
@@ -39,7 +41,7 @@ def read_code(folder: Path) -> SimpleNamespace:
     """Its block, layers and activations.
 
     Raises:
-        NotThereError: if a file of them is missing.
+        NoCheckoutError: if a file of them is missing.
     """
     broyden = _read(folder, "broyden.py").broyden
     return SimpleNamespace(
@@ -54,15 +56,22 @@ def _read(folder: Path, file: str, **given: Any) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise NotThereError(
+        raise NoCheckoutError(
             f"{folder} is no checkout of the public ImpFlow code: {error}"
         ) from error
     for broken, repaired in REPAIRS:
         text = text.replace(broken, repaired)
     module = ModuleType(path.stem)
     vars(module).update(given)
-    exec(compile(text, str(path), "exec"), vars(module))
+    exec(compile(text, str(path), "exec", dont_inherit=True), vars(module))
     return module
+
+
+class _Net(nn.Sequential):
+    """A net whose evaluations can be told from those of its parts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
 
 
 class _Block(Transform):
@@ -99,9 +108,10 @@ def public_side(case: Case, folder: Path, *, exact: bool = False) -> Side:
         exact: find the roots of samples by our solver, as a reference.
 
     Raises:
-        NotThereError: if the folder is no checkout of it.
+        NoCheckoutError: if the folder is no checkout of it.
     """
     code = read_code(folder)
+    np.random.seed(0)  # which draws how many terms a series has
     ours = make_side("impflow", case)
     blocks = [
         _Block(
@@ -119,7 +129,7 @@ def public_side(case: Case, folder: Path, *, exact: bool = False) -> Side:
             layer.compute_weight(update=True)
 
     side = compose(case, blocks, after_step)
-    side.nets = ours.nets  # the same functions, and so the same unit
+    side.kinds = (_Net,)
     return side
 
 
@@ -135,7 +145,7 @@ def _settings(case: Case) -> dict[str, Any]:
     return {"neumann_grad": False, "grad_in_forward": False, "eps_forward": 1e-5}
 
 
-def _net(code: SimpleNamespace, net: Any) -> nn.Sequential:
+def _net(code: SimpleNamespace, net: Any) -> _Net:
     """One of our nets with its weights, in the public code's layers."""
     shape = getattr(net, "shape", None) or (net.features,)
     steps: list[nn.Module] = []
@@ -144,7 +154,7 @@ def _net(code: SimpleNamespace, net: Any) -> nn.Sequential:
             kind = "Sin" if isinstance(activation, Sin) else "Swish"
             steps.append(getattr(code.activations, kind)())
         steps.append(_layer(code.layers, layer, plane=shape == (2,)))
-    sequence = nn.Sequential(*steps)
+    sequence = _Net(*steps)
     with torch.no_grad():
         sequence(torch.zeros(1, *shape))  # convolutions learn there how large images are
         for layer in sequence:

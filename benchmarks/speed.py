@@ -55,9 +55,13 @@ def measure_times(case: str, repeats: int, public: Path | None) -> list[dict[str
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # powers of contractions end there, and crawl
     sides = {name: make(name, case, public) for name in sides_of(case, public)}
-    rows = []
-    for side in sides.values():
+    if public:  # the same nets: one unit for both
+        sides["public"].nets = sides["impflow"].nets
+    rows, errors = [], {}
+    for name, side in sides.items():
         side.build_passes()
+        if "sample" in CASES[case].tasks:  # before training moves the weights
+            errors[name] = side.sample_error(make(name, case, public, exact=True))
     for task in CASES[case].tasks:
         counts, seconds, passes = {}, {}, {}
         for name, side in sides.items():
@@ -86,47 +90,40 @@ def measure_times(case: str, repeats: int, public: Path | None) -> list[dict[str
                     "evaluations": counts[name].evaluations,
                     "products": counts[name].products,
                     "stderr": side.standard_error() if known else None,
-                    "error": side.sample_error(make_exact(name, case, public))
-                    if task == "sample"
-                    else None,
+                    "error": errors[name] if task == "sample" else None,
                 }
             )
     return rows
 
 
-def make(name: str, case: str, public: Path | None) -> Side:
-    """A side by its name; the public code is imported where it is asked for."""
+def make(name: str, case: str, public: Path | None, *, exact: bool = False) -> Side:
+    """A side by its name, or the reference for its samples.
+
+    normflows has the weights of our ResFlow, and the same reference.
+    """
     from cases import CASES, make_side
 
-    if name == "public" and public:
+    sizes = replace(CASES[case], rtol=None) if exact else CASES[case]
+    if name == "public":
         from public_code import public_side
 
-        return public_side(CASES[case], public)
-    return make_side(name, CASES[case])
-
-
-def make_exact(name: str, case: str, public: Path | None) -> Side:
-    """The reference for samples of a side: normflows has the weights of our ResFlow."""
-    from cases import CASES, make_side
-
-    if name == "public" and public:
-        from public_code import public_side
-
-        return public_side(CASES[case], public, exact=True)
-    return make_side("resflow" if name == "normflows" else name, replace(CASES[case], rtol=None))
+        assert public is not None
+        return public_side(sizes, public, exact=exact)
+    return make_side("resflow" if exact and name == "normflows" else name, sizes)
 
 
 def measure_memory(case: str, name: str, task: str, public: Path | None) -> dict[str, int]:
-    """Peak resident memory in MB of a process that does a task a few times, and before that."""
+    """Peak resident memory in MB: of the imports, and of a process that does a task a few times."""
+    import cases  # noqa: F401
     import torch
 
     torch.set_num_threads(1)
+    imported = round(peak_memory())
     side = make(name, case, public)
     side.prepare(task)
-    before = round(peak_memory())
     for _ in range(3):
         side.run(task)
-    return {"before": before, "peak": round(peak_memory())}
+    return {"imported": imported, "peak": round(peak_memory())}
 
 
 def peak_memory() -> float:
@@ -142,7 +139,10 @@ def peak_memory() -> float:
 
 
 def sides_of(case: str, public: Path | None = None) -> list[str]:
-    """Who is measured: normflows has no block for images of the shape of ours."""
+    """Who is measured.
+
+    normflows has no block for images of the shape of ours; tolerances concern ImpFlow alone.
+    """
     from cases import CASES
 
     sides = ["impflow", "public", "resflow", "normflows"]
@@ -171,7 +171,7 @@ def report(row: dict[str, Any]) -> str:
         f"{row['case']:11} {row['side']:9} {row['task']:9} {row['seconds'] * 1e3:8.1f} "
         f"[{low * 1e3:.1f}, {high * 1e3:.1f}]".ljust(60)
         + f"{row['passes']:7.1f} {row['evaluations']:5} {row['products']:5} "
-        f"{row['memory']['peak']:6} (+{row['memory']['peak'] - row['memory']['before']})"
+        f"{row['memory']['peak']:6} (+{row['memory']['peak'] - row['memory']['imported']})"
     )
     notes = [f"standard error {row['stderr']:.2f} nats"] if row["stderr"] else []
     notes += [f"relative error {row['error']:.1e}"] if row["error"] else []
@@ -191,8 +191,16 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
         if (case, task, peer) not in found:
             return ""
         ratio = found[case, task, peer]["seconds"] / found[case, task, own]["seconds"]
-        aim = CASES[case].aims.get(task) if peer == "public" else 2
+        aim = CASES[case].aims.get(task) if peer == "public" else 2 * case.startswith(("2d", "d6"))
         return f"{ratio:.1f}" + (f" ({aim:g})" if aim else "")
+
+    def accuracy(*key: str) -> str:
+        rows = [found[*key, side] for side in ("impflow", "public") if (*key, side) in found]
+        if key[1] == "sample":
+            return " / ".join(f"{row['error']:.0e}" for row in rows)
+        if any(row["stderr"] for row in rows):
+            return " / ".join(f"{row['stderr']:.2f} nats" for row in rows)
+        return ""
 
     speed = [
         (
@@ -200,6 +208,7 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
             passes(*key, "impflow"),
             passes(*key, "public"),
             times(*key, "public", "impflow"),
+            accuracy(*key),
             passes(*key, "resflow"),
             passes(*key, "normflows"),
             times(*key, "normflows", "resflow"),
@@ -208,7 +217,10 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
     ]
 
     def peak(*key: str) -> str:
-        return str(found[key]["memory"]["peak"]) if key in found else ""
+        if key not in found:
+            return ""
+        memory = found[key]["memory"]
+        return f"{memory['peak']} (+{memory['peak'] - memory['imported']})"
 
     sides = ("impflow", "public", "resflow", "normflows")
     memory = [
@@ -219,7 +231,9 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
     faster = "times faster (aim)"
     return {
         "speed table": markdown(
-            f"case | task | ImpFlow | public | {faster} | ResFlow | normflows | {faster}", speed
+            f"case | task | ImpFlow | public | {faster} | errors of both | "
+            f"ResFlow | normflows | {faster}",
+            speed,
         ),
         "speed memory table": markdown(
             "MB in training | ImpFlow | public | ResFlow | normflows", memory
@@ -264,7 +278,7 @@ def main() -> None:
         parser.error("--publish takes all cases, and --public FOLDER")
     print(__doc__)
     print("case        side      task       CPU ms [quartiles]".ljust(60), end="")
-    print(" passes evals  vjps  peak MB (+ over import and model)")
+    print(" passes evals  vjps  peak MB (+ over imports)")
     figures = []
     code = ["--public", str(options.public)] if options.public else []
     for case in options.cases:

@@ -42,6 +42,11 @@ def test_the_counts_are_those_of_the_mathematics():
     with counting(side) as counts:
         side.run("log_prob")
     assert (counts.evaluations, counts.products) == (3, 6)  # a value and two rows of a Jacobian
+    side = make_side("normflows", PLANE)
+    side.prepare("log_prob")
+    with counting(side) as counts:
+        side.run("log_prob")
+    assert counts.evaluations == 3
     side = make_side("impflow", PLANE)
     side.prepare("sample")
     with counting(side) as counts, monitor.record() as events, torch.no_grad():

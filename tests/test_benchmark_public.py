@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from cases import Case, counting, make_side
-from public_code import NotThereError, public_side, read_code
+from public_code import NoCheckoutError, public_side, read_code
 
 # As broken as the real files: an import that torch no longer has, a colon that is missing.
 FILES = {
@@ -33,11 +34,12 @@ import lib.layers.base as base_layers
 class imBlock(nn.Module):
     def __init__(self, nnet_x, nnet_z, **settings):
         super().__init__()
-        self.nnet_x, self.nnet_z, self.settings = nnet_x, nnet_z, settings
+        self.nnet_x, self.nnet_z = nnet_x, nnet_z
+        self.sums = settings.get("brute_force", settings.get("n_dist"))
         self.nnet_x_copy = copy.deepcopy(nnet_x)
 
     def forward(self, x, logpx):
-        if (self.settings or self.training) and (x.ndimension() == 2 and x.shape[1] <= 10)
+        if (self.sums or x.ndimension() < 4) or (x.ndimension() == 2 and x.shape[1] <= 10)
             z = broyden(lambda z: x + self.nnet_x(x) - self.nnet_z(z) - z, x, 200)
             x, z = x.requires_grad_(), z.requires_grad_()
             return z, logpx - (slope(self.nnet_x, x) - slope(self.nnet_z, z))[:, None]
@@ -46,27 +48,45 @@ class imBlock(nn.Module):
         return broyden(lambda x: z + self.nnet_z(z) - self.nnet_x(x) - x, z, 200)
 
 def slope(net, x):
-    J = torch.stack([torch.func.jacrev(net)(row) for row in x])
-    return torch.logdet(torch.eye(x.shape[1]) + J)
+    J = torch.stack([torch.func.jacrev(net)(row[None]).view(row.numel(), -1) for row in x])
+    return torch.logdet(torch.eye(x[0].numel()) + J)
 """,
     "base/mixed_lipschitz.py": """
 from torch._six import container_abcs
 import torch
 from torch import nn
 
-class InducedNormLinear(nn.Linear):
+class Normed:
+    def compute_weight(self, update, **norms):
+        self.updates.append((update, norms))
+        with torch.no_grad():
+            return self.weight / torch.clamp(self.norm() / self.coeff, min=1)
+
+class InducedNormLinear(Normed, nn.Linear):
     def __init__(self, n, m, coeff, **norms):
         super().__init__(n, m)
-        self.coeff, self.updates = coeff, []
+        self.coeff, self.norms, self.updates = coeff, norms, []
 
-    def compute_weight(self, update, **norms):
-        self.updates.append(norms)
-        with torch.no_grad():
-            norm = torch.linalg.matrix_norm(self.weight, 2)
-            return self.weight / torch.clamp(norm / self.coeff, min=1)
+    def norm(self):
+        return torch.linalg.matrix_norm(self.weight, 2)
 
     def forward(self, x):
         return nn.functional.linear(x, self.compute_weight(False), self.bias)
+
+class InducedNormConv2d(Normed, nn.Conv2d):
+    def __init__(self, n, m, size, stride, padding, coeff, **norms):
+        super().__init__(n, m, size, stride, padding)
+        self.coeff, self.norms, self.updates = coeff, norms, []
+
+    def norm(self):
+        image = (1, -1, *self.size)
+        conv = lambda v: nn.functional.conv2d(v.view(image), self.weight, None, 1, self.padding)
+        one = torch.zeros(self.weight.shape[1] * self.size[0] * self.size[1]).to(self.weight)
+        return torch.linalg.matrix_norm(torch.func.jacrev(conv)(one).flatten(0, 3), 2)
+
+    def forward(self, x):
+        self.size = x.shape[2:]
+        return self._conv_forward(x, self.compute_weight(False), self.bias)
 """,
     "base/activations.py": """
 import math
@@ -76,9 +96,19 @@ from torch import nn
 class Sin(nn.Module):
     def forward(self, x):
         return torch.sin(2 * math.pi * x) / (2 * math.pi)
+
+class Swish(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, x):
+        return x * torch.sigmoid(nn.functional.softplus(self.beta) * x) / 1.1
 """,
 }
-CASE = Case((3,), 2, (8, 8), 5)
+CASE = Case((2,), 2, (8, 8), 5)
+TABLE = Case((3,), 2, (8, 8), 5)
+IMAGE = Case((1, 4, 4), 2, (3,), 2, lipschitz=0.9)
 
 
 @pytest.fixture
@@ -90,8 +120,10 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def test_it_computes_our_function_with_our_weights(checkout):
-    ours, public = make_side("impflow", CASE), public_side(CASE, checkout)
+@pytest.mark.parametrize("case", [CASE, TABLE, IMAGE], ids=["plane", "table", "image"])
+def test_it_computes_our_function_with_our_weights(checkout, case):
+    case = replace(case, logdet="exact")
+    ours, public = make_side("impflow", case), public_side(case, checkout)
     for task in ("log_prob", "sample"):
         ours.prepare(task)
         public.prepare(task)
@@ -109,20 +141,39 @@ def test_the_error_of_a_sample_is_told_from_exact_roots(checkout):
     assert error > 1e-3
 
 
-def test_a_step_of_training_updates_every_norm(checkout):
-    public = public_side(CASE, checkout)
-    layers = [m for m in public.modules.modules() if hasattr(m, "updates")]
-    assert len(layers) == 2 * 3 * 3  # blocks, nets and the copy of one, layers
-    before = [len(layer.updates) for layer in layers]
-    public.prepare("train")
-    with counting(public) as counts:
+def test_a_step_of_training_updates_every_norm_as_the_scripts_do(checkout):
+    for case, norms in ((CASE, {"n_iterations": 20}), (IMAGE, {"atol": 1e-3, "rtol": 1e-3})):
+        public = public_side(case, checkout)
+        layers = [m for m in public.modules.modules() if hasattr(m, "updates")]
+        assert len(layers) == 2 * 3 * 3  # blocks, nets and the copy of one, layers
+        public.prepare("train")
         public.run("train")
-    assert all(len(layer.updates) > n for layer, n in zip(layers, before, strict=True))
-    assert counts.evaluations > 0
-    assert counts.products >= len(public.nets) == 4
+        assert all(layer.updates[-1] == (True, {}) for layer in layers)
+        assert all(layer.norms == norms for layer in layers)
+
+
+def test_nets_are_counted_once_and_backward_passes_within_others(checkout):
+    class Nested(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            with torch.enable_grad():
+                torch.ones(1, requires_grad=True).sum().backward()
+            return grad
+
+    public = public_side(CASE, checkout)
+    with counting(public) as counts:
+        public.forward(public.x)
+    assert counts.evaluations == 2 * (200 * 2 + 2 * 5)  # of each root and each row's Jacobian
+    with counting(public) as counts:
+        Nested.apply(torch.ones(1, requires_grad=True)).sum().backward()
+    assert counts.products == len(public.nets) + 1
 
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path, checkout):
     (checkout / "lib" / "layers" / "implicit_block.py").unlink()
-    with pytest.raises(NotThereError, match="no checkout of the public.*implicit_block"):
+    with pytest.raises(NoCheckoutError, match="no checkout of the public.*implicit_block"):
         read_code(checkout)

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.nn import functional
 
 from impflow_zoo import LipschitzConvNet, LipschitzDenseNet, ResFlowTransform
+from impflow_zoo.lipschitz import kernels
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, Scaled, make_activation
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.kernels import convolve, silu
@@ -350,6 +351,23 @@ def test_kernels_to_second_order(outer: int) -> None:
     assert gradgradcheck(both, inputs, fast_mode=True)
     expected = functional.silu(functional.conv2d(x, weight, bias, padding=1))
     torch.testing.assert_close(both(x, weight, bias), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("part", [1, 70, 10**6])
+def test_second_derivatives_are_those_of_torch_in_parts_too(monkeypatch, part, format) -> None:
+    monkeypatch.setattr(kernels, "_PART", part)
+    x, seed, other = torch.randn(3, 3, 2, 4, 4).double().unbind()
+    x = x.contiguous(memory_format=format).requires_grad_()
+    found = []
+    for function in (silu, functional.silu):
+        (slope,) = torch.autograd.grad(function(x), x, seed, create_graph=True)
+        (one,) = torch.autograd.grad(slope, x, other, retain_graph=True)
+        seeds = torch.stack((other, seed))
+        (batched,) = torch.autograd.grad(slope, x, seeds, is_grads_batched=True)
+        torch.testing.assert_close(batched[0], one)
+        found.append(batched)
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own

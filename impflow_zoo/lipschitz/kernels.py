@@ -229,14 +229,12 @@ def _slope(t: Tensor, x: Tensor) -> Tensor:
 
 
 def _curvature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """`a b silu''(x)`; in parts that stay in the cache where nothing is recorded."""
-    if torch.is_grad_enabled() or x.numel() <= _PART:
+    """`a b silu''(x)`; on CPUs in parts that stay in the cache, where nothing is recorded."""
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= _PART:
         return _bent(a * b, x)
-    result = torch.empty_like(x)
     rows = max(1, _PART // x[0].numel())
-    for part, *factors in zip(*(v.split(rows) for v in (result, a, b, x)), strict=True):
-        part.copy_(_bent(factors[0] * factors[1], factors[2]))
-    return result
+    parts = zip(*(v.split(rows) for v in (a, b, x)), strict=True)
+    return torch.cat([_bent(p * q, at) for p, q, at in parts])
 
 
 def _bent(t: Tensor, x: Tensor) -> Tensor:
