@@ -267,11 +267,11 @@ def main() -> None:
         print(json.dumps(measure_memory(*options.memory, options.public)))
         return
     if options.public:
-        from public_code import NotThereError, read_code
+        from public_code import NoCheckoutError, read_code
 
         try:
             read_code(options.public)
-        except NotThereError as error:
+        except NoCheckoutError as error:
             parser.error(str(error))
     everything = options.public and list(CASES) == options.cases
     if options.publish and not everything:
