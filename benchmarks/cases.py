@@ -1,12 +1,10 @@
-"""What the speed benchmarks measure: models of one shape from three makers, and three tasks."""
+"""What the speed benchmarks measure: models of one shape from several makers, and three tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest import mock
 
 import normflows as nf
 import torch
@@ -23,11 +21,9 @@ from impflow_zoo import (
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.models.build import decode
 from impflow_zoo.normflows import from_residual
-from impflow_zoo.numerics import linearize, monitor
-from impflow_zoo.numerics.chain import Chain
-from impflow_zoo.numerics.tape import Tape
+from impflow_zoo.numerics import monitor
 
-__all__ = ["CASES", "TASKS", "Case", "Counts", "Side", "compose", "counting", "make_side"]
+__all__ = ["CASES", "TASKS", "Case", "Side", "compose", "make_side"]
 
 TASKS = ("train", "log_prob", "sample")
 _TIGHTEN = 2.0  # weights are enlarged by this, so that the Lipschitz bounds are active
@@ -297,56 +293,3 @@ def _plain_linear(weight: Tensor, bias: Tensor) -> nn.Module:
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
     return layer
-
-
-@dataclass
-class Counts:
-    """How often nets were evaluated, and products with their Jacobians taken."""
-
-    evaluations: int = 0
-    products: int = 0
-
-
-@contextmanager
-def counting(side: Side) -> Iterator[Counts]:
-    """Count within the block; a batched product counts as many times as it has rows."""
-    counts = Counts()
-    grad, backward = torch.autograd.grad, Tensor.backward
-    inside = False  # a backward pass, which may start others of single nets
-
-    def counted_grad(outputs: Any, inputs: Any, grad_outputs: Any = None, **options: Any) -> Any:
-        batched = options.get("is_grads_batched", False)
-        counts.products += len(grad_outputs) if batched else 1
-        return grad(outputs, inputs, grad_outputs, **options)
-
-    def counted_backward(*arguments: Any, **options: Any) -> None:
-        nonlocal inside
-        counts.products += 1 if inside else len(side.nets)
-        outer, inside = inside, True
-        backward(*arguments, **options)
-        inside = outer
-
-    def evaluated(method: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            counts.evaluations += 1
-            return method(*arguments, **options)
-
-        return counted
-
-    def products(tape: Tape, seeds: Tensor | None, **options: Any) -> Any:
-        counts.products += tape.result.shape[1] if seeds is None else seeds.shape[1]
-        return by_hand(tape, seeds, **options)
-
-    by_hand = Tape.products
-    patches = [
-        *((kind, "forward", evaluated(kind.forward)) for kind in side.kinds),
-        (linearize, "record", evaluated(linearize.record)),
-        (Chain, "__call__", evaluated(Chain.__call__)),
-        (Tape, "products", products),
-        (torch.autograd, "grad", counted_grad),
-        (Tensor, "backward", counted_backward),
-    ]
-    with ExitStack() as stack:
-        for owner, name, value in patches:
-            stack.enter_context(mock.patch.object(owner, name, value))
-        yield counts

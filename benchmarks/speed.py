@@ -51,7 +51,8 @@ def timed(run: Callable[..., Any], *arguments: str) -> float:
 def measure_times(case: str, repeats: int, public: Path | None) -> list[dict[str, Any]]:
     """Times and counts of every side and task of a case."""
     import torch
-    from cases import CASES, counting
+    from cases import CASES
+    from counting import counting
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # powers of contractions end there, and crawl
@@ -193,7 +194,9 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
         if (case, task, peer) not in found:
             return ""
         ratio = found[case, task, peer]["seconds"] / found[case, task, own]["seconds"]
-        aim = CASES[case].aims.get(task) if peer == "public" else 2 * case.startswith(("2d", "d6"))
+        aim = CASES[case].aims.get(task)
+        if peer == "normflows":
+            aim = 2 if case.startswith(("2d", "d6")) else None
         return f"{ratio:.1f}" + (f" ({aim:g})" if aim else "")
 
     def accuracy(*key: str) -> str:

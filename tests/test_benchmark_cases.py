@@ -10,7 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from cases import TASKS, Case, counting, make_side
+from cases import TASKS, Case, make_side
+from counting import counting
 
 from impflow_zoo.numerics import monitor
 

@@ -11,7 +11,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from cases import Case, counting, make_side
+from cases import Case, make_side
+from counting import counting
 from public_code import NoCheckoutError, public_side, read_code
 
 # As broken as the real files: an import that torch no longer has, a colon that is missing.
