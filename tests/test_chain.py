@@ -44,7 +44,7 @@ def by_autograd(net: nn.Module, x: Tensor, context: Tensor | None) -> Linearizat
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that fit the cache, and batches that are cut into parts of 16 rows."""
     if request.param:
-        monkeypatch.setattr(chain_module, "_CACHED", 1)
+        monkeypatch.setattr(chain_module, "CACHED", 1)
 
 
 @pytest.mark.usefixtures("parts")

@@ -356,7 +356,7 @@ def test_kernels_to_second_order(outer: int) -> None:
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("part", [1, 70, 10**6])
 def test_second_derivatives_are_those_of_torch_in_parts_too(monkeypatch, part, format) -> None:
-    monkeypatch.setattr(kernels, "_PART", part)
+    monkeypatch.setattr(kernels, "CACHED", part)
     x, seed, other = torch.randn(3, 3, 2, 4, 4).double().unbind()
     x = x.contiguous(memory_format=format).requires_grad_()
     found = []

@@ -21,11 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from impflow_zoo.lipschitz.narrow import convolve_narrow, is_narrow, narrow_weight_gradient
+from impflow_zoo.numerics.chain import CACHED
 from impflow_zoo.numerics.graph import inputs_only
 
 __all__ = ["adjoint", "convolve", "silu"]
-
-_PART = 2**17  # entries of feature maps, 0.5 MB in float32
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -230,9 +229,9 @@ def _slope(t: Tensor, x: Tensor) -> Tensor:
 
 def _curvature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """`a b silu''(x)`; on CPUs in parts that stay in the cache, where nothing is recorded."""
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= _PART:
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= CACHED:
         return _bent(a * b, x)
-    rows = max(1, _PART // x[0].numel())
+    rows = max(1, CACHED // x[0].numel())
     parts = zip(*(v.split(rows) for v in (a, b, x)), strict=True)
     return torch.cat([_bent(p * q, at) for p, q, at in parts])
 

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Chain", "Chained", "Elementwise", "Scratch"]
+__all__ = ["CACHED", "Chain", "Chained", "Elementwise", "Scratch"]
 
-_CACHED = 1 << 17  # entries of a feature map that are worked on at once on a CPU
+CACHED = 1 << 17  # entries of a feature map that are worked on at once on a CPU
 
 
 class Elementwise(Protocol):
@@ -92,7 +92,7 @@ class Chain:
         batch = max(len(x), 1)
         if x.device.type != "cpu":
             return batch
-        return min(batch, max(_CACHED // (count * self.width), 16))
+        return min(batch, max(CACHED // (count * self.width), 16))
 
     def parts(self, x: Tensor, count: int) -> Iterator[slice]:
         """The batch, cut into parts of that size."""
