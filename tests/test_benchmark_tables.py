@@ -16,11 +16,13 @@ import documents
 import gradient_variance
 import logdet_choices
 import memory
+import speed
 
 KEPT = {
     "logdet-choices": (documents.GUIDE, logdet_choices.tables),
     "gradient-variance": (documents.GUIDE, gradient_variance.tables),
     "memory": (documents.README, memory.tables),
+    "speed": (documents.README, speed.tables),
 }
 
 
