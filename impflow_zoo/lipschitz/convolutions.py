@@ -75,8 +75,7 @@ class LipschitzConv2d(LipschitzLayer):
         self.register_buffer("u", torch.zeros(out_channels * pixels))
         self.register_buffer("v", torch.randn(in_channels * pixels))
         self.register_buffer("sigma", torch.zeros(()))
-        never = torch.full_like(self.weight.detach(), torch.nan)
-        self.register_buffer("settled", never, persistent=False)
+        self._start_unsettled()
         # Convergence waits for the first use: a model to be loaded brings its vectors.
         self.v.copy_(functional.normalize(self.v, dim=0))
         if not self.weight.is_meta:
@@ -126,10 +125,10 @@ class LipschitzConv2d(LipschitzLayer):
         largest = max(_STEPS, _ENTRIES // min(len(self.u), len(self.v)))
         for i in range(_ROUNDS):
             u = self.operator(self.weight, self.v)
-            sigma = torch.linalg.vector_norm(u) / torch.linalg.vector_norm(self.v)
+            sigma = self._length(u) / self._length(self.v)
             residual = self.adjoint(self.weight, u) - sigma**2 * self.v
-            attained = torch.dot(self.u, u) >= (1 - slack) * sigma
-            if bool(torch.linalg.vector_norm(residual) <= limit * sigma**2) and bool(attained):
+            attained = ((self.u * u).sum() - sigma).abs() <= slack * sigma
+            if bool(self._length(residual) <= limit * sigma**2) and bool(attained):
                 break
             self._improve(min(_STEPS << i, largest))
         self._note_norm()
@@ -156,7 +155,7 @@ class LipschitzConv2d(LipschitzLayer):
         Channels that have nothing to do with each other keep their singular vectors exactly.
         """
         kept = [self.u.clone(), self.v.clone()]
-        norm = torch.linalg.vector_norm(self.operator(self.weight, self.v))
+        norm = self._length(self.operator(self.weight, self.v))
         self.v.copy_(self._other())
         self._improve(_STEPS)
         if not bool(torch.dot(self.u, self.operator(self.weight, self.v)) > norm * (1 + _PUSH**2)):
@@ -178,8 +177,14 @@ class LipschitzConv2d(LipschitzLayer):
             v = backward(leading_vector(backward, forward, forward(v), steps))
         else:
             v = leading_vector(forward, backward, v, steps)
-        self.v.copy_(functional.normalize(v, dim=0))
-        self.u.copy_(functional.normalize(forward(self.v), dim=0))
+        self.v.copy_(v / self._length(v))
+        u = forward(self.v)
+        self.u.copy_(u / self._length(u))
+
+    def _length(self, vector: Tensor) -> Tensor:
+        """Its norm, plane by plane: float32 loses 1e-5 of it in one sum of 500,000 squares."""
+        planes = torch.linalg.vector_norm(vector.view(-1, *self.image_size), dim=(1, 2))
+        return torch.linalg.vector_norm(planes)
 
     @torch.no_grad()
     def norm_bound(self) -> float:

@@ -37,18 +37,23 @@ def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -
     """
     steps = min(steps, len(v))
     basis = v.new_empty(steps, len(v))
-    w, images = v, []
+    projected = v.new_zeros(steps, steps)  # A^T A within the space: tridiagonal
+    w = v
     for k in range(steps):
         # Where the space is exhausted this makes unit vectors of rounding errors, however small.
         # They are orthogonal to the others, and the projection takes them for what they are.
         basis[k] = _unit(w)
-        images.append(operator(basis[k]))
+        image = operator(basis[k])
+        projected[k, k] = torch.dot(image, image)
         if k + 1 < steps:
-            w = adjoint(images[k])
-            for _ in range(3):  # the last two are for what rounding left alone
-                w = _unit(w - basis[: k + 1].mT @ (basis[: k + 1] @ w))
-    projected = torch.stack(images)
-    _, vectors = torch.linalg.eigh(projected @ projected.mT)
+            known = basis[: k + 1]
+            w = adjoint(image)
+            w = w - known.mT @ (known @ w)
+            projected[k, k + 1] = projected[k + 1, k] = torch.linalg.vector_norm(w)
+            for _ in range(2):  # for what rounding left of the others
+                w = _unit(w)
+                w = w - known.mT @ (known @ w)
+    _, vectors = torch.linalg.eigh(projected)
     return functional.normalize(vectors[:, -1] @ basis, dim=0)
 
 
