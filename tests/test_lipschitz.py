@@ -13,6 +13,8 @@ from blocks import NETS, build, draw
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, LipSwish, make_activation
@@ -351,12 +353,13 @@ def pila(x, k=5.0):
 
 def quotient(net, p, context=None, pairs=4000):
     """The largest difference quotient of a net over near and far pairs."""
-    scale = torch.logspace(-3, 1, pairs, dtype=torch.float64)[:, None]
-    x = 2 * torch.randn(pairs, net.features, dtype=torch.float64)
-    y = x + scale * torch.randn_like(x)
+    shape = getattr(net, "shape", None) or (net.features,)
+    x = 2 * torch.randn(pairs, *shape, dtype=torch.float64)
+    scale = torch.logspace(-3, 1, pairs, dtype=torch.float64)
+    y = x + scale.view(-1, *[1] * len(shape)) * torch.randn_like(x)
     extra = () if context is None else (context.expand(pairs, -1),)
-    rise = torch.linalg.vector_norm(net(x, *extra) - net(y, *extra), ord=p, dim=1)
-    return float((rise / torch.linalg.vector_norm(x - y, ord=p, dim=1)).max())
+    rise, run = (net(x, *extra) - net(y, *extra)).flatten(1), (x - y).flatten(1)
+    return float((rise.norm(p, dim=1) / run.norm(p, dim=1)).max())
 
 
 @every_activation
@@ -503,3 +506,52 @@ def test_a_layer_without_storage_can_be_counted():
     with torch.device("meta"):
         net = LipschitzMLP(3, (8,))
     assert sum(p.numel() for p in net.parameters()) == 3 * 8 + 8 + 8 * 3 + 3
+
+
+def test_loaded_vectors_are_not_taken_for_converged_ones():
+    """The weight has not changed, but the vectors that had converged for it are gone."""
+    net = LipschitzMLP(4, (64, 64), lipschitz=0.9).double().eval()
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.normal_().mul_(3)
+    before = copy.deepcopy(net.state_dict())
+    x = torch.randn(3, 4).double()
+    expected = net(x)
+    net.load_state_dict(before)
+    torch.testing.assert_close(net(x), expected)
+    assert net.certificate() <= 0.9 * (1 + 1e-9)
+
+
+def test_averaged_vectors_are_not_taken_for_converged_ones():
+    net = LipschitzMLP(4, (64, 64), lipschitz=0.9).double().eval()
+    averaged = AveragedModel(net, use_buffers=True)
+    for _ in range(3):
+        with torch.no_grad():
+            for layer in net.layers:
+                layer.weight.normal_().mul_(3)
+        net(torch.zeros(1, 4).double())
+        averaged.update_parameters(net)
+    assert averaged.module.certificate() <= 0.9 * (1 + 1e-9)
+
+
+def test_vectors_converge_again_in_a_wider_type():
+    net = LipschitzMLP(4, (64, 64), lipschitz=0.9).eval()
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.normal_().mul_(3)
+    clean, x = copy.deepcopy(net).double(), torch.randn(3, 4)
+    net(x)
+    torch.testing.assert_close(net.double()(x.double()), clean(x.double()), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_weight_that_a_hook_computes_is_never_a_call_old(training):
+    block = ResFlowTransform(LipschitzMLP(2, (16,), lipschitz=0.9)).double().train(training)
+    for layer in block.net.layers:
+        prune.l1_unstructured(layer, "weight", amount=0.3)
+    x = torch.randn(5, 2).double()
+    with torch.no_grad():
+        block(x)
+        for layer in block.net.layers:
+            layer.weight_orig.mul_(0.1)
+        torch.testing.assert_close(block(x), block(x))

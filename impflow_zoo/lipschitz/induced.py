@@ -109,8 +109,7 @@ class _Stored(LipschitzLayer):
         if self.training:
             with torch.no_grad():
                 self._iterate()
-        sigma = torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
-        factor = (sigma / self.coefficient).float().to(self.weight.dtype)
+        factor = (self._attained() / self.coefficient).float().to(self.weight.dtype)
         return self.weight / factor.clamp(min=1)
 
     def converge(self) -> None:

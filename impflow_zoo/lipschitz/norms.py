@@ -52,6 +52,7 @@ class LipschitzLayer(nn.Module):
     v: Tensor
     sigma: Tensor
     settled: Tensor  # the weight that the vectors have converged for; not saved
+    settled_norm: Tensor  # and the norm that they attain; not saved
     coefficient: float
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
@@ -72,6 +73,28 @@ class LipschitzLayer(nn.Module):
         self.converge()
         if "settled" in self._buffers:  # norms in closed form have none
             self.settled.copy_(self.weight)
+            self.settled_norm.copy_(self._attained())
+
+    def _start_unsettled(self) -> None:
+        """Make the buffers that say what the vectors have converged for: nothing yet."""
+        never = torch.full_like(self.weight.detach(), math.nan)
+        self.register_buffer("settled", never, persistent=False)
+        self.register_buffer("settled_norm", never.new_full((), math.nan), persistent=False)
+
+    def _is_settled(self, norm: Tensor) -> bool:
+        """Whether the vectors attain the norm of the weight, `norm` being what they attain.
+
+        The weight alone does not tell: vectors are loaded and averaged too.
+        """
+        slack = _ATTAINED * torch.finfo(norm.dtype).eps
+        return torch.equal(self.weight, self.settled) and bool(
+            (norm - self.settled_norm).abs() <= slack * norm
+        )
+
+    def _attained(self) -> Tensor:
+        """`u . W v`, differentiable in `W`."""
+        # Clones: the buffers may be overwritten by the next forward before this one's backward.
+        return torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
 
     def _note_norm(self) -> None:
         """Let `sigma` be the norm that converged vectors attain; rounding does not change it."""
@@ -100,13 +123,13 @@ class LipschitzLayer(nn.Module):
             return self._normalise()
 
     def _normalise(self) -> Tensor:
-        with torch.no_grad():
-            if self.training:
+        if self.training:
+            with torch.no_grad():
                 self._iterate()
-            elif not torch.equal(self.weight, self.settled):
-                self.settle()
-        # Clones: the buffers may be overwritten by the next forward before this one's backward.
-        sigma = torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
+        sigma = self._attained()
+        if not self.training and not self._is_settled(sigma.detach()):
+            self.settle()
+            sigma = self._attained()
         return self.weight / (sigma / self.coefficient).clamp(min=1)
 
     def _iterate(self) -> None:
@@ -158,8 +181,7 @@ class LipschitzLinear(LipschitzLayer):
             self.register_buffer("u", torch.zeros(out_features))
             self.register_buffer("v", torch.zeros(in_features))
             self.register_buffer("sigma", torch.zeros(()))
-            never = torch.full_like(self.weight.detach(), math.nan)
-            self.register_buffer("settled", never, persistent=False)
+            self._start_unsettled()
             if not self.weight.is_meta:  # counted, not used
                 with torch.autocast(self.weight.device.type, enabled=False):
                     self.converge()
@@ -222,7 +244,7 @@ class LipschitzLinear(LipschitzLayer):
         if self.spectral and bool(self.weight.isfinite().all()):
             u, s, vh = torch.linalg.svd(self.weight, full_matrices=False)
             slack = _ATTAINED * torch.finfo(s.dtype).eps
-            if not bool(torch.dot(self.u, self.weight @ self.v) >= s[0] * (1 - slack)):
+            if not bool((torch.dot(self.u, self.weight @ self.v) - s[0]).abs() <= slack * s[0]):
                 self.u.copy_(u[:, 0])
                 self.v.copy_(vh[0])
             self._note_norm()
@@ -270,12 +292,16 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
     """Compute each normalised weight once, and use it for every evaluation within the block.
 
     The weights are those of this thread; another one that uses the nets meanwhile computes its own.
+    Layers with hooks that run first (`torch.nn.utils.prune`) may get another weight by them, and
+    compute theirs in every evaluation.
     """
     layers = [
         layer
         for net in nets
         for layer in net.modules()
-        if isinstance(layer, LipschitzLayer) and "_held" not in layer.__dict__
+        if isinstance(layer, LipschitzLayer)
+        and "_held" not in layer.__dict__
+        and not layer._forward_pre_hooks
     ]
     layers = list(dict.fromkeys(layers))
     gradient = torch.is_grad_enabled()
