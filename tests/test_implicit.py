@@ -19,6 +19,7 @@ from impflow_zoo import (
 from impflow_zoo.lipschitz.norms import held_weights
 from impflow_zoo.numerics import implicit, krylov
 from impflow_zoo.numerics.implicit import ResidualMap
+from impflow_zoo.transforms.monotone import MonotoneTransform
 
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
 ITERATIONS = 150  # 0.8^150 is 3e-15
@@ -248,3 +249,27 @@ def test_a_map_on_its_own():
     expected = 3 * torch.full((4,), 1.5, dtype=torch.float64).log()
     torch.testing.assert_close(there, expected)
     torch.testing.assert_close(here, expected)
+
+
+@pytest.mark.parametrize("activation", ["sin", "elu"])
+@pytest.mark.parametrize("make", [ImpFlowTransform, MonotoneTransform, ResFlowTransform])
+@every_direction
+def test_parameters_that_are_computed_get_whole_gradients(make, activation, direction):
+    """Those of a hypernetwork, say: asked for themselves, and for what is behind them."""
+    nets = [LipschitzMLP(3, (8,), activation, 0.9) for _ in range(2 if "Imp" in str(make) else 1)]
+    block, x = make(*nets, logdet="exact").double().eval(), torch.randn(4, 3).double()
+    leaf = {k: p.detach().clone().requires_grad_() for k, p in block.named_parameters()}
+    computed = {k: 1.0 * p for k, p in leaf.items()}
+    run = block if direction == "forward" else block.inverse
+
+    def loss(parameters):
+        with torch.nn.utils.stateless._reparametrize_module(block, parameters):
+            value, logdet = run(x)
+        return value.sin().sum() + logdet.sum()
+
+    expected = torch.autograd.grad(loss(leaf), list(leaf.values()), allow_unused=True)
+    for asked in (computed, leaf):
+        found = torch.autograd.grad(
+            loss(computed), list(asked.values()), retain_graph=True, allow_unused=True
+        )
+        torch.testing.assert_close(found, expected)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import numbers
 import reprlib
 import types
 import typing
 from typing import Any
+
+from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = [
     "ConfigError",
@@ -113,9 +114,8 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             item = typing.get_args(annotation)[0]
             return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
     elif annotation in (int, float):
-        kind = numbers.Integral if annotation is int else numbers.Real  # numpy's are such, too
-        whole_or_real = isinstance(value, kind) and not isinstance(value, bool)
-        if whole_or_real and -_LARGEST < value < _LARGEST:
+        number = is_whole(value) if annotation is int else is_real(value)
+        if number and -_LARGEST < value < _LARGEST:
             return annotation(value)
     elif type(value) is annotation:
         return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -82,23 +82,35 @@ def forbid_second_order() -> None:
         )
 
 
-def leaves(*outputs: Tensor | None, private: tuple[Tensor | None, ...] = ()) -> list[Tensor]:
+def leaves(
+    *outputs: Tensor | None,
+    private: tuple[Tensor | None, ...] = (),
+    computed: Sequence[Tensor] = (),
+) -> list[Tensor]:
     """The leaf tensors that gradients of the outputs flow to, each once, less the private ones.
 
     Found in the graph itself, so that tensors a module does not register as parameters, and
     parameters that are frozen or not used, are treated as autograd treats them.
+
+    Arguments:
+        outputs: ends of the graph.
+        private: leaves that are left out.
+        computed: tensors within the graph that are taken for leaves, with what is behind them.
     """
-    return [
+    found = [
         node.variable
-        for node in nodes(*outputs)
+        for node in nodes(*outputs, until=computed)
         if hasattr(node, "variable") and not any(node.variable is t for t in private)
     ]
+    return [*computed, *found]
 
 
-def nodes(*outputs: Tensor | None, until: Tensor | None = None) -> Iterator[Any]:
+def nodes(*outputs: Tensor | None, until: Sequence[Tensor] = ()) -> Iterator[Any]:
     """The nodes of the graph behind tensors, each once, none behind `until`."""
+    seen = {t.grad_fn for t in until}
     stack = [get_gradient_edge(t).node for t in outputs if t is not None and t.requires_grad]
-    seen = {*stack, None if until is None else until.grad_fn}
+    stack = [node for node in dict.fromkeys(stack) if node not in seen]
+    seen.update(stack)
     while stack:
         node = stack.pop()
         yield node

@@ -15,7 +15,7 @@ from impflow_zoo.numerics.graph import forbid_second_order, recording
 from impflow_zoo.numerics.krylov import solve_linear
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.rows import Net, call, norm
+from impflow_zoo.numerics.rows import Net, call, computed_parameters, norm
 from impflow_zoo.numerics.solve import DENSE, NumericalWarning, Solver, SolverError
 
 __all__ = ["ResidualMap"]
@@ -87,7 +87,9 @@ class ResidualMap:
         if context is not None and context.requires_grad:
             context = context.detach().requires_grad_()
         point = linearize(self.g, root.detach(), context)
-        tensors = point.leaves(context) if torch.is_grad_enabled() else []
+        tensors: list[Tensor] = []
+        if torch.is_grad_enabled():
+            tensors = point.leaves(context, computed=computed_parameters(self.g))
         gradient = torch.is_grad_enabled() and (
             y.requires_grad or bool(tensors) or (context is not None and context.requires_grad)
         )

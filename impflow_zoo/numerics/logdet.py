@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,6 +18,7 @@ from impflow_zoo.numerics.krylov import arnoldi
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.probes import fresh_lengths, fresh_probe, mix, seeded_probe
 from impflow_zoo.numerics.rows import dot, norm
+from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.numerics.solve import NumericalWarning
 
 __all__ = ["LogDet", "NoContractionError", "truncation_bound"]
@@ -26,6 +27,7 @@ MODES = ("auto", "exact", "unbiased", "truncated")
 SERIES = ("solve", "roulette")
 _EXACT_TRAINING = 10  # features up to which dense Jacobians pay in training
 _EXACT_EVALUATION = 64  # and in evaluation, where they buy an answer without noise
+_MOST_OFTEN = 0.5  # that a random series stops: the rate of Chen et al. (2019)
 _SERIES_RTOL = 1e-3  # of the projection's own series in evaluation, relative to the space's
 
 _Figures = tuple[float, float, float]  # the last two terms of a series, a bound of the later ones
@@ -53,7 +55,9 @@ class LogDet:
         series: what `unbiased` does beyond the probe. `"solve"`: a Krylov space of the probe,
             grown until `(I + J)^T u = v` is solved to `rtol`; its bias is that tolerance and its
             variance is finite. `"roulette"`: the randomly stopped series of Chen et al. (2019),
-            unbiased to the last term.
+            unbiased to the last term; it stops at a rate of `1 - kappa`, as its variance is
+            infinite from `1 - kappa^2` on. Where the constant is not known it is taken for 0.9,
+            which will do below 0.948.
         rtol: tolerance of `"solve"`; None is 1e-3 in float32 and 1e-8 in float64, which is also
             the loosest that evaluation takes.
         n_terms: terms of `"truncated"`, the most of them in a Krylov space, and terms that
@@ -78,10 +82,14 @@ class LogDet:
             raise ValueError(f"unknown logdet {self.mode!r}: choose {', '.join(MODES)}")
         if self.series not in SERIES:
             raise ValueError(f"unknown series {self.series!r}: choose {', '.join(SERIES)}")
-        if self.rtol is not None and not 0 < self.rtol < 1:
-            raise ValueError(f"LogDet(rtol={self.rtol}): a tolerance between 0 and 1 is needed")
-        if self.n_terms < 1 or self.n_probes < 1:
-            raise ValueError("LogDet needs n_terms >= 1 and n_probes >= 1")
+        if self.rtol is not None and not (is_real(self.rtol) and 0 < self.rtol < 1):
+            raise ValueError(f"LogDet(rtol={self.rtol!r}): a tolerance between 0 and 1 is needed")
+        for name, least in (("n_terms", 1), ("n_probes", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not (is_whole(value) and value >= least):
+                raise ValueError(
+                    f"LogDet({name}={value!r}): a whole number of at least {least} is needed"
+                )
 
     @classmethod
     def of(cls, logdet: str | LogDet) -> LogDet:
@@ -219,8 +227,7 @@ class LogDet:
     ) -> tuple[Tensor, dict]:
         """Chen et al. (2019), equations 6 and 8, with the stopping rate taken from `kappa`."""
         exact = min(self.n_terms, 2)
-        stop = 1 - kappa if kappa is not None and kappa < 1 else 0.1
-        stop = min(max(stop, 1e-3), 0.5)
+        stop = min(1 - kappa if kappa is not None and kappa < 1 else 0.1, _MOST_OFTEN)
         lengths = exact + fresh_lengths(point.x, stop)
         n = int(lengths.amax()) if len(lengths) else exact
         v = fresh_probe(point.x)
@@ -237,8 +244,6 @@ class LogDet:
 
     def seeded(self, *salt: int) -> LogDet:
         """The same settings with a seed of their own, derived from this one."""
-        from dataclasses import replace
-
         return replace(self, seed=mix(self.seed, *salt))
 
 

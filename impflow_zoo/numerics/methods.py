@@ -2,7 +2,7 @@
 
 A method proposes the next iterate of every row from the current one and its residual
 `f = y - w - g(w)`. It owns nothing else: budget, tolerance, finiteness and the choice of rows
-belong to the loop in `solve.py`. Each row has its own memory.
+belong to the loop in `search.py`. Each row has its own memory.
 """
 
 from __future__ import annotations
@@ -150,8 +150,6 @@ class Broyden(_Secant):
 
 class Newton(Method):
     """Newton's method with the dense Jacobian: for few features, or as the last resort."""
-
-    trial = 12
 
     def __init__(self, g: Net, context: Tensor | None) -> None:
         super().__init__(g, context)

@@ -90,5 +90,7 @@ def seeded_probe(like: Tensor, *seed: int) -> Tensor:
 
 def _draw(like: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    signs = torch.randint(2, like.shape[1:], generator=generator, dtype=torch.int8) * 2 - 1
-    return signs.to(like)
+    bits = torch.randint(
+        2, like.shape[1:], generator=generator, dtype=torch.int8, device=generator.device
+    )
+    return (bits * 2 - 1).to(like)

@@ -9,7 +9,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["all_finite", "call", "dot", "norm", "select", "uncompiled"]
+__all__ = [
+    "Net",
+    "all_finite",
+    "call",
+    "computed_parameters",
+    "dot",
+    "norm",
+    "select",
+    "uncompiled",
+]
 
 Net = Callable[..., Tensor]
 
@@ -46,6 +55,15 @@ def uncompiled(g: Net) -> Net:
     """The net within what `torch.compile(net)` returns."""
     original: Net = getattr(g, "_orig_mod", g)
     return original
+
+
+def computed_parameters(g: Net) -> list[Tensor]:
+    """Parameters of a net that are no leaves of the graph.
+
+    Those that `torch.func.functional_call` puts in their place, of a hypernetwork, say.
+    """
+    parameters = getattr(uncompiled(g), "parameters", tuple)
+    return list(dict.fromkeys(p for p in parameters() if p.grad_fn is not None))
 
 
 def norm(x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from dataclasses import dataclass, field
 
@@ -14,6 +13,7 @@ from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.rows import Net, norm
 from impflow_zoo.numerics.search import Search, Status
+from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = ["DENSE", "NumericalWarning", "Solution", "Solver", "SolverError", "Status"]
 
@@ -41,7 +41,7 @@ class Solution:
         status: members of `Status` as integers, `[B]`.
         tolerance: the residual asked for, `[B]`.
         kappa: Lipschitz constant of `g` in the 2-norm where it is known.
-        max_steps: the budget, for the message.
+        max_steps: the largest budget of a method, for the message.
     """
 
     value: Tensor
@@ -132,11 +132,10 @@ class Solver:
             raise ValueError(f"unknown method {self.method!r}: choose auto, {', '.join(METHODS)}")
         for name in ("rtol", "atol", "backward_rtol"):
             value = getattr(self, name)
-            number = isinstance(value, numbers.Real)
-            if value is not None and not (number and value >= 0):
+            if value is not None and not (is_real(value) and value >= 0):
                 raise ValueError(f"Solver({name}={value!r}): a tolerance of at least 0 is needed")
         steps = self.max_steps
-        if steps is not None and not (isinstance(steps, numbers.Integral) and steps >= 1):
+        if steps is not None and not (is_whole(steps) and steps >= 1):
             raise ValueError(f"Solver(max_steps={steps!r}): a whole number of at least 1 is needed")
 
     def tolerances(self, dtype: torch.dtype, *, training: bool) -> tuple[float, float]:
@@ -195,11 +194,12 @@ class Solver:
         target = y.flatten(1)
         tolerance = atol + rtol * norm(target)
         search = Search(g, context, y, tolerance, initial)
-        budget = self.max_steps or (200 if training else 1000)
+        budget = most = self.max_steps or (200 if training else 1000)
         for name, hand_over in self._plan(target.shape[1]):
             plain = name == "fixed_point" and not (self.max_steps or training)
             steps = max(budget, _enough(kappa, y.dtype)) if plain else budget
             search.run(METHODS[name], steps, hand_over=hand_over)
+            most = max(most, steps)
         solution = Solution(
             search.value.view_as(y),
             search.residual,
@@ -207,7 +207,7 @@ class Solver:
             search.status,
             tolerance,
             kappa,
-            budget,
+            most,
         )
         if monitor.listening():
             monitor.emit(

@@ -15,12 +15,12 @@ from impflow_zoo.lipschitz.norms import held_weights
 from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.linearize import chain_of
-from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.rows import all_finite, call
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.solve import Solver, SolverError
 from impflow_zoo.transforms.weights import PlainLoading
 
-__all__ = ["ResidualBlock", "Step"]
+__all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,11 @@ class ResidualBlock(PlainLoading, Transform):
 
         Raises:
             SolverError: if a root is not found (evaluation mode).
+            NoContractionError: if `log|det dz/dx|` does not exist, as a net is no contraction.
             ValueError: for inputs that are not floating point, not finite, of the wrong shape, or
                 not of the type and on the device of the parameters.
+            TypeError: if inputs or context are no tensors.
+            RuntimeError: within `torch.func` transforms and forward-mode differentiation.
         """
         return self._with_logdet(inputs, context, backwards=False)
 
@@ -152,6 +155,8 @@ class ResidualBlock(PlainLoading, Transform):
             )
         if inputs.dim() < 2:
             raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows are needed, [B, ...]")
+        if context is not None and not context.dim():
+            raise ValueError("context is a single number: one row for each input row is needed")
         if context is not None and len(context) != len(inputs):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
         if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -166,6 +171,8 @@ class ResidualBlock(PlainLoading, Transform):
         check_finite(inputs, "inputs")
         if context is not None:
             check_finite(context, "context")
+        if value.is_inference() and not torch.is_inference_mode_enabled():
+            value = value.clone()  # the graph could not keep it
         return value
 
     def _refuse_tangents(self, *inputs: Tensor | None) -> None:
@@ -222,6 +229,9 @@ class _Negated(Chained):
     def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return -call(self.net, x, context)
 
+    def parameters(self) -> Iterator[Tensor]:
+        return self.net.parameters()
+
     def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
         chain = chain_of(self.net, x, context)
         return None if chain is None else chain.negated()
@@ -229,6 +239,10 @@ class _Negated(Chained):
 
 class NotFiniteError(ValueError):
     """NaN or infinity where numbers are due."""
+
+
+# What weights may have become, as opposed to mistakes of a user: training goes on over these.
+NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
 
 
 def check_finite(x: Tensor, name: str) -> None:

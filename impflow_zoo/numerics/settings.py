@@ -1,0 +1,17 @@
+"""What counts as a number in settings: numpy's do, `True` does not."""
+
+from __future__ import annotations
+
+import numbers
+
+__all__ = ["is_real", "is_whole"]
+
+
+def is_real(value: object) -> bool:
+    """Whether it is a real number."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
