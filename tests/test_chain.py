@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from impflow_zoo import LipschitzMLP
+from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform, Solver
 from impflow_zoo.lipschitz.activations import Sin
+from impflow_zoo.lipschitz.elementwise import SiLU
 from impflow_zoo.numerics import chain as chain_module
+from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.chain import Chain
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
+from impflow_zoo.testing import dense_logdet
 
 NETS: dict[str, dict[str, Any]] = {
     "sin": {},
@@ -155,3 +158,59 @@ def test_other_code_in_a_net_is_heeded() -> None:
     net = LipschitzMLP(3, (8,))
     with torch.autocast("cpu", torch.bfloat16):
         assert chain_of(net, x, None) is None
+
+
+@pytest.mark.parametrize("method", ["auto", "newton"])
+@pytest.mark.parametrize("features", [4, 16])
+def test_newton_knows_the_slopes_of_a_chain(features: int, method: str) -> None:
+    """A symmetric net as steep as its bound allows, where plain iteration takes thousands."""
+    net = LipschitzMLP(features, (64,), lipschitz=0.9999).double().eval()
+    first, last = net.layers
+    with torch.no_grad():
+        first.weight.mul_(10)
+        last.weight.copy_(-first.weight.mT)
+        first.bias.zero_()
+        last.bias.zero_()
+    block = ResFlowTransform(net, solver=Solver(method))
+    x = 0.01 * torch.randn(6, features, dtype=torch.float64)
+    with monitor.record() as events:
+        found = block.decode(block.encode(x))
+    torch.testing.assert_close(found, x, rtol=0, atol=1e-9)
+    ((_, figures),) = (event for event in events if event[0] == "root")
+    assert figures["steps"] < 60
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_slopes_far_out(dtype: torch.dtype) -> None:
+    h = torch.tensor([-1e30, -1e9, -50, 0, 3, 50, 3e7, 1e9, 1e18, 1e30], dtype=dtype)
+    value, slope = torch.empty_like(h), torch.empty_like(h)
+    SiLU().record(h, value, slope)
+    torch.testing.assert_close(value, torch.nn.functional.silu(h))
+    point = h.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.nn.functional.silu(point).sum(), point)
+    torch.testing.assert_close(slope, expected)
+
+
+class _WithinANet(nn.Module):
+    """A block as part of a net, its context made of the net's own input."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        nets = [LipschitzMLP(2, (16,), "sin", 0.5, context_features=2) for _ in range(2)]
+        self.block, self.part = ImpFlowTransform(*nets, logdet="exact").double().eval(), part
+        for net in nets:
+            for parameter in net.context_layers.parameters():
+                parameter.data.mul_(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = getattr(self.block, self.part)(x[:, :2], x[:, 2:])
+        return 0.05 * (found if isinstance(found, Tensor) else found[0]).repeat(1, 2)
+
+
+@pytest.mark.parametrize("part", ["encode", "decode", "forward", "inverse"])
+def test_a_context_made_within_a_net_counts_in_its_jacobian(part: str) -> None:
+    block = ResFlowTransform(_WithinANet(part), "exact").double().eval()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        _, found = block(x)
+    torch.testing.assert_close(found, dense_logdet(block.encode, x), rtol=0, atol=1e-9)

@@ -49,7 +49,8 @@ class SiLU:
     def record(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
         s = torch.sigmoid(h, out=slope)
         torch.mul(h, s, out=value)
-        slope.addcmul_(value, s, value=-1).add_(value)  # s + value (1 - s)
+        # s + value (1 - s), without cancellation where s is 1 and the value large
+        torch.lerp(value, value.new_ones(()), s, out=slope)
 
     def bend(self, h: Tensor, t: Tensor) -> Tensor:
         s = torch.sigmoid(h)

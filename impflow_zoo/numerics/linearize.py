@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -55,9 +56,12 @@ class Linearization:
         """`u^T J v` of each row, `[B]`, in the graph of the net; `u` and `v` are constants."""
         return dot(self.vjp(u, create_graph=True), v)
 
-    def leaves(self, *private: Tensor | None) -> list[Tensor]:
-        """The leaf tensors that gradients flow to, less the point itself and the private ones."""
-        return leaves(self.value, private=(self.x, *private))
+    def leaves(self, *private: Tensor | None, computed: Sequence[Tensor] = ()) -> list[Tensor]:
+        """The leaf tensors that gradients flow to, less the point itself and the private ones.
+
+        `computed` ones count as leaves.
+        """
+        return leaves(self.value, private=(self.x, *private), computed=computed)
 
     def jacobian(self, *, create_graph: bool = False) -> Tensor:
         """Dense Jacobians `[B, d, d]`; entry `[b, i, j]` is `d g_i / d x_j` of row `b`.
@@ -93,7 +97,7 @@ class Linearization:
         return self._jacobian
 
     def _has_python_nodes(self) -> bool:
-        behind = nodes(self.value, until=self.x)
+        behind = nodes(self.value, until=[self.x])
         return any(isinstance(node, BackwardCFunction) for node in behind)
 
     def _products(self, basis: Tensor, *, create_graph: bool) -> Tensor:
@@ -152,8 +156,9 @@ class _ChainLinearization(Linearization):
     def form(self, u: Tensor, v: Tensor) -> Tensor:
         return dot(self._attach(u[:, None])[:, 0], v)
 
-    def leaves(self, *private: Tensor | None) -> list[Tensor]:
-        return leaves(*self._chain.weights, *self._chain.biases, private=(self.x, *private))
+    def leaves(self, *private: Tensor | None, computed: Sequence[Tensor] = ()) -> list[Tensor]:
+        ends = (*self._chain.weights, *self._chain.biases)
+        return leaves(*ends, private=(self.x, *private), computed=computed)
 
     def jacobian(self, *, create_graph: bool = False) -> Tensor:
         if create_graph:
@@ -177,6 +182,8 @@ class _ChainLinearization(Linearization):
 def chain_of(g: Net, x: Tensor, context: Tensor | None) -> Chain | None:
     """The chain that a net is at rows of the type of its weights, if it is one."""
     g = uncompiled(g)  # compiling gains nothing on a chain
+    if isinstance(g, Chain):
+        return g
     if not isinstance(g, Chained) or torch.is_autocast_enabled(x.device.type):
         return None
     chain = g.chain(x, context)

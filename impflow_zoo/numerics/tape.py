@@ -123,7 +123,10 @@ class _Attached(torch.autograd.Function):
         hidden, maps = saved[: 3 * (n - 1)], saved[3 * (n - 1) :]
         values, slopes, kept = (hidden[i * (n - 1) : (i + 1) * (n - 1)] for i in range(3))
         tape = Tape(chain, [x, *values], slopes, kept, x)
-        parameters = any(ctx.needs_input_grad[4:]) and not inputs_only()
+        # Biases that differ from row to row hold a context, which may depend on the input of a net
+        # that this one is a part of.
+        shared = all(bias.dim() == 1 for bias in chain.biases)
+        parameters = any(ctx.needs_input_grad[4:]) and not (shared and inputs_only())
         gradient = _Gradient(tape, parameters=parameters)
         gradient.run(seeds, maps, grad, grad_products)
         grads = (*gradient.weights, *gradient.biases) if parameters else [None] * (2 * n)
