@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from nflows.transforms import (
-    ActNorm,
     CompositeTransform,
     MultiscaleCompositeTransform,
     Transform,
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.models.build_image import BlockFactory, build_image
 from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
-from impflow_zoo.transforms.actnorm import CentredActNorm
+from impflow_zoo.transforms.actnorm import ActNorm, CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.whitening import Whitening

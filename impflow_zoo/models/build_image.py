@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from nflows.transforms import (
-    ActNorm,
     CompositeTransform,
     Permutation,
     SqueezeTransform,
@@ -19,7 +18,7 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDens
 from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.transforms.actnorm import CentredActNorm
+from impflow_zoo.transforms.actnorm import ActNorm, CentredActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.whitening import Whitening

@@ -54,7 +54,7 @@ class TabularConfig:
         activation: activation of every net, see `LipschitzMLP`.
         lipschitz: bound of every net's Lipschitz constant, below 1.
         context_features: size of a context row, or None for an unconditional density.
-        actnorm: put an nflows `ActNorm` between blocks.
+        actnorm: put an `ActNorm` between blocks.
         actnorm_ends: put one before the first and after the last block as well.
         centred_actnorm: in the form `CentredActNorm`.
         whiten: put a `Whitening` before the first block.

@@ -66,7 +66,7 @@ class ImageConfig:
         norm: norms of the layers of `"conv"` and fully connected nets, see `LipschitzMLP`.
         stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
         squeeze_first: squeeze once more, before the first scale.
-        actnorm: put an nflows `ActNorm` before the first block and after every block.
+        actnorm: put an `ActNorm` before the first block and after every block.
         centred_actnorm: in the form `CentredActNorm`.
         whiten: start each scale with a `Whitening`, the first one in place of its ActNorm.
         factor_out: half of the channels leave after each scale but the last.

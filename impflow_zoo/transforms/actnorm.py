@@ -1,12 +1,34 @@
-"""ActNorm in the form that published weights have."""
+"""ActNorm that survives its first batch, and in the form that published weights have."""
 
 from __future__ import annotations
 
+import nflows.transforms
 import torch
-from nflows.transforms import ActNorm
 from torch import Tensor
 
-__all__ = ["CentredActNorm"]
+from impflow_zoo.transforms.base import check_finite
+
+__all__ = ["ActNorm", "CentredActNorm"]
+
+
+class ActNorm(nflows.transforms.ActNorm):
+    """`exp(log_scale) x + shift`, which the first batch seen in training leaves normalised.
+
+    nflows' own has NaN for parameters ever after where that batch has one row, or a column that
+    is constant. Here such columns keep their scale, and a batch without rows sets nothing.
+    """
+
+    @torch.no_grad()
+    def _initialize(self, inputs: Tensor) -> None:
+        if not len(inputs):
+            return
+        check_finite(inputs, "inputs")
+        rows = inputs.movedim(1, -1).flatten(0, -2)
+        std = rows.std(dim=0, correction=min(1, len(rows) - 1))
+        std[rows.amin(dim=0) == rows.amax(dim=0)] = 1  # rounding may leave them more than 0
+        self.log_scale.copy_(-std.log())
+        self.shift.copy_(-(rows / std).mean(dim=0))
+        self.initialized.fill_(value=True)
 
 
 class CentredActNorm(ActNorm):

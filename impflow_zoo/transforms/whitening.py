@@ -90,7 +90,7 @@ class Whitening(LULinear):
         check_finite(inputs, "inputs")
         x = inputs.double().transpose(0, 1).flatten(1)
         std, mean = torch.std_mean(x, dim=1, correction=0)
-        std[std == 0] = 1
+        std[x.amin(dim=1) == x.amax(dim=1)] = 1  # rounding may leave them more than 0
         x = (x - mean[:, None]) / std[:, None]
         shrinkage = max(_LEAST_SHRINKAGE, min(1.0, (len(x) / x.shape[1]) ** 2))
         correlation = (1 - shrinkage) * (x @ x.T) / x.shape[1]
