@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.runlog import read_lines
 
 __all__ = ["TRAINING", "Repeat", "TrainingFacts", "read_log"]
 
@@ -60,13 +61,16 @@ class TrainingFacts:
         """The facts in a model's folder.
 
         Raises:
-            ModelError: if there are none.
+            ModelError: if there are none that can be read.
         """
         path = folder / TRAINING
         if not path.is_file():
             raise ModelError(f"{folder} has no {TRAINING}: stage it from a run")
-        known = json.loads(path.read_text())
-        return cls(**{**known, "repeats": [Repeat(**r) for r in known.get("repeats", ())]})
+        try:
+            known = json.loads(path.read_text())
+            return cls(**{**known, "repeats": [Repeat(**r) for r in known.get("repeats", ())]})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path} is damaged: stage the model from its run again") from error
 
     def text(self) -> str:
         """What `read` reads."""
@@ -85,8 +89,14 @@ class TrainingFacts:
 
 
 def read_log(log: Path) -> TrainingFacts:
-    """What a training log says of cost and progress."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    """What a training log says of cost and progress.
+
+    Raises:
+        ModelError: if it says nothing.
+    """
+    lines = read_lines(log)
+    if not lines:
+        raise ModelError(f"{log} holds no line of a training: is the run still at its start?")
 
     def first(key: str, default: Any) -> Any:
         return next((line[key] for line in lines if key in line), default)
@@ -102,7 +112,7 @@ def read_log(log: Path) -> TrainingFacts:
         curve=[
             [line["rows_seen"], line["seconds"], round(line["validation"], 5)]
             for line in lines
-            if "validation" in line
+            if line.get("validation") is not None
         ],
         seed=first("seed", 0),
     )

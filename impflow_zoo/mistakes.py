@@ -14,13 +14,10 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from impflow_zoo.data import DataError
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.numerics.logdet import NoContractionError
-from impflow_zoo.numerics.solve import SolverError
-from impflow_zoo.transforms.base import NotFiniteError
+from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["in_one_line"]
 
-_NUMERICAL = (SolverError, NoContractionError, NotFiniteError)
 _OUTSIDE = (HfHubHTTPError, EntryNotFoundError, OSError)
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch has no type for it on CPUs
 
@@ -28,17 +25,22 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch has no type
 @contextmanager
 def in_one_line() -> Iterator[None]:
     """Within, errors that somebody can mend end the process, and warnings keep to a line."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters ends in our line
+    log = logging.getLogger("huggingface_hub")
+    level, show = log.level, warnings.showwarning
+    log.setLevel(logging.ERROR)  # what matters ends in our line
     warnings.showwarning = _warn
     try:
         yield
-    except (ModelError, DataError, *_NUMERICAL, *_OUTSIDE) as error:
+    except (ModelError, DataError, *NUMERICAL_ERRORS, *_OUTSIDE) as error:
         _fail(" ".join(str(error).split()))
     except (MemoryError, RuntimeError) as error:
         known = any(sign in str(error) for sign in _OUT_OF_MEMORY)
         if not isinstance(error, MemoryError) and not known:
             raise
         _fail("not enough memory: ask for fewer rows")
+    finally:
+        log.setLevel(level)
+        warnings.showwarning = show
 
 
 def _warn(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -13,12 +13,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.numerics.probes import mix
-from impflow_zoo.numerics.solve import NumericalWarning, SolverError
+from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.transforms.base import NotFiniteError
+from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Optimisation", "learning_rate"]
 
@@ -100,7 +99,7 @@ class Optimisation:
                 log_density = self.model.log_prob(x).sum() / size
                 (-log_density).backward()
                 value = float(log_density.detach())
-            except (NoContractionError, NotFiniteError, SolverError):
+            except NUMERICAL_ERRORS:
                 value = math.nan
         roots = [figures for kind, figures in events if kind == "root"]
         own = (

@@ -11,7 +11,7 @@ from typing import Any
 from impflow_zoo.models.layout import LOG
 from impflow_zoo.models.writing import write_whole
 
-__all__ = ["LOG", "Meter", "RunLog"]
+__all__ = ["LOG", "Meter", "RunLog", "read_lines"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +42,22 @@ class RunLog:
     def forget_beyond(self, step: int) -> None:
         """Drop what was logged after a step: a resumed run says it again."""
         path = self.folder / LOG
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        write_whole(path, "".join(line + "\n" for line in kept).encode())
+        kept = [line for line in read_lines(path) if line["step"] <= step] if path.exists() else []
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; what is none is left out, as the last one of a killed run may be cut."""
+    return [line for text in path.read_text().splitlines() if (line := _line(text))]
+
+
+def _line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+        line["step"], line["rows_seen"], line["seconds"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return line
 
 
 @dataclasses.dataclass
@@ -66,10 +79,3 @@ def _mean(values: list[float]) -> float | None:
     """Mean of the finite values, None if there are none: JSON has no NaN."""
     finite = [value for value in values if math.isfinite(value)]
     return float(f"{sum(finite) / len(finite):.6g}") if finite else None
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):  # the last line of a killed run may be cut
-        return math.inf

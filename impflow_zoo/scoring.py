@@ -27,6 +27,7 @@ from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.probes import keyed_rows, mix
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
+from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Score", "model_input", "open_rows", "score"]
 
@@ -110,12 +111,42 @@ def score(
 
     Raises:
         DataError: if there is no row to score, or a stream to share.
+        SolverError, NoContractionError, NotFiniteError: in all processes, if one cannot score a
+            row of its share.
     """
     processes = processes or Processes()
     if isinstance(source, Stream) and processes.count > 1:
         raise DataError(f"{source.name} is streamed: one process alone can read it in order")
     if batch_size is None:
         batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
+    own: Score | Exception
+    try:
+        own = _score_share(model, source, seed, limit, batch_size, processes, progress=progress)
+    except NUMERICAL_ERRORS as error:
+        own = error  # the others wait to hear of it
+    parts = processes.gather(own)
+    for part in parts:
+        if isinstance(part, Exception):
+            raise part
+    scored = _joined(parts)
+    if not len(scored.log_prob):
+        left_out = scored.skipped
+        reason = f"none of {left_out} rows can be read" if left_out else "the set is empty"
+        raise DataError(f"{source.name}: {reason}")
+    return scored
+
+
+def _score_share(
+    model: FlowModel,
+    source: Source,
+    seed: int,
+    limit: int | None,
+    batch_size: int,
+    processes: Processes,
+    *,
+    progress: bool,
+) -> Score:
+    """The score of the rows that are this process's."""
     values, variances, first, skipped = [torch.zeros(0)], [torch.zeros(0)], None, 0
     with (
         torch.no_grad(),
@@ -139,15 +170,9 @@ def score(
             values.append(value.double().cpu())
             variances.append(error.double().cpu() ** 2)
             first = x[:100].cpu() if first is None else first
-    own = Score(
+    return Score(
         torch.cat(values).double(), torch.cat(variances).double(), _figures(events), skipped, first
     )
-    scored = _joined(processes.gather(own))
-    if not len(scored.log_prob):
-        left_out = scored.skipped
-        reason = f"none of {left_out} rows can be read" if left_out else "the set is empty"
-        raise DataError(f"{source.name}: {reason}")
-    return scored
 
 
 def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> None:

@@ -6,6 +6,7 @@ import copy
 import math
 import os
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.models.layout import open_files
 from impflow_zoo.models.store import load_weights, read_config, read_weights
+from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.optimisation import Optimisation
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
@@ -29,6 +31,7 @@ from impflow_zoo.registry import locate
 from impflow_zoo.run_folder import CHECKPOINT, check_new, check_resumed, keep_recipe
 from impflow_zoo.runlog import Meter, RunLog
 from impflow_zoo.scoring import open_rows, score
+from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer", "train"]
 
@@ -294,17 +297,27 @@ class Trainer:
         raise DataError(f"{self.batches.rows.name}: none of its rows can be read")
 
     def _validate(self) -> None:
-        """Score the averaged weights and keep them if they are the best so far."""
+        """Score the averaged weights and keep them if they are the best so far.
+
+        Weights that cannot score a row, for want of a root, say, are not; training may mend that.
+        """
         model = copy.deepcopy(self.averaged).eval()
-        scored = score(
-            model,
-            self.validation,
-            seed=self.settings.seed,
-            limit=self.settings.validation_limit,
-            processes=self.processes,
-        )
-        log_prob = float(scored.log_prob.mean())
-        self._log(validation=float(model.preprocessing.metric(scored.log_prob).mean()))
+        log_prob, value = math.nan, math.nan
+        try:
+            scored = score(
+                model,
+                self.validation,
+                seed=self.settings.seed,
+                limit=self.settings.validation_limit,
+                processes=self.processes,
+            )
+        except NUMERICAL_ERRORS as error:
+            if self.processes.first:
+                warnings.warn(f"validation failed: {error}", NumericalWarning, stacklevel=2)
+        else:
+            log_prob = float(scored.log_prob.mean())
+            value = float(model.preprocessing.metric(scored.log_prob).mean())
+        self._log(validation=value if math.isfinite(value) else None)
         best = self.state["best"]
         if math.isfinite(log_prob) and (best is None or log_prob > best):
             self.state.update(best=log_prob, best_step=self.state["step"], waited=0)

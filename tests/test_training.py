@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,16 +19,26 @@ from safetensors.torch import load_file
 from small import config, make, write_recipe
 from torch import Tensor
 
-from impflow_zoo import ImpFlow, ResFlow, Solver, SolverError, create_model, training
+from impflow_zoo import (
+    ImpFlow,
+    NumericalWarning,
+    ResFlow,
+    Solver,
+    SolverError,
+    create_model,
+    training,
+)
 from impflow_zoo.data import TOYS, DataError, TableSource, open_source, open_toy
+from impflow_zoo.facts import read_log
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.optimisation import learning_rate
+from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
-from impflow_zoo.scoring import Score
+from impflow_zoo.scoring import Score, score
 from impflow_zoo.training import Trainer
 from impflow_zoo.transforms.base import NotFiniteError
 
@@ -285,7 +296,6 @@ def test_an_unusable_step_is_counted_and_not_applied(log_prob, tmp_path, monkeyp
 
 def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path, monkeypatch):
     run = trainer(tmp_path)
-    monkeypatch.setattr(run.model, "log_prob", constant(run, math.nan))
     before = parameters(run.model)
     monkeypatch.setattr(
         run.model, "log_prob", lambda x: (constant(run, 1.0)(x) * 0).abs().sqrt()
@@ -341,6 +351,40 @@ def test_the_best_weights_are_kept(tmp_path, scripted):
     assert (state["best"], state["best_step"], state["waited"]) == (3.0, 2, 2)
     kept = ImpFlow.from_pretrained(tmp_path)
     assert all(torch.equal(p, averages[1][name]) for name, p in kept.named_parameters())
+
+
+@pytest.mark.parametrize("error", [SolverError, NoContractionError, NotFiniteError])
+def test_a_validation_that_fails_is_noted_and_training_goes_on(error, tmp_path, monkeypatch):
+    run = trainer(tmp_path, steps=3, validate_every=1)
+    good, calls = training.score, itertools.count()
+
+    def bad_at_first(*arguments, **options):
+        if next(calls) == 0:
+            raise error("no root")
+        return good(*arguments, **options)
+
+    monkeypatch.setattr(training, "score", bad_at_first)
+    with pytest.warns(NumericalWarning, match="validation failed: no root"):
+        state = run.run()
+    assert (state["step"], state["best"] is None) == (3, False)
+    values = [line["validation"] for line in log(tmp_path) if "validation" in line]
+    assert values[0] is None
+    assert len(values) == 3
+    assert [value for *_, value in read_log(tmp_path / "log.jsonl").curve] == [
+        round(value, 5) for value in values[1:]
+    ]
+
+
+def test_an_error_of_one_process_reaches_the_others(monkeypatch):
+    """They would wait for its share for ever."""
+    model, rows = make(blocks=1), open_toy("moons", 10)
+
+    class Two(Processes):
+        def gather(self, own):
+            return [SolverError("elsewhere"), own]
+
+    with pytest.raises(SolverError, match="elsewhere"):
+        score(model, rows, seed=0, processes=Two(rank=1, count=2))
 
 
 def test_patience_ends_a_run(tmp_path, scripted):
