@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo import ImpFlowTransform, LipschitzMLP, LogDet, ResFlowTransform
+from impflow_zoo import (
+    ImpFlowTransform,
+    LipschitzConvNet,
+    LipschitzDenseNet,
+    LipschitzMLP,
+    LogDet,
+    ResFlowTransform,
+)
 from impflow_zoo.testing.case import (
     BlockCase,
     Reference,
@@ -102,6 +109,10 @@ NETS = {
     "user": NetSpec(UserNet),
     "user-context": NetSpec(UserContextNet, context=3),
     "user-image": NetSpec(UserConvNet, shape=(1, 3, 3)),
+    "conv-image": NetSpec(lambda: LipschitzConvNet(2, (3, 3), 4, lipschitz=KAPPA), shape=(2, 3, 3)),
+    "dense-image": NetSpec(
+        lambda: LipschitzDenseNet(2, (3, 3), growth=3, depth=2, lipschitz=KAPPA), shape=(2, 3, 3)
+    ),
     "one-feature": NetSpec(lambda: LipschitzMLP(1, (8,), "sin", KAPPA), shape=(1,)),
 }
 MONOTONE = ("sin", "cpila-preactivation", "elu-context", "user-image")  # shares all code

@@ -60,7 +60,7 @@ def test_rows_are_shrunk_one_by_one():
     torch.testing.assert_close(layer.normalised_weight(), expected)
 
 
-@pytest.mark.parametrize("norm", ["1111", "ffff", "12f2", "pppp", "2222"])
+@pytest.mark.parametrize("norm", ["inf", "1111", "ffff", "12f2", "pppp", "2222"])
 @pytest.mark.parametrize("kind", ["rows", "images"])
 def test_nets_learn_and_are_certified_in_the_2_norm(norm, kind):
     if kind == "rows":

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.induced import is_uniform, make_convolution, spaces
+from impflow_zoo.lipschitz.induced import make_convolution, spaces
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
@@ -94,9 +94,9 @@ class LipschitzConvNet(_ImageNet):
         kernels: size of each convolution, odd numbers.
         activation: see `LipschitzMLP`.
         preactivation: start with an activation instead of a convolution.
-        lipschitz: bound of the Lipschitz constant in the 2-norm.
+        lipschitz: bound of the Lipschitz constant, in the 2-norm unless `norm` says otherwise.
         context_features: size of a context row, or None.
-        norm: `"2"`, or one character for each space between layers, see `spaces`.
+        norm: `"2"`, `"inf"`, or one character for each space between layers, see `spaces`.
         stored_norms: as in `LipschitzMLP`.
 
     Example:
@@ -123,8 +123,10 @@ class LipschitzConvNet(_ImageNet):
         if not kernels:
             raise ValueError("kernels=(): at least one convolution is needed")
         share = lipschitz ** (1 / len(kernels))
-        if stored_norms or not is_uniform(norm):
-            self.lipschitz = None  # the layers' norms do not bound it
+        if width < 1:
+            raise ValueError(f"width={width}: at least one channel is needed")
+        if stored_norms or norm != "2":
+            self.lipschitz = None  # the layers' norms do not bound it in the 2-norm
         widths = [channels, *[width] * (len(kernels) - 1), channels]
         self.first = make_activation(activation) if preactivation else None
         self.activations = nn.ModuleList(make_activation(activation) for _ in kernels[1:])
@@ -205,6 +207,8 @@ class LipschitzDenseNet(_ImageNet):
         context_features: int | None = None,
     ) -> None:
         super().__init__(channels, image_size, lipschitz, context_features)
+        if growth < 1 or depth < 1:
+            raise ValueError(f"growth={growth}, depth={depth}: at least one of each is needed")
         self.activations = nn.ModuleList(make_activation(activation) for _ in range(depth))
         convolutions, width = [], channels
         for a in self.activations:
