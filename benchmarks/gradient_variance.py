@@ -52,7 +52,7 @@ def make_model(kappa: float) -> FlowModel:
     return model.double().eval()
 
 
-def gradient(model: FlowModel, logdet: LogDet, x: Tensor) -> tuple[Tensor, int, float]:
+def gradient(model: FlowModel, logdet: LogDet, x: Tensor) -> tuple[Tensor, float, float]:
     """The gradient of the mean log-density, products per net, and CPU seconds."""
     blocks = list(model.blocks())
     for block in blocks:

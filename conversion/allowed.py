@@ -68,11 +68,6 @@ class StoredTensor:
                 "refused"
             )
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the storage behind it."""
-        return self.storage.size * self.storage.dtype.itemsize
-
 
 def find(module: str, name: str) -> Name:
     """What a name in a pickle stands for.

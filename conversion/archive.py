@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from conversion import allowed
 from conversion.allowed import Storage, StoredTensor
@@ -21,8 +22,6 @@ from conversion.pickles import read_pickle
 __all__ = ["Archive", "open_archive"]
 
 _LARGEST_PICKLE = 1 << 28  # bytes
-_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older format
-_PROTOCOL = 1001  # second one
 
 
 class _Storages(Protocol):
@@ -147,7 +146,7 @@ def _open_row(file: BinaryIO) -> Archive:
     file.seek(0)
     if head not in (b"\x80", b"c", b"("):  # the last two: pickles by hand, refused by name
         raise ConversionError("neither a zip archive nor a pickle: not written by torch.save")
-    if following() != _MAGIC or following() != _PROTOCOL:
+    if following() != MAGIC_NUMBER or following() != PROTOCOL_VERSION:
         raise ConversionError("a pickle, but not one of torch.save")
     system = following()
     if not (isinstance(system, dict) and system.get("little_endian") is True):

@@ -150,9 +150,9 @@ def write(
         batch = golden_batch(model, golden)
         contents[layout.GOLDEN] = serialise(batch, metadata={"format": "pt"})
     folder.mkdir(parents=True, exist_ok=True)
-    writing.write_together({folder / name: data for name, data in contents.items()})
     if not golden:
         (folder / layout.GOLDEN).unlink(missing_ok=True)  # it would be of other weights
+    writing.write_together({folder / name: data for name, data in contents.items()})
     return outcome
 
 

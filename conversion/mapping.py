@@ -158,7 +158,10 @@ class _Copier:
 
 
 def _order(raw: Tensor) -> Tensor:
-    """The learned order of a norm, between 1 and 5, from its parameter."""
+    """The learned order of a norm, between 1 and 5, from its parameter.
+
+    `asym_squash` of the public code of both papers (`lib/layers/base/mixed_lipschitz.py`).
+    """
     elu: Callable[[Tensor], Tensor] = nn.functional.elu
     shifted = 0.5493061829986572 - raw
     return torch.tanh(-(0.3 * shifted + 0.7 * elu(shifted))) * 2 + 3

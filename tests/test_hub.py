@@ -132,6 +132,7 @@ def test_cache_does_where_the_hub_is_down(hub, online, models, tmp_path):
     value = online(load, cache)
     hub.faults["HEAD", "model.safetensors"] = Fault(status=503)
     assert online(load, cache) == value
+    fails(online(load, cache, force_download=True), "HfHubHTTPError", REPO, "503")
 
 
 def test_unknown_gated_and_private(hub, online, models, tmp_path):

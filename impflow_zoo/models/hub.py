@@ -131,7 +131,9 @@ class HubFiles:
         except RevisionNotFoundError:
             raise
         except (HTTPError, OSError) as error:  # as in huggingface_hub: the cache may still do
-            self._local_only, self._force = True, False
+            if self._force:
+                raise
+            self._local_only = True
             try:
                 return self._commit_of_first()
             except LocalEntryNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import get_ident
 
 __all__ = ["write_together", "write_whole"]
 
@@ -18,7 +19,8 @@ def write_together(contents: dict[Path, bytes]) -> None:
 
     All contents are on disk under temporary names before the first is renamed.
     """
-    waiting = {path.with_name(f".{path.name}.{os.getpid()}.tmp"): path for path in contents}
+    mine = f"{os.getpid()}-{get_ident()}.tmp"  # not those of another thread
+    waiting = {path.with_name(f".{path.name}.{mine}"): path for path in contents}
     try:
         for temporary, path in waiting.items():
             _write(temporary, contents[path], path)
