@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from conversion.errors import ConversionError
-from impflow_zoo.lipschitz.certify import Certificate, certify
+from impflow_zoo.lipschitz.certify import Certificate, certify, worst
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.preprocessing import ImagePreprocessing
 from impflow_zoo.numerics.solve import SolverError
@@ -52,12 +52,10 @@ class SelfCheck:
 
 def bound_line(certificate: tuple[Certificate, ...]) -> str:
     """What is proven of the nets' Lipschitz constants, in a line."""
-    bounds = [c.bound for c in certificate if c.bound is not None]
-    worst = max(bounds, default=float("nan"))
-    proven = len(bounds) == len(certificate) and worst < 1
-    return f"largest bound of a net's Lipschitz constant (2-norm): {worst:.4f}, " + (
-        f"margin {1 - worst:.4f}" if proven else "not certified as a contraction"
-    )
+    bound, margin = worst(certificate).bound, worst(certificate).margin
+    proven = "not certified as a contraction" if margin is None else f"margin {margin:.4f}"
+    largest = "none known" if bound is None else f"{bound:.4f}"
+    return f"largest bound of a net's Lipschitz constant (2-norm): {largest}, {proven}"
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.evaluation import ROUND_TRIP_UNITS, UNITS, Result
 from impflow_zoo.facts import TrainingFacts
+from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import Recipe
@@ -44,9 +45,8 @@ def trained_card(
 ) -> str:
     """The card of a model with weights."""
     words, image = recipe.card, len(model.config.shape) == 3
-    bounds = [c.bound for c in store.read_config(layout.open_files(model.origin or "")).certificate]
-    known = [b for b in bounds if b is not None]
-    certified = len(known) == len(bounds) and max(known) < 1
+    certificates = store.read_config(layout.open_files(model.origin or "")).certificate
+    bound, margin = worst(certificates).bound, worst(certificates).margin
     settings = recipe.training
     needs_data = recipe.data.dataset is None
     metadata = ModelCardData(
@@ -118,9 +118,9 @@ def trained_card(
         if facts.steps >= settings.steps
         else "Train it to the end of the recipe",
         seed_option=f" --seed {facts.seed}" if facts.seed != settings.seed else "",
-        nets=len(bounds),
-        bound=f"{max(known):.4f}" if known else "none",
-        margin=f"{1 - max(known):.4f}" if certified else "not certified",
+        nets=len(certificates),
+        bound="none" if bound is None else f"{bound:.4f}",
+        margin="not certified" if margin is None else f"{margin:.4f}",
         round_trip=f"{result.round_trip:.1e}",
         round_trip_unit=ROUND_TRIP_UNITS[result.metric],
         limits=words.limits,

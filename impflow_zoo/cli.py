@@ -48,6 +48,8 @@ def list_(
         return
     from impflow_zoo.evaluation import UNITS
 
+    if not models:
+        raise ModelError(f"no model matches {pattern!r}: `impflow-zoo list` shows all")
     width = max((len(m["name"]) for m in models), default=0)
     for m in models:
         value = "no weights yet" if m["value"] is None else f"{m['value']:.4f} {UNITS[m['metric']]}"
@@ -243,22 +245,21 @@ def train(
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Bound the Lipschitz constant of every net, and check the golden batch."""
     from impflow_zoo.lipschitz.certify import certify as certify_module
+    from impflow_zoo.lipschitz.certify import worst
     from impflow_zoo.models.golden import verify
 
     files = layout.open_files(registry.locate(model))
     loaded = registry.create_model(model)
     verify(loaded, files, store.read_config(files))
     certificates = certify_module(loaded)
-    bounds = [c.bound for c in certificates]
-    worst = None if None in bounds else max(b for b in bounds if b is not None)
+    bound, margin = worst(certificates).bound, worst(certificates).margin
     if as_json:
         nets = [{"name": c.name, "bound": c.bound, "margin": c.margin} for c in certificates]
-        margin = None if worst is None or worst >= 1 else 1 - worst
-        _print_json({"model": model, "bound": worst, "margin": margin, "nets": nets})
+        _print_json({"model": model, "bound": bound, "margin": margin, "nets": nets})
         return
     for c in certificates:
         print(c)
-    whole = "not certified" if worst is None or worst >= 1 else f"margin {1 - worst:.6f}"
+    whole = "not certified" if margin is None else f"margin {margin:.6f}"
     print(f"{model}: {whole}; golden batch reproduced")
 
 

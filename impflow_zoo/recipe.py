@@ -174,6 +174,18 @@ class Recipe:
         require(image or corrupt == "stop", "corrupt", corrupt, "stop, for tables,")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without keys that are given twice, of which PyYAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} given twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
@@ -181,7 +193,7 @@ def read_recipe(path: Path) -> Recipe:
         ConfigError: if the file is missing, no YAML, or holds a setting that does not exist.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from impflow_zoo import registry
 from impflow_zoo.facts import TRAINING, TrainingFacts
+from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import layout, store
 from impflow_zoo.recipe import Recipe, read_recipe
 
@@ -93,9 +94,8 @@ def _data_name(recipe: Recipe) -> str:
 
 
 def _margin(config_file: store.ConfigFile) -> str:
-    bounds = [c.bound for c in config_file.certificate]
-    known = [b for b in bounds if b is not None]
-    return f"{1 - max(known):.4f}" if known and len(known) == len(bounds) and max(known) < 1 else ""
+    margin = worst(config_file.certificate).margin
+    return "" if margin is None else f"{margin:.4f}"
 
 
 def results(rows: list[Row]) -> str:

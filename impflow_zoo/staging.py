@@ -50,10 +50,10 @@ def stage(
             recipe. The folder is left as it was.
     """
     recipe = read_recipe(folder / layout.RECIPE)
+    _check_words(folder, recipe)
     if run is None and not (folder / layout.WEIGHTS).is_file():
         _announce(folder, recipe)
         return None
-    _check_words(folder, recipe)
     facts = TrainingFacts.read(folder) if run is None else _facts(run)
     others = _other_seeds(repeats, recipe, facts)
     if data is not None:

@@ -34,6 +34,7 @@ __all__ = [
     "BLOCKS",
     "DIRECTIONS",
     "EPS",
+    "IMAGE_BLOCKS",
     "KAPPA",
     "NETS",
     "build",
@@ -109,11 +110,14 @@ NETS = {
     "user": NetSpec(UserNet),
     "user-context": NetSpec(UserContextNet, context=3),
     "user-image": NetSpec(UserConvNet, shape=(1, 3, 3)),
+    "one-feature": NetSpec(lambda: LipschitzMLP(1, (8,), "sin", KAPPA), shape=(1,)),
+}
+# Power vectors follow to 1e-4 in training: gradients there are not those of calculus.
+IMAGE_NETS = {
     "conv-image": NetSpec(lambda: LipschitzConvNet(2, (3, 3), 4, lipschitz=KAPPA), shape=(2, 3, 3)),
     "dense-image": NetSpec(
         lambda: LipschitzDenseNet(2, (3, 3), growth=3, depth=2, lipschitz=KAPPA), shape=(2, 3, 3)
     ),
-    "one-feature": NetSpec(lambda: LipschitzMLP(1, (8,), "sin", KAPPA), shape=(1,)),
 }
 MONOTONE = ("sin", "cpila-preactivation", "elu-context", "user-image")  # shares all code
 
@@ -175,6 +179,10 @@ BLOCKS = {
     **{f"impflow-{name}": _impflow(net) for name, net in NETS.items()},
     **{f"monotone-{name}": _monotone(NETS[name]) for name in MONOTONE},
     "impflow-shared-weights": _case(_tied, NetSpec(nn.Identity), None),
+}
+IMAGE_BLOCKS = {
+    **{f"resflow-{name}": _resflow(net) for name, net in IMAGE_NETS.items()},
+    **{f"impflow-{name}": _impflow(net) for name, net in IMAGE_NETS.items()},
 }
 
 DIRECTIONS = ("forward", "inverse")

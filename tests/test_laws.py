@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from blocks import BLOCKS, DIRECTIONS, build, draw
+from blocks import BLOCKS, DIRECTIONS, IMAGE_BLOCKS, build, draw
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ STRUCTURES = {
     name: case
     for name, case in BLOCKS.items()
     if name.endswith(("-sin", "-context", "-user", "-image", "-preactivation"))
-}
+} | IMAGE_BLOCKS
 
 
 class TestContract(ContractLaws):

@@ -95,9 +95,7 @@ def open_source(
         _refuse(dataset, size=size)
         return open_table(dataset, split, columns=columns, revision=revision)
     if columns is not None and tuple(columns) != source.columns:
-        raise DataError(
-            f"{dataset}: there is no choice of columns, they are {_few(source.columns)}"
-        )
+        raise DataError(f"{dataset}: its columns are {_few(source.columns)}, not {_few(columns)}")
     return source
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["Certificate", "certify", "worst"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,10 @@ def certify(model: nn.Module) -> list[Certificate]:
             where = f"{path}.{name}" if path else name
             certificates.append(Certificate(where, bound, getattr(net, "norm", "2")))
     return certificates
+
+
+def worst(certificates: Sequence[Certificate]) -> Certificate:
+    """What holds for all nets: the largest bound, or none where one of them has no proof."""
+    bounds = [c.bound for c in certificates]
+    known = [bound for bound in bounds if bound is not None]
+    return Certificate("all nets", max(known) if known and len(known) == len(bounds) else None)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.induced import make_convolution, spaces
+from impflow_zoo.numerics.settings import is_real
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
@@ -33,8 +34,8 @@ class _ImageNet(nn.Module):
         context_features: int | None,
     ) -> None:
         super().__init__()
-        if not 0 < lipschitz < math.inf:
-            raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
+        if not (is_real(lipschitz) and 0 < lipschitz < math.inf):
+            raise ValueError(f"lipschitz={lipschitz!r}: a positive number is needed")
         if isinstance(image_size, int) or len(image_size) != 2:
             raise ValueError(f"image_size={image_size}: height and width are needed, as (32, 32)")
         self.shape = (channels, *image_size)

@@ -41,6 +41,8 @@ def spaces(norm: str, layers: int) -> list[tuple[float, float]]:
     Raises:
         ValueError: if it is none of these.
     """
+    if not isinstance(norm, str):
+        raise ValueError(f"norm={norm!r}: a text is needed, such as '2'")
     orders = {"2": "2", "inf": "f"}.get(norm, "") * (layers + 1) or norm
     known = set(orders) <= _ORDERS.keys() and ("p" not in orders or set(orders) == {"p"})
     if len(orders) != layers + 1 or not known:

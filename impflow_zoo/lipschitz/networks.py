@@ -14,6 +14,7 @@ from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, make_ac
 from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 from impflow_zoo.numerics.chain import Chain, Chained
+from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = ["LipschitzMLP"]
 
@@ -63,18 +64,21 @@ class LipschitzMLP(Chained, nn.Module):
         stored_norms: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < lipschitz < math.inf:
-            raise ValueError(f"lipschitz={lipschitz}: a positive number is needed")
+        if not (is_real(lipschitz) and 0 < lipschitz < math.inf):
+            raise ValueError(f"lipschitz={lipschitz!r}: a positive number is needed")
         if isinstance(hidden_features, int):
             raise ValueError(
                 f"hidden_features={hidden_features}: a size for each hidden layer is needed, as "
                 f"({hidden_features},)"
             )
-        if min(features, *hidden_features, 1) < 1:
+        sizes = (features, *hidden_features)
+        if not all(is_whole(size) and size >= 1 for size in sizes):
             raise ValueError(
                 f"features={features}, hidden_features={tuple(hidden_features)}: positive sizes "
                 "are needed"
             )
+        if not (context_features is None or (is_whole(context_features) and context_features >= 0)):
+            raise ValueError(f"context_features={context_features!r}: a size or None is needed")
         self.features, self.context_features = features, context_features
         self.norm = norm if is_uniform(norm) else "2"
         self.bound = float(lipschitz)

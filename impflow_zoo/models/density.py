@@ -163,6 +163,10 @@ class Density(PlainLoading):
             raise ModelError(f"sample({n}): the number of samples is not negative")
         if not 0 <= temperature < math.inf:
             raise ModelError(f"temperature={temperature}: at least 0, finite expected")
+        if not isinstance(generator, torch.Generator | None):
+            raise ModelError(
+                f"generator={generator!r}: torch.Generator().manual_seed(0), say, is needed"
+            )
         if context is not None:
             _require_tensor(context, "context")
         reference = next(self.parameters())
@@ -211,11 +215,11 @@ class Density(PlainLoading):
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, after every check a user's mistake deserves."""
-        _require_tensor(x, "input")
+        _require_tensor(x, "inputs")
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
-        x, context = self._converted(x, "input"), self._checked_context(context, len(x))
+        x, context = self._converted(x, "inputs"), self._checked_context(context, len(x))
         self.preprocessing.check(x)
         return x, context
 

@@ -20,4 +20,6 @@ def usable_device(device: str | torch.device) -> torch.device:
         return torch.device(device)
     except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
         said = str(error).split("\n")[0]
+        if not isinstance(device, torch.device) and "device type" in said:
+            said = "cpu, cuda or cuda:1, say, is needed"
         raise ModelError(f"device={str(device)!r}: {said[:200]}") from None

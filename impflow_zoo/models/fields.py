@@ -122,6 +122,10 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     listed = typing.get_origin(annotation) is tuple
     wanted = "list" if listed else getattr(annotation, "__name__", str(annotation))
     hint = _number_hint(value, annotation) if annotation in (int, float) else ""
+    if annotation is str and is_real(value):
+        hint = f', write "{value}"'
+    if listed and is_whole(value):
+        hint = f", as [{value}, {value}]" if "size" in key else f", as [{value}]"
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")
 
 

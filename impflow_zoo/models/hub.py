@@ -180,7 +180,8 @@ def check_repository(repo_id: str) -> None:
     else:
         valid = repo_id.count("/") == 1
     if not valid:
-        raise ModelError(f"{repo_id[:200]!r} is neither a folder nor a Hub id, 'owner/name'")
+        zoo = "" if "/" in repo_id else "; names of the zoo are for create_model"
+        raise ModelError(f"{repo_id[:200]!r} is neither a folder nor a Hub id, 'owner/name'{zoo}")
 
 
 @contextmanager

@@ -93,8 +93,17 @@ class LogDet:
 
     @classmethod
     def of(cls, logdet: str | LogDet) -> LogDet:
-        """The settings that a mode's name or a `LogDet` stands for."""
-        return logdet if isinstance(logdet, cls) else cls(mode=str(logdet))
+        """The settings that a mode's name or a `LogDet` stands for.
+
+        Raises:
+            TypeError: if it is neither.
+        """
+        if not isinstance(logdet, str | cls):
+            raise TypeError(
+                f"logdet of type {type(logdet).__name__}: a LogDet is needed, or the name of a "
+                f"mode: {', '.join(MODES)}"
+            )
+        return logdet if isinstance(logdet, cls) else cls(mode=logdet)
 
     def resolve(self, features: int, *, training: bool) -> str:
         """The mode that `auto` comes to."""
