@@ -300,11 +300,13 @@ def publish(
 ) -> None:
     """Check models' folders, then send each to the Hub in one commit."""
     from impflow_zoo import publishing
+    from impflow_zoo.models.hub import check_repository
 
     def report(sent: publishing.Sent) -> None:
         if not as_json:
             print(f"{sent.repo_id} {sent.commit} {sent.pull_request or sent.url}", flush=True)
 
+    check_repository(f"{namespace}/name")  # before folders are looked through
     found = publishing.parcels(models or ())
     if not as_json:
         print(publishing.table(found, namespace), flush=True)

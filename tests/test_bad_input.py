@@ -130,6 +130,18 @@ BAD = {
         lambda: block(2)(X, torch.tensor(1.0)),
         "context is a single number: one row for each input row is needed",
     ),
+    "net-a-class": (lambda: ImpFlowTransform(mlp(), LipschitzMLP), "net_z=.*a torch module is"),
+    "second-net": (
+        lambda: ResFlowTransform(mlp(), mlp()),
+        "logdet of type LipschitzMLP: a LogDet is needed, or the name of a mode: auto, exact",
+    ),
+    "norm-number": (lambda: LipschitzMLP(2, norm=2), "norm=2: a text is needed, such as '2'"),
+    "lipschitz-text": (lambda: LipschitzMLP(2, lipschitz="0.9"), "lipschitz='0.9': a positive"),
+    "features-half": (lambda: LipschitzMLP(2.5), "features=2.5, .* positive sizes are needed"),
+    "context-negative": (
+        lambda: LipschitzMLP(2, context_features=-1),
+        "context_features=-1: a size or None is needed",
+    ),
     "width": (lambda: LipschitzConvNet(width=0), "width=0: at least one channel is needed"),
     "depth": (lambda: LipschitzDenseNet(depth=0), "growth=64, depth=0: at least one of each"),
     "solver-by-name": (

@@ -61,7 +61,7 @@ def test_power_rows_are_the_published_ones(tmp_path: Path) -> None:
     parts = [kept[:1000], kept[1000:1111], kept[1111:]]
     assert_close(opened("power", tmp_path), standardised(parts, kept[:1111], ddof=0))
     assert_close(opened("power", tmp_path / "data.npy"), opened("power", tmp_path))
-    with pytest.raises(DataError, match="no choice of columns, they are x0 to x5"):
+    with pytest.raises(DataError, match="its columns are x0 to x5, not "):
         open_source(f"power:{tmp_path}", "test", columns=["x0"])
 
 
