@@ -98,12 +98,14 @@ class LogDet:
         Raises:
             TypeError: if it is neither.
         """
-        if not isinstance(logdet, str | cls):
+        if isinstance(logdet, cls):
+            return logdet
+        if not isinstance(logdet, str):
             raise TypeError(
                 f"logdet of type {type(logdet).__name__}: a LogDet is needed, or the name of a "
                 f"mode: {', '.join(MODES)}"
             )
-        return logdet if isinstance(logdet, cls) else cls(mode=logdet)
+        return cls(mode=logdet)
 
     def resolve(self, features: int, *, training: bool) -> str:
         """The mode that `auto` comes to."""
