@@ -127,7 +127,7 @@ class LipschitzConv2d(LipschitzLayer):
             u = self.operator(self.weight, self.v)
             sigma = self._length(u) / self._length(self.v)
             residual = self.adjoint(self.weight, u) - sigma**2 * self.v
-            attained = ((self.u * u).sum() - sigma).abs() <= slack * sigma
+            attained = (self.u * u).sum() >= (1 - slack) * sigma
             if bool(self._length(residual) <= limit * sigma**2) and bool(attained):
                 break
             self._improve(min(_STEPS << i, largest))

@@ -244,7 +244,7 @@ class LipschitzLinear(LipschitzLayer):
         if self.spectral and bool(self.weight.isfinite().all()):
             u, s, vh = torch.linalg.svd(self.weight, full_matrices=False)
             slack = _ATTAINED * torch.finfo(s.dtype).eps
-            if not bool((torch.dot(self.u, self.weight @ self.v) - s[0]).abs() <= slack * s[0]):
+            if not bool(torch.dot(self.u, self.weight @ self.v) >= s[0] * (1 - slack)):
                 self.u.copy_(u[:, 0])
                 self.v.copy_(vh[0])
             self._note_norm()
