@@ -30,7 +30,7 @@ REPAIRS = (
     ("from .broyden import broyden", ""),  # handed over
     ("and x.shape[1] <= 10)\n", "and x.shape[1] <= 10):\n"),
 )
-_CONVERGED = 200  # power iterations, before anything is measured
+_FEW = 5  # power iterations from our converged vectors, before anything is measured
 
 
 class NoCheckoutError(FileNotFoundError):
@@ -154,9 +154,12 @@ def _net(code: SimpleNamespace, net: Any) -> _Net:
     sequence = _Net(*steps)
     with torch.no_grad():
         sequence(torch.zeros(1, *shape))  # convolutions learn there how large images are
-        for layer in sequence:
-            if hasattr(layer, "compute_weight"):
-                layer.compute_weight(update=True, n_iterations=_CONVERGED)
+        theirs = [layer for layer in sequence if hasattr(layer, "compute_weight")]
+        for layer, ours in zip(theirs, net.layers, strict=True):
+            ours.settle()
+            layer.u.copy_(ours.u)
+            layer.v.copy_(ours.v)
+            layer.compute_weight(update=True, n_iterations=_FEW)
     return sequence
 
 

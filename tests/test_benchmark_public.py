@@ -58,6 +58,10 @@ import torch
 from torch import nn
 
 class Normed:
+    def vectors(self, n, m):
+        self.register_buffer("u", torch.zeros(m))
+        self.register_buffer("v", torch.zeros(n))
+
     def compute_weight(self, update, **norms):
         self.updates.append((update, norms))
         with torch.no_grad():
@@ -67,6 +71,7 @@ class InducedNormLinear(Normed, nn.Linear):
     def __init__(self, n, m, coeff, **norms):
         super().__init__(n, m)
         self.coeff, self.norms, self.updates = coeff, norms, []
+        self.vectors(n, m)
 
     def norm(self):
         return torch.linalg.matrix_norm(self.weight, 2)
@@ -87,6 +92,8 @@ class InducedNormConv2d(Normed, nn.Conv2d):
 
     def forward(self, x):
         self.size = x.shape[2:]
+        pixels = 1 if self.weight.shape[-1] == 1 else x.shape[2] * x.shape[3]
+        self.vectors(self.weight.shape[1] * pixels, self.weight.shape[0] * pixels)
         return self._conv_forward(x, self.compute_weight(False), self.bias)
 """,
     "base/activations.py": """
