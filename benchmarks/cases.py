@@ -74,7 +74,15 @@ CASES = {
     "image": Case(
         (3, 32, 32), 3, (64,), 16, lipschitz=0.9, aims={"train": 3, "log_prob": 3, "sample": 2}
     ),
-    "image-large": Case((3, 32, 32), 6, (512,), 2, lipschitz=0.9, per_scale=2),
+    "image-large": Case(
+        (3, 32, 32),
+        6,
+        (512,),
+        2,
+        lipschitz=0.9,
+        per_scale=2,
+        aims={"train": 3, "log_prob": 3, "sample": 2},
+    ),
 }
 # What the public code asks of roots, in training and for samples.
 for _name in ("2d-b5000", "d6", "d43", "image"):

@@ -10,7 +10,7 @@ The public code has the nets and weights of our ImpFlow, normflows those of our 
 a checkout of https://github.com/thu-ml/implicit-normalizing-flows; without it, what was measured
 last (`results/speed.json`) is printed beside ours. `--publish` puts the figures of these cases
 there and into the README. Errors of samples are relative, root mean squares, against exact roots
-in float64. On `image-large` the public code takes more than twenty minutes.
+in float64.
 """
 
 from __future__ import annotations
