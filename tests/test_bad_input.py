@@ -143,7 +143,7 @@ BAD = {
         "context_features=-1: a size or None is needed",
     ),
     "width": (lambda: LipschitzConvNet(width=0), "width=0: at least one channel is needed"),
-    "depth": (lambda: LipschitzDenseNet(depth=0), "growth=64, depth=0: at least one of each"),
+    "growth": (lambda: LipschitzDenseNet(growth=0), "growth=0, depth=3: at least 1 and 0 are"),
     "solver-by-name": (
         lambda: ResFlowTransform(mlp(), solver="newton"),
         r"solver='newton': a Solver is needed, such as Solver\(method='newton'\)",

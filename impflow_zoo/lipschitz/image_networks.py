@@ -208,8 +208,8 @@ class LipschitzDenseNet(_ImageNet):
         context_features: int | None = None,
     ) -> None:
         super().__init__(channels, image_size, lipschitz, context_features)
-        if growth < 1 or depth < 1:
-            raise ValueError(f"growth={growth}, depth={depth}: at least one of each is needed")
+        if growth < 1 or depth < 0:
+            raise ValueError(f"growth={growth}, depth={depth}: at least 1 and 0 are needed")
         self.activations = nn.ModuleList(make_activation(activation) for _ in range(depth))
         convolutions, width = [], channels
         for a in self.activations:
