@@ -193,7 +193,7 @@ def _table(root: Path) -> str:
         (_photos((9, 9)), {"split": "validation"}, r"1 photographs are too few .* at least 10"),
         (_photos((9, 9), (7, 9)), {"split": "train"}, r"photograph 1 is 7x9, smaller than a pat"),
         (_photos((9, 9)), {"split": "train", "size": 0}, r"size has to be at least 1, not 0"),
-        (_photos((9, 9)), {"split": "train", "columns": ["a"]}, r"its columns are pixel0 to pixel62"),
+        (_photos((9, 9)), {"split": "train", "columns": ["a"]}, r"columns are pixel0 to pixel62"),
         (_table, {"split": "train"}, r"no column of images, there is a, b"),
         (_broken, {"split": "train"}, r"cannot decode photograph 0: .*cannot identify"),
         (lambda root: f"{root}/gone", {"split": "train"}, r"no such file or folder: .*gone"),
