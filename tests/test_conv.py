@@ -154,6 +154,16 @@ def test_convergence_finds_the_top_of_a_crowded_spectrum() -> None:
     assert float(residual.norm()) < 2e-7 * norm**2
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("scale", [1e-45, 1e-30, 1e-18])
+def test_weights_next_to_nothing_leave_finite_vectors(scale: float, training: bool) -> None:
+    layer = LipschitzConv2d(2, 3, 3, (4, 4), 0.9).train(training)
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    assert torch.equal(layer.normalised_weight(), layer.weight)
+    assert all(bool(b.isfinite().all()) for b in (layer.u, layer.v, layer.sigma))
+
+
 def test_a_wide_layer_converges_in_float32_too(monkeypatch) -> None:
     """Sums of 500,000 squares that are off by 1e-5 would keep it at it until it gives up."""
     steps: list[int] = []

@@ -103,6 +103,7 @@ FILES = {
     "empty": (b"", "holds no settings"),
     "a list": (b"- 1\n", "holds no settings"),
     "cut": (b"model: [", "is no valid YAML"),
+    "key of two parts": (b"? [a, b]\n: 3\n", "is no valid YAML"),
     "twice": (b"training:\n  steps: 3\n  steps: 4\n", "line 3: 'steps' given twice"),
     "binary": (b"\xff\xfe\x00", "is no valid YAML"),
     "code": (b"model: !!python/object/apply:os.getcwd []\n", "is no valid YAML"),

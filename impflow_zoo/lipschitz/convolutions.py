@@ -21,6 +21,7 @@ _ROUNDS = 12
 _RESIDUAL = 1e-5  # of A^T A v, relative, at convergence; the norm is better than that by half
 _RESIDUAL_DOUBLE = 1e-7
 _PUSH = 1e-3  # of another vector, lest power iteration stays at an exact smaller singular vector
+_SHORTEST = 1e-12  # vectors below that stay short, as by `torch.nn.functional.normalize`
 _ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
 _FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
 _DENSE = 2048  # entries of an image up to which the bound is that of the dense matrix
@@ -177,9 +178,12 @@ class LipschitzConv2d(LipschitzLayer):
             v = backward(leading_vector(backward, forward, forward(v), steps))
         else:
             v = leading_vector(forward, backward, v, steps)
-        self.v.copy_(v / self._length(v))
-        u = forward(self.v)
-        self.u.copy_(u / self._length(u))
+        self.v.copy_(self._unit(v))
+        self.u.copy_(self._unit(forward(self.v)))
+
+    def _unit(self, vector: Tensor) -> Tensor:
+        """A vector of length 1; 0 stays 0."""
+        return vector / self._length(vector).clamp(min=_SHORTEST)
 
     def _length(self, vector: Tensor) -> Tensor:
         """Its norm, plane by plane: float32 loses 1e-5 of it in one sum of 500,000 squares."""
