@@ -52,9 +52,11 @@ class SelfCheck:
 
 def bound_line(certificate: tuple[Certificate, ...]) -> str:
     """What is proven of the nets' Lipschitz constants, in a line."""
-    bound, margin = worst(certificate).bound, worst(certificate).margin
-    proven = "not certified as a contraction" if margin is None else f"margin {margin:.4f}"
-    largest = "none known" if bound is None else f"{bound:.4f}"
+    whole = worst(certificate)
+    proven = (
+        "not certified as a contraction" if whole.margin is None else f"margin {whole.margin:.4f}"
+    )
+    largest = "none known" if whole.bound is None else f"{whole.bound:.4f}"
     return f"largest bound of a net's Lipschitz constant (2-norm): {largest}, {proven}"
 
 

@@ -46,7 +46,7 @@ def trained_card(
     """The card of a model with weights."""
     words, image = recipe.card, len(model.config.shape) == 3
     certificates = store.read_config(layout.open_files(model.origin or "")).certificate
-    bound, margin = worst(certificates).bound, worst(certificates).margin
+    whole = worst(certificates)
     settings = recipe.training
     needs_data = recipe.data.dataset is None
     metadata = ModelCardData(
@@ -119,8 +119,8 @@ def trained_card(
         else "Train it to the end of the recipe",
         seed_option=f" --seed {facts.seed}" if facts.seed != settings.seed else "",
         nets=len(certificates),
-        bound="none" if bound is None else f"{bound:.4f}",
-        margin="not certified" if margin is None else f"{margin:.4f}",
+        bound="none" if whole.bound is None else f"{whole.bound:.4f}",
+        margin="not certified" if whole.margin is None else f"{whole.margin:.4f}",
         round_trip=f"{result.round_trip:.1e}",
         round_trip_unit=ROUND_TRIP_UNITS[result.metric],
         limits=words.limits,

@@ -252,15 +252,15 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     loaded = registry.create_model(model)
     verify(loaded, files, store.read_config(files))
     certificates = certify_module(loaded)
-    bound, margin = worst(certificates).bound, worst(certificates).margin
+    whole = worst(certificates)
     if as_json:
         nets = [{"name": c.name, "bound": c.bound, "margin": c.margin} for c in certificates]
-        _print_json({"model": model, "bound": bound, "margin": margin, "nets": nets})
+        _print_json({"model": model, "bound": whole.bound, "margin": whole.margin, "nets": nets})
         return
     for c in certificates:
         print(c)
-    whole = "not certified" if margin is None else f"margin {margin:.6f}"
-    print(f"{model}: {whole}; golden batch reproduced")
+    proven = "not certified" if whole.margin is None else f"margin {whole.margin:.6f}"
+    print(f"{model}: {proven}; golden batch reproduced")
 
 
 @app.command()

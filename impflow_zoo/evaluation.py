@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from torch import Tensor
 from impflow_zoo.data import batches
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
 from impflow_zoo.scoring import Score, open_rows, score
@@ -170,7 +170,7 @@ def evaluate(
             "needed; model.log_prob takes tensors"
         )
     for name, value in (("limit", limit), ("batch_size", batch_size), ("seed", seed)):
-        if value is not None and not isinstance(value, numbers.Integral):
+        if value is not None and not is_whole(value):
             raise ModelError(f"{name}={value!r}: a whole number is needed")
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import numbers
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +19,7 @@ from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_o
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.probes import mix
+from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.weights import PlainLoading
 
@@ -157,7 +157,7 @@ class Density(PlainLoading):
             Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
             uint8 in the 8-bit range, whatever the bits of the model.
         """
-        if not isinstance(n, numbers.Integral):
+        if not is_whole(n):
             raise ModelError(f"sample({n!r}): a whole number of samples is needed")
         if n < 0:
             raise ModelError(f"sample({n}): the number of samples is not negative")
