@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform, Solver
 from impflow_zoo.lipschitz.activations import Sin
-from impflow_zoo.lipschitz.elementwise import SiLU
+from impflow_zoo.lipschitz.elementwise import SiLU, Sine
 from impflow_zoo.numerics import chain as chain_module
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.chain import Chain
@@ -189,6 +190,42 @@ def test_slopes_far_out(dtype: torch.dtype) -> None:
     point = h.clone().requires_grad_()
     (expected,) = torch.autograd.grad(torch.nn.functional.silu(point).sum(), point)
     torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_sines_are_right_to_the_last_place(dtype: torch.dtype, threads: int) -> None:
+    h = torch.cat([torch.randn(500) * 10.0**k for k in range(-6, 9)]).to(dtype)
+    value, slope = h.clone(), torch.empty_like(h)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        Sine().record(value, value, slope)
+        alone = Sine().overwrite(h.clone())
+    finally:
+        torch.set_num_threads(before)
+    for found, function in ((value, torch.sin), (slope, torch.cos)):
+        exact = function(h.double())
+        rounding = torch.finfo(dtype).eps * exact.abs().clamp(min=torch.finfo(dtype).tiny)
+        assert bool(((found.double() - exact).abs() <= rounding).all())
+    assert torch.equal(alone, value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_sines_of_infinity_are_nan_in_silence() -> None:
+    h = torch.tensor([math.inf, -math.inf, math.nan, 0.0])
+    assert Sine().overwrite(h).isnan().tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_values_without_a_graph_are_those_with_one(net: LipschitzMLP, mode: Any) -> None:
+    x, context = draw(net)
+    block = ResFlowTransform(net.float()).eval()
+    x, context = x.float(), None if context is None else context.detach().float()
+    expected = block.encode(x, context)
+    assert expected.requires_grad
+    with mode():
+        torch.testing.assert_close(block.encode(x, context), expected.detach())
 
 
 class _WithinANet(nn.Module):

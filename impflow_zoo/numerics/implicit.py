@@ -49,7 +49,10 @@ class ResidualMap:
 
     def value(self, x: Tensor) -> Tensor:
         """`r(x)`."""
-        return x + call(self.g, x, self.context).to(x.dtype)
+        # Within a graph the nets' own operations serve derivatives of any order.
+        chain = None if torch.is_grad_enabled() else chain_of(self.g, x, self.context)
+        g = call(self.g, x, self.context) if chain is None else chain(x)
+        return x + g.to(x.dtype)
 
     def value_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`r(x)` and `log det(I + J_g(x))`, `[B]`, from one graph of the net."""

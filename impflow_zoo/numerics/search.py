@@ -167,7 +167,11 @@ class _Leg:
         left = int(self.alive.sum())
         search = self.search
         whole = left == 0 and len(self.rows) == len(search.target) and bool(done.all())
-        at, own = (slice(None), slice(None)) if whole else (self.rows[done], done)
+        at: slice | Tensor = slice(None)
+        own: slice | Tensor = slice(None)
+        if not whole:
+            own = done.nonzero()[:, 0]
+            at = self.rows[own]
         search.value[at], search.residual[at] = self.best_w[own], self.best[own]
         search.status[at] = status[own]
         search.steps[at] += self.step

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.chain import Chain, Scratch
+from impflow_zoo.numerics.chain import Chain, Scratch, by_columns
 from impflow_zoo.numerics.graph import inputs_only
 
 __all__ = ["Tape", "record"]
@@ -24,19 +24,21 @@ _FEW = 3  # up to so many products are added one by one: torch sums short dimens
 @torch.no_grad()
 def record(chain: Chain, x: Tensor) -> Tape:
     """Evaluate, and keep what products with the Jacobian need."""
-    values, slopes, kept = [x], [], []
-    for weight, bias in zip(chain.weights[:-1], chain.biases[:-1], strict=True):
-        h = torch.addmm(bias, values[-1], weight.mT)
-        value, slope = (
-            torch.empty_like(h) if chain.function.keeps_input else h,
-            torch.empty_like(h),
-        )
-        chain.function.record(h, value, slope)
-        values.append(value)
-        slopes.append(slope)
-        kept.append(h)
-    last = torch.addmm(chain.biases[-1], values[-1], chain.weights[-1].mT)
-    return Tape(chain, values, slopes, kept, last)
+    function = chain.function
+    like = [(len(x), len(weight)) for weight in chain.weights]
+    values, slopes = ([x.new_empty(shape) for shape in like[:-1]] for _ in range(2))
+    kept = [x.new_empty(shape) for shape in like[:-1]] if function.keeps_input else values
+    result = x.new_empty(like[-1])
+    for rows in chain.parts(x, 1):
+        value = _at(x, rows)
+        for i, weight in enumerate(chain.weights):
+            hidden = i < len(values)
+            h = _at(kept[i] if hidden else result, rows)
+            torch.addmm(chain.bias(i, rows), value, weight.mT, out=h)
+            if hidden:
+                value = _at(values[i], rows)
+                function.record(h, value, _at(slopes[i], rows))
+    return Tape(chain, [x, *values], slopes, kept, result)
 
 
 @dataclass
@@ -63,30 +65,33 @@ class Tape:
 
         Arguments:
             seeds: rows with shape `[B, k, d]`; None is the identity, and gives the Jacobian.
-            keep: also return the products up to each hidden layer.
+            keep: also return the products up to each hidden layer but the last: memory of the
+                shape `[B, k, n]` that holds each part of the batch as `[k, rows, n]`, so that the
+                slopes, which all `k` share, are one run of numbers.
         """
-        weights, batch = self.chain.weights, len(self.result)
+        weights, batch = [by_columns(w) for w in self.chain.weights], len(self.result)
         count = len(weights[-1]) if seeds is None else seeds.shape[1]
         new = self.result.new_empty
-        maps = [new(batch, count, w.shape[1]) for w in weights[: -1 if keep else 1]]
+        result = new(batch, count, weights[0].shape[1])
+        maps = [new(batch, count, w.shape[1]) for w in weights[1:-1] if keep]
         scratch = Scratch(self.chain, self.result, count, 2)
         for rows in self.chain.parts(self.result, count):
             product = self.top(seeds, rows)
             for i in range(len(weights) - 2, -1, -1):
-                slope = _at(self.slopes[i], rows)[:, None]
-                height, width = weights[i].shape
-                through = scratch(0, len(slope), count, height)
+                slope = _at(self.slopes[i], rows)
+                through = scratch(0, count, *slope.shape)
                 torch.mul(product, slope, out=through)
-                product = (
-                    _at(maps[i], rows) if i < len(maps) else scratch(1, *through.shape[:2], width)
-                )
+                kept = keep and i > 0
+                size = weights[i].shape[1]
+                product = _block(maps[i - 1], rows) if kept else scratch(1, count, len(slope), size)
                 torch.mm(through.flatten(0, 1), weights[i], out=product.flatten(0, 1))
-        return maps[0], maps[1:]
+            _at(result, rows).copy_(product.transpose(0, 1))
+        return result, maps
 
     def top(self, seeds: Tensor | None, rows: slice) -> Tensor:
-        """Products with the last matrix: one for all rows if the seeds are the identity."""
+        """Products with the last matrix, `[k, rows, n]`; `[k, 1, n]` if seeds are the identity."""
         last = self.chain.weights[-1]
-        return last[None] if seeds is None else _at(seeds, rows) @ last
+        return last[:, None] if seeds is None else _at(seeds, rows).transpose(0, 1) @ last
 
     def attach(self, x: Tensor, seeds: Tensor | None, *, value_only: bool) -> tuple[Any, ...]:
         """Value and products as one node of the graph that `x` and the weights belong to."""
@@ -141,7 +146,8 @@ class _Gradient:
         self.parameters = parameters
         self.x = torch.empty_like(tape.values[0])
         chain = tape.chain
-        self.weights = [torch.zeros_like(w) for w in chain.weights if parameters]
+        self.by_columns = [by_columns(w) for w in chain.weights]
+        self.weights = [_zeros(w) for w in chain.weights if parameters]
         self.biases = [torch.zeros_like(b) for b in chain.biases if parameters]
 
     def run(
@@ -170,22 +176,24 @@ class _Gradient:
     ) -> list[Tensor]:
         """From the first layer to the last: weights, and the gradients of the slopes."""
         bends = []
-        size, count, _ = grad.shape
+        grad = grad.transpose(0, 1)
+        count, size, _ = grad.shape
         for i, weight in enumerate(self.tape.chain.weights[:-1]):
-            below = _at(maps[i], rows) if i < len(maps) else self.tape.top(seeds, rows)
-            slope = _at(self.tape.slopes[i], rows)[:, None]
-            through, other = (scratch(slot, size, count, len(weight)) for slot in (i % 2, 2))
-            torch.mm(grad.flatten(0, 1), weight.mT, out=through.flatten(0, 1))
+            below = _block(maps[i], rows) if i < len(maps) else self.tape.top(seeds, rows)
+            slope = _at(self.tape.slopes[i], rows)
+            through, other = (scratch(slot, count, size, len(weight)) for slot in (i % 2, 2))
+            flat = grad.flatten(0, 1)
+            torch.mm(flat, weight.mT, out=through.flatten(0, 1))
             if self.parameters:
                 torch.mul(below, slope, out=other)
-                self._add(i, other.flatten(0, 1), grad.flatten(0, 1))
+                self._add(i, other.flatten(0, 1), flat)
             bends.append(_dots(below, through, other))
             grad = through.mul_(slope)
         if self.parameters:
             if seeds is None:
-                self.weights[-1] += grad.sum(0)
+                self.weights[-1] += grad.sum(1)
             else:
-                self._add(-1, _at(seeds, rows).flatten(0, 1), grad.flatten(0, 1))
+                self._add(-1, _at(seeds, rows).transpose(0, 1).flatten(0, 1), grad.flatten(0, 1))
         return bends
 
     def _down(
@@ -193,14 +201,13 @@ class _Gradient:
     ) -> None:
         """From the last layer to the first, as in any net, with what the slopes add."""
         tape = self.tape
-        weights = tape.chain.weights
+        weights = self.by_columns
         for i in range(len(weights) - 1, -1, -1):
             if i < len(weights) - 1:
                 if grad is not None:
                     grad = grad.mul_(_at(tape.slopes[i], rows))
                 if bends:
-                    bend = tape.chain.function.bend(_at(tape.kept[i], rows), bends[i])
-                    grad = bend if grad is None else grad.add_(bend)
+                    grad = tape.chain.function.bend(_at(tape.kept[i], rows), bends[i], grad)
             if grad is None:
                 continue
             if self.parameters:
@@ -216,13 +223,20 @@ class _Gradient:
         self.weights[layer].addmm_(left.mT, right)
 
 
+def _zeros(weight: Tensor) -> Tensor:
+    """Zeros to which outer products are added: rows are the longer ones, as is faster."""
+    height, width = weight.shape
+    new = weight.new_zeros
+    return new(width, height).mT if width < height else new(height, width)
+
+
 def _dots(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
-    """Sums over the second of three dimensions of products."""
-    if a.shape[1] > _FEW:
-        return torch.mul(a, b, out=scratch).sum(1)
-    total = a[:, 0] * b[:, 0]
-    for i in range(1, a.shape[1]):
-        total.addcmul_(a[:, i], b[:, i])
+    """Sums over the first of three dimensions of products."""
+    if len(a) > _FEW:
+        return torch.mul(a, b, out=scratch).sum(0)
+    total = a[0] * b[0]
+    for i in range(1, len(a)):
+        total.addcmul_(a[i], b[i])
     return total
 
 
@@ -241,3 +255,9 @@ def _again(
 def _at(x: Tensor, rows: slice) -> Tensor:
     """`x[rows]`, at no cost if that is all of it, as it is in small batches."""
     return x if rows.stop - rows.start == x.shape[0] else x[rows]
+
+
+def _block(maps: Tensor, rows: slice) -> Tensor:
+    """The part of products that `Tape.products` kept for these rows, `[k, rows, n]`."""
+    part = _at(maps, rows)
+    return part.view(part.shape[1], part.shape[0], part.shape[2])
