@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Collection
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import impflow_zoo
 
 HEAVY = ("datasets", "normflows", "pandas", "pyarrow", "sklearn", "typer", "accelerate", "zuko")
 PROBE = """
@@ -21,3 +29,56 @@ def test_importing_the_package_imports_nothing_heavy():
     code = PROBE.format(below="import nflows.flows, huggingface_hub", heavy=HEAVY)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+PACKAGE = Path(impflow_zoo.__file__).parent
+ROOMS = {  # what a room may import beside itself
+    "numerics": set(),
+    "lipschitz": {"numerics"},
+    "data": {"numerics"},
+    "transforms": {"numerics", "lipschitz"},
+    "testing": {"numerics", "lipschitz", "transforms"},
+    "models": {"numerics", "lipschitz", "transforms", "normflows"},
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        *parts, name = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts if name == "__init__" else (*parts, name))] = path
+    return found
+
+
+def imported(path: Path, known: Collection[str]) -> set[str]:
+    """The modules among the known ones that a file imports, anywhere but for types alone."""
+    found = set()
+    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found & set(known)
+
+
+def test_imports_have_no_circles():
+    known = modules()
+    below = {name: imported(path, known) - {name, "impflow_zoo"} for name, path in known.items()}
+    assert below["impflow_zoo.models.flow"]
+    list(TopologicalSorter(below).static_order())  # raises CycleError, with the circle
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_what_is_below_them(room: str):
+    known = modules()
+    allowed = ROOMS[room] | {room}
+    own = {name: path for name, path in known.items() if name.split(".")[1:2] == [room]}
+    assert own
+    for name, path in own.items():
+        rooms = {below.split(".")[1] for below in imported(path, known) if "." in below}
+        assert rooms <= allowed, name
