@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -95,6 +96,9 @@ def together(device: str | torch.device | None = None) -> Processes:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=usable_device(device or _default_device()))
+    # Its functions keep the group that there is when they are first imported, as a default, and
+    # with it the threads of the exchange. Training imports them: they should find none.
+    importlib.import_module("torch.distributed.nn")
     try:
         from accelerate import PartialState
     except ImportError:

@@ -89,6 +89,24 @@ def both(tmp_path_factory, image_set) -> tuple[Path, Path]:
     return one, two
 
 
+TASKS = Path("/proc/self/task")
+LEAVING = f"""
+import atexit, os
+atexit.register(lambda: print(len(os.listdir("{TASKS}"))))
+from impflow_zoo.processes import together
+together().wait()
+import torch
+torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
+"""
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="threads of a process are listed by Linux")
+def test_no_thread_of_the_exchange_outlives_python():
+    """It may abort a process that has done its work."""
+    for ended in launch(2, "-c", LEAVING):
+        assert (ended.returncode, ended.stdout) == (0, "1\n"), ended.stderr[-3000:]
+
+
 @pytest.mark.parametrize("name", ["table", "images"])
 def test_two_processes_take_the_steps_of_one(name, both):
     one, two = (load_file(folder / name / CHECKPOINT) for folder in both)

@@ -128,13 +128,18 @@ class _ChainLinearization(Linearization):
 
     What enters the caller's graph is one node, made when it is first asked for: the value with
     the Jacobian, or with one product, or alone.
+
+    Arguments:
+        x: where the net is evaluated, `[B, d]`.
+        chain: the net.
+        graph: whether the caller has a graph.
     """
 
-    def __init__(self, x: Tensor, chain: Chain) -> None:
+    def __init__(self, x: Tensor, chain: Chain, *, graph: bool) -> None:
         self.x = x
         self._chain = chain
         self._tape = record(chain, x)
-        self._value: Tensor | None = None
+        self._value: Tensor | None = None if graph else self._tape.result
         self._jacobian = None
 
     @property
@@ -203,7 +208,8 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         x: the points, with shape `[B, ...]`.
         context: one context per row, or None.
     """
-    attached = torch.is_grad_enabled() and x.requires_grad
+    graph = torch.is_grad_enabled()
+    attached = graph and x.requires_grad
     with recording():
         if x.is_inference():
             x = x.clone()
@@ -212,6 +218,6 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         point = x.view_as(x) if attached else x.detach().requires_grad_()
         chain = chain_of(g, point, context)
         if chain is not None:
-            return _ChainLinearization(point, chain)
+            return _ChainLinearization(point, chain, graph=graph)
         # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
         return Linearization(point, call(g, point, context).to(x.dtype))
