@@ -96,8 +96,8 @@ def together(device: str | torch.device | None = None) -> Processes:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes(device=usable_device(device or _default_device()))
-    # Its functions keep the group that there is when they are first imported, as a default, and
-    # with it the threads of the exchange. Training imports them: they should find none.
+    # Functions of torch.distributed.nn keep the group that there is when they are first imported
+    # as a default, and with it the threads of the exchange. Optimisers import them: later.
     importlib.import_module("torch.distributed.nn")
     try:
         from accelerate import PartialState

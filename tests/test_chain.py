@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from impflow_zoo.numerics import chain as chain_module
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.chain import Chain
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
+from impflow_zoo.numerics.rows import norm
 from impflow_zoo.testing import dense_logdet
 
 NETS: dict[str, dict[str, Any]] = {
@@ -211,10 +213,27 @@ def test_sines_are_right_to_the_last_place(dtype: torch.dtype, threads: int) -> 
     assert torch.equal(alone, value)
 
 
-@pytest.mark.filterwarnings("error")
 def test_sines_of_infinity_are_nan_in_silence() -> None:
-    h = torch.tensor([math.inf, -math.inf, math.nan, 0.0])
-    assert Sine().overwrite(h).isnan().tolist() == [True, True, True, False]
+    h = torch.tensor([math.inf, -math.inf, math.nan, 1e-20])
+    with np.errstate(all="raise"):
+        assert Sine().overwrite(h).isnan().tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("make", [ResFlowTransform, ImpFlowTransform])
+def test_gradients_are_laid_out_like_parameters(make: Any) -> None:
+    block = make(*(LipschitzMLP(2, (16, 16)) for _ in range(1 + (make is ImpFlowTransform))))
+    z, logdet = block(torch.randn(20, 2))
+    parameters = [p for p in block.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(z.sum() + logdet.sum(), parameters)
+    assert [g.stride() for g in grads] == [p.stride() for p in parameters]
+
+
+def test_lengths_of_rows_are_not_rounded_by_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it would compute products in a narrower type; on a CPU it leaves them alone."""
+    monkeypatch.setattr(torch, "mv", lambda *_: pytest.fail("a product under autocast"))
+    x = torch.randn(5, 3)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(norm(x), torch.linalg.vector_norm(x, dim=1))
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 __all__ = ["SiLU", "Sine"]
 
-_FEW = 2  # threads up to which one of NumPy is faster than all of them
+_FEW_THREADS = 2  # threads up to which one of NumPy is faster than all of them
 
 
 class Sine:
@@ -73,8 +73,8 @@ def _apply(
     In float32 NumPy takes less than half of the time of one thread of torch for sines, at errors
     below one unit in the last place. Torch has its threads, and other types and devices.
     """
-    if h.dtype != torch.float32 or h.device.type != "cpu" or torch.get_num_threads() > _FEW:
+    if h.dtype != torch.float32 or h.device.type != "cpu" or torch.get_num_threads() > _FEW_THREADS:
         return by_torch(h, out=out)
-    with np.errstate(invalid="ignore"):  # the sine of infinity is NaN here as there
+    with np.errstate(all="ignore"):  # the sine of infinity is NaN here as there, in silence
         by_numpy(h.numpy(), out=out.numpy())
     return out

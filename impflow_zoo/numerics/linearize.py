@@ -132,7 +132,7 @@ class _ChainLinearization(Linearization):
     Arguments:
         x: where the net is evaluated, `[B, d]`.
         chain: the net.
-        graph: whether the caller has a graph.
+        graph: whether the caller records gradients.
     """
 
     def __init__(self, x: Tensor, chain: Chain, *, graph: bool) -> None:

@@ -71,9 +71,9 @@ def computed_parameters(g: Net) -> list[Tensor]:
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each row, `[B, ...] -> [B]`, safe from overflow of the squares."""
     x = x.flatten(1)
-    if x.shape[1] > _SHORT or torch.is_grad_enabled():
+    if x.shape[1] > _SHORT or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
         plain = torch.linalg.vector_norm(x, dim=1)
-    else:
+    else:  # not for autocast, which would round
         plain = torch.mv(x * x, x.new_ones(x.shape[1])).sqrt_()
     if not len(plain):
         return plain

@@ -134,7 +134,9 @@ class _Attached(torch.autograd.Function):
         parameters = any(ctx.needs_input_grad[4:]) and not (shared and inputs_only())
         gradient = _Gradient(tape, parameters=parameters)
         gradient.run(seeds, maps, grad, grad_products)
-        grads = (*gradient.weights, *gradient.biases) if parameters else [None] * (2 * n)
+        # Laid out like their parameters, as autograd's own are.
+        weights = [w.contiguous() for w in gradient.weights]
+        grads = (*weights, *gradient.biases) if parameters else [None] * (2 * n)
         return None, None, None, gradient.x, *grads
 
 
@@ -258,6 +260,9 @@ def _at(x: Tensor, rows: slice) -> Tensor:
 
 
 def _block(maps: Tensor, rows: slice) -> Tensor:
-    """The part of products that `Tape.products` kept for these rows, `[k, rows, n]`."""
+    """The part of products that `Tape.products` kept for these rows, `[k, rows, n]`.
+
+    The rows have to be a part that it was filled by: chain, count and batch decide on these alone.
+    """
     part = _at(maps, rows)
     return part.view(part.shape[1], part.shape[0], part.shape[2])
