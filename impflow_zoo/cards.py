@@ -11,7 +11,7 @@ from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.recipe import Recipe
+from impflow_zoo.recipe import Recipe, TrainingSettings
 
 __all__ = ["CURVE", "PICTURE", "pending_card", "trained_card"]
 
@@ -49,6 +49,7 @@ def trained_card(
     whole = worst(certificates)
     settings = recipe.training
     needs_data = recipe.data.dataset is None
+    data_option = f" --data {words.data_argument}" if needs_data else ""
     metadata = ModelCardData(
         license="mit",
         library_name="impflow_zoo",
@@ -97,7 +98,7 @@ def trained_card(
         estimator_text=estimator,
         seeds_text=_seeds_text(result, facts),
         other_seed=facts.repeats[0].seed if facts.repeats else None,
-        data_option=f" --data {words.data_argument}" if needs_data else "",
+        data_option=data_option,
         scored_data=words.data_argument if needs_data else recipe.data.dataset,
         split=recipe.data.test,
         evaluate_options=f" --dataset {words.data_argument} --split {recipe.data.test}"
@@ -106,18 +107,11 @@ def trained_card(
         image=image,
         columns=", ".join(getattr(model.config, "columns", ())),
         rounding=_rounding_text(model),
-        training_text=(
-            f"{_steps_text(facts, settings.steps)} of {settings.batch_size} rows "
-            f"({facts.rows_seen:,} rows seen), "
-            f"{facts.minutes:.0f} minutes on {facts.hardware}: Adam(0.9, 0.99), learning rate "
-            f"{settings.learning_rate:g}, weights averaged (decay {settings.ema_decay:g}), the "
-            f"best on the validation split kept. {facts.skipped_steps} steps skipped; "
-            f"{facts.unconverged_fraction:.1e} of the roots missed the training tolerance."
-        ),
+        training_text=_training_text(facts, settings),
         train_text="Train it again"
-        if facts.steps >= settings.steps
+        if facts.last_steps >= settings.steps
         else "Train it to the end of the recipe",
-        seed_option=f" --seed {facts.seed}" if facts.seed != settings.seed else "",
+        train_commands=_train_commands(name, facts, data_option, settings.seed),
         nets=len(certificates),
         bound="none" if whole.bound is None else f"{whole.bound:.4f}",
         margin="not certified" if whole.margin is None else f"{whole.margin:.4f}",
@@ -154,10 +148,42 @@ def pending_card(name: str, recipe: Recipe) -> str:
     return str(card)
 
 
+def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
+    parts = ""
+    if facts.parts:
+        steps = " and ".join(f"{part.steps:,}" for part in facts.parts)
+        parts = f", in {len(facts.parts)} runs ({steps} steps), each from the weights of the last"
+    start = f", starting from the weights of {facts.init_from}" if facts.init_from else ""
+    rate = f"learning rate {settings.learning_rate:g}{' in the last run' if facts.parts else ''}"
+    return (
+        f"{_steps_text(facts, settings.steps)} of {settings.batch_size} rows "
+        f"({facts.rows_seen:,} rows seen), {facts.minutes:.0f} minutes on {facts.hardware}"
+        f"{parts}{start}: Adam(0.9, 0.99), {rate}, weights averaged (decay "
+        f"{settings.ema_decay:g}), the best on the validation split kept. {facts.skipped_steps} "
+        f"steps skipped; {facts.unconverged_fraction:.1e} of the roots missed the training "
+        "tolerance."
+    )
+
+
 def _steps_text(facts: TrainingFacts, planned: int) -> str:
-    if facts.steps < planned:
+    if facts.last_steps < planned and not facts.parts:
         return f"The first {facts.steps:,} of the recipe's {planned:,} steps"
     return f"{facts.steps:,} steps"
+
+
+def _train_commands(name: str, facts: TrainingFacts, data_option: str, seed: int) -> str:
+    """What trains the weights again: a command for each run."""
+    start = f" --init-from {facts.init_from}" if facts.init_from else ""
+    lines = []
+    for number in range(1, len(facts.parts)):
+        recipe, out = layout.earlier_recipe(number), f"runs/{name}-{number}"
+        lines.append(
+            f"impflow-zoo train hub_configs/{name}/{recipe}{data_option}{start} --out {out}"
+        )
+        start = f" --init-from {out}"
+    seed_option = f" --seed {facts.seed}" if facts.seed != seed else ""
+    recipe = f"hub_configs/{name}/{layout.RECIPE}"
+    return "\n".join([*lines, f"impflow-zoo train {recipe}{data_option}{start}{seed_option}"])
 
 
 def _seeds_text(result: Result, facts: TrainingFacts) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.runlog import read_lines
 
-__all__ = ["TRAINING", "Repeat", "TrainingFacts", "read_log"]
+__all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "read_log"]
 
 TRAINING = "training.json"
 
@@ -34,16 +34,31 @@ class Repeat:
 
 
 @dataclass(frozen=True)
-class TrainingFacts:
-    """What a run says of itself.
+class Part:
+    """One of several runs, each from the weights of the one before.
 
     Arguments:
-        steps, rows_seen, minutes, hardware: what it cost.
+        steps, minutes: what it cost.
+    """
+
+    steps: int
+    minutes: float
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a run says of itself, and of those whose weights it went on from.
+
+    Arguments:
+        steps, rows_seen, minutes, hardware: what they cost together.
         skipped_steps: that were not finite.
-        unconverged_fraction: of roots that missed the training tolerance.
+        unconverged_fraction: of roots that missed the training tolerance, per step.
         curve: rows seen, seconds and value of each validation.
-        seed: of the run.
+        seed: of the last run.
         repeats: runs with other seeds.
+        parts: all runs in order, if there were several.
+        init_from: the model whose weights the first run started from, what they cost unknown or
+            spent on something else; empty if it started from random ones.
     """
 
     steps: int
@@ -55,6 +70,8 @@ class TrainingFacts:
     curve: list[list[float]]
     seed: int = 0
     repeats: list[Repeat] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    init_from: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> TrainingFacts:
@@ -67,10 +84,47 @@ class TrainingFacts:
         if not path.is_file():
             raise ModelError(f"{folder} has no {TRAINING}: stage it from a run")
         try:
-            known = json.loads(path.read_text())
-            return cls(**{**known, "repeats": [Repeat(**r) for r in known.get("repeats", ())]})
+            return cls._of(json.loads(path.read_text()))
         except (ValueError, TypeError, AttributeError) as error:
             raise ModelError(f"{path} is damaged: stage the model from its run again") from error
+
+    @classmethod
+    def _of(cls, known: dict[str, Any]) -> TrainingFacts:
+        """What `dataclasses.asdict` took apart."""
+        repeats = [Repeat(**repeat) for repeat in known.get("repeats", ())]
+        parts = [Part(**part) for part in known.get("parts", ())]
+        return cls(**{**known, "repeats": repeats, "parts": parts})
+
+    @property
+    def last_steps(self) -> int:
+        """Steps of the last run."""
+        return self.parts[-1].steps if self.parts else self.steps
+
+    def after(self, before: TrainingFacts) -> TrainingFacts:
+        """These facts and those of an earlier run, whose weights this one went on from."""
+        steps, minutes = before.steps + self.steps, round(before.minutes + self.minutes, 1)
+        unconverged = (run.unconverged_fraction * run.steps for run in (before, self))
+        return replace(
+            self,
+            steps=steps,
+            rows_seen=before.rows_seen + self.rows_seen,
+            minutes=minutes,
+            hardware=" and ".join(dict.fromkeys((before.hardware, self.hardware))),
+            skipped_steps=before.skipped_steps + self.skipped_steps,
+            unconverged_fraction=sum(unconverged) / max(1, steps),
+            curve=[
+                *before.curve,
+                *(
+                    [before.rows_seen + rows, round(60 * before.minutes + seconds, 3), value]
+                    for rows, seconds, value in self.curve
+                ),
+            ],
+            parts=[
+                *(before.parts or [Part(before.steps, before.minutes)]),
+                Part(self.steps, self.minutes),
+            ],
+            init_from=before.init_from,
+        )
 
     def text(self) -> str:
         """What `read` reads."""
@@ -89,7 +143,7 @@ class TrainingFacts:
 
 
 def read_log(log: Path) -> TrainingFacts:
-    """What a training log says of cost and progress.
+    """What a training log says of cost and progress, that of earlier runs included.
 
     Raises:
         ModelError: if it says nothing.
@@ -102,7 +156,7 @@ def read_log(log: Path) -> TrainingFacts:
         return next((line[key] for line in lines if key in line), default)
 
     unconverged = [line["unconverged"] for line in lines if "unconverged" in line]
-    return TrainingFacts(
+    own = TrainingFacts(
         steps=lines[-1]["step"],
         rows_seen=lines[-1]["rows_seen"],
         minutes=round(lines[-1]["seconds"] / 60, 1),
@@ -115,4 +169,12 @@ def read_log(log: Path) -> TrainingFacts:
             if line.get("validation") is not None
         ],
         seed=first("seed", 0),
+        init_from=first("init_from", ""),
     )
+    before = first("before", None)
+    if before is None:
+        return own
+    try:
+        return own.after(TrainingFacts._of(before))
+    except (TypeError, AttributeError) as error:
+        raise ModelError(f"{log} does not say what an earlier training cost") from error

@@ -29,7 +29,7 @@ from impflow_zoo.recipe import CardSettings, read_recipe
 __all__ = ["Parcel", "Sent", "inspect", "parcels", "publish", "table"]
 
 NEEDED = (layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD, layout.RECIPE, TRAINING)
-FILES = (*NEEDED, PICTURE, CURVE, layout.TEST_ROWS)  # nothing else in a folder is ever sent
+FILES = (*NEEDED, PICTURE, CURVE, layout.TEST_ROWS)  # and earlier recipes, never else
 _SECTIONS = ("Use", "Training", "Intended use and limits", "Data", "Citation")
 _PICTURES = re.compile(r"!\[[^\]]*\]\(([^)\s]*)\)")
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
@@ -93,7 +93,8 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
 
 def inspect(folder: Path) -> Parcel:
     """Check all that a published model must have, and collect what is wrong."""
-    present = tuple(name for name in FILES if (folder / name).is_file())
+    names = (*FILES, *layout.earlier_recipes(folder))
+    present = tuple(name for name in names if (folder / name).is_file())
     size = sum((folder / name).stat().st_size for name in present)
     if layout.WEIGHTS not in present and not _promises_weights(folder):
         return Parcel(folder, (), 0, trained=False, problems=())

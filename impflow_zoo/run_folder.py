@@ -1,19 +1,20 @@
-"""The folder of a training run: what may start in it, and what may go on."""
+"""The folder of a training run: what may start in it, what may go on, and the recipes in it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from impflow_zoo.checkpoint import CheckpointError
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.layout import CONFIG, GOLDEN, RECIPE, WEIGHTS
+from impflow_zoo.models.layout import CONFIG, GOLDEN, RECIPE, WEIGHTS, earlier_recipe
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.recipe import Recipe, differences, read_recipe
 from impflow_zoo.runlog import LOG
 
-__all__ = ["CHECKPOINT", "check_new", "check_resumed", "keep_recipe"]
+__all__ = ["CHECKPOINT", "check_new", "check_resumed", "keep_earlier_recipes", "keep_recipe"]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -71,3 +72,9 @@ def keep_recipe(folder: Path, text: bytes, seed: int | None) -> None:
         sections["training"] = {**(sections.get("training") or {}), "seed": seed}
         text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()
     write_whole(folder / RECIPE, text)
+
+
+def keep_earlier_recipes(folder: Path, texts: Sequence[bytes]) -> None:
+    """Write the recipes of the runs before this one, the first of them first."""
+    for number, text in enumerate(texts, start=1):
+        write_whole(folder / earlier_recipe(number), text)

@@ -58,11 +58,13 @@ def stage(
     others = _other_seeds(repeats, recipe, facts)
     if data is not None:
         split = split or recipe.data.test
-    written = (*_COPIED, TRAINING, SCORES, PICTURE, CURVE, layout.CARD)
+    copied, dropped = _to_copy(run, folder)
+    written = (*copied, *dropped, TRAINING, SCORES, PICTURE, CURVE, layout.CARD)
     with _all_or_nothing([folder / name for name in written]):
-        if run is not None:
-            for name in _COPIED:
-                writing.write_whole(folder / name, (run / name).read_bytes())
+        for name, content in copied.items():
+            writing.write_whole(folder / name, content)
+        for name in dropped:
+            (folder / name).unlink()
         model = FlowModel.from_pretrained(folder, verify=True)
         _check_config(model, recipe, run or folder)
         result = evaluate(model, data, split, progress=True)
@@ -78,7 +80,14 @@ def stage(
     return result
 
 
-_COPIED = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG)  # from a run
+def _to_copy(run: Path | None, folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Files to take from a run, and recipes of earlier runs that its weights have not seen."""
+    if run is None:
+        return {}, []
+    earlier = layout.earlier_recipes(run)
+    names = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG, *earlier)
+    dropped = [name for name in layout.earlier_recipes(folder) if name not in earlier]
+    return {name: (run / name).read_bytes() for name in names}, dropped
 
 
 def _announce(folder: Path, recipe: Recipe) -> None:

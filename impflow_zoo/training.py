@@ -21,14 +21,19 @@ from impflow_zoo.data import MADE_HERE, DataError, Source, Subset
 from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
-from impflow_zoo.models.layout import open_files
 from impflow_zoo.models.store import load_weights, read_config, read_weights
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.optimisation import Optimisation
+from impflow_zoo.origin import Origin, open_origin
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
-from impflow_zoo.registry import locate
-from impflow_zoo.run_folder import CHECKPOINT, check_new, check_resumed, keep_recipe
+from impflow_zoo.run_folder import (
+    CHECKPOINT,
+    check_new,
+    check_resumed,
+    keep_earlier_recipes,
+    keep_recipe,
+)
 from impflow_zoo.runlog import Meter, RunLog
 from impflow_zoo.scoring import open_rows, score
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
@@ -61,7 +66,8 @@ def train(
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
             same recipe and as many rows of data.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
-            instead of random ones.
+            instead of random ones. If it was trained by a recipe for the same model and data, log
+            and card count what that cost, too.
         seed: in place of the recipe's; to be given again with `resume`.
         max_minutes: stop then, with a checkpoint.
         device: where to train; None takes a GPU if there is one.
@@ -100,9 +106,11 @@ def train(
     if resume:
         trainer.resume()
     else:
-        trainer.prepare(init_from)
+        origin = None if init_from is None else open_origin(init_from, recipe)
+        trainer.prepare(origin)
         if processes.first:
             keep_recipe(folder, path.read_bytes(), seed)
+            keep_earlier_recipes(folder, () if origin is None else origin.recipes)
     return trainer.run(max_minutes)
 
 
@@ -185,23 +193,24 @@ class Trainer:
         """The model with averaged weights, the one that is validated and kept."""
         return cast(FlowModel, self.optimisation.averaged.module)
 
-    def prepare(self, init_from: str | None = None) -> None:
+    def prepare(self, origin: Origin | None = None) -> None:
         """Learn preprocessing and scales from the data, or start from the weights of a model."""
-        if init_from is None:
+        if origin is None:
             if self.model.preprocessing.learns:
                 rows = self.batches.rows
                 some = rows.rows(range(min(len(rows), 100_000)))  # enough for a mean and a scale
                 self.model.fit_preprocessing(some.to(self.processes.device))
             self.optimisation.start(self._first_batch())
         else:
-            files = open_files(locate(init_from))
+            files = origin.files
             load_weights(self.model, read_weights(files, read_config(files)), files.name)
             self.model.float()
         self.optimisation.start_average()
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.log.start()
-        self._log(hardware=self.processes.description, seed=self.settings.seed)
+        before = {} if origin is None else origin.figures
+        self._log(hardware=self.processes.description, seed=self.settings.seed, **before)
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""

@@ -14,11 +14,31 @@ from torch import Tensor
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.hub import HubFiles
 
-__all__ = ["Files", "WeightsError", "open_files", "optional_path", "read_safetensors", "readable"]
+__all__ = [
+    "Files",
+    "WeightsError",
+    "earlier_recipe",
+    "earlier_recipes",
+    "open_files",
+    "optional_path",
+    "read_safetensors",
+    "readable",
+]
 
 CONFIG, RECIPE, CARD = "config.json", "recipe.yaml", "README.md"
 LOG = "log.jsonl"  # of a training run
 WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.parquet"
+
+
+def earlier_recipe(number: int) -> str:
+    """The recipe of a run that later ones went on from, counted from 1."""
+    return f"recipe-{number}.yaml"
+
+
+def earlier_recipes(folder: Path) -> list[str]:
+    """Names of such recipes in a folder, in order."""
+    numbers = (path.stem.removeprefix("recipe-") for path in folder.glob("recipe-*.yaml"))
+    return [earlier_recipe(number) for number in sorted(int(n) for n in numbers if n.isdecimal())]
 
 
 class WeightsError(ModelError):
