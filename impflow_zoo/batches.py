@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import Source, read
-from impflow_zoo.numerics.probes import mix
+from impflow_zoo.numerics.seeds import Use, mix
 
 __all__ = ["Batches"]
-
-_ORDER, _NOISE = 2, 3  # tell the seeds of order and of noise apart
 
 
 class Batches:
@@ -49,7 +47,7 @@ class Batches:
         asked = self._indices(step)[own]
         batch = read(self.rows, asked)
         raw, kept = batch.rows, torch.isin(asked, batch.index)
-        generator = torch.Generator().manual_seed(mix(self.seed, _NOISE, step))
+        generator = torch.Generator().manual_seed(mix(self.seed, Use.TRAINED_NOISE, step))
         if self.flip:
             mirrored = torch.rand(self.size, generator=generator)[own][kept] < 0.5
             raw[mirrored] = raw[mirrored].flip(-1)
@@ -60,6 +58,6 @@ class Batches:
         n = len(self.rows)
         epoch, position = divmod(step, len(self))
         if self._epoch != epoch:
-            generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, epoch))
+            generator = torch.Generator().manual_seed(mix(self.seed, Use.ORDER, epoch))
             self._epoch, self._order = epoch, torch.randperm(n, generator=generator)
         return self._order[position * self.size : (position + 1) * self.size]

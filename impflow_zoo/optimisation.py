@@ -13,15 +13,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.probes import mix
+from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Optimisation", "learning_rate"]
-
-_PROBES = 6  # tells the seed of a step's random numbers from those of its rows
 
 
 class Optimisation:
@@ -78,7 +76,7 @@ class Optimisation:
         rate = learning_rate(self.settings, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(mix(self.settings.seed, _PROBES, number, self.processes.rank))
+        torch.manual_seed(mix(self.settings.seed, Use.STEP, number, self.processes.rank))
         self.processes.copy_first(_buffers(self.model))
         figures = self._differentiate(x, size)
         norm = math.nan

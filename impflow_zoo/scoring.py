@@ -24,14 +24,14 @@ from impflow_zoo.data import (
 from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.probes import keyed_rows, mix
+from impflow_zoo.numerics.probes import keyed_rows
+from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Score", "model_input", "open_rows", "score"]
 
-_NOISE, _PROBES = 1, 4  # tell the seeds of dequantisation noise from those of probes
 _BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
 
 
@@ -164,7 +164,7 @@ def _score_share(
             if not len(batch.index):
                 continue
             x = model_input(model, batch, seed)
-            with keyed_rows([mix(seed, _PROBES, row) for row in batch.index.tolist()]):
+            with keyed_rows([mix(seed, Use.SCORED_PROBES, row) for row in batch.index.tolist()]):
                 value, error = model.log_prob_with_error(x)
             _warn_of_rows_without_density(batch, value, source.name)
             values.append(value.double().cpu())
@@ -218,7 +218,7 @@ def model_input(model: FlowModel, batch: Batch, seed: int) -> Tensor:
     noise = torch.zeros(batch.rows.shape, dtype=torch.float64)
     if model.adds_noise:
         for i, row in enumerate(batch.index.tolist()):
-            generator = torch.Generator().manual_seed(mix(seed, _NOISE, row))
+            generator = torch.Generator().manual_seed(mix(seed, Use.SCORED_NOISE, row))
             noise[i].uniform_(generator=generator)
     reference = next(model.parameters())
     return model.dequantise(batch.rows, noise).to(reference.dtype).to(reference.device)

@@ -13,7 +13,8 @@ from impflow_zoo import ImpFlowTransform, LipschitzMLP, LogDet, NumericalWarning
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.linearize import linearize
 from impflow_zoo.numerics.logdet import NoContractionError, truncation_bound
-from impflow_zoo.numerics.probes import fresh_probe, keyed_rows, mix, seeded_probe
+from impflow_zoo.numerics.probes import fresh_probe, keyed_rows, seeded_probe
+from impflow_zoo.numerics.seeds import mix
 
 SERIES = ("solve", "roulette")
 every_series = pytest.mark.parametrize("series", SERIES)

@@ -12,7 +12,7 @@ from impflow_zoo.data.patches import PatchSource, open_patches
 from impflow_zoo.data.source import DataError, Source, TableSource
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import open_toy
-from impflow_zoo.numerics.probes import mix
+from impflow_zoo.numerics.seeds import mix
 
 __all__ = ["MADE_HERE", "open_source"]
 

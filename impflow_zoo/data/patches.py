@@ -26,7 +26,7 @@ from torch import Tensor
 from impflow_zoo.data.keyed import keyed_uniform
 from impflow_zoo.data.loading import load_split, one_line, pick_split
 from impflow_zoo.data.source import DataError, index_tensor
-from impflow_zoo.numerics.probes import mix
+from impflow_zoo.numerics.seeds import mix
 
 if TYPE_CHECKING:
     from datasets import Dataset

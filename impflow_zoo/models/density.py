@@ -18,7 +18,7 @@ from impflow_zoo.models.config import Config, ModelError, parse
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.probes import mix
+from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.weights import PlainLoading
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Density"]
 
-_NOISE = 5  # tells the seed of dequantisation noise from those of probes
 _DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
 
 
@@ -132,7 +131,7 @@ class Density(PlainLoading):
         if not isinstance(self.preprocessing, ImagePreprocessing):
             raise ValueError("bits_per_dim is for image models: use log_prob")
         _require_tensor(images, "images")
-        generator = torch.Generator().manual_seed(mix(self.config.seed, _NOISE))
+        generator = torch.Generator().manual_seed(mix(self.config.seed, Use.BATCH_NOISE))
         noise = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
         x = self.dequantise(images, noise.to(images.device))
         return self.preprocessing.metric(self.log_prob(x, context))

@@ -16,8 +16,9 @@ from impflow_zoo.numerics import dense, monitor
 from impflow_zoo.numerics.graph import FirstOrder
 from impflow_zoo.numerics.krylov import arnoldi
 from impflow_zoo.numerics.linearize import Linearization
-from impflow_zoo.numerics.probes import fresh_lengths, fresh_probe, mix, seeded_probe
+from impflow_zoo.numerics.probes import fresh_lengths, fresh_probe, seeded_probe
 from impflow_zoo.numerics.rows import dot, norm
+from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.numerics.solve import NumericalWarning
 

@@ -10,9 +10,10 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["fresh_lengths", "fresh_probe", "keyed_rows", "mix", "seeded_probe"]
+from impflow_zoo.numerics.seeds import Use, mix
 
-_FRESH = 6  # tells the seeds of fresh probes from others
+__all__ = ["fresh_lengths", "fresh_probe", "keyed_rows", "seeded_probe"]
+
 _rows: ContextVar[tuple[int, ...] | None] = ContextVar("impflow_zoo_rows", default=None)
 _fresh: ContextVar[Iterator[int]] = ContextVar("impflow_zoo_fresh")  # numbers fresh probes
 
@@ -33,17 +34,6 @@ def keyed_rows(indices: list[int] | range) -> Iterator[None]:
         _fresh.reset(numbers)
 
 
-def mix(*parts: int) -> int:
-    """One seed below `2**63` from several integers (the finaliser of splitmix64)."""
-    state = 0
-    for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) % 2**64
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-        state ^= state >> 31
-    return state >> 1
-
-
 def fresh_probe(like: Tensor) -> Tensor:
     """Signs with the shape of a tensor, from torch's global generator of its device.
 
@@ -52,7 +42,7 @@ def fresh_probe(like: Tensor) -> Tensor:
     if _rows.get() is None:
         return torch.randint_like(like, 2) * 2 - 1
     drawn = _fresh.get()
-    return seeded_probe(like, _FRESH, next(drawn))
+    return seeded_probe(like, Use.FRESH_PROBES, next(drawn))
 
 
 def fresh_lengths(like: Tensor, stop: float) -> Tensor:
@@ -66,7 +56,7 @@ def fresh_lengths(like: Tensor, stop: float) -> Tensor:
     number = next(_fresh.get())
     draws = [
         torch.empty(()).geometric_(
-            stop, generator=torch.Generator().manual_seed(mix(_FRESH, number, key))
+            stop, generator=torch.Generator().manual_seed(mix(Use.FRESH_PROBES, number, key))
         )
         for key in keys
     ]
