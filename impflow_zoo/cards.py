@@ -6,22 +6,18 @@ from importlib import resources
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from impflow_zoo.evaluation import ROUND_TRIP_UNITS, UNITS, Result
+from impflow_zoo.evaluation import Result
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.recipe import Recipe, TrainingSettings
 
 __all__ = ["CURVE", "PICTURE", "pending_card", "trained_card"]
 
 PICTURE, CURVE = "density.png", "curve.png"
 IMAGE_PIPELINE = "unconditional-image-generation"
-_METRICS = {
-    "log_likelihood": "Mean log-likelihood in nats per row, in the data's own units",
-    "bits": "Mean `-log2 p` per row",
-    "bits_per_dim": "Bits per dimension",
-}
 _CITATIONS = {
     "ImpFlow": """@inproceedings{lu2021implicit,
   title={Implicit Normalizing Flows},
@@ -47,7 +43,7 @@ def trained_card(
     words, image = recipe.card, len(model.config.shape) == 3
     certificates = store.read_config(layout.open_files(model.origin or "")).certificate
     whole = worst(certificates)
-    settings = recipe.training
+    settings, metric = recipe.training, METRICS[result.metric]
     needs_data = recipe.data.dataset is None
     data_option = f" --data {words.data_argument}" if needs_data else ""
     metadata = ModelCardData(
@@ -86,12 +82,12 @@ def trained_card(
         name=name,
         summary=words.summary,
         picture_text="sample grid" if image else "the learned density beside held-out data",
-        unit=UNITS[result.metric],
+        unit=metric.unit,
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         value=f"{result.value:.3f}",
         stderr=f"{result.stderr:.3f}",
         beside=words.beside,
-        metric_text=_METRICS[result.metric],
+        metric_text=metric.text,
         n=f"{result.n:,}",
         split_text="test images" if image else "test rows",
         seed=result.seed,
@@ -116,7 +112,7 @@ def trained_card(
         bound="none" if whole.bound is None else f"{whole.bound:.4f}",
         margin="not certified" if whole.margin is None else f"{whole.margin:.4f}",
         round_trip=f"{result.round_trip:.1e}",
-        round_trip_unit=ROUND_TRIP_UNITS[result.metric],
+        round_trip_unit=metric.round_trip,
         limits=words.limits,
         data_name=words.data_name,
         data_url=words.data_url,

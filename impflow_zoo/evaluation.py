@@ -16,19 +16,13 @@ from torch import Tensor
 from impflow_zoo.data import batches
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
 from impflow_zoo.scoring import Score, open_rows, score
 
-__all__ = ["ROUND_TRIP_UNITS", "UNITS", "Result", "evaluate", "shown_rows"]
-
-UNITS = {"log_likelihood": "nats", "bits": "bits", "bits_per_dim": "bits/dim"}
-ROUND_TRIP_UNITS = {
-    "log_likelihood": "in standard deviations of a column",
-    "bits": "in standard deviations of a column",
-    "bits_per_dim": "with pixels in [0, 1]",
-}
+__all__ = ["Result", "evaluate", "shown_rows"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ class Result:
 
     def report(self, name: str) -> str:
         """The result in lines for people."""
-        unit = UNITS[self.metric]
+        unit = METRICS[self.metric].unit
         where = f"{self.dataset}" + (f", split {self.split}" if self.split else "")
         lines = {
             "model": name,
@@ -101,7 +95,7 @@ class Result:
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
             "solver": f"{self.solver_steps:.1f} evaluations per root",
-            "round trip": f"{self.round_trip:.2e} at most, {ROUND_TRIP_UNITS[self.metric]}",
+            "round trip": f"{self.round_trip:.2e} at most, {METRICS[self.metric].round_trip}",
             "time": f"{self.seconds:.1f} s",
         }
         if self.logdet == "exact":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from impflow_zoo.evaluation import UNITS
 from impflow_zoo.facts import TrainingFacts
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.pictures import draw_pairs
 from impflow_zoo.results import Row
 from impflow_zoo.scores import paired_error
@@ -47,8 +47,7 @@ def table(pairs: list[tuple[Row, Row]], zoo: Path) -> str:
 
 
 def _cells(first: Row, second: Row, zoo: Path) -> tuple[str, ...]:
-    gain = _mean(first) - _mean(second)
-    gain = gain if first.metric == "log_likelihood" else -gain
+    gain = METRICS[first.metric].sign * (_mean(first) - _mean(second))
     over_rows, how = paired_error(zoo / first.model, zoo / second.model), "paired"
     if over_rows is None:
         over_rows, how = math.hypot(float(first.stderr or 0), float(second.stderr or 0)), "unpaired"
@@ -58,7 +57,7 @@ def _cells(first: Row, second: Row, zoo: Path) -> tuple[str, ...]:
         _both(first.parameters, second.parameters),
         _both(first.rows_seen, second.rows_seen),
         *(_value(row) for row in (first, second)),
-        f"{gain:+.4f} ± {error:.4f} {UNITS[first.metric]}, {how}",
+        f"{gain:+.4f} ± {error:.4f} {METRICS[first.metric].unit}, {how}",
     )
 
 
@@ -95,7 +94,7 @@ def picture(pairs: list[tuple[Row, Row]], zoo: Path, path: Path) -> None:
     curves = [
         (
             first.model.removeprefix(_FIRST),
-            UNITS[first.metric],
+            METRICS[first.metric].unit,
             [TrainingFacts.read(zoo / row.model).curve for row in (first, second)],
         )
         for first, second in pairs

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from impflow_zoo import pictures
 from impflow_zoo.cards import CURVE, PICTURE, pending_card, trained_card
-from impflow_zoo.evaluation import UNITS, Result, evaluate, shown_rows
+from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, read_log
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.recipe import Recipe, differences, read_recipe
 from impflow_zoo.runlog import LOG
 from impflow_zoo.scores import SCORES, serialised
@@ -74,7 +75,7 @@ def stage(
         writing.write_whole(folder / TRAINING, facts.text().encode())
         writing.write_whole(folder / SCORES, serialised(result, recipe))
         pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
-        pictures.draw_curve(facts.curve, UNITS[model.config.metric], folder / CURVE)
+        pictures.draw_curve(facts.curve, METRICS[model.config.metric].unit, folder / CURVE)
         card = trained_card(folder.name, model, recipe, result, facts)
         writing.write_whole(folder / layout.CARD, card.encode())
     return result

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from impflow_zoo import pairs, registry
-from impflow_zoo.evaluation import UNITS
 from impflow_zoo.models import writing
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.results import Row, read_rows, results
 
 __all__ = ["between", "documents", "with_tables", "zoo_table"]
@@ -33,7 +33,7 @@ def zoo_table(rows: list[Row]) -> str:
             _link(row),
             row.kind,
             row.data,
-            f"{float(row.value):.3f}{error} {UNITS[row.metric]}",
+            f"{float(row.value):.3f}{error} {METRICS[row.metric].unit}",
             f"{int(row.parameters):,}",
             row.margin,
             f"{float(row.minutes):.0f} min, {row.hardware}" if row.minutes else "",

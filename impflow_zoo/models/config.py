@@ -40,7 +40,7 @@ __all__ = [
     "to_json",
 ]
 
-METRICS = ("log_likelihood", "bits")
+_METRICS = ("log_likelihood", "bits")  # of tables
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class TabularConfig:
             require_pairs(self.activation, "features", [self.features])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         spaces(self.norm, len(self.hidden_features) + 1)
-        require_choice("metric", self.metric, METRICS)
+        require_choice("metric", self.metric, _METRICS)
         for name in ("columns", "rounding"):
             value = getattr(self, name)
             expected = f"one entry for {self.features} columns"

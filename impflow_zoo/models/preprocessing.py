@@ -12,6 +12,7 @@ from torch import Tensor
 
 from impflow_zoo.models.config import Config, ModelError, TabularConfig
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.transforms.standardise import Standardise
 
@@ -66,7 +67,7 @@ class TablePreprocessing:
 
     def __init__(self, config: TabularConfig) -> None:
         self.rounding, self.columns = config.rounding, config.columns
-        self.unit = 1.0 if config.metric == "log_likelihood" else -1 / math.log(2)
+        self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.rounding)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class TablePreprocessing:
         step._shift.copy_(-mean / std)
 
     def metric(self, log_prob: Tensor) -> Tensor:
-        return log_prob * self.unit
+        return log_prob * self.per_nat
 
 
 class ImagePreprocessing:
@@ -124,7 +125,7 @@ class ImagePreprocessing:
         self.bits = config.bits
         self.step = 2 ** (8 - config.bits)
         self.levels = 2**config.bits
-        self.entries = math.prod(config.shape)
+        self.per_nat = METRICS[config.metric].per_nat / math.prod(config.shape)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         if raw.dtype != torch.uint8:
@@ -148,4 +149,4 @@ class ImagePreprocessing:
         raise AssertionError("images have nothing to learn: see `learns`")
 
     def metric(self, log_prob: Tensor) -> Tensor:
-        return -log_prob / (self.entries * math.log(2)) + self.bits
+        return log_prob * self.per_nat + self.bits

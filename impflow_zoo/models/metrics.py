@@ -1,0 +1,47 @@
+"""The metrics that log-densities are reported in: units, directions, words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["METRICS", "Metric"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to report log-densities.
+
+    Arguments:
+        unit: of a value.
+        per_nat: what a nat of log-density adds to it; per dimension where the metric is. Its sign
+            tells whether higher is better.
+        text: what a card says that it is.
+        round_trip: what errors of decoding encoded rows are measured in.
+    """
+
+    unit: str
+    per_nat: float
+    text: str
+    round_trip: str
+
+    @property
+    def sign(self) -> int:
+        """1 if higher is better, else -1."""
+        return 1 if self.per_nat > 0 else -1
+
+    def in_words(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{value:.4f} {self.unit}"
+
+
+_COLUMN = "in standard deviations of a column"
+_BITS = -1 / math.log(2)
+
+METRICS = {
+    "log_likelihood": Metric(
+        "nats", 1.0, "Mean log-likelihood in nats per row, in the data's own units", _COLUMN
+    ),
+    "bits": Metric("bits", _BITS, "Mean `-log2 p` per row", _COLUMN),
+    "bits_per_dim": Metric("bits/dim", _BITS, "Bits per dimension", "with pixels in [0, 1]"),
+}
