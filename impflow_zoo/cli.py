@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from impflow_zoo import registry
+from impflow_zoo import allocator, registry
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 
@@ -28,6 +26,10 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the card's.")
+]
+Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Device = Annotated[
     str | None,
@@ -42,27 +44,27 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the models of the zoo."""
-    models = [_describe(name) for name in registry.list_models(pattern)]
+    models = [registry.describe(name) for name in registry.list_models(pattern)]
     if as_json:
         _print_json({"models": models})
         return
-    from impflow_zoo.evaluation import UNITS
+    from impflow_zoo.models.metrics import METRICS
 
     if not models:
         raise ModelError(f"no model matches {pattern!r}: `impflow-zoo list` shows all")
     width = max((len(m["name"]) for m in models), default=0)
     for m in models:
-        value = "no weights yet" if m["value"] is None else f"{m['value']:.4f} {UNITS[m['metric']]}"
+        value = "no weights yet"
+        if m["value"] is not None:
+            value = METRICS[m["metric"]].in_words(m["value"])
         print(f"{m['name']:{width}}  {m['model']}  {m['parameters']:>11,} parameters   {value}")
 
 
 @app.command()
 def evaluate(
     model: Model,
-    dataset: Annotated[
-        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the card's.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
+    dataset: Dataset = None,
+    split: Split = None,
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
@@ -150,10 +152,8 @@ def sample(
 @app.command()
 def reconstruct(
     model: Model,
-    dataset: Annotated[
-        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the card's.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data set.")] = None,
+    dataset: Dataset = None,
+    split: Split = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 16,
     picture: Annotated[
         Path | None, typer.Option(help="PNG of images and what came back of them.")
@@ -202,11 +202,11 @@ def train(
 
     Under `accelerate launch -m impflow_zoo train ...` several processes share each batch.
     """
-    _keep_memory()
+    allocator.keep_memory()
     import torch
 
     from impflow_zoo import training
-    from impflow_zoo.evaluation import UNITS
+    from impflow_zoo.models.metrics import METRICS
     from impflow_zoo.models.preprocessing import preprocessing_of
     from impflow_zoo.processes import together
     from impflow_zoo.recipe import read_recipe
@@ -224,17 +224,14 @@ def train(
     )
     if not together(device).first:
         return
-    value = None
+    value, best = None, "no validation yet"
     if state["best"] is not None:
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
+        text = METRICS[config.metric].in_words(value)
+        best = f"best validation {text} at step {state['best_step']}"
     if as_json:
         _print_json({**state, "metric": config.metric, "validation": value})
     else:
-        best = "no validation yet"
-        if value is not None:
-            best = (
-                f"best validation {value:.4f} {UNITS[config.metric]} at step {state['best_step']}"
-            )
         print(
             f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
             f"{state['seconds'] / 60:.1f} minutes"
@@ -326,20 +323,6 @@ def publish(
         print("dry run: nothing was sent")
 
 
-def _describe(name: str) -> dict[str, Any]:
-    files = layout.open_files(registry.zoo_folder() / name)
-    config_file = store.read_config(files)
-    result = registry.published_result(files)
-    return {
-        "name": name,
-        "model": config_file.model,
-        "parameters": registry.parameter_count(config_file),
-        "metric": config_file.config.metric,
-        "value": None if result is None else result.metric_value,
-        "pretrained": config_file.sha256 is not None,
-    }
-
-
 def _write_csv(rows: list[list[float]], columns: tuple[str, ...], out: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -350,17 +333,6 @@ def _write_csv(rows: list[list[float]], columns: tuple[str, ...], out: Path) -> 
 
 def _print_json(data: dict[str, Any]) -> None:
     print(json.dumps(data))
-
-
-def _keep_memory() -> None:
-    """Stop glibc from handing large tensors back to the kernel after each operation.
-
-    The allocator reads these settings when a process starts: it has to start once more.
-    """
-    settings = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
-    if sys.platform == "linux" and not settings.keys() & os.environ.keys():
-        os.environ.update(settings)
-        os.execv(sys.executable, [sys.executable, "-m", "impflow_zoo", *sys.argv[1:]])
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.recipe import DataSettings, read_recipe
 
-__all__ = ["Split", "create_model", "list_models", "scored_split", "zoo_folder"]
+__all__ = ["Split", "create_model", "describe", "list_models", "scored_split", "zoo_folder"]
 
 NAMESPACE_VARIABLE = "IMPFLOW_ZOO_NAMESPACE"
 _NAMESPACE = "impflow-zoo"
@@ -55,6 +55,21 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[s
 def is_trained(name: str) -> bool:
     """Whether weights of a model were recorded: they lie here or on the Hub."""
     return store.read_config(layout.open_files(zoo_folder() / name)).sha256 is not None
+
+
+def describe(name: str) -> dict[str, Any]:
+    """What a list says of a model of the zoo: class, size, and the value on its card."""
+    files = layout.open_files(zoo_folder() / name)
+    config_file = store.read_config(files)
+    result = published_result(files)
+    return {
+        "name": name,
+        "model": config_file.model,
+        "parameters": parameter_count(config_file),
+        "metric": config_file.config.metric,
+        "value": None if result is None else result.metric_value,
+        "pretrained": config_file.sha256 is not None,
+    }
 
 
 def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
