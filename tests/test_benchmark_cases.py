@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from cases import TASKS, Case, make_side
 from counting import counting
+from hotspots import shares
 
 from impflow_zoo.numerics import monitor
 
@@ -55,3 +56,10 @@ def test_the_counts_are_those_of_the_mathematics():
     roots = [figures["steps"] for kind, figures in events if kind == "root"]
     assert len(roots) == 3
     assert 3 + sum(roots) <= counts.evaluations <= 3 + 3 * 12
+
+
+def test_shares_of_the_time_are_those_of_the_work():
+    found = shares(make_side("impflow", IMAGE), "train")
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["aten::convolution_backward"] > 0
+    assert list(found.values()) == sorted(found.values(), reverse=True)
