@@ -273,3 +273,50 @@ def test_parameters_that_are_computed_get_whole_gradients(make, activation, dire
             loss(computed), list(asked.values()), retain_graph=True, allow_unused=True
         )
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("logdet", ["exact", "unbiased"])
+@every_direction
+def test_hooks_of_parameters_see_whole_gradients_once(direction, logdet):
+    block = ImpFlowTransform(
+        *(LipschitzMLP(3, (16, 16)) for _ in range(2)), logdet=LogDet(logdet, seed=1)
+    )
+    block.double().eval()
+    x = torch.randn(4, 3, dtype=torch.float64)
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        z, logabsdet = getattr(block, direction)(x)
+        block.zero_grad()
+        (z.sin().sum() + logabsdet.sum()).backward()
+        return [p.grad.clone() for p in block.parameters()]
+
+    plain, seen, together = gradients(), [], []
+    parameters = list(block.parameters())
+    for p in parameters:
+        p.register_hook(lambda grad: seen.append(grad) or 3 * grad)
+    torch.autograd.graph.register_multi_grad_hook(parameters, together.append)
+    for _ in range(2):
+        for hooked, grad in zip(gradients(), plain, strict=True):
+            assert torch.allclose(hooked, 3 * grad, rtol=1e-12)
+    assert len(seen) == 2 * len(parameters)
+    assert len(together) == 2
+
+
+def test_hooks_see_whole_second_derivatives_once():
+    block = ResFlowTransform(LipschitzMLP(3, (16, 16)), logdet="exact").double().eval()
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+
+    def gradients() -> list[torch.Tensor]:
+        block.zero_grad()
+        z, logabsdet = block(x)
+        (slope,) = torch.autograd.grad(z.sin().sum() + logabsdet.sum(), x, create_graph=True)
+        slope.square().sum().backward()
+        return [p.grad.clone() for p in block.parameters() if p.grad is not None]
+
+    plain, seen = gradients(), []
+    for p in block.parameters():
+        p.register_hook(lambda grad: seen.append(grad) or 3 * grad)
+    for hooked, grad in zip(gradients(), plain, strict=True):
+        assert torch.allclose(hooked, 3 * grad, rtol=1e-12)
+    assert len(seen) == len(plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "nodes",
     "recording",
     "wanting_inputs_only",
+    "without_hooks",
 ]
 
 _only: ContextVar[bool] = ContextVar("impflow_zoo_inputs_only", default=False)
@@ -40,6 +41,24 @@ def wanting_inputs_only() -> Iterator[None]:
         yield
     finally:
         _only.reset(token)
+
+
+@contextmanager
+def without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Take gradients by tensors without running the hooks that are registered on them.
+
+    Within a backward pass such gradients are parts. The hooks are for the whole, which torch hands
+    to them afterwards.
+    """
+    hooks = [t._backward_hooks for t in tensors if t._backward_hooks]
+    kept = [dict(own) for own in hooks]
+    try:
+        for own in hooks:
+            own.clear()
+        yield
+    finally:
+        for own, before in zip(hooks, kept, strict=True):
+            own.update(before)
 
 
 class recording:  # noqa: N801 - used as a context manager, like torch.enable_grad

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics import dense
-from impflow_zoo.numerics.graph import forbid_second_order, recording
+from impflow_zoo.numerics.graph import forbid_second_order, recording, without_hooks
 from impflow_zoo.numerics.krylov import solve_linear
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.logdet import LogDet
@@ -142,14 +142,18 @@ class _ImplicitRoot(torch.autograd.Function):
         total = grad_root
         grads: Sequence[Tensor | None] = [None] * len(targets)
         if logdet is not None and logdet.requires_grad:
-            first, *grads = torch.autograd.grad(
-                logdet, [x, *targets], grad_logdet, retain_graph=True, allow_unused=True
-            )
+            with without_hooks(targets):
+                first, *grads = torch.autograd.grad(
+                    logdet, [x, *targets], grad_logdet, retain_graph=True, allow_unused=True
+                )
             total = total if first is None else total + first
         point = Linearization(x, value).remember(jacobian)
         u = _solve_transposed(point, total, ctx.rtol, training=ctx.training)
         if targets and value.requires_grad:
-            direct = torch.autograd.grad(value, targets, -u, retain_graph=True, allow_unused=True)
+            with without_hooks(targets):
+                direct = torch.autograd.grad(
+                    value, targets, -u, retain_graph=True, allow_unused=True
+                )
             grads = [_add(a, b) for a, b in zip(grads, direct, strict=True)]
         grad_context = grads[-1] if wants_context else None
         return None, u, grad_context, *grads[: len(tensors)]

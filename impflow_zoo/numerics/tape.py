@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.chain import Chain, Scratch, by_columns
-from impflow_zoo.numerics.graph import inputs_only
+from impflow_zoo.numerics.graph import inputs_only, without_hooks
 
 __all__ = ["Tape", "record"]
 
@@ -250,7 +250,9 @@ def _again(
     wanted = [t for t in inputs if t.requires_grad]
     pairs = zip(chain.differentiable(x, seeds), (grad, products), strict=True)
     outputs, grads = zip(*[(o, g) for o, g in pairs if g is not None], strict=True)
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
+    with without_hooks(wanted):
+        parts = torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True)
+    found = iter(parts)
     return [next(found) if t.requires_grad else None for t in inputs]
 
 
