@@ -11,11 +11,11 @@ _SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "
 
 
 def keep_memory() -> None:
-    """Start the command line once more with settings that keep large tensors.
+    """Start the program once more, as it was started, with settings that keep large tensors.
 
     The allocator reads them when a process starts. Nothing happens where one of them is set, or
     elsewhere than on Linux.
     """
     if sys.platform == "linux" and not _SETTINGS.keys() & os.environ.keys():
         os.environ.update(_SETTINGS)
-        os.execv(sys.executable, [sys.executable, "-m", "impflow_zoo", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

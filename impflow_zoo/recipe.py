@@ -40,7 +40,7 @@ class DataSettings:
         dataset: Hub id or `toy:NAME`; None if users have to bring a folder (`--data`).
         revision: commit of the data set on the Hub.
         train: split to train on.
-        validation: split that decides which weights are kept.
+        validation: split that decides which weights are kept; None if there is none.
         test: split that cards speak of.
         validation_rows: take this many rows off the end of `train` where there is no
             validation split.
@@ -61,6 +61,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require_choice("corrupt", self.corrupt, ("stop", "skip"))
+        few = self.train_rows
+        require(few is None or few >= 1, "train_rows", few, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,9 @@ class TrainingSettings:
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")
-        for name in ("warmup_steps", "weight_decay", "checkpoint_minutes"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("warmup_steps", "weight_decay", "checkpoint_minutes", "final_learning_rate"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, name, value, "at least 0")
         require(0 <= self.seed < 2**63, "seed", self.seed, "between 0 and 2^63 - 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
         require(self.clip_norm > 0, "clip_norm", self.clip_norm, "a positive number")

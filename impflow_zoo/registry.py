@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from impflow_zoo.models import layout, store
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.recipe import DataSettings, read_recipe
 
@@ -148,7 +148,13 @@ def scored_split(
         if dataset is None:
             raise
         recipe = None  # out of reach: only the number beside the result depends on it
-    data = read_recipe(recipe).data if recipe else DataSettings()
+    data = DataSettings()
+    try:
+        data = read_recipe(recipe).data if recipe else data
+    except ConfigError:  # of another version, or damaged: again, only that number depends on it
+        if dataset is None:
+            raise
+        published = (None, None)
     if dataset is not None:
         # What users bring on disk may well be the card's data; the Hub's is known by its name.
         kind, _, path = dataset.rpartition(":")

@@ -136,6 +136,11 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         cut = len(rows) - held_out
         return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
     validation = settings.validation
+    if validation is None:
+        raise DataError(
+            "the recipe names no rows that decide which weights are kept: set data.validation to a "
+            "split, or data.validation_rows to a number of training rows to hold back"
+        )
     return rows, open_rows(recipe.config, dataset, validation, revision, skip_corrupt=skip)
 
 

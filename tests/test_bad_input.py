@@ -109,6 +109,7 @@ BAD = {
         lambda: block().half()(X.half()),
         r"parameters of type torch.float16: torch.float32 or torch.float64 is needed.*autocast",
     ),
+    "net-a-function": (lambda: ImpFlowTransform(mlp(), torch.sin), "a torch module is needed"),
     "net-a-number": (lambda: ImpFlowTransform(3, mlp()), "net_x=3: a torch module is needed"),
     "parameters-of-inference": (
         lambda: made_in_inference_mode()(X),

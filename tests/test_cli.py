@@ -188,6 +188,26 @@ def test_train_then_resume_then_start_from_it(run, tmp_path):
     assert third.json["step"] == 4
 
 
+def test_train_starts_once_more_as_it_was_started(tmp_path):
+    """With glibc's settings; files of the user's that are named like modules stay out of it."""
+    recipe = write_recipe(tmp_path / "recipe", training={"validate_every": 2})
+    for name in ("random", "statistics", "datasets"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user ran')")
+    script = tmp_path / "bin" / "impflow-zoo"
+    script.parent.mkdir()
+    script.write_text("from impflow_zoo.cli import main\n\nmain()\n")
+    unset = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, script, "train", recipe, "--out", tmp_path / "run"],
+        env=unset,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("step 4, best validation")
+
+
 def test_training_that_was_not_validated_says_so(run, tmp_path):
     outcome = run("train", write_recipe(tmp_path), "--out", tmp_path / "run", "--max-minutes", 0)
     assert "step 1, no validation yet" in outcome.out

@@ -14,7 +14,7 @@ from small import MEAN, STD, config, make, write_recipe
 
 from impflow_zoo import ImpFlow, LogDet, NumericalWarning, ResFlow, evaluate, scoring
 from impflow_zoo.data import DataError, TableSource, open_source, read
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.scoring import model_input, score
 
@@ -209,6 +209,14 @@ def test_the_split_that_ships_with_a_model_is_scored_whole(folder):
     write_recipe(folder, data={"dataset": None})
     with pytest.raises(ModelError, match="only the split 'test' ships with .*not 'train'"):
         evaluate(folder, split="train")
+
+
+def test_a_damaged_recipe_matters_only_where_it_names_the_data(folder, tmp_path):
+    (folder / "recipe.yaml").write_text("model: ImpFlow\nsettings: {}\n")
+    result = evaluate(folder, str(table(tmp_path / "test.csv")))
+    assert (result.n, result.published) == (4, None)
+    with pytest.raises(ConfigError, match="unknown recipe key 'settings'"):
+        evaluate(folder)
 
 
 def test_a_recipe_that_asks_for_a_folder_leaves_the_card_s_number_to_it(folder, tmp_path):

@@ -283,6 +283,17 @@ def test_slopes_on_a_dense_grid(name, beta):
     assert slope.abs().max() > 0.99  # the constant is not given away
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", [1e3, 1e14, 1e37])
+def test_cpila_far_from_zero(size, dtype):
+    x = torch.tensor([[size], [-size]], dtype=dtype, requires_grad=True)
+    value = ACTIVATIONS["cpila"]()(x)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    line = torch.tensor([[size, 0.0], [0.0, size]], dtype=dtype) / 1.06
+    assert torch.allclose(value, line, rtol=1e-3)
+    assert torch.allclose(slope.abs(), torch.tensor(1 / 1.06, dtype=dtype))
+
+
 @pytest.mark.parametrize("name", ["clipswish", "cpila"])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 10.0])
 def test_jacobians_of_pairs_on_a_dense_grid(name, beta):

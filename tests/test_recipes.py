@@ -84,6 +84,11 @@ WRONG = {
     "negative warm-up": ({"training": {"warmup_steps": -1}}, "warmup_steps=-1: at least 0"),
     "negative decay": ({"training": {"weight_decay": -0.1}}, "weight_decay=-0.1: at least 0"),
     "no rate": ({"training": {"learning_rate": 0}}, "learning_rate=0.0: a positive number"),
+    "rate that turns": (
+        {"training": {"final_learning_rate": -0.1}},
+        "final_learning_rate=-0.1: at least 0",
+    ),
+    "rows that cannot be made": ({"data": {"train_rows": 0}}, "train_rows=0: at least 1"),
     "no gradient": ({"training": {"clip_norm": 0}}, "clip_norm=0.0: a positive number"),
     "average that never moves": ({"training": {"ema_decay": 1}}, "ema_decay=1.0: between 0 and 1"),
 }

@@ -454,3 +454,10 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     with pytest.raises(ModelError, match="holds NaN or infinity: such a model is not saved"):
         model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_weights_in_half_precision_are_not_saved(dtype, tmp_path):
+    with pytest.raises(ModelError, match=r"is in torch\.\w*float16, .*: save model.float\(\)"):
+        make().to(dtype).save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

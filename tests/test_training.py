@@ -571,6 +571,7 @@ NO_DATA = {
     "unknown toy": ({"dataset": "toy:square"}, {}, "unknown toy 'square'"),
     "unknown split": ({"train": "training"}, {}, "has no split 'training', choose one of: train"),
     "too many held out": ({"validation_rows": 10_000}, {}, "validation_rows=10000: .* 10000 rows"),
+    "nothing to validate on": ({"validation": None}, {}, "names no rows that decide .*split, or"),
     "other columns": ({}, {"features": 3}, r"rows of shape \[2\], the model takes \[3\]"),
 }
 

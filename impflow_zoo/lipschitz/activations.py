@@ -123,8 +123,11 @@ class CPila(nn.Module):
         return torch.cat((_pila(x - 0.2), _pila(-x - 0.2)), dim=1) / 1.06
 
 
+_NOTHING = -200.0  # where `exp(5 x)` is zero in any type
+
+
 def _pila(x: Tensor, k: float = 5.0) -> Tensor:
-    below = x.clamp(max=0)  # keeps exp, and the gradient of the branch not taken, finite
+    below = x.clamp(_NOTHING, 0)  # keeps powers, exp and gradients of the branch not taken finite
     return torch.where(
         x >= 0, x, ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
     )

@@ -203,13 +203,17 @@ def save(
         name: what the minimal card loads, the folder's name if None.
 
     Raises:
-        WeightsError: if the folder is a file, or a weight is not finite.
+        WeightsError: if the folder is a file, or a weight is not finite or in half precision.
     """
     if folder.exists() and not folder.is_dir():
         raise WeightsError(f"{folder} is a file: a model is saved into a folder")
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(f"{key} holds NaN or infinity: such a model is not saved")
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            raise WeightsError(
+                f"{key} is in {tensor.dtype}, in which norms cannot be found: save model.float()"
+            )
     refresh_norms(model)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})

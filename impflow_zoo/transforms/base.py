@@ -95,7 +95,7 @@ class ResidualBlock(PlainLoading, Transform):
         return self._value(inputs, context, backwards=True)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.nets and (isinstance(value, type) or not callable(value)):
+        if name in self.nets and not isinstance(value, nn.Module):
             raise TypeError(f"{name}={value!r}: a torch module is needed, such as LipschitzMLP(2)")
         super().__setattr__(name, value)
 
