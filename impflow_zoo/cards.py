@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import resources
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -93,8 +94,7 @@ def trained_card(
         seed=result.seed,
         estimator_text=estimator,
         seeds_text=_seeds_text(result, facts),
-        other_seed=facts.repeats[0].seed if facts.repeats else None,
-        data_option=data_option,
+        seed_commands=_seed_commands(name, facts, data_option) if facts.repeats else "",
         scored_data=words.data_argument if needs_data else recipe.data.dataset,
         split=recipe.data.test,
         evaluate_options=f" --dataset {words.data_argument} --split {recipe.data.test}"
@@ -107,7 +107,10 @@ def trained_card(
         train_text="Train it again"
         if facts.last_steps >= settings.steps
         else "Train it to the end of the recipe",
-        train_commands=_train_commands(name, facts, data_option, settings.seed),
+        train_commands=_train_commands(
+            *(name, facts, data_option),
+            f" --seed {facts.seed}" if facts.seed != settings.seed else "",
+        ),
         nets=len(certificates),
         bound="none" if whole.bound is None else f"{whole.bound:.4f}",
         margin="not certified" if whole.margin is None else f"{whole.margin:.4f}",
@@ -147,12 +150,13 @@ def pending_card(name: str, recipe: Recipe) -> str:
 def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
     parts = ""
     if facts.parts:
-        steps = " and ".join(f"{part.steps:,}" for part in facts.parts)
+        steps = _listed(f"{part.steps:,}" for part in facts.parts)
         parts = f", in {len(facts.parts)} runs ({steps} steps), each from the weights of the last"
     start = f", starting from the weights of {facts.init_from}" if facts.init_from else ""
     rate = f"learning rate {settings.learning_rate:g}{' in the last run' if facts.parts else ''}"
+    batches = _listed(dict.fromkeys(map(str, facts.batches)))
     return (
-        f"{_steps_text(facts, settings.steps)} of {settings.batch_size} rows "
+        f"{_steps_text(facts, settings.steps)} of {batches} rows "
         f"({facts.rows_seen:,} rows seen), {facts.minutes:.0f} minutes on {facts.hardware}"
         f"{parts}{start}: Adam(0.9, 0.99), {rate}, weights averaged (decay "
         f"{settings.ema_decay:g}), the best on the validation split kept. {facts.skipped_steps} "
@@ -167,7 +171,14 @@ def _steps_text(facts: TrainingFacts, planned: int) -> str:
     return f"{facts.steps:,} steps"
 
 
-def _train_commands(name: str, facts: TrainingFacts, data_option: str, seed: int) -> str:
+def _listed(texts: Iterable[str]) -> str:
+    *most, last = texts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _train_commands(
+    name: str, facts: TrainingFacts, data_option: str, seed_option: str, out_option: str = ""
+) -> str:
     """What trains the weights again: a command for each run."""
     start = f" --init-from {facts.init_from}" if facts.init_from else ""
     lines = []
@@ -177,9 +188,14 @@ def _train_commands(name: str, facts: TrainingFacts, data_option: str, seed: int
             f"impflow-zoo train hub_configs/{name}/{recipe}{data_option}{start} --out {out}"
         )
         start = f" --init-from {out}"
-    seed_option = f" --seed {facts.seed}" if facts.seed != seed else ""
-    recipe = f"hub_configs/{name}/{layout.RECIPE}"
-    return "\n".join([*lines, f"impflow-zoo train {recipe}{data_option}{start}{seed_option}"])
+    recipe, options = f"hub_configs/{name}/{layout.RECIPE}", data_option + start + seed_option
+    return "\n".join([*lines, f"impflow-zoo train {recipe}{options}{out_option}"])
+
+
+def _seed_commands(name: str, facts: TrainingFacts, data_option: str) -> str:
+    """What trains the first of the other seeds."""
+    seed_option = f" --seed {facts.repeats[0].seed}"
+    return _train_commands(name, facts, data_option, seed_option, " --out runs/again")
 
 
 def _seeds_text(result: Result, facts: TrainingFacts) -> str:
@@ -188,8 +204,9 @@ def _seeds_text(result: Result, facts: TrainingFacts) -> str:
         return ""
     mean, deviation = over_seeds
     others = ", ".join(f"{r.value:.3f} (seed {r.seed})" for r in facts.repeats)
+    what = "In its last run trained" if facts.parts else "Trained"
     return (
-        f"Trained again with other seeds the recipe comes to {others}: {mean:.3f} in the mean of "
+        f"{what} again with other seeds the recipe comes to {others}: {mean:.3f} in the mean of "
         f"{1 + len(facts.repeats)} runs, {deviation:.3f} their standard deviation. These weights "
         f"are those of seed {facts.seed}."
     )

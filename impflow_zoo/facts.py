@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
+from impflow_zoo.models.fields import convert_fields
 from impflow_zoo.runlog import read_lines
 
 __all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "read_log"]
@@ -38,11 +40,13 @@ class Part:
     """One of several runs, each from the weights of the one before.
 
     Arguments:
-        steps, minutes: what it cost.
+        steps, rows_seen, minutes, hardware: what it cost.
     """
 
     steps: int
+    rows_seen: int
     minutes: float
+    hardware: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class TrainingFacts:
         parts: all runs in order, if there were several.
         init_from: the model whose weights the first run started from, what they cost unknown or
             spent on something else; empty if it started from random ones.
+        data: fingerprint of the training rows; empty if it was not recorded.
+        recipe: fingerprint of the last run's recipe; empty if it was not recorded.
     """
 
     steps: int
@@ -67,11 +73,18 @@ class TrainingFacts:
     hardware: str
     skipped_steps: int
     unconverged_fraction: float
-    curve: list[list[float]]
+    curve: tuple[tuple[float, ...], ...]
     seed: int = 0
-    repeats: list[Repeat] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    repeats: tuple[Repeat, ...] = ()
+    parts: tuple[Part, ...] = ()
     init_from: str = ""
+    data: str = ""
+    recipe: str = ""
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        if any(len(point) != 3 for point in self.curve):
+            raise ConfigError("a point of a curve has rows seen, seconds and a value")
 
     @classmethod
     def read(cls, folder: Path) -> TrainingFacts:
@@ -84,47 +97,57 @@ class TrainingFacts:
         if not path.is_file():
             raise ModelError(f"{folder} has no {TRAINING}: stage it from a run")
         try:
-            return cls._of(json.loads(path.read_text()))
-        except (ValueError, TypeError, AttributeError) as error:
+            return cls.of(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
             raise ModelError(f"{path} is damaged: stage the model from its run again") from error
 
     @classmethod
-    def _of(cls, known: dict[str, Any]) -> TrainingFacts:
-        """What `dataclasses.asdict` took apart."""
-        repeats = [Repeat(**repeat) for repeat in known.get("repeats", ())]
-        parts = [Part(**part) for part in known.get("parts", ())]
-        return cls(**{**known, "repeats": repeats, "parts": parts})
+    def of(cls, known: Any) -> TrainingFacts:
+        """What `dataclasses.asdict` took apart.
+
+        Raises:
+            ConfigError: if something is missing or of another type.
+        """
+        if not isinstance(known, dict):
+            raise ConfigError("facts are stated by name")
+        facts: TrainingFacts = parse_dataclass(cls, known, "")
+        return facts
 
     @property
     def last_steps(self) -> int:
         """Steps of the last run."""
         return self.parts[-1].steps if self.parts else self.steps
 
+    @property
+    def batches(self) -> list[int]:
+        """Rows of a step in each run."""
+        runs = self.parts or (self._as_part(),)
+        return [round(run.rows_seen / max(1, run.steps)) for run in runs]
+
     def after(self, before: TrainingFacts) -> TrainingFacts:
         """These facts and those of an earlier run, whose weights this one went on from."""
-        steps, minutes = before.steps + self.steps, round(before.minutes + self.minutes, 1)
+        parts = (*(before.parts or (before._as_part(),)), self._as_part())
+        steps = before.steps + self.steps
         unconverged = (run.unconverged_fraction * run.steps for run in (before, self))
+        curve = (
+            (before.rows_seen + rows, round(60 * before.minutes + seconds, 3), value)
+            for rows, seconds, value in self.curve
+        )
         return replace(
             self,
             steps=steps,
             rows_seen=before.rows_seen + self.rows_seen,
-            minutes=minutes,
-            hardware=" and ".join(dict.fromkeys((before.hardware, self.hardware))),
+            minutes=round(before.minutes + self.minutes, 1),
+            hardware=" and ".join(dict.fromkeys(part.hardware for part in parts)),
             skipped_steps=before.skipped_steps + self.skipped_steps,
             unconverged_fraction=sum(unconverged) / max(1, steps),
-            curve=[
-                *before.curve,
-                *(
-                    [before.rows_seen + rows, round(60 * before.minutes + seconds, 3), value]
-                    for rows, seconds, value in self.curve
-                ),
-            ],
-            parts=[
-                *(before.parts or [Part(before.steps, before.minutes)]),
-                Part(self.steps, self.minutes),
-            ],
+            curve=(*before.curve, *curve),
+            parts=parts,
             init_from=before.init_from,
         )
+
+    def _as_part(self) -> Part:
+        return Part(self.steps, self.rows_seen, self.minutes, self.hardware)
 
     def text(self) -> str:
         """What `read` reads."""
@@ -146,12 +169,18 @@ def read_log(log: Path) -> TrainingFacts:
     """What a training log says of cost and progress, that of earlier runs included.
 
     Raises:
-        ModelError: if it says nothing.
+        ModelError: if it says nothing, or something else.
     """
     lines = read_lines(log)
     if not lines:
         raise ModelError(f"{log} holds no line of a training: is the run still at its start?")
+    try:
+        return _facts(lines)
+    except (ConfigError, TypeError) as error:
+        raise ModelError(f"{log} is damaged: {error}") from None
 
+
+def _facts(lines: list[dict[str, Any]]) -> TrainingFacts:
     def first(key: str, default: Any) -> Any:
         return next((line[key] for line in lines if key in line), default)
 
@@ -163,18 +192,16 @@ def read_log(log: Path) -> TrainingFacts:
         hardware=first("hardware", "not recorded"),
         skipped_steps=max((line.get("skipped", 0) for line in lines), default=0),
         unconverged_fraction=sum(unconverged) / len(unconverged) if unconverged else 0.0,
-        curve=[
-            [line["rows_seen"], line["seconds"], round(line["validation"], 5)]
-            for line in lines
-            if line.get("validation") is not None
-        ],
+        curve=tuple(_points(lines)),
         seed=first("seed", 0),
         init_from=first("init_from", ""),
+        data=first("data", ""),
     )
     before = first("before", None)
-    if before is None:
-        return own
-    try:
-        return own.after(TrainingFacts._of(before))
-    except (TypeError, AttributeError) as error:
-        raise ModelError(f"{log} does not say what an earlier training cost") from error
+    return own if before is None else own.after(TrainingFacts.of(before))
+
+
+def _points(lines: list[dict[str, Any]]) -> Iterable[tuple[float, ...]]:
+    for line in lines:
+        if line.get("validation") is not None:
+            yield line["rows_seen"], line["seconds"], round(line["validation"], 5)

@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from impflow_zoo.facts import TRAINING, TrainingFacts, read_log
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.layout import RECIPE, Files, earlier_recipe, open_files, optional_path
-from impflow_zoo.recipe import Recipe, differences, read_recipe
+from impflow_zoo.recipe import Recipe, fingerprint, read_recipe, with_seed
 from impflow_zoo.registry import locate
 from impflow_zoo.runlog import LOG
 
@@ -24,9 +24,9 @@ class Origin:
 
     Arguments:
         files: the model's.
-        facts: what its training cost; None if nothing says so, or if it was one of another model
+        facts: what its training cost; None if nothing says so, or if it was one of another class
             or on other data, which does not count.
-        recipes: texts of the recipes that made it, in order; empty without facts.
+        recipes: texts of the recipes that made it, in order, with their seeds; empty without facts.
     """
 
     files: Files
@@ -41,41 +41,56 @@ class Origin:
         return {"before": asdict(self.facts)}
 
 
-def open_origin(model: str, recipe: Recipe) -> Origin:
+def open_origin(model: str, recipe: Recipe, data: str) -> Origin:
     """Open a model to start from.
 
     Arguments:
         model: a name of the zoo, a Hub id or a folder.
         recipe: of the training that is to start.
+        data: fingerprint of its rows.
 
     Raises:
-        ModelError: if there is no such model.
+        ModelError: if there is no such model, or if its recipe was changed since.
     """
     files = open_files(locate(model))
+    path = _path(files, RECIPE)
+    if path is None:
+        return Origin(files)
     try:
-        known = _path(files, RECIPE)
-        if known is None or not _same_task(read_recipe(known), recipe):
-            return Origin(files)
+        own, text = read_recipe(path), path.read_bytes()
         facts = _facts(files)
-    except ModelError:  # files of another version, say: no reason not to take the weights
+    except ModelError:  # of another version, or damaged: no reason not to take the weights
         return Origin(files)
-    if facts is None:
+    if facts is None or own.model != recipe.model or not _same_data(own, facts, recipe, data):
         return Origin(files)
+    if facts.recipe and facts.recipe != fingerprint(own):
+        raise ModelError(
+            f"{path} was changed since the weights beside it were trained: put it back, "
+            "and the new recipe into a file of another name"
+        )
+    if facts.seed != own.training.seed:
+        text = with_seed(text, facts.seed)
     earlier = [_path(files, earlier_recipe(n)) for n in range(1, len(facts.parts))]
-    return Origin(files, facts, tuple(p.read_bytes() for p in (*earlier, known) if p is not None))
+    known = [found.read_bytes() for found in earlier if found is not None]
+    if len(known) < len(earlier):
+        return Origin(files)
+    return Origin(files, facts, (*known, text))
 
 
-def _same_task(one: Recipe, other: Recipe) -> bool:
-    """Whether two recipes differ in nothing but how they train."""
-    return all(name.startswith("training.") for name in differences(one, other))
+def _same_data(own: Recipe, facts: TrainingFacts, recipe: Recipe, data: str) -> bool:
+    """Whether two trainings see the same rows: by these, or by their names if that is all."""
+    if facts.data:
+        return facts.data == data
+    named = [(r.data.dataset, r.data.train, r.data.validation_rows) for r in (own, recipe)]
+    return named[0] == named[1]
 
 
 def _facts(files: Files) -> TrainingFacts | None:
     """From a run's log, or from the file that staging made of it."""
     if (log := _path(files, LOG)) is not None:
         return read_log(log)
-    if (path := _path(files, TRAINING)) is not None:
-        return TrainingFacts.read(path.parent)
+    if (staged := _path(files, TRAINING)) is not None:
+        return TrainingFacts.read(staged.parent)
     return None
 
 

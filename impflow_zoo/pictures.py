@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 _SAMPLES = 20_000
+Points = Sequence[Sequence[float]]  # rows seen, seconds and value of each validation
+
 _SHOWN = 36  # images of a grid
 _PAIRED = 6  # columns a pair plot shows
 _GAP = 2  # pixels between images
@@ -152,7 +154,7 @@ def _grid(images: Tensor) -> Tensor:
     return grid
 
 
-def draw_curve(points: list[list[float]], unit: str, path: Path) -> None:
+def draw_curve(points: Points, unit: str, path: Path) -> None:
     """Draw validation values against rows seen and against time.
 
     Arguments:
@@ -166,7 +168,7 @@ def draw_curve(points: list[list[float]], unit: str, path: Path) -> None:
 
 
 def draw_pairs(
-    curves: list[tuple[str, str, list[list[list[float]]]]], names: tuple[str, str], path: Path
+    curves: Sequence[tuple[str, str, Sequence[Points]]], names: tuple[str, str], path: Path
 ) -> None:
     """Draw the validation curves of two models on each of several data sets.
 
@@ -185,7 +187,7 @@ def draw_pairs(
 
 
 def _curves(
-    axes: Sequence[Axes], curves: list[list[list[float]]], names: Sequence[str], unit: str
+    axes: Sequence[Axes], curves: Sequence[Points], names: Sequence[str], unit: str
 ) -> None:
     """Curves against rows seen in the left plot, against minutes in the right one."""
     from matplotlib.ticker import EngFormatter, MaxNLocator

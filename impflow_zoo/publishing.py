@@ -254,7 +254,8 @@ def check(found: Sequence[Parcel], namespace: str) -> None:
 
 def _send(api: HfApi, repo_id: str, parcel: Parcel, create_pr: bool) -> Sent:
     there = set(api.list_repo_files(repo_id))
-    gone = sorted(there & set(FILES) - set(parcel.files))
+    ours = {name for name in there if name in FILES or layout.is_earlier_recipe(name)}
+    gone = sorted(ours - set(parcel.files))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(name, parcel.folder / name) for name in parcel.files),
         *(CommitOperationDelete(name) for name in gone),

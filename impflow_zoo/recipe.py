@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+import hashlib
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ __all__ = [
     "Recipe",
     "TrainingSettings",
     "differences",
+    "fingerprint",
     "read_recipe",
+    "with_seed",
 ]
 
 _KEYS = ("model", "config", "data", "training", "card")
@@ -240,6 +243,34 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
         for setting in fields(a)
         if getattr(a, setting.name) != getattr(b, setting.name)
     ]
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """A short text that two recipes share if they train alike; seed and card apart.
+
+    Settings that have their default values do not count, as later versions may have more of them.
+    """
+    settings = replace(recipe, training=replace(recipe.training, seed=0), card=CardSettings())
+    return hashlib.sha256(repr(_stated(settings)).encode()).hexdigest()[:16]
+
+
+def _stated(settings: Any) -> Any:
+    """The fields of nested dataclasses that differ from their defaults."""
+    if not is_dataclass(settings):
+        return settings
+    found = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    for f in fields(settings):
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if default is not MISSING and found[f.name] == default:
+            del found[f.name]
+    return {"kind": type(settings).__name__, **{k: _stated(v) for k, v in found.items()}}
+
+
+def with_seed(text: bytes, seed: int) -> bytes:
+    """The text of a recipe with another seed."""
+    sections = yaml.safe_load(text)
+    sections["training"] = {**(sections.get("training") or {}), "seed": seed}
+    return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()
 
 
 def _section(data: dict[str, Any], name: str) -> dict[str, Any]:

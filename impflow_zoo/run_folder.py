@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from impflow_zoo.checkpoint import CheckpointError
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.layout import CONFIG, GOLDEN, RECIPE, WEIGHTS, earlier_recipe
+from impflow_zoo.models.layout import (
+    CONFIG,
+    GOLDEN,
+    RECIPE,
+    WEIGHTS,
+    earlier_recipe,
+    earlier_recipes,
+)
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.recipe import Recipe, differences, read_recipe
+from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
 from impflow_zoo.runlog import LOG
 
 __all__ = ["CHECKPOINT", "check_new", "check_resumed", "keep_earlier_recipes", "keep_recipe"]
@@ -67,14 +72,12 @@ def check_resumed(folder: Path, recipe: Recipe) -> None:
 
 def keep_recipe(folder: Path, text: bytes, seed: int | None) -> None:
     """Write the recipe of a run into its folder, with the seed that was asked for in its place."""
-    if seed is not None:
-        sections = yaml.safe_load(text)
-        sections["training"] = {**(sections.get("training") or {}), "seed": seed}
-        text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()
-    write_whole(folder / RECIPE, text)
+    write_whole(folder / RECIPE, text if seed is None else with_seed(text, seed))
 
 
 def keep_earlier_recipes(folder: Path, texts: Sequence[bytes]) -> None:
-    """Write the recipes of the runs before this one, the first of them first."""
+    """Write the recipes of the runs before this one, the first of them first, and no others."""
+    for name in earlier_recipes(folder):
+        (folder / name).unlink()
     for number, text in enumerate(texts, start=1):
         write_whole(folder / earlier_recipe(number), text)

@@ -48,16 +48,16 @@ class RunLog:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; what is none is left out, as the last one of a killed run may be cut."""
-    return [line for text in path.read_text().splitlines() if (line := _line(text))]
+    return [line for text in path.read_text(errors="replace").splitlines() if (line := _line(text))]
 
 
 def _line(text: str) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
-        line["step"], line["rows_seen"], line["seconds"]
+        numbers = (line["step"], line["rows_seen"], line["seconds"])
     except (ValueError, KeyError, TypeError):
         return None
-    return line
+    return line if all(isinstance(number, int | float) for number in numbers) else None
 
 
 @dataclasses.dataclass

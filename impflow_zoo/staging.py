@@ -15,7 +15,7 @@ from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.recipe import Recipe, differences, read_recipe
+from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
 from impflow_zoo.runlog import LOG
 from impflow_zoo.scores import SCORES, serialised
 
@@ -52,10 +52,14 @@ def stage(
     """
     recipe = read_recipe(folder / layout.RECIPE)
     _check_words(folder, recipe)
+    if run is not None:
+        _check_recipe(run, recipe)
     if run is None and not (folder / layout.WEIGHTS).is_file():
         _announce(folder, recipe)
         return None
     facts = TrainingFacts.read(folder) if run is None else _facts(run)
+    if run is not None:
+        facts = replace(facts, recipe=fingerprint(recipe))
     others = _other_seeds(repeats, recipe, facts)
     if data is not None:
         split = split or recipe.data.test
@@ -71,7 +75,7 @@ def stage(
         result = evaluate(model, data, split, progress=True)
         if others:
             rows = (result.dataset, result.split)
-            facts = replace(facts, repeats=[_score(*other, *rows) for other in others])
+            facts = replace(facts, repeats=tuple(_score(*other, *rows) for other in others))
         writing.write_whole(folder / TRAINING, facts.text().encode())
         writing.write_whole(folder / SCORES, serialised(result, recipe))
         pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
@@ -110,6 +114,17 @@ def _check_words(folder: Path, recipe: Recipe) -> None:
     missing = [f"card.{name}" for name in needed if not getattr(recipe.card, name)]
     if missing:
         raise ModelError(f"{folder / layout.RECIPE}: {', '.join(missing)} missing, for the card")
+
+
+def _check_recipe(run: Path, recipe: Recipe) -> None:
+    """A run by another recipe than the folder's would get a card that tells of that one."""
+    path = run / layout.RECIPE
+    changed = differences(read_recipe(path), recipe) if path.is_file() else []
+    if changed:
+        raise ModelError(
+            f"{run} was trained by another recipe than the folder's ({', '.join(changed)}): copy "
+            f"{path} there, and the words for the card into it"
+        )
 
 
 def _facts(run: Path) -> TrainingFacts:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from impflow_zoo.batches import Batches
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from impflow_zoo.data import MADE_HERE, DataError, Source, Subset
+from impflow_zoo.data import MADE_HERE, DataError, Source, Subset, fingerprint
 from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
@@ -66,8 +66,8 @@ def train(
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
             same recipe and as many rows of data.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
-            instead of random ones. If it was trained by a recipe for the same model and data, log
-            and card count what that cost, too.
+            instead of random ones. If it was trained on the same rows, log and card count what
+            that cost, too.
         seed: in place of the recipe's; to be given again with `resume`.
         max_minutes: stop then, with a checkpoint.
         device: where to train; None takes a GPU if there is one.
@@ -106,8 +106,9 @@ def train(
     if resume:
         trainer.resume()
     else:
-        origin = None if init_from is None else open_origin(init_from, recipe)
-        trainer.prepare(origin)
+        data_seen = fingerprint(train_rows)
+        origin = None if init_from is None else open_origin(init_from, recipe, data_seen)
+        trainer.prepare(origin, data_seen)
         if processes.first:
             keep_recipe(folder, path.read_bytes(), seed)
             keep_earlier_recipes(folder, () if origin is None else origin.recipes)
@@ -198,7 +199,7 @@ class Trainer:
         """The model with averaged weights, the one that is validated and kept."""
         return cast(FlowModel, self.optimisation.averaged.module)
 
-    def prepare(self, origin: Origin | None = None) -> None:
+    def prepare(self, origin: Origin | None = None, data: str = "") -> None:
         """Learn preprocessing and scales from the data, or start from the weights of a model."""
         if origin is None:
             if self.model.preprocessing.learns:
@@ -214,8 +215,8 @@ class Trainer:
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.log.start()
-        before = {} if origin is None else origin.figures
-        self._log(hardware=self.processes.description, seed=self.settings.seed, **before)
+        known = {"hardware": self.processes.description, "seed": self.settings.seed, "data": data}
+        self._log(**known, **({} if origin is None else origin.figures))
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""

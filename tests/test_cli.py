@@ -315,6 +315,9 @@ def test_what_cannot_be_scored_is_not_staged(run, tmp_path):
     assert {path.name for path in folder.iterdir()} == before
     write_recipe(folder, config={"lipschitz": 0.5})
     other = run("stage", folder, "--run", tmp_path / "run")
+    assert (other.code, "another recipe than the folder's (config.lip" in other.err) == (2, True)
+    (tmp_path / "run" / layout.RECIPE).unlink()  # as runs of other programs may have none
+    other = run("stage", folder, "--run", tmp_path / "run")
     assert (other.code, "of another model than the recipe's" in other.err) == (2, True)
     assert {path.name for path in folder.iterdir()} == before
 

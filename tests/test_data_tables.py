@@ -11,7 +11,15 @@ import pandas
 import pytest
 import torch
 
-from impflow_zoo.data import DataError, Source, Subset, TableSource, open_source, open_table
+from impflow_zoo.data import (
+    DataError,
+    Source,
+    Subset,
+    TableSource,
+    fingerprint,
+    open_source,
+    open_table,
+)
 
 FRAME = pandas.DataFrame(
     {
@@ -226,3 +234,14 @@ def test_import_leaves_the_heavy_libraries_alone() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_sets_of_rows_are_told_apart_by_their_rows():
+    def of(values: torch.Tensor, name: str = "a") -> str:
+        return fingerprint(TableSource(name, values, ("x", "y")))
+
+    rows = torch.arange(80, dtype=torch.float64).view(40, 2)
+    last = rows.clone()
+    last[-1, 1] += 1
+    assert of(rows) == of(rows.clone(), "b")
+    assert len({of(rows), of(last), of(rows[:-1]), of(rows.flip(1)), of(rows[:1])}) == 5

@@ -28,7 +28,7 @@ def test_a_log_whose_last_line_is_cut(tmp_path, cut):
         hardware="a core",
         skipped_steps=1,
         unconverged_fraction=0.5,
-        curve=[[50, 31.0, 1.25]],
+        curve=((50, 31.0, 1.25),),
         seed=3,
     )
 

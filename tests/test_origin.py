@@ -9,25 +9,43 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from small import CARD, make, write_recipe
+from staged import FACTS
 
 from impflow_zoo import ImpFlow, ResFlow, staging, training
 from impflow_zoo.facts import TRAINING, Part, TrainingFacts, read_log
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.publishing import inspect
+from impflow_zoo.recipe import read_recipe
+from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
 
 CITED = {**CARD, "data_citation": "Made by this package."}
 
 
-def train(out: Path, steps: int, init_from: Path | None = None, **sections: Any) -> Path:
-    """A run of so many steps of 32 rows, validated at its end."""
+def write(out: Path, steps: int, **sections: Any) -> Path:
+    """The recipe of a run of so many steps of 32 rows, validated at its end."""
     settings = {"steps": steps, "validate_every": steps, "seed": steps}
-    sections = {"card": CITED, "training": settings, **sections}
-    recipe = write_recipe(out.parent / "recipes" / out.name, **sections)
+    settings |= sections.pop("training", {})
+    return write_recipe(
+        out.parent / "recipes" / out.name, card=CITED, training=settings, **sections
+    )
+
+
+def train(out: Path, steps: int, init_from: Path | None = None, **sections: Any) -> Path:
+    """Such a run; returns its folder."""
+    options = {key: sections.pop(key) for key in ("seed", "data_from") if key in sections}
     start = None if init_from is None else str(init_from)
-    training.train(recipe, out=out, init_from=start, progress=False)
+    training.train(
+        write(out, steps, **sections),
+        out=out,
+        init_from=start,
+        seed=options.get("seed"),
+        data=options.get("data_from"),
+        progress=False,
+    )
     return out
 
 
@@ -47,9 +65,10 @@ def runs(tmp_path_factory) -> Path:
 
 def test_steps_rows_and_minutes_are_those_of_all_runs(runs):
     first, second, third = (facts(runs / name) for name in ("first", "second", "third"))
-    assert (first.parts, first.last_steps) == ([], 4)
+    assert (first.parts, first.last_steps) == ((), 4)
     assert (second.steps, second.rows_seen, second.last_steps, second.seed) == (7, 7 * 32, 3, 3)
-    assert second.parts == [Part(4, first.minutes), Part(3, second.minutes)]
+    assert second.parts[0] == Part(4, 128, first.minutes, first.hardware)
+    assert [part.rows_seen for part in second.parts] == [128, 96]
     assert (third.steps, third.rows_seen, third.last_steps) == (9, 9 * 32, 2)
     assert [part.steps for part in third.parts] == [4, 3, 2]
 
@@ -65,9 +84,11 @@ def test_the_curve_goes_on_where_the_first_ended(runs):
 def test_shares_of_roots_are_weighted_by_steps():
     cost = {"rows_seen": 0, "minutes": 1.04, "skipped_steps": 2, "curve": []}
     before = TrainingFacts(steps=10, hardware="a", unconverged_fraction=0.1, **cost)
-    whole = TrainingFacts(steps=30, hardware="b", unconverged_fraction=0.5, **cost).after(before)
+    last = TrainingFacts(steps=30, hardware="b", unconverged_fraction=0.5, **cost)
+    whole = last.after(before)
     assert whole.unconverged_fraction == pytest.approx(0.4)
     assert (whole.skipped_steps, whole.minutes, whole.hardware) == (4, 2.1, "a and b")
+    assert before.after(whole).hardware == "a and b"
 
 
 def test_a_run_keeps_the_recipes_of_those_before_it(runs):
@@ -98,7 +119,7 @@ def staged(runs, tmp_path) -> Path:
 def test_the_card_tells_all_runs_and_how_to_make_them_again(staged):
     text = (staged / layout.CARD).read_text()
     assert "9 steps of 32 rows (288 rows seen)" in text
-    assert "in 3 runs (4 and 3 and 2 steps), each from the weights of the last" in text
+    assert "in 3 runs (4, 3 and 2 steps), each from the weights of the last" in text
     assert (
         """
 impflow-zoo train hub_configs/flow/recipe-1.yaml --out runs/flow-1
@@ -126,7 +147,7 @@ def test_recipes_of_other_weights_go(runs, staged):
     shutil.copy(runs / "first" / layout.RECIPE, staged)
     staging.stage(runs / "first", staged)
     assert layout.earlier_recipes(staged) == []
-    assert TrainingFacts.read(staged).parts == []
+    assert TrainingFacts.read(staged).parts == ()
     assert "recipe-1.yaml" not in (staged / layout.CARD).read_text()
 
 
@@ -142,23 +163,89 @@ def test_a_failed_staging_leaves_them(runs, staged, monkeypatch):
     assert [part.steps for part in TrainingFacts.read(staged).parts] == [4, 3, 2]
 
 
-OTHERS = {
-    "other data": {"data": {"dataset": "toy:circles"}},
-    "a file is missing": {},
-    "a damaged file": {},
+def damage(folder: Path, name: str, text: str | None) -> None:
+    """Write something else into a file; None removes it."""
+    (folder / name).write_text(text) if text is not None else (folder / name).unlink()
+
+
+DAMAGES = {
+    "no facts": (TRAINING, None),
+    "no JSON": (TRAINING, "{"),
+    "text for a number": (TRAINING, json.dumps({**FACTS, "steps": "6"})),
+    "half a point": (TRAINING, json.dumps({**FACTS, "curve": [[1]]})),
+    "another recipe is missing": ("recipe-1.yaml", None),
+    "no recipe": (layout.RECIPE, None),
+    "a log of noise": (LOG, "\x00\x01"),
+    "a log of words": (LOG, '{"step": "a", "rows_seen": 1, "seconds": 1}'),
 }
 
 
-@pytest.mark.parametrize("case", OTHERS)
-def test_what_was_spent_on_something_else_or_is_unknown_does_not_count(case, staged, tmp_path):
-    if case == "a file is missing":
-        (staged / TRAINING).unlink()
-    if case == "a damaged file":
-        (staged / TRAINING).write_text("{")
-    found = facts(train(tmp_path / "own", 2, staged, **OTHERS[case]))
-    assert (found.steps, found.rows_seen, found.parts) == (2, 64, [])
-    assert found.init_from == "flow"
-    assert layout.earlier_recipes(tmp_path / "own") == []
+@pytest.mark.parametrize(("name", "text"), DAMAGES.values(), ids=DAMAGES)
+def test_a_cost_that_is_not_known_does_not_count(name, text, staged, tmp_path):
+    damage(staged, name, text)
+    own = train(tmp_path / "own", 2, staged)
+    assert (facts(own).rows_seen, facts(own).parts, facts(own).init_from) == (64, (), "flow")
+    assert layout.earlier_recipes(own) == []
+
+
+def test_a_cost_on_other_rows_does_not_count(runs, tmp_path):
+    """By the rows themselves: the recipe may name none, and the user others."""
+    own = train(tmp_path / "own", 2, runs / "first", data_from="toy:circles")
+    assert (facts(own).rows_seen, facts(own).init_from) == (64, "first")
+    same = train(tmp_path / "same", 2, runs / "first", config={"logdet": {"mode": "unbiased"}})
+    assert facts(same).rows_seen == 6 * 32
+
+
+def test_a_recipe_that_was_changed_since_is_noticed(staged, tmp_path):
+    """It would be kept as the one of the first run."""
+    shutil.copy(write(tmp_path / "own", 6), staged / layout.RECIPE)
+    with pytest.raises(ModelError, match=r"flow/recipe.yaml was changed since the weights .*back"):
+        train(tmp_path / "own", 6, staged)
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_run_by_another_recipe_is_not_staged(runs, staged):
+    for name, value in (("batch_size", 64), ("steps", 9)):
+        recipe = yaml.safe_load((runs / "third" / layout.RECIPE).read_text())
+        recipe["training"][name] = value
+        (staged / layout.RECIPE).write_text(yaml.safe_dump(recipe))
+        with pytest.raises(ModelError, match=rf"another recipe .*\(training.{name}\): copy .*yaml"):
+            staging.stage(runs / "third", staged)
+
+
+def test_seeds_that_were_asked_for_stay_with_the_recipes(tmp_path):
+    first = train(tmp_path / "first", 4, seed=11)
+    shutil.copy(tmp_path / "recipes" / "first" / layout.RECIPE, tmp_path)
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    (tmp_path / layout.RECIPE).rename(folder / layout.RECIPE)
+    staging.stage(first, folder)
+    second = train(tmp_path / "second", 2, folder)
+    assert read_recipe(second / "recipe-1.yaml").training.seed == 11
+
+
+def test_a_run_that_starts_anew_drops_recipes_of_the_one_before(runs, tmp_path):
+    out = train(tmp_path / "own", 1, runs / "first")
+    (out / CHECKPOINT).unlink()  # as if it had been killed before
+    (out / layout.WEIGHTS).unlink()
+    train(tmp_path / "own", 1)
+    assert layout.earlier_recipes(out) == []
+
+
+def test_batches_of_all_runs_are_told(runs, tmp_path):
+    own = train(tmp_path / "own", 2, runs / "first", training={"batch_size": 64})
+    staging.stage(own, own)
+    assert "6 steps of 32 and 64 rows (256 rows seen)" in (own / layout.CARD).read_text()
+
+
+def test_another_seed_of_the_last_run_is_told_with_all_before(runs, tmp_path):
+    own = train(tmp_path / "own", 2, runs / "first")
+    again = train(tmp_path / "again", 2, runs / "first", seed=5)
+    staging.stage(own, own, repeats=[again])
+    text = (own / layout.CARD).read_text()
+    assert "In its last run trained again with other seeds the recipe comes to" in text
+    line = "recipe.yaml --init-from runs/own-1 --seed 5 --out runs/again\n"
+    assert f"--out runs/own-1\nimpflow-zoo train hub_configs/own/{line}" in text
 
 
 def test_a_card_names_the_model_it_started_from(tmp_path):
@@ -185,5 +272,5 @@ def test_a_log_that_does_not_tell_what_was_before(runs, tmp_path):
     first, *lines = (runs / "second" / LOG).read_text().splitlines()
     line = {**json.loads(first), "before": {"hours": 3}}
     (tmp_path / LOG).write_text("\n".join([json.dumps(line), *lines]))
-    with pytest.raises(ModelError, match="does not say what an earlier training cost"):
+    with pytest.raises(ModelError, match=r"log.jsonl is damaged: unknown config key 'hours'"):
         facts(tmp_path)

@@ -194,7 +194,10 @@ def _score(model: str, cache: str | None) -> list[float]:
 
 
 def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
-    stays, goes = {"LICENSE": b"MIT", ".gitattributes": b""}, {layout.TEST_ROWS: b"old"}
+    stays, goes = (
+        {"LICENSE": b"MIT", ".gitattributes": b""},
+        {layout.TEST_ROWS: b"old", "recipe-1.yaml": b"old"},
+    )
     hub.add("org/tiny", {**stays, **goes})
     _publish(publisher, folder)
     assert set(hub.repositories["model", "org/tiny"].head) == {

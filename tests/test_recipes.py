@@ -17,6 +17,7 @@ from impflow_zoo.recipe import (
     DataSettings,
     Recipe,
     TrainingSettings,
+    fingerprint,
     read_recipe,
 )
 
@@ -123,3 +124,19 @@ def test_a_file_that_is_no_recipe_is_refused(content, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as caught:
         read_recipe(path)
     assert str(path) in str(caught.value)
+
+
+def test_recipes_that_train_alike_share_a_fingerprint(tmp_path):
+    def of(**sections: Any) -> str:
+        return fingerprint(read_recipe(write_recipe(tmp_path, **sections)))
+
+    plain = of()
+    assert of(training={"seed": 3}, card={"summary": "Another."}) == plain
+    assert of(training={"weight_decay": 0.0}, config={"solver": {}}) == plain  # the defaults
+    others = [
+        of(training={"weight_decay": 0.1}),
+        of(config={"solver": {"method": "newton"}}),
+        of(data={"dataset": "toy:rings"}),
+        of(model="ResFlow"),
+    ]
+    assert len({plain, *others}) == 5

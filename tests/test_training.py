@@ -34,8 +34,10 @@ from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.optimisation import learning_rate
+from impflow_zoo.origin import Origin
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.registry import locate
 from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
 from impflow_zoo.scoring import Score, score
@@ -401,7 +403,7 @@ def test_a_run_can_start_from_the_weights_of_a_model(tmp_path):
     start = make(blocks=1)
     start.save_pretrained(tmp_path / "start")
     run = trainer(tmp_path / "run", ImpFlow(start.config))
-    run.prepare(str(tmp_path / "start"))
+    run.prepare(Origin(layout.open_files(tmp_path / "start")))
     for module in (run.model, run.averaged):
         for key, tensor in module.state_dict().items():
             assert torch.equal(tensor, start.state_dict()[key].to(tensor.dtype)), key
@@ -418,7 +420,7 @@ def test_a_run_can_start_from_a_model_of_the_zoo(tmp_path):
         tmp_path,
         progress=False,
     )
-    run.prepare("impflow-power-plant")
+    run.prepare(Origin(layout.open_files(locate("impflow-power-plant"))))
     own = dict(run.model.named_parameters())
     assert all(torch.equal(own[name], p) for name, p in start.named_parameters())
 

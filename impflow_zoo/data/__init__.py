@@ -3,7 +3,7 @@
 from impflow_zoo.data.images import ImageSource, open_images
 from impflow_zoo.data.opening import MADE_HERE, open_source
 from impflow_zoo.data.pixels import ImageFormat
-from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, read
+from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, fingerprint, read
 from impflow_zoo.data.source import DataError, Source, TableSource
 from impflow_zoo.data.streams import ImageStream
 from impflow_zoo.data.subset import Subset
@@ -24,6 +24,7 @@ __all__ = [
     "Subset",
     "TableSource",
     "batches",
+    "fingerprint",
     "open_images",
     "open_source",
     "open_table",

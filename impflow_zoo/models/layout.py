@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ __all__ = [
     "WeightsError",
     "earlier_recipe",
     "earlier_recipes",
+    "is_earlier_recipe",
     "open_files",
     "optional_path",
     "read_safetensors",
@@ -30,15 +32,23 @@ LOG = "log.jsonl"  # of a training run
 WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.parquet"
 
 
+_EARLIER = re.compile(r"recipe-([1-9]\d{0,2})\.yaml")
+
+
 def earlier_recipe(number: int) -> str:
     """The recipe of a run that later ones went on from, counted from 1."""
     return f"recipe-{number}.yaml"
 
 
+def is_earlier_recipe(name: str) -> bool:
+    """Whether a file's name is one of those."""
+    return _EARLIER.fullmatch(name) is not None
+
+
 def earlier_recipes(folder: Path) -> list[str]:
     """Names of such recipes in a folder, in order."""
-    numbers = (path.stem.removeprefix("recipe-") for path in folder.glob("recipe-*.yaml"))
-    return [earlier_recipe(number) for number in sorted(int(n) for n in numbers if n.isdecimal())]
+    found = (_EARLIER.fullmatch(path.name) for path in folder.glob("recipe-*.yaml"))
+    return [earlier_recipe(n) for n in sorted(int(match[1]) for match in found if match)]
 
 
 class WeightsError(ModelError):
