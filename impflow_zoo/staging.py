@@ -12,7 +12,7 @@ from impflow_zoo.cards import CURVE, PICTURE, pending_card, trained_card
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, read_log
 from impflow_zoo.models import layout, store, writing
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.config import ModelError, TabularConfig
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
@@ -137,7 +137,10 @@ def _facts(run: Path) -> TrainingFacts:
 
 
 def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
-    if (type(model).__name__, model.config) != (recipe.model, recipe.config):
+    config = model.config
+    if isinstance(config, TabularConfig) and not getattr(recipe.config, "columns", ()):
+        config = replace(config, columns=())  # training has named them
+    if (type(model).__name__, config) != (recipe.model, recipe.config):
         raise ModelError(
             f"the weights in {origin} are of another model than the recipe's: its card would tell "
             "how to train something else; train it again, or put the recipe back"

@@ -17,9 +17,17 @@ from tqdm import tqdm
 
 from impflow_zoo.batches import Batches
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from impflow_zoo.data import MADE_HERE, DataError, Source, Subset, fingerprint
+from impflow_zoo.data import (
+    MADE_HERE,
+    DataError,
+    Source,
+    Subset,
+    TableSource,
+    fingerprint,
+    is_file,
+)
 from impflow_zoo.interrupts import stop_requests
-from impflow_zoo.models.config import ModelError, convert
+from impflow_zoo.models.config import Config, ModelError, TabularConfig, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.models.store import load_weights, read_config, read_weights
 from impflow_zoo.numerics.solve import NumericalWarning
@@ -95,9 +103,9 @@ def train(
     if recipe.config.context_features:
         raise ModelError("recipes train unconditional densities: leave context_features out")
     processes = together(device)
-    train_rows, validation_rows = open_splits(recipe, data)
+    config, train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
-    model = MODELS[recipe.model](recipe.config).to(processes.device)
+    model = MODELS[recipe.model](config).to(processes.device)
     trainer = Trainer(
         *(model, recipe.training, train_rows, validation_rows, folder),
         processes=processes,
@@ -106,17 +114,20 @@ def train(
     if resume:
         trainer.resume()
     else:
-        data_seen = fingerprint(train_rows)
-        origin = None if init_from is None else open_origin(init_from, recipe, data_seen)
-        trainer.prepare(origin, data_seen)
+        seen = trainer.state["data"]
+        origin = None if init_from is None else open_origin(init_from, recipe, seen)
+        trainer.prepare(origin)
         if processes.first:
             keep_recipe(folder, path.read_bytes(), seed)
             keep_earlier_recipes(folder, () if origin is None else origin.recipes)
     return trainer.run(max_minutes)
 
 
-def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
-    """The training and validation rows of a recipe.
+def open_splits(recipe: Recipe, data: str | None) -> tuple[Config, Source, Source]:
+    """The training and validation rows of a recipe, and its config.
+
+    Columns of a table that the config does not name become part of it: rows with other ones are
+    not to be scored in their place.
 
     Raises:
         DataError: if neither the recipe nor the user names a data set.
@@ -130,19 +141,22 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
     made_here = dataset == settings.dataset or dataset.partition(":")[0] in MADE_HERE
     size = settings.train_rows if made_here else None  # rows on disk are as many as they are
     rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
+    config = recipe.config
+    if isinstance(config, TabularConfig) and isinstance(rows, TableSource) and is_file(dataset):
+        config = replace(config, columns=rows.columns)
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):
             raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
         cut = len(rows) - held_out
-        return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
+        return config, Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
     validation = settings.validation
     if validation is None:
         raise DataError(
             "the recipe names no rows that decide which weights are kept: set data.validation to a "
             "split, or data.validation_rows to a number of training rows to hold back"
         )
-    return rows, open_rows(recipe.config, dataset, validation, revision, skip_corrupt=skip)
+    return config, rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
 
 
 class Trainer:
@@ -191,6 +205,7 @@ class Trainer:
             "seconds": 0.0,
             "seed": settings.seed,
             "data_rows": len(rows),
+            "data": fingerprint(rows),
         }
         self.meter = Meter()
 
@@ -199,7 +214,7 @@ class Trainer:
         """The model with averaged weights, the one that is validated and kept."""
         return cast(FlowModel, self.optimisation.averaged.module)
 
-    def prepare(self, origin: Origin | None = None, data: str = "") -> None:
+    def prepare(self, origin: Origin | None = None) -> None:
         """Learn preprocessing and scales from the data, or start from the weights of a model."""
         if origin is None:
             if self.model.preprocessing.learns:
@@ -215,8 +230,9 @@ class Trainer:
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.log.start()
-        known = {"hardware": self.processes.description, "seed": self.settings.seed, "data": data}
-        self._log(**known, **({} if origin is None else origin.figures))
+        known = {key: self.state[key] for key in ("seed", "data")}
+        before = {} if origin is None else origin.figures
+        self._log(hardware=self.processes.description, **known, **before)
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""
@@ -234,6 +250,11 @@ class Trainer:
             raise CheckpointError(
                 f"{self.folder} was trained on {trained:,} rows, there are {found:,} now: "
                 "give the same data with --data"
+            )
+        if state.get("data", self.state["data"]) != self.state["data"]:
+            raise CheckpointError(
+                f"{self.folder} was trained on other rows than these: give the same data, with the "
+                "same columns, with --data"
             )
         self.meter.figures = state.pop("unlogged", [])
         self.state |= state

@@ -26,6 +26,8 @@ from impflow_zoo import (
     Solver,
     SolverError,
     create_model,
+    evaluate,
+    staging,
     training,
 )
 from impflow_zoo.data import TOYS, DataError, TableSource, open_source, open_toy
@@ -548,17 +550,43 @@ def test_a_run_goes_on_with_its_own_recipe_alone(change, named, tmp_path):
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
 
 
-def test_a_run_goes_on_with_as_many_rows_as_it_had(tmp_path):
+def write_moons(folder: Path, n: int = 200, columns: str = "a,b") -> Path:
+    """A table with the splits train and validation; its columns may come the other way round."""
+    folder.mkdir()
+    rows = open_toy("moons", n, 0).rows(range(n))
+    if columns == "b,a":
+        rows = rows.flip(1)
+    for split in ("train", "validation"):
+        lines = [columns, *(f"{x},{y}" for x, y in rows.tolist())]
+        (folder / f"{split}.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_columns_that_a_recipe_does_not_name_are_those_of_the_data(tmp_path):
+    """Else a file with others, or in another order, would be scored as if it were the same."""
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None})
+    data = write_moons(tmp_path / "one")
+    train(recipe, tmp_path / "run", data=str(data))
+    assert create_model(tmp_path / "run").config.columns == ("a", "b")
+    value = evaluate(tmp_path / "run", str(data), "train").value
+    turned = write_moons(tmp_path / "turned", columns="b,a")
+    assert evaluate(tmp_path / "run", str(turned), "train").value == pytest.approx(value)
+    with pytest.raises(DataError, match="no column a, there are: x, b"):
+        evaluate(tmp_path / "run", str(write_moons(tmp_path / "other", columns="x,b")), "train")
+    recipe = recipe.rename(tmp_path / "run" / "recipe.yaml")
+    staging.stage(tmp_path / "run", tmp_path / "run", data=str(data), split="train")
+
+
+def test_a_run_goes_on_with_the_rows_it_had(tmp_path):
     for name, n in (("one", 200), ("other", 150)):
-        (tmp_path / name).mkdir()
-        rows = open_toy("moons", n, 0).rows(range(n))
-        for split in ("train", "validation"):
-            lines = ["a,b", *(f"{x},{y}" for x, y in rows.tolist())]
-            (tmp_path / name / f"{split}.csv").write_text("\n".join(lines))
+        write_moons(tmp_path / name, n)
+    write_moons(tmp_path / "turned", columns="b,a")
     recipe = write_recipe(tmp_path / "recipe", data={"dataset": None})
     train(recipe, tmp_path / "run", data=str(tmp_path / "one"), max_minutes=0.0)
     with pytest.raises(ModelError, match="was trained on 200 rows, there are 150 now"):
         train(recipe, tmp_path / "run", data=str(tmp_path / "other"), resume=True)
+    with pytest.raises(ModelError, match="was trained on other rows than these: .* --data"):
+        train(recipe, tmp_path / "run", data=str(tmp_path / "turned"), resume=True)
     assert train(recipe, tmp_path / "run", data=str(tmp_path / "one"), resume=True)["step"] == 4
 
 
