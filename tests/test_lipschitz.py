@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
-from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
+from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, LipSwish, make_activation
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.lipschitz.norms import LipschitzLinear, held_weights, refresh_norms
@@ -556,3 +556,28 @@ def test_a_weight_that_a_hook_computes_is_never_a_call_old(training):
         for layer in block.net.layers:
             layer.weight_orig.mul_(0.1)
         torch.testing.assert_close(block(x), block(x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_hooks_of_activations_run(name):
+    net: nn.Module = LipschitzMLP(3, (8,), "elu")
+    x = torch.randn(2, 3)
+    if name == "conv":
+        net, x = LipschitzConvNet(3, (4, 4), 8), torch.randn(2, 3, 4, 4)
+    net.eval()
+    plain, seen = net(x), []
+    net.activations[0].register_forward_hook(lambda *_: seen.append(1))
+    assert torch.allclose(net(x), plain, atol=1e-6)
+    assert seen == [1]
+    net.activations[0].register_forward_hook(lambda *args: 0 * args[-1])
+    assert not torch.allclose(net(x), plain, atol=1e-3)
+
+
+def test_weights_assigned_to_a_net_without_storage():
+    source = LipschitzMLP(3, (8,)).eval()
+    x = torch.randn(2, 3)
+    expected = source(x)
+    with torch.device("meta"):
+        net = LipschitzMLP(3, (8,)).eval()
+    net.load_state_dict(source.state_dict(), assign=True)
+    assert torch.equal(net(x), expected)

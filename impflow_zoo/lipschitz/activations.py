@@ -28,6 +28,7 @@ __all__ = [
     "Sin",
     "expansion",
     "folded",
+    "has_hooks",
     "make_activation",
 ]
 
@@ -159,11 +160,24 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody watches the calls of a module, or changes them."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
 def folded(
     activation: nn.Module,
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | float, Tensor | float]:
-    """An activation as a core, a scalar before and a scalar after it."""
-    if isinstance(activation, Scaled):
+    """An activation as a core, a scalar before and a scalar after it.
+
+    One with hooks is left whole, for them to run.
+    """
+    if isinstance(activation, Scaled) and not has_hooks(activation):
         return activation.core, *activation.scales()
     return activation, 1.0, 1.0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, make_activation
+from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, has_hooks, make_activation
 from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 from impflow_zoo.numerics.chain import Chain, Chained
@@ -190,11 +190,4 @@ def _watched(net: LipschitzMLP) -> bool:
     """Whether anything but the code of this package runs when the net is called."""
     if type(net).forward is not LipschitzMLP.forward or _has_any_global_hook():
         return True
-    return any(
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
-        or not _METHODS.isdisjoint(vars(m))
-        for m in net.modules()
-    )
+    return any(has_hooks(m) or not _METHODS.isdisjoint(vars(m)) for m in net.modules())
