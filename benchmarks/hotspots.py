@@ -3,7 +3,7 @@
     python benchmarks/hotspots.py image train
 
 Shares are of the time under the profiler, which costs time itself, each operator without those that
-it calls; "the rest" is what is left: interpreter, wrappers, autograd's own work.
+it calls; "the rest" is what is left: most of the interpreter's, autograd's and NumPy's work.
 """
 
 from __future__ import annotations

@@ -151,7 +151,9 @@ def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
     parts = ""
     if facts.parts:
         steps = _listed(f"{part.steps:,}" for part in facts.parts)
-        parts = f", in {len(facts.parts)} runs ({steps} steps), each from the weights of the last"
+        parts = (
+            f", in {len(facts.parts)} runs ({steps} steps), each from the weights of the one before"
+        )
     start = f", starting from the weights of {facts.init_from}" if facts.init_from else ""
     rate = f"learning rate {settings.learning_rate:g}{' in the last run' if facts.parts else ''}"
     batches = _listed(dict.fromkeys(map(str, facts.batches)))

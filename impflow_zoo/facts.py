@@ -11,6 +11,7 @@ from typing import Any
 
 from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
 from impflow_zoo.models.fields import convert_fields
+from impflow_zoo.models.layout import earlier_recipe
 from impflow_zoo.runlog import read_lines
 
 __all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "read_log"]
@@ -124,13 +125,27 @@ class TrainingFacts:
         runs = self.parts or (self._as_part(),)
         return [round(run.rows_seen / max(1, run.steps)) for run in runs]
 
+    @property
+    def earlier_recipes(self) -> list[str]:
+        """Names of the files that hold the recipes of all runs but the last."""
+        return [earlier_recipe(number) for number in range(1, len(self.parts))]
+
+    def is_like(self, other: TrainingFacts) -> bool:
+        """Whether two runs may differ in their seeds alone, by start, length and data."""
+        alike = (self.steps, self.init_from) == (other.steps, other.init_from)
+        known = bool(self.data and other.data)
+        return (
+            alike and len(self.parts) == len(other.parts) and (not known or self.data == other.data)
+        )
+
     def after(self, before: TrainingFacts) -> TrainingFacts:
         """These facts and those of an earlier run, whose weights this one went on from."""
         parts = (*(before.parts or (before._as_part(),)), self._as_part())
         steps = before.steps + self.steps
         unconverged = (run.unconverged_fraction * run.steps for run in (before, self))
+        start = max([60 * before.minutes, *(seconds for _, seconds, _ in before.curve)])
         curve = (
-            (before.rows_seen + rows, round(60 * before.minutes + seconds, 3), value)
+            (before.rows_seen + rows, round(start + seconds, 3), value)
             for rows, seconds, value in self.curve
         )
         return replace(
@@ -151,7 +166,8 @@ class TrainingFacts:
 
     def text(self) -> str:
         """What `read` reads."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        curve = [(int(rows), seconds, value) for rows, seconds, value in self.curve]
+        return json.dumps({**asdict(self), "curve": curve}, indent=1) + "\n"
 
     def over_seeds(self, value: float) -> tuple[float, float] | None:
         """Mean and standard deviation over seeds, this run's own value among them.

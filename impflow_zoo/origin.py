@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import warnings
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from impflow_zoo.facts import TRAINING, TrainingFacts, read_log
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.layout import RECIPE, Files, earlier_recipe, open_files, optional_path
+from impflow_zoo.models.layout import RECIPE, Files, open_files, optional_path
 from impflow_zoo.recipe import Recipe, fingerprint, read_recipe, with_seed
 from impflow_zoo.registry import locate
 from impflow_zoo.runlog import LOG
@@ -24,8 +25,8 @@ class Origin:
 
     Arguments:
         files: the model's.
-        facts: what its training cost; None if nothing says so, or if it was one of another class
-            or on other data, which does not count.
+        facts: what its training cost; None if nothing that can be read says so, or if it was one of
+            another class or on other rows, which does not count.
         recipes: texts of the recipes that made it, in order, with their seeds; empty without facts.
     """
 
@@ -41,27 +42,34 @@ class Origin:
         return {"before": asdict(self.facts)}
 
 
-def open_origin(model: str, recipe: Recipe, data: str) -> Origin:
+def open_origin(model: str, recipe: Recipe, rows: str, data: str | None = None) -> Origin:
     """Open a model to start from.
 
     Arguments:
         model: a name of the zoo, a Hub id or a folder.
         recipe: of the training that is to start.
-        data: fingerprint of its rows.
+        rows: fingerprint of its rows.
+        data: what the user named in place of the recipe's data set.
 
     Raises:
         ModelError: if there is no such model, or if its recipe was changed since.
     """
     files = open_files(locate(model))
-    path = _path(files, RECIPE)
-    if path is None:
-        return Origin(files)
     try:
+        path = optional_path(files, RECIPE)
+        facts = None if path is None else _facts(files)
+        if path is None or facts is None:
+            return Origin(files)
         own, text = read_recipe(path), path.read_bytes()
-        facts = _facts(files)
-    except ModelError:  # of another version, or damaged: no reason not to take the weights
-        return Origin(files)
-    if facts is None or own.model != recipe.model or not _same_data(own, facts, recipe, data):
+        same = facts.data == rows if facts.data else data is None and _same_names(own, recipe)
+        if own.model != recipe.model or not same:
+            return Origin(files)
+        earlier = [_recipe(files, name) for name in facts.earlier_recipes]
+    except (ModelError, LocalEntryNotFoundError) as error:  # no reason not to take the weights
+        warnings.warn(
+            f"what the training of {files.name} had cost is not known and does not count: {error}",
+            stacklevel=2,
+        )
         return Origin(files)
     if facts.recipe and facts.recipe != fingerprint(own):
         raise ModelError(
@@ -70,36 +78,30 @@ def open_origin(model: str, recipe: Recipe, data: str) -> Origin:
         )
     if facts.seed != own.training.seed:
         text = with_seed(text, facts.seed)
-    earlier = [_path(files, earlier_recipe(n)) for n in range(1, len(facts.parts))]
-    known = [found.read_bytes() for found in earlier if found is not None]
-    if len(known) < len(earlier):
-        return Origin(files)
-    return Origin(files, facts, (*known, text))
+    return Origin(files, facts, (*earlier, text))
 
 
-def _same_data(own: Recipe, facts: TrainingFacts, recipe: Recipe, data: str) -> bool:
-    """Whether two trainings see the same rows: by these, or by their names if that is all."""
-    if facts.data:
-        return facts.data == data
-    named = [(r.data.dataset, r.data.train, r.data.validation_rows) for r in (own, recipe)]
-    return named[0] == named[1]
+def _same_names(own: Recipe, recipe: Recipe) -> bool:
+    """Whether two recipes name the same rows, where neither run says which it saw."""
+    first, second = (replace(r.data, test="") for r in (own, recipe))
+    return first.dataset is not None and first == second
 
 
 def _facts(files: Files) -> TrainingFacts | None:
     """From a run's log, or from the file that staging made of it."""
-    if (log := _path(files, LOG)) is not None:
+    if (log := optional_path(files, LOG)) is not None:
         return read_log(log)
-    if (staged := _path(files, TRAINING)) is not None:
+    if (staged := optional_path(files, TRAINING)) is not None:
         return TrainingFacts.read(staged.parent)
     return None
 
 
-def _path(files: Files, name: str) -> Path | None:
-    """A file that need not be there; nor need the Hub, if the weights are in its cache."""
-    try:
-        return optional_path(files, name)
-    except LocalEntryNotFoundError:
-        return None
+def _recipe(files: Files, name: str) -> bytes:
+    """The recipe of an earlier run, which a model has that was trained in several."""
+    path = optional_path(files, name)
+    if path is None:
+        raise ModelError(f"there is no {name}")
+    return path.read_bytes()
 
 
 def _public_name(files: Files) -> str:

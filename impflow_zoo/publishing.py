@@ -19,7 +19,7 @@ from huggingface_hub import (
 
 from impflow_zoo import registry
 from impflow_zoo.cards import CURVE, IMAGE_PIPELINE, PICTURE
-from impflow_zoo.facts import TRAINING
+from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -29,7 +29,7 @@ from impflow_zoo.recipe import CardSettings, read_recipe
 __all__ = ["Parcel", "Sent", "inspect", "parcels", "publish", "table"]
 
 NEEDED = (layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD, layout.RECIPE, TRAINING)
-FILES = (*NEEDED, PICTURE, CURVE, layout.TEST_ROWS)  # and earlier recipes, never else
+FILES = (*NEEDED, PICTURE, CURVE, layout.TEST_ROWS)  # beside recipes of earlier runs
 _SECTIONS = ("Use", "Training", "Intended use and limits", "Data", "Citation")
 _PICTURES = re.compile(r"!\[[^\]]*\]\(([^)\s]*)\)")
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
@@ -93,12 +93,13 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
 
 def inspect(folder: Path) -> Parcel:
     """Check all that a published model must have, and collect what is wrong."""
-    names = (*FILES, *layout.earlier_recipes(folder))
+    earlier = _earlier_recipes(folder)
+    names = (*FILES, *earlier)
     present = tuple(name for name in names if (folder / name).is_file())
     size = sum((folder / name).stat().st_size for name in present)
     if layout.WEIGHTS not in present and not _promises_weights(folder):
         return Parcel(folder, (), 0, trained=False, problems=())
-    problems = [f"no {name}" for name in NEEDED if name not in present]
+    problems = [f"no {name}" for name in (*NEEDED, *earlier) if name not in present]
     for name in present:
         if (folder / name).is_symlink():
             problems.append(f"{name} is a link: what it points to is not looked at")
@@ -111,6 +112,14 @@ def inspect(folder: Path) -> Parcel:
             except ModelError as error:
                 problems.append(str(error).removeprefix(f"{folder}: "))
     return Parcel(folder, present, size, trained=True, problems=tuple(problems))
+
+
+def _earlier_recipes(folder: Path) -> list[str]:
+    """Recipes of the runs before the last, as far as the folder's facts can be read."""
+    try:
+        return TrainingFacts.read(folder).earlier_recipes
+    except ModelError:
+        return []
 
 
 def _promises_weights(folder: Path) -> bool:

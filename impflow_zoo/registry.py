@@ -154,7 +154,6 @@ def scored_split(
     except ConfigError:  # of another version, or damaged: again, only that number depends on it
         if dataset is None:
             raise
-        published = (None, None)
     if dataset is not None:
         # What users bring on disk may well be the card's data; the Hub's is known by its name.
         kind, _, path = dataset.rpartition(":")

@@ -43,9 +43,14 @@ def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:
         raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
     if (folder / WEIGHTS).exists():
         raise ModelError(f"{folder} holds the weights of a model: choose another --out")
+    earlier = earlier_recipes(folder)
+    if any((folder / name).resolve() == recipe_file.resolve() for name in earlier):
+        raise ModelError(
+            f"{recipe_file} has a name that runs give to recipes: choose another --out"
+        )
     if (folder / LOG).exists():
         return
-    for name in (CONFIG, GOLDEN, RECIPE):
+    for name in (CONFIG, GOLDEN, RECIPE, *earlier):
         path = folder / name
         own = path.resolve() == recipe_file.resolve() and seed is None  # else it would change
         if path.exists() and not own:
@@ -76,8 +81,6 @@ def keep_recipe(folder: Path, text: bytes, seed: int | None) -> None:
 
 
 def keep_earlier_recipes(folder: Path, texts: Sequence[bytes]) -> None:
-    """Write the recipes of the runs before this one, the first of them first, and no others."""
-    for name in earlier_recipes(folder):
-        (folder / name).unlink()
+    """Write the recipes of the runs before this one, the first of them first."""
     for number, text in enumerate(texts, start=1):
         write_whole(folder / earlier_recipe(number), text)

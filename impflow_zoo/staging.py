@@ -60,10 +60,15 @@ def stage(
     facts = TrainingFacts.read(folder) if run is None else _facts(run)
     if run is not None:
         facts = replace(facts, recipe=fingerprint(recipe))
-    others = _other_seeds(repeats, recipe, facts)
+    elif facts.recipe not in ("", fingerprint(recipe)):
+        raise ModelError(
+            f"{folder / layout.RECIPE} was changed since the weights beside it were trained: put "
+            "it back, or stage the model from a new run"
+        )
+    others = _other_seeds(repeats, recipe, facts, run or folder)
     if data is not None:
         split = split or recipe.data.test
-    copied, dropped = _to_copy(run, folder)
+    copied, dropped = _to_copy(run, folder, facts)
     written = (*copied, *dropped, TRAINING, SCORES, PICTURE, CURVE, layout.CARD)
     with _all_or_nothing([folder / name for name in written]):
         for name, content in copied.items():
@@ -85,13 +90,18 @@ def stage(
     return result
 
 
-def _to_copy(run: Path | None, folder: Path) -> tuple[dict[str, bytes], list[str]]:
-    """Files to take from a run, and recipes of earlier runs that its weights have not seen."""
+def _to_copy(
+    run: Path | None, folder: Path, facts: TrainingFacts
+) -> tuple[dict[str, bytes], list[str]]:
+    """Files to take from a run, and recipes of the folder's weights that these have not seen."""
+    missing = [name for name in facts.earlier_recipes if not ((run or folder) / name).is_file()]
+    if missing:
+        raise ModelError(f"{run or folder} has no {missing[0]}, the recipe of an earlier run")
     if run is None:
         return {}, []
-    earlier = layout.earlier_recipes(run)
-    names = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG, *earlier)
-    dropped = [name for name in layout.earlier_recipes(folder) if name not in earlier]
+    names = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG, *facts.earlier_recipes)
+    before = TrainingFacts.read(folder).earlier_recipes if (folder / TRAINING).is_file() else []
+    dropped = [name for name in before if name not in names and (folder / name).is_file()]
     return {name: (run / name).read_bytes() for name in names}, dropped
 
 
@@ -148,7 +158,7 @@ def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
 
 
 def _other_seeds(
-    repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts
+    repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts, origin: Path
 ) -> list[tuple[Path, TrainingFacts]]:
     """Runs that differ from the staged one in their seeds alone, with what they say."""
     others = [(run, _facts(run)) for run in repeats]
@@ -157,7 +167,14 @@ def _other_seeds(
         if facts.seed in seeds:
             raise ModelError(f"{run} has seed {facts.seed}, as another run has: --seed a new one")
         seeds.add(facts.seed)
-        if facts.steps != staged.steps or differences(read_recipe(run / layout.RECIPE), recipe):
+        if (
+            not facts.is_like(staged)
+            or differences(read_recipe(run / layout.RECIPE), recipe)
+            or any(
+                (run / name).read_bytes() != (origin / name).read_bytes()
+                for name in facts.earlier_recipes
+            )
+        ):
             raise ModelError(
                 f"{run} is a run of another recipe or length: only the seed may differ"
             )

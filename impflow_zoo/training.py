@@ -24,7 +24,6 @@ from impflow_zoo.data import (
     Subset,
     TableSource,
     fingerprint,
-    is_file,
 )
 from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import Config, ModelError, TabularConfig, convert
@@ -72,7 +71,7 @@ def train(
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder.
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
-            same recipe and as many rows of data.
+            same recipe and the same rows.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
             instead of random ones. If it was trained on the same rows, log and card count what
             that cost, too.
@@ -103,8 +102,9 @@ def train(
     if recipe.config.context_features:
         raise ModelError("recipes train unconditional densities: leave context_features out")
     processes = together(device)
-    config, train_rows, validation_rows = open_splits(recipe, data)
+    train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
+    config = _with_columns(recipe.config, train_rows)
     model = MODELS[recipe.model](config).to(processes.device)
     trainer = Trainer(
         *(model, recipe.training, train_rows, validation_rows, folder),
@@ -115,7 +115,7 @@ def train(
         trainer.resume()
     else:
         seen = trainer.state["data"]
-        origin = None if init_from is None else open_origin(init_from, recipe, seen)
+        origin = None if init_from is None else open_origin(init_from, recipe, seen, data)
         trainer.prepare(origin)
         if processes.first:
             keep_recipe(folder, path.read_bytes(), seed)
@@ -123,11 +123,8 @@ def train(
     return trainer.run(max_minutes)
 
 
-def open_splits(recipe: Recipe, data: str | None) -> tuple[Config, Source, Source]:
-    """The training and validation rows of a recipe, and its config.
-
-    Columns of a table that the config does not name become part of it: rows with other ones are
-    not to be scored in their place.
+def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
+    """The training and validation rows of a recipe.
 
     Raises:
         DataError: if neither the recipe nor the user names a data set.
@@ -136,27 +133,36 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Config, Source, Sourc
     dataset = data or settings.dataset
     if dataset is None:
         raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
+    if settings.validation is None and settings.validation_rows is None:
+        raise DataError(
+            "the recipe names no rows that decide which weights are kept: set data.validation to a "
+            "split, or data.validation_rows to a number of training rows to hold back"
+        )
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
     made_here = dataset == settings.dataset or dataset.partition(":")[0] in MADE_HERE
     size = settings.train_rows if made_here else None  # rows on disk are as many as they are
     rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
-    config = recipe.config
-    if isinstance(config, TabularConfig) and isinstance(rows, TableSource) and is_file(dataset):
-        config = replace(config, columns=rows.columns)
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):
             raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
         cut = len(rows) - held_out
-        return config, Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
+        return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
     validation = settings.validation
-    if validation is None:
-        raise DataError(
-            "the recipe names no rows that decide which weights are kept: set data.validation to a "
-            "split, or data.validation_rows to a number of training rows to hold back"
-        )
-    return config, rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+    config = _with_columns(recipe.config, rows)
+    return rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+
+
+def _with_columns(config: Config, rows: Source) -> Config:
+    """The config with the names of a table's columns, if it has none and they do.
+
+    Rows with others are not to be scored in their place, nor these in another order.
+    """
+    table = rows.source if isinstance(rows, Subset) else rows
+    if not (isinstance(config, TabularConfig) and isinstance(table, TableSource) and table.named):
+        return config
+    return replace(config, columns=table.columns)
 
 
 class Trainer:

@@ -119,7 +119,7 @@ def staged(runs, tmp_path) -> Path:
 def test_the_card_tells_all_runs_and_how_to_make_them_again(staged):
     text = (staged / layout.CARD).read_text()
     assert "9 steps of 32 rows (288 rows seen)" in text
-    assert "in 3 runs (4, 3 and 2 steps), each from the weights of the last" in text
+    assert "in 3 runs (4, 3 and 2 steps), each from the weights of the one before" in text
     assert (
         """
 impflow-zoo train hub_configs/flow/recipe-1.yaml --out runs/flow-1
@@ -169,23 +169,42 @@ def damage(folder: Path, name: str, text: str | None) -> None:
 
 
 DAMAGES = {
-    "no facts": (TRAINING, None),
-    "no JSON": (TRAINING, "{"),
-    "text for a number": (TRAINING, json.dumps({**FACTS, "steps": "6"})),
-    "half a point": (TRAINING, json.dumps({**FACTS, "curve": [[1]]})),
-    "another recipe is missing": ("recipe-1.yaml", None),
-    "no recipe": (layout.RECIPE, None),
-    "a log of noise": (LOG, "\x00\x01"),
-    "a log of words": (LOG, '{"step": "a", "rows_seen": 1, "seconds": 1}'),
+    "no JSON": (TRAINING, "{", "training.json is damaged"),
+    "text for a number": (TRAINING, json.dumps({**FACTS, "steps": "6"}), "json is damaged"),
+    "half a point": (TRAINING, json.dumps({**FACTS, "curve": [[1]]}), "json is damaged"),
+    "a missing recipe": ("recipe-1.yaml", None, "there is no recipe-1.yaml"),
+    "a damaged recipe": (layout.RECIPE, "{", "is no valid YAML"),
+    "a log of noise": (LOG, "\x00\x01", "holds no line of a training"),
+    "a log of words": (LOG, '{"step": "a", "rows_seen": 1, "seconds": 1}', "holds no line"),
 }
 
 
-@pytest.mark.parametrize(("name", "text"), DAMAGES.values(), ids=DAMAGES)
-def test_a_cost_that_is_not_known_does_not_count(name, text, staged, tmp_path):
+@pytest.mark.parametrize(("name", "text", "reason"), DAMAGES.values(), ids=DAMAGES)
+def test_a_cost_that_cannot_be_read_does_not_count(name, text, reason, staged, tmp_path):
     damage(staged, name, text)
-    own = train(tmp_path / "own", 2, staged)
+    with pytest.warns(UserWarning, match=f"flow had cost is not known .*: .*{reason}"):
+        own = train(tmp_path / "own", 2, staged)
     assert (facts(own).rows_seen, facts(own).parts, facts(own).init_from) == (64, (), "flow")
     assert layout.earlier_recipes(own) == []
+
+
+@pytest.mark.parametrize("name", [TRAINING, layout.RECIPE])
+def test_weights_without_a_history_have_none(name, staged, tmp_path):
+    damage(staged, name, None)
+    assert facts(train(tmp_path / "own", 2, staged)).init_from == "flow"
+
+
+@pytest.mark.parametrize("named", ["nothing", "other rows", "the same rows"])
+def test_rows_of_models_that_do_not_say_what_they_saw_go_by_names(named, staged, tmp_path):
+    known = json.loads((staged / TRAINING).read_text())
+    damage(staged, TRAINING, json.dumps({**known, "data": "", "recipe": ""}))
+    if named == "nothing":
+        recipe = yaml.safe_load((staged / layout.RECIPE).read_text())
+        damage(staged, layout.RECIPE, yaml.safe_dump({**recipe, "data": {"dataset": None}}))
+    sections = {"data": {"dataset": None}} if named == "nothing" else {}
+    given = None if named == "the same rows" else "toy:moons"
+    own = train(tmp_path / "own", 2, staged, data_from=given, **sections)
+    assert facts(own).rows_seen == (352 if named == "the same rows" else 64)
 
 
 def test_a_cost_on_other_rows_does_not_count(runs, tmp_path):
@@ -224,12 +243,63 @@ def test_seeds_that_were_asked_for_stay_with_the_recipes(tmp_path):
     assert read_recipe(second / "recipe-1.yaml").training.seed == 11
 
 
-def test_a_run_that_starts_anew_drops_recipes_of_the_one_before(runs, tmp_path):
+def test_a_run_that_starts_anew_has_no_recipes_of_the_one_before(runs, tmp_path):
     out = train(tmp_path / "own", 1, runs / "first")
     (out / CHECKPOINT).unlink()  # as if it had been killed before
     (out / layout.WEIGHTS).unlink()
     train(tmp_path / "own", 1)
-    assert layout.earlier_recipes(out) == []
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    shutil.copy(out / layout.RECIPE, folder)
+    staging.stage(out, folder)
+    assert layout.earlier_recipes(folder) == []
+
+
+def test_recipes_of_the_user_are_left_alone(runs, staged, tmp_path):
+    """In the folder of a run that is to start, in that of a model, and on their way to the Hub."""
+    draft = staged / "recipe-7.yaml"
+    draft.write_text("draft: [unfinished")
+    assert draft.name not in inspect(staged).files
+    shutil.copy(runs / "first" / layout.RECIPE, staged)
+    staging.stage(runs / "first", staged)
+    assert layout.earlier_recipes(staged) == [draft.name]
+    own = tmp_path / "own"
+    own.mkdir()
+    recipe = write(own, 2).rename(own / "recipe-2.yaml")
+    elsewhere = tmp_path / "elsewhere.yaml"
+    shutil.copy(recipe, elsewhere)
+    for path in (recipe, elsewhere):
+        with pytest.raises(ModelError, match="choose another --out"):
+            training.train(path, out=own, init_from=str(runs / "first"), progress=False)
+    assert [path.name for path in own.iterdir()] == ["recipe-2.yaml"]
+
+
+def test_a_model_whose_recipes_are_gone_is_neither_staged_nor_sent(staged):
+    damage(staged, "recipe-1.yaml", None)
+    with pytest.raises(ModelError, match="has no recipe-1.yaml, the recipe of an earlier run"):
+        staging.stage(None, staged)
+    assert "no recipe-1.yaml" in inspect(staged).problems
+
+
+def test_a_card_is_not_made_from_a_recipe_that_was_changed_since(staged):
+    shutil.copy(write(staged.parent / "own", 6), staged / layout.RECIPE)
+    with pytest.raises(ModelError, match=r"flow/recipe.yaml was changed since .*from a new run"):
+        staging.stage(None, staged)
+
+
+def test_runs_from_other_weights_are_no_repeats(runs, tmp_path):
+    own = train(tmp_path / "own", 2, runs / "first")
+    make(blocks=1, hidden_features=(8,)).float().save_pretrained(tmp_path / "else")
+    (tmp_path / "b").mkdir()
+    slow = {"training": {"learning_rate": 0.5}}
+    others = [
+        train(tmp_path / "fresh", 2, seed=7),
+        train(tmp_path / "foreign", 2, tmp_path / "else", seed=8),
+        train(tmp_path / "b" / "own", 2, train(tmp_path / "slow", 4, **slow), seed=9),
+    ]
+    for other in others:
+        with pytest.raises(ModelError, match="is a run of another recipe or length"):
+            staging.stage(own, own, repeats=[other])
 
 
 def test_batches_of_all_runs_are_told(runs, tmp_path):

@@ -1,7 +1,7 @@
 """Data: tables and images through `datasets`, two-dimensional toys, density benchmarks."""
 
 from impflow_zoo.data.images import ImageSource, open_images
-from impflow_zoo.data.opening import MADE_HERE, is_file, open_source
+from impflow_zoo.data.opening import MADE_HERE, open_source
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, fingerprint, read
 from impflow_zoo.data.source import DataError, Source, TableSource
@@ -25,7 +25,6 @@ __all__ = [
     "TableSource",
     "batches",
     "fingerprint",
-    "is_file",
     "open_images",
     "open_source",
     "open_table",

@@ -14,7 +14,7 @@ from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import open_toy
 from impflow_zoo.numerics.seeds import mix
 
-__all__ = ["MADE_HERE", "is_file", "open_source"]
+__all__ = ["MADE_HERE", "open_source"]
 
 _TOY_SPLITS = ["train", "validation", "test"]
 MADE_HERE = ("toy", "bsds300")  # kinds whose rows are as many as one asks for
@@ -67,7 +67,7 @@ def open_source(
         100
     """
     kind, colon, name = dataset.partition(":")
-    known = bool(colon) and not is_file(dataset)
+    known = bool(colon) and kind in _KINDS and not Path(dataset).exists()
     if known and not name:
         raise DataError(f"{dataset}: a name is missing behind the colon")
     if image is not None:
@@ -97,12 +97,6 @@ def open_source(
     if columns is not None and tuple(columns) != source.columns:
         raise DataError(f"{dataset}: its columns are {_few(source.columns)}, not {_few(columns)}")
     return source
-
-
-def is_file(dataset: str) -> bool:
-    """Whether rows of a data set are read from files, on disk or the Hub, as they are."""
-    kind, colon, _ = dataset.partition(":")
-    return not (colon and kind in _KINDS) or Path(dataset).exists()
 
 
 def _refuse(dataset: str, **settings: object) -> None:

@@ -73,6 +73,7 @@ class TableSource:
         name: what it is, for messages and results.
         values: the rows, float64 with shape `(N, D)`.
         columns: the names of the `D` columns.
+        named: whether these are names that somebody gave, by which other files are read too.
 
     Raises:
         DataError: for an empty table, or a value that is NaN or infinite.
@@ -83,7 +84,9 @@ class TableSource:
         (2, [[0.0, 1.0]])
     """
 
-    def __init__(self, name: str, values: Tensor, columns: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, values: Tensor, columns: Sequence[str], *, named: bool = False
+    ) -> None:
         if values.shape[0] == 0:
             raise DataError(f"{name}: the set is empty, it has no rows")
         bad = (~values.isfinite()).nonzero()
@@ -94,7 +97,7 @@ class TableSource:
                 f"({len(bad)} values in all are missing or not finite): drop or fill these rows"
             )
         self.name = name
-        self.columns = tuple(columns)
+        self.columns, self.named = tuple(columns), named
         self._values = values
 
     def __len__(self) -> int:

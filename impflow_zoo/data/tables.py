@@ -46,7 +46,7 @@ def open_table(
     """
     data, name = load_split(dataset, split, revision=revision)
     chosen = _numeric_columns(data, name) if columns is None else _checked(columns, data, name)
-    return TableSource(name, _values(data, chosen), chosen)
+    return TableSource(name, _values(data, chosen), chosen, named=True)
 
 
 def _numeric_columns(data: Dataset, name: str) -> list[str]:

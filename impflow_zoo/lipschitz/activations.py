@@ -124,14 +124,14 @@ class CPila(nn.Module):
         return torch.cat((_pila(x - 0.2), _pila(-x - 0.2)), dim=1) / 1.06
 
 
-_NOTHING = -200.0  # where `exp(5 x)` is zero in any type
+_NOTHING = -200.0  # where `exp(5 x)` is zero in float64
 
 
 def _pila(x: Tensor, k: float = 5.0) -> Tensor:
-    below = x.clamp(_NOTHING, 0)  # keeps powers, exp and gradients of the branch not taken finite
-    return torch.where(
-        x >= 0, x, ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
-    )
+    # Clamped, powers, exp and gradients of the branch not taken are finite; not so in float16.
+    below = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(_NOTHING, 0)
+    value = ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
+    return torch.where(x >= 0, x, value.to(x.dtype))
 
 
 class MaxMin(nn.Module):
@@ -161,9 +161,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody watches the calls of a module, or changes them."""
+    """Whether somebody watches the calls of a module, or has replaced them."""
     return bool(
-        module._forward_hooks
+        "forward" in vars(module)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks

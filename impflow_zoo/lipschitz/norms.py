@@ -87,7 +87,8 @@ class LipschitzLayer(nn.Module):
         The weight alone does not tell: vectors are loaded and averaged too.
         """
         if self.settled.device != self.weight.device:  # weights were assigned to a layer on "meta"
-            self._start_unsettled()
+            with torch.inference_mode(mode=False):
+                self._start_unsettled()
         slack = _ATTAINED * torch.finfo(norm.dtype).eps
         return torch.equal(self.weight, self.settled) and bool(
             (norm - self.settled_norm).abs() <= slack * norm

@@ -48,7 +48,7 @@ def without_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Take gradients by tensors without running the hooks that are registered on them.
 
     Within a backward pass such gradients are parts. The hooks are for the whole, which torch hands
-    to them afterwards.
+    to them afterwards. Another thread's backward pass by the same tensors misses them meanwhile.
     """
     hooks = [t._backward_hooks for t in tensors if t._backward_hooks]
     kept = [dict(own) for own in hooks]
