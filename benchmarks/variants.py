@@ -1,6 +1,6 @@
 """A recipe with settings changed, trained for some minutes: how recipes of the zoo are chosen.
 
-    python benchmarks/variants.py hub_configs/resflow-cifar10/recipe.yaml --data FOLDER \
+    python benchmarks/variants.py hub_configs/resflow-cifar10/recipe-1.yaml --data FOLDER \
         --minutes 5 --set config.width=48 config.blocks=[4,4] training.learning_rate=1.0e-3
 
 Settings are named as in the recipe; their values are YAML. Prints each validation: step, rows seen,

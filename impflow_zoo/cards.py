@@ -62,7 +62,7 @@ def trained_card(
                 dataset_name=words.data_name,
                 dataset_split=recipe.data.test,
                 metric_type=result.metric,
-                metric_value=round(result.value, 5),
+                metric_value=round(result.value, 6),
                 metric_args={
                     "stderr": round(result.stderr, 5),
                     "estimator_stderr": float(f"{result.estimator_stderr:.3g}"),

@@ -616,7 +616,7 @@ def test_a_constant_column_is_refused(tmp_path):
     file = tmp_path / "train.csv"
     file.write_text("a,b\n" + "1,2\n3,2\n" * 4)
     data = {"dataset": str(file), "validation_rows": 1}
-    refused(tmp_path, r"columns \[1\] are constant", data=data)
+    refused(tmp_path, r"columns \['b'\] are constant", data=data)
     refused(tmp_path, "at least two are needed", data={**data, "validation_rows": 7})
 
 
