@@ -14,7 +14,7 @@ from impflow_zoo.models.fields import convert_fields
 from impflow_zoo.models.layout import earlier_recipe
 from impflow_zoo.runlog import read_lines
 
-__all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "read_log"]
+__all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "earlier_recipes", "read_log"]
 
 TRAINING = "training.json"
 
@@ -179,6 +179,14 @@ class TrainingFacts:
             return None
         values = [value, *(repeat.value for repeat in self.repeats)]
         return statistics.mean(values), statistics.stdev(values)
+
+
+def earlier_recipes(folder: Path) -> list[str]:
+    """Recipes of all runs but the last of a model, as far as its facts can be read."""
+    try:
+        return TrainingFacts.read(folder).earlier_recipes
+    except ModelError:
+        return []
 
 
 def read_log(log: Path) -> TrainingFacts:

@@ -19,7 +19,7 @@ from huggingface_hub import (
 
 from impflow_zoo import registry
 from impflow_zoo.cards import CURVE, IMAGE_PIPELINE, PICTURE
-from impflow_zoo.facts import TRAINING, TrainingFacts
+from impflow_zoo.facts import TRAINING, earlier_recipes
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -93,7 +93,7 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
 
 def inspect(folder: Path) -> Parcel:
     """Check all that a published model must have, and collect what is wrong."""
-    earlier = _earlier_recipes(folder)
+    earlier = earlier_recipes(folder)
     names = (*FILES, *earlier)
     present = tuple(name for name in names if (folder / name).is_file())
     size = sum((folder / name).stat().st_size for name in present)
@@ -112,14 +112,6 @@ def inspect(folder: Path) -> Parcel:
             except ModelError as error:
                 problems.append(str(error).removeprefix(f"{folder}: "))
     return Parcel(folder, present, size, trained=True, problems=tuple(problems))
-
-
-def _earlier_recipes(folder: Path) -> list[str]:
-    """Recipes of the runs before the last, as far as the folder's facts can be read."""
-    try:
-        return TrainingFacts.read(folder).earlier_recipes
-    except ModelError:
-        return []
 
 
 def _promises_weights(folder: Path) -> bool:

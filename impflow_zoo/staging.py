@@ -10,7 +10,7 @@ from pathlib import Path
 from impflow_zoo import pictures
 from impflow_zoo.cards import CURVE, PICTURE, pending_card, trained_card
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
-from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, read_log
+from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, earlier_recipes, read_log
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError, TabularConfig
 from impflow_zoo.models.flow import FlowModel
@@ -47,8 +47,8 @@ def stage(
 
     Raises:
         ModelError: if the run has no weights, the folder no recipe or one without words for the
-            card, the weights are of another model than the recipe's, or a repeat is of another
-            recipe. The folder is left as it was.
+            card, or weights, run or a repeat are of another recipe than the folder's. The folder
+            is left as it was.
     """
     recipe = read_recipe(folder / layout.RECIPE)
     _check_words(folder, recipe)
@@ -100,7 +100,7 @@ def _to_copy(
     if run is None:
         return {}, []
     names = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG, *facts.earlier_recipes)
-    before = TrainingFacts.read(folder).earlier_recipes if (folder / TRAINING).is_file() else []
+    before = earlier_recipes(folder)
     dropped = [name for name in before if name not in names and (folder / name).is_file()]
     return {name: (run / name).read_bytes() for name in names}, dropped
 

@@ -573,6 +573,17 @@ def test_hooks_of_activations_run(name):
     assert not torch.allclose(net(x), plain, atol=1e-3)
 
 
+def test_other_code_in_an_activation_runs():
+    net, x, seen = LipschitzMLP(3, (8,)).eval(), torch.randn(2, 3), []
+    plain = net(x)
+    hook = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
+    assert torch.allclose(net(x), plain, atol=1e-6)
+    hook.remove()
+    assert type(net.activations[0]) in seen
+    net.activations[0].forward = torch.zeros_like
+    assert not torch.allclose(net(x), plain, atol=1e-3)
+
+
 def test_weights_assigned_to_a_net_without_storage():
     source = LipschitzMLP(3, (8,)).eval()
     x = torch.randn(2, 3)

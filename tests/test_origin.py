@@ -151,6 +151,12 @@ def test_recipes_of_other_weights_go(runs, staged):
     assert "recipe-1.yaml" not in (staged / layout.CARD).read_text()
 
 
+def test_damaged_facts_do_not_keep_a_new_run_out(runs, staged):
+    damage(staged, TRAINING, "{")
+    staging.stage(runs / "third", staged)
+    assert [part.steps for part in TrainingFacts.read(staged).parts] == [4, 3, 2]
+
+
 def test_a_failed_staging_leaves_them(runs, staged, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("no pictures today")

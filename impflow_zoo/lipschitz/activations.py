@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from impflow_zoo.lipschitz.elementwise import SiLU, Sine
 from impflow_zoo.lipschitz.kernels import silu
@@ -163,7 +164,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody watches the calls of a module, or has replaced them."""
     return bool(
-        "forward" in vars(module)
+        _has_any_global_hook()
+        or "forward" in vars(module)
         or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
