@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform, Solver
+from impflow_zoo.lipschitz import elementwise
 from impflow_zoo.lipschitz.activations import Sin
 from impflow_zoo.lipschitz.elementwise import SiLU, Sine
 from impflow_zoo.numerics import chain as chain_module
@@ -194,9 +195,13 @@ def test_slopes_far_out(dtype: torch.dtype) -> None:
     torch.testing.assert_close(slope, expected)
 
 
+@pytest.mark.parametrize("by_numpy", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_sines_are_right_to_the_last_place(dtype: torch.dtype, threads: int) -> None:
+def test_sines_are_right_to_the_last_place(
+    dtype: torch.dtype, threads: int, by_numpy: bool, monkeypatch
+) -> None:
+    monkeypatch.setattr(elementwise, "_BY_NUMPY", by_numpy)
     h = torch.cat([torch.randn(500) * 10.0**k for k in range(-6, 9)]).to(dtype)
     value, slope = h.clone(), torch.empty_like(h)
     before = torch.get_num_threads()
@@ -213,7 +218,9 @@ def test_sines_are_right_to_the_last_place(dtype: torch.dtype, threads: int) -> 
     assert torch.equal(alone, value)
 
 
-def test_sines_of_infinity_are_nan_in_silence() -> None:
+@pytest.mark.parametrize("by_numpy", [False, True])
+def test_sines_of_infinity_are_nan_in_silence(by_numpy: bool, monkeypatch) -> None:
+    monkeypatch.setattr(elementwise, "_BY_NUMPY", by_numpy)
     h = torch.tensor([math.inf, -math.inf, math.nan, 1e-20])
     with np.errstate(all="raise"):
         assert Sine().overwrite(h).isnan().tolist() == [True, True, True, False]
