@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import Source, read
-from impflow_zoo.numerics.seeds import Use, mix
+from impflow_zoo.models.seeds import Use
+from impflow_zoo.numerics.seeds import mix
 
 __all__ = ["Batches"]
 

@@ -12,6 +12,7 @@ from typing import Any
 from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
 from impflow_zoo.models.fields import convert_fields
 from impflow_zoo.models.layout import earlier_recipe
+from impflow_zoo.recipe import Recipe, fingerprint
 from impflow_zoo.runlog import read_lines
 
 __all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "earlier_recipes", "read_log"]
@@ -132,11 +133,15 @@ class TrainingFacts:
 
     def is_like(self, other: TrainingFacts) -> bool:
         """Whether two runs may differ in their seeds alone, by start, length and data."""
-        alike = (self.steps, self.init_from) == (other.steps, other.init_from)
-        known = bool(self.data and other.data)
         return (
-            alike and len(self.parts) == len(other.parts) and (not known or self.data == other.data)
+            (self.steps, self.init_from) == (other.steps, other.init_from)
+            and len(self.parts) == len(other.parts)
+            and (self.data == other.data or not (self.data and other.data))
         )
+
+    def is_by(self, recipe: Recipe) -> bool:
+        """Whether the last run may have been one of this recipe."""
+        return self.recipe in ("", fingerprint(recipe))
 
     def after(self, before: TrainingFacts) -> TrainingFacts:
         """These facts and those of an earlier run, whose weights this one went on from."""

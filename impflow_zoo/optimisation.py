@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.seeds import Use, mix
+from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings

@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from impflow_zoo.facts import TRAINING, TrainingFacts, read_log
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.layout import RECIPE, Files, open_files, optional_path
-from impflow_zoo.recipe import Recipe, fingerprint, read_recipe, with_seed
+from impflow_zoo.recipe import Recipe, read_recipe, with_seed
 from impflow_zoo.registry import locate
 from impflow_zoo.runlog import LOG
 
@@ -71,7 +71,7 @@ def open_origin(model: str, recipe: Recipe, rows: str, data: str | None = None) 
             stacklevel=2,
         )
         return Origin(files)
-    if facts.recipe and facts.recipe != fingerprint(own):
+    if not facts.is_by(own):
         raise ModelError(
             f"{path} was changed since the weights beside it were trained: put it back, "
             "and the new recipe into a file of another name"

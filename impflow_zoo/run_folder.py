@@ -13,7 +13,7 @@ from impflow_zoo.models.layout import (
     RECIPE,
     WEIGHTS,
     earlier_recipe,
-    earlier_recipes,
+    is_earlier_recipe,
 )
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
@@ -43,7 +43,7 @@ def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:
         raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
     if (folder / WEIGHTS).exists():
         raise ModelError(f"{folder} holds the weights of a model: choose another --out")
-    earlier = earlier_recipes(folder)
+    earlier = [path.name for path in folder.glob("*") if is_earlier_recipe(path.name)]
     if any((folder / name).resolve() == recipe_file.resolve() for name in earlier):
         raise ModelError(
             f"{recipe_file} has a name that runs give to recipes: choose another --out"

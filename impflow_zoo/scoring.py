@@ -23,9 +23,10 @@ from impflow_zoo.data import (
 )
 from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.probes import keyed_rows
-from impflow_zoo.numerics.seeds import Use, mix
+from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS

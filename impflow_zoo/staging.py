@@ -52,19 +52,10 @@ def stage(
     """
     recipe = read_recipe(folder / layout.RECIPE)
     _check_words(folder, recipe)
-    if run is not None:
-        _check_recipe(run, recipe)
     if run is None and not (folder / layout.WEIGHTS).is_file():
         _announce(folder, recipe)
         return None
-    facts = TrainingFacts.read(folder) if run is None else _facts(run)
-    if run is not None:
-        facts = replace(facts, recipe=fingerprint(recipe))
-    elif facts.recipe not in ("", fingerprint(recipe)):
-        raise ModelError(
-            f"{folder / layout.RECIPE} was changed since the weights beside it were trained: put "
-            "it back, or stage the model from a new run"
-        )
+    facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
     others = _other_seeds(repeats, recipe, facts, run or folder)
     if data is not None:
         split = split or recipe.data.test
@@ -126,8 +117,19 @@ def _check_words(folder: Path, recipe: Recipe) -> None:
         raise ModelError(f"{folder / layout.RECIPE}: {', '.join(missing)} missing, for the card")
 
 
-def _check_recipe(run: Path, recipe: Recipe) -> None:
-    """A run by another recipe than the folder's would get a card that tells of that one."""
+def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
+    """What is known of the weights in a folder, if they are of its recipe."""
+    facts = TrainingFacts.read(folder)
+    if not facts.is_by(recipe):
+        raise ModelError(
+            f"{folder / layout.RECIPE} was changed since the weights beside it were trained: put "
+            "it back, or stage the model from a new run"
+        )
+    return facts
+
+
+def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
+    """What a run says of itself, if it is one of the recipe, which the card will tell of."""
     path = run / layout.RECIPE
     changed = differences(read_recipe(path), recipe) if path.is_file() else []
     if changed:
@@ -135,9 +137,10 @@ def _check_recipe(run: Path, recipe: Recipe) -> None:
             f"{run} was trained by another recipe than the folder's ({', '.join(changed)}): copy "
             f"{path} there, and the words for the card into it"
         )
+    return replace(_facts_of(run), recipe=fingerprint(recipe))
 
 
-def _facts(run: Path) -> TrainingFacts:
+def _facts_of(run: Path) -> TrainingFacts:
     """What a run says of itself, if it has weights to stage."""
     if not (run / layout.WEIGHTS).is_file():
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
@@ -161,7 +164,7 @@ def _other_seeds(
     repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts, origin: Path
 ) -> list[tuple[Path, TrainingFacts]]:
     """Runs that differ from the staged one in their seeds alone, with what they say."""
-    others = [(run, _facts(run)) for run in repeats]
+    others = [(run, _facts_of(run)) for run in repeats]
     seeds = {staged.seed}
     for run, facts in others:
         if facts.seed in seeds:

@@ -17,23 +17,16 @@ from tqdm import tqdm
 
 from impflow_zoo.batches import Batches
 from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from impflow_zoo.data import (
-    MADE_HERE,
-    DataError,
-    Source,
-    Subset,
-    TableSource,
-    fingerprint,
-)
+from impflow_zoo.data import DataError, Source, fingerprint
 from impflow_zoo.interrupts import stop_requests
-from impflow_zoo.models.config import Config, ModelError, TabularConfig, convert
+from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.models.store import load_weights, read_config, read_weights
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.optimisation import Optimisation
 from impflow_zoo.origin import Origin, open_origin
 from impflow_zoo.processes import Processes, together
-from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
+from impflow_zoo.recipe import TrainingSettings, read_recipe
 from impflow_zoo.run_folder import (
     CHECKPOINT,
     check_new,
@@ -42,7 +35,8 @@ from impflow_zoo.run_folder import (
     keep_recipe,
 )
 from impflow_zoo.runlog import Meter, RunLog
-from impflow_zoo.scoring import open_rows, score
+from impflow_zoo.scoring import score
+from impflow_zoo.splits import open_splits, with_columns
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer", "train"]
@@ -104,7 +98,7 @@ def train(
     processes = together(device)
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
-    config = _with_columns(recipe.config, train_rows)
+    config = with_columns(recipe.config, train_rows)
     model = MODELS[recipe.model](config).to(processes.device)
     trainer = Trainer(
         *(model, recipe.training, train_rows, validation_rows, folder),
@@ -121,48 +115,6 @@ def train(
             keep_recipe(folder, path.read_bytes(), seed)
             keep_earlier_recipes(folder, () if origin is None else origin.recipes)
     return trainer.run(max_minutes)
-
-
-def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
-    """The training and validation rows of a recipe.
-
-    Raises:
-        DataError: if neither the recipe nor the user names a data set.
-    """
-    settings = recipe.data
-    dataset = data or settings.dataset
-    if dataset is None:
-        raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
-    if settings.validation is None and settings.validation_rows is None:
-        raise DataError(
-            "the recipe names no rows that decide which weights are kept: set data.validation to a "
-            "split, or data.validation_rows to a number of training rows to hold back"
-        )
-    revision = settings.revision if data is None else None
-    skip = settings.corrupt == "skip"
-    made_here = dataset == settings.dataset or dataset.partition(":")[0] in MADE_HERE
-    size = settings.train_rows if made_here else None  # rows on disk are as many as they are
-    rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
-    held_out = settings.validation_rows
-    if held_out is not None:
-        if not 0 < held_out < len(rows):
-            raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
-        cut = len(rows) - held_out
-        return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
-    validation = settings.validation
-    config = _with_columns(recipe.config, rows)
-    return rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
-
-
-def _with_columns(config: Config, rows: Source) -> Config:
-    """The config with the names of a table's columns, if it has none and they do.
-
-    Rows with others are not to be scored in their place, nor these in another order.
-    """
-    table = rows.source if isinstance(rows, Subset) else rows
-    if not (isinstance(config, TabularConfig) and isinstance(table, TableSource) and table.named):
-        return config
-    return replace(config, columns=table.columns)
 
 
 class Trainer:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from command import Outcome, Run
 from hypothesis import settings
+
+from impflow_zoo import cli
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("default")
@@ -29,3 +33,21 @@ def _seed() -> None:
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """Every device there is; the others are skipped."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch) -> Run:
+    """Call the command line in this process."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1073741824")  # else `train` starts a new one
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["impflow-zoo", *map(str, arguments)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return Outcome(code or 0, captured.out, captured.err)
+
+    return call

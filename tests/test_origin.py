@@ -49,6 +49,11 @@ def train(out: Path, steps: int, init_from: Path | None = None, **sections: Any)
     return out
 
 
+def kept(folder: Path) -> list[str]:
+    """Recipes in a folder, but for the last run's."""
+    return sorted(path.name for path in folder.glob("recipe-*.yaml"))
+
+
 def facts(run: Path) -> TrainingFacts:
     return read_log(run / LOG)
 
@@ -92,10 +97,10 @@ def test_shares_of_roots_are_weighted_by_steps():
 
 
 def test_a_run_keeps_the_recipes_of_those_before_it(runs):
-    kept = [runs / "third" / name for name in ("recipe-1.yaml", "recipe-2.yaml", "recipe.yaml")]
-    for path, name in zip(kept, ("first", "second", "third"), strict=True):
+    found = [runs / "third" / name for name in ("recipe-1.yaml", "recipe-2.yaml", "recipe.yaml")]
+    for path, name in zip(found, ("first", "second", "third"), strict=True):
         assert path.read_text() == (runs / "recipes" / name / "recipe.yaml").read_text()
-    assert layout.earlier_recipes(runs / "third") == ["recipe-1.yaml", "recipe-2.yaml"]
+    assert kept(runs / "third") == ["recipe-1.yaml", "recipe-2.yaml"]
 
 
 def test_a_resumed_run_still_counts_what_was_before_it(runs, tmp_path):
@@ -140,13 +145,13 @@ def test_earlier_recipes_are_published(staged):
 def test_a_staged_model_is_gone_on_from_like_its_run(runs, staged, tmp_path):
     again = facts(train(tmp_path / "fourth", 5, staged))
     assert [part.steps for part in again.parts] == [4, 3, 2, 5]
-    assert layout.earlier_recipes(tmp_path / "fourth")[-1] == "recipe-3.yaml"
+    assert kept(tmp_path / "fourth")[-1] == "recipe-3.yaml"
 
 
 def test_recipes_of_other_weights_go(runs, staged):
     shutil.copy(runs / "first" / layout.RECIPE, staged)
     staging.stage(runs / "first", staged)
-    assert layout.earlier_recipes(staged) == []
+    assert kept(staged) == []
     assert TrainingFacts.read(staged).parts == ()
     assert "recipe-1.yaml" not in (staged / layout.CARD).read_text()
 
@@ -165,7 +170,7 @@ def test_a_failed_staging_leaves_them(runs, staged, monkeypatch):
     shutil.copy(runs / "first" / layout.RECIPE, staged)
     with pytest.raises(RuntimeError, match="no pictures today"):
         staging.stage(runs / "first", staged)
-    assert layout.earlier_recipes(staged) == ["recipe-1.yaml", "recipe-2.yaml"]
+    assert kept(staged) == ["recipe-1.yaml", "recipe-2.yaml"]
     assert [part.steps for part in TrainingFacts.read(staged).parts] == [4, 3, 2]
 
 
@@ -191,7 +196,7 @@ def test_a_cost_that_cannot_be_read_does_not_count(name, text, reason, staged, t
     with pytest.warns(UserWarning, match=f"flow had cost is not known .*: .*{reason}"):
         own = train(tmp_path / "own", 2, staged)
     assert (facts(own).rows_seen, facts(own).parts, facts(own).init_from) == (64, (), "flow")
-    assert layout.earlier_recipes(own) == []
+    assert kept(own) == []
 
 
 @pytest.mark.parametrize("name", [TRAINING, layout.RECIPE])
@@ -258,7 +263,7 @@ def test_a_run_that_starts_anew_has_no_recipes_of_the_one_before(runs, tmp_path)
     folder.mkdir()
     shutil.copy(out / layout.RECIPE, folder)
     staging.stage(out, folder)
-    assert layout.earlier_recipes(folder) == []
+    assert kept(folder) == []
 
 
 def test_recipes_of_the_user_are_left_alone(runs, staged, tmp_path):
@@ -268,7 +273,7 @@ def test_recipes_of_the_user_are_left_alone(runs, staged, tmp_path):
     assert draft.name not in inspect(staged).files
     shutil.copy(runs / "first" / layout.RECIPE, staged)
     staging.stage(runs / "first", staged)
-    assert layout.earlier_recipes(staged) == [draft.name]
+    assert kept(staged) == [draft.name]
     own = tmp_path / "own"
     own.mkdir()
     recipe = write(own, 2).rename(own / "recipe-2.yaml")

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from impflow_zoo.models.build import build_transform, decode, encode
 from impflow_zoo.models.config import Config, ModelError, parse
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
+from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.seeds import Use, mix
+from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.weights import PlainLoading

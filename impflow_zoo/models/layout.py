@@ -19,7 +19,6 @@ __all__ = [
     "Files",
     "WeightsError",
     "earlier_recipe",
-    "earlier_recipes",
     "is_earlier_recipe",
     "open_files",
     "optional_path",
@@ -43,12 +42,6 @@ def earlier_recipe(number: int) -> str:
 def is_earlier_recipe(name: str) -> bool:
     """Whether a file's name is one of those."""
     return _EARLIER.fullmatch(name) is not None
-
-
-def earlier_recipes(folder: Path) -> list[str]:
-    """Names of such recipes in a folder, in order."""
-    found = (_EARLIER.fullmatch(path.name) for path in folder.glob("recipe-*.yaml"))
-    return [earlier_recipe(n) for n in sorted(int(match[1]) for match in found if match)]
 
 
 class WeightsError(ModelError):

@@ -10,10 +10,11 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.seeds import Use, mix
+from impflow_zoo.numerics.seeds import mix
 
 __all__ = ["fresh_lengths", "fresh_probe", "keyed_rows", "seeded_probe"]
 
+_FRESH = 6  # tells the seeds of fresh probes from others
 _rows: ContextVar[tuple[int, ...] | None] = ContextVar("impflow_zoo_rows", default=None)
 _fresh: ContextVar[Iterator[int]] = ContextVar("impflow_zoo_fresh")  # numbers fresh probes
 
@@ -42,7 +43,7 @@ def fresh_probe(like: Tensor) -> Tensor:
     if _rows.get() is None:
         return torch.randint_like(like, 2) * 2 - 1
     drawn = _fresh.get()
-    return seeded_probe(like, Use.FRESH_PROBES, next(drawn))
+    return seeded_probe(like, _FRESH, next(drawn))
 
 
 def fresh_lengths(like: Tensor, stop: float) -> Tensor:
@@ -56,7 +57,7 @@ def fresh_lengths(like: Tensor, stop: float) -> Tensor:
     number = next(_fresh.get())
     draws = [
         torch.empty(()).geometric_(
-            stop, generator=torch.Generator().manual_seed(mix(Use.FRESH_PROBES, number, key))
+            stop, generator=torch.Generator().manual_seed(mix(_FRESH, number, key))
         )
         for key in keys
     ]

@@ -1,23 +1,8 @@
-"""Seeds: one made of several numbers, and a number for each use so that no two draw the same."""
+"""One seed made of several numbers."""
 
 from __future__ import annotations
 
-from enum import IntEnum, unique
-
-__all__ = ["Use", "mix"]
-
-
-@unique
-class Use(IntEnum):
-    """What random numbers of one user's seed are for."""
-
-    SCORED_NOISE = 1  # dequantises a row that is scored
-    ORDER = 2  # of the rows in an epoch
-    TRAINED_NOISE = 3  # mirrors and dequantises the rows of a step
-    SCORED_PROBES = 4  # of a row that is scored
-    BATCH_NOISE = 5  # dequantises images that a user holds
-    STEP = 6  # whatever else a training step draws
-    FRESH_PROBES = 7  # that differ from call to call, and not from run to run
+__all__ = ["mix"]
 
 
 def mix(*parts: int) -> int:
