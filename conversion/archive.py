@@ -77,7 +77,7 @@ def open_archive(path: Path) -> Archive:
         raise ConversionError(f"{path} cannot be read: {error.strerror}") from None
     try:
         return _open_zip(file) if zipped else _open_row(file)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
         file.close()
         raise ConversionError(f"{path.name} is damaged: {error}") from None
     except BaseException:
