@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from impflow_zoo.facts import TrainingFacts
+from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.pictures import draw_pairs
 from impflow_zoo.results import Row
@@ -32,15 +32,16 @@ def table(pairs: list[tuple[Row, Row]], zoo: Path) -> str:
 
     Its error is that over the same rows, row by row, where both folders have the scores of rows,
     else that of two independent means, which is larger. Where recipes were trained with several
-    seeds, their means are compared, and the spread over seeds enters the error.
+    seeds, their means are compared, and the spread over seeds enters the error. "At equal time" is
+    how far ahead ImpFlow was on validation by the minute in which ResFlow's training ended.
 
     Arguments:
         pairs: what `trained_pairs` found.
         zoo: folder of the models' folders.
     """
     lines = [
-        "| data | parameters | rows seen | ImpFlow | ResFlow | ImpFlow ahead by |",
-        "|---|---|---|---|---|---|",
+        "| data | parameters | rows seen | ImpFlow | ResFlow | at equal time | ImpFlow ahead by |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(_cells(*pair, zoo)) + " |" for pair in pairs]
     return "\n".join(lines)
@@ -57,8 +58,24 @@ def _cells(first: Row, second: Row, zoo: Path) -> tuple[str, ...]:
         _both(first.parameters, second.parameters),
         _both(first.rows_seen, second.rows_seen),
         *(_value(row) for row in (first, second)),
+        _at_equal_time(first, second, zoo),
         f"{gain:+.4f} ± {error:.4f} {METRICS[first.metric].unit}, {how}",
     )
+
+
+def _at_equal_time(first: Row, second: Row, zoo: Path) -> str:
+    """How far the best validation of the first is ahead when the second's training was over."""
+    if not all((zoo / row.model / TRAINING).is_file() for row in (first, second)):
+        return ""
+    curves = [TrainingFacts.read(zoo / row.model).curve for row in (first, second)]
+    if not all(curves):
+        return ""
+    sign, over = METRICS[first.metric].sign, curves[1][-1][1]
+    best = [
+        max((sign * value for _, seconds, value in curve if seconds <= over), default=-math.inf)
+        for curve in curves
+    ]
+    return f"{best[0] - best[1]:+.4f}"
 
 
 def _mean(row: Row) -> float:

@@ -48,16 +48,28 @@ def test_seeds_are_compared_in_the_mean(tmp_path):
     seeds = {"seeds": "4", "seeds_mean": "2.1", "seeds_std": "0.08"}
     line = pairs.table([(row("impflow-a", "2.0", **seeds), ROWS[1])], tmp_path).splitlines()[2]
     assert "| 2.000 ± 0.030 (4 seeds: 2.100 ± 0.080) | 2.500 ± 0.040 |" in line
-    assert line.endswith("| +0.4000 ± 0.0640 bits, unpaired |")  # 0.03, 0.04 and 0.08 / 2
+    assert line.endswith("|  | +0.4000 ± 0.0640 bits, unpaired |")  # 0.03, 0.04 and 0.08 / 2
 
 
 def test_ahead_is_positive_where_impflow_is_better(tmp_path):
     lines = pairs.table(pairs.trained_pairs(ROWS), tmp_path).splitlines()[2:]
     first, second = "2.000 ± 0.030 | 2.500 ± 0.040", "-1.000 ± 0.030 | -0.500 ± 0.030"
     assert lines == [
-        f"| moons | 1,000 | 500 | {first} | +0.5000 ± 0.0500 bits, unpaired |",
-        f"| b | 1,000 | 500 / 600 | {second} | -0.5000 ± 0.0424 nats, unpaired |",
+        f"| moons | 1,000 | 500 | {first} |  | +0.5000 ± 0.0500 bits, unpaired |",
+        f"| b | 1,000 | 500 / 600 | {second} |  | -0.5000 ± 0.0424 nats, unpaired |",
     ]
+
+
+@pytest.mark.parametrize(("pair", "ahead"), [(ROWS[:2], "-0.5000"), (ROWS[2:4], "+0.5000")])
+def test_models_are_compared_at_equal_time(pair, ahead, tmp_path):
+    """What the first comes to after the second has ended does not count."""
+    for model, curve in zip(
+        (row.model for row in pair), ([[1, 2.0, 3.0], [2, 4.0, 9.0]], [[1, 3.0, 2.5]]), strict=True
+    ):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "training.json").write_text(json.dumps({**FACTS, "curve": curve}))
+    line = pairs.table(pairs.trained_pairs(pair), tmp_path).splitlines()[2]
+    assert line.split(" | ")[-2] == ahead
 
 
 def test_scores_of_the_same_rows_are_compared_row_by_row(tmp_path):
