@@ -324,6 +324,7 @@ def test_snippets_of_the_zoo_run_as_printed(name, capsys):
     assert "tensor(" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_whole_zoo_is_fit():
     """What a maintainer sends with one command; if it fails, the folder has to be staged again."""
     found = publishing.parcels()
