@@ -17,7 +17,7 @@ from impflow_zoo import (
     SolverError,
 )
 from impflow_zoo.lipschitz.norms import held_weights
-from impflow_zoo.numerics import implicit, krylov
+from impflow_zoo.numerics import transposed
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.transforms.monotone import MonotoneTransform
 
@@ -110,8 +110,8 @@ def test_a_derivative_that_does_not_converge(monkeypatch):
 
     With so few features dense Jacobians would do.
     """
-    monkeypatch.setattr(krylov, "_MAX_RESTARTS", 0)
-    monkeypatch.setattr(implicit, "DENSE", 50)
+    monkeypatch.setattr(transposed, "MAX_RESTARTS", 0)
+    monkeypatch.setattr(transposed, "DENSE", 50)
     features = 100
     net = nn.Linear(features, features, bias=False).double()
     with torch.no_grad():

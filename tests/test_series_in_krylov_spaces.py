@@ -241,3 +241,24 @@ def test_the_budget_of_terms_is_kept() -> None:
     assert value.isfinite().all()
     assert full.isfinite().all()
     assert events[0][1]["tail"] > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_gradient_leaves_a_space_that_has_closed(rank: int, dtype: torch.dtype) -> None:
+    """A matrix of low rank, far from normal: the probe's space ends, that of its gradient not."""
+    basis, _ = torch.linalg.qr(torch.randn(70, 70, dtype=torch.float64))
+    net = nn.Linear(70, 70, bias=False).to(dtype)
+    with torch.no_grad():
+        turned = [0.9 * basis[2 * i] + math.sqrt(0.19) * basis[2 * i + 1] for i in range(rank)]
+        weight = sum(torch.outer(basis[2 * i], t) for i, t in enumerate(turned))
+        net.weight.copy_(-0.95 * weight)
+    x = torch.zeros(2, 70, dtype=dtype)
+    gradients = []
+    for logdet in (LogDet(n_terms=60), LogDet("truncated", n_terms=600)):
+        block = ResFlowTransform(net, logdet).eval()
+        (gradient,) = torch.autograd.grad(block(x)[1].sum(), [net.weight])
+        gradients.append(gradient)
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    # 60 terms of 600: 0.95 * 0.9 to the 60th, a few times over
+    assert difference < (1e-3 if dtype == torch.float64 else 2e-3)

@@ -12,17 +12,15 @@ from torch import Tensor
 
 from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.graph import forbid_second_order, recording, without_hooks
-from impflow_zoo.numerics.krylov import solve_linear
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.rows import Net, call, computed_parameters, norm
-from impflow_zoo.numerics.solve import DENSE, NumericalWarning, Solver, SolverError
+from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
+from impflow_zoo.numerics.transposed import ROUNDING, solve_transposed
 
 __all__ = ["ResidualMap"]
 
 _FEW_FEATURES = 8  # up to here the backward solve is dense
-_ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
-_LOOSEST = 1e-3  # relative residual that rounding excuses: where it is more, it is singular
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
     else:
         u = _solve_by_products(point, t, rtol, training=training)
     size = norm(t)
-    singular = size.isfinite() & ~(norm(u) * (_ROUNDING * torch.finfo(t.dtype).eps) <= size)
+    singular = size.isfinite() & ~(norm(u) * (ROUNDING * torch.finfo(t.dtype).eps) <= size)
     if bool(singular.any()):
         what = (
             "is not known to a digit: I + J is singular there up to rounding, g is no contraction"
@@ -184,24 +182,12 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
 
 
 def _solve_by_products(point: Linearization, t: Tensor, rtol: float, *, training: bool) -> Tensor:
-    """`u` in Krylov spaces, and by the dense Jacobians of rows that these do not solve."""
-    u, residual, products = solve_linear(point.vjp, t, rtol)
-    failed = ~(residual <= rtol)
-    if bool(failed.any()) and point.features <= DENSE:
-        rows = failed.nonzero()[:, 0]
-        dense_u, residual[rows], floor = _solve_densely(point, t.flatten(1), rows)
-        u = u.clone()
-        u.view(len(u), -1)[rows] = dense_u
-        excused = torch.where(floor <= _LOOSEST, floor, 0.0).clamp(min=rtol)
-        failed[rows] = ~(residual[rows] <= excused)
-    if bool(failed.any()):
-        worst = float(residual.nan_to_num(1e30).amax())
-        what = (
-            f"did not converge: worst relative residual {worst:.2e}, tolerance {rtol:.2e} after "
-            f"{products} products. Loosen Solver(backward_rtol=)"
-        )
-        _report(failed, what, training=training)
-    return u
+    """`u` in Krylov spaces, or by dense Jacobians."""
+    solved = solve_transposed(point, t, rtol)
+    if bool(solved.failed.any()):
+        what = f"did not converge: {solved.shortfall(rtol)}. Loosen Solver(backward_rtol=)"
+        _report(solved.failed, what, training=training)
+    return solved.u
 
 
 def _report(failed: Tensor, what: str, *, training: bool) -> None:
@@ -210,18 +196,3 @@ def _report(failed: Tensor, what: str, *, training: bool) -> None:
     if not training:
         raise SolverError(message)
     warnings.warn(message, NumericalWarning, stacklevel=3)
-
-
-def _solve_densely(point: Linearization, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Some rows solved by their dense Jacobians: `u`, its relative residual, and rounding's share.
-
-    Plain rounding leaves a residual of some eps times the size of the two terms of `u + J^T u`.
-    """
-    eps = torch.finfo(t.dtype).eps
-    right = t[rows]
-    transposed = torch.eye(point.features, dtype=t.dtype, device=t.device)
-    transposed = transposed + point.jacobian_of(rows).mT
-    u = dense.solve(transposed, right)
-    rest = (transposed @ u[..., None])[..., 0] - right
-    size = norm(right).clamp(min=torch.finfo(t.dtype).tiny)
-    return u, norm(rest) / size, _ROUNDING * eps * (1 + norm(u) / size)

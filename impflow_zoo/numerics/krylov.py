@@ -4,7 +4,9 @@ With the products `A q` alone it answers two questions about each row's matrix `
 solution of `(I + A) u = v` (full orthogonalisation method) and the form `v^T log(I + A) v`.
 For `|A| < 1` both exist and the projected systems are never singular. The form of `m` dimensions
 has the first `m` terms of the power series of the logarithm right, and the later ones as the
-projection of `A` continues them. It is differentiable where the products are.
+projection of `A` continues them. It is differentiable where the products are, if the space was
+built for that: where a space closes, nothing of `A q` is left outside of it, but the derivative of
+that nothing counts.
 
 References:
     Iterative Methods for Sparse Linear Systems, 2nd ed., sections 6.3-6.4 (Saad, 2003)
@@ -21,12 +23,13 @@ from torch import Tensor
 
 from impflow_zoo.numerics.rows import dot, norm
 
-__all__ = ["Krylov", "arnoldi", "solve_linear"]
+__all__ = ["MAX_RESTARTS", "Krylov", "arnoldi", "solve_linear"]
 
 _MAX_DIM = 60  # vectors kept before a restart: a bound on memory
-_MAX_RESTARTS = 20
+MAX_RESTARTS = 20
 _MAX_TERMS = 100_000  # of the series of a projection
 _DIVERGED = 1e3  # growth of a power of the projection that no contraction reaches
+_CLOSED = 1e-2  # share of a residual that is left where a space closes; others fall more slowly
 _SHIFTS = 16  # of the quadrature in the bound of a form's error
 
 
@@ -40,7 +43,10 @@ class Krylov:
         before: what it was with one dimension less, `[B]`.
         columns: the projection `H` of `A` in the basis of each row, column by column, the entries
             down to the one below the diagonal, `[B]` each.
+        left_out: length of what the last product of each row's own space has outside of it, `[B]`.
         dims: dimension of each row's own space, `[B]`.
+        all_dims: the same, but every dimension there is for a differentiable row whose space
+            closed, `[B]`.
         size: `|v|` of each row, `[B]`.
     """
 
@@ -48,7 +54,9 @@ class Krylov:
     residual: Tensor
     before: Tensor
     columns: list[list[Tensor]]
+    left_out: Tensor
     dims: Tensor
+    all_dims: Tensor
     size: Tensor
 
     @property
@@ -56,18 +64,20 @@ class Krylov:
         """How often `A` was applied."""
         return len(self.columns)
 
-    def hessenberg(self, *, less: int = 0) -> Tensor:
+    def hessenberg(self, *, less: int = 0, whole: bool = False) -> Tensor:
         """`H`, zero outside of each row's own space, `[B, m, m]`.
 
         Arguments:
             less: take this many dimensions off every space.
+            whole: take `all_dims`.
         """
         m, zero = self.products, torch.zeros_like(self.size)
         columns = [torch.stack([*column, *[zero] * m][:m], dim=1) for column in self.columns]
-        inside = torch.arange(m, device=zero.device) < self.dims[:, None] - less
+        dims = self.all_dims if whole else self.dims
+        inside = torch.arange(m, device=zero.device) < dims[:, None] - less
         return torch.stack(columns, dim=2) * (inside[:, None] & inside[..., None])
 
-    def log_form(self, rtol: float, *, less: int = 0) -> Tensor:
+    def log_form(self, rtol: float, *, less: int = 0, whole: bool = False) -> Tensor:
         """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection.
 
         NaN for rows where the series does not converge, as `|A| < 1` guarantees it does. A row
@@ -75,23 +85,25 @@ class Krylov:
 
         Arguments:
             rtol: size of the first term left out, relative to `|v|^2`.
-            less: as in `hessenberg`.
+            less, whole: as in `hessenberg`.
         """
         total = torch.zeros_like(self.size)
         if not self.products:  # nothing but zero vectors, or no rows at all
             return total
-        h = -self.hessenberg(less=less)
+        h = -self.hessenberg(less=less, whole=whole)
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
         rest = torch.ones_like(self.size, dtype=torch.bool)
+        diverged = torch.zeros_like(rest)
         for k in range(1, _MAX_TERMS):
             power = (h * power[:, None]).sum(-1)
             total = torch.where(rest, total - power[:, 0] / k, total)
             largest = power.detach().abs().amax(dim=1)
-            rest = rest & (largest > rtol * k)
-            if not bool((rest & (largest < _DIVERGED)).any()):
+            diverged = diverged | (rest & ~(largest < _DIVERGED))
+            rest = rest & ~diverged & (largest > rtol * k)
+            if not bool(rest.any()):
                 break
-        return torch.where(rest, torch.nan, total) * self.size**2
+        return torch.where(rest | diverged, torch.nan, total) * self.size**2
 
     def log_form_bound(self, kappa: float) -> Tensor:
         """A bound of the error of `log_form` where `|A| <= kappa < 1`, `[B]`, short of rounding.
@@ -109,9 +121,8 @@ class Krylov:
         first = identity[:, :1].expand(len(t), len(h), m, 1)
         y = torch.linalg.solve(identity + t[:, None, None, None] * h, first)[..., 0]
         rows, last = torch.arange(len(h), device=h.device), (self.dims - 1).clamp(min=0)
-        below = torch.stack([column[-1].detach() for column in self.columns], dim=1)[rows, last]
         integrand = y[:, rows, last].abs() / (1 - t * kappa)[:, None]
-        return torch.trapezoid(integrand, t, dim=0) * below * self.size**2
+        return torch.trapezoid(integrand, t, dim=0) * self.left_out * self.size**2
 
 
 class _Factors:
@@ -151,15 +162,24 @@ class _Factors:
 
 
 def arnoldi(
-    product: Callable[[Tensor], Tensor], v: Tensor, rtol: float, max_dim: int = _MAX_DIM
+    product: Callable[[Tensor], Tensor],
+    v: Tensor,
+    rtol: float | Tensor,
+    max_dim: int = _MAX_DIM,
+    *,
+    differentiable: bool = False,
 ) -> Krylov:
     """Build the Krylov space of `v` until `(I + A) u = v` is solved to `rtol |v|` in each row.
 
     Arguments:
         product: applies `A` to every row, `[B, ...] -> [B, ...]`.
         v: right-hand sides, with shape `[B, ...]`.
-        rtol: relative tolerance; a row's answer is fixed once it is reached.
+        rtol: relative tolerance, one or one for each row, `[B]`; a row's answer is fixed once it
+            is reached.
         max_dim: largest dimension of the space.
+        differentiable: where a space closes, go on to `max_dim`, so that the form of all
+            dimensions has the derivatives of that many terms right. Where nothing is left of a
+            product, the next vector is what is left, as it is: nothing, but with its derivative.
     """
     dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps
@@ -168,29 +188,39 @@ def arnoldi(
     columns: list[list[Tensor]] = []
     factors = _Factors(size)
     residual, before, done = size, size, size == 0
-    dims = torch.zeros_like(done, dtype=torch.long)
-    while len(columns) < dim and not bool(done.all()):
+    left_out, dims = torch.zeros_like(size), torch.zeros_like(done, dtype=torch.long)
+    ended, closed = torch.zeros_like(done), torch.zeros_like(done)
+    while len(columns) < dim and not bool((done & ~closed).all()):
         w = product(basis[-1].view_as(v)).flatten(1)
-        length = norm(w)
+        length = norm(w.detach())
         column = []
         for q in basis:
             column.append(dot(q, w))
             w = torch.addcmul(w, column[-1][:, None], q, value=-1)
-        left = norm(w)
-        left = torch.where(left > 10 * eps * length, left, 0)
-        columns.append([*column, left])
-        error = factors.append([entry.detach() for entry in columns[-1]])
+        left = norm(w.detach())
+        ended = ended | ~(left > 10 * eps * length)
+        if differentiable:  # norms have no second derivative at zero
+            left = norm(torch.where(ended[:, None], 1, w))
+        left = torch.where(ended, 0, left)
+        error = factors.append([entry.detach() for entry in (*column, left)])
+        columns.append([*column, torch.where(ended, 1, left) if differentiable else left])
+        last = factors.z[-2].abs()
         now = ~done if len(columns) == dim else ~done & (error <= rtol * size)
         residual = torch.where(now, error, residual)
-        before = torch.where(now, factors.z[-2].abs(), before)
+        before = torch.where(now, last, before)
+        left_out = torch.where(now, left.detach(), left_out)
         dims = torch.where(now, len(columns), dims)
+        if differentiable:
+            closed = closed | (now & (error <= _CLOSED * last))
         done = done | now
         if len(columns) < dim:
-            basis.append(w * _inverse(left))
+            unit = w * _inverse(left)
+            basis.append(torch.where(ended[:, None], w, unit) if differentiable else unit)
     solution = torch.zeros_like(basis[0])
     for weight, q in zip(factors.solve(dims), basis, strict=False):
         solution.addcmul_(weight[:, None], q.detach())
-    return Krylov(solution.view_as(v), residual, before, columns, dims, size)
+    all_dims = torch.where(closed, len(columns), dims)
+    return Krylov(solution.view_as(v), residual, before, columns, left_out, dims, all_dims, size)
 
 
 def _inverse(size: Tensor) -> Tensor:
@@ -200,25 +230,36 @@ def _inverse(size: Tensor) -> Tensor:
 
 
 def solve_linear(
-    product: Callable[[Tensor], Tensor], v: Tensor, rtol: float
+    product: Callable[[Tensor], Tensor],
+    v: Tensor,
+    rtol: float,
+    *,
+    start: Krylov | None = None,
+    restarts: int = MAX_RESTARTS,
 ) -> tuple[Tensor, Tensor, int]:
     """Solve `(I + A) u = v` in every row, restarting where one Krylov space was not enough.
+
+    Arguments:
+        product, v, rtol: as in `arnoldi`.
+        start: the space of `v`, if it is there already.
+        restarts: how often at most.
 
     Returns:
         The solutions, the relative residuals `[B]` and the number of products.
     """
-    space = arnoldi(product, v, rtol)
+    space = arnoldi(product, v, rtol) if start is None else start
     u, residual, products = space.solution, space.residual, space.products
     target = rtol * space.size
-    for _ in range(_MAX_RESTARTS):
+    finest, tiny = 8 * torch.finfo(v.dtype).eps, torch.finfo(v.dtype).tiny
+    for _ in range(restarts):
         open_rows = residual > target
         if not bool(open_rows.any()):
             break
         mask = open_rows.view(-1, *[1] * (v.dim() - 1))
         rest = torch.where(mask, v - u - product(u), torch.zeros_like(v))
-        share = float((target / norm(rest).clamp(min=torch.finfo(v.dtype).tiny))[open_rows].min())
-        space = arnoldi(product, rest, min(max(share, 8 * torch.finfo(v.dtype).eps), 0.5))
+        share = (target / norm(rest).clamp(min=tiny)).clamp(finest, 0.5)
+        space = arnoldi(product, rest, share)
         u = u + space.solution
         residual = torch.where(open_rows, space.residual, residual)
         products += space.products + 1
-    return u, residual / norm(v).clamp(min=torch.finfo(v.dtype).tiny), products
+    return u, residual / norm(v).clamp(min=tiny), products

@@ -20,7 +20,8 @@ from impflow_zoo.numerics.probes import fresh_lengths, fresh_probe, seeded_probe
 from impflow_zoo.numerics.rows import dot, norm
 from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_real, is_whole
-from impflow_zoo.numerics.solve import NumericalWarning
+from impflow_zoo.numerics.solve import NumericalWarning, SolverError
+from impflow_zoo.numerics.transposed import solve_transposed
 
 __all__ = ["LogDet", "NoContractionError", "truncation_bound"]
 
@@ -54,13 +55,14 @@ class LogDet:
             64 features, else truncated, the series summed in a Krylov space of each probe. That
             has the same terms, stands for later ones too, and ends where those are below `rtol`.
         series: what `unbiased` does beyond the probe. `"solve"`: a Krylov space of the probe,
-            grown until `(I + J)^T u = v` is solved to `rtol`; its bias is that tolerance and its
+            grown until `(I + J)^T u = v` is solved to `rtol` (beyond 60 dimensions the gradient
+            goes on in further ones, the value ends); its bias is that tolerance and its
             variance is finite. `"roulette"`: the randomly stopped series of Chen et al. (2019),
             unbiased to the last term; it stops at a rate of `1 - kappa`, as its variance is
             infinite from `1 - kappa^2` on. Where the constant is not known it is taken for 0.9,
             which will do below 0.948.
-        rtol: tolerance of `"solve"`; None is 1e-3 in float32 and 1e-8 in float64, which is also
-            the loosest that evaluation takes.
+        rtol: tolerance of `"solve"` and, in evaluation, of `"auto"` beyond 64 features; None is
+            1e-3 in float32 and 1e-8 in float64. `"auto"` does not take a looser one.
         n_terms: terms of `"truncated"`, the most of them in a Krylov space, and terms that
             `"roulette"` always takes (at most 2 there).
         n_probes: probes averaged by `"truncated"`; the standard error needs at least two.
@@ -149,7 +151,7 @@ class LogDet:
             one = partial(form, point, gradient=gradient, kappa=kappa)
             value, figures = self._over_probes(one, point.x, salt)
         elif self.series == "solve":
-            value, figures = self._solve(point, gradient=gradient)
+            value, figures = self._solve(point, gradient=gradient, training=training)
         else:
             value, figures = self._roulette(point, gradient=gradient, kappa=kappa)
         diverged = value.isnan()
@@ -208,9 +210,13 @@ class LogDet:
             v,
             loosest if self.rtol is None else min(self.rtol, loosest),
             self.n_terms,
+            differentiable=gradient,
         )
         rtol = _SERIES_RTOL * loosest
         value = space.log_form(rtol)
+        if gradient:
+            whole = space.log_form(rtol, whole=True)
+            value = value.detach() + (whole - whole.detach())
         if not (monitor.listening() and len(v)):
             return value, (0.0, 0.0, 0.0)
         # Its terms are what each dimension changed; they shrink as the residuals did, or faster.
@@ -224,15 +230,23 @@ class LogDet:
     def _default_rtol(self, v: Tensor) -> float:
         return 1e-8 if v.dtype == torch.float64 else 1e-3
 
-    def _solve(self, point: Linearization, *, gradient: bool) -> tuple[Tensor, dict]:
+    def _solve(
+        self, point: Linearization, *, gradient: bool, training: bool
+    ) -> tuple[Tensor, dict]:
         """Value `v^T log(I + J^T) v`, gradient `u^T dJ v` with `(I + J)^T u = v`."""
         v = fresh_probe(point.x)
         rtol = self.rtol or self._default_rtol(v)
         space = arnoldi(point.vjp, v, rtol)
         value = space.log_form(rtol)
+        figures = {"variance": torch.full_like(value, math.nan), "products": space.products}
         if gradient:
-            value = _with_gradient(value, point, space.solution, v)
-        return value, {"variance": value.detach() * math.nan, "products": space.products}
+            u = space.solution
+            if bool(((space.residual > rtol * space.size) & ~value.isnan()).any()):
+                solved = solve_transposed(point, v, rtol, start=space)
+                u, figures["products"] = solved.u, solved.products
+                _report(solved.failed & ~value.isnan(), solved.shortfall(rtol), training=training)
+            value = _with_gradient(value, point, u, v)
+        return value, figures
 
     def _roulette(
         self, point: Linearization, *, gradient: bool, kappa: float | None
@@ -284,6 +298,19 @@ def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) ->
     """Give `value` the gradient of `u^T J v`, row by row, at the price of one double product."""
     surrogate = FirstOrder.apply(point.form(u.detach(), v))
     return value.detach() + (surrogate - surrogate.detach())
+
+
+def _report(failed: Tensor, shortfall: str, *, training: bool) -> None:
+    """Raise `SolverError` over rows whose gradient is not known; in training warn instead."""
+    if not bool(failed.any()):
+        return
+    message = (
+        f"the gradient of log det(I + J) of {int(failed.sum())} of {len(failed)} rows did not "
+        f"converge: {shortfall}. Loosen LogDet(rtol=)"
+    )
+    if not training:
+        raise SolverError(message)
+    warnings.warn(message, NumericalWarning, stacklevel=3)
 
 
 def _geometric_tail(before: float, last: float) -> float:

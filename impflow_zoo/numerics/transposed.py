@@ -1,0 +1,85 @@
+"""The linear systems `(I + J)^T u = t` behind derivatives, one for each row of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.numerics import dense
+from impflow_zoo.numerics.krylov import MAX_RESTARTS, Krylov, solve_linear
+from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.rows import norm
+from impflow_zoo.numerics.solve import DENSE
+
+__all__ = ["ROUNDING", "Solved", "solve_transposed"]
+
+ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
+_FEW_RESTARTS = 1  # of a Krylov space, before dense Jacobians cost less
+_LOOSEST = 1e-3  # relative residual that rounding excuses: where it is more, it is singular
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What came of the systems.
+
+    Arguments:
+        u: the solutions, with the shape of the right-hand sides.
+        residual: `|t - (I + J)^T u| / |t|` of each row, `[B]`.
+        failed: rows whose residual exceeds the tolerance, `[B]`.
+        products: products with the Jacobian that Krylov spaces took.
+    """
+
+    u: Tensor
+    residual: Tensor
+    failed: Tensor
+    products: int
+
+    def shortfall(self, rtol: float) -> str:
+        """The worst residual beside the tolerance `rtol`, in words."""
+        worst = float(self.residual.nan_to_num(1e30).amax())
+        return (
+            f"worst relative residual {worst:.2e}, tolerance {rtol:.2e} after "
+            f"{self.products} products"
+        )
+
+
+def solve_transposed(
+    point: Linearization, t: Tensor, rtol: float, *, start: Krylov | None = None
+) -> Solved:
+    """Solve in Krylov spaces, and by dense Jacobians the rows of few features that are left.
+
+    Arguments:
+        point: the net at the point.
+        t: right-hand sides, `[B, ...]`.
+        rtol: largest relative residual of a row.
+        start: the Krylov space of `t`, if it is there already.
+    """
+    small = point.features <= DENSE
+    restarts = _FEW_RESTARTS if small else MAX_RESTARTS
+    u, residual, products = solve_linear(point.vjp, t, rtol, start=start, restarts=restarts)
+    failed = ~(residual <= rtol)
+    if small and bool(failed.any()):
+        rows = failed.nonzero()[:, 0]
+        dense_u, residual[rows], floor = _solve_densely(point, t.flatten(1), rows)
+        u = u.clone()
+        u.view(len(u), -1)[rows] = dense_u
+        excused = torch.where(floor <= _LOOSEST, floor, 0.0).clamp(min=rtol)
+        failed[rows] = ~(residual[rows] <= excused)
+    return Solved(u, residual, failed, products)
+
+
+def _solve_densely(point: Linearization, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Some rows solved by their dense Jacobians: `u`, its relative residual, and rounding's share.
+
+    Plain rounding leaves a residual of some eps times the size of the two terms of `u + J^T u`.
+    """
+    eps = torch.finfo(t.dtype).eps
+    right = t[rows]
+    transposed = torch.eye(point.features, dtype=t.dtype, device=t.device)
+    transposed = transposed + point.jacobian_of(rows).mT
+    u = dense.solve(transposed, right)
+    rest = (transposed @ u[..., None])[..., 0] - right
+    size = norm(right).clamp(min=torch.finfo(t.dtype).tiny)
+    return u, norm(rest) / size, ROUNDING * eps * (1 + norm(u) / size)
