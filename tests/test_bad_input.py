@@ -59,6 +59,19 @@ class Pair(nn.Module):
         return x, x
 
 
+class Hidden(nn.Module):
+    """A net that does not tell how its answer depends on the input."""
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * torch.sin(x)
+
+
+def under_autocast(of: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return of(x)
+
+
 def nflows_flow(context: int | None = None) -> Flow:
     return Flow(CompositeTransform([block(context)]), StandardNormal([3]))
 
@@ -143,8 +156,64 @@ BAD = {
         lambda: LipschitzMLP(2, context_features=-1),
         "context_features=-1: a size or None is needed",
     ),
-    "width": (lambda: LipschitzConvNet(width=0), "width=0: at least one channel is needed"),
-    "growth": (lambda: LipschitzDenseNet(growth=0), "growth=0, depth=3: at least 1 and 0 are"),
+    "width": (lambda: LipschitzConvNet(width=0), "width=0, .*: positive sizes are needed"),
+    "growth": (lambda: LipschitzDenseNet(growth=0), "growth=0, kernel=3: positive sizes are"),
+    "image-width-half": (lambda: LipschitzConvNet(width=2.5), "width=2.5, .*: positive sizes are"),
+    "image-channels-text": (lambda: LipschitzConvNet("3"), "channels='3', .*: positive sizes are"),
+    "kernels-one-size": (lambda: LipschitzConvNet(kernels=3), r"kernels=3: .* as \(3, 1\)"),
+    "image-context-negative": (
+        lambda: LipschitzDenseNet(context_features=-1),
+        "context_features=-1: a size or None is needed",
+    ),
+    "depth-half": (lambda: LipschitzDenseNet(depth=1.5), "depth=1.5: a number of layers is needed"),
+    "solver-set-by-name": (
+        lambda: setattr(block(), "solver", "newton"),
+        "solver='newton': a Solver is needed",
+    ),
+    "logdet-set-to-nothing": (
+        lambda: setattr(block(), "logdet", None),
+        "logdet of type NoneType: a LogDet is needed",
+    ),
+    "autocast-double": (
+        lambda: under_autocast(block(), X.double()),
+        "inputs of type torch.float64, parameters of type torch.float32: convert either",
+    ),
+    "autocast-narrow-parameters": (
+        lambda: under_autocast(block().to(torch.bfloat16), X),
+        "parameters of type torch.bfloat16: torch.float32 or torch.float64 is needed",
+    ),
+    "net-without-a-graph": (
+        lambda: ResFlowTransform(Hidden())(X),
+        "the net's answer depends on its input but carries no graph",
+    ),
+    "temperature-text": (
+        lambda: ImpFlow(TabularConfig(2, blocks=1)).sample(2, temperature="1"),
+        "temperature='1': at least 0, finite expected",
+    ),
+    "sample-context-of-no-dimension": (
+        lambda: ImpFlow(TabularConfig(2, blocks=1, context_features=1)).sample(
+            2, torch.tensor(1.0)
+        ),
+        r"context of shape \(\): for 0 rows this model takes \[0, 1\]",
+    ),
+    "standardise-a-column": (
+        lambda: ImpFlow(TabularConfig(2, blocks=1)).fit_preprocessing(torch.arange(3.0)),
+        r"rows of shape \(3,\): this model takes \[N, 2\]",
+    ),
+    "standardise-nan": (
+        lambda: ImpFlow(TabularConfig(3, blocks=1)).fit_preprocessing(X / 0),
+        "the rows hold NaN or infinity",
+    ),
+    "standardise-no-tensor": (
+        lambda: ImpFlow(TabularConfig(2, blocks=1)).fit_preprocessing([[1.0, 2.0]]),
+        "rows of type list: a torch tensor is needed",
+    ),
+    "standardise-images": (
+        lambda: ImpFlow(ImageConfig(1, (4, 4), blocks=(1,), width=2)).fit_preprocessing(
+            torch.zeros(2, 1, 4, 4)
+        ),
+        "this model's preprocessing is fixed: it learns nothing from rows",
+    ),
     "solver-by-name": (
         lambda: ResFlowTransform(mlp(), solver="newton"),
         r"solver='newton': a Solver is needed, such as Solver\(method='newton'\)",
@@ -200,7 +269,7 @@ BAD = {
     "mlp-layer-of-nothing": (lambda: LipschitzMLP(2, (0,)), r"hidden_features=\(0,\): positive"),
     "mlp-one-size": (lambda: LipschitzMLP(2, 128), r"hidden_features=128: .* as \(128,\)"),
     "images-one-size": (lambda: LipschitzConvNet(3, 32), "image_size=32: height and width"),
-    "images-of-nothing": (lambda: LipschitzConvNet(0), "channels=0, .*: positive sizes needed"),
+    "images-of-nothing": (lambda: LipschitzConvNet(0), "channels=0, .*: positive sizes are needed"),
     "solver-half-a-step": (lambda: Solver(max_steps=2.5), r"max_steps=2.5\): a whole number"),
     "solver-tolerance": (lambda: Solver(rtol="a"), r"rtol='a'\): a tolerance of at least 0"),
     "solver-a-vector": (lambda: Solver().solve(mlp(), X[0]), r"y of shape \(3,\) .* rows of"),

@@ -11,9 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
+from impflow_zoo.lipschitz.arguments import (
+    check_bound,
+    check_context,
+    check_context_size,
+    check_sizes,
+)
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.induced import make_convolution, spaces
-from impflow_zoo.numerics.settings import is_real
+from impflow_zoo.numerics.settings import is_whole
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
@@ -34,13 +40,12 @@ class _ImageNet(nn.Module):
         context_features: int | None,
     ) -> None:
         super().__init__()
-        if not (is_real(lipschitz) and 0 < lipschitz < math.inf):
-            raise ValueError(f"lipschitz={lipschitz!r}: a positive number is needed")
+        check_bound(lipschitz)
+        check_context_size(context_features)
         if isinstance(image_size, int) or len(image_size) != 2:
             raise ValueError(f"image_size={image_size}: height and width are needed, as (32, 32)")
+        check_sizes(channels=channels, image_size=tuple(image_size))
         self.shape = (channels, *image_size)
-        if min(self.shape) < 1:
-            raise ValueError(f"channels={channels}, image_size={image_size}: positive sizes needed")
         self.lipschitz: float | None = float(lipschitz)
         self.context_features = context_features
 
@@ -51,16 +56,7 @@ class _ImageNet(nn.Module):
         if x.dim() != 4 or x.shape[1:] != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
-        size = self.context_features
-        if size and context is None:
-            raise ValueError(f"this net needs a context of shape [B, {size}]")
-        if size and context is not None and context.shape != (len(x), size):
-            raise ValueError(
-                f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
-                f"[{len(x)}, {size}]"
-            )
-        if size and context is not None and not context.is_floating_point():
-            raise ValueError(f"context of type {context.dtype}: floating point is needed")
+        check_context(context, len(x), self.context_features)
 
     def _hidden(
         self, h: Tensor, i: int, context: Tensor | None, scale: Tensor | float = 1.0
@@ -121,11 +117,10 @@ class LipschitzConvNet(_ImageNet):
         stored_norms: bool = False,
     ) -> None:
         super().__init__(channels, image_size, lipschitz, context_features)
-        if not kernels:
-            raise ValueError("kernels=(): at least one convolution is needed")
+        if isinstance(kernels, int) or not kernels:
+            raise ValueError(f"kernels={kernels}: a size for each convolution is needed, as (3, 1)")
+        check_sizes(width=width, kernels=tuple(kernels))
         share = lipschitz ** (1 / len(kernels))
-        if width < 1:
-            raise ValueError(f"width={width}: at least one channel is needed")
         if stored_norms or norm != "2":
             self.lipschitz = None  # the layers' norms do not bound it in the 2-norm
         widths = [channels, *[width] * (len(kernels) - 1), channels]
@@ -208,8 +203,9 @@ class LipschitzDenseNet(_ImageNet):
         context_features: int | None = None,
     ) -> None:
         super().__init__(channels, image_size, lipschitz, context_features)
-        if growth < 1 or depth < 0:
-            raise ValueError(f"growth={growth}, depth={depth}: at least 1 and 0 are needed")
+        check_sizes(growth=growth, kernel=kernel)
+        if not (is_whole(depth) and depth >= 0):
+            raise ValueError(f"depth={depth!r}: a number of layers is needed, 0 or more")
         self.activations = nn.ModuleList(make_activation(activation) for _ in range(depth))
         convolutions, width = [], channels
         for a in self.activations:

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, has_hooks, make_activation
+from impflow_zoo.lipschitz.arguments import (
+    check_bound,
+    check_context,
+    check_context_size,
+    check_sizes,
+)
 from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 from impflow_zoo.numerics.chain import Chain, Chained
-from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = ["LipschitzMLP"]
 
@@ -63,21 +68,14 @@ class LipschitzMLP(Chained, nn.Module):
         stored_norms: bool = False,
     ) -> None:
         super().__init__()
-        if not (is_real(lipschitz) and 0 < lipschitz < math.inf):
-            raise ValueError(f"lipschitz={lipschitz!r}: a positive number is needed")
+        check_bound(lipschitz)
         if isinstance(hidden_features, int):
             raise ValueError(
                 f"hidden_features={hidden_features}: a size for each hidden layer is needed, as "
                 f"({hidden_features},)"
             )
-        sizes = (features, *hidden_features)
-        if not all(is_whole(size) and size >= 1 for size in sizes):
-            raise ValueError(
-                f"features={features}, hidden_features={tuple(hidden_features)}: positive sizes "
-                "are needed"
-            )
-        if not (context_features is None or (is_whole(context_features) and context_features >= 0)):
-            raise ValueError(f"context_features={context_features!r}: a size or None is needed")
+        check_sizes(features=features, hidden_features=tuple(hidden_features))
+        check_context_size(context_features)
         self.features, self.context_features = features, context_features
         self.norm = norm if is_uniform(norm) else "2"
         self.bound = float(lipschitz)
@@ -172,17 +170,7 @@ class LipschitzMLP(Chained, nn.Module):
             raise ValueError(
                 f"input of shape {tuple(x.shape)}: this net takes [B, {self.features}]"
             )
-        if not self.context_features:
-            return
-        if context is None:
-            raise ValueError(f"this net needs a context of shape [B, {self.context_features}]")
-        if context.shape != (len(x), self.context_features):
-            raise ValueError(
-                f"context of shape {tuple(context.shape)}: for {len(x)} rows this net takes "
-                f"[{len(x)}, {self.context_features}]"
-            )
-        if not context.is_floating_point():
-            raise ValueError(f"context of type {context.dtype}: floating point is needed")
+        check_context(context, len(x), self.context_features)
 
 
 def _watched(net: LipschitzMLP) -> bool:

@@ -19,8 +19,9 @@ from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_o
 from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.rows import all_finite
 from impflow_zoo.numerics.seeds import mix
-from impflow_zoo.numerics.settings import is_whole
+from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.weights import PlainLoading
 
@@ -40,10 +41,15 @@ def _require_tensor(x: object, name: str) -> None:
 class _Noise(StandardNormal):
     """nflows' standard normal in the type of the model.
 
-    nflows samples in float32, and its constant stays as rough as the narrowest type it passed.
+    nflows samples in float32, and its constant is in float64 at first, then as rough as the
+    narrowest type it passed.
     """
 
     _log_z: Tensor
+
+    def __init__(self, shape: list[int]) -> None:
+        super().__init__(shape)
+        self.to(torch.get_default_dtype())
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:
         super()._apply(*arguments, **options)
@@ -161,14 +167,15 @@ class Density(PlainLoading):
             raise ModelError(f"sample({n!r}): a whole number of samples is needed")
         if n < 0:
             raise ModelError(f"sample({n}): the number of samples is not negative")
-        if not 0 <= temperature < math.inf:
-            raise ModelError(f"temperature={temperature}: at least 0, finite expected")
+        if not (is_real(temperature) and 0 <= temperature < math.inf):
+            raise ModelError(f"temperature={temperature!r}: at least 0, finite expected")
         if not isinstance(generator, torch.Generator | None):
             raise ModelError(
                 f"generator={generator!r}: torch.Generator().manual_seed(0), say, is needed"
             )
         if context is not None:
             _require_tensor(context, "context")
+            self._checked_context(context, len(context) if context.dim() else 0)
         reference = next(self.parameters())
         groups = 1 if context is None else len(context)
         noise = torch.randn(
@@ -210,7 +217,20 @@ class Density(PlainLoading):
 
     @torch.no_grad()
     def fit_preprocessing(self, x: Tensor) -> None:
-        """Learn mean and scale of the standardisation from training rows `[N, D]`."""
+        """Learn mean and scale of the standardisation from training rows `[N, D]`.
+
+        Raises:
+            ModelError: if the model has none, or the rows do not fit it, are not finite, or are
+                constant in a column.
+        """
+        _require_tensor(x, "rows")
+        if not self.preprocessing.learns:
+            raise ModelError("this model's preprocessing is fixed: it learns nothing from rows")
+        if x.shape[1:] != self.config.shape:
+            expected = ", ".join(map(str, self.config.shape))
+            raise ModelError(f"rows of shape {tuple(x.shape)}: this model takes [N, {expected}]")
+        if not all_finite(x):
+            raise ModelError("the rows hold NaN or infinity: there is nothing to standardise by")
         self.preprocessing.fit(self.transform, x)
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -207,6 +207,9 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         g: a net, called as `g(x)` or `g(x, context)`.
         x: the points, with shape `[B, ...]`.
         context: one context per row, or None.
+
+    Raises:
+        ValueError: if the net hides how its answer depends on the points.
     """
     graph = torch.is_grad_enabled()
     attached = graph and x.requires_grad
@@ -220,4 +223,21 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         if chain is not None:
             return _ChainLinearization(point, chain, graph=graph)
         # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
-        return Linearization(point, call(g, point, context).to(x.dtype))
+        value = call(g, point, context).to(x.dtype)
+        if not value.requires_grad:
+            _check_constant(g, point, context, value)
+        return Linearization(point, value)
+
+
+def _check_constant(g: Net, x: Tensor, context: Tensor | None, value: Tensor) -> None:
+    """A net whose answer carries no graph may be constant; another one's Jacobian is not known.
+
+    Raises:
+        ValueError: if it answers otherwise at another point.
+    """
+    elsewhere = call(g, x.detach() + 1, context).detach().to(value.dtype)
+    if not torch.equal(elsewhere, value):
+        raise ValueError(
+            "the net's answer depends on its input but carries no graph, so that its Jacobian is "
+            "not known: is there torch.no_grad, detach, numpy or an integer type within?"
+        )

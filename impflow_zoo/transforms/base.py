@@ -56,11 +56,7 @@ class ResidualBlock(PlainLoading, Transform):
     def __init__(self, logdet: str | LogDet, solver: Solver | None) -> None:
         super().__init__()
         self.logdet = LogDet.of(logdet)
-        if not isinstance(solver, Solver | None):
-            raise TypeError(
-                f"solver={solver!r}: a Solver is needed, such as Solver(method='newton')"
-            )
-        self.solver = solver or Solver()
+        self.solver = Solver() if solver is None else solver
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Data -> noise.
@@ -95,6 +91,12 @@ class ResidualBlock(PlainLoading, Transform):
         return self._value(inputs, context, backwards=True)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "logdet":
+            value = LogDet.of(value)
+        if name == "solver" and not isinstance(value, Solver):
+            raise TypeError(
+                f"solver={value!r}: a Solver is needed, such as Solver(method='newton')"
+            )
         if name in self.nets and not isinstance(value, nn.Module):
             raise TypeError(f"{name}={value!r}: a torch module is needed, such as LipschitzMLP(2)")
         super().__setattr__(name, value)
@@ -198,14 +200,15 @@ class ResidualBlock(PlainLoading, Transform):
                 "parameters were made within torch.inference_mode, which bars them from every "
                 "graph: build, convert or copy the module outside of it"
             )
-        if torch.is_autocast_enabled(value.device.type):
-            return
         dtypes = {p.dtype for p in parameters}
         for dtype in dtypes - {torch.float32, torch.float64}:
             raise ValueError(
                 f"parameters of type {dtype}: torch.float32 or torch.float64 is needed to find "
                 "roots; for narrow arithmetic within the nets use torch.autocast"
             )
+        narrow = torch.is_autocast_enabled(value.device.type)
+        if narrow and torch.float64 not in {value.dtype, *dtypes}:
+            return  # types of 32 bits and less go together there
         if dtypes and value.dtype not in dtypes:
             names = ", ".join(sorted(map(str, dtypes)))
             raise ValueError(
