@@ -239,7 +239,7 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     logdets = [figures for kind, figures in scored.events if kind == "logdet"]
     roots = [figures for kind, figures in scored.events if kind == "root"]
-    batches = max(1, len(logdets) // max(1, sum(len(b.steps) for b in model.blocks())))
+    passes = max(1, len(logdets) // max(1, sum(len(b.steps) for b in model.blocks())))
     rows = sum(root["rows"] for root in roots)
     return Result(
         metric=model.config.metric,
@@ -250,10 +250,8 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         skipped=scored.skipped,
         per_row=values,
         logdet=logdets[0]["mode"],
-        truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets)
-        / batches
-        * unit,
-        truncation_tail=sum(figures.get("tail", math.nan) for figures in logdets) / batches * unit,
+        truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets) / passes * unit,
+        truncation_tail=sum(figures.get("tail", math.nan) for figures in logdets) / passes * unit,
         solver_steps=sum(r["steps"] * r["rows"] for r in roots) / rows if rows else 0.0,
         **rest,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import normflows as nf
+import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor, nn
 
@@ -122,7 +125,8 @@ def from_transform(
     parts = list(transform._transforms) if composite else [transform]
     layers = [TransformLayer(part) for part in reversed(parts)]
     base = nf.distributions.DiagGaussian(shape, trainable=False)
-    like = next(transform.parameters())
+    tensors = itertools.chain(transform.parameters(), transform.buffers())
+    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
     model = nf.ConditionalNormalizingFlow if conditional else nf.NormalizingFlow
     return model(base, layers).to(like.device, like.dtype).train(transform.training)
 

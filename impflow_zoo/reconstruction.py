@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.registry import scored_split
 from impflow_zoo.scoring import open_rows
 
@@ -50,12 +52,15 @@ def reconstruct(
         model: a model in evaluation mode.
         dataset: as in `evaluate`.
         split: as in `evaluate`.
-        n: how many rows.
+        n: how many rows, at least one.
 
     Raises:
+        ModelError: for another number of rows.
         DataError: if the data cannot be opened or do not fit the model.
         SolverError: if a root is not found.
     """
+    if not (is_whole(n) and n >= 1):
+        raise ModelError(f"n={n!r}: a number of rows is needed, at least 1")
     where = scored_split(model, dataset, split)
     source = open_rows(model.config, where.dataset, where.split, where.revision)
     rows = source.rows(range(min(n, len(source))))

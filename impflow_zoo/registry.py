@@ -139,6 +139,8 @@ def scored_split(
     """
     if dataset is not None:
         dataset = os.fspath(dataset)
+    if split is not None:
+        split = str(split)  # `datasets.Split` is no string
     files = model.files
     result = published_result(files) if files else None
     published = (None, None) if result is None else (float(result.metric_value), _rows_of(result))

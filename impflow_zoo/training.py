@@ -45,7 +45,7 @@ __all__ = ["Trainer", "train"]
 def train(
     recipe_file: str | os.PathLike[str],
     *,
-    data: str | None = None,
+    data: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     init_from: str | None = None,
@@ -82,6 +82,7 @@ def train(
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders.
     """
     path = Path(recipe_file)
+    data = None if data is None else os.fspath(data)
     recipe = read_recipe(path)
     if seed is not None:
         seed = convert(seed, int, "seed")

@@ -112,7 +112,6 @@ NETS = {
     "user-image": NetSpec(UserConvNet, shape=(1, 3, 3)),
     "one-feature": NetSpec(lambda: LipschitzMLP(1, (8,), "sin", KAPPA), shape=(1,)),
 }
-# Power vectors follow to 1e-4 in training: gradients there are not those of calculus.
 IMAGE_NETS = {
     "conv-image": NetSpec(lambda: LipschitzConvNet(2, (3, 3), 4, lipschitz=KAPPA), shape=(2, 3, 3)),
     "dense-image": NetSpec(

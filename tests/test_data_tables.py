@@ -93,10 +93,15 @@ def test_lines_of_json_are_a_table(tmp_path: Path, name: str) -> None:
 
 
 def test_columns_come_in_the_order_asked_for(folder: Path) -> None:
-    source = open_source(str(folder), "train", columns=["c", "a"])
+    source = open_source(folder, "train", columns=["c", "a"])  # a Path is a name, too
     assert isinstance(source, TableSource)
     assert source.columns == ("c", "a")
     assert everything(source) == [[row[2], row[0]] for row in NUMERIC]
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such file or folder: .*gone\.csv"):
+        open_table(tmp_path / "gone.csv")
 
 
 def test_index_left_by_pandas_is_no_feature(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -256,7 +257,7 @@ def test_a_damaged_card_stops_nothing(folder):
 
 
 def test_a_result_is_json_whatever_is_not_known():
-    data = evaluate(make(), **MOONS, limit=1).to_dict()
+    data = evaluate(make(), MOONS["dataset"], datasets.Split.TEST, limit=1).to_dict()
     text = json.dumps(data, allow_nan=False)
     assert json.loads(text)["stderr"] is None
     assert {"metric", "value", "stderr", "estimator_stderr", "n"} <= data.keys()

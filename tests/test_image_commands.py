@@ -13,6 +13,7 @@ from PIL import Image
 from test_images import image_set, make, pictures
 
 from impflow_zoo import ImpFlow, cli
+from impflow_zoo.models.config import ModelError
 from impflow_zoo.pictures import draw_images
 from impflow_zoo.reconstruction import reconstruct
 
@@ -81,6 +82,8 @@ def test_a_wrong_inverse_is_seen(model, tmp_path, monkeypatch) -> None:
     decode = loaded.decode
     monkeypatch.setattr(loaded, "decode", lambda z: decode(z) * 0.98)
     assert reconstruct(loaded, data, n=2).largest_error > 1
+    with pytest.raises(ModelError, match="n=0: a number of rows is needed"):
+        reconstruct(loaded, data, n=0)
 
 
 def test_evaluation_draws_data_beside_samples(model, monkeypatch, tmp_path) -> None:

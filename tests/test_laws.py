@@ -24,6 +24,19 @@ class TestValues(ValueLaws):
         return request.param
 
 
+class TestValuesOfImages(ValueLaws):
+    """Over the nets that image models are made of."""
+
+    @pytest.fixture(params=IMAGE_BLOCKS.values(), ids=IMAGE_BLOCKS)
+    def block_case(self, request):
+        return request.param
+
+    @pytest.fixture(autouse=True)
+    def _outside_of_training(self, request):
+        if request.node.callspec.params.get("training"):
+            pytest.skip("power vectors follow to 1e-4 there: not the gradient of calculus")
+
+
 # What does not depend on the activation is checked with nets that take other ways in the code.
 STRUCTURES = {
     name: case

@@ -8,6 +8,7 @@ import normflows as nf
 import pytest
 import torch
 from blocks import KAPPA, UserConvNet, UserNet, check_gradients, dense_logdet, tighten
+from nflows.transforms import RandomPermutation
 from torch import Tensor, nn
 
 from impflow_zoo import (
@@ -19,7 +20,13 @@ from impflow_zoo import (
     ResFlowTransform,
     TabularConfig,
 )
-from impflow_zoo.normflows import ImpFlowLayer, ResFlowLayer, TransformLayer, from_residual
+from impflow_zoo.normflows import (
+    ImpFlowLayer,
+    ResFlowLayer,
+    TransformLayer,
+    from_residual,
+    from_transform,
+)
 from impflow_zoo.transforms.monotone import MonotoneTransform
 
 
@@ -409,3 +416,10 @@ def test_a_net_that_holds_nan_is_refused():
         residual.iresblock.nnet.net[1].weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         from_residual(residual)
+
+
+def test_a_transform_without_parameters():
+    flow = from_transform(RandomPermutation(3), (3,))
+    x = torch.randn(4, 3)
+    expected = torch.distributions.Normal(0, 1).log_prob(x).sum(1)
+    torch.testing.assert_close(flow.log_prob(x), expected)

@@ -461,3 +461,31 @@ def test_weights_in_half_precision_are_not_saved(dtype, tmp_path):
     with pytest.raises(ModelError, match=r"is in torch\.\w*float16, .*: save model.float\(\)"):
         make().to(dtype).save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+class Mine(ImpFlow):
+    """A user's own."""
+
+
+def test_a_subclass_is_saved_as_what_it_derives_from(tmp_path, monkeypatch):
+    saved = Mine(make().config).eval()
+    saved.save_pretrained(tmp_path)
+    for kind in (Mine, ImpFlow, FlowModel):
+        loaded = kind.from_pretrained(tmp_path, verify=True)
+        assert type(loaded) is (ImpFlow if kind is FlowModel else kind)
+    with pytest.raises(ModelError, match="holds an ImpFlow, not an ResFlow"):
+        ResFlow.from_pretrained(tmp_path)
+    (tmp_path / "README.md").unlink()
+    monkeypatch.chdir(tmp_path)
+    saved.save_pretrained(".")
+    assert f'ImpFlow.from_pretrained("{tmp_path.name}")' in (tmp_path / "README.md").read_text()
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    model = make()
+    block = next(iter(model.blocks()))
+    block.net_x = torch.nn.Linear(2, 2).double()
+    message = r"tensors \d+ missing .*: what was put into the model since it was made"
+    with pytest.raises(ModelError, match=message):
+        model.save_pretrained(tmp_path / "never")
+    assert not (tmp_path / "never").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
 def load_split(
-    dataset: str,
+    dataset: str | os.PathLike[str],
     split: str | None = None,
     *,
     revision: str | None = None,
@@ -42,8 +43,9 @@ def load_split(
     Raises:
         DataError: for a set or split that does not exist or cannot be read.
     """
+    dataset = os.fspath(dataset)
     path = Path(dataset).expanduser()
-    if not str(dataset).strip():
+    if not dataset.strip():
         raise DataError("the name of a data set is empty")
     try:
         if path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _KINDS = (*MADE_HERE, *BENCHMARKS)
 
 
 def open_source(
-    dataset: str,
+    dataset: str | os.PathLike[str],
     split: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -43,7 +44,7 @@ def open_source(
     | Hub id, folder, `.parquet`, `.csv`, `.json`, `.jsonl` file | a table | `columns`, `revision` |
 
     Arguments:
-        dataset: the name.
+        dataset: the name, or a path.
         split: which split; a table with one split is used whole when this is left out. The splits
             train, validation and test of a toy are independent samples, and so is the sample that
             is drawn when this is left out.
@@ -66,6 +67,7 @@ def open_source(
         >>> len(open_source("toy:moons", "test", size=100))
         100
     """
+    dataset = os.fspath(dataset)
     kind, colon, name = dataset.partition(":")
     known = bool(colon) and kind in _KINDS and not Path(dataset).exists()
     if known and not name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ _LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, 
 
 
 def open_table(
-    dataset: str,
+    dataset: str | os.PathLike[str],
     split: str | None = None,
     *,
     columns: Sequence[str] | None = None,

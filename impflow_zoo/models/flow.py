@@ -100,7 +100,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         )
         config_file = store.read_config(files)
         wanted = MODELS[config_file.model]
-        if cls is not FlowModel and cls is not wanted:
+        if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
                 f"{files.name} holds an {wanted.__name__}, not an {cls.__name__}: "
                 f"use {wanted.__name__}.from_pretrained"
@@ -119,7 +119,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         weights = store.read_weights(files, config_file)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
-            model = wanted(config)
+            model = (cls if issubclass(cls, wanted) else wanted)(config)
             store.load_weights(model, weights, files.name)
             model = model.to(dtype=dtype).eval()
             if device is not None:
@@ -157,10 +157,11 @@ class FlowModel(Density, PyTorchModelHubMixin):
         words = model_card_kwargs or {}
         card = card or words.get("card")
         folder = Path(save_directory)
-        store.save(self, folder, card, name=words.get("repo_id", folder.name))
+        own_name = folder.resolve().name
+        store.save(self, folder, card, name=words.get("repo_id", own_name))
         if push_to_hub:
             settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}
-            return self.push_to_hub(repo_id or folder.name, **settings)
+            return self.push_to_hub(repo_id or own_name, **settings)
         return None
 
     def push_to_hub(

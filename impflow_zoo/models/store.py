@@ -203,8 +203,10 @@ def save(
         name: what the minimal card loads, the folder's name if None.
 
     Raises:
-        WeightsError: if the folder is a file, or a weight is not finite or in half precision.
+        WeightsError: if the folder is a file, a weight is not finite or in half precision, or the
+            model is no longer what its config makes.
     """
+    kind = _check_kind(model)
     if folder.exists() and not folder.is_dir():
         raise WeightsError(f"{folder} is a file: a model is saved into a folder")
     for key, tensor in model.state_dict().items():
@@ -218,11 +220,11 @@ def save(
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})
     sha256 = hashlib.sha256(content).hexdigest()
-    text = description(type(model).__name__, model.config, sha256, certify(model))
+    text = description(kind, model.config, sha256, certify(model))
     golden = serialise(golden_batch(model), metadata={"format": "pt"})
     contents = {WEIGHTS: content, GOLDEN: golden, CONFIG: text}
     if card is None and not (folder / CARD).exists():
-        card = default_card(model, name or folder.name)
+        card = default_card(kind, name or folder.resolve().name)
     if card is not None:
         contents[CARD] = card.encode()
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,9 +245,26 @@ def description(
     return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def default_card(model: FlowModel, name: str) -> str:
+def _check_kind(model: FlowModel) -> str:
+    """The name of the class that is to load a model: its own, or that which it derives from.
+
+    Raises:
+        WeightsError: if its tensors are not those which that class makes of its config.
+    """
+    kind = next(c for c in type(model).__mro__ if c.__name__ in MODEL_NAMES)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        expected = kind(model.config).state_dict()
+    problem = mismatch(expected, model.state_dict())
+    if problem:
+        raise WeightsError(
+            f"{problem}: what was put into the model since it was made from its config (another "
+            "net, torch.compile of one) would keep the folder from being loaded"
+        )
+    return kind.__name__
+
+
+def default_card(kind: str, name: str) -> str:
     """A minimal card for a model that users save themselves."""
-    kind = type(model).__name__
     return (
         "---\nlibrary_name: impflow_zoo\ntags:\n- normalizing-flow\n---\n\n"
         f"# {kind}\n\n```python\nfrom impflow_zoo import {kind}\n\n"

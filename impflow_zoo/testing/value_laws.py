@@ -150,6 +150,24 @@ class ValueLaws(CaseLaws):
         loss()  # in training mode the power vectors converge before the comparison
         check_gradients(loss, tensors)
 
+    @fixed_modes
+    @every_direction
+    def test_gradients_in_float32_are_those_in_float64(
+        self, block_case: BlockCase, logdet: str | LogDet, direction: str
+    ) -> None:
+        block = block_case.build(logdet)
+        x, context = block_case.draw(4)
+        grads = {}
+        for dtype in (torch.float64, torch.float32):
+            own = copy.deepcopy(block).to(dtype)
+            tensors = [None if t is None else t.detach().to(dtype) for t in (x, context)]
+            wanted = [t.requires_grad_() for t in tensors if t is not None]
+            value, logabsdet = getattr(own, direction)(*tensors)
+            loss = value.square().sum() + logabsdet.sum()
+            found = torch.autograd.grad(loss, [*wanted, *own.parameters()])
+            grads[dtype] = torch.cat([g.flatten().double() for g in found])
+        assert_close(grads[torch.float32], grads[torch.float64], rtol=1e-3, atol=1e-3)
+
     def test_no_parameter_is_lost_to_the_gradient(self, block_case: BlockCase) -> None:
         block = block_case.build()
         x, context = block_case.draw()
@@ -174,13 +192,14 @@ class ValueLaws(CaseLaws):
                 assert_close(value, full[rows], rtol=1e-12, atol=1e-14)
 
     @fixed_modes
+    @every_direction
     def test_gradients_know_nothing_of_other_rows(
-        self, block_case: BlockCase, logdet: str | LogDet
+        self, block_case: BlockCase, logdet: str | LogDet, direction: str
     ) -> None:
         block = block_case.build(logdet)
         x, context = block_case.draw(6)
         x.requires_grad_()
-        z, logabsdet = block(x, context)
+        z, logabsdet = getattr(block, direction)(x, context)
         (grad,) = torch.autograd.grad(z[4].sum() + logabsdet[4], x)
         assert grad[4].abs().sum() > 0
         assert grad[torch.arange(6) != 4].abs().max() == 0
