@@ -14,6 +14,7 @@ from torch import Tensor
 
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_whole
 
 if TYPE_CHECKING:
@@ -203,11 +204,15 @@ def _curves(
     axes[0].xaxis.set_major_locator(MaxNLocator(6))
     axes[0].set_ylabel(f"validation, {unit}")
     values = [point[2] for points in curves for point in points]
-    better_first = sorted(values, reverse=unit == "nats")
+    better_first = sorted(values, reverse=_higher_is_better(unit))
     tail = sorted(better_first[: max(2, 4 * len(values) // 5)])
     if tail[0] < tail[-1]:  # the first steps would flatten the rest
         space = 0.1 * (tail[-1] - tail[0])
         axes[0].set_ylim(tail[0] - space, tail[-1] + space)
+
+
+def _higher_is_better(unit: str) -> bool:
+    return any(metric.sign > 0 for metric in METRICS.values() if metric.unit == unit)
 
 
 def _save(figure: Figure, path: Path) -> None:

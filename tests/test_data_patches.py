@@ -179,6 +179,15 @@ def _broken(root: Path) -> str:
     return str(root / "p")
 
 
+def _two_columns(root: Path) -> str:
+    (root / "p").mkdir()
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"left": datasets.Image(), "right": datasets.Image()})
+    cells = {side: [{"bytes": b"no image", "path": None}] for side in features}
+    datasets.Dataset.from_dict(cells, features=features).to_parquet(str(root / "p/train.parquet"))
+    return str(root / "p")
+
+
 def _table(root: Path) -> str:
     pandas.DataFrame({"a": [1.0], "b": [2.0]}).to_csv(root / "t.csv", index=False)
     return str(root / "t.csv")
@@ -195,6 +204,7 @@ def _table(root: Path) -> str:
         (_photos((9, 9)), {"split": "train", "size": 0}, r"size has to be at least 1, not 0"),
         (_photos((9, 9)), {"split": "train", "columns": ["a"]}, r"columns are pixel0 to pixel62"),
         (_table, {"split": "train"}, r"no column of images, there is a, b"),
+        (_two_columns, {"split": "train"}, r"several columns of images, left, right: keep one"),
         (_broken, {"split": "train"}, r"cannot decode photograph 0: .*cannot identify"),
         (lambda root: f"{root}/gone", {"split": "train"}, r"no such file or folder: .*gone"),
     ],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
     from PIL.Image import Image
 
-__all__ = ["ImageSource", "open_images"]
+__all__ = ["ImageSource", "image_column", "open_images"]
 
 _CACHE = 2**30  # bytes of decoded images kept in memory; a larger set is decoded each time
 
@@ -120,13 +120,13 @@ def open_images(
         DataError: for a set or split that does not exist or has no column of images, or several.
     """
     data, name = load_split(dataset, split, revision=revision, streaming=streaming)
-    column = _image_column(data.features, name)
+    column = image_column(data.features, name)
     if streaming:
         return ImageStream(name, data, column, form, skip_corrupt=skip_corrupt)
     return ImageSource(name, data, column, form, skip_corrupt=skip_corrupt)
 
 
-def _image_column(features: Features, name: str) -> str:
+def image_column(features: Features, name: str) -> str:
     """The one column of images.
 
     Raises:

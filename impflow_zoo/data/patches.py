@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from impflow_zoo.data.images import image_column
 from impflow_zoo.data.keyed import keyed_uniform
 from impflow_zoo.data.loading import load_split, one_line, pick_split
 from impflow_zoo.data.source import DataError, index_tensor
@@ -149,12 +150,10 @@ def _grey(data: Dataset, wanted: Sequence[int], name: str) -> Iterator[Tensor]:
     """Photographs one at a time in grey, rounded as the published patches are."""
     import numpy
 
-    columns = [c for c, feature in data.features.items() if type(feature).__name__ == "Image"]
-    if not columns:
-        raise DataError(f"{name}: no column of images, there is {', '.join(data.column_names)}")
+    column = image_column(data.features, name)
     for i in wanted:
         try:
-            colours = numpy.asarray(data[i][columns[0]].convert("RGB"))
+            colours = numpy.asarray(data[i][column].convert("RGB"))
         except Exception as error:  # a codec's own
             raise DataError(f"{name}: cannot decode photograph {i}: {one_line(error)}") from error
         yield torch.from_numpy(numpy.rint(colours @ numpy.array(_GREY)).astype(numpy.uint8))
