@@ -52,6 +52,12 @@ class Recording(ResFlowTransform):
             return super().forward(inputs, context)
 
 
+class RoughInFloat32(ResFlowTransform):
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, logabsdet = super().forward(inputs, context)
+        return z, logabsdet if inputs.dtype == F64 else logabsdet.detach()
+
+
 class Forgetful(ResFlowTransform):
     def encode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         with torch.no_grad():
@@ -66,7 +72,12 @@ BROKEN = {
     "reference": (WrongLogDet, "test_dense_reference", (CPU,)),
     "gradients": (DetachedLogDet, "test_gradients", ("log_prob", "exact", False)),
     "rows": (MixedRows, "test_rows_know_nothing_of_each_other", ("exact", "forward")),
-    "other-rows": (MixedRows, "test_gradients_know_nothing_of_other_rows", ("exact",)),
+    "other-rows": (MixedRows, "test_gradients_know_nothing_of_other_rows", ("exact", "forward")),
+    "float32-gradients": (
+        RoughInFloat32,
+        "test_gradients_in_float32_are_those_in_float64",
+        ("exact", "forward"),
+    ),
     "callers": (Grabby, "test_the_callers_tensors_are_left_alone", ("exact", False)),
     "without-gradients": (
         Recording,
