@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import normflows as nf
 import torch
 from nflows.transforms import CompositeTransform, Transform
@@ -125,10 +123,11 @@ def from_transform(
     parts = list(transform._transforms) if composite else [transform]
     layers = [TransformLayer(part) for part in reversed(parts)]
     base = nf.distributions.DiagGaussian(shape, trainable=False)
-    tensors = itertools.chain(transform.parameters(), transform.buffers())
-    like = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    tensors = [*transform.parameters(), *transform.buffers(), torch.empty(0)]
+    device = tensors[0].device
+    dtype = next(t.dtype for t in tensors if t.is_floating_point())
     model = nf.ConditionalNormalizingFlow if conditional else nf.NormalizingFlow
-    return model(base, layers).to(like.device, like.dtype).train(transform.training)
+    return model(base, layers).to(device, dtype).train(transform.training)
 
 
 def from_residual(

@@ -67,9 +67,20 @@ class Hidden(nn.Module):
         return 0.5 * torch.sin(x)
 
 
-def under_autocast(of: nn.Module, x: Tensor) -> Tensor:
+class Detached(nn.Module):
+    """Another one, whose parameters are in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * torch.sin(x.detach())
+
+
+def under_autocast(of: nn.Module, *arguments: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        return of(x)
+        return of(*arguments)
 
 
 def nflows_flow(context: int | None = None) -> Flow:
@@ -183,8 +194,20 @@ BAD = {
         "parameters of type torch.bfloat16: torch.float32 or torch.float64 is needed",
     ),
     "net-without-a-graph": (
-        lambda: ResFlowTransform(Hidden())(X),
-        "the net's answer depends on its input but carries no graph",
+        lambda: ResFlowTransform(Hidden())(X + 1),
+        "the net's answer depends on its input but its graph does not lead there",
+    ),
+    "net-with-parameters-without-a-graph": (
+        lambda: ResFlowTransform(Detached(), "exact")(X + 1),
+        "the net's answer depends on its input but its graph does not lead there",
+    ),
+    "autocast-double-context": (
+        lambda: under_autocast(block(2), X, C.double()),
+        "inputs of type torch.float32, context of type torch.float64: convert it",
+    ),
+    "kernels-one-number": (
+        lambda: LipschitzConvNet(kernels=np.int64(3)),
+        r"kernels=3: .* as \(3, 1\)",
     ),
     "temperature-text": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).sample(2, temperature="1"),

@@ -156,7 +156,7 @@ def test_config_json_records_what_is_written(tmp_path):
     assert described["config"]["blocks"] == [1, 1, 1]
     assert len(described["certificate"]) == 6
     assert isinstance(ImpFlow.from_pretrained(tmp_path / "out", verify=True), ImpFlow)
-    with pytest.raises(ValueError, match="holds an ImpFlow"):
+    with pytest.raises(ValueError, match="holds a model of type ImpFlow"):
         ResFlow.from_pretrained(tmp_path / "out")
 
 

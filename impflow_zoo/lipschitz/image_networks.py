@@ -117,7 +117,7 @@ class LipschitzConvNet(_ImageNet):
         stored_norms: bool = False,
     ) -> None:
         super().__init__(channels, image_size, lipschitz, context_features)
-        if isinstance(kernels, int) or not kernels:
+        if not isinstance(kernels, Sequence) or not kernels:
             raise ValueError(f"kernels={kernels}: a size for each convolution is needed, as (3, 1)")
         check_sizes(width=width, kernels=tuple(kernels))
         share = lipschitz ** (1 / len(kernels))

@@ -74,7 +74,8 @@ class LipschitzMLP(Chained, nn.Module):
                 f"hidden_features={hidden_features}: a size for each hidden layer is needed, as "
                 f"({hidden_features},)"
             )
-        check_sizes(features=features, hidden_features=tuple(hidden_features))
+        hidden_features = tuple(hidden_features)
+        check_sizes(features=features, hidden_features=hidden_features)
         check_context_size(context_features)
         self.features, self.context_features = features, context_features
         self.norm = norm if is_uniform(norm) else "2"

@@ -167,6 +167,8 @@ class Density(PlainLoading):
             raise ModelError(f"sample({n!r}): a whole number of samples is needed")
         if n < 0:
             raise ModelError(f"sample({n}): the number of samples is not negative")
+        if isinstance(temperature, Tensor) and temperature.dim() == 0:
+            temperature = float(temperature)
         if not (is_real(temperature) and 0 <= temperature < math.inf):
             raise ModelError(f"temperature={temperature!r}: at least 0, finite expected")
         if not isinstance(generator, torch.Generator | None):

@@ -102,7 +102,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         wanted = MODELS[config_file.model]
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
-                f"{files.name} holds an {wanted.__name__}, not an {cls.__name__}: "
+                f"{files.name} holds a model of type {wanted.__name__}, not {cls.__name__}: "
                 f"use {wanted.__name__}.from_pretrained"
             )
         config = config_file.config

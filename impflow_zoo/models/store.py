@@ -251,14 +251,19 @@ def _check_kind(model: FlowModel) -> str:
     Raises:
         WeightsError: if its tensors are not those which that class makes of its config.
     """
-    kind = next(c for c in type(model).__mro__ if c.__name__ in MODEL_NAMES)
+    own = type(model)
+    ours = [c for c in own.__mro__ if c.__module__.startswith("impflow_zoo.models.")]
+    kind = ours[0]
+    if kind.__name__ not in MODEL_NAMES:
+        raise WeightsError(f"a {own.__name__} derives from none of {', '.join(MODEL_NAMES)}")
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         expected = kind(model.config).state_dict()
     problem = mismatch(expected, model.state_dict())
     if problem:
+        what = problem.removesuffix(": weights of another architecture?")
         raise WeightsError(
-            f"{problem}: what was put into the model since it was made from its config (another "
-            "net, torch.compile of one) would keep the folder from being loaded"
+            f"{what}: the folder could not be loaded again, as {kind.__name__} makes other tensors "
+            "of the config (is there another net in place, a compiled one, a sub-class's own?)"
         )
     return kind.__name__
 

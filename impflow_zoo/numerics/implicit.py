@@ -185,7 +185,8 @@ def _solve_by_products(point: Linearization, t: Tensor, rtol: float, *, training
     """`u` in Krylov spaces, or by dense Jacobians."""
     solved = solve_transposed(point, t, rtol)
     if bool(solved.failed.any()):
-        what = f"did not converge: {solved.shortfall(rtol)}. Loosen Solver(backward_rtol=)"
+        shortfall = solved.shortfall(rtol, solved.failed)
+        what = f"did not converge: {shortfall}. Loosen Solver(backward_rtol=)"
         _report(solved.failed, what, training=training)
     return solved.u
 

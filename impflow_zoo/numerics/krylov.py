@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,7 +30,8 @@ _MAX_DIM = 60  # vectors kept before a restart: a bound on memory
 MAX_RESTARTS = 20
 _MAX_TERMS = 100_000  # of the series of a projection
 _DIVERGED = 1e3  # growth of a power of the projection that no contraction reaches
-_CLOSED = 1e-2  # share of a residual that is left where a space closes; others fall more slowly
+_CLOSED = 1e-2  # share of a product outside of a space below which the space has closed
+_STALLED = 0.8  # of a residual after a restart: as many as are allowed would not do
 _SHIFTS = 16  # of the quadrature in the bound of a form's error
 
 
@@ -211,7 +213,7 @@ def arnoldi(
         left_out = torch.where(now, left.detach(), left_out)
         dims = torch.where(now, len(columns), dims)
         if differentiable:
-            closed = closed | (now & (error <= _CLOSED * last))
+            closed = closed | (now & (left <= _CLOSED * length))
         done = done | now
         if len(columns) < dim:
             unit = w * _inverse(left)
@@ -242,7 +244,7 @@ def solve_linear(
     Arguments:
         product, v, rtol: as in `arnoldi`.
         start: the space of `v`, if it is there already.
-        restarts: how often at most.
+        restarts: how often at most; it ends sooner where no row gains by it.
 
     Returns:
         The solutions, the relative residuals `[B]` and the number of products.
@@ -251,13 +253,18 @@ def solve_linear(
     u, residual, products = space.solution, space.residual, space.products
     target = rtol * space.size
     finest, tiny = 8 * torch.finfo(v.dtype).eps, torch.finfo(v.dtype).tiny
+    rests = torch.full_like(space.size, math.inf)
     for _ in range(restarts):
         open_rows = residual > target
         if not bool(open_rows.any()):
             break
         mask = open_rows.view(-1, *[1] * (v.dim() - 1))
         rest = torch.where(mask, v - u - product(u), torch.zeros_like(v))
-        share = (target / norm(rest).clamp(min=tiny)).clamp(finest, 0.5)
+        length = norm(rest)
+        if not bool((open_rows & (length <= _STALLED * rests)).any()):
+            break
+        rests = length
+        share = (target / length.clamp(min=tiny)).clamp(finest, 0.5)
         space = arnoldi(product, rest, share)
         u = u + space.solution
         residual = torch.where(open_rows, space.residual, residual)

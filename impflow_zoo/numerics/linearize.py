@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -25,11 +25,15 @@ class Linearization:
     Arguments:
         x: where the net was evaluated, requiring grad, with shape `[B, ...]`.
         value: `g(x)`, of the same shape.
+        if_unused: called where the graph does not lead from one to the other; raises if it should.
     """
 
-    def __init__(self, x: Tensor, value: Tensor) -> None:
+    def __init__(
+        self, x: Tensor, value: Tensor, if_unused: Callable[[], None] | None = None
+    ) -> None:
         self.x = x
         self.value = value
+        self._if_unused = if_unused
         self._jacobian: Tensor | None = None
 
     @property
@@ -40,7 +44,7 @@ class Linearization:
     def vjp(self, v: Tensor, *, create_graph: bool = False) -> Tensor:
         """The products `J^T v`, row by row, with the shape of `x`."""
         if not self.value.requires_grad:
-            return torch.zeros_like(self.x)
+            return self._nothing()
         with wanting_inputs_only():
             (product,) = torch.autograd.grad(
                 self.value,
@@ -48,9 +52,16 @@ class Linearization:
                 v.to(self.value.dtype),
                 retain_graph=True,
                 create_graph=create_graph,
-                materialize_grads=True,
+                allow_unused=True,
             )
-        return product
+        return self._nothing() if product is None else product
+
+    def _nothing(self) -> Tensor:
+        """The products where the graph does not lead to the point, if that is as it should be."""
+        if self._if_unused is not None:
+            self._if_unused()
+            self._if_unused = None
+        return torch.zeros_like(self.x)
 
     def form(self, u: Tensor, v: Tensor) -> Tensor:
         """`u^T J v` of each row, `[B]`, in the graph of the net; `u` and `v` are constants."""
@@ -114,9 +125,10 @@ class Linearization:
                         retain_graph=True,
                         create_graph=create_graph,
                         is_grads_batched=True,
-                        materialize_grads=True,
+                        allow_unused=True,
                     )
-                # Of a net that does not depend on `x`, the zeros come without the new dimension.
+                if products is None:
+                    products = self._nothing()
                 return products.expand_as(seeds).flatten(2)
             except RuntimeError:
                 pass  # a user's net may hold an operation without a batching rule: one by one
@@ -138,6 +150,7 @@ class _ChainLinearization(Linearization):
     def __init__(self, x: Tensor, chain: Chain, *, graph: bool) -> None:
         self.x = x
         self._chain = chain
+        self._if_unused = None
         self._tape = record(chain, x)
         self._value: Tensor | None = None if graph else self._tape.result
         self._jacobian = None
@@ -208,8 +221,7 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
         x: the points, with shape `[B, ...]`.
         context: one context per row, or None.
 
-    Raises:
-        ValueError: if the net hides how its answer depends on the points.
+    Products with the Jacobian raise a `ValueError` where the net hides how it depends on `x`.
     """
     graph = torch.is_grad_enabled()
     attached = graph and x.requires_grad
@@ -224,20 +236,20 @@ def linearize(g: Net, x: Tensor, context: Tensor | None = None) -> Linearization
             return _ChainLinearization(point, chain, graph=graph)
         # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
         value = call(g, point, context).to(x.dtype)
-        if not value.requires_grad:
-            _check_constant(g, point, context, value)
-        return Linearization(point, value)
+        hidden = partial(_check_constant, g, point.detach(), context)
+        return Linearization(point, value, hidden)
 
 
-def _check_constant(g: Net, x: Tensor, context: Tensor | None, value: Tensor) -> None:
-    """A net whose answer carries no graph may be constant; another one's Jacobian is not known.
+@torch.no_grad()
+def _check_constant(g: Net, x: Tensor, context: Tensor | None) -> None:
+    """A net whose graph does not lead to its input may be constant, or random.
 
     Raises:
-        ValueError: if it answers otherwise at another point.
+        ValueError: if it answers otherwise at other points: then its Jacobian is not known.
     """
-    elsewhere = call(g, x.detach() + 1, context).detach().to(value.dtype)
-    if not torch.equal(elsewhere, value):
+    here, again, there = (call(g, point, context) for point in (x, x, 0.5 * x))
+    if torch.equal(here, again) and not torch.equal(here, there):
         raise ValueError(
-            "the net's answer depends on its input but carries no graph, so that its Jacobian is "
-            "not known: is there torch.no_grad, detach, numpy or an integer type within?"
+            "the net's answer depends on its input but its graph does not lead there, so that its "
+            "Jacobian is not known: is there torch.no_grad, detach, numpy or an integer within?"
         )

@@ -21,7 +21,7 @@ from impflow_zoo.numerics.rows import dot, norm
 from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.numerics.solve import NumericalWarning, SolverError
-from impflow_zoo.numerics.transposed import solve_transposed
+from impflow_zoo.numerics.transposed import Solved, solve_transposed
 
 __all__ = ["LogDet", "NoContractionError", "truncation_bound"]
 
@@ -29,6 +29,7 @@ MODES = ("auto", "exact", "unbiased", "truncated")
 SERIES = ("solve", "roulette")
 _EXACT_TRAINING = 10  # features up to which dense Jacobians pay in training
 _EXACT_EVALUATION = 64  # and in evaluation, where they buy an answer without noise
+_ROUNDING = 8.0  # how many eps a residual may keep
 _MOST_OFTEN = 0.5  # that a random series stops: the rate of Chen et al. (2019)
 _SERIES_RTOL = 1e-3  # of the projection's own series in evaluation, relative to the space's
 
@@ -55,14 +56,14 @@ class LogDet:
             64 features, else truncated, the series summed in a Krylov space of each probe. That
             has the same terms, stands for later ones too, and ends where those are below `rtol`.
         series: what `unbiased` does beyond the probe. `"solve"`: a Krylov space of the probe,
-            grown until `(I + J)^T u = v` is solved to `rtol` (beyond 60 dimensions the gradient
-            goes on in further ones, the value ends); its bias is that tolerance and its
-            variance is finite. `"roulette"`: the randomly stopped series of Chen et al. (2019),
-            unbiased to the last term; it stops at a rate of `1 - kappa`, as its variance is
-            infinite from `1 - kappa^2` on. Where the constant is not known it is taken for 0.9,
-            which will do below 0.948.
+            grown until `(I + J)^T u = v` is solved to `rtol`; its bias is that tolerance and its
+            variance is finite. Where 60 dimensions do not reach it, the gradient's solve starts
+            anew, at a price, and the value is that of the 60.
+            `"roulette"`: the randomly stopped series of Chen et al. (2019), unbiased to the last
+            term; it stops at a rate of `1 - kappa`, as its variance is infinite from `1 - kappa^2`
+            on. Where the constant is not known it is taken for 0.9, which will do below 0.948.
         rtol: tolerance of `"solve"` and, in evaluation, of `"auto"` beyond 64 features; None is
-            1e-3 in float32 and 1e-8 in float64. `"auto"` does not take a looser one.
+            1e-3 in float32 and 1e-8 in float64. There `"auto"` takes no looser one.
         n_terms: terms of `"truncated"`, the most of them in a Krylov space, and terms that
             `"roulette"` always takes (at most 2 there).
         n_probes: probes averaged by `"truncated"`; the standard error needs at least two.
@@ -214,7 +215,7 @@ class LogDet:
         )
         rtol = _SERIES_RTOL * loosest
         value = space.log_form(rtol)
-        if gradient:
+        if gradient and bool((space.all_dims > space.dims).any()):
             whole = space.log_form(rtol, whole=True)
             value = value.detach() + (whole - whole.detach())
         if not (monitor.listening() and len(v)):
@@ -241,10 +242,11 @@ class LogDet:
         figures = {"variance": torch.full_like(value, math.nan), "products": space.products}
         if gradient:
             u = space.solution
-            if bool(((space.residual > rtol * space.size) & ~value.isnan()).any()):
-                solved = solve_transposed(point, v, rtol, start=space)
+            goal = max(rtol, _finest(v))
+            if bool(((space.residual > goal * space.size) & ~value.isnan()).any()):
+                solved = solve_transposed(point, v, goal, start=space)
                 u, figures["products"] = solved.u, solved.products
-                _report(solved.failed & ~value.isnan(), solved.shortfall(rtol), training=training)
+                _report(solved, goal, solved.failed & ~value.isnan(), training=training)
             value = _with_gradient(value, point, u, v)
         return value, figures
 
@@ -300,13 +302,20 @@ def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) ->
     return value.detach() + (surrogate - surrogate.detach())
 
 
-def _report(failed: Tensor, shortfall: str, *, training: bool) -> None:
+def _finest(v: Tensor) -> float:
+    """What rounding leaves of a residual, relative to `v`."""
+    narrow = torch.is_autocast_enabled(v.device.type)
+    dtype = torch.get_autocast_dtype(v.device.type) if narrow else v.dtype
+    return _ROUNDING * torch.finfo(dtype).eps
+
+
+def _report(solved: Solved, rtol: float, failed: Tensor, *, training: bool) -> None:
     """Raise `SolverError` over rows whose gradient is not known; in training warn instead."""
     if not bool(failed.any()):
         return
     message = (
         f"the gradient of log det(I + J) of {int(failed.sum())} of {len(failed)} rows did not "
-        f"converge: {shortfall}. Loosen LogDet(rtol=)"
+        f"converge: {solved.shortfall(rtol, failed)}. Loosen LogDet(rtol=)"
     )
     if not training:
         raise SolverError(message)

@@ -36,9 +36,9 @@ class Solved:
     failed: Tensor
     products: int
 
-    def shortfall(self, rtol: float) -> str:
-        """The worst residual beside the tolerance `rtol`, in words."""
-        worst = float(self.residual.nan_to_num(1e30).amax())
+    def shortfall(self, rtol: float, among: Tensor) -> str:
+        """The worst residual of the rows `among`, `[B]`, beside the tolerance `rtol`, in words."""
+        worst = float(self.residual[among].nan_to_num(1e30).amax())
         return (
             f"worst relative residual {worst:.2e}, tolerance {rtol:.2e} after "
             f"{self.products} products"

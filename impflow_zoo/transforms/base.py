@@ -207,7 +207,8 @@ class ResidualBlock(PlainLoading, Transform):
                 "roots; for narrow arithmetic within the nets use torch.autocast"
             )
         narrow = torch.is_autocast_enabled(value.device.type)
-        if narrow and torch.float64 not in {value.dtype, *dtypes}:
+        beside = set() if context is None else {context.dtype}
+        if narrow and torch.float64 not in {value.dtype, *dtypes, *beside}:
             return  # types of 32 bits and less go together there
         if dtypes and value.dtype not in dtypes:
             names = ", ".join(sorted(map(str, dtypes)))
