@@ -36,7 +36,8 @@ from impflow_zoo.models.store import load_weights
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.scoring import open_rows, score
-from impflow_zoo.training import Trainer, open_splits
+from impflow_zoo.training import Trainer
+from impflow_zoo.training.splits import open_splits
 
 _SPLINES = {"num_bins": 8, "tails": "linear", "tail_bound": 5.0}
 

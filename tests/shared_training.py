@@ -17,8 +17,8 @@ from small import write_recipe
 from impflow_zoo import training
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.models import writing
-from impflow_zoo.optimisation import Optimisation
 from impflow_zoo.processes import together
+from impflow_zoo.training.optimisation import Optimisation
 from impflow_zoo.transforms.base import NotFiniteError
 
 ROWS = 33  # does not divide by two

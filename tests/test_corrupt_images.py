@@ -27,7 +27,8 @@ from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.scoring import score
-from impflow_zoo.training import Trainer, open_splits
+from impflow_zoo.training import Trainer
+from impflow_zoo.training.splits import open_splits
 
 FORM = ImageFormat(3, (8, 8))
 GOOD = pictures(7)

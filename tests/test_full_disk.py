@@ -13,8 +13,8 @@ from small import write_image_recipe
 from test_images import image_set, pictures
 from test_training import assert_same_run, log, train
 
-from impflow_zoo.checkpoint import read_checkpoint
-from impflow_zoo.run_folder import CHECKPOINT
+from impflow_zoo.training.checkpoint import read_checkpoint
+from impflow_zoo.training.run_folder import CHECKPOINT
 
 pytest.importorskip("resource")
 
@@ -22,18 +22,19 @@ pytest.importorskip("resource")
 FILLED = """
 import os, resource, sys
 import torch
-from impflow_zoo import cli, training
+from impflow_zoo import cli
+from impflow_zoo.training import trainer
 
 recipe, out, share, threads = sys.argv[1:]
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-def checkpoint(self, write=training.Trainer.checkpoint):
+def checkpoint(self, write=trainer.Trainer.checkpoint):
     if self.state["step"] == 5:
-        size = (self.folder / training.CHECKPOINT).stat().st_size
+        size = (self.folder / trainer.CHECKPOINT).stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(float(share) * size), hard))
     write(self)
 
-training.Trainer.checkpoint = checkpoint
+trainer.Trainer.checkpoint = checkpoint
 torch.set_num_threads(int(threads))
 os.environ["MALLOC_MMAP_THRESHOLD_"] = "1073741824"  # else the command would start once more
 sys.argv = ["impflow-zoo", "train", recipe, "--out", out]
@@ -91,7 +92,8 @@ def step_of(folder: Path, recipe: Path) -> int:
     """The step of the checkpoint in a folder, which has to load."""
     from impflow_zoo.models.flow import MODELS
     from impflow_zoo.recipe import read_recipe
-    from impflow_zoo.training import Trainer, open_splits
+    from impflow_zoo.training import Trainer
+    from impflow_zoo.training.splits import open_splits
 
     settings = read_recipe(recipe)
     model = MODELS[settings.model](settings.config)

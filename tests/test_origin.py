@@ -19,8 +19,8 @@ from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.publishing import inspect
 from impflow_zoo.recipe import read_recipe
-from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
+from impflow_zoo.training.run_folder import CHECKPOINT
 
 CITED = {**CARD, "data_citation": "Made by this package."}
 

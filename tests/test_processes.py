@@ -20,10 +20,13 @@ from small import write_recipe
 from impflow_zoo import processes, training
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.flow import MODELS
 from impflow_zoo.processes import Processes, together
-from impflow_zoo.run_folder import CHECKPOINT
+from impflow_zoo.recipe import read_recipe
 from impflow_zoo.runlog import LOG
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.run_folder import CHECKPOINT
+from impflow_zoo.training.splits import open_splits
 
 CLOCKS = {"seconds", "rows_per_second", "hardware"}
 
@@ -241,9 +244,9 @@ def test_shares_are_the_whole_in_order(n, count):
 
 
 def test_every_process_needs_a_row(tmp_path):
-    made = training.read_recipe(write_recipe(tmp_path))
-    rows, held_out = training.open_splits(made, None)
-    settings = (training.MODELS[made.model](made.config), made.training, rows, held_out, tmp_path)
+    made = read_recipe(write_recipe(tmp_path))
+    rows, held_out = open_splits(made, None)
+    settings = (MODELS[made.model](made.config), made.training, rows, held_out, tmp_path)
     with pytest.raises(ModelError, match="batches of 32 rows: too few for 33 processes"):
         Trainer(*settings, processes=Processes(0, 33), progress=False)
 

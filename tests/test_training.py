@@ -35,15 +35,16 @@ from impflow_zoo.facts import read_log
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
-from impflow_zoo.optimisation import learning_rate
-from impflow_zoo.origin import Origin
 from impflow_zoo.processes import Processes
-from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.recipe import TrainingSettings, read_recipe
 from impflow_zoo.registry import locate
-from impflow_zoo.run_folder import CHECKPOINT
 from impflow_zoo.runlog import LOG
 from impflow_zoo.scoring import Score, score
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.optimisation import learning_rate
+from impflow_zoo.training.origin import Origin
+from impflow_zoo.training.run_folder import CHECKPOINT
+from impflow_zoo.training.splits import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
 
 # Every kind of state a run has: fresh probes, averages, validations, lines of the log half due.
@@ -183,7 +184,7 @@ def test_a_run_makes_a_model_that_loads(uninterrupted):
     validated = [line["validation"] for line in log(whole) if "validation" in line]
     rows = open_source("toy:moons", "validation")
     exact = create_model(whole, logdet="exact")
-    found = training.score(exact, rows, seed=0, limit=50).log_prob.mean()
+    found = score(exact, rows, seed=0, limit=50).log_prob.mean()
     assert float(found) == pytest.approx(max(validated), abs=0.3)  # theirs are unbiased draws
     assert model.config.rounding == (0.1, 0.0)
 
@@ -337,7 +338,7 @@ def scripted(monkeypatch) -> Callable[[list[float]], None]:
     def script(values: list[float]) -> None:
         left = iter(values)
         found = lambda *a, **k: Score(torch.tensor([next(left)]), torch.zeros(1), [])  # noqa: E731
-        monkeypatch.setattr(training, "score", found)
+        monkeypatch.setattr("impflow_zoo.training.trainer.score", found)
 
     return script
 
@@ -360,14 +361,14 @@ def test_the_best_weights_are_kept(tmp_path, scripted):
 @pytest.mark.parametrize("error", [SolverError, NoContractionError, NotFiniteError])
 def test_a_validation_that_fails_is_noted_and_training_goes_on(error, tmp_path, monkeypatch):
     run = trainer(tmp_path, steps=3, validate_every=1)
-    good, calls = training.score, itertools.count()
+    good, calls = score, itertools.count()
 
     def bad_at_first(*arguments, **options):
         if next(calls) == 0:
             raise error("no root")
         return good(*arguments, **options)
 
-    monkeypatch.setattr(training, "score", bad_at_first)
+    monkeypatch.setattr("impflow_zoo.training.trainer.score", bad_at_first)
     with pytest.warns(NumericalWarning, match="validation failed: no root"):
         state = run.run()
     assert (state["step"], state["best"] is None) == (3, False)
@@ -429,7 +430,7 @@ def test_a_run_can_start_from_a_model_of_the_zoo(tmp_path):
 
 def test_validation_rows_come_off_the_end(tmp_path):
     recipe = write_recipe(tmp_path, data={"validation_rows": 3, "validation": None})
-    rows, held_out = training.open_splits(training.read_recipe(recipe), None)
+    rows, held_out = open_splits(read_recipe(recipe), None)
     everything = open_source("toy:moons", "train").rows(range(10_000))
     assert torch.equal(rows.rows(range(len(rows))), everything[:-3])
     assert torch.equal(held_out.rows(range(len(held_out))), everything[-3:])

@@ -15,28 +15,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from impflow_zoo.batches import Batches
-from impflow_zoo.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from impflow_zoo.data import DataError, Source, fingerprint
-from impflow_zoo.interrupts import stop_requests
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.models.store import load_weights, read_config, read_weights
 from impflow_zoo.numerics.solve import NumericalWarning
-from impflow_zoo.optimisation import Optimisation
-from impflow_zoo.origin import Origin, open_origin
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import TrainingSettings, read_recipe
-from impflow_zoo.run_folder import (
+from impflow_zoo.runlog import Meter, RunLog
+from impflow_zoo.scoring import score
+from impflow_zoo.training.batches import Batches
+from impflow_zoo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from impflow_zoo.training.interrupts import stop_requests
+from impflow_zoo.training.optimisation import Optimisation
+from impflow_zoo.training.origin import Origin, open_origin
+from impflow_zoo.training.run_folder import (
     CHECKPOINT,
     check_new,
     check_resumed,
     keep_earlier_recipes,
     keep_recipe,
 )
-from impflow_zoo.runlog import Meter, RunLog
-from impflow_zoo.scoring import score
-from impflow_zoo.splits import open_splits, with_columns
+from impflow_zoo.training.splits import open_splits, with_columns
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer", "train"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from impflow_zoo.checkpoint import CheckpointError
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.layout import (
     CONFIG,
@@ -18,6 +17,7 @@ from impflow_zoo.models.layout import (
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
 from impflow_zoo.runlog import LOG
+from impflow_zoo.training.checkpoint import CheckpointError
 
 __all__ = ["CHECKPOINT", "check_new", "check_resumed", "keep_earlier_recipes", "keep_recipe"]
 
