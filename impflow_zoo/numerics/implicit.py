@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +14,12 @@ from impflow_zoo.numerics.graph import forbid_second_order, recording, without_h
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.rows import Net, call, computed_parameters, norm
-from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
-from impflow_zoo.numerics.transposed import ROUNDING, solve_transposed
+from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.transposed import ROUNDING, report, solve_transposed
 
 __all__ = ["ResidualMap"]
 
+_DERIVATIVE = "the implicit derivative"
 _FEW_FEATURES = 8  # up to here the backward solve is dense
 
 
@@ -177,7 +177,7 @@ def _solve_transposed(point: Linearization, t: Tensor, rtol: float, *, training:
         what = (
             "is not known to a digit: I + J is singular there up to rounding, g is no contraction"
         )
-        _report(singular, what, training=training)
+        report(singular, _DERIVATIVE, what, training=training)
     return u
 
 
@@ -187,13 +187,5 @@ def _solve_by_products(point: Linearization, t: Tensor, rtol: float, *, training
     if bool(solved.failed.any()):
         shortfall = solved.shortfall(rtol, solved.failed)
         what = f"did not converge: {shortfall}. Loosen Solver(backward_rtol=)"
-        _report(solved.failed, what, training=training)
+        report(solved.failed, _DERIVATIVE, what, training=training)
     return solved.u
-
-
-def _report(failed: Tensor, what: str, *, training: bool) -> None:
-    """Raise `SolverError` over the rows whose derivative failed; in training warn instead."""
-    message = f"the implicit derivative of {int(failed.sum())} of {len(failed)} rows {what}"
-    if not training:
-        raise SolverError(message)
-    warnings.warn(message, NumericalWarning, stacklevel=3)

@@ -20,8 +20,8 @@ from impflow_zoo.numerics.probes import fresh_lengths, fresh_probe, seeded_probe
 from impflow_zoo.numerics.rows import dot, norm
 from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_real, is_whole
-from impflow_zoo.numerics.solve import NumericalWarning, SolverError
-from impflow_zoo.numerics.transposed import Solved, solve_transposed
+from impflow_zoo.numerics.solve import NumericalWarning
+from impflow_zoo.numerics.transposed import report, solve_transposed
 
 __all__ = ["LogDet", "NoContractionError", "truncation_bound"]
 
@@ -246,7 +246,11 @@ class LogDet:
             if bool(((space.residual > goal * space.size) & ~value.isnan()).any()):
                 solved = solve_transposed(point, v, goal, start=space)
                 u, figures["products"] = solved.u, solved.products
-                _report(solved, goal, solved.failed & ~value.isnan(), training=training)
+                failed = solved.failed & ~value.isnan()
+                if bool(failed.any()):
+                    shortfall = solved.shortfall(goal, failed)
+                    what = f"did not converge: {shortfall}. Loosen LogDet(rtol=)"
+                    report(failed, "the gradient of log det(I + J)", what, training=training)
             value = _with_gradient(value, point, u, v)
         return value, figures
 
@@ -307,19 +311,6 @@ def _finest(v: Tensor) -> float:
     narrow = torch.is_autocast_enabled(v.device.type)
     dtype = torch.get_autocast_dtype(v.device.type) if narrow else v.dtype
     return _ROUNDING * torch.finfo(dtype).eps
-
-
-def _report(solved: Solved, rtol: float, failed: Tensor, *, training: bool) -> None:
-    """Raise `SolverError` over rows whose gradient is not known; in training warn instead."""
-    if not bool(failed.any()):
-        return
-    message = (
-        f"the gradient of log det(I + J) of {int(failed.sum())} of {len(failed)} rows did not "
-        f"converge: {solved.shortfall(rtol, failed)}. Loosen LogDet(rtol=)"
-    )
-    if not training:
-        raise SolverError(message)
-    warnings.warn(message, NumericalWarning, stacklevel=3)
 
 
 def _geometric_tail(before: float, last: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,9 @@ from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.krylov import MAX_RESTARTS, Krylov, solve_linear
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.rows import norm
-from impflow_zoo.numerics.solve import DENSE
+from impflow_zoo.numerics.solve import DENSE, NumericalWarning, SolverError
 
-__all__ = ["ROUNDING", "Solved", "solve_transposed"]
+__all__ = ["ROUNDING", "Solved", "report", "solve_transposed"]
 
 ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
 _FEW_RESTARTS = 1  # of a Krylov space, before dense Jacobians cost less
@@ -43,6 +44,20 @@ class Solved:
             f"worst relative residual {worst:.2e}, tolerance {rtol:.2e} after "
             f"{self.products} products"
         )
+
+
+def report(failed: Tensor, name: str, what: str, *, training: bool) -> None:
+    """Raise `SolverError` over rows whose derivative failed; in training warn instead.
+
+    Arguments:
+        failed: these rows, `[B]`, one at least.
+        name: of the derivative.
+        what: became of it.
+    """
+    message = f"{name} of {int(failed.sum())} of {len(failed)} rows {what}"
+    if not training:
+        raise SolverError(message)
+    warnings.warn(message, NumericalWarning, stacklevel=3)
 
 
 def solve_transposed(
