@@ -47,11 +47,11 @@ def by_autograd(net: nn.Module, x: Tensor, context: Tensor | None) -> Linearizat
     return Linearization(point, net(point) if context is None else net(point, context))
 
 
-@pytest.fixture(params=[False, True], ids=["whole", "in-parts"])
+@pytest.fixture(params=[None, 200, 1], ids=["whole", "in-parts", "in-parts-unfolded"])
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches that fit the cache, and batches that are cut into parts of 16 rows."""
+    """Batches that fit the cache, and parts of 16 rows, the last matrices folded or not."""
     if request.param:
-        monkeypatch.setattr(chain_module, "CACHED", 1)
+        monkeypatch.setattr(chain_module, "CACHED", request.param)
 
 
 @pytest.mark.usefixtures("parts")

@@ -47,7 +47,7 @@ class Sine:
         _apply(torch.cos, np.cos, h, slope)
         _apply(torch.sin, np.sin, h, value)
 
-    def bend(self, h: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+    def bend(self, h: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         return t.mul_(h).neg_() if onto is None else onto.addcmul_(t, h, value=-1)
 
 
@@ -72,11 +72,11 @@ class SiLU:
         # s + value (1 - s), without cancellation where s is 1 and the value large
         torch.lerp(value, value.new_ones(()), s, out=slope)
 
-    def bend(self, h: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+    def bend(self, h: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+        # f'' = s (1 - f') + (1 - s) f', with the sigmoid s of h
         s = torch.sigmoid(h)
-        t.mul_(torch.addcmul(h, h, s, value=-2).add_(2))
-        s.addcmul_(s, s, value=-1)
-        return t.mul_(s) if onto is None else onto.addcmul_(t, s)
+        second = torch.add(s, slope).addcmul_(s, slope, value=-2)
+        return t.mul_(second) if onto is None else onto.addcmul_(t, second)
 
 
 def _apply(

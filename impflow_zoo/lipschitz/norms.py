@@ -200,12 +200,11 @@ class LipschitzLinear(LipschitzLayer):
         power = weight @ weight.mT if wide else weight.mT @ weight
         few = len(power) <= _FEW and bool(power.isfinite().all())
         leading = torch.linalg.eigh(power)[1][:, -1] if few else _leading(power)
-        v = functional.normalize(leading @ weight, dim=0) if wide else leading
-        u = functional.normalize(weight @ v, dim=0)
-        usable = u.isfinite().all() & v.isfinite().all()
-        self.u.copy_(torch.where(usable, u, self.u))
-        self.v.copy_(torch.where(usable, v, self.v))
-        self.sigma.copy_(torch.dot(self.u, weight @ self.v))
+        v = _unit(leading @ weight)[0] if wide else leading
+        u, sigma = _unit(weight @ v)
+        usable = sigma.isfinite()
+        for known, found in ((self.u, u), (self.v, v), (self.sigma, sigma)):
+            known.copy_(torch.where(usable, found, known))
 
     @property
     def spectral(self) -> bool:
@@ -284,10 +283,16 @@ def _leading(power: Tensor) -> Tensor:
     """The leading eigenvector of a Gram matrix, as far as 256 power iterations find it."""
     tiny = torch.finfo(power.dtype).tiny
     for i in range(_SQUARINGS):
-        if i % 2 == 0:  # a trace of one keeps the next two squares far from under- and overflow
+        if i % 3 == 0:  # a trace of one keeps the next three squares far from under- and overflow
             power = power / power.trace().clamp(min=tiny)
         power = power @ power
-    return functional.normalize(power[:, power.diagonal().argmax()], dim=0)
+    return _unit(power[:, power.diagonal().argmax()])[0]
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x / |x|` and `|x|`; zero stays zero."""
+    length = torch.linalg.vector_norm(x)
+    return x / length.clamp(min=torch.finfo(x.dtype).tiny), length
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.chain import Chain, Scratch, by_columns
+from impflow_zoo.numerics.chain import Chain, Scratch, by_columns, times
 from impflow_zoo.numerics.graph import inputs_only, without_hooks
 
 __all__ = ["Tape", "record"]
@@ -34,7 +34,7 @@ def record(chain: Chain, x: Tensor) -> Tape:
         for i, weight in enumerate(chain.weights):
             hidden = i < len(values)
             h = _at(kept[i] if hidden else result, rows)
-            torch.addmm(chain.bias(i, rows), value, weight.mT, out=h)
+            times(value, weight.mT, chain.bias(i, rows), out=h)
             if hidden:
                 value = _at(values[i], rows)
                 function.record(h, value, _at(slopes[i], rows))
@@ -69,8 +69,9 @@ class Tape:
                 shape `[B, k, n]` that holds each part of the batch as `[k, rows, n]`, so that the
                 slopes, which all `k` share, are one run of numbers.
         """
-        weights, batch = [by_columns(w) for w in self.chain.weights], len(self.result)
-        count = len(weights[-1]) if seeds is None else seeds.shape[1]
+        weights, batch = [by_columns(w) for w in self.chain.weights], self.result.shape[0]
+        count = weights[-1].shape[0] if seeds is None else seeds.shape[1]
+        folded = self.chain.folded() if seeds is None else []
         new = self.result.new_empty
         result = new(batch, count, weights[0].shape[1])
         maps = [new(batch, count, w.shape[1]) for w in weights[1:-1] if keep]
@@ -79,12 +80,18 @@ class Tape:
             product = self.top(seeds, rows)
             for i in range(len(weights) - 2, -1, -1):
                 slope = _at(self.slopes[i], rows)
-                through = scratch(0, count, *slope.shape)
-                torch.mul(product, slope, out=through)
-                kept = keep and i > 0
-                size = weights[i].shape[1]
-                product = _block(maps[i - 1], rows) if kept else scratch(1, count, len(slope), size)
-                torch.mm(through.flatten(0, 1), weights[i], out=product.flatten(0, 1))
+                above, size = product, weights[i].shape[1]
+                if keep and i > 0:
+                    product = _block(maps[i - 1], rows)
+                else:
+                    product = scratch(1, count, slope.shape[0], size)
+                if folded and i == len(weights) - 2:
+                    for matrix, one in zip(folded, product.unbind(), strict=True):
+                        torch.mm(slope, matrix, out=one)
+                else:
+                    through = scratch(0, count, *slope.shape)
+                    torch.mul(above, slope, out=through)
+                    times(through.flatten(0, 1), weights[i], out=product.flatten(0, 1))
             _at(result, rows).copy_(product.transpose(0, 1))
         return result, maps
 
@@ -151,6 +158,8 @@ class _Gradient:
         self.by_columns = [by_columns(w) for w in chain.weights]
         self.weights = [_zeros(w) for w in chain.weights if parameters]
         self.biases = [torch.zeros_like(b) for b in chain.biases if parameters]
+        self.folded: list[Tensor] = []  # `Chain.folded`, where it is used, and its gradient
+        self.outer: list[Tensor] = []
 
     def run(
         self,
@@ -162,11 +171,19 @@ class _Gradient:
         count = 1 if grad_products is None else grad_products.shape[1]
         chain, like = self.tape.chain, self.x
         scratch = Scratch(chain, like, count, 3)
+        if seeds is None and grad_products is not None:
+            self.folded = chain.folded()
+            self.outer = [torch.zeros_like(matrix) for matrix in self.folded]
         for rows in chain.parts(like, count):
             bends: list[Tensor] = []
             if grad_products is not None:
                 bends = self._up(rows, seeds, maps, _at(grad_products, rows), scratch)
             self._down(rows, None if grad is None else _at(grad, rows), bends, scratch)
+        if self.folded and self.parameters:
+            weight, last = chain.weights[-2:]
+            outer = torch.stack(self.outer)
+            self.weights[-2] += (last[:, :, None] * outer).sum(0)
+            self.weights[-1] += (weight * outer).sum(2)
 
     def _up(
         self,
@@ -177,10 +194,13 @@ class _Gradient:
         scratch: Scratch,
     ) -> list[Tensor]:
         """From the first layer to the last: weights, and the gradients of the slopes."""
-        bends = []
+        bends: list[Tensor] = []
         grad = grad.transpose(0, 1)
         count, size, _ = grad.shape
-        for i, weight in enumerate(self.tape.chain.weights[:-1]):
+        weights = self.tape.chain.weights[:-1]
+        for i, weight in enumerate(weights):
+            if self.folded and i == len(weights) - 1:
+                return [*bends, self._top(rows, grad, scratch(2, size, len(weight)))]
             below = _block(maps[i], rows) if i < len(maps) else self.tape.top(seeds, rows)
             slope = _at(self.tape.slopes[i], rows)
             through, other = (scratch(slot, count, size, len(weight)) for slot in (i % 2, 2))
@@ -198,6 +218,18 @@ class _Gradient:
                 self._add(-1, _at(seeds, rows).transpose(0, 1).flatten(0, 1), grad.flatten(0, 1))
         return bends
 
+    def _top(self, rows: slice, grad: Tensor, bend: Tensor) -> Tensor:
+        """The last step up where two matrices are one: what it adds, and the slopes' gradient."""
+        slope = _at(self.tape.slopes[-1], rows)
+        for k, one in enumerate(grad.unbind()):
+            if k:
+                bend.addmm_(one, self.folded[k].mT)
+            else:
+                torch.mm(one, self.folded[k].mT, out=bend)
+            if self.parameters:
+                self.outer[k].addmm_(slope.mT, one)
+        return bend
+
     def _down(
         self, rows: slice, grad: Tensor | None, bends: list[Tensor], scratch: Scratch
     ) -> None:
@@ -206,10 +238,12 @@ class _Gradient:
         weights = self.by_columns
         for i in range(len(weights) - 1, -1, -1):
             if i < len(weights) - 1:
+                slope = _at(tape.slopes[i], rows)
                 if grad is not None:
-                    grad = grad.mul_(_at(tape.slopes[i], rows))
+                    grad = grad.mul_(slope)
                 if bends:
-                    grad = tape.chain.function.bend(_at(tape.kept[i], rows), bends[i], grad)
+                    kept = _at(tape.kept[i], rows)
+                    grad = tape.chain.function.bend(kept, slope, bends[i], grad)
             if grad is None:
                 continue
             if self.parameters:
@@ -219,7 +253,7 @@ class _Gradient:
                 else:
                     self.biases[i][rows] += grad
             below = scratch(i % 2, len(grad), weights[i].shape[1]) if i else _at(self.x, rows)
-            grad = torch.mm(grad, weights[i], out=below)
+            grad = times(grad, weights[i], out=below)
 
     def _add(self, layer: int, left: Tensor, right: Tensor) -> None:
         self.weights[layer].addmm_(left.mT, right)
