@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["CACHED", "Chain", "Chained", "Elementwise", "Scratch", "by_columns", "times"]
+__all__ = ["CACHED", "Chain", "Chained", "Elementwise", "Scratch", "times"]
 
 CACHED = 1 << 18  # entries of a feature map that are worked on at once on a CPU
 _NARROWEST = 3  # columns up to which such a product is found transposed
@@ -114,16 +115,22 @@ class Chain:
         """The widest feature map."""
         return max(max(w.shape) for w in self.weights)
 
+    @cached_property
+    def factors(self) -> list[Tensor]:
+        """The matrices without their graph, as factors on the right side of products."""
+        return [_by_columns(weight.detach()) for weight in self.weights]
+
+    @cached_property
     def folded(self) -> list[Tensor]:
         """The last two matrices as one for each output, `diag(w_k) W` for a row `w_k` of the last.
 
         The slopes of the last hidden layer times these are its products with the identity. Empty
         where so many matrices would not stay in the cache.
         """
-        weight, last = self.weights[-2:]
+        weight, last = (w.detach() for w in self.weights[-2:])
         if last.shape[0] * weight.numel() > CACHED:
             return []
-        return [by_columns(matrix) for matrix in last[:, :, None] * weight]
+        return [_by_columns(matrix) for matrix in last[:, :, None] * weight]
 
     def negated(self) -> Chain:
         """The net with the other sign."""
@@ -147,7 +154,7 @@ class Chain:
         return value, products
 
 
-def by_columns(weight: Tensor) -> Tensor:
+def _by_columns(weight: Tensor) -> Tensor:
     """The matrix, laid out as `x @ weight` reads it fastest: 2 to 5 times so if it is narrow."""
     return weight.mT.contiguous().mT if weight.shape[1] <= _NARROW else weight
 

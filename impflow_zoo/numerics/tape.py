@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.chain import Chain, Scratch, by_columns, times
+from impflow_zoo.numerics.chain import Chain, Scratch, times
 from impflow_zoo.numerics.graph import inputs_only, without_hooks
 
 __all__ = ["Tape", "record"]
@@ -69,9 +69,9 @@ class Tape:
                 shape `[B, k, n]` that holds each part of the batch as `[k, rows, n]`, so that the
                 slopes, which all `k` share, are one run of numbers.
         """
-        weights, batch = [by_columns(w) for w in self.chain.weights], self.result.shape[0]
+        weights, batch = self.chain.factors, self.result.shape[0]
         count = weights[-1].shape[0] if seeds is None else seeds.shape[1]
-        folded = self.chain.folded() if seeds is None else []
+        folded = self.chain.folded if seeds is None else []
         new = self.result.new_empty
         result = new(batch, count, weights[0].shape[1])
         maps = [new(batch, count, w.shape[1]) for w in weights[1:-1] if keep]
@@ -155,7 +155,6 @@ class _Gradient:
         self.parameters = parameters
         self.x = torch.empty_like(tape.values[0])
         chain = tape.chain
-        self.by_columns = [by_columns(w) for w in chain.weights]
         self.weights = [_zeros(w) for w in chain.weights if parameters]
         self.biases = [torch.zeros_like(b) for b in chain.biases if parameters]
         self.folded: list[Tensor] = []  # `Chain.folded`, where it is used, and its gradient
@@ -172,7 +171,7 @@ class _Gradient:
         chain, like = self.tape.chain, self.x
         scratch = Scratch(chain, like, count, 3)
         if seeds is None and grad_products is not None:
-            self.folded = chain.folded()
+            self.folded = chain.folded
             self.outer = [torch.zeros_like(matrix) for matrix in self.folded]
         for rows in chain.parts(like, count):
             bends: list[Tensor] = []
@@ -235,7 +234,7 @@ class _Gradient:
     ) -> None:
         """From the last layer to the first, as in any net, with what the slopes add."""
         tape = self.tape
-        weights = self.by_columns
+        weights = tape.chain.factors
         for i in range(len(weights) - 1, -1, -1):
             if i < len(weights) - 1:
                 slope = _at(tape.slopes[i], rows)
