@@ -145,14 +145,17 @@ class _Leg:
             if not bool(ending.any()):
                 return None
         status = torch.full_like(self.rows, int(Status.MAX_STEPS) if last else _OPEN)
-        status[self.idle >= _PATIENCE] = Status.STALLED
-        if slow is not None:
-            status[slow] = Status.STALLED
         eps = torch.finfo(self.w.dtype).eps
         floor = _FLOOR * eps * (self.scale + torch.minimum(self.length, 100 * self.scale))
-        status[(self.idle >= _FLOOR_STEPS) & (self.best <= floor)] = Status.ROUNDING_FLOOR
-        status[solved] = Status.CONVERGED
-        status[~self.best.isfinite()] = Status.NOT_FINITE
+        at_floor = (self.idle >= _FLOOR_STEPS) & (self.best <= floor)
+        idle = self.idle >= _PATIENCE
+        for rows, end in (  # the later ones count
+            (idle if slow is None else idle | slow, Status.STALLED),
+            (at_floor, Status.ROUNDING_FLOOR),
+            (solved, Status.CONVERGED),
+            (~self.best.isfinite(), Status.NOT_FINITE),
+        ):
+            status.masked_fill_(rows, int(end))
         return status
 
     def _slow(self) -> Tensor:
@@ -166,16 +169,19 @@ class _Leg:
         self.alive = self.alive & ~done
         left = int(self.alive.sum())
         search = self.search
-        whole = left == 0 and len(self.rows) == len(search.target) and bool(done.all())
-        at: slice | Tensor = slice(None)
-        own: slice | Tensor = slice(None)
-        if not whole:
+        if len(self.rows) == len(search.target):  # all rows are here, in order: masks are faster
+            whole = done[:, None]
+            search.value = torch.where(whole, self.best_w, search.value)
+            search.residual = torch.where(done, self.best, search.residual)
+            search.status = torch.where(done, status, search.status)
+            search.scale = torch.where(done, self.scale, search.scale)
+            search.steps = torch.where(done, search.steps + self.step, search.steps)
+        else:
             own = done.nonzero()[:, 0]
             at = self.rows[own]
-        search.value[at], search.residual[at] = self.best_w[own], self.best[own]
-        search.status[at] = status[own]
-        search.steps[at] += self.step
-        search.scale[at] = self.scale[own]
+            search.value[at], search.residual[at] = self.best_w[own], self.best[own]
+            search.status[at], search.scale[at] = status[own], self.scale[own]
+            search.steps[at] += self.step
         if 0 < left <= _CROWDED * len(self.rows):
             self._keep(self.alive.nonzero()[:, 0])
         return left > 0
