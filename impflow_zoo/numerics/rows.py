@@ -22,7 +22,8 @@ __all__ = [
 
 Net = Callable[..., Tensor]
 
-_SHORT = 8  # entries up to which torch sums a row faster as a product with ones
+_SHORT = 8  # entries up to which torch sums a row faster as a product with ones,
+_MANY = 1000  # where there are so many rows
 
 
 def call(g: Net, x: Tensor, context: Tensor | None) -> Tensor:
@@ -71,7 +72,8 @@ def computed_parameters(g: Net) -> list[Tensor]:
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each row, `[B, ...] -> [B]`, safe from overflow of the squares."""
     x = x.flatten(1)
-    if x.shape[1] > _SHORT or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+    short = x.shape[1] <= _SHORT and x.shape[0] >= _MANY
+    if not short or torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
         plain = torch.linalg.vector_norm(x, dim=1)
     else:  # not for autocast, which would round
         plain = torch.mv(x * x, x.new_ones(x.shape[1])).sqrt_()
