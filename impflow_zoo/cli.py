@@ -271,7 +271,7 @@ def stage(
     as_json: AsJson = False,
 ) -> None:
     """Bring a model's folder up to date: weights, figures, pictures, card."""
-    from impflow_zoo import staging
+    from impflow_zoo.publishing import staging
 
     result = staging.stage(run, folder, data=data, repeats=repeat or ())
     if as_json:
@@ -296,22 +296,22 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Check models' folders, then send each to the Hub in one commit."""
-    from impflow_zoo import publishing
     from impflow_zoo.models.hub import check_repository
+    from impflow_zoo.publishing import sending
 
-    def report(sent: publishing.Sent) -> None:
+    def report(sent: sending.Sent) -> None:
         if not as_json:
             print(f"{sent.repo_id} {sent.commit} {sent.pull_request or sent.url}", flush=True)
 
     check_repository(f"{namespace}/name")  # before folders are looked through
-    found = publishing.parcels(models or ())
+    found = sending.parcels(models or ())
     if not as_json:
-        print(publishing.table(found, namespace), flush=True)
+        print(sending.table(found, namespace), flush=True)
     sent = []
     if dry_run:
-        publishing.check(found, namespace)
+        sending.check(found, namespace)
     else:
-        sent = publishing.publish(
+        sent = sending.publish(
             found, namespace, private=private, create_pr=create_pr, report=report
         )
     if as_json:

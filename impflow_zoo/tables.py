@@ -10,11 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from impflow_zoo import pairs, registry
+from impflow_zoo import registry
 from impflow_zoo.models import writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.results import Row, read_rows, results
+from impflow_zoo.publishing import pairs
+from impflow_zoo.publishing.results import Row, read_rows, results
 
 __all__ = ["between", "documents", "with_tables", "zoo_table"]
 

@@ -9,8 +9,9 @@ import torch
 import yaml
 from small import make
 
-from impflow_zoo import ResFlow, staging
+from impflow_zoo import ResFlow
 from impflow_zoo.models.config import to_json
+from impflow_zoo.publishing import staging
 
 FACTS = {
     "steps": 10,

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from small import write_recipe
 
-from impflow_zoo.cards import CURVE, PICTURE
 from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models import layout
+from impflow_zoo.publishing.cards import CURVE, PICTURE
+from impflow_zoo.publishing.scores import SCORES
 from impflow_zoo.runlog import LOG
-from impflow_zoo.scores import SCORES
 from impflow_zoo.training.run_folder import CHECKPOINT
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -13,11 +13,12 @@ import yaml
 from small import CARD, make, write_recipe
 from staged import FACTS
 
-from impflow_zoo import ImpFlow, ResFlow, staging, training
+from impflow_zoo import ImpFlow, ResFlow, training
 from impflow_zoo.facts import TRAINING, Part, TrainingFacts, read_log
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.publishing import inspect
+from impflow_zoo.publishing import staging
+from impflow_zoo.publishing.sending import inspect
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.runlog import LOG
 from impflow_zoo.training.run_folder import CHECKPOINT

@@ -12,10 +12,10 @@ import pytest
 import torch
 from staged import FACTS
 
-from impflow_zoo import pairs
+from impflow_zoo.publishing import pairs
+from impflow_zoo.publishing.results import Row
+from impflow_zoo.publishing.scores import SCORES, serialised
 from impflow_zoo.recipe import CardSettings, DataSettings
-from impflow_zoo.results import Row
-from impflow_zoo.scores import SCORES, serialised
 
 EMPTY = dict.fromkeys(Row.__dataclass_fields__, "")
 

@@ -18,14 +18,15 @@ from hub import TOKEN, Hub
 from huggingface_hub import ModelCard
 from small import make
 
-from impflow_zoo import ResFlow, create_model, publishing, registry
-from impflow_zoo.cards import trained_card
+from impflow_zoo import ResFlow, create_model, registry
 from impflow_zoo.evaluation import Result
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ImageConfig, ModelError, to_json
+from impflow_zoo.publishing import sending
+from impflow_zoo.publishing.cards import trained_card
+from impflow_zoo.publishing.scores import SCORES
 from impflow_zoo.recipe import CardSettings, Recipe
-from impflow_zoo.scores import SCORES
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +65,12 @@ def _sent(folder: Path) -> list[Path]:
 
 
 def test_a_staged_folder_is_fit(folder):
-    (parcel,) = publishing.parcels([str(folder)])
+    (parcel,) = sending.parcels([str(folder)])
     assert parcel.problems == ()
     assert (folder / SCORES).is_file()
     assert set(parcel.files) == {f.name for f in _sent(folder)}
     assert parcel.size == sum(f.stat().st_size for f in _sent(folder))
-    assert re.match(r"org/tiny +8 files, [\d,]+ bytes$", publishing.table([parcel], "org"))
+    assert re.match(r"org/tiny +8 files, [\d,]+ bytes$", sending.table([parcel], "org"))
 
 
 def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -133,34 +134,34 @@ def _images(folder: Path) -> None:
 )
 def test_what_is_missing_is_named(folder, damage, problem):
     damage(folder)
-    (parcel,) = publishing.parcels([str(folder)])
+    (parcel,) = sending.parcels([str(folder)])
     assert problem in "; ".join(parcel.problems)
     assert TOKEN not in "; ".join(parcel.problems)
     with pytest.raises(ModelError, match="nothing was sent, not fit to publish: tiny"):
-        publishing.publish([parcel], "org")
+        sending.publish([parcel], "org")
 
 
 def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
     planned = tmp_path / "planned"
     planned.mkdir()
     shutil.copy(folder / layout.RECIPE, planned)
-    found = publishing.parcels([str(folder), str(planned)])
-    publishing.check(found, "org")
-    assert "no weights, not sent" in publishing.table(found, "org").splitlines()[1]
+    found = sending.parcels([str(folder), str(planned)])
+    sending.check(found, "org")
+    assert "no weights, not sent" in sending.table(found, "org").splitlines()[1]
     with pytest.raises(ModelError, match="none of these models has weights"):
-        publishing.check(found[1:], "org")
+        sending.check(found[1:], "org")
 
 
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
 def test_names_that_are_no_model(model):
     with pytest.raises(ModelError):
-        publishing.check(publishing.parcels([model]), "org")
+        sending.check(sending.parcels([model]), "org")
 
 
 @pytest.mark.parametrize("namespace", ["", "a/b", "..", "org name", "../x"])
 def test_namespaces_that_are_none(folder, namespace):
     with pytest.raises(ModelError):
-        publishing.check(publishing.parcels([str(folder)]), namespace)
+        sending.check(sending.parcels([str(folder)]), namespace)
 
 
 def test_publish_load_update(hub, publisher, originals, tmp_path):
@@ -285,7 +286,7 @@ def _with_broken_storage(folder: str) -> Output:
         raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publishing.HfApi, "create_commit", create_commit)
+        patch.setattr(sending.HfApi, "create_commit", create_commit)
         return command("publish", folder, "--namespace", "org")
 
 
@@ -327,8 +328,8 @@ def test_snippets_of_the_zoo_run_as_printed(name, capsys):
 @pytest.mark.slow
 def test_the_whole_zoo_is_fit():
     """What a maintainer sends with one command; if it fails, the folder has to be staged again."""
-    found = publishing.parcels()
-    publishing.check(found, "org")
+    found = sending.parcels()
+    sending.check(found, "org")
     assert [p.name for p in found if not p.trained] == registry.list_models(pretrained=False)
 
 

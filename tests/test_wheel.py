@@ -44,7 +44,7 @@ def test_it_holds_the_package(names):
     sources = CHECKOUT / "impflow_zoo"
     expected = {f"impflow_zoo/{p.relative_to(sources)}" for p in sources.rglob("*.py")}
     assert expected <= names
-    assert {"impflow_zoo/py.typed", "impflow_zoo/templates/card.md.jinja"} <= names
+    assert {"impflow_zoo/py.typed", "impflow_zoo/publishing/templates/card.md.jinja"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

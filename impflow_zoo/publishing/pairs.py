@@ -8,8 +8,8 @@ from pathlib import Path
 from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.pictures import draw_pairs
-from impflow_zoo.results import Row
-from impflow_zoo.scores import paired_error
+from impflow_zoo.publishing.results import Row
+from impflow_zoo.publishing.scores import paired_error
 
 __all__ = ["picture", "table", "trained_pairs"]
 

@@ -215,7 +215,7 @@ def _seeds_text(result: Result, facts: TrainingFacts) -> str:
 
 
 def _template(name: str) -> str:
-    return resources.files("impflow_zoo").joinpath("templates", name).read_text()
+    return resources.files("impflow_zoo.publishing").joinpath("templates", name).read_text()
 
 
 def _ships(model: FlowModel) -> bool:

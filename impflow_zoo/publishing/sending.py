@@ -18,12 +18,12 @@ from huggingface_hub import (
 )
 
 from impflow_zoo import registry
-from impflow_zoo.cards import CURVE, IMAGE_PIPELINE, PICTURE
 from impflow_zoo.facts import TRAINING, earlier_recipes
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.hub import check_repository, one_line_errors, transfer_errors
+from impflow_zoo.publishing.cards import CURVE, IMAGE_PIPELINE, PICTURE
 from impflow_zoo.recipe import CardSettings, read_recipe
 
 __all__ = ["Parcel", "Sent", "inspect", "parcels", "publish", "table"]

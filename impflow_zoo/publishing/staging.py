@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from impflow_zoo import pictures
-from impflow_zoo.cards import CURVE, PICTURE, pending_card, trained_card
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, earlier_recipes, read_log
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ModelError, TabularConfig
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.publishing.cards import CURVE, PICTURE, pending_card, trained_card
+from impflow_zoo.publishing.scores import SCORES, serialised
 from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
 from impflow_zoo.runlog import LOG
-from impflow_zoo.scores import SCORES, serialised
 
 __all__ = ["stage"]
 
