@@ -22,8 +22,7 @@ from documents import GUIDE, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import LipschitzMLP, LogDet, Solver
-from impflow_zoo.lipschitz.held import held_weights
-from impflow_zoo.lipschitz.norms import LipschitzLayer
+from impflow_zoo.lipschitz.norms import LipschitzLayer, held_weights
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.linearize import chain_of
 

@@ -16,7 +16,7 @@ from impflow_zoo.lipschitz import elementwise
 from impflow_zoo.lipschitz.activations import Sin
 from impflow_zoo.lipschitz.elementwise import SiLU, Sine
 from impflow_zoo.numerics import chain as chain_module
-from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics import monitor, tape
 from impflow_zoo.numerics.chain import Chain
 from impflow_zoo.numerics.linearize import Linearization, chain_of, linearize
 from impflow_zoo.numerics.rows import norm
@@ -47,14 +47,21 @@ def by_autograd(net: nn.Module, x: Tensor, context: Tensor | None) -> Linearizat
     return Linearization(point, net(point) if context is None else net(point, context))
 
 
-@pytest.fixture(params=[None, 200, 1], ids=["whole", "in-parts", "in-parts-unfolded"])
+@pytest.fixture(params=[False, True], ids=["whole", "in-parts"])
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches that fit the cache, and parts of 16 rows, the last matrices folded or not."""
+    """Batches that fit the cache, and batches that are cut into parts of 16 rows."""
     if request.param:
-        monkeypatch.setattr(chain_module, "CACHED", request.param)
+        monkeypatch.setattr(chain_module, "CACHED", 1)
 
 
-@pytest.mark.usefixtures("parts")
+@pytest.fixture(params=[3, 0], ids=["folded", "unfolded"])
+def folding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last two matrices as one for each output, however few rows there are, or never."""
+    monkeypatch.setattr(chain_module, "_FEW_OUTPUTS", request.param)
+    monkeypatch.setattr(tape, "_MANY", 0)
+
+
+@pytest.mark.usefixtures("parts", "folding")
 def test_products_are_those_of_the_net(net: LipschitzMLP) -> None:
     x, context = draw(net)
     by_hand, other = linearize(net, x, context), by_autograd(net, x, context)
@@ -66,7 +73,7 @@ def test_products_are_those_of_the_net(net: LipschitzMLP) -> None:
     torch.testing.assert_close(by_hand.vjp(v), other.vjp(v))
 
 
-@pytest.mark.usefixtures("parts")
+@pytest.mark.usefixtures("parts", "folding")
 @pytest.mark.parametrize(
     "of", ["value", "jacobian", "form", "value-and-jacobian", "value-and-form"]
 )
@@ -241,6 +248,22 @@ def test_lengths_of_rows_are_not_rounded_by_autocast(monkeypatch: pytest.MonkeyP
     x = torch.randn(2000, 3)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(norm(x), torch.linalg.vector_norm(x, dim=1))
+
+
+@pytest.mark.parametrize("features", [2, 4])
+@pytest.mark.parametrize("make", [ResFlowTransform, ImpFlowTransform])
+def test_a_backward_pass_within_autocast_is_not_rounded(make: Any, features: int) -> None:
+    nets = [LipschitzMLP(features, (16, 16)) for _ in range(1 + (make is ImpFlowTransform))]
+    block, x = make(*nets), torch.randn(20, features, requires_grad=True)
+
+    def gradients(*, narrow: bool) -> tuple[Tensor, ...]:
+        z, logdet = block.inverse(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=narrow):
+            return torch.autograd.grad(z.sum() + logdet.sum(), (x, *block.parameters()))
+
+    block.eval()
+    for plain, other in zip(gradients(narrow=False), gradients(narrow=True), strict=True):
+        assert torch.equal(plain, other)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -16,7 +16,7 @@ from impflow_zoo import (
     Solver,
     SolverError,
 )
-from impflow_zoo.lipschitz.held import held_weights
+from impflow_zoo.lipschitz.norms import held_weights
 from impflow_zoo.numerics import transposed
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.transforms.monotone import MonotoneTransform

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import (
-    LipSwish,
-    Scaled,
-    Sin,
-    expansion,
-    folded,
-    has_hooks,
-    make_activation,
-)
+from impflow_zoo.lipschitz.activations import Scaled, expansion, folded, has_hooks, make_activation
 from impflow_zoo.lipschitz.arguments import (
     check_bound,
     check_context,
     check_context_size,
     check_sizes,
 )
-from impflow_zoo.lipschitz.held import KeptChains
 from impflow_zoo.lipschitz.induced import is_uniform, make_linear, spaces
 from impflow_zoo.lipschitz.norms import LipschitzLinear
-from impflow_zoo.numerics.chain import Chain
+from impflow_zoo.numerics.chain import Chain, Chained
 
 __all__ = ["LipschitzMLP"]
 
-_KNOWN = {LipschitzLinear, LipSwish, Sin}  # what a kept chain may be made of
 _METHODS = frozenset(("forward", "core", "scales"))  # that somebody may have replaced on a module
 
 
-class LipschitzMLP(KeptChains):
+class LipschitzMLP(Chained, nn.Module):
     """A multilayer perceptron with a bounded Lipschitz constant, the whole net's.
 
     Every layer gets an equal share of the constant, `lipschitz^(1 / layers)`; the activations
@@ -144,9 +134,6 @@ class LipschitzMLP(KeptChains):
         Not where somebody's hooks or another `forward` have to be heeded.
         """
         self._check(x, context)
-        held = self.held_chain()
-        if held is not None:
-            return held
         layers = [layer for layer in self.layers if type(layer) is LipschitzLinear]
         activations = [a for a in (self.first, *self.activations) if isinstance(a, Scaled)]
         complete = len(layers) == len(self.layers) and len(activations) == len(self.activations) + (
@@ -174,24 +161,6 @@ class LipschitzMLP(KeptChains):
             scale = after
         weight, bias = layers[-1].scaled(scale)
         return Chain(function, (*weights, weight), (*biases, bias))
-
-    def ingredients(self) -> tuple[list[Any], list[Tensor]] | None:
-        activations = [a for a in (self.first, *self.activations) if a is not None]
-        kinds = {type(module) for module in (*self.layers, *activations)}
-        known = kinds <= _KNOWN and type(self) is LipschitzMLP
-        if not known or self.context_features or _watched(self):
-            return None
-        settings: list[Any] = [self.features, *activations]
-        tensors: list[Tensor] = [a.beta for a in activations if isinstance(a, LipSwish)]
-        for layer in cast(list[LipschitzLinear], self.layers):
-            settings += [layer, layer.coefficient, layer.domain, layer.codomain]
-            tensors += [layer.weight, layer.bias]
-            tensors += [layer.u, layer.v] if layer.spectral else []
-        return settings, tensors
-
-    def fresh_chain(self) -> Chain | None:
-        weight = cast(LipschitzLinear, self.layers[0]).weight
-        return self.chain(weight.new_empty(0, self.features), None)
 
     def certificate(self) -> float | None:
         """Upper bound of the Lipschitz constant of the net as it is, in its norm."""

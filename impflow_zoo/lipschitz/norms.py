@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import NamedTuple
 
@@ -10,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Held", "LipschitzLayer", "LipschitzLinear", "refresh_norms"]
+__all__ = ["LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
 
 _SQUARINGS = 8  # of the Gram matrix, in a training forward
 _FEW = 8  # rows or columns up to which all eigenvectors cost less than the squarings
 _ATTAINED = 16.0  # how many eps u . W v may lie below the norm in vectors that are kept
 
 
-class Held(NamedTuple):
+class _Held(NamedTuple):
     """A normalised weight within `held_weights`.
 
     Arguments:
@@ -110,7 +112,7 @@ class LipschitzLayer(nn.Module):
 
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
-        held: Held | None = self.__dict__.get("_held")
+        held: _Held | None = self.__dict__.get("_held")
         recording = torch.is_grad_enabled()
         if torch.compiler.is_compiling():  # such code cannot ask for its thread: numbers are safe
             return self.fresh_weight() if held is None or recording else held.value
@@ -198,11 +200,12 @@ class LipschitzLinear(LipschitzLayer):
         power = weight @ weight.mT if wide else weight.mT @ weight
         few = len(power) <= _FEW and bool(power.isfinite().all())
         leading = torch.linalg.eigh(power)[1][:, -1] if few else _leading(power)
-        v = _unit(leading @ weight)[0] if wide else leading
-        u, sigma = _unit(weight @ v)
-        usable = sigma.isfinite()
-        for known, found in ((self.u, u), (self.v, v), (self.sigma, sigma)):
-            known.copy_(torch.where(usable, found, known))
+        v = functional.normalize(leading @ weight, dim=0) if wide else leading
+        u = functional.normalize(weight @ v, dim=0)
+        usable = u.isfinite().all() & v.isfinite().all()
+        self.u.copy_(torch.where(usable, u, self.u))
+        self.v.copy_(torch.where(usable, v, self.v))
+        self.sigma.copy_(torch.dot(self.u, weight @ self.v))
 
     @property
     def spectral(self) -> bool:
@@ -281,16 +284,42 @@ def _leading(power: Tensor) -> Tensor:
     """The leading eigenvector of a Gram matrix, as far as 256 power iterations find it."""
     tiny = torch.finfo(power.dtype).tiny
     for i in range(_SQUARINGS):
-        if i % 3 == 0:  # a trace of one keeps the next three squares far from under- and overflow
+        if i % 2 == 0:  # a trace of one keeps the next two squares far from under- and overflow
             power = power / power.trace().clamp(min=tiny)
         power = power @ power
-    return _unit(power[:, power.diagonal().argmax()])[0]
+    return functional.normalize(power[:, power.diagonal().argmax()], dim=0)
 
 
-def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x / |x|` and `|x|`; zero stays zero."""
-    length = torch.linalg.vector_norm(x)
-    return x / length.clamp(min=torch.finfo(x.dtype).tiny), length
+@contextmanager
+def held_weights(*nets: nn.Module) -> Iterator[None]:
+    """Compute each normalised weight once, and use it for every evaluation within the block.
+
+    The weights are those of this thread; another one that uses the nets meanwhile computes its own.
+    Layers with hooks that run first (`torch.nn.utils.prune`) may get another weight by them, and
+    compute theirs in every evaluation.
+    """
+    layers = [
+        layer
+        for net in nets
+        for layer in net.modules()
+        if isinstance(layer, LipschitzLayer)
+        and "_held" not in layer.__dict__
+        and not layer._forward_pre_hooks
+    ]
+    layers = list(dict.fromkeys(layers))
+    gradient = torch.is_grad_enabled()
+    try:
+        # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(gradient):
+            for layer in layers:
+                weight = layer.fresh_weight()
+                layer.__dict__["_held"] = _Held(get_ident(), weight, weight.detach())
+        yield
+    finally:
+        for layer in layers:
+            held = layer.__dict__.get("_held")
+            if held is not None and held.thread == get_ident():
+                layer.__dict__.pop("_held", None)
 
 
 def refresh_norms(module: nn.Module) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = ["CACHED", "Chain", "Chained", "Elementwise", "Scratch", "times"]
 
 CACHED = 1 << 18  # entries of a feature map that are worked on at once on a CPU
+_FEW_OUTPUTS = 3  # of a net whose last two matrices are taken as one for each
 _NARROWEST = 3  # columns up to which such a product is found transposed
 _NARROW = 8  # columns up to which a matrix product reads its right side faster column by column
 
@@ -125,10 +126,10 @@ class Chain:
         """The last two matrices as one for each output, `diag(w_k) W` for a row `w_k` of the last.
 
         The slopes of the last hidden layer times these are its products with the identity. Empty
-        where so many matrices would not stay in the cache.
+        for more than a few outputs, where one product is faster than so many.
         """
         weight, last = (w.detach() for w in self.weights[-2:])
-        if last.shape[0] * weight.numel() > CACHED:
+        if last.shape[0] > _FEW_OUTPUTS:
             return []
         return [_by_columns(matrix) for matrix in last[:, :, None] * weight]
 
@@ -167,7 +168,8 @@ def times(
     On CPUs, where a product of few long rows with `x^T` is as fast as reading `x` is.
     """
     if 1 < matrix.shape[1] <= _NARROWEST and x.device.type == "cpu":
-        found = torch.mm(matrix.mT, x.mT).mT
+        found = x.new_empty(matrix.shape[1], x.shape[0])  # autocast heeds what has no `out`
+        found = torch.mm(matrix.mT, x.mT, out=found).mT
         out = torch.empty(found.shape, dtype=x.dtype) if out is None else out
         return out.copy_(found) if bias is None else torch.add(found, bias, out=out)
     if bias is None:

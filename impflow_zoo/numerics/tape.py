@@ -18,6 +18,7 @@ from impflow_zoo.numerics.graph import inputs_only, without_hooks
 
 __all__ = ["Tape", "record"]
 
+_MANY = 500  # rows from which gradients take the last two matrices as one
 _FEW = 3  # up to so many products are added one by one: torch sums short dimensions slowly
 
 
@@ -170,7 +171,7 @@ class _Gradient:
         count = 1 if grad_products is None else grad_products.shape[1]
         chain, like = self.tape.chain, self.x
         scratch = Scratch(chain, like, count, 3)
-        if seeds is None and grad_products is not None:
+        if seeds is None and grad_products is not None and len(like) >= _MANY:
             self.folded = chain.folded
             self.outer = [torch.zeros_like(matrix) for matrix in self.folded]
         for rows in chain.parts(like, count):

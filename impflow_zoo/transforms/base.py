@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from impflow_zoo.lipschitz.held import held_weights
+from impflow_zoo.lipschitz.norms import held_weights
 from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.linearize import chain_of
@@ -111,7 +110,7 @@ class ResidualBlock(PlainLoading, Transform):
         self, inputs: Tensor, context: Tensor | None, *, backwards: bool
     ) -> tuple[Tensor, Tensor]:
         value, total = self._check(inputs, context), None
-        with self._held(context):
+        with held_weights(*(getattr(self, name) for name in self.nets)):
             for residual_map, inverted in self._maps(context, backwards=backwards):
                 if inverted:
                     value, logdet = residual_map.inverse_and_logdet(value)
@@ -124,14 +123,10 @@ class ResidualBlock(PlainLoading, Transform):
 
     def _value(self, inputs: Tensor, context: Tensor | None, *, backwards: bool) -> Tensor:
         value = self._check(inputs, context)
-        with self._held(context):
+        with held_weights(*(getattr(self, name) for name in self.nets)):
             for residual_map, inverted in self._maps(context, backwards=backwards):
                 value = residual_map.inverse(value) if inverted else residual_map.value(value)
         return value
-
-    def _held(self, context: Tensor | None) -> AbstractContextManager[None]:
-        nets = [getattr(self, name) for name in self.nets]
-        return held_weights(*nets, chains=context is None)
 
     def _maps(
         self, context: Tensor | None, *, backwards: bool
