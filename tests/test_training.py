@@ -27,7 +27,6 @@ from impflow_zoo import (
     SolverError,
     create_model,
     evaluate,
-    staging,
     training,
 )
 from impflow_zoo.data import TOYS, DataError, TableSource, open_source, open_toy
@@ -36,6 +35,7 @@ from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.processes import Processes
+from impflow_zoo.publishing import staging
 from impflow_zoo.recipe import TrainingSettings, read_recipe
 from impflow_zoo.registry import locate
 from impflow_zoo.runlog import LOG
