@@ -56,7 +56,7 @@ def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture(params=[3, 0], ids=["folded", "unfolded"])
 def folding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last two matrices as one for each output, however few rows there are, or never."""
+    """The last two matrices as one for each output, for however few rows, or never."""
     monkeypatch.setattr(chain_module, "_FEW_OUTPUTS", request.param)
     monkeypatch.setattr(tape, "_MANY", 0)
 

@@ -18,7 +18,7 @@ from impflow_zoo.numerics.graph import inputs_only, without_hooks
 
 __all__ = ["Tape", "record"]
 
-_MANY = 500  # rows from which gradients take the last two matrices as one
+_MANY = 500  # rows from which it pays to take the last two matrices as one
 _FEW = 3  # up to so many products are added one by one: torch sums short dimensions slowly
 
 
@@ -72,7 +72,7 @@ class Tape:
         """
         weights, batch = self.chain.factors, self.result.shape[0]
         count = weights[-1].shape[0] if seeds is None else seeds.shape[1]
-        folded = self.chain.folded if seeds is None else []
+        folded = self.chain.folded if seeds is None and batch >= _MANY else []
         new = self.result.new_empty
         result = new(batch, count, weights[0].shape[1])
         maps = [new(batch, count, w.shape[1]) for w in weights[1:-1] if keep]
