@@ -190,13 +190,20 @@ def expansion(activation: nn.Module | None) -> int:
     return int(getattr(activation, "expansion", 1))
 
 
-def make_activation(name: str) -> nn.Module:
+def make_activation(name: str, features: int | None = None) -> nn.Module:
     """An activation by name, with an attribute `expansion` where it multiplies the features.
 
+    Arguments:
+        name: one of `ACTIVATIONS` or of the published ones.
+        features: how many features, or channels, it will be given, where that is known.
+
     Raises:
-        ValueError: if the name is unknown; the message lists those that are known.
+        ValueError: if the name is unknown, with those that are known, or if the activation pairs
+            features and their number is odd.
     """
     known = {**ACTIVATIONS, **PUBLISHED}
     if name not in known:
         raise ValueError(f"unknown activation {name!r}: choose {', '.join(known)}")
+    if known[name] is MaxMin and features is not None and features % 2:
+        raise ValueError(f"activation {name!r} pairs features: an even number, not {features}")
     return known[name]()

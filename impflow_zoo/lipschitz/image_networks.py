@@ -124,8 +124,8 @@ class LipschitzConvNet(_ImageNet):
         if stored_norms or norm != "2":
             self.lipschitz = None  # the layers' norms do not bound it in the 2-norm
         widths = [channels, *[width] * (len(kernels) - 1), channels]
-        self.first = make_activation(activation) if preactivation else None
-        self.activations = nn.ModuleList(make_activation(activation) for _ in kernels[1:])
+        self.first = make_activation(activation, channels) if preactivation else None
+        self.activations = nn.ModuleList(make_activation(activation, width) for _ in kernels[1:])
         expansions = [expansion(self.first), *(expansion(a) for a in self.activations)]
         self.layers = nn.ModuleList(
             make_convolution(n * k, m, kernel, image_size, share, space, stored=stored_norms)
@@ -206,7 +206,7 @@ class LipschitzDenseNet(_ImageNet):
         check_sizes(growth=growth, kernel=kernel)
         if not (is_whole(depth) and depth >= 0):
             raise ValueError(f"depth={depth!r}: a number of layers is needed, 0 or more")
-        self.activations = nn.ModuleList(make_activation(activation) for _ in range(depth))
+        self.activations = nn.ModuleList(make_activation(activation, growth) for _ in range(depth))
         convolutions, width = [], channels
         for a in self.activations:
             convolutions.append(LipschitzConv2d(width, growth, kernel, image_size, 1.0))

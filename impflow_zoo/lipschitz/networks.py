@@ -83,9 +83,9 @@ class LipschitzMLP(Chained, nn.Module):
         self.bounded = is_uniform(norm) and not stored_norms
         widths = [features, *hidden_features, features]
         share = lipschitz ** (1 / (len(widths) - 1))
-        hidden = [make_activation(activation) for _ in hidden_features]
+        hidden = [make_activation(activation, size) for size in hidden_features]
         self.activations = nn.ModuleList(hidden)
-        self.first = make_activation(activation) if preactivation else None
+        self.first = make_activation(activation, features) if preactivation else None
         expansions = [expansion(self.first), *(expansion(a) for a in hidden)]
         self.layers = nn.ModuleList(
             LipschitzLinear(n * k, m, share, domain=math.inf, codomain=math.inf)
