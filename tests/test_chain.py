@@ -119,6 +119,15 @@ def test_evaluation_without_a_graph(net: LipschitzMLP) -> None:
     assert not chain(x).requires_grad
 
 
+def test_another_default_device_is_left_alone() -> None:
+    net, x = LipschitzMLP(2, (8,)).eval(), torch.randn(5, 2)
+    chain = chain_of(net, x, None)
+    assert isinstance(chain, Chain)
+    with torch.device("meta"):
+        found = chain(x)
+    torch.testing.assert_close(found, net(x).detach())
+
+
 def test_no_rows_and_frozen_parameters() -> None:
     net = LipschitzMLP(3, (8, 5)).double().eval().requires_grad_(requires_grad=False)
     assert linearize(net, torch.zeros(0, 3).double()).jacobian().shape == (0, 3, 3)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import math
 
 import pytest
 import torch
-from blocks import NETS, build, draw
+from blocks import NETS
 from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
@@ -185,66 +184,6 @@ def test_refreshed_norms_are_exact():
     refresh_norms(net)
     for layer in net.layers:
         assert layer.sigma.item() == pytest.approx(torch.linalg.matrix_norm(layer.weight, 2).item())
-
-
-# --- one normalisation a call ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def normalisations(monkeypatch):
-    """Which layers computed their weight, in order."""
-    calls = []
-    original = LipschitzLinear.fresh_weight
-
-    def counted(self):
-        calls.append(self)
-        return original(self)
-
-    monkeypatch.setattr(LipschitzLinear, "fresh_weight", counted)
-    return calls
-
-
-@pytest.mark.parametrize("method", ["forward", "inverse", "encode", "decode"])
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_weights_are_normalised_once_a_call(normalisations, method, training):
-    block = build("impflow-sin").train(training)
-    x, _ = draw("impflow-sin")
-    getattr(block, method)(x)
-    layers = [m for m in block.modules() if isinstance(m, LipschitzLinear)]
-    assert len(normalisations) == len(layers) == 6
-    assert set(normalisations) == set(layers)
-    getattr(block, method)(x)
-    assert len(normalisations) == 12
-
-
-def test_nets_on_their_own_normalise_each_time(normalisations):
-    net = LipschitzMLP(3, (4,))
-    net(torch.randn(2, 3)), net(torch.randn(2, 3))
-    assert len(normalisations) == 4
-
-
-def test_held_weights_end_with_the_block():
-    layer = linear(factor=3).eval()
-    with held_weights(layer):
-        held = layer.normalised_weight()
-        assert layer.normalised_weight() is held
-        with held_weights(layer):
-            assert layer.normalised_weight() is held
-        assert layer.normalised_weight() is held
-    assert layer.normalised_weight() is not held
-
-
-def test_held_weights_end_with_an_error():
-    layer = linear(factor=3).eval()
-    with contextlib.suppress(KeyError), held_weights(layer):
-        held = layer.normalised_weight()
-        raise KeyError
-    assert layer.normalised_weight() is not held
-    block = ResFlowTransform(LipschitzMLP(3, (4,))).double().eval()
-    with pytest.raises(ValueError, match="takes"):
-        block(torch.randn(2, 5, dtype=torch.float64))
-    for module in block.modules():
-        assert "_held" not in module.__dict__
 
 
 # --- nets -----------------------------------------------------------------------------------------

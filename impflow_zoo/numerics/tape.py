@@ -173,13 +173,13 @@ class _Gradient:
         scratch = Scratch(chain, like, count, 3)
         if seeds is None and grad_products is not None and len(like) >= _MANY:
             self.folded = chain.folded
-            self.outer = [torch.zeros_like(matrix) for matrix in self.folded]
+            self.outer = [torch.zeros_like(m) for m in self.folded if self.parameters]
         for rows in chain.parts(like, count):
             bends: list[Tensor] = []
             if grad_products is not None:
                 bends = self._up(rows, seeds, maps, _at(grad_products, rows), scratch)
             self._down(rows, None if grad is None else _at(grad, rows), bends, scratch)
-        if self.folded and self.parameters:
+        if self.outer:
             weight, last = chain.weights[-2:]
             outer = torch.stack(self.outer)
             self.weights[-2] += (last[:, :, None] * outer).sum(0)

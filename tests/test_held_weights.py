@@ -1,0 +1,76 @@
+"""Weights are normalised once a call, and held no longer than that."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from blocks import build, draw
+
+from impflow_zoo import LipschitzMLP, ResFlowTransform
+from impflow_zoo.lipschitz.norms import LipschitzLinear, held_weights
+
+
+def tight_layer():
+    layer = LipschitzLinear(5, 4, 0.9).double().eval()
+    with torch.no_grad():
+        layer.weight.copy_(3 * torch.randn(4, 5))
+    return layer
+
+
+@pytest.fixture
+def normalisations(monkeypatch):
+    """Which layers computed their weight, in order."""
+    calls = []
+    original = LipschitzLinear.fresh_weight
+
+    def counted(self):
+        calls.append(self)
+        return original(self)
+
+    monkeypatch.setattr(LipschitzLinear, "fresh_weight", counted)
+    return calls
+
+
+@pytest.mark.parametrize("method", ["forward", "inverse", "encode", "decode"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_weights_are_normalised_once_a_call(normalisations, method, training):
+    block = build("impflow-sin").train(training)
+    x, _ = draw("impflow-sin")
+    getattr(block, method)(x)
+    layers = [m for m in block.modules() if isinstance(m, LipschitzLinear)]
+    assert len(normalisations) == len(layers) == 6
+    assert set(normalisations) == set(layers)
+    getattr(block, method)(x)
+    assert len(normalisations) == 12
+
+
+def test_nets_on_their_own_normalise_each_time(normalisations):
+    net = LipschitzMLP(3, (4,))
+    net(torch.randn(2, 3)), net(torch.randn(2, 3))
+    assert len(normalisations) == 4
+
+
+def test_held_weights_end_with_the_block():
+    layer = tight_layer()
+    with held_weights(layer):
+        held = layer.normalised_weight()
+        assert layer.normalised_weight() is held
+        with held_weights(layer):
+            assert layer.normalised_weight() is held
+        assert layer.normalised_weight() is held
+    assert layer.normalised_weight() is not held
+
+
+def test_held_weights_end_with_an_error():
+    layer = tight_layer()
+    with contextlib.suppress(KeyError), held_weights(layer):
+        held = layer.normalised_weight()
+        raise KeyError
+    assert layer.normalised_weight() is not held
+    block = ResFlowTransform(LipschitzMLP(3, (4,))).double().eval()
+    with pytest.raises(ValueError, match="takes"):
+        block(torch.randn(2, 5, dtype=torch.float64))
+    for module in block.modules():
+        assert "_held" not in module.__dict__
