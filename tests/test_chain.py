@@ -203,8 +203,8 @@ def test_newton_knows_the_slopes_of_a_chain(features: int, method: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_slopes_far_out(dtype: torch.dtype) -> None:
     h = torch.tensor([-1e30, -1e9, -50, 0, 3, 50, 3e7, 1e9, 1e18, 1e30], dtype=dtype)
-    value, slope = torch.empty_like(h), torch.empty_like(h)
-    SiLU().record(h, value, slope)
+    value, slope, kept = torch.empty_like(h), h.clone(), torch.empty_like(h)
+    SiLU().record(slope, value, kept)
     torch.testing.assert_close(value, torch.nn.functional.silu(h))
     point = h.clone().requires_grad_()
     (expected,) = torch.autograd.grad(torch.nn.functional.silu(point).sum(), point)
@@ -219,11 +219,11 @@ def test_sines_are_right_to_the_last_place(
 ) -> None:
     monkeypatch.setattr(elementwise, "_BY_NUMPY", by_numpy)
     h = torch.cat([torch.randn(500) * 10.0**k for k in range(-6, 9)]).to(dtype)
-    value, slope = h.clone(), torch.empty_like(h)
+    value, slope = torch.empty_like(h), h.clone()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        Sine().record(value, value, slope)
+        Sine().record(slope, value, value)
         alone = Sine().overwrite(h.clone())
     finally:
         torch.set_num_threads(before)

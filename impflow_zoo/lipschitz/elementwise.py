@@ -32,7 +32,7 @@ _BY_NUMPY = _is_amd()
 class Sine:
     """`sin(h)`."""
 
-    keeps_input = False
+    keeps = False
 
     def value(self, h: Tensor) -> Tensor:
         return torch.sin(h)
@@ -43,18 +43,18 @@ class Sine:
     def overwrite(self, h: Tensor) -> Tensor:
         return _apply(torch.sin, np.sin, h, h)
 
-    def record(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
-        _apply(torch.cos, np.cos, h, slope)
+    def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
         _apply(torch.sin, np.sin, h, value)
+        _apply(torch.cos, np.cos, h, h)
 
-    def bend(self, h: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
-        return t.mul_(h).neg_() if onto is None else onto.addcmul_(t, h, value=-1)
+    def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+        return t.mul_(kept).neg_() if onto is None else onto.addcmul_(t, kept, value=-1)
 
 
 class SiLU:
     """`h sigmoid(h)`."""
 
-    keeps_input = True
+    keeps = True
 
     def value(self, h: Tensor) -> Tensor:
         return functional.silu(h)
@@ -66,16 +66,15 @@ class SiLU:
     def overwrite(self, h: Tensor) -> Tensor:
         return functional.silu(h, inplace=True)
 
-    def record(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
-        s = torch.sigmoid(h, out=slope)
+    def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
+        s = torch.sigmoid(h, out=kept)
         torch.mul(h, s, out=value)
         # s + value (1 - s), without cancellation where s is 1 and the value large
-        torch.lerp(value, value.new_ones(()), s, out=slope)
+        torch.lerp(value, value.new_ones(()), s, out=h)
 
-    def bend(self, h: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
-        # f'' = s (1 - f') + (1 - s) f', with the sigmoid s of h
-        s = torch.sigmoid(h)
-        second = torch.add(s, slope).addcmul_(s, slope, value=-2)
+    def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+        # f'' = s (1 - f') + (1 - s) f', with the sigmoid s that was kept
+        second = torch.add(kept, slope).addcmul_(kept, slope, value=-2)
         return t.mul_(second) if onto is None else onto.addcmul_(t, second)
 
 

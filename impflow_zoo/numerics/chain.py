@@ -22,7 +22,7 @@ _NARROW = 8  # columns up to which a matrix product reads its right side faster 
 class Elementwise(Protocol):
     """A function of one variable, with its derivatives."""
 
-    keeps_input: bool  # whether the second derivative needs `h` beside `f(h)`
+    keeps: bool  # whether the second derivative needs a map of its own beside `f` and `f'`
 
     def value(self, h: Tensor) -> Tensor:
         """`f(h)`, differentiable."""
@@ -33,13 +33,16 @@ class Elementwise(Protocol):
     def overwrite(self, h: Tensor) -> Tensor:
         """`f(h)`, in the place of `h`."""
 
-    def record(self, h: Tensor, value: Tensor, slope: Tensor) -> None:
-        """Write `f(h)` and `f'(h)`; unless `keeps_input`, `value` is `h` itself."""
+    def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
+        """Write `f(h)`, what `bend` needs beside it, and `f'(h)` in the place of `h`.
 
-    def bend(self, h: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+        Unless `keeps`, `kept` is `value` itself, and left at that.
+        """
+
+    def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         """`f''(h) t` added to `onto`, or in the place of `t` if there is none.
 
-        `slope` is `f'(h)`. Unless `keeps_input`, `h` is what `record` wrote.
+        `kept` and `slope` are as `record` left them.
         """
 
 

@@ -19,7 +19,7 @@ from impflow_zoo.numerics.graph import inputs_only, without_hooks
 __all__ = ["Tape", "record"]
 
 _MANY = 500  # rows from which it pays to take the last two matrices as one
-_FEW = 3  # up to so many products are added one by one: torch sums short dimensions slowly
+_FEW = 8  # up to so many products are added one by one: torch sums short dimensions slowly
 
 
 @torch.no_grad()
@@ -28,17 +28,17 @@ def record(chain: Chain, x: Tensor) -> Tape:
     function = chain.function
     like = [(len(x), len(weight)) for weight in chain.weights]
     values, slopes = ([x.new_empty(shape) for shape in like[:-1]] for _ in range(2))
-    kept = [x.new_empty(shape) for shape in like[:-1]] if function.keeps_input else values
+    kept = [x.new_empty(shape) for shape in like[:-1]] if function.keeps else values
     result = x.new_empty(like[-1])
     for rows in chain.parts(x, 1):
         value = _at(x, rows)
         for i, weight in enumerate(chain.weights):
             hidden = i < len(values)
-            h = _at(kept[i] if hidden else result, rows)
+            h = _at(slopes[i] if hidden else result, rows)
             times(value, weight.mT, chain.bias(i, rows), out=h)
             if hidden:
                 value = _at(values[i], rows)
-                function.record(h, value, _at(slopes[i], rows))
+                function.record(h, value, _at(kept[i], rows))
     return Tape(chain, [x, *values], slopes, kept, result)
 
 
@@ -50,7 +50,7 @@ class Tape:
         chain: the net.
         values: the input, and the value of every hidden layer, `[B, n]` each.
         slopes: `f'` at every hidden layer.
-        kept: what the second derivative of the function needs there.
+        kept: what the second derivative of the function needs there beside these.
         result: the value of the net.
     """
 
@@ -270,9 +270,10 @@ def _dots(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
     """Sums over the first of three dimensions of products."""
     if len(a) > _FEW:
         return torch.mul(a, b, out=scratch).sum(0)
-    total = a[0] * b[0]
-    for i in range(1, len(a)):
-        total.addcmul_(a[i], b[i])
+    (first, other), *pairs = zip(a.unbind(), b.unbind(), strict=True)
+    total = first * other
+    for first, other in pairs:
+        total.addcmul_(first, other)
     return total
 
 
