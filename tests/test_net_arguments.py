@@ -43,6 +43,10 @@ MISTAKES = {
         lambda: LipschitzConvNet(3, activation="maxmin", preactivation=True),
         "'maxmin' .*not 3",
     ),
+    "maxmin-published": (
+        lambda: LipschitzMLP(3, (7,), "published-maxmin"),
+        "'published-maxmin' pairs .*not 7",
+    ),
     "maxmin-growth": (lambda: LipschitzDenseNet(growth=3, activation="maxmin"), "'maxmin'.*not 3"),
     "images-of-nothing": (lambda: LipschitzConvNet(0), "channels=0, .*: positive sizes are needed"),
 }

@@ -31,6 +31,7 @@ __all__ = [
     "folded",
     "has_hooks",
     "make_activation",
+    "pairs_features",
 ]
 
 
@@ -45,11 +46,11 @@ class Scaled(nn.Module):
 
     def scales(self) -> tuple[Tensor | float, Tensor | float]:
         """The scalars before and after."""
-        raise AssertionError("an activation defines its scales")
+        raise NotImplementedError(f"{type(self).__name__} has to say what its scales are")
 
     def core(self, x: Tensor) -> Tensor:
         """What is left without the scalars."""
-        raise AssertionError("an activation defines its core")
+        raise NotImplementedError(f"{type(self).__name__} has to say what its core is")
 
     def forward(self, x: Tensor) -> Tensor:
         before, after = self.scales()
@@ -128,7 +129,8 @@ class CPila(nn.Module):
 _NOTHING = -200.0  # where `exp(5 x)` is zero in float64
 
 
-def _pila(x: Tensor, k: float = 5.0) -> Tensor:
+def _pila(x: Tensor) -> Tensor:
+    k = 5.0
     # Clamped, powers, exp and gradients of the branch not taken are finite; not so in float16.
     below = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(_NOTHING, 0)
     value = ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
@@ -142,6 +144,8 @@ class MaxMin(nn.Module):
         Sorting out Lipschitz function approximation (Anil et al., 2019)
         https://arxiv.org/abs/1811.05381
     """
+
+    pairs: ClassVar[bool] = True
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:
@@ -204,6 +208,11 @@ def make_activation(name: str, features: int | None = None) -> nn.Module:
     known = {**ACTIVATIONS, **PUBLISHED}
     if name not in known:
         raise ValueError(f"unknown activation {name!r}: choose {', '.join(known)}")
-    if known[name] is MaxMin and features is not None and features % 2:
+    if features is not None and features % 2 and pairs_features(name):
         raise ValueError(f"activation {name!r} pairs features: an even number, not {features}")
     return known[name]()
+
+
+def pairs_features(name: str) -> bool:
+    """Whether an activation takes features in pairs, so that their number has to be even."""
+    return bool(getattr({**ACTIVATIONS, **PUBLISHED}.get(name), "pairs", False))

@@ -18,7 +18,7 @@ from impflow_zoo.lipschitz.arguments import (
     check_sizes,
 )
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.induced import make_convolution, spaces
+from impflow_zoo.lipschitz.induced import is_uniform, make_convolution, spaces
 from impflow_zoo.numerics.settings import is_whole
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
@@ -93,7 +93,8 @@ class LipschitzConvNet(_ImageNet):
         preactivation: start with an activation instead of a convolution.
         lipschitz: bound of the Lipschitz constant, in the 2-norm unless `norm` says otherwise.
         context_features: size of a context row, or None.
-        norm: `"2"`, `"inf"`, or one character for each space between layers, see `spaces`.
+        norm: `"2"`, `"inf"`, or one character for each space between layers, see `spaces`; with
+            others than the 2-norm nothing is known of the net in advance.
         stored_norms: as in `LipschitzMLP`.
 
     Example:
@@ -121,7 +122,7 @@ class LipschitzConvNet(_ImageNet):
             raise ValueError(f"kernels={kernels}: a size for each convolution is needed, as (3, 1)")
         check_sizes(width=width, kernels=tuple(kernels))
         share = lipschitz ** (1 / len(kernels))
-        if stored_norms or norm != "2":
+        if stored_norms or norm == "inf" or not is_uniform(norm):
             self.lipschitz = None  # the layers' norms do not bound it in the 2-norm
         widths = [channels, *[width] * (len(kernels) - 1), channels]
         self.first = make_activation(activation, channels) if preactivation else None

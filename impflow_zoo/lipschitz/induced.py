@@ -27,7 +27,7 @@ _STARTS = 10  # of it, towards convergence
 
 def is_uniform(norm: str) -> bool:
     """Whether one norm holds between all layers, so that the layers bound the whole net."""
-    return norm in ("2", "inf")
+    return isinstance(norm, str) and (norm == "inf" or set(norm) == {"2"})
 
 
 def spaces(norm: str, layers: int) -> list[tuple[float, float]]:
@@ -35,7 +35,8 @@ def spaces(norm: str, layers: int) -> list[tuple[float, float]]:
 
     Arguments:
         norm: `"2"`, `"inf"`, or one character for each space, first to last: `1`, `2`, `f` for
-            infinity, or all of them `p` for orders that come with the weights.
+            infinity, or all of them `p` for orders that come with the weights. Perceptrons take
+            `"inf"` for more than `f` throughout: see `LipschitzMLP`.
         layers: number of layers, one less than spaces.
 
     Raises:

@@ -41,7 +41,9 @@ class LipschitzMLP(Chained, nn.Module):
         lipschitz: bound of the Lipschitz constant, in the norm `norm`.
         context_features: size of a context row, or None.
         norm: `"2"`, `"inf"`, or one character for each space between layers, see `spaces`. The
-            2-norm is what error bounds and log-det bounds need.
+            2-norm is what error bounds and log-det bounds need. `"inf"` divides whole matrices and
+            bounds the net in the infinity-norm; `f` for every space shrinks rows one by one, as
+            published code does, and nothing is known of the net in advance.
         preactivation: start with an activation instead of a linear layer.
         stored_norms: keep power vectors as they are loaded instead of bringing them to
             convergence, for published weights; the bound is not known then.
@@ -78,7 +80,7 @@ class LipschitzMLP(Chained, nn.Module):
         check_sizes(features=features, hidden_features=hidden_features)
         check_context_size(context_features)
         self.features, self.context_features = features, context_features
-        self.norm = norm if is_uniform(norm) else "2"
+        self.norm = "inf" if norm == "inf" else "2"
         self.bound = float(lipschitz)
         self.bounded = is_uniform(norm) and not stored_norms
         widths = [features, *hidden_features, features]

@@ -5,6 +5,8 @@ All have Lipschitz constant 1.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,8 @@ class NeighbourMaxMin(nn.Module):
 
     `MaxMin` pairs channels half the width apart instead.
     """
+
+    pairs: ClassVar[bool] = True
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:

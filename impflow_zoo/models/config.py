@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
-from impflow_zoo.lipschitz.induced import spaces
 from impflow_zoo.lipschitz.published import PUBLISHED
 from impflow_zoo.models.fields import (
     ConfigError,
@@ -20,6 +19,7 @@ from impflow_zoo.models.fields import (
     parse_dataclass,
     require,
     require_choice,
+    require_norm,
     require_pairs,
 )
 from impflow_zoo.models.image_config import ImageConfig
@@ -108,7 +108,7 @@ class TabularConfig:
         if self.preactivation:
             require_pairs(self.activation, "features", [self.features])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
-        spaces(self.norm, len(self.hidden_features) + 1)
+        require_norm(self.norm, len(self.hidden_features) + 1)
         require_choice("metric", self.metric, _METRICS)
         for name in ("columns", "rounding"):
             value = getattr(self, name)

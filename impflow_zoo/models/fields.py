@@ -10,6 +10,8 @@ import types
 import typing
 from typing import Any
 
+from impflow_zoo.lipschitz.activations import pairs_features
+from impflow_zoo.lipschitz.induced import spaces
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "parse_dataclass",
     "require",
     "require_choice",
+    "require_norm",
     "require_pairs",
 ]
 
@@ -50,8 +53,16 @@ def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None
 def require_pairs(activation: str, name: str, sizes: typing.Iterable[int]) -> None:
     """Refuse odd sizes before an activation that pairs features."""
     found = list(sizes)
-    even = not activation.endswith("maxmin") or not any(n % 2 for n in found)
-    require(even, name, found, "even sizes for maxmin, which pairs features,")
+    if pairs_features(activation) and any(n % 2 for n in found):
+        raise ConfigError(f"{name}={found}: {activation} pairs features, so sizes must be even")
+
+
+def require_norm(norm: str, layers: int) -> None:
+    """Refuse a norm that is none between so many layers."""
+    try:
+        spaces(norm, layers)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:

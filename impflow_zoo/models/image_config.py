@@ -10,7 +10,14 @@ from typing import ClassVar
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.lipschitz.induced import has_closed_form, spaces
 from impflow_zoo.lipschitz.published import PUBLISHED
-from impflow_zoo.models.fields import convert_fields, require, require_choice, require_pairs
+from impflow_zoo.models.fields import (
+    ConfigError,
+    convert_fields,
+    require,
+    require_choice,
+    require_norm,
+    require_pairs,
+)
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
@@ -147,15 +154,14 @@ class ImageConfig:
             channels = [c for (c, _, _), some in zip(self.scales, starts, strict=True) if some]
             require_pairs(self.activation, "channels of a scale", channels)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
-        require(
-            self.net == "conv" or (self.norm == "2" and not self.stored_norms),
-            "net",
-            self.net,
-            "'conv' for other norms and stored ones",
-        )
-        spaces(self.norm, len(self.kernels))
+        if self.net != "conv" and (self.norm != "2" or self.stored_norms):
+            raise ConfigError(
+                f"net={self.net!r} has the 2-norm only: leave norm and stored_norms out, or take "
+                "net='conv'"
+            )
+        require_norm(self.norm, len(self.kernels))
         if self.fc_blocks:
-            spaces(self.norm, len(self.fc_hidden) + 1)
+            require_norm(self.norm, len(self.fc_hidden) + 1)
         if self.context_features is not None:
             require(
                 self.context_features >= 1, "context_features", self.context_features, "at least 1"
