@@ -27,9 +27,12 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
 Dataset = Annotated[
-    str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the card's.")
+    str | None,
+    typer.Option(help="Hub id, folder, file or toy:NAME; default: that of the card."),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of the data set.")]
+Split = Annotated[
+    str | None, typer.Option(help="Split of the data set; default: that of the card.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 Device = Annotated[
     str | None,
@@ -44,15 +47,15 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the models of the zoo."""
+    from impflow_zoo.models.metrics import METRICS
+
     models = [registry.describe(name) for name in registry.list_models(pattern)]
+    if not models:
+        raise ModelError(f"no model matches {pattern!r}: `impflow-zoo list` shows all")
     if as_json:
         _print_json({"models": models})
         return
-    from impflow_zoo.models.metrics import METRICS
-
-    if not models:
-        raise ModelError(f"no model matches {pattern!r}: `impflow-zoo list` shows all")
-    width = max((len(m["name"]) for m in models), default=0)
+    width = max(len(m["name"]) for m in models)
     for m in models:
         value = "no weights yet"
         if m["value"] is not None:
@@ -86,6 +89,8 @@ def evaluate(
         picture = pictures.output_file(picture, (".png",))
     processes = together(device)
     loaded = registry.create_model(model, device=processes.device)
+    if picture is not None:
+        pictures.check_library(loaded)
     result = evaluation.evaluate(
         loaded,
         dataset,
@@ -186,14 +191,18 @@ def reconstruct(
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml of a model.")],
-    data: Annotated[str | None, typer.Option(help="Hub id, folder, file or toy:NAME.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the recipe's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop then.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop after so many, with a checkpoint.")
+    ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="In place of the recipe's; again with --resume."),
+        typer.Option(min=0, max=2**63 - 1, help="Instead of the recipe's; again with --resume."),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -243,21 +252,29 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     """Bound the Lipschitz constant of every net, and check the golden batch."""
     from impflow_zoo.lipschitz.certify import certify as certify_module
     from impflow_zoo.lipschitz.certify import worst
-    from impflow_zoo.models.golden import verify
+    from impflow_zoo.models.golden import check_certificate, verify
 
-    files = layout.open_files(registry.locate(model))
     loaded = registry.create_model(model)
-    verify(loaded, files, store.read_config(files))
+    files = loaded.files
+    assert files is not None, "a model that was loaded has files"
+    stated = store.read_config(files)
+    golden = layout.optional_path(files, layout.GOLDEN) is not None
+    if golden:
+        verify(loaded, files, stated)
+    else:
+        check_certificate(loaded, files.name, stated.certificate)
     certificates = certify_module(loaded)
     whole = worst(certificates)
     if as_json:
         nets = [{"name": c.name, "bound": c.bound, "margin": c.margin} for c in certificates]
-        _print_json({"model": model, "bound": whole.bound, "margin": whole.margin, "nets": nets})
+        bounds = {"bound": whole.bound, "margin": whole.margin, "nets": nets}
+        _print_json({"model": model, "golden": golden, **bounds})
         return
     for c in certificates:
         print(c)
     proven = "not certified" if whole.margin is None else f"margin {whole.margin:.6f}"
-    print(f"{model}: {proven}; golden batch reproduced")
+    batch = "golden batch reproduced" if golden else "no golden batch to reproduce"
+    print(f"{model}: {proven}; {batch}")
 
 
 @app.command()

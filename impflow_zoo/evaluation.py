@@ -132,7 +132,8 @@ def evaluate(
         seed: of probes and noise.
         limit: score the first rows only.
         batch_size: rows at a time; bounds memory. None takes fewer the larger they are.
-        revision: revision of the data set on the Hub; without `dataset`, None is the recipe's.
+        revision: branch, tag or commit of the data set on the Hub; without `dataset`, None is the
+            recipe's, and another one takes the rows from there, not those that ship with the model.
         skip_corrupt: leave out images that cannot be decoded, with a warning for each; `limit`
             counts them, and noise and probes of all other rows stay what they are. False stops at
             the first one.
@@ -145,7 +146,10 @@ def evaluate(
 
     Raises:
         DataError: if the data cannot be opened or does not fit the model.
-        ModelError: if the model cannot be loaded.
+        ModelError: if the model cannot be loaded, or an argument is out of its range.
+        SolverError: if a root is not found.
+        NoContractionError: if a net is no contraction at some row.
+        NotFiniteError: if a value on the way is not finite.
     """
     processes = together()
     if not isinstance(model, FlowModel | str | os.PathLike):
@@ -169,13 +173,12 @@ def evaluate(
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
-    where = scored_split(model, dataset, split)
-    revision = revision or where.revision
+    where = scored_split(model, dataset, split, revision)
     source = open_rows(
         config,
         where.dataset,
         where.split,
-        revision,
+        where.revision,
         skip_corrupt=skip_corrupt,
         streaming=streaming,
     )
@@ -195,7 +198,7 @@ def evaluate(
         scored,
         dataset=where.dataset,
         split=where.split,
-        revision=revision,
+        revision=where.revision,
         seed=seed,
         round_trip=round_trip,
         seconds=time.perf_counter() - start,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PictureError",
+    "Points",
+    "check_library",
     "draw_curve",
     "draw_density",
     "draw_images",
@@ -61,6 +63,16 @@ def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     if path.suffix.lower() not in suffixes:
         raise PictureError(f"{path}: a name ending in {' or '.join(suffixes)} is needed")
     return path
+
+
+def check_library(model: FlowModel) -> None:
+    """Check that pictures of a model's density can be drawn, before it is scored.
+
+    Raises:
+        PictureError: if matplotlib is needed and not installed; grids of images do without.
+    """
+    if len(model.config.shape) != 3:
+        _figure(1, 1)
 
 
 def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> None:
@@ -194,7 +206,8 @@ def _curves(
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     for points, name, colour in zip(curves, names, (_MODEL, _DATA), strict=False):
-        rows, minutes, y = zip(*((r, s / 60, value) for r, s, value in points), strict=True)
+        y = [value for _, _, value in points]
+        rows, minutes = [r for r, _, _ in points], [seconds / 60 for _, seconds, _ in points]
         for ax, x in zip(axes, (rows, minutes), strict=True):
             ax.plot(x, y, color=colour, marker=".", linewidth=1.2, label=name)
     for ax, label in zip(axes, ("rows seen", "minutes"), strict=True):
@@ -206,7 +219,7 @@ def _curves(
     values = [point[2] for points in curves for point in points]
     better_first = sorted(values, reverse=_higher_is_better(unit))
     tail = sorted(better_first[: max(2, 4 * len(values) // 5)])
-    if tail[0] < tail[-1]:  # the first steps would flatten the rest
+    if tail and tail[0] < tail[-1]:  # the first steps would flatten the rest
         space = 0.1 * (tail[-1] - tail[0])
         axes[0].set_ylim(tail[0] - space, tail[-1] + space)
 

@@ -64,8 +64,9 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require_choice("corrupt", self.corrupt, ("stop", "skip"))
-        few = self.train_rows
-        require(few is None or few >= 1, "train_rows", few, "at least 1")
+        for name in ("validation_rows", "train_rows"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         image = isinstance(self.config, ImageConfig)
-        require(image or not self.training.flip, "flip", self.training.flip, "false, for tables,")
-        corrupt = self.data.corrupt
-        require(image or corrupt == "stop", "corrupt", corrupt, "stop, for tables,")
+        if self.training.flip and not image:
+            raise ConfigError("training.flip: tables cannot be mirrored, leave it out")
+        if self.data.corrupt != "stop" and not image:
+            raise ConfigError(
+                f"data.corrupt={self.data.corrupt!r} is for images: leave it out for tables"
+            )
 
 
 class _Loader(yaml.SafeLoader):
@@ -267,7 +271,7 @@ def _stated(settings: Any) -> Any:
 
 
 def with_seed(text: bytes, seed: int) -> bytes:
-    """The text of a recipe with another seed."""
+    """The text of a recipe with another seed, without its comments."""
     sections = yaml.safe_load(text)
     sections["training"] = {**(sections.get("training") or {}), "seed": seed}
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,11 @@ class Reconstruction:
 
 @torch.no_grad()
 def reconstruct(
-    model: FlowModel, dataset: str | None = None, split: str | None = None, *, n: int = 16
+    model: FlowModel,
+    dataset: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    *,
+    n: int = 16,
 ) -> Reconstruction:
     """Send the first rows of a data set to the latent space and back.
 
@@ -55,12 +60,16 @@ def reconstruct(
         n: how many rows, at least one.
 
     Raises:
-        ModelError: for another number of rows.
+        ModelError: for another number of rows, or a conditional model.
         DataError: if the data cannot be opened or do not fit the model.
         SolverError: if a root is not found.
     """
     if not (is_whole(n) and n >= 1):
         raise ModelError(f"n={n!r}: a number of rows is needed, at least 1")
+    if model.config.context_features:
+        raise ModelError(
+            "this model is conditional: encode and decode its rows from Python, with contexts"
+        )
     where = scored_split(model, dataset, split)
     source = open_rows(model.config, where.dataset, where.split, where.revision)
     rows = source.rows(range(min(n, len(source))))

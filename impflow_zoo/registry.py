@@ -130,12 +130,16 @@ class Split:
 
 
 def scored_split(
-    model: FlowModel, dataset: str | os.PathLike[str] | None, split: str | None
+    model: FlowModel,
+    dataset: str | os.PathLike[str] | None,
+    split: str | None,
+    revision: str | None = None,
 ) -> Split:
     """Fill in the data that a model is scored on where the user left it open.
 
     Raises:
-        ModelError: if neither the user nor the model's files name a data set.
+        ModelError: if neither the user nor the model's files name a data set, or a revision is
+            asked for of data on disk.
     """
     if dataset is not None:
         dataset = os.fspath(dataset)
@@ -162,18 +166,22 @@ def scored_split(
         if split is None and dataset == data.dataset:
             split = data.test
         spoken_of = dataset == data.dataset or (kind != "toy" and os.path.exists(path))
-        same = spoken_of and split in (None, data.test)
-        return Split(dataset, split, None, *(published if same else (None, None)))
+        if revision is not None and os.path.exists(dataset):
+            raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
+        same = spoken_of and split in (None, data.test) and revision in (None, data.revision)
+        return Split(dataset, split, revision, *(published if same else (None, None)))
     shipped = layout.optional_path(files, layout.TEST_ROWS) if files else None
-    if shipped is not None and split in (None, data.test):
+    if shipped is not None and split in (None, data.test) and revision is None:
         return Split(str(shipped), None, None, *published)
     if data.dataset is not None:
         wanted = split or data.test
-        same = wanted == data.test
-        return Split(data.dataset, wanted, data.revision, *(published if same else (None, None)))
+        same = wanted == data.test and revision in (None, data.revision)
+        revision = revision or data.revision
+        return Split(data.dataset, wanted, revision, *(published if same else (None, None)))
     if shipped is not None:
+        asked = f"{split!r}" if revision is None else f"another revision, {revision!r}"
         raise ModelError(
-            f"only the split {data.test!r} ships with {model.origin}, not {split!r}: "
+            f"only the split {data.test!r} ships with {model.origin}, not {asked}: "
             "name a data set (dataset=, --dataset)"
         )
     raise ModelError(

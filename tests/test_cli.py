@@ -131,6 +131,24 @@ def test_certify_states_bounds_and_margin(run, plane):
     assert len(stated["nets"]) == 4
 
 
+def test_certify_bounds_a_model_without_a_golden_batch(run, tmp_path):
+    make(dtype=torch.float32).save_pretrained(tmp_path)
+    (tmp_path / layout.GOLDEN).unlink()
+    outcome = run("certify", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith("no golden batch to reproduce\n")
+    assert run("certify", tmp_path, "--json").json["golden"] is False
+
+
+def test_a_picture_without_matplotlib_is_refused_before_scoring(run, plane, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    outcome = run("evaluate", plane, "--limit", 5, "--picture", tmp_path / "x.png")
+    assert outcome.code == 2
+    assert outcome.err.splitlines() == [
+        "impflow-zoo: pictures need matplotlib: pip install 'impflow_zoo[plot]'"
+    ]
+
+
 def test_help_is_plain_text(run):
     outcome = run("--help")
     assert outcome.code == 0
@@ -204,7 +222,12 @@ MISTAKES = {
     "data of another kind": (["evaluate", "{plane}", "--dataset", _file("x.txt", b"1")], ".txt"),
     "data missing": (["evaluate", "{plane}", "--dataset", "./no.csv"], "no such file or folder"),
     "no data": (["evaluate", "{space}"], "no data to score on"),
+    "nothing to list": (["list", "nothing", "--json"], "no model matches 'nothing'"),
     "conditional model": (["evaluate", _conditional], "this model is conditional"),
+    "conditional rows": (
+        ["reconstruct", _conditional, "--dataset", "toy:moons"],
+        "this model is conditional: encode and decode its rows from Python",
+    ),
     "picture in no folder": (
         ["evaluate", "{plane}", "--picture", "{}/none/x.png"],
         "none does not exist",

@@ -262,5 +262,5 @@ def test_recipes_say_what_is_to_be_done(good, tmp_path):
     assert read_recipe(write_image_recipe(tmp_path, good)).data.corrupt == "stop"
     with pytest.raises(ModelError, match="unknown corrupt 'drop': choose stop, skip"):
         read_recipe(write_image_recipe(tmp_path, good, data={"corrupt": "drop"}))
-    with pytest.raises(ModelError, match="corrupt='skip': stop, for tables, expected"):
+    with pytest.raises(ModelError, match="corrupt='skip' is for images: leave it out"):
         read_recipe(write_recipe(tmp_path, data={"corrupt": "skip"}))

@@ -13,7 +13,15 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from small import MEAN, STD, config, make, write_recipe
 
-from impflow_zoo import ImpFlow, LogDet, NumericalWarning, ResFlow, evaluate, scoring
+from impflow_zoo import (
+    ImpFlow,
+    LogDet,
+    NumericalWarning,
+    ResFlow,
+    create_model,
+    evaluate,
+    scoring,
+)
 from impflow_zoo.data import DataError, TableSource, open_source, read
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -245,6 +253,14 @@ def test_the_recipe_s_revision_of_the_data_is_taken(folder, monkeypatch):
         ("owner/data", "test", "def"),
         ("owner/other", "test", None),
     ]
+
+
+def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
+    rows = table(tmp_path / "test.csv")
+    with pytest.raises(ModelError, match="is on disk and has no revisions: leave revision= out"):
+        evaluate(folder, str(rows), revision="abc")
+    with pytest.raises(ModelError, match="ships with .*, not another revision, 'abc'"):
+        evaluate(create_model("impflow-power-plant"), revision="abc")
 
 
 def test_a_damaged_card_stops_nothing(folder):

@@ -91,6 +91,12 @@ def test_scores_of_the_same_rows_are_compared_row_by_row(tmp_path):
         assert "± 0.0500 bits, unpaired |" in pairs.table(pairs.trained_pairs(ROWS[:2]), tmp_path)
 
 
+def test_a_pair_without_curves_is_left_out_of_the_picture(tmp_path):
+    path = tmp_path / "pairs.png"
+    pairs.picture(pairs.trained_pairs(ROWS), tmp_path, path)
+    assert path.stat().st_size > 1000
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_the_picture_has_two_curves_for_each_pair(count, tmp_path, monkeypatch):
     from matplotlib.figure import Figure

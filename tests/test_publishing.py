@@ -311,6 +311,20 @@ def _push_and_load(cache: str) -> tuple[list[float], str]:
     return [model.log_prob(x).item(), loaded.log_prob(x).item()], card
 
 
+def test_save_pretrained_sends_the_card_that_it_keeps(hub, publisher, tmp_path):
+    folder = tmp_path / "mine"
+    make(ResFlow).save_pretrained(folder, card="# My own card\n")
+    publisher(_save_and_push, str(folder))
+    assert (folder / layout.CARD).read_text() == "# My own card\n"
+    files = hub.repositories["model", "org/mine"].head
+    assert b"# My own card" in files[layout.CARD]
+
+
+def _save_and_push(folder: str) -> None:
+    model = ResFlow.from_pretrained(folder)
+    model.save_pretrained(folder, push_to_hub=True, repo_id="org/mine")
+
+
 def run_snippet(card: str) -> None:
     """Run the Python of a card as printed."""
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)

@@ -89,6 +89,8 @@ WRONG = {
         {"training": {"final_learning_rate": -0.1}},
         "final_learning_rate=-0.1: at least 0",
     ),
+    "nothing held back": ({"data": {"validation_rows": 0}}, "validation_rows=0: at least 1"),
+    "mirrored rows": ({"training": {"flip": True}}, "training.flip: tables cannot be mirrored"),
     "rows that cannot be made": ({"data": {"train_rows": 0}}, "train_rows=0: at least 1"),
     "no gradient": ({"training": {"clip_norm": 0}}, "clip_norm=0.0: a positive number"),
     "average that never moves": ({"training": {"ema_decay": 1}}, "ema_decay=1.0: between 0 and 1"),

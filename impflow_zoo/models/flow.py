@@ -140,14 +140,14 @@ class FlowModel(Density, PyTorchModelHubMixin):
         model_card_kwargs: dict[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
-        """Write config, weights, golden batch and card; each file appears whole or not at all.
+        """Write config, weights, golden batch and card, all of them or none.
 
         Power vectors are brought to convergence and the certificate is taken first. A card that
         is there already is kept, unless `card` gives a new one.
 
         Arguments:
             save_directory: the folder, made if it does not exist.
-            push_to_hub: upload the folder afterwards.
+            push_to_hub: save it to the Hub as well, with the same card.
             repo_id: where to; the folder's name if None.
             card: text of the README.md.
             config: accepted for `huggingface_hub`, not used.
@@ -158,6 +158,8 @@ class FlowModel(Density, PyTorchModelHubMixin):
         card = card or words.get("card")
         folder = Path(save_directory)
         own_name = folder.resolve().name
+        if push_to_hub and card is None and (folder / layout.CARD).is_file():
+            card = (folder / layout.CARD).read_text(encoding="utf-8")
         store.save(self, folder, card, name=words.get("repo_id", own_name))
         if push_to_hub:
             settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}

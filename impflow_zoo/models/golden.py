@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from impflow_zoo.models.flow import FlowModel
     from impflow_zoo.models.store import ConfigFile
 
-__all__ = ["golden_batch", "verify"]
+__all__ = ["check_certificate", "golden_batch", "verify"]
 
 _ROWS = 8
 _RTOL = 1e-5
@@ -92,10 +92,15 @@ def verify(model: FlowModel, files: Files, stated: ConfigFile) -> None:
         if not torch.allclose(value, expected, rtol=_RTOL, atol=_RTOL):
             worst = float((value - expected).abs().max())
             raise WeightsError(f"{files.name}: golden {key} differ by up to {worst:.2e}")
-    _check_certificate(model, files.name, stated.certificate)
+    check_certificate(model, files.name, stated.certificate)
 
 
-def _check_certificate(model: FlowModel, name: str, certificate: Iterable[Certificate]) -> None:
+def check_certificate(model: FlowModel, name: str, certificate: Iterable[Certificate]) -> None:
+    """Compare the bounds of a model with those recorded at save time.
+
+    Raises:
+        WeightsError: if a bound is above the recorded one, or they are of other nets.
+    """
     recorded = {c.name: c.bound for c in certificate}
     found = {c.name: c for c in certify(model)}
     if recorded.keys() != found.keys():

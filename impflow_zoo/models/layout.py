@@ -102,8 +102,11 @@ def open_files(
         if revision is not None:
             raise ModelError(f"{name} is a folder and has no revisions: leave revision= out")
         return _Folder(Path(name))
-    if "@" in name and revision is None:
-        name, revision = name.rsplit("@", 1)
+    if "@" in name:
+        name, asked = name.rsplit("@", 1)
+        if revision not in (None, asked):
+            raise ModelError(f"{name}@{asked} names a revision: leave revision={revision!r} out")
+        revision = asked
     return HubFiles(name, revision=revision, **options)
 
 

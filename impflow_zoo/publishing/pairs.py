@@ -7,7 +7,7 @@ from pathlib import Path
 
 from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.pictures import draw_pairs
+from impflow_zoo.pictures import Points, draw_pairs
 from impflow_zoo.publishing.results import Row
 from impflow_zoo.publishing.scores import paired_error
 
@@ -65,10 +65,8 @@ def _cells(first: Row, second: Row, zoo: Path) -> tuple[str, ...]:
 
 def _at_equal_time(first: Row, second: Row, zoo: Path) -> str:
     """How far the best validation of the first is ahead when the second's training was over."""
-    if not all((zoo / row.model / TRAINING).is_file() for row in (first, second)):
-        return ""
-    curves = [TrainingFacts.read(zoo / row.model).curve for row in (first, second)]
-    if not all(curves):
+    curves = _curves(first, second, zoo)
+    if curves is None:
         return ""
     sign, over = METRICS[first.metric].sign, curves[1][-1][1]
     best = [
@@ -76,6 +74,14 @@ def _at_equal_time(first: Row, second: Row, zoo: Path) -> str:
         for curve in curves
     ]
     return f"{best[0] - best[1]:+.4f}"
+
+
+def _curves(first: Row, second: Row, zoo: Path) -> list[Points] | None:
+    """The validation curves of both, where both have one."""
+    if not all((zoo / row.model / TRAINING).is_file() for row in (first, second)):
+        return None
+    curves: list[Points] = [TrainingFacts.read(zoo / row.model).curve for row in (first, second)]
+    return curves if all(curves) else None
 
 
 def _mean(row: Row) -> float:
@@ -101,19 +107,17 @@ def _both(first: str, second: str) -> str:
 
 
 def picture(pairs: list[tuple[Row, Row]], zoo: Path, path: Path) -> None:
-    """Draw the validation curves of all pairs.
+    """Draw the validation curves of all pairs that have some.
 
     Arguments:
         pairs: what to draw, a line of plots each.
         zoo: folder of the models' folders.
         path: PNG file to write.
     """
+    found = [(first, _curves(first, second, zoo)) for first, second in pairs]
     curves = [
-        (
-            first.model.removeprefix(_FIRST),
-            METRICS[first.metric].unit,
-            [TrainingFacts.read(zoo / row.model).curve for row in (first, second)],
-        )
-        for first, second in pairs
+        (first.model.removeprefix(_FIRST), METRICS[first.metric].unit, both)
+        for first, both in found
+        if both is not None
     ]
     draw_pairs(curves, ("ImpFlow", "ResFlow"), path)

@@ -29,7 +29,12 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         )
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
-    made_here = dataset == settings.dataset or dataset.partition(":")[0] in MADE_HERE
+    made_here = dataset.partition(":")[0] in MADE_HERE
+    if settings.train_rows is not None and not made_here and data is None:
+        raise DataError(
+            f"data.train_rows is for {' and '.join(MADE_HERE)}, whose rows are made to any number: "
+            f"leave it out for {dataset}"
+        )
     size = settings.train_rows if made_here else None  # rows on disk are as many as they are
     rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
     held_out = settings.validation_rows
