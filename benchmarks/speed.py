@@ -30,15 +30,13 @@ from typing import TYPE_CHECKING, Any
 
 from documents import README, RESULTS, markdown, publish
 
+from impflow_zoo.allocator import SETTINGS
+
 if TYPE_CHECKING:
     from cases import Side
 
 # glibc would hand every large tensor back to the kernel, and pay for each page again: see README.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "1000000000",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000",
-}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", **SETTINGS}
 
 
 def timed(run: Callable[..., Any], *arguments: str) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["keep_memory"]
+__all__ = ["SETTINGS", "keep_memory"]
 
-_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 
 
 def keep_memory() -> None:
@@ -16,6 +16,6 @@ def keep_memory() -> None:
     The allocator reads them when a process starts. Nothing happens where one of them is set, or
     elsewhere than on Linux.
     """
-    if sys.platform == "linux" and not _SETTINGS.keys() & os.environ.keys():
-        os.environ.update(_SETTINGS)
+    if sys.platform == "linux" and not SETTINGS.keys() & os.environ.keys():
+        os.environ.update(SETTINGS)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

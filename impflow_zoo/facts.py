@@ -63,8 +63,8 @@ class TrainingFacts:
         seed: of the last run.
         repeats: runs with other seeds.
         parts: all runs in order, if there were several.
-        init_from: the model whose weights the first run started from, what they cost unknown or
-            spent on something else; empty if it started from random ones.
+        init_from: the model whose weights the first run started from, if their cost is not counted
+            here; empty if it is, or if that run started from random weights.
         data: fingerprint of the training rows; empty if it was not recorded.
         recipe: fingerprint of the last run's recipe; empty if it was not recorded.
     """

@@ -189,7 +189,7 @@ BAD = {
     ),
     "temperature-text": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).sample(2, temperature="1"),
-        "temperature='1': at least 0, finite expected",
+        "temperature='1': a finite number, at least 0, is needed",
     ),
     "sample-context-of-no-dimension": (
         lambda: ImpFlow(TabularConfig(2, blocks=1, context_features=1)).sample(

@@ -58,7 +58,7 @@ def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def folding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last two matrices as one for each output, for however few rows, or never."""
     monkeypatch.setattr(chain_module, "_FEW_OUTPUTS", request.param)
-    monkeypatch.setattr(tape, "_MANY", 0)
+    monkeypatch.setattr(tape, "_FOLDED_FROM", 0)
 
 
 @pytest.mark.usefixtures("parts", "folding")

@@ -39,6 +39,14 @@ ROOMS = {  # what a room may import beside itself
     "transforms": {"numerics", "lipschitz"},
     "testing": {"numerics", "lipschitz", "transforms"},
     "models": {"numerics", "lipschitz", "transforms", "normflows"},
+    "training": {
+        *("numerics", "transforms", "data", "models"),
+        *("facts", "processes", "recipe", "registry", "runlog", "scoring"),
+    },
+    "publishing": {
+        *("lipschitz", "models"),
+        *("evaluation", "facts", "pictures", "recipe", "registry", "runlog"),
+    },
 }
 
 

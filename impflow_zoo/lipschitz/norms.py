@@ -23,9 +23,10 @@ class _Held(NamedTuple):
     """A normalised weight within `held_weights`.
 
     Arguments:
-        thread: whose it is: another one may be recording no gradient, or another one's.
+        thread: that computed it: another one may record no gradient, or into another graph.
         weight: with its graph.
-        value: without; compiled nets would ask the other one for its gradient, and be warned.
+        value: without it: compiled code asks for the `.grad` of what it holds, which torch warns of
+            where there is a graph.
     """
 
     thread: int
@@ -57,15 +58,15 @@ class LipschitzLayer(nn.Module):
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         """`W v` as a flat vector."""
-        raise AssertionError("a layer defines its operator")
+        raise NotImplementedError(f"{type(self).__name__} has to define its operator")
 
     def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
         """`W^T u` as a flat vector."""
-        raise AssertionError("a layer defines the adjoint of its operator")
+        raise NotImplementedError(f"{type(self).__name__} has to define its adjoint")
 
     def converge(self) -> None:
         """Bring `u`, `v` and `sigma` to convergence."""
-        raise AssertionError("a layer defines how its norm converges")
+        raise NotImplementedError(f"{type(self).__name__} has to define how it converges")
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -108,7 +109,7 @@ class LipschitzLayer(nn.Module):
 
     def norm_bound(self) -> float:
         """An upper bound of the induced norm of the normalised operator that can be trusted."""
-        raise AssertionError("a layer defines its bound")
+        raise NotImplementedError(f"{type(self).__name__} has to define its bound")
 
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
@@ -137,7 +138,7 @@ class LipschitzLayer(nn.Module):
 
     def _iterate(self) -> None:
         """Bring `u`, `v` and `sigma` close to convergence, in a training forward."""
-        raise AssertionError("a layer defines how its norm is followed in training")
+        raise NotImplementedError(f"{type(self).__name__} has to define its iteration")
 
 
 class LipschitzLinear(LipschitzLayer):

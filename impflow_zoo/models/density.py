@@ -82,7 +82,7 @@ class Density(PlainLoading):
         self.flow = Flow(transform, _Noise([math.prod(self.config.shape)]))
 
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
-        raise AssertionError("ImpFlow and ResFlow say what a block is")
+        raise NotImplementedError(f"{type(self).__name__} has to say what a block is")
 
     @property
     def transform(self) -> Transform:
@@ -170,7 +170,7 @@ class Density(PlainLoading):
         if isinstance(temperature, Tensor) and temperature.dim() == 0:
             temperature = float(temperature)
         if not (is_real(temperature) and 0 <= temperature < math.inf):
-            raise ModelError(f"temperature={temperature!r}: at least 0, finite expected")
+            raise ModelError(f"temperature={temperature!r}: a finite number, at least 0, is needed")
         if not isinstance(generator, torch.Generator | None):
             raise ModelError(
                 f"generator={generator!r}: torch.Generator().manual_seed(0), say, is needed"

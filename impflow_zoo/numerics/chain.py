@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["CACHED", "Chain", "Chained", "Elementwise", "Scratch", "times"]
 
 CACHED = 1 << 18  # entries of a feature map that are worked on at once on a CPU
-_FEW_OUTPUTS = 3  # of a net whose last two matrices are taken as one for each
+_FEW_OUTPUTS = 3  # up to so many, the last two matrices are multiplied in advance, for each
 _NARROWEST = 3  # columns up to which such a product is found transposed
 _NARROW = 8  # columns up to which a matrix product reads its right side faster column by column
 
@@ -50,13 +50,13 @@ class Chained:
     """Base of nets that can be taken apart."""
 
     def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
-        """The net at a batch of rows, or None if it is none (has hooks, say).
+        """The net at a batch of rows, or None if it is no chain (it has hooks, for example).
 
         Arguments:
             x: rows with shape `[B, d]`; looked at for its shape alone.
             context: one context per row, or None.
         """
-        raise AssertionError("a chained net says what it consists of")
+        raise NotImplementedError(f"{type(self).__name__} has to say what it consists of")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def inputs_only() -> bool:
 
 @contextmanager
 def wanting_inputs_only() -> Iterator[None]:
+    """Within, `inputs_only` is true."""
     token = _only.set(True)
     try:
         yield

@@ -5,8 +5,8 @@ solution of `(I + A) u = v` (full orthogonalisation method) and the form `v^T lo
 For `|A| < 1` both exist and the projected systems are never singular. The form of `m` dimensions
 has the first `m` terms of the power series of the logarithm right, and the later ones as the
 projection of `A` continues them. It is differentiable where the products are, if the space was
-built for that: where a space closes, nothing of `A q` is left outside of it, but the derivative of
-that nothing counts.
+built for that: where a space closes, what is left of `A q` outside of it is zero, but its
+derivative is not, so that such a space goes on to its full size.
 
 References:
     Iterative Methods for Sparse Linear Systems, 2nd ed., sections 6.3-6.4 (Saad, 2003)

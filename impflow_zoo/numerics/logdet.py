@@ -63,7 +63,8 @@ class LogDet:
             term; it stops at a rate of `1 - kappa`, as its variance is infinite from `1 - kappa^2`
             on. Where the constant is not known it is taken for 0.9, which will do below 0.948.
         rtol: tolerance of `"solve"` and, in evaluation, of `"auto"` beyond 64 features; None is
-            1e-3 in float32 and 1e-8 in float64. There `"auto"` takes no looser one.
+            1e-3 in float32 and 1e-8 in float64. In evaluation `"auto"`
+            takes the tighter one of this and the default.
         n_terms: terms of `"truncated"`, the most of them in a Krylov space, and terms that
             `"roulette"` always takes (at most 2 there).
         n_probes: probes averaged by `"truncated"`; the standard error needs at least two.

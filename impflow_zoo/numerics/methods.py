@@ -32,7 +32,7 @@ class Method:
 
     def propose(self, w: Tensor, f: Tensor) -> Tensor:
         """The next iterate from the current one and its residual, `[B, d]` each."""
-        raise AssertionError("a method defines its step")
+        raise NotImplementedError(f"{type(self).__name__} has to define its step")
 
     def forget(self, rows: Tensor) -> None:
         """Drop the memory of the rows where the mask `[B]` is true."""

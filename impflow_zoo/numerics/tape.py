@@ -18,8 +18,8 @@ from impflow_zoo.numerics.graph import inputs_only, without_hooks
 
 __all__ = ["Tape", "record"]
 
-_MANY = 500  # rows from which it pays to take the last two matrices as one
-_FEW = 8  # up to so many products are added one by one: torch sums short dimensions slowly
+_FOLDED_FROM = 500  # rows from which it pays to take the last two matrices as one
+_ONE_BY_ONE = 8  # up to so many products are added one by one: torch sums short dimensions slowly
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ class Tape:
         """
         weights, batch = self.chain.factors, self.result.shape[0]
         count = weights[-1].shape[0] if seeds is None else seeds.shape[1]
-        folded = self.chain.folded if seeds is None and batch >= _MANY else []
+        folded = self.chain.folded if seeds is None and batch >= _FOLDED_FROM else []
         new = self.result.new_empty
         result = new(batch, count, weights[0].shape[1])
         maps = [new(batch, count, w.shape[1]) for w in weights[1:-1] if keep]
@@ -171,7 +171,7 @@ class _Gradient:
         count = 1 if grad_products is None else grad_products.shape[1]
         chain, like = self.tape.chain, self.x
         scratch = Scratch(chain, like, count, 3)
-        if seeds is None and grad_products is not None and len(like) >= _MANY:
+        if seeds is None and grad_products is not None and len(like) >= _FOLDED_FROM:
             self.folded = chain.folded
             self.outer = [torch.zeros_like(m) for m in self.folded if self.parameters]
         for rows in chain.parts(like, count):
@@ -268,7 +268,7 @@ def _zeros(weight: Tensor) -> Tensor:
 
 def _dots(a: Tensor, b: Tensor, scratch: Tensor) -> Tensor:
     """Sums over the first of three dimensions of products."""
-    if len(a) > _FEW:
+    if len(a) > _ONE_BY_ONE:
         return torch.mul(a, b, out=scratch).sum(0)
     (first, other), *pairs = zip(a.unbind(), b.unbind(), strict=True)
     total = first * other

@@ -294,7 +294,8 @@ class Trainer:
     def _validate(self) -> None:
         """Score the averaged weights and keep them if they are the best so far.
 
-        Weights that cannot score a row, for want of a root, say, are not; training may mend that.
+        Weights that fail to score a row (its root is not found, for example) are not kept, and
+        training goes on.
         """
         model = copy.deepcopy(self.averaged).eval()
         log_prob, value = math.nan, math.nan

@@ -146,7 +146,11 @@ class ResidualBlock(PlainLoading, Transform):
             yield residual_map, step.inverted != backwards
 
     def _check(self, inputs: Tensor, context: Tensor | None) -> Tensor:
-        """The inputs, in at least float32; a `ValueError` if they or the context are no good."""
+        """The inputs, in at least float32.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as `forward`, for inputs or a context it refuses.
+        """
         for name, x, kind in (("inputs", inputs, Tensor), ("context", context, Tensor | None)):
             if not isinstance(x, kind):
                 raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
