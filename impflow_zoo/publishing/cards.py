@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import resources
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -40,22 +41,48 @@ _CITATIONS = {
 def trained_card(
     name: str, model: FlowModel, recipe: Recipe, result: Result, facts: TrainingFacts
 ) -> str:
-    """The card of a model with weights."""
+    """The card of a model with weights, which was loaded from its folder."""
+    assert model.files is not None, "the model of a card was loaded"
     words, image = recipe.card, len(model.config.shape) == 3
-    certificates = store.read_config(layout.open_files(model.origin or "")).certificate
-    whole = worst(certificates)
-    settings, metric = recipe.training, METRICS[result.metric]
-    needs_data = recipe.data.dataset is None
-    data_option = f" --data {words.data_argument}" if needs_data else ""
-    metadata = ModelCardData(
-        license="mit",
-        library_name="impflow_zoo",
-        pipeline_tag=IMAGE_PIPELINE if image else None,
-        tags=["normalizing-flow", "density-estimation", type(model).__name__.lower()],
-        datasets=[words.dataset_id] if words.dataset_id else None,
-        metrics=[result.metric],
-        model_name=name,
-        eval_results=[
+    card = ModelCard.from_template(
+        _metadata(name, recipe, result, IMAGE_PIPELINE if image else None),
+        template_str=_template("card.md.jinja"),
+        name=name,
+        words=words,
+        image=image,
+        parameters=f"{sum(p.numel() for p in model.parameters()):,}",
+        columns=", ".join(getattr(model.config, "columns", ())),
+        rounding=_rounding_text(model),
+        citation=_CITATIONS[recipe.model],
+        **_scores(recipe, result, ships=model.files.has(layout.TEST_ROWS)),
+        **_training(name, recipe, result, facts),
+        **_guarantees(model.files, result),
+    )
+    return str(card)
+
+
+def pending_card(name: str, recipe: Recipe) -> str:
+    """The card of a model whose weights nobody has trained yet: it says so."""
+    card = ModelCard.from_template(
+        _metadata(name, recipe),
+        template_str=_template("pending.md.jinja"),
+        name=name,
+        words=recipe.card,
+        train_options=_data_option(recipe),
+        citation=_CITATIONS[recipe.model],
+    )
+    return str(card)
+
+
+def _metadata(
+    name: str, recipe: Recipe, result: Result | None = None, pipeline: str | None = None
+) -> ModelCardData:
+    """What the Hub reads off a card."""
+    words = recipe.card
+    known: dict[str, Any] = {}
+    if result is not None:
+        known["metrics"] = [result.metric]
+        known["eval_results"] = [
             EvalResult(
                 task_type="density-estimation",
                 dataset_type=words.dataset_id or words.data_name,
@@ -70,81 +97,70 @@ def trained_card(
                     "seed": result.seed,
                 },
             )
-        ],
-    )
-    estimator = (
-        "log-determinants are exact."
-        if result.logdet == "exact"
-        else f"that of the log-det estimator is {result.estimator_stderr:.1e}."
-    )
-    card = ModelCard.from_template(
-        metadata,
-        template_str=_template("card.md.jinja"),
-        name=name,
-        summary=words.summary,
-        picture_text="sample grid" if image else "the learned density beside held-out data",
-        unit=metric.unit,
-        parameters=f"{sum(p.numel() for p in model.parameters()):,}",
-        value=f"{result.value:.3f}",
-        stderr=f"{result.stderr:.3f}",
-        beside=words.beside,
-        metric_text=metric.text,
-        n=f"{result.n:,}",
-        split_text="test images" if image else "test rows",
-        seed=result.seed,
-        estimator_text=estimator,
-        seeds_text=_seeds_text(result, facts),
-        seed_commands=_seed_commands(name, facts, data_option) if facts.repeats else "",
-        scored_data=words.data_argument if needs_data else recipe.data.dataset,
-        split=recipe.data.test,
-        evaluate_options=f" --dataset {words.data_argument} --split {recipe.data.test}"
-        if needs_data and not _ships(model)
-        else "",
-        image=image,
-        columns=", ".join(getattr(model.config, "columns", ())),
-        rounding=_rounding_text(model),
-        training_text=_training_text(facts, settings),
-        train_text="Train it again"
-        if facts.last_steps >= settings.steps
-        else "Train it to the end of the recipe",
-        train_commands=_train_commands(
-            *(name, facts, data_option),
-            f" --seed {facts.seed}" if facts.seed != settings.seed else "",
-        ),
-        nets=len(certificates),
-        bound="none" if whole.bound is None else f"{whole.bound:.4f}",
-        margin="not certified" if whole.margin is None else f"{whole.margin:.4f}",
-        round_trip=f"{result.round_trip:.1e}",
-        round_trip_unit=metric.round_trip,
-        limits=words.limits,
-        data_name=words.data_name,
-        data_url=words.data_url,
-        data_license=words.data_license,
-        data_citation=words.data_citation,
-        citation=_CITATIONS[type(model).__name__],
-    )
-    return str(card)
-
-
-def pending_card(name: str, recipe: Recipe) -> str:
-    """The card of a model whose weights nobody has trained yet: it says so."""
-    words = recipe.card
-    metadata = ModelCardData(
+        ]
+    return ModelCardData(
         license="mit",
         library_name="impflow_zoo",
+        pipeline_tag=pipeline,
         tags=["normalizing-flow", "density-estimation", recipe.model.lower()],
         datasets=[words.dataset_id] if words.dataset_id else None,
         model_name=name,
+        **known,
     )
-    card = ModelCard.from_template(
-        metadata,
-        template_str=_template("pending.md.jinja"),
-        name=name,
-        words=words,
-        train_options="" if recipe.data.dataset else f" --data {words.data_argument}",
-        citation=_CITATIONS[recipe.model],
-    )
-    return str(card)
+
+
+def _data_option(recipe: Recipe) -> str:
+    """What the card's commands need where the recipe names no data."""
+    return f" --data {recipe.card.data_argument}" if recipe.data.dataset is None else ""
+
+
+def _scores(recipe: Recipe, result: Result, *, ships: bool) -> dict[str, Any]:
+    """How good the model is, and the command that finds out."""
+    metric, data = METRICS[result.metric], recipe.card.data_argument
+    estimator = f"that of the log-det estimator is {result.estimator_stderr:.1e}."
+    if result.logdet == "exact":
+        estimator = "log-determinants are exact."
+    brought = recipe.data.dataset is None
+    options = f" --dataset {data} --split {recipe.data.test}" if brought and not ships else ""
+    return {
+        "unit": metric.unit,
+        "metric_text": metric.text,
+        "value": f"{result.value:.3f}",
+        "stderr": f"{result.stderr:.3f}",
+        "n": f"{result.n:,}",
+        "seed": result.seed,
+        "estimator_text": estimator,
+        "scored_data": data if brought else recipe.data.dataset,
+        "split": recipe.data.test,
+        "evaluate_options": options,
+    }
+
+
+def _training(name: str, recipe: Recipe, result: Result, facts: TrainingFacts) -> dict[str, str]:
+    """How the weights came about, and the commands that make them again."""
+    settings, data = recipe.training, _data_option(recipe)
+    seed = f" --seed {facts.seed}" if facts.seed != settings.seed else ""
+    whole = facts.last_steps >= settings.steps
+    return {
+        "training_text": _training_text(facts, settings),
+        "train_text": "Train it again" if whole else "Train it to the end of the recipe",
+        "train_commands": _train_commands(name, facts, data, seed),
+        "seeds_text": _seeds_text(result, facts),
+        "seed_commands": _seed_commands(name, facts, data) if facts.repeats else "",
+    }
+
+
+def _guarantees(files: layout.Files, result: Result) -> dict[str, Any]:
+    """What is proven of the nets, and how well rows come back."""
+    certificates = store.read_config(files).certificate
+    whole = worst(certificates)
+    return {
+        "nets": len(certificates),
+        "bound": "none" if whole.bound is None else f"{whole.bound:.4f}",
+        "margin": "not certified" if whole.margin is None else f"{whole.margin:.4f}",
+        "round_trip": f"{result.round_trip:.1e}",
+        "round_trip_unit": METRICS[result.metric].round_trip,
+    }
 
 
 def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
@@ -216,11 +232,6 @@ def _seeds_text(result: Result, facts: TrainingFacts) -> str:
 
 def _template(name: str) -> str:
     return resources.files("impflow_zoo.publishing").joinpath("templates", name).read_text()
-
-
-def _ships(model: FlowModel) -> bool:
-    files = layout.open_files(model.origin or "")
-    return layout.optional_path(files, layout.TEST_ROWS) is not None
 
 
 def _rounding_text(model: FlowModel) -> str:
