@@ -39,7 +39,7 @@ class Result:
         dataset, split, revision, seed: what was scored.
         logdet: log-det mode used.
         truncation_bound: bound of the bias of truncated log-dets, in units of the metric; often
-            vacuous for images.
+            vacuous for images. Each batch counts with its worst row.
         truncation_tail: estimate of that bias: what the terms left out add up to if they shrink as
             the last ones did.
         solver_steps: network evaluations per root.
@@ -242,8 +242,15 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     logdets = [figures for kind, figures in scored.events if kind == "logdet"]
     roots = [figures for kind, figures in scored.events if kind == "root"]
-    passes = max(1, len(logdets) // max(1, sum(len(b.steps) for b in model.blocks())))
     rows = sum(root["rows"] for root in roots)
+    passed = sum(figures["rows"] for figures in logdets)
+    nets = sum(len(block.steps) for block in model.blocks())
+
+    def over_rows(name: str) -> float:
+        """The mean over rows of what all nets add, in units of the metric."""
+        total = sum(figures.get(name, math.nan) * figures["rows"] for figures in logdets)
+        return total / max(1, passed) * nets * unit
+
     return Result(
         metric=model.config.metric,
         value=float(values.mean()),
@@ -253,8 +260,8 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         skipped=scored.skipped,
         per_row=values,
         logdet=logdets[0]["mode"],
-        truncation_bound=sum(figures.get("bound", math.nan) for figures in logdets) / passes * unit,
-        truncation_tail=sum(figures.get("tail", math.nan) for figures in logdets) / passes * unit,
+        truncation_bound=over_rows("bound"),
+        truncation_tail=over_rows("tail"),
         solver_steps=sum(r["steps"] * r["rows"] for r in roots) / rows if rows else 0.0,
         **rest,
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
+from functools import partial
 
 import pytest
 import torch
 from blocks import build, draw
+from torch.utils.checkpoint import checkpoint
 
-from impflow_zoo import LipschitzMLP, ResFlowTransform
+from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
 from impflow_zoo.lipschitz.norms import LipschitzLinear, held_weights
 
 
@@ -57,8 +61,8 @@ def test_held_weights_end_with_the_block():
     with held_weights(layer):
         held = layer.normalised_weight()
         assert layer.normalised_weight() is held
-        with held_weights(layer):
-            assert layer.normalised_weight() is held
+        with held_weights(layer):  # as if nothing were held, for calls that are repeated
+            assert layer.normalised_weight() is not held
         assert layer.normalised_weight() is held
     assert layer.normalised_weight() is not held
 
@@ -74,3 +78,36 @@ def test_held_weights_end_with_an_error():
         block(torch.randn(2, 5, dtype=torch.float64))
     for module in block.modules():
         assert "_held" not in module.__dict__
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_made_within_a_call_hold_nothing(duplicate):
+    """Changes of their parameters would not be seen."""
+    layer = tight_layer()
+    with held_weights(layer):
+        twin = duplicate(layer)
+    assert "_held" not in vars(twin)
+    with torch.no_grad():
+        twin.weight.mul_(0.01)
+    torch.testing.assert_close(twin.normalised_weight(), twin.weight)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("logdet", ["auto", "truncated"])
+@pytest.mark.parametrize("net", ["rows", "images"])
+def test_activations_may_be_computed_again(net, logdet, training):
+    """`torch.utils.checkpoint` repeats a call within the call, where its weights are held."""
+    torch.manual_seed(0)
+    nets, x = [LipschitzMLP(3, (8,), lipschitz=0.9) for _ in range(2)], torch.randn(4, 3)
+    if net == "images":
+        nets = [LipschitzConvNet(2, (4, 4), 8, lipschitz=0.9) for _ in range(2)]
+        x = torch.randn(4, 2, 4, 4)
+    block = ImpFlowTransform(*nets, logdet=logdet).train(training)
+    parameters = list(block.parameters())
+    found = []
+    for call in (partial(checkpoint, block, use_reentrant=False), block):
+        torch.manual_seed(1)
+        z, logabsdet = call(x)
+        found.append(torch.autograd.grad(z.sum() + logabsdet.sum(), parameters))
+    for again, plain in zip(*found, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-2, atol=1e-3)

@@ -404,10 +404,10 @@ def test_settings_with_a_seed_of_their_own():
 @pytest.mark.parametrize(
     ("logdet", "keys"),
     [
-        ("exact", {"mode", "variance", "tail", "bound"}),
-        ("truncated", {"mode", "variance", "tail", "bound"}),
-        ("unbiased", {"mode", "variance", "products"}),
-        (LogDet("unbiased", series="roulette"), {"mode", "variance", "products"}),
+        ("exact", {"mode", "rows", "variance", "tail", "bound"}),
+        ("truncated", {"mode", "rows", "variance", "tail", "bound"}),
+        ("unbiased", {"mode", "rows", "variance", "products"}),
+        (LogDet("unbiased", series="roulette"), {"mode", "rows", "variance", "products"}),
     ],
     ids=["exact", "truncated", "unbiased", "roulette"],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from blocks import EPS, length
 
-from impflow_zoo import NumericalWarning, Solver, SolverError
+from impflow_zoo import LipschitzMLP, NumericalWarning, Solver, SolverError
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.solve import Status
@@ -215,6 +215,19 @@ def test_the_best_iterate_is_kept(method):
     assert (few.residual <= length(g(y)) + floor).all()
     assert (more.residual <= few.residual + floor).all()
     torch.testing.assert_close(few.residual, residual(g, few, y))
+
+
+@every_method
+@pytest.mark.parametrize(("features", "size"), [(100, 1e38), (2, 3e38)])
+def test_rows_whose_length_overflows_are_solved_or_refused(method, features, size):
+    torch.manual_seed(0)
+    net = LipschitzMLP(features, (8,), lipschitz=0.9, activation="elu").eval()
+    y = torch.full((1, features), size)
+    solution = Solver(method).solve(net, y, throw=False)
+    with torch.no_grad():
+        error = ((solution.value + net(solution.value) - y) / y).abs().amax()
+    assert float(error) < 1e-4 or not bool(solution.converged)
+    assert bool(solution.tolerance.isfinite())
 
 
 def test_the_step_budget():

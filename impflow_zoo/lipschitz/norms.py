@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,10 @@ class LipschitzLayer(nn.Module):
         """Bring `u`, `v` and `sigma` to convergence."""
         raise NotImplementedError(f"{type(self).__name__} has to define how it converges")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take along: not a weight that is held for a call."""
+        return {key: value for key, value in self.__dict__.items() if key != "_held"}
+
     @torch.no_grad()
     def settle(self) -> None:
         """Bring the vectors to convergence and remember for which weight that was."""
@@ -82,18 +86,17 @@ class LipschitzLayer(nn.Module):
         self.register_buffer("settled", never, persistent=False)
         self.register_buffer("settled_norm", never.new_full((), math.nan), persistent=False)
 
-    def _is_settled(self, norm: Tensor) -> bool:
-        """Whether the vectors attain the norm of the weight, `norm` being what they attain.
-
-        The weight alone does not tell: vectors are loaded and averaged too.
-        """
+    def _is_settled(self) -> bool:
+        """Whether the vectors have converged for the weight as it is."""
         if self.settled.device != self.weight.device:  # weights were assigned to a layer on "meta"
             with torch.inference_mode(mode=False):
                 self._start_unsettled()
+        return torch.equal(self.weight, self.settled)
+
+    def _still_attains(self, norm: Tensor) -> bool:
+        """Whether that is what they attained then: vectors are loaded and averaged, too."""
         slack = _ATTAINED * torch.finfo(norm.dtype).eps
-        return torch.equal(self.weight, self.settled) and bool(
-            (norm - self.settled_norm).abs() <= slack * norm
-        )
+        return bool((norm - self.settled_norm).abs() <= slack * norm)
 
     def _attained(self) -> Tensor:
         """`u . W v`, differentiable in `W`."""
@@ -130,8 +133,10 @@ class LipschitzLayer(nn.Module):
         if self.training:
             with torch.no_grad():
                 self._iterate()
+        elif not self._is_settled():
+            self.settle()
         sigma = self._attained()
-        if not self.training and not self._is_settled(sigma.detach()):
+        if not self.training and not self._still_attains(sigma.detach()):
             self.settle()
             sigma = self._attained()
         return self.weight / (sigma / self.coefficient).clamp(min=1)
@@ -304,10 +309,12 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
         for net in nets
         for layer in net.modules()
         if isinstance(layer, LipschitzLayer)
-        and "_held" not in layer.__dict__
         and not layer._forward_pre_hooks
+        and ("_held" not in layer.__dict__ or layer.__dict__["_held"].thread == get_ident())
     ]
-    layers = list(dict.fromkeys(layers))
+    # Within a block's call another one may run: `torch.utils.checkpoint` repeats it there.
+    before = {layer: layer.__dict__.get("_held") for layer in layers}
+    layers = list(before)
     gradient = torch.is_grad_enabled()
     try:
         # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
@@ -317,10 +324,12 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
                 layer.__dict__["_held"] = _Held(get_ident(), weight, weight.detach())
         yield
     finally:
-        for layer in layers:
+        for layer, outer in before.items():
             held = layer.__dict__.get("_held")
             if held is not None and held.thread == get_ident():
                 layer.__dict__.pop("_held", None)
+                if outer is not None:
+                    layer.__dict__["_held"] = outer
 
 
 def refresh_norms(module: nn.Module) -> None:

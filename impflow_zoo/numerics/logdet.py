@@ -165,7 +165,7 @@ class LogDet:
             if not training:
                 raise NoContractionError(message)
             warnings.warn(message, NumericalWarning, stacklevel=2)
-        monitor.emit("logdet", mode=mode, **figures)
+        monitor.emit("logdet", mode=mode, rows=len(value), **figures)
         return value
 
     def _over_probes(

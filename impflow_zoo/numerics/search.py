@@ -146,7 +146,8 @@ class _Leg:
                 return None
         status = torch.full_like(self.rows, int(Status.MAX_STEPS) if last else _OPEN)
         eps = torch.finfo(self.w.dtype).eps
-        floor = _FLOOR * eps * (self.scale + torch.minimum(self.length, 100 * self.scale))
+        size = self.scale + torch.minimum(self.length, 100 * self.scale)
+        floor = _FLOOR * eps * size.clamp(max=torch.finfo(self.w.dtype).max)
         at_floor = (self.idle >= _FLOOR_STEPS) & (self.best <= floor)
         idle = self.idle >= _PATIENCE
         for rows, end in (  # the later ones count

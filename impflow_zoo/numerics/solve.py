@@ -192,7 +192,9 @@ class Solver:
         if torch.is_autocast_enabled(y.device.type):
             rtol = max(rtol, 2 * torch.finfo(torch.get_autocast_dtype(y.device.type)).eps)
         target = y.flatten(1)
-        tolerance = atol + rtol * norm(target)
+        size = norm(target)
+        # The length of a row may overflow, its tolerance does not: else anything would be a root.
+        tolerance = atol + torch.where(size.isfinite(), rtol * size, norm(rtol * target))
         search = Search(g, context, y, tolerance, initial)
         budget = most = self.max_steps or (200 if training else 1000)
         for name, hand_over in self._plan(target.shape[1]):

@@ -72,6 +72,8 @@ class ContractLaws(CaseLaws):
         assert_close(z, expected)
         assert_close(alone, expected)
         assert_close(logabsdet, expected_logabsdet)
+        torch.manual_seed(1)
+        assert_close(getattr(block, direction)(*made_here)[0], expected)  # used outside
 
     @pytest.mark.parametrize("way", ["deepcopy", "pickle", "state_dict"])
     def test_copies_agree_and_are_independent(self, block_case: BlockCase, way: str) -> None:

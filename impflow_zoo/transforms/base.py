@@ -109,7 +109,8 @@ class ResidualBlock(PlainLoading, Transform):
     def _with_logdet(
         self, inputs: Tensor, context: Tensor | None, *, backwards: bool
     ) -> tuple[Tensor, Tensor]:
-        value, total = self._check(inputs, context), None
+        value, context = self._checked(inputs, context)
+        total = None
         with held_weights(*(getattr(self, name) for name in self.nets)):
             for residual_map, inverted in self._maps(context, backwards=backwards):
                 if inverted:
@@ -122,7 +123,7 @@ class ResidualBlock(PlainLoading, Transform):
         return value, total
 
     def _value(self, inputs: Tensor, context: Tensor | None, *, backwards: bool) -> Tensor:
-        value = self._check(inputs, context)
+        value, context = self._checked(inputs, context)
         with held_weights(*(getattr(self, name) for name in self.nets)):
             for residual_map, inverted in self._maps(context, backwards=backwards):
                 value = residual_map.inverse(value) if inverted else residual_map.value(value)
@@ -145,8 +146,8 @@ class ResidualBlock(PlainLoading, Transform):
             )
             yield residual_map, step.inverted != backwards
 
-    def _check(self, inputs: Tensor, context: Tensor | None) -> Tensor:
-        """The inputs, in at least float32.
+    def _checked(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The inputs, in at least float32, and the context, both fit for graphs.
 
         Raises:
             TypeError, ValueError, RuntimeError: as `forward`, for inputs or a context it refuses.
@@ -177,9 +178,11 @@ class ResidualBlock(PlainLoading, Transform):
         check_finite(inputs, "inputs")
         if context is not None:
             check_finite(context, "context")
-        if value.is_inference() and not torch.is_inference_mode_enabled():
-            value = value.clone()  # the graph could not keep it
-        return value
+        if not torch.is_inference_mode_enabled():  # graphs could not keep what was made in it
+            value = value.clone() if value.is_inference() else value
+            if context is not None and context.is_inference():
+                context = context.clone()
+        return value, context
 
     def _refuse_tangents(self, *inputs: Tensor | None) -> None:
         """Forward-mode derivatives would be lost without a word."""
