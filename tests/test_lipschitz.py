@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -419,3 +420,18 @@ def test_weights_assigned_to_a_net_without_storage():
         net = LipschitzMLP(3, (8,)).eval()
     net.load_state_dict(source.state_dict(), assign=True)
     assert torch.equal(net(x), expected)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(LipschitzMLP, 3, (9,)), partial(LipschitzConvNet, 2, (4, 4), 6)]
+)
+def test_bounds_are_proved_within_autocast_too(make):
+    torch.manual_seed(0)
+    block = ResFlowTransform(make(lipschitz=0.9))
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.mul_(5)
+    (outside,) = certify(block)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (within,) = certify(block)
+    assert within.bound == outside.bound <= 0.9 * 1.001

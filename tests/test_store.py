@@ -304,6 +304,19 @@ def test_verification_finds_what_is_not_true(damage, message, folder):
         ImpFlow.from_pretrained(folder, verify=True)
 
 
+def test_a_model_is_saved_within_autocast(tmp_path):
+    model = make(dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.save_pretrained(tmp_path / "within")
+    model.save_pretrained(tmp_path / "without")
+    ImpFlow.from_pretrained(tmp_path / "within", verify=True)
+    a, b = (load_file(tmp_path / name / layout.GOLDEN) for name in ("within", "without"))
+    torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("logdet", ["unbiased", "truncated"])
 def test_verification_is_of_the_weights_whatever_the_settings(logdet, tmp_path):
     make(logdet=LogDet(logdet)).save_pretrained(tmp_path)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from impflow_zoo.numerics.precision import without_autocast
+
 __all__ = ["Certificate", "certify", "worst"]
 
 
@@ -53,7 +55,10 @@ def certify(model: nn.Module) -> list[Certificate]:
     for path, block in model.named_modules():
         for name in getattr(block, "nets", ()):
             net = getattr(block, name)
-            bound = net.certificate() if hasattr(net, "certificate") else None
+            bound = None
+            if hasattr(net, "certificate"):
+                with without_autocast(net):
+                    bound = net.certificate()
             where = f"{path}.{name}" if path else name
             certificates.append(Certificate(where, bound, getattr(net, "norm", "2")))
     return certificates

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.numerics.precision import without_autocast
+
 __all__ = ["LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
 
 _SQUARINGS = 8  # of the Gram matrix, in a training forward
@@ -334,6 +336,7 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
 
 def refresh_norms(module: nn.Module) -> None:
     """Bring the power vectors of every layer to convergence (before saving, say)."""
-    for layer in module.modules():
-        if isinstance(layer, LipschitzLayer):
-            layer.settle()
+    with without_autocast(module):
+        for layer in module.modules():
+            if isinstance(layer, LipschitzLayer):
+                layer.settle()

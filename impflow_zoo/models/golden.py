@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from impflow_zoo.models.layout import (
     optional_path,
     read_safetensors,
 )
+from impflow_zoo.numerics.precision import without_autocast
 from impflow_zoo.numerics.solve import Solver
 
 if TYPE_CHECKING:
@@ -43,18 +45,19 @@ def golden_batch(model: FlowModel, rows: int = _ROWS) -> dict[str, Tensor]:
     """
     double = _double_copy(model, model.config)
     generator = torch.Generator().manual_seed(0)
-    size = int(torch.tensor(model.config.shape).prod())
+    size = math.prod(model.config.shape)
     noise = torch.randn(rows, size, generator=generator, dtype=torch.float64)
     context = None
     if model.config.context_features:
         context = torch.randn(
             rows, model.config.context_features, generator=generator, dtype=torch.float64
         )
-    x = decode(double.transform, noise, context)
-    # Inputs as users have them: an image's may lie out of [0, 1] as it is.
-    x = double.dequantise(double.to_data(x), torch.full_like(x, 0.5))
-    z, _ = double.transform(x, context)
-    batch = {"inputs": x, "latents": z, "log_prob": double.log_prob(x, context)}
+    with without_autocast(double):
+        x = decode(double.transform, noise, context)
+        # Inputs as users have them: an image's may lie out of [0, 1] as it is.
+        x = double.dequantise(double.to_data(x), torch.full_like(x, 0.5))
+        z, _ = double.transform(x, context)
+        batch = {"inputs": x, "latents": z, "log_prob": double.log_prob(x, context)}
     if context is not None:
         batch["context"] = context
     return {key: value.contiguous().clone() for key, value in batch.items()}
@@ -81,8 +84,9 @@ def verify(model: FlowModel, files: Files, stated: ConfigFile) -> None:
         raise WeightsError(f"{files.name}: {GOLDEN} lacks {sorted(absent)[0]!r}")
     x, context = golden["inputs"], golden.get("context")
     try:
-        answers = {"log_prob": double.log_prob(x, context)}  # which checks its input
-        answers["latents"] = double.transform(x, context)[0]
+        with without_autocast(double):
+            answers = {"log_prob": double.log_prob(x, context)}  # which checks its input
+            answers["latents"] = double.transform(x, context)[0]
     except ValueError as error:
         raise WeightsError(f"{files.name}: {GOLDEN} does not fit the model: {error}") from None
     for key, value in answers.items():
