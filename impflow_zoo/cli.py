@@ -234,6 +234,11 @@ def train(
     if not together(device).first:
         return
     value, best = None, "no validation yet"
+    if state["best"] is None and state["waited"]:
+        raise ModelError(
+            f"none of {state['waited']} validations succeeded, so that no model was written: see "
+            "the warnings above; a lower learning_rate or more solver.max_steps may help"
+        )
     if state["best"] is not None:
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
         text = METRICS[config.metric].in_words(value)
@@ -313,14 +318,14 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Check models' folders, then send each to the Hub in one commit."""
-    from impflow_zoo.models.hub import check_repository
+    from impflow_zoo.models.hub import check_namespace
     from impflow_zoo.publishing import sending
 
     def report(sent: sending.Sent) -> None:
         if not as_json:
             print(f"{sent.repo_id} {sent.commit} {sent.pull_request or sent.url}", flush=True)
 
-    check_repository(f"{namespace}/name")  # before folders are looked through
+    check_namespace(namespace)  # before folders are looked through
     found = sending.parcels(models or ())
     if not as_json:
         print(sending.table(found, namespace), flush=True)

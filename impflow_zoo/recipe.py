@@ -64,6 +64,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         require_choice("corrupt", self.corrupt, ("stop", "skip"))
+        if self.revision is not None and self.dataset is None:
+            raise ConfigError("data.revision is that of a Hub set: name it, data.dataset")
         for name in ("validation_rows", "train_rows"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")

@@ -180,6 +180,10 @@ def _file(name: str, content: bytes) -> Callable[[Path], Path]:
     return write
 
 
+def _huge(folder: Path) -> Path:
+    return write_recipe(folder, config={"blocks": 10**12})
+
+
 def _no_model_yet(folder: Path) -> Path:
     _file(LOG, b"")(folder)
     return folder
@@ -222,6 +226,22 @@ MISTAKES = {
     "data of another kind": (["evaluate", "{plane}", "--dataset", _file("x.txt", b"1")], ".txt"),
     "data missing": (["evaluate", "{plane}", "--dataset", "./no.csv"], "no such file or folder"),
     "no data": (["evaluate", "{space}"], "no data to score on"),
+    "a device without numbers": (
+        ["sample", "{plane}", "--out", "{}/x.csv", "--device", "meta"],
+        "device='meta': it holds no numbers; cpu, cuda or cuda:1",
+    ),
+    "no such device": (
+        ["sample", "{plane}", "--out", "{}/x.csv", "--device", "mps"],
+        "device='mps': ",
+    ),
+    "a benchmark that is not there": (
+        ["evaluate", "{plane}", "--dataset", "power:/nosuch"],
+        "no such file or folder: /nosuch",
+    ),
+    "two names for one namespace": (
+        ["publish", "--namespace", "bad/name", "--dry-run"],
+        "namespace 'bad/name': the name of one user or organisation",
+    ),
     "nothing to list": (["list", "nothing", "--json"], "no model matches 'nothing'"),
     "conditional model": (["evaluate", _conditional], "this model is conditional"),
     "conditional rows": (
@@ -261,6 +281,10 @@ MISTAKES = {
     "recipe is a folder": (["train", "{}"], "cannot be read: Is a directory"),
     "recipe is no YAML": (["train", _file("r.yaml", b"model: [")], "is no valid YAML"),
     "recipe is no text": (["train", _file("r.yaml", b"\xff\x00")], "is no valid YAML"),
+    "recipe beyond any memory": (
+        ["train", _huge, "--out", "{}/run"],
+        "numbers or more: take fewer blocks or smaller sizes",
+    ),
     "recipe of an unknown model": (["train", _file("r.yaml", b"model: Glow")], "unknown model"),
     "recipe without a model": (
         ["train", _file("r.yaml", b"config: {}")],

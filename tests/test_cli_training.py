@@ -66,6 +66,14 @@ def test_training_that_was_not_validated_says_so(run, tmp_path):
     assert "step 1, no validation yet" in outcome.out
 
 
+@pytest.mark.filterwarnings("ignore:validation failed")
+def test_training_that_left_no_model_is_a_failure(run, tmp_path):
+    recipe = write_recipe(tmp_path, config={"solver": {"max_steps": 1}})
+    outcome = run("train", recipe, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert "validations succeeded, so that no model was written" in outcome.err.splitlines()[-1]
+
+
 def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     folder = tmp_path / "flow"
     recipe = write_recipe(folder, training={"validate_every": 2})

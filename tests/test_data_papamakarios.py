@@ -303,6 +303,8 @@ def test_mistakes(tmp_path: Path, kind: str, make: Callable[[Path], Path], messa
         ({"split": "test", "revision": "main"}, r"revision does not apply"),
     ],
 )
-def test_settings(kind: str, settings: dict[str, object], message: str) -> None:
+def test_settings(kind: str, settings: dict[str, object], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "data.npy"
+    file.touch()
     with pytest.raises(DataError, match=message):
-        open_source(f"{kind}:somewhere", **settings)  # type: ignore[arg-type]
+        open_source(f"{kind}:{file}", **settings)  # type: ignore[arg-type]

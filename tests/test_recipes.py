@@ -90,6 +90,10 @@ WRONG = {
         "final_learning_rate=-0.1: at least 0",
     ),
     "nothing held back": ({"data": {"validation_rows": 0}}, "validation_rows=0: at least 1"),
+    "revision of nothing": (
+        {"data": {"validation_rows": 5, "revision": "abc"}},
+        "data.revision is that of a Hub set",
+    ),
     "mirrored rows": ({"training": {"flip": True}}, "training.flip: tables cannot be mirrored"),
     "rows that cannot be made": ({"data": {"train_rows": 0}}, "train_rows=0: at least 1"),
     "no gradient": ({"training": {"clip_norm": 0}}, "clip_norm=0.0: a positive number"),

@@ -625,6 +625,13 @@ def test_conditional_recipes_are_refused(tmp_path):
     refused(tmp_path, "recipes train unconditional densities", config={"context_features": 2})
 
 
+def test_one_file_needs_rows_to_be_held_back(tmp_path):
+    (tmp_path / "own.csv").write_text("a,b\n" + "1.5,2\n3,4\n" * 20)
+    message = "has no split 'validation', .*; or set data.validation_rows in the recipe"
+    with pytest.raises(DataError, match=message):
+        train(write_recipe(tmp_path), tmp_path / "run", data=str(tmp_path / "own.csv"))
+
+
 def test_data_on_disk_take_the_place_of_a_toy(tmp_path):
     for split in ("train", "validation"):
         lines = ["a,b", *(f"{x},{y}" for x, y in open_toy("moons", 60, 0).rows(range(60)).tolist())]

@@ -4,7 +4,7 @@ from impflow_zoo.data.images import ImageSource, open_images
 from impflow_zoo.data.opening import MADE_HERE, open_source
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, fingerprint, read
-from impflow_zoo.data.source import DataError, Source, TableSource
+from impflow_zoo.data.source import DataError, Source, TableSource, UnknownSplitError
 from impflow_zoo.data.streams import ImageStream
 from impflow_zoo.data.subset import Subset
 from impflow_zoo.data.tables import open_table
@@ -23,6 +23,7 @@ __all__ = [
     "Stream",
     "Subset",
     "TableSource",
+    "UnknownSplitError",
     "batches",
     "fingerprint",
     "open_images",

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from impflow_zoo.data.source import DataError
+from impflow_zoo.data.source import DataError, UnknownSplitError
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -74,14 +74,15 @@ def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
     """The split asked for, or the only one there is.
 
     Raises:
-        DataError: naming the splits that exist.
+        UnknownSplitError: naming the splits that exist.
     """
+    known = ", ".join(existing)
     if split is None and len(existing) == 1:
         return existing[0]
     if split is None:
-        raise DataError(f"{dataset} has several splits, choose one of: {', '.join(existing)}")
+        raise UnknownSplitError(f"{dataset} has several splits, choose one of: {known}")
     if split not in existing:
-        raise DataError(f"{dataset} has no split {split!r}, choose one of: {', '.join(existing)}")
+        raise UnknownSplitError(f"{dataset} has no split {split!r}, choose one of: {known}")
     return split
 
 

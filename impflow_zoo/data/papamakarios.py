@@ -80,9 +80,9 @@ def open_benchmark(name: str, path: str, split: str | None = None) -> TableSourc
         DataError: for a file that is missing, a pickle, or not of the layout.
     """
     splits = ["train", "validation", "test"]
-    split = pick_split(f"{name}:{path}", splits, split)
     benchmark = BENCHMARKS[name]
     file = find_file(path, benchmark.files)
+    split = pick_split(f"{name}:{path}", splits, split)
     values = benchmark.read(file)[splits.index(split)]
     columns = [f"x{i}" for i in range(values.shape[1])]
     return TableSource(f"{name}:{path} ({split})", torch.from_numpy(values.copy()), columns)

@@ -125,7 +125,7 @@ def open_patches(
     Raises:
         DataError: for a set or split that does not exist or holds no images.
     """
-    split = pick_split(dataset, list(PATCHES), split)
+    split = pick_split(f"bsds300:{dataset}", list(PATCHES), split)
     data, _ = load_split(dataset, "test" if split == "test" else "train", revision=revision)
     held_back = [i % _EVERY == _EVERY - 1 for i in range(len(data))]
     wanted = {

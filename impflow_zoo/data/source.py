@@ -8,11 +8,15 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["DataError", "Source", "TableSource", "index_tensor"]
+__all__ = ["DataError", "Source", "TableSource", "UnknownSplitError", "index_tensor"]
 
 
 class DataError(ValueError):
     """A mistake about data, in one line that names the thing and the remedy."""
+
+
+class UnknownSplitError(DataError):
+    """A data set has no such split, or several of which none was named."""
 
 
 @runtime_checkable

@@ -31,7 +31,13 @@ from huggingface_hub.utils import validate_repo_id
 
 from impflow_zoo.models.config import ModelError
 
-__all__ = ["HubFiles", "check_repository", "one_line_errors", "transfer_errors"]
+__all__ = [
+    "HubFiles",
+    "check_namespace",
+    "check_repository",
+    "one_line_errors",
+    "transfer_errors",
+]
 
 _FIRST = "config.json"
 _PROBE = "model.safetensors"  # asked for first: it tells in one short try, without the client's
@@ -182,6 +188,20 @@ def check_repository(repo_id: str) -> None:
     if not valid:
         zoo = "" if "/" in repo_id else "; names of the zoo are for create_model"
         raise ModelError(f"{repo_id[:200]!r} is neither a folder nor a Hub id, 'owner/name'{zoo}")
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse what is no user or organisation of the Hub.
+
+    Raises:
+        ModelError: saying so.
+    """
+    try:
+        check_repository(f"{namespace}/name")
+    except ModelError:
+        raise ModelError(
+            f"namespace {namespace[:200]!r}: the name of one user or organisation is needed"
+        ) from None
 
 
 @contextmanager

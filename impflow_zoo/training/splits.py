@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from impflow_zoo.data import MADE_HERE, DataError, Source, Subset, TableSource
+from impflow_zoo.data import MADE_HERE, DataError, Source, Subset, TableSource, UnknownSplitError
 from impflow_zoo.models.config import Config, TabularConfig
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.scoring import open_rows
@@ -30,7 +30,8 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
     made_here = dataset.partition(":")[0] in MADE_HERE
-    if settings.train_rows is not None and not made_here and data is None:
+    replaced = (settings.dataset or "").partition(":")[0] in MADE_HERE  # by the user's own
+    if settings.train_rows is not None and not (made_here or replaced):
         raise DataError(
             f"data.train_rows is for {' and '.join(MADE_HERE)}, whose rows are made to any number: "
             f"leave it out for {dataset}"
@@ -45,7 +46,13 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
     validation = settings.validation
     config = with_columns(recipe.config, rows)
-    return rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+    try:
+        return rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+    except UnknownSplitError as error:
+        raise DataError(
+            f"{error}; or set data.validation_rows in the recipe, to hold so many rows of "
+            f"{settings.train!r} back"
+        ) from None
 
 
 def with_columns(config: Config, rows: Source) -> Config:

@@ -41,6 +41,8 @@ from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer", "train"]
 
+_LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
+
 
 def train(
     recipe_file: str | os.PathLike[str],
@@ -96,6 +98,11 @@ def train(
         check_new(folder, path, seed)
     if recipe.config.context_features:
         raise ModelError("recipes train unconditional densities: leave context_features out")
+    least = recipe.config.least_size
+    if least > _LARGEST:
+        raise ModelError(
+            f"the config asks for {least:.3g} numbers or more: take fewer blocks or smaller sizes"
+        )
     processes = together(device)
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)

@@ -168,8 +168,8 @@ class ResidualBlock(PlainLoading, Transform):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise RuntimeError(
-                "transforms of torch.func over a block are not supported: use torch.autograd.grad "
-                "(torch.func.functional_call works)"
+                "transforms of torch.func over a block are not supported: use torch.autograd.grad, "
+                "or the rows of one batch (torch.func.functional_call of a block works)"
             )
         # A layer before this one answers in bfloat16 under autocast; roots need more than that.
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
