@@ -18,7 +18,18 @@ from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import MODELS, FlowModel
 from impflow_zoo.recipe import DataSettings, read_recipe
 
-__all__ = ["Split", "create_model", "describe", "list_models", "scored_split", "zoo_folder"]
+__all__ = [
+    "Split",
+    "create_model",
+    "describe",
+    "is_trained",
+    "list_models",
+    "locate",
+    "parameter_count",
+    "published_result",
+    "scored_split",
+    "zoo_folder",
+]
 
 NAMESPACE_VARIABLE = "IMPFLOW_ZOO_NAMESPACE"
 _NAMESPACE = "impflow-zoo"
@@ -82,6 +93,8 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
 
     Raises:
         ModelError: if there is no such model, or no weights were trained for it.
+        huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors, said
+            in one line.
 
     Example:
         >>> create_model("impflow-power-plant").config.features

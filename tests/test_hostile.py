@@ -346,5 +346,5 @@ def test_golden_batches_that_prove_nothing(files, tmp_path, change):
     assert loads_or_says_why(tmp_path, files)
     assert create_model(tmp_path, verify=True).log_prob(rows(3), torch.zeros(3, 1)).shape == (3,)
     (tmp_path / layout.GOLDEN).write_bytes(change(files[layout.GOLDEN]))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="golden"):
         create_model(tmp_path, verify=True)

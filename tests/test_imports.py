@@ -81,6 +81,25 @@ def test_imports_have_no_circles():
     list(TopologicalSorter(below).static_order())  # raises CycleError, with the circle
 
 
+def public(path: Path) -> set[str] | None:
+    """The names in a module's `__all__`, if it has one."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return None
+
+
+def test_modules_import_what_others_declare_public():
+    known = modules()
+    declared = {name: public(path) for name, path in known.items()}
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and declared.get(node.module or "") is not None:
+                taken = {alias.name for alias in node.names}
+                taken -= {m.rpartition(".")[2] for m in known if m.startswith(f"{node.module}.")}
+                assert taken <= declared[node.module], f"{name} from {node.module}"
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_import_what_is_below_them(room: str):
     known = modules()

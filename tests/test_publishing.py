@@ -154,13 +154,13 @@ def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
 
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
 def test_names_that_are_no_model(model):
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="is neither a model of the zoo nor a folder"):
         sending.check(sending.parcels([model]), "org")
 
 
 @pytest.mark.parametrize("namespace", ["", "a/b", "..", "org name", "../x"])
 def test_namespaces_that_are_none(folder, namespace):
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="is neither a folder nor a Hub id, 'owner/name'"):
         sending.check(sending.parcels([str(folder)]), namespace)
 
 

@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from impflow_zoo.data.images import ImageFormat, open_images
+from impflow_zoo.data.images import open_images
 from impflow_zoo.data.loading import pick_split
 from impflow_zoo.data.papamakarios import BENCHMARKS, open_benchmark
 from impflow_zoo.data.patches import PatchSource, open_patches
+from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.source import DataError, Source, TableSource
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import open_toy

@@ -89,17 +89,17 @@ class LipschitzConv2d(LipschitzLayer):
         return self.weight.shape[-1] // 2
 
     def forward(
-        self, x: Tensor, before: Tensor | float = 1.0, after: Tensor | float = 1.0
+        self, x: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
     ) -> Tensor:
-        """`after * conv(before * x)`, the scalars applied to the weights instead of the images.
+        """`output_scale * conv(input_scale * x)`, the weights scaled instead of the images.
 
         Arguments:
             x: images with shape `[B, in_channels, H, W]`.
-            before: a scalar on the input.
-            after: a scalar on the output.
+            input_scale: a scalar.
+            output_scale: a scalar.
         """
-        weight = self.normalised_weight() * (before * after)
-        return convolve(x, weight, self.bias * after, self.padding)
+        weight = self.normalised_weight() * (input_scale * output_scale)
+        return convolve(x, weight, self.bias * output_scale, self.padding)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)

@@ -63,7 +63,7 @@ class _ImageNet(nn.Module):
     ) -> tuple[Tensor, Tensor | float]:
         """Layer `i` of `scale * h` with its context and activation, less the scalar after that."""
         core, before, after = folded(self.activations[i])
-        h = self.layers[i](h, scale, before)
+        h = self.layers[i](h, input_scale=scale, output_scale=before)
         if self.context_features and context is not None:
             h = h + before * self.context_layers[i](context)[:, :, None, None]
         return core(h), after
@@ -158,7 +158,7 @@ class LipschitzConvNet(_ImageNet):
             h = core(before * h)
         for i in range(len(self.activations)):
             h, scale = self._hidden(h, i, context, scale)
-        return self.layers[-1](h, scale)
+        return self.layers[-1](h, input_scale=scale)
 
     def certificate(self) -> float:
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""

@@ -124,11 +124,11 @@ class LipschitzMLP(Chained, nn.Module):
             h = core(before * h)
         for i, activation in enumerate(self.activations):
             core, before, after = folded(activation)
-            h = self.layers[i](h, scale, before)
+            h = self.layers[i](h, input_scale=scale, output_scale=before)
             if self.context_features and context is not None:
                 h = h + before * self.context_layers[i](context)
             h, scale = core(h), after
-        return self.layers[-1](h, scale)
+        return self.layers[-1](h, input_scale=scale)
 
     def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
         """The net taken apart, where its activations have known derivatives.
@@ -154,14 +154,14 @@ class LipschitzMLP(Chained, nn.Module):
             biases.append(x.new_zeros(self.features))
         for i, activation in enumerate(activations):
             before, after = activation.scales()
-            weight, bias = layers[i].scaled(scale, before)
+            weight, bias = layers[i].scaled(input_scale=scale, output_scale=before)
             if self.context_features and context is not None:
                 added: nn.Module = self.context_layers[i]
                 bias = bias + before * added(context)
             weights.append(weight)
             biases.append(bias)
             scale = after
-        weight, bias = layers[-1].scaled(scale)
+        weight, bias = layers[-1].scaled(input_scale=scale)
         return Chain(function, (*weights, weight), (*biases, bias))
 
     def certificate(self) -> float | None:

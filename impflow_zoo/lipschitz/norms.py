@@ -221,27 +221,27 @@ class LipschitzLinear(LipschitzLayer):
         return self.domain == self.codomain == 2
 
     def forward(
-        self, x: Tensor, before: Tensor | float = 1.0, after: Tensor | float = 1.0
+        self, x: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
     ) -> Tensor:
-        """`after * linear(before * x)`, the scalars applied to the weights instead of the rows.
+        """`output_scale * linear(input_scale * x)`, the weights scaled instead of the rows.
 
         Arguments:
             x: rows with shape `[B, in_features]`.
-            before: a scalar on the input.
-            after: a scalar on the output.
+            input_scale: a scalar.
+            output_scale: a scalar.
         """
-        return functional.linear(x, *self.scaled(before, after))
+        return functional.linear(x, *self.scaled(input_scale, output_scale))
 
     def scaled(
-        self, before: Tensor | float = 1.0, after: Tensor | float = 1.0
+        self, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `after * linear(before * x)`."""
-        weight, factor = self.normalised_weight(), before * after
+        """Weight and bias of `output_scale * linear(input_scale * x)`."""
+        weight, factor = self.normalised_weight(), input_scale * output_scale
         bias: Tensor = self.bias
         if not (isinstance(factor, float) and factor == 1.0):
             weight = weight * factor
-        if not (isinstance(after, float) and after == 1.0):
-            bias = bias * after
+        if not (isinstance(output_scale, float) and output_scale == 1.0):
+            bias = bias * output_scale
         return weight, bias
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:

@@ -162,6 +162,11 @@ class Density(PlainLoading):
         Returns:
             Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
             uint8 in the 8-bit range, whatever the bits of the model.
+
+        Raises:
+            ModelError: for an argument that is of another type or out of its range.
+            ValueError: if contexts are missing or of another shape.
+            SolverError: if a root is not found.
         """
         if not is_whole(n):
             raise ModelError(f"sample({n!r}): a whole number of samples is needed")
@@ -192,11 +197,28 @@ class Density(PlainLoading):
         return x if context is None else x.unflatten(0, (groups, n))
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`transform` without the log-determinant, which is not computed."""
+        """`transform` without the log-determinant, which is not computed: `[B, ...] -> [B, D]`.
+
+        Raises:
+            ValueError: for input of the wrong type or shape, or with NaN or infinity.
+            SolverError: if a root is not found.
+        """
         return encode(self.transform, *self._checked(x, context))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """`transform.inverse` without the log-determinant, which is not computed."""
+        """`transform.inverse` without the log-determinant, which is not computed.
+
+        Arguments:
+            z: noise with shape `[B, D]`.
+            context: one context per row, for conditional models.
+
+        Returns:
+            Rows as `transform` takes them, `[B, ...]`.
+
+        Raises:
+            ValueError: for noise of another shape, or with NaN or infinity.
+            SolverError: if a root is not found.
+        """
         size = math.prod(self.config.shape)
         _require_tensor(z, "noise")
         if z.shape[1:] != (size,):

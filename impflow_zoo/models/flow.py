@@ -190,6 +190,9 @@ class FlowModel(Density, PyTorchModelHubMixin):
 class ImpFlow(FlowModel):
     """Implicit normalizing flow: `ImpFlowTransform` blocks.
 
+    Arguments:
+        config: a config dataclass, or its JSON form as a dict.
+
     References:
         Implicit Normalizing Flows (Lu et al., 2021)
         https://arxiv.org/abs/2103.09527
@@ -201,6 +204,9 @@ class ImpFlow(FlowModel):
 
 class ResFlow(FlowModel):
     """Residual flow: `ResFlowTransform` blocks.
+
+    Arguments:
+        config: a config dataclass, or its JSON form as a dict.
 
     References:
         Residual Flows for Invertible Generative Modeling (Chen et al., 2019)

@@ -16,6 +16,13 @@ from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.hub import HubFiles
 
 __all__ = [
+    "CARD",
+    "CONFIG",
+    "GOLDEN",
+    "LOG",
+    "RECIPE",
+    "TEST_ROWS",
+    "WEIGHTS",
     "Files",
     "WeightsError",
     "earlier_recipe",

@@ -47,7 +47,15 @@ from impflow_zoo.transforms.weights import mismatch
 if TYPE_CHECKING:
     from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["ConfigFile", "load_weights", "read_config", "read_weights", "save"]
+__all__ = [
+    "MODEL_NAMES",
+    "ConfigFile",
+    "description",
+    "load_weights",
+    "read_config",
+    "read_weights",
+    "save",
+]
 
 FORMAT = 1
 PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")

@@ -70,6 +70,9 @@ class LogDet:
         n_probes: probes averaged by `"truncated"`; the standard error needs at least two.
         seed: seed of the probes of `"truncated"`.
 
+    Raises:
+        ValueError: for an unknown mode or series, or a number out of its range.
+
     References:
         Residual Flows for Invertible Generative Modeling (Chen et al., 2019)
         https://arxiv.org/abs/1906.02735

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["emit", "listening", "record"]
+__all__ = ["Event", "emit", "listening", "record"]
 
 Event = tuple[str, dict[str, Any]]
 

@@ -115,6 +115,9 @@ class Solver:
         backward_rtol: relative tolerance of the linear solve in the backward pass. None takes
             `1e-3` for float32 in training, else `1e-6`; for float64 always `1e-12`.
 
+    Raises:
+        ValueError: for an unknown method, a negative tolerance or no steps.
+
     Example:
         >>> solution = Solver().solve(lambda x: 0.5 * x.sin(), torch.tensor([[1.0, 2.0]]))
         >>> solution.converged

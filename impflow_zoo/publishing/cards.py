@@ -16,7 +16,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.recipe import Recipe, TrainingSettings
 
-__all__ = ["CURVE", "PICTURE", "pending_card", "trained_card"]
+__all__ = ["CURVE", "IMAGE_PIPELINE", "PICTURE", "pending_card", "trained_card"]
 
 PICTURE, CURVE = "density.png", "curve.png"
 IMAGE_PIPELINE = "unconditional-image-generation"

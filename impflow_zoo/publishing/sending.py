@@ -26,7 +26,7 @@ from impflow_zoo.models.hub import check_repository, one_line_errors, transfer_e
 from impflow_zoo.publishing.cards import CURVE, IMAGE_PIPELINE, PICTURE
 from impflow_zoo.recipe import CardSettings, read_recipe
 
-__all__ = ["Parcel", "Sent", "inspect", "parcels", "publish", "table"]
+__all__ = ["FILES", "Parcel", "Sent", "check", "inspect", "parcels", "publish", "table"]
 
 NEEDED = (layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD, layout.RECIPE, TRAINING)
 FILES = (*NEEDED, PICTURE, CURVE, layout.TEST_ROWS)  # beside recipes of earlier runs

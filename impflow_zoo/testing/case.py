@@ -16,10 +16,17 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.transforms.base import ResidualBlock
 
 __all__ = [
+    "OTHER_WAY",
+    "TRUNCATED",
     "BlockCase",
     "CaseLaws",
     "check_gradients",
     "dense_logdet",
+    "eval_and_train",
+    "every_direction",
+    "every_dtype",
+    "every_mode",
+    "fixed_modes",
     "jacobian",
     "tighten",
     "values",
