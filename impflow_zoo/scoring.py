@@ -26,6 +26,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.probes import keyed_rows
+from impflow_zoo.numerics.rows import listed
 from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes
@@ -180,9 +181,8 @@ def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> 
     """Name the rows whose density is zero in the model's type, or no number."""
     lost = batch.index[~log_prob.isfinite().cpu()].tolist()
     if lost:
-        shown = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
         warnings.warn(
-            f"{name}: no finite log-density in row {shown}: too far from the data that the model "
+            f"{name}: no finite log-density in row {listed(lost)}: too far from the data that the model "
             f"was trained on for {log_prob.dtype}",
             NumericalWarning,
             stacklevel=3,

@@ -218,7 +218,9 @@ def test_a_truncated_file_is_refused_wherever_it_ends(legacy, tmp_path):
     whole = write_fixture(tmp_path, "toy_resflow", legacy=legacy).read_bytes()
     for part in range(1, 20):
         path = plain(tmp_path / "cut.pth", whole[: len(whole) * part // 20])
-        with pytest.raises(ConversionError, match="damaged|truncated|no checkpoint|cut"):
+        with pytest.raises(
+            ConversionError, match="damaged|truncated|neither a zip archive nor a pickle"
+        ):
             open_archive(path)
 
 

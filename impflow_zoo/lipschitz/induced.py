@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear
+from impflow_zoo.lipschitz.norms import ROUNDED_UP, LipschitzLayer, LipschitzLinear
 
 __all__ = ["has_closed_form", "is_uniform", "make_convolution", "make_linear", "spaces"]
 
@@ -143,7 +143,7 @@ class _SlicedLinear(LipschitzLinear):
     def norm_bound(self) -> float:
         """The 2-norm in float64."""
         weight = self.normalised_weight().double()
-        return float(torch.linalg.matrix_norm(weight, 2)) * (1 + 1e-12)
+        return float(torch.linalg.matrix_norm(weight, 2)) * ROUNDED_UP
 
 
 class _SlicedConv2d(LipschitzConv2d):

@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from impflow_zoo.numerics.precision import without_autocast
 
-__all__ = ["LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
+__all__ = ["ROUNDED_UP", "LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
 
+ROUNDED_UP = 1 + 1e-12  # what makes a bound of a norm that was computed in float64
 _SQUARINGS = 8  # of the Gram matrix, in a training forward
 _FEW = 8  # rows or columns up to which all eigenvectors cost less than the squarings
 _ATTAINED = 16.0  # how many eps u . W v may lie below the norm in vectors that are kept
@@ -125,6 +126,14 @@ class LipschitzLayer(nn.Module):
         if held is None or held.thread != get_ident():
             return self.fresh_weight()
         return held.weight if recording else held.value
+
+    def evaluated_weight(self) -> Tensor:
+        """The weight that is used in evaluation, in float64: what bounds are proved for."""
+        training, self.training = self.training, False
+        try:
+            return self.normalised_weight().double()
+        finally:
+            self.training = training
 
     def fresh_weight(self) -> Tensor:
         """The normalised weight computed anew, in the weight's own type, autocast or not."""
@@ -274,11 +283,9 @@ class LipschitzLinear(LipschitzLayer):
     @torch.no_grad()
     def norm_bound(self) -> float:
         """The induced norm, by singular values or closed form in float64, rounding included."""
-        training, self.training = self.training, False
-        weight = self.normalised_weight().double()
-        self.training = training
+        weight = self.evaluated_weight()
         norm = torch.linalg.matrix_norm(weight, 2) if self.spectral else self._closed_form(weight)
-        return float(norm) * (1 + 1e-12)
+        return float(norm) * ROUNDED_UP
 
     def extra_repr(self) -> str:
         out_features, in_features = self.weight.shape

@@ -15,6 +15,7 @@ __all__ = [
     "call",
     "computed_parameters",
     "dot",
+    "listed",
     "norm",
     "select",
     "uncompiled",
@@ -96,6 +97,11 @@ def all_finite(x: Tensor) -> bool:
         return True
     low, high = x.detach().aminmax()
     return math.isfinite(float(low)) and math.isfinite(float(high))
+
+
+def listed(rows: list[int]) -> str:
+    """The first row numbers, for a message."""
+    return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.linearize import chain_of
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.rows import all_finite, call
+from impflow_zoo.numerics.rows import all_finite, call, listed
 from impflow_zoo.numerics.solve import Solver, SolverError
 from impflow_zoo.transforms.weights import PlainLoading
 
@@ -265,8 +265,8 @@ def check_finite(x: Tensor, name: str) -> None:
     if all_finite(x):
         return
     rows = (~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
-    shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-    raise NotFiniteError(f"{name} hold NaN or infinity in {len(rows)} of {len(x)} rows: {shown}")
+    where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
+    raise NotFiniteError(f"{name} hold NaN or infinity in {where}")
 
 
 def _known_constant(net: nn.Module) -> float | None:
