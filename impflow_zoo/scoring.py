@@ -182,8 +182,8 @@ def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> 
     lost = batch.index[~log_prob.isfinite().cpu()].tolist()
     if lost:
         warnings.warn(
-            f"{name}: no finite log-density in row {listed(lost)}: too far from the data that the model "
-            f"was trained on for {log_prob.dtype}",
+            f"{name}: no finite log-density in row {listed(lost)}: too far from the data that "
+            f"the model was trained on for {log_prob.dtype}",
             NumericalWarning,
             stacklevel=3,
         )

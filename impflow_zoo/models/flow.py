@@ -160,7 +160,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         own_name = folder.resolve().name
         if push_to_hub and card is None and (folder / layout.CARD).is_file():
             card = (folder / layout.CARD).read_text(encoding="utf-8")
-        store.save(self, folder, card, name=words.get("repo_id", own_name))
+        store.save(self, folder, MODELS, card, name=words.get("repo_id", own_name))
         if push_to_hub:
             settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}
             return self.push_to_hub(repo_id or own_name, **settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,13 +200,19 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
 
 
 def save(
-    model: FlowModel, folder: Path, card: str | None = None, *, name: str | None = None
+    model: FlowModel,
+    folder: Path,
+    kinds: Mapping[str, type[FlowModel]],
+    card: str | None = None,
+    *,
+    name: str | None = None,
 ) -> None:
     """Write a model's files, all of them or none.
 
     Arguments:
         model: the model; its power vectors are brought to convergence.
         folder: where to.
+        kinds: the classes that files are loaded into, by name.
         card: text of the card; None keeps one that is there, or writes a minimal one.
         name: what the minimal card loads, the folder's name if None.
 
@@ -214,7 +220,7 @@ def save(
         WeightsError: if the folder is a file, a weight is not finite or in half precision, or the
             model is no longer what its config makes.
     """
-    kind = _check_kind(model)
+    kind = _check_kind(model, kinds)
     if folder.exists() and not folder.is_dir():
         raise WeightsError(f"{folder} is a file: a model is saved into a folder")
     for key, tensor in model.state_dict().items():
@@ -253,27 +259,25 @@ def description(
     return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def _check_kind(model: FlowModel) -> str:
+def _check_kind(model: FlowModel, kinds: Mapping[str, type[FlowModel]]) -> str:
     """The name of the class that is to load a model: its own, or that which it derives from.
 
     Raises:
         WeightsError: if its tensors are not those which that class makes of its config.
     """
-    own = type(model)
-    ours = [c for c in own.__mro__ if c.__module__.startswith("impflow_zoo.models.")]
-    kind = ours[0]
-    if kind.__name__ not in MODEL_NAMES:
-        raise WeightsError(f"a {own.__name__} derives from none of {', '.join(MODEL_NAMES)}")
+    kind = next((name for name, cls in kinds.items() if isinstance(model, cls)), None)
+    if kind is None:
+        raise WeightsError(f"a {type(model).__name__} derives from none of {', '.join(kinds)}")
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        expected = kind(model.config).state_dict()
+        expected = kinds[kind](model.config).state_dict()
     problem = mismatch(expected, model.state_dict())
     if problem:
         what = problem.removesuffix(": weights of another architecture?")
         raise WeightsError(
-            f"{what}: the folder could not be loaded again, as {kind.__name__} makes other tensors "
+            f"{what}: the folder could not be loaded again, as {kind} makes other tensors "
             "of the config (is there another net in place, a compiled one, a sub-class's own?)"
         )
-    return kind.__name__
+    return kind
 
 
 def default_card(kind: str, name: str) -> str:
