@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import threading
 from functools import partial
 
 import pytest
 import torch
 from blocks import build, draw
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
@@ -111,3 +113,36 @@ def test_activations_may_be_computed_again(net, logdet, training):
         found.append(torch.autograd.grad(z.sum() + logabsdet.sum(), parameters))
     for again, plain in zip(*found, strict=True):
         torch.testing.assert_close(again, plain, rtol=1e-2, atol=1e-3)
+
+
+def test_calls_of_several_threads_leave_nothing_behind():
+    """Also where another thread's call begins while this one is looking which layers are free."""
+    looking, begun, second_holds, may_end = (threading.Event() for _ in range(4))
+    layer = tight_layer()
+
+    class Slow(nn.Sequential):
+        def modules(self):
+            yield from super().modules()
+            if threading.current_thread() is thread:
+                looking.set()
+                begun.wait(10)
+
+    net = Slow(layer)
+
+    def hold():
+        with held_weights(net):
+            second_holds.set()
+            may_end.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert looking.wait(10)
+    with held_weights(net):
+        begun.set()
+        assert second_holds.wait(10)
+    may_end.set()
+    thread.join()
+    assert "_held" not in vars(layer)
+    with torch.no_grad():
+        layer.weight.mul_(0.01)
+    torch.testing.assert_close(layer.normalised_weight(), layer.weight)

@@ -313,29 +313,26 @@ def held_weights(*nets: nn.Module) -> Iterator[None]:
     Layers with hooks that run first (`torch.nn.utils.prune`) may get another weight by them, and
     compute theirs in every evaluation.
     """
-    layers = [
-        layer
-        for net in nets
-        for layer in net.modules()
-        if isinstance(layer, LipschitzLayer)
-        and not layer._forward_pre_hooks
-        and ("_held" not in layer.__dict__ or layer.__dict__["_held"].thread == get_ident())
-    ]
-    # Within a block's call another one may run: `torch.utils.checkpoint` repeats it there.
-    before = {layer: layer.__dict__.get("_held") for layer in layers}
-    layers = list(before)
-    gradient = torch.is_grad_enabled()
+    thread, gradient = get_ident(), torch.is_grad_enabled()
+    # Within a block's call another one may run: `torch.utils.checkpoint` repeats it there. What is
+    # held for that call comes back afterwards; what another thread holds is never kept.
+    before: dict[LipschitzLayer, _Held | None] = {}
+    for layer in (layer for net in nets for layer in net.modules()):
+        if isinstance(layer, LipschitzLayer) and not layer._forward_pre_hooks:
+            held: _Held | None = layer.__dict__.get("_held")
+            if held is None or held.thread == thread:
+                before.setdefault(layer, held)
     try:
         # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
         with torch.inference_mode(mode=False), torch.set_grad_enabled(gradient):
-            for layer in layers:
+            for layer in before:
                 weight = layer.fresh_weight()
-                layer.__dict__["_held"] = _Held(get_ident(), weight, weight.detach())
+                layer.__dict__["_held"] = _Held(thread, weight, weight.detach())
         yield
     finally:
         for layer, outer in before.items():
             held = layer.__dict__.get("_held")
-            if held is not None and held.thread == get_ident():
+            if held is not None and held.thread == thread:
                 layer.__dict__.pop("_held", None)
                 if outer is not None:
                     layer.__dict__["_held"] = outer

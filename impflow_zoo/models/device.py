@@ -20,9 +20,13 @@ def usable_device(device: str | torch.device) -> torch.device:
         if torch.device(device).type == "meta":
             raise RuntimeError("it holds no numbers; cpu, cuda or cuda:1, say, is needed")
         return torch.device(device)
-    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
+    except (AssertionError, ImportError, RuntimeError) as error:  # a torch without CUDA asserts
         said = str(error).split("\n")[0]
-        unknown = "device type" in said or said.startswith("Could not run")
+        unknown = (
+            isinstance(error, ImportError)
+            or "device type" in said
+            or said.startswith("Could not run")
+        )
         if not isinstance(device, torch.device) and unknown:
             said = "cpu, cuda or cuda:1, say, is needed"
         raise ModelError(f"device={str(device)!r}: {said[:200]}") from None
