@@ -9,7 +9,7 @@ from typing import Any
 from conversion.errors import ConversionError
 from conversion.reference import Reference
 from impflow_zoo import ImageConfig, TabularConfig
-from impflow_zoo.models.config import Config, ConfigError
+from impflow_zoo.models.config import ConfigError
 
 __all__ = ["ACTIVATIONS", "Settings", "config_of"]
 
@@ -114,7 +114,7 @@ class Settings:
         return overrides
 
 
-def config_of(reference: Reference, settings: Settings) -> Config:
+def config_of(reference: Reference, settings: Settings) -> TabularConfig | ImageConfig:
     """The config of a checkpoint's model.
 
     Raises:

@@ -38,7 +38,7 @@ def section(
     norms = (
         "Power vectors are used as they were saved, so that effective weights are those of the "
         "public code; a net's norm may exceed its coefficient by what they had not converged."
-        if model.config.stored_norms
+        if getattr(model.config, "stored_norms", False)
         else "Power vectors were brought to convergence: values differ from the public code's by "
         "what they had not converged."
     )

@@ -22,7 +22,7 @@ from conversion.selfcheck import LARGE, SelfCheck, check
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.models import layout, store, writing
-from impflow_zoo.models.flow import MODELS, FlowModel
+from impflow_zoo.models.flow import FlowModel, ImpFlow, ResFlow
 from impflow_zoo.models.golden import golden_batch
 
 __all__ = ["Converted", "convert", "write"]
@@ -92,7 +92,7 @@ def convert(
                 f"holds {least:.3g}: correct dims, idim, nblocks or imagesize by --set"
             )
         with torch.random.fork_rng(devices=[]):
-            model = MODELS["ImpFlow" if reference.implicit else "ResFlow"](config).eval()
+            model = (ImpFlow if reference.implicit else ResFlow)(config).eval()
         found, mapping = mapped(model, reference, averaged=averaged)
         model.load_state_dict(found)
         if converge:

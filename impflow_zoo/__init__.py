@@ -4,8 +4,10 @@ from impflow_zoo.evaluation import evaluate
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
-from impflow_zoo.models.config import ImageConfig, TabularConfig
+from impflow_zoo.models.classes import register_model
+from impflow_zoo.models.config import ImageConfig, SplineConfig, TabularConfig
 from impflow_zoo.models.flow import ImpFlow, ResFlow
+from impflow_zoo.models.spline import SplineFlow
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
 from impflow_zoo.registry import create_model, list_models
@@ -28,8 +30,11 @@ __all__ = [
     "SandwichMLP",
     "Solver",
     "SolverError",
+    "SplineConfig",
+    "SplineFlow",
     "TabularConfig",
     "create_model",
     "evaluate",
     "list_models",
+    "register_model",
 ]

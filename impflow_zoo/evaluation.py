@@ -259,7 +259,7 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         n=n,
         skipped=scored.skipped,
         per_row=values,
-        logdet=logdets[0]["mode"],
+        logdet=logdets[0]["mode"] if logdets else "exact",
         truncation_bound=over_rows("bound"),
         truncation_tail=over_rows("tail"),
         solver_steps=sum(r["steps"] * r["rows"] for r in roots) / rows if rows else 0.0,

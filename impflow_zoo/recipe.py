@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from impflow_zoo.models.classes import model_class, model_names, require_config
 from impflow_zoo.models.config import (
     Config,
     ConfigError,
@@ -18,7 +19,6 @@ from impflow_zoo.models.config import (
     require,
     require_choice,
 )
-from impflow_zoo.models.store import MODEL_NAMES
 
 __all__ = [
     "Beside",
@@ -81,7 +81,7 @@ class TrainingSettings:
         learning_rate: after the warm-up.
         final_learning_rate: reached by a cosine at the last step; None keeps the rate constant.
         warmup_steps: linear increase from zero.
-        weight_decay: decoupled, per unit of learning rate.
+        weight_decay: of matrices and kernels, decoupled, per unit of learning rate.
         flip: mirror each image with probability 1/2.
         clip_norm: largest gradient norm applied.
         ema_decay: decay of the averaged weights, which are the ones kept; smaller at first.
@@ -177,6 +177,7 @@ class Recipe:
     card: CardSettings = field(default_factory=CardSettings)
 
     def __post_init__(self) -> None:
+        require_config(model_class(self.model), self.config)
         image = isinstance(self.config, ImageConfig)
         if self.training.flip and not image:
             raise ConfigError("training.flip: tables cannot be mirrored, leave it out")
@@ -218,11 +219,10 @@ def read_recipe(path: Path) -> Recipe:
     for key in data:
         require_choice("recipe key", str(key), _KEYS)
     if "model" not in data:
-        raise ConfigError(f"recipe {path} names no model: {' or '.join(MODEL_NAMES)}")
-    require_choice("model", str(data["model"]), MODEL_NAMES)
+        raise ConfigError(f"recipe {path} names no model: {' or '.join(model_names())}")
     try:
         return Recipe(
-            data["model"],
+            model_class(data["model"]).__name__,
             parse(data.get("config")),
             parse_dataclass(DataSettings, _section(data, "data"), "data."),
             parse_dataclass(TrainingSettings, _section(data, "training"), "training."),

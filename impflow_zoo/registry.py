@@ -14,8 +14,9 @@ from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from impflow_zoo.models import layout, store
+from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ConfigError, ModelError
-from impflow_zoo.models.flow import MODELS, FlowModel
+from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import DataSettings, read_recipe
 
 __all__ = [
@@ -225,5 +226,5 @@ def published_result(files: layout.Files) -> EvalResult | None:
 def parameter_count(config_file: store.ConfigFile) -> int:
     """Number of trainable numbers of a model."""
     with torch.device("meta"):
-        model = MODELS[config_file.model](config_file.config)
+        model = model_class(config_file.model)(config_file.config)
     return sum(p.numel() for p in model.parameters())

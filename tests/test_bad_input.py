@@ -273,7 +273,7 @@ BAD = {
         lambda: Solver().solve(mlp(), X.long()),
         "torch.int64: rows of floating point",
     ),
-    "config-none": (lambda: ImpFlow(None), "config of type NoneType: a TabularConfig, an Image"),
+    "config-none": (lambda: ImpFlow(None), "config of kind 'tabular' or 'image', not 'NoneType'"),
     "columns-twice": (
         lambda: TabularConfig(2, columns=("a", "a")),
         r"columns=\('a', 'a'\): each once expected",

@@ -19,8 +19,8 @@ from small import write_recipe
 
 from impflow_zoo import processes, training
 from impflow_zoo.models import layout
+from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.flow import MODELS
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.runlog import LOG
@@ -246,7 +246,7 @@ def test_shares_are_the_whole_in_order(n, count):
 def test_every_process_needs_a_row(tmp_path):
     made = read_recipe(write_recipe(tmp_path))
     rows, held_out = open_splits(made, None)
-    settings = (MODELS[made.model](made.config), made.training, rows, held_out, tmp_path)
+    settings = (model_class(made.model)(made.config), made.training, rows, held_out, tmp_path)
     with pytest.raises(ModelError, match="batches of 32 rows: too few for 33 processes"):
         Trainer(*settings, processes=Processes(0, 33), progress=False)
 

@@ -24,14 +24,17 @@ from impflow_zoo.models.fields import (
     require_pairs,
 )
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solve import Solver
 
 __all__ = [
+    "CONFIGS",
     "Config",
     "ConfigError",
     "ImageConfig",
     "ModelError",
+    "SplineConfig",
     "TabularConfig",
     "convert",
     "parse",
@@ -161,8 +164,8 @@ class TabularConfig:
         return nets + (self.features**2 if self.whiten else 0)
 
 
-Config = TabularConfig | ImageConfig
-CONFIGS: dict[str, type[Config]] = {kind.kind: kind for kind in (TabularConfig, ImageConfig)}
+Config = TabularConfig | ImageConfig | SplineConfig
+CONFIGS: dict[str, type[Config]] = {}  # by kind; `register_model` adds those of its class
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from nflows.distributions import StandardNormal
@@ -14,7 +14,8 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.models.build import build_transform, decode, encode
-from impflow_zoo.models.config import Config, ModelError, parse
+from impflow_zoo.models.classes import require_config
+from impflow_zoo.models.config import Config, ImageConfig, ModelError, TabularConfig, parse
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics import monitor
@@ -67,19 +68,26 @@ class Density(PlainLoading):
 
     Arguments:
         config: a config dataclass, or its JSON form as a dict.
+
+    Attributes:
+        config_types: the dataclasses that a model of the class is made from.
     """
+
+    config_types: ClassVar[tuple[type[Config], ...]] = (TabularConfig, ImageConfig)
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
         self.config = parse(config) if isinstance(config, dict) else config
-        if not isinstance(self.config, Config):
-            raise ModelError(
-                f"config of type {type(config).__name__}: a TabularConfig, an ImageConfig or its "
-                "JSON form is needed"
-            )
+        require_config(type(self), self.config)
         self.preprocessing = preprocessing_of(self.config)
-        transform = build_transform(self.config, self._block)
-        self.flow = Flow(transform, _Noise([math.prod(self.config.shape)]))
+        self.flow = Flow(self.build(), _Noise([math.prod(self.config.shape)]))
+
+    def build(self) -> Transform:
+        """The whole map data -> noise that the config describes, made when the model is made.
+
+        For tables it is a `CompositeTransform` that starts with a `Standardise`.
+        """
+        return build_transform(self.config, self._block)
 
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         raise NotImplementedError(f"{type(self).__name__} has to say what a block is")

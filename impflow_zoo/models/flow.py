@@ -6,14 +6,15 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
 from impflow_zoo.models import layout, store
-from impflow_zoo.models.config import Config, ModelError
+from impflow_zoo.models.classes import model_class, register_model
+from impflow_zoo.models.config import Config, ImageConfig, ModelError, TabularConfig
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.device import usable_device
 from impflow_zoo.models.golden import verify as verify_golden
@@ -24,7 +25,7 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.residual import ResFlowTransform
 
-__all__ = ["MODELS", "FlowModel", "ImpFlow", "ResFlow"]
+__all__ = ["FlowModel", "ImpFlow", "ResFlow"]
 
 
 class FlowModel(Density, PyTorchModelHubMixin):
@@ -37,6 +38,9 @@ class FlowModel(Density, PyTorchModelHubMixin):
     Arguments:
         config: a config dataclass, or its JSON form as a dict.
 
+    Attributes:
+        citation: what cards ask users to cite, in BibTeX.
+
     Example:
         >>> from impflow_zoo import TabularConfig
         >>> model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
@@ -45,6 +49,8 @@ class FlowModel(Density, PyTorchModelHubMixin):
         >>> model.sample(4).shape
         torch.Size([4, 2])
     """
+
+    citation: ClassVar[str] = ""
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__(config)
@@ -99,18 +105,21 @@ class FlowModel(Density, PyTorchModelHubMixin):
             force_download=force_download,
         )
         config_file = store.read_config(files)
-        wanted = MODELS[config_file.model]
+        wanted = model_class(config_file.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
                 f"{files.name} holds a model of type {wanted.__name__}, not {cls.__name__}: "
                 f"use {wanted.__name__}.from_pretrained"
             )
-        config = config_file.config
+        config: Any = config_file.config
         changes: dict[str, Any] = {}
         if logdet is not None:
             changes["logdet"] = LogDet.of(logdet)
         if solver is not None:
             changes["solver"] = solver
+        for name in changes:
+            if not hasattr(config, name):
+                raise ModelError(f"a {wanted.__name__} has no setting {name}: leave it out")
         if seed is not None:
             changes["seed"] = seed
         if dtype not in (None, torch.float32, torch.float64):
@@ -160,7 +169,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         own_name = folder.resolve().name
         if push_to_hub and card is None and (folder / layout.CARD).is_file():
             card = (folder / layout.CARD).read_text(encoding="utf-8")
-        store.save(self, folder, MODELS, card, name=words.get("repo_id", own_name))
+        store.save(self, folder, card, name=words.get("repo_id", own_name))
         if push_to_hub:
             settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}
             return self.push_to_hub(repo_id or own_name, **settings)
@@ -187,6 +196,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             return super().push_to_hub(repo_id, model_card_kwargs=words, **options)
 
 
+@register_model
 class ImpFlow(FlowModel):
     """Implicit normalizing flow: `ImpFlowTransform` blocks.
 
@@ -198,10 +208,21 @@ class ImpFlow(FlowModel):
         https://arxiv.org/abs/2103.09527
     """
 
+    config: TabularConfig | ImageConfig
+
+    citation: ClassVar[str] = """@inproceedings{lu2021implicit,
+  title={Implicit Normalizing Flows},
+  author={Lu, Cheng and Chen, Jianfei and Li, Chongxuan and Wang, Qiuhao and Zhu, Jun},
+  booktitle={International Conference on Learning Representations},
+  year={2021},
+  url={https://arxiv.org/abs/2103.09527}
+}"""
+
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         return ImpFlowTransform(net(), net(), logdet=logdet, solver=self.config.solver)
 
 
+@register_model
 class ResFlow(FlowModel):
     """Residual flow: `ResFlowTransform` blocks.
 
@@ -213,8 +234,15 @@ class ResFlow(FlowModel):
         https://arxiv.org/abs/1906.02735
     """
 
+    config: TabularConfig | ImageConfig
+
+    citation: ClassVar[str] = """@inproceedings{chen2019residual,
+  title={Residual Flows for Invertible Generative Modeling},
+  author={Chen, Ricky T. Q. and Behrmann, Jens and Duvenaud, David and Jacobsen, J{\\"o}rn-Henrik},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2019},
+  url={https://arxiv.org/abs/1906.02735}
+}"""
+
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         return ResFlowTransform(net(), logdet=logdet, solver=self.config.solver)
-
-
-MODELS: dict[str, type[FlowModel]] = {"ImpFlow": ImpFlow, "ResFlow": ResFlow}

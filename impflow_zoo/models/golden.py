@@ -119,7 +119,9 @@ def _double_copy(model: FlowModel, config: Config) -> FlowModel:
     """A copy in float64, with the log-determinants of a config and the default solver."""
     double = copy.deepcopy(model).double().cpu().eval()
     refresh_norms(double)  # from the vectors of the file, whether these were settled before or not
-    logdet = config.logdet
+    logdet = getattr(config, "logdet", None)
+    if logdet is None:
+        return double
     if logdet.mode == "unbiased":
         logdet = dataclasses.replace(logdet, mode="auto")
     for i, block in enumerate(double.blocks()):

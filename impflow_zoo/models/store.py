@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,12 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
+from impflow_zoo.models.classes import (
+    model_class,
+    model_names,
+    registered_name,
+    require_config,
+)
 from impflow_zoo.models.config import (
     Config,
     ConfigError,
@@ -48,7 +54,6 @@ if TYPE_CHECKING:
     from impflow_zoo.models.flow import FlowModel
 
 __all__ = [
-    "MODEL_NAMES",
     "ConfigFile",
     "description",
     "load_weights",
@@ -59,7 +64,6 @@ __all__ = [
 
 FORMAT = 1
 PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")
-MODEL_NAMES = ("ImpFlow", "ResFlow")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -120,19 +124,15 @@ def read_config(files: Files) -> ConfigFile:
         raise ConfigError(
             f"{files.name}: unknown key {reprlib.repr(sorted(unknown)[0])} in {CONFIG}"
         )
-    model = data.get("model")
-    if model not in MODEL_NAMES:
-        raise ConfigError(
-            f"{files.name}: unknown model {reprlib.repr(model)}, "
-            f"this version knows {', '.join(MODEL_NAMES)}"
-        )
     try:
+        kind = model_class(data.get("model"))
         weights = convert(data.get("weights"), _Weights | None, "weights")
         certificate = convert(data.get("certificate", ()), tuple[Certificate, ...], "certificate")
         config = parse(_with_net(data.get("config")))
+        require_config(kind, config)
     except ConfigError as error:
         raise ConfigError(f"{files.name}: {readable(error)}") from None
-    return ConfigFile(model, config, weights and weights.sha256, certificate)
+    return ConfigFile(kind.__name__, config, weights and weights.sha256, certificate)
 
 
 def _with_net(config: Any) -> Any:
@@ -209,7 +209,6 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
 def save(
     model: FlowModel,
     folder: Path,
-    kinds: Mapping[str, type[FlowModel]],
     card: str | None = None,
     *,
     name: str | None = None,
@@ -219,7 +218,6 @@ def save(
     Arguments:
         model: the model; its power vectors are brought to convergence.
         folder: where to.
-        kinds: the classes that files are loaded into, by name.
         card: text of the card; None keeps one that is there, or writes a minimal one.
         name: what the minimal card loads, the folder's name if None.
 
@@ -227,7 +225,7 @@ def save(
         WeightsError: if the folder is a file, a weight is not finite or in half precision, or the
             model is no longer what its config makes.
     """
-    kind = _check_kind(model, kinds)
+    kind = _check_kind(model)
     if folder.exists() and not folder.is_dir():
         raise WeightsError(f"{folder} is a file: a model is saved into a folder")
     for key, tensor in model.state_dict().items():
@@ -266,17 +264,20 @@ def description(
     return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def _check_kind(model: FlowModel, kinds: Mapping[str, type[FlowModel]]) -> str:
+def _check_kind(model: FlowModel) -> str:
     """The name of the class that is to load a model: its own, or that which it derives from.
 
     Raises:
         WeightsError: if its tensors are not those which that class makes of its config.
     """
-    kind = next((name for name, cls in kinds.items() if isinstance(model, cls)), None)
+    kind = registered_name(type(model))
     if kind is None:
-        raise WeightsError(f"a {type(model).__name__} derives from none of {', '.join(kinds)}")
+        raise WeightsError(
+            f"a {type(model).__name__} derives from none of {', '.join(model_names())}: "
+            "register_model makes it one of them"
+        )
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        expected = kinds[kind](model.config).state_dict()
+        expected = model_class(kind)(model.config).state_dict()
     problem = mismatch(expected, model.state_dict())
     if problem:
         what = problem.removesuffix(": weights of another architecture?")

@@ -12,6 +12,7 @@ from impflow_zoo.evaluation import Result
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import layout, store
+from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.recipe import Recipe, TrainingSettings
@@ -20,22 +21,6 @@ __all__ = ["CURVE", "IMAGE_PIPELINE", "PICTURE", "pending_card", "trained_card"]
 
 PICTURE, CURVE = "density.png", "curve.png"
 IMAGE_PIPELINE = "unconditional-image-generation"
-_CITATIONS = {
-    "ImpFlow": """@inproceedings{lu2021implicit,
-  title={Implicit Normalizing Flows},
-  author={Lu, Cheng and Chen, Jianfei and Li, Chongxuan and Wang, Qiuhao and Zhu, Jun},
-  booktitle={International Conference on Learning Representations},
-  year={2021},
-  url={https://arxiv.org/abs/2103.09527}
-}""",
-    "ResFlow": """@inproceedings{chen2019residual,
-  title={Residual Flows for Invertible Generative Modeling},
-  author={Chen, Ricky T. Q. and Behrmann, Jens and Duvenaud, David and Jacobsen, J{\\"o}rn-Henrik},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2019},
-  url={https://arxiv.org/abs/1906.02735}
-}""",
-}
 
 
 def trained_card(
@@ -53,7 +38,7 @@ def trained_card(
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         columns=", ".join(getattr(model.config, "columns", ())),
         rounding=_rounding_text(model),
-        citation=_CITATIONS[recipe.model],
+        citation=model_class(recipe.model).citation,
         **_scores(recipe, result, ships=model.files.has(layout.TEST_ROWS)),
         **_training(name, recipe, result, facts),
         **_guarantees(model.files, result),
@@ -69,7 +54,7 @@ def pending_card(name: str, recipe: Recipe) -> str:
         name=name,
         words=recipe.card,
         train_options=_data_option(recipe),
-        citation=_CITATIONS[recipe.model],
+        citation=model_class(recipe.model).citation,
     )
     return str(card)
 

@@ -11,7 +11,7 @@ from impflow_zoo import pictures
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, earlier_recipes, read_log
 from impflow_zoo.models import layout, store, writing
-from impflow_zoo.models.config import ModelError, TabularConfig
+from impflow_zoo.models.config import ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.cards import CURVE, PICTURE, pending_card, trained_card
@@ -151,7 +151,7 @@ def _facts_of(run: Path) -> TrainingFacts:
 
 def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
     config = model.config
-    if isinstance(config, TabularConfig) and not getattr(recipe.config, "columns", ()):
+    if not isinstance(config, ImageConfig) and not getattr(recipe.config, "columns", ()):
         config = replace(config, columns=())  # training has named them
     if (type(model).__name__, config) != (recipe.model, recipe.config):
         raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,10 +40,9 @@ class Optimisation:
         self.model, self.settings, self.processes = model, settings, processes
         self.averaged = AveragedModel(model, multi_avg_fn=moving_average(settings.ema_decay))
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            _groups(model, settings.weight_decay),
             lr=settings.learning_rate,
             betas=(0.9, 0.99),
-            weight_decay=settings.weight_decay,
         )
 
     @property
@@ -119,6 +118,17 @@ class Optimisation:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         self.processes.add_up(cast(Tensor, p.grad) for p in parameters)
         return float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
+
+
+def _groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Parameters by their weight decay: biases, scales and shifts have none."""
+    parameters = list(model.parameters())
+    if not decay:
+        return [{"params": parameters, "weight_decay": 0.0}]
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
 
 
 def _buffers(model: torch.nn.Module) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from impflow_zoo.data import MADE_HERE, DataError, Source, Subset, TableSource, UnknownSplitError
-from impflow_zoo.models.config import Config, TabularConfig
+from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.scoring import open_rows
 
@@ -61,6 +61,6 @@ def with_columns(config: Config, rows: Source) -> Config:
     Rows with others are not to be scored in their place, nor these in another order.
     """
     table = rows.source if isinstance(rows, Subset) else rows
-    if not (isinstance(config, TabularConfig) and isinstance(table, TableSource) and table.named):
+    if isinstance(config, ImageConfig) or not (isinstance(table, TableSource) and table.named):
         return config
     return replace(config, columns=table.columns)

@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
+from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ModelError, convert
-from impflow_zoo.models.flow import MODELS, FlowModel
+from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.store import load_weights, read_config, read_weights
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes, together
@@ -107,7 +108,7 @@ def train(
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
     config = with_columns(recipe.config, train_rows)
-    model = MODELS[recipe.model](config).to(processes.device)
+    model = model_class(recipe.model)(config).to(processes.device)
     trainer = Trainer(
         *(model, recipe.training, train_rows, validation_rows, folder),
         processes=processes,

@@ -1,0 +1,81 @@
+"""The classes of models that recipes and config files name, in one registry.
+
+Another package adds a class with `register_model`. If it also declares an entry point of the group
+`impflow_zoo.models`, with the name of the class, the command line finds the class as well.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, TypeVar
+
+from impflow_zoo.models.config import CONFIGS
+from impflow_zoo.models.fields import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from impflow_zoo.models.density import Density
+    from impflow_zoo.models.flow import FlowModel
+
+__all__ = ["model_class", "model_names", "register_model", "registered_name", "require_config"]
+
+_GROUP = "impflow_zoo.models"
+_CLASSES: dict[str, type[FlowModel]] = {}
+
+M = TypeVar("M", bound="type[FlowModel]")
+
+
+def register_model(cls: M) -> M:
+    """Let recipes and config files name a class of models; to be used as a decorator.
+
+    Arguments:
+        cls: the class. Its `config_types` are frozen dataclasses, each with a `kind` of its own.
+
+    Raises:
+        ModelError: if the name, or the kind of a config, belongs to another class.
+    """
+    known = _CLASSES.setdefault(cls.__name__, cls)
+    if known is not cls:
+        raise ModelError(f"a model named {cls.__name__} is registered already: {known.__module__}")
+    for config in cls.config_types:
+        if CONFIGS.setdefault(config.kind, config) is not config:
+            raise ModelError(f"configs of kind {config.kind!r} are those of another model")
+    return cls
+
+
+def model_names() -> list[str]:
+    """Names of all classes, those of entry points included."""
+    return sorted({*_CLASSES, *(entry.name for entry in entry_points(group=_GROUP))})
+
+
+def model_class(name: object) -> type[FlowModel]:
+    """The class of a name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if isinstance(name, str) and name not in _CLASSES:
+        for entry in entry_points(group=_GROUP, name=name):
+            entry.load()
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ConfigError(
+            f"unknown model {reprlib.repr(name)}: this version knows {', '.join(model_names())}"
+        )
+    return _CLASSES[name]
+
+
+def registered_name(cls: type) -> str | None:
+    """Name of the registered class that a class is or derives from, the nearest one."""
+    return next((c.__name__ for c in cls.__mro__ if _CLASSES.get(c.__name__) is c), None)
+
+
+def require_config(cls: type[Density], config: object) -> None:
+    """Refuse a config that a class is not made from.
+
+    Raises:
+        ConfigError: naming the kinds that it is made from.
+    """
+    if type(config) not in cls.config_types:
+        kinds = " or ".join(repr(known.kind) for known in cls.config_types)
+        found = repr(getattr(config, "kind", type(config).__name__))
+        raise ConfigError(f"{cls.__name__} takes a config of kind {kinds}, not {found}")

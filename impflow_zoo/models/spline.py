@@ -1,0 +1,132 @@
+"""Spline flows, the family that tables are compared with: nflows' layers, the zoo's interface."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+import torch
+from nflows.nn.nets import ResidualNet
+from nflows.transforms import (
+    CompositeTransform,
+    MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+    Permutation,
+    PiecewiseRationalQuadraticCouplingTransform,
+    Transform,
+)
+from torch import Tensor, nn
+
+from impflow_zoo.models.classes import register_model
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.spline_config import SplineConfig
+from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.standardise import Standardise
+from impflow_zoo.transforms.whitening import Whitening
+
+__all__ = ["SplineFlow"]
+
+
+@register_model
+class SplineFlow(FlowModel):
+    """Neural spline flow: monotone rational-quadratic splines of each column.
+
+    Its layers are invertible by construction, with exact log-determinants; no net of it is
+    Lipschitz, so that a certificate has nothing to bound. Beyond `tail_bound` it is the identity.
+
+    Arguments:
+        config: a `SplineConfig`, or its JSON form as a dict.
+
+    References:
+        Neural Spline Flows (Durkan et al., 2019)
+        https://arxiv.org/abs/1906.04032
+
+    Example:
+        >>> from impflow_zoo import SplineConfig
+        >>> model = SplineFlow(SplineConfig(features=2, blocks=2)).eval()
+        >>> model.log_prob(torch.zeros(3, 2)).shape
+        torch.Size([3])
+    """
+
+    config_types: ClassVar[tuple[type, ...]] = (SplineConfig,)
+    citation: ClassVar[str] = """@inproceedings{durkan2019neural,
+  title={Neural Spline Flows},
+  author={Durkan, Conor and Bekasov, Artur and Murray, Iain and Papamakarios, George},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2019},
+  url={https://arxiv.org/abs/1906.04032}
+}"""
+
+    config: SplineConfig
+
+    def build(self) -> Transform:
+        config = self.config
+        steps: list[Transform] = [Standardise(config.features)]
+        if config.whiten:
+            steps.append(Whitening(config.features))
+        for number in range(config.blocks):
+            if config.actnorm and number:
+                steps.append(ActNorm(config.features))
+            steps += [_permutation(config.features, number), _layer(config)]
+        return CompositeTransform(steps)
+
+
+def _permutation(features: int, number: int) -> Transform:
+    """Columns in an order that looks random and depends on the layer's number alone."""
+    draws = random.Random(number)
+    order = sorted(range(features), key=lambda _: draws.random())
+    return _without_constants(Permutation(torch.tensor(order)))
+
+
+def _layer(config: SplineConfig) -> Transform:
+    splines: dict[str, Any] = {
+        "num_bins": config.bins,
+        "tails": "linear",
+        "tail_bound": config.tail_bound,
+    }
+    sizes: dict[str, Any] = {
+        "hidden_features": config.hidden_features,
+        "context_features": config.context_features,
+        "dropout_probability": config.dropout,
+    }
+    # Masks are looked at while they are made: they cannot be on the meta device.
+    device = torch.get_default_device()
+    with torch.device("cpu" if device.type == "meta" else device):
+        if config.layers == "autoregressive":
+            return _without_constants(_Autoregressive(config.features, **sizes, **splines))
+        coupling = _Coupling(
+            mask=[i % 2 for i in range(config.features)],
+            transform_net_create_fn=lambda n, m: ResidualNet(n, m, **sizes),
+            **splines,
+        )
+        return _without_constants(coupling)
+
+
+def _without_constants(layer: nn.Module) -> nn.Module:
+    """Masks and orders follow from the config: weights do not hold them."""
+    for module in layer.modules():
+        for name, value in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, value, persistent=False)
+    return layer
+
+
+class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
+    """nflows' layer; its inverse in float64, as the discriminant may come out negative in float32,
+    which nflows answers with a bare AssertionError."""
+
+    def _piecewise_cdf(
+        self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
+    ) -> Any:
+        if not inverse:
+            return super()._piecewise_cdf(inputs, transform_params)
+        x, logabsdet = super()._piecewise_cdf(
+            inputs.double(), transform_params.double(), inverse=True
+        )
+        return x.to(inputs.dtype), logabsdet.to(inputs.dtype)
+
+
+class _Autoregressive(MaskedPiecewiseRationalQuadraticAutoregressiveTransform):
+    """nflows' layer; its inverse in float64, see `_Coupling`."""
+
+    def _elementwise_inverse(self, inputs: Tensor, autoregressive_params: Tensor) -> Any:
+        found = super()._elementwise_inverse(inputs.double(), autoregressive_params.double())
+        return tuple(value.to(inputs.dtype) for value in found)
