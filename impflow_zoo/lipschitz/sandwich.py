@@ -32,7 +32,8 @@ class CayleyLayer(LipschitzLayer):
     """A pair of matrices `[A B]` with orthonormal rows, and a bias.
 
     The pair is the Cayley transform of a free matrix. It is then divided by what rounding leaves
-    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size.
+    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. Evaluation
+    without gradients keeps it until an entry of the matrix changes.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -43,6 +44,8 @@ class CayleyLayer(LipschitzLayer):
         out_features: rows of `A` and `B`, and columns of `A`.
     """
 
+    settled_pair: Tensor  # of the matrix `settled`; not saved
+
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features + in_features, out_features))
@@ -50,6 +53,7 @@ class CayleyLayer(LipschitzLayer):
         nn.init.xavier_normal_(self.weight)
         bound = 1 / math.sqrt(in_features)
         nn.init.uniform_(self.bias, -bound, bound)
+        self._start_unsettled()
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
@@ -57,6 +61,24 @@ class CayleyLayer(LipschitzLayer):
         return both[:, :size], both[:, size:]
 
     def _normalise(self) -> Tensor:
+        if self.training or torch.is_grad_enabled():
+            return self._transform()
+        if not self._is_settled():
+            self.settle()
+        return self.settled_pair
+
+    def settle(self) -> None:
+        """Keep the pair of the matrix as it is."""
+        with torch.no_grad():
+            self.settled.copy_(self.weight)
+            self.settled_pair.copy_(self._transform())
+
+    def _start_unsettled(self) -> None:
+        never = torch.full_like(self.weight.detach(), math.nan)
+        self.register_buffer("settled", never, persistent=False)
+        self.register_buffer("settled_pair", never.mT.clone(), persistent=False)
+
+    def _transform(self) -> Tensor:
         weight = self.weight / (self.weight.abs().amax() / _LARGEST).clamp(min=1)
         size = len(self.bias)
         square, rest = weight[:size], weight[size:]
@@ -66,9 +88,6 @@ class CayleyLayer(LipschitzLayer):
         fixed = pair.detach()
         error = torch.linalg.matrix_norm(fixed @ fixed.mT - identity)
         return pair / (1 + error).sqrt()
-
-    def converge(self) -> None:
-        """Nothing here is found by iteration."""
 
     def extra_repr(self) -> str:
         size = len(self.bias)
