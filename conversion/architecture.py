@@ -160,6 +160,7 @@ def _vector(reference: Reference, settings: Settings) -> TabularConfig:
     if not first.layers:
         raise ConversionError("the first block has no layers: damaged")
     return TabularConfig(
+        net="spectral",
         features=reference.shape(first.layers[0].keys["weight"])[-1],
         blocks=settings.number("nblocks", int),
         hidden_features=hidden,

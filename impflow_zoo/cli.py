@@ -262,7 +262,7 @@ def train(
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Bound the Lipschitz constant of every net, and check the golden batch."""
     from impflow_zoo.lipschitz.certify import certify as certify_module
-    from impflow_zoo.lipschitz.certify import worst
+    from impflow_zoo.lipschitz.certify import lipsdp_bounds, worst
     from impflow_zoo.models.golden import check_certificate, verify
 
     loaded = registry.create_model(model)
@@ -275,14 +275,18 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     else:
         check_certificate(loaded, files.name, stated.certificate)
     certificates = certify_module(loaded)
-    whole = worst(certificates)
+    whole, lipsdp = worst(certificates), lipsdp_bounds(loaded)
     if as_json:
-        nets = [{"name": c.name, "bound": c.bound, "margin": c.margin} for c in certificates]
+        nets = [
+            {"name": c.name, "bound": c.bound, "margin": c.margin, "lipsdp": lipsdp.get(c.name)}
+            for c in certificates
+        ]
         bounds = {"bound": whole.bound, "margin": whole.margin, "nets": nets}
         _print_json({"model": model, "golden": golden, **bounds})
         return
     for c in certificates:
-        print(c)
+        beside = f"; LipSDP: Lip <= {lipsdp[c.name]:.6f}" if c.name in lipsdp else ""
+        print(f"{c}{beside}")
     proven = "not certified" if whole.margin is None else f"margin {whole.margin:.6f}"
     batch = "golden batch reproduced" if golden else "no golden batch to reproduce"
     print(f"{model}: {proven}; {batch}")

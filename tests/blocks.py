@@ -17,6 +17,7 @@ from impflow_zoo import (
     LipschitzMLP,
     LogDet,
     ResFlowTransform,
+    SandwichMLP,
 )
 from impflow_zoo.testing.case import (
     BlockCase,
@@ -107,6 +108,11 @@ NETS = {
     "cpila-preactivation": NetSpec(_mlp("cpila", preactivation=True)),
     "softplus-inf-norm": NetSpec(_mlp("softplus", norm="inf"), p=math.inf),
     "elu-context": NetSpec(_mlp("elu", context_features=2), context=2),
+    "sandwich": NetSpec(lambda: SandwichMLP(3, (8, 4), lipschitz=KAPPA, frequency=2.0)),
+    "sandwich-elu-context": NetSpec(
+        lambda: SandwichMLP(3, (8, 4), "elu", KAPPA, context_features=2), context=2
+    ),
+    "sin-frequency": NetSpec(_mlp(frequency=2.0)),
     "user": NetSpec(UserNet),
     "user-context": NetSpec(UserContextNet, context=3),
     "user-image": NetSpec(UserConvNet, shape=(1, 3, 3)),
@@ -118,7 +124,13 @@ IMAGE_NETS = {
         lambda: LipschitzDenseNet(2, (3, 3), growth=3, depth=2, lipschitz=KAPPA), shape=(2, 3, 3)
     ),
 }
-MONOTONE = ("sin", "cpila-preactivation", "elu-context", "user-image")  # shares all code
+MONOTONE = (
+    "sin",
+    "sandwich",
+    "cpila-preactivation",
+    "elu-context",
+    "user-image",
+)  # shares all code
 
 
 def _case(

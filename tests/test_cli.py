@@ -146,6 +146,16 @@ def test_certify_states_bounds_and_margin(run, plane):
     assert len(stated["nets"]) == 4
 
 
+def test_certify_shows_the_smaller_bound_of_spectral_nets(run, tmp_path):
+    make(net="spectral", activation="elu", dtype=torch.float32).save_pretrained(tmp_path)
+    text = run("certify", tmp_path).out
+    assert (
+        len(re.findall(r"net_.: Lip <= 0\.80.* margin 0\.\d+; LipSDP: Lip <= 0\.[0-7]", text)) == 4
+    )
+    nets = run("certify", tmp_path, "--json").json["nets"]
+    assert all(net["lipsdp"] < 0.8 < net["bound"] + 1e-5 for net in nets)
+
+
 def test_certify_bounds_a_model_without_a_golden_batch(run, tmp_path):
     make(dtype=torch.float32).save_pretrained(tmp_path)
     (tmp_path / layout.GOLDEN).unlink()

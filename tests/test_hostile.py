@@ -181,7 +181,7 @@ def _nested(depth: int) -> str:
         ('"lipschitz": 0.8', '"lipschitz": 1e999'),
         ('"seed": 0', f'"seed": {"9" * 400}'),
         ('"seed": 0', f'"seed": {"9" * 9000}'),
-        ('"activation": "sin"', '"activation": "__import__"'),
+        ('"activation": "halfsin"', '"activation": "__import__"'),
         ('"kind": "tabular"', '"kind": "image"'),
         ('"model": "ImpFlow"', '"model": "torch.nn.Linear"'),
     ],

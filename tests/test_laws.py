@@ -41,7 +41,7 @@ class TestValuesOfImages(ValueLaws):
 STRUCTURES = {
     name: case
     for name, case in BLOCKS.items()
-    if name.endswith(("-sin", "-context", "-user", "-image", "-preactivation"))
+    if name.endswith(("-sin", "-sandwich", "-context", "-user", "-image", "-preactivation"))
 } | IMAGE_BLOCKS
 
 

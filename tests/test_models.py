@@ -376,8 +376,14 @@ def test_noise_of_images_has_one_width(factor_out, width):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (lambda: TabularConfig(2, hidden_features=(7,), activation="maxmin"), r"hidden_features"),
-        (lambda: TabularConfig(3, activation="maxmin", preactivation=True), r"features=\[3\]"),
+        (
+            lambda: TabularConfig(2, hidden_features=(7,), net="spectral", activation="maxmin"),
+            r"hidden_features",
+        ),
+        (
+            lambda: TabularConfig(3, net="spectral", activation="maxmin", preactivation=True),
+            r"features=\[3\]",
+        ),
         (lambda: ImageConfig(activation="maxmin", width=7), r"width=\[7\]"),
         (lambda: ImageConfig(activation="maxmin", blocks=(2, 1)), r"channels of a scale=\[3, 12\]"),
         (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from impflow_zoo.lipschitz.elementwise import SiLU, Sine
+from impflow_zoo.lipschitz.elementwise import HalfSine, SiLU, Sine
 from impflow_zoo.lipschitz.kernels import silu
 from impflow_zoo.lipschitz.published import PUBLISHED
 from impflow_zoo.numerics.chain import Elementwise
@@ -23,16 +23,22 @@ __all__ = [
     "ACTIVATIONS",
     "CLipSwish",
     "CPila",
+    "HalfSin",
     "LipSwish",
     "MaxMin",
     "Scaled",
+    "ShiftedLipSwish",
     "Sin",
     "expansion",
     "folded",
     "has_hooks",
     "make_activation",
     "pairs_features",
+    "slopes",
 ]
+
+
+_DEEPEST = 0.091  # the slope of `x sigmoid(b x) / 1.1` is never below -0.0998 / 1.1
 
 
 class Scaled(nn.Module):
@@ -43,6 +49,7 @@ class Scaled(nn.Module):
     """
 
     function: ClassVar[Elementwise | None] = None  # the core, where its derivatives are known
+    slopes: ClassVar[tuple[float, float] | None] = None  # the range of the core's, if elementwise
 
     def scales(self) -> tuple[Tensor | float, Tensor | float]:
         """The scalars before and after."""
@@ -61,6 +68,7 @@ class Sin(Scaled):
     """`sin(2 pi x) / (2 pi)` (Lu et al., 2021)."""
 
     function = Sine()
+    slopes = (-1.0, 1.0)
 
     def scales(self) -> tuple[float, float]:
         return 2 * math.pi, 1 / (2 * math.pi)
@@ -69,14 +77,28 @@ class Sin(Scaled):
         return torch.sin(x)
 
 
+class HalfSin(Scaled):
+    """`x / 2 + sin(2 pi x) / (4 pi)`: the mean of `Sin` and the identity, never falling."""
+
+    function = HalfSine()
+    slopes = (0.0, 2.0)
+
+    def scales(self) -> tuple[float, float]:
+        return 2 * math.pi, 1 / (4 * math.pi)
+
+    def core(self, x: Tensor) -> Tensor:
+        return x + torch.sin(x)
+
+
 class LipSwish(Scaled):
     """`x sigmoid(b x) / 1.1` with a learned `b = softplus(beta)` (Chen et al., 2019).
 
-    The slope of `x sigmoid(b x)` never exceeds 1.0998.
+    The slope of `x sigmoid(b x)` lies between -0.0999 and 1.0999.
     """
 
     function: ClassVar[Elementwise | None] = SiLU()
     slope: ClassVar[float] = 1.1
+    slopes: ClassVar[tuple[float, float] | None] = (-0.0999, 1.0999)
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,10 +126,24 @@ class CLipSwish(LipSwish):
 
     expansion = 2
     function = None  # it joins two halves
+    slopes = None
     slope = 1.1 * 1.004
 
     def core(self, x: Tensor) -> Tensor:
         return silu(torch.cat((x, -x), dim=1))
+
+
+class ShiftedLipSwish(nn.Module):
+    """`(f(x) + a x) / (1 + a)`, with `f` the `LipSwish` and `-a` its smallest slope."""
+
+    slopes: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shifted = LipSwish()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.shifted(x) + _DEEPEST * x) / (1 + _DEEPEST)
 
 
 class CPila(nn.Module):
@@ -156,9 +192,12 @@ class MaxMin(nn.Module):
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sin": Sin,
+    "halfsin": HalfSin,
     "lipswish": LipSwish,
+    "shifted-lipswish": ShiftedLipSwish,
     "elu": nn.ELU,
     "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
     "clipswish": CLipSwish,
     "cpila": CPila,
     "maxmin": MaxMin,
@@ -211,6 +250,19 @@ def make_activation(name: str, features: int | None = None) -> nn.Module:
     if features is not None and features % 2 and pairs_features(name):
         raise ValueError(f"activation {name!r} pairs features: an even number, not {features}")
     return known[name]()
+
+
+_MONOTONE = (nn.ELU, nn.Softplus, nn.Tanh)  # torch's own, with slopes in [0, 1]
+
+
+def slopes(activation: nn.Module) -> tuple[float, float] | None:
+    """The smallest and the largest slope of an elementwise activation; None for any other one.
+
+    Of a `Scaled` one they are the slopes of its core.
+    """
+    if type(activation) in _MONOTONE:
+        return 0.0, 1.0
+    return getattr(activation, "slopes", None)
 
 
 def pairs_features(name: str) -> bool:

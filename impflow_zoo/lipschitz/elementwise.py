@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["SiLU", "Sine"]
+__all__ = ["HalfSine", "SiLU", "Sine"]
 
 _FEW_THREADS = 2  # threads up to which one of NumPy is faster than all of them
 
@@ -46,6 +46,29 @@ class Sine:
     def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
         _apply(torch.sin, np.sin, h, value)
         _apply(torch.cos, np.cos, h, h)
+
+    def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+        return t.mul_(kept).neg_() if onto is None else onto.addcmul_(t, kept, value=-1)
+
+
+class HalfSine:
+    """`h + sin(h)`."""
+
+    keeps = True  # the sine
+
+    def value(self, h: Tensor) -> Tensor:
+        return h + torch.sin(h)
+
+    def slope(self, h: Tensor) -> Tensor:
+        return 1 + torch.cos(h)
+
+    def overwrite(self, h: Tensor) -> Tensor:
+        return h.add_(_apply(torch.sin, np.sin, h, torch.empty_like(h)))
+
+    def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
+        _apply(torch.sin, np.sin, h, kept)
+        torch.add(h, kept, out=value)
+        _apply(torch.cos, np.cos, h, h).add_(1)
 
     def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         return t.mul_(kept).neg_() if onto is None else onto.addcmul_(t, kept, value=-1)

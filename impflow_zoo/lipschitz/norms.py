@@ -14,7 +14,14 @@ from torch.nn import functional
 
 from impflow_zoo.numerics.precision import without_autocast
 
-__all__ = ["ROUNDED_UP", "LipschitzLayer", "LipschitzLinear", "held_weights", "refresh_norms"]
+__all__ = [
+    "ROUNDED_UP",
+    "LipschitzLayer",
+    "LipschitzLinear",
+    "held_weights",
+    "refresh_norms",
+    "scaled_affine",
+]
 
 ROUNDED_UP = 1 + 1e-12  # what makes a bound of a norm that was computed in float64
 _SQUARINGS = 8  # of the Gram matrix, in a training forward
@@ -236,8 +243,8 @@ class LipschitzLinear(LipschitzLayer):
 
         Arguments:
             x: rows with shape `[B, in_features]`.
-            input_scale: a scalar.
-            output_scale: a scalar.
+            input_scale: a scalar, or a factor for each of `in_features`.
+            output_scale: a scalar, or a factor for each of `out_features`.
         """
         return functional.linear(x, *self.scaled(input_scale, output_scale))
 
@@ -245,13 +252,7 @@ class LipschitzLinear(LipschitzLayer):
         self, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """Weight and bias of `output_scale * linear(input_scale * x)`."""
-        weight, factor = self.normalised_weight(), input_scale * output_scale
-        bias: Tensor = self.bias
-        if not (isinstance(factor, float) and factor == 1.0):
-            weight = weight * factor
-        if not (isinstance(output_scale, float) and output_scale == 1.0):
-            bias = bias * output_scale
-        return weight, bias
+        return scaled_affine(self.normalised_weight(), self.bias, input_scale, output_scale)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v
@@ -293,6 +294,20 @@ class LipschitzLinear(LipschitzLayer):
             f"{in_features}, {out_features}, coefficient={self.coefficient:g}, "
             f"domain={self.domain:g}, codomain={self.codomain:g}"
         )
+
+
+def scaled_affine(
+    weight: Tensor, bias: Tensor, before: Tensor | float, after: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of `after * (W (before * x) + b)`; scales are scalars or vectors."""
+    if isinstance(after, Tensor) and after.numel() > 1:
+        return weight * after[:, None] * before, bias * after
+    factor = before * after
+    if not (isinstance(factor, float) and factor == 1.0):
+        weight = weight * factor
+    if not (isinstance(after, float) and after == 1.0):
+        bias = bias * after
+    return weight, bias
 
 
 def _leading(power: Tensor) -> Tensor:

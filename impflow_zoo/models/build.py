@@ -14,6 +14,7 @@ from nflows.transforms import (
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.networks import LipschitzMLP
+from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.build_image import BlockFactory, build_image
 from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
 from impflow_zoo.transforms.actnorm import ActNorm, CentredActNorm
@@ -36,12 +37,19 @@ def build_transform(config: Config, block: BlockFactory) -> Transform:
 
 def _build_tabular(config: TabularConfig, block: BlockFactory) -> Transform:
     def net() -> nn.Module:
+        sizes, activation = (config.features, config.hidden_features), config.activation
+        assert activation is not None, "a config fills it in"
+        if config.net == "sandwich":
+            frequency = 1.0 if config.frequency is None else config.frequency
+            return SandwichMLP(
+                *sizes, activation, config.lipschitz, config.context_features, frequency=frequency
+            )
         return LipschitzMLP(
-            config.features,
-            config.hidden_features,
-            activation=config.activation,
-            lipschitz=config.lipschitz,
-            context_features=config.context_features,
+            *sizes,
+            activation,
+            config.lipschitz,
+            config.context_features,
+            frequency=config.frequency,
             norm=config.norm,
             preactivation=config.preactivation,
             stored_norms=config.stored_norms,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.lipschitz.published import PUBLISHED
+from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS
 from impflow_zoo.models.fields import (
     ConfigError,
     ModelError,
@@ -43,6 +44,10 @@ __all__ = [
     "to_json",
 ]
 
+_ACTIVATIONS = {  # of the kinds of nets: the default, and the choices
+    "sandwich": ("halfsin", SANDWICH_ACTIVATIONS),
+    "spectral": ("sin", (*ACTIVATIONS, *PUBLISHED)),
+}
 _METRICS = ("log_likelihood", "bits")  # of tables
 
 
@@ -50,18 +55,24 @@ _METRICS = ("log_likelihood", "bits")  # of tables
 class TabularConfig:
     """A flow on vectors: standardisation, then blocks of Lipschitz perceptrons.
 
+    Configs that were saved without `net` are read as `net="spectral"`.
+
     Arguments:
         features: number of columns.
         blocks: number of implicit or residual blocks.
         hidden_features: sizes of the hidden layers of every net.
-        activation: activation of every net, see `LipschitzMLP`.
+        net: `"sandwich"`, nets are a `SandwichMLP`, or `"spectral"`, they are a `LipschitzMLP`.
+        activation: activation of every net, see these classes; None is `"halfsin"` for sandwich
+            nets, `"sin"` for spectral ones.
+        frequency: where the learned frequencies of the neurons start, see these classes; None is 1
+            for sandwich nets, and learns none in spectral ones.
         lipschitz: bound of every net's Lipschitz constant, below 1.
         context_features: size of a context row, or None for an unconditional density.
         actnorm: put an `ActNorm` between blocks.
         actnorm_ends: put one before the first and after the last block as well.
         centred_actnorm: in the form `CentredActNorm`.
         whiten: put a `Whitening` before the first block.
-        preactivation: every net starts with an activation.
+        preactivation: every net starts with an activation; spectral nets alone, like the next two.
         norm: norms of the layers, see `LipschitzMLP`.
         stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
         columns: names of the columns, in order; empty if they have none.
@@ -79,7 +90,9 @@ class TabularConfig:
     features: int
     blocks: int = 5
     hidden_features: tuple[int, ...] = (128, 128)
-    activation: str = "sin"
+    net: str = "sandwich"
+    activation: str | None = None
+    frequency: float | None = None
     lipschitz: float = 0.99
     context_features: int | None = None
     actnorm: bool = True
@@ -106,12 +119,20 @@ class TabularConfig:
             )
         for width in self.hidden_features:
             require(width >= 1, "hidden_features", self.hidden_features, "positive sizes")
-        require_choice("activation", self.activation, (*ACTIVATIONS, *PUBLISHED))
-        require_pairs(self.activation, "hidden_features", self.hidden_features)
+        require_choice("net", self.net, _ACTIVATIONS)
+        activation, choices = _ACTIVATIONS[self.net]
+        if self.activation is not None:
+            activation = self.activation
+            require_choice(f"activation of {self.net} nets", activation, choices)
+        object.__setattr__(self, "activation", activation)
+        require_pairs(activation, "hidden_features", self.hidden_features)
+        if self.frequency is not None:
+            require(0 < self.frequency < math.inf, "frequency", self.frequency, "a positive number")
         if self.preactivation:
-            require_pairs(self.activation, "features", [self.features])
+            require_pairs(activation, "features", [self.features])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         require_norm(self.norm, len(self.hidden_features) + 1)
+        self._require_spectral()
         require_choice("metric", self.metric, _METRICS)
         for name in ("columns", "rounding"):
             value = getattr(self, name)
@@ -120,6 +141,12 @@ class TabularConfig:
         require(len(set(self.columns)) == len(self.columns), "columns", self.columns, "each once")
         for step in self.rounding:
             require(0 <= step < math.inf, "rounding", self.rounding, "steps of at least 0")
+
+    def _require_spectral(self) -> None:
+        """Refuse, for other nets, what spectral nets alone can be given."""
+        for name, plain in (("preactivation", False), ("norm", "2"), ("stored_norms", False)):
+            fits = self.net == "spectral" or getattr(self, name) == plain
+            require(fits, name, getattr(self, name), f"{plain!r}, or net='spectral',")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -131,7 +158,9 @@ class TabularConfig:
         """How many numbers the weights hold at least; more if a block has more than one net."""
         sizes = (self.features, *self.hidden_features, self.features)
         context = (self.context_features or 0) * sum(self.hidden_features)
-        nets = self.blocks * (context + sum(m * n for m, n in itertools.pairwise(sizes)))
+        square = self.net == "sandwich"
+        layers = sum((m + square * n) * n for m, n in itertools.pairwise(sizes))
+        nets = self.blocks * (context + layers)
         return nets + (self.features**2 if self.whiten else 0)
 
 

@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save as serialise
@@ -128,11 +128,18 @@ def read_config(files: Files) -> ConfigFile:
         kind = model_class(data.get("model"))
         weights = convert(data.get("weights"), _Weights | None, "weights")
         certificate = convert(data.get("certificate", ()), tuple[Certificate, ...], "certificate")
-        config = parse(data.get("config"))
+        config = parse(_with_net(data.get("config")))
         require_config(kind, config)
     except ConfigError as error:
         raise ConfigError(f"{files.name}: {readable(error)}") from None
     return ConfigFile(kind.__name__, config, weights and weights.sha256, certificate)
+
+
+def _with_net(config: Any) -> Any:
+    """A config with the kind of its nets, which files from before there was a choice leave out."""
+    if isinstance(config, dict) and config.get("kind") == "tabular":
+        return {"net": "spectral", **config}
+    return config
 
 
 def read_weights(files: Files, config_file: ConfigFile) -> dict[str, Tensor]:

@@ -1,0 +1,98 @@
+"""How much of its Lipschitz bound a trained model uses: local norms of its nets at held-out rows.
+
+    python benchmarks/slack.py impflow-checkerboard impflow-protein=FOLDER [--rows 500] [--publish]
+
+A local norm is the largest singular value of a net's Jacobian at a point where the model evaluates
+the net. FOLDER holds the data of a model; toys need none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from documents import ROOT, markdown, publish
+from torch import Tensor
+
+from impflow_zoo import create_model, evaluate
+from impflow_zoo.data import DataError
+from impflow_zoo.evaluation import shown_rows
+from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics.linearize import linearize
+from impflow_zoo.transforms.base import ResidualBlock
+
+GUIDE = ROOT / "docs" / "which-net.md"
+HEADER = "model | nets | bound | mean local norm | largest of the median net | result"
+
+
+@torch.no_grad()
+def local_norms(model: FlowModel, rows: Tensor) -> Iterator[Tensor]:
+    """For every net of a model of rows the local norms, `[B]`, at the points of some data."""
+    value = rows.to(next(model.parameters()))
+    for step in model.flow._transform._transforms:
+        before, value = value, step(value)[0]
+        if isinstance(step, ResidualBlock):
+            for part in step.steps:
+                point = value if part.inverted else before
+                jacobian = linearize(getattr(step, part.net), point).jacobian()
+                yield torch.linalg.matrix_norm(jacobian, 2)
+
+
+def measure(name: str, data: str | None, count: int) -> dict[str, Any]:
+    """The figures of one model."""
+    model = create_model(name)
+    result = evaluate(model, data, "test" if data else None, progress=False)
+    norms = torch.stack(list(local_norms(model, shown_rows(model, result, count))))
+    return {
+        "model": name.rsplit("/", 1)[-1],
+        "nets": model.config.net,
+        "bound": model.config.lipschitz,
+        "mean": float(norms.mean()),
+        "largest": statistics.median(norms.amax(dim=1).tolist()),
+        "value": result.value,
+        "unit": "bits" if result.metric == "bits" else "nats",
+    }
+
+
+def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
+    """The table of the guide."""
+    rows = [
+        (
+            f["model"],
+            f["nets"],
+            f"{f['bound']:g}",
+            f"{f['mean']:.3f}",
+            f"{f['largest']:.2f}",
+            f"{f['value']:.3f} {f['unit']}",
+        )
+        for f in figures
+    ]
+    return {"slack table": markdown(HEADER, rows)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", help="NAME or NAME=DATA")
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--publish", action="store_true", help="write the guide's table")
+    options = parser.parse_args()
+    figures = []
+    try:
+        for model in options.models:
+            name, _, data = model.partition("=")
+            figures.append(measure(name, data or None, options.rows))
+    except (DataError, ModelError) as error:
+        sys.exit(str(error))
+    (table,) = tables(figures).values()
+    print(table)
+    if options.publish:
+        publish(GUIDE, tables(figures), figures, "slack")
+
+
+if __name__ == "__main__":
+    main()

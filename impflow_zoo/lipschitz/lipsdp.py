@@ -1,0 +1,178 @@
+"""LipSDP: a Lipschitz bound of a whole perceptron, proved by one positive definite matrix.
+
+Between two inputs let `x` be the difference, `u_k` that of the values before and `w_k` that of the
+values after activation `k`. With slopes in [a, 1], `(w - a u)(u - w) >= 0` holds for each neuron.
+So `|net difference| <= rho |x|` follows, if for some multipliers `t_k >= 0` of the neurons
+
+    rho^2 |x|^2 - |W_n w_(n-1)|^2 - 2 sum_k (w_k - a u_k)^T diag(t_k) (u_k - w_k) >= 0
+
+for all `x` and `w_k`, with `u_k = W_k w_(k-1)`: a matrix is positive semidefinite.
+
+References:
+    Efficient and Accurate Estimation of Lipschitz Constants for Deep Neural Networks
+    (Fazlyab et al., 2019), theorem 2, https://arxiv.org/abs/1906.04893
+
+    Verification of Positive Definiteness (Rump, 2006) https://doi.org/10.1007/s10543-006-0056-1
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["AffineMaps", "optimised_multipliers", "proved_bound"]
+
+_FINEST = 1e-10  # relative slack of the first attempt at a proof; every further one has twice that
+_COARSEST = 1.0
+_STEPS = 150  # of the search for multipliers
+_RATE = 0.05  # of its steps, in the logarithm of a multiplier
+_LEAST_EXCESS = 1e-4  # relative, of the multipliers that it starts from over the smallest ones
+
+
+@dataclass(frozen=True)
+class AffineMaps:
+    """The linear parts of a perceptron `W_n f(... f(W_0 x) ...)`.
+
+    Arguments:
+        weights: `W_0` to `W_n`, in float64.
+        slopes: the smallest and the largest slope of `f`.
+    """
+
+    weights: tuple[Tensor, ...]
+    slopes: tuple[float, float]
+
+    def normalised(self) -> tuple[list[Tensor], float]:
+        """The same net with slopes in [a, 1]: its weights, and `a`, which is 0 or less."""
+        lowest, highest = self.slopes
+        weights = [self.weights[0], *(highest * w for w in self.weights[1:])]
+        return weights, min(lowest / highest, 0.0)
+
+
+@torch.no_grad()
+def proved_bound(maps: AffineMaps, multipliers: list[Tensor], bound: float) -> float | None:
+    """The smallest Lipschitz bound that a Cholesky factorisation proves near an expected one.
+
+    Arguments:
+        maps: the net.
+        multipliers: one vector for each activation, for a net of slopes in [a, 1].
+        bound: the constant that these are expected to prove. Nothing is taken on trust: wrong
+            multipliers or a wrong expectation prove a larger bound, or none.
+
+    Returns:
+        The bound, or None if none is proved up to twice the expectation.
+    """
+    weights, lowest = maps.normalised()
+    if not all(bool(t.isfinite().all()) for t in (*weights, *multipliers)) or not bound > 0:
+        return None
+    slack = _FINEST
+    while slack <= _COARSEST:
+        # From the input to the output the inequality of each layer gets its share of the slack.
+        raised = [
+            t * (1 + slack) ** (2 * (1 - (k + 1) / len(weights))) for k, t in enumerate(multipliers)
+        ]
+        square = (bound * (1 + slack)) ** 2
+        if _is_positive_definite(_matrix(weights, lowest, raised, square)):
+            return math.sqrt(square) * (1 + 1e-12)
+        slack *= 2
+    return None
+
+
+def _matrix(
+    weights: list[Tensor], lowest: float, multipliers: list[Tensor], square: float
+) -> Tensor:
+    """The matrix of the inequality, bordered so that every entry is one product.
+
+    Blocks: `x`, then each `w_k`, then the net's output, then, for slopes below zero, each `u_k`.
+    """
+    sizes = [weights[0].shape[1], *(len(w) for w in weights)]
+    starts = [sum(sizes[:k]) for k in range(len(sizes) + 1)]
+    hidden = starts[-2] - starts[1] if lowest < 0 else 0
+    matrix = weights[0].new_zeros(starts[-1] + hidden, starts[-1] + hidden)
+    diagonal = matrix.diagonal()
+    diagonal[: starts[1]] = square
+    for k, weight in enumerate(weights):
+        below, own = slice(starts[k], starts[k + 1]), slice(starts[k + 1], starts[k + 2])
+        if k == len(multipliers):
+            diagonal[own] = 1
+            matrix[own, below] = weight
+            continue
+        t = multipliers[k]
+        diagonal[own] = 2 * t
+        matrix[own, below] = -(1 + lowest) * t[:, None] * weight
+        if lowest < 0:
+            border = slice(own.start - starts[1] + starts[-1], own.stop - starts[1] + starts[-1])
+            diagonal[border] = -2 * lowest * t
+            matrix[border, below] = -2 * lowest * t[:, None] * weight
+    return matrix
+
+
+def _is_positive_definite(lower: Tensor) -> bool:
+    """Whether a symmetric matrix is positive definite, given its lower triangle, for sure.
+
+    Entries may be off by three roundings. A factorisation of `H - c I` that runs to its end proves
+    it, if `c` exceeds what these and the rounding of the factorisation can do to an eigenvalue.
+    """
+    diagonal = lower.diagonal()
+    if not bool((diagonal > 0).all() & lower.isfinite().all()):
+        return False
+    scale = torch.exp2((-0.5 * diagonal.log2()).round())  # powers of two: no rounding
+    scaled = scale[:, None] * lower * scale
+    eps, size = torch.finfo(lower.dtype).eps, len(lower)
+    off = (size + 8) * eps * scaled.diagonal().sum() + 8 * eps * torch.linalg.matrix_norm(scaled)
+    scaled.diagonal().sub_(off)
+    return int(torch.linalg.cholesky_ex(scaled)[1]) == 0
+
+
+def optimised_multipliers(maps: AffineMaps) -> tuple[list[Tensor], float]:
+    """Multipliers that prove a small bound, and that bound up to rounding.
+
+    The search moves the shape of each layer's multipliers and how far their scale exceeds the
+    smallest one possible, so that it never leaves what is feasible. It starts from multipliers
+    that prove the product of the norms, up to one part in ten thousand.
+    """
+    weights, lowest = maps.normalised()
+    if not all(bool(w.isfinite().all()) for w in weights):
+        return [w.new_ones(len(w)) for w in weights[:-1]], math.inf
+    start = math.log(max((1 + lowest) / (1 - lowest), _LEAST_EXCESS))
+    with torch.enable_grad(), torch.inference_mode(mode=False):
+        shapes = [w.new_zeros(len(w)).requires_grad_() for w in weights[:-1]]
+        excesses = [w.new_full((), start).requires_grad_() for w in weights[:-1]]
+        best, bound = _solve(weights, lowest, shapes, excesses)
+        if not shapes:
+            return [], float(bound)
+        optimizer = torch.optim.Adam([*shapes, *excesses], lr=_RATE)
+        kept = best, float(bound.detach())
+        for _ in range(_STEPS):
+            optimizer.zero_grad()
+            bound.log().backward()
+            optimizer.step()
+            best, bound = _solve(weights, lowest, shapes, excesses)
+            if float(bound.detach()) < kept[1]:
+                kept = best, float(bound.detach())
+    return kept
+
+
+def _solve(
+    weights: list[Tensor], lowest: float, shapes: list[Tensor], excesses: list[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """The multipliers of shapes and excesses, and the smallest bound that they allow.
+
+    From the output to the input: what is above a layer asks for `2 diag(t) >= N`.
+    """
+    needed = weights[-1].mT @ weights[-1]
+    multipliers: list[Tensor] = []
+    for weight, shape, excess in zip(
+        weights[-2::-1], reversed(shapes), reversed(excesses), strict=True
+    ):
+        root = (shape / 2).exp()
+        smallest = torch.linalg.eigvalsh(needed / root / root[:, None])[-1] / 2
+        t = (1 + excess.exp()) * smallest * root**2
+        factor = torch.linalg.cholesky(torch.diag(2 * t) - needed)
+        coupling = (1 + lowest) * t[:, None] * weight
+        through = torch.linalg.solve_triangular(factor, coupling, upper=False)
+        needed = through.mT @ through - 2 * lowest * weight.mT @ (t[:, None] * weight)
+        multipliers.insert(0, t.detach())
+    return multipliers, torch.linalg.eigvalsh(needed)[-1].sqrt()

@@ -1,0 +1,199 @@
+"""What bounded perceptrons share: how they are called, and how they are taken apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from impflow_zoo.lipschitz.activations import Scaled, folded, has_hooks, slopes
+from impflow_zoo.lipschitz.arguments import (
+    check_bound,
+    check_context,
+    check_context_size,
+    check_sizes,
+)
+from impflow_zoo.lipschitz.lipsdp import AffineMaps
+from impflow_zoo.numerics.chain import Chain, Chained
+from impflow_zoo.numerics.settings import is_real
+
+__all__ = ["Perceptron", "Scale"]
+
+Scale = Tensor | float
+
+_WIDEST = 8.0  # logarithm of a frequency: beyond it products of frequencies leave float32
+_METHODS = frozenset(("forward", "core", "scales"))  # that somebody may have replaced on a module
+
+
+class Perceptron(Chained, nn.Module):
+    """Affine maps with an activation between them; contexts are added before each activation.
+
+    Sub-classes make `activations` and `layers`, and define `affine`.
+
+    A learned frequency `w` of a neuron puts `f(w t) / w` in the place of `f(t)`: the slopes are the
+    same, so are the bounds, and both factors are multiplied into the weights.
+    """
+
+    pure: ClassVar[bool] = True  # leaves its input as it is
+    layers: nn.ModuleList
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: Sequence[int],
+        lipschitz: float,
+        context_features: int | None,
+        frequency: float | None,
+    ) -> None:
+        super().__init__()
+        check_bound(lipschitz)
+        if isinstance(hidden_features, int):
+            raise ValueError(
+                f"hidden_features={hidden_features}: a size for each hidden layer is needed, as "
+                f"({hidden_features},)"
+            )
+        self.hidden_features = tuple(hidden_features)
+        check_sizes(features=features, hidden_features=self.hidden_features)
+        check_context_size(context_features)
+        if frequency is not None and not (is_real(frequency) and 0 < frequency < math.inf):
+            raise ValueError(f"frequency={frequency!r}: a positive number or None is needed")
+        self.features, self.context_features = features, context_features
+        self.first: nn.Module | None = None
+        self.activations = nn.ModuleList()
+        self.log_frequencies = nn.ParameterList(
+            torch.full((width,), math.log(frequency))
+            for width in self.hidden_features
+            if frequency is not None
+        )
+        self.context_layers = nn.ModuleList(
+            nn.Linear(context_features, width) for width in self.hidden_features if context_features
+        )
+
+    def affine(self, i: int, before: Scale, after: Scale) -> tuple[Tensor, Tensor]:
+        """Weight and bias of `after * layer_i(before * x)`.
+
+        Arguments:
+            i: number of the layer.
+            before: a scalar, or a factor for each column.
+            after: a scalar, or a factor for each row.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to define its affine maps")
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Evaluate the net.
+
+        Arguments:
+            x: input with shape `[B, features]`.
+            context: context with shape `[B, context_features]`, needed if the net has one.
+
+        Raises:
+            ValueError: if a context is missing or has the wrong shape.
+        """
+        self._check(x, context)
+        h: Tensor = x
+        scale: Scale = 1.0
+        if self.first is not None:
+            core, before, scale = folded(self.first)
+            h = core(before * h)
+        for i, activation in enumerate(self.activations):
+            core, before, after = folded(activation)
+            before, after = self._tuned(i, before, after)
+            h = self.apply_layer(i, h, scale, before)
+            if self.context_features and context is not None:
+                h = h + before * self.context_layers[i](context)
+            h, scale = core(h), after
+        return self.apply_layer(-1, h, scale, 1.0)
+
+    def apply_layer(self, i: int, h: Tensor, before: Scale, after: Scale) -> Tensor:
+        """`after * layer_i(before * h)`, the weights scaled instead of the rows."""
+        return functional.linear(h, *self.affine(i, before, after))
+
+    def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
+        """The net taken apart, where its activations have known derivatives.
+
+        Not where somebody's hooks or another `forward` have to be heeded.
+        """
+        self._check(x, context)
+        activations = [a for a in (self.first, *self.activations) if isinstance(a, Scaled)]
+        complete = len(activations) == len(self.activations) + (self.first is not None)
+        # A sub-class may have another core: it has to say so itself.
+        functions = {vars(type(a)).get("function") for a in activations}
+        function = next(iter(functions), None)
+        if not complete or len(functions) != 1 or function is None or _watched(self):
+            return None
+        weights, biases = [], []
+        scale: Scale = 1.0
+        if self.first is not None:
+            before, scale = activations.pop(0).scales()
+            weights.append(before * torch.eye(self.features, dtype=x.dtype, device=x.device))
+            biases.append(x.new_zeros(self.features))
+        for i in range(len(self.activations)):
+            before, after = self.scales(i)
+            weight, bias = self.affine(i, scale, before)
+            if self.context_features and context is not None:
+                added: nn.Module = self.context_layers[i]
+                bias = bias + before * added(context)
+            weights.append(weight)
+            biases.append(bias)
+            scale = after
+        weight, bias = self.affine(-1, scale, 1.0)
+        return Chain(function, (*weights, weight), (*biases, bias))
+
+    @torch.no_grad()
+    def maps(self) -> AffineMaps | None:
+        """The affine maps as evaluation multiplies by them, in float64, and the slopes between.
+
+        None for activations that are not elementwise, or come first: no semidefinite certificate
+        is known here for these.
+        """
+        ranges = {slopes(a) for a in self.activations} or {(0.0, 1.0)}
+        if self.first is not None or len(ranges) != 1 or None in ranges:
+            return None
+        (found,) = ranges
+        assert found is not None
+        training = self.training
+        self.eval()
+        try:
+            weights, scale = [], cast(Scale, 1.0)
+            for i in range(len(self.activations)):
+                before, after = self.scales(i)
+                weights.append(self.affine(i, scale, before)[0].double())
+                scale = after
+            weights.append(self.affine(-1, scale, 1.0)[0].double())
+        finally:
+            self.train(training)
+        return AffineMaps(tuple(weights), found)
+
+    def scales(self, i: int) -> tuple[Scale, Scale]:
+        """What stands before and after the core of an activation, frequencies included."""
+        activation = self.activations[i]
+        before: Scale = 1.0
+        after: Scale = 1.0
+        if isinstance(activation, Scaled):
+            before, after = activation.scales()
+        return self._tuned(i, before, after)
+
+    def _tuned(self, i: int, before: Scale, after: Scale) -> tuple[Scale, Scale]:
+        """The scales around an activation, with the frequencies of its neurons."""
+        if not self.log_frequencies:
+            return before, after
+        logarithm = self.log_frequencies[i].clamp(-_WIDEST, _WIDEST)
+        return before * logarithm.exp(), after * (-logarithm).exp()
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
+        if x.dim() != 2 or x.shape[1] != self.features:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}: this net takes [B, {self.features}]"
+            )
+        check_context(context, len(x), self.context_features)
+
+
+def _watched(net: Perceptron) -> bool:
+    """Whether anything but the code of this package runs when the net is called."""
+    if type(net).forward is not Perceptron.forward:
+        return True
+    return any(has_hooks(m) or not _METHODS.isdisjoint(vars(m)) for m in net.modules())
