@@ -15,7 +15,9 @@ import torch
 from cases import CASES, TASKS, Side, make_side
 from torch.profiler import ProfilerActivity, profile
 
-_WARM_UP, _RUNS = 3, 10
+from impflow_zoo.smoke import smoke
+
+_WARM_UP, _RUNS = (1, 1) if smoke() else (3, 10)
 _SHOWN = 12
 
 

@@ -25,8 +25,9 @@ from impflow_zoo import LipschitzMLP, LogDet, Solver
 from impflow_zoo.lipschitz.norms import LipschitzLayer, held_weights
 from impflow_zoo.numerics.implicit import ResidualMap
 from impflow_zoo.numerics.linearize import chain_of
+from impflow_zoo.smoke import smoke
 
-DIMENSIONS = (2, 6, 43, 63)
+DIMENSIONS = (2,) if smoke() else (2, 6, 43, 63)
 LIPSCHITZ = 0.9
 CHOICES = {
     "exact": LogDet("exact"),
@@ -36,7 +37,7 @@ CHOICES = {
     "truncated 20 x 4": LogDet("truncated"),
 }
 METHODS = ("auto", "fixed_point", "anderson", "broyden", "newton")
-DRAWS = 20
+DRAWS = 2 if smoke() else 20
 
 
 def make_net(features: int) -> LipschitzMLP:
@@ -244,7 +245,7 @@ def tables(figures: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/logdet-choices.png"))
-    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--rows", type=int, default=20 if smoke() else 500)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # powers of contractions end there, and crawl

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from documents import README, RESULTS, markdown, publish
 
 from impflow_zoo.allocator import SETTINGS
+from impflow_zoo.smoke import smoke
 
 if TYPE_CHECKING:
     from cases import Side
@@ -262,6 +263,8 @@ def main() -> None:
     parser.add_argument("--times", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if smoke():
+        options.cases, options.repeats = options.cases[:1], 2
     if options.times:
         print(json.dumps(measure_times(options.times, options.repeats, options.public)))
         return

@@ -40,8 +40,22 @@ _PLAIN = {
 }
 _TEXT = ("vnorms", "act", "data", "arch", "block", "task")  # never numbers, whatever they look like
 _READ = {
-    *("alpha", "coeff", "learn_p", "dims", "nblocks", "kernels", "imagesize", "nbits", "idim"),
-    *("fc_idim", "fc_end", "preact", "actnorm", "factor_out", "squeeze_first", "first_resblock"),
+    "alpha",
+    "coeff",
+    "learn_p",
+    "dims",
+    "nblocks",
+    "kernels",
+    "imagesize",
+    "nbits",
+    "idim",
+    "fc_idim",
+    "fc_end",
+    "preact",
+    "actnorm",
+    "factor_out",
+    "squeeze_first",
+    "first_resblock",
 }
 _LARGEST = 10**9
 

@@ -16,9 +16,28 @@ __all__ = ["section", "with_section"]
 
 _BEGIN, _END = "<!-- conversion -->", "<!-- end of conversion -->"
 _SHOWN = (
-    *("data", "arch", "act", "coeff", "vnorms", "learn_p", "dims", "nblocks", "idim", "kernels"),
-    *("imagesize", "nbits", "actnorm", "preact", "fc_end", "fc_idim", "factor_out"),
-    *("squeeze_first", "n_dist", "n_power_series", "n_exact_terms", "n_samples"),
+    "data",
+    "arch",
+    "act",
+    "coeff",
+    "vnorms",
+    "learn_p",
+    "dims",
+    "nblocks",
+    "idim",
+    "kernels",
+    "imagesize",
+    "nbits",
+    "actnorm",
+    "preact",
+    "fc_end",
+    "fc_idim",
+    "factor_out",
+    "squeeze_first",
+    "n_dist",
+    "n_power_series",
+    "n_exact_terms",
+    "n_samples",
 )
 _PAPERS = {
     "ImpFlow": "https://github.com/thu-ml/implicit-normalizing-flows",

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
+from impflow_zoo.smoke import smoke
 from impflow_zoo.transforms.base import ResidualBlock
 
 FLAT, STEEP = 0.1, 10.0  # slopes left and right of zero
@@ -138,7 +139,9 @@ def picture(steps: int) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps for each fit")
+    parser.add_argument(
+        "--steps", type=int, default=3 if smoke() else 600, help="optimizer steps for each fit"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/one_dimension.png"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from impflow_zoo import ImpFlow, ResFlow, TabularConfig
 from impflow_zoo.data import TOYS
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.smoke import smoke
 
 MODELS: dict[str, tuple[type[FlowModel], int]] = {"ImpFlow": (ImpFlow, 4), "ResFlow": (ResFlow, 8)}
 EXTENT = 4.2
@@ -96,8 +97,12 @@ def picture(toys: list[str], steps: int, points: int = 5000) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--toys", nargs="+", default=list(TOYS), choices=list(TOYS))
-    parser.add_argument("--steps", type=int, default=700, help="optimizer steps for each model")
+    parser.add_argument(
+        "--toys", nargs="+", default=list(TOYS)[: 1 if smoke() else None], choices=list(TOYS)
+    )
+    parser.add_argument(
+        "--steps", type=int, default=2 if smoke() else 700, help="optimizer steps for each model"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/toys.png"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)

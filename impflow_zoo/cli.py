@@ -44,14 +44,20 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, n
 @app.command("list")
 def list_(
     pattern: Annotated[str, typer.Argument(help="Shell-style pattern.")] = "*",
+    recipes: Annotated[
+        bool, typer.Option("--recipes", help="Recipes without weights instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the models of the zoo."""
     from impflow_zoo.models.metrics import METRICS
 
-    models = [registry.describe(name) for name in registry.list_models(pattern)]
+    models = [
+        registry.describe(name) for name in registry.list_models(pattern, pretrained=not recipes)
+    ]
     if not models:
-        raise ModelError(f"no model matches {pattern!r}: `impflow-zoo list` shows all")
+        what, option = ("recipe without weights", " --recipes") if recipes else ("model", "")
+        raise ModelError(f"no {what} matches {pattern!r}: `impflow-zoo list{option}` shows all")
     if as_json:
         _print_json({"models": models})
         return

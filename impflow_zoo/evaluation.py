@@ -21,6 +21,7 @@ from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
 from impflow_zoo.scoring import Score, open_rows, score
+from impflow_zoo.smoke import few_rows
 
 __all__ = ["Result", "evaluate", "shown_rows"]
 
@@ -151,13 +152,15 @@ def evaluate(
         NoContractionError: if a net is no contraction at some row.
         NotFiniteError: if a value on the way is not finite.
     """
-    processes = together()
     if not isinstance(model, FlowModel | str | os.PathLike):
         raise ModelError(
             f"model of type {type(model).__name__}: a model, a name of the zoo, a Hub id "
             "or a folder is needed"
         )
-    if not isinstance(model, FlowModel):
+    if isinstance(model, FlowModel):
+        processes = together(next(model.parameters()).device.type)
+    else:
+        processes = together()
         model = create_model(model, device=processes.device)
     config = model.config
     if config.context_features:
@@ -185,9 +188,10 @@ def evaluate(
     start = time.perf_counter()
     with _evaluating(model):
         scored = score(
-            *(model, source),
+            model,
+            source,
             seed=seed,
-            limit=limit,
+            limit=few_rows(limit),
             batch_size=batch_size,
             processes=processes,
             progress=progress,

@@ -19,6 +19,7 @@ from impflow_zoo.models.config import (
     require,
     require_choice,
 )
+from impflow_zoo.smoke import tiny
 
 __all__ = [
     "Beside",
@@ -111,8 +112,12 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name in (
-            *("steps", "batch_size", "validate_every", "log_every"),
-            *("validation_limit", "patience"),
+            "steps",
+            "batch_size",
+            "validate_every",
+            "log_every",
+            "validation_limit",
+            "patience",
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")
@@ -221,13 +226,14 @@ def read_recipe(path: Path) -> Recipe:
     if "model" not in data:
         raise ConfigError(f"recipe {path} names no model: {' or '.join(model_names())}")
     try:
-        return Recipe(
+        recipe = Recipe(
             model_class(data["model"]).__name__,
             parse(data.get("config")),
             parse_dataclass(DataSettings, _section(data, "data"), "data."),
             parse_dataclass(TrainingSettings, _section(data, "training"), "training."),
             parse_dataclass(CardSettings, _section(data, "card"), "card."),
         )
+        return tiny(recipe)
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
 

@@ -17,7 +17,7 @@ from impflow_zoo.models import layout, store
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.recipe import DataSettings, read_recipe
+from impflow_zoo.recipe import CardSettings, DataSettings, read_recipe
 
 __all__ = [
     "Split",
@@ -43,12 +43,12 @@ def zoo_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "hub_configs"
 
 
-def list_models(pattern: str = "*", *, pretrained: bool | None = None) -> list[str]:
+def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[str]:
     """Names of the models of the zoo.
 
     Arguments:
         pattern: shell-style pattern the names have to match.
-        pretrained: True for models whose weights were trained, False for the others.
+        pretrained: False for recipes whose weights nobody has trained yet, None for both.
 
     Example:
         >>> "impflow-power-plant" in list_models("impflow-*", pretrained=True)
@@ -117,7 +117,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     name, at, asked = name.partition("@")
     folder = zoo_folder() / name
     if not (folder / layout.CONFIG).is_file() or name.startswith("."):
-        names = list_models()
+        names = list_models(pretrained=None)
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
             f"no model {name!r} in the zoo and no folder of that name; there are: "
@@ -168,9 +168,11 @@ def scored_split(
         if dataset is None:
             raise
         recipe = None  # out of reach: only the number beside the result depends on it
-    data = DataSettings()
+    data, words = DataSettings(), CardSettings()
     try:
-        data = read_recipe(recipe).data if recipe else data
+        if recipe:
+            known = read_recipe(recipe)
+            data, words = known.data, known.card
     except ConfigError:  # of another version, or damaged: again, only that number depends on it
         if dataset is None:
             raise
@@ -198,8 +200,13 @@ def scored_split(
             f"only the split {data.test!r} ships with {model.origin}, not {asked}: "
             "name a data set (dataset=, --dataset)"
         )
+    where = f" ({words.data_url})" if words.data_url else ""
+    own = (
+        f", such as the split {data.test!r} of {words.data_name}{where}" if words.data_name else ""
+    )
     raise ModelError(
-        "no data to score on: name a Hub id, a folder, a file or toy:NAME (dataset=, --dataset)"
+        f"no data to score on: name a Hub id, a folder, a file or toy:NAME{own} "
+        "(dataset=, --dataset)"
     )
 
 

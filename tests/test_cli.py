@@ -56,6 +56,21 @@ def test_list_names_every_model(run):
     assert run("list", "nothing-*").out == ""
 
 
+def test_list_names_recipes_without_weights_apart(run):
+    described = run("list", "--recipes", "--json").json["models"]
+    assert [m["name"] for m in described] == list_models(pretrained=False)
+    assert not any(m["pretrained"] or m["value"] for m in described)
+    assert not {*list_models()} & {*list_models(pretrained=False)}
+    assert (
+        "no recipe without weights matches 'nothing-*'" in run("list", "nothing-*", "--recipes").err
+    )
+
+
+def test_nothing_is_asked_of_a_gpu_where_the_cpu_is_named(run, plane, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("a GPU was looked for"))
+    assert run("evaluate", plane, "--limit", 5, "--device", "cpu", "--json").json["n"] == 5
+
+
 def test_evaluate_prints_one_json_object(run, plane):
     result = run("evaluate", plane, "--limit", 50, "--seed", 3, "--json").json
     expected = evaluate(plane, limit=50, seed=3)
@@ -301,7 +316,10 @@ MISTAKES = {
         "names no model",
     ),
     "a run without a validation": (["certify", _no_model_yet], "no config.json: a run"),
-    "nothing to resume": (["train", "{recipe}", "--out", "{}", "--resume"], "nothing to resume"),
+    "nothing to resume": (
+        ["train", "{recipe}", "--out", "{plane}", "--resume"],
+        "holds the weights of a model",
+    ),
     "a model in the way": (["train", "{recipe}", "--out", "{plane}"], "holds the weights of a"),
     "unknown start": (
         ["train", "{recipe}", "--out", "{}", "--init-from", "none"],

@@ -81,8 +81,15 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     staged = run("stage", folder, "--run", tmp_path / "run", "--json").json
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *(layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.RECIPE, layout.CARD),
-        *(PICTURE, CURVE, TRAINING, SCORES),
+        layout.CONFIG,
+        layout.WEIGHTS,
+        layout.GOLDEN,
+        layout.RECIPE,
+        layout.CARD,
+        PICTURE,
+        CURVE,
+        TRAINING,
+        SCORES,
     }
     for picture in (PICTURE, CURVE):
         assert (folder / picture).read_bytes().startswith(PNG)

@@ -153,6 +153,11 @@ def test_what_is_written_is_what_was_saved(tmp_path: Path, converted):
         )
     left = {key.rpartition(".")[2] for key in state.keys() - set(kept.values())}
     assert left == {
-        *("geom_p", "lamb", "last_n_samples", "last_firmom", "last_secmom"),
-        *("initialized", "spatial_dims"),
+        "geom_p",
+        "lamb",
+        "last_n_samples",
+        "last_firmom",
+        "last_secmom",
+        "initialized",
+        "spatial_dims",
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from support.published_tables import collisions, events, household, sensors
 
 from impflow_zoo.data import DataError, open_source
 
@@ -34,14 +35,6 @@ def assert_close(actual: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 
 # POWER: active and reactive power, voltage, current, three meters, minutes.
-
-
-def household(n: int = 1234) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    steps = np.array([0.001, 0.001, 0.01, 0.1, 1, 1, 1, 1])
-    values = rng.normal(240, 3, (n, 8)).round(3)
-    values[:, 7] = rng.integers(0, 1440, n)
-    return np.rint(values / steps) * steps
 
 
 def test_power_rows_are_the_published_ones(tmp_path: Path) -> None:
@@ -90,16 +83,6 @@ def test_power_from_uci_text(tmp_path: Path) -> None:
 # GAS: time, two concentrations, sixteen sensors.
 
 
-def sensors(n: int = 800) -> np.ndarray:
-    rng = np.random.default_rng(1)
-    values = rng.normal(5, 2, (n, 19))
-    values[:, 0] = np.arange(n)
-    values[:, 8] = values[:, 5] + 0.1 * values[:, 6]  # close to sensor 5
-    values[:, 12] = -values[:, 5]  # far below: only positive correlation counts
-    values[:, 18] = values[:, 8] + 0.1 * rng.normal(size=n)
-    return values
-
-
 def gas_by_pandas(table: pandas.DataFrame) -> list[np.ndarray]:
     """Drop the first of the columns that correlate with another, until none does."""
     table = table.iloc[:, 3:]
@@ -142,16 +125,6 @@ def test_gas_from_uci_text_is_a_quarter(tmp_path: Path) -> None:
 # HEPMASS: label, features; the test file has a column more than its header needs.
 
 
-def collisions(rng: np.random.Generator, n: int) -> pandas.DataFrame:
-    values = rng.normal(1, 2, (n, 27))
-    values[:, 4] = rng.integers(0, 3, n)  # discrete
-    values[:, 9] = values[:, 9].clip(-1)  # piles up at its smallest value
-    values[:, 15] = values[:, 15].clip(None, 1)  # at its largest: not found by the published rule
-    table = pandas.DataFrame(values, columns=[f"f{i}" for i in range(27)])
-    table.insert(0, "# label", rng.integers(0, 2, n).astype(float))
-    return table
-
-
 @pytest.mark.parametrize("zipped", [False, True])
 def test_hepmass(tmp_path: Path, zipped: bool) -> None:
     rng = np.random.default_rng(2)
@@ -181,16 +154,6 @@ def test_hepmass_takes_the_first_tenth(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # MINIBOONE: fifty features, signal before background.
-
-
-def events() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(4)
-    signal = rng.normal(2, 3, (1011, 50)).round(5)
-    signal[:, 7] = rng.integers(0, 2, len(signal))
-    signal[[5, 17, 1000]] = -999  # the outliers; they hide that column 30 piles up
-    signal[:, 30] = np.where(signal[:, 30] > -999, signal[:, 30].clip(0), -999)
-    kept = np.delete(signal[signal[:, 0] >= -100], [7, 30], axis=1)
-    return signal, kept
 
 
 def miniboone_by_hand(kept: np.ndarray) -> list[np.ndarray]:

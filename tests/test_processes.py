@@ -171,7 +171,8 @@ def test_shares_of_the_rows_make_the_same_score(both):
     one, first, second = (
         {k: v for k, v in json.loads(path.read_text()).items() if k not in clock}
         for path in (
-            *(both[0] / "scored-0.json", both[1] / "scored-0.json"),
+            both[0] / "scored-0.json",
+            both[1] / "scored-0.json",
             both[1] / "scored-1.json",
         )
     )

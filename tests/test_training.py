@@ -114,6 +114,29 @@ training.train(sys.argv[1], out=sys.argv[2], progress=False)
 """
 
 
+KILLED_EARLY = """
+import os, signal, sys
+import torch
+from impflow_zoo import training
+from impflow_zoo.training import trainer
+
+def end(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def end_at_step_3(self, step=training.Trainer._step):
+    if self.state["step"] == 3:
+        end()
+    return step(self)
+
+if "{moment}" == "log":  # nothing is written but the log
+    trainer.keep_recipe = end
+else:
+    training.Trainer._step = end_at_step_3
+torch.set_num_threads(int(sys.argv[3]))
+training.train(sys.argv[1], out=sys.argv[2], progress=False)
+"""
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path):
     recipe, whole = uninterrupted
     arguments = [str(recipe), str(tmp_path), str(torch.get_num_threads())]
@@ -169,8 +192,17 @@ def test_the_log_says_what_happened(uninterrupted):
     assert [line["step"] for line in lines if "validation" in line] == [6, 12, 18, 20]
     for line in steps:
         assert line.keys() == {
-            *("step", "rows_seen", "seconds", "log_density", "gradient_norm", "learning_rate"),
-            *("solver_steps", "unconverged", "rows_per_second", "skipped", "left_out"),
+            "step",
+            "rows_seen",
+            "seconds",
+            "log_density",
+            "gradient_norm",
+            "learning_rate",
+            "solver_steps",
+            "unconverged",
+            "rows_per_second",
+            "skipped",
+            "left_out",
         }
         assert line["rows_per_second"] > 0
         assert line["solver_steps"] > 0
@@ -502,12 +534,60 @@ def test_what_a_run_left_before_its_first_checkpoint_is_no_hindrance(tmp_path):
     assert train(recipe, tmp_path / "run")["step"] == 4
 
 
-def test_there_has_to_be_something_to_resume(tmp_path):
-    refused(tmp_path, "nothing to resume: there is no .*checkpoint.safetensors", resume=True)
+@pytest.mark.parametrize("moment", ["never started", "log", "step 3"])
+def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
+    moment, uninterrupted, tmp_path
+):
+    recipe, whole = uninterrupted
+    if moment != "never started":
+        killed = KILLED_EARLY.format(moment=moment)
+        arguments = [str(recipe), str(tmp_path), str(torch.get_num_threads())]
+        ended = subprocess.run([sys.executable, "-c", killed, *arguments], check=False)
+        assert ended.returncode == -signal.SIGKILL
+    if (tmp_path / CHECKPOINT).exists():
+        assert moment == "step 3"
+        state = train(recipe, tmp_path, resume=True)
+    else:
+        with pytest.warns(UserWarning, match="no .*checkpoint.*: training starts from the beginn"):
+            state = train(recipe, tmp_path, resume=True)
+    assert state["step"] == 20
+    assert_same_run(tmp_path, whole)
 
 
-def test_resuming_and_starting_from_a_model_exclude_each_other(tmp_path):
-    refused(tmp_path, "leave --init-from out", resume=True, init_from="x/y")
+def test_a_run_from_weights_needs_them_again_before_its_first_checkpoint(uninterrupted, tmp_path):
+    recipe, whole = uninterrupted
+    train(recipe, tmp_path / "whole", init_from=str(whole), max_minutes=0.0)
+    train(recipe, tmp_path / "cut", init_from=str(whole), max_minutes=0.0)
+    (tmp_path / "cut" / CHECKPOINT).unlink()
+    with pytest.raises(ModelError, match="had started from .* name the model again with --init-"):
+        train(recipe, tmp_path / "cut", resume=True)
+    with pytest.warns(UserWarning, match="starts from the beginning"):
+        train(recipe, tmp_path / "cut", resume=True, init_from=str(whole), max_minutes=0.0)
+    own, other = (load_file(tmp_path / name / CHECKPOINT) for name in ("cut", "whole"))
+    assert all(torch.equal(tensor, other[key]) for key, tensor in own.items())
+
+
+def test_another_recipe_s_run_is_not_begun_anew(uninterrupted, tmp_path):
+    recipe, _ = uninterrupted
+    train(recipe, tmp_path, max_minutes=0.0)
+    (tmp_path / CHECKPOINT).unlink()
+    refused(tmp_path, "was trained with another recipe", out=tmp_path, resume=True)
+
+
+def test_the_first_checkpoint_comes_within_a_minute(tmp_path, monkeypatch):
+    run = trainer(tmp_path, steps=10, checkpoint_minutes=30.0)
+    clock, steps = iter(range(0, 10_000, 15)), []
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(run, "checkpoint", lambda: steps.append(run.state["step"]))
+    monkeypatch.setattr(run, "_step", lambda: {"rows": 1, "seconds": 1.0, "log_density": 0.0})
+    monkeypatch.setattr(run, "_validate", lambda: None)
+    run.run()
+    assert steps == [0, 4, 10]  # at the start, after 60 seconds, at the end
+
+
+def test_resuming_and_starting_from_a_model_exclude_each_other(uninterrupted, tmp_path):
+    _, whole = uninterrupted
+    refused(tmp_path, "leave --init-from out", out=whole, resume=True, init_from="x/y")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])

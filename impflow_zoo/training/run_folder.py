@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,17 @@ from impflow_zoo.models.layout import (
 )
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
-from impflow_zoo.runlog import LOG
+from impflow_zoo.runlog import LOG, read_lines
 from impflow_zoo.training.checkpoint import CheckpointError
 
-__all__ = ["CHECKPOINT", "check_new", "check_resumed", "keep_earlier_recipes", "keep_recipe"]
+__all__ = [
+    "CHECKPOINT",
+    "check_new",
+    "check_resumed",
+    "check_unsaved",
+    "keep_earlier_recipes",
+    "keep_recipe",
+]
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -73,6 +81,36 @@ def check_resumed(folder: Path, recipe: Recipe) -> None:
             f"{folder} was trained with another recipe ({', '.join(changed)}): resume with {path}, "
             f"or {anew}"
         )
+
+
+def check_unsaved(
+    folder: Path, recipe_file: Path, recipe: Recipe, seed: int | None, *, starts: bool
+) -> None:
+    """Refuse to begin a run anew that ended before its first checkpoint, unless it is the same.
+
+    Arguments:
+        folder, recipe_file, seed: as in `check_new`.
+        recipe: what the file holds.
+        starts: whether a model to start from is named.
+
+    Raises:
+        CheckpointError: if the recipe differs, or the run had started from a model's weights.
+        ModelError: as in `check_new`.
+    """
+    if (folder / LOG).exists():
+        check_resumed(folder, recipe)
+        if not starts and any(
+            {"before", "init_from"} & line.keys() for line in read_lines(folder / LOG)
+        ):
+            raise CheckpointError(
+                f"{folder} had started from the weights of a model and holds no checkpoint yet: "
+                "name the model again with --init-from"
+            )
+    else:
+        check_new(folder, recipe_file, seed)
+    warnings.warn(
+        f"there is no {folder / CHECKPOINT} yet: training starts from the beginning", stacklevel=3
+    )
 
 
 def keep_recipe(folder: Path, text: bytes, seed: int | None) -> None:

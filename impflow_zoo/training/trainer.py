@@ -34,6 +34,7 @@ from impflow_zoo.training.run_folder import (
     CHECKPOINT,
     check_new,
     check_resumed,
+    check_unsaved,
     keep_earlier_recipes,
     keep_recipe,
 )
@@ -42,6 +43,7 @@ from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer", "train"]
 
+_FIRST_CHECKPOINT = 60.0  # seconds
 _LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
 
 
@@ -68,7 +70,7 @@ def train(
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder.
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
-            same recipe and the same rows.
+            same recipe and the same rows. Without a checkpoint, start from the beginning.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
             instead of random ones. If it was trained on the same rows, log and card count what
             that cost, too.
@@ -91,10 +93,13 @@ def train(
         seed = convert(seed, int, "seed")
         recipe = replace(recipe, training=replace(recipe.training, seed=seed))
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
-    if resume and init_from is not None:
+    saved = (folder / CHECKPOINT).exists()
+    if resume and saved and init_from is not None:
         raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
-    if resume:
+    if resume and saved:
         check_resumed(folder, recipe)
+    elif resume:
+        check_unsaved(folder, path, recipe, seed, starts=init_from is not None)
     else:
         check_new(folder, path, seed)
     if recipe.config.context_features:
@@ -105,12 +110,17 @@ def train(
             f"the config asks for {least:.3g} numbers or more: take fewer blocks or smaller sizes"
         )
     processes = together(device)
+    resume = resume and processes.gather(saved)[0]  # before anybody writes
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
     config = with_columns(recipe.config, train_rows)
     model = model_class(recipe.model)(config).to(processes.device)
     trainer = Trainer(
-        *(model, recipe.training, train_rows, validation_rows, folder),
+        model,
+        recipe.training,
+        train_rows,
+        validation_rows,
+        folder,
         processes=processes,
         progress=progress,
     )
@@ -241,9 +251,13 @@ class Trainer:
 
     def run(self, max_minutes: float | None = None) -> dict[str, Any]:
         """Train until the steps are done, patience or time is up, or a signal asks to stop."""
-        start = last_saved = time.perf_counter()
+        start = time.perf_counter()
         before = self.state["seconds"]
         deadline = math.inf if max_minutes is None else start + 60 * max_minutes
+        between = 60 * self.settings.checkpoint_minutes
+        due = start + min(between, _FIRST_CHECKPOINT)
+        if self.state["step"] == 0:
+            self.checkpoint()  # what the data have taught so far
         with (
             stop_requests() as stop,
             tqdm(
@@ -269,9 +283,9 @@ class Trainer:
                     self._validate()
                 if self.processes.any(stop.asked or now >= deadline):
                     break
-                if now - last_saved >= 60 * self.settings.checkpoint_minutes:
+                if now >= due:
                     self.checkpoint()
-                    last_saved = now
+                    due = now + between
             self.checkpoint()
         self.processes.wait()  # nobody leaves before the files are whole
         return dict(self.state)

@@ -1,0 +1,53 @@
+"""Any command on a few rows, to see that it runs: `IMPFLOW_ZOO_SMOKE=1` in the environment.
+
+The code that runs is the same; models, steps and rows are as few as possible, and the numbers mean
+nothing. Tests run every command that the documents print like this.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from impflow_zoo.recipe import Recipe
+
+__all__ = ["VARIABLE", "few_rows", "smoke", "tiny"]
+
+VARIABLE = "IMPFLOW_ZOO_SMOKE"
+_ROWS = 8
+
+
+def smoke() -> bool:
+    """Whether it is asked for."""
+    return os.environ.get(VARIABLE, "") not in ("", "0")
+
+
+def few_rows(limit: int | None) -> int | None:
+    """The most rows to score, where `limit` were asked for."""
+    return limit if not smoke() else min(limit or _ROWS, _ROWS)
+
+
+def tiny(recipe: Recipe) -> Recipe:
+    """The recipe with one block for every scale and two steps, if it is asked for."""
+    if not smoke():
+        return recipe
+    config: Any = recipe.config
+    blocks = getattr(config, "blocks", None)
+    if blocks is not None:
+        config = replace(config, blocks=(1,) * len(blocks) if isinstance(blocks, tuple) else 1)
+    settings = recipe.training
+    training = replace(
+        settings,
+        steps=min(settings.steps, 2),
+        batch_size=min(settings.batch_size, _ROWS),
+        validation_limit=few_rows(settings.validation_limit),
+    )
+    rows = {
+        name: min(value, 1000 if name == "train_rows" else _ROWS)
+        for name in ("train_rows", "validation_rows")
+        if (value := getattr(recipe.data, name)) is not None
+    }
+    data = replace(recipe.data, **rows)
+    return replace(recipe, config=config, data=data, training=training)

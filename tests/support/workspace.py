@@ -1,0 +1,291 @@
+"""A copy of the checkout to run published commands in, with made-up data where none can ship."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import checkpoints
+import numpy as np
+import pandas
+from small import write_recipe
+from support import photographs, published_tables
+from support.commands import CHECKOUT, Commands
+
+from impflow_zoo import cli, registry
+from impflow_zoo.data import MADE_HERE
+from impflow_zoo.models.config import ImageConfig
+from impflow_zoo.recipe import Recipe, read_recipe
+from impflow_zoo.smoke import VARIABLE
+
+__all__ = ["Workspace"]
+
+IMAGE_MODEL, TABLE_MODEL = "impflow-mnist", "impflow-power-plant"
+OWN_MODEL = "impflow-mine"  # whose folder may be written to
+
+
+class Workspace:
+    """The folder that commands run in.
+
+    Arguments:
+        root: an empty folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("benchmarks", "docs", "examples"):
+            shutil.copytree(CHECKOUT / name, root / name)
+        for name in ("README.md", "impflow_zoo", "conversion", "tests"):
+            (root / name).symlink_to(CHECKOUT / name)
+        (root / "README.md").unlink()
+        shutil.copy(CHECKOUT / "README.md", root)
+        (root / "hub_configs").mkdir()
+        for folder in (CHECKOUT / "hub_configs").iterdir():
+            if folder.name.endswith("-published"):  # conversion writes into these
+                shutil.copytree(folder, root / "hub_configs" / folder.name)
+            else:
+                (root / "hub_configs" / folder.name).symlink_to(folder)
+        shutil.copytree(
+            CHECKOUT / "hub_configs" / "impflow-kin8nm", root / "hub_configs" / OWN_MODEL
+        )
+
+    # ------------------------------------------------------------------------------ running
+
+    def run(self, commands: Commands, document: Path) -> None:
+        """Run the commands of a block in order.
+
+        Raises:
+            AssertionError: if one of them fails, with what it printed.
+        """
+        shutil.rmtree(self.root / "runs", ignore_errors=True)  # of another block
+        with self._inside():
+            for command in commands:
+                words = self.filled(command, document)
+                code, said = _run(words)
+                assert code == 0, f"{shlex.join(words)}\n{said}"
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        environment = {
+            VARIABLE: "1",
+            "HF_HUB_OFFLINE": "1",
+            "MALLOC_TRIM_THRESHOLD_": "1073741824",  # else `train` starts a new process
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        zoo = self.root / "hub_configs"
+        with (
+            contextlib.chdir(self.root),
+            mock.patch.dict(os.environ, environment),
+            mock.patch.object(registry, "zoo_folder", return_value=zoo),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # made-up rows lie far from those trained on
+            yield
+
+    # ---------------------------------------------------------------------------- filling in
+
+    def filled(self, command: str, document: Path) -> list[str]:
+        """The words of a command with something in every place that readers are to fill."""
+        command = re.sub(r"\s\[.*\]", "", command)  # what may be left out
+        command = re.sub(r"\b(runs|hub_configs)/NAME\b", rf"\1/{OWN_MODEL}", command)
+        if command.startswith("python -m conversion"):
+            command = self._checkpoint(command)
+        if "own" in command:
+            self._own_data()
+        if command == f"python benchmarks/norm_lag.py runs/{OWN_MODEL}":  # of a run of one's own
+            train = f"impflow-zoo train hub_configs/{OWN_MODEL}/recipe.yaml --data DATA"
+            self.run((train,), document)
+        words = shlex.split(command)
+        image = "--skip-corrupt" in words or "--streaming" in words
+        names = {
+            "MODEL": IMAGE_MODEL if image else TABLE_MODEL,
+            "NAME": TABLE_MODEL,
+            "impflow-zoo/NAME": TABLE_MODEL,  # the same files, from a folder instead of the Hub
+            "impflow-zoo/NAME@SHA": TABLE_MODEL,
+            "RECIPE": "hub_configs/impflow-8gaussians/recipe.yaml",
+            "CASE": "2d-b200",
+        }
+        words = [names.get(word, word) for word in words]
+        model = self._model_of(words, document)
+        places: dict[str, Callable[[], str]] = {
+            "FOLDER": lambda: self._data(model),
+            "DATA": lambda: self._data(model),
+            "OWNER/SET": lambda: self._data(model),
+            "bsds300:FOLDER": self._photographs,
+            **{f"{kind}:PATH": partial(self._published, kind) for kind in _PUBLISHED},
+        }
+        words = [places[word]() if word in places else word for word in words]
+        return [*words, *self._brought(words, model)]
+
+    def _model_of(self, words: list[str], document: Path) -> str | None:
+        """The model that a command is about: its recipe, its own name, or whose card it is in."""
+        for word in words:
+            for name in (Path(word).name, Path(word).parent.name):
+                if name and (self.root / "hub_configs" / name / "recipe.yaml").is_file():
+                    return name
+        named = document.parent.name
+        return named if (self.root / "hub_configs" / named).is_dir() else None
+
+    def _recipe(self, model: str) -> Recipe:
+        return read_recipe(self.root / "hub_configs" / model / "recipe.yaml")
+
+    def _brought(self, words: list[str], model: str | None) -> list[str]:
+        """`--data` or `--dataset` where the command takes the rows from the Hub."""
+        option = {"train": "--data", "evaluate": "--dataset"}.get(words[1] if words[1:] else "")
+        if option is None or option in words or model is None or words[0] != "impflow-zoo":
+            return []
+        dataset = self._recipe(model).data.dataset
+        ships = (self.root / "hub_configs" / model / "test.parquet").is_file()
+        if dataset is None or dataset.partition(":")[0] in MADE_HERE or ships:
+            return []
+        split = ["--split", self._recipe(model).data.test] if option == "--dataset" else []
+        return [option, self._data(model), *split]
+
+    # --------------------------------------------------------------------------- made-up data
+
+    def _data(self, model: str | None) -> str:
+        """A folder with rows or images such as the model's recipe asks for."""
+        assert model is not None, "this command needs the data of a model, and names none"
+        recipe, folder = self._recipe(model), self.root / "data" / model
+        if folder.is_dir():
+            return str(folder)
+        folder.parent.mkdir(exist_ok=True)
+        rng, config = np.random.default_rng(0), recipe.config
+        splits = dict.fromkeys((recipe.data.train, recipe.data.validation, recipe.data.test))
+        rows = 40 + (recipe.data.validation_rows or 0)
+        if isinstance(config, ImageConfig):
+            height, width = [config.prepare.crop or n for n in config.image_size]
+            shape = (height, width) if config.channels == 1 else (height, width, 3)
+            made = {
+                split: [rng.integers(0, 256, shape, dtype="u1") for _ in range(rows)]
+                for split in splits
+                if split
+            }
+            photographs.save(folder, **made)
+            return str(folder)
+        folder.mkdir()
+        columns = list(config.columns) or [f"x{i}" for i in range(config.features)]
+        for split in splits:
+            table = pandas.DataFrame(rng.normal(size=(rows, config.features)), columns=columns)
+            table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        return str(folder)
+
+    def _photographs(self) -> str:
+        folder = self.root / "photographs"
+        if not folder.is_dir():
+            rng = np.random.default_rng(0)
+            many = [photographs.photograph(rng, 24, 32) for _ in range(20)]
+            photographs.save(folder, train=many, test=many[:5])
+        return f"bsds300:{folder}"
+
+    def _published(self, kind: str) -> str:
+        folder = self.root / "published" / kind
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            _PUBLISHED[kind](folder)
+        return f"{kind}:{folder}"
+
+    def _own_data(self) -> None:
+        """The recipe that the guide prints, and rows for it."""
+        if (self.root / "own").is_dir():
+            return
+        write_recipe(self.root / "own")
+        guide = (CHECKOUT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+        (recipe,) = re.findall(r"^```yaml\n(model: .*?)^```$", guide, re.MULTILINE | re.DOTALL)
+        words = "card: {summary: A test., data_name: numbers, data_license: none}\n"
+        (self.root / "own" / "recipe.yaml").write_text(recipe + words)
+        for name, rows in (("own", 600), ("held-out", 50)):
+            table = np.random.default_rng(0).normal(size=(rows, 3))
+            pandas.DataFrame(table, columns=["a", "b", "c"]).to_csv(
+                self.root / f"{name}.csv", index=False
+            )
+
+    def _checkpoint(self, command: str) -> str:
+        """A small checkpoint under the name that is asked for."""
+        words = command.replace("OUT_FOLDER", "converted").replace(" FOLDER", " converted").split()
+        for i, word in enumerate(words):
+            if word == "FILE" or word.endswith(".pth"):
+                words[i] = str(checkpoints.write_fixture(self.root, "toy_resflow"))
+        return " ".join(words)
+
+
+def _gas(folder: Path) -> None:
+    rows = np.random.default_rng(0).normal(5, 2, (400, 19))
+    rows[:, 11:] = rows[:, 3:11] + 0.01 * rows[:, 11:]  # eight sensors say what others do
+    np.save(folder / "ethylene_CO.npy", rows)
+
+
+def _hepmass(folder: Path) -> None:
+    for part in ("train", "test"):
+        table = published_tables.collisions(np.random.default_rng(0), 600)
+        for name in ("f0", "f1", "f2", "f3"):  # with f4 and f9 six columns that pile up
+            table[name] = table["f4"]
+        table.to_csv(folder / f"1000_{part}.csv", index=False)
+
+
+def _miniboone(folder: Path) -> None:
+    np.save(folder / "data.npy", np.random.default_rng(0).normal(size=(500, 43)))
+
+
+_PUBLISHED: dict[str, Callable[[Path], object]] = {
+    "power": lambda folder: np.save(folder / "data.npy", published_tables.household(400)),
+    "gas": _gas,
+    "hepmass": _hepmass,
+    "miniboone": _miniboone,
+}
+
+
+_SCRIPTS = ("spline_baseline.py", "gaussian_baseline.py", "variants.py")  # that set nothing global
+
+
+def _run(words: list[str]) -> tuple[int, str]:
+    """Run a command in this process if it can be: exit code, and what it printed."""
+    program, *arguments = words
+    if program == "impflow-zoo":
+        return _called(lambda: cli.main(), words)
+    if program == "python" and Path(arguments[0]).name in _SCRIPTS:
+        return _called(lambda: runpy.run_path(arguments[0], run_name="__main__"), arguments)
+    if program == "python" and arguments[:1] == ["-m"] and arguments[1] != "timeit":
+        return _called(
+            lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True),
+            arguments[1:],
+        )
+    if program in ("python", "pytest", "accelerate"):
+        return _process([sys.executable, *_as_module(words)])
+    return _process(words)
+
+
+def _as_module(words: list[str]) -> list[str]:
+    program, *arguments = words
+    return arguments if program == "python" else ["-m", program, *arguments]
+
+
+def _process(words: list[str]) -> tuple[int, str]:
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def _called(function: Callable[[], object], argv: list[str]) -> tuple[int, str]:
+    said, code = io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
+        try:
+            function()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return code, said.getvalue()
