@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 
-from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
+from impflow_zoo import (
+    ImpFlowTransform,
+    LipschitzConvNet,
+    LipschitzMLP,
+    ResFlowTransform,
+    SandwichMLP,
+)
 from impflow_zoo.transforms.monotone import MonotoneTransform
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "user": (lambda: User(), (2,)),
     "mlp": (lambda: LipschitzMLP(2, (16, 16), lipschitz=0.9), (2,)),
+    "sandwich": (lambda: SandwichMLP(2, (16, 16), lipschitz=0.9), (2,)),
     "conv": (lambda: LipschitzConvNet(3, (4, 4), width=8), (3, 4, 4)),
 }
 BLOCKS: dict[str, Callable[..., nn.Module]] = {
@@ -90,7 +97,9 @@ def test_numbers_stay(net: str, name: str, training: bool, compiled: Callable[..
     fast = BLOCKS[name](*(compiled(n, backend) for n in nets), **options).train(training)
     for a, b in zip(everything(plain, x), everything(fast, x), strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
-    assert bool(backend.calls) == (net != "mlp"), "perceptrons are evaluated by code of their own"
+    assert bool(backend.calls) == (net not in ("mlp", "sandwich")), (
+        "perceptrons are evaluated by code of their own"
+    )
 
 
 class Halved(nn.Linear):

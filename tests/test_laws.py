@@ -8,7 +8,7 @@ from blocks import BLOCKS, DIRECTIONS, IMAGE_BLOCKS, build, draw
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impflow_zoo import ImpFlowTransform, LipschitzMLP, LogDet, ResFlowTransform
+from impflow_zoo import ImpFlowTransform, LipschitzMLP, LogDet, ResFlowTransform, SandwichMLP
 from impflow_zoo.testing import BlockCase, BlockLaws, ContractLaws, ValueLaws, dense_logdet
 from impflow_zoo.testing.case import tighten, values
 from impflow_zoo.transforms.base import ResidualBlock, Step
@@ -65,7 +65,7 @@ class Monotone(ResidualBlock):
 
 class TestAnAuthorsBlock(BlockLaws):
     case = BlockCase(
-        lambda logdet: Monotone(LipschitzMLP(3, (8, 8), context_features=2), logdet),
+        lambda logdet: Monotone(SandwichMLP(3, (8, 8), context_features=2), logdet),
         shape=(3,),
         context_features=2,
         lipschitz=0.99,

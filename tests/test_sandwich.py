@@ -7,6 +7,7 @@ import itertools
 import math
 import pickle
 
+import normflows as nf
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from impflow_zoo.lipschitz.activations import ACTIVATIONS, make_activation
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS, CayleyLayer
+from impflow_zoo.normflows import ImpFlowLayer
 from impflow_zoo.testing.case import jacobian, tighten
 
 KAPPA = 0.9
@@ -281,13 +283,6 @@ def test_spectral_nets_have_a_smaller_bound_by_the_inequality():
 # --- in models ------------------------------------------------------------------------------------
 
 
-def test_a_compiled_net_answers_alike():
-    net = SandwichMLP(2, (6, 6)).eval()
-    x = torch.randn(5, 2)
-    compiled = torch.compile(net, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), net(x))
-
-
 def test_models_of_sandwich_nets_are_saved_and_loaded(tmp_path):
     from small import make
 
@@ -297,3 +292,29 @@ def test_models_of_sandwich_nets_are_saved_and_loaded(tmp_path):
     x = model.sample(5)
     assert torch.equal(loaded.log_prob(x), model.log_prob(x))
     assert loaded.config.net == "sandwich"
+
+
+def test_blocks_of_sandwich_nets_stand_in_normflows():
+    nets = [SandwichMLP(2, (6, 6)) for _ in range(2)]
+    layer = ImpFlowLayer(*nets).eval()
+    flow = nf.NormalizingFlow(nf.distributions.DiagGaussian(2), [layer])
+    z = torch.randn(5, 2)
+    x, logabsdet = layer(z)
+    back, back_logabsdet = layer.inverse(x)
+    torch.testing.assert_close(back, z)
+    torch.testing.assert_close(back_logabsdet, -logabsdet, rtol=0, atol=1e-5)
+    assert flow.log_prob(x).shape == (5,)
+
+
+def test_blocks_of_sandwich_nets_stand_in_zuko():
+    zuko = pytest.importorskip("zuko")
+    from impflow_zoo.zuko import LazyBlock
+
+    block = ResFlowTransform(SandwichMLP(2, (6, 6), context_features=3)).eval()
+    base = zuko.lazy.UnconditionalDistribution(
+        zuko.distributions.DiagNormal, torch.zeros(2), torch.ones(2)
+    )
+    flow = zuko.lazy.Flow(LazyBlock(block), base)
+    context = torch.randn(4, 3)
+    x = flow(context).sample((7,))
+    assert flow(context).log_prob(x).shape == (7, 4)

@@ -70,8 +70,8 @@ class CayleyLayer(LipschitzLayer):
     def settle(self) -> None:
         """Keep the pair of the matrix as it is."""
         with torch.no_grad():
-            self.settled.copy_(self.weight)
             self.settled_pair.copy_(self._transform())
+            self.settled.copy_(self.weight)  # last: another thread may look meanwhile
 
     def _start_unsettled(self) -> None:
         never = torch.full_like(self.weight.detach(), math.nan)
