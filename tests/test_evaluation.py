@@ -35,7 +35,7 @@ MOONS = {"dataset": "toy:moons", "split": "test"}
 
 def affine(kind: type[FlowModel], **settings: Any) -> FlowModel:
     """A model of one block whose nets are affine: its density is a Gaussian."""
-    return make(kind, blocks=1, hidden_features=(), lipschitz=0.5, **settings)
+    return make(kind, blocks=1, net="spectral", hidden_features=(), lipschitz=0.5, **settings)
 
 
 def gaussian(model: FlowModel) -> torch.distributions.Distribution:
