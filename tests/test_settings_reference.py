@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import sys
 from pathlib import Path
@@ -56,7 +55,6 @@ def test_the_first_steps_run_as_they_are_printed(tmp_path, monkeypatch, capsys):
     for name in ("own.csv", "held-out.csv"):
         (tmp_path / name).write_text("a,b,c\n" + "\n".join(",".join(map(str, r)) for r in rows))
     (commands,) = re.findall(r"```\n(impflow-zoo train own.*?)```", TEXT, re.DOTALL)
-    monkeypatch.setitem(os.environ, "MALLOC_MMAP_THRESHOLD_", "1073741824")  # or it starts anew
     for command in commands.splitlines():
         monkeypatch.setattr(sys, "argv", command.split())
         with pytest.raises(SystemExit) as end:
