@@ -11,11 +11,19 @@ from typing import Any
 
 from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
 from impflow_zoo.models.fields import convert_fields
-from impflow_zoo.models.layout import TRAINING, earlier_recipe
+from impflow_zoo.models.layout import LOG, TRAINING, earlier_recipe
 from impflow_zoo.recipe import Recipe, fingerprint
 from impflow_zoo.runlog import read_lines
 
-__all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "earlier_recipes", "read_log"]
+__all__ = [
+    "TRAINING",
+    "Part",
+    "Repeat",
+    "TrainingFacts",
+    "earlier_recipes",
+    "facts_of_run",
+    "read_log",
+]
 
 
 @dataclass(frozen=True)
@@ -190,6 +198,15 @@ def earlier_recipes(folder: Path) -> list[str]:
         return TrainingFacts.read(folder).earlier_recipes
     except ModelError:
         return []
+
+
+def facts_of_run(run: Path) -> TrainingFacts:
+    """What a run says of itself: `training.json`, or its log if it has had no validation yet.
+
+    Raises:
+        ModelError: if neither can be read.
+    """
+    return TrainingFacts.read(run) if (run / TRAINING).is_file() else read_log(run / LOG)
 
 
 def read_log(log: Path) -> TrainingFacts:

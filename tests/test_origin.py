@@ -194,6 +194,8 @@ DAMAGES = {
 @pytest.mark.parametrize(("name", "text", "reason"), DAMAGES.values(), ids=DAMAGES)
 def test_a_cost_that_cannot_be_read_does_not_count(name, text, reason, staged, tmp_path):
     damage(staged, name, text)
+    if name == LOG:  # which only matters where the facts are not written
+        (staged / TRAINING).unlink()
     with pytest.warns(UserWarning, match=f"flow had cost is not known .*: .*{reason}"):
         own = train(tmp_path / "own", 2, staged)
     assert (facts(own).rows_seen, facts(own).parts, facts(own).init_from) == (64, (), "flow")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from impflow_zoo import pictures
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
-from impflow_zoo.facts import Repeat, TrainingFacts, earlier_recipes, read_log
+from impflow_zoo.facts import Repeat, TrainingFacts, earlier_recipes, facts_of_run
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -149,7 +149,7 @@ def _facts_of(run: Path) -> TrainingFacts:
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
     if not (run / LOG).is_file():
         raise ModelError(f"{run} has no {LOG}: it is no folder of a run")
-    return read_log(run / LOG)
+    return facts_of_run(run)
 
 
 def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:

@@ -88,11 +88,11 @@ def _same_names(own: Recipe, recipe: Recipe) -> bool:
 
 
 def _facts(files: Files) -> TrainingFacts | None:
-    """From a run's log, or from the file that staging made of it."""
+    """From a folder of the zoo or of a run, if it tells."""
+    if (written := optional_path(files, TRAINING)) is not None:
+        return TrainingFacts.read(written.parent)
     if (log := optional_path(files, LOG)) is not None:
         return read_log(log)
-    if (staged := optional_path(files, TRAINING)) is not None:
-        return TrainingFacts.read(staged.parent)
     return None
 
 

@@ -12,6 +12,7 @@ from impflow_zoo.models.layout import (
     CONFIG,
     GOLDEN,
     RECIPE,
+    TRAINING,
     WEIGHTS,
     earlier_recipe,
     is_earlier_recipe,
@@ -57,7 +58,7 @@ def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:
         )
     if (folder / LOG).exists():
         return
-    for name in (CONFIG, GOLDEN, RECIPE, *earlier):
+    for name in (CONFIG, GOLDEN, RECIPE, TRAINING, *earlier):
         path = folder / name
         own = path.resolve() == recipe_file.resolve() and seed is None  # else it would change
         if path.exists() and not own:

@@ -16,10 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
+from impflow_zoo.facts import read_log
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.layout import LOG, TRAINING
 from impflow_zoo.models.store import load_weights, read_config, read_weights
+from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import TrainingSettings, read_recipe
@@ -287,6 +290,7 @@ class Trainer:
                     self.checkpoint()
                     due = now + between
             self.checkpoint()
+            self._write_facts()
         self.processes.wait()  # nobody leaves before the files are whole
         return dict(self.state)
 
@@ -343,6 +347,13 @@ class Trainer:
                 model.save_pretrained(self.folder)
         else:
             self.state["waited"] += 1
+        self._write_facts()
+
+    def _write_facts(self) -> None:
+        """What the run says of its cost and progress so far."""
+        if self.processes.first:
+            text = read_log(self.folder / LOG).text()
+            write_whole(self.folder / TRAINING, text.encode())
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
