@@ -12,13 +12,14 @@ import torch
 import yaml
 
 from impflow_zoo import LogDet, Solver, cli
-from impflow_zoo.models.config import ImageConfig, TabularConfig
+from impflow_zoo.models.config import ImageConfig, SplineConfig, TabularConfig
 from impflow_zoo.models.image_config import Preparation
 from impflow_zoo.recipe import CardSettings, DataSettings, TrainingSettings
 
 TEXT = (Path(__file__).parent.parent / "docs" / "your-own-data.md").read_text()
 SECTIONS = {
     "`config` with `kind: tabular`": TabularConfig,
+    "`config` with `kind: spline`": SplineConfig,
     "`config` with `kind: image`": ImageConfig,
     "`config.prepare`": Preparation,
     "`config.logdet`": LogDet,
