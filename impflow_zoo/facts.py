@@ -11,13 +11,11 @@ from typing import Any
 
 from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
 from impflow_zoo.models.fields import convert_fields
-from impflow_zoo.models.layout import earlier_recipe
+from impflow_zoo.models.layout import TRAINING, earlier_recipe
 from impflow_zoo.recipe import Recipe, fingerprint
 from impflow_zoo.runlog import read_lines
 
 __all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "earlier_recipes", "read_log"]
-
-TRAINING = "training.json"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from impflow_zoo import results
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ConfigError, ModelError
@@ -27,7 +27,6 @@ __all__ = [
     "list_models",
     "locate",
     "parameter_count",
-    "published_result",
     "scored_split",
     "zoo_folder",
 ]
@@ -73,13 +72,13 @@ def describe(name: str) -> dict[str, Any]:
     """What a list says of a model of the zoo: class, size, and the value on its card."""
     files = layout.open_files(zoo_folder() / name)
     config_file = store.read_config(files)
-    result = published_result(files)
+    result = results.published(files)
     return {
         "name": name,
         "model": config_file.model,
         "parameters": parameter_count(config_file),
         "metric": config_file.config.metric,
-        "value": None if result is None else result.metric_value,
+        "value": None if result is None else result.value,
         "pretrained": config_file.sha256 is not None,
     }
 
@@ -160,8 +159,8 @@ def scored_split(
     if split is not None:
         split = str(split)  # `datasets.Split` is no string
     files = model.files
-    result = published_result(files) if files else None
-    published = (None, None) if result is None else (float(result.metric_value), _rows_of(result))
+    result = results.published(files) if files else None
+    published = (None, None) if result is None else (result.value, result.rows)
     try:
         recipe = layout.optional_path(files, layout.RECIPE) if files else None
     except LocalEntryNotFoundError:
@@ -208,26 +207,6 @@ def scored_split(
         f"no data to score on: name a Hub id, a folder, a file or toy:NAME{own} "
         "(dataset=, --dataset)"
     )
-
-
-def _rows_of(result: EvalResult) -> str:
-    """What a card's number was measured on."""
-    n = (result.metric_args or {}).get("n")
-    count = f"{n:,}" if isinstance(n, int) else n
-    return result.dataset_name if n is None else f"{count} rows of {result.dataset_name}"
-
-
-def published_result(files: layout.Files) -> EvalResult | None:
-    """The first result on a model's card, if it has one."""
-    try:
-        card = layout.optional_path(files, layout.CARD)
-        results = ModelCard.load(card).data.eval_results if card else None
-        for result in results or []:
-            float(result.metric_value)
-            return result
-    except Exception:  # a card is for people: one that is damaged or out of reach stops nothing
-        return None
-    return None
 
 
 def parameter_count(config_file: store.ConfigFile) -> int:

@@ -1,6 +1,6 @@
-"""`results.csv`, the README's tables and the picture of pairs, made from the models' folders.
+"""Cards, `results.csv`, the README's tables and the picture of pairs, from the models' folders.
 
-Run in a checkout, after a card has changed:
+Run in a checkout, after a model was staged or a figure has changed:
     python -m impflow_zoo.tables
 """
 
@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 from impflow_zoo import registry
-from impflow_zoo.models import writing
+from impflow_zoo.models import layout, writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing import pairs
-from impflow_zoo.publishing.results import Row, read_rows, results
+from impflow_zoo.publishing.cards import trained_card
+from impflow_zoo.publishing.rows import Row, read_rows, results
 
 __all__ = ["between", "documents", "with_tables", "zoo_table"]
 
@@ -92,7 +93,12 @@ def documents(root: Path) -> dict[Path, str]:
     zoo = root / "hub_configs"
     rows = read_rows(zoo)
     readme = root / "README.md"
+    cards = {
+        path.parent / layout.CARD: trained_card(path.parent)
+        for path in sorted(zoo.glob(f"*/{layout.RESULTS}"))
+    }
     return {
+        **cards,
         root / "results.csv": results(rows),
         readme: with_tables(readme.read_text(encoding="utf-8"), rows, zoo),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
         PICTURE,
         CURVE,
         TRAINING,
+        layout.RESULTS,
         SCORES,
     }
     for picture in (PICTURE, CURVE):
@@ -103,6 +105,38 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     assert f"{staged['value']:.3f}" in card
     assert json.loads((folder / TRAINING).read_text())["steps"] == 4
     assert run("stage", folder).code == 0  # weights kept, card made anew
+
+
+STAGED_AND_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from impflow_zoo.publishing import staging
+
+def end(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+staging.pictures.draw_curve = end  # weights, figures and a picture are made by then
+staging.stage(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_folder_is_as_it_was_if_staging_is_killed_and_can_be_staged_again(run, tmp_path):
+    recipe = write_recipe(tmp_path / "flow", training={"validate_every": 2})
+    for seed in range(2):
+        options = ("--out", tmp_path / f"run-{seed}", "--seed", seed)
+        assert run("train", recipe, *options).code == 0
+    assert run("stage", tmp_path / "flow", "--run", tmp_path / "run-0").code == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "flow").iterdir()}
+    killed = subprocess.run(
+        [sys.executable, "-c", STAGED_AND_KILLED, tmp_path / "run-1", tmp_path / "flow"],
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert {p.name: p.read_bytes() for p in (tmp_path / "flow").iterdir()} == before
+    assert run("stage", tmp_path / "flow", "--run", tmp_path / "run-1").code == 0
+    own, trained = (tmp_path / name / layout.WEIGHTS for name in ("flow", "run-1"))
+    assert own.read_bytes() == trained.read_bytes()
 
 
 def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from small import MEAN, STD, config, make, write_recipe
 
 from impflow_zoo import (
@@ -20,11 +20,14 @@ from impflow_zoo import (
     ResFlow,
     create_model,
     evaluate,
+    results,
     scoring,
 )
 from impflow_zoo.data import DataError, TableSource, open_source, read
+from impflow_zoo.models import layout
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.results import Entry
 from impflow_zoo.scoring import model_input, score
 
 MOONS = {"dataset": "toy:moons", "split": "test"}
@@ -32,7 +35,7 @@ MOONS = {"dataset": "toy:moons", "split": "test"}
 
 def affine(kind: type[FlowModel], **settings: Any) -> FlowModel:
     """A model of one block whose nets are affine: its density is a Gaussian."""
-    return make(kind, blocks=1, hidden_features=(), lipschitz=0.5, **settings)
+    return make(kind, blocks=1, net="spectral", hidden_features=(), lipschitz=0.5, **settings)
 
 
 def gaussian(model: FlowModel) -> torch.distributions.Distribution:
@@ -149,25 +152,26 @@ def test_a_model_in_training_is_scored_as_in_evaluation_and_left_as_it_was():
 # ----------------------------------------------------------------------------- which data
 
 
-def card(value: float) -> str:
-    """A card that reports a value."""
-    result = EvalResult(
-        task_type="density-estimation",
-        dataset_type="any",
-        dataset_name="made-up",
-        metric_type="log_likelihood",
-        metric_value=value,
-        metric_args={"n": 1000},
-    )
-    metadata = ModelCardData(model_name="flow", eval_results=[result])
-    return f"---\n{metadata.to_yaml()}\n---\n# flow\n"
+KNOWN = Entry(
+    data="made-up",
+    split="test",
+    metric="log_likelihood",
+    value=-2.5,
+    stderr=0.1,
+    estimator_stderr=0.0,
+    n=1000,
+    seed=0,
+    logdet="exact",
+    round_trip=1e-6,
+)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A model with a recipe on moons and a card that reports -2.5."""
-    make().save_pretrained(tmp_path / "flow", card=card(-2.5))
+    """A model with a recipe on moons that was scored at -2.5."""
+    make().save_pretrained(tmp_path / "flow")
     write_recipe(tmp_path / "flow")
+    (tmp_path / "flow" / layout.RESULTS).write_text(results.text((KNOWN,)))
     return tmp_path / "flow"
 
 
@@ -263,10 +267,18 @@ def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
         evaluate(create_model("impflow-power-plant"), revision="abc")
 
 
-def test_a_damaged_card_stops_nothing(folder):
-    (folder / "README.md").write_text("---\nmodel-index: [{\n---\n")
+@pytest.mark.parametrize("content", ["", "[{", "{}", '[{"value": "high"}]'])
+def test_damaged_results_stop_no_evaluation(content, folder):
+    (folder / layout.RESULTS).write_text(content)
     assert evaluate(folder, limit=5).published is None
-    assert ModelCard(card(1.0)).data.eval_results[0].metric_value == 1.0
+    with pytest.raises(ModelError, match=r"results.json is damaged \(.*\): stage the model again"):
+        results.read_results(layout.open_files(folder))
+
+
+def test_a_new_score_takes_the_place_of_that_on_the_same_rows():
+    other, better = replace(KNOWN, split="train"), replace(KNOWN, value=-2.0)
+    assert results.with_entry((KNOWN, other), better) == (better, other)
+    assert results.with_entry((KNOWN,), other) == (other, KNOWN)
 
 
 # ----------------------------------------------------------------------------------- results

@@ -59,6 +59,7 @@ ROOMS = {  # what a room may import beside itself
         "pictures",
         "recipe",
         "registry",
+        "results",
         "runlog",
     },
 }

@@ -13,7 +13,7 @@ import torch
 from staged import FACTS
 
 from impflow_zoo.publishing import pairs
-from impflow_zoo.publishing.results import Row
+from impflow_zoo.publishing.rows import Row
 from impflow_zoo.publishing.scores import SCORES, serialised
 from impflow_zoo.recipe import CardSettings, DataSettings
 

@@ -18,15 +18,13 @@ from hub import TOKEN, Hub
 from huggingface_hub import ModelCard
 from small import make
 
-from impflow_zoo import ResFlow, create_model, registry
-from impflow_zoo.evaluation import Result
-from impflow_zoo.facts import TrainingFacts
+from impflow_zoo import ResFlow, create_model, registry, results
 from impflow_zoo.models import layout
 from impflow_zoo.models.config import ImageConfig, ModelError, to_json
 from impflow_zoo.publishing import sending
 from impflow_zoo.publishing.cards import trained_card
 from impflow_zoo.publishing.scores import SCORES
-from impflow_zoo.recipe import CardSettings, Recipe
+from impflow_zoo.results import Entry
 
 
 @pytest.fixture(scope="module")
@@ -351,16 +349,17 @@ def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
     """Its metadata are what the Hub asks for, and its snippet runs as printed."""
     torch.manual_seed(0)
     config = ImageConfig(channels=1, image_size=(4, 4), blocks=(1,), width=2)
-    ResFlow(config).eval().save_pretrained(tmp_path / "pictures")
-    model = create_model(tmp_path / "pictures")
-    words = CardSettings(data_name="digits", data_license="CC0", dataset_id="someone/digits")
-    recipe = Recipe("ResFlow", config, card=words)
+    folder = tmp_path / "pictures"
+    ResFlow(config).eval().save_pretrained(folder)
+    words = {"data_name": "digits", "data_license": "CC0", "dataset_id": "someone/digits"}
+    recipe = {"model": "ResFlow", "config": to_json(config), "card": words}
+    (folder / layout.RECIPE).write_text(json.dumps(recipe))
+    (folder / layout.TRAINING).write_text(json.dumps(staged.FACTS))
     scored = {"metric": "bits_per_dim", "value": 8.0, "stderr": 0.1, "estimator_stderr": 1e-3}
-    where = {"n": 9, "dataset": "someone/digits", "split": "test", "revision": None, "seed": 0}
-    how = {"logdet": "exact", "truncation_bound": 0.0, "truncation_tail": 0.0}
-    cost = {"solver_steps": 1.0, "round_trip": 1e-6, "seconds": 1.0}
-    facts = TrainingFacts(**staged.FACTS)
-    text = trained_card("pictures", model, recipe, Result(**scored, **where, **how, **cost), facts)
+    how = {"n": 9, "seed": 0, "logdet": "exact", "round_trip": 1e-6}
+    entry = Entry(data="digits", split="test", **scored, **how)
+    (folder / layout.RESULTS).write_text(results.text((entry,)))
+    text = trained_card(folder)
     data = ModelCard(text).data
     assert data.pipeline_tag == "unconditional-image-generation"
     assert data.datasets == ["someone/digits"]

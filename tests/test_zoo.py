@@ -12,7 +12,8 @@ from impflow_zoo.evaluation import Result
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.recipe import read_recipe
-from impflow_zoo.registry import locate, parameter_count, published_result, zoo_folder
+from impflow_zoo.registry import locate, parameter_count, zoo_folder
+from impflow_zoo.results import published
 
 FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{layout.RECIPE}"))
 PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
@@ -70,13 +71,12 @@ def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
 @every_model
 def test_the_card_says_what_the_weights_score(folder):
     needs_weights(folder)
-    result = published_result(layout.open_files(folder))
-    assert result is not None, "the card reports no number: stage the model"
+    result = published(layout.open_files(folder))
+    assert result is not None, "there is no results.json: stage the model"
     found = score(folder)
-    assert found.value == pytest.approx(result.metric_value, abs=1e-4)
-    assert found.metric == result.metric_type
-    assert found.stderr == pytest.approx(result.metric_args["stderr"], abs=1e-4)
-    assert found.n == result.metric_args["n"]
+    assert found.value == pytest.approx(result.value, abs=1e-4)
+    assert found.stderr == pytest.approx(result.stderr, abs=1e-4)
+    assert (found.metric, found.n, found.logdet) == (result.metric, result.n, result.logdet)
 
 
 @every_model
@@ -85,7 +85,7 @@ def test_the_card_can_be_read_by_the_hub(folder):
     card = ModelCard.load(folder / layout.CARD)
     assert card.data.library_name == "impflow_zoo"
     assert card.data.license == "mit"
-    assert f"{published_result(layout.open_files(folder)).metric_value:.3f}" in card.text
+    assert f"{published(layout.open_files(folder)).value:.3f}" in card.text
     for picture in ("density.png", "curve.png"):
         assert (folder / picture).is_file() == (picture in card.text)
 

@@ -17,11 +17,17 @@ from impflow_zoo.models.hub import HubFiles
 
 __all__ = [
     "CARD",
+    "CHECKPOINT",
     "CONFIG",
+    "CURVE",
     "GOLDEN",
     "LOG",
+    "PICTURE",
     "RECIPE",
+    "RESULTS",
+    "SCORES",
     "TEST_ROWS",
+    "TRAINING",
     "WEIGHTS",
     "Files",
     "WeightsError",
@@ -36,6 +42,9 @@ __all__ = [
 CONFIG, RECIPE, CARD = "config.json", "recipe.yaml", "README.md"
 LOG = "log.jsonl"  # of a training run
 WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.parquet"
+TRAINING, RESULTS, SCORES = "training.json", "results.json", "scores.safetensors"
+PICTURE, CURVE = "density.png", "curve.png"
+CHECKPOINT = "checkpoint.safetensors"  # of a training run
 
 
 _EARLIER = re.compile(r"recipe-([1-9]\d{0,2})\.yaml")

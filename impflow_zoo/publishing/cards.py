@@ -4,44 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from impflow_zoo.evaluation import Result
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.config import Config, ImageConfig, ModelError
+from impflow_zoo.models.layout import CURVE, PICTURE
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.recipe import Recipe, TrainingSettings
+from impflow_zoo.publishing.beside import beside, data_option, evaluate_options
+from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
+from impflow_zoo.registry import parameter_count
+from impflow_zoo.results import Entry, read_results
 
 __all__ = ["CURVE", "IMAGE_PIPELINE", "PICTURE", "pending_card", "trained_card"]
 
-PICTURE, CURVE = "density.png", "curve.png"
 IMAGE_PIPELINE = "unconditional-image-generation"
 
 
-def trained_card(
-    name: str, model: FlowModel, recipe: Recipe, result: Result, facts: TrainingFacts
-) -> str:
-    """The card of a model with weights, which was loaded from its folder."""
-    assert model.files is not None, "the model of a card was loaded"
-    words, image = recipe.card, len(model.config.shape) == 3
+def trained_card(folder: Path, zoo: Path | None = None) -> str:
+    """The card of a model with weights, from the files in its folder and in those beside it.
+
+    Arguments:
+        folder: of the model.
+        zoo: where siblings lie and figures of others; None is beside the folder.
+
+    Raises:
+        ModelError: if a file is missing or damaged.
+    """
+    name, files = folder.name, layout.open_files(folder)
+    recipe, stated = read_recipe(folder / layout.RECIPE), store.read_config(files)
+    entry, facts = next(iter(read_results(files)), None), TrainingFacts.read(folder)
+    if entry is None:
+        raise ModelError(f"{folder} has no {layout.RESULTS}: stage the model")
+    image = isinstance(stated.config, ImageConfig)
     card = ModelCard.from_template(
-        _metadata(name, recipe, result, IMAGE_PIPELINE if image else None),
+        _metadata(name, recipe, entry, IMAGE_PIPELINE if image else None),
         template_str=_template("card.md.jinja"),
         name=name,
-        words=words,
+        words=recipe.card,
+        beside=beside(folder, recipe, zoo or folder.parent),
         image=image,
-        parameters=f"{sum(p.numel() for p in model.parameters()):,}",
-        columns=", ".join(getattr(model.config, "columns", ())),
-        rounding=_rounding_text(model),
+        parameters=f"{parameter_count(stated):,}",
+        columns=", ".join(getattr(stated.config, "columns", ())),
+        rounding=_rounding_text(stated.config),
         citation=model_class(recipe.model).citation,
-        **_scores(recipe, result, ships=model.files.has(layout.TEST_ROWS)),
-        **_training(name, recipe, result, facts),
-        **_guarantees(model.files, result),
+        **_scores(recipe, entry, ships=files.has(layout.TEST_ROWS)),
+        **_training(name, recipe, entry, facts),
+        **_guarantees(stated, entry),
     )
     return str(card)
 
@@ -53,14 +67,14 @@ def pending_card(name: str, recipe: Recipe) -> str:
         template_str=_template("pending.md.jinja"),
         name=name,
         words=recipe.card,
-        train_options=_data_option(recipe),
+        train_options=data_option(recipe),
         citation=model_class(recipe.model).citation,
     )
     return str(card)
 
 
 def _metadata(
-    name: str, recipe: Recipe, result: Result | None = None, pipeline: str | None = None
+    name: str, recipe: Recipe, result: Entry | None = None, pipeline: str | None = None
 ) -> ModelCardData:
     """What the Hub reads off a card."""
     words = recipe.card
@@ -74,10 +88,10 @@ def _metadata(
                 dataset_name=words.data_name,
                 dataset_split=recipe.data.test,
                 metric_type=result.metric,
-                metric_value=round(result.value, 6),
+                metric_value=result.value,
                 metric_args={
-                    "stderr": round(result.stderr, 5),
-                    "estimator_stderr": float(f"{result.estimator_stderr:.3g}"),
+                    "stderr": result.stderr,
+                    "estimator_stderr": result.estimator_stderr,
                     "n": result.n,
                     "seed": result.seed,
                 },
@@ -94,19 +108,13 @@ def _metadata(
     )
 
 
-def _data_option(recipe: Recipe) -> str:
-    """What the card's commands need where the recipe names no data."""
-    return f" --data {recipe.card.data_argument}" if recipe.data.dataset is None else ""
-
-
-def _scores(recipe: Recipe, result: Result, *, ships: bool) -> dict[str, Any]:
+def _scores(recipe: Recipe, result: Entry, *, ships: bool) -> dict[str, Any]:
     """How good the model is, and the command that finds out."""
     metric, data = METRICS[result.metric], recipe.card.data_argument
     estimator = f"that of the log-det estimator is {result.estimator_stderr:.1e}."
     if result.logdet == "exact":
         estimator = "log-determinants are exact."
     brought = recipe.data.dataset is None
-    options = f" --dataset {data} --split {recipe.data.test}" if brought and not ships else ""
     return {
         "unit": metric.unit,
         "metric_text": metric.text,
@@ -117,13 +125,13 @@ def _scores(recipe: Recipe, result: Result, *, ships: bool) -> dict[str, Any]:
         "estimator_text": estimator,
         "scored_data": data if brought else recipe.data.dataset,
         "split": recipe.data.test,
-        "evaluate_options": options,
+        "evaluate_options": evaluate_options(recipe, ships=ships),
     }
 
 
-def _training(name: str, recipe: Recipe, result: Result, facts: TrainingFacts) -> dict[str, str]:
+def _training(name: str, recipe: Recipe, result: Entry, facts: TrainingFacts) -> dict[str, str]:
     """How the weights came about, and the commands that make them again."""
-    settings, data = recipe.training, _data_option(recipe)
+    settings, data = recipe.training, data_option(recipe)
     seed = f" --seed {facts.seed}" if facts.seed != settings.seed else ""
     whole = facts.last_steps >= settings.steps
     return {
@@ -135,9 +143,9 @@ def _training(name: str, recipe: Recipe, result: Result, facts: TrainingFacts) -
     }
 
 
-def _guarantees(files: layout.Files, result: Result) -> dict[str, Any]:
+def _guarantees(stated: store.ConfigFile, result: Entry) -> dict[str, Any]:
     """What is proven of the nets, and how well rows come back."""
-    certificates = store.read_config(files).certificate
+    certificates = stated.certificate
     whole = worst(certificates)
     return {
         "nets": len(certificates),
@@ -201,7 +209,7 @@ def _seed_commands(name: str, facts: TrainingFacts, data_option: str) -> str:
     return _train_commands(name, facts, data_option, seed_option, " --out runs/again")
 
 
-def _seeds_text(result: Result, facts: TrainingFacts) -> str:
+def _seeds_text(result: Entry, facts: TrainingFacts) -> str:
     over_seeds = facts.over_seeds(result.value)
     if over_seeds is None:
         return ""
@@ -219,8 +227,8 @@ def _template(name: str) -> str:
     return resources.files("impflow_zoo.publishing").joinpath("templates", name).read_text()
 
 
-def _rounding_text(model: FlowModel) -> str:
-    steps = getattr(model.config, "rounding", ())
+def _rounding_text(config: Config) -> str:
+    steps = getattr(config, "rounding", ())
     if not any(steps):
         return ""
     return (

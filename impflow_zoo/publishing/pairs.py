@@ -8,7 +8,7 @@ from pathlib import Path
 from impflow_zoo.facts import TRAINING, TrainingFacts
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.pictures import Points, draw_pairs
-from impflow_zoo.publishing.results import Row
+from impflow_zoo.publishing.rows import Row
 from impflow_zoo.publishing.scores import paired_error
 
 __all__ = ["picture", "table", "trained_pairs"]

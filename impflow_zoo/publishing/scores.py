@@ -11,11 +11,11 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from impflow_zoo.evaluation import Result
+from impflow_zoo.models.layout import SCORES
 from impflow_zoo.recipe import Recipe
 
 __all__ = ["SCORES", "paired_error", "serialised"]
 
-SCORES = "scores.safetensors"
 _KEY, _ROWS = "metric", "rows"
 
 

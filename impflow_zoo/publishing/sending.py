@@ -18,18 +18,26 @@ from huggingface_hub import (
 )
 
 from impflow_zoo import registry
-from impflow_zoo.facts import TRAINING, earlier_recipes
+from impflow_zoo.facts import earlier_recipes
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.hub import check_repository, one_line_errors, transfer_errors
-from impflow_zoo.publishing.cards import CURVE, IMAGE_PIPELINE, PICTURE
+from impflow_zoo.publishing.cards import IMAGE_PIPELINE
 from impflow_zoo.recipe import CardSettings, read_recipe
 
 __all__ = ["FILES", "Parcel", "Sent", "check", "inspect", "parcels", "publish", "table"]
 
-NEEDED = (layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD, layout.RECIPE, TRAINING)
-FILES = (*NEEDED, PICTURE, CURVE, layout.TEST_ROWS)  # beside recipes of earlier runs
+NEEDED = (
+    layout.CONFIG,
+    layout.WEIGHTS,
+    layout.GOLDEN,
+    layout.CARD,
+    layout.RECIPE,
+    layout.TRAINING,
+    layout.RESULTS,
+)
+FILES = (*NEEDED, layout.PICTURE, layout.CURVE, layout.TEST_ROWS)  # beside recipes of earlier runs
 _SECTIONS = ("Use", "Training", "Intended use and limits", "Data", "Citation")
 _PICTURES = re.compile(r"!\[[^\]]*\]\(([^)\s]*)\)")
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
@@ -172,8 +180,8 @@ def _text_problems(card: ModelCard, folder: Path, words: CardSettings) -> list[s
     elif words.data_license not in card.text:
         problems.append(f"the card does not name the licence of the data, {words.data_license!r}")
     shown = _PICTURES.findall(card.text)
-    if PICTURE not in shown:
-        problems.append(f"the card does not show {PICTURE}")
+    if layout.PICTURE not in shown:
+        problems.append(f"the card does not show {layout.PICTURE}")
     for picture in shown:
         if picture not in FILES or not (folder / picture).is_file():
             problems.append(f"the card shows {picture}, which is not among the files")

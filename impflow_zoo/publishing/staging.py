@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,14 +11,16 @@ from pathlib import Path
 
 from impflow_zoo import pictures
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
-from impflow_zoo.facts import TRAINING, Repeat, TrainingFacts, earlier_recipes, read_log
+from impflow_zoo.facts import Repeat, TrainingFacts, earlier_recipes, read_log
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.publishing.cards import CURVE, PICTURE, pending_card, trained_card
-from impflow_zoo.publishing.scores import SCORES, serialised
+from impflow_zoo.publishing.cards import pending_card, trained_card
+from impflow_zoo.publishing.scores import serialised
 from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
+from impflow_zoo.results import entry_of, read_results, with_entry
+from impflow_zoo.results import text as results_text
 from impflow_zoo.runlog import LOG
 
 __all__ = ["stage"]
@@ -59,41 +63,40 @@ def stage(
     others = _other_seeds(repeats, recipe, facts, run or folder)
     if data is not None:
         split = split or recipe.data.test
-    copied, dropped = _to_copy(run, folder, facts)
-    written = (*copied, *dropped, TRAINING, SCORES, PICTURE, CURVE, layout.CARD)
-    with _all_or_nothing([folder / name for name in written]):
-        for name, content in copied.items():
-            writing.write_whole(folder / name, content)
-        for name in dropped:
-            (folder / name).unlink()
-        model = FlowModel.from_pretrained(folder, verify=True)
+    with _replaced(folder) as made:
+        _bring(run, folder, made, facts)
+        model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
         result = evaluate(model, data, split, progress=True)
         if others:
             rows = (result.dataset, result.split)
             facts = replace(facts, repeats=tuple(_score(*other, *rows) for other in others))
-        writing.write_whole(folder / TRAINING, facts.text().encode())
-        writing.write_whole(folder / SCORES, serialised(result, recipe))
-        pictures.draw_density(model, shown_rows(model, result), folder / PICTURE)
-        pictures.draw_curve(facts.curve, METRICS[model.config.metric].unit, folder / CURVE)
-        card = trained_card(folder.name, model, recipe, result, facts)
-        writing.write_whole(folder / layout.CARD, card.encode())
+        (made / layout.TRAINING).write_text(facts.text())
+        (made / layout.SCORES).write_bytes(serialised(result, recipe))
+        entry = entry_of(result, recipe.card.data_name, recipe.data.test)
+        known = () if run else read_results(layout.open_files(made))
+        (made / layout.RESULTS).write_text(results_text(with_entry(known, entry)))
+        pictures.draw_density(model, shown_rows(model, result), made / layout.PICTURE)
+        unit = METRICS[model.config.metric].unit
+        pictures.draw_curve(facts.curve, unit, made / layout.CURVE)
+        card = trained_card(made, folder.resolve().parent)
+        (made / layout.CARD).write_text(card, encoding="utf-8")
+    if result.dataset == str(made / layout.TEST_ROWS):
+        result = replace(result, dataset=str(folder / layout.TEST_ROWS))
     return result
 
 
-def _to_copy(
-    run: Path | None, folder: Path, facts: TrainingFacts
-) -> tuple[dict[str, bytes], list[str]]:
-    """Files to take from a run, and recipes of the folder's weights that these have not seen."""
+def _bring(run: Path | None, folder: Path, made: Path, facts: TrainingFacts) -> None:
+    """Put the files of a run in place of those of the folder's weights."""
     missing = [name for name in facts.earlier_recipes if not ((run or folder) / name).is_file()]
     if missing:
         raise ModelError(f"{run or folder} has no {missing[0]}, the recipe of an earlier run")
     if run is None:
-        return {}, []
-    names = (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG, *facts.earlier_recipes)
-    before = earlier_recipes(folder)
-    dropped = [name for name in before if name not in names and (folder / name).is_file()]
-    return {name: (run / name).read_bytes() for name in names}, dropped
+        return
+    for name in earlier_recipes(made):  # which these weights have not seen
+        (made / name).unlink(missing_ok=True)
+    for name in (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG, *facts.earlier_recipes):
+        shutil.copyfile(run / name, made / name)
 
 
 def _announce(folder: Path, recipe: Recipe) -> None:
@@ -191,15 +194,19 @@ def _score(run: Path, facts: TrainingFacts, data: str, split: str | None) -> Rep
 
 
 @contextmanager
-def _all_or_nothing(paths: Sequence[Path]) -> Iterator[None]:
-    """If something fails, the files are as they were."""
-    before = {path: path.read_bytes() if path.is_file() else None for path in paths}
-    try:
-        yield
-    except BaseException:
-        for path, content in before.items():
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                writing.write_whole(path, content)
-        raise
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A copy of the folder, of the same name, to work on; it takes the folder's place at the end.
+
+    If something fails, or the process is killed on the way, the folder is as it was.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        made = Path(beside) / folder.name
+        made.mkdir()
+        before = {path.name for path in folder.iterdir() if path.is_file()}
+        for name in before:
+            shutil.copyfile(folder / name, made / name)
+        yield made
+        after = {path.name: path.read_bytes() for path in made.iterdir()}
+        writing.write_together({folder / name: content for name, content in after.items()})
+        for name in before - after.keys():
+            (folder / name).unlink()

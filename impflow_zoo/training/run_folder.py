@@ -8,6 +8,7 @@ from pathlib import Path
 
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.layout import (
+    CHECKPOINT,
     CONFIG,
     GOLDEN,
     RECIPE,
@@ -28,8 +29,6 @@ __all__ = [
     "keep_earlier_recipes",
     "keep_recipe",
 ]
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from impflow_zoo import registry
-from impflow_zoo.facts import TRAINING, TrainingFacts
+from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import layout, store
 from impflow_zoo.recipe import Recipe, read_recipe
+from impflow_zoo.results import published
 
 __all__ = ["Row", "read_rows", "results"]
 
@@ -63,19 +64,18 @@ def _read(folder: Path) -> Row:
     config_file = (
         store.read_config(files) if trained else store.ConfigFile(recipe.model, recipe.config)
     )
-    result = registry.published_result(files)
-    figures = {} if result is None else dict(result.metric_args or {})
-    facts = TrainingFacts.read(folder) if files.has(TRAINING) else None
-    over_seeds = facts.over_seeds(float(result.metric_value)) if facts and result else None
+    result = published(files)
+    facts = TrainingFacts.read(folder) if files.has(layout.TRAINING) else None
+    over_seeds = facts.over_seeds(result.value) if facts and result else None
     return Row(
         model=folder.name,
         kind=config_file.model,
         data=_data_name(recipe),
         metric=config_file.config.metric,
-        value="" if result is None else str(result.metric_value),
-        stderr=str(figures.get("stderr", "")),
-        estimator_stderr=str(figures.get("estimator_stderr", "")),
-        n=str(figures.get("n", "")),
+        value="" if result is None else str(result.value),
+        stderr="" if result is None else str(result.stderr),
+        estimator_stderr="" if result is None else str(result.estimator_stderr),
+        n="" if result is None else str(result.n),
         seeds="" if facts is None else str(1 + len(facts.repeats)),
         seeds_mean=f"{over_seeds[0]:.5f}" if over_seeds else "",
         seeds_std=f"{over_seeds[1]:.5f}" if over_seeds else "",
