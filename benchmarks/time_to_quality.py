@@ -1,4 +1,4 @@
-"""Minutes of training until the validation value of the best spline flow: ours beside theirs.
+"""Ours beside spline flows: test values, and minutes until their best validation value.
 
     python benchmarks/time_to_quality.py
 
@@ -14,9 +14,12 @@ from pathlib import Path
 
 from documents import ROOT, markdown
 
+from impflow_zoo import results
 from impflow_zoo.facts import TRAINING, TrainingFacts
+from impflow_zoo.models import layout
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_whole
+from impflow_zoo.publishing.scores import paired_error
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.registry import zoo_folder
 from impflow_zoo.tables import between
@@ -48,24 +51,36 @@ def minutes_until(curve: Curve, value: float, sign: float) -> float | None:
 
 
 def table(zoo: Path, names: list[str]) -> str:
-    """Minutes until the spline flow's best value, a line for each data set."""
+    """Test values, the paired lead over the spline flow, and minutes until its best validation."""
     rows = []
     for name in names:
-        metric = METRICS[read_recipe(zoo / f"spline-{name}" / "recipe.yaml").config.metric]
+        folders = {family: zoo / f"{family}-{name}" for family in FAMILIES}
+        metric = METRICS[read_recipe(folders["spline"] / "recipe.yaml").config.metric]
         found = curves(zoo, name)
         goal = found["spline"][-1][1]
-        times = [minutes_until(found.get(f, []), goal, metric.sign) for f in FAMILIES]
-        cells = ["not reached" if t is None else f"{t:.1f}" for t in times]
-        ends = [f"{found[f][-1][1]:.3f}" if f in found else "" for f in FAMILIES]
-        rows.append((name, f"{goal:.3f} {metric.unit}", *cells, *ends))
-    families = list(FAMILIES.values())
+        scores = {f: results.published(layout.open_files(folder)) for f, folder in folders.items()}
+        error = paired_error(folders["impflow"], folders["spline"])
+        lead = metric.sign * (scores["impflow"].value - scores["spline"].value)
+        rows.append(
+            (
+                f"{name}, {metric.unit}",
+                *(f"{score.value:.3f} ± {score.stderr:.3f}" for score in scores.values()),
+                f"{lead:+.3f} ± {error:.3f}",
+                *(_minutes(minutes_until(found[f], goal, metric.sign)) for f in FAMILIES),
+            )
+        )
+    families = FAMILIES.values()
     header = [
-        "data",
-        "goal",
-        *(f"{f}, minutes" for f in families),
-        *(f"{f}, best" for f in families),
+        "test",
+        *families,
+        "ImpFlow ahead of splines, paired",
+        *(f"{family}, minutes" for family in families),
     ]
     return markdown(" | ".join(header), rows)
+
+
+def _minutes(time: float | None) -> str:
+    return "not reached" if time is None else f"{time:.1f}"
 
 
 def draw(zoo: Path, names: list[str], path: Path) -> None:
