@@ -405,6 +405,16 @@ def test_unknown_norms_are_mistakes_of_a_config(kind):
         kind(norm="2x")
 
 
+def test_activations_of_spectral_nets_are_told_from_unknown_ones():
+    with pytest.raises(
+        ConfigError, match=r"activation='sin': sandwich nets take halfsin, .*net: sp"
+    ):
+        TabularConfig(2, activation="sin")
+    with pytest.raises(ConfigError, match="unknown activation 'sine'"):
+        TabularConfig(2, activation="sine")
+    assert TabularConfig(2, net="spectral").activation == "sin"
+
+
 def test_a_net_without_an_activation_at_the_start_takes_odd_channels():
     config = ImageConfig(3, (8, 8), blocks=(1,), width=8, activation="maxmin")
     assert ResFlow(config).eval().log_prob(torch.rand(2, 3, 8, 8)).shape == (2,)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,7 +27,7 @@ _PUSH = 1e-3  # of another vector, lest power iteration stays at an exact smalle
 _SHORTEST = 1e-12  # vectors below that stay short, as by `torch.nn.functional.normalize`
 _ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
 _FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
-_DENSE = 2048  # entries of an image up to which the bound is that of the dense matrix
+_DENSE = 4096  # entries of an image up to which the bound is that of the dense matrix
 
 
 class LipschitzConv2d(LipschitzLayer):
@@ -195,19 +198,32 @@ class LipschitzConv2d(LipschitzLayer):
         """An upper bound of the norm in float64: of a dense matrix, or by Fourier coefficients.
 
         Zero padding makes the operator a part of the circular convolution of images that are
-        `kernel_size - 1` larger, whose norm is the largest one of its Fourier coefficients.
-        It exceeds the norm itself by about 0.1 % at 32x32 and by some percent below 8x8.
+        `kernel_size - 1` larger, whose norm is the largest one of its Fourier coefficients. This
+        holds for a kernel that is multiplied by `exp(i (s y + t x))` as well, which changes no norm
+        of the operator and moves all frequencies by `(s, t)`. The smallest of four bounds is taken:
+        with and without a move by half a step in each direction. It exceeds the norm by some 0.3 %
+        at 16x16.
         """
         weight = self.evaluated_weight()
         if min(len(self.u), len(self.v)) <= _DENSE:
             known = self.u if len(self.u) < len(self.v) else self.v
             return largest_eigenvalue_bound(self._dense_gram(weight), known) ** 0.5
-        size = [n + weight.shape[-1] - 1 for n in self.image_size]
-        spectrum = torch.fft.rfft2(weight, s=size).flatten(2).permute(2, 0, 1)  # [F, out, in]
+        moves = itertools.product((0.0, 0.5), (0.0, 0.5))
+        return min(self._circular_norm(weight, move) for move in moves) * ROUNDED_UP
+
+    def _circular_norm(self, weight: Tensor, move: tuple[float, float]) -> float:
+        """The norm of the circular convolution, its frequencies moved by parts of a step."""
+        taps = torch.arange(weight.shape[-1], dtype=weight.dtype, device=weight.device)
+        size = [n + len(taps) - 1 for n in self.image_size]
+        rows, columns = (
+            torch.exp(2j * math.pi * part / n * taps) for part, n in zip(move, size, strict=True)
+        )
+        kernel = weight * rows[:, None] * columns
+        spectrum = torch.fft.fft2(kernel, s=size).flatten(2).permute(2, 0, 1)  # [F, out, in]
         wide = spectrum.shape[1] < spectrum.shape[2]
         parts = (spectrum.mH if wide else spectrum).split(_FREQUENCIES)
         largest = max(float(torch.linalg.eigvalsh(p.mH @ p)[:, -1].amax()) for p in parts)
-        return largest**0.5 * ROUNDED_UP
+        return largest**0.5
 
     def _dense_gram(self, weight: Tensor) -> Tensor:
         """`A^T A` or `A A^T`, the smaller one."""

@@ -123,7 +123,12 @@ class TabularConfig:
         activation, choices = _ACTIVATIONS[self.net]
         if self.activation is not None:
             activation = self.activation
-            require_choice(f"activation of {self.net} nets", activation, choices)
+            if activation in _ACTIVATIONS["spectral"][1] and activation not in choices:
+                raise ConfigError(
+                    f"activation={activation!r}: sandwich nets take {', '.join(choices)}; "
+                    "spectral nets take it as well (net: spectral)"
+                )
+            require_choice("activation", activation, choices)
         object.__setattr__(self, "activation", activation)
         require_pairs(activation, "hidden_features", self.hidden_features)
         if self.frequency is not None:
