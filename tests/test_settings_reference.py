@@ -49,7 +49,7 @@ def test_a_table_has_every_setting_with_its_default(heading):
 
 def test_the_first_steps_run_as_they_are_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (text,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(model: .*?)```", TEXT, re.DOTALL)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "recipe.yaml").write_text(text.replace("steps: 1000", "steps: 4"))
     rows = torch.randn(600, 3).tolist()
