@@ -68,7 +68,7 @@ def test_a_staged_folder_is_fit(folder):
     assert (folder / SCORES).is_file()
     assert set(parcel.files) == {f.name for f in _sent(folder)}
     assert parcel.size == sum(f.stat().st_size for f in _sent(folder))
-    assert re.match(r"org/tiny +8 files, [\d,]+ bytes$", sending.table([parcel], "org"))
+    assert re.match(r"org/tiny +9 files, [\d,]+ bytes$", sending.table([parcel], "org"))
 
 
 def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
