@@ -10,6 +10,7 @@ values below the best so far do not count.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from documents import ROOT, markdown
@@ -113,8 +114,13 @@ def main() -> None:
     names = sorted(
         folder.name.removeprefix("spline-")
         for folder in zoo.glob("spline-*")
-        if (folder / TRAINING).is_file()
+        if all(
+            (zoo / f"{family}-{folder.name.removeprefix('spline-')}" / TRAINING).is_file()
+            for family in FAMILIES
+        )
     )
+    if not names:
+        sys.exit("no data set has weights of all three families")
     text = between(GUIDE.read_text(encoding="utf-8"), "time table", table(zoo, names))
     write_whole(GUIDE, text.encode())
     draw(zoo, names, PICTURE)

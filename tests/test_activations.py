@@ -104,11 +104,14 @@ def test_what_activations_compute():
     swish = x * torch.sigmoid(beta * x)
     expected = {
         "sin": torch.sin(2 * math.pi * x) / (2 * math.pi),
+        "halfsin": x / 2 + torch.sin(2 * math.pi * x) / (4 * math.pi),
         "lipswish": swish / 1.1,
+        "shifted-lipswish": (swish / 1.1 + 0.091 * x) / 1.091,
         "clipswish": torch.cat((swish, -x * torch.sigmoid(-beta * x)), dim=1) / 1.1 / 1.004,
         "maxmin": torch.tensor([[0.3, 2.0, -1.0, 0.0]], dtype=torch.float64),
         "elu": torch.where(x > 0, x, x.exp() - 1),
         "softplus": torch.log1p(x.exp()),
+        "tanh": torch.tanh(x),
         "cpila": torch.cat((pila(x - 0.2), pila(-x - 0.2)), dim=1) / 1.06,
     }
     assert set(expected) == set(ACTIVATIONS)

@@ -406,13 +406,15 @@ def test_unknown_norms_are_mistakes_of_a_config(kind):
 
 
 def test_activations_of_spectral_nets_are_told_from_unknown_ones():
-    with pytest.raises(
-        ConfigError, match=r"activation='sin': sandwich nets take halfsin, .*net: sp"
-    ):
+    with pytest.raises(ConfigError, match=r"activation='sin' needs net='spectral': sandwich"):
         TabularConfig(2, activation="sin")
     with pytest.raises(ConfigError, match="unknown activation 'sine'"):
         TabularConfig(2, activation="sine")
     assert TabularConfig(2, net="spectral").activation == "sin"
+    with pytest.raises(ConfigError, match="frequency=2.0: null with activation 'maxmin' expected"):
+        TabularConfig(2, net="spectral", activation="maxmin", frequency=2.0)
+    with pytest.raises(ConfigError, match="preactivation=True needs net='spectral'"):
+        TabularConfig(2, preactivation=True)
 
 
 def test_a_net_without_an_activation_at_the_start_takes_odd_channels():

@@ -12,10 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo import ImpFlow, ImpFlowTransform, LipschitzMLP, ResFlowTransform, SandwichMLP
-from impflow_zoo.lipschitz.activations import ACTIVATIONS, make_activation
-from impflow_zoo.lipschitz.certify import certify
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, HalfSin, make_activation
+from impflow_zoo.lipschitz.certify import certify, lipsdp_bounds
 from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS, CayleyLayer
 from impflow_zoo.normflows import ImpFlowLayer
@@ -124,7 +126,9 @@ def test_a_steep_net_comes_close_to_its_bound_where_products_of_norms_do_not():
 
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - set(SANDWICH_ACTIVATIONS)))
 def test_slopes_outside_of_0_and_1_are_refused(name):
-    with pytest.raises(ValueError, match=rf"'{name}' has slopes outside of \[0, 1\].*halfsin"):
+    with pytest.raises(
+        ValueError, match=rf"'{name}': sandwich nets need slopes in \[0, 1\].*halfsin"
+    ):
         SandwichMLP(2, (4,), name)
 
 
@@ -170,11 +174,63 @@ def test_copies_answer_bit_for_bit_alike():
         assert torch.equal(copied(x), net(x))
 
 
-@pytest.mark.parametrize("frequency", [0, -1.0, math.inf, math.nan, "2"])
+@pytest.mark.parametrize("frequency", [0, -1.0, 1e5, math.inf, math.nan, "2"])
 @pytest.mark.parametrize("kind", [SandwichMLP, LipschitzMLP])
 def test_frequencies_are_positive_numbers(kind, frequency):
     with pytest.raises(ValueError, match="frequency="):
         kind(2, (4,), frequency=frequency)
+
+
+def test_what_evaluation_keeps_is_that_of_the_weight_as_it_is():
+    net = SandwichMLP(3, (8, 8)).eval()
+    average = AveragedModel(net, use_buffers=True).eval()
+    x = torch.randn(5, 3)
+
+    def check(net, x):
+        with torch.no_grad():
+            assert torch.equal(net(x), net(x))
+            assert torch.equal(net(x), without_gradient(net, x))
+
+    def without_gradient(net, x):
+        with torch.enable_grad():
+            return net(x).detach()
+
+    check(net, x)
+    for change in (
+        lambda layer: layer.weight.data.add_(1),
+        lambda layer: layer.weight.data.__setitem__((0, 0), 3.0),
+        lambda layer: layer.load_state_dict(CayleyLayer(3, 8).state_dict()),
+    ):
+        with torch.no_grad():
+            change(net.layers[0])
+        check(net, x)
+        average.update_parameters(net)
+        check(average.module, x)
+    check(net.double(), x.double())
+    check(net.float(), x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_forward_derivatives_heed_the_weights():
+    net = SandwichMLP(2, (4,)).double().eval()
+    x = torch.randn(3, 2, dtype=torch.float64)
+    parameters = {k: v.detach() for k, v in net.named_parameters()}
+    tangents = {k: torch.randn_like(v) for k, v in parameters.items()}
+    with torch.no_grad():
+        net(x)
+        _, found = torch.func.jvp(
+            lambda p: torch.func.functional_call(net, p, (x,)), (parameters,), (tangents,)
+        )
+        step = {k: v + 1e-6 * tangents[k] for k, v in parameters.items()}
+        expected = (torch.func.functional_call(net, step, (x,)) - net(x)) / 1e-6
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_on_layers_are_refused():
+    net = SandwichMLP(2, (4,))
+    prune.l1_unstructured(net.layers[0], "weight", 0.5)
+    with pytest.raises(ValueError, match="hooks on a layer of a sandwich net do not run"):
+        net(torch.randn(3, 2))
 
 
 # --- frequencies ----------------------------------------------------------------------------------
@@ -232,6 +288,45 @@ def test_weights_that_are_not_finite_have_no_certificate():
     with torch.no_grad():
         net.layers[1].weight[0, 0] = math.nan
     assert net.certificate() is None
+
+
+class Steeper(HalfSin):
+    """A user's own core, whose slopes are not those of the class it derives from."""
+
+    def core(self, x):
+        return x + 3 * torch.sin(x)
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ELU(alpha=10.0), Steeper(), torch.nn.Sigmoid()])
+def test_other_activations_are_not_certified_as_the_ones_that_were_there(activation):
+    net = SandwichMLP(2, (16, 16), "elu", lipschitz=KAPPA).double()
+    for i in range(2):
+        net.activations[i] = activation
+    x = steepest(net, torch.randn(50, 2, dtype=torch.float64))
+    certificate = net.certificate()
+    assert certificate is None or certificate >= local_norms(net, x).max()
+
+
+def test_certificates_leave_modes_as_they_are():
+    net = SandwichMLP(2, (4,)).train()
+    net.layers[0].eval()
+    net.certificate()
+    assert [layer.training for layer in net.layers] == [False, True]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_layers_of_zeros_end_no_certificate(zero):
+    net = LipschitzMLP(2, (4, 4), "sin")
+    with torch.no_grad():
+        net.layers[zero].weight.zero_()
+    assert lipsdp_bounds(ResFlowTransform(net)) == {}
+
+
+def test_the_search_for_multipliers_runs_in_inference_mode():
+    with torch.inference_mode():
+        net = LipschitzMLP(2, (8, 8), "elu", KAPPA)
+        tighten(net)
+        assert lipsdp_bounds(ResFlowTransform(net))["net"] < net.certificate()
 
 
 def test_certificates_of_a_block_name_its_nets():

@@ -29,6 +29,7 @@ __all__ = [
     "Scaled",
     "ShiftedLipSwish",
     "Sin",
+    "Softplus",
     "expansion",
     "folded",
     "has_hooks",
@@ -162,6 +163,13 @@ class CPila(nn.Module):
         return torch.cat((_pila(x - 0.2), _pila(-x - 0.2)), dim=1) / 1.06
 
 
+class Softplus(nn.Softplus):
+    """`log(1 + exp(x))`, without the step that torch's own makes at 20, of 2e-9."""
+
+    def __init__(self) -> None:
+        super().__init__(threshold=40)
+
+
 _NOTHING = -200.0  # where `exp(5 x)` is zero in float64
 
 
@@ -196,7 +204,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "lipswish": LipSwish,
     "shifted-lipswish": ShiftedLipSwish,
     "elu": nn.ELU,
-    "softplus": nn.Softplus,
+    "softplus": Softplus,
     "tanh": nn.Tanh,
     "clipswish": CLipSwish,
     "cpila": CPila,
@@ -252,17 +260,18 @@ def make_activation(name: str, features: int | None = None) -> nn.Module:
     return known[name]()
 
 
-_MONOTONE = (nn.ELU, nn.Softplus, nn.Tanh)  # torch's own, with slopes in [0, 1]
+_MONOTONE = (nn.ELU, Softplus, nn.Tanh, nn.ReLU)  # slopes in [0, 1]
 
 
 def slopes(activation: nn.Module) -> tuple[float, float] | None:
-    """The smallest and the largest slope of an elementwise activation; None for any other one.
+    """The smallest and the largest slope of an elementwise activation, or None if not known.
 
-    Of a `Scaled` one they are the slopes of its core.
+    Of a `Scaled` one they are the slopes of its core. A sub-class has to say so itself.
     """
     if type(activation) in _MONOTONE:
-        return 0.0, 1.0
-    return getattr(activation, "slopes", None)
+        return 0.0, max(1.0, float(getattr(activation, "alpha", 1.0)))
+    found: tuple[float, float] | None = vars(type(activation)).get("slopes")
+    return found
 
 
 def pairs_features(name: str) -> bool:

@@ -44,11 +44,15 @@ class AffineMaps:
     weights: tuple[Tensor, ...]
     slopes: tuple[float, float]
 
+    @property
+    def lowest(self) -> float:
+        """`a`, 0 or less: the same net has slopes in [a, 1] with `normalised` weights."""
+        return min(self.slopes[0] / self.slopes[1], 0.0)
+
     def normalised(self) -> tuple[list[Tensor], float]:
-        """The same net with slopes in [a, 1]: its weights, and `a`, which is 0 or less."""
-        lowest, highest = self.slopes
-        weights = [self.weights[0], *(highest * w for w in self.weights[1:])]
-        return weights, min(lowest / highest, 0.0)
+        """The weights of the same net with slopes in [a, 1], and `a`."""
+        weights = [self.weights[0], *(self.slopes[1] * w for w in self.weights[1:])]
+        return weights, self.lowest
 
 
 @torch.no_grad()
@@ -133,26 +137,26 @@ def optimised_multipliers(maps: AffineMaps) -> tuple[list[Tensor], float]:
     smallest one possible, so that it never leaves what is feasible. It starts from multipliers
     that prove the product of the norms, up to one part in ten thousand.
     """
-    weights, lowest = maps.normalised()
-    if not all(bool(w.isfinite().all()) for w in weights):
-        return [w.new_ones(len(w)) for w in weights[:-1]], math.inf
-    start = math.log(max((1 + lowest) / (1 - lowest), _LEAST_EXCESS))
+    start = math.log(max((1 + maps.lowest) / (1 - maps.lowest), _LEAST_EXCESS))
     with torch.enable_grad(), torch.inference_mode(mode=False):
+        weights, lowest = maps.normalised()
+        weights = [w.clone() for w in weights]
         shapes = [w.new_zeros(len(w)).requires_grad_() for w in weights[:-1]]
         excesses = [w.new_full((), start).requires_grad_() for w in weights[:-1]]
-        best, bound = _solve(weights, lowest, shapes, excesses)
-        if not shapes:
-            return [], float(bound)
-        optimizer = torch.optim.Adam([*shapes, *excesses], lr=_RATE)
-        kept = best, float(bound.detach())
-        for _ in range(_STEPS):
-            optimizer.zero_grad()
-            bound.log().backward()
-            optimizer.step()
-            best, bound = _solve(weights, lowest, shapes, excesses)
-            if float(bound.detach()) < kept[1]:
-                kept = best, float(bound.detach())
-    return kept
+        kept, smallest = [w.new_ones(len(w)) for w in weights[:-1]], math.inf
+        optimizer = torch.optim.Adam([*shapes, *excesses], lr=_RATE) if shapes else None
+        for _ in range(_STEPS if shapes else 1):
+            try:
+                found, bound = _solve(weights, lowest, shapes, excesses)
+            except torch.linalg.LinAlgError:  # a layer of zeros, or weights that are not finite
+                break
+            if float(bound.detach()) < smallest:
+                kept, smallest = found, float(bound.detach())
+            if optimizer is not None:
+                optimizer.zero_grad()
+                bound.log().backward()
+                optimizer.step()
+    return kept, smallest
 
 
 def _solve(

@@ -21,12 +21,17 @@ from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.numerics.chain import Chain, Chained
 from impflow_zoo.numerics.settings import is_real
 
-__all__ = ["Perceptron", "Scale"]
+__all__ = ["Perceptron", "Scale", "is_frequency"]
 
 Scale = Tensor | float
 
 _WIDEST = 8.0  # logarithm of a frequency: beyond it products of frequencies leave float32
 _METHODS = frozenset(("forward", "core", "scales"))  # that somebody may have replaced on a module
+
+
+def is_frequency(number: float) -> bool:
+    """Whether learned frequencies may start there."""
+    return 1e-3 <= number <= 1e3
 
 
 class Perceptron(Chained, nn.Module):
@@ -59,8 +64,8 @@ class Perceptron(Chained, nn.Module):
         self.hidden_features = tuple(hidden_features)
         check_sizes(features=features, hidden_features=self.hidden_features)
         check_context_size(context_features)
-        if frequency is not None and not (is_real(frequency) and 0 < frequency < math.inf):
-            raise ValueError(f"frequency={frequency!r}: a positive number or None is needed")
+        if frequency is not None and not (is_real(frequency) and is_frequency(frequency)):
+            raise ValueError(f"frequency={frequency!r}: a number from 0.001 to 1000 is needed")
         self.features, self.context_features = features, context_features
         self.first: nn.Module | None = None
         self.activations = nn.ModuleList()
@@ -147,15 +152,16 @@ class Perceptron(Chained, nn.Module):
     def maps(self) -> AffineMaps | None:
         """The affine maps as evaluation multiplies by them, in float64, and the slopes between.
 
-        None for activations that are not elementwise, or come first: no semidefinite certificate
-        is known here for these.
+        None for activations whose slopes are not known, that have hooks, or that come first: no
+        semidefinite certificate is known here for these.
         """
         ranges = {slopes(a) for a in self.activations} or {(0.0, 1.0)}
-        if self.first is not None or len(ranges) != 1 or None in ranges:
+        watched = any(has_hooks(a) for a in self.activations)
+        if self.first is not None or watched or len(ranges) != 1 or None in ranges:
             return None
         (found,) = ranges
         assert found is not None
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             weights, scale = [], cast(Scale, 1.0)
@@ -165,7 +171,8 @@ class Perceptron(Chained, nn.Module):
                 scale = after
             weights.append(self.affine(-1, scale, 1.0)[0].double())
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training
         return AffineMaps(tuple(weights), found)
 
     def scales(self, i: int) -> tuple[Scale, Scale]:

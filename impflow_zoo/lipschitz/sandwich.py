@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import ACTIVATIONS, make_activation, slopes
+from impflow_zoo.lipschitz.activations import (
+    ACTIVATIONS,
+    has_hooks,
+    make_activation,
+    slopes,
+)
 from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer, scaled_affine
 from impflow_zoo.lipschitz.perceptron import Perceptron, Scale
@@ -44,8 +49,6 @@ class CayleyLayer(LipschitzLayer):
         out_features: rows of `A` and `B`, and columns of `A`.
     """
 
-    settled_pair: Tensor  # of the matrix `settled`; not saved
-
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features + in_features, out_features))
@@ -53,30 +56,38 @@ class CayleyLayer(LipschitzLayer):
         nn.init.xavier_normal_(self.weight)
         bound = 1 / math.sqrt(in_features)
         nn.init.uniform_(self.bias, -bound, bound)
-        self._start_unsettled()
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """`A`, `[out, out]`, and `B`, `[out, in]`."""
+        """`A`, `[out, out]`, and `B`, `[out, in]`.
+
+        Raises:
+            ValueError: for hooks on this layer (`torch.nn.utils.prune`), which would not run.
+        """
+        if has_hooks(self):
+            raise ValueError("hooks on a layer of a sandwich net do not run: put them on the net")
         both, size = self.normalised_weight(), len(self.bias)
         return both[:, :size], both[:, size:]
 
     def _normalise(self) -> Tensor:
-        if self.training or torch.is_grad_enabled():
+        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
+        if self.training or torch.is_grad_enabled() or not plain:
             return self._transform()
-        if not self._is_settled():
-            self.settle()
-        return self.settled_pair
+        kept: tuple[Tensor, Tensor] | None = self.__dict__.get("_kept")
+        same = kept is not None and (kept[0].dtype, kept[0].device) == (
+            self.weight.dtype,
+            self.weight.device,
+        )
+        if kept is None or not same or not torch.equal(kept[0], self.weight):
+            with torch.inference_mode(mode=False), torch.no_grad():
+                kept = self.weight.detach().clone(), self._transform()
+            self.__dict__["_kept"] = kept
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key != "_kept"}
 
     def settle(self) -> None:
-        """Keep the pair of the matrix as it is."""
-        with torch.no_grad():
-            self.settled_pair.copy_(self._transform())
-            self.settled.copy_(self.weight)  # last: another thread may look meanwhile
-
-    def _start_unsettled(self) -> None:
-        never = torch.full_like(self.weight.detach(), math.nan)
-        self.register_buffer("settled", never, persistent=False)
-        self.register_buffer("settled_pair", never.mT.clone(), persistent=False)
+        """Nothing here is found by iteration."""
 
     def _transform(self) -> Tensor:
         weight = self.weight / (self.weight.abs().amax() / _LARGEST).clamp(min=1)
@@ -100,7 +111,8 @@ class SandwichMLP(Perceptron):
     It is evaluated like a `LipschitzMLP` of the same sizes and costs as much per row. A
     `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its slopes reach
     a third to two thirds of the bound. The weights of this net satisfy a semidefinite certificate
-    (LipSDP) instead, and its slopes come close to the bound. It has about twice the parameters.
+    (LipSDP) instead, and its slopes come close to the bound. It has two to
+    three times the parameters.
 
     With `[A_k B_k]` the pair of layer `k`, `F_k` the diagonal matrix of its frequencies and `L` the
     bound, the weights are `W_0 = sqrt(2 L) F_0 B_0`, `W_k = 2 F_k B_k A_(k-1)^T F_(k-1)^-1` and, of
@@ -149,8 +161,8 @@ class SandwichMLP(Perceptron):
         self.activations.extend(make_activation(activation) for _ in self.hidden_features)
         if activation not in SANDWICH_ACTIVATIONS:
             raise ValueError(
-                f"activation {activation!r} has slopes outside of [0, 1], or is not elementwise: "
-                f"sandwich nets take {', '.join(SANDWICH_ACTIVATIONS)}"
+                f"activation {activation!r}: sandwich nets need slopes in [0, 1] and take "
+                f"{', '.join(SANDWICH_ACTIVATIONS)}"
             )
         widths = [features, *self.hidden_features, features]
         self.layers = nn.ModuleList(CayleyLayer(n, m) for n, m in itertools.pairwise(widths))
@@ -171,7 +183,8 @@ class SandwichMLP(Perceptron):
         None if there is no proof, as for weights that are not finite.
         """
         maps = self.maps()
-        assert maps is not None, "all activations are elementwise and none comes first"
+        if maps is None:  # somebody has put other activations in place
+            return None
         inner = [self.scales(i)[0] for i in range(len(self.activations))]
         multipliers = [self.lipschitz / torch.as_tensor(scale).double() ** 2 for scale in inner]
         return proved_bound(maps, multipliers, self.lipschitz) or proved_bound(

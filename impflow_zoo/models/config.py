@@ -9,7 +9,8 @@ import reprlib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from impflow_zoo.lipschitz.activations import ACTIVATIONS
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, make_activation, slopes
+from impflow_zoo.lipschitz.perceptron import is_frequency
 from impflow_zoo.lipschitz.published import PUBLISHED
 from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS
 from impflow_zoo.models.fields import (
@@ -125,14 +126,17 @@ class TabularConfig:
             activation = self.activation
             if activation in _ACTIVATIONS["spectral"][1] and activation not in choices:
                 raise ConfigError(
-                    f"activation={activation!r}: sandwich nets take {', '.join(choices)}; "
-                    "spectral nets take it as well (net: spectral)"
+                    f"activation={activation!r} needs net='spectral': sandwich nets take "
+                    f"{', '.join(choices)}"
                 )
             require_choice("activation", activation, choices)
         object.__setattr__(self, "activation", activation)
         require_pairs(activation, "hidden_features", self.hidden_features)
         if self.frequency is not None:
-            require(0 < self.frequency < math.inf, "frequency", self.frequency, "a positive number")
+            expected = "a number from 0.001 to 1000"
+            require(is_frequency(self.frequency), "frequency", self.frequency, expected)
+            known = slopes(make_activation(activation)) is not None
+            require(known, "frequency", self.frequency, f"null with activation {activation!r}")
         if self.preactivation:
             require_pairs(activation, "features", [self.features])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
@@ -150,8 +154,9 @@ class TabularConfig:
     def _require_spectral(self) -> None:
         """Refuse, for other nets, what spectral nets alone can be given."""
         for name, plain in (("preactivation", False), ("norm", "2"), ("stored_norms", False)):
-            fits = self.net == "spectral" or getattr(self, name) == plain
-            require(fits, name, getattr(self, name), f"{plain!r}, or net='spectral',")
+            value = getattr(self, name)
+            if self.net != "spectral" and value != plain:
+                raise ConfigError(f"{name}={value!r} needs net='spectral'")
 
     @property
     def shape(self) -> tuple[int, ...]:
