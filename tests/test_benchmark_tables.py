@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
-
-import pytest
-
-from impflow_zoo.tables import between
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import documents
 import gradient_variance
 import logdet_choices
 import memory
+import pytest
 import speed
+
+from impflow_zoo.tables import between
 
 KEPT = {
     "logdet-choices": (documents.GUIDE, logdet_choices.tables),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,8 @@ from torch import Tensor, nn
 from impflow_zoo import LipschitzMLP, ResFlowTransform
 
 pytest.importorskip("matplotlib")
+one_dimension = importlib.import_module("one_dimension")
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import one_dimension  # noqa: E402 - from the folder above
 
 
 class Line(nn.Module):

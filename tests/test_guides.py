@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("matplotlib")
+guides = importlib.import_module("guides")
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-import guides  # noqa: E402 - from the folder above
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch's

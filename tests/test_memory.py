@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import memory
 import pytest
 import torch
 from test_images import draw, make
 
 from impflow_zoo import ImpFlow
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import memory
 
 
 def kept(kind: str, n: int) -> tuple[int, int]:
