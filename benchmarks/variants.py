@@ -1,9 +1,10 @@
 """A recipe with settings changed, trained for some minutes: how recipes of the zoo are chosen.
 
-    python benchmarks/variants.py hub_configs/resflow-cifar10/recipe-1.yaml --data FOLDER \
+    python benchmarks/variants.py hub_configs/resflow-cifar10/recipe.yaml --data FOLDER \
         --minutes 5 --set config.width=48 config.blocks=[4,4] training.learning_rate=1.0e-3
 
-Settings are named as in the recipe; their values are YAML. Prints each validation: step, rows seen,
+Of a recipe with stages the first one is trained. Settings are named as in the recipe; their values
+are YAML. Prints each validation: step, rows seen,
 seconds, value; with --test also the score of the best weights on the test split. The model is
 thrown away.
 """
@@ -27,7 +28,9 @@ from impflow_zoo.runlog import LOG
 
 
 def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """The recipe with `section.key=value` put in."""
+    """The recipe, its first stage alone, with `section.key=value` put in."""
+    first = (recipe.pop("stages", None) or [{}])[0]
+    recipe["training"] = {**(recipe.get("training") or {}), **first}
     for setting in settings:
         name, found, text = setting.partition("=")
         *sections, key = name.split(".")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 
 __all__ = ["SETTINGS", "keep_memory"]
 
 SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+_PARAMETERS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}  # of mallopt
 
 
 def keep_memory() -> None:
-    """Start the program once more, as it was started, with settings that keep large tensors.
+    """Let this process keep the memory of large tensors.
 
-    The allocator reads them when a process starts. Nothing happens where one of them is set, or
-    elsewhere than on Linux.
+    Nothing happens where the user has set one of the variables, or elsewhere than with glibc.
     """
-    if sys.platform == "linux" and not SETTINGS.keys() & os.environ.keys():
-        os.environ.update(SETTINGS)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if sys.platform != "linux" or SETTINGS.keys() & os.environ.keys():
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for name, value in SETTINGS.items():
+            mallopt(_PARAMETERS[name], int(value))

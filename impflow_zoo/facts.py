@@ -11,11 +11,18 @@ from typing import Any
 
 from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
 from impflow_zoo.models.fields import convert_fields
-from impflow_zoo.models.layout import TRAINING, earlier_recipe
+from impflow_zoo.models.layout import LOG, TRAINING
 from impflow_zoo.recipe import Recipe, fingerprint
 from impflow_zoo.runlog import read_lines
 
-__all__ = ["TRAINING", "Part", "Repeat", "TrainingFacts", "earlier_recipes", "read_log"]
+__all__ = [
+    "TRAINING",
+    "Part",
+    "Repeat",
+    "TrainingFacts",
+    "facts_of_run",
+    "read_log",
+]
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Part:
-    """One of several runs, each from the weights of the one before.
+    """One of several stages, each from the weights of the one before.
 
     Arguments:
         steps, rows_seen, minutes, hardware: what it cost.
@@ -51,20 +58,20 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a run says of itself, and of those whose weights it went on from.
+    """What a run says of itself: of all its stages, if it has several.
 
     Arguments:
         steps, rows_seen, minutes, hardware: what they cost together.
         skipped_steps: that were not finite.
         unconverged_fraction: of roots that missed the training tolerance, per step.
         curve: rows seen, seconds and value of each validation.
-        seed: of the last run.
+        seed: of the recipe.
         repeats: runs with other seeds.
-        parts: all runs in order, if there were several.
-        init_from: the model whose weights the first run started from, if their cost is not counted
-            here; empty if it is, or if that run started from random weights.
+        parts: all stages in order, if there were several.
+        init_from: the model whose weights the run started from, whose cost is not counted here;
+            empty if it started from random weights.
         data: fingerprint of the training rows; empty if it was not recorded.
-        recipe: fingerprint of the last run's recipe; empty if it was not recorded.
+        recipe: fingerprint of the recipe; empty if it was not recorded.
     """
 
     steps: int
@@ -115,19 +122,14 @@ class TrainingFacts:
 
     @property
     def last_steps(self) -> int:
-        """Steps of the last run."""
+        """Steps of the last stage."""
         return self.parts[-1].steps if self.parts else self.steps
 
     @property
     def batches(self) -> list[int]:
-        """Rows of a step in each run."""
+        """Rows of a step in each stage."""
         runs = self.parts or (self._as_part(),)
         return [round(run.rows_seen / max(1, run.steps)) for run in runs]
-
-    @property
-    def earlier_recipes(self) -> list[str]:
-        """Names of the files that hold the recipes of all runs but the last."""
-        return [earlier_recipe(number) for number in range(1, len(self.parts))]
 
     def is_like(self, other: TrainingFacts) -> bool:
         """Whether two runs may differ in their seeds alone, by start, length and data."""
@@ -138,11 +140,11 @@ class TrainingFacts:
         )
 
     def is_by(self, recipe: Recipe) -> bool:
-        """Whether the last run may have been one of this recipe."""
+        """Whether the run may have been one of this recipe."""
         return self.recipe in ("", fingerprint(recipe))
 
     def after(self, before: TrainingFacts) -> TrainingFacts:
-        """These facts and those of an earlier run, whose weights this one went on from."""
+        """These facts of a stage and those of the stages before it."""
         parts = (*(before.parts or (before._as_part(),)), self._as_part())
         steps = before.steps + self.steps
         unconverged = (run.unconverged_fraction * run.steps for run in (before, self))
@@ -161,6 +163,7 @@ class TrainingFacts:
             unconverged_fraction=sum(unconverged) / max(1, steps),
             curve=(*before.curve, *curve),
             parts=parts,
+            seed=before.seed,
             init_from=before.init_from,
         )
 
@@ -184,16 +187,17 @@ class TrainingFacts:
         return statistics.mean(values), statistics.stdev(values)
 
 
-def earlier_recipes(folder: Path) -> list[str]:
-    """Recipes of all runs but the last of a model, as far as its facts can be read."""
-    try:
-        return TrainingFacts.read(folder).earlier_recipes
-    except ModelError:
-        return []
+def facts_of_run(run: Path) -> TrainingFacts:
+    """What a run says of itself: `training.json`, or its log if it has had no validation yet.
+
+    Raises:
+        ModelError: if neither can be read.
+    """
+    return TrainingFacts.read(run) if (run / TRAINING).is_file() else read_log(run / LOG)
 
 
 def read_log(log: Path) -> TrainingFacts:
-    """What a training log says of cost and progress, that of earlier runs included.
+    """What a training log says of cost and progress, that of earlier stages included.
 
     Raises:
         ModelError: if it says nothing, or something else.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ __all__ = [
     "with_seed",
 ]
 
-_KEYS = ("model", "config", "data", "training", "card")
+_KEYS = ("model", "config", "data", "training", "stages", "card")
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,20 @@ class CardSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model, its data, its training, and words for its card."""
+    """A model, its data, its training, and words for its card.
+
+    Arguments:
+        stages: settings of each stage, if training has several: each starts from the weights that
+            the one before has kept. In the file a stage lists what differs from `training`; its
+            seed is that of `training` plus its number, counted from 0.
+    """
 
     model: str
     config: Config
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     card: CardSettings = field(default_factory=CardSettings)
+    stages: tuple[TrainingSettings, ...] = ()
 
     def __post_init__(self) -> None:
         require_config(model_class(self.model), self.config)
@@ -190,6 +198,20 @@ class Recipe:
             raise ConfigError(
                 f"data.corrupt={self.data.corrupt!r} is for images: leave it out for tables"
             )
+
+    @property
+    def runs(self) -> tuple[TrainingSettings, ...]:
+        """Settings of each stage, of the only one if there are none."""
+        return self.stages or (self.training,)
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The recipe with another seed."""
+        off = seed - self.training.seed
+        return replace(
+            self,
+            training=replace(self.training, seed=seed),
+            stages=tuple(replace(s, seed=s.seed + off) for s in self.stages),
+        )
 
 
 class _Loader(yaml.SafeLoader):
@@ -226,27 +248,49 @@ def read_recipe(path: Path) -> Recipe:
     if "model" not in data:
         raise ConfigError(f"recipe {path} names no model: {' or '.join(model_names())}")
     try:
+        shared = _section(data, "training")
         recipe = Recipe(
             model_class(data["model"]).__name__,
             parse(data.get("config")),
             parse_dataclass(DataSettings, _section(data, "data"), "data."),
-            parse_dataclass(TrainingSettings, _section(data, "training"), "training."),
+            parse_dataclass(TrainingSettings, shared, "training."),
             parse_dataclass(CardSettings, _section(data, "card"), "card."),
         )
-        return tiny(recipe)
+        stages = tuple(_stages(data.get("stages"), shared, recipe.training.seed))
+        return tiny(replace(recipe, stages=stages))
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
 
 
-def differences(one: Recipe, other: Recipe) -> list[str]:
-    """The settings in which two recipes train differently; seed and card apart."""
+def _stages(stated: Any, shared: dict[str, Any], seed: int) -> Iterator[TrainingSettings]:
+    if not isinstance(stated, list | None):
+        raise ConfigError("'stages' holds no list")
+    for number, own in enumerate(stated or ()):
+        if not isinstance(own, dict):
+            raise ConfigError(f"stages[{number}] holds no settings")
+        settings = {**shared, "seed": seed + number, **own}
+        yield parse_dataclass(TrainingSettings, settings, f"stages[{number}].")
+
+
+def differences(one: Recipe, other: Recipe, *, more_stages: bool = False) -> list[str]:
+    """The settings in which two recipes train differently; seeds and card apart.
+
+    Arguments:
+        one, other: the recipes.
+        more_stages: whether the other one may have stages after those of the first.
+    """
     if one.model != other.model:
         return ["model"]
-    pairs = {
+    runs, others = one.runs, other.runs
+    if len(runs) > len(others) or (len(runs) < len(others) and not more_stages):
+        return ["stages"]
+    pairs: dict[str, tuple[Any, Any]] = {
         "config.": (one.config, other.config),
         "data.": (one.data, other.data),
-        "training.": (replace(one.training, seed=0), replace(other.training, seed=0)),
     }
+    for number, (a, b) in enumerate(zip(runs, others, strict=False)):
+        section = f"stages[{number}]." if len(others) > 1 else "training."
+        pairs[section] = (replace(a, seed=0), replace(b, seed=0))
     if type(one.config) is not type(other.config):
         return ["config.kind"]
     return [
@@ -262,12 +306,14 @@ def fingerprint(recipe: Recipe) -> str:
 
     Settings that have their default values do not count, as later versions may have more of them.
     """
-    settings = replace(recipe, training=replace(recipe.training, seed=0), card=CardSettings())
+    settings = replace(recipe.with_seed(0), card=CardSettings())
     return hashlib.sha256(repr(_stated(settings)).encode()).hexdigest()[:16]
 
 
 def _stated(settings: Any) -> Any:
     """The fields of nested dataclasses that differ from their defaults."""
+    if isinstance(settings, tuple):
+        return tuple(map(_stated, settings))
     if not is_dataclass(settings):
         return settings
     found = {f.name: getattr(settings, f.name) for f in fields(settings)}

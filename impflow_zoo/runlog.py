@@ -24,9 +24,13 @@ class RunLog:
 
     folder: Path
 
-    def start(self) -> None:
-        """An empty log."""
-        (self.folder / LOG).write_text("")
+    def start(self, stage: int = 0) -> None:
+        """An empty log; that of the stage before, counted from 1, is kept under its number."""
+        path = self.folder / LOG
+        earlier = path.with_stem(f"{path.stem}-{stage}")
+        if stage and path.is_file() and not earlier.exists():
+            path.rename(earlier)
+        path.write_text("")
 
     def write(self, state: dict[str, Any], **figures: Any) -> None:
         """Add a line: where the run stands, and the figures."""

@@ -37,12 +37,14 @@ def tiny(recipe: Recipe) -> Recipe:
     blocks = getattr(config, "blocks", None)
     if blocks is not None:
         config = replace(config, blocks=(1,) * len(blocks) if isinstance(blocks, tuple) else 1)
-    settings = recipe.training
-    training = replace(
-        settings,
-        steps=min(settings.steps, 2),
-        batch_size=min(settings.batch_size, _ROWS),
-        validation_limit=few_rows(settings.validation_limit),
+    training, *stages = (
+        replace(
+            settings,
+            steps=min(settings.steps, 2),
+            batch_size=min(settings.batch_size, _ROWS),
+            validation_limit=few_rows(settings.validation_limit),
+        )
+        for settings in (recipe.training, *recipe.stages)
     )
     rows = {
         name: min(value, 1000 if name == "train_rows" else _ROWS)
@@ -50,4 +52,4 @@ def tiny(recipe: Recipe) -> Recipe:
         if (value := getattr(recipe.data, name)) is not None
     }
     data = replace(recipe.data, **rows)
-    return replace(recipe, config=config, data=data, training=training)
+    return replace(recipe, config=config, data=data, training=training, stages=tuple(stages))

@@ -1,4 +1,4 @@
-"""Cards, `results.csv`, the README's tables and the picture of pairs, from the models' folders.
+"""Cards, `results.csv`, the tables of the guides and the picture of pairs, from models' folders.
 
 Run in a checkout, after a model was staged or a figure has changed:
     python -m impflow_zoo.tables
@@ -18,7 +18,7 @@ from impflow_zoo.publishing import pairs
 from impflow_zoo.publishing.cards import trained_card
 from impflow_zoo.publishing.rows import Row, read_rows, results
 
-__all__ = ["between", "documents", "with_tables", "zoo_table"]
+__all__ = ["between", "documents", "zoo_table"]
 
 PICTURE = Path("docs") / "pictures" / "pairs.png"
 
@@ -44,7 +44,7 @@ def zoo_table(rows: list[Row]) -> str:
     without = sorted((row for row in rows if not row.value), key=_pairs_together)
     for text, published in (
         ("Recipes without weights yet", False),
-        ("Published checkpoints, to be [converted](conversion/README.md)", True),
+        ("Published checkpoints, to be [converted](../conversion/README.md)", True),
     ):
         links = [_link(row) for row in without if row.model.endswith("-published") == published]
         if links:
@@ -53,25 +53,13 @@ def zoo_table(rows: list[Row]) -> str:
 
 
 def _link(row: Row) -> str:
-    return f"[{row.model}](hub_configs/{row.model})"
+    return f"[{row.model}](../hub_configs/{row.model})"
 
 
 def _pairs_together(row: Row) -> tuple[str, str]:
     """`impflow-NAME` and `resflow-NAME` sort by what they share."""
     kind, dash, name = row.model.partition("-")
     return (name, kind) if dash else (kind, "")
-
-
-def with_tables(readme: str, rows: list[Row], zoo: Path) -> str:
-    """The README with its tables between their markers; sections are added if it has none."""
-    for name, title, table in (
-        ("zoo table", "The zoo", zoo_table(rows)),
-        ("pairs table", "ImpFlow beside ResFlow", pairs.table(pairs.trained_pairs(rows), zoo)),
-    ):
-        if f"<!-- {name} -->" not in readme:
-            readme = f"{readme.rstrip()}\n\n## {title}\n\n<!-- {name} -->\n<!-- end of {name} -->\n"
-        readme = between(readme, name, table)
-    return readme
 
 
 def between(text: str, name: str, content: str) -> str:
@@ -92,7 +80,7 @@ def documents(root: Path) -> dict[Path, str]:
     """What the generated files of a checkout should hold."""
     zoo = root / "hub_configs"
     rows = read_rows(zoo)
-    readme = root / "README.md"
+    compared = pairs.trained_pairs(rows)
     cards = {
         path.parent / layout.CARD: trained_card(path.parent)
         for path in sorted(zoo.glob(f"*/{layout.RESULTS}"))
@@ -100,7 +88,15 @@ def documents(root: Path) -> dict[Path, str]:
     return {
         **cards,
         root / "results.csv": results(rows),
-        readme: with_tables(readme.read_text(encoding="utf-8"), rows, zoo),
+        **{
+            root / "docs" / name: between(
+                (root / "docs" / name).read_text(encoding="utf-8"), marker, table
+            )
+            for name, marker, table in (
+                ("models.md", "zoo table", zoo_table(rows)),
+                ("impflow-beside-resflow.md", "pairs table", pairs.table(compared, zoo)),
+            )
+        },
     }
 
 
@@ -108,8 +104,8 @@ def main() -> None:
     """Write them all in the checkout that this package lies in."""
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     root = registry.zoo_folder().parent
-    if not (root / "README.md").is_file():
-        sys.exit(f"{root} is no checkout of impflow_zoo: there is no README.md in it")
+    if not (root / "docs").is_dir():
+        sys.exit(f"{root} is no checkout of impflow_zoo: there are no docs in it")
     try:
         for path, text in documents(root).items():
             writing.write_whole(path, text.encode())

@@ -46,7 +46,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 @pytest.fixture
 def run(capsys, monkeypatch) -> Run:
     """Call the command line in this process."""
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1073741824")  # else `train` starts a new one
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")  # `train` leaves this process's alone
 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["impflow-zoo", *map(str, arguments)])

@@ -34,7 +34,7 @@ IMAGE = {
     "training": {**TRAINING, "batch_size": 9, "flip": True, "validation_limit": 7},
 }
 NOISY = {
-    "config": {"logdet": {"mode": "unbiased"}},
+    "config": {"net": "spectral", "logdet": {"mode": "unbiased"}},
     "training": {**TRAINING, "batch_size": 500, "warmup_steps": 0, "learning_rate": 0.02},
 }
 

@@ -36,7 +36,6 @@ def checkpoint(self, write=trainer.Trainer.checkpoint):
 
 trainer.Trainer.checkpoint = checkpoint
 torch.set_num_threads(int(threads))
-os.environ["MALLOC_MMAP_THRESHOLD_"] = "1073741824"  # else the command would start once more
 sys.argv = ["impflow-zoo", "train", recipe, "--out", out]
 cli.main()
 """

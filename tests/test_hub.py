@@ -14,7 +14,7 @@ from hub import TOKEN, Fault, Hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 from small import make, rows
 
-from impflow_zoo import ResFlow
+from impflow_zoo import ResFlow, results
 from impflow_zoo.models import hub as files_of_the_hub
 from impflow_zoo.models import layout, store
 
@@ -390,16 +390,32 @@ def test_evaluate_by_id_takes_the_data_of_the_recipe(hub, online, models):
     assert online(score, "zoo/toy", limit=5)[2] == "test"
 
 
-def test_card_of_the_revision_asked_for(hub, online, models):
-    """A model loaded from an old commit is compared with the card of that commit."""
-    card = "---\nmodel-index:\n- name: m\n  results:\n  - task: {{type: d}}\n    dataset: {{name: t, type: t}}\n    metrics: [{{type: log_likelihood, value: {}}}]\n---\n"  # noqa: E501
+def known(value: float) -> bytes:
+    """A `results.json` with a value."""
+    entry = results.Entry(
+        data="t",
+        split="test",
+        metric="log_likelihood",
+        value=value,
+        stderr=0.1,
+        estimator_stderr=0.0,
+        n=5,
+        seed=0,
+        logdet="exact",
+        round_trip=1e-6,
+    )
+    return results.text((entry,)).encode()
+
+
+def test_results_of_the_revision_asked_for(hub, online, models):
+    """A model loaded from an old commit is compared with the results of that commit."""
     data = {"test.parquet": table(rows(5).tolist())}
-    old = hub.add("zoo/carded", {**models[0], **data, "README.md": card.format(-1.5).encode()})
-    hub.add("zoo/carded", {**models[0], **data, "README.md": card.format(-2.5).encode()})
-    assert online(score, f"zoo/carded@{old}")[3] == -1.5
-    assert online(score, "zoo/carded")[3] == -2.5
-    hub.add("zoo/carded", {**models[0], **data, "README.md": b"---\nmodel-index: [\n---\n"})
-    assert online(score, "zoo/carded")[3] is None
+    old = hub.add("zoo/scored", {**models[0], **data, layout.RESULTS: known(-1.5)})
+    hub.add("zoo/scored", {**models[0], **data, layout.RESULTS: known(-2.5)})
+    assert online(score, f"zoo/scored@{old}")[3] == -1.5
+    assert online(score, "zoo/scored")[3] == -2.5
+    hub.add("zoo/scored", {**models[0], **data, layout.RESULTS: b"[{"})
+    assert online(score, "zoo/scored")[3] is None
 
 
 def test_dataset_repository_by_id_and_streamed(hub, online, models):

@@ -1,4 +1,4 @@
-"""The README's zoo table and `results.csv` say what the folders say."""
+"""Cards, the tables of the guides and `results.csv` say what the folders say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def checkout(tmp_path: Path) -> Path:
     planned.mkdir()
     recipe = (tmp_path / "hub_configs" / "tiny" / "recipe.yaml").read_text()
     (planned / "recipe.yaml").write_text(recipe)
-    (tmp_path / "README.md").write_text("# Title\n\nText.\n")
+    (tmp_path / "docs").mkdir()
+    for name, table in (("models", "zoo"), ("impflow-beside-resflow", "pairs")):
+        page = f"# Title\n\n<!-- {table} table -->\n<!-- end of {table} table -->\n\nAfter.\n"
+        (tmp_path / "docs" / f"{name}.md").write_text(page)
     return tmp_path
 
 
@@ -46,19 +49,26 @@ def test_rows(checkout):
 
 
 def test_the_table_goes_between_its_markers(checkout):
-    readme = checkout / "README.md"
-    text = tables.documents(checkout)[readme]
-    assert text.startswith("# Title\n\nText.\n\n## The zoo\n")
-    assert re.search(r"\| \[tiny\]\(hub_configs/tiny\) \| ResFlow \| moons \| -\d+\.\d{3} ± ", text)
-    assert "\n\nRecipes without weights yet: [planned](hub_configs/planned).\n" in text
-    readme.write_text(text.replace("without weights yet", "to be proud of") + "\nAfter.\n")
-    again = tables.documents(checkout)[readme]
-    assert again == text + "\nAfter.\n"
-    assert again.count("<!-- zoo table -->") == again.count("<!-- end of zoo table -->") == 1
+    page = checkout / "docs" / "models.md"
+    text = tables.documents(checkout)[page]
+    assert text.startswith("# Title\n\n<!-- zoo table -->\n| model |")
+    assert text.endswith("\n<!-- end of zoo table -->\n\nAfter.\n")
+    assert re.search(r"\| \[tiny\]\(../hub_configs/tiny\) \| ResFlow \| moons \| -\d+.\d+ ± ", text)
+    assert "\n\nRecipes without weights yet: [planned](../hub_configs/planned).\n" in text
+    page.write_text(text.replace("without weights yet", "to be proud of"))
+    assert tables.documents(checkout)[page] == text
+
+
+def test_cards_are_made_from_the_folders(checkout):
+    card = checkout / "hub_configs" / "tiny" / "README.md"
+    text = card.read_text()
+    assert tables.documents(checkout)[card] == text
+    card.write_text("edited by hand")
+    assert tables.documents(checkout)[card] == text
 
 
 def test_pairs_stand_side_by_side():
-    text = tables.documents(ROOT)[ROOT / "README.md"].partition("<!-- zoo table -->")[2]
+    text = tables.documents(ROOT)[ROOT / "docs" / "models.md"].partition("<!-- zoo table -->")[2]
     names = [line.split("]")[0].removeprefix("| [") for line in text.splitlines() if "| [" in line]
     at = names.index("impflow-checkerboard")
     assert names[at + 1] == "resflow-checkerboard"

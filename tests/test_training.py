@@ -42,7 +42,6 @@ from impflow_zoo.runlog import LOG
 from impflow_zoo.scoring import Score, score
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.optimisation import learning_rate
-from impflow_zoo.training.origin import Origin
 from impflow_zoo.training.run_folder import CHECKPOINT
 from impflow_zoo.training.splits import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
@@ -439,7 +438,7 @@ def test_a_run_can_start_from_the_weights_of_a_model(tmp_path):
     start = make(blocks=1)
     start.save_pretrained(tmp_path / "start")
     run = trainer(tmp_path / "run", ImpFlow(start.config))
-    run.prepare(Origin(layout.open_files(tmp_path / "start")))
+    run.prepare(layout.open_files(tmp_path / "start"))
     for module in (run.model, run.averaged):
         for key, tensor in module.state_dict().items():
             assert torch.equal(tensor, start.state_dict()[key].to(tensor.dtype)), key
@@ -456,7 +455,7 @@ def test_a_run_can_start_from_a_model_of_the_zoo(tmp_path):
         tmp_path,
         progress=False,
     )
-    run.prepare(Origin(layout.open_files(locate("impflow-power-plant"))))
+    run.prepare(layout.open_files(locate("impflow-power-plant")))
     own = dict(run.model.named_parameters())
     assert all(torch.equal(own[name], p) for name, p in start.named_parameters())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +30,6 @@ __all__ = [
     "WEIGHTS",
     "Files",
     "WeightsError",
-    "earlier_recipe",
-    "is_earlier_recipe",
     "open_files",
     "optional_path",
     "read_safetensors",
@@ -45,19 +42,6 @@ WEIGHTS, GOLDEN, TEST_ROWS = "model.safetensors", "golden.safetensors", "test.pa
 TRAINING, RESULTS, SCORES = "training.json", "results.json", "scores.safetensors"
 PICTURE, CURVE = "density.png", "curve.png"
 CHECKPOINT = "checkpoint.safetensors"  # of a training run
-
-
-_EARLIER = re.compile(r"recipe-([1-9]\d{0,2})\.yaml")
-
-
-def earlier_recipe(number: int) -> str:
-    """The recipe of a run that later ones went on from, counted from 1."""
-    return f"recipe-{number}.yaml"
-
-
-def is_earlier_recipe(name: str) -> bool:
-    """Whether a file's name is one of those."""
-    return _EARLIER.fullmatch(name) is not None
 
 
 class WeightsError(ModelError):

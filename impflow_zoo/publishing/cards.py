@@ -131,13 +131,13 @@ def _scores(recipe: Recipe, result: Entry, *, ships: bool) -> dict[str, Any]:
 
 def _training(name: str, recipe: Recipe, result: Entry, facts: TrainingFacts) -> dict[str, str]:
     """How the weights came about, and the commands that make them again."""
-    settings, data = recipe.training, data_option(recipe)
-    seed = f" --seed {facts.seed}" if facts.seed != settings.seed else ""
+    settings, data = recipe.runs[-1], data_option(recipe)
+    seed = f" --seed {facts.seed}" if facts.seed != recipe.training.seed else ""
     whole = facts.last_steps >= settings.steps
     return {
         "training_text": _training_text(facts, settings),
         "train_text": "Train it again" if whole else "Train it to the end of the recipe",
-        "train_commands": _train_commands(name, facts, data, seed),
+        "train_commands": _train_command(name, facts, data, seed),
         "seeds_text": _seeds_text(result, facts),
         "seed_commands": _seed_commands(name, facts, data) if facts.repeats else "",
     }
@@ -161,10 +161,11 @@ def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
     if facts.parts:
         steps = _listed(f"{part.steps:,}" for part in facts.parts)
         parts = (
-            f", in {len(facts.parts)} runs ({steps} steps), each from the weights of the one before"
+            f", in {len(facts.parts)} stages ({steps} steps), each from the weights that the one "
+            "before has kept"
         )
     start = f", starting from the weights of {facts.init_from}" if facts.init_from else ""
-    rate = f"learning rate {settings.learning_rate:g}{' in the last run' if facts.parts else ''}"
+    rate = f"learning rate {settings.learning_rate:g}{' in the last stage' if facts.parts else ''}"
     batches = _listed(dict.fromkeys(map(str, facts.batches)))
     return (
         f"{_steps_text(facts, settings.steps)} of {batches} rows "
@@ -187,26 +188,16 @@ def _listed(texts: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _train_commands(
-    name: str, facts: TrainingFacts, data_option: str, seed_option: str, out_option: str = ""
-) -> str:
-    """What trains the weights again: a command for each run."""
+def _train_command(name: str, facts: TrainingFacts, data_option: str, options: str) -> str:
+    """What trains the weights again."""
     start = f" --init-from {facts.init_from}" if facts.init_from else ""
-    lines = []
-    for number in range(1, len(facts.parts)):
-        recipe, out = layout.earlier_recipe(number), f"runs/{name}-{number}"
-        lines.append(
-            f"impflow-zoo train hub_configs/{name}/{recipe}{data_option}{start} --out {out}"
-        )
-        start = f" --init-from {out}"
-    recipe, options = f"hub_configs/{name}/{layout.RECIPE}", data_option + start + seed_option
-    return "\n".join([*lines, f"impflow-zoo train {recipe}{options}{out_option}"])
+    return f"impflow-zoo train hub_configs/{name}/{layout.RECIPE}{data_option}{start}{options}"
 
 
 def _seed_commands(name: str, facts: TrainingFacts, data_option: str) -> str:
     """What trains the first of the other seeds."""
-    seed_option = f" --seed {facts.repeats[0].seed}"
-    return _train_commands(name, facts, data_option, seed_option, " --out runs/again")
+    options = f" --seed {facts.repeats[0].seed} --out runs/again"
+    return _train_command(name, facts, data_option, options)
 
 
 def _seeds_text(result: Entry, facts: TrainingFacts) -> str:
@@ -215,9 +206,8 @@ def _seeds_text(result: Entry, facts: TrainingFacts) -> str:
         return ""
     mean, deviation = over_seeds
     others = ", ".join(f"{r.value:.3f} (seed {r.seed})" for r in facts.repeats)
-    what = "In its last run trained" if facts.parts else "Trained"
     return (
-        f"{what} again with other seeds the recipe comes to {others}: {mean:.3f} in the mean of "
+        f"Trained again with other seeds the recipe comes to {others}: {mean:.3f} in the mean of "
         f"{1 + len(facts.repeats)} runs, {deviation:.3f} their standard deviation. These weights "
         f"are those of seed {facts.seed}."
     )

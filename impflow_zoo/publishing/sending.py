@@ -18,7 +18,6 @@ from huggingface_hub import (
 )
 
 from impflow_zoo import registry
-from impflow_zoo.facts import earlier_recipes
 from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -37,7 +36,7 @@ NEEDED = (
     layout.TRAINING,
     layout.RESULTS,
 )
-FILES = (*NEEDED, layout.PICTURE, layout.CURVE, layout.TEST_ROWS)  # beside recipes of earlier runs
+FILES = (*NEEDED, layout.PICTURE, layout.CURVE, layout.TEST_ROWS)
 _SECTIONS = ("Use", "Training", "Intended use and limits", "Data", "Citation")
 _PICTURES = re.compile(r"!\[[^\]]*\]\(([^)\s]*)\)")
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
@@ -101,13 +100,11 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
 
 def inspect(folder: Path) -> Parcel:
     """Check all that a published model must have, and collect what is wrong."""
-    earlier = earlier_recipes(folder)
-    names = (*FILES, *earlier)
-    present = tuple(name for name in names if (folder / name).is_file())
+    present = tuple(name for name in FILES if (folder / name).is_file())
     size = sum((folder / name).stat().st_size for name in present)
     if layout.WEIGHTS not in present and not _promises_weights(folder):
         return Parcel(folder, (), 0, trained=False, problems=())
-    problems = [f"no {name}" for name in (*NEEDED, *earlier) if name not in present]
+    problems = [f"no {name}" for name in NEEDED if name not in present]
     for name in present:
         if (folder / name).is_symlink():
             problems.append(f"{name} is a link: what it points to is not looked at")
@@ -263,7 +260,7 @@ def check(found: Sequence[Parcel], namespace: str) -> None:
 
 def _send(api: HfApi, repo_id: str, parcel: Parcel, create_pr: bool) -> Sent:
     there = set(api.list_repo_files(repo_id))
-    ours = {name for name in there if name in FILES or layout.is_earlier_recipe(name)}
+    ours = {name for name in there if name in FILES}
     gone = sorted(ours - set(parcel.files))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(name, parcel.folder / name) for name in parcel.files),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from impflow_zoo import pictures
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
-from impflow_zoo.facts import Repeat, TrainingFacts, earlier_recipes, read_log
+from impflow_zoo.facts import Repeat, TrainingFacts, facts_of_run
 from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -60,11 +60,13 @@ def stage(
         _announce(folder, recipe)
         return None
     facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
-    others = _other_seeds(repeats, recipe, facts, run or folder)
+    others = _other_seeds(repeats, recipe, facts)
     if data is not None:
         split = split or recipe.data.test
     with _replaced(folder) as made:
-        _bring(run, folder, made, facts)
+        if run is not None:
+            for name in (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG):
+                shutil.copyfile(run / name, made / name)
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
         result = evaluate(model, data, split, progress=True)
@@ -84,19 +86,6 @@ def stage(
     if result.dataset == str(made / layout.TEST_ROWS):
         result = replace(result, dataset=str(folder / layout.TEST_ROWS))
     return result
-
-
-def _bring(run: Path | None, folder: Path, made: Path, facts: TrainingFacts) -> None:
-    """Put the files of a run in place of those of the folder's weights."""
-    missing = [name for name in facts.earlier_recipes if not ((run or folder) / name).is_file()]
-    if missing:
-        raise ModelError(f"{run or folder} has no {missing[0]}, the recipe of an earlier run")
-    if run is None:
-        return
-    for name in earlier_recipes(made):  # which these weights have not seen
-        (made / name).unlink(missing_ok=True)
-    for name in (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG, *facts.earlier_recipes):
-        shutil.copyfile(run / name, made / name)
 
 
 def _announce(folder: Path, recipe: Recipe) -> None:
@@ -149,7 +138,7 @@ def _facts_of(run: Path) -> TrainingFacts:
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
     if not (run / LOG).is_file():
         raise ModelError(f"{run} has no {LOG}: it is no folder of a run")
-    return read_log(run / LOG)
+    return facts_of_run(run)
 
 
 def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
@@ -164,7 +153,7 @@ def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
 
 
 def _other_seeds(
-    repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts, origin: Path
+    repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts
 ) -> list[tuple[Path, TrainingFacts]]:
     """Runs that differ from the staged one in their seeds alone, with what they say."""
     others = [(run, _facts_of(run)) for run in repeats]
@@ -173,14 +162,8 @@ def _other_seeds(
         if facts.seed in seeds:
             raise ModelError(f"{run} has seed {facts.seed}, as another run has: --seed a new one")
         seeds.add(facts.seed)
-        if (
-            not facts.is_like(staged)
-            or differences(read_recipe(run / layout.RECIPE), recipe)
-            or any(
-                (run / name).read_bytes() != (origin / name).read_bytes()
-                for name in facts.earlier_recipes
-            )
-        ):
+        changed = differences(read_recipe(run / layout.RECIPE), recipe)
+        if changed or not facts.is_like(staged):
             raise ModelError(
                 f"{run} is a run of another recipe or length: only the seed may differ"
             )

@@ -12,9 +12,10 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.layout import read_safetensors
 from impflow_zoo.models.writing import write_whole
 
-__all__ = ["CheckpointError", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CheckpointError", "checkpoint_state", "read_checkpoint", "write_checkpoint"]
 
 _STATE = "state"
 
@@ -47,6 +48,22 @@ def write_checkpoint(
     write_whole(path, serialise(tensors, metadata={_STATE: json.dumps(state)}))
 
 
+def checkpoint_state(path: Path) -> dict[str, Any]:
+    """The plain numbers in a checkpoint.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"nothing to resume: there is no {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            state: dict[str, Any] = json.loads(file.metadata()[_STATE])
+            return state
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
 def read_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
@@ -55,14 +72,8 @@ def read_checkpoint(
     Raises:
         CheckpointError: if the file is missing, damaged, or does not fit.
     """
-    if not path.is_file():
-        raise CheckpointError(f"nothing to resume: there is no {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            state = json.loads(file.metadata()[_STATE])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+    state = checkpoint_state(path)
+    tensors = read_safetensors(path)
     try:
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, f"{name}/"))

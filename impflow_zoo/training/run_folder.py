@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 from impflow_zoo.models.config import ModelError
@@ -12,9 +11,8 @@ from impflow_zoo.models.layout import (
     CONFIG,
     GOLDEN,
     RECIPE,
+    TRAINING,
     WEIGHTS,
-    earlier_recipe,
-    is_earlier_recipe,
 )
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
@@ -26,7 +24,6 @@ __all__ = [
     "check_new",
     "check_resumed",
     "check_unsaved",
-    "keep_earlier_recipes",
     "keep_recipe",
 ]
 
@@ -50,14 +47,9 @@ def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:
         raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
     if (folder / WEIGHTS).exists():
         raise ModelError(f"{folder} holds the weights of a model: choose another --out")
-    earlier = [path.name for path in folder.glob("*") if is_earlier_recipe(path.name)]
-    if any((folder / name).resolve() == recipe_file.resolve() for name in earlier):
-        raise ModelError(
-            f"{recipe_file} has a name that runs give to recipes: choose another --out"
-        )
     if (folder / LOG).exists():
         return
-    for name in (CONFIG, GOLDEN, RECIPE, *earlier):
+    for name in (CONFIG, GOLDEN, RECIPE, TRAINING):
         path = folder / name
         own = path.resolve() == recipe_file.resolve() and seed is None  # else it would change
         if path.exists() and not own:
@@ -65,13 +57,14 @@ def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:
 
 
 def check_resumed(folder: Path, recipe: Recipe) -> None:
-    """Refuse to go on with another recipe than the run's, but for its card.
+    """Refuse to go on with another recipe than the run's, but for its card and further stages.
 
     Raises:
         CheckpointError: naming what differs.
     """
     path = folder / RECIPE
-    changed = differences(read_recipe(path), recipe) if path.is_file() else []
+    known = read_recipe(path) if path.is_file() else recipe
+    changed = differences(known, recipe, more_stages=True)
     if changed:
         anew = f"start a new run from its weights with --init-from {folder}"
         if not (folder / WEIGHTS).is_file():
@@ -115,9 +108,3 @@ def check_unsaved(
 def keep_recipe(folder: Path, text: bytes, seed: int | None) -> None:
     """Write the recipe of a run into its folder, with the seed that was asked for in its place."""
     write_whole(folder / RECIPE, text if seed is None else with_seed(text, seed))
-
-
-def keep_earlier_recipes(folder: Path, texts: Sequence[bytes]) -> None:
-    """Write the recipes of the runs before this one, the first of them first."""
-    for number, text in enumerate(texts, start=1):
-        write_whole(folder / earlier_recipe(number), text)

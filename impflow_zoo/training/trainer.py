@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,26 +16,33 @@ from torch import Tensor
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
+from impflow_zoo.facts import TrainingFacts, read_log
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.layout import LOG, TRAINING, Files, open_files
 from impflow_zoo.models.store import load_weights, read_config, read_weights
+from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solve import NumericalWarning
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import TrainingSettings, read_recipe
+from impflow_zoo.registry import locate
 from impflow_zoo.runlog import Meter, RunLog
 from impflow_zoo.scoring import score
 from impflow_zoo.training.batches import Batches
-from impflow_zoo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from impflow_zoo.training.checkpoint import (
+    CheckpointError,
+    checkpoint_state,
+    read_checkpoint,
+    write_checkpoint,
+)
 from impflow_zoo.training.interrupts import stop_requests
 from impflow_zoo.training.optimisation import Optimisation
-from impflow_zoo.training.origin import Origin, open_origin
 from impflow_zoo.training.run_folder import (
     CHECKPOINT,
     check_new,
     check_resumed,
     check_unsaved,
-    keep_earlier_recipes,
     keep_recipe,
 )
 from impflow_zoo.training.splits import open_splits, with_columns
@@ -72,8 +79,7 @@ def train(
         resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
             same recipe and the same rows. Without a checkpoint, start from the beginning.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
-            instead of random ones. If it was trained on the same rows, log and card count what
-            that cost, too.
+            instead of random ones. What these had cost is not counted.
         seed: in place of the recipe's; to be given again with `resume`.
         max_minutes: stop then, with a checkpoint.
         device: where to train; None takes a GPU if there is one.
@@ -91,7 +97,7 @@ def train(
     recipe = read_recipe(path)
     if seed is not None:
         seed = convert(seed, int, "seed")
-        recipe = replace(recipe, training=replace(recipe.training, seed=seed))
+        recipe = recipe.with_seed(seed)
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     saved = (folder / CHECKPOINT).exists()
     if resume and saved and init_from is not None:
@@ -115,29 +121,39 @@ def train(
     torch.manual_seed(recipe.training.seed)
     config = with_columns(recipe.config, train_rows)
     model = model_class(recipe.model)(config).to(processes.device)
-    trainer = Trainer(
-        model,
-        recipe.training,
-        train_rows,
-        validation_rows,
-        folder,
-        processes=processes,
-        progress=progress,
-    )
-    if resume:
-        trainer.resume()
-    else:
-        seen = trainer.state["data"]
-        origin = None if init_from is None else open_origin(init_from, recipe, seen, data)
-        trainer.prepare(origin)
-        if processes.first:
-            keep_recipe(folder, path.read_bytes(), seed)
-            keep_earlier_recipes(folder, () if origin is None else origin.recipes)
-    return trainer.run(max_minutes)
+    start = None if init_from is None else open_files(locate(init_from))
+    first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
+    if resume and processes.first:
+        keep_recipe(folder, path.read_bytes(), seed)  # which may have more stages now
+    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+    for stage, settings in enumerate(recipe.runs[first:], start=first):
+        trainer = Trainer(
+            model,
+            settings,
+            train_rows,
+            validation_rows,
+            folder,
+            stage=stage,
+            processes=processes,
+            progress=progress,
+        )
+        if resume and stage == first:
+            trainer.resume()
+        elif stage:
+            trainer.go_on()
+        else:
+            trainer.prepare(start)
+            if processes.first:
+                keep_recipe(folder, path.read_bytes(), seed)
+        if not trainer.finished:
+            trainer.run(deadline)
+        if trainer.stopped or not trainer.finished or trainer.state["best"] is None:
+            break
+    return dict(trainer.state)
 
 
 class Trainer:
-    """One run: a model, its training and validation rows, and a folder.
+    """One stage of a run: a model, its training and validation rows, and a folder.
 
     Arguments:
         model: what to train.
@@ -145,6 +161,7 @@ class Trainer:
         rows: training rows.
         validation: rows that decide which weights are kept.
         folder: where model, log and checkpoint go.
+        stage: number of the stage, from 0.
         processes: those that train together.
         progress: show a bar on stderr.
     """
@@ -157,6 +174,7 @@ class Trainer:
         validation: Source,
         folder: Path,
         *,
+        stage: int = 0,
         processes: Processes | None = None,
         progress: bool,
     ) -> None:
@@ -172,6 +190,7 @@ class Trainer:
         self.folder, self.log = folder, RunLog(folder)
         self.progress = progress and self.processes.first
         self.state: dict[str, Any] = {
+            "stage": stage,
             "step": 0,
             "rows": 0,
             "skipped": 0,
@@ -185,31 +204,50 @@ class Trainer:
             "data": fingerprint(rows),
         }
         self.meter = Meter()
+        self.stopped = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state["step"] >= self.settings.steps or self._out_of_patience()
 
     @property
     def averaged(self) -> FlowModel:
         """The model with averaged weights, the one that is validated and kept."""
         return cast(FlowModel, self.optimisation.averaged.module)
 
-    def prepare(self, origin: Origin | None = None) -> None:
+    def prepare(self, start: Files | None = None) -> None:
         """Learn preprocessing and scales from the data, or start from the weights of a model."""
-        if origin is None:
+        if start is None:
             if self.model.preprocessing.learns:
                 rows = self.batches.rows
                 some = rows.rows(range(min(len(rows), 100_000)))  # enough for a mean and a scale
                 self.model.fit_preprocessing(some.to(self.processes.device))
             self.optimisation.start(self._first_batch())
+            self._begin()
         else:
-            files = origin.files
-            load_weights(self.model, read_weights(files, read_config(files)), files.name)
-            self.model.float()
+            self._take_weights(start)
+            self._begin(init_from=_public_name(start))
+
+    def go_on(self) -> None:
+        """Start a stage from the weights that the one before has kept."""
+        before = TrainingFacts.read(self.folder)
+        self._take_weights(open_files(self.folder))
+        self.processes.wait()  # all have read them before the first writes others
+        self._begin(before=asdict(before))
+
+    def _take_weights(self, files: Files) -> None:
+        load_weights(self.model, read_weights(files, read_config(files)), files.name)
+        self.model.float()
+
+    def _begin(self, **known: Any) -> None:
+        """Start the average, and the log with what is known of the run."""
         self.optimisation.start_average()
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.log.start()
-        known = {key: self.state[key] for key in ("seed", "data")}
-        before = {} if origin is None else origin.figures
-        self._log(hardware=self.processes.description, **known, **before)
+            self.log.start(self.state["stage"])
+        own = {key: self.state[key] for key in ("seed", "data")}
+        self._log(hardware=self.processes.description, **own, **known)
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""
@@ -219,8 +257,9 @@ class Trainer:
         seed = state.get("seed", self.settings.seed)
         if seed != self.settings.seed:
             raise CheckpointError(
-                f"{self.folder} was started with seed {seed}, not {self.settings.seed}: "
-                f"go on with --seed {seed}"
+                f"{self.folder} was started with seed {seed - self.state['stage']}, not "
+                f"{self.settings.seed - self.state['stage']}: go on with --seed "
+                f"{seed - self.state['stage']}"
             )
         found, trained = self.state["data_rows"], state.get("data_rows", self.state["data_rows"])
         if found != trained:
@@ -249,11 +288,14 @@ class Trainer:
                 {**self.state, "unlogged": self.meter.figures},
             )
 
-    def run(self, max_minutes: float | None = None) -> dict[str, Any]:
-        """Train until the steps are done, patience or time is up, or a signal asks to stop."""
+    def run(self, deadline: float | None = None) -> dict[str, Any]:
+        """Train until the steps are done, patience or time is up, or a signal asks to stop.
+
+        Arguments:
+            deadline: when to stop, by `time.perf_counter`.
+        """
         start = time.perf_counter()
         before = self.state["seconds"]
-        deadline = math.inf if max_minutes is None else start + 60 * max_minutes
         between = 60 * self.settings.checkpoint_minutes
         due = start + min(between, _FIRST_CHECKPOINT)
         if self.state["step"] == 0:
@@ -267,7 +309,7 @@ class Trainer:
                 disable=not self.progress,
             ) as bar,
         ):
-            while self.state["step"] < self.settings.steps and not self._out_of_patience():
+            while not self.finished:
                 self.meter.figures.append(self._step())
                 self.state["step"] += 1
                 now = time.perf_counter()
@@ -281,12 +323,15 @@ class Trainer:
                 bar.update()
                 if step % self.settings.validate_every == 0 or last:
                     self._validate()
-                if self.processes.any(stop.asked or now >= deadline):
+                late = deadline is not None and now >= deadline
+                if self.processes.any(stop.asked or late):
+                    self.stopped = True
                     break
                 if now >= due:
                     self.checkpoint()
                     due = now + between
             self.checkpoint()
+            self._write_facts()
         self.processes.wait()  # nobody leaves before the files are whole
         return dict(self.state)
 
@@ -343,6 +388,13 @@ class Trainer:
                 model.save_pretrained(self.folder)
         else:
             self.state["waited"] += 1
+        self._write_facts()
+
+    def _write_facts(self) -> None:
+        """What the run says of its cost and progress so far."""
+        if self.processes.first:
+            text = read_log(self.folder / LOG).text()
+            write_whole(self.folder / TRAINING, text.encode())
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
@@ -351,3 +403,8 @@ class Trainer:
     def _log(self, **figures: Any) -> None:
         if self.processes.first:
             self.log.write(self.state, **figures)
+
+
+def _public_name(files: Files) -> str:
+    """A Hub id, or the last part of a folder's path: where it lies is nobody's business."""
+    return files.name if not Path(files.name).is_dir() else Path(files.name).resolve().name

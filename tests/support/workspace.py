@@ -81,7 +81,6 @@ class Workspace:
         environment = {
             VARIABLE: "1",
             "HF_HUB_OFFLINE": "1",
-            "MALLOC_TRIM_THRESHOLD_": "1073741824",  # else `train` starts a new process
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
         zoo = self.root / "hub_configs"
