@@ -30,7 +30,7 @@ def lags(folder: Path) -> list[float]:
     model.train()
     found = []
     for layer in model.modules():
-        if isinstance(layer, LipschitzLayer):
+        if isinstance(layer, LipschitzLayer) and hasattr(layer, "sigma"):  # none in sandwich nets
             layer.fresh_weight()
             norm = float(layer.sigma)
             layer.double().converge()
@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of training runs")
     for folder in parser.parse_args().runs:
         found = lags(folder)
+        if not found:
+            print(f"{folder.name}: no layer whose norm is found by iteration")
+            continue
         mean = sum(found) / len(found)
         print(f"{folder.name}: {len(found)} layers, at most {max(found):.1e}, mean {mean:.1e}")
 

@@ -33,7 +33,7 @@ from impflow_zoo.smoke import VARIABLE
 __all__ = ["Workspace"]
 
 IMAGE_MODEL, TABLE_MODEL = "impflow-mnist", "impflow-power-plant"
-OWN_MODEL = "impflow-mine"  # whose folder may be written to
+MODEL_OF_OWN, OWN_MODEL = "impflow-kin8nm", "impflow-mine"  # whose folder may be written to
 
 
 class Workspace:
@@ -51,15 +51,16 @@ class Workspace:
             (root / name).symlink_to(CHECKOUT / name)
         (root / "README.md").unlink()
         shutil.copy(CHECKOUT / "README.md", root)
-        (root / "hub_configs").mkdir()
+        zoo = root / "hub_configs"
+        zoo.mkdir()
         for folder in (CHECKOUT / "hub_configs").iterdir():
             if folder.name.endswith("-published"):  # conversion writes into these
                 shutil.copytree(folder, root / "hub_configs" / folder.name)
             else:
                 (root / "hub_configs" / folder.name).symlink_to(folder)
-        shutil.copytree(
-            CHECKOUT / "hub_configs" / "impflow-kin8nm", root / "hub_configs" / OWN_MODEL
-        )
+        own = shutil.copytree(CHECKOUT / "hub_configs" / MODEL_OF_OWN, zoo / OWN_MODEL)
+        card = own / "README.md"
+        card.write_text(card.read_text().replace(MODEL_OF_OWN, OWN_MODEL))
 
     # ------------------------------------------------------------------------------ running
 
