@@ -19,9 +19,9 @@ from impflow_zoo import (
     Solver,
 )
 from impflow_zoo.lipschitz.norms import LipschitzLayer
-from impflow_zoo.models.build import decode
+from impflow_zoo.models.walk import Walk, decode
 from impflow_zoo.normflows import from_residual
-from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.report import Report
 
 __all__ = ["CASES", "TASKS", "Case", "Side", "compose", "make_side"]
 
@@ -153,13 +153,14 @@ class Side:
     def standard_error(self) -> float:
         """Root mean square over rows of that of the log-probability, in nats."""
         self.prepare("log_prob")
-        with monitor.record() as events:
-            value = self.run("log_prob")
-        logdets = [figures for kind, figures in events if kind == "logdet"]
-        if not logdets or any(figures["mode"] == "unbiased" for figures in logdets):
-            draws = [value, *(self.run("log_prob") for _ in range(_DRAWS - 1))]
+        report = Report()
+        if isinstance(self.modules, Transform):
+            with torch.no_grad():
+                Walk(report=report)(self.modules, self.x)
+        if not report.logdets or any(found.mode == "unbiased" for found in report.logdets):
+            draws = [self.run("log_prob") for _ in range(_DRAWS)]
             return float(torch.stack(draws).var(0).mean().sqrt())
-        variances = [figures["variance"] for figures in logdets]
+        variances = [found.variance for found in report.logdets]
         return float(torch.stack(variances).sum(0).mean().sqrt())
 
     def sample_error(self, exact: Side) -> float:

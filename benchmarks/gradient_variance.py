@@ -24,7 +24,7 @@ from torch import Tensor
 from impflow_zoo import ImageConfig, ImpFlow, LogDet
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.report import Report
 from impflow_zoo.smoke import smoke
 
 KAPPAS = (0.6,) if smoke() else (0.6, 0.9, 0.98)
@@ -59,11 +59,11 @@ def gradient(model: FlowModel, logdet: LogDet, x: Tensor) -> tuple[Tensor, float
     for block in blocks:
         block.logdet = logdet
     start = time.process_time()
-    with monitor.record() as events:
-        loss = model.log_prob(x).mean()
-        found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    report = Report()
+    loss = model.log_prob(x, report=report).mean()
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     seconds = time.process_time() - start
-    products = sum(figures.get("products", 0) for kind, figures in events if kind == "logdet")
+    products = sum(estimate.products for estimate in report.logdets)
     nets = sum(len(block.nets) for block in blocks)
     flat = torch.cat([g.flatten() for g in found if g is not None])
     return flat, products / nets, seconds

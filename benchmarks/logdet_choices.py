@@ -22,10 +22,10 @@ from documents import GUIDE, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import LipschitzMLP, LogDet, Solver
-from impflow_zoo.lipschitz.norms import LipschitzLayer, held_weights
-from impflow_zoo.numerics.implicit import ResidualMap
-from impflow_zoo.numerics.linearize import chain_of
+from impflow_zoo.lipschitz.norms import LipschitzLayer
+from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.smoke import smoke
+from impflow_zoo.transforms.binding import bind
 
 DIMENSIONS = (2,) if smoke() else (2, 6, 43, 63)
 LIPSCHITZ = 0.9
@@ -74,9 +74,10 @@ def measure_logdet(net: LipschitzMLP, choice: LogDet, x: Tensor) -> dict[str, fl
     def value(seed: int) -> Tensor:
         torch.manual_seed(seed)
         settings = choice.seeded(seed)
-        return ResidualMap(net, logdet=settings, kappa=LIPSCHITZ).value_and_logdet(x)[1]
+        return ResidualMap(bound, logdet=settings, kappa=LIPSCHITZ).value_and_logdet(x)[1]
 
-    with held_weights(net), torch.no_grad():
+    bound = bind(net, None)
+    with torch.no_grad():
         draws = torch.stack([value(seed) for seed in range(DRAWS)]).double()
         errors = draws - reference
         figures = {
@@ -85,13 +86,12 @@ def measure_logdet(net: LipschitzMLP, choice: LogDet, x: Tensor) -> dict[str, fl
             "mean_error": errors.mean().abs().item(),
             "value_passes": passes(lambda: value(0), plain),
         }
-    with held_weights(net):
-        figures["gradient_passes"] = passes(retaining(value, parameters), plain)
+    figures["gradient_passes"] = passes(retaining(value, parameters), plain)
     return figures
 
 
 def retaining(value: Callable[[int], Tensor], parameters: list[Tensor]) -> Callable[[], Any]:
-    """Value and gradient, with the graph of the held weights kept."""
+    """Value and gradient, with the graph of the normalised weights kept."""
     return lambda: torch.autograd.grad(
         value(0).sum(), parameters, retain_graph=True, allow_unused=True
     )
@@ -119,18 +119,19 @@ def reference_logdet(net: LipschitzMLP, x: Tensor) -> Tensor:
     double = make_net(net.features).double()
     double.load_state_dict(net.state_dict())
     with torch.no_grad():
-        return ResidualMap(double, logdet=LogDet("exact")).value_and_logdet(x.double())[1]
+        return ResidualMap(bind(double, None), logdet=LogDet("exact")).value_and_logdet(x.double())[
+            1
+        ]
 
 
 def measure_solver(net: LipschitzMLP, method: str, y: Tensor, *, training: bool) -> dict[str, Any]:
     """Steps, cost and largest error bound of the roots by a method."""
-    with held_weights(net), torch.no_grad():
-        chain = chain_of(net, y, None)
-        assert chain is not None
+    with torch.no_grad():
+        bound = bind(net, None)
 
         def solve() -> Any:
             solver = Solver(method=method)
-            return solver.solve(chain, y, kappa=LIPSCHITZ, training=training, throw=False)
+            return solver.solve(bound, y, kappa=LIPSCHITZ, training=training, throw=False)
 
         solution = solve()
         return {

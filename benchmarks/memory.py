@@ -25,9 +25,9 @@ from torch import Tensor
 
 from impflow_zoo import ImageConfig, ImpFlow, LogDet, Solver
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.numerics import logdet as logdet_module
-from impflow_zoo.numerics import monitor, search
+from impflow_zoo.numerics import estimate, search
 from impflow_zoo.numerics.krylov import Krylov, arnoldi
+from impflow_zoo.numerics.report import Report
 from impflow_zoo.smoke import smoke
 
 COUNTS = (5,) if smoke() else (5, 20, 80)
@@ -60,7 +60,7 @@ def forced(model: FlowModel, kind: str, n: int) -> Iterator[None]:
 
     patches = {
         "terms": [mock.patch.object(Tensor, "geometric_", lambda t, p: t.fill_(n - 2))],
-        "products": [mock.patch.object(logdet_module, "arnoldi", space)],
+        "products": [mock.patch.object(estimate, "arnoldi", space)],
         "steps": [
             mock.patch.object(Solver, "tolerances", return_value=(0.0, 0.0)),
             mock.patch.object(search, "_PATIENCE", 10**9),
@@ -84,10 +84,11 @@ def step(model: FlowModel, x: Tensor, kind: str, n: int) -> None:
         RuntimeError: if the number was not taken after all.
     """
     model.train()
-    with forced(model, kind, n), monitor.record() as events:
-        model.log_prob(x).mean().backward()
-    key = "steps" if kind == "steps" else "products"
-    found = {round(figures[key]) for _, figures in events if key in figures}
+    report = Report()
+    with forced(model, kind, n):
+        model.log_prob(x, report=report).mean().backward()
+    steps = {int(root.steps.max()) for root in report.roots}
+    found = steps if kind == "steps" else {logdet.products for logdet in report.logdets}
     if kind != "graphs" and found != {n}:
         raise RuntimeError(f"{kind}: {n} were asked for, {found} taken")
 

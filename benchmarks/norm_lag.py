@@ -31,7 +31,7 @@ def lags(folder: Path) -> list[float]:
     found = []
     for layer in model.modules():
         if isinstance(layer, LipschitzLayer) and hasattr(layer, "sigma"):  # none in sandwich nets
-            layer.fresh_weight()
+            layer.normalised_weight()
             norm = float(layer.sigma)
             layer.double().converge()
             found.append(1 - norm / float(layer.sigma))

@@ -13,7 +13,7 @@ from conversion.errors import ConversionError
 from impflow_zoo.lipschitz.certify import Certificate, certify, worst
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.preprocessing import ImagePreprocessing
-from impflow_zoo.numerics.solve import SolverError
+from impflow_zoo.numerics.solver import SolverError
 
 __all__ = ["LARGE", "SelfCheck", "check"]
 

@@ -9,7 +9,7 @@ from impflow_zoo.models.config import ImageConfig, SplineConfig, TabularConfig
 from impflow_zoo.models.flow import ImpFlow, ResFlow
 from impflow_zoo.models.spline import SplineFlow
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.solve import NumericalWarning, Solver, SolverError
+from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.registry import create_model, list_models
 from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.monotone import MonotoneTransform

@@ -244,15 +244,13 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
     values = metric(scored.log_prob)
     n = len(values)
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
-    logdets = [figures for kind, figures in scored.events if kind == "logdet"]
-    roots = [figures for kind, figures in scored.events if kind == "root"]
-    rows = sum(root["rows"] for root in roots)
-    passed = sum(figures["rows"] for figures in logdets)
+    rows = sum(count for count, _ in scored.roots)
+    passed = sum(figures.rows for figures in scored.logdets)
     nets = sum(len(block.steps) for block in model.blocks())
 
     def over_rows(name: str) -> float:
         """The mean over rows of what all nets add, in units of the metric."""
-        total = sum(figures.get(name, math.nan) * figures["rows"] for figures in logdets)
+        total = sum(getattr(figures, name) * figures.rows for figures in scored.logdets)
         return total / max(1, passed) * nets * unit
 
     return Result(
@@ -263,10 +261,10 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         n=n,
         skipped=scored.skipped,
         per_row=values,
-        logdet=logdets[0]["mode"] if logdets else "exact",
+        logdet=scored.logdets[0].mode if scored.logdets else "exact",
         truncation_bound=over_rows("bound"),
         truncation_tail=over_rows("tail"),
-        solver_steps=sum(r["steps"] * r["rows"] for r in roots) / rows if rows else 0.0,
+        solver_steps=sum(n * steps for n, steps in scored.roots) / rows if rows else 0.0,
         **rest,
     )
 

@@ -24,11 +24,11 @@ from impflow_zoo.data import (
 from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.seeds import Use
-from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.probes import keyed_rows
+from impflow_zoo.numerics.estimate import Bias, Estimate
+from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.rows import listed
 from impflow_zoo.numerics.seeds import mix
-from impflow_zoo.numerics.solve import NumericalWarning
+from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
@@ -81,20 +81,38 @@ def _source_options(config: Config) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Estimated:
+    """What is known of the log-determinants of a batch.
+
+    Arguments:
+        rows: their number.
+        mode: how they were estimated.
+        tail, bound: of their bias, see `Bias`; NaN where nothing is known.
+    """
+
+    rows: int
+    mode: str
+    tail: float
+    bound: float
+
+
+@dataclass(frozen=True)
 class Score:
     """Log-probabilities of the rows of a source.
 
     Arguments:
         log_prob: nats, `[n]`, float64.
         variance: variance of their estimators, `[n]`, float64.
-        events: what the numerics reported.
+        roots: rows and mean evaluations of each batch of roots.
+        logdets: what is known of each batch of log-determinants.
         skipped: rows left out because they cannot be read.
         first: the first of the rows as the model took them, 100 at most.
     """
 
     log_prob: Tensor
     variance: Tensor
-    events: list[monitor.Event]
+    roots: list[tuple[int, float]]
+    logdets: list[Estimated]
     skipped: int = 0
     first: Tensor | None = None
 
@@ -150,9 +168,10 @@ def _score_share(
 ) -> Score:
     """The score of the rows that are this process's."""
     values, variances, first, skipped = [torch.zeros(0)], [torch.zeros(0)], None, 0
+    roots: list[tuple[int, float]] = []
+    logdets: list[Estimated] = []
     with (
         torch.no_grad(),
-        monitor.record() as events,
         tqdm(
             total=_total(source, limit, processes),
             unit="row",
@@ -166,14 +185,17 @@ def _score_share(
             if not len(batch.index):
                 continue
             x = model_input(model, batch, seed)
-            with keyed_rows([mix(seed, Use.SCORED_PROBES, row) for row in batch.index.tolist()]):
-                value, error = model.log_prob_with_error(x)
+            keys = [mix(seed, Use.SCORED_PROBES, row) for row in batch.index.tolist()]
+            report = Report()
+            value, error = model.log_prob_with_error(x, keys=keys, report=report)
+            roots += [(len(r.steps), float(r.steps.float().mean())) for r in report.roots]
+            logdets += [_estimated(estimate) for estimate in report.logdets]
             _warn_of_rows_without_density(batch, value, source.name)
             values.append(value.double().cpu())
             variances.append(error.double().cpu() ** 2)
             first = x[:100].cpu() if first is None else first
     return Score(
-        torch.cat(values).double(), torch.cat(variances).double(), _figures(events), skipped, first
+        torch.cat(values).double(), torch.cat(variances).double(), roots, logdets, skipped, first
     )
 
 
@@ -193,18 +215,16 @@ def _joined(parts: list[Score]) -> Score:
     return Score(
         torch.cat([part.log_prob for part in parts]),
         torch.cat([part.variance for part in parts]),
-        [event for part in parts for event in part.events],
+        [root for part in parts for root in part.roots],
+        [logdet for part in parts for logdet in part.logdets],
         sum(part.skipped for part in parts),
         next((part.first for part in parts if part.first is not None), None),
     )
 
 
-def _figures(events: list[monitor.Event]) -> list[monitor.Event]:
-    """The events without what they say of every single row."""
-    return [
-        (kind, {name: value for name, value in figures.items() if not isinstance(value, Tensor)})
-        for kind, figures in events
-    ]
+def _estimated(estimate: Estimate) -> Estimated:
+    bias = estimate.bias or Bias(math.nan, math.nan)
+    return Estimated(len(estimate.value), estimate.mode, bias.tail, bias.bound)
 
 
 def _total(source: Source, limit: int | None, processes: Processes) -> int | None:

@@ -19,6 +19,8 @@ from impflow_zoo import (
     ResFlowTransform,
     SandwichMLP,
 )
+from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.report import Report
 from impflow_zoo.testing.case import (
     BlockCase,
     Reference,
@@ -29,6 +31,7 @@ from impflow_zoo.testing.case import (
     values,
 )
 from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.binding import bind
 from impflow_zoo.transforms.monotone import MonotoneTransform
 
 __all__ = [
@@ -44,6 +47,8 @@ __all__ = [
     "draw",
     "jacobian",
     "length",
+    "linearize",
+    "reported",
     "tighten",
     "values",
 ]
@@ -207,6 +212,18 @@ def build(name: str, logdet: str | LogDet = "exact", **options: Any) -> Residual
 def draw(name: str, rows: int = 5, **options: Any) -> tuple[Tensor, Tensor | None]:
     """Random inputs of a block, and contexts if it takes them."""
     return BLOCKS[name].draw(rows, **options)
+
+
+def linearize(net: nn.Module, x: Tensor, context: Tensor | None = None) -> Linearization:
+    """A net at a point."""
+    return bind(net, context).linearize(x)
+
+
+def reported(block: ResidualBlock, x: Tensor, context: Tensor | None = None) -> Report:
+    """What a block has to say of its way from data to noise."""
+    report = Report()
+    block.run(x, context, report=report)
+    return report
 
 
 def length(x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from cases import TASKS, Case, make_side
 from counting import counting
 from hotspots import shares
 
-from impflow_zoo.numerics import monitor
+from impflow_zoo.models.walk import Walk
+from impflow_zoo.numerics.report import Report
 
 PLANE = Case((2,), 3, (8, 8), 5)
 IMAGE = Case((3, 8, 8), 2, (4,), 2, lipschitz=0.9)
@@ -45,9 +46,12 @@ def test_the_counts_are_those_of_the_mathematics():
     assert counts.evaluations == 3
     side = make_side("impflow", PLANE)
     side.prepare("sample")
-    with counting(side) as counts, monitor.record() as events, torch.no_grad():
+    report = Report()
+    with torch.no_grad():
+        Walk(backwards=True, want_logdet=False, report=report)(side.modules, side.x)
+    with counting(side) as counts:
         side.run("sample")
-    roots = [figures["steps"] for kind, figures in events if kind == "root"]
+    roots = [int(root.steps.max()) for root in report.roots]
     assert len(roots) == 3
     assert 3 + sum(roots) <= counts.evaluations <= 3 + 3 * 12
 

@@ -97,9 +97,8 @@ def test_numbers_stay(net: str, name: str, training: bool, compiled: Callable[..
     fast = BLOCKS[name](*(compiled(n, backend) for n in nets), **options).train(training)
     for a, b in zip(everything(plain, x), everything(fast, x), strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
-    assert bool(backend.calls) == (net not in ("mlp", "sandwich")), (
-        "perceptrons are evaluated by code of their own"
-    )
+    if net == "user":  # ours have bound forms
+        assert backend.calls
 
 
 class Halved(nn.Linear):

@@ -10,15 +10,13 @@ import pytest
 import torch
 from normflows.nets.lipschitz import InducedNormConv2d
 from torch import Tensor, nn
-from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.autograd import gradcheck
 from torch.nn import functional
 
 from impflow_zoo import LipschitzConvNet, LipschitzDenseNet, ResFlowTransform
-from impflow_zoo.lipschitz import convolutions, kernels
+from impflow_zoo.lipschitz import convolutions
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, Scaled, make_activation
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.kernels import convolve, silu
-from impflow_zoo.lipschitz.narrow import is_narrow
 from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.lipschitz.singular import largest_eigenvalue_bound
 from impflow_zoo.testing.case import jacobian
@@ -306,128 +304,6 @@ def test_swish_is_the_formula_of_the_papers(name: str) -> None:
         "clipswish": torch.cat((swish(x), swish(-x)), dim=1) / (1.1 * 1.004),
     }[name]
     torch.testing.assert_close(activation(x), expected)
-
-
-def two_layers(x: Tensor, weight: Tensor) -> Tensor:
-    return convolve(silu(convolve(x, weight, None, 1)), weight, None, 1)
-
-
-def two_layers_of_torch(x: Tensor, weight: Tensor) -> Tensor:
-    hidden = functional.silu(functional.conv2d(x, weight, padding=1))
-    return functional.conv2d(hidden, weight, padding=1)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
-def test_kernels_under_vmap_raise_and_other_transforms_of_functions_work() -> None:
-    x, weight = torch.randn(3, 2, 2, 4, 4).double(), torch.randn(2, 2, 3, 3).double()
-    for function in (silu, lambda t: convolve(t, weight, None, 1)):
-        with pytest.raises(RuntimeError, match="does not have vmap support"):
-            torch.vmap(function)(x)
-    torch.testing.assert_close(torch.vmap(silu)(x[:, 0, 0, 0]), functional.silu(x[:, 0, 0, 0]))
-    one, other = (
-        (
-            torch.func.grad(lambda t: f(t, weight).square().sum())(x[0]),  # noqa: B023
-            torch.func.jvp(lambda t: f(t, weight), (x[0],), (x[1],))[1],  # noqa: B023
-            torch.func.vjp(lambda t: f(t, weight), x[0])[1](x[1])[0],  # noqa: B023
-        )
-        for f in (two_layers, two_layers_of_torch)
-    )
-    torch.testing.assert_close(one, other)
-
-
-def test_batched_products_of_kernels_are_right_and_have_no_graph() -> None:
-    """What `Linearization` has to know: if this changes, it can batch second derivatives too."""
-    x = torch.randn(2, 2, 4, 4).double().requires_grad_()
-    weight, seeds = torch.randn(2, 2, 3, 3).double(), torch.randn(3, 2, 2, 4, 4).double()
-    found = [
-        torch.autograd.grad(f(x, weight), x, seeds, is_grads_batched=True, create_graph=True)[0]
-        for f in (two_layers, two_layers_of_torch)
-    ]
-    torch.testing.assert_close(found[0], found[1].detach())
-    assert not found[0].requires_grad
-    assert found[1].requires_grad
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
-@pytest.mark.parametrize("outer", [3, 7], ids=["few-channels", "more"])
-def test_kernels_to_second_order(outer: int) -> None:
-    weight, bias = torch.randn(outer, 2, 3, 3).double(), torch.randn(outer).double()
-    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
-    inputs = tuple(t.requires_grad_() for t in (x, weight, bias))
-
-    def both(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return silu(convolve(x, weight, bias, 1))
-
-    assert gradcheck(both, inputs, fast_mode=True, check_forward_ad=True)
-    assert gradgradcheck(both, inputs, fast_mode=True)
-    expected = functional.silu(functional.conv2d(x, weight, bias, padding=1))
-    torch.testing.assert_close(both(x, weight, bias), expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("part", [1, 70, 10**6])
-def test_second_derivatives_are_those_of_torch_in_parts_too(monkeypatch, part, format) -> None:
-    monkeypatch.setattr(kernels, "CACHED", part)
-    x, seed, other = torch.randn(3, 3, 2, 4, 4).double().unbind()
-    x = x.contiguous(memory_format=format).requires_grad_()
-    found = []
-    for function in (silu, functional.silu):
-        (slope,) = torch.autograd.grad(function(x), x, seed, create_graph=True)
-        (one,) = torch.autograd.grad(slope, x, other, retain_graph=True)
-        seeds = torch.stack((other, seed))
-        (batched,) = torch.autograd.grad(slope, x, seeds, is_grads_batched=True)
-        torch.testing.assert_close(batched[0], one)
-        found.append(batched)
-    torch.testing.assert_close(*found)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
-@pytest.mark.parametrize("outer", [3, 7], ids=["few-channels", "more"])
-def test_kernels_where_nothing_is_recorded(outer: int) -> None:
-    """They take another way there: the same values, and derivatives in forward mode."""
-    weight, x = torch.randn(outer, 4, 3, 3).double(), torch.randn(2, 4, 5, 5).double()
-    direction = torch.randn_like(x)
-
-    def net(x: Tensor) -> Tensor:
-        return silu(convolve(silu(x), weight, None, 1))
-
-    def value_and_tangent() -> tuple[Tensor, Tensor]:
-        with forward_ad.dual_level():
-            dual = forward_ad.unpack_dual(net(forward_ad.make_dual(x, direction)))
-        assert dual.tangent is not None
-        return dual.primal.detach(), dual.tangent.detach()
-
-    recorded = value_and_tangent()
-    with torch.no_grad():
-        for one, other in zip(value_and_tangent(), recorded, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(net(x), recorded[0], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 5])
-@pytest.mark.parametrize("channels", [1, 3, 6, 7])
-@pytest.mark.parametrize("size", [(9, 8), (2, 1)], ids=["large", "smaller-than-kernel"])
-def test_few_channels_take_another_way_to_the_same_numbers(
-    kernel: int, channels: int, size: tuple[int, int]
-) -> None:
-    """Values and both gradients, to few channels and from few channels, in torch's formulas."""
-    for inner, outer in ((9, channels), (channels, 9)):
-        x = torch.randn(2, inner, *size, dtype=torch.float64, requires_grad=True)
-        weight = torch.randn(outer, inner, kernel, kernel, dtype=torch.float64, requires_grad=True)
-        bias = torch.randn(outer, dtype=torch.float64, requires_grad=True)
-        probe = torch.randn(2, outer, *size, dtype=torch.float64)
-        found = convolve(x, weight, bias, kernel // 2)
-        expected = functional.conv2d(x, weight, bias, padding=kernel // 2)
-        torch.testing.assert_close(found, expected)
-        leaves = (x, weight, bias)
-        pairs = zip(
-            torch.autograd.grad(found, leaves, probe),
-            torch.autograd.grad(expected, leaves, probe),
-            strict=True,
-        )
-        for one, other in pairs:
-            torch.testing.assert_close(one, other)
-        assert is_narrow(x, outer, kernel, kernel // 2) == (outer <= 6 and kernel > 1)
 
 
 @pytest.mark.parametrize("name", NETS)

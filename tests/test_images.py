@@ -22,9 +22,9 @@ from impflow_zoo import ImageConfig, ImpFlow, ResFlow, evaluate
 from impflow_zoo.data import DataError, ImageFormat, open_images
 from impflow_zoo.models.config import ConfigError, parse, to_json
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.report import Report
+from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.training import Trainer
 
@@ -371,14 +371,12 @@ def test_memory_does_not_grow_with_terms_or_steps(name: str) -> None:
             block.logdet = LogDet("unbiased", rtol=rtol)
             block.solver = Solver(rtol=rtol)
         sizes: list[int] = []
-        with (
-            monitor.record() as events,
-            torch.autograd.graph.saved_tensors_hooks(
-                lambda t: sizes.append(t.numel()) or t, lambda t: t
-            ),
+        report = Report()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.append(t.numel()) or t, lambda t: t
         ):
-            model.log_prob(x)
-        return sum(sizes), sum(f["products"] for kind, f in events if kind == "logdet")
+            model.log_prob(x, report=report)
+        return sum(sizes), sum(estimate.products for estimate in report.logdets)
 
     (loose, few), (tight, many) = kept(1e-2), kept(1e-10)
     assert many > 3 * few

@@ -36,7 +36,8 @@ ROOMS = {  # what a room may import beside itself
     "numerics": set(),
     "lipschitz": {"numerics"},
     "data": {"numerics"},
-    "transforms": {"numerics", "lipschitz"},
+    "fast": {"numerics", "lipschitz"},
+    "transforms": {"numerics", "lipschitz", "fast"},
     "testing": {"numerics", "lipschitz", "transforms"},
     "models": {"numerics", "lipschitz", "transforms", "normflows"},
     "training": {

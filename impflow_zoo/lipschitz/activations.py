@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.module import _has_any_global_hook
 
-from impflow_zoo.lipschitz.elementwise import HalfSine, SiLU, Sine
-from impflow_zoo.lipschitz.kernels import silu
 from impflow_zoo.lipschitz.published import PUBLISHED
-from impflow_zoo.numerics.chain import Elementwise
 
 __all__ = [
     "ACTIVATIONS",
@@ -30,12 +28,14 @@ __all__ = [
     "ShiftedLipSwish",
     "Sin",
     "Softplus",
+    "both_silu",
     "expansion",
     "folded",
-    "has_hooks",
+    "half_sine",
     "make_activation",
     "pairs_features",
     "slopes",
+    "watched",
 ]
 
 
@@ -43,52 +43,47 @@ _DEEPEST = 0.091  # the slope of `x sigmoid(b x) / 1.1` is never below -0.0998 /
 
 
 class Scaled(nn.Module):
-    """An activation of the form `after * core(before * x)` with scalars before and after.
+    """An activation of the form `after * function(before * x)` with scalars before and after.
 
     A net can fold the scalars into the layers around it, where they cost nothing: two passes
     over every feature map less.
     """
 
-    function: ClassVar[Elementwise | None] = None  # the core, where its derivatives are known
-    slopes: ClassVar[tuple[float, float] | None] = None  # the range of the core's, if elementwise
+    function: ClassVar[Any]  # of one tensor
+    slopes: ClassVar[tuple[float, float] | None] = None  # of the function, if it is elementwise
 
     def scales(self) -> tuple[Tensor | float, Tensor | float]:
         """The scalars before and after."""
         raise NotImplementedError(f"{type(self).__name__} has to say what its scales are")
 
-    def core(self, x: Tensor) -> Tensor:
-        """What is left without the scalars."""
-        raise NotImplementedError(f"{type(self).__name__} has to say what its core is")
-
     def forward(self, x: Tensor) -> Tensor:
         before, after = self.scales()
-        return self.core(before * x) * after
+        return type(self).function(before * x) * after
 
 
 class Sin(Scaled):
     """`sin(2 pi x) / (2 pi)` (Lu et al., 2021)."""
 
-    function = Sine()
+    function = torch.sin
     slopes = (-1.0, 1.0)
 
     def scales(self) -> tuple[float, float]:
         return 2 * math.pi, 1 / (2 * math.pi)
 
-    def core(self, x: Tensor) -> Tensor:
-        return torch.sin(x)
+
+def half_sine(x: Tensor) -> Tensor:
+    """`x + sin(x)`."""
+    return x + torch.sin(x)
 
 
 class HalfSin(Scaled):
     """`x / 2 + sin(2 pi x) / (4 pi)`: the mean of `Sin` and the identity, never falling."""
 
-    function = HalfSine()
+    function = half_sine
     slopes = (0.0, 2.0)
 
     def scales(self) -> tuple[float, float]:
         return 2 * math.pi, 1 / (4 * math.pi)
-
-    def core(self, x: Tensor) -> Tensor:
-        return x + torch.sin(x)
 
 
 class LipSwish(Scaled):
@@ -97,7 +92,7 @@ class LipSwish(Scaled):
     The slope of `x sigmoid(b x)` lies between -0.0999 and 1.0999.
     """
 
-    function: ClassVar[Elementwise | None] = SiLU()
+    function: ClassVar[Any] = functional.silu
     slope: ClassVar[float] = 1.1
     slopes: ClassVar[tuple[float, float] | None] = (-0.0999, 1.0999)
 
@@ -107,11 +102,13 @@ class LipSwish(Scaled):
 
     def scales(self) -> tuple[Tensor, Tensor]:
         # Below the bound the function is x / 2 to four digits, and 1 / b^2 leaves the numbers.
-        b = nn.functional.softplus(self.beta).clamp(min=1e-4)
+        b = functional.softplus(self.beta).clamp(min=1e-4)
         return b, 1 / (self.slope * b)
 
-    def core(self, x: Tensor) -> Tensor:
-        return silu(x)
+
+def both_silu(x: Tensor) -> Tensor:
+    """`[silu(x), silu(-x)]`, joined in the channel dimension."""
+    return functional.silu(torch.cat((x, -x), dim=1))
 
 
 class CLipSwish(LipSwish):
@@ -126,12 +123,9 @@ class CLipSwish(LipSwish):
     """
 
     expansion = 2
-    function = None  # it joins two halves
+    function = both_silu
     slopes = None
     slope = 1.1 * 1.004
-
-    def core(self, x: Tensor) -> Tensor:
-        return silu(torch.cat((x, -x), dim=1))
 
 
 class ShiftedLipSwish(nn.Module):
@@ -212,27 +206,26 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody watches the calls of a module, or has replaced them."""
-    return bool(
-        _has_any_global_hook()
-        or "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+def watched(module: nn.Module) -> bool:
+    """Whether somebody watches the calls of a module, or has replaced a method on it."""
+    # The name is private: torch has no other way to ask for hooks of all modules.
+    return _has_any_global_hook() or any(
+        bool(value) if name.endswith("_hooks") else name in ("forward", "scales")
+        for name, value in vars(module).items()
     )
 
 
 def folded(
     activation: nn.Module,
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | float, Tensor | float]:
-    """An activation as a core, a scalar before and a scalar after it.
+    """An activation as a function, a scalar before and a scalar after it.
 
-    One with hooks is left whole, for them to run.
+    One with hooks, or with a `forward` of its own, is left whole, for them to run.
     """
-    if isinstance(activation, Scaled) and not has_hooks(activation):
-        return activation.core, *activation.scales()
+    if isinstance(activation, Scaled) and not watched(activation):
+        kind = type(activation)
+        if kind.forward is Scaled.forward:
+            return kind.function, *activation.scales()
     return activation, 1.0, 1.0
 
 
@@ -266,7 +259,7 @@ _MONOTONE = (nn.ELU, Softplus, nn.Tanh, nn.ReLU)  # slopes in [0, 1]
 def slopes(activation: nn.Module) -> tuple[float, float] | None:
     """The smallest and the largest slope of an elementwise activation, or None if not known.
 
-    Of a `Scaled` one they are the slopes of its core. A sub-class has to say so itself.
+    Of a `Scaled` one they are the slopes of its function. A sub-class has to say so itself.
     """
     if type(activation) in _MONOTONE:
         return 0.0, max(1.0, float(getattr(activation, "alpha", 1.0)))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.lipschitz.kernels import adjoint, convolve
 from impflow_zoo.lipschitz.norms import ROUNDED_UP, LipschitzLayer
 from impflow_zoo.lipschitz.singular import largest_eigenvalue_bound, leading_vector
 
@@ -101,8 +100,16 @@ class LipschitzConv2d(LipschitzLayer):
             input_scale: a scalar.
             output_scale: a scalar.
         """
-        weight = self.normalised_weight() * (input_scale * output_scale)
-        return convolve(x, weight, self.bias * output_scale, self.padding)
+        weight = self.normalised_weight()
+        return functional.conv2d(
+            x, *self.scaled(weight, input_scale, output_scale), padding=self.padding
+        )
+
+    def scaled(
+        self, weight: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Weight and bias of `output_scale * conv(input_scale * x)`, from a normalised weight."""
+        return weight * (input_scale * output_scale), self.bias * output_scale
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)
@@ -111,11 +118,11 @@ class LipschitzConv2d(LipschitzLayer):
     def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
         image = u.view(1, weight.shape[0], *self.image_size)
         like = self.v.view(1, weight.shape[1], *self.image_size)
-        return adjoint(image, weight, like, self.padding).flatten()
+        return _adjoint(image, weight, like, self.padding).flatten()
 
-    def _normalise(self) -> Tensor:
+    def divided(self, sigma: Tensor) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.
-        return super()._normalise().contiguous(memory_format=torch.channels_last)
+        return super().divided(sigma).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def converge(self) -> None:
@@ -137,7 +144,7 @@ class LipschitzConv2d(LipschitzLayer):
             self._improve(min(_STEPS << i, largest))
         self._note_norm()
 
-    def _iterate(self) -> None:
+    def iterate(self) -> None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return
         self.v.copy_(functional.normalize(self.v + _PUSH * self._other(), dim=0))
@@ -243,3 +250,17 @@ class LipschitzConv2d(LipschitzLayer):
             f"{in_channels}, {out_channels}, kernel_size={kernel_size}, "
             f"image_size=({height}, {width}), coefficient={self.coefficient:g}"
         )
+
+
+def _adjoint(y: Tensor, weight: Tensor, like: Tensor, padding: int) -> Tensor:
+    """The adjoint of a convolution in its images, not differentiable.
+
+    `torch.nn.functional.conv_transpose2d` is the same, in up to eight times the time.
+    """
+    out, transposed, images_only = [weight.shape[0]], False, [True, False, False]
+    backward = torch.ops.aten.convolution_backward
+    found: Tensor = backward(
+        *(y, like, weight, out, [1, 1], [padding] * 2, [1, 1]),
+        *(transposed, [0, 0], 1, images_only),
+    )[0]
+    return found

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
+from impflow_zoo.lipschitz.activations import expansion, folded, make_activation, watched
 from impflow_zoo.lipschitz.arguments import (
     check_bound,
     check_context,
     check_context_size,
     check_sizes,
 )
+from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions, Function
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.induced import is_uniform, make_convolution, spaces
+from impflow_zoo.lipschitz.norms import normalised
 from impflow_zoo.numerics.settings import is_whole
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
@@ -27,7 +29,6 @@ __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 class _ImageNet(nn.Module):
     """What nets on images share: the shape they take, the context, the bound."""
 
-    pure: ClassVar[bool] = True  # leaves its input as it is
     layers: nn.ModuleList
     activations: nn.ModuleList
     context_layers: nn.ModuleList
@@ -62,11 +63,49 @@ class _ImageNet(nn.Module):
         self, h: Tensor, i: int, context: Tensor | None, scale: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor | float]:
         """Layer `i` of `scale * h` with its context and activation, less the scalar after that."""
-        core, before, after = folded(self.activations[i])
+        function, before, after = folded(self.activations[i])
         h = self.layers[i](h, input_scale=scale, output_scale=before)
         if self.context_features and context is not None:
             h = h + before * self.context_layers[i](context)[:, :, None, None]
-        return core(h), after
+        return function(h), after
+
+    def _bound_layers(
+        self, context: Tensor | None, *, fold: bool, scale: Tensor | float = 1.0
+    ) -> tuple[list[Function], list[Convolution], list[Tensor | float]] | None:
+        """The layers at a context, normalised once; None if parts of the net are watched.
+
+        Arguments:
+            context: one context per row, or None.
+            fold: take the scalar after each activation into the next layer.
+            scale: of the input of the first layer.
+
+        Returns:
+            Functions, convolutions, and the scalars after the functions.
+        """
+        layers = self._convolutions()
+        plain = all(
+            isinstance(layer, LipschitzConv2d) and type(layer).forward is LipschitzConv2d.forward
+            for layer in layers
+        )
+        if not plain or any(watched(module) for module in self.modules()):
+            return None
+        check_context(context, 0 if context is None else len(context), self.context_features)
+        functions: list[Function] = []
+        convolutions: list[Convolution] = []
+        scalars: list[Tensor | float] = []
+        normal = normalised(layers)
+        for i, activation in enumerate(self.activations):
+            function, before, after = folded(activation)
+            weight, bias = layers[i].scaled(normal[i], input_scale=scale, output_scale=before)
+            added = None
+            if self.context_features and context is not None:
+                added = (before * self.context_layers[i](context))[:, :, None, None]
+            functions.append(function)
+            convolutions.append(Convolution(weight, bias, added))
+            scalars.append(after)
+            scale = after if fold else 1.0
+        convolutions.append(Convolution(*layers[-1].scaled(normal[-1], input_scale=scale)))
+        return functions, convolutions, scalars
 
     def _make_context_layers(self, widths: Sequence[int]) -> None:
         size = self.context_features
@@ -154,11 +193,23 @@ class LipschitzConvNet(_ImageNet):
         self._check(x, context)
         h, scale = x, cast("Tensor | float", 1.0)
         if self.first is not None:
-            core, before, scale = folded(self.first)
-            h = core(before * h)
+            function, before, scale = folded(self.first)
+            h = function(before * h)
         for i in range(len(self.activations)):
             h, scale = self._hidden(h, i, context, scale)
         return self.layers[-1](h, input_scale=scale)
+
+    def bind(self, context: Tensor | None) -> Convolutions | None:
+        """As in `LipschitzMLP`."""
+        first, scale = None, cast("Tensor | float", 1.0)
+        if self.first is not None:
+            function, before, scale = folded(self.first)
+            first = (function, before)
+        found = self._bound_layers(context, fold=True, scale=scale)
+        if found is None:
+            return None
+        functions, convolutions, _ = found
+        return Convolutions(self.shape, functions, convolutions, first)
 
     def certificate(self) -> float:
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
@@ -226,6 +277,16 @@ class LipschitzDenseNet(_ImageNet):
             found, after = self._hidden(h, i, context)
             h = torch.cat((old * h, new * after * found), dim=1)
         return self.layers[-1](h)
+
+    def bind(self, context: Tensor | None) -> Convolutions | None:
+        """As in `LipschitzMLP`."""
+        found = self._bound_layers(context, fold=False)
+        if found is None:
+            return None
+        functions, convolutions, scalars = found
+        pairs = zip(self._parts(), scalars, strict=True)
+        parts = [(old, new * after) for (old, new), after in pairs]
+        return Convolutions(self.shape, functions, convolutions, parts=parts)
 
     def _parts(self) -> Tensor:
         return functional.normalize(functional.softplus(self.concatenation), dim=1)

@@ -108,11 +108,11 @@ class _Stored(LipschitzLayer):
     The published code divides by a number in float32, whatever the type of the weight.
     """
 
-    def _normalise(self) -> Tensor:
-        if self.training:
+    def normalise(self, *, training: bool) -> Tensor:
+        if training:
             with torch.no_grad():
-                self._iterate()
-        factor = (self._attained() / self.coefficient).float().to(self.weight.dtype)
+                self.iterate()
+        factor = (self.attained() / self.coefficient).float().to(self.weight.dtype)
         return self.weight / factor.clamp(min=1)
 
     def converge(self) -> None:
@@ -129,14 +129,15 @@ class _StoredLinear(_Stored, LipschitzLinear):
 
 
 class _StoredConv2d(_Stored, LipschitzConv2d):
-    def _normalise(self) -> Tensor:
-        return super()._normalise().contiguous(memory_format=torch.channels_last)
+    def normalise(self, *, training: bool) -> Tensor:
+        weight = super().normalise(training=training)
+        return weight.contiguous(memory_format=torch.channels_last)
 
 
 class _SlicedLinear(LipschitzLinear):
     """Every row (or column, from the 1-norm) is shrunk on its own where it has to be."""
 
-    def _normalise(self) -> Tensor:
+    def normalise(self, *, training: bool) -> Tensor:
         return _normalise_slices(self.weight, (self.domain, self.codomain), self.coefficient)
 
     @torch.no_grad()
@@ -158,7 +159,7 @@ class _SlicedConv2d(LipschitzConv2d):
     def converge(self) -> None:
         pass  # there is a closed form
 
-    def _normalise(self) -> Tensor:
+    def normalise(self, *, training: bool) -> Tensor:
         return _normalise_slices(self.weight, self.space, self.coefficient)
 
 
@@ -193,16 +194,16 @@ class _Induced(LipschitzLayer):
 
     @torch.no_grad()
     def converge(self) -> None:
-        if "orders" not in self._buffers:
+        if not hasattr(self, "orders"):
             return  # not yet, while the layer is being made
-        self._iterate()
+        self.iterate()
         generator = torch.Generator().manual_seed(0)
         for _ in range(_STARTS):
             v = torch.randn(len(self.v), generator=generator).to(self.v)
             self._climb(v, least=float(self.sigma))
 
     @torch.no_grad()
-    def _iterate(self) -> None:
+    def iterate(self) -> None:
         self._climb(self.v if bool(self.v.any()) else torch.randn_like(self.v), least=-math.inf)
 
     def _climb(self, v: Tensor, least: float) -> None:

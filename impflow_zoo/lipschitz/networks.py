@@ -87,8 +87,14 @@ class LipschitzMLP(Perceptron):
         """Bound of the Lipschitz constant in the 2-norm; None if another norm is bounded."""
         return self.bound if self.bounded and self.norm == "2" else None
 
-    def affine(self, i: int, before: Scale, after: Scale) -> tuple[Tensor, Tensor]:
-        return cast(LipschitzLinear, self.layers[i]).scaled(before, after)
+    def affine(
+        self, weights: Sequence[Tensor], i: int, before: Scale, after: Scale
+    ) -> tuple[Tensor, Tensor]:
+        return cast(LipschitzLinear, self.layers[i]).scaled(weights[i], before, after)
+
+    def is_plain(self) -> bool:
+        plain = LipschitzLinear.forward
+        return super().is_plain() and all(type(layer).forward is plain for layer in self.layers)
 
     def apply_layer(self, i: int, h: Tensor, before: Scale, after: Scale) -> Tensor:
         value: Tensor = self.layers[i](h, input_scale=before, output_scale=after)

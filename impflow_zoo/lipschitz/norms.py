@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import get_ident
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ __all__ = [
     "ROUNDED_UP",
     "LipschitzLayer",
     "LipschitzLinear",
-    "held_weights",
+    "normalised",
     "refresh_norms",
     "scaled_affine",
 ]
@@ -29,33 +28,18 @@ _FEW = 8  # rows or columns up to which all eigenvectors cost less than the squa
 _ATTAINED = 16.0  # how many eps u . W v may lie below the norm in vectors that are kept
 
 
-class _Held(NamedTuple):
-    """A normalised weight within `held_weights`.
-
-    Arguments:
-        thread: that computed it: another one may record no gradient, or into another graph.
-        weight: with its graph.
-        value: without it: compiled code asks for the `.grad` of what it holds, which torch warns of
-            where there is a graph.
-    """
-
-    thread: int
-    weight: Tensor
-    value: Tensor
-
-
 class LipschitzLayer(nn.Module):
     """A layer with `W / max(1, |W| / coefficient)` in place of its weight `W`.
 
-    The norm of the operator is found by iteration, from below: in training mode every use of the
-    layer iterates (within `held_weights`, once); in evaluation mode the vectors `u, v` are
-    brought to convergence once for a weight, and again when any entry of it has changed.
+    The norm of the operator is found by iteration, from below: in training mode whenever the
+    weight is normalised; in evaluation mode the vectors `u, v` are brought to convergence once for
+    a weight, and again when any entry of it has changed.
     Vectors that attain the norm already stay as they are, so that a loaded layer is bit-equal to
     the saved one.
     Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
 
     Sub-classes define the operator and its adjoint, `operator` and `adjoint`, how the vectors are
-    found to convergence, `converge`, and how they are followed in training, `_iterate`.
+    found to convergence, `converge`, and how they are followed in training, `iterate`.
     """
 
     weight: nn.Parameter
@@ -78,17 +62,25 @@ class LipschitzLayer(nn.Module):
         """Bring `u`, `v` and `sigma` to convergence."""
         raise NotImplementedError(f"{type(self).__name__} has to define how it converges")
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles take along: not a weight that is held for a call."""
-        return {key: value for key, value in self.__dict__.items() if key != "_held"}
-
     @torch.no_grad()
     def settle(self) -> None:
         """Bring the vectors to convergence and remember for which weight that was."""
         self.converge()
-        if "settled" in self._buffers:  # norms in closed form have none
+        if hasattr(self, "settled"):  # norms in closed form have none
             self.settled.copy_(self.weight)
-            self.settled_norm.copy_(self._attained())
+            self.settled_norm.copy_(self.attained())
+
+    def is_settled(self, norm: Tensor) -> bool:
+        """Whether the vectors have converged for the weight as it is, and attain what they did."""
+        slack = _ATTAINED * torch.finfo(norm.dtype).eps
+        attained = bool((norm - self.settled_norm).abs() <= slack * norm)
+        return attained and torch.equal(self.weight, self.settled)
+
+    def start_on_device(self) -> None:
+        """Forget what the vectors have converged for, if the weight is on another device now."""
+        if self.settled.device != self.weight.device:  # assigned to a layer on "meta"
+            with torch.inference_mode(mode=False):
+                self._start_unsettled()
 
     def _start_unsettled(self) -> None:
         """Make the buffers that say what the vectors have converged for: nothing yet."""
@@ -96,22 +88,16 @@ class LipschitzLayer(nn.Module):
         self.register_buffer("settled", never, persistent=False)
         self.register_buffer("settled_norm", never.new_full((), math.nan), persistent=False)
 
-    def _is_settled(self) -> bool:
-        """Whether the vectors have converged for the weight as it is."""
-        if self.settled.device != self.weight.device:  # weights were assigned to a layer on "meta"
-            with torch.inference_mode(mode=False):
-                self._start_unsettled()
-        return torch.equal(self.weight, self.settled)
-
-    def _still_attains(self, norm: Tensor) -> bool:
-        """Whether that is what they attained then: vectors are loaded and averaged, too."""
-        slack = _ATTAINED * torch.finfo(norm.dtype).eps
-        return bool((norm - self.settled_norm).abs() <= slack * norm)
-
-    def _attained(self) -> Tensor:
+    def attained(self) -> Tensor:
         """`u . W v`, differentiable in `W`."""
-        # Clones: the buffers may be overwritten by the next forward before this one's backward.
-        return torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
+        u, v = self.u, self.v
+        if torch.is_grad_enabled():  # the next forward may come before this one's backward
+            u, v = u.clone(), v.clone()
+        return torch.dot(u, self.operator(self.weight, v))
+
+    def divided(self, sigma: Tensor) -> Tensor:
+        """The weight shrunk to the coefficient, where its norm `sigma` exceeds that."""
+        return self.weight / (sigma / self.coefficient).clamp(min=1)
 
     def _note_norm(self) -> None:
         """Let `sigma` be the norm that converged vectors attain; rounding does not change it."""
@@ -126,42 +112,46 @@ class LipschitzLayer(nn.Module):
 
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
-        held: _Held | None = self.__dict__.get("_held")
-        recording = torch.is_grad_enabled()
-        if torch.compiler.is_compiling():  # such code cannot ask for its thread: numbers are safe
-            return self.fresh_weight() if held is None or recording else held.value
-        if held is None or held.thread != get_ident():
-            return self.fresh_weight()
-        return held.weight if recording else held.value
+        return normalised([self])[0]
 
     def evaluated_weight(self) -> Tensor:
         """The weight that is used in evaluation, in float64: what bounds are proved for."""
-        training, self.training = self.training, False
-        try:
-            return self.normalised_weight().double()
-        finally:
-            self.training = training
+        return normalised([self], training=False)[0].double()
 
-    def fresh_weight(self) -> Tensor:
-        """The normalised weight computed anew, in the weight's own type, autocast or not."""
-        with torch.autocast(self.weight.device.type, enabled=False):
-            return self._normalise()
+    def shrunk(self) -> Tensor:
+        """`divided` by what the vectors attain, in few nodes of the graph."""
+        return self.divided(self.attained())
 
-    def _normalise(self) -> Tensor:
-        if self.training:
-            with torch.no_grad():
-                self._iterate()
-        elif not self._is_settled():
-            self.settle()
-        sigma = self._attained()
-        if not self.training and not self._still_attains(sigma.detach()):
-            self.settle()
-            sigma = self._attained()
-        return self.weight / (sigma / self.coefficient).clamp(min=1)
+    def normalise(self, *, training: bool) -> Tensor | None:
+        """The weight, for layers that do not divide it by a norm found by iteration; else None."""
+        return None
 
-    def _iterate(self) -> None:
+    def iterate(self) -> None:
         """Bring `u`, `v` and `sigma` close to convergence, in a training forward."""
         raise NotImplementedError(f"{type(self).__name__} has to define its iteration")
+
+
+class _Shrunk(torch.autograd.Function):
+    """`W / max(1, u . W v / c)`, with `u` and `v` constants."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, coefficient: float) -> Tensor:
+        sigma = torch.dot(u, weight @ v)
+        factor = (sigma / coefficient).clamp(min=1)
+        ctx.coefficient = coefficient
+        ctx.save_for_backward(weight, u, v, sigma, factor)
+        return weight / factor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, u, v, sigma, factor = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            sigma = torch.dot(u, weight @ v)
+            factor = (sigma / ctx.coefficient).clamp(min=1)
+        through = grad / factor
+        # Where the weight is shrunk the factor is sigma / c; else it does not depend on sigma.
+        along = torch.where(factor > 1, (through * weight).sum() / sigma, 0)
+        return through - torch.outer(along * u, v), None, None, None
 
 
 class LipschitzLinear(LipschitzLayer):
@@ -213,7 +203,7 @@ class LipschitzLinear(LipschitzLayer):
                 with torch.autocast(self.weight.device.type, enabled=False):
                     self.converge()
 
-    def _iterate(self) -> None:
+    def iterate(self) -> None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
 
         Power iteration from the last step's vector would be cheaper, but is blind to another
@@ -222,14 +212,18 @@ class LipschitzLinear(LipschitzLayer):
         weight = self.weight.detach()
         wide = weight.shape[0] < weight.shape[1]
         power = weight @ weight.mT if wide else weight.mT @ weight
-        few = len(power) <= _FEW and bool(power.isfinite().all())
-        leading = torch.linalg.eigh(power)[1][:, -1] if few else _leading(power)
+        if len(power) <= _FEW:
+            leading = torch.linalg.eigh(power.nan_to_num(0.0, 0.0, 0.0))[1][:, -1]
+        else:
+            leading = _leading(power)
         v = functional.normalize(leading @ weight, dim=0) if wide else leading
-        u = functional.normalize(weight @ v, dim=0)
-        usable = u.isfinite().all() & v.isfinite().all()
-        self.u.copy_(torch.where(usable, u, self.u))
+        image = weight @ v
+        sigma = torch.linalg.vector_norm(image)
+        usable = sigma < math.inf
+        tiny = torch.finfo(sigma.dtype).tiny
+        self.u.copy_(torch.where(usable, image / sigma.clamp(min=tiny), self.u))
         self.v.copy_(torch.where(usable, v, self.v))
-        self.sigma.copy_(torch.dot(self.u, weight @ self.v))
+        self.sigma.copy_(sigma)
 
     @property
     def spectral(self) -> bool:
@@ -246,13 +240,14 @@ class LipschitzLinear(LipschitzLayer):
             input_scale: a scalar, or a factor for each of `in_features`.
             output_scale: a scalar, or a factor for each of `out_features`.
         """
-        return functional.linear(x, *self.scaled(input_scale, output_scale))
+        weight = self.normalised_weight()
+        return functional.linear(x, *self.scaled(weight, input_scale, output_scale))
 
     def scaled(
-        self, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
+        self, weight: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `output_scale * linear(input_scale * x)`."""
-        return scaled_affine(self.normalised_weight(), self.bias, input_scale, output_scale)
+        """Weight and bias of `output_scale * linear(input_scale * x)`, from a normalised weight."""
+        return scaled_affine(weight, self.bias, input_scale, output_scale)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v
@@ -270,9 +265,15 @@ class LipschitzLinear(LipschitzLayer):
                 self.v.copy_(vh[0])
             self._note_norm()
 
-    def _normalise(self) -> Tensor:
+    def shrunk(self) -> Tensor:
+        # The next forward may overwrite the vectors before the backward pass of this one.
+        u, v = self.u.clone(), self.v.clone()
+        weight: Tensor = _Shrunk.apply(self.weight, u, v, self.coefficient)
+        return weight
+
+    def normalise(self, *, training: bool) -> Tensor | None:
         if self.spectral:
-            return super()._normalise()
+            return None
         return self.weight / (self._closed_form(self.weight) / self.coefficient).clamp(min=1)
 
     def _closed_form(self, weight: Tensor) -> Tensor:
@@ -320,37 +321,67 @@ def _leading(power: Tensor) -> Tensor:
     return functional.normalize(power[:, power.diagonal().argmax()], dim=0)
 
 
-@contextmanager
-def held_weights(*nets: nn.Module) -> Iterator[None]:
-    """Compute each normalised weight once, and use it for every evaluation within the block.
+def normalised(
+    layers: Sequence[LipschitzLayer], *, training: bool | None = None, one_node: bool = False
+) -> list[Tensor]:
+    """The weights in use of some layers, in their own types, autocast or not.
 
-    The weights are those of this thread; another one that uses the nets meanwhile computes its own.
-    Layers with hooks that run first (`torch.nn.utils.prune`) may get another weight by them, and
-    compute theirs in every evaluation.
+    In evaluation mode the host waits once for all layers, to see whether any weight has changed.
+
+    Arguments:
+        layers: the layers.
+        training: iterate, or not; None is what the mode of each layer says.
+        one_node: let a training step's graph have one node for each layer that can do so. It has
+            no rules for transforms of `torch.func`.
     """
-    thread, gradient = get_ident(), torch.is_grad_enabled()
-    # Within a block's call another one may run: `torch.utils.checkpoint` repeats it there. What is
-    # held for that call comes back afterwards; what another thread holds is never kept.
-    before: dict[LipschitzLayer, _Held | None] = {}
-    for layer in (layer for net in nets for layer in net.modules()):
-        if isinstance(layer, LipschitzLayer) and not layer._forward_pre_hooks:
-            held: _Held | None = layer.__dict__.get("_held")
-            if held is None or held.thread == thread:
-                before.setdefault(layer, held)
-    try:
-        # Tensors made in inference mode could not enter the graphs that log-dets are taken from.
-        with torch.inference_mode(mode=False), torch.set_grad_enabled(gradient):
-            for layer in before:
-                weight = layer.fresh_weight()
-                layer.__dict__["_held"] = _Held(thread, weight, weight.detach())
-        yield
-    finally:
-        for layer, outer in before.items():
-            held = layer.__dict__.get("_held")
-            if held is not None and held.thread == thread:
-                layer.__dict__.pop("_held", None)
-                if outer is not None:
-                    layer.__dict__["_held"] = outer
+    modes = [layer.training if training is None else training for layer in layers]
+    with ExitStack() as stack:
+        for kind in {layer.weight.device.type for layer in layers} - {"meta"}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        weights = [
+            layer.normalise(training=mode) for layer, mode in zip(layers, modes, strict=True)
+        ]
+        left = [layer for layer, weight in zip(layers, weights, strict=True) if weight is None]
+        still = [
+            layer
+            for layer, weight, mode in zip(layers, weights, modes, strict=True)
+            if weight is None and not mode
+        ]
+        with torch.no_grad():
+            for layer in left:
+                if layer not in still:
+                    layer.iterate()
+        if one_node and torch.is_grad_enabled() and not still:
+            return [
+                layer.shrunk() if weight is None else weight
+                for layer, weight in zip(layers, weights, strict=True)
+            ]
+        sigmas = {layer: layer.attained() for layer in left}
+        for layer in _unsettled(still, sigmas):
+            layer.settle()
+            sigmas[layer] = layer.attained()
+        return [
+            layer.divided(sigmas[layer]) if weight is None else weight
+            for layer, weight in zip(layers, weights, strict=True)
+        ]
+
+
+@torch.no_grad()
+def _unsettled(
+    layers: Sequence[LipschitzLayer], sigmas: Mapping[LipschitzLayer, Tensor]
+) -> list[LipschitzLayer]:
+    """Layers whose vectors have not converged for the weight as it is.
+
+    Or no longer attain the norm that they attained then: vectors are loaded and averaged, too.
+    """
+    for layer in layers:
+        layer.start_on_device()
+    then = [t.flatten() for layer in layers for t in (layer.settled, layer.settled_norm)]
+    now = [t.flatten() for layer in layers for t in (layer.weight, sigmas[layer])]
+    if not layers or torch.equal(torch.cat(now), torch.cat(then)):
+        return []
+    return [layer for layer in layers if not layer.is_settled(sigmas[layer])]
 
 
 def refresh_norms(module: nn.Module) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.lipschitz.activations import Scaled, folded, has_hooks, slopes
+from impflow_zoo.lipschitz.activations import Scaled, folded, slopes, watched
 from impflow_zoo.lipschitz.arguments import (
     check_bound,
     check_context,
     check_context_size,
     check_sizes,
 )
+from impflow_zoo.lipschitz.bound_perceptron import BoundPerceptron
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
-from impflow_zoo.numerics.chain import Chain, Chained
+from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised
 from impflow_zoo.numerics.settings import is_real
 
 __all__ = ["Perceptron", "Scale", "is_frequency"]
@@ -26,7 +27,6 @@ __all__ = ["Perceptron", "Scale", "is_frequency"]
 Scale = Tensor | float
 
 _WIDEST = 8.0  # logarithm of a frequency: beyond it products of frequencies leave float32
-_METHODS = frozenset(("forward", "core", "scales"))  # that somebody may have replaced on a module
 
 
 def is_frequency(number: float) -> bool:
@@ -34,7 +34,7 @@ def is_frequency(number: float) -> bool:
     return 1e-3 <= number <= 1e3
 
 
-class Perceptron(Chained, nn.Module):
+class Perceptron(nn.Module):
     """Affine maps with an activation between them; contexts are added before each activation.
 
     Sub-classes make `activations` and `layers`, and define `affine`.
@@ -43,7 +43,6 @@ class Perceptron(Chained, nn.Module):
     same, so are the bounds, and both factors are multiplied into the weights.
     """
 
-    pure: ClassVar[bool] = True  # leaves its input as it is
     layers: nn.ModuleList
 
     def __init__(
@@ -78,10 +77,13 @@ class Perceptron(Chained, nn.Module):
             nn.Linear(context_features, width) for width in self.hidden_features if context_features
         )
 
-    def affine(self, i: int, before: Scale, after: Scale) -> tuple[Tensor, Tensor]:
+    def affine(
+        self, weights: Sequence[Tensor], i: int, before: Scale, after: Scale
+    ) -> tuple[Tensor, Tensor]:
         """Weight and bias of `after * layer_i(before * x)`.
 
         Arguments:
+            weights: the normalised weights of all layers.
             i: number of the layer.
             before: a scalar, or a factor for each column.
             after: a scalar, or a factor for each row.
@@ -102,51 +104,60 @@ class Perceptron(Chained, nn.Module):
         h: Tensor = x
         scale: Scale = 1.0
         if self.first is not None:
-            core, before, scale = folded(self.first)
-            h = core(before * h)
+            function, before, scale = folded(self.first)
+            h = function(before * h)
         for i, activation in enumerate(self.activations):
-            core, before, after = folded(activation)
+            function, before, after = folded(activation)
             before, after = self._tuned(i, before, after)
             h = self.apply_layer(i, h, scale, before)
             if self.context_features and context is not None:
                 h = h + before * self.context_layers[i](context)
-            h, scale = core(h), after
+            h, scale = function(h), after
         return self.apply_layer(-1, h, scale, 1.0)
 
     def apply_layer(self, i: int, h: Tensor, before: Scale, after: Scale) -> Tensor:
         """`after * layer_i(before * h)`, the weights scaled instead of the rows."""
-        return functional.linear(h, *self.affine(i, before, after))
+        layers = cast(list[LipschitzLayer], list(self.layers))
+        i %= len(layers)
+        # A layer's map is made of its own weight, and perhaps of that before it.
+        weights: list[Tensor] = [layer.weight for layer in layers]
+        for j in range(max(i - 1, 0), i + 1):
+            weights[j] = layers[j].normalised_weight()
+        return functional.linear(h, *self.affine(weights, i, before, after))
 
-    def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
-        """The net taken apart, where its activations have known derivatives.
+    def is_plain(self) -> bool:
+        """Whether nothing but the code of this package runs when the net is called."""
+        layers = all(isinstance(layer, LipschitzLayer) for layer in self.layers)
+        return layers and not any(watched(module) for module in self.modules())
 
-        Not where somebody's hooks or another `forward` have to be heeded.
-        """
-        self._check(x, context)
-        activations = [a for a in (self.first, *self.activations) if isinstance(a, Scaled)]
-        complete = len(activations) == len(self.activations) + (self.first is not None)
-        # A sub-class may have another core: it has to say so itself.
-        functions = {vars(type(a)).get("function") for a in activations}
-        function = next(iter(functions), None)
-        if not complete or len(functions) != 1 or function is None or _watched(self):
+    def bind(self, context: Tensor | None) -> BoundPerceptron | None:
+        """The net at a context, its weights normalised once; None if parts of it are watched."""
+        if not self.is_plain():
             return None
-        weights, biases = [], []
+        check_context(context, 0 if context is None else len(context), self.context_features)
+        normal = normalised(cast(list[LipschitzLayer], list(self.layers)), one_node=True)
+        functions, weights, biases = [], [], []
         scale: Scale = 1.0
         if self.first is not None:
-            before, scale = activations.pop(0).scales()
-            weights.append(before * torch.eye(self.features, dtype=x.dtype, device=x.device))
-            biases.append(x.new_zeros(self.features))
-        for i in range(len(self.activations)):
-            before, after = self.scales(i)
-            weight, bias = self.affine(i, scale, before)
+            function, before, scale = folded(self.first)
+            like = normal[0]
+            identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
+            functions.append(function)
+            weights.append(before * identity)
+            biases.append(like.new_zeros(self.features))
+        for i, activation in enumerate(self.activations):
+            function, before, after = folded(activation)
+            before, after = self._tuned(i, before, after)
+            weight, bias = self.affine(normal, i, scale, before)
             if self.context_features and context is not None:
                 added: nn.Module = self.context_layers[i]
                 bias = bias + before * added(context)
+            functions.append(function)
             weights.append(weight)
             biases.append(bias)
             scale = after
-        weight, bias = self.affine(-1, scale, 1.0)
-        return Chain(function, (*weights, weight), (*biases, bias))
+        weight, bias = self.affine(normal, len(self.layers) - 1, scale, 1.0)
+        return BoundPerceptron(functions, (*weights, weight), (*biases, bias))
 
     @torch.no_grad()
     def maps(self) -> AffineMaps | None:
@@ -156,23 +167,18 @@ class Perceptron(Chained, nn.Module):
         semidefinite certificate is known here for these.
         """
         ranges = {slopes(a) for a in self.activations} or {(0.0, 1.0)}
-        watched = any(has_hooks(a) for a in self.activations)
-        if self.first is not None or watched or len(ranges) != 1 or None in ranges:
+        hooks = any(watched(activation) for activation in self.activations)
+        if self.first is not None or hooks or len(ranges) != 1 or None in ranges:
             return None
         (found,) = ranges
         assert found is not None
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            weights, scale = [], cast(Scale, 1.0)
-            for i in range(len(self.activations)):
-                before, after = self.scales(i)
-                weights.append(self.affine(i, scale, before)[0].double())
-                scale = after
-            weights.append(self.affine(-1, scale, 1.0)[0].double())
-        finally:
-            for module, training in modes:
-                module.training = training
+        normal = normalised(cast(list[LipschitzLayer], list(self.layers)), training=False)
+        weights, scale = [], cast(Scale, 1.0)
+        for i in range(len(self.activations)):
+            before, after = self.scales(i)
+            weights.append(self.affine(normal, i, scale, before)[0].double())
+            scale = after
+        weights.append(self.affine(normal, -1, scale, 1.0)[0].double())
         return AffineMaps(tuple(weights), found)
 
     def scales(self, i: int) -> tuple[Scale, Scale]:
@@ -197,10 +203,3 @@ class Perceptron(Chained, nn.Module):
                 f"input of shape {tuple(x.shape)}: this net takes [B, {self.features}]"
             )
         check_context(context, len(x), self.context_features)
-
-
-def _watched(net: Perceptron) -> bool:
-    """Whether anything but the code of this package runs when the net is called."""
-    if type(net).forward is not Perceptron.forward:
-        return True
-    return any(has_hooks(m) or not _METHODS.isdisjoint(vars(m)) for m in net.modules())

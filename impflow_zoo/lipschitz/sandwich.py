@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import (
     ACTIVATIONS,
-    has_hooks,
     make_activation,
     slopes,
+    watched,
 )
 from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer, scaled_affine
@@ -37,8 +37,7 @@ class CayleyLayer(LipschitzLayer):
     """A pair of matrices `[A B]` with orthonormal rows, and a bias.
 
     The pair is the Cayley transform of a free matrix. It is then divided by what rounding leaves
-    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. Evaluation
-    without gradients keeps it until an entry of the matrix changes.
+    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -58,33 +57,23 @@ class CayleyLayer(LipschitzLayer):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """`A`, `[out, out]`, and `B`, `[out, in]`.
+        """`A`, `[out, out]`, and `B`, `[out, in]`."""
+        return self.parts(self.normalised_weight())
+
+    def parts(self, both: Tensor) -> tuple[Tensor, Tensor]:
+        """The two matrices within one."""
+        size = len(self.bias)
+        return both[:, :size], both[:, size:]
+
+    def normalise(self, *, training: bool) -> Tensor:
+        """The pair, side by side.
 
         Raises:
             ValueError: for hooks on this layer (`torch.nn.utils.prune`), which would not run.
         """
-        if has_hooks(self):
+        if watched(self):
             raise ValueError("hooks on a layer of a sandwich net do not run: put them on the net")
-        both, size = self.normalised_weight(), len(self.bias)
-        return both[:, :size], both[:, size:]
-
-    def _normalise(self) -> Tensor:
-        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
-        if self.training or torch.is_grad_enabled() or not plain:
-            return self._transform()
-        kept: tuple[Tensor, Tensor] | None = self.__dict__.get("_kept")
-        same = kept is not None and (kept[0].dtype, kept[0].device) == (
-            self.weight.dtype,
-            self.weight.device,
-        )
-        if kept is None or not same or not torch.equal(kept[0], self.weight):
-            with torch.inference_mode(mode=False), torch.no_grad():
-                kept = self.weight.detach().clone(), self._transform()
-            self.__dict__["_kept"] = kept
-        return kept[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_kept"}
+        return self._transform()
 
     def settle(self) -> None:
         """Nothing here is found by iteration."""
@@ -167,12 +156,14 @@ class SandwichMLP(Perceptron):
         widths = [features, *self.hidden_features, features]
         self.layers = nn.ModuleList(CayleyLayer(n, m) for n, m in itertools.pairwise(widths))
 
-    def affine(self, i: int, before: Scale, after: Scale) -> tuple[Tensor, Tensor]:
+    def affine(
+        self, weights: Sequence[Tensor], i: int, before: Scale, after: Scale
+    ) -> tuple[Tensor, Tensor]:
         layers = cast(list[CayleyLayer], self.layers)
         i %= len(layers)
-        weight, ends = layers[i].pair()[1], (i == 0) + (i == len(layers) - 1)
+        weight, ends = layers[i].parts(weights[i])[1], (i == 0) + (i == len(layers) - 1)
         if i:
-            weight = weight @ layers[i - 1].pair()[0].mT
+            weight = weight @ layers[i - 1].parts(weights[i - 1])[0].mT
         factor = 2 * (self.lipschitz / 2) ** (ends / 2)
         return scaled_affine(factor * weight, layers[i].bias, before, after)
 

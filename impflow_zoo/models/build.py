@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
-import torch
-from nflows.transforms import (
-    CompositeTransform,
-    MultiscaleCompositeTransform,
-    Transform,
-)
-from torch import Tensor, nn
+from nflows.transforms import CompositeTransform, Transform
+from torch import nn
 
 from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.build_image import BlockFactory, build_image
 from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
 from impflow_zoo.transforms.actnorm import ActNorm, CentredActNorm
-from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.whitening import Whitening
 
-__all__ = ["BlockFactory", "build_transform", "decode", "encode"]
+__all__ = ["BlockFactory", "build_transform"]
 
 
 def build_transform(config: Config, block: BlockFactory) -> Transform:
@@ -72,39 +65,3 @@ _BUILDERS: dict[type, Callable[..., Transform]] = {
     TabularConfig: _build_tabular,
     ImageConfig: build_image,
 }
-
-
-def encode(transform: Transform, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """Data -> noise without the log-determinants of our blocks."""
-    if isinstance(transform, CompositeTransform):
-        for step in transform._transforms:
-            x = encode(step, x, context)
-        return x
-    if isinstance(transform, MultiscaleCompositeTransform):
-        left = []
-        for step in transform._transforms[:-1]:
-            leaving, x = encode(step, x, context).chunk(2, dim=transform._split_dim)
-            left.append(leaving.flatten(1))
-        return torch.cat((*left, encode(transform._transforms[-1], x, context).flatten(1)), dim=1)
-    if isinstance(transform, ResidualBlock):
-        return transform.encode(x, context)
-    return transform(x, context)[0]
-
-
-def decode(transform: Transform, z: Tensor, context: Tensor | None = None) -> Tensor:
-    """Noise -> data without the log-determinants of our blocks."""
-    if isinstance(transform, CompositeTransform):
-        for step in reversed(transform._transforms):
-            z = decode(step, z, context)
-        return z
-    if isinstance(transform, MultiscaleCompositeTransform):
-        shapes = transform._output_shapes
-        parts = z.split([math.prod(shape) for shape in shapes], dim=1)
-        *left, last = (part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
-        x = decode(transform._transforms[-1], last, context)
-        for step, leaving in zip(transform._transforms[-2::-1], reversed(left), strict=True):
-            x = decode(step, torch.cat((leaving, x), dim=transform._split_dim), context)
-        return x
-    if isinstance(transform, ResidualBlock):
-        return transform.decode(z, context)
-    return transform.inverse(z, context)[0]

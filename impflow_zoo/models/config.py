@@ -27,7 +27,7 @@ from impflow_zoo.models.fields import (
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.solver import Solver
 
 __all__ = [
     "CONFIGS",

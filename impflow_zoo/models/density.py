@@ -13,13 +13,15 @@ from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
-from impflow_zoo.models.build import build_transform, decode, encode
+from impflow_zoo.models.build import build_transform
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, ImageConfig, ModelError, TabularConfig, parse
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.seeds import Use
-from impflow_zoo.numerics import monitor
+from impflow_zoo.models.walk import Walk, decode, encode
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.probes import Probes
+from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.rows import all_finite
 from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -50,11 +52,12 @@ class _Noise(StandardNormal):
 
     def __init__(self, shape: list[int]) -> None:
         super().__init__(shape)
+        self.size = math.prod(shape)
         self.to(torch.get_default_dtype())
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:
         super()._apply(*arguments, **options)
-        exact = 0.5 * math.prod(self._shape) * math.log(2 * math.pi)
+        exact = 0.5 * self.size * math.log(2 * math.pi)
         self._log_z = torch.full_like(self._log_z, exact)
         return self
 
@@ -89,46 +92,74 @@ class Density(PlainLoading):
         """
         return build_transform(self.config, self._block)
 
+    @property
+    def noise(self) -> StandardNormal:
+        """The density of the noise."""
+        _, noise, *_ = self.flow.children()  # in the order of nflows' `Flow`
+        assert isinstance(noise, StandardNormal)
+        return noise
+
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         raise NotImplementedError(f"{type(self).__name__} has to say what a block is")
 
     @property
     def transform(self) -> Transform:
         """The map data -> noise of the flow."""
-        return self.flow._transform
+        transform, *_ = self.flow.children()
+        assert isinstance(transform, Transform)
+        return transform
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self, x: Tensor, context: Tensor | None = None, *, report: Report | None = None
+    ) -> Tensor:
         """Log-density of each row, in nats, `[B]`.
 
         Arguments:
             x: data as the user has it, with shape `[B, ...]`.
             context: one context per row, for conditional models.
+            report: filled in with the roots and log-determinants that were found on the way.
 
         Raises:
             ValueError: for input of the wrong type or shape, or with NaN or infinity.
         """
-        x, context = self._checked(x, context)
-        return self.flow.log_prob(x, context)
+        return self._log_prob(*self._checked(x, context), Probes(), report)
 
     def log_prob_with_error(
-        self, x: Tensor, context: Tensor | None = None
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        keys: Iterable[int] | None = None,
+        report: Report | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-density of each row and the standard error of its estimator, `([B], [B])`.
 
         The error is that of the log-determinants: zero where they are exact. With
         `logdet="unbiased"` both come from eight draws; it is NaN for a single seeded probe.
+
+        Arguments:
+            x, context, report: as in `log_prob`.
+            keys: one number for each row, which its probes depend on beside the seed; None: seeded
+                probes are the same for all rows.
         """
-        with monitor.record() as events:
-            value = self.log_prob(x, context)
-        for kind, figures in events:
-            monitor.emit(kind, **figures)
-        logdets = [figures for kind, figures in events if kind == "logdet"]
-        if any(figures["mode"] == "unbiased" for figures in logdets):
-            more = [self.log_prob(x, context) for _ in range(_DRAWS - 1)]
+        x, context = self._checked(x, context)
+        own, probes = Report() if report is None else report, Probes(keys)
+        before = len(own.logdets)
+        value = self._log_prob(x, context, probes, own)
+        logdets = own.logdets[before:]
+        if any(estimate.mode == "unbiased" for estimate in logdets):
+            more = [self._log_prob(x, context, probes, None) for _ in range(_DRAWS - 1)]
             draws = torch.stack([value, *more])
             return draws.mean(dim=0), draws.detach().std(dim=0) / _DRAWS**0.5
-        variances = (figures["variance"] for figures in logdets)
+        variances = (estimate.variance for estimate in logdets)
         return value, sum(variances, torch.zeros_like(value)).sqrt()
+
+    def _log_prob(
+        self, x: Tensor, context: Tensor | None, probes: Probes, report: Report | None
+    ) -> Tensor:
+        z, logdet = Walk(context, probes=probes, report=report)(self.transform, x)
+        log_density: Tensor = self.noise.log_prob(z)
+        return log_density + logdet
 
     def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits per dimension of each image, `[B]`, after uniform dequantisation.

@@ -20,7 +20,7 @@ from impflow_zoo.models.device import usable_device
 from impflow_zoo.models.golden import verify as verify_golden
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.implicit import ImpFlowTransform
 from impflow_zoo.transforms.residual import ResFlowTransform

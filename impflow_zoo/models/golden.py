@@ -13,7 +13,6 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models.build import decode
 from impflow_zoo.models.layout import (
     CONFIG,
     GOLDEN,
@@ -22,8 +21,9 @@ from impflow_zoo.models.layout import (
     optional_path,
     read_safetensors,
 )
+from impflow_zoo.models.walk import decode
 from impflow_zoo.numerics.precision import without_autocast
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.solver import Solver
 
 if TYPE_CHECKING:
     from impflow_zoo.models.config import Config

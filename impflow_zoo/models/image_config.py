@@ -19,7 +19,7 @@ from impflow_zoo.models.fields import (
     require_pairs,
 )
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.solver import Solver
 
 __all__ = ["ImageConfig", "Preparation"]
 

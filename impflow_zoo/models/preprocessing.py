@@ -13,7 +13,7 @@ from torch import Tensor
 from impflow_zoo.models.config import Config, ModelError, SplineConfig, TabularConfig
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.numerics.solve import NumericalWarning
+from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.standardise import Standardise
 
 __all__ = ["ImagePreprocessing", "Preprocessing", "TablePreprocessing", "preprocessing_of"]
@@ -84,7 +84,8 @@ class TablePreprocessing:
     @torch.no_grad()
     def fit(self, transform: Transform, x: Tensor) -> None:
         assert isinstance(transform, CompositeTransform)
-        step = transform._transforms[0]
+        (steps,) = transform.children()
+        step = next(steps.children())
         assert isinstance(step, Standardise)
         if len(x) < 2:
             raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
@@ -94,18 +95,17 @@ class TablePreprocessing:
             named = [self.columns[i] for i in constant] if self.columns else constant
             raise ModelError(f"columns {named} are constant: a density has no place for them")
         distance = mean.abs() / std
-        far = float(distance.max()) * torch.finfo(step._scale.dtype).eps
+        far = float(distance.max()) * torch.finfo(step.dtype).eps
         if far > _FAR:
             worst = int(distance.argmax())
             name = self.columns[worst] if self.columns else worst
             warnings.warn(
-                f"column {name} lies so far from zero for its spread that {step._scale.dtype} "
+                f"column {name} lies so far from zero for its spread that {step.dtype} "
                 f"rounds its values by {far:.1e} standard deviations: subtract an offset from it",
                 NumericalWarning,
                 stacklevel=3,
             )
-        step._scale.copy_(1 / std)
-        step._shift.copy_(-mean / std)
+        step.set(mean, std)
 
     def metric(self, log_prob: Tensor) -> Tensor:
         return log_prob * self.per_nat

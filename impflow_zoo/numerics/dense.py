@@ -9,7 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["logdet", "solve"]
+__all__ = ["logdet", "plus_identity", "solve"]
+
+
+def plus_identity(a: Tensor) -> Tensor:
+    """`I + A` for matrices `[B, d, d]`."""
+    return a + torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
 
 
 def logdet(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,9 +22,7 @@ def logdet(a: Tensor) -> tuple[Tensor, Tensor]:
     if a.shape[1] > 2:
         sign, value = torch.linalg.slogdet(a)
         return sign, value
-    determinant = a[:, 0, 0]
-    if a.shape[1] == 2:
-        determinant = determinant * a[:, 1, 1] - a[:, 0, 1] * a[:, 1, 0]
+    determinant = a[:, 0, 0] if a.shape[1] == 1 else _determinant(a)
     return determinant.detach().sign(), determinant.abs().log()
 
 
@@ -29,7 +32,10 @@ def solve(a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.solve_ex(a, b[..., None])[0][..., 0]
     if a.shape[1] == 1:
         return b / a[:, 0]
-    determinant = a[:, 0, 0] * a[:, 1, 1] - a[:, 0, 1] * a[:, 1, 0]
-    first = a[:, 1, 1] * b[:, 0] - a[:, 0, 1] * b[:, 1]
-    second = a[:, 0, 0] * b[:, 1] - a[:, 1, 0] * b[:, 0]
-    return torch.stack((first, second), dim=1) / determinant[:, None]
+    first = torch.addcmul(a[:, 1, 1] * b[:, 0], a[:, 0, 1], b[:, 1], value=-1)
+    second = torch.addcmul(a[:, 0, 0] * b[:, 1], a[:, 1, 0], b[:, 0], value=-1)
+    return torch.stack((first, second), dim=1) / _determinant(a)[:, None]
+
+
+def _determinant(a: Tensor) -> Tensor:
+    return torch.addcmul(a[:, 0, 0] * a[:, 1, 1], a[:, 0, 1], a[:, 1, 0], value=-1)

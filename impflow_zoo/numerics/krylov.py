@@ -29,6 +29,7 @@ __all__ = ["MAX_RESTARTS", "Krylov", "arnoldi", "solve_linear"]
 _MAX_DIM = 60  # vectors kept before a restart: a bound on memory
 MAX_RESTARTS = 20
 _MAX_TERMS = 100_000  # of the series of a projection
+_LOOK = 8  # terms after which it is seen whether any row needs more
 _DIVERGED = 1e3  # growth of a power of the projection that no contraction reaches
 _CLOSED = 1e-2  # share of a product outside of a space below which the space has closed
 _STALLED = 0.8  # of a residual after a restart: as many as are allowed would not do
@@ -96,16 +97,14 @@ class Krylov:
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
         rest = torch.ones_like(self.size, dtype=torch.bool)
-        diverged = torch.zeros_like(rest)
         for k in range(1, _MAX_TERMS):
             power = (h * power[:, None]).sum(-1)
-            total = torch.where(rest, total - power[:, 0] / k, total)
+            total = torch.where(rest, torch.sub(total, power[:, 0], alpha=1 / k), total)
             largest = power.detach().abs().amax(dim=1)
-            diverged = diverged | (rest & ~(largest < _DIVERGED))
-            rest = rest & ~diverged & (largest > rtol * k)
-            if not bool(rest.any()):
+            rest = rest & (largest > rtol * k)
+            if k % _LOOK == 0 and not bool((rest & (largest < _DIVERGED)).any()):
                 break
-        return torch.where(rest | diverged, torch.nan, total) * self.size**2
+        return torch.where(rest | total.isinf(), torch.nan, total) * self.size**2
 
     def log_form_bound(self, kappa: float) -> Tensor:
         """A bound of the error of `log_form` where `|A| <= kappa < 1`, `[B]`, short of rounding.

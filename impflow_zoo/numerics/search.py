@@ -1,32 +1,36 @@
 """The loop of root finding: which rows go on, which are done, and which take a step back.
 
 A method proposes iterates. Everything else is here: budget, tolerance, finiteness, the best
-iterate of each row, and handing rows over to the next method.
+iterate of each row, and handing rows over to the next method. A row is frozen, by a mask, as soon
+as its own residual is small enough; the host asks only now and then whether any is left.
 """
 
 from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.methods import Method
-from impflow_zoo.numerics.rows import Net, all_finite, norm, select
+from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.numerics.methods import METHODS
+from impflow_zoo.numerics.rows import norm
 
-__all__ = ["Search", "Status"]
+__all__ = ["Leg", "Rows", "Status", "find_roots"]
 
-_REACH = 1e-2  # an iterate longer than this / eps times the problem cancels its own residual
 _GROWTH = 10.0  # a residual this many times the best one sends the row back to its best iterate
-_PROGRESS = 0.999  # a residual has to fall below this fraction of the last mark to count
-_PATIENCE = 50  # evaluations without progress before a row is given up
-_FLOOR_STEPS = 3  # evaluations without progress that show the rounding floor
+_CHECK = 4  # evaluations from one judgement of a row's progress to the next
+_PROGRESS = 0.998  # a residual has to fall below this fraction of the last one judged
+_PATIENCE = 12  # judgements without progress before a row is given up
 _FLOOR = 64.0  # how many eps times the size of the problem rounding may add up to
-_SLOW = 12.0  # a method hands a row over when it foresees more steps than this after its trial
-_CROWDED = 0.75  # share of open rows below which the others are no longer evaluated along
-
-_OPEN = -1  # in place of a `Status`
+_SLOW = 12.0  # a method hands a row over when it foresees more steps than this
+_FIRST_LOOK, _LONGEST = 3, 8  # evaluations before the host asks first, and between two questions
+_CROWDED, _FEW = 0.75, 256  # open rows are moved together below this share, if that drops so many
+_REACH = 1e-2  # an iterate longer than this / eps times the problem cancels its own residual
 
 
 class Status(enum.IntEnum):
@@ -50,160 +54,249 @@ class Status(enum.IntEnum):
         return self.text
 
 
-class Search:
-    """What is known of every row over the methods of a plan.
+@dataclass(frozen=True)
+class Leg:
+    """One method's part of a search.
 
     Arguments:
-        g: the net.
-        context: one context per row, or None.
-        y: right-hand sides, with shape `[B, ...]`.
-        tolerance: the residual asked for, `[B]`.
-        initial: where to start; `y` if None.
+        method: its name.
+        budget: evaluations it may take.
+        hand_over: give rows up as soon as they are slow.
     """
 
-    def __init__(
-        self, g: Net, context: Tensor | None, y: Tensor, tolerance: Tensor, initial: Tensor | None
-    ) -> None:
-        self.g = g
-        self.context = context
-        self.shape = y.shape[1:]
-        self.target = y.flatten(1)
-        self.tolerance = tolerance
-        self.value = (y if initial is None else initial).flatten(1).clone()
-        self.residual = torch.full_like(tolerance, math.inf)
-        self.scale = self.residual.clone()  # size of the problem: |y| + |w| + |f| at the start
-        self.steps = torch.zeros(len(y), dtype=torch.long, device=y.device)
-        self.status = torch.full_like(self.steps, int(Status.MAX_STEPS))
-
-    def run(self, method: type[Method], budget: int, *, hand_over: bool) -> None:
-        """Work on the rows that are not solved yet, until each is solved or given up."""
-        open_rows = (self.status > Status.ROUNDING_FLOOR) & (self.status != Status.NOT_FINITE)
-        rows = open_rows.nonzero()[:, 0]
-        if not len(rows):
-            return
-        leg = _Leg(self, method, rows)
-        for step in range(1, budget + 1):
-            leg.evaluate()
-            status = leg.judge(hand_over=hand_over, last=step == budget)
-            if status is not None and not leg.retire(status):
-                return
-            leg.advance()
+    method: str
+    budget: int
+    hand_over: bool
 
 
-class _Leg:
-    """One method at work: the rows it has, and their recent past."""
+@dataclass
+class Rows:
+    """Where each row of a search stands. Squared residuals are in the square of its unit.
 
-    def __init__(self, search: Search, method: type[Method], rows: Tensor) -> None:
-        self.search = search
-        self.stepper = method(search.g, select(search.context, rows))
-        self.rows = rows
-        everything = len(rows) == len(search.target)
-        self.y, self.w, self.tolerance, self.scale = (
-            t if everything else t[rows]
-            for t in (search.target, search.value, search.tolerance, search.scale)
-        )
-        self.best_w, self.best_f = self.w, torch.zeros_like(self.w)
-        self.best = torch.full_like(self.tolerance, math.inf)
-        self.mark, self.idle = self.best, torch.zeros_like(rows)
-        self.never = self.idle
-        self.alive = torch.ones_like(rows, dtype=torch.bool)
-        self.past: list[Tensor] = []
-        self.step = 0
+    Arguments:
+        index: the row's number in the batch.
+        y: its right-hand side, `[B, d]`.
+        unit: what its residuals are measured in, its tolerance, `[B, 1]`.
+        scale: size of its problem, `|y| + |w| + |f|` at the start, in its unit, `[B]`.
+        w: its iterate, `[B, d]`.
+        best: squared residual of the best iterate.
+        best_point: the best iterate and its residual, side by side, `[B, 2 d]`.
+        goal: squared residual to reach; infinite once the row is given up.
+        status: a `Status`; that of given-up rows, until the search is over.
+        steps: evaluations spent.
+        judged: squared residual of the best iterate at the last judgement.
+        idle: judgements without progress.
+    """
 
-    def evaluate(self) -> None:
-        """The residual at the iterate, and the best one of each row so far."""
-        self.step += 1
-        g = self.stepper.evaluate(self.w.view(-1, *self.search.shape)).flatten(1)
-        self.f = (self.y - self.w).sub_(g)
-        self.error, self.length = norm(self.f), norm(self.w)
+    index: Tensor
+    y: Tensor
+    unit: Tensor
+    scale: Tensor
+    w: Tensor
+    best: Tensor
+    best_point: Tensor
+    goal: Tensor
+    status: Tensor
+    steps: Tensor
+    judged: Tensor
+    idle: Tensor
+
+    def at(self, index: Tensor) -> Rows:
+        """Some of the rows, given by their indices."""
+        return Rows(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def put(self, index: Tensor, part: Rows) -> None:
+        """Overwrite what was found of these rows."""
+        for name in ("best", "best_point", "goal", "status", "steps"):
+            getattr(self, name)[index] = getattr(part, name)
+
+    @property
+    def best_w(self) -> Tensor:
+        """The best iterates, `[B, d]`."""
+        return self.best_point[:, : self.y.shape[1]]
+
+    @property
+    def open(self) -> Tensor:
+        """Rows that go on, `[B]`."""
+        return self.best > self.goal
+
+
+def find_roots(
+    net: BoundNet, y: Tensor, tolerance: Tensor, legs: Sequence[Leg], initial: Tensor | None
+) -> Rows:
+    """Search for `w` with `w + g(w) = y`, row by row, one method after the other.
+
+    Arguments:
+        net: `g`.
+        y: right-hand sides, with shape `[B, ...]`.
+        tolerance: the residual asked for, `[B]`.
+        legs: the methods in turn.
+        initial: where to start; `y` if None.
+
+    Returns:
+        The rows, in order, with their final `status`.
+    """
+    found = _start(y.flatten(1), tolerance, None if initial is None else initial.flatten(1))
+    goal, rows = found.goal, found
+    for leg in legs:
+        failed = _Search(net, y.shape[1:], found, rows, leg).run()
+        solved = (found.best <= found.goal) & (found.goal < math.inf)
+        ended = torch.where(found.best < math.inf, found.status, int(Status.NOT_FINITE))
+        found.status = torch.where(solved, int(Status.CONVERGED), ended)
+        if not failed:
+            break
+        left = (found.status == Status.MAX_STEPS) | (found.status == Status.STALLED)
+        index = left.nonzero()[:, 0]
+        if leg is legs[-1] or not len(index):
+            break
+        rows = found.at(index)
+        rows.goal, rows.w = goal[index], rows.best_w
+        rows.best, rows.idle = torch.full_like(rows.best, math.inf), rows.idle * 0
+        rows.status = torch.full_like(rows.status, int(Status.MAX_STEPS))
+    reach = found.scale * (_REACH / torch.finfo(y.dtype).eps)
+    near = norm(found.best_w) <= reach * found.unit[:, 0]
+    found.status = torch.where(near | (found.best == math.inf), found.status, int(Status.STALLED))
+    return found
+
+
+def _start(y: Tensor, tolerance: Tensor, initial: Tensor | None) -> Rows:
+    """Rows that nothing is known of yet."""
+    w, length = y if initial is None else initial, norm(y)
+    # In this unit squares neither overflow nor vanish before a row is far beyond its tolerance.
+    unit = tolerance.clamp(min=torch.finfo(y.dtype).tiny ** 0.5)
+    infinite = torch.full_like(unit, math.inf)
+    none = torch.zeros(len(y), dtype=torch.long, device=y.device)
+    return Rows(
+        index=torch.arange(len(y), device=y.device),
+        y=y,
+        unit=unit[:, None],
+        scale=(2 * length if initial is None else length + norm(w)) / unit,
+        w=w,
+        best=infinite,
+        best_point=torch.cat((w, torch.zeros_like(w)), dim=1),
+        goal=torch.ones_like(unit),
+        status=none + int(Status.MAX_STEPS),
+        steps=none,
+        judged=infinite,
+        idle=none.clone(),
+    )
+
+
+class _Search:
+    """One leg of a search.
+
+    Arguments:
+        net: the net, for the whole batch.
+        shape: of a row of it.
+        found: the whole batch.
+        rows: those to work on: `found` itself, or a part of it.
+        leg: how.
+    """
+
+    def __init__(self, net: BoundNet, shape: torch.Size, found: Rows, rows: Rows, leg: Leg) -> None:
+        part = net if rows is found else net.rows(rows.index)
+        self.method = METHODS[leg.method](part, rows.unit, rows.y.shape[1])
+        self.shape, self.found, self.rows, self.leg = shape, found, rows, leg
+        self.step, self.seen_at = 0, 0
+        self.past: list[Tensor] = []  # `rows.judged` over the trial of the method
+        self.distance = math.inf  # of open rows to their goals, mean of logarithms, when last seen
+        kind = rows.y.device.type
+        narrow = torch.is_autocast_enabled(kind)
+        self.exactly = torch.autocast(kind, enabled=False) if narrow else nullcontext()
+
+    def run(self) -> bool:
+        """Work until every row is solved or given up; whether some may be given up."""
+        look, failed = min(_FIRST_LOOK, self.leg.budget), False
+        while True:
+            self.step += 1
+            value = self.method.evaluate(self.rows.w.view(-1, *self.shape)).flatten(1)
+            with self.exactly:
+                point, usable = self._take(value)
+                if self.step % _CHECK == 0:
+                    self._judge()
+                if self.step == look or self.step == self.leg.budget:
+                    left, ahead, given_up = self._look()
+                    failed = failed or given_up  # by rows that may be dropped now
+                    if not left or self.step == self.leg.budget:
+                        failed = failed or left > 0
+                        break
+                    look = self.step + ahead
+                    point, usable = self._move_together(left, ahead, point, usable)
+                self.rows.w = self.method.propose(point, usable)
+        if self.rows is not self.found:
+            self.found.put(self.rows.index, self.rows)
+        return failed
+
+    def _take(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Note the residuals at the iterates.
+
+        Returns:
+            Iterates and residuals to go on from, `[B, 2 d]`, and False for rows that are back at
+            their best iterate, `[B]`.
+        """
+        rows = self.rows
+        f = torch.sub(rows.y, value).sub_(rows.w)
+        error = torch.mv((f / rows.unit).square_(), self.method.ones)
+        point, still_open = torch.cat((rows.w, f), dim=1), rows.open
         if self.step == 1:
-            start = norm(self.y) + self.length + self.error.nan_to_num(math.inf)
-            self.scale = torch.minimum(self.scale, start)
-            self.reach = self.scale * (_REACH / torch.finfo(self.w.dtype).eps)
-        self.near = self.length <= self.reach
-        # False for a residual that is NaN or infinite, as the best one starts at infinity.
-        better = (self.error < self.best) & self.near
-        progress = better & (self.error < _PROGRESS * self.mark)
-        self.steady = bool(progress.all())  # as long as this holds, there is little to decide
-        if self.steady:
-            self.best, self.best_w, self.best_f = self.error, self.w, self.f
-            self.mark, self.idle = self.error, self.never
-            return
-        new = better[:, None]
-        self.best = torch.where(better, self.error, self.best)
-        self.best_w = torch.where(new, self.w, self.best_w)
-        self.best_f = torch.where(new, self.f, self.best_f)
-        self.mark = torch.where(progress, self.best, self.mark)
-        self.idle = torch.where(progress, 0, self.idle + 1)
+            if rows is self.found:
+                rows.scale = rows.scale + error.sqrt()
+            rows.judged, self.past = error, [error]
+        rows.steps = rows.steps + still_open
+        better = (error < rows.best) & still_open
+        rows.best = torch.where(better, error, rows.best)
+        rows.best_point = torch.where(better[:, None], point, rows.best_point)
+        usable = error <= _GROWTH**2 * rows.best
+        return torch.where(usable[:, None], point, rows.best_point), usable
 
-    def judge(self, *, hand_over: bool, last: bool) -> Tensor | None:
-        """The `Status` of each row, `_OPEN` where it goes on; None if all do."""
-        solved = self.best <= self.tolerance
-        slow = self._slow() if hand_over and self.step > self.stepper.trial else None
-        if self.steady and not last:
-            ending = solved if slow is None else solved | slow
-            if not bool(ending.any()):
-                return None
-        status = torch.full_like(self.rows, int(Status.MAX_STEPS) if last else _OPEN)
-        eps = torch.finfo(self.w.dtype).eps
-        size = self.scale + torch.minimum(self.length, 100 * self.scale)
-        floor = _FLOOR * eps * size.clamp(max=torch.finfo(self.w.dtype).max)
-        at_floor = (self.idle >= _FLOOR_STEPS) & (self.best <= floor)
-        idle = self.idle >= _PATIENCE
-        for rows, end in (  # the later ones count
-            (idle if slow is None else idle | slow, Status.STALLED),
-            (at_floor, Status.ROUNDING_FLOOR),
-            (solved, Status.CONVERGED),
-            (~self.best.isfinite(), Status.NOT_FINITE),
-        ):
-            status.masked_fill_(rows, int(end))
-        return status
+    def _judge(self) -> None:
+        """Give up rows at the floor of rounding, without progress, or too slow for the method."""
+        rows = self.rows
+        length = norm(rows.best_w) / rows.unit[:, 0]
+        size = rows.scale + torch.minimum(length, 100 * rows.scale)
+        progress = rows.best <= _PROGRESS * rows.judged
+        rows.idle = torch.where(progress, 0, rows.idle + 1)
+        floor = ~progress & (rows.best <= (_FLOOR * torch.finfo(size.dtype).eps * size).square())
+        stalled = rows.idle >= _PATIENCE
+        if self.leg.hand_over and self.step >= self.method.trial:
+            span = min(self.method.trial, self.step - 1)
+            rate = (rows.best / self.past[0]).clamp(1e-12, 1 - 1e-6)
+            stalled = stalled | (rows.best * rate.pow(_SLOW / span) > rows.goal)
+        ended = (floor | stalled) & rows.open
+        reason = torch.where(floor, int(Status.ROUNDING_FLOOR), int(Status.STALLED))
+        rows.status = torch.where(ended, reason, rows.status)
+        rows.goal = torch.where(ended, math.inf, rows.goal)
+        rows.judged = rows.best
+        self.past = [*self.past, rows.best][-self.method.trial // _CHECK :]
 
-    def _slow(self) -> Tensor:
-        """Rows that will take more than `_SLOW` steps, if they contract as over the trial."""
-        rate = (self.error / self.past[0]).clamp(1e-6, 1 - 1e-6)
-        return self.error * rate.pow(_SLOW / len(self.past)) > self.tolerance
+    def _look(self) -> tuple[int, int, bool]:
+        """How many rows are left, how many evaluations they need, whether some were given up."""
+        rows = self.rows
+        distance = (rows.best / rows.goal).log().clamp(min=0)
+        given_up = rows.status == Status.STALLED
+        figures = torch.stack((rows.open.sum(), distance.sum(), given_up.sum()))
+        left, total, failed = figures.tolist()
+        if not math.isfinite(total):  # a row without any residual is not searched for
+            rows.goal = torch.where(rows.best < math.inf, rows.goal, math.inf)
+            left, total, failed = int(rows.open.sum()), 0.0, 1
+        mean, before = total / max(left, 1), self.distance
+        gained = (before - mean) / (self.step - self.seen_at)
+        self.distance, self.seen_at = mean, self.step
+        ahead = mean / gained if 0 < gained < math.inf else 1
+        return int(left), max(1, min(int(ahead), _LONGEST)), bool(failed)
 
-    def retire(self, status: Tensor) -> bool:
-        """Hand the rows that are done back to the search; whether any are left."""
-        done = self.alive & (status >= 0)
-        self.alive = self.alive & ~done
-        left = int(self.alive.sum())
-        search = self.search
-        if len(self.rows) == len(search.target):  # all rows are here, in order: masks are faster
-            whole = done[:, None]
-            search.value = torch.where(whole, self.best_w, search.value)
-            search.residual = torch.where(done, self.best, search.residual)
-            search.status = torch.where(done, status, search.status)
-            search.scale = torch.where(done, self.scale, search.scale)
-            search.steps = torch.where(done, search.steps + self.step, search.steps)
-        else:
-            own = done.nonzero()[:, 0]
-            at = self.rows[own]
-            search.value[at], search.residual[at] = self.best_w[own], self.best[own]
-            search.status[at], search.scale[at] = status[own], self.scale[own]
-            search.steps[at] += self.step
-        if 0 < left <= _CROWDED * len(self.rows):
-            self._keep(self.alive.nonzero()[:, 0])
-        return left > 0
-
-    def _keep(self, kept: Tensor) -> None:
-        self.stepper.keep(kept)
-        self.past = [t[kept] for t in self.past]
-        for name in (
-            *("rows", "y", "w", "f", "error", "length", "tolerance", "scale", "reach", "near"),
-            *("best", "best_w", "best_f", "mark", "idle", "never", "alive"),
-        ):
-            setattr(self, name, getattr(self, name)[kept])
-
-    def advance(self) -> None:
-        """The next iterates; a row that strays goes back to its best one."""
-        self.past = [*self.past, self.error][-self.stepper.trial :]
-        proposal = self.stepper.propose(self.w, self.f)
-        if not (self.steady and all_finite(proposal)):
-            usable = self.near & (self.error <= _GROWTH * self.best) & self.error.isfinite()
-            back = ~usable | ~proposal.isfinite().all(dim=1)
-            if bool(back.any()):
-                self.stepper.forget(back)
-                proposal = torch.where(back[:, None], self.best_w + self.best_f, proposal)
-        self.w = proposal
+    def _move_together(
+        self, left: int, ahead: int, point: Tensor, usable: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Drop rows that are done, where that saves enough."""
+        rows = self.rows
+        count = len(rows.y)
+        few = count - left < _FEW and rows.y.shape[1] < _FEW and ahead < _CHECK
+        if left > _CROWDED * count or few:
+            return point, usable
+        kept = rows.open.int().argsort(descending=True, stable=True)[:left]
+        if rows is not self.found:
+            self.found.put(rows.index, rows)
+        self.rows, self.past = rows.at(kept), [best[kept] for best in self.past]
+        self.method.keep(kept)
+        return point[kept], usable[kept]

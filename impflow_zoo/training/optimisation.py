@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.seeds import Use
-from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import mix
-from impflow_zoo.numerics.solve import NumericalWarning
+from impflow_zoo.numerics.solver import NumericalWarning, Solution
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
@@ -91,21 +91,17 @@ class Optimisation:
         """Gradients of this process's part of the mean, and the figures of all parts."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with monitor.record() as events, warnings.catch_warnings():
+        report = Report()
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)  # counted below
             try:
-                log_density = self.model.log_prob(x).sum() / size
+                log_density = self.model.log_prob(x, report=report).sum() / size
                 (-log_density).backward()
                 value = float(log_density.detach())
             except NUMERICAL_ERRORS:
                 value = math.nan
-        roots = [figures for kind, figures in events if kind == "root"]
-        own = (
-            value,
-            sum(root["rows"] for root in roots),
-            sum(root["steps"] * root["rows"] for root in roots),
-            sum(root["unconverged"] for root in roots),
-        )
+        rows, steps, unconverged = _figures(report.roots)
+        own = (value, rows, steps, unconverged)
         value, solved, steps, unconverged = map(sum, zip(*self.processes.gather(own), strict=True))
         return {
             "log_density": value,
@@ -118,6 +114,15 @@ class Optimisation:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         self.processes.add_up(cast(Tensor, p.grad) for p in parameters)
         return float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
+
+
+def _figures(roots: list[Solution]) -> list[float]:
+    """Rows, evaluations and roots not found, of all roots of a step; the host waits once."""
+    counts = [
+        torch.stack((torch.ones_like(r.steps), r.steps, (~r.converged).long())).sum(dim=1)
+        for r in roots
+    ]
+    return torch.stack(counts).sum(dim=0).tolist() if counts else [0, 0, 0]
 
 
 def _groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.layout import LOG, TRAINING, Files, open_files
 from impflow_zoo.models.store import load_weights, read_config, read_weights
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.numerics.solve import NumericalWarning
+from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import TrainingSettings, read_recipe
 from impflow_zoo.registry import locate

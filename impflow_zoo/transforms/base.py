@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,13 +11,14 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from impflow_zoo.lipschitz.norms import held_weights
-from impflow_zoo.numerics.chain import Chain, Chained
-from impflow_zoo.numerics.implicit import ResidualMap
-from impflow_zoo.numerics.linearize import chain_of
+from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.rows import all_finite, call, listed
-from impflow_zoo.numerics.solve import Solver, SolverError
+from impflow_zoo.numerics.probes import Probes
+from impflow_zoo.numerics.report import Doubts, Report
+from impflow_zoo.numerics.residual import ResidualMap
+from impflow_zoo.numerics.rows import all_finite, listed
+from impflow_zoo.numerics.solver import Solver, SolverError
+from impflow_zoo.transforms.binding import bind, negated
 from impflow_zoo.transforms.weights import PlainLoading
 
 __all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
@@ -76,19 +77,23 @@ class ResidualBlock(PlainLoading, Transform):
             TypeError: if inputs or context are no tensors.
             RuntimeError: within `torch.func` transforms and forward-mode differentiation.
         """
-        return self._with_logdet(inputs, context, backwards=False)
+        value, logdet = self.run(inputs, context)
+        assert logdet is not None  # asked for
+        return value, logdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data; arguments, results and errors as in `forward`."""
-        return self._with_logdet(inputs, context, backwards=True)
+        value, logdet = self.run(inputs, context, backwards=True)
+        assert logdet is not None  # asked for
+        return value, logdet
 
     def encode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """`forward` without the log-determinant, which is not computed."""
-        return self._value(inputs, context, backwards=False)
+        return self.run(inputs, context, want_logdet=False)[0]
 
     def decode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """`inverse` without the log-determinant, which is not computed."""
-        return self._value(inputs, context, backwards=True)
+        return self.run(inputs, context, backwards=True, want_logdet=False)[0]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "logdet":
@@ -106,47 +111,59 @@ class ResidualBlock(PlainLoading, Transform):
         """Names of the nets, each once, in the order of the steps."""
         return tuple(dict.fromkeys(step.net for step in self.steps))
 
-    def _with_logdet(
-        self, inputs: Tensor, context: Tensor | None, *, backwards: bool
-    ) -> tuple[Tensor, Tensor]:
-        value, context = self._checked(inputs, context)
+    def run(
+        self,
+        inputs: Tensor,
+        context: Tensor | None = None,
+        *,
+        backwards: bool = False,
+        want_logdet: bool = True,
+        probes: Probes | None = None,
+        report: Report | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the other methods are short for.
+
+        Arguments:
+            inputs, context: as in `forward`.
+            backwards: noise -> data.
+            want_logdet: False leaves the log-determinant out: None is returned in its place.
+            probes: where probes of log-determinants come from.
+            report: filled in with what the numerics found.
+        """
+        doubts = Doubts()
+        value, context = self._checked(inputs, context, doubts)
+        bound = {name: bind(getattr(self, name), context) for name in self.nets}
         total = None
-        with held_weights(*(getattr(self, name) for name in self.nets)):
-            for residual_map, inverted in self._maps(context, backwards=backwards):
-                if inverted:
-                    value, logdet = residual_map.inverse_and_logdet(value)
-                    logdet = -logdet
-                else:
-                    value, logdet = residual_map.value_and_logdet(value)
-                total = logdet if total is None else total + logdet
-        assert total is not None
-        return value, total
-
-    def _value(self, inputs: Tensor, context: Tensor | None, *, backwards: bool) -> Tensor:
-        value, context = self._checked(inputs, context)
-        with held_weights(*(getattr(self, name) for name in self.nets)):
-            for residual_map, inverted in self._maps(context, backwards=backwards):
-                value = residual_map.inverse(value) if inverted else residual_map.value(value)
-        return value
-
-    def _maps(
-        self, context: Tensor | None, *, backwards: bool
-    ) -> Iterator[tuple[ResidualMap, bool]]:
-        """The maps in the order of a direction, and whether each is to be inverted there."""
         for step in reversed(self.steps) if backwards else self.steps:
-            net: nn.Module = getattr(self, step.net)
+            net = bound[step.net]
+            _check_shape(net, value)
             residual_map = ResidualMap(
-                net if step.sign == 1 else _Negated(net),
-                context,
+                net if step.sign == 1 else negated(net),
                 solver=self.solver,
                 logdet=self.logdet,
                 training=self.training,
-                kappa=_known_constant(net),
+                kappa=_known_constant(getattr(self, step.net)),
                 salt=self.nets.index(step.net),
+                probes=probes or Probes(),
+                report=report,
+                doubts=doubts,
             )
-            yield residual_map, step.inverted != backwards
+            inverted = step.inverted != backwards
+            if not want_logdet:
+                value = residual_map.inverse(value) if inverted else residual_map.value(value)
+                continue
+            if inverted:
+                value, logdet = residual_map.inverse_and_logdet(value)
+                logdet = -logdet
+            else:
+                value, logdet = residual_map.value_and_logdet(value)
+            total = logdet if total is None else total + logdet
+        doubts.settle()
+        return value, total
 
-    def _checked(self, inputs: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _checked(
+        self, inputs: Tensor, context: Tensor | None, doubts: Doubts
+    ) -> tuple[Tensor, Tensor | None]:
         """The inputs, in at least float32, and the context, both fit for graphs.
 
         Raises:
@@ -166,6 +183,7 @@ class ResidualBlock(PlainLoading, Transform):
             raise ValueError("context is a single number: one row for each input row is needed")
         if context is not None and len(context) != len(inputs):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
+        # By a private name: torch has no other way to ask whether it is transforming a function.
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise RuntimeError(
                 "transforms of torch.func over a block are not supported: use torch.autograd.grad, "
@@ -175,9 +193,10 @@ class ResidualBlock(PlainLoading, Transform):
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         self._refuse_tangents(value, context)
         self._check_place(value, context)
-        check_finite(inputs, "inputs")
-        if context is not None:
-            check_finite(context, "context")
+        for name, x in (("inputs", inputs), ("context", context)):
+            if x is not None and x.is_floating_point():
+                total = x.detach().sum()  # neither finite, nor less itself zero, if an entry is not
+                doubts.add(total - total != 0, partial(check_finite, x, name))
         if not torch.is_inference_mode_enabled():  # graphs could not keep what was made in it
             value = value.clone() if value.is_inference() else value
             if context is not None and context.is_inference():
@@ -186,8 +205,6 @@ class ResidualBlock(PlainLoading, Transform):
 
     def _refuse_tangents(self, *inputs: Tensor | None) -> None:
         """Forward-mode derivatives would be lost without a word."""
-        if forward_ad._current_level < 0:
-            return
         tensors = [t for t in (*inputs, *self.parameters()) if t is not None]
         if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
             raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
@@ -230,24 +247,6 @@ class ResidualBlock(PlainLoading, Transform):
             )
 
 
-@dataclass(frozen=True)
-class _Negated(Chained):
-    """The net `-g`."""
-
-    net: nn.Module
-    pure: ClassVar[bool] = True
-
-    def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return -call(self.net, x, context)
-
-    def parameters(self) -> Iterator[Tensor]:
-        return self.net.parameters()
-
-    def chain(self, x: Tensor, context: Tensor | None) -> Chain | None:
-        chain = chain_of(self.net, x, context)
-        return None if chain is None else chain.negated()
-
-
 class NotFiniteError(ValueError):
     """NaN or infinity where numbers are due."""
 
@@ -267,6 +266,12 @@ def check_finite(x: Tensor, name: str) -> None:
     rows = (~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
     where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
     raise NotFiniteError(f"{name} hold NaN or infinity in {where}")
+
+
+def _check_shape(net: BoundNet, x: Tensor) -> None:
+    if net.shape is not None and x.shape[1:] != net.shape:
+        expected = ", ".join(map(str, net.shape))
+        raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
 
 
 def _known_constant(net: nn.Module) -> float | None:

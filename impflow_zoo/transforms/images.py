@@ -81,10 +81,30 @@ class Flatten(Transform):
 
 
 class Multiscale(MultiscaleCompositeTransform):
-    """nflows' multi-scale transform, whose inverse drops columns that are too many."""
+    """nflows' multi-scale transform, whose inverse drops columns that are too many.
+
+    Half of the channels leave after each scale but the last.
+
+    Arguments:
+        scales: how many.
+    """
+
+    def __init__(self, scales: int) -> None:
+        super().__init__(scales)
+        self.shapes: list[tuple[int, ...]] = []  # of what leaves at each scale
+
+    def add_transform(
+        self, transform: Transform, transform_output_shape: tuple[int, ...]
+    ) -> tuple[int, ...] | None:
+        """Add a scale, as in nflows; the shape of what goes on to the next one."""
+        hidden = super().add_transform(transform, transform_output_shape)
+        channels, *rest = transform_output_shape
+        leaving = transform_output_shape if hidden is None else ((channels + 1) // 2, *rest)
+        self.shapes.append(tuple(leaving))
+        return hidden
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _check_width(inputs, sum(math.prod(shape) for shape in self._output_shapes))
+        _check_width(inputs, sum(math.prod(shape) for shape in self.shapes))
         x, logabsdet = super().inverse(inputs, context)
         return x, logabsdet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.solve import Solver
+from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.base import ResidualBlock, Step
 
 __all__ = ["ImpFlowTransform"]

@@ -24,6 +24,17 @@ class Standardise(PointwiseAffineTransform):
         self.register_buffer("_shift", torch.zeros(features))
         self.register_buffer("_scale", torch.ones(features))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the numbers."""
+        return self._scale.dtype
+
+    @torch.no_grad()
+    def set(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise columns with these means and standard deviations."""
+        self._scale.copy_(1 / std)
+        self._shift.copy_(-mean / std)
+
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         (features,) = self._shift.shape
         if inputs.dim() != 2 or inputs.shape[1] != features:

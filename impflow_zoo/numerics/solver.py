@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics import monitor
+from impflow_zoo.numerics.bound import BoundNet, ModuleNet, Net
 from impflow_zoo.numerics.methods import METHODS
-from impflow_zoo.numerics.rows import Net, norm
-from impflow_zoo.numerics.search import Search, Status
+from impflow_zoo.numerics.rows import norm
+from impflow_zoo.numerics.search import Leg, Status, find_roots
 from impflow_zoo.numerics.settings import is_real, is_whole
 
-__all__ = ["DENSE", "NumericalWarning", "Solution", "Solver", "SolverError", "Status"]
+__all__ = [
+    "DENSE",
+    "FEW_FEATURES",
+    "NumericalWarning",
+    "Solution",
+    "Solver",
+    "SolverError",
+    "Status",
+]
 
-_FEW_FEATURES = 8  # up to here secants soon span the space: they start at once
+FEW_FEATURES = 8  # up to here secants soon span the space, and dense systems are cheap
 _MOST_STEPS = 10_000  # that a known Lipschitz constant may ask for
 DENSE = 512  # features up to which dense Jacobians are the last resort, of roots and derivatives
 
@@ -83,13 +91,11 @@ class Solution:
             "contraction there may be no root"
         )
 
-    def check(self, *, training: bool = False) -> Solution:
-        """Raise `SolverError` if a row was not solved; in training warn instead."""
-        if not bool(self.converged.all()):
-            if not training:
-                raise SolverError(self.describe_failure())
-            warnings.warn(self.describe_failure(), NumericalWarning, stacklevel=3)
-        return self
+    def report(self, *, training: bool) -> None:
+        """Raise `SolverError` over rows that were not solved; in training warn instead."""
+        if not training:
+            raise SolverError(self.describe_failure())
+        warnings.warn(self.describe_failure(), NumericalWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -156,10 +162,9 @@ class Solver:
             return 1e-12
         return 1e-3 if training else 1e-6
 
-    @torch.no_grad()
     def solve(
         self,
-        g: Net,
+        g: BoundNet | Net,
         y: Tensor,
         context: Tensor | None = None,
         *,
@@ -171,7 +176,7 @@ class Solver:
         """Find `w` with `w + g(w) = y` for every row of `y`. No gradient is recorded.
 
         Arguments:
-            g: a net, called as `g(w)`, or `g(w, context)` if there is a context.
+            g: a net, called as `g(w)`, or `g(w, context)` if there is a context; or a bound one.
             y: right-hand sides, with shape `[B, ...]`, floating point.
             context: one context per row, or None.
             initial: where to start; `y` if None.
@@ -191,48 +196,59 @@ class Solver:
                 f"y of shape {tuple(y.shape)} and type {y.dtype}: rows of floating point are "
                 "needed, [B, ...]"
             )
+        net = g if isinstance(g, BoundNet) else ModuleNet(g, context)
+        solution = self.search(net, y, initial=initial, kappa=kappa, training=training)
+        if throw and not bool(solution.converged.all()):
+            solution.report(training=training)
+        return solution
+
+    @torch.no_grad()
+    def search(
+        self,
+        net: BoundNet,
+        y: Tensor,
+        *,
+        initial: Tensor | None = None,
+        kappa: float | None = None,
+        training: bool = False,
+    ) -> Solution:
+        """`solve` without its checks: nothing is said of rows that were not solved."""
         rtol, atol = self.tolerances(y.dtype, training=training)
         if torch.is_autocast_enabled(y.device.type):
             rtol = max(rtol, 2 * torch.finfo(torch.get_autocast_dtype(y.device.type)).eps)
-        target = y.flatten(1)
-        size = norm(target)
         # The length of a row may overflow, its tolerance does not: else anything would be a root.
-        tolerance = atol + torch.where(size.isfinite(), rtol * size, norm(rtol * target))
-        search = Search(g, context, y, tolerance, initial)
-        budget = most = self.max_steps or (200 if training else 1000)
-        for name, hand_over in self._plan(target.shape[1]):
-            plain = name == "fixed_point" and not (self.max_steps or training)
-            steps = max(budget, _enough(kappa, y.dtype)) if plain else budget
-            search.run(METHODS[name], steps, hand_over=hand_over)
-            most = max(most, steps)
-        solution = Solution(
-            search.value.view_as(y),
-            search.residual,
-            search.steps,
-            search.status,
+        tolerance = atol + norm(rtol * y)
+        legs = self._legs(y.flatten(1).shape[1], kappa, y.dtype, training=training)
+        rows = find_roots(net, y, tolerance, legs, initial)
+        return Solution(
+            rows.best_w.reshape(y.shape),
+            rows.best.sqrt() * rows.unit[:, 0],
+            rows.steps,
+            rows.status,
             tolerance,
             kappa,
-            most,
+            max(leg.budget for leg in legs),
         )
-        if monitor.listening():
-            monitor.emit(
-                "root",
-                rows=len(y),
-                steps=float(solution.steps.float().mean()) if len(y) else 0.0,
-                residual=float(solution.residual.amax()) if len(y) else 0.0,
-                unconverged=int((~solution.converged).sum()),
-            )
-        return solution.check(training=training) if throw else solution
 
-    def _plan(self, features: int) -> tuple[tuple[str, bool], ...]:
-        """Methods in turn, and whether each hands rows over as soon as they are slow."""
+    def _legs(
+        self, features: int, kappa: float | None, dtype: torch.dtype, *, training: bool
+    ) -> tuple[Leg, ...]:
+        """The methods in turn."""
+        budget = self.max_steps or (200 if training else 1000)
+        plain = budget if self.max_steps or training else max(budget, _enough(kappa, dtype))
+        few = features <= FEW_FEATURES
+        anderson, newton = (
+            Leg("anderson", budget, hand_over=True),
+            Leg("newton", budget, hand_over=False),
+        )
+        iteration = Leg("fixed_point", plain, hand_over=True)
         if self.method != "auto":
-            return ((self.method, False),)
-        if features <= _FEW_FEATURES:
-            return (("anderson", True), ("newton", False))
+            steps = plain if self.method == "fixed_point" else budget
+            return (Leg(self.method, steps, hand_over=False),)
         if features <= DENSE:
-            return (("fixed_point", True), ("anderson", True), ("newton", False))
-        return (("fixed_point", True), ("anderson", False), ("fixed_point", False))
+            return (anderson, newton) if few else (iteration, anderson, newton)
+        anderson, last = replace(anderson, hand_over=False), replace(iteration, hand_over=False)
+        return (iteration, anderson, last)
 
 
 def _enough(kappa: float | None, dtype: torch.dtype) -> int:

@@ -12,7 +12,7 @@ from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.krylov import MAX_RESTARTS, Krylov, solve_linear
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.rows import norm
-from impflow_zoo.numerics.solve import DENSE, NumericalWarning, SolverError
+from impflow_zoo.numerics.solver import DENSE, NumericalWarning, SolverError
 
 __all__ = ["ROUNDING", "Solved", "report", "solve_transposed"]
 
@@ -30,20 +30,23 @@ class Solved:
         residual: `|t - (I + J)^T u| / |t|` of each row, `[B]`.
         failed: rows whose residual exceeds the tolerance, `[B]`.
         products: products with the Jacobian that Krylov spaces took.
+        rtol: the tolerance.
     """
 
     u: Tensor
     residual: Tensor
     failed: Tensor
     products: int
+    rtol: float
 
-    def shortfall(self, rtol: float, among: Tensor) -> str:
-        """The worst residual of the rows `among`, `[B]`, beside the tolerance `rtol`, in words."""
-        worst = float(self.residual[among].nan_to_num(1e30).amax())
-        return (
-            f"worst relative residual {worst:.2e}, tolerance {rtol:.2e} after "
+    def refuse(self, failed: Tensor, name: str, advice: str, *, training: bool) -> None:
+        """Raise `SolverError` over the rows `failed`, `[B]`; in training warn instead."""
+        worst = float(self.residual[failed].nan_to_num(1e30).amax())
+        shortfall = (
+            f"worst relative residual {worst:.2e}, tolerance {self.rtol:.2e} after "
             f"{self.products} products"
         )
+        report(failed, name, f"did not converge: {shortfall}. {advice}", training=training)
 
 
 def report(failed: Tensor, name: str, what: str, *, training: bool) -> None:
@@ -82,7 +85,7 @@ def solve_transposed(
         u.view(len(u), -1)[rows] = dense_u
         excused = torch.where(floor <= _LOOSEST, floor, 0.0).clamp(min=rtol)
         failed[rows] = ~(residual[rows] <= excused)
-    return Solved(u, residual, failed, products)
+    return Solved(u, residual, failed, products, rtol)
 
 
 def _solve_densely(point: Linearization, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,8 +95,7 @@ def _solve_densely(point: Linearization, t: Tensor, rows: Tensor) -> tuple[Tenso
     """
     eps = torch.finfo(t.dtype).eps
     right = t[rows]
-    transposed = torch.eye(point.features, dtype=t.dtype, device=t.device)
-    transposed = transposed + point.jacobian_of(rows).mT
+    transposed = dense.plus_identity(point.jacobian_of(rows)).mT
     u = dense.solve(transposed, right)
     rest = (transposed @ u[..., None])[..., 0] - right
     size = norm(right).clamp(min=torch.finfo(t.dtype).tiny)

@@ -1,18 +1,20 @@
-"""The cores of activations with the derivatives that chains are differentiated by."""
+"""Elementwise functions with the derivatives that tapes are made of."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["HalfSine", "SiLU", "Sine"]
+from impflow_zoo.lipschitz.activations import half_sine
+
+__all__ = ["DERIVATIVES", "Elementwise", "HalfSine", "SiLU", "Sine"]
 
 _FEW_THREADS = 2  # threads up to which one of NumPy is faster than all of them
 
@@ -27,6 +29,33 @@ def _is_amd() -> bool:
 
 
 _BY_NUMPY = _is_amd()
+
+
+class Elementwise(Protocol):
+    """A function of one variable, with its derivatives."""
+
+    keeps: bool  # whether the second derivative needs a map of its own beside `f` and `f'`
+
+    def value(self, h: Tensor) -> Tensor:
+        """`f(h)`, differentiable."""
+
+    def slope(self, h: Tensor) -> Tensor:
+        """`f'(h)`, differentiable."""
+
+    def overwrite(self, h: Tensor) -> Tensor:
+        """`f(h)`, in the place of `h`."""
+
+    def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
+        """Write `f(h)`, what `bend` needs beside it, and `f'(h)` in the place of `h`.
+
+        Unless `keeps`, `kept` is `value` itself, and left at that.
+        """
+
+    def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
+        """`f''(h) t` added to `onto`, or in the place of `t` if there is none.
+
+        `kept` and `slope` are as `record` left them.
+        """
 
 
 class Sine:
@@ -115,3 +144,11 @@ def _apply(
     with np.errstate(all="ignore"):  # the sine of infinity is NaN here as there, in silence
         by_numpy(h.numpy(), out=out.numpy())
     return out
+
+
+# By the functions that nets are made of.
+DERIVATIVES: dict[Callable[[Tensor], Tensor], Elementwise] = {
+    torch.sin: Sine(),
+    half_sine: HalfSine(),
+    functional.silu: SiLU(),
+}

@@ -1,0 +1,101 @@
+"""The way of rows through a transform and its parts, with what nflows has no arguments for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from nflows.transforms import CompositeTransform, Transform
+from torch import Tensor
+
+from impflow_zoo.numerics.probes import Probes
+from impflow_zoo.numerics.report import Report
+from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.images import Multiscale
+
+__all__ = ["Walk", "decode", "encode"]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How to go through a transform.
+
+    Arguments:
+        context: one context per row, or None.
+        backwards: noise -> data.
+        want_logdet: compute log-determinants of our blocks; else zeros stand in their place.
+        probes: where probes of log-determinants come from.
+        report: filled in with what the numerics of our blocks found.
+    """
+
+    context: Tensor | None = None
+    backwards: bool = False
+    want_logdet: bool = True
+    probes: Probes | None = None
+    report: Report | None = None
+
+    def __call__(self, transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes of rows, `[B, ...]`, and the log-determinants, `[B]`."""
+        if isinstance(transform, CompositeTransform):
+            parts = list(_parts(transform))
+            total = x.new_zeros(len(x))
+            for part in reversed(parts) if self.backwards else parts:
+                x, logdet = self(part, x)
+                total = total + logdet
+            return x, total
+        if isinstance(transform, Multiscale):
+            return (self._merge if self.backwards else self._split)(transform, x)
+        if isinstance(transform, ResidualBlock):
+            x, found = transform.run(
+                x,
+                self.context,
+                backwards=self.backwards,
+                want_logdet=self.want_logdet,
+                probes=self.probes,
+                report=self.report,
+            )
+            return x, x.new_zeros(len(x)) if found is None else found
+        whole: tuple[Tensor, Tensor] = (transform.inverse if self.backwards else transform)(
+            x, self.context
+        )
+        return whole
+
+    def _split(self, transform: Multiscale, x: Tensor) -> tuple[Tensor, Tensor]:
+        left, total = [], x.new_zeros(len(x))
+        *scales, last = _parts(transform)
+        for scale in scales:
+            x, logdet = self(scale, x)
+            leaving, x = x.chunk(2, dim=1)
+            left.append(leaving.flatten(1))
+            total = total + logdet
+        x, logdet = self(last, x)
+        return torch.cat((*left, x.flatten(1)), dim=1), total + logdet
+
+    def _merge(self, transform: Multiscale, z: Tensor) -> tuple[Tensor, Tensor]:
+        shapes = transform.shapes
+        parts = z.split([math.prod(shape) for shape in shapes], dim=1)
+        *left, last = (part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+        *scales, final = _parts(transform)
+        x, total = self(final, last)
+        for scale, leaving in zip(reversed(scales), reversed(left), strict=True):
+            x, logdet = self(scale, torch.cat((leaving, x), dim=1))
+            total = total + logdet
+        return x, total
+
+
+def _parts(transform: Transform) -> Sequence[Transform]:
+    """The parts of a composite of nflows, which keeps them in its only child, a list."""
+    (parts,) = transform.children()
+    return list(parts.children())
+
+
+def encode(transform: Transform, x: Tensor, context: Tensor | None = None) -> Tensor:
+    """Data -> noise without the log-determinants of our blocks."""
+    return Walk(context, want_logdet=False)(transform, x)[0]
+
+
+def decode(transform: Transform, z: Tensor, context: Tensor | None = None) -> Tensor:
+    """Noise -> data without the log-determinants of our blocks."""
+    return Walk(context, backwards=True, want_logdet=False)(transform, z)[0]

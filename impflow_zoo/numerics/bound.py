@@ -1,0 +1,145 @@
+"""Nets bound for one call of a block: what root finding, log-determinants and derivatives use.
+
+A block binds each of its nets once per call, to the context of the call. The result, a `BoundNet`,
+holds everything that does not depend on the rows: weights that were normalised or folded, biases
+with the context in them. It is evaluated without a graph by the solver (`value`), and with one
+where its output becomes a part of the caller's graph (`in_graph`, `linearize`).
+
+Any net can be bound by `ModuleNet`. To have weights prepared once per call, a net of your own
+defines a method `bind(context)` that returns a `BoundNet`: write `in_graph`, a function of the
+rows by torch's operations, put the tensors that it uses into `tensors`, and say what `rows` and
+`negated` come to. The method is used as long as `forward` is of the same class: a sub-class that
+overrides `forward` alone is called as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.recording import recording
+
+__all__ = ["BoundNet", "ModuleNet", "Net"]
+
+Net = Callable[..., Tensor]
+
+
+class BoundNet:
+    """A net `g` at the weights and the context of one call, from `[B, ...]` to the same shape.
+
+    Attributes:
+        tensors: what gradients flow to, beside the rows that the net is given.
+        shape: of one row, for nets that take no other.
+    """
+
+    tensors: Sequence[Tensor] = ()
+    shape: tuple[int, ...] | None = None
+
+    def in_graph(self, x: Tensor) -> Tensor:
+        """`g(x)` by torch's operations, in the graph of `x` and `tensors`."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its value")
+
+    def rows(self, index: Tensor) -> BoundNet:
+        """The net for some rows of the batch, given by their indices."""
+        return self
+
+    def negated(self) -> BoundNet:
+        """The net `-g`."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its negative")
+
+    @torch.no_grad()
+    def value(self, x: Tensor) -> Tensor:
+        """`g(x)` without a graph, in the type of `x`."""
+        return self.in_graph(x).to(x.dtype)
+
+    def linearize(self, x: Tensor, *, differentiable: bool = False) -> Linearization:
+        """Value and products with the Jacobian at `x`, whatever the ambient gradient mode is.
+
+        If gradients are recorded and `x` requires grad, the result is part of the caller's graph;
+        else it hangs on a leaf of its own. The caller's tensors are left as they are.
+
+        Arguments:
+            x: the points, with shape `[B, ...]`.
+            differentiable: let products be differentiated any number of times.
+        """
+        attached = torch.is_grad_enabled() and x.requires_grad
+        with recording():
+            x = x.clone() if x.is_inference() else x
+            point = x.view_as(x) if attached else x.detach().requires_grad_()
+            # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
+            return Linearization(self, point, self.in_graph(point).to(x.dtype))
+
+    def products_only(self) -> AbstractContextManager[object]:
+        """Entered around backward passes that want gradients by the point alone."""
+        return nullcontext()
+
+    def wants_gradients(self, x: Tensor) -> bool:
+        """Whether gradients of `g(x)` flow to anything but `x`, and are recorded."""
+        return torch.is_grad_enabled() and any(t.requires_grad for t in self.tensors)
+
+
+class ModuleNet(BoundNet):
+    """Any function or module, called as `net(x)`, or as `net(x, context)` if there is a context.
+
+    Layers of bounded norm within it normalise their weights in every evaluation. What
+    `torch.compile` has made of it runs where no gradient is recorded: compiled code has no second
+    derivatives, which gradients of log-determinants need.
+
+    Arguments:
+        net: the function, with or without `parameters()`.
+        context: one context per row, or None.
+        sign: 1, or -1 for the net `-g`.
+    """
+
+    def __init__(self, net: Net, context: Tensor | None = None, sign: int = 1) -> None:
+        self.net, self.context, self.sign = net, context, sign
+        own = tuple(getattr(net, "parameters", tuple)())
+        self.tensors = own if context is None else (*own, context)
+
+    def in_graph(self, x: Tensor) -> Tensor:
+        """`g(x)`; the net is given copies, as it may work in place.
+
+        Raises:
+            ValueError: if the net does not answer with a tensor of the shape of its input.
+        """
+        inputs = [x] if self.context is None else [x, self.context]
+        if any(t.is_inference() for t in inputs) and not torch.is_inference_mode_enabled():
+            inputs = [t.clone() if t.is_inference() else t for t in inputs]
+        with _eagerly():
+            value = self.net(*(t.clone() for t in inputs))
+        if not isinstance(value, Tensor):
+            raise ValueError(f"the net answers with a {type(value).__name__}: one tensor is needed")
+        if value.shape != x.shape:
+            raise ValueError(
+                f"the net maps shape {tuple(x.shape)} to {tuple(value.shape)}; "
+                "a residual map needs a net that keeps the shape of its input"
+            )
+        return value if self.sign == 1 else -value
+
+    def rows(self, index: Tensor) -> ModuleNet:
+        if self.context is None:
+            return self
+        return ModuleNet(self.net, self.context[index], self.sign)
+
+    def negated(self) -> ModuleNet:
+        return ModuleNet(self.net, self.context, -self.sign)
+
+    def wants_gradients(self, x: Tensor) -> bool:
+        """As for other nets; an evaluation tells where no parameter requires grad."""
+        if not torch.is_grad_enabled() or super().wants_gradients(x):
+            return torch.is_grad_enabled()
+        return self.in_graph(x.detach()).requires_grad
+
+
+def _eagerly() -> AbstractContextManager[object]:
+    """Run compiled nets as they were written, where gradients are recorded."""
+    # The name of the compiler's module: nothing is compiled unless it was imported.
+    if torch.is_grad_enabled() and "torch._dynamo" in sys.modules:
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()

@@ -1,0 +1,61 @@
+"""Broyden's method."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.numerics.methods.base import Method
+from impflow_zoo.numerics.rows import dot
+
+__all__ = ["Broyden"]
+
+
+class Broyden(Method):
+    """Broyden's first method on `w + g(w) - y`, starting from the identity.
+
+    The inverse Jacobian is `I + sum_i a_i b_i^T`, one rank a step (Sherman-Morrison).
+
+    References:
+        A Class of Methods for Solving Nonlinear Simultaneous Equations (Broyden, 1965)
+        https://doi.org/10.1090/S0025-5718-1965-0198670-6
+    """
+
+    memory = 30
+
+    def __init__(self, net: BoundNet, unit: Tensor, features: int) -> None:
+        super().__init__(net, unit, features)
+        self.last: Tensor | None = None
+        self.ranks: list[tuple[Tensor, Tensor]] = []
+
+    def propose(self, point: Tensor, usable: Tensor) -> Tensor:
+        if self.last is not None:
+            forgotten = usable[:, None]
+            self.ranks = [(a * forgotten, b * forgotten) for a, b in self.ranks]
+            self._remember(*((point - self.last) / self.unit).chunk(2, dim=1))
+        self.last = point
+        f = point.chunk(2, dim=1)[1]
+        more = torch.zeros_like(f)
+        for a, b in self.ranks:
+            more = more + a * dot(b, f)[:, None]
+        return self.plain_step(point) + more
+
+    def _remember(self, s: Tensor, df: Tensor) -> None:
+        """Take the rank that a step `s` and the difference of residuals give."""
+        if len(self.ranks) == self.memory:
+            self.ranks = []
+        y = -df
+        transposed, forward = s, y  # H^T s and H y, with H the inverse Jacobian so far
+        for a, b in self.ranks:
+            transposed = transposed + b * dot(a, s)[:, None]
+            forward = forward + a * dot(b, y)[:, None]
+        curvature = dot(s, forward)[:, None]
+        usable = curvature.abs() > torch.finfo(s.dtype).eps * dot(s, s)[:, None]
+        safe = torch.where(usable, curvature, 1)
+        self.ranks.append(((s - forward) / safe * usable, transposed * usable))
+
+    def keep(self, index: Tensor) -> None:
+        super().keep(index)
+        self.last = None if self.last is None else self.last[index]
+        self.ranks = [(a[index], b[index]) for a, b in self.ranks]

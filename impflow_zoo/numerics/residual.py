@@ -1,0 +1,184 @@
+"""Both directions of a residual map `r(x) = x + g(x)`, with derivatives and log-determinants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.numerics import dense
+from impflow_zoo.numerics.adjoint import ROUNDING, report, solve_transposed
+from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.numerics.estimate import Estimate, Setting
+from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.logdet import LogDet, refuse
+from impflow_zoo.numerics.probes import Probes
+from impflow_zoo.numerics.recording import forbid_second_order, recording
+from impflow_zoo.numerics.report import Doubts, Report
+from impflow_zoo.numerics.rows import norm
+from impflow_zoo.numerics.solver import FEW_FEATURES, Solver
+
+__all__ = ["ResidualMap"]
+
+_DERIVATIVE = "the implicit derivative"
+
+
+@dataclass(frozen=True)
+class ResidualMap:
+    """`r(x) = x + g(x)` for a batch of rows, to be evaluated or inverted.
+
+    Arguments:
+        net: `g`, bound to weights and context.
+        solver: how roots and the linear systems of their derivatives are solved.
+        logdet: how log-determinants are computed.
+        training: take the tolerances of training, and warn instead of raising.
+        kappa: Lipschitz constant of `g` in the 2-norm, where known.
+        salt: tells the seeded probes of this map from those of others.
+        probes: where probes come from.
+        report: filled in with roots and log-determinants, if there is one.
+        doubts: where questions wait for the end of a longer call; None: they are asked at once.
+    """
+
+    net: BoundNet
+    solver: Solver = field(default_factory=Solver)
+    logdet: LogDet = field(default_factory=LogDet)
+    training: bool = False
+    kappa: float | None = None
+    salt: int = 0
+    probes: Probes = field(default_factory=Probes)
+    report: Report | None = None
+    doubts: Doubts | None = None
+
+    def value(self, x: Tensor) -> Tensor:
+        """`r(x)`."""
+        # Within a graph the net's own operations serve derivatives of any order.
+        g = self.net.in_graph(x).to(x.dtype) if torch.is_grad_enabled() else self.net.value(x)
+        return x + g
+
+    def value_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`r(x)` and `log det(I + J_g(x))`, `[B]`, from one linearization of the net."""
+        gradient = torch.is_grad_enabled() and (x.requires_grad or self.net.wants_gradients(x))
+        point, logdet = self._logdet(x, gradient=gradient)
+        with recording():
+            value = (point.x if x.requires_grad else point.x.detach()) + point.value
+        return (value, logdet) if gradient else (value.detach(), logdet.detach())
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """The `w` with `r(w) = y`, differentiable once by the implicit function theorem."""
+        return self._root(y)[0]
+
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The `w` with `r(w) = y`, and `log det(I + J_g(w))`, `[B]`."""
+        root, point, known = self._root(y)
+        found, logdet = self._logdet(root, gradient=point is not None, at=point)
+        if point is None:
+            return root, logdet.detach()
+        known.append(found.known_jacobian)
+        return root, logdet
+
+    def _root(self, y: Tensor) -> tuple[Tensor, Linearization | None, list[Tensor | None]]:
+        """The root; the net there if gradients are recorded; a place for its dense Jacobian."""
+        solution = self.solver.search(self.net, y, kappa=self.kappa, training=self.training)
+        if self.report is not None:
+            self.report.roots.append(solution)
+        self._doubt(~solution.converged, partial(solution.report, training=self.training))
+        root = solution.value
+        wanted = torch.is_grad_enabled() and (y.requires_grad or self.net.wants_gradients(root))
+        known: list[Tensor | None] = []
+        if not wanted:
+            return root, None, known
+        point = self.net.linearize(root)
+        rtol = self.solver.backward_tolerance(y.dtype, training=self.training)
+        settings = (point, known, rtol, self.training)
+        return _ImplicitRoot.apply(settings, y, point.attach_value()), point, known
+
+    def _logdet(
+        self, x: Tensor, *, gradient: bool, at: Linearization | None = None
+    ) -> tuple[Linearization, Tensor]:
+        """The net at `x`, which may be that of `at` moved there, and its log-determinant."""
+        features = x.flatten(1).shape[1]
+        estimator = self.logdet.estimator(features, x.dtype, training=self.training)
+        setting = Setting(gradient, self.kappa, self.salt, self.probes, self.report is not None)
+        differentiable = gradient and estimator.differentiable
+        if at is None or differentiable:
+            point = self.net.linearize(x, differentiable=differentiable)
+        else:
+            point = at.moved(x)
+        with recording():
+            estimate = estimator(point, setting)
+        self._check(estimate)
+        return point, estimate.value
+
+    def _check(self, estimate: Estimate) -> None:
+        if self.report is not None:
+            self.report.logdets.append(estimate.without_graph())
+        self._doubt(estimate.value.isnan(), partial(refuse, estimate, training=self.training))
+        solved = estimate.solved
+        if solved is not None:
+            name = "the gradient of log det(I + J)"
+            failed = solved.failed & ~estimate.value.isnan()
+            then = partial(
+                solved.refuse, failed, name, "Loosen LogDet(rtol=)", training=self.training
+            )
+            self._doubt(failed, then)
+
+    def _doubt(self, wrong: Tensor, then: Callable[[], None]) -> None:
+        if self.doubts is not None:
+            self.doubts.add(wrong, then)
+        elif bool(wrong.any()):
+            then()
+
+
+class _ImplicitRoot(torch.autograd.Function):
+    """Attach a root `w` of `w + g(w) = y` to the caller's graph.
+
+    Gradients flow to two tensors: to `y`, and to `g(w)`, which is in the graph of the weights. With
+    `t` the gradient that arrives at the root, the implicit function theorem gives
+    `u = (I + J)^-T t` to the one and `-u` to the other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        settings: tuple[Linearization, list[Tensor | None], float, bool],
+        y: Tensor,
+        value: Tensor,
+    ) -> Tensor:
+        point, ctx.known, ctx.rtol, ctx.training = settings
+        ctx.kind, ctx.net = type(point), point.net
+        ctx.save_for_backward(*point.state())
+        return point.x.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, t: Tensor) -> tuple[Tensor | None, ...]:
+        forbid_second_order()
+        point = ctx.kind.restored(ctx.net, ctx.saved_tensors)
+        point.known_jacobian = ctx.known[0] if ctx.known else None
+        with torch.autocast(t.device.type, enabled=False):
+            u = _solve_adjoint(point, t, ctx.rtol, training=ctx.training)
+        return None, u, -u
+
+
+def _solve_adjoint(point: Linearization, t: Tensor, rtol: float, *, training: bool) -> Tensor:
+    """`u` with `(I + J)^T u = t` in every row: dense where the Jacobian is at hand or small."""
+    if point.known_jacobian is not None or point.features <= FEW_FEATURES:
+        transposed = dense.plus_identity(point.jacobian()).mT
+        u = dense.solve(transposed, t.flatten(1)).view_as(t)
+    else:
+        solved = solve_transposed(point, t, rtol)
+        if bool(solved.failed.any()):
+            advice = "Loosen Solver(backward_rtol=)"
+            solved.refuse(solved.failed, _DERIVATIVE, advice, training=training)
+        u = solved.u
+    size = norm(t)
+    singular = size.isfinite() & ~(norm(u) * (ROUNDING * torch.finfo(t.dtype).eps) <= size)
+    if bool(singular.any()):
+        what = (
+            "is not known to a digit: I + J is singular there up to rounding, g is no contraction"
+        )
+        report(singular, _DERIVATIVE, what, training=training)
+    return u

@@ -1,0 +1,71 @@
+"""Nets of a block, made ready for one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from impflow_zoo.numerics.bound import BoundNet, ModuleNet
+
+try:
+    from impflow_zoo.fast import faster
+except ModuleNotFoundError:  # the room was deleted: everything works, slower
+
+    def faster(net: BoundNet) -> BoundNet:
+        """The net itself."""
+        return net
+
+
+__all__ = ["bind", "negated"]
+
+
+def bind(net: nn.Module, context: Tensor | None) -> BoundNet:
+    """A net at a context, with what does not depend on its rows computed once.
+
+    A net that defines `bind(context)` prepares itself (see `BoundNet`); any other one, or one that
+    answers None, is called as it is, by `ModuleNet`.
+
+    Arguments:
+        net: any module from `[B, ...]` to the same shape.
+        context: one context per row, or None.
+    """
+    own = None
+    # What `torch.compile` wraps, by a private name: nets that bind themselves need no compiler.
+    inner: Any = getattr(net, "_orig_mod", net)
+    if _defines_bind(inner):
+        with _fit_for_graphs():
+            if context is not None and context.is_inference():
+                context = context.clone()
+            own = inner.bind(context)
+    return ModuleNet(net, context) if own is None else faster(own)
+
+
+def negated(net: BoundNet) -> BoundNet:
+    """The net `-g`."""
+    with _fit_for_graphs():
+        return net.negated()
+
+
+@contextmanager
+def _fit_for_graphs() -> Iterator[None]:
+    """Tensors made in inference mode could not enter the graphs that log-dets are taken from."""
+    recording = torch.is_grad_enabled()
+    with torch.inference_mode(mode=False), torch.set_grad_enabled(recording):
+        yield
+
+
+def _defines_bind(net: Any) -> bool:
+    """Whether a net has a method `bind` that is as old as its `forward`."""
+    kind = type(net)
+    owners = [
+        next((base for base in kind.__mro__ if name in vars(base)), None)
+        for name in ("bind", "forward", "__call__")
+    ]
+    binds, forwards, calls = owners
+    if binds is None or forwards is None or not {"bind", "forward"}.isdisjoint(vars(net)):
+        return False
+    return issubclass(binds, forwards) and calls is nn.Module

@@ -1,0 +1,124 @@
+"""Convolutions differentiated by hand are those of torch, to second order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional
+
+from impflow_zoo import LipschitzConvNet, LipschitzDenseNet
+from impflow_zoo.fast import convolution
+from impflow_zoo.fast.convolution import FastConvolutions
+from impflow_zoo.fast.narrow import is_narrow
+from impflow_zoo.lipschitz.activations import both_silu
+from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions
+from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.transforms.binding import bind
+
+NETS: dict[str, Any] = {
+    "conv": lambda: LipschitzConvNet(2, (4, 4), 8, lipschitz=0.9),
+    "preactivation": lambda: LipschitzConvNet(2, (4, 4), 8, activation="elu", preactivation=True),
+    "context": lambda: LipschitzConvNet(2, (4, 4), 8, context_features=2),
+    "dense": lambda: LipschitzDenseNet(2, (4, 4), 3, 2),
+}
+
+
+def one_layer(kind: type[Convolutions], weight: Tensor, bias: Tensor, outer: Tensor) -> Any:
+    """A convolution, SiLU, and another convolution."""
+    convolutions = [Convolution(weight, bias), Convolution(outer, bias.new_zeros(len(outer)))]
+    return kind(tuple(), [functional.silu], convolutions)
+
+
+@pytest.mark.parametrize("channels", [3, 7], ids=["few-channels", "more"])
+def test_to_second_order(channels: int) -> None:
+    weight, bias = torch.randn(channels, 2, 3, 3).double(), torch.randn(channels).double()
+    last = torch.randn(2, channels, 3, 3).double()
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    inputs = tuple(t.requires_grad_() for t in (x, weight, bias, last))
+
+    def fast(x: Tensor, *tensors: Tensor) -> Tensor:
+        return one_layer(FastConvolutions, *tensors).in_graph(x)
+
+    assert gradcheck(fast, inputs, fast_mode=True)
+    assert gradgradcheck(fast, inputs, fast_mode=True)
+    torch.testing.assert_close(fast(*inputs), one_layer(Convolutions, *inputs[1:]).in_graph(x))
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("part", [1, 70, 10**6])
+def test_second_derivatives_of_silu_in_parts(monkeypatch: Any, part: int, format: Any) -> None:
+    monkeypatch.setattr(convolution, "CACHED", part)
+    x, seed, other = torch.randn(3, 3, 2, 4, 4).double().unbind()
+    x = x.contiguous(memory_format=format).requires_grad_()
+    fast, found = FastConvolutions((2, 4, 4), [], []), []
+    for function in (lambda t: fast.apply(functional.silu, t), functional.silu):
+        (slope,) = torch.autograd.grad(function(x), x, seed, create_graph=True)
+        found.append(torch.autograd.grad(slope, x, other)[0])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("channels", [1, 3, 6, 7])
+@pytest.mark.parametrize("size", [(9, 8), (2, 1)], ids=["large", "smaller-than-kernel"])
+def test_few_channels_take_another_way_to_the_same_numbers(
+    kernel: int, channels: int, size: tuple[int, int]
+) -> None:
+    """Values and both gradients, to few channels and from few channels, in torch's formulas."""
+    for inner, outer in ((9, channels), (channels, 9)):
+        x = torch.randn(2, inner, *size, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(outer, inner, kernel, kernel, dtype=torch.float64, requires_grad=True)
+        bias = torch.randn(outer, dtype=torch.float64, requires_grad=True)
+        probe = torch.randn(2, outer, *size, dtype=torch.float64)
+        layer = Convolution(weight, bias)
+        found = FastConvolutions((inner, *size), [], [layer]).convolve(x, layer)
+        expected = functional.conv2d(x, weight, bias, padding=kernel // 2)
+        torch.testing.assert_close(found, expected)
+        pairs = zip(
+            torch.autograd.grad(found, (x, weight, bias), probe),
+            torch.autograd.grad(expected, (x, weight, bias), probe),
+            strict=True,
+        )
+        for one, other in pairs:
+            torch.testing.assert_close(one, other)
+        assert is_narrow(x, outer, kernel, kernel // 2) == (outer <= 6 and kernel > 1)
+
+
+def test_functions_that_it_knows() -> None:
+    x = torch.randn(2, 2, 4, 4, requires_grad=True)
+    fast = FastConvolutions((2, 4, 4), [], [])
+    for function in (functional.silu, both_silu, torch.sin):
+        torch.testing.assert_close(fast.apply(function, x), function(x))
+        with torch.no_grad():
+            torch.testing.assert_close(fast.apply(function, x), function(x))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_bound_net_is_the_net(name: str) -> None:
+    net = NETS[name]().double().eval()
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    size = net.context_features
+    context = torch.randn(3, size, dtype=torch.float64) if size else None
+    bound = bind(net, context)
+    assert type(bound) is FastConvolutions
+    expected = net(x) if context is None else net(x, context)
+    rows = torch.tensor([2, 0])
+    for found in (bound.value(x), bound.in_graph(x), -bound.negated().value(x)):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(bound.rows(rows).value(x[rows]), expected[rows])
+
+
+def test_products_want_no_gradients_of_weights() -> None:
+    net = NETS["conv"]().double().eval()
+    bound = bind(net, None)
+    assert isinstance(bound, FastConvolutions)
+    x, v = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64).unbind()
+    point = bound.linearize(x)
+    plain = Linearization(bound, point.x, Convolutions.in_graph(bound, point.x))
+    torch.testing.assert_close(point.vjp(v), plain.vjp(v))
+    assert bound.wanted.weights
+    with bound.products_only():
+        assert not bound.wanted.weights
