@@ -100,7 +100,7 @@ class SandwichMLP(Perceptron):
     It is evaluated like a `LipschitzMLP` of the same sizes and costs as much per row. A
     `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its slopes reach
     a third to two thirds of the bound. The weights of this net satisfy a semidefinite certificate
-    (LipSDP) instead, and its slopes come close to the bound. It has two to
+    (LipSDP) instead, and its slopes can come close to the bound. It has two to
     three times the parameters.
 
     With `[A_k B_k]` the pair of layer `k`, `F_k` the diagonal matrix of its frequencies and `L` the

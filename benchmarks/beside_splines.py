@@ -1,10 +1,10 @@
-"""Ours beside spline flows: test values, and minutes until their best validation value.
+"""Ours beside spline flows: test values, and rows seen until their best validation value.
 
-    python benchmarks/time_to_quality.py
+    python benchmarks/beside_splines.py
 
-Reads the validation curves of the zoo's folders, `impflow-NAME`, `resflow-NAME` and `spline-NAME`,
-and makes the picture and the table of the guide on nets. A curve counts from the first step; later
-values below the best so far do not count.
+Reads the scores and validation curves of the zoo's folders, `impflow-NAME`, `resflow-NAME` and
+`spline-NAME`, and makes the picture and the table of the guide on nets. A curve is the best value
+so far.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from impflow_zoo.registry import zoo_folder
 from impflow_zoo.tables import between
 
 GUIDE = ROOT / "docs" / "which-net.md"
-PICTURE = ROOT / "docs" / "pictures" / "time-to-quality.png"
+PICTURE = ROOT / "docs" / "pictures" / "beside-splines.png"
 FAMILIES = {"impflow": "ImpFlow", "resflow": "ResFlow", "spline": "spline flow"}
-Curve = list[tuple[float, float]]  # minutes, best value so far
+Curve = list[tuple[int, float]]  # rows seen, best value so far
 
 
 def curves(zoo: Path, name: str) -> dict[str, Curve]:
@@ -39,20 +39,20 @@ def curves(zoo: Path, name: str) -> dict[str, Curve]:
         if (folder / TRAINING).is_file():
             sign = METRICS[read_recipe(folder / "recipe.yaml").config.metric].sign
             best: Curve = []
-            for _, seconds, value in TrainingFacts.read(folder).curve:
+            for rows, _, value in TrainingFacts.read(folder).curve:
                 reached = value if not best else sign * max(sign * value, sign * best[-1][1])
-                best.append((seconds / 60, reached))
+                best.append((int(rows), reached))
             found[family] = best
     return found
 
 
-def minutes_until(curve: Curve, value: float, sign: float) -> float | None:
-    """When a curve first was as good as a value; None if it never was."""
-    return next((minutes for minutes, v in curve if sign * v >= sign * value), None)
+def rows_until(curve: Curve, value: float, sign: float) -> int | None:
+    """Rows seen when a curve first was as good as a value; None if it never was."""
+    return next((rows for rows, v in curve if sign * v >= sign * value), None)
 
 
 def table(zoo: Path, names: list[str]) -> str:
-    """Test values, the paired lead over the spline flow, and minutes until its best validation."""
+    """Test values, the paired lead over the spline flow, and rows until its best validation."""
     rows = []
     for name in names:
         folders = {family: zoo / f"{family}-{name}" for family in FAMILIES}
@@ -67,7 +67,7 @@ def table(zoo: Path, names: list[str]) -> str:
                 f"{name}, {metric.unit}",
                 *(f"{score.value:.3f} ± {score.stderr:.3f}" for score in scores.values()),
                 f"{lead:+.3f} ± {error:.3f}",
-                *(_minutes(minutes_until(found[f], goal, metric.sign)) for f in FAMILIES),
+                *(_count(rows_until(found[f], goal, metric.sign)) for f in FAMILIES),
             )
         )
     families = FAMILIES.values()
@@ -75,17 +75,17 @@ def table(zoo: Path, names: list[str]) -> str:
         "test",
         *families,
         "ImpFlow ahead of splines, paired",
-        *(f"{family}, minutes" for family in families),
+        *(f"{family}, rows" for family in families),
     ]
     return markdown(" | ".join(header), rows)
 
 
-def _minutes(time: float | None) -> str:
-    return "not reached" if time is None else f"{time:.1f}"
+def _count(rows: int | None) -> str:
+    return "not reached" if rows is None else f"{rows:,}"
 
 
 def draw(zoo: Path, names: list[str], path: Path) -> None:
-    """Value against minutes, a plot for each data set."""
+    """Value against rows seen, a plot for each data set."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
@@ -102,9 +102,9 @@ def draw(zoo: Path, names: list[str], path: Path) -> None:
             (low, max(ends) + 0.2 * spread) if unit == "nats" else (min(ends) - 0.2 * spread, high)
         )
         axes.set_title(name)
-        axes.set_xlabel("minutes of one thread")
+        axes.set_xlabel("rows seen")
         axes.set_ylabel(f"validation, {unit}")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     )
     if not names:
         sys.exit("no data set has weights of all three families")
-    text = between(GUIDE.read_text(encoding="utf-8"), "time table", table(zoo, names))
+    text = between(GUIDE.read_text(encoding="utf-8"), "splines table", table(zoo, names))
     write_whole(GUIDE, text.encode())
     draw(zoo, names, PICTURE)
     print(table(zoo, names))
