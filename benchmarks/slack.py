@@ -23,8 +23,8 @@ from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import shown_rows
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.numerics.linearize import linearize
 from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.binding import bind
 
 GUIDE = ROOT / "docs" / "which-net.md"
 HEADER = "model | nets | bound | mean local norm | largest of the median net | result"
@@ -39,7 +39,7 @@ def local_norms(model: FlowModel, rows: Tensor) -> Iterator[Tensor]:
         if isinstance(step, ResidualBlock):
             for part in step.steps:
                 point = value if part.inverted else before
-                jacobian = linearize(getattr(step, part.net), point).jacobian()
+                jacobian = bind(getattr(step, part.net), None).linearize(point).jacobian()
                 yield torch.linalg.matrix_norm(jacobian, 2)
 
 
