@@ -26,7 +26,7 @@ _PUSH = 1e-3  # of another vector, lest power iteration stays at an exact smalle
 _SHORTEST = 1e-12  # vectors below that stay short, as by `torch.nn.functional.normalize`
 _ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
 _FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
-_DENSE = 4096  # entries of an image up to which the bound is that of the dense matrix
+_DENSE = 2048  # entries of an image up to which the bound is that of the dense matrix
 
 
 class LipschitzConv2d(LipschitzLayer):
