@@ -89,7 +89,7 @@ def failing(folder: Path) -> None:
     Optimisation._differentiate = differentiate  # type: ignore[method-assign]
 
 
-def _refuse(x: torch.Tensor) -> torch.Tensor:
+def _refuse(x: torch.Tensor, **options: Any) -> torch.Tensor:
     raise NotFiniteError("inputs hold NaN")
 
 

@@ -54,10 +54,15 @@ class Workspace:
         zoo = root / "hub_configs"
         zoo.mkdir()
         for folder in (CHECKOUT / "hub_configs").iterdir():
-            if folder.name.endswith("-published"):  # conversion writes into these
-                shutil.copytree(folder, root / "hub_configs" / folder.name)
+            if folder.is_file():  # figures
+                (zoo / folder.name).symlink_to(folder)
+            elif folder.name.endswith("-published"):  # conversion writes into these
+                shutil.copytree(folder, zoo / folder.name)
             else:
-                (root / "hub_configs" / folder.name).symlink_to(folder)
+                (zoo / folder.name).mkdir()
+                for file in folder.iterdir():  # cards are written anew, the rest is read
+                    place = shutil.copy if file.name == "README.md" else os.symlink
+                    place(file, zoo / folder.name / file.name)
         own = shutil.copytree(CHECKOUT / "hub_configs" / MODEL_OF_OWN, zoo / OWN_MODEL)
         card = own / "README.md"
         card.write_text(card.read_text().replace(MODEL_OF_OWN, OWN_MODEL))
