@@ -8,7 +8,9 @@ import documents
 import gradient_variance
 import logdet_choices
 import memory
+import net_cost
 import pytest
+import slack
 import speed
 
 from impflow_zoo.tables import between
@@ -17,6 +19,8 @@ KEPT = {
     "logdet-choices": (documents.GUIDE, logdet_choices.tables),
     "gradient-variance": (documents.GUIDE, gradient_variance.tables),
     "memory": (documents.README, memory.tables),
+    "net-cost": (net_cost.GUIDE, net_cost.tables),
+    "slack": (slack.GUIDE, slack.tables),
     "speed": (documents.README, speed.tables),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,9 @@ class CayleyLayer(LipschitzLayer):
     """A pair of matrices `[A B]` with orthonormal rows, and a bias.
 
     The pair is the Cayley transform of a free matrix. It is then divided by what rounding leaves
-    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size.
+    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. Evaluation
+    without gradients keeps the last matrix and its pair, by value: the pair is used again while no
+    entry of the matrix has changed.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -73,7 +75,18 @@ class CayleyLayer(LipschitzLayer):
         """
         if watched(self):
             raise ValueError("hooks on a layer of a sandwich net do not run: put them on the net")
-        return self._transform()
+        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
+        if training or torch.is_grad_enabled() or not plain or self.weight.is_meta:
+            return self._transform()
+        kept: tuple[Tensor, Tensor] | None = self.__dict__.get("_kept")
+        if kept is None or not _equal(kept[0], self.weight):
+            with torch.inference_mode(mode=False), torch.no_grad():
+                kept = self.weight.detach().clone(), self._transform()
+            self.__dict__["_kept"] = kept
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_kept"}
 
     def settle(self) -> None:
         """Nothing here is found by iteration."""
@@ -92,6 +105,12 @@ class CayleyLayer(LipschitzLayer):
     def extra_repr(self) -> str:
         size = len(self.bias)
         return f"{len(self.weight) - size}, {size}"
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same: type, device and entries."""
+    like = (one.dtype, one.device) == (other.dtype, other.device)
+    return like and torch.equal(one, other)
 
 
 class SandwichMLP(Perceptron):
