@@ -226,6 +226,17 @@ def test_forward_derivatives_heed_the_weights():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_hooks_of_all_modules_do_not_stop_a_net():
+    net, seen = SandwichMLP(2, (4,)), []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    try:
+        net(torch.randn(3, 2))
+        ResFlowTransform(net)(torch.randn(3, 2))
+    finally:
+        hook.remove()
+    assert seen
+
+
 def test_hooks_on_layers_are_refused():
     net = SandwichMLP(2, (4,))
     prune.l1_unstructured(net.layers[0], "weight", 0.5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from impflow_zoo.models.fields import (
     parse_dataclass,
     require,
     require_choice,
+    require_columns,
     require_norm,
     require_pairs,
 )
@@ -49,7 +49,6 @@ _ACTIVATIONS = {  # of the kinds of nets: the default, and the choices
     "sandwich": ("halfsin", SANDWICH_ACTIVATIONS),
     "spectral": ("sin", (*ACTIVATIONS, *PUBLISHED)),
 }
-_METRICS = ("log_likelihood", "bits")  # of tables
 
 
 @dataclass(frozen=True)
@@ -142,14 +141,7 @@ class TabularConfig:
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         require_norm(self.norm, len(self.hidden_features) + 1)
         self._require_spectral()
-        require_choice("metric", self.metric, _METRICS)
-        for name in ("columns", "rounding"):
-            value = getattr(self, name)
-            expected = f"one entry for {self.features} columns"
-            require(len(value) in (0, self.features), name, value, expected)
-        require(len(set(self.columns)) == len(self.columns), "columns", self.columns, "each once")
-        for step in self.rounding:
-            require(0 <= step < math.inf, "rounding", self.rounding, "steps of at least 0")
+        require_columns(self)
 
     def _require_spectral(self) -> None:
         """Refuse, for other nets, what spectral nets alone can be given."""

@@ -22,6 +22,7 @@ __all__ = [
     "parse_dataclass",
     "require",
     "require_choice",
+    "require_columns",
     "require_norm",
     "require_pairs",
 ]
@@ -48,6 +49,19 @@ def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None
     known = tuple(choices)
     if value not in known:
         raise ConfigError(f"unknown {name} {value!r}: choose {', '.join(known)}")
+
+
+def require_columns(settings: Any) -> None:
+    """Refuse `columns`, `rounding` or `metric` that a table of so many `features` cannot have."""
+    require_choice("metric", settings.metric, ("log_likelihood", "bits"))
+    for name in ("columns", "rounding"):
+        value = getattr(settings, name)
+        expected = f"one entry for {settings.features} columns"
+        require(len(value) in (0, settings.features), name, value, expected)
+    columns = settings.columns
+    require(len(set(columns)) == len(columns), "columns", columns, "each once")
+    for step in settings.rounding:
+        require(0 <= step < math.inf, "rounding", settings.rounding, "steps of at least 0")
 
 
 def require_pairs(activation: str, name: str, sizes: typing.Iterable[int]) -> None:

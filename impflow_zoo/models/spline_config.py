@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from impflow_zoo.models.fields import convert_fields, require, require_choice
+from impflow_zoo.models.fields import (
+    convert_fields,
+    require,
+    require_choice,
+    require_columns,
+)
 
 __all__ = ["SplineConfig"]
 
 _LAYERS = ("coupling", "autoregressive")
-_METRICS = ("log_likelihood", "bits")
 _LARGEST_TAIL_BOUND = 16  # nflows finds the bin of the bound itself by adding 1e-6 to it
 
 
@@ -71,14 +74,7 @@ class SplineConfig:
         require(0 <= self.dropout < 1, "dropout", self.dropout, "between 0 and 1")
         context = self.context_features
         require(context is None or context >= 1, "context_features", context, "at least 1")
-        require_choice("metric", self.metric, _METRICS)
-        for name in ("columns", "rounding"):
-            value = getattr(self, name)
-            expected = f"one entry for {self.features} columns"
-            require(len(value) in (0, self.features), name, value, expected)
-        require(len(set(self.columns)) == len(self.columns), "columns", self.columns, "each once")
-        for step in self.rounding:
-            require(0 <= step < math.inf, "rounding", self.rounding, "steps of at least 0")
+        require_columns(self)
 
     @property
     def shape(self) -> tuple[int, ...]:
