@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from command import Outcome, Run
 from hypothesis import settings
+from support.command_line import Outcome, Run
 
 from impflow_zoo import cli
 

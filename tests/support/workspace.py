@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-import checkpoints
 import numpy as np
 import pandas
-from small import write_recipe
-from support import photographs, published_tables
-from support.commands import CHECKOUT, Commands
+from support import checkpoints, image_sets, published_tables
+from support.checkout import CHECKOUT
+from support.printed_commands import Commands
+from support.small_models import write_recipe
 
 from impflow_zoo import cli, registry
 from impflow_zoo.data import MADE_HERE
@@ -178,7 +178,7 @@ class Workspace:
                 for split in splits
                 if split
             }
-            photographs.save(folder, **made)
+            image_sets.save(folder, **made)
             return str(folder)
         folder.mkdir()
         columns = list(config.columns) or [f"x{i}" for i in range(config.features)]
@@ -191,8 +191,8 @@ class Workspace:
         folder = self.root / "photographs"
         if not folder.is_dir():
             rng = np.random.default_rng(0)
-            many = [photographs.photograph(rng, 24, 32) for _ in range(20)]
-            photographs.save(folder, train=many, test=many[:5])
+            many = [image_sets.photograph(rng, 24, 32) for _ in range(20)]
+            image_sets.save(folder, train=many, test=many[:5])
         return f"bsds300:{folder}"
 
     def _published(self, kind: str) -> str:

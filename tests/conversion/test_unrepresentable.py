@@ -1,0 +1,114 @@
+"""Checkpoints of models that cannot be represented here, or whose weights are damaged: by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.checkpoints import read_fixture, write
+
+from conversion.cli import main
+
+
+def nested(depth: int = 60) -> Any:
+    """A value of `depth` tuples, whose text would be 2^depth long."""
+    value: Any = ("swish",)
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+SETTINGS = {
+    "coupling": ({"arch": "realnvp"}, "arch='realnvp'"),
+    "batch norm": ({"batchnorm": True}, "batchnorm=True"),
+    "no contraction": ({"act": "selu"}, "act='selu'"),
+    "two at once": ({"batchnorm": True, "act": "zero"}, "batchnorm=True, act='zero'"),
+    "coefficient of one": ({"coeff": 1.0}, "coeff=1.0"),
+    "too few norms": ({"vnorms": "22"}, "vnorms='22' for 3 layers"),
+    "unknown norms": ({"vnorms": "2232"}, "vnorms='2232'"),
+    "other widths": ({"dims": "64-32"}, "correct dims"),
+    "other depth": ({"dims": "64-64-64", "vnorms": "22222"}, "correct dims"),
+    "more blocks": ({"nblocks": 7}, "correct dims, idim, nblocks"),
+    "fewer blocks": ({"nblocks": 5}, "correct nblocks"),
+    "far more blocks": ({"nblocks": 10**8}, "the settings describe"),
+    "no ActNorm": ({"actnorm": False}, "correct nblocks, actnorm"),
+    "other activation": ({"act": "sin"}, "nnet.0.beta has no place: correct act"),
+    "other norms": ({"vnorms": "2222"}, "nothing in the checkpoint for"),
+    "number without end": ({"coeff": 1e999}, "setting coeff=inf"),
+    "widths without end": ({"dims": "9" * 400}, "numbers joined by '-' are due"),
+    "activation without end": ({"act": nested()}, "act=((("),
+    "norms without end": ({"vnorms": nested()}, "vnorms="),
+    "widths that are nested": ({"dims": nested()}, "setting dims=((("),
+    "list of activations": ({"act": ["swish"]}, "act=['swish']"),
+    "no number": ({"nblocks": "many"}, "setting nblocks='many'"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), SETTINGS.values(), ids=SETTINGS)
+def test_what_cannot_be_represented_is_refused_by_name(change, message, tmp_path, capsys):
+    args, state, _, _ = read_fixture("toy_resflow")
+    path = write(tmp_path / "checkpoint.pth", {**args, **change}, state)
+    with pytest.raises(SystemExit):
+        main([str(path), str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+IMAGE_SETTINGS = {
+    "fc": (True, "fc=True"),
+    "fc_actnorm": (True, "fc_actnorm=True"),
+    "quadratic": (True, "quadratic=True"),
+    "padding": (3, "padding=3"),
+    "task": ("hybrid", "task='hybrid'"),
+    "block": ("coupling", "block='coupling'"),
+    "first_resblock": (False, "first_resblock=False with actnorm=True"),
+    "kernels": ("3-2-3", "kernels=(3, 2, 3)"),
+    "imagesize": (10, "correct"),
+    "factor_out": (True, "correct"),
+    "fc_end": (False, "correct"),
+    "preact": (False, "correct"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGE_SETTINGS)
+def test_what_an_image_model_cannot_have_is_refused_by_name(name, tmp_path, capsys):
+    value, message = IMAGE_SETTINGS[name]
+    args, state, _, _ = read_fixture("img_resflow")
+    path = write(tmp_path / "checkpoint.pth", {**args, name: value}, state)
+    with pytest.raises(SystemExit):
+        main([str(path), str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+
+
+DAMAGE = {
+    "unknown layer": (lambda s: s.update({"chain.1.logs": torch.ones(1)}), "chain.1.logs belongs"),
+    "unknown key": (lambda s: s.update({"net.w": torch.ones(1)}), "net.w is no tensor of a flow"),
+    "missing vector": (lambda s: s.pop("chain.1.nnet.1.u"), "nothing in the checkpoint for"),
+    "missing layer": (
+        lambda s: [s.pop(k) for k in list(s) if k.startswith("chain.1.nnet.3.")],
+        "the settings describe",
+    ),
+    "missing last layers": (
+        lambda s: [s.pop(k) for k in list(s) if k.startswith("chain.11.nnet.5.")],
+        "2 layers, the first at place 1",
+    ),
+    "NaN": (lambda s: s["chain.1.nnet.1.weight"].fill_(torch.nan), "holds NaN or infinity"),
+    "shape": (lambda s: s.update({"chain.0.bias": torch.ones(3)}), "has shape (3,)"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_weights_are_refused(damage, message, tmp_path, capsys):
+    args, state, _, _ = read_fixture("toy_resflow")
+    damage(state)
+    path = write(tmp_path / "checkpoint.pth", args, state)
+    with pytest.raises(SystemExit):
+        main([str(path), str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err

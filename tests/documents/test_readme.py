@@ -1,0 +1,43 @@
+"""The README keeps its promises: one command to run, one to test, and code that runs as printed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support.checkout import CHECKOUT
+
+README = CHECKOUT / "README.md"
+
+
+def section(title: str) -> str:
+    return README.read_text().split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def fenced(text: str, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("title", "program"), [("Run", "impflow-zoo evaluate"), ("Test", "pytest")]
+)
+def test_one_command_with_its_set_up(title: str, program: str) -> None:
+    (command,) = fenced(section(title))
+    assert command.count("\n") == 1
+    assert command.startswith("pip install ")
+    assert program in command
+
+
+@pytest.mark.parametrize("title", ["In ten lines", "Inside nflows"])
+def test_code_runs_as_printed(title: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = fenced(section(title), "python")
+    exec(compile(code, title, "exec"), {})
+    if title == "In ten lines":
+        assert "+- 0.07" in capsys.readouterr().out
+
+
+def test_local_links_and_pictures_exist() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
+    assert targets
+    missing = [target for target in targets if not (README.parent / target).exists()]
+    assert not missing

@@ -1,0 +1,436 @@
+"""Lipschitz layers, nets and certificates, against dense references."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from functools import partial
+
+import pytest
+import torch
+from support.blocks import NETS
+from torch import nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
+
+from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, LipSwish
+from impflow_zoo.lipschitz.certify import certify
+from impflow_zoo.lipschitz.norms import LipschitzLinear, normalised, refresh_norms
+from impflow_zoo.testing.case import tighten
+
+INF = math.inf
+NORMS = {
+    "2-2": (2, 2),
+    "inf-inf": (INF, INF),
+    "1-1": (1, 1),
+    "1-2": (1, 2),
+    "1-inf": (1, INF),
+    "2-inf": (2, INF),
+}
+every_norm = pytest.mark.parametrize(("domain", "codomain"), NORMS.values(), ids=NORMS)
+every_activation = pytest.mark.parametrize("name", ACTIVATIONS)
+
+
+def induced_norm(weight, domain, codomain):
+    """By its definition: the largest image of a vertex of the ball, or of a dense sphere."""
+    m = weight.shape[1]
+    if domain == 1:
+        points = torch.eye(m, dtype=weight.dtype)
+    elif domain == INF:
+        points = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=m)), dtype=weight.dtype)
+    elif codomain == 2:
+        return torch.linalg.matrix_norm(weight, 2)
+    else:  # rows are the directions in which single outputs grow fastest
+        points = weight / weight.norm(dim=1, keepdim=True)
+    return torch.linalg.vector_norm(points @ weight.mT, ord=codomain, dim=1).max()
+
+
+def linear(domain=2.0, codomain=2.0, factor=1.0, coefficient=0.9):
+    layer = LipschitzLinear(5, 4, coefficient, domain=domain, codomain=codomain).double()
+    with torch.no_grad():
+        layer.weight.copy_(factor * torch.randn(4, 5))
+    return layer
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+@every_norm
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_large_weights_shrink_to_the_coefficient(domain, codomain, training):
+    layer = linear(domain, codomain, factor=7).train(training)
+    for _ in range(20 if training else 1):
+        weight = layer.normalised_weight()
+    assert induced_norm(weight, domain, codomain).item() == pytest.approx(0.9, rel=1e-3)
+    ratio = weight / layer.weight
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+    if not training:
+        assert induced_norm(weight, domain, codomain) <= 0.9 * (1 + 1e-12)
+        expected = induced_norm(weight, domain, codomain).item()
+        assert layer.norm_bound() == pytest.approx(expected)
+
+
+@every_norm
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("factor", [0.0, 1e-3, 0.05])
+def test_small_weights_stay_as_they_are(domain, codomain, training, factor):
+    layer = linear(domain, codomain, factor).train(training)
+    for _ in range(3):
+        assert torch.equal(layer.normalised_weight(), layer.weight)
+    assert layer.norm_bound() <= 0.9
+
+
+@pytest.mark.parametrize(("domain", "codomain"), [(2, 1), (INF, 2), (INF, 1), (3, 3)])
+def test_norms_without_a_closed_form_are_refused(domain, codomain):
+    with pytest.raises(ValueError, match=f"no closed form for the norm from p={domain}"):
+        LipschitzLinear(2, 2, domain=domain, codomain=codomain)
+
+
+def test_power_vectors_are_buffers():
+    layer = LipschitzLinear(3, 2)
+    assert set(dict(layer.named_parameters())) == {"weight", "bias"}
+    assert set(layer.state_dict()) == {"weight", "bias", "u", "v", "sigma"}
+    assert set(LipschitzLinear(3, 2, domain=1).state_dict()) == {"weight", "bias"}
+
+
+CHANGES = {
+    "scaled": lambda w: w.mul_(3),
+    "one entry": lambda w: w[1, 2].fill_(50),
+    "behind the power vectors": lambda w: w.copy_(torch.diag_embed(torch.tensor([3.0, 30, 0, 0]))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_weight_changed_by_hand_in_eval_mode_is_seen(change):
+    layer = LipschitzLinear(4, 4, 0.9).double().eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([3.0, 1.0, 0.5, 0.1])))
+        before = layer.normalised_weight().clone()
+        change(layer.weight)
+    after = layer.normalised_weight()
+    assert not torch.equal(before, after)
+    assert torch.linalg.matrix_norm(after, 2).item() == pytest.approx(0.9, rel=1e-12)
+
+
+def test_gradients_flow_through_the_norm():
+    """Along the weight itself the normalised weight does not change."""
+    layer = linear(factor=3).eval()
+    with torch.no_grad():
+        layer.normalised_weight()
+    weight = layer.normalised_weight()
+    (grad,) = torch.autograd.grad((weight * torch.randn_like(weight)).sum(), layer.weight)
+    assert grad.norm() > 1e-3
+    assert (grad * layer.weight).sum().abs() < 1e-12
+
+
+def optimise(net, steps=20, rate=0.1):
+    """Steps that try to make the net as steep as they can."""
+    optimiser = torch.optim.SGD(net.parameters(), lr=rate)
+    for _ in range(steps):
+        x = torch.randn(16, net.features, dtype=torch.float64)
+        optimiser.zero_grad()
+        (-(net(x) - net(-x)).square().sum()).backward()
+        optimiser.step()
+
+
+@pytest.mark.parametrize("norm", ["2", "inf"])
+def test_after_training_the_bound_holds_at_once(norm):
+    """There is nothing to call after the last step of the optimiser."""
+    net = LipschitzMLP(4, (16, 16), "lipswish", 0.9, norm=norm).double().train()
+    optimise(net)
+    net.eval()
+    ord_ = 2 if norm == "2" else INF
+    share = 0.9 ** (1 / 3)
+    for layer in net.layers:
+        assert torch.linalg.matrix_norm(layer.weight, ord_) > share
+        effective = torch.linalg.matrix_norm(layer.normalised_weight(), ord_)
+        assert effective.item() == pytest.approx(share, rel=1e-10)
+
+
+def test_while_training_the_bound_holds_nearly():
+    """Power iteration is from below; with a few iterations a step the excess is small."""
+    net = LipschitzMLP(4, (16, 16), "lipswish", 0.9).double().train()
+    worst = 0.0
+    for _ in range(20):
+        optimise(net, steps=1)
+        for weight in normalised(net.layers):
+            norm = torch.linalg.matrix_norm(weight, 2).item()
+            worst = max(worst, norm / 0.9 ** (1 / 3))
+    assert worst <= 1.01
+
+
+def test_a_loaded_net_is_bit_equal_to_the_saved_one():
+    for training in (True, False):
+        net = LipschitzMLP(4, (16, 16), "lipswish", 0.9).train(training)
+        tighten(net)
+        x = torch.randn(7, 4)
+        net(x)
+        state = copy.deepcopy(net.state_dict())
+        other = LipschitzMLP(4, (16, 16), "lipswish", 0.9)
+        other.load_state_dict(state)
+        assert torch.equal(net.eval()(x), other.eval()(x))
+        refresh_norms(net)
+        other.load_state_dict(net.state_dict())
+        assert torch.equal(net(x), other(x))
+        for key, tensor in net.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[key]), key
+
+
+def test_refreshed_norms_are_exact():
+    net = LipschitzMLP(4, (16,), "sin", 0.9).double()
+    tighten(net, 3)
+    refresh_norms(net)
+    for layer in net.layers:
+        assert layer.sigma.item() == pytest.approx(torch.linalg.matrix_norm(layer.weight, 2).item())
+
+
+# --- nets -----------------------------------------------------------------------------------------
+
+
+def quotient(net, p, context=None, pairs=4000):
+    """The largest difference quotient of a net over near and far pairs."""
+    shape = getattr(net, "shape", None) or (net.features,)
+    x = 2 * torch.randn(pairs, *shape, dtype=torch.float64)
+    scale = torch.logspace(-3, 1, pairs, dtype=torch.float64)
+    y = x + scale.view(-1, *[1] * len(shape)) * torch.randn_like(x)
+    extra = () if context is None else (context.expand(pairs, -1),)
+    rise, run = (net(x, *extra) - net(y, *extra)).flatten(1), (x - y).flatten(1)
+    return float((rise.norm(p, dim=1) / run.norm(p, dim=1)).max())
+
+
+@every_activation
+@pytest.mark.parametrize("norm", ["2", "inf"])
+@pytest.mark.parametrize("preactivation", [False, True])
+@pytest.mark.parametrize("lipschitz", [0.3, 0.99, 2.0])
+def test_the_bound_of_the_whole_net(name, norm, preactivation, lipschitz):
+    options = {"norm": norm, "preactivation": preactivation}
+    net = LipschitzMLP(4, (16, 8), name, lipschitz, **options).double().eval()
+    tighten(net, 50)
+    with torch.no_grad():
+        assert quotient(net, 2 if norm == "2" else INF) <= lipschitz * (1 + 1e-9)
+    assert net.certificate() == pytest.approx(lipschitz)
+    assert net.certificate() <= lipschitz * (1 + 1e-9)
+    assert net.lipschitz == (lipschitz if norm == "2" else None)
+
+
+def test_the_bound_is_nearly_attained():
+    """A net of one feature whose weights agree comes close: the bound is not a loose one."""
+    net = LipschitzMLP(1, (1,), "elu", 0.9).double().eval()
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.fill_(100.0)
+        assert quotient(net, 2) == pytest.approx(0.9, rel=1e-9)
+
+
+def test_small_nets_are_certified_below_their_bound():
+    net = LipschitzMLP(4, (16,), "sin", 0.9).double()
+    tighten(net, 0.1)
+    assert 0 < net.certificate() < 0.05
+
+
+def test_the_bound_holds_for_every_context():
+    net = LipschitzMLP(4, (16, 8), "lipswish", 0.9, context_features=3).double().eval()
+    tighten(net, 50)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    outputs = []
+    for size in (0.0, 1.0, 100.0):
+        context = size * torch.randn(1, 3, dtype=torch.float64)
+        with torch.no_grad():
+            assert quotient(net, 2, context) <= 0.9 * (1 + 1e-9)
+            outputs.append(net(x, context.expand(5, -1)))
+    assert not torch.allclose(outputs[0], outputs[1])
+
+
+def test_a_net_without_contexts_ignores_them():
+    net = LipschitzMLP(4, (8,))
+    x = torch.randn(5, 4)
+    assert torch.equal(net.eval()(x, torch.randn(5, 7)), net(x))
+
+
+def test_a_net_without_hidden_layers_is_linear():
+    net = LipschitzMLP(3, (), lipschitz=0.5).double().eval()
+    tighten(net, 20)
+    x, y = torch.randn(2, 6, 3, dtype=torch.float64)
+    torch.testing.assert_close(net(x + y) + net(torch.zeros_like(x)), net(x) + net(y))
+    assert net.certificate() == pytest.approx(0.5)
+
+
+def test_normalisation_under_autocast_keeps_its_type():
+    net = LipschitzMLP(3, (8,), lipschitz=0.9).eval()
+    tighten(net)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = [layer.normalised_weight() for layer in net.layers]
+        assert net(torch.randn(2, 3)).dtype == torch.bfloat16
+    assert all(w.dtype == torch.float32 for w in weights)
+    assert all(torch.linalg.matrix_norm(w, 2) <= 0.9**0.5 * (1 + 1e-6) for w in weights)
+
+
+# --- certificates ---------------------------------------------------------------------------------
+
+
+def test_certify_lists_every_net():
+    block = ImpFlowTransform(LipschitzMLP(3, (8,), lipschitz=0.5), NETS["user"].make())
+    inner = ResFlowTransform(LipschitzMLP(3, (8,), lipschitz=1.5, norm="inf"))
+    tighten(block), tighten(inner)
+    certificates = certify(nn.ModuleDict({"a": block, "b": nn.Sequential(inner)}))
+    assert [c.name for c in certificates] == ["a.net_x", "a.net_z", "b.0.net"]
+    proven, unknown, wide = certificates
+    assert proven.bound == pytest.approx(0.5)
+    assert proven.margin == pytest.approx(0.5)
+    assert str(proven) == "a.net_x: Lip <= 0.500000 (2-norm), margin 0.500000"
+    assert unknown.bound is None
+    assert unknown.margin is None
+    assert str(unknown) == "a.net_z: not certified"
+    assert wide.norm == "inf"
+    assert wide.margin is None
+    assert str(wide) == "b.0.net: Lip <= 1.500000, not certified as a contraction"
+
+
+@pytest.mark.parametrize("name", [n for n, net in NETS.items() if "user" not in n])
+def test_certificates_are_true(name):
+    net = NETS[name].make().double()
+    tighten(net)
+    context = None if NETS[name].context is None else torch.randn(1, NETS[name].context).double()
+    bound = net.train().certificate()  # whatever the mode
+    assert net.training
+    with torch.no_grad():
+        assert quotient(net.eval(), NETS[name].p, context) <= bound * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (2, 64), (64, 2)])
+def test_a_singular_vector_that_was_overtaken_is_left(shape):
+    """Vectors that sit on the second singular vector know nothing of the first one."""
+    layer = LipschitzLinear(*shape, coefficient=0.1).train()
+    u, s, vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    layer.u.copy_(u[:, 1])
+    layer.v.copy_(vh[1])
+    layer.sigma.copy_(s[1])
+    norm = torch.linalg.matrix_norm(layer.normalised_weight().detach(), 2)
+    assert float(norm) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_weights_that_are_no_numbers_leave_the_vectors_alone():
+    layer = LipschitzLinear(3, 4).train()
+    u, v = layer.u.clone(), layer.v.clone()
+    with torch.no_grad():
+        layer.weight[0, 0] = torch.nan
+    layer.normalised_weight()
+    assert torch.equal(layer.u, u)
+    assert torch.equal(layer.v, v)
+
+
+@pytest.mark.parametrize("beta", [-52.0, -200.0])
+def test_a_slope_learned_away_leaves_finite_gradients(beta):
+    activation = LipSwish()
+    torch.nn.init.constant_(activation.beta, beta)
+    x = torch.linspace(-3, 3, 7, requires_grad=True)
+    y = activation(x)
+    y.square().sum().backward()
+    torch.testing.assert_close(y, x / 2.2, atol=1e-3, rtol=0)
+    assert bool(x.grad.isfinite().all())
+    assert bool(activation.beta.grad.isfinite().all())
+
+
+def test_a_layer_can_be_made_under_autocast():
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer = LipschitzLinear(4, 4, 0.5)
+    assert layer.norm_bound() <= 0.5 * (1 + 1e-6)
+
+
+def test_a_layer_without_storage_can_be_counted():
+    with torch.device("meta"):
+        net = LipschitzMLP(3, (8,))
+    assert sum(p.numel() for p in net.parameters()) == 3 * 8 + 8 + 8 * 3 + 3
+
+
+def test_loaded_vectors_are_not_taken_for_converged_ones():
+    """The weight has not changed, but the vectors that had converged for it are gone."""
+    net = LipschitzMLP(4, (64, 64), lipschitz=0.9).double().eval()
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.normal_().mul_(3)
+    before = copy.deepcopy(net.state_dict())
+    x = torch.randn(3, 4).double()
+    expected = net(x)
+    net.load_state_dict(before)
+    torch.testing.assert_close(net(x), expected)
+    assert net.certificate() <= 0.9 * (1 + 1e-9)
+
+
+def test_averaged_vectors_are_not_taken_for_converged_ones():
+    net = LipschitzMLP(4, (64, 64), lipschitz=0.9).double().eval()
+    averaged = AveragedModel(net, use_buffers=True)
+    for _ in range(3):
+        with torch.no_grad():
+            for layer in net.layers:
+                layer.weight.normal_().mul_(3)
+        net(torch.zeros(1, 4).double())
+        averaged.update_parameters(net)
+    assert averaged.module.certificate() <= 0.9 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_weight_that_a_hook_computes_is_never_a_call_old(training):
+    block = ResFlowTransform(LipschitzMLP(2, (16,), lipschitz=0.9)).double().train(training)
+    for layer in block.net.layers:
+        prune.l1_unstructured(layer, "weight", amount=0.3)
+    x = torch.randn(5, 2).double()
+    with torch.no_grad():
+        block(x)
+        for layer in block.net.layers:
+            layer.weight_orig.mul_(0.1)
+        torch.testing.assert_close(block(x), block(x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv"])
+def test_hooks_of_activations_run(name):
+    net: nn.Module = LipschitzMLP(3, (8,), "elu")
+    x = torch.randn(2, 3)
+    if name == "conv":
+        net, x = LipschitzConvNet(3, (4, 4), 8), torch.randn(2, 3, 4, 4)
+    net.eval()
+    plain, seen = net(x), []
+    net.activations[0].register_forward_hook(lambda *_: seen.append(1))
+    assert torch.allclose(net(x), plain, atol=1e-6)
+    assert seen == [1]
+    net.activations[0].register_forward_hook(lambda *args: 0 * args[-1])
+    assert not torch.allclose(net(x), plain, atol=1e-3)
+
+
+def test_other_code_in_an_activation_runs():
+    net, x, seen = LipschitzMLP(3, (8,)).eval(), torch.randn(2, 3), []
+    plain = net(x)
+    hook = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(type(m)))
+    assert torch.allclose(net(x), plain, atol=1e-6)
+    hook.remove()
+    assert type(net.activations[0]) in seen
+    net.activations[0].forward = torch.zeros_like
+    assert not torch.allclose(net(x), plain, atol=1e-3)
+
+
+def test_weights_assigned_to_a_net_without_storage():
+    source = LipschitzMLP(3, (8,)).eval()
+    x = torch.randn(2, 3)
+    expected = source(x)
+    with torch.device("meta"):
+        net = LipschitzMLP(3, (8,)).eval()
+    net.load_state_dict(source.state_dict(), assign=True)
+    assert torch.equal(net(x), expected)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(LipschitzMLP, 3, (9,)), partial(LipschitzConvNet, 2, (4, 4), 6)]
+)
+def test_bounds_are_proved_within_autocast_too(make):
+    torch.manual_seed(0)
+    block = ResFlowTransform(make(lipschitz=0.9))
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.mul_(5)
+    (outside,) = certify(block)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (within,) = certify(block)
+    assert within.bound == outside.bound <= 0.9 * 1.001

@@ -1,0 +1,426 @@
+"""Sandwich nets and their proof, frequencies of neurons, and LipSDP bounds of any perceptron."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import pickle
+
+import normflows as nf
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
+
+from impflow_zoo import ImpFlow, ImpFlowTransform, LipschitzMLP, ResFlowTransform, SandwichMLP
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, HalfSin, make_activation
+from impflow_zoo.lipschitz.certify import certify, lipsdp_bounds
+from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
+from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS, CayleyLayer
+from impflow_zoo.normflows import ImpFlowLayer
+from impflow_zoo.testing.case import jacobian, tighten
+
+KAPPA = 0.9
+every_activation = pytest.mark.parametrize("activation", SANDWICH_ACTIVATIONS)
+
+
+def local_norms(net, x):
+    """Spectral norms of the Jacobians, `[B]`."""
+    return torch.linalg.matrix_norm(jacobian(net, x), 2)
+
+
+def steepest(net, x, steps=30):
+    """Points that gradient ascent on the local norms leads to."""
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        y = net(x)
+        rows = [
+            torch.autograd.grad(y[:, i].sum(), x, create_graph=True)[0] for i in range(y.shape[1])
+        ]
+        total = torch.linalg.matrix_norm(torch.stack(rows, dim=1), 2).sum()
+        (slope,) = torch.autograd.grad(total, x)
+        x = x + 0.1 * slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return x.detach()
+
+
+# --- the net --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e-3, 1.0, 5.0, 1e3, 1e20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_pairs_have_rows_no_longer_than_orthonormal_ones(factor, dtype):
+    layer = CayleyLayer(5, 7).to(dtype)
+    with torch.no_grad():
+        layer.weight.mul_(factor)
+    a, b = (t.double() for t in layer.pair())
+    largest = torch.linalg.eigvalsh(a @ a.mT + b @ b.mT)[-1]
+    assert largest <= 1 + 20 * torch.finfo(dtype).eps
+    if factor <= 5:
+        assert largest >= 1 - 100 * torch.finfo(dtype).eps
+
+
+@every_activation
+@given(
+    scale=st.floats(-8, 8),
+    frequency=st.floats(-2, 2),
+    features=st.integers(1, 5),
+    hidden=st.sampled_from([(1,), (6,), (9, 3), (4, 8, 4)]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=30)
+def test_local_norms_keep_the_bound_for_weights_of_any_size(
+    activation, scale, frequency, features, hidden, seed
+):
+    torch.manual_seed(seed)
+    net = SandwichMLP(features, hidden, activation, KAPPA, frequency=10**frequency).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(10**scale) if p.dim() == 2 else p.add_(torch.randn_like(p))
+    x = 3 * torch.randn(20, features, dtype=torch.float64)
+    assert local_norms(net, x).max() <= KAPPA * (1 + 1e-12)
+    assert local_norms(net, steepest(net, x, steps=5)).max() <= KAPPA * (1 + 1e-12)
+    assert net.certificate() <= KAPPA * (1 + 1e-6)
+
+
+def test_a_net_without_hidden_layers_is_linear():
+    net = SandwichMLP(3, (), lipschitz=KAPPA).double()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    assert local_norms(net, x).max() <= KAPPA * (1 + 1e-12)
+    torch.testing.assert_close(net(2 * x) - net(x), net(x) - net(0 * x))
+    assert net.certificate() <= KAPPA * (1 + 1e-6)
+
+
+def test_local_norms_keep_the_bound_after_steps_of_a_huge_rate():
+    net = SandwichMLP(3, (8, 8), lipschitz=KAPPA)
+    optimizer = torch.optim.Adam(net.parameters(), lr=10.0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-net(torch.randn(50, 3)).square().mean()).backward()
+        optimizer.step()
+    net.double()
+    x = steepest(net, torch.randn(20, 3, dtype=torch.float64))
+    assert local_norms(net, x).max() <= KAPPA * (1 + 1e-6)
+    assert net.certificate() <= KAPPA * (1 + 1e-6)
+
+
+def test_a_steep_net_comes_close_to_its_bound_where_products_of_norms_do_not():
+    def trained(net):
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+        for _ in range(150):
+            optimizer.zero_grad()
+            x = torch.randn(100, 2)
+            (net(x) + x.square()).square().mean().backward()  # slope -2 x: too steep for any
+            optimizer.step()
+        x = torch.randn(500, 2, dtype=torch.float64)
+        return local_norms(net.double().eval(), x).mean()
+
+    torch.manual_seed(0)
+    sandwich = trained(SandwichMLP(2, (32, 32), "elu", KAPPA))
+    spectral = trained(LipschitzMLP(2, (32, 32), "elu", KAPPA))
+    assert sandwich > 0.8 * KAPPA
+    assert sandwich > spectral + 0.1
+
+
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - set(SANDWICH_ACTIVATIONS)))
+def test_slopes_outside_of_0_and_1_are_refused(name):
+    with pytest.raises(
+        ValueError, match=rf"'{name}': sandwich nets need slopes in \[0, 1\].*halfsin"
+    ):
+        SandwichMLP(2, (4,), name)
+
+
+@every_activation
+def test_slopes_of_what_is_accepted_lie_in_0_and_1(activation):
+    x = torch.linspace(-20, 20, 400_001, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(make_activation(activation).double()(x).sum(), x)
+    assert slope.min() >= -1e-12
+    assert slope.max() <= 1 + 1e-12
+
+
+def test_contexts_leave_the_bound_as_it_is():
+    net = SandwichMLP(2, (6, 6), lipschitz=KAPPA, context_features=3).double()
+    context = 100 * torch.randn(20, 3, dtype=torch.float64)
+    x = torch.randn(20, 2, dtype=torch.float64)
+    assert local_norms(lambda x: net(x, context), x).max() <= KAPPA
+    assert (net(x, context) != net(x, 0 * context)).all()
+    with pytest.raises(ValueError, match="needs a context"):
+        net(x)
+
+
+def test_the_transform_is_computed_once_a_call(monkeypatch):
+    calls = []
+    inverse = torch.linalg.inv_ex
+    monkeypatch.setattr(torch.linalg, "inv_ex", lambda x: calls.append(x) or inverse(x))
+    block = ImpFlowTransform(SandwichMLP(2, (6, 5)), SandwichMLP(2, (6, 5)))
+    block(torch.randn(4, 2))
+    assert len(calls) == 6  # layers
+
+
+def test_the_weights_keep_their_type_under_autocast():
+    net = SandwichMLP(2, (6,))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net.layers[0].pair()[0].dtype == torch.float32
+
+
+def test_copies_answer_bit_for_bit_alike():
+    net = SandwichMLP(3, (8, 8), frequency=2.0)
+    other = SandwichMLP(3, (8, 8))
+    other.load_state_dict(net.state_dict())
+    x = torch.randn(5, 3)
+    for copied in (other, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(copied(x), net(x))
+
+
+@pytest.mark.parametrize("frequency", [0, -1.0, 1e5, math.inf, math.nan, "2"])
+@pytest.mark.parametrize("kind", [SandwichMLP, LipschitzMLP])
+def test_frequencies_are_positive_numbers(kind, frequency):
+    with pytest.raises(ValueError, match="frequency="):
+        kind(2, (4,), frequency=frequency)
+
+
+def test_what_evaluation_keeps_is_that_of_the_weight_as_it_is():
+    net = SandwichMLP(3, (8, 8)).eval()
+    average = AveragedModel(net, use_buffers=True).eval()
+    x = torch.randn(5, 3)
+
+    def check(net, x):
+        with torch.no_grad():
+            assert torch.equal(net(x), net(x))
+            assert torch.equal(net(x), without_gradient(net, x))
+
+    def without_gradient(net, x):
+        with torch.enable_grad():
+            return net(x).detach()
+
+    check(net, x)
+    for change in (
+        lambda layer: layer.weight.data.add_(1),
+        lambda layer: layer.weight.data.__setitem__((0, 0), 3.0),
+        lambda layer: layer.load_state_dict(CayleyLayer(3, 8).state_dict()),
+    ):
+        with torch.no_grad():
+            change(net.layers[0])
+        check(net, x)
+        average.update_parameters(net)
+        check(average.module, x)
+    check(net.double(), x.double())
+    check(net.float(), x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_forward_derivatives_heed_the_weights():
+    net = SandwichMLP(2, (4,)).double().eval()
+    x = torch.randn(3, 2, dtype=torch.float64)
+    parameters = {k: v.detach() for k, v in net.named_parameters()}
+    tangents = {k: torch.randn_like(v) for k, v in parameters.items()}
+    with torch.no_grad():
+        net(x)
+        _, found = torch.func.jvp(
+            lambda p: torch.func.functional_call(net, p, (x,)), (parameters,), (tangents,)
+        )
+        step = {k: v + 1e-6 * tangents[k] for k, v in parameters.items()}
+        expected = (torch.func.functional_call(net, step, (x,)) - net(x)) / 1e-6
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_of_all_modules_do_not_stop_a_net():
+    net, seen = SandwichMLP(2, (4,)), []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    try:
+        net(torch.randn(3, 2))
+        ResFlowTransform(net)(torch.randn(3, 2))
+    finally:
+        hook.remove()
+    assert seen
+
+
+def test_hooks_on_layers_are_refused():
+    net = SandwichMLP(2, (4,))
+    prune.l1_unstructured(net.layers[0], "weight", 0.5)
+    with pytest.raises(ValueError, match="hooks on a layer of a sandwich net do not run"):
+        net(torch.randn(3, 2))
+
+
+# --- frequencies ----------------------------------------------------------------------------------
+
+
+def test_a_frequency_is_that_of_the_neuron():
+    net = LipschitzMLP(1, (1,), "sin", lipschitz=KAPPA, frequency=3.0).double()
+    plain = LipschitzMLP(1, (1,), "sin", lipschitz=KAPPA).double()
+    plain.load_state_dict(net.state_dict(), strict=False)
+    (w1, b1), (w2, b2) = ((layer.normalised_weight(), layer.bias) for layer in net.layers)
+    x = torch.randn(6, 1, dtype=torch.float64)
+    expected = torch.sin(6 * math.pi * (x @ w1.mT + b1)) / (6 * math.pi) @ w2.mT + b2
+    torch.testing.assert_close(net(x), expected)
+    assert not torch.allclose(plain(x), expected)
+
+
+@pytest.mark.parametrize("activation", ["sin", "halfsin", "lipswish", "elu"])
+def test_spectral_nets_keep_their_bound_at_any_frequency(activation):
+    net = LipschitzMLP(3, (8, 8), activation, KAPPA, frequency=4.0).double().eval()
+    tighten(net)
+    with torch.no_grad():
+        for p in net.log_frequencies:
+            p.add_(torch.randn_like(p))
+    x = steepest(net, torch.randn(20, 3, dtype=torch.float64))
+    assert local_norms(net, x).max() <= KAPPA * (1 + 1e-12)
+    assert net.certificate() <= KAPPA * (1 + 1e-6)
+
+
+def test_frequencies_are_learned():
+    net = SandwichMLP(2, (6, 6))
+    net(torch.randn(10, 2)).square().sum().backward()
+    assert all((p.grad != 0).all() for p in net.log_frequencies)
+
+
+def test_pairing_activations_have_no_frequency():
+    with pytest.raises(ValueError, match="'maxmin' is not elementwise"):
+        LipschitzMLP(2, (4,), "maxmin", frequency=1.0)
+
+
+# --- the proof ------------------------------------------------------------------------------------
+
+
+def test_the_certificate_does_not_trust_the_construction():
+    net = SandwichMLP(3, (8, 8), lipschitz=KAPPA).double()
+    layer = net.layers[-1]
+    honest = type(layer).normalise
+    layer.normalise = lambda **mode: 3 * honest(layer, **mode)  # no pair at all
+    x = torch.randn(50, 3, dtype=torch.float64)
+    assert net.certificate() > KAPPA * (1 + 1e-3)
+    assert net.certificate() >= local_norms(net, steepest(net, x)).max()
+
+
+def test_weights_that_are_not_finite_have_no_certificate():
+    net = SandwichMLP(3, (8, 8))
+    with torch.no_grad():
+        net.layers[1].weight[0, 0] = math.nan
+    assert net.certificate() is None
+
+
+class Steeper(HalfSin):
+    """A user's own core, whose slopes are not those of the class it derives from."""
+
+    def core(self, x):
+        return x + 3 * torch.sin(x)
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ELU(alpha=10.0), Steeper(), torch.nn.Sigmoid()])
+def test_other_activations_are_not_certified_as_the_ones_that_were_there(activation):
+    net = SandwichMLP(2, (16, 16), "elu", lipschitz=KAPPA).double()
+    for i in range(2):
+        net.activations[i] = activation
+    x = steepest(net, torch.randn(50, 2, dtype=torch.float64))
+    certificate = net.certificate()
+    assert certificate is None or certificate >= local_norms(net, x).max()
+
+
+def test_certificates_leave_modes_as_they_are():
+    net = SandwichMLP(2, (4,)).train()
+    net.layers[0].eval()
+    net.certificate()
+    assert [layer.training for layer in net.layers] == [False, True]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_layers_of_zeros_end_no_certificate(zero):
+    net = LipschitzMLP(2, (4, 4), "sin")
+    with torch.no_grad():
+        net.layers[zero].weight.zero_()
+    assert lipsdp_bounds(ResFlowTransform(net)) == {}
+
+
+def test_the_search_for_multipliers_runs_in_inference_mode():
+    with torch.inference_mode():
+        net = LipschitzMLP(2, (8, 8), "elu", KAPPA)
+        tighten(net)
+        assert lipsdp_bounds(ResFlowTransform(net))["net"] < net.certificate()
+
+
+def test_certificates_of_a_block_name_its_nets():
+    block = ResFlowTransform(SandwichMLP(2, (6,), lipschitz=0.5))
+    (certificate,) = certify(block)
+    assert certificate.name == "net"
+    assert certificate.bound == pytest.approx(0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("slopes", [(0.0, 1.0), (-1.0, 1.0), (-0.2, 1.1), (0.0, 2.0)])
+@given(seed=st.integers(0, 2**31), sizes=st.sampled_from([(3, 2), (2, 5, 2), (3, 7, 4, 3)]))
+@settings(max_examples=15)
+def test_optimised_bounds_lie_between_the_truth_and_the_product_of_norms(slopes, seed, sizes):
+    torch.manual_seed(seed)
+    weights = [torch.randn(m, n, dtype=torch.float64) for n, m in itertools.pairwise(sizes)]
+    maps = AffineMaps(tuple(weights), slopes)
+    multipliers, expected = optimised_multipliers(maps)
+    bound = proved_bound(maps, multipliers, expected)
+    highest = max(slopes) ** (len(weights) - 1)
+    product = math.prod(float(torch.linalg.matrix_norm(w, 2)) for w in weights) * highest
+    assert expected * (1 - 1e-9) <= bound <= product * (1 + 1e-3)
+    for _ in range(100):  # slopes at the ends of their range are the worst ones
+        jacobian = weights[0]
+        for weight in weights[1:]:
+            chosen = torch.randint(0, 2, (len(jacobian),), dtype=torch.float64)
+            slope = slopes[0] + chosen * (slopes[1] - slopes[0])
+            jacobian = weight @ (slope[:, None] * jacobian)
+        assert torch.linalg.matrix_norm(jacobian, 2) <= bound
+
+
+def test_nothing_is_proved_below_the_truth():
+    weights = (torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    maps, multipliers = AffineMaps(weights, (0.0, 1.0)), [torch.ones(2, dtype=torch.float64)]
+    assert proved_bound(maps, multipliers, 1.0) == pytest.approx(1.0, rel=1e-6)
+    assert proved_bound(maps, multipliers, 0.999) >= 1.0
+    assert proved_bound(maps, multipliers, 0.4) is None
+    assert proved_bound(maps, [-multipliers[0]], 1.0) is None
+
+
+def test_spectral_nets_have_a_smaller_bound_by_the_inequality():
+    net = LipschitzMLP(3, (16, 16), "elu", KAPPA)
+    tighten(net)
+    maps = net.maps()
+    bound = proved_bound(maps, *optimised_multipliers(maps))
+    x = torch.randn(100, 3, dtype=torch.float64)
+    assert local_norms(net.double(), x).max() <= bound < 0.8 * net.certificate()
+
+
+# --- in models ------------------------------------------------------------------------------------
+
+
+def test_models_of_sandwich_nets_are_saved_and_loaded(tmp_path):
+    from support.small_models import make
+
+    model = make(net="sandwich", frequency=2.0, dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    loaded = ImpFlow.from_pretrained(str(tmp_path), verify=True)
+    x = model.sample(5)
+    assert torch.equal(loaded.log_prob(x), model.log_prob(x))
+    assert loaded.config.net == "sandwich"
+
+
+def test_blocks_of_sandwich_nets_stand_in_normflows():
+    nets = [SandwichMLP(2, (6, 6)) for _ in range(2)]
+    layer = ImpFlowLayer(*nets).eval()
+    flow = nf.NormalizingFlow(nf.distributions.DiagGaussian(2), [layer])
+    z = torch.randn(5, 2)
+    x, logabsdet = layer(z)
+    back, back_logabsdet = layer.inverse(x)
+    torch.testing.assert_close(back, z)
+    torch.testing.assert_close(back_logabsdet, -logabsdet, rtol=0, atol=1e-5)
+    assert flow.log_prob(x).shape == (5,)
+
+
+def test_blocks_of_sandwich_nets_stand_in_zuko():
+    zuko = pytest.importorskip("zuko")
+    from impflow_zoo.zuko import LazyBlock
+
+    block = ResFlowTransform(SandwichMLP(2, (6, 6), context_features=3)).eval()
+    base = zuko.lazy.UnconditionalDistribution(
+        zuko.distributions.DiagNormal, torch.zeros(2), torch.ones(2)
+    )
+    flow = zuko.lazy.Flow(LazyBlock(block), base)
+    context = torch.randn(4, 3)
+    x = flow(context).sample((7,))
+    assert flow(context).log_prob(x).shape == (7, 4)

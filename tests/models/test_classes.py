@@ -1,0 +1,109 @@
+"""The registry of model classes: those of other packages are trained, saved, loaded like ours."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from nflows.transforms import CompositeTransform, Transform
+from support.small_models import config, write_recipe
+
+from impflow_zoo import ResFlow, TabularConfig, create_model, register_model, training
+from impflow_zoo.models import classes
+from impflow_zoo.models.classes import model_class, model_names
+from impflow_zoo.models.config import CONFIGS, ConfigError, ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.recipe import read_recipe
+from impflow_zoo.transforms.standardise import Standardise
+from impflow_zoo.transforms.whitening import Whitening
+
+
+@dataclass(frozen=True)
+class GaussianConfig:
+    """A correlated Gaussian."""
+
+    kind: ClassVar[str] = "gaussian"
+
+    features: int
+    columns: tuple[str, ...] = ()
+    rounding: tuple[float, ...] = ()
+    metric: str = "log_likelihood"
+    context_features: int | None = None
+    seed: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.features,)
+
+    @property
+    def least_size(self) -> int:
+        return self.features**2
+
+
+class Gaussian(FlowModel):
+    config_types: ClassVar = (GaussianConfig,)
+
+    def build(self) -> Transform:
+        n = self.config.features
+        return CompositeTransform([Standardise(n), Whitening(n)])
+
+
+@pytest.fixture
+def _empty_registry(monkeypatch):
+    """What a test registers is forgotten."""
+    monkeypatch.setattr(classes, "_CLASSES", dict(classes._CLASSES))
+    for kind in {*CONFIGS}:
+        monkeypatch.setitem(CONFIGS, kind, CONFIGS[kind])
+    yield
+    CONFIGS.pop("gaussian", None)
+
+
+@pytest.mark.usefixtures("_empty_registry")
+def test_a_registered_class_is_a_model_like_ours(tmp_path):
+    assert register_model(Gaussian) is Gaussian
+    recipe = write_recipe(tmp_path, "Gaussian", config={"kind": "gaussian", "features": 2})
+    training.train(recipe, out=tmp_path / "run", progress=False)
+    assert type(create_model(tmp_path / "run", verify=True)) is Gaussian
+
+
+@pytest.mark.usefixtures("_empty_registry")
+def test_an_entry_point_is_loaded_when_its_name_is_asked_for(tmp_path, monkeypatch):
+    folder = tmp_path / "their_flows-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: their-flows\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text(
+        "[impflow_zoo.models]\nTheirFlow = their_flows:TheirFlow\n"
+    )
+    (tmp_path / "their_flows.py").write_text(
+        "from impflow_zoo import ResFlow, register_model\n"
+        "@register_model\nclass TheirFlow(ResFlow):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "their_flows" not in sys.modules
+    assert "TheirFlow" in model_names()
+    assert read_recipe(write_recipe(tmp_path, "TheirFlow")).model == "TheirFlow"
+    assert issubclass(model_class("TheirFlow"), ResFlow)
+
+
+@pytest.mark.usefixtures("_empty_registry")
+def test_names_and_kinds_belong_to_one_class():
+    with pytest.raises(ModelError, match="a model named ResFlow is registered already: impflow_"):
+        register_model(type("ResFlow", (ResFlow,), {}))
+    other = dataclass(frozen=True)(type("Other", (), {"kind": TabularConfig.kind}))
+    with pytest.raises(ModelError, match="'tabular' are those of another model"):
+        register_model(type("Mine", (FlowModel,), {"config_types": (other,)}))
+
+
+@pytest.mark.usefixtures("_empty_registry")
+def test_the_nearest_class_that_is_registered_is_the_one_saved(tmp_path):
+    mine = register_model(type("Mine", (ResFlow,), {}))
+    type("Younger", (mine,), {})(config()).save_pretrained(tmp_path)
+    assert type(create_model(tmp_path)) is mine
+
+
+def test_what_is_not_registered_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="unknown model 'NoFlow': this version knows ImpFlow, R"):
+        read_recipe(write_recipe(tmp_path, "NoFlow"))

@@ -1,0 +1,338 @@
+"""Image models: multi-scale transforms, bits per dimension, samples, data sets, refusals."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nflows.flows import Flow
+from nflows.transforms import CompositeTransform, Transform
+from support.blocks import dense_logdet
+from support.image_models import MODELS, draw, make, raw
+from support.image_sets import image_set, pictures
+from torch import Tensor, nn
+
+from impflow_zoo import ImageConfig, ImpFlow, ResFlow, evaluate
+from impflow_zoo.data import DataError, ImageFormat, open_images
+from impflow_zoo.models.config import ConfigError, parse, to_json
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.report import Report
+from impflow_zoo.numerics.solver import Solver
+from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.training import Trainer
+
+
+@pytest.mark.parametrize("kind", [ImpFlow, ResFlow])
+@pytest.mark.parametrize("name", MODELS)
+def test_inverse_and_logdet(name: str, kind: type[FlowModel]) -> None:
+    model = make(name, kind, logdet=LogDet("exact"))
+    x = draw(model)
+    z, logdet = model.transform(x)
+    assert z.shape == (3, math.prod(model.config.shape))
+    torch.testing.assert_close(logdet, dense_logdet(model.encode, x), rtol=1e-8, atol=1e-8)
+    back, inverse_logdet = model.transform.inverse(z)
+    torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(inverse_logdet, -logdet, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_values_without_logdets(name: str) -> None:
+    model = make(name)
+    x = draw(model)
+    z = model.transform(x)[0]
+    torch.testing.assert_close(model.encode(x), z, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        model.decode(z), model.transform.inverse(z)[0], rtol=1e-12, atol=1e-12
+    )
+
+
+def test_what_leaves_early_is_the_second_half_of_the_channels() -> None:
+    model = make("factor-out")
+    logit, multiscale = model.transform._transforms
+    x = draw(model)
+    first_scale = CompositeTransform(multiscale._transforms[0]._transforms[:-1])
+    squeezed = first_scale(logit(x)[0])[0]
+    z = model.encode(x)
+    torch.testing.assert_close(z[:, :24], squeezed[:, 6:].flatten(1))
+
+
+class Uniform(Transform):
+    """The distribution function of the uniform density, then the quantiles of the normal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = torch.special.ndtri(inputs.flatten(1))
+        return z, (z.square() / 2 + math.log(2 * math.pi) / 2).sum(dim=1)
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+def test_uniform_density_takes_all_bits(bits: int) -> None:
+    model = make(bits=bits)
+    model.flow = Flow(Uniform(), model.flow._distribution)
+    torch.testing.assert_close(
+        model.bits_per_dim(raw(model)), torch.full((3,), float(bits), dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+def test_closed_form_bits_per_dim(bits: int) -> None:
+    """Without blocks a model is the logit alone, whose density can be written down."""
+    model = make(bits=bits)
+    model.flow._transform = CompositeTransform([model.transform._transforms[0], Flat()])
+    images = raw(model, 2000)
+    x = (images.double() // 2 ** (8 - bits) + 0.5) / 2**bits
+    s = 0.05 + 0.9 * x
+    z = torch.logit(s)
+    density = -(z.square() + math.log(2 * math.pi)) / 2 + math.log(0.9) - (s * (1 - s)).log()
+    expected = -density.flatten(1).mean(dim=1) / math.log(2) + bits
+    found = model.bits_per_dim(images)
+    assert float((found - expected).mean().abs()) < 1e-2
+
+
+class Flat(Uniform):
+    """The identity on flattened maps."""
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return inputs.flatten(1), inputs.new_zeros(len(inputs))
+
+
+def test_bits_per_dim_depends_on_its_image_alone() -> None:
+    model = make(size=8)
+    images = raw(model, 4)
+    together = model.bits_per_dim(images)
+    alone = torch.cat([model.bits_per_dim(images[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["plain", "five-bit-grey"])
+def test_samples_are_images_that_can_be_scored(name: str) -> None:
+    model = make(name)
+    images = model.sample(5, generator=torch.Generator().manual_seed(0))
+    assert images.dtype == torch.uint8
+    assert images.shape == (5, *model.config.shape)
+    assert bool(model.bits_per_dim(images).isfinite().all())
+    if model.config.bits == 5:
+        assert bool((images % 8 == 0).all())
+
+
+def test_dequantised_images_come_back_to_the_bit() -> None:
+    model = make("five-bit-grey")
+    images = raw(model, 6)
+    x = model.dequantise(images, torch.rand(images.shape, dtype=torch.float64))
+    assert float(x.min()) >= 0
+    assert float(x.max()) <= 1
+    assert torch.equal(model.to_data(model.decode(model.encode(x))), images // 8 * 8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_config_travels_as_json(name: str) -> None:
+    config = make(name).config
+    assert parse(to_json(config)) == config
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    model = make(size=8).float()
+    model.save_pretrained(tmp_path)
+    loaded = FlowModel.from_pretrained(tmp_path, verify=True)
+    images = raw(model)
+    assert torch.equal(loaded.bits_per_dim(images), model.bits_per_dim(images))
+
+
+BAD = {
+    "channels": ({"channels": 4}, "1 or 3"),
+    "size": ({"image_size": (6,)}, "height and width"),
+    "odd": ({"image_size": (6, 6), "blocks": (1, 1, 1)}, "multiples of 4"),
+    "bits": ({"bits": 9}, "between 1 and 8"),
+    "alpha": ({"alpha": 0.0}, "between 0 and 0.5"),
+    "blocks": ({"blocks": ()}, "one number for each scale"),
+    "even-kernel": ({"kernels": (3, 2, 3)}, "odd sizes"),
+    "net": ({"net": "transformer"}, "choose conv, dense"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings_are_refused(name: str) -> None:
+    settings, message = BAD[name]
+    with pytest.raises(ConfigError, match=message):
+        ImageConfig(**settings)
+
+
+def test_bad_images_are_refused() -> None:
+    model = make()
+    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 1 of 3 rows \(first: row 1"):
+        model.log_prob(draw(model) + torch.tensor([0.0, 1.0, 0.0])[:, None, None, None])
+    with pytest.raises(ValueError, match="floating point is needed"):
+        model.log_prob(raw(model))
+    with pytest.raises(ValueError, match=r"images of type torch.uint8: floats in \[0, 1\]"):
+        model.transform(raw(model))
+    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 3 of 3 rows: dequantise"):
+        model.transform(255 * draw(model))
+    with pytest.raises(ValueError, match="uint8 is needed"):
+        model.bits_per_dim(draw(model))
+    with pytest.raises(ValueError, match="this model takes"):
+        model.bits_per_dim(raw(model)[:, :2])
+
+
+def test_both_training_gradients_are_unbiased() -> None:
+    """Means over many draws of either estimator against the gradient of the exact log-det."""
+    check_unbiased(make(size=2, kind=ResFlow, blocks=(1,)), draws=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "lipschitz"), [(ResFlow, 0.6), (ImpFlow, 0.95)])
+def test_both_training_gradients_are_unbiased_on_8x8(
+    kind: type[FlowModel], lipschitz: float
+) -> None:
+    check_unbiased(make(size=8, kind=kind, lipschitz=lipschitz), draws=300)
+
+
+def check_unbiased(model: FlowModel, draws: int) -> None:
+    x = draw(model, 4)
+    parameters = list(model.parameters())
+
+    def gradient(logdet: LogDet) -> Tensor:
+        for block in model.blocks():
+            block.logdet = logdet
+        loss = model.log_prob(x).mean()
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return torch.cat([g.flatten() for g in grads if g is not None])
+
+    exact = gradient(LogDet("exact"))
+    for series in ("solve", "roulette"):
+        found = torch.stack([gradient(LogDet("unbiased", series)) for _ in range(draws)])
+        mean, error = found.mean(dim=0), found.std(dim=0) / draws**0.5
+        scores = ((mean - exact) / error.clamp(min=1e-9)).abs()
+        assert float((scores > 3).double().mean()) < 0.02, series
+        assert float(scores.square().mean()) < 1.5, series
+        assert float((mean - exact).norm()) < 0.1 * float(exact.norm()), series
+        # All entries together would show a gradient that is a little too short or too long.
+        along = found @ exact / exact.square().sum()
+        assert float((along.mean() - 1).abs()) < 4 * float(along.std()) / draws**0.5, series
+        assert float(along.std()) / draws**0.5 < 0.02, series
+
+
+# ------------------------------------------------------------------------------------ data sets
+
+
+def test_rows_are_the_pixels_of_the_column_of_images(tmp_path: Path) -> None:
+    arrays = pictures(5)
+    source = open_images(image_set(tmp_path, arrays, label=[0] * 5), None, ImageFormat(3, (8, 8)))
+    assert len(source) == 5
+    rows = source.rows([3, 0, 3])
+    assert rows.dtype == torch.uint8
+    for row, i in zip(rows, (3, 0, 3), strict=True):
+        assert np.array_equal(row.permute(1, 2, 0).numpy(), arrays[i])
+    rows.zero_()
+    assert int(source.rows([3]).max()) > 0  # the caller got a copy
+
+
+def test_crop_resize_and_grey(tmp_path: Path) -> None:
+    array = np.zeros((10, 8, 3), dtype=np.uint8)
+    array[2:8, 1:7] = 200  # the middle 6x6
+    form = ImageFormat(1, (3, 3), crop=6, resize=True, grey=True)
+    row = open_images(image_set(tmp_path, [array]), None, form).rows([0])
+    assert row.shape == (1, 1, 3, 3)
+    assert bool((row == 200).all())
+
+
+REFUSED = {
+    "size": (pictures(1, (9, 8, 3)), ImageFormat(3, (8, 8)), "row 0 is 9x8, the model takes 8x8"),
+    "grey": (pictures(1, (8, 8)), ImageFormat(3, (8, 8)), "mode L, the model takes colours"),
+    "colour": (pictures(1), ImageFormat(1, (8, 8)), "set prepare.grey"),
+    "crop": (pictures(1), ImageFormat(3, (8, 8), crop=9), "too small for 9"),
+    "corrupt": ([*pictures(2), b"\x89PNG broken"], ImageFormat(3, (8, 8)), "image of row 2"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_images_that_do_not_fit_are_named(name: str, tmp_path: Path) -> None:
+    arrays, form, message = REFUSED[name]
+    source = open_images(image_set(tmp_path, arrays), None, form)
+    with pytest.raises(DataError, match=message):
+        source.rows(range(len(source)))
+
+
+def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="no column of images, there is a, b"):
+        open_images(str(tmp_path / "test.csv"), None, ImageFormat(3, (8, 8)))
+
+
+def test_evaluate(tmp_path: Path) -> None:
+    model = make(size=8).float()
+    dataset = image_set(tmp_path, pictures(7))
+    result = evaluate(model, dataset, batch_size=3)
+    assert (result.metric, result.n) == ("bits_per_dim", 7)
+    assert result.value == pytest.approx(evaluate(model, dataset).value, abs=1e-5)
+    assert 0 < result.estimator_stderr < 0.1
+    assert result.round_trip < 1e-3
+    assert evaluate(model, dataset, seed=1).value != result.value
+
+
+def test_noise_of_one_image_is_not_that_of_another(tmp_path: Path) -> None:
+    model = make(size=8)
+    dataset = image_set(tmp_path, [np.full((8, 8, 3), 7, dtype=np.uint8)] * 2)
+    assert evaluate(model, dataset, limit=1).value != evaluate(model, dataset).value
+
+
+def test_copies_share_nothing() -> None:
+    model = make()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert float(model.encode(draw(model)).detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize("name", ["plain", "dense"])
+def test_memory_does_not_grow_with_terms_or_steps(name: str) -> None:
+    """What a training step keeps for its backward pass, at ever tighter tolerances."""
+    model = make(name, size=8)
+    model.train()
+    x = draw(model)
+
+    def kept(rtol: float) -> tuple[int, int]:
+        torch.manual_seed(0)
+        for block in model.blocks():
+            block.logdet = LogDet("unbiased", rtol=rtol)
+            block.solver = Solver(rtol=rtol)
+        sizes: list[int] = []
+        report = Report()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.append(t.numel()) or t, lambda t: t
+        ):
+            model.log_prob(x, report=report)
+        return sum(sizes), sum(estimate.products for estimate in report.logdets)
+
+    (loose, few), (tight, many) = kept(1e-2), kept(1e-10)
+    assert many > 3 * few
+    assert tight == loose
+
+
+def test_training_flips_images_and_keeps_them_whole(tmp_path: Path) -> None:
+    left = np.zeros((8, 8, 3), dtype=np.uint8)
+    left[:, :2] = 255
+    model = make(size=8)
+    source = open_images(image_set(tmp_path, [left] * 16), None, ImageFormat(3, (8, 8)))
+    settings = TrainingSettings(batch_size=16, flip=True)
+    trainer = Trainer(model, settings, source, source, tmp_path / "run", progress=False)
+    images = model.to_data(trainer._batch(0, None))
+    pixels = torch.from_numpy(left).permute(2, 0, 1)
+    unflipped = sum(bool(torch.equal(image, pixels)) for image in images)
+    flipped = sum(bool(torch.equal(image, pixels.flip(-1))) for image in images)
+    assert 0 < unflipped < 16
+    assert unflipped + flipped == 16
+    assert torch.equal(source.rows([0])[0], pixels)
+
+
+def test_a_toy_is_no_image() -> None:
+    with pytest.raises(DataError, match="toy:moons: rows of a table"):
+        evaluate(make().float(), "toy:moons")

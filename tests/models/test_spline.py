@@ -1,0 +1,137 @@
+"""Spline flows are models of the zoo: trained, saved, certified and scored like the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.checkout import CHECKOUT
+from support.small_models import write_recipe
+
+from impflow_zoo import SplineConfig, SplineFlow, create_model, evaluate, training
+from impflow_zoo.lipschitz.certify import certify
+from impflow_zoo.models import layout
+from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.recipe import read_recipe
+
+KINDS = ("coupling", "autoregressive")
+CONTENT = {"kind": "spline", "features": 2, "blocks": 2, "hidden_features": 8}
+
+
+def model(layers: str, features: int = 3, **settings: object) -> SplineFlow:
+    """A model whose splines bend, in float64."""
+    torch.manual_seed(0)
+    config = SplineConfig(features, layers=layers, blocks=3, hidden_features=12, **settings)
+    made = SplineFlow(config).double().eval()
+    made.fit_preprocessing(5 + 2 * torch.randn(100, features, dtype=torch.float64))
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.3 * torch.randn_like(p)
+    return made
+
+
+@pytest.mark.parametrize("layers", KINDS)
+def test_a_published_baseline_runs(layers, tmp_path):
+    """Cards print this command."""
+    recipe = write_recipe(tmp_path, config={"kind": "tabular", "features": 2, "blocks": 1})
+    script = CHECKOUT / "benchmarks" / "spline_baseline.py"
+    options = ["--autoregressive"] if layers == "autoregressive" else []
+    run = subprocess.run(
+        [sys.executable, script, recipe, "--data", "toy:moons", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"{layers} spline flow" in run.stdout
+
+
+@pytest.mark.parametrize("layers", KINDS)
+@pytest.mark.parametrize("settings", [{}, {"actnorm": True, "whiten": True}], ids=str)
+def test_it_is_a_map_and_its_inverse(layers, settings):
+    flow = model(layers, **settings)
+    x = flow.sample(20)
+    z, forth = flow.transform(x)
+    back, logabsdet = flow.transform.inverse(z)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(logabsdet, -forth)
+    rows = [torch.autograd.functional.jacobian(lambda r: flow.encode(r[None])[0], row) for row in x]
+    torch.testing.assert_close(torch.linalg.slogdet(torch.stack(rows))[1], forth.detach())
+
+
+@pytest.mark.parametrize("layers", KINDS)
+def test_float32_samples_come_back(layers):
+    flow = model(layers, 4, bins=16).float()
+    x = flow.sample(500, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(flow.decode(flow.encode(x)), x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("layers", KINDS)
+def test_it_depends_on_its_context(layers):
+    flow = model(layers, context_features=2)
+    contexts = torch.tensor([[0.0, 1.0], [2.0, -1.0]], dtype=torch.float64)
+    assert flow.sample(5, contexts).shape == (2, 5, 3)
+    x = flow.sample(1, contexts)[:, 0]
+    assert not torch.allclose(flow.log_prob(x, contexts), flow.log_prob(x, contexts.flip(0)))
+    with pytest.raises(ValueError, match="needs a context"):
+        flow.log_prob(x)
+
+
+@pytest.mark.parametrize("layers", KINDS)
+def test_a_recipe_trains_scores_and_saves_it(layers, tmp_path):
+    recipe = write_recipe(tmp_path, "SplineFlow", config={**CONTENT, "layers": layers})
+    training.train(recipe, out=tmp_path / "run", progress=False)
+    loaded = create_model(tmp_path / "run", verify=True)
+    assert type(loaded) is SplineFlow
+    assert loaded.config == dataclasses.replace(read_recipe(recipe).config, layers=layers)
+    result = evaluate(loaded, "toy:moons", limit=50)
+    assert (result.metric, result.logdet, result.n) == ("log_likelihood", "exact", 50)
+    assert result.estimator_stderr == result.truncation_bound == 0
+    assert result.round_trip < 1e-4
+    assert certify(loaded) == []
+
+
+def test_weights_hold_no_masks(tmp_path):
+    model("autoregressive").float().save_pretrained(tmp_path)
+    assert not [key for key in load_file(tmp_path / layout.WEIGHTS) if "mask" in key]
+
+
+def test_one_column_has_a_density():
+    flow = model("autoregressive", 1)
+    x = torch.linspace(-10, 20, 200_001, dtype=torch.float64)  # its slopes reach 60
+    with torch.no_grad():
+        mass = torch.trapezoid(flow.log_prob(x[:, None]).exp(), x)
+    assert float(mass) == pytest.approx(0.9999, abs=1e-3)
+
+
+BAD = {
+    "one column": ({"features": 1}, "features=1: at least 2"),
+    "layers": ({"layers": "recurrent"}, "unknown layers 'recurrent': choose coupling, auto"),
+    "bins": ({"bins": 1}, "bins=1: between 2 and 500"),
+    "tails": ({"tail_bound": 0.0}, "tail_bound=0.0: a positive number up to 16"),
+    "dropout": ({"dropout": 1.0}, "dropout=1.0: between 0 and 1"),
+    "key": ({"lipschitz": 0.9}, "unknown config key 'lipschitz'"),
+    "columns": ({"columns": ["a"]}, "one entry for 2 columns"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD.values(), ids=BAD)
+def test_a_bad_setting_is_named(settings, message, tmp_path):
+    recipe = write_recipe(tmp_path, "SplineFlow", config={**CONTENT, **settings})
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(recipe)
+
+
+def test_families_keep_to_their_configs(tmp_path):
+    with pytest.raises(ConfigError, match="SplineFlow takes a config of kind 'spline', not 'tabu"):
+        read_recipe(write_recipe(tmp_path, "SplineFlow"))
+    with pytest.raises(ConfigError, match="ImpFlow takes .* 'tabular' or 'image', not 'spline'"):
+        read_recipe(write_recipe(tmp_path, config=CONTENT))
+    model("coupling", 2).float().save_pretrained(tmp_path / "saved")
+    with pytest.raises(ModelError, match="a SplineFlow has no setting logdet"):
+        create_model(tmp_path / "saved", logdet="exact")

@@ -1,0 +1,106 @@
+"""The wheel: it holds what it has to, and works away from the checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from support.checkout import CHECKOUT
+
+FOLDERS = sorted(path.parent for path in (CHECKOUT / "hub_configs").glob("*/config.json"))
+MODELS = [folder for folder in FOLDERS if (folder / "model.safetensors").is_file()]
+LARGEST = 60_000_000  # bytes of a wheel
+WORKS = """
+import torch
+from support.checkout import CHECKOUT
+from impflow_zoo import create_model, list_models
+
+for name in list_models():
+    model = create_model(name, verify=True)  # golden batch and certificate
+    assert model.sample(2).shape == (2, *model.config.shape), name
+    print(name)
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of the checkout."""
+    out = tmp_path_factory.mktemp("dist")
+    # In an isolated environment the build tool would be downloaded anew.
+    isolation = [] if importlib.util.find_spec("hatchling") is None else ["--no-isolation"]
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", *isolation, "--outdir", out, CHECKOUT],
+        check=True,
+        capture_output=True,
+    )
+    (built,) = out.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def names(wheel) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_it_holds_the_package(names):
+    sources = CHECKOUT / "impflow_zoo"
+    expected = {f"impflow_zoo/{p.relative_to(sources)}" for p in sources.rglob("*.py")}
+    assert expected <= names
+    assert {"impflow_zoo/py.typed", "impflow_zoo/publishing/templates/card.md.jinja"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_it_holds_every_model_with_its_weights(names):
+    left_out = ("scores.safetensors", ".png")
+    for folder in FOLDERS:
+        for path in folder.iterdir():
+            inside = f"impflow_zoo/hub_configs/{folder.name}/{path.name}"
+            assert (inside in names) == (not path.name.endswith(left_out)), inside
+
+
+def test_it_is_small_and_holds_nothing_else(wheel, names):
+    assert wheel.stat().st_size < LARGEST
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"impflow_zoo"}
+    assert not [name for name in names if "__pycache__" in name]
+    assert not [name for name in names if name.endswith((".jsonl", ".png"))]
+
+
+def test_it_works_away_from_the_checkout(wheel, tmp_path):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([*install, "--target", site, wheel], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(site), "HF_HUB_OFFLINE": "1"}
+
+    def run(*arguments: str) -> str:
+        ended = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return ended.stdout
+
+    where = run("-c", "import impflow_zoo; print(impflow_zoo.__file__)").strip()
+    assert where == str(site / "impflow_zoo" / "__init__.py")
+    listed = json.loads(run("-m", "impflow_zoo", "list", "--json"))["models"]
+    assert [model["name"] for model in listed] == [folder.name for folder in MODELS]
+    names = [folder.name for folder in MODELS]
+    assert run("-c", WORKS).split() == names
+    for name in names:
+        shipped = site / "impflow_zoo" / "hub_configs" / name / "test.parquet"
+        if shipped.is_file():
+            result = json.loads(run("-m", "impflow_zoo", "evaluate", name, "--json"))
+            assert result["dataset"] == str(shipped)
+            assert result["value"] == pytest.approx(result["published"], abs=1e-4)

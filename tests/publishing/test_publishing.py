@@ -1,0 +1,371 @@
+"""Publishing: what is refused, what is sent, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from support import staged_folder
+from support.client_process import Client, Output, client, command
+from support.loopback_hub import TOKEN, Hub
+from support.small_models import make
+
+from impflow_zoo import ResFlow, create_model, registry, results
+from impflow_zoo.models import layout
+from impflow_zoo.models.config import ImageConfig, ModelError, to_json
+from impflow_zoo.publishing import sending
+from impflow_zoo.publishing.cards import trained_card
+from impflow_zoo.publishing.scores import SCORES
+from impflow_zoo.results import Entry
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two folders of one name, an older and a newer version."""
+    return [staged_folder.stage(tmp_path_factory.mktemp("zoo") / "tiny", seed) for seed in range(2)]
+
+
+@pytest.fixture
+def folder(originals: list[Path], tmp_path: Path) -> Path:
+    return shutil.copytree(originals[0], tmp_path / "tiny")
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def publisher(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    home = tmp_path_factory.mktemp("home")
+    with client(hub.environment(home, HF_TOKEN=TOKEN)) as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def _fresh(hub: Hub) -> None:
+    hub.repositories.clear()
+    hub.requests.clear()
+
+
+def _sent(folder: Path) -> list[Path]:
+    """What is published of a folder: scores of rows stay in the repository."""
+    return [path for path in folder.iterdir() if path.name != SCORES]
+
+
+def test_a_staged_folder_is_fit(folder):
+    (parcel,) = sending.parcels([str(folder)])
+    assert parcel.problems == ()
+    assert (folder / SCORES).is_file()
+    assert set(parcel.files) == {f.name for f in _sent(folder)}
+    assert parcel.size == sum(f.stat().st_size for f in _sent(folder))
+    assert re.match(r"org/tiny +9 files, [\d,]+ bytes$", sending.table([parcel], "org"))
+
+
+def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return change
+
+
+def _other_golden(folder: Path) -> None:
+    torch.manual_seed(5)
+    make(blocks=1).save_pretrained(folder / "other")
+    os.replace(folder / "other" / layout.GOLDEN, folder / layout.GOLDEN)
+
+
+def _bound(folder: Path) -> None:
+    config = json.loads((folder / layout.CONFIG).read_text())
+    config["certificate"][0]["bound"] = 0.1
+    (folder / layout.CONFIG).write_text(json.dumps(config))
+
+
+def _link(folder: Path) -> None:
+    os.replace(folder / layout.RECIPE, folder.parent / "elsewhere")
+    (folder / layout.RECIPE).symlink_to(folder.parent / "elsewhere")
+
+
+def _images(folder: Path) -> None:
+    recipe = yaml.safe_load((folder / layout.RECIPE).read_text())
+    recipe["config"] = json.loads(json.dumps(to_json(ImageConfig())))
+    (folder / layout.RECIPE).write_text(yaml.safe_dump(recipe))
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda f: (f / layout.GOLDEN).unlink(), "no golden.safetensors"),
+        (lambda f: (f / layout.WEIGHTS).unlink(), "no model.safetensors"),
+        (lambda f: (f / "density.png").unlink(), "the card shows density.png"),
+        (lambda f: (f / layout.CONFIG).write_text("{"), "no valid JSON"),
+        (lambda f: os.truncate(f / layout.WEIGHTS, 500), "truncated"),
+        (_other_golden, "golden"),
+        (_bound, "but config.json records 0.1"),
+        (_link, "recipe.yaml is a link"),
+        (_edit("recipe.yaml", "data_license:", "data_url:"), "names no licence of the data"),
+        (_edit("recipe.yaml", "the data are", "the data were"), "does not name the licence"),
+        (_edit("recipe.yaml", "model: ResFlow", "model: ImpFlow"), "recipe.yaml is of a ImpFlow"),
+        (_edit("README.md", "license: mit", ""), "no license"),
+        (_edit("README.md", "library_name: impflow_zoo", ""), "library_name"),
+        (_edit("README.md", "value: -", "value: about -"), "no result that is a number"),
+        (_edit("README.md", "- name: tiny", "- name: huge"), "the card is of 'huge'"),
+        (_edit("README.md", "license: mit", "license: [mit"), "metadata cannot be read"),
+        (_edit("README.md", "## Intended use", "## Use"), "Intended use and limits"),
+        (_edit("README.md", "```python", "```"), "no python block"),
+        (_edit("README.md", "](density.png)", "](curve.png)"), "does not show density.png"),
+        (_images, "pipeline_tag is not unconditional-image-generation"),
+        (_edit("README.md", "](curve.png)", "](../../secret.png)"), "shows ../../secret.png"),
+        (_edit("training.json", '"one CPU', f'"{TOKEN} CPU'), "access token"),
+    ],
+)
+def test_what_is_missing_is_named(folder, damage, problem):
+    damage(folder)
+    (parcel,) = sending.parcels([str(folder)])
+    assert problem in "; ".join(parcel.problems)
+    assert TOKEN not in "; ".join(parcel.problems)
+    with pytest.raises(ModelError, match="nothing was sent, not fit to publish: tiny"):
+        sending.publish([parcel], "org")
+
+
+def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
+    planned = tmp_path / "planned"
+    planned.mkdir()
+    shutil.copy(folder / layout.RECIPE, planned)
+    found = sending.parcels([str(folder), str(planned)])
+    sending.check(found, "org")
+    assert "no weights, not sent" in sending.table(found, "org").splitlines()[1]
+    with pytest.raises(ModelError, match="none of these models has weights"):
+        sending.check(found[1:], "org")
+
+
+@pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
+def test_names_that_are_no_model(model):
+    with pytest.raises(ModelError, match="is neither a model of the zoo nor a folder"):
+        sending.check(sending.parcels([model]), "org")
+
+
+@pytest.mark.parametrize("namespace", ["", "a/b", "..", "org name", "../x"])
+def test_namespaces_that_are_none(folder, namespace):
+    with pytest.raises(ModelError, match="is neither a folder nor a Hub id, 'owner/name'"):
+        sending.check(sending.parcels([str(folder)]), namespace)
+
+
+def test_publish_load_update(hub, publisher, originals, tmp_path):
+    """A published model loads by id; its update too; the old commit still gives the old one."""
+    first, second = (_publish(publisher, folder) for folder in originals)
+    repository = hub.repositories["model", "org/tiny"]
+    assert [sha for sha, _ in repository.commits] == [first, second]
+    for sha, folder in zip((first, second), originals, strict=True):
+        commit = repository.at(sha)
+        assert commit is not None
+        assert commit[1] == {f.name: f.read_bytes() for f in _sent(folder)}
+        loaded = publisher(_score, f"org/tiny@{sha}", str(tmp_path))
+        assert loaded == _score(str(folder), None)
+    assert publisher(_score, "org/tiny", str(tmp_path)) == _score(str(originals[1]), None)
+    assert _publish(publisher, originals[1]) == second  # nothing new: no commit
+    assert len(repository.commits) == 2
+
+
+def _publish(publisher: Client, folder: Path) -> str:
+    output = publisher(command, "publish", str(folder), "--namespace", "org")
+    assert output.code == 0, output
+    assert TOKEN not in output.out + output.err
+    match = re.search(r"^org/tiny ([0-9a-f]{40}) http://", output.out, re.MULTILINE)
+    assert match, output
+    return match[1]
+
+
+def _score(model: str, cache: str | None) -> list[float]:
+    loaded = create_model(model, cache_dir=cache, verify=True)
+    return loaded.log_prob(torch.linspace(-1, 1, 6).reshape(3, 2)).tolist()
+
+
+def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
+    stays, goes = (
+        {"LICENSE": b"MIT", ".gitattributes": b""},
+        {layout.TEST_ROWS: b"old"},
+    )
+    hub.add("org/tiny", {**stays, **goes})
+    _publish(publisher, folder)
+    assert set(hub.repositories["model", "org/tiny"].head) == {
+        *(path.name for path in _sent(folder)),
+        *stays,
+    }
+
+
+def test_dry_run_makes_no_request(hub, publisher, folder):
+    arguments = ("publish", str(folder), "--namespace", "org", "--dry-run")
+    output = publisher(command, *arguments)
+    assert output.code == 0, output
+    assert "9 files" in output.out
+    assert "nothing was sent" in output.out
+    listed = json.loads(publisher(command, *arguments, "--json").out)
+    assert listed["sent"] == []
+    assert listed["models"][0]["name"] == "tiny"
+    assert hub.requests == []
+
+
+def test_one_bad_folder_stops_all(hub, publisher, folder, tmp_path):
+    bad = shutil.copytree(folder, tmp_path / "worse")
+    output = publisher(command, "publish", str(folder), str(bad), "--namespace", "org")
+    assert output.code == 2
+    assert "worse (the card is of 'tiny', the folder is 'worse')" in output.err
+    assert output.err.count("\n") == 1
+    assert hub.requests == []
+
+
+def test_pull_request_leaves_main_alone(hub, publisher, folder):
+    hub.add("org/tiny", {})
+    output = publisher(command, "publish", str(folder), "--namespace", "org", "--create-pr")
+    assert output.code == 0, output
+    assert "/discussions/1" in output.out
+    repository = hub.repositories["model", "org/tiny"]
+    assert (repository.pulls, len(repository.commits)) == (1, 1)
+
+
+def test_private(hub, publisher, folder):
+    arguments = ("publish", str(folder), "--namespace", "org", "--private")
+    assert publisher(command, *arguments).code == 0
+    assert hub.repositories["model", "org/tiny"].private
+    hub.repositories["model", "org/tiny"].private = False
+    output = publisher(command, *arguments)
+    assert output.code == 2
+    assert "exists and is public" in output.err
+
+
+def test_without_a_token_nothing_is_asked(hub, publisher, folder):
+    output: Output = publisher(_without_token, str(folder))
+    assert output.code == 2
+    assert "hf auth login" in output.err
+    assert hub.requests == []
+
+
+def _without_token(folder: str) -> Output:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_TOKEN")
+        return command("publish", folder, "--namespace", "org")
+
+
+def test_a_refused_token_does_not_show(hub, publisher, folder):
+    output: Output = publisher(_with_token, str(folder), TOKEN + "x")
+    assert output.code == 2
+    assert output.err.count("\n") == 1
+    assert "401" in output.err
+    assert TOKEN not in output.err + output.out
+
+
+def _with_token(folder: str, token: str) -> Output:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", token)
+        return command("publish", folder, "--namespace", "org")
+
+
+def test_an_upload_that_fails_ends_in_one_line(hub, publisher, folder):
+    output: Output = publisher(_with_broken_storage, str(folder))
+    assert (output.code, output.err.count("\n")) == (2, 1)
+    assert "org/tiny: the transfer failed" in output.err
+    assert hub.repositories["model", "org/tiny"].commits == []
+
+
+def _with_broken_storage(folder: str) -> Output:
+    def create_commit(*_: object, **__: object) -> None:
+        raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sending.HfApi, "create_commit", create_commit)
+        return command("publish", folder, "--namespace", "org")
+
+
+def test_push_to_hub(hub, publisher, tmp_path):
+    """What users send themselves comes back the same, with a card whose snippet runs."""
+    values, snippet = publisher(_push_and_load, str(tmp_path))
+    assert values[0] == values[1]
+    assert 'from_pretrained("org/mine")' in snippet
+    assert hub.repositories["model", "org/mine"].private
+
+
+def _push_and_load(cache: str) -> tuple[list[float], str]:
+    from huggingface_hub import hf_hub_download
+
+    torch.manual_seed(0)
+    x = torch.zeros(1, 2)
+    model = make(ResFlow)
+    model.push_to_hub("org/mine", private=True)
+    loaded = ResFlow.from_pretrained("org/mine", cache_dir=cache)
+    card = Path(hf_hub_download("org/mine", layout.CARD, cache_dir=cache)).read_text()
+    run_snippet(card)
+    return [model.log_prob(x).item(), loaded.log_prob(x).item()], card
+
+
+def test_save_pretrained_sends_the_card_that_it_keeps(hub, publisher, tmp_path):
+    folder = tmp_path / "mine"
+    make(ResFlow).save_pretrained(folder, card="# My own card\n")
+    publisher(_save_and_push, str(folder))
+    assert (folder / layout.CARD).read_text() == "# My own card\n"
+    files = hub.repositories["model", "org/mine"].head
+    assert b"# My own card" in files[layout.CARD]
+
+
+def _save_and_push(folder: str) -> None:
+    model = ResFlow.from_pretrained(folder)
+    model.save_pretrained(folder, push_to_hub=True, repo_id="org/mine")
+
+
+def run_snippet(card: str) -> None:
+    """Run the Python of a card as printed."""
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(compile(code, "card", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{layout.WEIGHTS}"))]
+)
+def test_snippets_of_the_zoo_run_as_printed(name, capsys):
+    run_snippet((registry.zoo_folder() / name / layout.CARD).read_text())
+    assert "tensor(" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_whole_zoo_is_fit():
+    """What a maintainer sends with one command; if it fails, the folder has to be staged again."""
+    found = sending.parcels()
+    sending.check(found, "org")
+    assert [p.name for p in found if not p.trained] == registry.list_models(pretrained=False)
+
+
+def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
+    """Its metadata are what the Hub asks for, and its snippet runs as printed."""
+    torch.manual_seed(0)
+    config = ImageConfig(channels=1, image_size=(4, 4), blocks=(1,), width=2)
+    folder = tmp_path / "pictures"
+    ResFlow(config).eval().save_pretrained(folder)
+    words = {"data_name": "digits", "data_license": "CC0", "dataset_id": "someone/digits"}
+    recipe = {"model": "ResFlow", "config": to_json(config), "card": words}
+    (folder / layout.RECIPE).write_text(json.dumps(recipe))
+    (folder / layout.TRAINING).write_text(json.dumps(staged_folder.FACTS))
+    scored = {"metric": "bits_per_dim", "value": 8.0, "stderr": 0.1, "estimator_stderr": 1e-3}
+    how = {"n": 9, "seed": 0, "logdet": "exact", "round_trip": 1e-6}
+    entry = Entry(data="digits", split="test", **scored, **how)
+    (folder / layout.RESULTS).write_text(results.text((entry,)))
+    text = trained_card(folder)
+    data = ModelCard(text).data
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert data.datasets == ["someone/digits"]
+    assert data.metrics == ["bits_per_dim"]
+    assert data.eval_results[0].dataset_type == "someone/digits"
+    assert data.eval_results[0].metric_value == 8.0
+    monkeypatch.chdir(tmp_path)
+    run_snippet(text)
+    assert "tensor(" in capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""What each of several processes does in the tests of training together.
+
+Run as a script: the environment tells the processes of each other, as launchers do. Every
+process works through the same list, and writes what it found below its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from support.small_models import write_recipe
+
+from impflow_zoo import training
+from impflow_zoo.evaluation import evaluate
+from impflow_zoo.models import writing
+from impflow_zoo.processes import together
+from impflow_zoo.training.optimisation import Optimisation
+from impflow_zoo.transforms.base import NotFiniteError
+
+ROWS = 33  # does not divide by two
+EXACT = {"logdet": {"mode": "exact"}, "solver": {"rtol": 1e-12, "backward_rtol": 1e-12}}
+TRAINING = {"steps": 8, "batch_size": ROWS, "validate_every": 4, "log_every": 1}
+TABLE = {"config": {**EXACT, "blocks": 2, "actnorm": True, "whiten": True}, "training": TRAINING}
+IMAGE = {
+    "config": {
+        **EXACT,
+        **{"kind": "image", "channels": 1, "image_size": [4, 4], "blocks": [1, 1], "width": 4},
+        **{"actnorm": True, "whiten": True, "fc_blocks": 1, "fc_hidden": [8]},
+    },
+    "training": {**TRAINING, "batch_size": 9, "flip": True, "validation_limit": 7},
+}
+NOISY = {
+    "config": {"net": "spectral", "logdet": {"mode": "unbiased"}},
+    "training": {**TRAINING, "batch_size": 500, "warmup_steps": 0, "learning_rate": 0.02},
+}
+
+
+def train(folder: Path, name: str, sections: dict[str, Any], **options: Any) -> None:
+    """Train from a recipe that every process may write, as it is the same."""
+    recipe = write_recipe(folder / f"recipes-{together().rank}" / name, **sections)
+    out = folder / name
+    training.train(recipe, out=out, progress=False, **options)
+
+
+def table(folder: Path) -> None:
+    """In float64, to be compared with one process."""
+    train(folder, "table", TABLE)
+
+
+def images(folder: Path, data: Path) -> None:
+    """The same for images, with convolutions, ActNorm and mirrors, and rows that are left out."""
+    where = {"dataset": str(data), "validation_rows": 20, "corrupt": "skip"}
+    train(folder, "images", {**IMAGE, "data": where})
+
+
+def noisy(folder: Path) -> None:
+    """With random log-determinants, whose draws differ between processes."""
+    train(folder, "noisy", NOISY)
+
+
+def resumed(folder: Path) -> None:
+    """Interrupted after each of the first steps."""
+    train(folder, "resumed", NOISY, max_minutes=0.0)
+    train(folder, "resumed", NOISY, max_minutes=0.0, resume=True)
+    train(folder, "resumed", NOISY, resume=True)
+
+
+def failing(folder: Path) -> None:
+    """A step that only the last process cannot take."""
+    differentiate = Optimisation._differentiate
+
+    def stumble(self: Optimisation, x: torch.Tensor, size: int) -> dict[str, float]:
+        last = self.processes.rank == self.processes.count - 1
+        if stumble.step == 2 and last:  # type: ignore[attr-defined]
+            self.model.log_prob = _refuse  # type: ignore[method-assign]
+        try:
+            return differentiate(self, x, size)
+        finally:
+            self.model.__dict__.pop("log_prob", None)
+            stumble.step += 1  # type: ignore[attr-defined]
+
+    stumble.step = 0  # type: ignore[attr-defined]
+    Optimisation._differentiate = stumble  # type: ignore[method-assign]
+    train(folder, "failing", TABLE)
+    Optimisation._differentiate = differentiate  # type: ignore[method-assign]
+
+
+def _refuse(x: torch.Tensor, **options: Any) -> torch.Tensor:
+    raise NotFiniteError("inputs hold NaN")
+
+
+def scored(folder: Path) -> None:
+    """A share of the rows each; every process knows the whole result."""
+    result = evaluate(folder / "table", "toy:moons", limit=101, batch_size=20).to_dict()
+    (folder / f"scored-{together().rank}.json").write_text(json.dumps(result))
+
+
+def forbid_writing() -> None:
+    """Only the first process may write."""
+    if not together().first:
+
+        def refuse(*arguments: object) -> None:
+            raise AssertionError("two processes write")
+
+        writing._rename = refuse  # type: ignore[assignment]
+
+
+def main(folder: Path, data: Path) -> None:
+    """Everything, in this process."""
+    torch.set_default_dtype(torch.float64)
+    forbid_writing()
+    table(folder)
+    images(folder, data)
+    failing(folder)
+    scored(folder)
+    torch.set_default_dtype(torch.float32)
+    noisy(folder)
+    resumed(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
