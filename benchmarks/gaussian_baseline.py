@@ -7,15 +7,16 @@ Run:
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
+import typer
 from torch import Tensor
 
-from impflow_zoo.data import DataError, Source, open_source
+from impflow_zoo.data import Source, open_source
+from impflow_zoo.mistakes import in_one_line
 
 _BATCH = 20_000  # rows in memory at a time
 
@@ -47,25 +48,19 @@ def score(source: Source, mean: Tensor, covariance: Tensor) -> tuple[float, floa
     return float(scores.mean() - constant), float(scores.std() / math.sqrt(len(scores)))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="anything that `open_source` opens")
-    parser.add_argument("--fit", default="train", help="split the Gaussian is fitted on")
-    parser.add_argument("--split", default="test", help="split it is scored on")
-    parser.add_argument("--columns", help="names with commas between; all numeric ones by default")
-    chosen = parser.parse_args()
-    columns = chosen.columns.split(",") if chosen.columns else None
-    try:
-        train, test = (
-            open_source(chosen.data, split, columns=columns) for split in (chosen.fit, chosen.split)
-        )
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(
+    data: Annotated[str, typer.Option(help="Anything that `open_source` opens.")],
+    fit_on: Annotated[
+        str, typer.Option("--fit", help="Split the Gaussian is fitted on.")
+    ] = "train",
+    split: Annotated[str, typer.Option(help="Split it is scored on.")] = "test",
+) -> None:
+    """Fit a Gaussian and score it."""
+    train, test = (open_source(data, name) for name in (fit_on, split))
     value, stderr = score(test, *fit(train))
     print(f"{test.name}: {value:.3f} +- {stderr:.3f} nats, n = {len(test)}, fit on {len(train)}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with in_one_line():
+        typer.run(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +18,8 @@ from documents import ROOT, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import create_model, evaluate
-from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import shown_rows
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.binding import bind
@@ -82,12 +80,9 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="write the guide's table")
     options = parser.parse_args()
     figures = []
-    try:
-        for model in options.models:
-            name, _, data = model.partition("=")
-            figures.append(measure(name, data or None, options.rows))
-    except (DataError, ModelError) as error:
-        sys.exit(str(error))
+    for model in options.models:
+        name, _, data = model.partition("=")
+        figures.append(measure(name, data or None, options.rows))
     (table,) = tables(figures).values()
     print(table)
     if options.publish:
@@ -95,4 +90,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

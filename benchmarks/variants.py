@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from typing import Any
 import yaml
 
 from impflow_zoo import evaluate, training
-from impflow_zoo.data import DataError
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.models.config import ConfigError
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.runlog import LOG
 
@@ -42,7 +41,9 @@ def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         except (AttributeError, TypeError, yaml.YAMLError):
             sections = []
         if not (found and sections):
-            sys.exit(f"{setting}: section.key=value is needed, as in training.batch_size=32")
+            raise ConfigError(
+                f"{setting}: section.key=value is needed, as in training.batch_size=32"
+            )
     return recipe
 
 
@@ -54,24 +55,18 @@ def main() -> None:
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--set", nargs="*", default=[], dest="settings")
     options = parser.parse_args()
-    try:
-        recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
-    except OSError as error:
-        sys.exit(str(error))
+    recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
         run = Path(folder) / "run"
-        try:
-            training.train(path, data=options.data, out=run, max_minutes=options.minutes)
-            lines = (run / LOG).read_text().splitlines()
-            if options.test:
-                settings = read_recipe(path).data
-                data = options.data or settings.dataset
-                revision = None if options.data else settings.revision
-                scored = evaluate(str(run), data, settings.test, revision=revision)
-        except (DataError, ModelError) as error:
-            sys.exit(str(error))
+        training.train(path, data=options.data, out=run, max_minutes=options.minutes)
+        lines = (run / LOG).read_text().splitlines()
+        if options.test:
+            settings = read_recipe(path).data
+            data = options.data or settings.dataset
+            revision = None if options.data else settings.revision
+            scored = evaluate(str(run), data, settings.test, revision=revision)
         for line in map(json.loads, lines):
             if "validation" in line:
                 figures = (line["step"], line["rows_seen"], round(line["seconds"]))
@@ -81,4 +76,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        main()

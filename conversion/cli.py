@@ -2,82 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
 
 from conversion.architecture import Settings
 from conversion.convert import Converted, convert, write
-from conversion.errors import ConversionError
+from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models import layout
-from impflow_zoo.models.fields import ModelError
 
 __all__ = ["main"]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command; mistakes end in one line and exit code 2."""
-    options = _parser().parse_args(arguments)
-    try:
-        converted = convert(
-            options.checkpoint,
-            weights=options.weights,
-            overrides=Settings.parse(options.set),
-            converge=options.norms == "converged",
-        )
-        outcome = write(converted, options.folder, verify=options.verify, golden=options.golden)
-    except (ConversionError, ModelError) as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename or options.folder}: {error.strerror or error}")
-    for line in [*_report(converted, options.folder), *(outcome.lines() if outcome else [])]:
+def command(
+    checkpoint: Annotated[Path, typer.Argument(help="The file that the script saved.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write the model.")],
+    weights: Annotated[
+        Literal["ema", "raw"] | None,
+        typer.Option(help="Averaged or raw weights; default: averaged where the file has them."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting instead of the file's."),
+    ] = None,
+    norms: Annotated[
+        Literal["stored", "converged"],
+        typer.Option(
+            help="Power vectors as they were saved (the public code's values), or converged (nets "
+            "keep within their bound)."
+        ),
+    ] = "stored",
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Round trip, finite densities and certificate on noise, written into the card.",
+        ),
+    ] = False,
+    golden: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows of the golden batch; default: 8, none for large models, where it takes "
+            "minutes."
+        ),
+    ] = None,
+) -> None:
+    """Turn a checkpoint of the public ImpFlow or Residual Flow scripts into a model folder.
+
+    The pickle in it is read, not run.
+    """
+    converted = convert(
+        checkpoint,
+        weights=weights,
+        overrides=Settings.parse(settings or []),
+        converge=norms == "converged",
+    )
+    outcome = write(converted, folder, verify=verify, golden=golden)
+    for line in [*_report(converted, folder), *(outcome.lines() if outcome else [])]:
         print(line)
 
 
-def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m conversion",
-        description="Turn a checkpoint of the public ImpFlow or Residual Flow training scripts "
-        "into a model folder. The pickle in it is read, not run.",
-    )
-    parser.add_argument("checkpoint", type=Path, help="the file that the script saved")
-    parser.add_argument("folder", type=Path, help="where to write the model")
-    parser.add_argument(
-        "--weights",
-        choices=("ema", "raw"),
-        help="averaged or raw weights (default: averaged ones where the file has them)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the training script that is to hold instead of the one in the file",
-    )
-    parser.add_argument(
-        "--norms",
-        choices=("stored", "converged"),
-        default="stored",
-        help="use power vectors as they were saved (the public code's values), or converge them "
-        "(nets keep within their bound)",
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="round trip, finite densities and certificate on noise, written into the card",
-    )
-    parser.add_argument(
-        "--golden",
-        type=int,
-        metavar="ROWS",
-        help="rows of the golden batch (default: 8, none for large models, where it takes minutes)",
-    )
-    return parser
+def main() -> None:
+    """Run the command; mistakes end in one line and exit code 2."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(command)
+    with in_one_line("conversion"):
+        app(prog_name="python -m conversion")
 
 
 def _report(converted: Converted, folder: Path) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from impflow_zoo.models.fields import ModelError
+
 __all__ = ["ConversionError"]
 
 _LONGEST = 400
 
 
-class ConversionError(ValueError):
+class ConversionError(ModelError):
     """A checkpoint cannot be read or represented; the message is one line that says why."""
 
     def __init__(self, message: str) -> None:

@@ -6,7 +6,6 @@ Run in a checkout, after a change of what a folder says:
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,5 +231,4 @@ def main(root: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     main()

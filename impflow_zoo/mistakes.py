@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -23,34 +24,38 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch has no type
 
 
 @contextmanager
-def in_one_line() -> Iterator[None]:
-    """Within, errors that somebody can mend end the process, and warnings keep to a line."""
+def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
+    """Within, errors that somebody can mend end the process, and warnings keep to a line.
+
+    Arguments:
+        name: of the program, in front of each line.
+    """
     log = logging.getLogger("huggingface_hub")
     level, show = log.level, warnings.showwarning
     log.setLevel(logging.ERROR)  # what matters ends in our line
-    warnings.showwarning = _warn
+    warnings.showwarning = functools.partial(_warn, name)
     try:
         yield
     except (ModelError, DataError, *NUMERICAL_ERRORS, *_OUTSIDE) as error:
-        _fail(" ".join(str(error).split()))
+        _fail(name, " ".join(str(error).split()))
     except (MemoryError, RuntimeError) as error:
         known = any(sign in str(error) for sign in _OUT_OF_MEMORY)
         if not isinstance(error, MemoryError) and not known:
             raise
-        _fail("not enough memory: ask for fewer rows")
+        _fail(name, "not enough memory: ask for fewer rows")
     finally:
         log.setLevel(level)
         warnings.showwarning = show
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+def _warn(name: str, message: Warning | str, *_: Any, **__: Any) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"impflow-zoo: {' '.join(str(message).split())}", file=sys.stderr)  # past the bar
+    tqdm.write(f"{name}: {' '.join(str(message).split())}", file=sys.stderr)  # past the bar
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(name: str, message: str) -> NoReturn:
     rank = os.environ.get("RANK", "0")  # rows of its own may trouble any of several processes
-    name = "impflow-zoo" if rank == "0" else f"impflow-zoo, process {rank}"
-    print(f"{name}: {message}", file=sys.stderr)
+    process = "" if rank == "0" else f", process {rank}"
+    print(f"{name}{process}: {message}", file=sys.stderr)
     sys.exit(2)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
-from support.command_line import Outcome, Run
-
-from impflow_zoo import cli
+from support.command_line import Run, command
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("default")
@@ -44,18 +41,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 
 @pytest.fixture
-def run(capsys, monkeypatch) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Call the command line in this process."""
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")  # `train` leaves this process's alone
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["impflow-zoo", *map(str, arguments)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-        captured = capsys.readouterr()
-        return Outcome(code or 0, captured.out, captured.err)
-
-    return call
+    return command

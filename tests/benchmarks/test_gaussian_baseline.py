@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import runpy
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +13,7 @@ import pandas
 import pytest
 import torch
 from support.checkout import CHECKOUT
+from support.command_line import call
 
 SCRIPT = CHECKOUT / "benchmarks" / "gaussian_baseline.py"
 
@@ -28,12 +31,7 @@ def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_score(
-    baseline: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_score(baseline: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mixing = torch.tensor([[1.0, 0.0], [2.0, 0.5]], dtype=torch.float64)
     rows = {n: torch.randn(n, 2, dtype=torch.float64) @ mixing + 9 for n in (500, 230)}
     folder = tmp_path / "set"
@@ -45,17 +43,15 @@ def test_score(
         rows[500].mean(0), rows[500].T.cov(correction=0)
     )
     scores = fitted.log_prob(rows[230])
-    monkeypatch.setattr("sys.argv", ["gaussian_baseline.py", "--data", str(folder)])
-    assert baseline.main() == 0
+    baseline.main(str(folder))
     value, stderr = float(scores.mean()), float(scores.std() / math.sqrt(230))
     assert capsys.readouterr().out == (
         f"{folder} (test): {value:.3f} +- {stderr:.3f} nats, n = 230, fit on 500\n"
     )
 
 
-def test_mistake(
-    baseline: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["gaussian_baseline.py", "--data", "/nowhere/at/all"])
-    assert baseline.main() == 2
-    assert capsys.readouterr().err == "error: no such file or folder: /nowhere/at/all\n"
+def test_mistake() -> None:
+    script = partial(runpy.run_path, str(SCRIPT), run_name="__main__")
+    refused = call(script, SCRIPT, "--data", "/nowhere/at/all")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err == "impflow-zoo: no such file or folder: /nowhere/at/all\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from PIL import Image
 from support.image_models import make
 from support.image_sets import image_set, pictures
 
-from impflow_zoo import ImpFlow, cli
+from impflow_zoo import ImpFlow
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.pictures import draw_images
 from impflow_zoo.reconstruction import reconstruct
@@ -25,15 +23,6 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     make("plain", ImpFlow, size=8).save_pretrained(folder)
     return folder
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
-    monkeypatch.setattr(sys, "argv", ["impflow-zoo", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def test_a_grid_shows_every_pixel(tmp_path: Path) -> None:
@@ -49,19 +38,18 @@ def test_a_grid_shows_every_pixel(tmp_path: Path) -> None:
     assert (pixels[4:, 8:] == 255).all()  # no sixth image
 
 
-def test_samples_are_drawn_as_a_grid(model, monkeypatch, tmp_path) -> None:
-    assert call(monkeypatch, "sample", model, "-n", 3, "--out", tmp_path / "s.png") == 0
+def test_samples_are_drawn_as_a_grid(model, run, tmp_path) -> None:
+    assert run("sample", model, "-n", 3, "--out", tmp_path / "s.png").code == 0
     with Image.open(tmp_path / "s.png") as picture:
         assert picture.mode == "RGB"
-    assert call(monkeypatch, "sample", model, "-n", 3, "--out", tmp_path / "s.csv") == 2
+    assert run("sample", model, "-n", 3, "--out", tmp_path / "s.csv").code == 2
 
 
-def test_images_come_back_to_the_bit(model, monkeypatch, tmp_path, capsys) -> None:
+def test_images_come_back_to_the_bit(model, run, tmp_path) -> None:
     data = image_set(tmp_path / "data", pictures(3))
     out = tmp_path / "back.png"
     arguments = ("reconstruct", model, "--dataset", data, "-n", 3, "--picture", out, "--json")
-    assert call(monkeypatch, *arguments) == 0
-    figures = json.loads(capsys.readouterr().out)
+    figures = run(*arguments).json
     assert figures["n"] == 3
     assert figures["largest_error"] == 0
     assert 0 < figures["largest_float_error"] < 1e-3
@@ -87,8 +75,8 @@ def test_a_wrong_inverse_is_seen(model, tmp_path, monkeypatch) -> None:
         reconstruct(loaded, data, n=0)
 
 
-def test_evaluation_draws_data_beside_samples(model, monkeypatch, tmp_path) -> None:
+def test_evaluation_draws_data_beside_samples(model, run, tmp_path) -> None:
     data = image_set(tmp_path / "data", pictures(2))
     out = tmp_path / "e.png"
-    assert call(monkeypatch, "evaluate", model, "--dataset", data, "--picture", out) == 0
+    assert run("evaluate", model, "--dataset", data, "--picture", out).code == 0
     assert out.exists()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import write
+from support.command_line import conversion
 from support.published_models import ACTIVATIONS, IMAGE, TOY, Published
 
-from conversion.cli import main
 from conversion.convert import convert
 from conversion.convert import write as write_model
 from impflow_zoo import create_model
@@ -80,7 +80,8 @@ def test_settings_can_be_overridden_on_the_command_line(tmp_path):
     wrong = {**TOY, "coeff": 0.5, "dims": "16", "act": "sin", "nblocks": 3, "vnorms": "2222"}
     path = write(tmp_path / "checkpoint.pth", wrong, model.state)
     words = ("coeff=0.9", "dims=8", "act=swish", "nblocks=2", "vnorms=222")
-    main([str(path), str(tmp_path / "out"), *(w for word in words for w in ("--set", word))])
+    settings = [w for word in words for w in ("--set", word)]
+    assert conversion(path, tmp_path / "out", *settings).code == 0
     x = torch.randn(4, 2, dtype=torch.float64)
     found = create_model(tmp_path / "out").double().encode(x)
     torch.testing.assert_close(found, model(x)[0])
@@ -91,7 +92,8 @@ def test_image_settings_can_be_overridden_on_the_command_line(tmp_path):
     wrong = {**IMAGE, "nblocks": "2-2", "kernels": "3-3", "data": "mnist", "preact": False}
     path = write(tmp_path / "checkpoint.pth", wrong, model.state)
     words = ("nblocks=1-1", "kernels=3-1-3", "alpha=0.05", "preact=True")
-    main([str(path), str(tmp_path / "out"), *(w for word in words for w in ("--set", word))])
+    settings = [w for word in words for w in ("--set", word)]
+    assert conversion(path, tmp_path / "out", *settings).code == 0
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
     found = create_model(tmp_path / "out").double().encode(x)
     torch.testing.assert_close(found, model(x)[0])

@@ -11,8 +11,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from support.checkpoints import read_fixture, write, write_fixture
+from support.command_line import conversion
 
-from conversion.cli import main
 from conversion.convert import convert
 from conversion.convert import write as write_model
 from conversion.errors import ConversionError
@@ -22,20 +22,19 @@ from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models import layout
 
 
-def test_the_command_writes_a_model_and_says_what_it_did(tmp_path, capsys):
+def test_the_command_writes_a_model_and_says_what_it_did(tmp_path):
     path = write_fixture(tmp_path, "tabular_impflow")
-    main([str(path), str(tmp_path / "out"), "--verify"])
-    out, err = capsys.readouterr()
-    assert err == ""
-    assert "ImpFlow with 2 blocks, 30,744 parameters, averaged weights" in out
-    assert f"{path.stat().st_size / 1e6:.2f} MB read" in out
-    assert "round trip of 4 rows" in out
+    said = conversion(path, tmp_path / "out", "--verify")
+    assert (said.code, said.err) == (0, "")
+    assert "ImpFlow with 2 blocks, 30,744 parameters, averaged weights" in said.out
+    assert f"{path.stat().st_size / 1e6:.2f} MB read" in said.out
+    assert "round trip of 4 rows" in said.out
     model = ImpFlow.from_pretrained(tmp_path / "out", verify=True)
     assert model.log_prob(torch.zeros(2, 6)).isfinite().all()
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == "mit"
-    for said in ("averaged (EMA) weights", "self-check, round trip", "margin", "coeff 0.99"):
-        assert said in card.text
+    for words in ("averaged (EMA) weights", "self-check, round trip", "margin", "coeff 0.99"):
+        assert words in card.text
 
 
 def test_a_folder_from_another_place_loads_by_itself(tmp_path):
@@ -70,7 +69,7 @@ def test_a_card_that_is_there_is_kept(tmp_path):
     (folder / layout.CARD).write_text("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n")
     path = write_fixture(tmp_path, "toy_resflow")
     for arguments in ([], ["--verify"]):
-        main([str(path), str(folder), *arguments])
+        assert conversion(path, folder, *arguments).code == 0
         text = (folder / layout.CARD).read_text()
         assert text.startswith("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n")
         assert text.count("## Conversion") == 1
@@ -90,9 +89,9 @@ def test_stored_vectors_are_kept_and_the_norm_is_certified_as_it_is(tmp_path):
     assert all(c.bound is not None for c in certify(loaded))
 
 
-def test_converged_norms_hold_their_bound(tmp_path, capsys):
+def test_converged_norms_hold_their_bound(tmp_path):
     path = write_fixture(tmp_path, "toy_impflow")
-    main([str(path), str(tmp_path / "out"), "--norms", "converged"])
+    assert conversion(path, tmp_path / "out", "--norms", "converged").code == 0
     model = create_model(tmp_path / "out", verify=True)
     for block in model.blocks():
         for name in block.nets:
@@ -160,11 +159,9 @@ def test_config_json_records_what_is_written(tmp_path):
         ResFlow.from_pretrained(tmp_path / "out")
 
 
-def test_nothing_is_written_where_the_folder_cannot_be(tmp_path, capsys):
+def test_nothing_is_written_where_the_folder_cannot_be(tmp_path):
     path = write_fixture(tmp_path, "toy_resflow")
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit) as caught:
-        main([str(path), str(tmp_path / "file")])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    refused = conversion(path, tmp_path / "file")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert Path(tmp_path / "file").read_text() == ""

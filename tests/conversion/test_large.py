@@ -18,7 +18,10 @@ CODE = """
 import sys
 from speed import peak_memory
 from conversion.cli import main
-main([sys.argv[1], sys.argv[2]])
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
 print("peak", peak_memory())
 """
 

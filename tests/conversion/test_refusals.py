@@ -17,9 +17,9 @@ import pytest
 import torch
 from support.checkout import CHECKOUT
 from support.checkpoints import write_fixture
+from support.command_line import conversion
 
 from conversion.archive import open_archive
-from conversion.cli import main
 from conversion.convert import convert
 from conversion.errors import ConversionError
 from impflow_zoo.models.config import ModelError
@@ -187,16 +187,12 @@ FILES = {
 
 
 @pytest.mark.parametrize(("make", "message"), FILES.values(), ids=FILES)
-def test_a_file_is_refused_and_nothing_of_it_runs(make, message, tmp_path, monkeypatch, capsys):
+def test_a_file_is_refused_and_nothing_of_it_runs(make, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "checkpoint.pth")
-    with pytest.raises(SystemExit) as caught:
-        main(["checkpoint.pth", "out"])
-    out, err = capsys.readouterr()
-    assert caught.value.code == 2
-    assert out == ""
-    assert err.count("\n") == 1
-    assert message in err
+    refused = conversion("checkpoint.pth", "out")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert message in refused.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth"]
     assert "antigravity" not in sys.modules
 
@@ -209,7 +205,7 @@ def test_the_command_refuses_without_a_traceback(tmp_path):
     assert run.returncode == 2
     assert run.stdout == ""
     assert run.stderr.count("\n") == 1
-    assert run.stderr.startswith("error: the pickle asks for")
+    assert run.stderr.startswith("conversion: the pickle asks for")
     assert not (tmp_path / "out").exists()
     assert not (root / MARKER).exists()
 
@@ -225,7 +221,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(legacy, tmp_path):
             open_archive(path)
 
 
-def test_a_missing_file_and_averages_that_are_not_there(tmp_path, capsys):
+def test_a_missing_file_and_averages_that_are_not_there(tmp_path):
     path = write_fixture(tmp_path, "toy_impflow")
     for arguments, message in (
         ([str(tmp_path / "none.pth")], "cannot be read: No such file"),
@@ -233,10 +229,9 @@ def test_a_missing_file_and_averages_that_are_not_there(tmp_path, capsys):
         ([str(path), "--set", "colour=1"], "unknown setting 'colour'"),
         ([str(path), "--set", "colour"], "name=value is due"),
     ):
-        with pytest.raises(SystemExit) as caught:
-            main([arguments[0], str(tmp_path / "out"), *arguments[1:]])
-        assert caught.value.code == 2
-        assert message in capsys.readouterr().err
+        refused = conversion(arguments[0], tmp_path / "out", *arguments[1:])
+        assert refused.code == 2
+        assert message in refused.err
     assert not (tmp_path / "out").exists()
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.checkpoints import read_fixture, write
-
-from conversion.cli import main
+from support.command_line import conversion
 
 
 def nested(depth: int = 60) -> Any:
@@ -46,14 +45,12 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(("change", "message"), SETTINGS.values(), ids=SETTINGS)
-def test_what_cannot_be_represented_is_refused_by_name(change, message, tmp_path, capsys):
+def test_what_cannot_be_represented_is_refused_by_name(change, message, tmp_path):
     args, state, _, _ = read_fixture("toy_resflow")
     path = write(tmp_path / "checkpoint.pth", {**args, **change}, state)
-    with pytest.raises(SystemExit):
-        main([str(path), str(tmp_path / "out")])
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert message in err
+    refused = conversion(path, tmp_path / "out")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert message in refused.err
     assert not (tmp_path / "out").exists()
 
 
@@ -74,15 +71,13 @@ IMAGE_SETTINGS = {
 
 
 @pytest.mark.parametrize("name", IMAGE_SETTINGS)
-def test_what_an_image_model_cannot_have_is_refused_by_name(name, tmp_path, capsys):
+def test_what_an_image_model_cannot_have_is_refused_by_name(name, tmp_path):
     value, message = IMAGE_SETTINGS[name]
     args, state, _, _ = read_fixture("img_resflow")
     path = write(tmp_path / "checkpoint.pth", {**args, name: value}, state)
-    with pytest.raises(SystemExit):
-        main([str(path), str(tmp_path / "out")])
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert message in err
+    refused = conversion(path, tmp_path / "out")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert message in refused.err
 
 
 DAMAGE = {
@@ -103,12 +98,10 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_damaged_weights_are_refused(damage, message, tmp_path, capsys):
+def test_damaged_weights_are_refused(damage, message, tmp_path):
     args, state, _, _ = read_fixture("toy_resflow")
     damage(state)
     path = write(tmp_path / "checkpoint.pth", args, state)
-    with pytest.raises(SystemExit):
-        main([str(path), str(tmp_path / "out")])
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert message in err
+    refused = conversion(path, tmp_path / "out")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert message in refused.err

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from support.client_process import Client, Failure, client, command, fails
+from support.client_process import Client, Failure, client, fails
+from support.command_line import command
 from support.loopback_hub import TOKEN, Fault, Hub
 from support.small_models import make, rows
 

@@ -14,7 +14,8 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from support import staged_folder
-from support.client_process import Client, Output, client, command
+from support.client_process import Client, client
+from support.command_line import Outcome, command
 from support.loopback_hub import TOKEN, Hub
 from support.small_models import make
 
@@ -246,40 +247,40 @@ def test_private(hub, publisher, folder):
 
 
 def test_without_a_token_nothing_is_asked(hub, publisher, folder):
-    output: Output = publisher(_without_token, str(folder))
+    output: Outcome = publisher(_without_token, str(folder))
     assert output.code == 2
     assert "hf auth login" in output.err
     assert hub.requests == []
 
 
-def _without_token(folder: str) -> Output:
+def _without_token(folder: str) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HF_TOKEN")
         return command("publish", folder, "--namespace", "org")
 
 
 def test_a_refused_token_does_not_show(hub, publisher, folder):
-    output: Output = publisher(_with_token, str(folder), TOKEN + "x")
+    output: Outcome = publisher(_with_token, str(folder), TOKEN + "x")
     assert output.code == 2
     assert output.err.count("\n") == 1
     assert "401" in output.err
     assert TOKEN not in output.err + output.out
 
 
-def _with_token(folder: str, token: str) -> Output:
+def _with_token(folder: str, token: str) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", token)
         return command("publish", folder, "--namespace", "org")
 
 
 def test_an_upload_that_fails_ends_in_one_line(hub, publisher, folder):
-    output: Output = publisher(_with_broken_storage, str(folder))
+    output: Outcome = publisher(_with_broken_storage, str(folder))
     assert (output.code, output.err.count("\n")) == (2, 1)
     assert "org/tiny: the transfer failed" in output.err
     assert hub.repositories["model", "org/tiny"].commits == []
 
 
-def _with_broken_storage(folder: str) -> Output:
+def _with_broken_storage(folder: str) -> Outcome:
     def create_commit(*_: object, **__: object) -> None:
         raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
 

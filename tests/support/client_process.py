@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-__all__ = ["Client", "Failure", "client", "command", "fails", "outcome"]
+__all__ = ["Client", "Failure", "client", "fails", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -22,15 +20,6 @@ class Failure:
 
     types: tuple[str, ...]
     text: str
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
 
 
 class Client:
@@ -61,23 +50,6 @@ def outcome(function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
         return function(*args, **settings)
     except Exception as error:
         return Failure(tuple(t.__name__ for t in type(error).__mro__), str(error))
-
-
-def command(*arguments: str) -> Output:
-    """Run `impflow-zoo` with arguments in this process."""
-    from impflow_zoo.cli import main
-
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        mock.patch.object(sys, "argv", ["impflow-zoo", *arguments]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Output(code, out.getvalue(), err.getvalue())
 
 
 def fails(result: Any, kind: str, *words: str) -> str:
