@@ -16,8 +16,8 @@ from pathlib import Path
 from documents import ROOT, markdown
 
 from impflow_zoo import results
-from impflow_zoo.facts import TRAINING, TrainingFacts
-from impflow_zoo.models import layout
+from impflow_zoo.facts import TrainingFacts
+from impflow_zoo.models.folder import TRAINING, ModelFolder
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.publishing.scores import paired_error
@@ -59,7 +59,7 @@ def table(zoo: Path, names: list[str]) -> str:
         metric = METRICS[read_recipe(folders["spline"] / "recipe.yaml").config.metric]
         found = curves(zoo, name)
         goal = found["spline"][-1][1]
-        scores = {f: results.published(layout.open_files(folder)) for f, folder in folders.items()}
+        scores = {f: results.published(ModelFolder.open(folder)) for f, folder in folders.items()}
         error = paired_error(folders["impflow"], folders["spline"])
         lead = metric.sign * (scores["impflow"].value - scores["spline"].value)
         rows.append(

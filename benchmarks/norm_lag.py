@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.training.run_folder import CHECKPOINT
+from impflow_zoo.models.folder import CHECKPOINT
 
 
 @torch.no_grad()

@@ -22,8 +22,8 @@ import yaml
 from impflow_zoo import evaluate, training
 from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.config import ConfigError
+from impflow_zoo.models.folder import LOG
 from impflow_zoo.recipe import read_recipe
-from impflow_zoo.runlog import LOG
 
 
 def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:

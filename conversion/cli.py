@@ -10,7 +10,7 @@ import typer
 from conversion.architecture import Settings
 from conversion.convert import Converted, convert, write
 from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.models import layout
+from impflow_zoo.models.folder import WEIGHTS
 
 __all__ = ["main"]
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _report(converted: Converted, folder: Path) -> list[str]:
-    written = (folder / layout.WEIGHTS).stat().st_size
+    written = (folder / WEIGHTS).stat().st_size
     model = converted.model
     count = sum(p.numel() for p in model.parameters())
     kind = "averaged" if converted.averaged else "raw"

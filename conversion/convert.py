@@ -21,8 +21,8 @@ from conversion.reference import Reference
 from conversion.selfcheck import LARGE, SelfCheck, check
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.flow import FlowModel, ImpFlow, ResFlow
+from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS, ConfigFile, ModelFolder
 from impflow_zoo.models.golden import golden_batch
 
 __all__ = ["Converted", "convert", "write"]
@@ -135,24 +135,21 @@ def write(
         metadata={"format": "pt"},
     )
     certificate = tuple(certify(model)) if outcome is None else outcome.certificate
-    text = store.description(
-        type(model).__name__, model.config, hashlib.sha256(content).hexdigest(), certificate
-    )
+    checksum = hashlib.sha256(content).hexdigest()
+    stated = ConfigFile(type(model).__name__, model.config, checksum, certificate)
     section = card.section(converted, certificate, outcome)
-    before = folder / layout.CARD
+    before = folder / CARD
     known = before.read_text(encoding="utf-8") if before.is_file() else None
-    contents = {
-        layout.WEIGHTS: content,
-        layout.CONFIG: text,
-        layout.CARD: card.with_section(known, section, model, folder.name).encode(),
+    contents: dict[str, bytes | None] = {
+        WEIGHTS: content,
+        CONFIG: stated.text(),
+        GOLDEN: None,  # that of other weights
+        CARD: card.with_section(known, section, model, folder.name).encode(),
     }
     if golden:
         batch = golden_batch(model, golden)
-        contents[layout.GOLDEN] = serialise(batch, metadata={"format": "pt"})
-    folder.mkdir(parents=True, exist_ok=True)
-    if not golden:
-        (folder / layout.GOLDEN).unlink(missing_ok=True)  # it would be of other weights
-    writing.write_together({folder / name: data for name, data in contents.items()})
+        contents[GOLDEN] = serialise(batch, metadata={"format": "pt"})
+    ModelFolder(folder).replace(contents)
     return outcome
 
 

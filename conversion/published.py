@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from impflow_zoo import ImageConfig
-from impflow_zoo.models import layout, store, writing
 from impflow_zoo.models.config import to_json
-from impflow_zoo.registry import parameter_count, zoo_folder
+from impflow_zoo.models.folder import CARD, CONFIG, RECIPE, WEIGHTS, ConfigFile, ModelFolder
+from impflow_zoo.record import parameter_count
+from impflow_zoo.registry import zoo_folder
 
 __all__ = ["CHECKPOINTS", "Checkpoint", "files"]
 
@@ -142,13 +143,13 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
         },
     }
     return {
-        layout.RECIPE: (
+        RECIPE: (
             f"# The weights are those of {checkpoint.file}, see README.md; training settings are "
             "the public script's,\n# whose runs were of a length that is not recorded.\n"
             + yaml.safe_dump(recipe, sort_keys=False, width=100)
         ).encode(),
-        layout.CONFIG: store.description("ResFlow", checkpoint.config),
-        layout.CARD: _card(checkpoint).encode(),
+        CONFIG: ConfigFile("ResFlow", checkpoint.config).text(),
+        CARD: _card(checkpoint).encode(),
     }
 
 
@@ -160,7 +161,7 @@ def _plain(value: Any) -> Any:
 
 
 def _card(checkpoint: Checkpoint) -> str:
-    config_file = store.ConfigFile("ResFlow", checkpoint.config)
+    config_file = ConfigFile("ResFlow", checkpoint.config)
     datasets = f"datasets:\n- {checkpoint.dataset_id}\n" if checkpoint.dataset_id else ""
     return f"""---
 {datasets}library_name: impflow_zoo
@@ -224,10 +225,9 @@ def main(root: Path | None = None) -> None:
     """Write the folders; those that have weights are left alone."""
     for checkpoint in CHECKPOINTS:
         folder = (root or zoo_folder()) / checkpoint.name
-        if (folder / layout.WEIGHTS).is_file():
+        if (folder / WEIGHTS).is_file():
             continue
-        folder.mkdir(parents=True, exist_ok=True)
-        writing.write_together({folder / n: text for n, text in files(checkpoint).items()})
+        ModelFolder(folder).replace(files(checkpoint))
 
 
 if __name__ == "__main__":

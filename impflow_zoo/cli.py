@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from impflow_zoo import allocator, registry
-from impflow_zoo.models import layout, store, writing
+from impflow_zoo.models import writing
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.folder import GOLDEN
 
 __all__ = ["app", "main"]
 
@@ -266,14 +267,13 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     from impflow_zoo.models.golden import check_certificate, verify
 
     loaded = registry.create_model(model)
-    files = loaded.files
-    assert files is not None, "a model that was loaded has files"
-    stated = store.read_config(files)
-    golden = layout.optional_path(files, layout.GOLDEN) is not None
+    folder = loaded.folder
+    assert folder is not None, "a model that was loaded has a folder"
+    stated, golden = folder.config(), folder.has(GOLDEN)
     if golden:
-        verify(loaded, files, stated)
+        verify(loaded, folder, stated)
     else:
-        check_certificate(loaded, files.name, stated.certificate)
+        check_certificate(loaded, folder.name, stated.certificate)
     certificates = certify_module(loaded)
     whole, lipsdp = worst(certificates), lipsdp_bounds(loaded)
     if as_json:

@@ -206,8 +206,8 @@ def evaluate(
         seed=seed,
         round_trip=round_trip,
         seconds=time.perf_counter() - start,
-        published=where.published,
-        published_on=where.published_on,
+        published=where.published and where.published.value,
+        published_on=where.published and where.published.rows,
     )
 
 

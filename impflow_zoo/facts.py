@@ -11,7 +11,7 @@ from typing import Any
 
 from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
 from impflow_zoo.models.fields import convert_fields
-from impflow_zoo.models.layout import LOG, TRAINING
+from impflow_zoo.models.folder import LOG, TRAINING
 from impflow_zoo.recipe import Recipe, fingerprint
 from impflow_zoo.runlog import read_lines
 

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-
-from impflow_zoo import results
-from impflow_zoo.models import layout, store
-from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import (
+    CARD,
+    CONFIG,
+    RECIPE,
+    TEST_ROWS,
+    WEIGHTS,
+    ModelFolder,
+)
 from impflow_zoo.recipe import CardSettings, DataSettings, read_recipe
+from impflow_zoo.record import Record
+from impflow_zoo.results import Entry, published
 
 __all__ = [
     "Split",
@@ -26,7 +30,6 @@ __all__ = [
     "is_trained",
     "list_models",
     "locate",
-    "parameter_count",
     "scored_split",
     "zoo_folder",
 ]
@@ -55,7 +58,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
     """
     names = [
         path.parent.name
-        for path in sorted(zoo_folder().glob(f"*/{layout.CONFIG}"))
+        for path in sorted(zoo_folder().glob(f"*/{CONFIG}"))
         if fnmatch.fnmatch(path.parent.name, pattern)
     ]
     if pretrained is None:
@@ -65,21 +68,19 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
 
 def is_trained(name: str) -> bool:
     """Whether weights of a model were recorded: they lie here or on the Hub."""
-    return store.read_config(layout.open_files(zoo_folder() / name)).sha256 is not None
+    return ModelFolder(zoo_folder() / name).config().sha256 is not None
 
 
 def describe(name: str) -> dict[str, Any]:
     """What a list says of a model of the zoo: class, size, and the value on its card."""
-    files = layout.open_files(zoo_folder() / name)
-    config_file = store.read_config(files)
-    result = results.published(files)
+    record = Record(ModelFolder(zoo_folder() / name))
     return {
         "name": name,
-        "model": config_file.model,
-        "parameters": parameter_count(config_file),
-        "metric": config_file.config.metric,
-        "value": None if result is None else result.value,
-        "pretrained": config_file.sha256 is not None,
+        "model": record.stated.model,
+        "parameters": record.parameters,
+        "metric": record.stated.config.metric,
+        "value": record.entry and record.entry.value,
+        "pretrained": record.stated.sha256 is not None,
     }
 
 
@@ -115,18 +116,18 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         return name
     name, at, asked = name.partition("@")
     folder = zoo_folder() / name
-    if not (folder / layout.CONFIG).is_file() or name.startswith("."):
+    if not (folder / CONFIG).is_file() or name.startswith("."):
         names = list_models(pretrained=None)
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
             f"no model {name!r} in the zoo and no folder of that name; there are: "
             + ", ".join(close)
         )
-    if (folder / layout.WEIGHTS).is_file() and not (at or revision):
+    if (folder / WEIGHTS).is_file() and not (at or revision):
         return str(folder)
     if not is_trained(name):
         raise ModelError(
-            f"there are no weights for {name} yet: {folder / layout.CARD} says how to come by them"
+            f"there are no weights for {name} yet: {folder / CARD} says how to come by them"
         )
     return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}{at}{asked}"
 
@@ -138,8 +139,7 @@ class Split:
     dataset: str
     split: str | None
     revision: str | None = None
-    published: float | None = None
-    published_on: str | None = None
+    published: Entry | None = None
 
 
 def scored_split(
@@ -154,45 +154,33 @@ def scored_split(
         ModelError: if neither the user nor the model's files name a data set, or a revision is
             asked for of data on disk.
     """
-    if dataset is not None:
-        dataset = os.fspath(dataset)
-    if split is not None:
-        split = str(split)  # `datasets.Split` is no string
-    files = model.files
-    result = results.published(files) if files else None
-    published = (None, None) if result is None else (result.value, result.rows)
-    try:
-        recipe = layout.optional_path(files, layout.RECIPE) if files else None
-    except LocalEntryNotFoundError:
-        if dataset is None:
-            raise
-        recipe = None  # out of reach: only the number beside the result depends on it
+    dataset = None if dataset is None else os.fspath(dataset)
+    split = None if split is None else str(split)  # `datasets.Split` is no string
+    folder = model.folder
     data, words = DataSettings(), CardSettings()
     try:
-        if recipe:
-            known = read_recipe(recipe)
-            data, words = known.data, known.card
-    except ConfigError:  # of another version, or damaged: again, only that number depends on it
+        if folder and folder.has(RECIPE):
+            recipe = read_recipe(folder.path / RECIPE)
+            data, words = recipe.data, recipe.card
+    except ConfigError:  # of another version, or damaged: only the number beside depends on it
         if dataset is None:
             raise
+    shipped = folder.file(TEST_ROWS) if folder else None
+    of_card = split in (None, data.test) and revision in (None, data.revision)
+    entry = published(folder) if folder and of_card else None
     if dataset is not None:
         # What users bring on disk may well be the card's data; the Hub's is known by its name.
         kind, _, path = dataset.rpartition(":")
-        if split is None and dataset == data.dataset:
-            split = data.test
-        spoken_of = dataset == data.dataset or (kind != "toy" and os.path.exists(path))
         if revision is not None and os.path.exists(dataset):
             raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
-        same = spoken_of and split in (None, data.test) and revision in (None, data.revision)
-        return Split(dataset, split, revision, *(published if same else (None, None)))
-    shipped = layout.optional_path(files, layout.TEST_ROWS) if files else None
+        known = dataset == data.dataset
+        spoken_of = known or (kind != "toy" and os.path.exists(path))
+        wanted = split or (data.test if known else None)
+        return Split(dataset, wanted, revision, entry if spoken_of else None)
     if shipped is not None and split in (None, data.test) and revision is None:
-        return Split(str(shipped), None, None, *published)
+        return Split(str(shipped), None, None, entry)
     if data.dataset is not None:
-        wanted = split or data.test
-        same = wanted == data.test and revision in (None, data.revision)
-        revision = revision or data.revision
-        return Split(data.dataset, wanted, revision, *(published if same else (None, None)))
+        return Split(data.dataset, split or data.test, revision or data.revision, entry)
     if shipped is not None:
         asked = f"{split!r}" if revision is None else f"another revision, {revision!r}"
         raise ModelError(
@@ -207,10 +195,3 @@ def scored_split(
         f"no data to score on: name a Hub id, a folder, a file or toy:NAME{own} "
         "(dataset=, --dataset)"
     )
-
-
-def parameter_count(config_file: store.ConfigFile) -> int:
-    """Number of trainable numbers of a model."""
-    with torch.device("meta"):
-        model = model_class(config_file.model)(config_file.config)
-    return sum(p.numel() for p in model.parameters())

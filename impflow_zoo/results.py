@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from huggingface_hub.errors import HfHubHTTPError
-
-from impflow_zoo.models import layout
 from impflow_zoo.models.config import ConfigError, ModelError, convert
 from impflow_zoo.models.fields import convert_fields
+from impflow_zoo.models.folder import RESULTS, ModelFolder, readable
 
-__all__ = ["Entry", "entry_of", "published", "read_results", "text", "with_entry"]
+if TYPE_CHECKING:
+    from impflow_zoo.evaluation import Result
+
+__all__ = ["Entry", "published", "read_results", "text"]
 
 
 @dataclass(frozen=True)
@@ -43,74 +44,58 @@ class Entry:
     def __post_init__(self) -> None:
         convert_fields(self)
 
+    @classmethod
+    def of(cls, result: Result, data: str, split: str) -> Entry:
+        """The entry of a result, with as many digits as are worth keeping."""
+        return cls(
+            data=data,
+            split=split,
+            metric=result.metric,
+            value=round(result.value, 6),
+            stderr=round(result.stderr, 5),
+            estimator_stderr=float(f"{result.estimator_stderr:.3g}"),
+            n=result.n,
+            seed=result.seed,
+            logdet=result.logdet,
+            round_trip=float(f"{result.round_trip:.2g}"),
+        )
+
     @property
     def rows(self) -> str:
-        """What the value was measured on."""
+        """What the value was measured on, in words."""
         return f"{self.n:,} rows of {self.data}"
 
-
-class _Scored(Protocol):
-    """An `evaluation.Result`."""
-
-    metric: str
-    value: float
-    stderr: float
-    estimator_stderr: float
-    n: int
-    seed: int
-    logdet: str
-    round_trip: float
+    def put_first(self, others: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """This entry before others, in place of an old one of the same rows."""
+        rows = (self.data, self.split)
+        return (self, *(other for other in others if (other.data, other.split) != rows))
 
 
-def entry_of(result: Any, data: str, split: str) -> Entry:
-    """The entry of an `evaluation.Result`, with as many digits as are worth keeping."""
-    found: _Scored = result
-    return Entry(
-        data=data,
-        split=split,
-        metric=found.metric,
-        value=round(found.value, 6),
-        stderr=round(found.stderr, 5),
-        estimator_stderr=float(f"{found.estimator_stderr:.3g}"),
-        n=found.n,
-        seed=found.seed,
-        logdet=found.logdet,
-        round_trip=float(f"{found.round_trip:.2g}"),
-    )
-
-
-def read_results(files: layout.Files) -> tuple[Entry, ...]:
+def read_results(folder: ModelFolder) -> tuple[Entry, ...]:
     """The entries in a model's folder, that of the card first; none if there is no such file.
 
     Raises:
         ModelError: if the file is damaged.
     """
-    path = layout.optional_path(files, layout.RESULTS)
+    path = folder.file(RESULTS)
     if path is None:
         return ()
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        found: tuple[Entry, ...] = convert(data, tuple[Entry, ...], layout.RESULTS)
+        found: tuple[Entry, ...] = convert(data, tuple[Entry, ...], RESULTS)
         return found
     except (ValueError, ConfigError) as error:
         raise ModelError(
-            f"{files.name}: {layout.RESULTS} is damaged ({layout.readable(error)}): stage the "
-            "model again"
+            f"{folder.name}: {RESULTS} is damaged ({readable(error)}): stage the model again"
         ) from None
 
 
-def published(files: layout.Files) -> Entry | None:
+def published(folder: ModelFolder) -> Entry | None:
     """The entry that the card speaks of; None if it cannot be had, which stops nothing."""
     try:
-        return next(iter(read_results(files)), None)
-    except (ModelError, HfHubHTTPError, OSError):
+        return next(iter(read_results(folder)), None)
+    except (ModelError, OSError):
         return None
-
-
-def with_entry(entries: tuple[Entry, ...], new: Entry) -> tuple[Entry, ...]:
-    """The entries with a new one first, in place of an old one of the same rows."""
-    others = (e for e in entries if (e.data, e.split) != (new.data, new.split))
-    return (new, *others)
 
 
 def text(entries: tuple[Entry, ...]) -> str:

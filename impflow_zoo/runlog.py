@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.models.layout import LOG
+from impflow_zoo.models.folder import LOG
 from impflow_zoo.models.writing import write_whole
 
 __all__ = ["LOG", "Meter", "RunLog", "read_lines"]

@@ -7,58 +7,104 @@ Run in a checkout, after a model was staged or a figure has changed:
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from impflow_zoo import registry
-from impflow_zoo.models import layout, writing
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.models.folder import CARD
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.writing import write_together
 from impflow_zoo.publishing import pairs
 from impflow_zoo.publishing.cards import trained_card
-from impflow_zoo.publishing.rows import Row, read_rows, results
+from impflow_zoo.record import Record, records
 
 __all__ = ["between", "documents", "zoo_table"]
 
 PICTURE = Path("docs") / "pictures" / "pairs.png"
 
 
-def zoo_table(rows: list[Row]) -> str:
+def _row(record: Record) -> dict[str, object]:
+    """What `results.csv` holds of a model; what nothing tells is empty."""
+    entry, facts = record.entry, record.facts
+    mean, deviation = record.over_seeds or (None, None)
+    return {
+        "model": record.name,
+        "kind": record.stated.model,
+        "data": record.data,
+        "metric": record.stated.config.metric,
+        "value": entry and entry.value,
+        "stderr": entry and entry.stderr,
+        "estimator_stderr": entry and entry.estimator_stderr,
+        "n": entry and entry.n,
+        "seeds": facts and 1 + len(facts.repeats),
+        "seeds_mean": mean and f"{mean:.5f}",
+        "seeds_std": deviation and f"{deviation:.5f}",
+        "parameters": record.parameters,
+        "margin": record.margin and f"{record.margin:.4f}",
+        "rows_seen": facts and facts.rows_seen,
+        "minutes": facts and facts.minutes,
+        "hardware": facts and facts.hardware,
+        "data_license": record.recipe.card.data_license,
+        "sha256": record.stated.sha256,
+    }
+
+
+def _results(found: Sequence[Record]) -> str:
+    """The content of `results.csv`."""
+    rows = [_row(record) for record in found]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def zoo_table(found: Sequence[Record]) -> str:
     """Models with weights as a Markdown table, pairs side by side; below it, those without."""
     lines = [
         "| model | class | data | result | parameters | margin | training |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in sorted((row for row in rows if row.value), key=_pairs_together):
-        error = f" ± {float(row.stderr):.3f}" if row.stderr else ""
+    found = sorted(found, key=_pairs_together)
+    for record in found:
+        entry, facts = record.entry, record.facts
+        if entry is None:
+            continue
         cells = (
-            _link(row),
-            row.kind,
-            row.data,
-            f"{float(row.value):.3f}{error} {METRICS[row.metric].unit}",
-            f"{int(row.parameters):,}",
-            row.margin,
-            f"{float(row.minutes):.0f} min, {row.hardware}" if row.minutes else "",
+            _link(record),
+            record.stated.model,
+            record.data,
+            f"{entry.value:.3f} ± {entry.stderr:.3f} {METRICS[entry.metric].unit}",
+            f"{record.parameters:,}",
+            f"{record.margin:.4f}" if record.margin else "",
+            f"{facts.minutes:.0f} min, {facts.hardware}" if facts else "",
         )
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    without = sorted((row for row in rows if not row.value), key=_pairs_together)
     for text, published in (
         ("Recipes without weights yet", False),
         ("Published checkpoints, to be [converted](../conversion/README.md)", True),
     ):
-        links = [_link(row) for row in without if row.model.endswith("-published") == published]
+        links = [
+            _link(record)
+            for record in found
+            if record.entry is None and record.name.endswith("-published") == published
+        ]
         if links:
             lines += ["", f"{text}: {', '.join(links)}."]
     return "\n".join(lines)
 
 
-def _link(row: Row) -> str:
-    return f"[{row.model}](../hub_configs/{row.model})"
+def _link(record: Record) -> str:
+    return f"[{record.name}](../hub_configs/{record.name})"
 
 
-def _pairs_together(row: Row) -> tuple[str, str]:
+def _pairs_together(record: Record) -> tuple[str, str]:
     """`impflow-NAME` and `resflow-NAME` sort by what they share."""
-    kind, dash, name = row.model.partition("-")
+    kind, dash, name = record.name.partition("-")
     return (name, kind) if dash else (kind, "")
 
 
@@ -79,42 +125,35 @@ def between(text: str, name: str, content: str) -> str:
 def documents(root: Path) -> dict[Path, str]:
     """What the generated files of a checkout should hold."""
     zoo = root / "hub_configs"
-    rows = read_rows(zoo)
-    compared = pairs.trained_pairs(rows)
-    cards = {
-        path.parent / layout.CARD: trained_card(path.parent)
-        for path in sorted(zoo.glob(f"*/{layout.RESULTS}"))
+    found = records(zoo)
+    made = {
+        record.folder.path / CARD: trained_card(record, zoo, found)
+        for record in found
+        if record.entry is not None
     }
-    return {
-        **cards,
-        root / "results.csv": results(rows),
-        **{
-            root / "docs" / name: between(
-                (root / "docs" / name).read_text(encoding="utf-8"), marker, table
-            )
-            for name, marker, table in (
-                ("models.md", "zoo table", zoo_table(rows)),
-                ("impflow-beside-resflow.md", "pairs table", pairs.table(compared, zoo)),
-            )
-        },
-    }
+    made[root / "results.csv"] = _results(found)
+    for name, marker, table in (
+        ("models.md", "zoo table", zoo_table(found)),
+        ("impflow-beside-resflow.md", "pairs table", pairs.table(pairs.trained_pairs(found))),
+    ):
+        page = root / "docs" / name
+        made[page] = between(page.read_text(encoding="utf-8"), marker, table)
+    return made
 
 
 def main() -> None:
     """Write them all in the checkout that this package lies in."""
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    root = registry.zoo_folder().parent
+    zoo = registry.zoo_folder()
+    root = zoo.parent
     if not (root / "docs").is_dir():
         sys.exit(f"{root} is no checkout of impflow_zoo: there are no docs in it")
-    try:
-        for path, text in documents(root).items():
-            writing.write_whole(path, text.encode())
-            print(path)
-        zoo = registry.zoo_folder()
-        pairs.picture(pairs.trained_pairs(read_rows(zoo)), zoo, root / PICTURE)
-        print(root / PICTURE)
-    except ModelError as error:
-        sys.exit(str(error))
+    with in_one_line():
+        made = {path: text.encode() for path, text in documents(root).items()}
+        write_together(made)
+        pairs.picture(pairs.trained_pairs(records(zoo)), root / PICTURE)
+    for path in (*made, root / PICTURE):
+        print(path)
 
 
 if __name__ == "__main__":

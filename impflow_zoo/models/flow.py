@@ -12,11 +12,12 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
-from impflow_zoo.models import layout, store
+from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config, ImageConfig, ModelError, TabularConfig
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.device import usable_device
+from impflow_zoo.models.folder import CARD, ModelFolder
 from impflow_zoo.models.golden import verify as verify_golden
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
@@ -54,12 +55,12 @@ class FlowModel(Density, PyTorchModelHubMixin):
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__(config)
-        self.files: layout.Files | None = None  # where it was loaded from
+        self.folder: ModelFolder | None = None  # where it was loaded from
 
     @property
     def origin(self) -> str | None:
         """The folder or Hub id that the model was loaded from."""
-        return None if self.files is None else self.files.name
+        return None if self.folder is None else self.folder.name
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -96,7 +97,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors,
                 said in one line.
         """
-        files = layout.open_files(
+        folder = ModelFolder.open(
             pretrained_model_name_or_path,
             revision=revision,
             token=token,
@@ -104,14 +105,14 @@ class FlowModel(Density, PyTorchModelHubMixin):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        config_file = store.read_config(files)
-        wanted = model_class(config_file.model)
+        stated = folder.config()
+        wanted = model_class(stated.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
-                f"{files.name} holds a model of type {wanted.__name__}, not {cls.__name__}: "
+                f"{folder.name} holds a model of type {wanted.__name__}, not {cls.__name__}: "
                 f"use {wanted.__name__}.from_pretrained"
             )
-        config: Any = config_file.config
+        config: Any = stated.config
         changes: dict[str, Any] = {}
         if logdet is not None:
             changes["logdet"] = LogDet.of(logdet)
@@ -125,17 +126,17 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
-        weights = store.read_weights(files, config_file)
+        weights = folder.weights(stated)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
             model = (cls if issubclass(cls, wanted) else wanted)(config)
-            store.load_weights(model, weights, files.name)
+            store.load_weights(model, weights, folder.name)
             model = model.to(dtype=dtype).eval()
             if device is not None:
                 model.to(device=usable_device(device))
-        model.files = files
+        model.folder = folder
         if verify:
-            verify_golden(model, files, config_file)
+            verify_golden(model, folder, stated)
         return cast(Self, model)
 
     def save_pretrained(
@@ -167,8 +168,8 @@ class FlowModel(Density, PyTorchModelHubMixin):
         card = card or words.get("card")
         folder = Path(save_directory)
         own_name = folder.resolve().name
-        if push_to_hub and card is None and (folder / layout.CARD).is_file():
-            card = (folder / layout.CARD).read_text(encoding="utf-8")
+        if push_to_hub and card is None and (folder / CARD).is_file():
+            card = (folder / CARD).read_text(encoding="utf-8")
         store.save(self, folder, card, name=words.get("repo_id", own_name))
         if push_to_hub:
             settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}
@@ -192,7 +193,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             huggingface_hub.errors.HfHubHTTPError: the Hub's own errors, said in one line.
         """
         words = {"repo_id": repo_id, **(model_card_kwargs or {})}
-        with one_line_errors(repo_id):
+        with one_line_errors(repo_id, saves=True):
             return super().push_to_hub(repo_id, model_card_kwargs=words, **options)
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models.layout import (
+from impflow_zoo.models.folder import (
     CONFIG,
     GOLDEN,
-    Files,
+    ConfigFile,
+    ModelFolder,
     WeightsError,
-    optional_path,
     read_safetensors,
 )
 from impflow_zoo.models.walk import decode
@@ -28,7 +28,6 @@ from impflow_zoo.numerics.solver import Solver
 if TYPE_CHECKING:
     from impflow_zoo.models.config import Config
     from impflow_zoo.models.flow import FlowModel
-    from impflow_zoo.models.store import ConfigFile
 
 __all__ = ["check_certificate", "golden_batch", "verify"]
 
@@ -64,39 +63,39 @@ def golden_batch(model: FlowModel, rows: int = _ROWS) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def verify(model: FlowModel, files: Files, stated: ConfigFile) -> None:
+def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
     """Reproduce the golden batch and the bounds recorded at save time.
 
     Arguments:
         model: the model, which may have been loaded with other settings than the stored ones.
-        files: where it was loaded from.
+        folder: where it was loaded from.
         stated: what its `config.json` says.
 
     Raises:
         WeightsError: if an answer differs, or a bound is above the recorded one.
     """
-    path = optional_path(files, GOLDEN)
-    if path is None:
-        raise WeightsError(f"{files.name} has no {GOLDEN}: nothing to verify against")
-    golden, double = read_safetensors(path), _double_copy(model, stated.config)
+    if not folder.has(GOLDEN):
+        raise WeightsError(f"{folder.name} has no {GOLDEN}: nothing to verify against")
+    golden = read_safetensors(folder.path / GOLDEN)
+    double = _double_copy(model, stated.config)
     absent = {"inputs", "latents", "log_prob"} - golden.keys()
     if absent:
-        raise WeightsError(f"{files.name}: {GOLDEN} lacks {sorted(absent)[0]!r}")
+        raise WeightsError(f"{folder.name}: {GOLDEN} lacks {sorted(absent)[0]!r}")
     x, context = golden["inputs"], golden.get("context")
     try:
         with without_autocast(double):
             answers = {"log_prob": double.log_prob(x, context)}  # which checks its input
             answers["latents"] = double.transform(x, context)[0]
     except ValueError as error:
-        raise WeightsError(f"{files.name}: {GOLDEN} does not fit the model: {error}") from None
+        raise WeightsError(f"{folder.name}: {GOLDEN} does not fit the model: {error}") from None
     for key, value in answers.items():
         expected = golden[key]
         if len(x) == 0 or expected.shape != value.shape or expected.dtype != value.dtype:
-            raise WeightsError(f"{files.name}: golden {key} are missing or of another shape")
+            raise WeightsError(f"{folder.name}: golden {key} are missing or of another shape")
         if not torch.allclose(value, expected, rtol=_RTOL, atol=_RTOL):
             worst = float((value - expected).abs().max())
-            raise WeightsError(f"{files.name}: golden {key} differ by up to {worst:.2e}")
-    check_certificate(model, files.name, stated.certificate)
+            raise WeightsError(f"{folder.name}: golden {key} differ by up to {worst:.2e}")
+    check_certificate(model, folder.name, stated.certificate)
 
 
 def check_certificate(model: FlowModel, name: str, certificate: Iterable[Certificate]) -> None:

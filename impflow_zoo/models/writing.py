@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from threading import get_ident
 
@@ -14,10 +15,11 @@ def write_whole(path: Path, content: bytes) -> None:
     write_together({path: content})
 
 
-def write_together(contents: dict[Path, bytes]) -> None:
+def write_together(contents: Mapping[Path, bytes | None]) -> None:
     """Write files that belong together: a full disk or an interrupt leaves the old ones.
 
-    All contents are on disk under temporary names before the first is renamed.
+    All contents are on disk under temporary names before the first is renamed. Those that are None
+    stand for files to be deleted.
     """
     mine = f"{os.getpid()}-{get_ident()}.tmp"  # not those of another thread
     waiting = {path.with_name(f".{path.name}.{mine}"): path for path in contents}
@@ -29,12 +31,17 @@ def write_together(contents: dict[Path, bytes]) -> None:
         except KeyboardInterrupt:
             _rename(waiting)  # half of the names would be a model of two minds
             raise
+        for path, content in contents.items():
+            if content is None:
+                path.unlink(missing_ok=True)
     finally:
         for temporary in waiting:
             temporary.unlink(missing_ok=True)
 
 
-def _write(temporary: Path, content: bytes, path: Path) -> None:
+def _write(temporary: Path, content: bytes | None, path: Path) -> None:
+    if content is None:
+        return
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -6,87 +6,85 @@ of the data; those of siblings are looked up in their folders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from impflow_zoo import registry, results
-from impflow_zoo.facts import TrainingFacts
-from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, convert
-from impflow_zoo.recipe import Beside, Recipe, read_recipe
+from impflow_zoo.models.folder import TEST_ROWS
+from impflow_zoo.recipe import Recipe
+from impflow_zoo.record import Record
 
-__all__ = ["FIGURES", "beside", "data_option", "evaluate_options"]
+__all__ = ["FIGURES", "Beside", "data_option", "evaluate_options", "figures", "siblings"]
 
 FIGURES = "figures.yaml"
 _SAME = 0.02  # how far sizes may differ and still be called the same
 
 
-def beside(folder: Path, recipe: Recipe, zoo: Path) -> list[Beside]:
-    """The numbers beside the model of a folder, siblings last.
+@dataclass(frozen=True)
+class Beside:
+    """A number that a card shows beside the model's own.
 
     Arguments:
-        folder, recipe: of the model.
-        zoo: where siblings lie, and `figures.yaml`.
+        name: what it belongs to.
+        value: as printed.
+        stderr: its standard error, as printed, or empty.
+        source: the paper, or the command that makes it again.
     """
-    return [*recipe.card.beside, *_figures(zoo, recipe), *_siblings(folder, zoo)]
+
+    name: str
+    value: str
+    stderr: str = ""
+    source: str = ""
 
 
-def _figures(zoo: Path, recipe: Recipe) -> tuple[Beside, ...]:
+def figures(zoo: Path, data: str) -> tuple[Beside, ...]:
+    """What `figures.yaml` in a folder holds of a data set.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
     path = zoo / FIGURES
     if not path.is_file():
         return ()
     try:
         known = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        entries = known.get(recipe.card.data_name, ())
-        found: tuple[Beside, ...] = convert(entries, tuple[Beside, ...], recipe.card.data_name)
+        found: tuple[Beside, ...] = convert(known.get(data, ()), tuple[Beside, ...], data)
     except (yaml.YAMLError, ConfigError, AttributeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     return found
 
 
-def _siblings(folder: Path, zoo: Path) -> Iterator[Beside]:
+def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:
     """Other models with weights, scored on the same rows."""
-    own = results.published(layout.open_files(folder))
-    for path in sorted(zoo.glob(f"*/{layout.RESULTS}")):
-        other = path.parent
-        score = results.published(layout.open_files(other))
-        same = (
-            own
-            and score
-            and (own.data, own.split, own.metric)
-            == (
-                score.data,
-                score.split,
-                score.metric,
-            )
-        )
-        if other.name == folder.name or score is None or not same:
+    for other in others:
+        score = other.entry
+        if other.name == record.name or score is None or _rows(other) != _rows(record):
             continue
-        their = read_recipe(other / layout.RECIPE)
-        options = evaluate_options(their, ships=(other / layout.TEST_ROWS).is_file())
+        options = evaluate_options(other.recipe, ships=other.folder.has(TEST_ROWS))
         yield Beside(
-            f"{other.name}, {_compared(other, folder)}",
+            f"{other.name}, {_compared(other, record)}",
             f"{score.value:.3f}",
             f"{score.stderr:.3f}",
             f"`impflow-zoo evaluate {other.name}{options}`",
         )
 
 
-def _compared(other: Path, own: Path) -> str:
+def _rows(record: Record) -> tuple[str, str, str] | None:
+    entry = record.entry
+    return (entry.data, entry.split, entry.metric) if entry else None
+
+
+def _compared(other: Record, own: Record) -> str:
     """Size and rows seen of a model, in words, beside those of another one."""
-    (size, rows), (own_size, own_rows) = (_cost(folder) for folder in (other, own))
-    same_size = abs(size - own_size) <= _SAME * own_size
+    rows, own_rows = (record.facts.rows_seen if record.facts else 0 for record in (other, own))
+    same_size = abs(other.parameters - own.parameters) <= _SAME * own.parameters
     if same_size and rows == own_rows:
         return "same size and rows seen"
     seen = "same rows seen" if rows == own_rows else f"{rows:,} rows seen"
-    return f"{'same size' if same_size else f'{size:,} parameters'}, {seen}"
-
-
-def _cost(folder: Path) -> tuple[int, int]:
-    size = registry.parameter_count(store.read_config(layout.open_files(folder)))
-    return size, TrainingFacts.read(folder).rows_seen
+    return f"{'same size' if same_size else f'{other.parameters:,} parameters'}, {seen}"
 
 
 def data_option(recipe: Recipe) -> str:

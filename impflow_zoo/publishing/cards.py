@@ -11,149 +11,119 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
-from impflow_zoo.models import layout, store
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config, ImageConfig, ModelError
-from impflow_zoo.models.layout import CURVE, PICTURE
+from impflow_zoo.models.folder import RECIPE, RESULTS, TEST_ROWS, TRAINING
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.publishing.beside import beside, data_option, evaluate_options
-from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
-from impflow_zoo.registry import parameter_count
-from impflow_zoo.results import Entry, read_results
+from impflow_zoo.publishing.beside import data_option, evaluate_options, figures, siblings
+from impflow_zoo.recipe import Recipe, TrainingSettings
+from impflow_zoo.record import Record
+from impflow_zoo.results import Entry
 
-__all__ = ["CURVE", "IMAGE_PIPELINE", "PICTURE", "pending_card", "trained_card"]
-
-IMAGE_PIPELINE = "unconditional-image-generation"
+__all__ = ["pending_card", "trained_card"]
 
 
-def trained_card(folder: Path, zoo: Path | None = None) -> str:
+def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> str:
     """The card of a model with weights, from the files in its folder and in those beside it.
 
     Arguments:
-        folder: of the model.
-        zoo: where siblings lie and figures of others; None is beside the folder.
+        record: of the model.
+        zoo: where the figures of others lie.
+        others: records of the models that may stand beside.
 
     Raises:
-        ModelError: if a file is missing or damaged.
+        ModelError: if a file or words are missing or damaged.
     """
-    name, files = folder.name, layout.open_files(folder)
-    recipe, stated = read_recipe(folder / layout.RECIPE), store.read_config(files)
-    entry, facts = next(iter(read_results(files)), None), TrainingFacts.read(folder)
-    if entry is None:
-        raise ModelError(f"{folder} has no {layout.RESULTS}: stage the model")
-    image = isinstance(stated.config, ImageConfig)
-    card = ModelCard.from_template(
-        _metadata(name, recipe, entry, IMAGE_PIPELINE if image else None),
-        template_str=_template("card.md.jinja"),
-        name=name,
-        words=recipe.card,
-        beside=beside(folder, recipe, zoo or folder.parent),
-        image=image,
-        parameters=f"{parameter_count(stated):,}",
+    recipe, stated, entry, facts = record.recipe, record.stated, record.entry, record.facts
+    if entry is None or facts is None:
+        missing = RESULTS if entry is None else TRAINING
+        raise ModelError(f"{record.folder.name} has no {missing}: stage the model")
+    return _rendered(
+        "card.md.jinja",
+        record,
+        entry=entry,
+        facts=facts,
+        beside=[*figures(zoo, recipe.card.data_name), *siblings(record, others)],
+        image=isinstance(stated.config, ImageConfig),
+        metric=METRICS[entry.metric],
         columns=", ".join(getattr(stated.config, "columns", ())),
         rounding=_rounding_text(stated.config),
-        citation=model_class(recipe.model).citation,
-        **_scores(recipe, entry, ships=files.has(layout.TEST_ROWS)),
-        **_training(name, recipe, entry, facts),
-        **_guarantees(stated, entry),
+        evaluate_options=evaluate_options(recipe, ships=record.folder.has(TEST_ROWS)),
+        scored_data=recipe.data.dataset or recipe.card.data_argument,
+        training_text=_training_text(facts, recipe.runs[-1]),
+        whole=facts.last_steps >= recipe.runs[-1].steps,
+        train_command=_train_command(record, facts),
+        over_seeds=record.over_seeds,
+        nets=len(stated.certificate),
+        certificate=worst(stated.certificate),
     )
-    return str(card)
 
 
-def pending_card(name: str, recipe: Recipe) -> str:
+def pending_card(record: Record, zoo: Path) -> str:
     """The card of a model whose weights nobody has trained yet: it says so."""
+    return _rendered(
+        "pending.md.jinja",
+        record,
+        beside=figures(zoo, record.recipe.card.data_name),
+        train_options=data_option(record.recipe),
+    )
+
+
+def _rendered(template: str, record: Record, **texts: Any) -> str:
+    """A template with the words of a recipe in it.
+
+    Raises:
+        ModelError: if these do not say what the data are and whose.
+    """
+    recipe = record.recipe
+    needed = ("summary", "data_name", "data_license")
+    missing = [f"card.{name}" for name in needed if not getattr(recipe.card, name)]
+    if missing:
+        raise ModelError(
+            f"{record.folder.path / RECIPE}: {', '.join(missing)} missing, for the card"
+        )
     card = ModelCard.from_template(
-        _metadata(name, recipe),
-        template_str=_template("pending.md.jinja"),
-        name=name,
+        _metadata(record.name, recipe, texts.get("entry"), image=texts.get("image", False)),
+        template_str=resources.files("impflow_zoo.publishing")
+        .joinpath("templates", template)
+        .read_text(encoding="utf-8"),
+        name=record.name,
+        record=record,
         words=recipe.card,
-        train_options=data_option(recipe),
         citation=model_class(recipe.model).citation,
+        **texts,
     )
     return str(card)
 
 
-def _metadata(
-    name: str, recipe: Recipe, result: Entry | None = None, pipeline: str | None = None
-) -> ModelCardData:
+def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) -> ModelCardData:
     """What the Hub reads off a card."""
     words = recipe.card
     known: dict[str, Any] = {}
-    if result is not None:
-        known["metrics"] = [result.metric]
+    if entry is not None:
+        known["metrics"] = [entry.metric]
         known["eval_results"] = [
             EvalResult(
                 task_type="density-estimation",
                 dataset_type=words.dataset_id or words.data_name,
                 dataset_name=words.data_name,
                 dataset_split=recipe.data.test,
-                metric_type=result.metric,
-                metric_value=result.value,
+                metric_type=entry.metric,
+                metric_value=entry.value,
                 metric_args={
-                    "stderr": result.stderr,
-                    "estimator_stderr": result.estimator_stderr,
-                    "n": result.n,
-                    "seed": result.seed,
+                    key: getattr(entry, key) for key in ("stderr", "estimator_stderr", "n", "seed")
                 },
             )
         ]
     return ModelCardData(
         license="mit",
         library_name="impflow_zoo",
-        pipeline_tag=pipeline,
+        pipeline_tag="unconditional-image-generation" if image else None,
         tags=["normalizing-flow", "density-estimation", recipe.model.lower()],
         datasets=[words.dataset_id] if words.dataset_id else None,
         model_name=name,
         **known,
     )
-
-
-def _scores(recipe: Recipe, result: Entry, *, ships: bool) -> dict[str, Any]:
-    """How good the model is, and the command that finds out."""
-    metric, data = METRICS[result.metric], recipe.card.data_argument
-    estimator = f"that of the log-det estimator is {result.estimator_stderr:.1e}."
-    if result.logdet == "exact":
-        estimator = "log-determinants are exact."
-    brought = recipe.data.dataset is None
-    return {
-        "unit": metric.unit,
-        "metric_text": metric.text,
-        "value": f"{result.value:.3f}",
-        "stderr": f"{result.stderr:.3f}",
-        "n": f"{result.n:,}",
-        "seed": result.seed,
-        "estimator_text": estimator,
-        "scored_data": data if brought else recipe.data.dataset,
-        "split": recipe.data.test,
-        "evaluate_options": evaluate_options(recipe, ships=ships),
-    }
-
-
-def _training(name: str, recipe: Recipe, result: Entry, facts: TrainingFacts) -> dict[str, str]:
-    """How the weights came about, and the commands that make them again."""
-    settings, data = recipe.runs[-1], data_option(recipe)
-    seed = f" --seed {facts.seed}" if facts.seed != recipe.training.seed else ""
-    whole = facts.last_steps >= settings.steps
-    return {
-        "training_text": _training_text(facts, settings),
-        "train_text": "Train it again" if whole else "Train it to the end of the recipe",
-        "train_commands": _train_command(name, facts, data, seed),
-        "seeds_text": _seeds_text(result, facts),
-        "seed_commands": _seed_commands(name, facts, data) if facts.repeats else "",
-    }
-
-
-def _guarantees(stated: store.ConfigFile, result: Entry) -> dict[str, Any]:
-    """What is proven of the nets, and how well rows come back."""
-    certificates = stated.certificate
-    whole = worst(certificates)
-    return {
-        "nets": len(certificates),
-        "bound": "none" if whole.bound is None else f"{whole.bound:.4f}",
-        "margin": "not certified" if whole.margin is None else f"{whole.margin:.4f}",
-        "round_trip": f"{result.round_trip:.1e}",
-        "round_trip_unit": METRICS[result.metric].round_trip,
-    }
 
 
 def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
@@ -167,8 +137,11 @@ def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
     start = f", starting from the weights of {facts.init_from}" if facts.init_from else ""
     rate = f"learning rate {settings.learning_rate:g}{' in the last stage' if facts.parts else ''}"
     batches = _listed(dict.fromkeys(map(str, facts.batches)))
+    whole = f"{facts.steps:,} steps"
+    if facts.last_steps < settings.steps and not facts.parts:
+        whole = f"The first {facts.steps:,} of the recipe's {settings.steps:,} steps"
     return (
-        f"{_steps_text(facts, settings.steps)} of {batches} rows "
+        f"{whole} of {batches} rows "
         f"({facts.rows_seen:,} rows seen), {facts.minutes:.0f} minutes on {facts.hardware}"
         f"{parts}{start}: Adam(0.9, 0.99), {rate}, weights averaged (decay "
         f"{settings.ema_decay:g}), the best on the validation split kept. {facts.skipped_steps} "
@@ -177,44 +150,16 @@ def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
     )
 
 
-def _steps_text(facts: TrainingFacts, planned: int) -> str:
-    if facts.last_steps < planned and not facts.parts:
-        return f"The first {facts.steps:,} of the recipe's {planned:,} steps"
-    return f"{facts.steps:,} steps"
-
-
 def _listed(texts: Iterable[str]) -> str:
     *most, last = texts
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _train_command(name: str, facts: TrainingFacts, data_option: str, options: str) -> str:
-    """What trains the weights again."""
+def _train_command(record: Record, facts: TrainingFacts) -> str:
+    """What trains the weights again, but for the seed."""
     start = f" --init-from {facts.init_from}" if facts.init_from else ""
-    return f"impflow-zoo train hub_configs/{name}/{layout.RECIPE}{data_option}{start}{options}"
-
-
-def _seed_commands(name: str, facts: TrainingFacts, data_option: str) -> str:
-    """What trains the first of the other seeds."""
-    options = f" --seed {facts.repeats[0].seed} --out runs/again"
-    return _train_command(name, facts, data_option, options)
-
-
-def _seeds_text(result: Entry, facts: TrainingFacts) -> str:
-    over_seeds = facts.over_seeds(result.value)
-    if over_seeds is None:
-        return ""
-    mean, deviation = over_seeds
-    others = ", ".join(f"{r.value:.3f} (seed {r.seed})" for r in facts.repeats)
-    return (
-        f"Trained again with other seeds the recipe comes to {others}: {mean:.3f} in the mean of "
-        f"{1 + len(facts.repeats)} runs, {deviation:.3f} their standard deviation. These weights "
-        f"are those of seed {facts.seed}."
-    )
-
-
-def _template(name: str) -> str:
-    return resources.files("impflow_zoo.publishing").joinpath("templates", name).read_text()
+    recipe = f"hub_configs/{record.name}/{RECIPE}"
+    return f"impflow-zoo train {recipe}{data_option(record.recipe)}{start}"
 
 
 def _rounding_text(config: Config) -> str:

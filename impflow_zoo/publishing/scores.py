@@ -11,10 +11,10 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from impflow_zoo.evaluation import Result
-from impflow_zoo.models.layout import SCORES
+from impflow_zoo.models.folder import SCORES, ModelFolder
 from impflow_zoo.recipe import Recipe
 
-__all__ = ["SCORES", "paired_error", "serialised"]
+__all__ = ["paired_error", "serialised"]
 
 _KEY, _ROWS = "metric", "rows"
 
@@ -28,21 +28,18 @@ def serialised(result: Result, recipe: Recipe) -> bytes:
     return serialise({_KEY: result.per_row.float().contiguous()}, metadata=metadata)
 
 
-def paired_error(one: Path, other: Path) -> float | None:
+def paired_error(one: ModelFolder, other: ModelFolder) -> float | None:
     """Standard error of the difference of two models' means over the same rows.
 
     Rows that are hard for one model are hard for the other: this error is smaller than that of two
     independent means.
 
-    Arguments:
-        one, other: folders of two models.
-
     Returns:
         None where a folder has no scores, or they are not of the same rows and noise.
     """
-    if not all((folder / SCORES).is_file() for folder in (one, other)):
+    if not (one.has(SCORES) and other.has(SCORES)):
         return None
-    (first, rows), (second, other_rows) = (_read(folder / SCORES) for folder in (one, other))
+    (first, rows), (second, other_rows) = (_read(f.path / SCORES) for f in (one, other))
     if rows != other_rows or first.shape != second.shape or len(first) < 2:
         return None
     return float(torch.std(first - second)) / len(first) ** 0.5

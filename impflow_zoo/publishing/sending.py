@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,32 +12,27 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    ModelCard,
     get_token,
 )
 
 from impflow_zoo import registry
-from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.hub import check_repository, one_line_errors, transfer_errors
-from impflow_zoo.publishing.cards import IMAGE_PIPELINE
-from impflow_zoo.recipe import CardSettings, read_recipe
-
-__all__ = ["FILES", "Parcel", "Sent", "check", "inspect", "parcels", "publish", "table"]
-
-NEEDED = (
-    layout.CONFIG,
-    layout.WEIGHTS,
-    layout.GOLDEN,
-    layout.CARD,
-    layout.RECIPE,
-    layout.TRAINING,
-    layout.RESULTS,
+from impflow_zoo.models.folder import (
+    CARD,
+    CONFIG,
+    PUBLISHED,
+    RECIPE,
+    TEST_ROWS,
+    WEIGHTS,
+    ModelFolder,
 )
-FILES = (*NEEDED, layout.PICTURE, layout.CURVE, layout.TEST_ROWS)
-_SECTIONS = ("Use", "Training", "Intended use and limits", "Data", "Citation")
-_PICTURES = re.compile(r"!\[[^\]]*\]\(([^)\s]*)\)")
+from impflow_zoo.models.hub import check_repository, one_line_errors
+from impflow_zoo.publishing.cards import trained_card
+from impflow_zoo.record import Record, records
+
+__all__ = ["Parcel", "Sent", "check", "inspect", "parcels", "publish", "table"]
+
 _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
 
 
@@ -87,7 +81,7 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
     """
     zoo = registry.zoo_folder()
     if not models:
-        known = (layout.CONFIG, layout.RECIPE)
+        known = (CONFIG, RECIPE)
         return [inspect(f) for f in sorted(zoo.iterdir()) if any((f / k).is_file() for k in known)]
     folders = []
     for model in models:
@@ -98,90 +92,48 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
     return [inspect(folder) for folder in folders]
 
 
-def inspect(folder: Path) -> Parcel:
+def inspect(path: Path) -> Parcel:
     """Check all that a published model must have, and collect what is wrong."""
-    present = tuple(name for name in FILES if (folder / name).is_file())
-    size = sum((folder / name).stat().st_size for name in present)
-    if layout.WEIGHTS not in present and not _promises_weights(folder):
-        return Parcel(folder, (), 0, trained=False, problems=())
-    problems = [f"no {name}" for name in NEEDED if name not in present]
+    folder = ModelFolder(path)
+    present = tuple(name for name in PUBLISHED if folder.has(name))
+    size = sum((path / name).stat().st_size for name in present)
+    if WEIGHTS not in present and not _promises_weights(folder):
+        return Parcel(path, (), 0, trained=False, problems=())
+    problems = [f"no {name}" for name in PUBLISHED if name not in (*present, TEST_ROWS)]
     for name in present:
-        if (folder / name).is_symlink():
+        if (path / name).is_symlink():
             problems.append(f"{name} is a link: what it points to is not looked at")
-        if _SECRET.search((folder / name).read_bytes()):
+        if _SECRET.search((path / name).read_bytes()):
             problems.append(f"{name} holds what looks like an access token")
     if not problems:
-        for check in (_check_weights, _check_words):
-            try:
-                problems += check(folder)
-            except ModelError as error:
-                problems.append(str(error).removeprefix(f"{folder}: "))
-    return Parcel(folder, present, size, trained=True, problems=tuple(problems))
+        try:
+            problems += _problems(Record(folder))
+        except ModelError as error:
+            problems.append(str(error).removeprefix(f"{path}: "))
+    return Parcel(path, present, size, trained=True, problems=tuple(problems))
 
 
-def _promises_weights(folder: Path) -> bool:
+def _promises_weights(folder: ModelFolder) -> bool:
     try:
-        return store.read_config(layout.open_files(folder)).sha256 is not None
+        return folder.config().sha256 is not None
     except ConfigError:
-        return (folder / layout.CONFIG).is_file()
+        return folder.has(CONFIG)
 
 
-def _check_weights(folder: Path) -> list[str]:
-    model = FlowModel.from_pretrained(folder, verify=True)
-    config_file = store.read_config(layout.open_files(folder))
-    recipe = read_recipe(folder / layout.RECIPE)
-    problems = []
-    if config_file.sha256 is None:
-        problems.append(f"{layout.CONFIG} records no sha256 of the weights")
-    if recipe.model != type(model).__name__:
-        problems.append(f"{layout.RECIPE} is of a {recipe.model}, the weights are not")
-    return problems
+def _problems(record: Record) -> list[str]:
+    """What is wrong with a folder that has all files.
 
-
-def _check_words(folder: Path) -> list[str]:
-    recipe = read_recipe(folder / layout.RECIPE)
-    try:
-        card = ModelCard.load(folder / layout.CARD)
-    except Exception as error:  # whatever YAML and its readers come up with
-        return [f"the card's metadata cannot be read: {' '.join(str(error).split())[:200]}"]
-    problems = _metadata_problems(card, folder.name)
-    if len(recipe.config.shape) == 3 and card.data.get("pipeline_tag") != IMAGE_PIPELINE:
-        problems.append(f"the card's pipeline_tag is not {IMAGE_PIPELINE}")
-    return [*problems, *_text_problems(card, folder, recipe.card)]
-
-
-def _metadata_problems(card: ModelCard, name: str) -> list[str]:
-    data: Any = card.data  # its fields are those of ModelCardData, whatever was in the file
-    problems = [
-        f"the card names no {key}" for key in ("license", "tags", "metrics") if not data.get(key)
-    ]
-    if data.get("library_name") != "impflow_zoo":
-        problems.append("the card's library_name is not impflow_zoo")
-    if data.get("model_name") != name:
-        problems.append(f"the card is of {data.get('model_name')!r}, the folder is {name!r}")
-    values = [result.metric_value for result in data.get("eval_results") or ()]
-    if not values or not all(isinstance(v, float | int) and math.isfinite(v) for v in values):
-        problems.append("the card has no result that is a number")
-    return problems
-
-
-def _text_problems(card: ModelCard, folder: Path, words: CardSettings) -> list[str]:
-    problems = [
-        f"the card has no section {s!r}" for s in _SECTIONS if f"\n## {s}\n" not in card.text
-    ]
-    for kind in ("python", "bibtex"):
-        if f"```{kind}\n" not in card.text:
-            problems.append(f"the card has no {kind} block")
-    if not words.data_license:
-        problems.append(f"{layout.RECIPE} names no licence of the data (card: data_license)")
-    elif words.data_license not in card.text:
-        problems.append(f"the card does not name the licence of the data, {words.data_license!r}")
-    shown = _PICTURES.findall(card.text)
-    if layout.PICTURE not in shown:
-        problems.append(f"the card does not show {layout.PICTURE}")
-    for picture in shown:
-        if picture not in FILES or not (folder / picture).is_file():
-            problems.append(f"the card shows {picture}, which is not among the files")
+    Raises:
+        ModelError: if one of them cannot be read, or the weights are not what they should be.
+    """
+    path, problems = record.folder.path, []
+    model = FlowModel.from_pretrained(path, verify=True)
+    if record.stated.sha256 is None:
+        problems.append(f"{CONFIG} records no sha256 of the weights")
+    if record.recipe.model != type(model).__name__:
+        problems.append(f"{RECIPE} is of a {record.recipe.model}, the weights are not")
+    if (path / CARD).read_text("utf-8") != trained_card(record, path.parent, records(path.parent)):
+        problems.append(f"{CARD} is not what the files beside it say: stage {path} again")
     return problems
 
 
@@ -233,7 +185,7 @@ def publish(
                 raise ModelError(f"{repo_id} exists and is public: --private does not hide it")
     sent = []
     for repo_id, parcel in going:
-        with transfer_errors(repo_id):
+        with one_line_errors(repo_id):
             sent.append(_send(api, repo_id, parcel, create_pr))
         report(sent[-1])
     return sent
@@ -260,7 +212,7 @@ def check(found: Sequence[Parcel], namespace: str) -> None:
 
 def _send(api: HfApi, repo_id: str, parcel: Parcel, create_pr: bool) -> Sent:
     there = set(api.list_repo_files(repo_id))
-    ours = {name for name in there if name in FILES}
+    ours = {name for name in there if name in PUBLISHED}
     gone = sorted(ours - set(parcel.files))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(name, parcel.folder / name) for name in parcel.files),

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from impflow_zoo import pictures
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
-from impflow_zoo.facts import Repeat, TrainingFacts, facts_of_run
-from impflow_zoo.models import layout, store, writing
+from impflow_zoo.facts import Repeat, TrainingFacts
 from impflow_zoo.models.config import ImageConfig, ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import (
+    CARD,
+    CONFIG,
+    CURVE,
+    GOLDEN,
+    PICTURE,
+    RECIPE,
+    RESULTS,
+    SCORES,
+    TEST_ROWS,
+    TRAINING,
+    WEIGHTS,
+    ConfigFile,
+    ModelFolder,
+)
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.cards import pending_card, trained_card
 from impflow_zoo.publishing.scores import serialised
 from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
-from impflow_zoo.results import entry_of, read_results, with_entry
+from impflow_zoo.record import Record, records
+from impflow_zoo.results import Entry, read_results
 from impflow_zoo.results import text as results_text
-from impflow_zoo.runlog import LOG
 
 __all__ = ["stage"]
 
@@ -54,18 +66,23 @@ def stage(
             card, or weights, run or a repeat are of another recipe than the folder's. The folder
             is left as it was.
     """
-    recipe = read_recipe(folder / layout.RECIPE)
-    _check_words(folder, recipe)
-    if run is None and not (folder / layout.WEIGHTS).is_file():
-        _announce(folder, recipe)
+    entry, zoo = ModelFolder(folder), folder.resolve().parent
+    recipe = read_recipe(folder / RECIPE)
+    pending = pending_card(Record(entry), zoo)  # which checks the words first
+    if run is None and not entry.has(WEIGHTS):
+        if entry.has(CONFIG) and entry.config().sha256 is not None:
+            raise ModelError(f"{folder} records weights but has none: stage it from a run (--run)")
+        config = ConfigFile(recipe.model, recipe.config).text()
+        entry.replace({CONFIG: config, CARD: pending.encode()})
         return None
     facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
     others = _other_seeds(repeats, recipe, facts)
     if data is not None:
         split = split or recipe.data.test
-    with _replaced(folder) as made:
+    with entry.changed() as draft:
+        made = draft.path
         if run is not None:
-            for name in (layout.WEIGHTS, layout.GOLDEN, layout.CONFIG):
+            for name in (WEIGHTS, GOLDEN, CONFIG):
                 shutil.copyfile(run / name, made / name)
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
@@ -73,40 +90,18 @@ def stage(
         if others:
             rows = (result.dataset, result.split)
             facts = replace(facts, repeats=tuple(_score(*other, *rows) for other in others))
-        (made / layout.TRAINING).write_text(facts.text())
-        (made / layout.SCORES).write_bytes(serialised(result, recipe))
-        entry = entry_of(result, recipe.card.data_name, recipe.data.test)
-        known = () if run else read_results(layout.open_files(made))
-        (made / layout.RESULTS).write_text(results_text(with_entry(known, entry)))
-        pictures.draw_density(model, shown_rows(model, result), made / layout.PICTURE)
-        unit = METRICS[model.config.metric].unit
-        pictures.draw_curve(facts.curve, unit, made / layout.CURVE)
-        card = trained_card(made, folder.resolve().parent)
-        (made / layout.CARD).write_text(card, encoding="utf-8")
-    if result.dataset == str(made / layout.TEST_ROWS):
-        result = replace(result, dataset=str(folder / layout.TEST_ROWS))
+        (made / TRAINING).write_text(facts.text())
+        (made / SCORES).write_bytes(serialised(result, recipe))
+        score = Entry.of(result, recipe.card.data_name, recipe.data.test)
+        known = () if run else read_results(draft)
+        (made / RESULTS).write_text(results_text(score.put_first(known)))
+        pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
+        pictures.draw_curve(facts.curve, METRICS[model.config.metric].unit, made / CURVE)
+        card = trained_card(Record(draft), zoo, records(zoo))
+        (made / CARD).write_text(card, encoding="utf-8")
+    if result.dataset == str(made / TEST_ROWS):
+        result = replace(result, dataset=str(folder / TEST_ROWS))
     return result
-
-
-def _announce(folder: Path, recipe: Recipe) -> None:
-    """Write config and card of a model without weights."""
-    if (folder / layout.CONFIG).is_file():
-        recorded = store.read_config(layout.open_files(folder)).sha256
-        if recorded is not None:
-            raise ModelError(f"{folder} records weights but has none: stage it from a run (--run)")
-    contents = {
-        folder / layout.CONFIG: store.description(recipe.model, recipe.config),
-        folder / layout.CARD: pending_card(folder.name, recipe).encode(),
-    }
-    writing.write_together(contents)
-
-
-def _check_words(folder: Path, recipe: Recipe) -> None:
-    """A card that does not say what the data are and whose is none."""
-    needed = ("summary", "data_name", "data_license")
-    missing = [f"card.{name}" for name in needed if not getattr(recipe.card, name)]
-    if missing:
-        raise ModelError(f"{folder / layout.RECIPE}: {', '.join(missing)} missing, for the card")
 
 
 def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
@@ -114,7 +109,7 @@ def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
     facts = TrainingFacts.read(folder)
     if not facts.is_by(recipe):
         raise ModelError(
-            f"{folder / layout.RECIPE} was changed since the weights beside it were trained: put "
+            f"{folder / RECIPE} was changed since the weights beside it were trained: put "
             "it back, or stage the model from a new run"
         )
     return facts
@@ -122,7 +117,7 @@ def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
 
 def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
     """What a run says of itself, if it is one of the recipe, which the card will tell of."""
-    path = run / layout.RECIPE
+    path = run / RECIPE
     changed = differences(read_recipe(path), recipe) if path.is_file() else []
     if changed:
         raise ModelError(
@@ -134,11 +129,9 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
 
 def _facts_of(run: Path) -> TrainingFacts:
     """What a run says of itself, if it has weights to stage."""
-    if not (run / layout.WEIGHTS).is_file():
+    if not (run / WEIGHTS).is_file():
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
-    if not (run / LOG).is_file():
-        raise ModelError(f"{run} has no {LOG}: it is no folder of a run")
-    return facts_of_run(run)
+    return TrainingFacts.read(run)
 
 
 def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
@@ -162,7 +155,7 @@ def _other_seeds(
         if facts.seed in seeds:
             raise ModelError(f"{run} has seed {facts.seed}, as another run has: --seed a new one")
         seeds.add(facts.seed)
-        changed = differences(read_recipe(run / layout.RECIPE), recipe)
+        changed = differences(read_recipe(run / RECIPE), recipe)
         if changed or not facts.is_like(staged):
             raise ModelError(
                 f"{run} is a run of another recipe or length: only the seed may differ"
@@ -174,22 +167,3 @@ def _score(run: Path, facts: TrainingFacts, data: str, split: str | None) -> Rep
     """The result of a run on the rows that the card speaks of."""
     result = evaluate(FlowModel.from_pretrained(run, verify=True), data, split, progress=True)
     return Repeat(facts.seed, result.value, result.stderr, facts.rows_seen, facts.minutes)
-
-
-@contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
-    """A copy of the folder, of the same name, to work on; it takes the folder's place at the end.
-
-    If something fails, or the process is killed on the way, the folder is as it was.
-    """
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        made = Path(beside) / folder.name
-        made.mkdir()
-        before = {path.name for path in folder.iterdir() if path.is_file()}
-        for name in before:
-            shutil.copyfile(folder / name, made / name)
-        yield made
-        after = {path.name: path.read_bytes() for path in made.iterdir()}
-        writing.write_together({folder / name: content for name, content in after.items()})
-        for name in before - after.keys():
-            (folder / name).unlink()

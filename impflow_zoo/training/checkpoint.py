@@ -12,7 +12,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.layout import read_safetensors
+from impflow_zoo.models.folder import read_safetensors
 from impflow_zoo.models.writing import write_whole
 
 __all__ = ["CheckpointError", "checkpoint_state", "read_checkpoint", "write_checkpoint"]

@@ -6,17 +6,18 @@ import warnings
 from pathlib import Path
 
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.layout import (
+from impflow_zoo.models.folder import (
     CHECKPOINT,
     CONFIG,
     GOLDEN,
+    LOG,
     RECIPE,
     TRAINING,
     WEIGHTS,
 )
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
-from impflow_zoo.runlog import LOG, read_lines
+from impflow_zoo.runlog import read_lines
 from impflow_zoo.training.checkpoint import CheckpointError
 
 __all__ = [

@@ -20,8 +20,8 @@ from impflow_zoo.facts import TrainingFacts, read_log
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ModelError, convert
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.layout import LOG, TRAINING, Files, open_files
-from impflow_zoo.models.store import load_weights, read_config, read_weights
+from impflow_zoo.models.folder import LOG, TRAINING, ModelFolder
+from impflow_zoo.models.store import load_weights
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes, together
@@ -121,7 +121,7 @@ def train(
     torch.manual_seed(recipe.training.seed)
     config = with_columns(recipe.config, train_rows)
     model = model_class(recipe.model)(config).to(processes.device)
-    start = None if init_from is None else open_files(locate(init_from))
+    start = None if init_from is None else ModelFolder.open(locate(init_from))
     first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
     if resume and processes.first:
         keep_recipe(folder, path.read_bytes(), seed)  # which may have more stages now
@@ -216,7 +216,7 @@ class Trainer:
         """The model with averaged weights, the one that is validated and kept."""
         return cast(FlowModel, self.optimisation.averaged.module)
 
-    def prepare(self, start: Files | None = None) -> None:
+    def prepare(self, start: ModelFolder | None = None) -> None:
         """Learn preprocessing and scales from the data, or start from the weights of a model."""
         if start is None:
             if self.model.preprocessing.learns:
@@ -232,12 +232,12 @@ class Trainer:
     def go_on(self) -> None:
         """Start a stage from the weights that the one before has kept."""
         before = TrainingFacts.read(self.folder)
-        self._take_weights(open_files(self.folder))
+        self._take_weights(ModelFolder(self.folder))
         self.processes.wait()  # all have read them before the first writes others
         self._begin(before=asdict(before))
 
-    def _take_weights(self, files: Files) -> None:
-        load_weights(self.model, read_weights(files, read_config(files)), files.name)
+    def _take_weights(self, start: ModelFolder) -> None:
+        load_weights(self.model, start.weights(start.config()), start.name)
         self.model.float()
 
     def _begin(self, **known: Any) -> None:
@@ -405,6 +405,6 @@ class Trainer:
             self.log.write(self.state, **figures)
 
 
-def _public_name(files: Files) -> str:
+def _public_name(start: ModelFolder) -> str:
     """A Hub id, or the last part of a folder's path: where it lies is nobody's business."""
-    return files.name if not Path(files.name).is_dir() else Path(files.name).resolve().name
+    return start.name if not Path(start.name).is_dir() else Path(start.name).resolve().name

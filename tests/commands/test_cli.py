@@ -17,8 +17,7 @@ from support.command_line import Outcome
 from support.small_models import MEAN, make, write_recipe
 
 from impflow_zoo import ResFlow, create_model, evaluate, list_models
-from impflow_zoo.models import layout
-from impflow_zoo.runlog import LOG
+from impflow_zoo.models.folder import GOLDEN, LOG, RECIPE, WEIGHTS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DEFAULT = "impflow-power-plant"
@@ -158,7 +157,7 @@ def test_certify_shows_the_smaller_bound_of_spectral_nets(run, tmp_path):
 
 def test_certify_bounds_a_model_without_a_golden_batch(run, tmp_path):
     make(dtype=torch.float32).save_pretrained(tmp_path)
-    (tmp_path / layout.GOLDEN).unlink()
+    (tmp_path / GOLDEN).unlink()
     outcome = run("certify", tmp_path)
     assert outcome.code == 0, outcome.err
     assert outcome.out.endswith("no golden batch to reproduce\n")
@@ -187,7 +186,7 @@ def test_help_is_plain_text(run):
 
 def _damaged(folder: Path) -> Path:
     make(dtype=torch.float32).save_pretrained(folder / "damaged")
-    weights = folder / "damaged" / layout.WEIGHTS
+    weights = folder / "damaged" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:100])
     return folder / "damaged"
 
@@ -337,7 +336,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_ends_in_one_line(arguments, message, run, plane, space, tmp_path):
-    places = {"plane": plane, "space": space, "recipe": plane / layout.RECIPE}
+    places = {"plane": plane, "space": space, "recipe": plane / RECIPE}
     filled = [
         a(tmp_path) if callable(a) else str(a).replace("{}", str(tmp_path)).format(**places)
         for a in arguments

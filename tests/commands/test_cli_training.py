@@ -15,12 +15,22 @@ import torch
 from safetensors.torch import load_file
 from support.small_models import write_recipe
 
-from impflow_zoo.facts import TRAINING, TrainingFacts
-from impflow_zoo.models import layout
-from impflow_zoo.publishing.cards import CURVE, PICTURE
-from impflow_zoo.publishing.scores import SCORES
-from impflow_zoo.runlog import LOG
-from impflow_zoo.training.run_folder import CHECKPOINT
+from impflow_zoo.facts import TrainingFacts
+from impflow_zoo.models.folder import (
+    CARD,
+    CHECKPOINT,
+    CONFIG,
+    CURVE,
+    GOLDEN,
+    LOG,
+    PICTURE,
+    RECIPE,
+    RESULTS,
+    SCORES,
+    TEST_ROWS,
+    TRAINING,
+    WEIGHTS,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -32,7 +42,7 @@ def test_train_then_resume_then_start_from_it(run, tmp_path):
     second = run("train", recipe, "--out", tmp_path / "a", "--resume")
     assert second.code == 0, second.err
     assert second.out.startswith("step 4, best validation -")
-    assert {CHECKPOINT, LOG, layout.WEIGHTS, layout.CONFIG, layout.RECIPE} <= {
+    assert {CHECKPOINT, LOG, WEIGHTS, CONFIG, RECIPE} <= {
         path.name for path in (tmp_path / "a").iterdir()
     }
     third = run("train", recipe, "--out", tmp_path / "b", "--init-from", tmp_path / "a", "--json")
@@ -89,15 +99,15 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     staged = run("stage", folder, "--run", tmp_path / "run", "--json").json
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        layout.CONFIG,
-        layout.WEIGHTS,
-        layout.GOLDEN,
-        layout.RECIPE,
-        layout.CARD,
+        CONFIG,
+        WEIGHTS,
+        GOLDEN,
+        RECIPE,
+        CARD,
         PICTURE,
         CURVE,
         TRAINING,
-        layout.RESULTS,
+        RESULTS,
         SCORES,
     }
     for picture in (PICTURE, CURVE):
@@ -108,7 +118,7 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     again = run("evaluate", folder, "--json").json
     assert again["published"] == pytest.approx(again["value"], abs=1e-5)
     assert again["value"] == pytest.approx(staged["value"])
-    card = (folder / layout.CARD).read_text()
+    card = (folder / CARD).read_text()
     assert f"{staged['value']:.3f}" in card
     assert json.loads((folder / TRAINING).read_text())["steps"] == 4
     assert run("stage", folder).code == 0  # weights kept, card made anew
@@ -142,7 +152,7 @@ def test_a_folder_is_as_it_was_if_staging_is_killed_and_can_be_staged_again(run,
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert {p.name: p.read_bytes() for p in (tmp_path / "flow").iterdir()} == before
     assert run("stage", tmp_path / "flow", "--run", tmp_path / "run-1").code == 0
-    own, trained = (tmp_path / name / layout.WEIGHTS for name in ("flow", "run-1"))
+    own, trained = (tmp_path / name / WEIGHTS for name in ("flow", "run-1"))
     assert own.read_bytes() == trained.read_bytes()
 
 
@@ -165,7 +175,7 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     mean, deviation = facts.over_seeds(values[0])
     assert (mean, deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
     assert run("stage", folder).code == 0
-    card = (folder / layout.CARD).read_text()
+    card = (folder / CARD).read_text()
     assert f"{mean:.3f} in the mean of 3 runs" in card
     assert f"{deviation:.3f} their standard deviation" in card
     assert "impflow-zoo train hub_configs/flow/recipe.yaml --seed 1 --out runs/again" in card
@@ -179,13 +189,13 @@ def test_other_seeds_are_scored_on_the_rows_that_ship_with_a_model(run, tmp_path
     folder = tmp_path / "flow"
     recipe = write_recipe(folder, training={"validate_every": 2})
     shipped = {"x": [0.5, 1.0, 1.5, 0.0], "y": [0.0, 0.5, -0.5, 1.0]}
-    pyarrow.parquet.write_table(pyarrow.table(shipped), folder / layout.TEST_ROWS)
+    pyarrow.parquet.write_table(pyarrow.table(shipped), folder / TEST_ROWS)
     for seed in range(2):
         assert run("train", recipe, "--out", tmp_path / f"run-{seed}", "--seed", seed).code == 0
     options = ("--run", tmp_path / "run-0", "--repeat", tmp_path / "run-1", "--json")
     assert run("stage", folder, *options).json["n"] == 4
     (repeat,) = TrainingFacts.read(folder).repeats
-    rows = ("--dataset", folder / layout.TEST_ROWS, "--json")
+    rows = ("--dataset", folder / TEST_ROWS, "--json")
     assert run("evaluate", tmp_path / "run-1", *rows).json["value"] == pytest.approx(repeat.value)
 
 
@@ -225,7 +235,7 @@ def test_what_cannot_be_scored_is_not_staged(run, tmp_path):
     write_recipe(folder, config={"lipschitz": 0.5})
     other = run("stage", folder, "--run", tmp_path / "run")
     assert (other.code, "another recipe than the folder's (config.lip" in other.err) == (2, True)
-    (tmp_path / "run" / layout.RECIPE).unlink()  # as runs of other programs may have none
+    (tmp_path / "run" / RECIPE).unlink()  # as runs of other programs may have none
     other = run("stage", folder, "--run", tmp_path / "run")
     assert (other.code, "of another model than the recipe's" in other.err) == (2, True)
     assert {path.name for path in folder.iterdir()} == before
@@ -237,7 +247,7 @@ def test_a_card_needs_its_words(run, tmp_path):
     staged = run("stage", tmp_path / "flow", "--run", tmp_path / "run")
     assert staged.code == 2
     assert "card.data_name, card.data_license missing, for the card" in staged.err
-    assert [path.name for path in (tmp_path / "flow").iterdir()] == [layout.RECIPE]
+    assert [path.name for path in (tmp_path / "flow").iterdir()] == [RECIPE]
 
 
 def test_the_seed_of_a_run_is_on_its_card_and_in_its_recipe(run, tmp_path):
@@ -245,10 +255,10 @@ def test_the_seed_of_a_run_is_on_its_card_and_in_its_recipe(run, tmp_path):
     recipe = write_recipe(folder, training={"validate_every": 2})
     assert run("train", recipe, "--out", tmp_path / "run", "--seed", 5).code == 0
     assert run("stage", folder, "--run", tmp_path / "run").code == 0
-    assert "hub_configs/flow/recipe.yaml --seed 5" in (folder / layout.CARD).read_text()
-    again = run("train", tmp_path / "run" / layout.RECIPE, "--out", tmp_path / "again")
+    assert "hub_configs/flow/recipe.yaml --seed 5" in (folder / CARD).read_text()
+    again = run("train", tmp_path / "run" / RECIPE, "--out", tmp_path / "again")
     assert again.code == 0
-    weights = [load_file(tmp_path / name / layout.WEIGHTS) for name in ("run", "again")]
+    weights = [load_file(tmp_path / name / WEIGHTS) for name in ("run", "again")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 

@@ -19,7 +19,7 @@ from conversion.errors import ConversionError
 from conversion.selfcheck import check
 from impflow_zoo import ImpFlow, ResFlow, create_model
 from impflow_zoo.lipschitz.certify import certify
-from impflow_zoo.models import layout
+from impflow_zoo.models.folder import CARD, CONFIG
 
 
 def test_the_command_writes_a_model_and_says_what_it_did(tmp_path):
@@ -66,11 +66,11 @@ def test_averages_in_the_order_of_parameters(tmp_path):
 def test_a_card_that_is_there_is_kept(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / layout.CARD).write_text("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n")
+    (folder / CARD).write_text("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n")
     path = write_fixture(tmp_path, "toy_resflow")
     for arguments in ([], ["--verify"]):
         assert conversion(path, folder, *arguments).code == 0
-        text = (folder / layout.CARD).read_text()
+        text = (folder / CARD).read_text()
         assert text.startswith("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n")
         assert text.count("## Conversion") == 1
         assert ("self-check" in text) == bool(arguments)
@@ -150,7 +150,7 @@ def test_actnorm_flags_are_kept(tmp_path):
 
 def test_config_json_records_what_is_written(tmp_path):
     write_model(convert(write_fixture(tmp_path, "img_impflow")), tmp_path / "out", golden=1)
-    described = json.loads((tmp_path / "out" / layout.CONFIG).read_text())
+    described = json.loads((tmp_path / "out" / CONFIG).read_text())
     assert described["model"] == "ImpFlow"
     assert described["config"]["blocks"] == [1, 1, 1]
     assert len(described["certificate"]) == 6

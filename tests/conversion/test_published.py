@@ -11,9 +11,10 @@ from conversion.architecture import Settings, config_of
 from conversion.published import CHECKPOINTS, Checkpoint, files
 from conversion.reference import Layer, Net, Unit
 from impflow_zoo import create_model, list_models
-from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.registry import parameter_count, zoo_folder
+from impflow_zoo.models.folder import CARD, WEIGHTS, ConfigFile
+from impflow_zoo.record import parameter_count
+from impflow_zoo.registry import zoo_folder
 
 PARAMETERS = {  # in millions
     "mnist": 16.6,
@@ -50,18 +51,18 @@ def key(checkpoint: Checkpoint) -> str:
 def test_the_folder_says_what_is_known(checkpoint):
     """If this fails: `python -m conversion.published`, and commit what it writes."""
     folder = zoo_folder() / checkpoint.name
-    if (folder / layout.WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file():
         pytest.skip("the weights are there: conversion wrote the folder")
     for name, content in files(checkpoint).items():
         assert (folder / name).read_bytes() == content, name
-    card = (folder / layout.CARD).read_text()
+    card = (folder / CARD).read_text()
     for said in (checkpoint.file, checkpoint.bits_per_dim, "MIT", "Weights pending"):
         assert said in card
 
 
 @every_checkpoint
 def test_sizes(checkpoint):
-    count = parameter_count(store.ConfigFile("ResFlow", checkpoint.config))
+    count = parameter_count(ConfigFile("ResFlow", checkpoint.config))
     assert count / 1e6 == pytest.approx(PARAMETERS[key(checkpoint)], abs=0.05)
 
 

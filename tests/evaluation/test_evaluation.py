@@ -24,9 +24,9 @@ from impflow_zoo import (
     scoring,
 )
 from impflow_zoo.data import DataError, TableSource, open_source, read
-from impflow_zoo.models import layout
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import RESULTS, ModelFolder
 from impflow_zoo.results import Entry
 from impflow_zoo.scoring import model_input, score
 
@@ -171,7 +171,7 @@ def folder(tmp_path) -> Path:
     """A model with a recipe on moons that was scored at -2.5."""
     make().save_pretrained(tmp_path / "flow")
     write_recipe(tmp_path / "flow")
-    (tmp_path / "flow" / layout.RESULTS).write_text(results.text((KNOWN,)))
+    (tmp_path / "flow" / RESULTS).write_text(results.text((KNOWN,)))
     return tmp_path / "flow"
 
 
@@ -269,10 +269,10 @@ def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
 
 @pytest.mark.parametrize("content", ["", "[{", "{}", '[{"value": "high"}]'])
 def test_damaged_results_stop_no_evaluation(content, folder):
-    (folder / layout.RESULTS).write_text(content)
+    (folder / RESULTS).write_text(content)
     assert evaluate(folder, limit=5).published is None
     with pytest.raises(ModelError, match=r"results.json is damaged \(.*\): stage the model again"):
-        results.read_results(layout.open_files(folder))
+        results.read_results(ModelFolder.open(folder))
 
 
 def test_a_new_score_takes_the_place_of_that_on_the_same_rows():

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from support.small_models import make, rows
 
 from impflow_zoo import ResFlow, TabularConfig, create_model
-from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.image_config import ImageConfig
 
 _HEADROOM = 4 * 2**30  # bytes of address space a load may take on top; absurd sizes take more
@@ -52,10 +52,10 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def _saved(model: FlowModel, folder: Path) -> Files:
     model.save_pretrained(folder)
-    config = json.loads((folder / layout.CONFIG).read_text())
+    config = json.loads((folder / CONFIG).read_text())
     del config["weights"]
-    contents = {name: (folder / name).read_bytes() for name in (layout.WEIGHTS, layout.GOLDEN)}
-    return Files({layout.CONFIG: json.dumps(config).encode(), **contents})
+    contents = {name: (folder / name).read_bytes() for name in (WEIGHTS, GOLDEN)}
+    return Files({CONFIG: json.dumps(config).encode(), **contents})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,8 +139,8 @@ def changed(draw: st.DrawFn, original: bytes) -> bytes:
 
 
 def check_config(files: dict[str, bytes], folder: Path, data: st.DataObject) -> None:
-    config = data.draw(changed(files[layout.CONFIG]))
-    loads_or_says_why(folder, {**files, layout.CONFIG: config})
+    config = data.draw(changed(files[CONFIG]))
+    loads_or_says_why(folder, {**files, CONFIG: config})
 
 
 @given(data=st.data())
@@ -159,7 +159,7 @@ def test_many_configs(files, image_files, tmp_path, data):
 @given(text=st.one_of(st.binary(max_size=50), VALUES.map(lambda v: json.dumps(v).encode())))
 @_FEW
 def test_what_is_no_config_at_all(files, tmp_path, text):
-    assert not loads_or_says_why(tmp_path, {**files, layout.CONFIG: text})
+    assert not loads_or_says_why(tmp_path, {**files, CONFIG: text})
 
 
 def _nested(depth: int) -> str:
@@ -187,10 +187,10 @@ def _nested(depth: int) -> str:
     ],
 )
 def test_absurd_configs_are_refused(files, tmp_path, old, new):
-    text = files[layout.CONFIG].decode()
+    text = files[CONFIG].decode()
     assert old in text
     config = text.replace(old, new, 1).encode()
-    assert not loads_or_says_why(tmp_path, {**files, layout.CONFIG: config})
+    assert not loads_or_says_why(tmp_path, {**files, CONFIG: config})
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_absurd_configs_are_refused(files, tmp_path, old, new):
     ],
 )
 def test_absurd_image_configs_are_refused(image_files, tmp_path, old, new):
-    text = image_files[layout.CONFIG].decode()
+    text = image_files[CONFIG].decode()
     assert old in text
     config = text.replace(old, new, 1).encode()
-    assert not loads_or_says_why(tmp_path, {**image_files, layout.CONFIG: config})
+    assert not loads_or_says_why(tmp_path, {**image_files, CONFIG: config})
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,9 @@ def changed_bytes(draw: st.DrawFn, original: bytes) -> bytes:
 
 
 def check_weights(files: dict[str, bytes], folder: Path, data: st.DataObject) -> None:
-    original = files[layout.WEIGHTS]
+    original = files[WEIGHTS]
     weights = data.draw(st.one_of(changed_header(original), changed_bytes(original)))
-    if loads_or_says_why(folder, {**files, layout.WEIGHTS: weights}):
+    if loads_or_says_why(folder, {**files, WEIGHTS: weights}):
         assert split_file(weights)[1]  # what loads has the data of a model
 
 
@@ -302,19 +302,19 @@ def test_many_headers(files, tmp_path, data):
 def test_weights_of_a_type_no_model_has(files, tmp_path, change):
     from safetensors.torch import load, save
 
-    tensors = {k: change(t) if t.dim() == 2 else t for k, t in load(files[layout.WEIGHTS]).items()}
-    assert not loads_or_says_why(tmp_path, {**files, layout.WEIGHTS: save(tensors)})
+    tensors = {k: change(t) if t.dim() == 2 else t for k, t in load(files[WEIGHTS]).items()}
+    assert not loads_or_says_why(tmp_path, {**files, WEIGHTS: save(tensors)})
 
 
 def test_a_checksum_stops_what_would_load(files, tmp_path):
     """Bytes changed within the data are weights like any others: the sha256 tells."""
-    config = json.loads(files[layout.CONFIG])
-    config["weights"] = {"sha256": hashlib.sha256(files[layout.WEIGHTS]).hexdigest()}
-    whole = {**files, layout.CONFIG: json.dumps(config).encode()}
+    config = json.loads(files[CONFIG])
+    config["weights"] = {"sha256": hashlib.sha256(files[WEIGHTS]).hexdigest()}
+    whole = {**files, CONFIG: json.dumps(config).encode()}
     assert loads_or_says_why(tmp_path, whole)
-    weights = bytearray(files[layout.WEIGHTS])
+    weights = bytearray(files[WEIGHTS])
     weights[-1] ^= 1
-    assert not loads_or_says_why(tmp_path, {**whole, layout.WEIGHTS: bytes(weights)})
+    assert not loads_or_says_why(tmp_path, {**whole, WEIGHTS: bytes(weights)})
 
 
 def _golden(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[bytes], bytes]:
@@ -345,6 +345,6 @@ def _golden(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[by
 def test_golden_batches_that_prove_nothing(files, tmp_path, change):
     assert loads_or_says_why(tmp_path, files)
     assert create_model(tmp_path, verify=True).log_prob(rows(3), torch.zeros(3, 1)).shape == (3,)
-    (tmp_path / layout.GOLDEN).write_bytes(change(files[layout.GOLDEN]))
+    (tmp_path / GOLDEN).write_bytes(change(files[GOLDEN]))
     with pytest.raises(ModelError, match="golden"):
         create_model(tmp_path, verify=True)

@@ -16,8 +16,8 @@ from support.loopback_hub import TOKEN, Fault, Hub
 from support.small_models import make, rows
 
 from impflow_zoo import ResFlow, results
-from impflow_zoo.models import hub as files_of_the_hub
-from impflow_zoo.models import layout, store
+from impflow_zoo.models import hub as hub_of_models
+from impflow_zoo.models.folder import CONFIG, GOLDEN, RESULTS, ModelFolder
 
 REPO = "zoo/small"
 
@@ -122,7 +122,7 @@ def test_cache_does_where_the_hub_is_down(hub, online, models, tmp_path):
     hub.add(REPO, models[0])
     cache = str(tmp_path / "cache")
     value = online(load, cache)
-    hub.faults["HEAD", "model.safetensors"] = Fault(status=503)
+    hub.faults["GET", "/revision/main"] = Fault(status=503)
     assert online(load, cache) == value
     fails(online(load, cache, force_download=True), "HfHubHTTPError", REPO, "503")
 
@@ -157,16 +157,25 @@ def test_offline_and_not_cached(hub, offline, online, models, tmp_path):
 def test_weights_that_are_out_of_reach_are_not_called_missing(
     hub, online, offline, models, tmp_path
 ):
+    """Another program has fetched the config alone."""
     hub.add(REPO, models[0])
     online(_fetch_config, str(tmp_path))
-    result = offline(load, str(tmp_path))
+    fails(offline(load, str(tmp_path)), "LocalEntryNotFoundError", REPO, "not in the cache")
+    result = online(load, str(tmp_path), local_files_only=True)
     fails(result, "LocalEntryNotFoundError", "model.safetensors", "not in the cache")
 
 
 def _fetch_config(cache: str) -> None:
-    from impflow_zoo.models import layout
+    from huggingface_hub import hf_hub_download
 
-    store.read_config(layout.open_files(REPO, cache_dir=cache))
+    hf_hub_download(REPO, CONFIG, cache_dir=cache)
+
+
+def test_a_download_that_was_cut_is_not_taken_for_the_model(hub, online, offline, models, tmp_path):
+    hub.add(REPO, models[0])
+    hub.faults["GET", GOLDEN] = Fault(status=403)
+    fails(online(load, str(tmp_path)), "HfHubHTTPError", "403")
+    fails(offline(load, str(tmp_path)), "LocalEntryNotFoundError", REPO, "not in the cache")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ def _fetch_config(cache: str) -> None:
 )
 def test_hub_in_trouble(hub, online, models, tmp_path, fault, words):
     hub.add(REPO, models[0])
-    hub.faults["HEAD", "model.safetensors"] = fault
+    hub.faults["GET", "/revision/main"] = fault
     fails(online(load, str(tmp_path)), "OSError", REPO, words)
 
 
@@ -204,9 +213,9 @@ def test_bodies_cut_short_and_changed(hub, online, models, tmp_path):
     hub.faults[get] = Fault(cut=half, times=1)  # the client goes on where the body broke off
     assert online(load, str(tmp_path / "b")) == value
     hub.faults[get] = Fault(cut=0)
-    fails(online(load, str(tmp_path / "e")), "OSError", "model.safetensors", "broke off")
+    fails(online(load, str(tmp_path / "e")), "OSError", REPO, "broke off")
     hub.faults[get] = Fault(body=lambda content: content[:half])
-    fails(online(load, str(tmp_path / "c")), "OSError", "model.safetensors", "broke off")
+    fails(online(load, str(tmp_path / "c")), "OSError", REPO, "broke off")
     hub.faults[get] = Fault(body=lambda content: content[:-8] + bytes(8))
     fails(online(load, str(tmp_path / "d")), "WeightsError", "sha256")
     hub.faults.clear()
@@ -230,10 +239,9 @@ def test_a_storage_client_that_fails(tmp_path, monkeypatch, error):
     def download(*_: object, **__: object) -> str:
         raise error(f"Task error: CAS Client Error:\nrequest with {TOKEN}")
 
-    monkeypatch.setattr(files_of_the_hub, "hf_hub_download", download)
-    files = files_of_the_hub.HubFiles(REPO, cache_dir=tmp_path, local_files_only=True)
-    with pytest.raises(LocalEntryNotFoundError, match=r"config.json.: the transfer failed"):
-        layout.optional_path(files, layout.CONFIG)
+    monkeypatch.setattr(hub_of_models, "snapshot_download", download)
+    with pytest.raises(LocalEntryNotFoundError, match=f"{REPO}: the transfer failed"):
+        ModelFolder.open(REPO, cache_dir=tmp_path, local_files_only=True)
 
 
 def test_what_is_cached_is_refused_without_a_request(hub, online, models, tmp_path):
@@ -288,11 +296,12 @@ def _load_from(namespace: str, cache: str, name: str) -> list[float]:
 @pytest.mark.parametrize("token", [TOKEN, TOKEN + "\x01", TOKEN + "é"], ids=["", "control", "é"])
 def test_tokens_never_show(hub, online, models, tmp_path, token):
     hub.add(REPO, models[0])
-    hub.faults["HEAD", "model.safetensors"] = Fault(status=500)
+    hub.faults["GET", "/revision/main"] = Fault(status=500)
     result = online(load, str(tmp_path), token=token)
     assert isinstance(result, Failure)
     assert "hf_" not in result.text
-    assert "hf_" not in online(_pickled, str(tmp_path), token)
+    hub.faults.clear()
+    assert "hf_" not in str(online(_pickled, str(tmp_path), token))
 
 
 def test_tokens_are_not_logged(hub, online, models, tmp_path):
@@ -326,9 +335,7 @@ def _logged(cache: str, model: str, token: str) -> str:
 def _pickled(cache: str, token: str) -> str:
     import pickle
 
-    from impflow_zoo.models import layout
-
-    files = layout.open_files(REPO, cache_dir=cache, token=token)
+    files = ModelFolder.open(REPO, cache_dir=cache, token=token)
     return f"{pickle.dumps(files)!r}{files!r}{vars(pickle.loads(pickle.dumps(files)))}"
 
 
@@ -402,11 +409,11 @@ def known(value: float) -> bytes:
 def test_results_of_the_revision_asked_for(hub, online, models):
     """A model loaded from an old commit is compared with the results of that commit."""
     data = {"test.parquet": table(rows(5).tolist())}
-    old = hub.add("zoo/scored", {**models[0], **data, layout.RESULTS: known(-1.5)})
-    hub.add("zoo/scored", {**models[0], **data, layout.RESULTS: known(-2.5)})
+    old = hub.add("zoo/scored", {**models[0], **data, RESULTS: known(-1.5)})
+    hub.add("zoo/scored", {**models[0], **data, RESULTS: known(-2.5)})
     assert online(score, f"zoo/scored@{old}")[3] == -1.5
     assert online(score, "zoo/scored")[3] == -2.5
-    hub.add("zoo/scored", {**models[0], **data, layout.RESULTS: b"[{"})
+    hub.add("zoo/scored", {**models[0], **data, RESULTS: b"[{"})
     assert online(score, "zoo/scored")[3] is None
 
 

@@ -14,8 +14,8 @@ from support.small_models import write_recipe
 
 from impflow_zoo import SplineConfig, SplineFlow, create_model, evaluate, training
 from impflow_zoo.lipschitz.certify import certify
-from impflow_zoo.models import layout
 from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.models.folder import WEIGHTS
 from impflow_zoo.recipe import read_recipe
 
 KINDS = ("coupling", "autoregressive")
@@ -98,7 +98,7 @@ def test_a_recipe_trains_scores_and_saves_it(layers, tmp_path):
 
 def test_weights_hold_no_masks(tmp_path):
     model("autoregressive").float().save_pretrained(tmp_path)
-    assert not [key for key in load_file(tmp_path / layout.WEIGHTS) if "mask" in key]
+    assert not [key for key in load_file(tmp_path / WEIGHTS) if "mask" in key]
 
 
 def test_one_column_has_a_density():

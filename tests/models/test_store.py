@@ -14,14 +14,14 @@ import huggingface_hub.hub_mixin
 import pytest
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from support.small_models import make, rows
 
 from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, create_model
-from impflow_zoo.models import layout, store, writing
+from impflow_zoo.models import writing
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS
 
 SAVED = {
     "ImpFlow": lambda: make(ImpFlow, dtype=torch.float32),
@@ -69,7 +69,7 @@ def test_the_loaded_model_is_the_saved_one(name, tmp_path):
     x, c = rows(50), None if size is None else torch.randn(50, size)
     assert torch.equal(saved.log_prob(x, c), loaded.log_prob(x, c))
     loaded.save_pretrained(tmp_path / "again")
-    for file in (layout.CONFIG, layout.WEIGHTS):
+    for file in (CONFIG, WEIGHTS):
         assert (tmp_path / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
 
 
@@ -119,7 +119,7 @@ def edit(**changes: Any) -> Callable[[Path], None]:
     """Change keys of config.json; those with a dot lie in its config, None removes."""
 
     def change(folder: Path) -> None:
-        path = folder / layout.CONFIG
+        path = folder / CONFIG
         data = json.loads(path.read_text())
         for key, value in changes.items():
             inner = key not in data and key != "notes"
@@ -137,32 +137,32 @@ def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path]
     """Change the tensors, and record their new checksum: a file as another program writes it."""
 
     def apply(folder: Path) -> None:
-        tensors = load_file(folder / layout.WEIGHTS)
+        tensors = load_file(folder / WEIGHTS)
         change(tensors)
-        save_file(tensors, folder / layout.WEIGHTS)
-        data = json.loads((folder / layout.CONFIG).read_text())
+        save_file(tensors, folder / WEIGHTS)
+        data = json.loads((folder / CONFIG).read_text())
         del data["weights"]
-        (folder / layout.CONFIG).write_text(json.dumps(data))
+        (folder / CONFIG).write_text(json.dumps(data))
 
     return apply
 
 
 def _pickle_only(folder: Path) -> None:
-    (folder / layout.WEIGHTS).rename(folder / "pytorch_model.bin")
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
 
 
 def _truncate(folder: Path) -> None:
-    content = (folder / layout.WEIGHTS).read_bytes()
-    (folder / layout.WEIGHTS).write_bytes(content[: len(content) // 2])
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
 
 
 def _other_weights(folder: Path) -> None:
-    save_file(make(dtype=torch.float32).state_dict(), folder / layout.WEIGHTS)
+    save_file(make(dtype=torch.float32).state_dict(), folder / WEIGHTS)
 
 
 KEY = "flow._transform._transforms.1.net_x.layers.0.bias"
 DAMAGE = {
-    "missing weights": (lambda f: (f / layout.WEIGHTS).unlink(), "has no model.safetensors"),
+    "missing weights": (lambda f: (f / WEIGHTS).unlink(), "has no model.safetensors"),
     "pickle only": (_pickle_only, "a pickle.*which could run code and is not opened"),
     "truncated weights": (_truncate, "model.safetensors is truncated or damaged"),
     "weights of another save": (_other_weights, "has sha256 .*the config records"),
@@ -170,10 +170,10 @@ DAMAGE = {
     "extra tensor": (weights(lambda t: t.update(more=t[KEY].clone())), r"1 unexpected.*more"),
     "another shape": (weights(lambda t: t.update({KEY: torch.ones(3)})), rf"{KEY} has shape \(3,"),
     "NaN": (weights(lambda t: t[KEY].fill_(torch.nan)), f"{KEY} holds NaN"),
-    "no config": (lambda f: (f / layout.CONFIG).unlink(), "no config.json: not a model"),
-    "no JSON": (lambda f: (f / layout.CONFIG).write_text("{"), "no valid JSON"),
-    "no JSON object": (lambda f: (f / layout.CONFIG).write_text("[]"), "holds no JSON object"),
-    "binary config": (lambda f: (f / layout.CONFIG).write_bytes(b"\xff\xfe"), "no valid JSON"),
+    "no config": (lambda f: (f / CONFIG).unlink(), "no config.json: not a model"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "no valid JSON"),
+    "no JSON object": (lambda f: (f / CONFIG).write_text("[]"), "holds no JSON object"),
+    "binary config": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe"), "no valid JSON"),
     "newer format": (edit(format=99), "format 99.*reads up to 1.*upgrade impflow_zoo"),
     "no format": (edit(format="1"), "no valid 'format'"),
     "unknown model": (edit(model="GlowFlow"), "unknown model 'GlowFlow': .*Imp"),
@@ -218,7 +218,7 @@ def test_a_damaged_folder_is_refused(damage, message, folder, monkeypatch):
     with pytest.raises(ModelError, match=message) as caught:
         ImpFlow.from_pretrained(folder)
     assert "\n" not in str(caught.value)
-    assert str(folder) in str(caught.value) or layout.WEIGHTS in str(caught.value)
+    assert str(folder) in str(caught.value) or WEIGHTS in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "a/b/c", "/nowhere/at-all", ""])
@@ -229,19 +229,7 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name):
 
 def test_a_file_in_place_of_a_folder_is_refused(folder):
     with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
-        ImpFlow.from_pretrained(folder / layout.WEIGHTS)
-
-
-def test_offline_nobody_says_that_weights_do_not_exist(folder):
-    class Offline:
-        name = "owner/model"
-
-        def path(self, filename: str) -> Path:
-            raise LocalEntryNotFoundError("offline and not in the cache")
-
-    config_file = store.read_config(layout.open_files(folder))
-    with pytest.raises(LocalEntryNotFoundError, match="offline"):
-        store.read_weights(Offline(), config_file)
+        ImpFlow.from_pretrained(folder / WEIGHTS)
 
 
 OVERRIDES = {
@@ -270,27 +258,27 @@ def test_bad_overrides_are_refused(options, message, folder):
 
 
 def _shift_golden(folder: Path) -> None:
-    golden = load_file(folder / layout.GOLDEN)
+    golden = load_file(folder / GOLDEN)
     golden["log_prob"] += 1e-3
-    save_file(golden, folder / layout.GOLDEN)
+    save_file(golden, folder / GOLDEN)
 
 
 def _lower_certificate(folder: Path) -> None:
-    data = json.loads((folder / layout.CONFIG).read_text())
+    data = json.loads((folder / CONFIG).read_text())
     data["certificate"][0]["bound"] *= 0.9
-    (folder / layout.CONFIG).write_text(json.dumps(data))
+    (folder / CONFIG).write_text(json.dumps(data))
 
 
 UNTRUE = {
     "golden log-probabilities": (_shift_golden, "golden log_prob differ by up to 1.00e-03"),
     "certificate": (_lower_certificate, r"Lip <= 0\.\d+ .*but config.json records"),
-    "no golden batch": (lambda f: (f / layout.GOLDEN).unlink(), "nothing to verify against"),
+    "no golden batch": (lambda f: (f / GOLDEN).unlink(), "nothing to verify against"),
     "golden batch cut": (
-        lambda f: (f / layout.GOLDEN).write_bytes((f / layout.GOLDEN).read_bytes()[:99]),
+        lambda f: (f / GOLDEN).write_bytes((f / GOLDEN).read_bytes()[:99]),
         "golden.safetensors is truncated",
     ),
     "golden batch of another kind": (
-        lambda f: save_file({"inputs": torch.ones(1)}, f / layout.GOLDEN),
+        lambda f: save_file({"inputs": torch.ones(1)}, f / GOLDEN),
         "golden.safetensors lacks 'latents'",
     ),
 }
@@ -313,7 +301,7 @@ def test_a_model_is_saved_within_autocast(tmp_path):
         model.save_pretrained(tmp_path / "within")
     model.save_pretrained(tmp_path / "without")
     ImpFlow.from_pretrained(tmp_path / "within", verify=True)
-    a, b = (load_file(tmp_path / name / layout.GOLDEN) for name in ("within", "without"))
+    a, b = (load_file(tmp_path / name / GOLDEN) for name in ("within", "without"))
     torch.testing.assert_close(a, b)
 
 
@@ -392,12 +380,12 @@ def test_an_interrupt_leaves_one_of_the_two_models(renames, folder, monkeypatch)
 
 
 def test_a_card_is_kept_unless_another_is_given(model, folder):
-    assert "ImpFlow.from_pretrained" in (folder / layout.CARD).read_text()
-    (folder / layout.CARD).write_text("mine")
+    assert "ImpFlow.from_pretrained" in (folder / CARD).read_text()
+    (folder / CARD).write_text("mine")
     model.save_pretrained(folder)
-    assert (folder / layout.CARD).read_text() == "mine"
+    assert (folder / CARD).read_text() == "mine"
     model.save_pretrained(folder, card="new")
-    assert (folder / layout.CARD).read_text() == "new"
+    assert (folder / CARD).read_text() == "new"
 
 
 def test_saving_changes_no_answer(model, tmp_path):
@@ -441,7 +429,7 @@ def test_what_is_pushed_is_what_is_saved(push, model, tmp_path, uploads):
     (upload,) = uploads
     assert upload["repo_id"] == "me/flow"
     assert upload["commit_message"] == "new"
-    assert upload["files"] == {layout.CONFIG, layout.WEIGHTS, layout.GOLDEN, layout.CARD}
+    assert upload["files"] == {CONFIG, WEIGHTS, GOLDEN, CARD}
     x = rows()
     assert torch.equal(upload["model"].log_prob(x), model.log_prob(x))
 
@@ -449,9 +437,9 @@ def test_what_is_pushed_is_what_is_saved(push, model, tmp_path, uploads):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_narrow_weights_are_widened(dtype, tmp_path):
     make().save_pretrained(tmp_path)
-    weights = load_file(tmp_path / layout.WEIGHTS)
+    weights = load_file(tmp_path / WEIGHTS)
     narrow = {k: t.to(dtype) if t.is_floating_point() else t for k, t in weights.items()}
-    save_file(narrow, tmp_path / layout.WEIGHTS)
+    save_file(narrow, tmp_path / WEIGHTS)
     description = json.loads((tmp_path / "config.json").read_text())
     description["weights"] = None
     (tmp_path / "config.json").write_text(json.dumps(description))

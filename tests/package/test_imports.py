@@ -59,9 +59,9 @@ ROOMS = {  # what a room may import beside itself
         "facts",
         "pictures",
         "recipe",
+        "record",
         "registry",
         "results",
-        "runlog",
     },
 }
 

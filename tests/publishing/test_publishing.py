@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from huggingface_hub import ModelCard
 from support import staged_folder
 from support.client_process import Client, client
@@ -20,11 +19,22 @@ from support.loopback_hub import TOKEN, Hub
 from support.small_models import make
 
 from impflow_zoo import ResFlow, create_model, registry, results
-from impflow_zoo.models import layout
 from impflow_zoo.models.config import ImageConfig, ModelError, to_json
+from impflow_zoo.models.folder import (
+    CARD,
+    CONFIG,
+    GOLDEN,
+    RECIPE,
+    RESULTS,
+    SCORES,
+    TEST_ROWS,
+    TRAINING,
+    WEIGHTS,
+    ModelFolder,
+)
 from impflow_zoo.publishing import sending
 from impflow_zoo.publishing.cards import trained_card
-from impflow_zoo.publishing.scores import SCORES
+from impflow_zoo.record import Record
 from impflow_zoo.results import Entry
 
 
@@ -72,6 +82,9 @@ def test_a_staged_folder_is_fit(folder):
     assert re.match(r"org/tiny +9 files, [\d,]+ bytes$", sending.table([parcel], "org"))
 
 
+STALE = "README.md is not what the files beside it say: stage"
+
+
 def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         text = (folder / name).read_text()
@@ -84,50 +97,39 @@ def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
 def _other_golden(folder: Path) -> None:
     torch.manual_seed(5)
     make(blocks=1).save_pretrained(folder / "other")
-    os.replace(folder / "other" / layout.GOLDEN, folder / layout.GOLDEN)
+    os.replace(folder / "other" / GOLDEN, folder / GOLDEN)
 
 
 def _bound(folder: Path) -> None:
-    config = json.loads((folder / layout.CONFIG).read_text())
+    config = json.loads((folder / CONFIG).read_text())
     config["certificate"][0]["bound"] = 0.1
-    (folder / layout.CONFIG).write_text(json.dumps(config))
+    (folder / CONFIG).write_text(json.dumps(config))
 
 
 def _link(folder: Path) -> None:
-    os.replace(folder / layout.RECIPE, folder.parent / "elsewhere")
-    (folder / layout.RECIPE).symlink_to(folder.parent / "elsewhere")
-
-
-def _images(folder: Path) -> None:
-    recipe = yaml.safe_load((folder / layout.RECIPE).read_text())
-    recipe["config"] = json.loads(json.dumps(to_json(ImageConfig())))
-    (folder / layout.RECIPE).write_text(yaml.safe_dump(recipe))
+    os.replace(folder / RECIPE, folder.parent / "elsewhere")
+    (folder / RECIPE).symlink_to(folder.parent / "elsewhere")
 
 
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
-        (lambda f: (f / layout.GOLDEN).unlink(), "no golden.safetensors"),
-        (lambda f: (f / layout.WEIGHTS).unlink(), "no model.safetensors"),
-        (lambda f: (f / "density.png").unlink(), "the card shows density.png"),
-        (lambda f: (f / layout.CONFIG).write_text("{"), "no valid JSON"),
-        (lambda f: os.truncate(f / layout.WEIGHTS, 500), "truncated"),
+        (lambda f: (f / GOLDEN).unlink(), "no golden.safetensors"),
+        (lambda f: (f / WEIGHTS).unlink(), "no model.safetensors"),
+        (lambda f: (f / "density.png").unlink(), "no density.png"),
+        (lambda f: (f / CONFIG).write_text("{"), "no valid JSON"),
+        (lambda f: os.truncate(f / WEIGHTS, 500), "truncated"),
         (_other_golden, "golden"),
         (_bound, "but config.json records 0.1"),
         (_link, "recipe.yaml is a link"),
-        (_edit("recipe.yaml", "data_license:", "data_url:"), "names no licence of the data"),
-        (_edit("recipe.yaml", "the data are", "the data were"), "does not name the licence"),
+        (_edit("recipe.yaml", "data_license:", "data_url:"), "card.data_license missing"),
+        (_edit("recipe.yaml", "the data are", "the data were"), STALE),
         (_edit("recipe.yaml", "model: ResFlow", "model: ImpFlow"), "recipe.yaml is of a ImpFlow"),
-        (_edit("README.md", "license: mit", ""), "no license"),
-        (_edit("README.md", "library_name: impflow_zoo", ""), "library_name"),
-        (_edit("README.md", "value: -", "value: about -"), "no result that is a number"),
-        (_edit("README.md", "- name: tiny", "- name: huge"), "the card is of 'huge'"),
-        (_edit("README.md", "license: mit", "license: [mit"), "metadata cannot be read"),
-        (_edit("README.md", "## Intended use", "## Use"), "Intended use and limits"),
-        (_edit("README.md", "```python", "```"), "no python block"),
-        (_edit("README.md", "](density.png)", "](curve.png)"), "does not show density.png"),
-        (_images, "pipeline_tag is not unconditional-image-generation"),
-        (_edit("README.md", "](curve.png)", "](../../secret.png)"), "shows ../../secret.png"),
+        (_edit("README.md", "license: mit", ""), STALE),
+        (_edit("README.md", "value: -", "value: about -"), STALE),
+        (_edit("README.md", "license: mit", "license: [mit"), STALE),
+        (_edit("README.md", "](curve.png)", "](../../secret.png)"), STALE),
+        (_edit("training.json", '"rows_seen": 1000', '"rows_seen": 1001'), STALE),
         (_edit("training.json", '"one CPU', f'"{TOKEN} CPU'), "access token"),
     ],
 )
@@ -143,7 +145,7 @@ def test_what_is_missing_is_named(folder, damage, problem):
 def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
     planned = tmp_path / "planned"
     planned.mkdir()
-    shutil.copy(folder / layout.RECIPE, planned)
+    shutil.copy(folder / RECIPE, planned)
     found = sending.parcels([str(folder), str(planned)])
     sending.check(found, "org")
     assert "no weights, not sent" in sending.table(found, "org").splitlines()[1]
@@ -196,7 +198,7 @@ def _score(model: str, cache: str | None) -> list[float]:
 def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
     stays, goes = (
         {"LICENSE": b"MIT", ".gitattributes": b""},
-        {layout.TEST_ROWS: b"old"},
+        {TEST_ROWS: b"old"},
     )
     hub.add("org/tiny", {**stays, **goes})
     _publish(publisher, folder)
@@ -219,10 +221,10 @@ def test_dry_run_makes_no_request(hub, publisher, folder):
 
 
 def test_one_bad_folder_stops_all(hub, publisher, folder, tmp_path):
-    bad = shutil.copytree(folder, tmp_path / "worse")
+    bad = shutil.copytree(folder, tmp_path / "elsewhere" / "worse")
     output = publisher(command, "publish", str(folder), str(bad), "--namespace", "org")
     assert output.code == 2
-    assert "worse (the card is of 'tiny', the folder is 'worse')" in output.err
+    assert f"worse ({STALE}" in output.err
     assert output.err.count("\n") == 1
     assert hub.requests == []
 
@@ -305,7 +307,7 @@ def _push_and_load(cache: str) -> tuple[list[float], str]:
     model = make(ResFlow)
     model.push_to_hub("org/mine", private=True)
     loaded = ResFlow.from_pretrained("org/mine", cache_dir=cache)
-    card = Path(hf_hub_download("org/mine", layout.CARD, cache_dir=cache)).read_text()
+    card = Path(hf_hub_download("org/mine", CARD, cache_dir=cache)).read_text()
     run_snippet(card)
     return [model.log_prob(x).item(), loaded.log_prob(x).item()], card
 
@@ -314,9 +316,9 @@ def test_save_pretrained_sends_the_card_that_it_keeps(hub, publisher, tmp_path):
     folder = tmp_path / "mine"
     make(ResFlow).save_pretrained(folder, card="# My own card\n")
     publisher(_save_and_push, str(folder))
-    assert (folder / layout.CARD).read_text() == "# My own card\n"
+    assert (folder / CARD).read_text() == "# My own card\n"
     files = hub.repositories["model", "org/mine"].head
-    assert b"# My own card" in files[layout.CARD]
+    assert b"# My own card" in files[CARD]
 
 
 def _save_and_push(folder: str) -> None:
@@ -331,10 +333,10 @@ def run_snippet(card: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{layout.WEIGHTS}"))]
+    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
 )
 def test_snippets_of_the_zoo_run_as_printed(name, capsys):
-    run_snippet((registry.zoo_folder() / name / layout.CARD).read_text())
+    run_snippet((registry.zoo_folder() / name / CARD).read_text())
     assert "tensor(" in capsys.readouterr().out
 
 
@@ -352,15 +354,16 @@ def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
     config = ImageConfig(channels=1, image_size=(4, 4), blocks=(1,), width=2)
     folder = tmp_path / "pictures"
     ResFlow(config).eval().save_pretrained(folder)
-    words = {"data_name": "digits", "data_license": "CC0", "dataset_id": "someone/digits"}
+    words = {"summary": "Digits.", "data_name": "digits", "data_license": "CC0"}
+    words["dataset_id"] = "someone/digits"
     recipe = {"model": "ResFlow", "config": to_json(config), "card": words}
-    (folder / layout.RECIPE).write_text(json.dumps(recipe))
-    (folder / layout.TRAINING).write_text(json.dumps(staged_folder.FACTS))
+    (folder / RECIPE).write_text(json.dumps(recipe))
+    (folder / TRAINING).write_text(json.dumps(staged_folder.FACTS))
     scored = {"metric": "bits_per_dim", "value": 8.0, "stderr": 0.1, "estimator_stderr": 1e-3}
     how = {"n": 9, "seed": 0, "logdet": "exact", "round_trip": 1e-6}
     entry = Entry(data="digits", split="test", **scored, **how)
-    (folder / layout.RESULTS).write_text(results.text((entry,)))
-    text = trained_card(folder)
+    (folder / RESULTS).write_text(results.text((entry,)))
+    text = trained_card(Record(ModelFolder(folder)), tmp_path)
     data = ModelCard(text).data
     assert data.pipeline_tag == "unconditional-image-generation"
     assert data.datasets == ["someone/digits"]

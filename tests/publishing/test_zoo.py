@@ -9,51 +9,58 @@ from huggingface_hub import ModelCard
 
 from impflow_zoo import create_model, evaluate, list_models
 from impflow_zoo.evaluation import Result
-from impflow_zoo.models import layout, store
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.folder import (
+    CARD,
+    CONFIG,
+    RECIPE,
+    TEST_ROWS,
+    WEIGHTS,
+    ConfigFile,
+    ModelFolder,
+)
 from impflow_zoo.recipe import read_recipe
-from impflow_zoo.registry import locate, parameter_count, zoo_folder
+from impflow_zoo.record import parameter_count
+from impflow_zoo.registry import locate, zoo_folder
 from impflow_zoo.results import published
 
-FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{layout.RECIPE}"))
+FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
 PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
 
 every_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 
 
-def config_file(folder: Path) -> store.ConfigFile:
-    if not (folder / layout.CONFIG).is_file():
+def config_file(folder: Path) -> ConfigFile:
+    if not (folder / CONFIG).is_file():
         pytest.skip("the folder has no config.json yet")
-    return store.read_config(layout.open_files(folder))
+    return ModelFolder.open(folder).config()
 
 
 def needs_weights(folder: Path) -> None:
-    if not (folder / layout.WEIGHTS).is_file():
+    if not (folder / WEIGHTS).is_file():
         pytest.skip("the weights are not in this folder")
 
 
 def score(folder: Path) -> Result:
     """The score that the card speaks of, on rows that a model ships, or its sibling of the pair."""
-    data = read_recipe(folder / layout.RECIPE).data.dataset or ""
-    if (folder / layout.TEST_ROWS).is_file() or data.startswith("toy:"):
+    data = read_recipe(folder / RECIPE).data.dataset or ""
+    if (folder / TEST_ROWS).is_file() or data.startswith("toy:"):
         return evaluate(folder)
     for sibling in sorted(zoo_folder().glob(f"*-{folder.name.partition('-')[2]}")):
-        if (sibling / layout.TEST_ROWS).is_file():
-            return evaluate(folder, str(sibling / layout.TEST_ROWS))
+        if (sibling / TEST_ROWS).is_file():
+            return evaluate(folder, str(sibling / TEST_ROWS))
     pytest.skip("the data of this model are not here")
 
 
 def test_the_default_is_there():
     assert "impflow-power-plant" in list_models(pretrained=True)
     assert locate("impflow-power-plant") == str(zoo_folder() / "impflow-power-plant")
-    assert set(list_models(pretrained=None)) == {
-        f.name for f in FOLDERS if (f / layout.CONFIG).is_file()
-    }
+    assert set(list_models(pretrained=None)) == {f.name for f in FOLDERS if (f / CONFIG).is_file()}
 
 
 @every_model
 def test_the_recipe_makes_the_model(folder):
-    stated, recipe = config_file(folder), read_recipe(folder / layout.RECIPE)
+    stated, recipe = config_file(folder), read_recipe(folder / RECIPE)
     assert recipe.model == stated.model
     assert recipe.config == stated.config
     assert stated.model.lower().startswith(folder.name.partition("-")[0])
@@ -71,7 +78,7 @@ def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
 @every_model
 def test_the_card_says_what_the_weights_score(folder):
     needs_weights(folder)
-    result = published(layout.open_files(folder))
+    result = published(ModelFolder.open(folder))
     assert result is not None, "there is no results.json: stage the model"
     found = score(folder)
     assert found.value == pytest.approx(result.value, abs=1e-4)
@@ -82,10 +89,10 @@ def test_the_card_says_what_the_weights_score(folder):
 @every_model
 def test_the_card_can_be_read_by_the_hub(folder):
     needs_weights(folder)
-    card = ModelCard.load(folder / layout.CARD)
+    card = ModelCard.load(folder / CARD)
     assert card.data.library_name == "impflow_zoo"
     assert card.data.license == "mit"
-    assert f"{published(layout.open_files(folder)).value:.3f}" in card.text
+    assert f"{published(ModelFolder.open(folder)).value:.3f}" in card.text
     for picture in ("density.png", "curve.png"):
         assert (folder / picture).is_file() == (picture in card.text)
 
@@ -107,7 +114,7 @@ def test_weights_that_are_not_here_come_from_the_namespace(tmp_path, monkeypatch
 
     source = zoo_folder() / "impflow-power-plant"
     (tmp_path / "flow").mkdir()
-    (tmp_path / "flow" / layout.CONFIG).write_bytes((source / layout.CONFIG).read_bytes())
+    (tmp_path / "flow" / CONFIG).write_bytes((source / CONFIG).read_bytes())
     monkeypatch.setattr(registry, "zoo_folder", lambda: tmp_path)
     monkeypatch.delenv("IMPFLOW_ZOO_NAMESPACE", raising=False)
     assert locate("flow") == "impflow-zoo/flow"

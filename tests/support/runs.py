@@ -13,11 +13,9 @@ from support.small_models import config
 
 from impflow_zoo import ImpFlow, training
 from impflow_zoo.data import open_toy
-from impflow_zoo.models import layout
+from impflow_zoo.models.folder import CHECKPOINT, LOG, WEIGHTS
 from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.runlog import LOG
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.run_folder import CHECKPOINT
 
 
 def train(recipe: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -39,7 +37,7 @@ def timeless(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     """Weights, averages, optimizer, generator, the model kept and the log, bit by bit."""
-    for name in (CHECKPOINT, layout.WEIGHTS):
+    for name in (CHECKPOINT, WEIGHTS):
         own, other = load_file(folder / name), load_file(reference / name)
         assert own.keys() == other.keys()
         for key, tensor in own.items():

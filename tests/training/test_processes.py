@@ -18,14 +18,12 @@ from support import several_processes
 from support.small_models import write_recipe
 
 from impflow_zoo import processes, training
-from impflow_zoo.models import layout
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.folder import CHECKPOINT, LOG, WEIGHTS
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import read_recipe
-from impflow_zoo.runlog import LOG
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.run_folder import CHECKPOINT
 from impflow_zoo.training.splits import open_splits
 
 CLOCKS = {"seconds", "rows_per_second", "hardware"}
@@ -284,5 +282,5 @@ def test_training_on_a_named_device(tmp_path):
     recipe = write_recipe(tmp_path / "recipe")
     state = training.train(recipe, out=tmp_path / "run", device="cpu", progress=False)
     assert state["step"] == 4
-    assert (tmp_path / "run" / layout.WEIGHTS).exists()
+    assert (tmp_path / "run" / WEIGHTS).exists()
     assert processes.together("cpu") == Processes()

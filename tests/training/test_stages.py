@@ -18,8 +18,8 @@ from support.small_models import CARD, make, write_recipe
 
 from impflow_zoo import ImpFlow, training
 from impflow_zoo.facts import Part, TrainingFacts
-from impflow_zoo.models import layout
 from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS
 from impflow_zoo.publishing import staging
 from impflow_zoo.recipe import fingerprint, read_recipe
 
@@ -43,7 +43,7 @@ def train(recipe: Path, out: Path, **options: Any) -> dict[str, Any]:
     return training.train(recipe, out=out, progress=False, **options)
 
 
-def assert_same_weights(one: Path, other: Path, name: str = layout.WEIGHTS) -> None:
+def assert_same_weights(one: Path, other: Path, name: str = WEIGHTS) -> None:
     own, expected = load_file(one / name), load_file(other / name)
     assert own.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[key]) for key, tensor in own.items())
@@ -102,7 +102,7 @@ def test_training_on_is_a_stage_more(whole, tmp_path):
     train(first, tmp_path / "run", resume=True)
     assert_same_weights(tmp_path / "run", run)
     assert timeless(TrainingFacts.read(tmp_path / "run")) == timeless(TrainingFacts.read(run))
-    assert (tmp_path / "run" / layout.RECIPE).read_text() == recipe.read_text()
+    assert (tmp_path / "run" / RECIPE).read_text() == recipe.read_text()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_run_that_is_killed_in_a_stage_goes_on_as_if_nothing_had_happened(
     ended = subprocess.run([sys.executable, "-c", code, *arguments], check=False)
     assert ended.returncode == -signal.SIGKILL
     train(recipe, tmp_path, resume=True)
-    for name in (layout.WEIGHTS, layout.CHECKPOINT):
+    for name in (WEIGHTS, CHECKPOINT):
         assert_same_weights(tmp_path, run, name)
     assert timeless(TrainingFacts.read(tmp_path)) == timeless(TrainingFacts.read(run))
 
@@ -162,7 +162,7 @@ def test_a_card_tells_of_stages(whole, tmp_path):
     folder.mkdir()
     shutil.copy(whole[0], folder)
     staging.stage(whole[1], folder)
-    card = (folder / layout.CARD).read_text()
+    card = (folder / "README.md").read_text()
     assert "9 steps of 32 and 64 rows (352 rows seen)" in card
     assert "in 3 stages (4, 3 and 2 steps), each from the weights that the one before has" in card
     assert "\nimpflow-zoo train hub_configs/flow/recipe.yaml\n" in card
@@ -185,9 +185,9 @@ def test_a_card_names_the_model_it_started_from(tmp_path):
     folder = tmp_path / "flow"
     recipe = write(folder, steps=2)
     train(recipe, tmp_path / "run", init_from=str(tmp_path / "elsewhere"))
-    assert str(tmp_path) not in (tmp_path / "run" / layout.LOG).read_text()
+    assert str(tmp_path) not in (tmp_path / "run" / LOG).read_text()
     staging.stage(tmp_path / "run", folder)
-    card = (folder / layout.CARD).read_text()
+    card = (folder / "README.md").read_text()
     assert "starting from the weights of elsewhere: Adam" in card
     assert "recipe.yaml --init-from elsewhere\n" in card
 

@@ -31,18 +31,16 @@ from impflow_zoo import (
 )
 from impflow_zoo.data import TOYS, DataError, TableSource, open_source, open_toy
 from impflow_zoo.facts import read_log
-from impflow_zoo.models import layout
 from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS, ModelFolder
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.processes import Processes
 from impflow_zoo.publishing import staging
 from impflow_zoo.recipe import TrainingSettings, read_recipe
 from impflow_zoo.registry import locate
-from impflow_zoo.runlog import LOG
 from impflow_zoo.scoring import Score, score
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.optimisation import learning_rate
-from impflow_zoo.training.run_folder import CHECKPOINT
 from impflow_zoo.training.splits import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
 
@@ -149,9 +147,9 @@ def test_time_ends_a_run_in_order(uninterrupted, tmp_path):
 
 def test_a_finished_run_has_nothing_to_resume(uninterrupted):
     recipe, whole = uninterrupted
-    before = (whole / layout.WEIGHTS).read_bytes(), timeless(log(whole))
+    before = (whole / WEIGHTS).read_bytes(), timeless(log(whole))
     assert train(recipe, whole, resume=True)["step"] == 20
-    assert ((whole / layout.WEIGHTS).read_bytes(), timeless(log(whole))) == before
+    assert ((whole / WEIGHTS).read_bytes(), timeless(log(whole))) == before
 
 
 def test_the_log_says_what_happened(uninterrupted):
@@ -184,7 +182,7 @@ def test_the_log_says_what_happened(uninterrupted):
 def test_a_run_makes_a_model_that_loads(uninterrupted):
     recipe, whole = uninterrupted
     model = create_model(whole, verify=True)
-    assert (whole / layout.RECIPE).read_bytes() == recipe.read_bytes()
+    assert (whole / RECIPE).read_bytes() == recipe.read_bytes()
     validated = [line["validation"] for line in log(whole) if "validation" in line]
     rows = open_source("toy:moons", "validation")
     exact = create_model(whole, logdet="exact")
@@ -395,7 +393,7 @@ def test_a_run_can_start_from_the_weights_of_a_model(tmp_path):
     start = make(blocks=1)
     start.save_pretrained(tmp_path / "start")
     run = trainer(tmp_path / "run", ImpFlow(start.config))
-    run.prepare(layout.open_files(tmp_path / "start"))
+    run.prepare(ModelFolder.open(tmp_path / "start"))
     for module in (run.model, run.averaged):
         for key, tensor in module.state_dict().items():
             assert torch.equal(tensor, start.state_dict()[key].to(tensor.dtype)), key
@@ -412,7 +410,7 @@ def test_a_run_can_start_from_a_model_of_the_zoo(tmp_path):
         tmp_path,
         progress=False,
     )
-    run.prepare(layout.open_files(locate("impflow-power-plant")))
+    run.prepare(ModelFolder.open(locate("impflow-power-plant")))
     own = dict(run.model.named_parameters())
     assert all(torch.equal(own[name], p) for name, p in start.named_parameters())
 

@@ -1,0 +1,281 @@
+"""The folder of a model: a run, an entry of the zoo and a snapshot of the Hub are the same thing.
+
+The names of its files stand here and nowhere else. Everything is checked before it is used, and
+nothing from a file is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import reprlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from impflow_zoo.lipschitz.certify import Certificate
+from impflow_zoo.models.classes import model_class, require_config
+from impflow_zoo.models.config import Config, ConfigError, ModelError, convert, parse, to_json
+from impflow_zoo.models.hub import snapshot
+from impflow_zoo.models.writing import write_together
+
+__all__ = [
+    "CARD",
+    "CHECKPOINT",
+    "CONFIG",
+    "CURVE",
+    "GOLDEN",
+    "LOG",
+    "PICTURE",
+    "PUBLISHED",
+    "RECIPE",
+    "RESULTS",
+    "SCORES",
+    "TEST_ROWS",
+    "TRAINING",
+    "WEIGHTS",
+    "ConfigFile",
+    "ModelFolder",
+    "WeightsError",
+    "read_safetensors",
+    "readable",
+]
+
+CONFIG, WEIGHTS, GOLDEN = "config.json", "model.safetensors", "golden.safetensors"
+RECIPE, TRAINING, RESULTS = "recipe.yaml", "training.json", "results.json"
+CARD, PICTURE, CURVE = "README.md", "density.png", "curve.png"
+TEST_ROWS = "test.parquet"  # the split that the card speaks of
+SCORES = "scores.safetensors"  # of these rows, one by one; in checkouts alone
+LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # of a training run
+_DATA = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING, RESULTS, TEST_ROWS)  # what code reads
+PUBLISHED = (*_DATA, CARD, PICTURE, CURVE)  # what goes to the Hub
+_PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")
+_FORMAT = 1
+
+
+class WeightsError(ModelError):
+    """Weights are missing, incomplete, of another shape, damaged, or not the recorded ones."""
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What `config.json` says.
+
+    Arguments:
+        model: name of the model class.
+        config: what it is made of.
+        sha256: checksum of the weights, or None if there are none yet.
+        certificate: the Lipschitz bounds at save time.
+    """
+
+    model: str
+    config: Config
+    sha256: str | None = None
+    certificate: tuple[Certificate, ...] = field(default=())
+
+    def text(self) -> bytes:
+        """The content of the file."""
+        data = {
+            "format": _FORMAT,
+            "model": self.model,
+            "config": to_json(self.config),
+            "weights": None if self.sha256 is None else {"sha256": self.sha256},
+            "certificate": [vars(c) for c in self.certificate],
+        }
+        return (json.dumps(data, indent=2) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class _Weights:
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that holds a model, or is to hold one.
+
+    Arguments:
+        path: where it is.
+        name: what messages call it; empty is its path.
+        elsewhere: files of a repository that are not fetched.
+    """
+
+    path: Path
+    name: str = ""
+    elsewhere: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or str(self.path))
+
+    @classmethod
+    def open(
+        cls, model: str | os.PathLike[str], *, revision: str | None = None, **options: Any
+    ) -> ModelFolder:
+        """The folder of a model, fetched if it is on the Hub, all files from one commit.
+
+        Arguments:
+            model: a local folder, or a Hub id, `owner/name` or `owner/name@revision`.
+            revision: branch, tag or commit on the Hub.
+            options: as in `hub.snapshot`.
+
+        Raises:
+            ModelError: if it is neither.
+            HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors, said in one line.
+        """
+        name = os.fspath(model)
+        if os.path.isdir(name):
+            if revision is not None:
+                raise ModelError(f"{name} is a folder and has no revisions: leave revision= out")
+            return cls(Path(name))
+        if "@" in name:
+            name, asked = name.rsplit("@", 1)
+            if revision not in (None, asked):
+                raise ModelError(
+                    f"{name}@{asked} names a revision: leave revision={revision!r} out"
+                )
+            revision = asked
+        path, listed = snapshot(name, _DATA, (CONFIG, WEIGHTS), revision=revision, **options)
+        return cls(path, name if revision is None else f"{name}@{revision}", listed)
+
+    def has(self, filename: str) -> bool:
+        """Whether the folder holds a file of that name."""
+        return (self.path / filename).is_file()
+
+    def file(self, filename: str) -> Path | None:
+        """The path of a file that the folder may lack."""
+        return self.path / filename if self.has(filename) else None
+
+    def config(self) -> ConfigFile:
+        """Read and check `config.json`.
+
+        Raises:
+            ConfigError: if it is missing, damaged, from a newer version, or does not parse.
+        """
+        if not self.has(CONFIG):
+            self._refuse_pickle()
+            reason = "not a model of this library"
+            if self.has(LOG):
+                reason = "a run keeps a model at its first validation, and it has had none yet"
+            raise ConfigError(f"{self.name} has no {CONFIG}: {reason}")
+        try:
+            data = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{self.name}: {CONFIG} is no valid JSON ({error})") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"{self.name}: {CONFIG} holds no JSON object")
+        version = data.get("format")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ConfigError(f"{self.name}: {CONFIG} has no valid 'format': not of this library")
+        if version > _FORMAT:
+            raise ConfigError(
+                f"{self.name} has format {reprlib.repr(version)}, this version of impflow_zoo "
+                f"reads up to {_FORMAT}: upgrade impflow_zoo"
+            )
+        unknown = set(data) - {"format", "model", "config", "weights", "certificate"}
+        if unknown:
+            raise ConfigError(f"{self.name}: unknown key {reprlib.repr(min(unknown))} in {CONFIG}")
+        try:
+            kind = model_class(data.get("model"))
+            weights = convert(data.get("weights"), _Weights | None, "weights")
+            certificate = convert(
+                data.get("certificate", ()), tuple[Certificate, ...], "certificate"
+            )
+            config = parse(_with_net(data.get("config")))
+            require_config(kind, config)
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {readable(error)}") from None
+        return ConfigFile(kind.__name__, config, weights and weights.sha256, certificate)
+
+    def weights(self, stated: ConfigFile) -> dict[str, Tensor]:
+        """Read the weights after their checksum.
+
+        Arguments:
+            stated: what `config` found.
+
+        Raises:
+            WeightsError: if they are missing, damaged or not those that the config records.
+        """
+        if not self.has(WEIGHTS):
+            self._refuse_pickle()
+            raise WeightsError(f"{self.name} has no {WEIGHTS}: no weights were published with it")
+        path = self.path / WEIGHTS
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        tensors = read_safetensors(path)
+        least, size = stated.config.least_size, sum(t.numel() for t in tensors.values())
+        if least > size:  # before anything of that size is built
+            raise WeightsError(
+                f"{self.name}: the config asks for {least:.3g} numbers or more, {WEIGHTS} holds "
+                f"{size:.3g}: weights of another architecture?"
+            )
+        if stated.sha256 not in (None, found):
+            raise WeightsError(
+                f"{self.name}: {WEIGHTS} has sha256 {found[:12]}..., the config records "
+                f"{str(stated.sha256)[:12]}...: download it again, or save the model anew"
+            )
+        return tensors
+
+    def _refuse_pickle(self) -> None:
+        """Say why weights in a pickle are of no use, where there are some."""
+        for filename in _PICKLES:
+            if filename in self.elsewhere or self.has(filename):
+                raise WeightsError(
+                    f"{self.name} has no {WEIGHTS}: its weights are a pickle ({filename}), which "
+                    "could run code and is not opened"
+                )
+
+    def replace(self, contents: Mapping[str, bytes | None]) -> None:
+        """Write files by name, all of them or none; None deletes one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_together({self.path / name: content for name, content in contents.items()})
+
+    @contextmanager
+    def changed(self) -> Iterator[ModelFolder]:
+        """A copy to work on, whose files take the place of the folder's at the end.
+
+        If something fails, or the process is killed on the way, the folder is as it was.
+        """
+        with tempfile.TemporaryDirectory() as elsewhere:
+            draft = ModelFolder(Path(elsewhere) / self.path.resolve().name)
+            draft.path.mkdir()
+            before = [path for path in self.path.iterdir() if path.is_file()]
+            for path in before:
+                shutil.copyfile(path, draft.path / path.name)
+            yield draft
+            after = {path.name: path.read_bytes() for path in draft.path.iterdir()}
+            self.replace({**dict.fromkeys(path.name for path in before), **after})
+
+
+def _with_net(config: Any) -> Any:
+    """A config with the kind of its nets, which files from before there was a choice leave out."""
+    if isinstance(config, dict) and config.get("kind") == "tabular":
+        return {"net": "spectral", **config}
+    return config
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        WeightsError: if the file is truncated or not in that format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError, OSError) as error:
+        raise WeightsError(
+            f"{path} is truncated or damaged: {readable(error)}; take a whole copy of it"
+        ) from None
+
+
+def readable(problem: object) -> str:
+    """A problem in one line that fits a screen, whatever the file put into it."""
+    text = "".join(c if c.isprintable() else " " for c in str(problem))
+    return text if len(text) <= 300 else f"{text[:300]}..."
