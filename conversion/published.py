@@ -15,6 +15,7 @@ import yaml
 from impflow_zoo import ImageConfig
 from impflow_zoo.models.config import to_json
 from impflow_zoo.models.folder import CARD, CONFIG, RECIPE, WEIGHTS, ConfigFile, ModelFolder
+from impflow_zoo.publishing.beside import figures
 from impflow_zoo.record import parameter_count
 from impflow_zoo.registry import zoo_folder
 
@@ -34,7 +35,6 @@ class Checkpoint:
         file: its name.
         data: what it was trained on.
         data_url, data_license, dataset_id: of the data.
-        bits_per_dim: what the paper reports.
         changes: of the config that the scripts' defaults give.
     """
 
@@ -42,7 +42,6 @@ class Checkpoint:
     data: str
     data_url: str
     data_license: str
-    bits_per_dim: str
     changes: dict[str, Any]
     dataset_id: str | None = None
 
@@ -50,6 +49,12 @@ class Checkpoint:
     def name(self) -> str:
         """Name of the model and its folder."""
         return f"resflow-{self.file.partition('_')[0]}-published"
+
+    @property
+    def bits_per_dim(self) -> str:
+        """What the paper reports."""
+        known = figures(zoo_folder(), self.data)
+        return next(figure.value for figure in known if figure.source == "Chen et al., 2019")
 
     @property
     def config(self) -> ImageConfig:
@@ -73,7 +78,6 @@ CHECKPOINTS = (
         "MNIST",
         "https://huggingface.co/datasets/ylecun/mnist",
         "none stated by its authors",
-        "0.970",
         {"channels": 1, "image_size": (28, 28), "alpha": 1e-6},
         "ylecun/mnist",
     ),
@@ -82,7 +86,6 @@ CHECKPOINTS = (
         "CIFAR-10",
         "https://huggingface.co/datasets/uoft-cs/cifar10",
         "none stated by its authors",
-        "3.280",
         {},
         "uoft-cs/cifar10",
     ),
@@ -91,7 +94,6 @@ CHECKPOINTS = (
         "ImageNet, downsampled to 32x32",
         "https://arxiv.org/abs/1601.06759",
         _IMAGENET,
-        "4.010",
         {"blocks": (32, 32, 32)},
     ),
     Checkpoint(
@@ -99,7 +101,6 @@ CHECKPOINTS = (
         "ImageNet, downsampled to 64x64",
         "https://arxiv.org/abs/1601.06759",
         _IMAGENET,
-        "3.757",
         {"blocks": (32, 32, 32), "image_size": (64, 64), **_DEEP},
     ),
     Checkpoint(
@@ -107,7 +108,6 @@ CHECKPOINTS = (
         "CelebA-HQ 256x256, 5 bit",
         "https://github.com/tkarras/progressive_growing_of_gans",
         "CC BY-NC 4.0; the photographs belong to their owners",
-        "0.992",
         {
             **{"blocks": (16,) * 6, "image_size": (256, 256), "bits": 5, "activation": "elu"},
             **{"fc_blocks": 0, **_DEEP},
@@ -133,13 +133,6 @@ def files(checkpoint: Checkpoint) -> dict[str, bytes]:
             "data_license": checkpoint.data_license,
             "dataset_id": checkpoint.dataset_id,
             "limits": ["Samples show textures more than objects."],
-            "beside": [
-                {
-                    "name": "Chen et al. (2019)",
-                    "value": checkpoint.bits_per_dim,
-                    "source": f"the paper's number for these weights, {_PAPER}",
-                }
-            ],
         },
     }
     return {

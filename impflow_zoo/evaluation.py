@@ -152,11 +152,6 @@ def evaluate(
         NoContractionError: if a net is no contraction at some row.
         NotFiniteError: if a value on the way is not finite.
     """
-    if not isinstance(model, FlowModel | str | os.PathLike):
-        raise ModelError(
-            f"model of type {type(model).__name__}: a model, a name of the zoo, a Hub id "
-            "or a folder is needed"
-        )
     if isinstance(model, FlowModel):
         processes = together(next(model.parameters()).device.type)
     else:
@@ -173,8 +168,7 @@ def evaluate(
     for name, value in (("limit", limit), ("batch_size", batch_size), ("seed", seed)):
         if value is not None and not is_whole(value):
             raise ModelError(f"{name}={value!r}: a whole number is needed")
-    for name, value in (("limit", limit), ("batch_size", batch_size)):
-        if value is not None and value < 1:
+        if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
     where = scored_split(model, dataset, split, revision)
     source = open_rows(
@@ -244,15 +238,7 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
     values = metric(scored.log_prob)
     n = len(values)
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
-    rows = sum(count for count, _ in scored.roots)
-    passed = sum(figures.rows for figures in scored.logdets)
     nets = sum(len(block.steps) for block in model.blocks())
-
-    def over_rows(name: str) -> float:
-        """The mean over rows of what all nets add, in units of the metric."""
-        total = sum(getattr(figures, name) * figures.rows for figures in scored.logdets)
-        return total / max(1, passed) * nets * unit
-
     return Result(
         metric=model.config.metric,
         value=float(values.mean()),
@@ -261,10 +247,10 @@ def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
         n=n,
         skipped=scored.skipped,
         per_row=values,
-        logdet=scored.logdets[0].mode if scored.logdets else "exact",
-        truncation_bound=over_rows("bound"),
-        truncation_tail=over_rows("tail"),
-        solver_steps=sum(n * steps for n, steps in scored.roots) / rows if rows else 0.0,
+        logdet=scored.logdet,
+        truncation_bound=scored.mean("bound") * nets * unit,
+        truncation_tail=scored.mean("tail") * nets * unit,
+        solver_steps=scored.mean("steps"),
         **rest,
     )
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
 from impflow_zoo.models.fields import convert_fields
-from impflow_zoo.models.folder import LOG, TRAINING
-from impflow_zoo.recipe import Recipe, fingerprint
+from impflow_zoo.models.folder import TRAINING
 from impflow_zoo.runlog import read_lines
 
 __all__ = [
@@ -20,7 +18,6 @@ __all__ = [
     "Part",
     "Repeat",
     "TrainingFacts",
-    "facts_of_run",
     "read_log",
 ]
 
@@ -104,21 +101,9 @@ class TrainingFacts:
         if not path.is_file():
             raise ModelError(f"{folder} has no {TRAINING}: stage it from a run")
         try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8")))
+            return _parsed(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ModelError(f"{path} is damaged: stage the model from its run again") from error
-
-    @classmethod
-    def of(cls, known: Any) -> TrainingFacts:
-        """What `dataclasses.asdict` took apart.
-
-        Raises:
-            ConfigError: if something is missing or of another type.
-        """
-        if not isinstance(known, dict):
-            raise ConfigError("facts are stated by name")
-        facts: TrainingFacts = parse_dataclass(cls, known, "")
-        return facts
 
     @property
     def last_steps(self) -> int:
@@ -138,10 +123,6 @@ class TrainingFacts:
             and len(self.parts) == len(other.parts)
             and (self.data == other.data or not (self.data and other.data))
         )
-
-    def is_by(self, recipe: Recipe) -> bool:
-        """Whether the run may have been one of this recipe."""
-        return self.recipe in ("", fingerprint(recipe))
 
     def after(self, before: TrainingFacts) -> TrainingFacts:
         """These facts of a stage and those of the stages before it."""
@@ -187,13 +168,12 @@ class TrainingFacts:
         return statistics.mean(values), statistics.stdev(values)
 
 
-def facts_of_run(run: Path) -> TrainingFacts:
-    """What a run says of itself: `training.json`, or its log if it has had no validation yet.
-
-    Raises:
-        ModelError: if neither can be read.
-    """
-    return TrainingFacts.read(run) if (run / TRAINING).is_file() else read_log(run / LOG)
+def _parsed(known: Any) -> TrainingFacts:
+    """What `dataclasses.asdict` took apart."""
+    if not isinstance(known, dict):
+        raise ConfigError("facts are stated by name")
+    facts: TrainingFacts = parse_dataclass(TrainingFacts, known, "")
+    return facts
 
 
 def read_log(log: Path) -> TrainingFacts:
@@ -212,27 +192,22 @@ def read_log(log: Path) -> TrainingFacts:
 
 
 def _facts(lines: list[dict[str, Any]]) -> TrainingFacts:
-    def first(key: str, default: Any) -> Any:
-        return next((line[key] for line in lines if key in line), default)
-
+    known = {key: value for line in reversed(lines) for key, value in line.items()}  # the first
     unconverged = [line["unconverged"] for line in lines if "unconverged" in line]
     own = TrainingFacts(
         steps=lines[-1]["step"],
         rows_seen=lines[-1]["rows_seen"],
         minutes=round(lines[-1]["seconds"] / 60, 1),
-        hardware=first("hardware", "not recorded"),
-        skipped_steps=max((line.get("skipped", 0) for line in lines), default=0),
-        unconverged_fraction=sum(unconverged) / len(unconverged) if unconverged else 0.0,
-        curve=tuple(_points(lines)),
-        seed=first("seed", 0),
-        init_from=first("init_from", ""),
-        data=first("data", ""),
+        hardware=known.get("hardware", "not recorded"),
+        skipped_steps=max(line.get("skipped", 0) for line in lines),
+        unconverged_fraction=sum(unconverged) / max(1, len(unconverged)),
+        curve=tuple(
+            (line["rows_seen"], line["seconds"], round(line["validation"], 5))
+            for line in lines
+            if line.get("validation") is not None
+        ),
+        seed=known.get("seed", 0),
+        init_from=known.get("init_from", ""),
+        data=known.get("data", ""),
     )
-    before = first("before", None)
-    return own if before is None else own.after(TrainingFacts.of(before))
-
-
-def _points(lines: list[dict[str, Any]]) -> Iterable[tuple[float, ...]]:
-    for line in lines:
-        if line.get("validation") is not None:
-            yield line["rows_seen"], line["seconds"], round(line["validation"], 5)
+    return own.after(_parsed(known["before"])) if known.get("before") else own

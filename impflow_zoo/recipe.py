@@ -23,7 +23,6 @@ from impflow_zoo.models.config import (
 from impflow_zoo.smoke import tiny
 
 __all__ = [
-    "Beside",
     "CardSettings",
     "DataSettings",
     "Recipe",
@@ -132,23 +131,6 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A number that a card shows beside the model's own.
-
-    Arguments:
-        name: what it belongs to.
-        value: as printed.
-        stderr: its standard error, as printed, or empty.
-        source: the paper, or the command that makes it again.
-    """
-
-    name: str
-    value: str
-    stderr: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True)
 class CardSettings:
     """What the card says that no run can know.
 
@@ -158,7 +140,6 @@ class CardSettings:
         data_argument: what stands behind `--data` in the card's commands.
         dataset_id: id of the data on the Hub, for the card's metadata.
         limits: what the model is not good for.
-        beside: numbers to stand beside.
     """
 
     summary: str = ""
@@ -169,7 +150,6 @@ class CardSettings:
     data_argument: str = "FOLDER"
     dataset_id: str | None = None
     limits: tuple[str, ...] = ()
-    beside: tuple[Beside, ...] = ()
 
 
 @dataclass(frozen=True)

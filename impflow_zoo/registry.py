@@ -110,7 +110,10 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     Weights that come with the package are taken from there, unless a revision is asked for.
     """
     if not isinstance(model, str | os.PathLike):
-        raise ModelError(f"{model!r}: the name of a model is needed, its Hub id or its folder")
+        raise ModelError(
+            f"model of type {type(model).__name__}: a name of the zoo, a Hub id or a folder is "
+            "needed"
+        )
     name = os.fspath(model)
     if os.path.isdir(name) or "/" in name or os.sep in name:
         return name

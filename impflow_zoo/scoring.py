@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from impflow_zoo.data import (
 from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.seeds import Use
-from impflow_zoo.numerics.estimate import Bias, Estimate
+from impflow_zoo.numerics.estimate import Bias
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.rows import listed
 from impflow_zoo.numerics.seeds import mix
@@ -81,40 +81,35 @@ def _source_options(config: Config) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Estimated:
-    """What is known of the log-determinants of a batch.
-
-    Arguments:
-        rows: their number.
-        mode: how they were estimated.
-        tail, bound: of their bias, see `Bias`; NaN where nothing is known.
-    """
-
-    rows: int
-    mode: str
-    tail: float
-    bound: float
-
-
-@dataclass(frozen=True)
 class Score:
     """Log-probabilities of the rows of a source.
 
     Arguments:
         log_prob: nats, `[n]`, float64.
         variance: variance of their estimators, `[n]`, float64.
-        roots: rows and mean evaluations of each batch of roots.
-        logdets: what is known of each batch of log-determinants.
+        logdet: how log-determinants were estimated.
+        sums: by name, over all roots (`steps`) or log-determinants (`tail` and `bound` of their
+            bias, NaN where nothing is known): their number, and the sum of the figures.
         skipped: rows left out because they cannot be read.
         first: the first of the rows as the model took them, 100 at most.
     """
 
     log_prob: Tensor
     variance: Tensor
-    roots: list[tuple[int, float]]
-    logdets: list[Estimated]
+    logdet: str = "exact"
+    sums: dict[str, tuple[int, float]] = field(default_factory=dict)
     skipped: int = 0
     first: Tensor | None = None
+
+    def mean(self, name: str) -> float:
+        """A figure in the mean; 0 if there was none."""
+        count, total = self.sums.get(name, (0, 0.0))
+        return total / max(1, count)
+
+    def add(self, name: str, count: int, total: float) -> None:
+        """Count figures."""
+        known = self.sums.get(name, (0, 0.0))
+        self.sums[name] = (known[0] + count, known[1] + total)
 
 
 def score(
@@ -167,9 +162,7 @@ def _score_share(
     progress: bool,
 ) -> Score:
     """The score of the rows that are this process's."""
-    values, variances, first, skipped = [torch.zeros(0)], [torch.zeros(0)], None, 0
-    roots: list[tuple[int, float]] = []
-    logdets: list[Estimated] = []
+    parts = [Score(torch.zeros(0), torch.zeros(0))]
     with (
         torch.no_grad(),
         tqdm(
@@ -180,23 +173,34 @@ def _score_share(
         ) as bar,
     ):
         for batch in batches(source, batch_size, limit, processes.share):
-            skipped += batch.left_out
             bar.update(len(batch.index) + batch.left_out)
-            if not len(batch.index):
-                continue
-            x = model_input(model, batch, seed)
-            keys = [mix(seed, Use.SCORED_PROBES, row) for row in batch.index.tolist()]
-            report = Report()
-            value, error = model.log_prob_with_error(x, keys=keys, report=report)
-            roots += [(len(r.steps), float(r.steps.float().mean())) for r in report.roots]
-            logdets += [_estimated(estimate) for estimate in report.logdets]
-            _warn_of_rows_without_density(batch, value, source.name)
-            values.append(value.double().cpu())
-            variances.append(error.double().cpu() ** 2)
-            first = x[:100].cpu() if first is None else first
-    return Score(
-        torch.cat(values).double(), torch.cat(variances).double(), roots, logdets, skipped, first
+            parts.append(_score_batch(model, batch, seed, source.name))
+    return _joined(parts)
+
+
+def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str) -> Score:
+    if not len(batch.index):
+        return Score(torch.zeros(0), torch.zeros(0), skipped=batch.left_out)
+    x = model_input(model, batch, seed)
+    keys = [mix(seed, Use.SCORED_PROBES, row) for row in batch.index.tolist()]
+    report = Report()
+    value, error = model.log_prob_with_error(x, keys=keys, report=report)
+    _warn_of_rows_without_density(batch, value, name)
+    logdet = report.logdets[0].mode if report.logdets else "exact"
+    scored = Score(
+        value.double().cpu(),
+        error.double().cpu() ** 2,
+        logdet,
+        skipped=batch.left_out,
+        first=x[:100].cpu(),
     )
+    for root in report.roots:
+        scored.add("steps", len(root.steps), float(root.steps.sum()))
+    for estimate in report.logdets:
+        bias, rows = estimate.bias or Bias(math.nan, math.nan), len(estimate.value)
+        scored.add("tail", rows, rows * bias.tail)
+        scored.add("bound", rows, rows * bias.bound)
+    return scored
 
 
 def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> None:
@@ -212,19 +216,17 @@ def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> 
 
 
 def _joined(parts: list[Score]) -> Score:
-    return Score(
-        torch.cat([part.log_prob for part in parts]),
-        torch.cat([part.variance for part in parts]),
-        [root for part in parts for root in part.roots],
-        [logdet for part in parts for logdet in part.logdets],
-        sum(part.skipped for part in parts),
-        next((part.first for part in parts if part.first is not None), None),
+    whole = Score(
+        torch.cat([part.log_prob for part in parts]).double(),
+        torch.cat([part.variance for part in parts]).double(),
+        next((part.logdet for part in parts if len(part.log_prob)), "exact"),
+        skipped=sum(part.skipped for part in parts),
+        first=next((part.first for part in parts if part.first is not None), None),
     )
-
-
-def _estimated(estimate: Estimate) -> Estimated:
-    bias = estimate.bias or Bias(math.nan, math.nan)
-    return Estimated(len(estimate.value), estimate.mode, bias.tail, bias.bound)
+    for part in parts:
+        for name, (count, total) in part.sums.items():
+            whole.add(name, count, total)
+    return whole
 
 
 def _total(source: Source, limit: int | None, processes: Processes) -> int | None:

@@ -107,7 +107,7 @@ def stage(
 def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
     """What is known of the weights in a folder, if they are of its recipe."""
     facts = TrainingFacts.read(folder)
-    if not facts.is_by(recipe):
+    if facts.recipe not in ("", fingerprint(recipe)):
         raise ModelError(
             f"{folder / RECIPE} was changed since the weights beside it were trained: put "
             "it back, or stage the model from a new run"

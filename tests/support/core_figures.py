@@ -1,9 +1,10 @@
-"""Counts what the core is made of. Run as a script, it prints the figures beside the aims.
+"""Counts what the package is made of. Run as a script, it prints the figures beside the aims.
 
-`NOW` is what the core must not outgrow until it comes down to the aims.
+`NOW` is what it must not outgrow until it comes down to the aims.
 
 The core is the rooms numerics, lipschitz, fast, transforms and models. Sandwich nets and spline
-flows, which came after the aims were set, are not counted in lines and names.
+flows, which came after the aims were set, are not counted in lines and names. The outer rooms are
+all others and the conversion, but for the test kit and the blocks of other libraries.
 """
 
 from __future__ import annotations
@@ -16,8 +17,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "impflow_zoo"
 ROOMS = ("numerics", "lipschitz", "fast", "transforms", "models")
 LATER = ("sandwich.py", "lipsdp.py", "spline.py", "spline_config.py", "classes.py")
-AIMS = {"lines": 6600, "public names": 120, "numeric constants": 40, "private names": 3}
-NOW = {"lines": 9300, "public names": 235, "numeric constants": 75, "private names": 6}
+ELSEWHERE = ("testing", "normflows.py", "normflows_nets.py", "zuko.py")
+AIMS = {
+    "outer lines": 6600,
+    "lines": 6600,
+    "public names": 120,
+    "numeric constants": 40,
+    "private names": 3,
+}
+NOW = {
+    "outer lines": 8255,
+    "lines": 9300,
+    "public names": 235,
+    "numeric constants": 75,
+    "private names": 6,
+}
 FORBIDDEN = {
     "ContextVar": r"\bContextVar\b|\bcontextvars\b",
     "state in modules": r"\.__dict__\[|\bsetattr\((?:module|layer|net|block)\b|functional_call\(\w",
@@ -34,9 +48,19 @@ def files(*, all_of_them: bool = False) -> list[Path]:
     return [path for path in found if all_of_them or path.name not in LATER]
 
 
-def lines() -> int:
-    """Lines of the core."""
-    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files())
+def outer_files() -> list[Path]:
+    """The files of the outer rooms."""
+    package = [
+        path
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.relative_to(ROOT).parts[0] not in (*ROOMS, *ELSEWHERE)
+    ]
+    return [*package, *sorted((ROOT.parent / "conversion").rglob("*.py"))]
+
+
+def lines(counted: list[Path]) -> int:
+    """Lines of files."""
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in counted)
 
 
 def public_names() -> list[str]:
@@ -121,7 +145,8 @@ def forbidden() -> list[str]:
 def figures() -> dict[str, int]:
     """The figures that have limits."""
     return {
-        "lines": lines(),
+        "outer lines": lines(outer_files()),
+        "lines": lines(files()),
         "public names": len(public_names()),
         "numeric constants": len(constants()),
         "private names": len(private_names()),

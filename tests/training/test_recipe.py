@@ -12,7 +12,6 @@ from support.small_models import write_recipe
 from impflow_zoo import TabularConfig
 from impflow_zoo.models.config import ConfigError
 from impflow_zoo.recipe import (
-    Beside,
     CardSettings,
     DataSettings,
     Recipe,
@@ -43,7 +42,7 @@ def test_every_section_is_read(tmp_path):
         config={"kind": "tabular", "features": 2, "columns": ["a", "b"], "lipschitz": 0.5},
         data={"dataset": "owner/data", "revision": "abc", "validation_rows": 10},
         training={"steps": 7, "learning_rate": 1, "final_learning_rate": None, "patience": 3},
-        card={"limits": ["one"], "beside": [{"name": "Gaussian", "value": "-1"}]},
+        card={"limits": ["one"]},
     )
     recipe = read_recipe(path)
     assert recipe.config == TabularConfig(features=2, columns=("a", "b"), lipschitz=0.5)
@@ -51,7 +50,7 @@ def test_every_section_is_read(tmp_path):
     assert recipe.training == TrainingSettings(
         steps=7, learning_rate=1.0, final_learning_rate=None, patience=3
     )
-    assert recipe.card == CardSettings(limits=("one",), beside=(Beside("Gaussian", "-1"),))
+    assert recipe.card == CardSettings(limits=("one",))
 
 
 WRONG = {
@@ -77,7 +76,6 @@ WRONG = {
     "words for a number": ({"training": {"learning_rate": "fast"}}, "'fast': float expected$"),
     "fraction for a count": ({"training": {"steps": 1.5}}, "'training.steps' is 1.5: int expected"),
     "number for a name": ({"data": {"dataset": 5}}, "'data.dataset' is 5: str expected"),
-    "cut number beside": ({"card": {"beside": [{"name": "a"}]}}, "'card.beside.*value' is missing"),
     "no steps": ({"training": {"steps": 0}}, "steps=0: at least 1"),
     "no batch": ({"training": {"batch_size": 0}}, "batch_size=0: at least 1"),
     "no patience": ({"training": {"patience": 0}}, "patience=0: at least 1"),

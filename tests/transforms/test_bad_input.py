@@ -278,7 +278,7 @@ BAD = {
         lambda: TabularConfig(2, columns=("a", "a")),
         r"columns=\('a', 'a'\): each once expected",
     ),
-    "evaluate-a-module": (lambda: evaluate(mlp()), "model of type LipschitzMLP: a model, a name"),
+    "evaluate-a-module": (lambda: evaluate(mlp()), "model of type LipschitzMLP: a name"),
     "evaluate-half-a-row": (
         lambda: evaluate(ImpFlow(TabularConfig(2)), "toy:moons", limit=2.5),
         "limit=2.5: a whole number is needed",
