@@ -278,7 +278,7 @@ def test_damaged_results_stop_no_evaluation(content, folder):
 def test_a_new_score_takes_the_place_of_that_on_the_same_rows():
     other, better = replace(KNOWN, split="train"), replace(KNOWN, value=-2.0)
     assert better.put_first((KNOWN, other)) == (better, other)
-    assert results.with_entry((KNOWN,), other) == (other, KNOWN)
+    assert other.put_first((KNOWN,)) == (other, KNOWN)
 
 
 # ----------------------------------------------------------------------------------- results
