@@ -1,7 +1,6 @@
 """The score of a full-covariance Gaussian: what any flow has to beat, and a check of the data.
 
 Run:
-    python benchmarks/gaussian_baseline.py --data bsds300:FOLDER
     python benchmarks/gaussian_baseline.py --data FOLDER_OR_HUB_ID
 """
 

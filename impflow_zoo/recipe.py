@@ -48,7 +48,7 @@ class DataSettings:
         test: split that cards speak of.
         validation_rows: take this many rows off the end of `train` where there is no
             validation split.
-        train_rows: how many rows to make, for data that are made here (toys, patches).
+        train_rows: how many rows to make, for toys.
         corrupt: what to do about an image that cannot be decoded: `"stop"` names it and ends the
             run, `"skip"` names it and leaves it out of its batch, or of the validation split. The
             log counts those drawn in training as `left_out`.
@@ -137,7 +137,6 @@ class CardSettings:
     Arguments:
         summary: what the model is, in a sentence or two.
         data_name, data_url, data_license, data_citation: of the data.
-        data_argument: what stands behind `--data` in the card's commands.
         dataset_id: id of the data on the Hub, for the card's metadata.
         limits: what the model is not good for.
     """
@@ -147,7 +146,6 @@ class CardSettings:
     data_url: str = ""
     data_license: str = ""
     data_citation: str = ""
-    data_argument: str = "FOLDER"
     dataset_id: str | None = None
     limits: tuple[str, ...] = ()
 

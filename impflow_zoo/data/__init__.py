@@ -1,7 +1,7 @@
-"""Data: tables and images through `datasets`, two-dimensional toys, density benchmarks."""
+"""Data: tables and images through `datasets`, two-dimensional toys."""
 
 from impflow_zoo.data.images import ImageSource, open_images
-from impflow_zoo.data.opening import MADE_HERE, open_source
+from impflow_zoo.data.opening import is_toy, open_source
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, fingerprint, read
 from impflow_zoo.data.source import DataError, Source, TableSource, UnknownSplitError
@@ -11,7 +11,6 @@ from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import TOYS, open_toy
 
 __all__ = [
-    "MADE_HERE",
     "TOYS",
     "Batch",
     "DataError",
@@ -26,6 +25,7 @@ __all__ = [
     "UnknownSplitError",
     "batches",
     "fingerprint",
+    "is_toy",
     "open_images",
     "open_source",
     "open_table",

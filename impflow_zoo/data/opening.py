@@ -8,19 +8,20 @@ from pathlib import Path
 
 from impflow_zoo.data.images import open_images
 from impflow_zoo.data.loading import pick_split
-from impflow_zoo.data.papamakarios import BENCHMARKS, open_benchmark
-from impflow_zoo.data.patches import PatchSource, open_patches
 from impflow_zoo.data.pixels import ImageFormat
-from impflow_zoo.data.source import DataError, Source, TableSource
+from impflow_zoo.data.source import DataError, Source
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import open_toy
 from impflow_zoo.numerics.seeds import mix
 
-__all__ = ["MADE_HERE", "open_source"]
+__all__ = ["is_toy", "open_source"]
 
 _TOY_SPLITS = ["train", "validation", "test"]
-MADE_HERE = ("toy", "bsds300")  # kinds whose rows are as many as one asks for
-_KINDS = (*MADE_HERE, *BENCHMARKS)
+
+
+def is_toy(dataset: str | os.PathLike[str] | None) -> bool:
+    """Whether a name is that of a toy, whose rows are made to any number."""
+    return os.fspath(dataset or "").startswith("toy:") and not Path(dataset or "").exists()
 
 
 def open_source(
@@ -35,25 +36,17 @@ def open_source(
     skip_corrupt: bool = False,
     streaming: bool = False,
 ) -> Source:
-    """Open data by name.
-
-    | name | what | other settings |
-    |---|---|---|
-    | `toy:NAME` | one of the two-dimensional `TOYS` | `size`, `seed` |
-    | `bsds300:SET` | patches of the photographs of a set | `revision`, `size`, `seed` |
-    | `power:PATH`, `gas:`, `hepmass:`, `miniboone:` | the benchmark, from its published files | |
-    | Hub id, folder, `.parquet`, `.csv`, `.json`, `.jsonl` file | a table | `columns`, `revision` |
+    """Open data by name: `toy:NAME`, a Hub id, a folder, or a single file.
 
     Arguments:
         dataset: the name, or a path.
         split: which split; a table with one split is used whole when this is left out. The splits
             train, validation and test of a toy are independent samples, and so is the sample that
             is drawn when this is left out.
-        columns: columns of a table, all numeric ones when left out. The other kinds have theirs,
-            and may be asked for no others.
+        columns: columns of a table, all numeric ones when left out. A toy has `x` and `y`.
         revision: branch, tag or commit of a Hub set.
-        size: number of rows of what is made up here; when left out, 10,000 for a toy.
-        seed: of what is made up here.
+        size: number of rows of a toy; when left out, 10,000.
+        seed: of a toy.
         image: what images are to look like; rows are the images of the set then, uint8.
         skip_corrupt: let `read` and `batches` leave out images that cannot be decoded.
         streaming: read images in order (`batches`) without keeping or downloading the set.
@@ -69,44 +62,28 @@ def open_source(
         100
     """
     dataset = os.fspath(dataset)
-    kind, colon, name = dataset.partition(":")
-    known = bool(colon) and kind in _KINDS and not Path(dataset).exists()
-    if known and not name:
-        raise DataError(f"{dataset}: a name is missing behind the colon")
-    if image is not None:
-        if known:
+    if is_toy(dataset):
+        if image is not None:
             raise DataError(f"{dataset}: rows of a table, where a model of images needs images")
-        _refuse(dataset, columns=columns, size=size)
+        if columns is not None and tuple(columns) != ("x", "y"):
+            raise DataError(f"{dataset}: its columns are x, y, not {', '.join(columns)}")
+        _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt, streaming=streaming)
+        if split is not None:
+            seed = mix(seed, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
+        name = dataset.removeprefix("toy:")
+        return open_toy(name, 10_000 if size is None else size, seed)
+    if ":" in dataset and not Path(dataset).exists():
+        raise DataError(f"{dataset}: unknown kind of data, there is toy:NAME, a Hub id, a path")
+    _refuse(dataset, size=size)
+    if image is not None:
         return open_images(
             dataset, split, image, revision=revision, skip_corrupt=skip_corrupt, streaming=streaming
         )
-    _refuse(dataset, skip_corrupt=skip_corrupt or None, streaming=streaming or None)
-    source: TableSource | PatchSource
-    if kind == "toy" and name:
-        _refuse(dataset, revision=revision)
-        if split is not None:
-            seed = mix(seed, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
-        source = open_toy(name, 10_000 if size is None else size, seed)
-    elif kind == "bsds300" and name:
-        source = open_patches(name, split, revision=revision, size=size, seed=seed)
-    elif kind in BENCHMARKS and name:
-        _refuse(dataset, size=size, revision=revision)
-        source = open_benchmark(kind, name, split)
-    elif name and not Path(dataset).exists():
-        raise DataError(f"{dataset}: unknown kind of data {kind!r}, there is {', '.join(_KINDS)}")
-    else:
-        _refuse(dataset, size=size)
-        return open_table(dataset, split, columns=columns, revision=revision)
-    if columns is not None and tuple(columns) != source.columns:
-        raise DataError(f"{dataset}: its columns are {_few(source.columns)}, not {_few(columns)}")
-    return source
+    _refuse(dataset, skip_corrupt=skip_corrupt, streaming=streaming)
+    return open_table(dataset, split, columns=columns, revision=revision)
 
 
 def _refuse(dataset: str, **settings: object) -> None:
     for setting, value in settings.items():
-        if value is not None:
+        if value not in (None, False):
             raise DataError(f"{dataset}: {setting} does not apply to this kind of data")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"

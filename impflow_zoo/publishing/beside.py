@@ -89,11 +89,11 @@ def _compared(other: Record, own: Record) -> str:
 
 def data_option(recipe: Recipe) -> str:
     """What training commands need where the recipe names no data."""
-    return f" --data {recipe.card.data_argument}" if recipe.data.dataset is None else ""
+    return " --data FOLDER" if recipe.data.dataset is None else ""
 
 
 def evaluate_options(recipe: Recipe, *, ships: bool) -> str:
     """What evaluation commands need where neither the folder nor the recipe has the rows."""
     if recipe.data.dataset is not None or ships:
         return ""
-    return f" --dataset {recipe.card.data_argument} --split {recipe.data.test}"
+    return f" --dataset FOLDER --split {recipe.data.test}"

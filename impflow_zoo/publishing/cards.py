@@ -49,7 +49,7 @@ def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> st
         columns=", ".join(getattr(stated.config, "columns", ())),
         rounding=_rounding_text(stated.config),
         evaluate_options=evaluate_options(recipe, ships=record.folder.has(TEST_ROWS)),
-        scored_data=recipe.data.dataset or recipe.card.data_argument,
+        scored_data=recipe.data.dataset or "FOLDER",
         training_text=_training_text(facts, recipe.runs[-1]),
         whole=facts.last_steps >= recipe.runs[-1].steps,
         train_command=_train_command(record, facts),

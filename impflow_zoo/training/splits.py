@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from impflow_zoo.data import MADE_HERE, DataError, Source, Subset, TableSource, UnknownSplitError
+from impflow_zoo.data import DataError, Source, Subset, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.scoring import open_rows
@@ -29,14 +29,9 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         )
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
-    made_here = dataset.partition(":")[0] in MADE_HERE
-    replaced = (settings.dataset or "").partition(":")[0] in MADE_HERE  # by the user's own
-    if settings.train_rows is not None and not (made_here or replaced):
-        raise DataError(
-            f"data.train_rows is for {' and '.join(MADE_HERE)}, whose rows are made to any number: "
-            f"leave it out for {dataset}"
-        )
-    size = settings.train_rows if made_here else None  # rows on disk are as many as they are
+    if settings.train_rows is not None and not any(map(is_toy, (dataset, settings.dataset))):
+        raise DataError("data.train_rows is for toys, whose rows are made to any number")
+    size = settings.train_rows if is_toy(dataset) else None  # another --data has its own number
     rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
     held_out = settings.validation_rows
     if held_out is not None:

@@ -33,9 +33,8 @@ ELSEWHERE = {
     r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
 }
 LONG = (  # `pytest -m slow tests/commands/test_printed_commands.py` runs these
-    r"python (benchmarks/(?!spline|gaussian|variants)|examples/|-m timeit).*",
+    r"python (benchmarks/(?!spline|gaussian|variants|prepare)|examples/|-m timeit).*",
     r".*-(cifar10|mnist|celeba64).*",  # certificates of convolutions
-    r"python benchmarks/gaussian_baseline.py --data bsds300:FOLDER",  # a million patches
     r"impflow-zoo publish .*--dry-run",  # all certificates
 )
 

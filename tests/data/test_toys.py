@@ -185,7 +185,7 @@ def test_splits_are_different_samples() -> None:
         (lambda: open_source("toy:moons", "dev"), r"no split 'dev', choose one of: train, valid"),
         (lambda: open_source("toy:moons", columns=["x"]), r"its columns are x, y, not x"),
         (lambda: open_source("toy:moons", revision="main"), r"revision does not apply"),
-        (lambda: open_source("toys:moons"), r"unknown kind of data 'toys', there is toy, bsds300"),
+        (lambda: open_source("toys:moons"), r"toys:moons: unknown kind of data"),
     ],
 )
 def test_mistakes(call: Callable[[], object], message: str) -> None:

@@ -304,7 +304,7 @@ def test_a_report_says_it_in_words():
 
 BAD = {
     "unknown toy": ({"dataset": "toy:square"}, DataError, "unknown toy 'square', choose one of"),
-    "unknown kind": ({"dataset": "toys:moons"}, DataError, "unknown kind of data 'toys'"),
+    "unknown kind": ({"dataset": "toys:moons"}, DataError, "toys:moons: unknown kind of data"),
     "unknown split": ({**MOONS, "split": "dev"}, DataError, "no split 'dev', choose one of: train"),
     "no such file": ({"dataset": "./none.csv"}, DataError, "no such file or folder"),
     "no data": ({}, ModelError, "no data to score on"),

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -25,7 +24,7 @@ from support.printed_commands import Commands
 from support.small_models import write_recipe
 
 from impflow_zoo import cli, registry
-from impflow_zoo.data import MADE_HERE
+from impflow_zoo.data import is_toy
 from impflow_zoo.models.config import ImageConfig
 from impflow_zoo.recipe import Recipe, read_recipe
 from impflow_zoo.smoke import VARIABLE
@@ -125,11 +124,11 @@ class Workspace:
         words = [names.get(word, word) for word in words]
         model = self._model_of(words, document)
         places: dict[str, Callable[[], str]] = {
-            "FOLDER": lambda: self._data(model),
+            "FOLDER": lambda: "prepared" if "prepare.py" in command else self._data(model),
             "DATA": lambda: self._data(model),
             "OWNER/SET": lambda: self._data(model),
-            "bsds300:FOLDER": self._photographs,
-            **{f"{kind}:PATH": partial(self._published, kind) for kind in _PUBLISHED},
+            "PHOTOGRAPHS": self._photographs,
+            "FILES": lambda: self._published(words[2]),
         }
         words = [places[word]() if word in places else word for word in words]
         return [*words, *self._brought(words, model)]
@@ -153,7 +152,7 @@ class Workspace:
             return []
         dataset = self._recipe(model).data.dataset
         ships = (self.root / "hub_configs" / model / "test.parquet").is_file()
-        if dataset is None or dataset.partition(":")[0] in MADE_HERE or ships:
+        if dataset is None or is_toy(dataset) or ships:
             return []
         split = ["--split", self._recipe(model).data.test] if option == "--dataset" else []
         return [option, self._data(model), *split]
@@ -181,6 +180,7 @@ class Workspace:
             image_sets.save(folder, **made)
             return str(folder)
         folder.mkdir()
+        rows += config.features  # a Gaussian has to fit
         columns = list(config.columns) or [f"x{i}" for i in range(config.features)]
         for split in splits:
             table = pandas.DataFrame(rng.normal(size=(rows, config.features)), columns=columns)
@@ -193,14 +193,14 @@ class Workspace:
             rng = np.random.default_rng(0)
             many = [image_sets.photograph(rng, 24, 32) for _ in range(20)]
             image_sets.save(folder, train=many, test=many[:5])
-        return f"bsds300:{folder}"
+        return str(folder)
 
     def _published(self, kind: str) -> str:
         folder = self.root / "published" / kind
         if not folder.is_dir():
             folder.mkdir(parents=True)
             _PUBLISHED[kind](folder)
-        return f"{kind}:{folder}"
+        return str(folder)
 
     def _own_data(self) -> None:
         """The recipe that the guide prints, and rows for it."""
@@ -229,7 +229,7 @@ class Workspace:
 def _gas(folder: Path) -> None:
     rows = np.random.default_rng(0).normal(5, 2, (400, 19))
     rows[:, 11:] = rows[:, 3:11] + 0.01 * rows[:, 11:]  # eight sensors say what others do
-    np.save(folder / "ethylene_CO.npy", rows)
+    pandas.DataFrame(rows).rename(columns=str).to_parquet(folder / "ethylene_CO.parquet")
 
 
 def _hepmass(folder: Path) -> None:
@@ -252,7 +252,8 @@ _PUBLISHED: dict[str, Callable[[Path], object]] = {
 }
 
 
-_SCRIPTS = ("spline_baseline.py", "gaussian_baseline.py", "variants.py")  # that set nothing global
+# Scripts that set nothing global.
+_SCRIPTS = ("spline_baseline.py", "gaussian_baseline.py", "variants.py", "prepare.py")
 
 
 def _run(words: list[str]) -> tuple[int, str]:

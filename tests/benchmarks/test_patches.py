@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas
+import patches
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from patches import SIZES, cut, keyed_uniform, read
 from support.image_sets import photograph, save
 from torch import Tensor
 
-from impflow_zoo.data import DataError, Source, open_source
-from impflow_zoo.data.keyed import keyed_uniform
-from impflow_zoo.data.patches import PatchSource
+from impflow_zoo.data import DataError
 
 GREY = np.array([0.2989, 0.5870, 0.1140])
 
@@ -54,12 +52,15 @@ def where(row: Tensor, photographs: list[np.ndarray]) -> list[tuple[int, int, in
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_rows_are_patches_of_the_right_photographs(
-    tmp_path: Path, photographs: dict[str, list[np.ndarray]], split: str
+    tmp_path: Path,
+    photographs: dict[str, list[np.ndarray]],
+    split: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = save(tmp_path / "photos", **photographs)
-    source = open_source(f"bsds300:{folder}", split, size=60)
+    monkeypatch.setitem(SIZES, split, 60)
     places = []
-    for row in source.rows(range(60)):
+    for row in read(folder, split):
         (place,) = where(row, photographs["test" if split == "test" else "train"])
         places.append(place)
     assert len(set(places)) > 55  # a few may coincide
@@ -69,35 +70,30 @@ def test_rows_are_patches_of_the_right_photographs(
     assert len(used) >= min(10, len(allowed))
 
 
-def test_a_row_depends_on_its_number_and_the_seed_alone(
-    tmp_path: Path, photographs: dict[str, list[np.ndarray]]
-) -> None:
-    name = f"bsds300:{save(tmp_path / 'photos', **photographs)}"
-    source = open_source(name, "test", size=50)
-    rows = source.rows(range(50))
-    assert rows.shape == (50, 63)
-    assert rows.dtype == torch.float64
-    assert open_source(name, "test", size=100_000).rows([49, 0]).equal(rows[[49, 0]])
-    assert not open_source(name, "test", size=50, seed=1).rows([0]).equal(rows[[0]])
-    sizes = [len(open_source(name, s)) for s in ("train", "validation", "test")]
-    assert sizes == [1_000_000, 50_000, 250_000]
+def test_a_row_depends_on_its_number_and_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "AT_ONCE", 30)
+    flat = [torch.zeros(15, 20, dtype=torch.uint8)]
+    rows = cut(flat, 50, seed=0)
+    assert (rows.shape, rows.dtype) == ((50, 63), torch.float32)
+    assert cut(flat, 100, seed=0)[:50].equal(rows)
+    assert not cut(flat, 50, seed=1)[0].equal(rows[0])
 
 
 def test_positions_and_noise_are_uniform() -> None:
     ramp = torch.arange(20, dtype=torch.uint8).expand(15, 20) * 8
     flat = torch.zeros(15, 20, dtype=torch.uint8)
     n = 4000
-    rows = PatchSource("noise", [flat], n).rows(range(n)) * 256
+    rows = cut([flat], n, seed=0) * 256
     assert float(rows.var()) == pytest.approx(63 / 64 / 12, rel=0.02)
     assert abs(float(rows.mean())) < 4 * math.sqrt(1 / 12 / (63 * n))
     # Every photograph is as likely, whatever its size: the ramp has more positions, not more rows.
-    both = PatchSource("two", [flat[:8, :8], ramp], n).rows(range(n))
+    both = cut([flat[:8, :8], ramp], n, seed=0)
     on_ramp = both.abs().amax(1) > 2 / 256
     assert abs(float(on_ramp.double().mean()) - 0.5) < 4 * math.sqrt(0.25 / n)
     # One row lit: its place in the patch says where the patch was cut, 8 tops as likely each.
     lit = torch.zeros(15, 8, dtype=torch.uint8)
     lit[7] = 255
-    patches = PatchSource("lit", [lit], n).rows(range(n))
+    patches = cut([lit], n, seed=0)
     tops = patches[:, :57:8].argmax(1).bincount(minlength=8)
     assert float((tops - n / 8).square().sum() / (n / 8)) < 29.9  # chi-square, 7 df, 1e-4
 
@@ -120,18 +116,15 @@ def by_hand(photographs: list[np.ndarray], n: int, seed: int) -> Tensor:
 
 
 def test_gaussian_scores_as_on_patches_cut_by_hand(
-    tmp_path: Path, photographs: dict[str, list[np.ndarray]]
+    photographs: dict[str, list[np.ndarray]],
 ) -> None:
-    name = f"bsds300:{save(tmp_path / 'photos', **photographs)}"
+    def rows(part: str, size: int, seed: int) -> Tensor:
+        grey = [torch.from_numpy(np.rint(p @ GREY).astype("u1")) for p in photographs[part]]
+        return cut(grey, size, seed).double()
 
-    def rows(split: str, size: int) -> Tensor:
-        source: Source = open_source(name, split, size=size)
-        return source.rows(range(size))
-
-    value, stderr = gaussian(rows("train", 20_000), rows("test", 8_000))
-    train = [p for i, p in enumerate(photographs["train"]) if i % 10 != 9]
+    value, stderr = gaussian(rows("train", 20_000, 0), rows("test", 8_000, 1))
     by_hand_value, by_hand_stderr = gaussian(
-        by_hand(train, 20_000, 1), by_hand(photographs["test"], 8_000, 2)
+        by_hand(photographs["train"], 20_000, 1), by_hand(photographs["test"], 8_000, 2)
     )
     assert abs(value - by_hand_value) < 4 * math.hypot(stderr, by_hand_stderr)
 
@@ -148,52 +141,7 @@ def test_keyed_numbers_are_splitmix64(seed: int, rows: list[int]) -> None:
     assert keyed_uniform(seed, torch.tensor(rows), 3).tolist() == expected
 
 
-def _photos(*sizes: tuple[int, int]) -> Callable[[Path], str]:
-    return lambda root: save(root / "p", train=[np.zeros((*size, 3), "u1") for size in sizes])
-
-
-def _broken(root: Path) -> str:
-    (root / "p").mkdir()
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"image": datasets.Image()})
-    cells = {"image": [{"bytes": b"no image", "path": None}] * 10}
-    datasets.Dataset.from_dict(cells, features=features).to_parquet(str(root / "p/train.parquet"))
-    return str(root / "p")
-
-
-def _two_columns(root: Path) -> str:
-    (root / "p").mkdir()
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"left": datasets.Image(), "right": datasets.Image()})
-    cells = {side: [{"bytes": b"no image", "path": None}] for side in features}
-    datasets.Dataset.from_dict(cells, features=features).to_parquet(str(root / "p/train.parquet"))
-    return str(root / "p")
-
-
-def _table(root: Path) -> str:
-    pandas.DataFrame({"a": [1.0], "b": [2.0]}).to_csv(root / "t.csv", index=False)
-    return str(root / "t.csv")
-
-
-@pytest.mark.parametrize(
-    ("make", "settings", "message"),
-    [
-        (_photos((9, 9)), {}, r"several splits, choose one of: train, validation, test"),
-        (_photos((9, 9)), {"split": "dev"}, r"no split 'dev', choose one of: train, validation"),
-        (_photos((9, 9)), {"split": "test"}, r"no split 'test', choose one of: train"),
-        (_photos((9, 9)), {"split": "validation"}, r"1 photographs are too few .* at least 10"),
-        (_photos((9, 9), (7, 9)), {"split": "train"}, r"photograph 1 is 7x9, smaller than a pat"),
-        (_photos((9, 9)), {"split": "train", "size": 0}, r"size has to be at least 1, not 0"),
-        (_photos((9, 9)), {"split": "train", "columns": ["a"]}, r"columns are pixel0 to pixel62"),
-        (_table, {"split": "train"}, r"no column of images, there is a, b"),
-        (_two_columns, {"split": "train"}, r"several columns of images, left, right: keep one"),
-        (_broken, {"split": "train"}, r"cannot decode photograph 0: .*cannot identify"),
-        (lambda root: f"{root}/gone", {"split": "train"}, r"no such file or folder: .*gone"),
-    ],
-)
-def test_mistakes(
-    tmp_path: Path, make: Callable[[Path], str], settings: dict[str, object], message: str
-) -> None:
-    name = f"bsds300:{make(tmp_path)}"
-    with pytest.raises(DataError, match=message):
-        open_source(name, **settings)  # type: ignore[arg-type]
+def test_photographs_smaller_than_a_patch_are_refused() -> None:
+    for photographs in ([torch.zeros(7, 9, dtype=torch.uint8)], []):
+        with pytest.raises(DataError, match="photographs of at least 8x8 pixels are needed"):
+            cut(photographs, 10, seed=0)

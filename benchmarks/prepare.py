@@ -1,0 +1,54 @@
+"""Write the rows of a published density benchmark as a folder that recipes train on.
+
+    python benchmarks/prepare.py power FILES FOLDER
+    python benchmarks/prepare.py bsds300 PHOTOGRAPHS FOLDER
+
+FILES is where the published files lie: see `papamakarios.py` for their names. PHOTOGRAPHS is a set
+of images that `datasets` opens, with the splits train and test. FOLDER gets `train.parquet`,
+`validation.parquet` and `test.parquet`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import papamakarios
+import patches
+import pyarrow
+import pyarrow.parquet
+import typer
+from torch import Tensor
+
+from impflow_zoo.mistakes import in_one_line
+
+Name = StrEnum("Name", ["bsds300", *papamakarios.READERS])
+
+
+def main(
+    name: Annotated[Name, typer.Argument(help="Which benchmark.")],
+    source: Annotated[str, typer.Argument(help="Its published files, or photographs.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+) -> None:
+    """Write the rows of a published density benchmark as a folder that recipes train on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == Name.bsds300:
+        for split in patches.SIZES:
+            write(folder, split, patches.read(source, split))
+        return
+    rows = papamakarios.READERS[name](Path(source).expanduser())
+    for split, values in zip(patches.SIZES, rows, strict=True):
+        write(folder, split, values)
+
+
+def write(folder: Path, split: str, rows: Tensor) -> None:
+    """Write the rows of a split, with columns `x0`, `x1`, ..."""
+    table = pyarrow.table({f"x{i}": column.numpy() for i, column in enumerate(rows.T)})
+    pyarrow.parquet.write_table(table, folder / f"{split}.parquet")
+    print(f"{len(rows):,} rows of {rows.shape[1]} columns in {folder / split}.parquet")
+
+
+if __name__ == "__main__":
+    with in_one_line():
+        typer.run(main)
