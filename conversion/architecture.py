@@ -8,8 +8,8 @@ from typing import Any
 
 from conversion.errors import ConversionError
 from conversion.reference import Reference
-from impflow_zoo import ImageConfig, TabularConfig
-from impflow_zoo.models.config import ConfigError
+from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
 
 __all__ = ["ACTIVATIONS", "Settings", "config_of"]
 
@@ -128,7 +128,9 @@ class Settings:
         return overrides
 
 
-def config_of(reference: Reference, settings: Settings) -> TabularConfig | ImageConfig:
+def config_of(
+    reference: Reference, settings: Settings
+) -> PublishedTabularConfig | PublishedImageConfig:
     """The config of a checkpoint's model.
 
     Raises:
@@ -155,11 +157,11 @@ def config_of(reference: Reference, settings: Settings) -> TabularConfig | Image
         raise ConversionError(f"settings that are not represented here: {error}") from None
 
 
-def _vector(reference: Reference, settings: Settings) -> TabularConfig:
+def _vector(reference: Reference, settings: Settings) -> PublishedTabularConfig:
     hidden, first = settings.numbers("dims"), next(iter(reference.blocks[0].nets.values()))
     if not first.layers:
         raise ConversionError("the first block has no layers: damaged")
-    return TabularConfig(
+    return PublishedTabularConfig(
         net="spectral",
         features=reference.shape(first.layers[0].keys["weight"])[-1],
         blocks=settings.number("nblocks", int),
@@ -176,7 +178,7 @@ def _vector(reference: Reference, settings: Settings) -> TabularConfig:
     )
 
 
-def _image(reference: Reference, settings: Settings) -> ImageConfig:
+def _image(reference: Reference, settings: Settings) -> PublishedImageConfig:
     size, kernels = settings.number("imagesize", int), settings.numbers("kernels")
     squeezed = bool(settings.get("squeeze_first", False))
     blocks = settings.numbers("nblocks")
@@ -187,7 +189,7 @@ def _image(reference: Reference, settings: Settings) -> ImageConfig:
     channels = reference.shape(first.layers[0].keys["weight"])[1]
     preactivation = bool(settings.get("preact", False))
     flat = [u for u in reference.blocks if any(net.flat for net in u.nets.values())]
-    return ImageConfig(
+    return PublishedImageConfig(
         channels=channels // 4 if squeezed else channels,
         image_size=(size, size),
         bits=_bits(settings),

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from conversion.errors import ConversionError
 from conversion.reference import Layer, Net, Reference, Unit
-from impflow_zoo import LipschitzConvNet, LipschitzMLP
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.published.nets import PublishedConvNet, PublishedMLP
 from impflow_zoo.transforms.base import ResidualBlock
 
 __all__ = ["Mapping", "mapped"]
@@ -119,7 +119,7 @@ class _Copier:
         flag = unit.actnorm["initialized"]
         self._put(f"{path}.initialized", flag, self._read(flag).bool())
 
-    def _net(self, path: str, own: LipschitzMLP | LipschitzConvNet, net: Net) -> None:
+    def _net(self, path: str, own: PublishedMLP | PublishedConvNet, net: Net) -> None:
         ours = [f"activations.{i}" for i in range(len(own.activations))]
         if own.first is not None:
             ours.insert(0, "first")

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from impflow_zoo import ImageConfig
 from impflow_zoo.models.config import to_json
 from impflow_zoo.models.folder import CARD, CONFIG, RECIPE, WEIGHTS, ConfigFile, ModelFolder
+from impflow_zoo.published import PublishedImageConfig
 from impflow_zoo.publishing.beside import figures
 from impflow_zoo.record import parameter_count
 from impflow_zoo.registry import zoo_folder
@@ -57,7 +57,7 @@ class Checkpoint:
         return next(figure.value for figure in known if figure.source == "Chen et al., 2019")
 
     @property
-    def config(self) -> ImageConfig:
+    def config(self) -> PublishedImageConfig:
         """The config that converting the file gives."""
         defaults: dict[str, Any] = {
             "blocks": (16, 16, 16),
@@ -68,7 +68,7 @@ class Checkpoint:
             "fc_blocks": 4,
             "fc_hidden": (128, 128),
         }
-        return ImageConfig(**{**defaults, **self.changes})
+        return PublishedImageConfig(**{**defaults, **self.changes})
 
 
 _DEEP = {"squeeze_first": True, "factor_out": True}

@@ -2,7 +2,7 @@
 
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
-from impflow_zoo.lipschitz.networks import LipschitzMLP
+from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.classes import register_model
 from impflow_zoo.models.config import ImageConfig, SplineConfig, TabularConfig

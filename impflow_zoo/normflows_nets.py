@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.activations import LipSwish
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet
-from impflow_zoo.lipschitz.networks import LipschitzMLP
 from impflow_zoo.lipschitz.norms import LipschitzLinear
+from impflow_zoo.published.nets import PublishedMLP
 
 __all__ = ["adopt"]
 
@@ -38,11 +38,11 @@ def adopt(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net)
 
 
-def _mlp(net: nf.nets.LipschitzMLP) -> LipschitzMLP:
+def _mlp(net: nf.nets.LipschitzMLP) -> PublishedMLP:
     theirs = net.net[1::2]
     layers = [LipschitzLinear(t.in_features, t.out_features) for t in theirs]
     bound = _fill(layers, theirs)
-    own = LipschitzMLP(net.channels[0], net.channels[1:-1], "lipswish", bound, preactivation=True)
+    own = PublishedMLP(net.channels[0], net.channels[1:-1], "lipswish", bound, preactivation=True)
     own.layers = nn.ModuleList(layers)
     _finish(own, net)
     return own
@@ -96,7 +96,7 @@ def _fill(layers: Sequence[LipschitzLinear | LipschitzConv2d], theirs: Sequence[
     return bound
 
 
-def _finish(own: LipschitzMLP | LipschitzConvNet, net: Any) -> None:
+def _finish(own: PublishedMLP | LipschitzConvNet, net: Any) -> None:
     """Take the type, the device and the mode of the net, and the slopes of its activations."""
     like = net.net[1].weight
     own.to(like.device, like.dtype).train(net.training)

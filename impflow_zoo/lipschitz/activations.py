@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.module import _has_any_global_hook
 
-from impflow_zoo.lipschitz.published import PUBLISHED
-
 __all__ = [
     "ACTIVATIONS",
     "CLipSwish",
@@ -37,9 +35,6 @@ __all__ = [
     "slopes",
     "watched",
 ]
-
-
-_DEEPEST = 0.091  # the slope of `x sigmoid(b x) / 1.1` is never below -0.0998 / 1.1
 
 
 class Scaled(nn.Module):
@@ -129,16 +124,17 @@ class CLipSwish(LipSwish):
 
 
 class ShiftedLipSwish(nn.Module):
-    """`(f(x) + a x) / (1 + a)`, with `f` the `LipSwish` and `-a` its smallest slope."""
+    """`(f(x) + a x) / (1 + a)`, with `f` the `LipSwish` and `-a` below its smallest slope."""
 
     slopes: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    deepest: ClassVar[float] = 0.091  # the slope of `x sigmoid(b x) / 1.1` is above -0.0998 / 1.1
 
     def __init__(self) -> None:
         super().__init__()
         self.shifted = LipSwish()
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.shifted(x) + _DEEPEST * x) / (1 + _DEEPEST)
+        return (self.shifted(x) + self.deepest * x) / (1 + self.deepest)
 
 
 class CPila(nn.Module):
@@ -164,13 +160,11 @@ class Softplus(nn.Softplus):
         super().__init__(threshold=40)
 
 
-_NOTHING = -200.0  # where `exp(5 x)` is zero in float64
-
-
 def _pila(x: Tensor) -> Tensor:
     k = 5.0
     # Clamped, powers, exp and gradients of the branch not taken are finite; not so in float16.
-    below = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(_NOTHING, 0)
+    # At the lower end `exp(5 x)` is zero in float64.
+    below = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(-200, 0)
     value = ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
     return torch.where(x >= 0, x, value.to(x.dtype))
 
@@ -234,26 +228,28 @@ def expansion(activation: nn.Module | None) -> int:
     return int(getattr(activation, "expansion", 1))
 
 
-def make_activation(name: str, features: int | None = None) -> nn.Module:
-    """An activation by name, with an attribute `expansion` where it multiplies the features.
+def make_activation(kind: str | type[nn.Module], features: int | None = None) -> nn.Module:
+    """An activation, with an attribute `expansion` where it multiplies the features.
 
     Arguments:
-        name: one of `ACTIVATIONS` or of the published ones.
+        kind: a name of `ACTIVATIONS`, or a class.
         features: how many features, or channels, it will be given, where that is known.
 
     Raises:
         ValueError: if the name is unknown, with those that are known, or if the activation pairs
             features and their number is odd.
     """
-    known = {**ACTIVATIONS, **PUBLISHED}
-    if name not in known:
-        raise ValueError(f"unknown activation {name!r}: choose {', '.join(known)}")
-    if features is not None and features % 2 and pairs_features(name):
-        raise ValueError(f"activation {name!r} pairs features: an even number, not {features}")
-    return known[name]()
+    found = kind if isinstance(kind, type) else ACTIVATIONS.get(kind)
+    if found is None:
+        raise ValueError(f"unknown activation {kind!r}: choose {', '.join(ACTIVATIONS)}")
+    if features is not None and features % 2 and pairs_features(kind):
+        raise ValueError(f"activation {kind!r} pairs features: an even number, not {features}")
+    return found()
 
 
-_MONOTONE = (nn.ELU, Softplus, nn.Tanh, nn.ReLU)  # slopes in [0, 1]
+def pairs_features(kind: str | type[nn.Module]) -> bool:
+    """Whether an activation takes features in pairs, so that their number has to be even."""
+    return bool(getattr(kind if isinstance(kind, type) else ACTIVATIONS[kind], "pairs", False))
 
 
 def slopes(activation: nn.Module) -> tuple[float, float] | None:
@@ -261,12 +257,7 @@ def slopes(activation: nn.Module) -> tuple[float, float] | None:
 
     Of a `Scaled` one they are the slopes of its function. A sub-class has to say so itself.
     """
-    if type(activation) in _MONOTONE:
+    if type(activation) in (nn.ELU, Softplus, nn.Tanh, nn.ReLU):
         return 0.0, max(1.0, float(getattr(activation, "alpha", 1.0)))
     found: tuple[float, float] | None = vars(type(activation)).get("slopes")
     return found
-
-
-def pairs_features(name: str) -> bool:
-    """Whether an activation takes features in pairs, so that their number has to be even."""
-    return bool(getattr({**ACTIVATIONS, **PUBLISHED}.get(name), "pairs", False))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.networks import LipschitzMLP
+from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.numerics.precision import without_autocast
 
 __all__ = ["Certificate", "certify", "lipsdp_bounds", "worst"]
@@ -73,7 +73,7 @@ def lipsdp_bounds(model: nn.Module) -> dict[str, float]:
     """
     bounds = {}
     for name, net in _nets(model):
-        if not isinstance(net, LipschitzMLP) or net.norm != "2":
+        if not isinstance(net, LipschitzMLP):
             continue
         maps, product = net.maps(), net.certificate()
         if maps is not None and product is not None:

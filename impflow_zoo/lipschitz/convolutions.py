@@ -14,18 +14,7 @@ from impflow_zoo.lipschitz.singular import largest_eigenvalue_bound, leading_vec
 
 __all__ = ["LipschitzConv2d"]
 
-_TRAINING_STEPS = 8  # dimension of the Krylov spaces of a training forward
-_TRAINING_ROUNDS = 5  # how many it may take
-_TRAINING_RTOL = 1e-4  # growth of sigma over one of them below which it takes no more
-_STEPS = 30  # and of the first round towards convergence; every later one is twice as large
-_ENTRIES = 1 << 23  # of the basis of a round at most: bounds memory
-_ROUNDS = 12
-_RESIDUAL = 1e-5  # of A^T A v, relative, at convergence; the norm is better than that by half
-_RESIDUAL_DOUBLE = 1e-7
-_PUSH = 1e-3  # of another vector, lest power iteration stays at an exact smaller singular vector
-_SHORTEST = 1e-12  # vectors below that stay short, as by `torch.nn.functional.normalize`
-_ATTAINED = 64.0  # how many eps u . W v may lie below |W v|
-_FREQUENCIES = 64  # Gram matrices whose eigenvalues are computed at once: bounds memory
+_STEPS = 30  # of the first Krylov space towards convergence
 _DENSE = 2048  # entries of an image up to which the bound is that of the dense matrix
 
 
@@ -90,26 +79,9 @@ class LipschitzConv2d(LipschitzLayer):
         """Zeros on each side that keep the size of the image."""
         return self.weight.shape[-1] // 2
 
-    def forward(
-        self, x: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
-    ) -> Tensor:
-        """`output_scale * conv(input_scale * x)`, the weights scaled instead of the images.
-
-        Arguments:
-            x: images with shape `[B, in_channels, H, W]`.
-            input_scale: a scalar.
-            output_scale: a scalar.
-        """
-        weight = self.normalised_weight()
-        return functional.conv2d(
-            x, *self.scaled(weight, input_scale, output_scale), padding=self.padding
-        )
-
-    def scaled(
-        self, weight: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `output_scale * conv(input_scale * x)`, from a normalised weight."""
-        return weight * (input_scale * output_scale), self.bias * output_scale
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the layer on images with shape `[B, in_channels, H, W]`."""
+        return functional.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)
@@ -129,12 +101,14 @@ class LipschitzConv2d(LipschitzLayer):
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             self.sigma.zero_()
             return
-        limit = _RESIDUAL_DOUBLE if self.weight.dtype == torch.float64 else _RESIDUAL
-        slack = _ATTAINED * torch.finfo(self.weight.dtype).eps
+        # Of A^T A v, relative; the norm is better than that by half of the digits.
+        limit = 1e-7 if self.weight.dtype == torch.float64 else 1e-5
+        slack = 64 * torch.finfo(self.weight.dtype).eps
         self._doubt()
-        # Training crowds the top of the spectrum, and restarts forget what tells it apart.
-        largest = max(_STEPS, _ENTRIES // min(len(self.u), len(self.v)))
-        for i in range(_ROUNDS):
+        # Training crowds the top of the spectrum, and restarts forget what tells it apart: spaces
+        # grow, as far as memory for 2^23 entries of a basis goes.
+        largest = max(_STEPS, 2**23 // min(len(self.u), len(self.v)))
+        for i in range(12):
             u = self.operator(self.weight, self.v)
             sigma = self._length(u) / self._length(self.v)
             residual = self.adjoint(self.weight, u) - sigma**2 * self.v
@@ -147,12 +121,13 @@ class LipschitzConv2d(LipschitzLayer):
     def iterate(self) -> None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return
-        self.v.copy_(functional.normalize(self.v + _PUSH * self._other(), dim=0))
-        for _ in range(_TRAINING_ROUNDS):
+        # The push, lest the vectors stay at an exact smaller singular vector.
+        self.v.copy_(functional.normalize(self.v + 1e-3 * self._other(), dim=0))
+        for _ in range(5):
             before = torch.linalg.vector_norm(self.operator(self.weight, self.v))
-            self._improve(_TRAINING_STEPS)
+            self._improve(steps=8)
             self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
-            if bool(self.sigma - before <= _TRAINING_RTOL * self.sigma):
+            if bool(self.sigma - before <= 1e-4 * self.sigma):
                 break
 
     def _other(self) -> Tensor:
@@ -169,7 +144,7 @@ class LipschitzConv2d(LipschitzLayer):
         norm = self._length(self.operator(self.weight, self.v))
         self.v.copy_(self._other())
         self._improve(_STEPS)
-        if not bool(torch.dot(self.u, self.operator(self.weight, self.v)) > norm * (1 + _PUSH**2)):
+        if not bool(torch.dot(self.u, self.operator(self.weight, self.v)) > norm * (1 + 1e-6)):
             self.u.copy_(kept[0])
             self.v.copy_(kept[1])
 
@@ -192,8 +167,8 @@ class LipschitzConv2d(LipschitzLayer):
         self.u.copy_(self._unit(forward(self.v)))
 
     def _unit(self, vector: Tensor) -> Tensor:
-        """A vector of length 1; 0 stays 0."""
-        return vector / self._length(vector).clamp(min=_SHORTEST)
+        """A vector of length 1; shorter ones than 1e-12 stay short, as 0 does."""
+        return vector / self._length(vector).clamp(min=1e-12)
 
     def _length(self, vector: Tensor) -> Tensor:
         """Its norm, plane by plane: float32 loses 1e-5 of it in one sum of 500,000 squares."""
@@ -228,7 +203,7 @@ class LipschitzConv2d(LipschitzLayer):
         kernel = weight * rows[:, None] * columns
         spectrum = torch.fft.fft2(kernel, s=size).flatten(2).permute(2, 0, 1)  # [F, out, in]
         wide = spectrum.shape[1] < spectrum.shape[2]
-        parts = (spectrum.mH if wide else spectrum).split(_FREQUENCIES)
+        parts = (spectrum.mH if wide else spectrum).split(64)  # bounds memory
         largest = max(float(torch.linalg.eigvalsh(p.mH @ p)[:, -1].amax()) for p in parts)
         return largest**0.5
 

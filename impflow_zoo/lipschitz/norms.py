@@ -1,4 +1,4 @@
-"""Layers whose induced norm does not exceed a coefficient."""
+"""Layers whose norm as linear maps does not exceed a coefficient."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ __all__ = [
 ]
 
 ROUNDED_UP = 1 + 1e-12  # what makes a bound of a norm that was computed in float64
-_SQUARINGS = 8  # of the Gram matrix, in a training forward
-_FEW = 8  # rows or columns up to which all eigenvectors cost less than the squarings
-_ATTAINED = 16.0  # how many eps u . W v may lie below the norm in vectors that are kept
 
 
 class LipschitzLayer(nn.Module):
@@ -43,6 +40,7 @@ class LipschitzLayer(nn.Module):
     """
 
     weight: nn.Parameter
+    bias: nn.Parameter
     u: Tensor
     v: Tensor
     sigma: Tensor
@@ -62,18 +60,24 @@ class LipschitzLayer(nn.Module):
         """Bring `u`, `v` and `sigma` to convergence."""
         raise NotImplementedError(f"{type(self).__name__} has to define how it converges")
 
+    def iterate(self) -> None:
+        """Bring `u`, `v` and `sigma` close to convergence, in a training forward."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its iteration")
+
+    def norm_bound(self) -> float:
+        """An upper bound of the norm of the normalised operator that can be trusted."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its bound")
+
     @torch.no_grad()
     def settle(self) -> None:
         """Bring the vectors to convergence and remember for which weight that was."""
         self.converge()
-        if hasattr(self, "settled"):  # norms in closed form have none
-            self.settled.copy_(self.weight)
-            self.settled_norm.copy_(self.attained())
+        self.settled.copy_(self.weight)
+        self.settled_norm.copy_(self.attained())
 
     def is_settled(self, norm: Tensor) -> bool:
         """Whether the vectors have converged for the weight as it is, and attain what they did."""
-        slack = _ATTAINED * torch.finfo(norm.dtype).eps
-        attained = bool((norm - self.settled_norm).abs() <= slack * norm)
+        attained = _equal_but_for_rounding(norm, self.settled_norm)
         return attained and torch.equal(self.weight, self.settled)
 
     def start_on_device(self) -> None:
@@ -102,13 +106,8 @@ class LipschitzLayer(nn.Module):
     def _note_norm(self) -> None:
         """Let `sigma` be the norm that converged vectors attain; rounding does not change it."""
         norm = torch.dot(self.u, self.operator(self.weight, self.v))
-        slack = _ATTAINED * torch.finfo(norm.dtype).eps
-        if not bool((norm - self.sigma).abs() <= slack * norm):
+        if not _equal_but_for_rounding(norm, self.sigma):
             self.sigma.copy_(norm)
-
-    def norm_bound(self) -> float:
-        """An upper bound of the induced norm of the normalised operator that can be trusted."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its bound")
 
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
@@ -118,17 +117,21 @@ class LipschitzLayer(nn.Module):
         """The weight that is used in evaluation, in float64: what bounds are proved for."""
         return normalised([self], training=False)[0].double()
 
-    def shrunk(self) -> Tensor:
-        """`divided` by what the vectors attain, in few nodes of the graph."""
+    def normalise(self, *, training: bool, one_node: bool) -> Tensor | None:
+        """The weight in use, or None where the vectors have to be looked at first, in evaluation.
+
+        Arguments are those of `normalised`.
+        """
+        if not training:
+            return None
+        with torch.no_grad():
+            self.iterate()
         return self.divided(self.attained())
 
-    def normalise(self, *, training: bool) -> Tensor | None:
-        """The weight, for layers that do not divide it by a norm found by iteration; else None."""
-        return None
 
-    def iterate(self) -> None:
-        """Bring `u`, `v` and `sigma` close to convergence, in a training forward."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its iteration")
+def _equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
+    """Whether a norm is another one, up to the rounding of one product."""
+    return bool((one - other).abs() <= 16 * torch.finfo(one.dtype).eps * one)
 
 
 class _Shrunk(torch.autograd.Function):
@@ -155,15 +158,12 @@ class _Shrunk(torch.autograd.Function):
 
 
 class LipschitzLinear(LipschitzLayer):
-    """A linear layer from the p-norm `domain` to the p-norm `codomain` with bounded norm.
+    """A linear layer with bounded spectral norm.
 
     Arguments:
         in_features: size of the input.
         out_features: size of the output.
         coefficient: largest norm allowed; smaller weights are left as they are.
-        domain: p of the input norm, 1, 2 or `inf`.
-        codomain: p of the output norm. Closed forms exist for `domain = 1` and
-            `codomain = inf`; the pair `(2, 2)` is the spectral norm. Others raise.
 
     Example:
         >>> layer = LipschitzLinear(2, 2, coefficient=0.9)
@@ -174,80 +174,23 @@ class LipschitzLinear(LipschitzLayer):
                 [0.0000, 0.3000]], grad_fn=<DivBackward0>)
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        coefficient: float = 0.97,
-        *,
-        domain: float = 2.0,
-        codomain: float = 2.0,
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, coefficient: float = 0.97) -> None:
         super().__init__()
-        if domain != 1 and codomain != math.inf and (domain, codomain) != (2, 2):
-            raise ValueError(
-                f"no closed form for the norm from p={domain} to p={codomain}: "
-                "use (2, 2), domain 1, or codomain inf"
-            )
         self.coefficient = float(coefficient)
-        self.domain, self.codomain = float(domain), float(codomain)
         linear = nn.Linear(in_features, out_features)
         self.weight = nn.Parameter(linear.weight.detach())
         self.bias = nn.Parameter(linear.bias.detach())
-        if self.spectral:
-            self.register_buffer("u", torch.zeros(out_features))
-            self.register_buffer("v", torch.zeros(in_features))
-            self.register_buffer("sigma", torch.zeros(()))
-            self._start_unsettled()
-            if not self.weight.is_meta:  # counted, not used
-                with torch.autocast(self.weight.device.type, enabled=False):
-                    self.converge()
+        self.register_buffer("u", torch.zeros(out_features))
+        self.register_buffer("v", torch.zeros(in_features))
+        self.register_buffer("sigma", torch.zeros(()))
+        self._start_unsettled()
+        if not self.weight.is_meta:  # counted, not used
+            with torch.autocast(self.weight.device.type, enabled=False):
+                self.converge()
 
-    def iterate(self) -> None:
-        """Square `W^T W` eight times: 256 power iterations, from every start at once.
-
-        Power iteration from the last step's vector would be cheaper, but is blind to another
-        singular vector that has overtaken it, orthogonal as that is to it.
-        """
-        weight = self.weight.detach()
-        wide = weight.shape[0] < weight.shape[1]
-        power = weight @ weight.mT if wide else weight.mT @ weight
-        if len(power) <= _FEW:
-            leading = torch.linalg.eigh(power.nan_to_num(0.0, 0.0, 0.0))[1][:, -1]
-        else:
-            leading = _leading(power)
-        v = functional.normalize(leading @ weight, dim=0) if wide else leading
-        image = weight @ v
-        sigma = torch.linalg.vector_norm(image)
-        usable = sigma < math.inf
-        tiny = torch.finfo(sigma.dtype).tiny
-        self.u.copy_(torch.where(usable, image / sigma.clamp(min=tiny), self.u))
-        self.v.copy_(torch.where(usable, v, self.v))
-        self.sigma.copy_(sigma)
-
-    @property
-    def spectral(self) -> bool:
-        """Whether the norm is the spectral one, which needs power iteration."""
-        return self.domain == self.codomain == 2
-
-    def forward(
-        self, x: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
-    ) -> Tensor:
-        """`output_scale * linear(input_scale * x)`, the weights scaled instead of the rows.
-
-        Arguments:
-            x: rows with shape `[B, in_features]`.
-            input_scale: a scalar, or a factor for each of `in_features`.
-            output_scale: a scalar, or a factor for each of `out_features`.
-        """
-        weight = self.normalised_weight()
-        return functional.linear(x, *self.scaled(weight, input_scale, output_scale))
-
-    def scaled(
-        self, weight: Tensor, input_scale: Tensor | float = 1.0, output_scale: Tensor | float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `output_scale * linear(input_scale * x)`, from a normalised weight."""
-        return scaled_affine(weight, self.bias, input_scale, output_scale)
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the layer on rows with shape `[B, in_features]`."""
+        return functional.linear(x, self.normalised_weight(), self.bias)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v
@@ -257,50 +200,71 @@ class LipschitzLinear(LipschitzLayer):
 
     @torch.no_grad()
     def converge(self) -> None:
-        if self.spectral and bool(self.weight.isfinite().all()):
+        if bool(self.weight.isfinite().all()):
             u, s, vh = torch.linalg.svd(self.weight, full_matrices=False)
-            slack = _ATTAINED * torch.finfo(s.dtype).eps
-            if not bool(torch.dot(self.u, self.weight @ self.v) >= s[0] * (1 - slack)):
+            attained = torch.dot(self.u, self.weight @ self.v)
+            if not (bool(attained >= s[0]) or _equal_but_for_rounding(s[0], attained)):
                 self.u.copy_(u[:, 0])
                 self.v.copy_(vh[0])
             self._note_norm()
 
-    def shrunk(self) -> Tensor:
+    def iterate(self) -> None:
+        """Square `W^T W` eight times: 256 power iterations, from every start at once.
+
+        Power iteration from the last step's vector would be cheaper, but is blind to another
+        singular vector that has overtaken it, orthogonal as that is to it.
+        """
+        weight = self.weight.detach()
+        wide = weight.shape[0] < weight.shape[1]
+        leading = _leading(weight @ weight.mT if wide else weight.mT @ weight)
+        v = functional.normalize(leading @ weight, dim=0) if wide else leading
+        image = weight @ v
+        sigma = torch.linalg.vector_norm(image)
+        usable = sigma < math.inf
+        tiny = torch.finfo(sigma.dtype).tiny
+        self.u.copy_(torch.where(usable, image / sigma.clamp(min=tiny), self.u))
+        self.v.copy_(torch.where(usable, v, self.v))
+        self.sigma.copy_(sigma)
+
+    def normalise(self, *, training: bool, one_node: bool) -> Tensor | None:
+        if not (training and one_node and torch.is_grad_enabled()):
+            return super().normalise(training=training, one_node=one_node)
+        with torch.no_grad():
+            self.iterate()
         # The next forward may overwrite the vectors before the backward pass of this one.
         u, v = self.u.clone(), self.v.clone()
         weight: Tensor = _Shrunk.apply(self.weight, u, v, self.coefficient)
         return weight
 
-    def normalise(self, *, training: bool) -> Tensor | None:
-        if self.spectral:
-            return None
-        return self.weight / (self._closed_form(self.weight) / self.coefficient).clamp(min=1)
-
-    def _closed_form(self, weight: Tensor) -> Tensor:
-        if self.domain == 1:  # the vertices of the 1-ball are the columns
-            return torch.linalg.vector_norm(weight, ord=self.codomain, dim=0).amax()
-        dual = {2.0: 2.0, math.inf: 1.0}[self.domain]
-        return torch.linalg.vector_norm(weight, ord=dual, dim=1).amax()
-
     @torch.no_grad()
     def norm_bound(self) -> float:
-        """The induced norm, by singular values or closed form in float64, rounding included."""
-        weight = self.evaluated_weight()
-        norm = torch.linalg.matrix_norm(weight, 2) if self.spectral else self._closed_form(weight)
-        return float(norm) * ROUNDED_UP
+        """The spectral norm, by singular values in float64, rounding included."""
+        return float(torch.linalg.matrix_norm(self.evaluated_weight(), 2)) * ROUNDED_UP
 
     def extra_repr(self) -> str:
         out_features, in_features = self.weight.shape
-        return (
-            f"{in_features}, {out_features}, coefficient={self.coefficient:g}, "
-            f"domain={self.domain:g}, codomain={self.codomain:g}"
-        )
+        return f"{in_features}, {out_features}, coefficient={self.coefficient:g}"
+
+
+def _leading(power: Tensor) -> Tensor:
+    """The leading eigenvector of a Gram matrix, as far as 256 power iterations find it."""
+    if len(power) <= 8:  # all eigenvectors cost less than the squarings
+        return torch.linalg.eigh(power.nan_to_num(0.0, 0.0, 0.0))[1][:, -1]
+    tiny = torch.finfo(power.dtype).tiny
+    for i in range(8):
+        if i % 2 == 0:  # a trace of one keeps the next two squares far from under- and overflow
+            power = power / power.trace().clamp(min=tiny)
+        power = power @ power
+    return functional.normalize(power[:, power.diagonal().argmax()], dim=0)
 
 
 def scaled_affine(
     weight: Tensor, bias: Tensor, before: Tensor | float, after: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of `after * (W (before * x) + b)`; scales are scalars or vectors."""
+    """Weight and bias of `after * (W (before * x) + b)`.
+
+    Scales are scalars, or vectors where the weight is a matrix.
+    """
     if isinstance(after, Tensor) and after.numel() > 1:
         return weight * after[:, None] * before, bias * after
     factor = before * after
@@ -309,16 +273,6 @@ def scaled_affine(
     if not (isinstance(after, float) and after == 1.0):
         bias = bias * after
     return weight, bias
-
-
-def _leading(power: Tensor) -> Tensor:
-    """The leading eigenvector of a Gram matrix, as far as 256 power iterations find it."""
-    tiny = torch.finfo(power.dtype).tiny
-    for i in range(_SQUARINGS):
-        if i % 2 == 0:  # a trace of one keeps the next two squares far from under- and overflow
-            power = power / power.trace().clamp(min=tiny)
-        power = power @ power
-    return functional.normalize(power[:, power.diagonal().argmax()], dim=0)
 
 
 def normalised(
@@ -334,31 +288,19 @@ def normalised(
         one_node: let a training step's graph have one node for each layer that can do so. It has
             no rules for transforms of `torch.func`.
     """
-    modes = [layer.training if training is None else training for layer in layers]
     with ExitStack() as stack:
         for kind in {layer.weight.device.type for layer in layers} - {"meta"}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         weights = [
-            layer.normalise(training=mode) for layer, mode in zip(layers, modes, strict=True)
+            layer.normalise(
+                training=layer.training if training is None else training, one_node=one_node
+            )
+            for layer in layers
         ]
         left = [layer for layer, weight in zip(layers, weights, strict=True) if weight is None]
-        still = [
-            layer
-            for layer, weight, mode in zip(layers, weights, modes, strict=True)
-            if weight is None and not mode
-        ]
-        with torch.no_grad():
-            for layer in left:
-                if layer not in still:
-                    layer.iterate()
-        if one_node and torch.is_grad_enabled() and not still:
-            return [
-                layer.shrunk() if weight is None else weight
-                for layer, weight in zip(layers, weights, strict=True)
-            ]
         sigmas = {layer: layer.attained() for layer in left}
-        for layer in _unsettled(still, sigmas):
+        for layer in _unsettled(sigmas):
             layer.settle()
             sigmas[layer] = layer.attained()
         return [
@@ -368,20 +310,21 @@ def normalised(
 
 
 @torch.no_grad()
-def _unsettled(
-    layers: Sequence[LipschitzLayer], sigmas: Mapping[LipschitzLayer, Tensor]
-) -> list[LipschitzLayer]:
+def _unsettled(sigmas: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
     """Layers whose vectors have not converged for the weight as it is.
 
     Or no longer attain the norm that they attained then: vectors are loaded and averaged, too.
+
+    Arguments:
+        sigmas: the norms that their vectors attain.
     """
-    for layer in layers:
+    for layer in sigmas:
         layer.start_on_device()
-    then = [t.flatten() for layer in layers for t in (layer.settled, layer.settled_norm)]
-    now = [t.flatten() for layer in layers for t in (layer.weight, sigmas[layer])]
-    if not layers or torch.equal(torch.cat(now), torch.cat(then)):
+    then = [t.flatten() for layer in sigmas for t in (layer.settled, layer.settled_norm)]
+    now = [t.flatten() for layer, sigma in sigmas.items() for t in (layer.weight, sigma)]
+    if not sigmas or torch.equal(torch.cat(now), torch.cat(then)):
         return []
-    return [layer for layer in layers if not layer.is_settled(sigmas[layer])]
+    return [layer for layer, sigma in sigmas.items() if not layer.is_settled(sigma)]
 
 
 def refresh_norms(module: nn.Module) -> None:

@@ -6,10 +6,11 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import (
     ACTIVATIONS,
@@ -67,7 +68,7 @@ class CayleyLayer(LipschitzLayer):
         size = len(self.bias)
         return both[:, :size], both[:, size:]
 
-    def normalise(self, *, training: bool) -> Tensor:
+    def normalise(self, *, training: bool, one_node: bool) -> Tensor:
         """The pair, side by side.
 
         Raises:
@@ -153,7 +154,7 @@ class SandwichMLP(Perceptron):
         '0.9000'
     """
 
-    norm: ClassVar[str] = "2"
+    lipschitz: float
 
     def __init__(
         self,
@@ -166,7 +167,6 @@ class SandwichMLP(Perceptron):
         frequency: float = 1.0,
     ) -> None:
         super().__init__(features, hidden_features, lipschitz, context_features, frequency)
-        self.lipschitz = float(lipschitz)
         self.activations.extend(make_activation(activation) for _ in self.hidden_features)
         if activation not in SANDWICH_ACTIVATIONS:
             raise ValueError(
@@ -187,6 +187,13 @@ class SandwichMLP(Perceptron):
         factor = 2 * (self.lipschitz / 2) ** (ends / 2)
         return scaled_affine(factor * weight, layers[i].bias, before, after)
 
+    def apply_layer(self, i: int, h: Tensor) -> Tensor:
+        # A layer's map is made of its own pair and of that before it.
+        pairs: list[Tensor] = [layer.weight for layer in self.bounded_layers()]
+        for j in range(max(i - 1, 0), i + 1):
+            pairs[j] = self.bounded_layers()[j].normalised_weight()
+        return functional.linear(h, *self.affine(pairs, i, 1.0, 1.0))
+
     @torch.no_grad()
     def certificate(self) -> float | None:
         """Upper bound of the Lipschitz constant, proved for the weights that evaluation uses.
@@ -196,8 +203,9 @@ class SandwichMLP(Perceptron):
         maps = self.maps()
         if maps is None:  # somebody has put other activations in place
             return None
-        inner = [self.scales(i)[0] for i in range(len(self.activations))]
-        multipliers = [self.lipschitz / torch.as_tensor(scale).double() ** 2 for scale in inner]
-        return proved_bound(maps, multipliers, self.lipschitz) or proved_bound(
+        bound = self.lipschitz
+        inner = [self.folded(i)[1] for i in range(len(self.activations))]
+        multipliers = [bound / torch.as_tensor(scale).double() ** 2 for scale in inner]
+        return proved_bound(maps, multipliers, bound) or proved_bound(
             maps, *optimised_multipliers(maps)
         )

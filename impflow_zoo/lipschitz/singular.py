@@ -12,10 +12,6 @@ __all__ = ["largest_eigenvalue_bound", "leading_vector"]
 
 Product = Callable[[Tensor], Tensor]
 
-_SPACE = 8  # of the search for an eigenvalue that is to be proved the largest
-_KEPT = 0.5  # of a unit vector's length that orthogonalising it once more has to leave
-_SLACK = 1e-4  # by which rounding of long sums may make a length differ
-
 
 def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -> Tensor:
     """The best approximation of the leading right singular vector in a Krylov space.
@@ -55,10 +51,11 @@ def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -
                 w = w - known.mT @ (known @ w)
             # Where the space is exhausted, `w` is rounding errors. What is left of them after that
             # may lie in the space still: zero adds nothing.
-            w = torch.where(torch.linalg.vector_norm(w) > _KEPT, _unit(w), 0)
+            w = torch.where(torch.linalg.vector_norm(w) > 0.5, _unit(w), 0)
     _, vectors = torch.linalg.eigh(projected)
     found = _unit(vectors[:, -1] @ basis)
-    longer = torch.linalg.vector_norm(operator(found)) >= projected[0, 0].sqrt() * (1 - _SLACK)
+    # Rounding of long sums may make a length differ.
+    longer = torch.linalg.vector_norm(operator(found)) >= projected[0, 0].sqrt() * (1 - 1e-4)
     return torch.where(longer, found, start)
 
 
@@ -77,7 +74,7 @@ def largest_eigenvalue_bound(matrix: Tensor, start: Tensor) -> float:
         matrix: positive semi-definite, `[n, n]`.
         start: close to the leading eigenvector, `[n]`; further off it costs time, nothing else.
     """
-    found = leading_vector(matrix.mv, matrix.mv, start.to(matrix), _SPACE)
+    found = leading_vector(matrix.mv, matrix.mv, start.to(matrix), steps=8)
     estimate = float(torch.linalg.vector_norm(matrix @ found))
     rounding = len(matrix) ** 2 * torch.finfo(matrix.dtype).eps
     for slack in (1e-9, 1e-8, 1e-7, 1e-6):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from nflows.transforms import CompositeTransform, Transform
+import torch
+from nflows.transforms import CompositeTransform, Permutation, SqueezeTransform, Transform
 from torch import nn
 
-from impflow_zoo.lipschitz.networks import LipschitzMLP
+from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
+from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
-from impflow_zoo.models.build_image import BlockFactory, build_image
 from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
-from impflow_zoo.transforms.actnorm import ActNorm, CentredActNorm
+from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.whitening import Whitening
 
-__all__ = ["BlockFactory", "build_transform"]
+__all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "TableBuilder", "build_transform"]
+
+BlockFactory = Callable[[Callable[[], nn.Module], LogDet], ResidualBlock]
 
 
 def build_transform(config: Config, block: BlockFactory) -> Transform:
@@ -25,43 +32,120 @@ def build_transform(config: Config, block: BlockFactory) -> Transform:
         config: what the model is made of.
         block: makes one block from a maker of nets and its log-det settings.
     """
-    return _BUILDERS[type(config)](config, block)
+    builder = next(BUILDERS[kind] for kind in type(config).__mro__ if kind in BUILDERS)
+    transform: Transform = builder(config, block).transform()
+    return transform
 
 
-def _build_tabular(config: TabularConfig, block: BlockFactory) -> Transform:
-    def net() -> nn.Module:
+class TableBuilder:
+    """Makes the map of a flow on vectors; arguments are those of `build_transform`."""
+
+    actnorm: type[ActNorm] = ActNorm
+
+    def __init__(self, config: TabularConfig, block: BlockFactory) -> None:
+        self.config, self.block = config, block
+
+    def transform(self) -> Transform:
+        """Rows, `[B, D]`, to noise, `[B, D]`."""
+        steps: list[Transform] = [Standardise(self.config.features)]
+        if self.config.whiten:
+            steps.append(Whitening(self.config.features))
+        return CompositeTransform([*steps, *self.steps()])
+
+    def steps(self) -> Iterator[Transform]:
+        """The blocks and what is between them."""
+        config = self.config
+        for i in range(config.blocks):
+            if config.actnorm and i:
+                yield self.actnorm(config.features)
+            yield self.block(self.net, config.logdet.seeded(config.seed, i))
+
+    def net(self) -> nn.Module:
+        """A new net."""
+        config = self.config
         sizes, activation = (config.features, config.hidden_features), config.activation
         assert activation is not None, "a config fills it in"
+        constant, context = config.lipschitz, config.context_features
         if config.net == "sandwich":
             frequency = 1.0 if config.frequency is None else config.frequency
-            return SandwichMLP(
-                *sizes, activation, config.lipschitz, config.context_features, frequency=frequency
-            )
-        return LipschitzMLP(
-            *sizes,
-            activation,
-            config.lipschitz,
-            config.context_features,
-            frequency=config.frequency,
-            norm=config.norm,
-            preactivation=config.preactivation,
-            stored_norms=config.stored_norms,
-        )
-
-    actnorm = CentredActNorm if config.centred_actnorm else ActNorm
-    steps: list[Transform] = [Standardise(config.features)]
-    if config.whiten:
-        steps.append(Whitening(config.features))
-    for i in range(config.blocks):
-        if config.actnorm and (i or config.actnorm_ends):
-            steps.append(actnorm(config.features))
-        steps.append(block(net, config.logdet.seeded(config.seed, i)))
-    if config.actnorm and config.actnorm_ends:
-        steps.append(actnorm(config.features))
-    return CompositeTransform(steps)
+            return SandwichMLP(*sizes, activation, constant, context, frequency=frequency)
+        return LipschitzMLP(*sizes, activation, constant, context, frequency=config.frequency)
 
 
-_BUILDERS: dict[type, Callable[..., Transform]] = {
-    TabularConfig: _build_tabular,
-    ImageConfig: build_image,
+class ImageBuilder:
+    """Makes the map of a flow on images; arguments are those of `build_transform`.
+
+    It counts blocks: each has a seed, and the first net of a model has no preactivation.
+    """
+
+    actnorm: type[ActNorm] = ActNorm
+
+    def __init__(self, config: ImageConfig, block: BlockFactory) -> None:
+        self.config, self.make_block, self.count = config, block, 0
+
+    def transform(self) -> Transform:
+        """Images in [0, 1], `[B, C, H, W]`, to noise, `[B, D]`.
+
+        Without factor-out the noise is the last map, flattened. With it, the second half of the
+        channels leaves after the squeeze of each scale but the last, and the noise is what left, in
+        order, then the last map.
+        """
+        config, last = self.config, len(self.config.blocks) - 1
+        scales = [CompositeTransform(list(self.scale(i))) for i in range(last + 1)]
+        first: list[Transform] = [BoundedLogit(config.alpha, config.shape)]
+        if config.squeeze_first:
+            first.append(SqueezeTransform())
+        if not config.factor_out:
+            return CompositeTransform([*first, *scales])
+        multiscale = Multiscale(len(scales))
+        for i, (channels, height, width) in enumerate(config.scales):
+            end = (channels * height * width,)
+            after = end if i == last else (4 * channels, height // 2, width // 2)
+            multiscale.add_transform(scales[i], after)
+        return CompositeTransform([*first, multiscale])
+
+    def scale(self, i: int) -> Iterator[Transform]:
+        """The steps of a scale, what leads to the next one included."""
+        config, (channels, height, width) = self.config, self.config.scales[i]
+        if config.whiten:
+            yield Whitening(channels)
+        elif i == 0 and config.actnorm:
+            yield self.actnorm(channels)
+        for _ in range(config.blocks[i]):
+            first = self.count == 0
+            yield self.block(partial(self.net, (channels, height, width), first=first))
+            if config.actnorm:
+                yield self.actnorm(channels)
+        if i + 1 == len(config.blocks):
+            yield from self.end((channels, height, width))
+            return
+        yield SqueezeTransform()
+        if config.factor_out:  # nflows emits the first half: let that be the second one
+            yield Permutation(torch.arange(4 * channels).roll(-2 * channels))
+
+    def end(self, shape: tuple[int, int, int]) -> Iterator[Transform]:
+        """The steps after the blocks of the last scale."""
+        yield Flatten(shape)
+
+    def block(self, net: Callable[[], nn.Module]) -> ResidualBlock:
+        """The next block."""
+        block = self.make_block(net, self.config.logdet.seeded(self.config.seed, self.count))
+        self.count += 1
+        return block
+
+    def net(self, shape: tuple[int, int, int], *, first: bool) -> nn.Module:
+        """A new net for maps of a shape, of the first block or of another one."""
+        config, (channels, *size) = self.config, shape
+        sizes = (channels, (size[0], size[1]), config.width)
+        constants = (config.lipschitz, config.context_features)
+        if config.net == "dense":
+            depth, kernel = len(config.kernels) - 1, config.kernels[0]
+            return LipschitzDenseNet(*sizes, depth, kernel, config.activation, *constants)
+        return LipschitzConvNet(*sizes, config.kernels, config.activation, not first, *constants)
+
+
+# By class of config; the room of converted models adds its own.
+BUILDERS: dict[type, Callable[..., TableBuilder | ImageBuilder]] = {
+    TabularConfig: TableBuilder,
+    ImageConfig: ImageBuilder,
 }

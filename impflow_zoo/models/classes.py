@@ -75,7 +75,7 @@ def require_config(cls: type[Density], config: object) -> None:
     Raises:
         ConfigError: naming the kinds that it is made from.
     """
-    if type(config) not in cls.config_types:
+    if not isinstance(config, cls.config_types):
         kinds = " or ".join(repr(known.kind) for known in cls.config_types)
         found = repr(getattr(config, "kind", type(config).__name__))
         raise ConfigError(f"{cls.__name__} takes a config of kind {kinds}, not {found}")

@@ -11,7 +11,6 @@ import typing
 from typing import Any
 
 from impflow_zoo.lipschitz.activations import pairs_features
-from impflow_zoo.lipschitz.induced import spaces
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = [
@@ -22,12 +21,9 @@ __all__ = [
     "parse_dataclass",
     "require",
     "require_choice",
-    "require_columns",
-    "require_norm",
     "require_pairs",
+    "require_sizes",
 ]
-
-_LARGEST = 2**63  # torch's sizes and seeds are smaller
 
 
 class ModelError(ValueError):
@@ -51,32 +47,21 @@ def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None
         raise ConfigError(f"unknown {name} {value!r}: choose {', '.join(known)}")
 
 
-def require_columns(settings: Any) -> None:
-    """Refuse `columns`, `rounding` or `metric` that a table of so many `features` cannot have."""
-    require_choice("metric", settings.metric, ("log_likelihood", "bits"))
-    for name in ("columns", "rounding"):
+def require_sizes(settings: Any, *names: str) -> None:
+    """Refuse fields that hold a size below 1; None is no size."""
+    for name in names:
         value = getattr(settings, name)
-        expected = f"one entry for {settings.features} columns"
-        require(len(value) in (0, settings.features), name, value, expected)
-    columns = settings.columns
-    require(len(set(columns)) == len(columns), "columns", columns, "each once")
-    for step in settings.rounding:
-        require(0 <= step < math.inf, "rounding", settings.rounding, "steps of at least 0")
+        sizes = value if isinstance(value, tuple) else () if value is None else (value,)
+        require(all(size >= 1 for size in sizes), name, value, "at least 1")
 
 
-def require_pairs(activation: str, name: str, sizes: typing.Iterable[int]) -> None:
-    """Refuse odd sizes before an activation that pairs features."""
+def require_pairs(settings: Any, name: str, sizes: typing.Iterable[int]) -> None:
+    """Refuse odd sizes before an `activation` that pairs features."""
     found = list(sizes)
-    if pairs_features(activation) and any(n % 2 for n in found):
-        raise ConfigError(f"{name}={found}: {activation} pairs features, so sizes must be even")
-
-
-def require_norm(norm: str, layers: int) -> None:
-    """Refuse a norm that is none between so many layers."""
-    try:
-        spaces(norm, layers)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    if any(n % 2 for n in found) and pairs_features(settings.activations[settings.activation]):
+        raise ConfigError(
+            f"{name}={found}: {settings.activation} pairs features, so sizes must be even"
+        )
 
 
 def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
@@ -140,7 +125,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
     elif annotation in (int, float):
         number = is_whole(value) if annotation is int else is_real(value)
-        if number and -_LARGEST < value < _LARGEST:
+        if number and abs(value) < 2**63:  # torch's sizes and seeds are smaller
             return annotation(value)
     elif type(value) is annotation:
         return value

@@ -23,7 +23,15 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate
 from impflow_zoo.models.classes import model_class, require_config
-from impflow_zoo.models.config import Config, ConfigError, ModelError, convert, parse, to_json
+from impflow_zoo.models.config import (
+    Config,
+    ConfigError,
+    ModelError,
+    convert,
+    parse,
+    to_json,
+    updated,
+)
 from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.writing import write_together
 
@@ -188,7 +196,7 @@ class ModelFolder:
             certificate = convert(
                 data.get("certificate", ()), tuple[Certificate, ...], "certificate"
             )
-            config = parse(_with_net(data.get("config")))
+            config = parse(updated(data.get("config")))
             require_config(kind, config)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {readable(error)}") from None
@@ -251,13 +259,6 @@ class ModelFolder:
             yield draft
             after = {path.name: path.read_bytes() for path in draft.path.iterdir()}
             self.replace({**dict.fromkeys(path.name for path in before), **after})
-
-
-def _with_net(config: Any) -> Any:
-    """A config with the kind of its nets, which files from before there was a choice leave out."""
-    if isinstance(config, dict) and config.get("kind") == "tabular":
-        return {"net": "spectral", **config}
-    return config
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

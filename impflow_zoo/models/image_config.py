@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import nn
+
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
-from impflow_zoo.lipschitz.induced import has_closed_form, spaces
-from impflow_zoo.lipschitz.published import PUBLISHED
 from impflow_zoo.models.fields import (
-    ConfigError,
     convert_fields,
     require,
     require_choice,
-    require_norm,
     require_pairs,
+    require_sizes,
 )
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 
 __all__ = ["ImageConfig", "Preparation"]
-
-NETS = ("conv", "dense")
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Preparation:
     grey: bool = False
 
     def __post_init__(self) -> None:
-        require(self.crop is None or self.crop >= 1, "crop", self.crop, "at least 1")
+        require_sizes(self, "crop")
 
 
 @dataclass(frozen=True)
@@ -65,20 +61,13 @@ class ImageConfig:
         net: `"conv"` (`LipschitzConvNet`) or `"dense"` (`LipschitzDenseNet`).
         width: channels within a net; what a dense layer adds in a dense one.
         kernels: sizes of the convolutions of a net; a dense one has a layer for each but the last.
-        activation: activation of every net, see `LipschitzMLP`.
-        preactivation: every convolutional net but the first one of the model starts with an
-            activation.
-        first_preactivation: the first one does so too.
+        activation: activation of every net, see `LipschitzMLP`. Every convolutional net but the
+            first one of the model starts with one, too.
         lipschitz: bound of every net's Lipschitz constant, below 1.
-        norm: norms of the layers of `"conv"` and fully connected nets, see `LipschitzMLP`.
-        stored_norms: keep power vectors as they are loaded, see `LipschitzMLP`.
         squeeze_first: squeeze once more, before the first scale.
         actnorm: put an `ActNorm` before the first block and after every block.
-        centred_actnorm: in the form `CentredActNorm`.
         whiten: start each scale with a `Whitening`, the first one in place of its ActNorm.
         factor_out: half of the channels leave after each scale but the last.
-        fc_blocks: number of fully connected blocks on the flattened map at the end.
-        fc_hidden: sizes of their hidden layers.
         context_features: size of a context row, or None for an unconditional density.
         logdet: how log-determinants are computed.
         solver: how roots are found.
@@ -87,6 +76,7 @@ class ImageConfig:
 
     kind: ClassVar[str] = "image"
     metric: ClassVar[str] = "bits_per_dim"
+    activations: ClassVar[Mapping[str, type[nn.Module]]] = ACTIVATIONS
 
     channels: int = 3
     image_size: tuple[int, ...] = (32, 32)
@@ -98,18 +88,11 @@ class ImageConfig:
     width: int = 64
     kernels: tuple[int, ...] = (3, 1, 3)
     activation: str = "lipswish"
-    preactivation: bool = True
-    first_preactivation: bool = False
     lipschitz: float = 0.9
-    norm: str = "2"
-    stored_norms: bool = False
     squeeze_first: bool = False
     actnorm: bool = True
-    centred_actnorm: bool = False
     whiten: bool = False
     factor_out: bool = False
-    fc_blocks: int = 0
-    fc_hidden: tuple[int, ...] = (128, 128)
     context_features: int | None = None
     logdet: LogDet = field(default_factory=LogDet)
     solver: Solver = field(default_factory=Solver)
@@ -134,38 +117,25 @@ class ImageConfig:
             self.image_size,
             f"multiples of {halvings} for {len(self.blocks)} scales",
         )
-        for name in ("blocks", "fc_hidden"):
-            sizes = getattr(self, name)
-            require(all(n >= 1 for n in sizes), name, sizes, "positive numbers")
-        require(self.fc_blocks >= 0, "fc_blocks", self.fc_blocks, "at least 0")
-        require_choice("net", self.net, NETS)
-        require(self.width >= 1, "width", self.width, "at least 1")
+        require_sizes(self, "blocks", "width", "context_features")
+        require_choice("net", self.net, ("conv", "dense"))
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
-        require_choice("activation", self.activation, (*ACTIVATIONS, *PUBLISHED))
-        require_pairs(self.activation, "width", [self.width])
-        if self.fc_blocks:
-            require_pairs(self.activation, "fc_hidden", self.fc_hidden)
-            if self.preactivation:
-                require_pairs(self.activation, "features", [math.prod(self.scales[-1])])
-        if self.net == "conv" and self.preactivation:
-            plain = 0 if self.first_preactivation else 1  # nets at the start that have none
-            starts = [n - plain * (i == 0) > 0 for i, n in enumerate(self.blocks)]
-            channels = [c for (c, _, _), some in zip(self.scales, starts, strict=True) if some]
-            require_pairs(self.activation, "channels of a scale", channels)
+        require_choice("activation", self.activation, self.activations)
+        require_pairs(self, "width", [self.width])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
-        if self.net != "conv" and (self.norm != "2" or self.stored_norms):
-            raise ConfigError(
-                f"net={self.net!r} has the 2-norm only: leave norm and stored_norms out, or take "
-                "net='conv'"
-            )
-        require_norm(self.norm, len(self.kernels))
-        if self.fc_blocks:
-            require_norm(self.norm, len(self.fc_hidden) + 1)
-        if self.context_features is not None:
-            require(
-                self.context_features >= 1, "context_features", self.context_features, "at least 1"
-            )
+        self.require_starts(plain=1)
+
+    def require_starts(self, *, plain: int) -> None:
+        """Refuse numbers of channels that convolutional nets cannot start with an activation at.
+
+        Arguments:
+            plain: how many of the first nets start with a convolution.
+        """
+        counts = [n - plain * (i == 0) for i, n in enumerate(self.blocks)]
+        channels = [c for (c, _, _), count in zip(self.scales, counts, strict=True) if count > 0]
+        if self.net == "conv":
+            require_pairs(self, "channels of a scale", channels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -192,10 +162,7 @@ class ImageConfig:
         for count, (channels, height, width) in zip(self.blocks, self.scales, strict=True):
             total += count * self._net_size(channels, height * width)
             total += channels**2 if self.whiten else 0
-        channels, height, width = self.scales[-1]
-        features = channels * height * width
-        sizes = (features, *self.fc_hidden, features)
-        return total + self.fc_blocks * sum(m * n for m, n in itertools.pairwise(sizes))
+        return total
 
     def _net_size(self, channels: int, pixels: int) -> int:
         """Weights of one convolutional net, and the vectors that its larger kernels' norms need."""
@@ -207,10 +174,5 @@ class ImageConfig:
             inputs = [channels] + [self.width] * last
             sizes = list(self.kernels)
         outputs = [self.width] * last + [channels]
-        weights = sum(m * n * k * k for m, n, k in zip(inputs, outputs, sizes, strict=True))
-        norms = spaces(self.norm, len(self.kernels))
-        return weights + sum(
-            m * pixels
-            for m, k, space in zip(inputs, sizes, norms, strict=True)
-            if k > 1 and not has_closed_form(space)
-        )
+        layers = zip(inputs, outputs, sizes, strict=True)
+        return sum(m * n * k * k + (m * pixels if k > 1 else 0) for m, n, k in layers)

@@ -10,9 +10,9 @@ import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
-from impflow_zoo.models.config import Config, ModelError, SplineConfig, TabularConfig
-from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.config import Config, ImageConfig, ModelError
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.table_config import TableConfig
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.standardise import Standardise
 
@@ -65,7 +65,7 @@ class TablePreprocessing:
 
     learns = True
 
-    def __init__(self, config: TabularConfig | SplineConfig) -> None:
+    def __init__(self, config: TableConfig) -> None:
         self.rounding, self.columns = config.rounding, config.columns
         self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.rounding)

@@ -5,29 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from impflow_zoo.models.fields import (
-    convert_fields,
-    require,
-    require_choice,
-    require_columns,
-)
+from impflow_zoo.models.fields import require, require_choice, require_sizes
+from impflow_zoo.models.table_config import TableConfig
 
 __all__ = ["SplineConfig"]
 
-_LAYERS = ("coupling", "autoregressive")
-_LARGEST_TAIL_BOUND = 16  # nflows finds the bin of the bound itself by adding 1e-6 to it
-
 
 @dataclass(frozen=True)
-class SplineConfig:
-    """A flow on vectors: standardisation, then layers of rational-quadratic splines.
+class SplineConfig(TableConfig):
+    """A flow on vectors whose blocks are layers of rational-quadratic splines.
 
     References:
         Neural Spline Flows (Durkan et al., 2019)
         https://arxiv.org/abs/1906.04032
 
     Arguments:
-        features: number of columns.
+        features, context_features, actnorm, whiten: as in `TableConfig`.
+        columns, rounding, metric, seed: as in `TableConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
             `"autoregressive"` each column given those before it: slower to sample from, stronger.
         blocks: number of layers, each after a permutation of the columns.
@@ -36,50 +30,29 @@ class SplineConfig:
         tail_bound: splines act on `[-tail_bound, tail_bound]`, in standard deviations if nothing
             comes before them, and are the identity beyond.
         dropout: part of the hidden units that training leaves out.
-        actnorm: put an `ActNorm` between layers.
-        whiten: put a `Whitening` before the first layer.
-        context_features: size of a context row, or None for an unconditional density.
-        columns, rounding, metric, seed: as in `TabularConfig`.
     """
 
     kind: ClassVar[str] = "spline"
 
-    features: int
-    layers: str = "coupling"
     blocks: int = 6
+    actnorm: bool = False
+    layers: str = "coupling"
     hidden_features: int = 64
     bins: int = 8
     tail_bound: float = 5.0
     dropout: float = 0.0
-    actnorm: bool = False
-    whiten: bool = False
-    context_features: int | None = None
-    columns: tuple[str, ...] = ()
-    rounding: tuple[float, ...] = ()
-    metric: str = "log_likelihood"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        convert_fields(self)
-        require_choice("layers", self.layers, _LAYERS)
+        super().__post_init__()
+        require_choice("layers", self.layers, ("coupling", "autoregressive"))
         least = 2 if self.layers == "coupling" else 1
         require(self.features >= least, "features", self.features, f"at least {least}")
-        require(self.blocks >= 1, "blocks", self.blocks, "at least 1")
-        width = self.hidden_features
-        require(width >= 1, "hidden_features", width, "at least 1")
+        require_sizes(self, "hidden_features")
         require(2 <= self.bins <= 500, "bins", self.bins, "between 2 and 500")
+        # nflows finds the bin of the bound itself by adding 1e-6 to it.
         bound = self.tail_bound
-        largest = _LARGEST_TAIL_BOUND
-        require(0 < bound <= largest, "tail_bound", bound, f"a positive number up to {largest}")
+        require(0 < bound <= 16, "tail_bound", bound, "a positive number up to 16")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "between 0 and 1")
-        context = self.context_features
-        require(context is None or context >= 1, "context_features", context, "at least 1")
-        require_columns(self)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one row as the user has it."""
-        return (self.features,)
 
     @property
     def least_size(self) -> int:
@@ -87,4 +60,4 @@ class SplineConfig:
         width = self.hidden_features
         outputs = self.features // 2 if self.layers == "coupling" else self.features
         layer = 4 * width**2 + width * outputs * (3 * self.bins - 1)
-        return self.blocks * layer + (self.features**2 if self.whiten else 0)
+        return self.blocks * layer + super().least_size

@@ -1,4 +1,4 @@
-"""ActNorm that survives its first batch, and in the form that published weights have."""
+"""ActNorm that survives its first batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from impflow_zoo.transforms.base import check_finite
 
-__all__ = ["ActNorm", "CentredActNorm"]
+__all__ = ["ActNorm"]
 
 
 class ActNorm(nflows.transforms.ActNorm):
@@ -29,19 +29,3 @@ class ActNorm(nflows.transforms.ActNorm):
         self.log_scale.copy_(-std.log())
         self.shift.copy_(-(rows / std).mean(dim=0))
         self.initialized.fill_(value=True)
-
-
-class CentredActNorm(ActNorm):
-    """`exp(log_scale) (x + shift)`, where nflows' own is `exp(log_scale) x + shift`.
-
-    The same maps, but numbers of one form are not numbers of the other in the same precision.
-    """
-
-    def _broadcastable_scale_shift(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        scale, shift = super()._broadcastable_scale_shift(inputs)
-        return scale, scale * shift
-
-    @torch.no_grad()
-    def _initialize(self, inputs: Tensor) -> None:
-        super()._initialize(inputs)
-        self.shift.div_(self.scale)

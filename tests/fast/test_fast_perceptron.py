@@ -19,6 +19,7 @@ from impflow_zoo.lipschitz.activations import Sin
 from impflow_zoo.numerics.bound import BoundNet, ModuleNet
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.report import Report
+from impflow_zoo.published.nets import PublishedMLP
 from impflow_zoo.testing import dense_logdet
 from impflow_zoo.transforms.binding import bind
 
@@ -33,7 +34,9 @@ NETS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=NETS)
 def net(request: pytest.FixtureRequest) -> LipschitzMLP:
-    return LipschitzMLP(3, (8, 5), lipschitz=0.9, **NETS[request.param]).double().eval()
+    settings = NETS[request.param]
+    kind = LipschitzMLP if settings.keys() <= {"activation", "context_features"} else PublishedMLP
+    return kind(3, (8, 5), lipschitz=0.9, **settings).double().eval()
 
 
 def draw(net: LipschitzMLP, rows: int = 40) -> tuple[Tensor, Tensor | None]:

@@ -279,7 +279,6 @@ def test_models_convert(kind, context, dtype):
 IMAGE_CHANGES = {
     "plain": {},
     "factor-out": {"factor_out": True},
-    "flat-end": {"fc_blocks": 1, "fc_hidden": (8,)},
     "conditional": {"context_features": 2},
 }
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from impflow_zoo import LipschitzConvNet, LipschitzDenseNet, LipschitzMLP
+from impflow_zoo.published.nets import PublishedMLP
 
 MISTAKES = {
-    "norm-number": (lambda: LipschitzMLP(2, norm=2), "norm=2: a text is needed, such as '2'"),
+    "norm-number": (lambda: PublishedMLP(2, norm=2), "norm=2: a text is needed, such as '2'"),
     "lipschitz-text": (lambda: LipschitzMLP(2, lipschitz="0.9"), "lipschitz='0.9': a positive"),
     "features-half": (lambda: LipschitzMLP(2.5), "features=2.5, .* positive sizes are needed"),
     "context-negative": (
@@ -35,8 +36,8 @@ MISTAKES = {
     "images-one-size": (lambda: LipschitzConvNet(3, 32), "image_size=32: height and width"),
     "maxmin-hidden": (lambda: LipschitzMLP(2, (8, 7), "maxmin"), "'maxmin' pairs .*even.*not 7"),
     "maxmin-first": (
-        lambda: LipschitzMLP(3, (8,), "maxmin", preactivation=True),
-        "'maxmin' pairs .*not 3",
+        lambda: PublishedMLP(3, (8,), "maxmin", preactivation=True),
+        "MaxMin'> pairs .*not 3",
     ),
     "maxmin-width": (lambda: LipschitzConvNet(width=7, activation="maxmin"), "'maxmin' .*not 7"),
     "maxmin-channels": (
@@ -44,8 +45,8 @@ MISTAKES = {
         "'maxmin' .*not 3",
     ),
     "maxmin-published": (
-        lambda: LipschitzMLP(3, (7,), "published-maxmin"),
-        "'published-maxmin' pairs .*not 7",
+        lambda: PublishedMLP(3, (7,), "published-maxmin"),
+        "NeighbourMaxMin'> pairs .*not 7",
     ),
     "maxmin-growth": (lambda: LipschitzDenseNet(growth=3, activation="maxmin"), "'maxmin'.*not 3"),
     "images-of-nothing": (lambda: LipschitzConvNet(0), "channels=0, .*: positive sizes are needed"),

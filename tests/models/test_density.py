@@ -29,6 +29,7 @@ from impflow_zoo import (
 )
 from impflow_zoo.models.config import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
 
 every_kind = pytest.mark.parametrize("kind", [ImpFlow, ResFlow], ids=lambda k: k.__name__)
 
@@ -378,13 +379,15 @@ def test_noise_of_images_has_one_width(factor_out, width):
             r"hidden_features",
         ),
         (
-            lambda: TabularConfig(3, net="spectral", activation="maxmin", preactivation=True),
+            lambda: PublishedTabularConfig(
+                3, net="spectral", activation="maxmin", preactivation=True
+            ),
             r"features=\[3\]",
         ),
         (lambda: ImageConfig(activation="maxmin", width=7), r"width=\[7\]"),
         (lambda: ImageConfig(activation="maxmin", blocks=(2, 1)), r"channels of a scale=\[3, 12\]"),
         (
-            lambda: ImageConfig(
+            lambda: PublishedImageConfig(
                 3, (5, 5), activation="maxmin", blocks=(1,), net="dense", width=8, fc_blocks=1
             ),
             r"features=\[75\]",
@@ -396,7 +399,7 @@ def test_pairs_need_even_sizes(config, message):
         config()
 
 
-@pytest.mark.parametrize("kind", [partial(TabularConfig, 2), ImageConfig])
+@pytest.mark.parametrize("kind", [partial(PublishedTabularConfig, 2), PublishedImageConfig])
 def test_unknown_norms_are_mistakes_of_a_config(kind):
     with pytest.raises(ConfigError, match="unknown norm '2x'"):
         kind(norm="2x")
@@ -411,7 +414,7 @@ def test_activations_of_spectral_nets_are_told_from_unknown_ones():
     with pytest.raises(ConfigError, match="frequency=2.0: null with activation 'maxmin' expected"):
         TabularConfig(2, net="spectral", activation="maxmin", frequency=2.0)
     with pytest.raises(ConfigError, match="preactivation=True needs net='spectral'"):
-        TabularConfig(2, preactivation=True)
+        PublishedTabularConfig(2, preactivation=True)
 
 
 def test_a_net_without_an_activation_at_the_start_takes_odd_channels():

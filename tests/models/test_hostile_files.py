@@ -20,6 +20,7 @@ from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.published import PublishedImageConfig
 
 _HEADROOM = 4 * 2**30  # bytes of address space a load may take on top; absurd sizes take more
 _FEW = settings(
@@ -46,7 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def image_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A model of images, likewise."""
     torch.manual_seed(0)
-    config = ImageConfig(channels=1, image_size=(2, 2), blocks=(1, 1), width=2, fc_hidden=(3,))
+    config = ImageConfig(channels=1, image_size=(2, 2), blocks=(1, 1), width=2)
     return _saved(ResFlow(config).eval(), tmp_path_factory.mktemp("model"))
 
 
@@ -200,7 +201,7 @@ def test_absurd_configs_are_refused(files, tmp_path, old, new):
         ('"blocks": [1, 1]', '"blocks": [1, 1000000000]'),
         ('"width": 2', '"width": 2000000000'),
         ('"kernels": [3, 1, 3]', '"kernels": [3, 99999999, 3]'),
-        ('"fc_blocks": 0', '"fc_blocks": 1000000000'),
+        ('"squeeze_first": false', '"fc_blocks": 1000000000'),
     ],
 )
 def test_absurd_image_configs_are_refused(image_files, tmp_path, old, new):
@@ -221,7 +222,8 @@ def test_absurd_image_configs_are_refused(image_files, tmp_path, old, new):
         ImageConfig(image_size=(4, 4), blocks=(1, 1), width=4, factor_out=True, net="dense"),
         ImageConfig(image_size=(1, 1), channels=1, blocks=(1,), kernels=(1,), actnorm=False),
         ImageConfig(image_size=(2, 2), blocks=(1,), kernels=(3,), net="dense", actnorm=False),
-        ImageConfig(image_size=(2, 2), blocks=(1,), width=2, fc_blocks=1, fc_hidden=(3,)),
+        PublishedImageConfig(image_size=(2, 2), blocks=(1,), width=2, fc_blocks=1, fc_hidden=(3,)),
+        PublishedImageConfig(image_size=(2, 2), blocks=(1,), width=2, norm="ffff"),
     ],
 )
 def test_no_model_is_smaller_than_its_least_size(config):

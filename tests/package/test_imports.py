@@ -40,6 +40,7 @@ ROOMS = {  # what a room may import beside itself
     "transforms": {"numerics", "lipschitz", "fast"},
     "testing": {"numerics", "lipschitz", "transforms"},
     "models": {"numerics", "lipschitz", "transforms", "normflows"},
+    "published": {"numerics", "lipschitz", "transforms", "models"},
     "training": {
         "numerics",
         "transforms",

@@ -21,6 +21,7 @@ from impflow_zoo import (
 )
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.report import Report
+from impflow_zoo.published.nets import PublishedMLP
 from impflow_zoo.testing.case import (
     BlockCase,
     Reference,
@@ -105,13 +106,17 @@ def _mlp(activation: str = "sin", **options: object) -> Callable[[], nn.Module]:
     return lambda: LipschitzMLP(3, (8, 4), activation, KAPPA, **options)
 
 
+def _published(activation: str, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: PublishedMLP(3, (8, 4), activation, KAPPA, **options)
+
+
 NETS = {
     "sin": NetSpec(_mlp()),
     "lipswish": NetSpec(_mlp("lipswish")),
     "clipswish": NetSpec(_mlp("clipswish")),
     "maxmin": NetSpec(_mlp("maxmin")),
-    "cpila-preactivation": NetSpec(_mlp("cpila", preactivation=True)),
-    "softplus-inf-norm": NetSpec(_mlp("softplus", norm="inf"), p=math.inf),
+    "cpila-preactivation": NetSpec(_published("cpila", preactivation=True)),
+    "softplus-inf-norm": NetSpec(_published("softplus", norm="inf"), p=math.inf),
     "elu-context": NetSpec(_mlp("elu", context_features=2), context=2),
     "sandwich": NetSpec(lambda: SandwichMLP(3, (8, 4), lipschitz=KAPPA, frequency=2.0)),
     "sandwich-elu-context": NetSpec(

@@ -26,10 +26,10 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 8255,
-    "lines": 9300,
-    "public names": 235,
-    "numeric constants": 75,
+    "outer lines": 8310,
+    "lines": 8550,
+    "public names": 220,
+    "numeric constants": 47,
     "private names": 6,
 }
 FORBIDDEN = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from impflow_zoo import ImageConfig, ImpFlow
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.published import PublishedImageConfig
 
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -35,7 +37,8 @@ def make(
         **MODELS[name],
         **options,
     }
-    model = kind(ImageConfig(**settings))
+    own = settings.keys() <= {field.name for field in dataclasses.fields(ImageConfig)}
+    model = kind((ImageConfig if own else PublishedImageConfig)(**settings))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2).add_(0.1 * torch.randn_like(parameter))

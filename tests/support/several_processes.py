@@ -29,7 +29,7 @@ IMAGE = {
     "config": {
         **EXACT,
         **{"kind": "image", "channels": 1, "image_size": [4, 4], "blocks": [1, 1], "width": 4},
-        **{"actnorm": True, "whiten": True, "fc_blocks": 1, "fc_hidden": [8]},
+        **{"actnorm": True, "whiten": True},
     },
     "training": {**TRAINING, "batch_size": 9, "flip": True, "validation_limit": 7},
 }

@@ -104,7 +104,6 @@ def blocks_and_rows(draw):
             draw(st.sampled_from([(), (5,), (6, 3)])),
             activation,
             kappa,
-            preactivation=draw(st.booleans()),
         )
         for _ in range(2)
     ]

@@ -10,10 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PUBLISHED", "FullSort", "LipschitzCube", "NeighbourMaxMin"]
+from impflow_zoo.lipschitz.activations import ACTIVATIONS
+
+__all__ = ["PUBLISHED", "activation_of"]
 
 
-class LipschitzCube(nn.Module):
+class _LipschitzCube(nn.Module):
     """`x^3 / 3` between -1 and 1, with slope 1 beyond (Chen et al., 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -21,14 +23,14 @@ class LipschitzCube(nn.Module):
         return inner**3 / 3 + (x - inner)
 
 
-class FullSort(nn.Module):
+class _FullSort(nn.Module):
     """Sort the channels of each row (Anil et al., 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sort(dim=1).values
 
 
-class NeighbourMaxMin(nn.Module):
+class _NeighbourMaxMin(nn.Module):
     """The larger ones of neighbouring channels, then the smaller ones.
 
     `MaxMin` pairs channels half the width apart instead.
@@ -37,8 +39,6 @@ class NeighbourMaxMin(nn.Module):
     pairs: ClassVar[bool] = True
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] % 2:
-            raise ValueError(f"maxmin pairs channels; {x.shape[1]} is odd")
         a, b = x[:, ::2], x[:, 1::2]
         return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), dim=1)
 
@@ -47,7 +47,12 @@ PUBLISHED: dict[str, type[nn.Module]] = {
     "published-relu": nn.ReLU,
     "published-tanh": nn.Tanh,
     "published-identity": nn.Identity,
-    "published-lcube": LipschitzCube,
-    "published-fullsort": FullSort,
-    "published-maxmin": NeighbourMaxMin,
+    "published-lcube": _LipschitzCube,
+    "published-fullsort": _FullSort,
+    "published-maxmin": _NeighbourMaxMin,
 }
+
+
+def activation_of(name: str) -> type[nn.Module]:
+    """The class of a published activation, or of one of ours."""
+    return {**ACTIVATIONS, **PUBLISHED}[name]

@@ -8,13 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from impflow_zoo import LipschitzConvNet, LipschitzMLP
-from impflow_zoo.lipschitz.induced import make_convolution, make_linear, spaces
+from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.lipschitz.norms import refresh_norms
+from impflow_zoo.published.layers import PublishedConv2d, PublishedLinear, spaces
+from impflow_zoo.published.nets import PublishedConvNet, PublishedMLP
+from impflow_zoo.testing.case import tighten
 
 INF = math.inf
 PAIRS = [(p, q) for p in (1.0, 2.0, INF) for q in (1.0, 2.0, INF)]
 every_pair = pytest.mark.parametrize("space", PAIRS, ids=lambda s: f"{s[0]:g}-{s[1]:g}")
+
+
+def make_linear(*shape, space: tuple[float, float], **options: bool) -> PublishedLinear:
+    layer = PublishedLinear(*shape, 0.8)
+    layer.start(space, **options)
+    return layer
+
+
+def make_convolution(*shape, space: tuple[float, float]) -> PublishedConv2d:
+    layer = PublishedConv2d(*shape, 0.8)
+    layer.start(space, stored=True)
+    return layer
 
 
 def growth(function, size: int, space: tuple[float, float]) -> float:
@@ -34,7 +48,7 @@ def growth(function, size: int, space: tuple[float, float]) -> float:
 
 @every_pair
 def test_linear_layers_keep_within_their_coefficient(space):
-    layer = make_linear(6, 5, 0.8, space, stored=False).double().eval()
+    layer = make_linear(6, 5, space=space).double().eval()
     with torch.no_grad():
         layer.weight.copy_(3 * torch.randn(5, 6))
     found = growth(lambda x: x @ layer.normalised_weight().mT, 6, space)
@@ -46,17 +60,17 @@ def test_linear_layers_keep_within_their_coefficient(space):
 
 @every_pair
 def test_small_weights_are_left_alone(space):
-    layer = make_linear(6, 5, 0.8, space, stored=False).eval()
+    layer = make_linear(6, 5, space=space).eval()
     with torch.no_grad():
         layer.weight.mul_(1e-3)
     assert torch.equal(layer.normalised_weight(), layer.weight)
 
 
 def test_rows_are_shrunk_one_by_one():
-    layer = make_linear(2, 2, 0.5, (2.0, INF), stored=False)
+    layer = make_linear(2, 2, space=(2.0, INF))
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0], [0.3, 0.0]]))
-    expected = torch.tensor([[0.3, 0.4], [0.3, 0.0]])
+    expected = torch.tensor([[0.48, 0.64], [0.3, 0.0]])
     torch.testing.assert_close(layer.normalised_weight(), expected)
 
 
@@ -64,10 +78,10 @@ def test_rows_are_shrunk_one_by_one():
 @pytest.mark.parametrize("kind", ["rows", "images"])
 def test_nets_learn_and_are_certified_in_the_2_norm(norm, kind):
     if kind == "rows":
-        net = LipschitzMLP(4, (8, 8), "lipswish", 0.9, norm=norm, preactivation=True)
+        net = PublishedMLP(4, (8, 8), "lipswish", 0.9, norm=norm, preactivation=True)
         x = torch.randn(16, 4)
     else:
-        net = LipschitzConvNet(2, (4, 4), 5, (3, 1, 3), lipschitz=0.9, norm=norm)
+        net = PublishedConvNet(2, (4, 4), 5, (3, 1, 3), lipschitz=0.9, norm=norm)
         x = torch.randn(16, 2, 4, 4)
     assert net.lipschitz is None
     optimizer, losses = torch.optim.Adam(net.parameters(), lr=1e-2), []
@@ -86,19 +100,18 @@ def test_nets_learn_and_are_certified_in_the_2_norm(norm, kind):
 
 def test_the_2_norm_may_be_spelled_out():
     torch.manual_seed(0)
-    net = LipschitzMLP(4, (8, 8), lipschitz=0.9, norm="2222")
-    images = LipschitzConvNet(2, (4, 4), 5, (3, 1, 3), lipschitz=0.9, norm="2222")
+    net = PublishedMLP(4, (8, 8), lipschitz=0.9, norm="2222")
+    images = PublishedConvNet(2, (4, 4), 5, (3, 1, 3), lipschitz=0.9, norm="2222")
     assert net.lipschitz == images.lipschitz == 0.9
     assert net.double().certificate() <= 0.9 * (1 + 1e-9)
-    assert [type(a) for a in net.layers] == [type(a) for a in LipschitzMLP(4, (8, 8)).layers]
 
 
 def layers() -> list:
     return [
-        make_linear(6, 5, 0.8, (2.0, 2.0), stored=True),
-        make_linear(6, 5, 0.8, (math.nan, math.nan), stored=True),
-        make_convolution(2, 3, 3, (4, 4), 0.8, (2.0, 2.0), stored=True),
-        make_convolution(2, 3, 1, (4, 4), 0.8, (math.nan, math.nan), stored=True),
+        make_linear(6, 5, space=(2.0, 2.0), stored=True),
+        make_linear(6, 5, space=(math.nan, math.nan), stored=True),
+        make_convolution(2, 3, 3, (4, 4), space=(2.0, 2.0)),
+        make_convolution(2, 3, 1, (4, 4), space=(math.nan, math.nan)),
     ]
 
 
@@ -130,3 +143,20 @@ def test_the_factor_is_that_of_the_stored_vectors(layer):
 def test_unknown_norms_are_refused(norm):
     with pytest.raises(ValueError, match=f"unknown norm '{norm}': choose '2', 'inf', or 4"):
         spaces(norm, 3)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("norm", ["2", "inf"])
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_the_bound_of_the_whole_net(name, norm, preactivation):
+    """In the norm of the net."""
+    net = PublishedMLP(4, (16, 8), name, 0.9, norm=norm, preactivation=preactivation)
+    tighten(net.double().eval(), 50)
+    x = 2 * torch.randn(500, 4, dtype=torch.float64)
+    y = x + torch.logspace(-3, 1, 500, dtype=torch.float64)[:, None] * torch.randn_like(x)
+    p = 2 if norm == "2" else INF
+    with torch.no_grad():
+        rise, run = (net(x) - net(y)).norm(p, dim=1), (x - y).norm(p, dim=1)
+    assert float((rise / run).max()) <= 0.9 * (1 + 1e-9)
+    assert net.certificate() == pytest.approx(0.9)
+    assert net.lipschitz == (0.9 if norm == "2" else None)
