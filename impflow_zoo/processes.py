@@ -1,4 +1,11 @@
-"""The processes that work on one model together: usually one, several under `accelerate launch`."""
+"""The processes that work on one model together: usually one, several under `accelerate launch`.
+
+Gradients are added up here, by accelerate's `reduce`, not by the wrapper that its `prepare` makes
+(DistributedDataParallel). The wrapper sums gradients during the backward pass: a process whose
+rows raise an error has none, and the others would wait for it. It also takes the mean over
+processes, whose shares of a batch may differ by a row, and serves `forward` alone, where training
+asks for `log_prob`.
+"""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ import pytest
 from support.published_models import IMAGE
 
 from conversion.architecture import Settings, config_of
-from conversion.published import CHECKPOINTS, Checkpoint, files
 from conversion.reference import Layer, Net, Unit
 from impflow_zoo import create_model, list_models
 from impflow_zoo.models.config import ModelError
-from impflow_zoo.models.folder import CARD, WEIGHTS, ConfigFile
+from impflow_zoo.models.folder import CARD, RECIPE, WEIGHTS, ConfigFile, ModelFolder
+from impflow_zoo.recipe import read_recipe
 from impflow_zoo.record import parameter_count
 from impflow_zoo.registry import zoo_folder
 
@@ -40,45 +40,41 @@ ARGS = {  # what the commands in the public README give
     },
 }
 
-every_checkpoint = pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda c: c.name)
+FOLDERS = {name: zoo_folder() / f"resflow-{name}-published" for name in PARAMETERS}
 
 
-def key(checkpoint: Checkpoint) -> str:
-    return checkpoint.file.partition("_")[0]
+def config_file(name: str) -> ConfigFile:
+    return ModelFolder(FOLDERS[name]).config()
 
 
-@every_checkpoint
-def test_the_folder_says_what_is_known(checkpoint):
-    """If this fails: `python -m conversion.published`, and commit what it writes."""
-    folder = zoo_folder() / checkpoint.name
-    if (folder / WEIGHTS).is_file():
-        pytest.skip("the weights are there: conversion wrote the folder")
-    for name, content in files(checkpoint).items():
-        assert (folder / name).read_bytes() == content, name
-    card = (folder / CARD).read_text()
-    for said in (checkpoint.file, checkpoint.bits_per_dim, "MIT", "Weights pending"):
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_card_says_that_weights_are_due(name):
+    if (FOLDERS[name] / WEIGHTS).is_file():
+        pytest.skip("the weights are there: conversion wrote the card")
+    card = (FOLDERS[name] / CARD).read_text()
+    size = f"{parameter_count(config_file(name)):,} parameters"
+    for said in (f"python -m conversion {name}_resflow", "MIT", "Weights pending", size):
         assert said in card
 
 
-@every_checkpoint
-def test_sizes(checkpoint):
-    count = parameter_count(ConfigFile("ResFlow", checkpoint.config))
-    assert count / 1e6 == pytest.approx(PARAMETERS[key(checkpoint)], abs=0.05)
+@pytest.mark.parametrize("name", FOLDERS)
+def test_sizes(name):
+    assert parameter_count(config_file(name)) / 1e6 == pytest.approx(PARAMETERS[name], abs=0.05)
 
 
-@every_checkpoint
-def test_the_published_command_gives_the_config(checkpoint):
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_published_command_gives_the_config(name):
     """Settings alone decide it, but for what the first layer and the last scale tell."""
-    config = checkpoint.config
-
+    config = config_file(name).config
     channels = config.channels * (4 if config.squeeze_first else 1)
     weights = SimpleNamespace(
         images=True,
         blocks=[_block(first=True), *[_block(flat=True)] * config.fc_blocks],
         shape=lambda _: (512, channels, 3, 3),
     )
-    args = {**DEFAULTS, **ARGS[key(checkpoint)]}
-    assert config_of(weights, Settings(args, {})) == config
+    assert config_of(weights, Settings({**DEFAULTS, **ARGS[name]}, {})) == config
+    recipe = read_recipe(FOLDERS[name] / RECIPE)
+    assert (recipe.model, recipe.config) == ("ResFlow", config)
 
 
 def _block(*, first: bool = False, flat: bool = False) -> Unit:
@@ -88,8 +84,8 @@ def _block(*, first: bool = False, flat: bool = False) -> Unit:
 
 
 def test_they_are_listed_without_weights():
-    names = {c.name for c in CHECKPOINTS}
-    assert names <= set(list_models("*-published", pretrained=None))
+    names = {folder.name for folder in FOLDERS.values()}
+    assert names == set(list_models("*-published", pretrained=None))
     for name in names - set(list_models()):
         with pytest.raises(ModelError, match="there are no weights for"):
             create_model(name)
