@@ -1,38 +1,33 @@
-"""Training by maximum likelihood, from a recipe to a folder that `from_pretrained` loads."""
+"""One stage of a training run: its steps, validations, log and checkpoints."""
 
 from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
 from impflow_zoo.facts import TrainingFacts, read_log
-from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.config import ModelError, convert
+from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import LOG, TRAINING, ModelFolder
 from impflow_zoo.models.store import load_weights
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
-from impflow_zoo.processes import Processes, together
-from impflow_zoo.recipe import TrainingSettings, read_recipe
-from impflow_zoo.registry import locate
+from impflow_zoo.processes import Processes
+from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.runlog import Meter, RunLog
 from impflow_zoo.scoring import score
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.checkpoint import (
     CheckpointError,
-    checkpoint_state,
     read_checkpoint,
     write_checkpoint,
 )
@@ -40,116 +35,12 @@ from impflow_zoo.training.interrupts import stop_requests
 from impflow_zoo.training.optimisation import Optimisation
 from impflow_zoo.training.run_folder import (
     CHECKPOINT,
-    check_new,
-    check_resumed,
-    check_unsaved,
-    keep_recipe,
 )
-from impflow_zoo.training.splits import open_splits, with_columns
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
-__all__ = ["Trainer", "train"]
+__all__ = ["Trainer"]
 
 _FIRST_CHECKPOINT = 60.0  # seconds
-_LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
-
-
-def train(
-    recipe_file: str | os.PathLike[str],
-    *,
-    data: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    init_from: str | None = None,
-    seed: int | None = None,
-    max_minutes: float | None = None,
-    device: str | torch.device | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Train what a recipe describes.
-
-    Launched as several processes (`accelerate launch`, `torchrun`) they share each batch: the
-    steps are those of one process, whatever their number. The first one writes.
-
-    Arguments:
-        recipe_file: path of a recipe.
-        data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set.
-        out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
-            recipe's folder.
-        resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
-            same recipe and the same rows. Without a checkpoint, start from the beginning.
-        init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
-            instead of random ones. What these had cost is not counted.
-        seed: in place of the recipe's; to be given again with `resume`.
-        max_minutes: stop then, with a checkpoint.
-        device: where to train; None takes a GPU if there is one.
-        progress: show a bar on stderr.
-
-    Returns:
-        The last state: step, rows seen, seconds, the best mean log-likelihood of a validation in
-        nats, and more.
-
-    Raises:
-        ConfigError, DataError, ModelError: for mistakes in recipe, data or folders.
-    """
-    path = Path(recipe_file)
-    data = None if data is None else os.fspath(data)
-    recipe = read_recipe(path)
-    if seed is not None:
-        seed = convert(seed, int, "seed")
-        recipe = recipe.with_seed(seed)
-    folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
-    saved = (folder / CHECKPOINT).exists()
-    if resume and saved and init_from is not None:
-        raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
-    if resume and saved:
-        check_resumed(folder, recipe)
-    elif resume:
-        check_unsaved(folder, path, recipe, seed, starts=init_from is not None)
-    else:
-        check_new(folder, path, seed)
-    if recipe.config.context_features:
-        raise ModelError("recipes train unconditional densities: leave context_features out")
-    least = recipe.config.least_size
-    if least > _LARGEST:
-        raise ModelError(
-            f"the config asks for {least:.3g} numbers or more: take fewer blocks or smaller sizes"
-        )
-    processes = together(device)
-    resume = resume and processes.gather(saved)[0]  # before anybody writes
-    train_rows, validation_rows = open_splits(recipe, data)
-    torch.manual_seed(recipe.training.seed)
-    config = with_columns(recipe.config, train_rows)
-    model = model_class(recipe.model)(config).to(processes.device)
-    start = None if init_from is None else ModelFolder.open(locate(init_from))
-    first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
-    if resume and processes.first:
-        keep_recipe(folder, path.read_bytes(), seed)  # which may have more stages now
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-    for stage, settings in enumerate(recipe.runs[first:], start=first):
-        trainer = Trainer(
-            model,
-            settings,
-            train_rows,
-            validation_rows,
-            folder,
-            stage=stage,
-            processes=processes,
-            progress=progress,
-        )
-        if resume and stage == first:
-            trainer.resume()
-        elif stage:
-            trainer.go_on()
-        else:
-            trainer.prepare(start)
-            if processes.first:
-                keep_recipe(folder, path.read_bytes(), seed)
-        if not trainer.finished:
-            trainer.run(deadline)
-        if trainer.stopped or not trainer.finished or trainer.state["best"] is None:
-            break
-    return dict(trainer.state)
 
 
 class Trainer:
@@ -254,20 +145,13 @@ class Trainer:
         state = read_checkpoint(
             self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizer
         )
-        seed = state.get("seed", self.settings.seed)
-        if seed != self.settings.seed:
+        if state["seed"] != self.settings.seed:
+            trained, asked = (s - self.state["stage"] for s in (state["seed"], self.settings.seed))
             raise CheckpointError(
-                f"{self.folder} was started with seed {seed - self.state['stage']}, not "
-                f"{self.settings.seed - self.state['stage']}: go on with --seed "
-                f"{seed - self.state['stage']}"
+                f"{self.folder} was started with seed {trained}, not {asked}: go on with "
+                f"--seed {trained}"
             )
-        found, trained = self.state["data_rows"], state.get("data_rows", self.state["data_rows"])
-        if found != trained:
-            raise CheckpointError(
-                f"{self.folder} was trained on {trained:,} rows, there are {found:,} now: "
-                "give the same data with --data"
-            )
-        if state.get("data", self.state["data"]) != self.state["data"]:
+        if state["data"] != self.state["data"]:
             raise CheckpointError(
                 f"{self.folder} was trained on other rows than these: give the same data, with the "
                 "same columns, with --data"
@@ -310,7 +194,7 @@ class Trainer:
             ) as bar,
         ):
             while not self.finished:
-                self.meter.figures.append(self._step())
+                self.meter.figures.append(self.step())
                 self.state["step"] += 1
                 now = time.perf_counter()
                 self.state["seconds"] = before + now - start
@@ -322,7 +206,7 @@ class Trainer:
                     bar.set_postfix(log_density=figures["log_density"], refresh=False)
                 bar.update()
                 if step % self.settings.validate_every == 0 or last:
-                    self._validate()
+                    self.validate()
                 late = deadline is not None and now >= deadline
                 if self.processes.any(stop.asked or late):
                     self.stopped = True
@@ -335,10 +219,10 @@ class Trainer:
         self.processes.wait()  # nobody leaves before the files are whole
         return dict(self.state)
 
-    def _step(self) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
         """One step of the optimizer, with its figures for the log."""
         start, step = time.perf_counter(), self.state["step"]
-        x = self._batch(step, self.processes.share(self.batches.size))
+        x = self.batch(step, self.processes.share(self.batches.size))
         size = sum(self.processes.gather(len(x)))
         figures = self.optimisation.step(step, x, size)
         self.state["rows"] += size
@@ -346,7 +230,7 @@ class Trainer:
         self.state["skipped"] += not math.isfinite(figures["gradient_norm"])
         return {**figures, "rows": size, "seconds": time.perf_counter() - start}
 
-    def _batch(self, step: int, part: range | None) -> Tensor:
+    def batch(self, step: int, part: range | None) -> Tensor:
         """Rows of a step as the model takes them."""
         x = self.model.dequantise(*self.batches.of(step, part))
         return x.to(next(self.model.parameters()))
@@ -354,11 +238,11 @@ class Trainer:
     def _first_batch(self) -> Tensor:
         """The first batch that has rows: those that cannot be read may be left out."""
         for step in range(len(self.batches)):
-            if len(x := self._batch(step, None)):
+            if len(x := self.batch(step, None)):
                 return x
         raise DataError(f"{self.batches.rows.name}: none of its rows can be read")
 
-    def _validate(self) -> None:
+    def validate(self) -> None:
         """Score the averaged weights and keep them if they are the best so far.
 
         Weights that fail to score a row (its root is not found, for example) are not kept, and

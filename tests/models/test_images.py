@@ -324,7 +324,7 @@ def test_training_flips_images_and_keeps_them_whole(tmp_path: Path) -> None:
     source = open_images(image_set(tmp_path, [left] * 16), None, ImageFormat(3, (8, 8)))
     settings = TrainingSettings(batch_size=16, flip=True)
     trainer = Trainer(model, settings, source, source, tmp_path / "run", progress=False)
-    images = model.to_data(trainer._batch(0, None))
+    images = model.to_data(trainer.batch(0, None))
     pixels = torch.from_numpy(left).permute(2, 0, 1)
     unflipped = sum(bool(torch.equal(image, pixels)) for image in images)
     flipped = sum(bool(torch.equal(image, pixels.flip(-1))) for image in images)

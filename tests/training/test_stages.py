@@ -123,7 +123,7 @@ from impflow_zoo import training
 from impflow_zoo.training.trainer import Trainer
 
 def end(self, *arguments, **options):
-    if self.state["stage"] == 1 and ("{moment}" != "_step" or self.state["step"] == 1):
+    if self.state["stage"] == 1 and ("{moment}" != "step" or self.state["step"] == 1):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(self, *arguments, **options)
 
@@ -133,7 +133,7 @@ training.train(sys.argv[1], out=sys.argv[2], progress=False)
 """
 
 
-@pytest.mark.parametrize("moment", ["go_on", "checkpoint", "_step", "_validate"])
+@pytest.mark.parametrize("moment", ["go_on", "checkpoint", "step", "validate"])
 def test_a_run_that_is_killed_in_a_stage_goes_on_as_if_nothing_had_happened(
     moment, whole, tmp_path
 ):
