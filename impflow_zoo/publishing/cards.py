@@ -9,14 +9,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.config import Config, ImageConfig, ModelError
+from impflow_zoo.models.config import ImageConfig, ModelError
 from impflow_zoo.models.folder import RECIPE, RESULTS, TEST_ROWS, TRAINING
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.beside import data_option, evaluate_options, figures, siblings
-from impflow_zoo.recipe import Recipe, TrainingSettings
+from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Record
 from impflow_zoo.results import Entry
 
@@ -46,13 +45,11 @@ def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> st
         beside=[*figures(zoo, recipe.card.data_name), *siblings(record, others)],
         image=isinstance(stated.config, ImageConfig),
         metric=METRICS[entry.metric],
-        columns=", ".join(getattr(stated.config, "columns", ())),
-        rounding=_rounding_text(stated.config),
+        columns=getattr(stated.config, "columns", ()),
+        rounding=getattr(stated.config, "rounding", ()),
         evaluate_options=evaluate_options(recipe, ships=record.folder.has(TEST_ROWS)),
         scored_data=recipe.data.dataset or "FOLDER",
-        training_text=_training_text(facts, recipe.runs[-1]),
-        whole=facts.last_steps >= recipe.runs[-1].steps,
-        train_command=_train_command(record, facts),
+        settings=recipe.runs[-1],
         over_seeds=record.over_seeds,
         nets=len(stated.certificate),
         certificate=worst(stated.certificate),
@@ -61,12 +58,8 @@ def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> st
 
 def pending_card(record: Record, zoo: Path) -> str:
     """The card of a model whose weights nobody has trained yet: it says so."""
-    return _rendered(
-        "pending.md.jinja",
-        record,
-        beside=figures(zoo, record.recipe.card.data_name),
-        train_options=data_option(record.recipe),
-    )
+    beside = figures(zoo, record.recipe.card.data_name)
+    return _rendered("pending.md.jinja", record, beside=beside)
 
 
 def _rendered(template: str, record: Record, **texts: Any) -> str:
@@ -90,6 +83,7 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         name=record.name,
         record=record,
         words=recipe.card,
+        train_options=data_option(recipe),
         citation=model_class(recipe.model).citation,
         **texts,
     )
@@ -123,51 +117,4 @@ def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) ->
         datasets=[words.dataset_id] if words.dataset_id else None,
         model_name=name,
         **known,
-    )
-
-
-def _training_text(facts: TrainingFacts, settings: TrainingSettings) -> str:
-    parts = ""
-    if facts.parts:
-        steps = _listed(f"{part.steps:,}" for part in facts.parts)
-        parts = (
-            f", in {len(facts.parts)} stages ({steps} steps), each from the weights that the one "
-            "before has kept"
-        )
-    start = f", starting from the weights of {facts.init_from}" if facts.init_from else ""
-    rate = f"learning rate {settings.learning_rate:g}{' in the last stage' if facts.parts else ''}"
-    batches = _listed(dict.fromkeys(map(str, facts.batches)))
-    whole = f"{facts.steps:,} steps"
-    if facts.last_steps < settings.steps and not facts.parts:
-        whole = f"The first {facts.steps:,} of the recipe's {settings.steps:,} steps"
-    return (
-        f"{whole} of {batches} rows "
-        f"({facts.rows_seen:,} rows seen), {facts.minutes:.0f} minutes on {facts.hardware}"
-        f"{parts}{start}: Adam(0.9, 0.99), {rate}, weights averaged (decay "
-        f"{settings.ema_decay:g}), the best on the validation split kept. {facts.skipped_steps} "
-        f"steps skipped; {facts.unconverged_fraction:.1e} of the roots missed the training "
-        "tolerance."
-    )
-
-
-def _listed(texts: Iterable[str]) -> str:
-    *most, last = texts
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def _train_command(record: Record, facts: TrainingFacts) -> str:
-    """What trains the weights again, but for the seed."""
-    start = f" --init-from {facts.init_from}" if facts.init_from else ""
-    recipe = f"hub_configs/{record.name}/{RECIPE}"
-    return f"impflow-zoo train {recipe}{data_option(record.recipe)}{start}"
-
-
-def _rounding_text(config: Config) -> str:
-    steps = getattr(config, "rounding", ())
-    if not any(steps):
-        return ""
-    return (
-        "Values are rounded in the data; uniform noise of one rounding step "
-        f"({', '.join(f'{s:g}' for s in steps)}) was added before training and is added, seeded by "
-        "row, before scoring: a density could otherwise gain without bound by fitting the grid."
     )

@@ -11,18 +11,13 @@ import torch
 
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import ModelError, convert
-from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.models.folder import CHECKPOINT, RECIPE, ModelFolder
+from impflow_zoo.models.writing import write_whole
 from impflow_zoo.processes import together
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.recipe import read_recipe, with_seed
 from impflow_zoo.registry import locate
 from impflow_zoo.training.checkpoint import checkpoint_state
-from impflow_zoo.training.run_folder import (
-    CHECKPOINT,
-    check_new,
-    check_resumed,
-    check_unsaved,
-    keep_recipe,
-)
+from impflow_zoo.training.run_folder import check_run
 from impflow_zoo.training.splits import open_splits, with_columns
 from impflow_zoo.training.trainer import Trainer
 
@@ -77,14 +72,14 @@ def train(
         recipe = recipe.with_seed(seed)
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     saved = (folder / CHECKPOINT).exists()
-    if resume and saved and init_from is not None:
-        raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
-    if resume and saved:
-        check_resumed(folder, recipe)
-    elif resume:
-        check_unsaved(folder, path, recipe, seed, starts=init_from is not None)
-    else:
-        check_new(folder, path, seed)
+    check_run(
+        ModelFolder(folder),
+        path,
+        recipe,
+        resume=resume,
+        new_seed=seed is not None,
+        init_from=init_from,
+    )
     if recipe.config.context_features:
         raise ModelError("recipes train unconditional densities: leave context_features out")
     least = recipe.config.least_size
@@ -100,8 +95,9 @@ def train(
     model = model_class(recipe.model)(config).to(processes.device)
     start = None if init_from is None else ModelFolder.open(locate(init_from))
     first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
+    kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
     if resume and processes.first:
-        keep_recipe(folder, path.read_bytes(), seed)  # which may have more stages now
+        write_whole(folder / RECIPE, kept)  # which may have more stages now
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     for stage, settings in enumerate(recipe.runs[first:], start=first):
         trainer = Trainer(
@@ -121,7 +117,7 @@ def train(
         else:
             trainer.prepare(start)
             if processes.first:
-                keep_recipe(folder, path.read_bytes(), seed)
+                write_whole(folder / RECIPE, kept)
         if not trainer.finished:
             trainer.run(deadline)
         if trainer.stopped or not trainer.finished or trainer.state["best"] is None:

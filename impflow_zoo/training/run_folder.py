@@ -1,4 +1,4 @@
-"""The folder of a training run: what may start in it, what may go on, and the recipes in it."""
+"""The folder of a training run: what may start in it, what may go on, and the recipe in it."""
 
 from __future__ import annotations
 
@@ -14,98 +14,90 @@ from impflow_zoo.models.folder import (
     RECIPE,
     TRAINING,
     WEIGHTS,
+    ModelFolder,
 )
-from impflow_zoo.models.writing import write_whole
-from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
+from impflow_zoo.recipe import Recipe, differences, read_recipe
 from impflow_zoo.runlog import read_lines
 from impflow_zoo.training.checkpoint import CheckpointError
 
-__all__ = [
-    "CHECKPOINT",
-    "check_new",
-    "check_resumed",
-    "check_unsaved",
-    "keep_recipe",
-]
+__all__ = ["check_run"]
 
 
-def check_new(folder: Path, recipe_file: Path, seed: int | None = None) -> None:
-    """Refuse to start where the run would overwrite what it has not written.
+def check_run(
+    folder: ModelFolder,
+    recipe_file: Path,
+    recipe: Recipe,
+    *,
+    resume: bool,
+    new_seed: bool,
+    init_from: str | None,
+) -> None:
+    """Refuse to train where the run would overwrite what it has not written, or go on otherwise.
 
     What is left of a run that ended before its first checkpoint may be overwritten.
 
     Arguments:
-        folder: where the run is to go.
-        recipe_file: its recipe, which may lie there, if no other `seed` is to be put into it.
-        seed: in place of the recipe's.
+        folder: where the run is to go, or is.
+        recipe_file: its recipe, which may lie there, if no new seed is to be put into it.
+        recipe: what is to be trained.
+        resume: whether the run is to go on.
+        new_seed: whether the seed is not that of the file.
+        init_from: the model to start from, if one is named.
 
     Raises:
-        ModelError: if the folder holds another run, a model, or files of the names a run writes.
+        CheckpointError: if the run in the folder is another one than is to go on, naming what
+            differs, or is to be overwritten.
+        ModelError: if the folder holds a model, or files of the names that a run writes.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ModelError(f"{folder} is a file: --out takes a folder")
-    if (folder / CHECKPOINT).exists():
-        raise CheckpointError(f"{folder} holds a run already: --resume it, or choose another --out")
-    if (folder / WEIGHTS).exists():
-        raise ModelError(f"{folder} holds the weights of a model: choose another --out")
-    if (folder / LOG).exists():
+    if resume and folder.has(CHECKPOINT):
+        if init_from is not None:
+            raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
+        _check_same(folder, recipe)
         return
-    for name in (CONFIG, GOLDEN, RECIPE, TRAINING):
-        path = folder / name
-        own = path.resolve() == recipe_file.resolve() and seed is None  # else it would change
-        if path.exists() and not own:
-            raise ModelError(f"{folder} holds a {name} of something else: choose another --out")
-
-
-def check_resumed(folder: Path, recipe: Recipe) -> None:
-    """Refuse to go on with another recipe than the run's, but for its card and further stages.
-
-    Raises:
-        CheckpointError: naming what differs.
-    """
-    path = folder / RECIPE
-    known = read_recipe(path) if path.is_file() else recipe
-    changed = differences(known, recipe, more_stages=True)
-    if changed:
-        anew = f"start a new run from its weights with --init-from {folder}"
-        if not (folder / WEIGHTS).is_file():
-            anew = "start a new run with another --out"
-        raise CheckpointError(
-            f"{folder} was trained with another recipe ({', '.join(changed)}): resume with {path}, "
-            f"or {anew}"
+    if resume and folder.has(LOG):
+        _check_same(folder, recipe)
+        lines = read_lines(folder.path / LOG)
+        if init_from is None and any({"before", "init_from"} & line.keys() for line in lines):
+            raise CheckpointError(
+                f"{folder.name} had started from the weights of a model and holds no checkpoint "
+                "yet: name the model again with --init-from"
+            )
+    else:
+        _check_new(folder, recipe_file, new_seed=new_seed)
+    if resume:
+        warnings.warn(
+            f"there is no {folder.path / CHECKPOINT} yet: training starts from the beginning",
+            stacklevel=3,
         )
 
 
-def check_unsaved(
-    folder: Path, recipe_file: Path, recipe: Recipe, seed: int | None, *, starts: bool
-) -> None:
-    """Refuse to begin a run anew that ended before its first checkpoint, unless it is the same.
-
-    Arguments:
-        folder, recipe_file, seed: as in `check_new`.
-        recipe: what the file holds.
-        starts: whether a model to start from is named.
-
-    Raises:
-        CheckpointError: if the recipe differs, or the run had started from a model's weights.
-        ModelError: as in `check_new`.
-    """
-    if (folder / LOG).exists():
-        check_resumed(folder, recipe)
-        if not starts and any(
-            {"before", "init_from"} & line.keys() for line in read_lines(folder / LOG)
-        ):
-            raise CheckpointError(
-                f"{folder} had started from the weights of a model and holds no checkpoint yet: "
-                "name the model again with --init-from"
-            )
-    else:
-        check_new(folder, recipe_file, seed)
-    warnings.warn(
-        f"there is no {folder / CHECKPOINT} yet: training starts from the beginning", stacklevel=3
-    )
+def _check_new(folder: ModelFolder, recipe_file: Path, *, new_seed: bool) -> None:
+    name = folder.name
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ModelError(f"{name} is a file: --out takes a folder")
+    if folder.has(CHECKPOINT):
+        raise CheckpointError(f"{name} holds a run already: --resume it, or choose another --out")
+    if folder.has(WEIGHTS):
+        raise ModelError(f"{name} holds the weights of a model: choose another --out")
+    if folder.has(LOG):
+        return
+    for file in (CONFIG, GOLDEN, RECIPE, TRAINING):
+        path = folder.path / file
+        own = path.resolve() == recipe_file.resolve() and not new_seed  # else it would change
+        if path.exists() and not own:
+            raise ModelError(f"{name} holds a {file} of something else: choose another --out")
 
 
-def keep_recipe(folder: Path, text: bytes, seed: int | None) -> None:
-    """Write the recipe of a run into its folder, with the seed that was asked for in its place."""
-    write_whole(folder / RECIPE, text if seed is None else with_seed(text, seed))
+def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
+    """The recipe may differ from the run's in its card, and may have further stages."""
+    path = folder.path / RECIPE
+    known = read_recipe(path) if path.is_file() else recipe
+    changed = differences(known, recipe, more_stages=True)
+    if changed:
+        anew = f"start a new run from its weights with --init-from {folder.name}"
+        if not folder.has(WEIGHTS):
+            anew = "start a new run with another --out"
+        raise CheckpointError(
+            f"{folder.name} was trained with another recipe ({', '.join(changed)}): resume with "
+            f"{path}, or {anew}"
+        )

@@ -17,7 +17,7 @@ from impflow_zoo.data import DataError, Source, fingerprint
 from impflow_zoo.facts import TrainingFacts, read_log
 from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import LOG, TRAINING, ModelFolder
+from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
 from impflow_zoo.models.store import load_weights
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
@@ -33,9 +33,6 @@ from impflow_zoo.training.checkpoint import (
 )
 from impflow_zoo.training.interrupts import stop_requests
 from impflow_zoo.training.optimisation import Optimisation
-from impflow_zoo.training.run_folder import (
-    CHECKPOINT,
-)
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer"]

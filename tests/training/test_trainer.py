@@ -99,7 +99,7 @@ def end_at_step_3(self, step=training.Trainer.step):
     return step(self)
 
 if "{moment}" == "log":  # nothing is written but the log
-    run.keep_recipe = end
+    run.write_whole = end
 else:
     training.Trainer.step = end_at_step_3
 torch.set_num_threads(int(sys.argv[3]))
