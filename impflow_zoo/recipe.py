@@ -33,6 +33,7 @@ __all__ = [
     "with_seed",
 ]
 
+_RETIRED = ("beside", "data_argument")  # in cards of recipes of former versions
 _KEYS = ("model", "config", "data", "training", "stages", "card")
 
 
@@ -227,12 +228,13 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"recipe {path} names no model: {' or '.join(model_names())}")
     try:
         shared = _section(data, "training")
+        words = {k: v for k, v in _section(data, "card").items() if k not in _RETIRED}
         recipe = Recipe(
             model_class(data["model"]).__name__,
             parse(data.get("config")),
             parse_dataclass(DataSettings, _section(data, "data"), "data."),
             parse_dataclass(TrainingSettings, shared, "training."),
-            parse_dataclass(CardSettings, _section(data, "card"), "card."),
+            parse_dataclass(CardSettings, words, "card."),
         )
         stages = tuple(_stages(data.get("stages"), shared, recipe.training.seed))
         return tiny(replace(recipe, stages=stages))
