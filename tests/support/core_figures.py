@@ -26,7 +26,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 8310,
+    "outer lines": 8022,
     "lines": 8550,
     "public names": 220,
     "numeric constants": 47,
