@@ -26,7 +26,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 8022,
+    "outer lines": 8100,
     "lines": 8550,
     "public names": 220,
     "numeric constants": 47,
