@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,6 +131,7 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw samples from a model."""
+    import pandas
     import torch
 
     from impflow_zoo import pictures
@@ -154,45 +153,13 @@ def sample(
     elif picture:
         pictures.draw_samples(samples, out)
     else:
-        _write_csv(samples.flatten(1).tolist(), getattr(loaded.config, "columns", ()), out)
+        columns = getattr(loaded.config, "columns", ()) or [f"x{i}" for i in range(shape[0])]
+        table = pandas.DataFrame(samples.numpy(force=True), columns=columns)
+        writing.write_whole(out, table.to_csv(index=False).encode())
     if as_json:
         _print_json({"model": model, "n": n, "out": str(out)})
     else:
         print(f"{n} samples of {model} in {out}")
-
-
-@app.command()
-def reconstruct(
-    model: Model,
-    dataset: Dataset = None,
-    split: Split = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 16,
-    picture: Annotated[
-        Path | None, typer.Option(help="PNG of images and what came back of them.")
-    ] = None,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """Encode rows, decode them again, and print the largest error."""
-    from impflow_zoo import pictures, reconstruction
-    from impflow_zoo.processes import together
-
-    if picture is not None:
-        picture = pictures.output_file(picture, (".png",))
-    loaded = registry.create_model(model, device=together(device).device)
-    if picture is not None and len(loaded.config.shape) != 3:
-        raise ModelError(f"{model} is no image model: leave --picture out")
-    result = reconstruction.reconstruct(loaded, dataset, split, n=n)
-    if picture is not None:
-        titles = ("images", "encoded and decoded again")
-        pictures.draw_images([result.rows, result.decoded], picture, titles)
-    if as_json:
-        _print_json({"model": model, **result.to_dict()})
-        return
-    print(
-        f"{len(result.rows)} rows of {model}: largest error {result.largest_error:g} in the data's "
-        f"units, {result.largest_float_error:.1e} before rounding"
-    )
 
 
 @app.command()
@@ -353,14 +320,6 @@ def publish(
         _print_json({"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]})
     elif dry_run:
         print("dry run: nothing was sent")
-
-
-def _write_csv(rows: list[list[float]], columns: tuple[str, ...], out: Path) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns or [f"x{i}" for i in range(len(rows[0]))])
-    writer.writerows(rows)
-    writing.write_whole(out, text.getvalue().encode())
 
 
 def _print_json(data: dict[str, Any]) -> None:

@@ -26,10 +26,9 @@ __all__ = [
     "PictureError",
     "Points",
     "check_library",
-    "draw_curve",
+    "draw_curves",
     "draw_density",
     "draw_images",
-    "draw_pairs",
     "draw_samples",
     "output_file",
 ]
@@ -167,35 +166,24 @@ def _grid(images: Tensor) -> Tensor:
     return grid
 
 
-def draw_curve(points: Points, unit: str, path: Path) -> None:
-    """Draw validation values against rows seen and against time.
-
-    Arguments:
-        points: `(rows seen, seconds, value)` of each validation.
-        unit: of the values.
-        path: PNG file to write.
-    """
-    figure = _figure(8, 3)
-    _curves(figure.subplots(1, 2, sharey=True), [points], [""], unit)
-    _save(figure, path)
-
-
-def draw_pairs(
-    curves: Sequence[tuple[str, str, Sequence[Points]]], names: tuple[str, str], path: Path
+def draw_curves(
+    curves: Sequence[tuple[str, str, Sequence[Points]]], names: Sequence[str], path: Path
 ) -> None:
-    """Draw the validation curves of two models on each of several data sets.
+    """Draw validation values against rows seen and against time, one line of plots a data set.
 
     Arguments:
-        curves: for each data set its name, the unit, and the points of both as in `draw_curve`.
-        names: of the two, for the legend.
+        curves: for each data set its name, the unit, and for each model `(rows seen, seconds,
+            value)` of each validation.
+        names: of the models, for the legend; of a single one nothing is said.
         path: PNG file to write.
     """
     figure = _figure(8, 2.6 * max(1, len(curves)))
     lines = figure.subplots(max(1, len(curves)), 2, sharey="row", squeeze=False)
-    for axes, (data, unit, both) in zip(lines, curves, strict=False):
-        _curves(axes, both, names, unit)
+    for axes, (data, unit, models) in zip(lines, curves, strict=False):
+        _curves(axes, models, names, unit)
         axes[0].set_title(data, loc="left", fontsize=10)
-        axes[0].legend(fontsize=8)
+        if len(names) > 1:
+            axes[0].legend(fontsize=8)
     _save(figure, path)
 
 

@@ -20,6 +20,7 @@ from impflow_zoo.data import (
     batches,
     open_source,
     read,
+    stream_images,
 )
 from impflow_zoo.models.config import Config, ImageConfig
 from impflow_zoo.models.flow import FlowModel
@@ -32,7 +33,7 @@ from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
-__all__ = ["Score", "model_input", "open_rows", "score"]
+__all__ = ["Score", "model_input", "open_rows", "open_stream", "score"]
 
 _BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
 
@@ -45,7 +46,6 @@ def open_rows(
     size: int | None = None,
     *,
     skip_corrupt: bool = False,
-    streaming: bool = False,
 ) -> Source:
     """Open data for a model; the arguments are those of `open_source`.
 
@@ -58,17 +58,33 @@ def open_rows(
         revision=revision,
         size=size,
         skip_corrupt=skip_corrupt,
-        streaming=streaming,
         **_source_options(config),
     )
-    if isinstance(source, Stream):  # images are of the model's format, or refused one by one
-        return source
     found = tuple(read(source, [0]).rows.shape[1:])
     if found != config.shape:
         raise DataError(
             f"{source.name}: rows of shape {list(found)}, the model takes {list(config.shape)}"
         )
     return source
+
+
+def open_stream(
+    config: Config,
+    dataset: str,
+    split: str | None,
+    revision: str | None = None,
+    *,
+    skip_corrupt: bool = False,
+) -> Stream:
+    """Open images for a model in order; each is of its format, or refused.
+
+    Raises:
+        DataError: if they cannot be opened, or the model is none of images.
+    """
+    image = _source_options(config).get("image")
+    if image is None:
+        raise DataError(f"{dataset}: streaming does not apply to this kind of data")
+    return stream_images(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)
 
 
 def _source_options(config: Config) -> dict[str, Any]:
@@ -114,7 +130,7 @@ class Score:
 
 def score(
     model: FlowModel,
-    source: Source,
+    source: Source | Stream,
     *,
     seed: int,
     limit: int | None = None,
@@ -153,7 +169,7 @@ def score(
 
 def _score_share(
     model: FlowModel,
-    source: Source,
+    source: Source | Stream,
     seed: int,
     limit: int | None,
     batch_size: int,
@@ -229,7 +245,7 @@ def _joined(parts: list[Score]) -> Score:
     return whole
 
 
-def _total(source: Source, limit: int | None, processes: Processes) -> int | None:
+def _total(source: Source | Stream, limit: int | None, processes: Processes) -> int | None:
     """How many rows this process will see, as far as that is known."""
     if isinstance(source, Stream):
         return limit

@@ -1,6 +1,6 @@
 """Data: tables and images through `datasets`, two-dimensional toys."""
 
-from impflow_zoo.data.images import ImageSource, open_images
+from impflow_zoo.data.images import ImageSource, open_images, stream_images
 from impflow_zoo.data.opening import is_toy, open_source
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, fingerprint, read
@@ -31,4 +31,5 @@ __all__ = [
     "open_table",
     "open_toy",
     "read",
+    "stream_images",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
     from PIL.Image import Image
 
-__all__ = ["ImageSource", "image_column", "open_images"]
+__all__ = ["ImageSource", "image_column", "open_images", "stream_images"]
 
 _CACHE = 2**30  # bytes of decoded images kept in memory; a larger set is decoded each time
 
@@ -50,11 +51,11 @@ class ImageSource:
     ) -> None:
         if not len(data):
             raise DataError(f"{name}: the set is empty, it has no rows")
-        self.name, self.form = name, form
+        self.name = name
         self._data, self._column = data.select_columns([column]), column
         self._decoder = Decoder(name, form, skip_corrupt=skip_corrupt)
         self._kept: Tensor | None = None
-        if len(data) * torch.Size(self._decoder.shape).numel() <= _CACHE:
+        if len(data) * math.prod(self._decoder.shape) <= _CACHE:
             self._kept = torch.empty(len(data), *self._decoder.shape, dtype=torch.uint8)
             self._known = torch.zeros(len(data), dtype=torch.bool)
 
@@ -104,8 +105,7 @@ def open_images(
     *,
     revision: str | None = None,
     skip_corrupt: bool = False,
-    streaming: bool = False,
-) -> ImageSource | ImageStream:
+) -> ImageSource:
     """Open the images of a set.
 
     Arguments:
@@ -114,16 +114,30 @@ def open_images(
         form: what the images are to look like.
         revision: branch, tag or commit of a Hub set.
         skip_corrupt: leave out rows without an image that can be decoded, with a warning for each.
-        streaming: read the set in order without keeping or downloading it whole.
 
     Raises:
         DataError: for a set or split that does not exist or has no column of images, or several.
     """
-    data, name = load_split(dataset, split, revision=revision, streaming=streaming)
+    data, name = load_split(dataset, split, revision=revision)
     column = image_column(data.features, name)
-    if streaming:
-        return ImageStream(name, data, column, form, skip_corrupt=skip_corrupt)
     return ImageSource(name, data, column, form, skip_corrupt=skip_corrupt)
+
+
+def stream_images(
+    dataset: str,
+    split: str | None,
+    form: ImageFormat,
+    *,
+    revision: str | None = None,
+    skip_corrupt: bool = False,
+) -> ImageStream:
+    """Open the images of a set in order, without keeping or downloading it whole.
+
+    Arguments and errors are those of `open_images`.
+    """
+    data, name = load_split(dataset, split, revision=revision, streaming=True)
+    column = image_column(data.features, name)
+    return ImageStream(name, data, column, form, skip_corrupt=skip_corrupt)
 
 
 def image_column(features: Features, name: str) -> str:

@@ -34,7 +34,6 @@ def open_source(
     seed: int = 0,
     image: ImageFormat | None = None,
     skip_corrupt: bool = False,
-    streaming: bool = False,
 ) -> Source:
     """Open data by name: `toy:NAME`, a Hub id, a folder, or a single file.
 
@@ -49,7 +48,6 @@ def open_source(
         seed: of a toy.
         image: what images are to look like; rows are the images of the set then, uint8.
         skip_corrupt: let `read` and `batches` leave out images that cannot be decoded.
-        streaming: read images in order (`batches`) without keeping or downloading the set.
 
     Returns:
         The rows.
@@ -67,7 +65,7 @@ def open_source(
             raise DataError(f"{dataset}: rows of a table, where a model of images needs images")
         if columns is not None and tuple(columns) != ("x", "y"):
             raise DataError(f"{dataset}: its columns are x, y, not {', '.join(columns)}")
-        _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt, streaming=streaming)
+        _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt)
         if split is not None:
             seed = mix(seed, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
         name = dataset.removeprefix("toy:")
@@ -76,10 +74,8 @@ def open_source(
         raise DataError(f"{dataset}: unknown kind of data, there is toy:NAME, a Hub id, a path")
     _refuse(dataset, size=size)
     if image is not None:
-        return open_images(
-            dataset, split, image, revision=revision, skip_corrupt=skip_corrupt, streaming=streaming
-        )
-    _refuse(dataset, skip_corrupt=skip_corrupt, streaming=streaming)
+        return open_images(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)
+    _refuse(dataset, skip_corrupt=skip_corrupt)
     return open_table(dataset, split, columns=columns, revision=revision)
 
 

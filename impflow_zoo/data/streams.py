@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from impflow_zoo.data.decoding import Decoder
 from impflow_zoo.data.loading import one_line
@@ -41,18 +39,13 @@ class ImageStream:
         *,
         skip_corrupt: bool = False,
     ) -> None:
-        self.name, self.form = name, form
+        self.name = name
         self._feature, self._column = data.features[column], column
+        from datasets import Image
+
         # A decoder that fails inside of the set would end it.
-        self._data = data.select_columns([column]).cast_column(column, _undecoded())
+        self._data = data.select_columns([column]).cast_column(column, Image(decode=False))
         self._decoder = Decoder(name, form, skip_corrupt=skip_corrupt)
-
-    def __len__(self) -> int:
-        raise DataError(self._in_order_alone())
-
-    def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Refused: where a row stands is known when all before it have come in."""
-        raise DataError(self._in_order_alone())
 
     def batches(self, size: int, limit: int | None) -> Iterator[Batch]:
         """One pass from the first row.
@@ -82,18 +75,6 @@ class ImageStream:
 
     def _loader(self, cell: Any) -> Callable[[], Image | None]:
         return lambda: None if cell is None else self._feature.decode_example(cell)
-
-    def _in_order_alone(self) -> str:
-        return (
-            f"{self.name} is streamed, it can be read in order alone: "
-            "training and reconstruction need the set itself, open it without streaming"
-        )
-
-
-def _undecoded() -> Any:
-    from datasets import Image
-
-    return Image(decode=False)
 
 
 def _with_bytes(cell: Any) -> Any:

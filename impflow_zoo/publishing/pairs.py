@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.pictures import Points, draw_pairs
+from impflow_zoo.pictures import Points, draw_curves
 from impflow_zoo.publishing.scores import paired_error
 from impflow_zoo.record import Record
 from impflow_zoo.results import Entry
@@ -118,4 +118,4 @@ def picture(pairs: Sequence[Pair], path: Path) -> None:
         for pair in pairs
         if (both := _curves(pair)) is not None
     ]
-    draw_pairs(curves, ("ImpFlow", "ResFlow"), path)
+    draw_curves(curves, ("ImpFlow", "ResFlow"), path)

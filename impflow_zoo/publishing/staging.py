@@ -96,7 +96,8 @@ def stage(
         known = () if run else read_results(draft)
         (made / RESULTS).write_text(results_text(score.put_first(known)))
         pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
-        pictures.draw_curve(facts.curve, METRICS[model.config.metric].unit, made / CURVE)
+        unit = METRICS[model.config.metric].unit
+        pictures.draw_curves([("", unit, [facts.curve])], [""], made / CURVE)
         card = trained_card(Record(draft), zoo, records(zoo))
         (made / CARD).write_text(card, encoding="utf-8")
     if result.dataset == str(made / TEST_ROWS):

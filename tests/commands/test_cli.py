@@ -234,7 +234,7 @@ MISTAKES = {
         ["evaluate", "{plane}", "--dataset", ""],
         "the name of a data set is empty",
     ),
-    "no name of a toy": (["evaluate", "{plane}", "--dataset", "toy:"], "toy:: a name is missing"),
+    "no name of a toy": (["evaluate", "{plane}", "--dataset", "toy:"], "unknown toy ''"),
     "unknown toy split": (
         ["evaluate", "{plane}", "--dataset", "toy:moons", "--split", "dev"],
         "has no split 'dev', choose one of: train, validation, test",
@@ -260,7 +260,7 @@ MISTAKES = {
     ),
     "a benchmark that is not there": (
         ["evaluate", "{plane}", "--dataset", "power:/nosuch"],
-        "no such file or folder: /nosuch",
+        "power:/nosuch: unknown kind of data",
     ),
     "two names for one namespace": (
         ["publish", "--namespace", "bad/name", "--dry-run"],
@@ -268,10 +268,6 @@ MISTAKES = {
     ),
     "nothing to list": (["list", "nothing", "--json"], "no model matches 'nothing'"),
     "conditional model": (["evaluate", _conditional], "this model is conditional"),
-    "conditional rows": (
-        ["reconstruct", _conditional, "--dataset", "toy:moons"],
-        "this model is conditional: encode and decode its rows from Python",
-    ),
     "picture in no folder": (
         ["evaluate", "{plane}", "--picture", "{}/none/x.png"],
         "none does not exist",

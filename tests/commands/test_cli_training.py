@@ -132,7 +132,7 @@ from impflow_zoo.publishing import staging
 def end(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
-staging.pictures.draw_curve = end  # weights, figures and a picture are made by then
+staging.pictures.draw_curves = end  # weights, figures and a picture are made by then
 staging.stage(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

@@ -161,9 +161,9 @@ def test_the_images_beside_a_corrupt_one_are_drawn_as_ever(good, bad, tmp_path):
         for step in range(4):  # two passes of two batches, of the first five images
             drawn = whole.batches._indices(step)
             kept = torch.tensor([int(row) not in BAD for row in drawn])
-            assert torch.equal(some._batch(step, None), whole._batch(step, None)[kept])
-            halves = [some._batch(step, range(i, i + 1)) for i in range(2)]
-            assert torch.equal(torch.cat(halves), some._batch(step, None))
+            assert torch.equal(some.batch(step, None), whole.batch(step, None)[kept])
+            halves = [some.batch(step, range(i, i + 1)) for i in range(2)]
+            assert torch.equal(torch.cat(halves), some.batch(step, None))
 
 
 def silent(call: Callable[[], Any]) -> Any:
@@ -206,7 +206,7 @@ def test_a_batch_of_corrupt_images_alone_is_a_step_not_taken(tmp_path):
             assert bool(layer.log_scale.isfinite().all())
     before = [p.detach().clone() for p in run.model.parameters()]
     run.state["step"] = empty
-    figures = silent(run._step)
+    figures = silent(run.step)
     assert math.isnan(figures["log_density"])
     assert (run.state["skipped"], run.state["left_out"], run.state["rows"]) == (1, 2, 0)
     assert all(torch.equal(p, q) for p, q in zip(run.model.parameters(), before, strict=True))

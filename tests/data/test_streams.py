@@ -18,14 +18,18 @@ from support.client_process import client, fails
 from support.corrupt_images import BAD, GOOD, left_out, small
 from support.image_sets import encoded, image_set, pictures
 from support.loopback_hub import Hub
-from support.runs import trainer
 
 from impflow_zoo import evaluate
-from impflow_zoo.data import DataError, ImageFormat, ImageStream, Subset, batches, open_images
+from impflow_zoo.data import (
+    DataError,
+    ImageFormat,
+    ImageStream,
+    batches,
+    open_images,
+    stream_images,
+)
 from impflow_zoo.processes import Processes
-from impflow_zoo.reconstruction import reconstruct
 from impflow_zoo.scoring import score
-from impflow_zoo.training import Trainer
 
 FORM = ImageFormat(3, (8, 8))
 
@@ -174,19 +178,10 @@ def test_a_file_out_of_reach_is_no_corrupt_image():
         next(batches(stream, 2))
 
 
-def test_training_on_a_stream_is_refused_by_name(tmp_path):
-    stream = Numbered().stream()
-    run = trainer(tmp_path)
-    message = "numbered is streamed, .* training and reconstruction need the set itself"
-    with pytest.raises(DataError, match=message):
-        Trainer(run.model, run.settings, stream, run.validation, tmp_path / "x", progress=False)
-    assert not (tmp_path / "x").exists()
-
-
 def test_a_stream_validates(tmp_path):
     """A pass in order is all that a validation is."""
     model, dataset = small(), image_set(tmp_path / "set", GOOD)
-    sources = [open_images(dataset, None, FORM, streaming=s) for s in (True, False)]
+    sources = [opened(dataset, None, FORM) for opened in (stream_images, open_images)]
     found = [score(model, source, seed=1, limit=5).log_prob for source in sources]
     assert torch.equal(*found)
 
@@ -194,21 +189,6 @@ def test_a_stream_validates(tmp_path):
 def test_several_processes_do_not_share_a_stream():
     with pytest.raises(DataError, match="numbered is streamed: one process alone"):
         score(small(), Numbered().stream(), seed=0, processes=Processes(1, 2))
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [len, lambda s: s.rows([0]), lambda s: Subset(s, range(3)).rows([0])],
-    ids=["length", "row", "subset"],
-)
-def test_what_needs_the_set_itself_is_refused(ask):
-    with pytest.raises(DataError, match="numbered is streamed, it can be read in order alone"):
-        ask(Numbered().stream())
-
-
-def test_a_reconstruction_is_of_a_set_that_is_there(tmp_path):
-    dataset = image_set(tmp_path, GOOD)
-    assert len(reconstruct(small(), dataset, n=2).rows) == 2
 
 
 REFUSED = {

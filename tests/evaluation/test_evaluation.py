@@ -80,6 +80,13 @@ def test_a_closed_form_gives_its_number(kind, metric):
     assert result.round_trip < 1e-10
 
 
+def test_a_wrong_inverse_is_seen(monkeypatch):
+    model = affine(ImpFlow)
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda z: decode(z) * 0.98)
+    assert evaluate(model, **MOONS, limit=100).round_trip > 0.01
+
+
 @pytest.mark.parametrize("mode", ["unbiased", "truncated"])
 def test_an_estimate_agrees_with_the_closed_form_within_its_error(mode):
     model = affine(ResFlow, logdet=LogDet(mode))

@@ -277,6 +277,18 @@ def test_evaluate(tmp_path: Path) -> None:
     assert evaluate(model, dataset, seed=1).value != result.value
 
 
+@pytest.mark.parametrize("bits", [5, 8])
+def test_images_come_back_to_the_bit(bits: int) -> None:
+    model = make(size=8, bits=bits)
+    images = raw(model)
+    middle = torch.full(images.shape, 0.5, dtype=torch.float64)
+    shown = model.to_data(model.dequantise(images, middle))
+    assert shown.unique().numel() > 10
+    assert torch.equal(shown, images // 2 ** (8 - bits) * 2 ** (8 - bits))
+    back = model.decode(model.encode(model.dequantise(images, middle)))
+    assert torch.equal(model.to_data(back), shown)
+
+
 def test_noise_of_one_image_is_not_that_of_another(tmp_path: Path) -> None:
     model = make(size=8)
     dataset = image_set(tmp_path, [np.full((8, 8, 3), 7, dtype=np.uint8)] * 2)
