@@ -17,15 +17,10 @@ from torch.nn.modules.module import _has_any_global_hook
 
 __all__ = [
     "ACTIVATIONS",
-    "CLipSwish",
-    "CPila",
     "HalfSin",
     "LipSwish",
-    "MaxMin",
     "Scaled",
-    "ShiftedLipSwish",
     "Sin",
-    "Softplus",
     "both_silu",
     "expansion",
     "folded",

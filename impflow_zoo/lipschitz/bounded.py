@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ class BoundedNet(nn.Module):
         ValueError: if the bound is no positive number, or the size no whole number.
     """
 
+    forwards: ClassVar[tuple[Callable[..., Any], ...]]  # that the layers may have
     activations: nn.ModuleList
     layers: nn.ModuleList
     context_layers: nn.ModuleList
@@ -85,9 +86,10 @@ class BoundedNet(nn.Module):
         """The layers, each a `LipschitzLayer`."""
         return cast("list[LipschitzLayer]", list(self.layers))
 
-    def is_plain(self, *forwards: Callable[..., Tensor]) -> bool:
-        """Whether nothing runs in the net but code of this package, with one of some `forward`s."""
-        ours = (isinstance(a, LipschitzLayer) and type(a).forward in forwards for a in self.layers)
+    def is_plain(self) -> bool:
+        """Whether nothing but code of this package runs in the net."""
+        known = self.forwards
+        ours = (isinstance(a, LipschitzLayer) and type(a).forward in known for a in self.layers)
         return all(ours) and not any(watched(module) for module in self.modules())
 
     def certificate(self) -> float | None:

@@ -30,6 +30,8 @@ class _ImageNet(BoundedNet):
     `[a h, b f(conv(h))]`.
     """
 
+    forwards = (LipschitzConv2d.forward,)
+
     def __init__(
         self,
         channels: int,
@@ -75,7 +77,7 @@ class _ImageNet(BoundedNet):
 
     def bind(self, context: Tensor | None) -> Convolutions | None:
         """The net at a context, its weights normalised once; None if parts of it are watched."""
-        if not self.is_plain(LipschitzConv2d.forward):
+        if not self.is_plain():
             return None
         self.check_context(context)
         first, scale = None, cast("Tensor | float", 1.0)

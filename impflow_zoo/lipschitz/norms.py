@@ -75,11 +75,6 @@ class LipschitzLayer(nn.Module):
         self.settled.copy_(self.weight)
         self.settled_norm.copy_(self.attained())
 
-    def is_settled(self, norm: Tensor) -> bool:
-        """Whether the vectors have converged for the weight as it is, and attain what they did."""
-        attained = _equal_but_for_rounding(norm, self.settled_norm)
-        return attained and torch.equal(self.weight, self.settled)
-
     def start_on_device(self) -> None:
         """Forget what the vectors have converged for, if the weight is on another device now."""
         if self.settled.device != self.weight.device:  # assigned to a layer on "meta"
@@ -324,7 +319,14 @@ def _unsettled(sigmas: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
     now = [t.flatten() for layer, sigma in sigmas.items() for t in (layer.weight, sigma)]
     if not sigmas or torch.equal(torch.cat(now), torch.cat(then)):
         return []
-    return [layer for layer, sigma in sigmas.items() if not layer.is_settled(sigma)]
+    return [
+        layer
+        for layer, sigma in sigmas.items()
+        if not (
+            _equal_but_for_rounding(sigma, layer.settled_norm)
+            and torch.equal(layer.weight, layer.settled)
+        )
+    ]
 
 
 def refresh_norms(module: nn.Module) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,8 @@ class Perceptron(BoundedNet):
     A learned frequency `w` of a neuron puts `f(w t) / w` in the place of `f(t)`: the slopes are the
     same, so are the bounds, and both factors are multiplied into the weights.
     """
+
+    forwards = (LipschitzLinear.forward, nn.Module.forward)
 
     def __init__(
         self,
@@ -105,12 +106,17 @@ class Perceptron(BoundedNet):
 
     def bind(self, context: Tensor | None) -> BoundPerceptron | None:
         """The net at a context, its weights normalised once; None if parts of it are watched."""
-        if not self.is_plain(LipschitzLinear.forward, nn.Module.forward):
+        if not self.is_plain():
             return None
         self.check_context(context)
-        normal = normalised(self.bounded_layers(), one_node=True)
+        return self.at(context)
+
+    def at(
+        self, context: Tensor | None, scale: Scale = 1.0, *, training: bool | None = None
+    ) -> BoundPerceptron:
+        """The net of `scale * x` at a context; `training` as in `normalised`."""
+        normal = normalised(self.bounded_layers(), training=training, one_node=True)
         functions, weights, biases = [], [], []
-        scale: Scale = 1.0
         for i in range(len(self.activations)):
             function, before, after = self.folded(i)
             weight, bias = self.affine(normal, i, scale, before)
@@ -135,14 +141,8 @@ class Perceptron(BoundedNet):
             return None
         (found,) = ranges
         assert found is not None
-        normal = normalised(self.bounded_layers(), training=False)
-        weights, scale = [], cast(Scale, 1.0)
-        for i in range(len(self.activations)):
-            _, before, after = self.folded(i)
-            weights.append(self.affine(normal, i, scale, before)[0].double())
-            scale = after
-        weights.append(self.affine(normal, -1, scale, 1.0)[0].double())
-        return AffineMaps(tuple(weights), found)
+        weights = self.at(None, training=False).weights
+        return AffineMaps(tuple(weight.double() for weight in weights), found)
 
     def folded(self, i: int) -> tuple[Callable[[Tensor], Tensor], Scale, Scale]:
         """Activation `i` as a function and what stands before and after it, frequencies included.

@@ -125,7 +125,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
     elif annotation in (int, float):
         number = is_whole(value) if annotation is int else is_real(value)
-        if number and abs(value) < 2**63:  # torch's sizes and seeds are smaller
+        if number and -(2**63) < value < 2**63:  # torch's sizes and seeds are smaller
             return annotation(value)
     elif type(value) is annotation:
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from nflows.transforms import CompositeTransform, Transform
@@ -16,13 +16,10 @@ from impflow_zoo.models.table_config import TableConfig
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.standardise import Standardise
 
-__all__ = ["ImagePreprocessing", "Preprocessing", "TablePreprocessing", "preprocessing_of"]
+__all__ = ["ImagePreprocessing", "preprocessing_of"]
 
 
-_FAR = 1e-3  # standard deviations that rounding of the input may move a value by, unsaid
-
-
-class Preprocessing(Protocol):
+class Preprocessing(ABC):
     """What one kind of data needs.
 
     Attributes:
@@ -30,16 +27,22 @@ class Preprocessing(Protocol):
         learns: whether `fit` has anything to learn.
     """
 
-    adds_noise: bool
-    learns: bool
+    adds_noise = True
+    learns = False
 
+    @abstractmethod
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
 
+    @abstractmethod
+    def metric(self, log_prob: Tensor) -> Tensor:
+        """The model's metric from log-probabilities of model input in nats."""
+
     def to_data(self, x: Tensor) -> Tensor:
         """From what the transform takes to what users hold."""
+        return x
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Tensor) -> None:  # noqa: B027 - any number will do
         """Refuse model input out of range.
 
         Raises:
@@ -48,9 +51,7 @@ class Preprocessing(Protocol):
 
     def fit(self, transform: Transform, x: Tensor) -> None:
         """Learn from raw training rows what the transform starts with."""
-
-    def metric(self, log_prob: Tensor) -> Tensor:
-        """The model's metric from log-probabilities of model input in nats."""
+        raise AssertionError("there is nothing to learn: see `learns`")
 
 
 def preprocessing_of(config: Config) -> Preprocessing:
@@ -60,7 +61,7 @@ def preprocessing_of(config: Config) -> Preprocessing:
     return TablePreprocessing(config)
 
 
-class TablePreprocessing:
+class TablePreprocessing(Preprocessing):
     """Noise of one rounding step, and a standardisation learned from the training rows."""
 
     learns = True
@@ -74,12 +75,6 @@ class TablePreprocessing:
         if not self.rounding:
             return raw
         return raw + (noise - 0.5) * torch.tensor(self.rounding, dtype=raw.dtype, device=raw.device)
-
-    def to_data(self, x: Tensor) -> Tensor:
-        return x
-
-    def check(self, x: Tensor) -> None:
-        pass  # any number will do
 
     @torch.no_grad()
     def fit(self, transform: Transform, x: Tensor) -> None:
@@ -96,7 +91,7 @@ class TablePreprocessing:
             raise ModelError(f"columns {named} are constant: a density has no place for them")
         distance = mean.abs() / std
         far = float(distance.max()) * torch.finfo(step.dtype).eps
-        if far > _FAR:
+        if far > 1e-3:  # standard deviations that rounding of the input moves a value by
             worst = int(distance.argmax())
             name = self.columns[worst] if self.columns else worst
             warnings.warn(
@@ -111,15 +106,12 @@ class TablePreprocessing:
         return log_prob * self.per_nat
 
 
-class ImagePreprocessing:
+class ImagePreprocessing(Preprocessing):
     """uint8 images to [0, 1] by uniform dequantisation, and back.
 
     With fewer than 8 bits, images keep their 8-bit range: levels are `256 / 2^bits` apart, and the
     bits below are dropped on the way in and zero on the way out.
     """
-
-    adds_noise = True
-    learns = False
 
     def __init__(self, config: ImageConfig) -> None:
         self.bits = config.bits
@@ -144,9 +136,6 @@ class ImagePreprocessing:
                 f"images out of [0, 1] in {len(rows)} of {len(x)} rows (first: row {rows[0]}): "
                 "dequantise uint8 images first (model.dequantise), or use bits_per_dim"
             )
-
-    def fit(self, transform: Transform, x: Tensor) -> None:
-        raise AssertionError("images have nothing to learn: see `learns`")
 
     def metric(self, log_prob: Tensor) -> Tensor:
         return log_prob * self.per_nat + self.bits

@@ -69,15 +69,16 @@ class PublishedMLP(LipschitzMLP):
         return super().apply_layer(i, h if i or self.first is None else self.first(h))
 
     def bind(self, context: Tensor | None) -> BoundPerceptron | None:
-        bound = super().bind(context)
-        if bound is None or self.first is None:
-            return bound
+        if self.first is None or not self.is_plain():
+            return super().bind(context)
+        self.check_context(context)
         function, before, after = folded(self.first)
-        (weight, *weights), like = bound.weights, bound.weights[0]
+        bound = self.at(context, after)
+        like = bound.weights[0]
         identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
         return BoundPerceptron(
             (function, *bound.functions),
-            (before * identity, weight * after, *weights),
+            (before * identity, *bound.weights),
             (like.new_zeros(self.features), *bound.biases),
         )
 
