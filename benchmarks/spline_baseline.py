@@ -21,7 +21,8 @@ import yaml
 
 from impflow_zoo import SplineConfig, TabularConfig, create_model, evaluate
 from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.models.config import ModelError, to_json
+from impflow_zoo.models.config import to_json
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.recipe import Recipe, read_recipe
 from impflow_zoo.training import train
 

@@ -21,7 +21,7 @@ import yaml
 
 from impflow_zoo import evaluate, training
 from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.models.config import ConfigError
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.folder import LOG
 from impflow_zoo.recipe import read_recipe
 

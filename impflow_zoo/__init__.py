@@ -5,9 +5,11 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDens
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.classes import register_model
-from impflow_zoo.models.config import ImageConfig, SplineConfig, TabularConfig
 from impflow_zoo.models.flow import ImpFlow, ResFlow
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.spline import SplineFlow
+from impflow_zoo.models.spline_config import SplineConfig
+from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.registry import create_model, list_models

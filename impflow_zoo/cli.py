@@ -10,7 +10,7 @@ import typer
 
 from impflow_zoo import allocator, registry
 from impflow_zoo.models import writing
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import GOLDEN
 
 __all__ = ["app", "main"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import batches
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.numerics.settings import is_whole

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.models.config import ConfigError, ModelError, parse_dataclass
-from impflow_zoo.models.fields import convert_fields
+from impflow_zoo.models.fields import ConfigError, ModelError, convert_fields, parse_dataclass
 from impflow_zoo.models.folder import TRAINING
 from impflow_zoo.runlog import read_lines
 

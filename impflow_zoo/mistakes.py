@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from impflow_zoo.data import DataError
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["in_one_line"]

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.models.config import ModelError
 from impflow_zoo.models.device import usable_device
+from impflow_zoo.models.fields import ModelError
 
 __all__ = ["Processes", "together"]
 

@@ -11,15 +11,9 @@ from typing import Any
 import yaml
 
 from impflow_zoo.models.classes import model_class, model_names, require_config
-from impflow_zoo.models.config import (
-    Config,
-    ConfigError,
-    ImageConfig,
-    parse,
-    parse_dataclass,
-    require,
-    require_choice,
-)
+from impflow_zoo.models.config import Config, parse
+from impflow_zoo.models.fields import ConfigError, parse_dataclass, require, require_choice
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.smoke import tiny
 
 __all__ = [

@@ -10,8 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from impflow_zoo.models.config import ConfigError, ModelError, convert
-from impflow_zoo.models.fields import convert_fields
+from impflow_zoo.models.fields import ConfigError, ModelError, convert, convert_fields
 from impflow_zoo.models.folder import RESULTS, ModelFolder, readable
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from impflow_zoo.data import (
     read,
     stream_images,
 )
-from impflow_zoo.models.config import Config, ImageConfig
+from impflow_zoo.models.config import Config
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics.estimate import Bias
 from impflow_zoo.numerics.report import Report

@@ -12,7 +12,9 @@ from torch import nn
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
-from impflow_zoo.models.config import Config, ImageConfig, TabularConfig
+from impflow_zoo.models.config import Config
+from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock

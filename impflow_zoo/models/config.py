@@ -7,34 +7,12 @@ import importlib
 import reprlib
 from typing import Any
 
-from impflow_zoo.models.fields import (
-    ConfigError,
-    ModelError,
-    convert,
-    parse_dataclass,
-    require,
-    require_choice,
-)
+from impflow_zoo.models.fields import ConfigError, parse_dataclass
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
 
-__all__ = [
-    "CONFIGS",
-    "Config",
-    "ConfigError",
-    "ImageConfig",
-    "ModelError",
-    "SplineConfig",
-    "TabularConfig",
-    "convert",
-    "parse",
-    "parse_dataclass",
-    "require",
-    "require_choice",
-    "to_json",
-    "updated",
-]
+__all__ = ["CONFIGS", "Config", "parse", "to_json", "updated"]
 
 Config = TabularConfig | ImageConfig | SplineConfig
 CONFIGS: dict[str, type[Config]] = {}  # by kind; `register_model` adds those of its class

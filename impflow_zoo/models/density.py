@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from impflow_zoo.models.build import build_transform
 from impflow_zoo.models.classes import require_config
-from impflow_zoo.models.config import Config, ImageConfig, ModelError, TabularConfig, parse
+from impflow_zoo.models.config import Config, parse
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.seeds import Use
+from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.walk import Walk, decode, encode
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.probes import Probes

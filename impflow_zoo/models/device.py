@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 
 __all__ = ["usable_device"]
 

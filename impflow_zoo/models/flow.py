@@ -14,12 +14,15 @@ from torch import nn
 
 from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
-from impflow_zoo.models.config import Config, ImageConfig, ModelError, TabularConfig
+from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.device import usable_device
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CARD, ModelFolder
 from impflow_zoo.models.golden import verify as verify_golden
 from impflow_zoo.models.hub import one_line_errors
+from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.base import ResidualBlock

@@ -23,15 +23,8 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate
 from impflow_zoo.models.classes import model_class, require_config
-from impflow_zoo.models.config import (
-    Config,
-    ConfigError,
-    ModelError,
-    convert,
-    parse,
-    to_json,
-    updated,
-)
+from impflow_zoo.models.config import Config, parse, to_json, updated
+from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.writing import write_together
 

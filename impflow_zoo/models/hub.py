@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm, validate_repo_id
 
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 
 __all__ = ["check_namespace", "check_repository", "one_line_errors", "snapshot"]
 

@@ -10,7 +10,9 @@ import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
-from impflow_zoo.models.config import Config, ImageConfig, ModelError
+from impflow_zoo.models.config import Config
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.table_config import TableConfig
 from impflow_zoo.numerics.solver import NumericalWarning

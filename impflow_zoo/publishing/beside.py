@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from impflow_zoo.models.config import ConfigError, convert
+from impflow_zoo.models.fields import ConfigError, convert
 from impflow_zoo.models.folder import TEST_ROWS
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Record

@@ -11,8 +11,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.config import ImageConfig, ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import RECIPE, RESULTS, TEST_ROWS, TRAINING
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.beside import data_option, evaluate_options, figures, siblings
 from impflow_zoo.recipe import Recipe

@@ -16,7 +16,7 @@ from huggingface_hub import (
 )
 
 from impflow_zoo import registry
-from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import (
     CARD,

@@ -10,7 +10,7 @@ from pathlib import Path
 from impflow_zoo import pictures
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.facts import Repeat, TrainingFacts
-from impflow_zoo.models.config import ImageConfig, ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import (
     CARD,
@@ -27,6 +27,7 @@ from impflow_zoo.models.folder import (
     ConfigFile,
     ModelFolder,
 )
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.cards import pending_card, trained_card
 from impflow_zoo.publishing.scores import serialised

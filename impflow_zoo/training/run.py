@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.config import ModelError, convert
+from impflow_zoo.models.fields import ModelError, convert
 from impflow_zoo.models.folder import CHECKPOINT, RECIPE, ModelFolder
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.processes import together

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
     CHECKPOINT,
     CONFIG,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from impflow_zoo.data import DataError, Source, Subset, TableSource, UnknownSplitError, is_toy
-from impflow_zoo.models.config import Config, ImageConfig
+from impflow_zoo.models.config import Config
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.scoring import open_rows
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
 from impflow_zoo.facts import TrainingFacts, read_log
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
 from impflow_zoo.models.store import load_weights

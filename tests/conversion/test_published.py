@@ -10,7 +10,7 @@ from support.published_models import IMAGE
 from conversion.architecture import Settings, config_of
 from conversion.reference import Layer, Net, Unit
 from impflow_zoo import create_model, list_models
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CARD, RECIPE, WEIGHTS, ConfigFile, ModelFolder
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.record import parameter_count

@@ -22,7 +22,7 @@ from support.command_line import conversion
 from conversion.archive import open_archive
 from conversion.convert import convert
 from conversion.errors import ConversionError
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 
 MARKER = "it-ran"
 

@@ -24,7 +24,7 @@ from support.small_models import write_image_recipe, write_recipe
 from impflow_zoo import ResFlow, evaluate
 from impflow_zoo.data import DataError, ImageFormat, LeftOutWarning, Subset, batches, open_images
 from impflow_zoo.data import images as images_module
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.scoring import score
 from impflow_zoo.training import Trainer

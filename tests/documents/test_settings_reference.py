@@ -12,8 +12,9 @@ import yaml
 from support.checkout import CHECKOUT
 
 from impflow_zoo import LogDet, Solver, cli
-from impflow_zoo.models.config import ImageConfig, SplineConfig, TabularConfig
-from impflow_zoo.models.image_config import Preparation
+from impflow_zoo.models.image_config import ImageConfig, Preparation
+from impflow_zoo.models.spline_config import SplineConfig
+from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.recipe import CardSettings, DataSettings, TrainingSettings
 
 TEXT = (CHECKOUT / "docs" / "your-own-data.md").read_text()

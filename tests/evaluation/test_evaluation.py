@@ -24,7 +24,7 @@ from impflow_zoo import (
     scoring,
 )
 from impflow_zoo.data import DataError, TableSource, open_source, read
-from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import RESULTS, ModelFolder
 from impflow_zoo.results import Entry

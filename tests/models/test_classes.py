@@ -14,7 +14,8 @@ from support.small_models import config, write_recipe
 from impflow_zoo import ResFlow, TabularConfig, create_model, register_model, training
 from impflow_zoo.models import classes
 from impflow_zoo.models.classes import model_class, model_names
-from impflow_zoo.models.config import CONFIGS, ConfigError, ModelError
+from impflow_zoo.models.config import CONFIGS
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.transforms.standardise import Standardise

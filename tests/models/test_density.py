@@ -27,7 +27,7 @@ from impflow_zoo import (
     SolverError,
     TabularConfig,
 )
-from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
 

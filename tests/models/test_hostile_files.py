@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.small_models import make, rows
 
 from impflow_zoo import ResFlow, TabularConfig, create_model
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.image_config import ImageConfig

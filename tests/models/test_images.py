@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from impflow_zoo import ImageConfig, ImpFlow, ResFlow, evaluate
 from impflow_zoo.data import DataError, ImageFormat, open_images
-from impflow_zoo.models.config import ConfigError, parse, to_json
+from impflow_zoo.models.config import parse, to_json
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.report import Report

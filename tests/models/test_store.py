@@ -19,7 +19,7 @@ from support.small_models import make, rows
 
 from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, create_model
 from impflow_zoo.models import writing
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS
 

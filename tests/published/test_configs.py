@@ -10,7 +10,8 @@ import torch
 
 import impflow_zoo
 from impflow_zoo import ImageConfig, ImpFlow, ResFlow, TabularConfig, create_model
-from impflow_zoo.models.config import ConfigError, parse, to_json, updated
+from impflow_zoo.models.config import parse, to_json, updated
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.folder import CONFIG
 from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from support import staged_folder
 
-from impflow_zoo.models.config import ConfigError
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.folder import RESULTS, TRAINING, ModelFolder
 from impflow_zoo.publishing.beside import FIGURES, figures, siblings
 from impflow_zoo.publishing.cards import trained_card

@@ -19,7 +19,8 @@ from support.loopback_hub import TOKEN, Hub
 from support.small_models import make
 
 from impflow_zoo import ResFlow, create_model, registry, results
-from impflow_zoo.models.config import ImageConfig, ModelError, to_json
+from impflow_zoo.models.config import to_json
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
     CARD,
     CONFIG,
@@ -32,6 +33,7 @@ from impflow_zoo.models.folder import (
     WEIGHTS,
     ModelFolder,
 )
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.publishing import sending
 from impflow_zoo.publishing.cards import trained_card
 from impflow_zoo.record import Record

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from impflow_zoo import create_model, evaluate, list_models
 from impflow_zoo.evaluation import Result
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
     CARD,
     CONFIG,

@@ -27,9 +27,9 @@ AIMS = {
 }
 NOW = {
     "outer lines": 8100,
-    "lines": 8550,
-    "public names": 220,
-    "numeric constants": 47,
+    "lines": 8525,
+    "public names": 203,
+    "numeric constants": 46,
     "private names": 6,
 }
 FORBIDDEN = {

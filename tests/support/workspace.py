@@ -25,7 +25,7 @@ from support.small_models import write_recipe
 
 from impflow_zoo import cli, registry
 from impflow_zoo.data import is_toy
-from impflow_zoo.models.config import ImageConfig
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.recipe import Recipe, read_recipe
 from impflow_zoo.smoke import VARIABLE
 

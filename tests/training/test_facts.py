@@ -7,7 +7,7 @@ import json
 import pytest
 
 from impflow_zoo.facts import TrainingFacts, read_log
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import TRAINING
 
 LINES = [

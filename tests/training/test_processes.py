@@ -19,7 +19,7 @@ from support.small_models import write_recipe
 
 from impflow_zoo import processes, training
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG, WEIGHTS
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import read_recipe

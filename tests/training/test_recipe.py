@@ -10,7 +10,7 @@ import yaml
 from support.small_models import write_recipe
 
 from impflow_zoo import TabularConfig
-from impflow_zoo.models.config import ConfigError
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.recipe import (
     CardSettings,
     DataSettings,

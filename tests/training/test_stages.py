@@ -18,7 +18,7 @@ from support.small_models import CARD, make, write_recipe
 
 from impflow_zoo import ImpFlow, training
 from impflow_zoo.facts import Part, TrainingFacts
-from impflow_zoo.models.config import ConfigError, ModelError
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS
 from impflow_zoo.publishing import staging
 from impflow_zoo.recipe import fingerprint, read_recipe

@@ -31,7 +31,7 @@ from impflow_zoo import (
 )
 from impflow_zoo.data import TOYS, DataError, TableSource, open_source, open_toy
 from impflow_zoo.facts import read_log
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS, ModelFolder
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.processes import Processes
