@@ -163,6 +163,40 @@ def sample(
 
 
 @app.command()
+def reconstruct(
+    model: Model,
+    dataset: Dataset = None,
+    split: Split = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 16,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG of images and what came back of them.")
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encode rows, decode them again, and print the largest error."""
+    from impflow_zoo import pictures, reconstruction
+    from impflow_zoo.processes import together
+
+    if picture is not None:
+        picture = pictures.output_file(picture, (".png",))
+    loaded = registry.create_model(model, device=together(device).device)
+    if picture is not None and len(loaded.config.shape) != 3:
+        raise ModelError(f"{model} is no image model: leave --picture out")
+    result = reconstruction.reconstruct(loaded, dataset, split, n=n)
+    if picture is not None:
+        titles = ("images", "encoded and decoded again")
+        pictures.draw_images([result.rows, result.decoded], picture, titles)
+    if as_json:
+        _print_json({"model": model, **result.to_dict()})
+        return
+    print(
+        f"{len(result.rows)} rows of {model}: largest error {result.largest_error:g} in the data's "
+        f"units, {result.largest_float_error:.1e} before rounding"
+    )
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml of a model.")],
     data: Annotated[

@@ -268,6 +268,10 @@ MISTAKES = {
     ),
     "nothing to list": (["list", "nothing", "--json"], "no model matches 'nothing'"),
     "conditional model": (["evaluate", _conditional], "this model is conditional"),
+    "conditional rows": (
+        ["reconstruct", _conditional, "--dataset", "toy:moons"],
+        "this model is conditional: encode and decode its rows from Python",
+    ),
     "picture in no folder": (
         ["evaluate", "{plane}", "--picture", "{}/none/x.png"],
         "none does not exist",
