@@ -31,7 +31,7 @@ class Record:
     @property
     def name(self) -> str:
         """Name of the model."""
-        return self.folder.path.name
+        return self.folder.path.absolute().name
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -11,7 +11,7 @@ from typing import Any
 from impflow_zoo.models.folder import LOG
 from impflow_zoo.models.writing import write_whole
 
-__all__ = ["LOG", "Meter", "RunLog", "read_lines"]
+__all__ = ["Meter", "RunLog", "read_lines"]
 
 
 @dataclasses.dataclass(frozen=True)

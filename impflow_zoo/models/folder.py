@@ -244,7 +244,7 @@ class ModelFolder:
         If something fails, or the process is killed on the way, the folder is as it was.
         """
         with tempfile.TemporaryDirectory() as elsewhere:
-            draft = ModelFolder(Path(elsewhere) / self.path.resolve().name)
+            draft = ModelFolder(Path(elsewhere) / self.path.absolute().name)
             draft.path.mkdir()
             before = [path for path in self.path.iterdir() if path.is_file()]
             for path in before:
