@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.models.config import ModelError
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.registry import scored_split
