@@ -79,11 +79,11 @@ class CayleyLayer(LipschitzLayer):
             raise ValueError("hooks on a layer of a sandwich net do not run: put them on the net")
         plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
         if training or torch.is_grad_enabled() or not plain or self.weight.is_meta:
-            return self._transform()
+            return self._transform(one_node=one_node and plain and torch.is_grad_enabled())
         kept: tuple[Tensor, Tensor] | None = self.__dict__.get("_kept")
         if kept is None or not _equal(kept[0], self.weight):
             with torch.inference_mode(mode=False), torch.no_grad():
-                kept = self.weight.detach().clone(), self._transform()
+                kept = self.weight.detach().clone(), self._transform(one_node=False)
             self.__dict__["_kept"] = kept
         return kept[1]
 
@@ -93,20 +93,54 @@ class CayleyLayer(LipschitzLayer):
     def settle(self) -> None:
         """Nothing here is found by iteration."""
 
-    def _transform(self) -> Tensor:
+    def _transform(self, *, one_node: bool) -> Tensor:
         weight = self.weight / (self.weight.abs().amax() / _LARGEST).clamp(min=1)
-        size = len(self.bias)
-        square, rest = weight[:size], weight[size:]
-        identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
-        inverse = torch.linalg.inv_ex(identity + square - square.mT + rest.mT @ rest)[0].mT
-        pair = torch.cat((2 * inverse - identity, -2 * inverse @ rest.mT), dim=1)
-        fixed = pair.detach()
-        error = torch.linalg.matrix_norm(fixed @ fixed.mT - identity)
-        return pair / (1 + error).sqrt()
+        pair: Tensor = _Cayley.apply(weight) if one_node else _cayley(weight)[0]
+        return pair
 
     def extra_repr(self) -> str:
         size = len(self.bias)
         return f"{len(self.weight) - size}, {size}"
+
+
+def _inverse(weight: Tensor) -> Tensor:
+    """`(I + S - S^T + V^T V)^-T` of a free matrix `[S; V]`, `[n, n]` over `[m, n]`."""
+    square, rest = weight.split((weight.shape[1], weight.shape[0] - weight.shape[1]))
+    identity = torch.eye(len(square), dtype=weight.dtype, device=weight.device)
+    return torch.linalg.inv_ex(identity + square - square.mT + rest.mT @ rest)[0].mT
+
+
+def _cayley(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`[A B]`, and what its derivative needs: the inverse, and the divisor for rounding."""
+    inverse, rest = _inverse(weight), weight[weight.shape[1] :]
+    identity = torch.eye(len(inverse), dtype=weight.dtype, device=weight.device)
+    pair = torch.cat((2 * inverse - identity, -2 * inverse @ rest.mT), dim=1)
+    fixed = pair.detach()
+    divisor = (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
+    return pair / divisor, inverse, divisor
+
+
+class _Cayley(torch.autograd.Function):
+    """`_cayley` in one node of the graph, for training steps."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        pair, inverse, divisor = _cayley(weight)
+        ctx.save_for_backward(weight, inverse, divisor)
+        return pair
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        weight, inverse, divisor = ctx.saved_tensors
+        with torch.autocast(weight.device.type, enabled=False):
+            if torch.is_grad_enabled():
+                inverse = _inverse(weight)
+            size = len(inverse)
+            rest, grad = weight[size:], grad * (2 / divisor)
+            along, across = grad[:, :size], grad[:, size:]
+            square = inverse @ (along - across @ rest).mT @ inverse
+            below = -across.mT @ inverse - rest @ (square + square.mT)
+            return torch.cat((square.mT - square, below))
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -424,3 +424,18 @@ def test_blocks_of_sandwich_nets_stand_in_zuko():
     context = torch.randn(4, 3)
     x = flow(context).sample((7,))
     assert flow(context).log_prob(x).shape == (7, 4)
+
+
+def test_pairs_in_one_node_have_the_derivatives_of_calculus():
+    layer = CayleyLayer(3, 4).double()
+    plain = layer.normalise(training=True, one_node=False)
+    single = layer.normalise(training=True, one_node=True)
+    torch.testing.assert_close(single, plain, rtol=0, atol=0)
+    towards = torch.randn_like(plain)
+    (found,) = torch.autograd.grad((single * towards).sum(), layer.weight, create_graph=True)
+    (expected,) = torch.autograd.grad((plain * towards).sum(), layer.weight, create_graph=True)
+    torch.testing.assert_close(found, expected)
+    (twice,) = torch.autograd.grad(found.square().sum(), layer.weight)
+    torch.testing.assert_close(
+        twice, torch.autograd.grad(expected.square().sum(), layer.weight)[0], atol=1e-6, rtol=1e-6
+    )
