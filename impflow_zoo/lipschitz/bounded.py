@@ -82,9 +82,9 @@ class BoundedNet(nn.Module):
         if not context.is_floating_point():
             raise ValueError(f"context of type {context.dtype}: floating point is needed")
 
-    def bounded_layers(self) -> list[Any]:
-        """The layers, each a `LipschitzLayer`."""
-        return cast("list[LipschitzLayer]", list(self.layers))
+    def bounded_layers(self) -> list[LipschitzLayer]:
+        """The layers."""
+        return cast(list[LipschitzLayer], list(self.layers))
 
     def is_plain(self) -> bool:
         """Whether nothing but code of this package runs in the net."""

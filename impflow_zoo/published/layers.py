@@ -87,9 +87,8 @@ class PublishedLayer(LipschitzLayer):
     def normalise(self, *, training: bool, one_node: bool) -> Tensor | None:
         if has_closed_form(self.space):
             norms = self._slices(self.weight)
-            return self.weight / ((norms.amax() if self.whole else norms) / self.coefficient).clamp(
-                min=1
-            )
+            norms = norms.amax() if self.whole else norms
+            return self.weight / (norms / self.coefficient).clamp(min=1)
         if not self.stored:
             return super().normalise(training=training, one_node=one_node)
         if training:
