@@ -85,7 +85,7 @@ def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
     try:
         with without_autocast(double):
             answers = {"log_prob": double.log_prob(x, context)}  # which checks its input
-            answers["latents"] = double.transform(x, context)[0]
+            answers["latents"] = double.encode(x, context)
     except ValueError as error:
         raise WeightsError(f"{folder.name}: {GOLDEN} does not fit the model: {error}") from None
     for key, value in answers.items():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 from impflow_zoo import create_model, evaluate, list_models
 from impflow_zoo.evaluation import Result
@@ -13,6 +15,7 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
     CARD,
     CONFIG,
+    GOLDEN,
     RECIPE,
     TEST_ROWS,
     WEIGHTS,
@@ -25,6 +28,7 @@ from impflow_zoo.registry import locate, zoo_folder
 from impflow_zoo.results import published
 
 FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
+LARGE = [path for path in FOLDERS if path.name.endswith("-cifar10")]  # long to certify
 PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
 
 every_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
@@ -66,7 +70,20 @@ def test_the_recipe_makes_the_model(folder):
     assert stated.model.lower().startswith(folder.name.partition("-")[0])
 
 
-@every_model
+@pytest.mark.parametrize("folder", LARGE, ids=lambda path: path.name)
+@torch.no_grad()
+def test_the_weights_give_the_golden_batch(folder):
+    golden = load_file(folder / GOLDEN)
+    model = create_model(folder, dtype=torch.float64)
+    torch.testing.assert_close(model.encode(golden["inputs"]), golden["latents"])
+    torch.testing.assert_close(model.log_prob(golden["inputs"]), golden["log_prob"])
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [pytest.param(f, marks=[pytest.mark.slow] if f in LARGE else []) for f in FOLDERS],
+    ids=lambda path: path.name,
+)
 def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
     needs_weights(folder)
     model = create_model(folder, verify=True)
