@@ -107,7 +107,9 @@ def snapshot(
         return cached()
     try:
         if not force_download and revision is not None and _COMMIT.fullmatch(revision):
-            return cached()
+            path, known = cached()
+            if known:  # else other programs filled the cache, perhaps with a part
+                return path, known
     except LocalEntryNotFoundError:
         pass
     try:  # a short try, without the client's patience, tells whether the Hub is there

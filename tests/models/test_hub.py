@@ -17,7 +17,7 @@ from support.small_models import make, rows
 
 from impflow_zoo import ResFlow, results
 from impflow_zoo.models import hub as hub_of_models
-from impflow_zoo.models.folder import CONFIG, GOLDEN, RESULTS, ModelFolder
+from impflow_zoo.models.folder import CONFIG, GOLDEN, RESULTS, WEIGHTS, ModelFolder
 
 REPO = "zoo/small"
 
@@ -159,16 +159,26 @@ def test_weights_that_are_out_of_reach_are_not_called_missing(
 ):
     """Another program has fetched the config alone."""
     hub.add(REPO, models[0])
-    online(_fetch_config, str(tmp_path))
+    online(_fetch, CONFIG, str(tmp_path))
     fails(offline(load, str(tmp_path)), "LocalEntryNotFoundError", REPO, "not in the cache")
     result = online(load, str(tmp_path), local_files_only=True)
     fails(result, "LocalEntryNotFoundError", "model.safetensors", "not in the cache")
 
 
-def _fetch_config(cache: str) -> None:
+def test_a_commit_of_which_another_program_fetched_a_part_is_completed(
+    hub, online, models, tmp_path
+):
+    sha = hub.add(REPO, models[0])
+    for name in (CONFIG, WEIGHTS):
+        online(_fetch, name, str(tmp_path), sha)
+    value = expected(models[0], tmp_path / "expected")
+    assert online(load, str(tmp_path), revision=sha, verify=True) == value
+
+
+def _fetch(name: str, cache: str, revision: str | None = None) -> None:
     from huggingface_hub import hf_hub_download
 
-    hf_hub_download(REPO, CONFIG, cache_dir=cache)
+    hf_hub_download(REPO, name, cache_dir=cache, revision=revision)
 
 
 def test_a_download_that_was_cut_is_not_taken_for_the_model(hub, online, offline, models, tmp_path):
