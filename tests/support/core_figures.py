@@ -26,7 +26,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 8100,
+    "outer lines": 8040,
     "lines": 8525,
     "public names": 203,
     "numeric constants": 46,
