@@ -12,9 +12,7 @@ import torch
 from cases import Side
 from torch import Tensor
 
-from impflow_zoo.fast import perceptron
-from impflow_zoo.fast.layers import Layers
-from impflow_zoo.fast.tape import Maps
+from impflow_zoo.fast.perceptron import FastPerceptron, Tape
 from impflow_zoo.lipschitz.bound_convolutions import Convolutions
 
 __all__ = ["Counts", "counting"]
@@ -54,17 +52,17 @@ def counting(side: Side) -> Iterator[Counts]:
 
         return counted
 
-    def products(maps: Maps, seeds: Tensor | None, **options: Any) -> Any:
-        counts.products += maps.result.shape[1] if seeds is None else seeds.shape[1]
-        return by_hand(maps, seeds, **options)
+    def products(tape: Tape, seeds: Tensor | None, **options: Any) -> Any:
+        counts.products += tape.value.shape[1] if seeds is None else seeds.shape[1]
+        return by_hand(tape, seeds, **options)
 
-    by_hand = Maps.products
+    by_hand = Tape.products
     patches = [
         *((kind, "forward", evaluated(kind.forward)) for kind in side.kinds),
         (Convolutions, "in_graph", evaluated(Convolutions.in_graph)),
-        (perceptron, "record", evaluated(perceptron.record)),
-        (Layers, "__call__", evaluated(Layers.__call__)),
-        (Maps, "products", products),
+        (FastPerceptron, "record", evaluated(FastPerceptron.record)),
+        (FastPerceptron, "value", evaluated(FastPerceptron.value)),
+        (Tape, "products", products),
         (torch.autograd, "grad", counted_grad),
         (Tensor, "backward", counted_backward),
     ]

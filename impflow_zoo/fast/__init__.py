@@ -4,6 +4,26 @@ This room may be deleted: everything works without it, slower. `transforms/bindi
 of it.
 """
 
-from impflow_zoo.fast.choice import faster
+from __future__ import annotations
+
+import torch
+
+from impflow_zoo.fast.convolution import FastConvolutions
+from impflow_zoo.fast.elementwise import DERIVATIVES
+from impflow_zoo.fast.perceptron import FastPerceptron
+from impflow_zoo.lipschitz.bound_convolutions import Convolutions
+from impflow_zoo.lipschitz.bound_perceptron import BoundPerceptron
+from impflow_zoo.numerics.bound import BoundNet
 
 __all__ = ["faster"]
+
+
+def faster(net: BoundNet) -> BoundNet:
+    """The fast form of a net, or the net itself if it has none or autocast is on."""
+    if not net.tensors or torch.is_autocast_enabled(net.tensors[0].device.type):
+        return net
+    if type(net) is BoundPerceptron and any({*net.functions} == {f} for f in DERIVATIVES):
+        return FastPerceptron(net.functions, net.weights, net.biases)
+    if type(net) is Convolutions:
+        return FastConvolutions(net.shape, net.functions, net.convolutions, net.first, net.parts)
+    return net

@@ -15,12 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from impflow_zoo.fast.layers import CACHED
 from impflow_zoo.fast.narrow import convolve_narrow, is_narrow, narrow_weight_gradient
 from impflow_zoo.lipschitz.activations import both_silu
 from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions, Function
-
-__all__ = ["FastConvolutions"]
 
 
 class Wanted:
@@ -192,15 +189,6 @@ def _slope(t: Tensor, x: Tensor) -> Tensor:
 
 
 def _curvature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """`a b silu''(x)`; on CPUs in parts that stay in the cache, where nothing is recorded."""
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= CACHED:
-        return _bent(a * b, x)
-    rows = max(1, CACHED // x[0].numel())
-    parts = zip(*(v.split(rows) for v in (a, b, x)), strict=True)
-    return torch.cat([_bent(p * q, at) for p, q, at in parts])
-
-
-def _bent(t: Tensor, x: Tensor) -> Tensor:
-    """`t silu''(x)`, with `silu'' = s (1 - s) (2 + x - 2 x s)` for the sigmoid `s` of `x`."""
+    """`a b silu''(x)`, with `silu'' = s (1 - s) (2 + x - 2 x s)` for the sigmoid `s` of `x`."""
     s = torch.sigmoid(x)
-    return torch.ops.aten.sigmoid_backward(t, s) * torch.addcmul(x + 2, x, s, value=-2)
+    return torch.ops.aten.sigmoid_backward(a * b, s) * torch.addcmul(x + 2, x, s, value=-2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,33 +13,14 @@ from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import half_sine
 
-__all__ = ["DERIVATIVES", "Elementwise", "HalfSine", "SiLU", "Sine"]
-
-_FEW_THREADS = 2  # threads up to which one of NumPy is faster than all of them
-
-
-def _is_amd() -> bool:
-    """Whether this is a processor by AMD, on which MKL, torch's library, is slow with sines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "AMD" in platform.processor()
-    return any(line.startswith("vendor_id") and line.endswith("AuthenticAMD") for line in lines)
-
-
-_BY_NUMPY = _is_amd()
+_CPUINFO = Path("/proc/cpuinfo")
+_IS_AMD = _CPUINFO.is_file() and "AuthenticAMD" in _CPUINFO.read_text(encoding="utf-8")
 
 
 class Elementwise(Protocol):
     """A function of one variable, with its derivatives."""
 
     keeps: bool  # whether the second derivative needs a map of its own beside `f` and `f'`
-
-    def value(self, h: Tensor) -> Tensor:
-        """`f(h)`, differentiable."""
-
-    def slope(self, h: Tensor) -> Tensor:
-        """`f'(h)`, differentiable."""
 
     def overwrite(self, h: Tensor) -> Tensor:
         """`f(h)`, in the place of `h`."""
@@ -63,33 +43,21 @@ class Sine:
 
     keeps = False
 
-    def value(self, h: Tensor) -> Tensor:
-        return torch.sin(h)
-
-    def slope(self, h: Tensor) -> Tensor:
-        return torch.cos(h)
-
     def overwrite(self, h: Tensor) -> Tensor:
         return _apply(torch.sin, np.sin, h, h)
 
     def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
-        _apply(torch.sin, np.sin, h, value)
+        _apply(torch.sin, np.sin, h, kept)
         _apply(torch.cos, np.cos, h, h)
 
     def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         return t.mul_(kept).neg_() if onto is None else onto.addcmul_(t, kept, value=-1)
 
 
-class HalfSine:
-    """`h + sin(h)`."""
+class HalfSine(Sine):
+    """`h + sin(h)`; its second derivative needs the sine."""
 
-    keeps = True  # the sine
-
-    def value(self, h: Tensor) -> Tensor:
-        return h + torch.sin(h)
-
-    def slope(self, h: Tensor) -> Tensor:
-        return 1 + torch.cos(h)
+    keeps = True
 
     def overwrite(self, h: Tensor) -> Tensor:
         return h.add_(_apply(torch.sin, np.sin, h, torch.empty_like(h)))
@@ -99,21 +67,11 @@ class HalfSine:
         torch.add(h, kept, out=value)
         _apply(torch.cos, np.cos, h, h).add_(1)
 
-    def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
-        return t.mul_(kept).neg_() if onto is None else onto.addcmul_(t, kept, value=-1)
-
 
 class SiLU:
-    """`h sigmoid(h)`."""
+    """`h sigmoid(h)`; its second derivative needs the sigmoid."""
 
     keeps = True
-
-    def value(self, h: Tensor) -> Tensor:
-        return functional.silu(h)
-
-    def slope(self, h: Tensor) -> Tensor:
-        s = torch.sigmoid(h)
-        return s * (1 + h * (1 - s))
 
     def overwrite(self, h: Tensor) -> Tensor:
         return functional.silu(h, inplace=True)
@@ -138,8 +96,8 @@ def _apply(
     On processors by AMD NumPy takes less than half of the time of one thread of torch for sines in
     float32, at errors below one unit in the last place; on Intel's it takes a fifth longer.
     """
-    apt = _BY_NUMPY and h.dtype == torch.float32 and h.device.type == "cpu"
-    if not apt or torch.get_num_threads() > _FEW_THREADS:
+    apt = _IS_AMD and h.dtype == torch.float32 and h.device.type == "cpu"
+    if not apt or torch.get_num_threads() > 2:
         return by_torch(h, out=out)
     with np.errstate(all="ignore"):  # the sine of infinity is NaN here as there, in silence
         by_numpy(h.numpy(), out=out.numpy())

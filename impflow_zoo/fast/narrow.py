@@ -11,16 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["convolve_narrow", "is_narrow", "narrow_weight_gradient"]
-
-_FEW = 6  # output channels up to which this is faster than the library
-
 Region = tuple[slice, slice]
 
 
 def is_narrow(like: Tensor, channels: int, kernel: int, padding: int) -> bool:
-    """Whether a convolution to so few channels is for this file: on CPU, keeping sizes."""
-    return channels <= _FEW and 1 < kernel == 2 * padding + 1 and like.device.type == "cpu"
+    """Whether this file is faster than the library: few channels, on CPU, sizes kept."""
+    return channels <= 6 and 1 < kernel == 2 * padding + 1 and like.device.type == "cpu"
 
 
 def convolve_narrow(x: Tensor, weight: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ def watched(module: nn.Module) -> bool:
     """Whether somebody watches the calls of a module, or has replaced a method on it."""
     # The name is private: torch has no other way to ask for hooks of all modules.
     return _has_any_global_hook() or any(
-        bool(value) if name.endswith("_hooks") else name in ("forward", "scales")
+        bool(value) if name.endswith("hooks") else name in ("forward", "scales")
         for name, value in vars(module).items()
     )
 

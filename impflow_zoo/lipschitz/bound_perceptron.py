@@ -44,11 +44,8 @@ class BoundPerceptron(BoundNet):
         if all(bias.dim() == 1 for bias in self.biases):
             return self
         biases = [bias if bias.dim() == 1 else bias[index] for bias in self.biases]
-        return self._with(self.weights, biases)
+        return type(self)(self.functions, self.weights, biases)
 
     def negated(self) -> BoundPerceptron:
         weights, biases = ((*tensors[:-1], -tensors[-1]) for tensors in (self.weights, self.biases))
-        return self._with(weights, biases)
-
-    def _with(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> BoundPerceptron:
-        return BoundPerceptron(self.functions, weights, biases)
+        return type(self)(self.functions, weights, biases)

@@ -14,11 +14,7 @@ from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.rows import norm
 from impflow_zoo.numerics.solver import DENSE, NumericalWarning, SolverError
 
-__all__ = ["ROUNDING", "Solved", "report", "solve_transposed"]
-
 ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
-_FEW_RESTARTS = 1  # of a Krylov space, before dense Jacobians cost less
-_LOOSEST = 1e-3  # relative residual that rounding excuses: where it is more, it is singular
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def solve_transposed(
         start: the Krylov space of `t`, if it is there already.
     """
     small = point.features <= DENSE
-    restarts = _FEW_RESTARTS if small else MAX_RESTARTS
+    restarts = 1 if small else MAX_RESTARTS  # then dense Jacobians cost less
     u, residual, products = solve_linear(point.vjp, t, rtol, start=start, restarts=restarts)
     failed = ~(residual <= rtol)
     if small and bool(failed.any()):
@@ -83,7 +79,8 @@ def solve_transposed(
         dense_u, residual[rows], floor = _solve_densely(point, t.flatten(1), rows)
         u = u.clone()
         u.view(len(u), -1)[rows] = dense_u
-        excused = torch.where(floor <= _LOOSEST, floor, 0.0).clamp(min=rtol)
+        # Where rounding leaves more than that, the matrix is singular.
+        excused = torch.where(floor <= 1e-3, floor, 0.0).clamp(min=rtol)
         failed[rows] = ~(residual[rows] <= excused)
     return Solved(u, residual, failed, products, rtol)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.recording import recording
 
-__all__ = ["BoundNet", "ModuleNet", "Net"]
+__all__ = ["BoundNet", "ModuleNet"]
 
 Net = Callable[..., Tensor]
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["logdet", "plus_identity", "solve"]
-
 
 def plus_identity(a: Tensor) -> Tensor:
     """`I + A` for matrices `[B, d, d]`."""
@@ -38,4 +36,5 @@ def solve(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _determinant(a: Tensor) -> Tensor:
-    return torch.addcmul(a[:, 0, 0] * a[:, 1, 1], a[:, 0, 1], a[:, 1, 0], value=-1)
+    top_left, top_right, low_left, low_right = a.flatten(1).unbind(1)
+    return torch.addcmul(top_left * low_right, top_right, low_left, value=-1)

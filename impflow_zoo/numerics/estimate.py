@@ -18,24 +18,7 @@ from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.recording import FirstOrder
 from impflow_zoo.numerics.rows import dot, norm
 
-__all__ = [
-    "Bias",
-    "Estimate",
-    "Estimator",
-    "Exact",
-    "KrylovSeries",
-    "PowerSeries",
-    "Roulette",
-    "Setting",
-    "Solve",
-    "default_rtol",
-    "truncation_bound",
-]
-
-_ROUNDING = 8.0  # how many eps a residual may keep
-_MOST_OFTEN = 0.5  # that a random series stops: the rate of Chen et al. (2019)
-_ALWAYS = 2  # terms that a random series takes at most before it may stop
-_SERIES_RTOL = 1e-3  # of the projection's own series in evaluation, relative to the space's
+__all__ = ["Bias", "Estimate"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +141,9 @@ class Roulette:
     n_terms: int
 
     def __call__(self, point: Linearization, setting: Setting) -> Estimate:
-        kappa, exact = setting.kappa, min(self.n_terms, _ALWAYS)
-        stop = min(1 - kappa if kappa is not None and kappa < 1 else 0.1, _MOST_OFTEN)
+        kappa, exact = setting.kappa, min(self.n_terms, 2)
+        # At most the rate of Chen et al. (2019).
+        stop = min(1 - kappa if kappa is not None and kappa < 1 else 0.1, 0.5)
         lengths = exact + setting.probes.lengths(point.x, stop)
         n = int(lengths.amax()) if len(lengths) else exact
         v = setting.probes.fresh(point.x)
@@ -254,7 +238,7 @@ class KrylovSeries(_SeededSeries):
             self.n_terms,
             differentiable=setting.gradient,
         )
-        rtol = _SERIES_RTOL * default_rtol(v.dtype)
+        rtol = 1e-3 * default_rtol(v.dtype)
         value = space.log_form(rtol)
         if setting.gradient and bool((space.all_dims > space.dims).any()):
             whole = space.log_form(rtol, whole=True)
@@ -312,7 +296,7 @@ def _finest(v: Tensor) -> float:
     """What rounding leaves of a residual, relative to `v`."""
     narrow = torch.is_autocast_enabled(v.device.type)
     dtype = torch.get_autocast_dtype(v.device.type) if narrow else v.dtype
-    return _ROUNDING * torch.finfo(dtype).eps
+    return 8 * torch.finfo(dtype).eps
 
 
 def _geometric_tail(before: float, last: float) -> float:

@@ -24,16 +24,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.rows import dot, norm
 
-__all__ = ["MAX_RESTARTS", "Krylov", "arnoldi", "solve_linear"]
-
-_MAX_DIM = 60  # vectors kept before a restart: a bound on memory
 MAX_RESTARTS = 20
-_MAX_TERMS = 100_000  # of the series of a projection
-_LOOK = 8  # terms after which it is seen whether any row needs more
-_DIVERGED = 1e3  # growth of a power of the projection that no contraction reaches
-_CLOSED = 1e-2  # share of a product outside of a space below which the space has closed
-_STALLED = 0.8  # of a residual after a restart: as many as are allowed would not do
-_SHIFTS = 16  # of the quadrature in the bound of a form's error
 
 
 @dataclass(frozen=True)
@@ -97,12 +88,13 @@ class Krylov:
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
         rest = torch.ones_like(self.size, dtype=torch.bool)
-        for k in range(1, _MAX_TERMS):
+        for k in range(1, 100_000):
             power = (h * power[:, None]).sum(-1)
             total = torch.where(rest, torch.sub(total, power[:, 0], alpha=1 / k), total)
             largest = power.detach().abs().amax(dim=1)
             rest = rest & (largest > rtol * k)
-            if k % _LOOK == 0 and not bool((rest & (largest < _DIVERGED)).any()):
+            # No power of a contraction is that large.
+            if k % 8 == 0 and not bool((rest & (largest < 1e3)).any()):
                 break
         return torch.where(rest | total.isinf(), torch.nan, total) * self.size**2
 
@@ -117,7 +109,7 @@ class Krylov:
         if not self.products:
             return torch.zeros_like(self.size)
         m, h = self.products, self.hessenberg().detach()
-        t = torch.linspace(0, 1, _SHIFTS + 1, dtype=h.dtype, device=h.device)
+        t = torch.linspace(0, 1, 17, dtype=h.dtype, device=h.device)
         identity = torch.eye(m, dtype=h.dtype, device=h.device)
         first = identity[:, :1].expand(len(t), len(h), m, 1)
         y = torch.linalg.solve(identity + t[:, None, None, None] * h, first)[..., 0]
@@ -166,7 +158,7 @@ def arnoldi(
     product: Callable[[Tensor], Tensor],
     v: Tensor,
     rtol: float | Tensor,
-    max_dim: int = _MAX_DIM,
+    max_dim: int = 60,
     *,
     differentiable: bool = False,
 ) -> Krylov:
@@ -177,7 +169,7 @@ def arnoldi(
         v: right-hand sides, with shape `[B, ...]`.
         rtol: relative tolerance, one or one for each row, `[B]`; a row's answer is fixed once it
             is reached.
-        max_dim: largest dimension of the space.
+        max_dim: largest dimension of the space, which bounds memory.
         differentiable: where a space closes, go on to `max_dim`, so that the form of all
             dimensions has the derivatives of that many terms right. Where nothing is left of a
             product, the next vector is what is left, as it is: nothing, but with its derivative.
@@ -212,7 +204,7 @@ def arnoldi(
         left_out = torch.where(now, left.detach(), left_out)
         dims = torch.where(now, len(columns), dims)
         if differentiable:
-            closed = closed | (now & (left <= _CLOSED * length))
+            closed = closed | (now & (left <= 1e-2 * length))
         done = done | now
         if len(columns) < dim:
             unit = w * _inverse(left)
@@ -260,8 +252,8 @@ def solve_linear(
         mask = open_rows.view(-1, *[1] * (v.dim() - 1))
         rest = torch.where(mask, v - u - product(u), torch.zeros_like(v))
         length = norm(rest)
-        if not bool((open_rows & (length <= _STALLED * rests)).any()):
-            break
+        if not bool((open_rows & (length <= 0.8 * rests)).any()):
+            break  # as many restarts as are allowed would not do
         rests = length
         share = (target / length.clamp(min=tiny)).clamp(finest, 0.5)
         space = arnoldi(product, rest, share)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from impflow_zoo.numerics.bound import BoundNet
+
 __all__ = ["Linearization"]
-
-_CHUNK = 16  # Jacobian rows per vmapped product: bounds memory, large enough to fill a core
-
-
-class _Net(Protocol):
-    """What is asked of a net here: see `BoundNet`."""
-
-    def value(self, x: Tensor) -> Tensor: ...
-
-    def linearize(self, x: Tensor, *, differentiable: bool = False) -> Linearization: ...
-
-    def products_only(self) -> AbstractContextManager[object]: ...
 
 
 class Linearization:
@@ -36,7 +26,7 @@ class Linearization:
         value: `g(x)`, of the same shape, in the graph of `x`.
     """
 
-    def __init__(self, net: _Net, x: Tensor, value: Tensor) -> None:
+    def __init__(self, net: BoundNet, x: Tensor, value: Tensor) -> None:
         self.net, self.x, self.value = net, x, value
         self.known_jacobian: Tensor | None = None  # dense, if somebody has paid for it already
         self._checked = False
@@ -65,8 +55,7 @@ class Linearization:
             `seeds @ J`, with shape `[B, k, d]`.
         """
         if seeds is None:
-            basis = torch.eye(self.features, dtype=self.x.dtype, device=self.x.device)
-            seeds = basis.expand(len(self.x), -1, -1)
+            seeds = self._identity().expand(len(self.x), -1, -1)
         rows = [
             self.vjp(v.reshape(self.x.shape), create_graph=True).flatten(1) for v in seeds.unbind(1)
         ]
@@ -95,16 +84,17 @@ class Linearization:
         The result is kept, for the implicit derivative to reuse.
         """
         if self.known_jacobian is None:
-            basis = torch.eye(self.features, dtype=self.x.dtype, device=self.x.device)
-            parts = [self._products(part) for part in basis.split(_CHUNK)]
-            self.known_jacobian = torch.cat(parts).transpose(0, 1)
+            self.known_jacobian = self.jacobian_of(slice(None))
         return self.known_jacobian
 
-    def jacobian_of(self, rows: Tensor) -> Tensor:
+    def jacobian_of(self, rows: Tensor | slice) -> Tensor:
         """The dense Jacobians of some rows, given by their indices, without a graph."""
-        basis = torch.eye(self.features, dtype=self.x.dtype, device=self.x.device)
-        parts = [self._products(part)[:, rows] for part in basis.split(_CHUNK)]
+        # So few products at once bound memory, and fill a core.
+        parts = [self._products(part)[:, rows] for part in self._identity().split(16)]
         return torch.cat(parts).transpose(0, 1)
+
+    def _identity(self) -> Tensor:
+        return torch.eye(self.features, dtype=self.x.dtype, device=self.x.device)
 
     def _pull(
         self, v: Tensor, *, create_graph: bool = False, batched: bool = False
@@ -147,7 +137,7 @@ class Linearization:
         return torch.zeros_like(self.x)
 
 
-def _check_constant(net: _Net, x: Tensor) -> None:
+def _check_constant(net: BoundNet, x: Tensor) -> None:
     """A net whose graph does not lead to its input may be constant, or random.
 
     Raises:

@@ -21,13 +21,10 @@ from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 
-__all__ = ["LogDet", "NoContractionError", "refuse"]
+__all__ = ["LogDet", "NoContractionError"]
 
 MODES = ("auto", "exact", "unbiased", "truncated")
 SERIES = ("solve", "roulette")
-_EXACT_TRAINING = 10  # features up to which dense Jacobians pay in training
-_EXACT_EVALUATION = 64  # and in evaluation, where they buy an answer without noise
-
 _REMEDY = (
     "the net is no contraction there. Bound its Lipschitz constant below 1 (LipschitzMLP does)"
 )
@@ -111,7 +108,7 @@ class LogDet:
         """The mode that `auto` comes to."""
         if self.mode != "auto":
             return self.mode
-        if features <= (_EXACT_TRAINING if training else _EXACT_EVALUATION):
+        if features <= (10 if training else 64):  # where dense Jacobians pay
             return "exact"
         return "unbiased" if training else "truncated"
 

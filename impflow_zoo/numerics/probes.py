@@ -12,8 +12,6 @@ from impflow_zoo.numerics.seeds import mix
 
 __all__ = ["Probes"]
 
-_FRESH = 6  # tells the seeds of fresh probes from others
-
 
 class Probes:
     """Where the random numbers of one call come from.
@@ -27,6 +25,8 @@ class Probes:
             probes are the same for all rows, fresh ones come from torch's global generator.
     """
 
+    FRESH = 6  # tells the seeds of fresh probes from others
+
     def __init__(self, keys: Iterable[int] | None = None) -> None:
         self.keys = None if keys is None else tuple(keys)
         self._drawn = itertools.count()  # numbers the fresh draws of keyed rows
@@ -35,7 +35,7 @@ class Probes:
         """Signs with the shape of a tensor; those of keyed rows are the same in every run."""
         if self.keys is None:
             return torch.randint_like(like, 2) * 2 - 1
-        return self.seeded(like, _FRESH, next(self._drawn))
+        return self.seeded(like, self.FRESH, next(self._drawn))
 
     def lengths(self, like: Tensor, stop: float) -> Tensor:
         """How many terms a random series of each row has, `[B]`: geometric, at least one.
@@ -46,7 +46,7 @@ class Probes:
             return torch.empty(()).geometric_(stop).expand(len(like)).to(like.device)
         number = next(self._drawn)
         draws = [
-            torch.empty(()).geometric_(stop, generator=_generator(_FRESH, number, key))
+            torch.empty(()).geometric_(stop, generator=_generator(self.FRESH, number, key))
             for key in self.keys
         ]
         return torch.stack(draws).to(like.device) if draws else torch.zeros(0)

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FirstOrder", "forbid_second_order", "recording"]
-
 
 class recording:  # noqa: N801 - used as a context manager, like torch.enable_grad
     """Record gradients, inside `torch.no_grad` and `torch.inference_mode` too."""

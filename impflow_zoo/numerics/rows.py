@@ -7,14 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["all_finite", "dot", "listed", "norm"]
+__all__ = ["all_finite", "listed"]
 
 
 def norm(x: Tensor) -> Tensor:
     """Euclidean norm of each row, `[B, ...] -> [B]`, safe from overflow of the squares."""
+    return wide_norm(x).to(x.dtype)
+
+
+def wide_norm(x: Tensor) -> Tensor:
+    """`norm` in float64, where lengths of float32 do not overflow either."""
     x = x.flatten(1)
     if x.dtype != torch.float64:
-        return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).to(x.dtype)
+        return torch.linalg.vector_norm(x, dim=1, dtype=torch.float64)
     if not x.shape[1]:
         return x.new_zeros(len(x))
     largest = x.detach().abs().amax(dim=1, keepdim=True)

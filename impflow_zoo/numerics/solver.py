@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.bound import BoundNet, ModuleNet, Net
 from impflow_zoo.numerics.methods import METHODS
-from impflow_zoo.numerics.rows import norm
+from impflow_zoo.numerics.rows import wide_norm
 from impflow_zoo.numerics.search import Leg, Status, find_roots
 from impflow_zoo.numerics.settings import is_real, is_whole
 
-__all__ = [
-    "DENSE",
-    "FEW_FEATURES",
-    "NumericalWarning",
-    "Solution",
-    "Solver",
-    "SolverError",
-    "Status",
-]
+__all__ = ["NumericalWarning", "Solution", "Solver", "SolverError"]
 
 FEW_FEATURES = 8  # up to here secants soon span the space, and dense systems are cheap
-_MOST_STEPS = 10_000  # that a known Lipschitz constant may ask for
 DENSE = 512  # features up to which dense Jacobians are the last resort, of roots and derivatives
 
 
@@ -66,6 +57,11 @@ class Solution:
         return self.status <= Status.ROUNDING_FLOOR
 
     @property
+    def failed(self) -> Tensor:
+        """Mask of the other rows, `[B]`."""
+        return self.status > Status.ROUNDING_FLOOR
+
+    @property
     def error_bound(self) -> Tensor | None:
         """Bound `residual / (1 - kappa)` of the distance to the true root, `[B]`, if known."""
         if self.kappa is None or self.kappa >= 1:
@@ -74,7 +70,7 @@ class Solution:
 
     def describe_failure(self) -> str:
         """One line on the rows that were not solved, with what to change."""
-        failed = ~self.converged
+        failed = self.failed
         worst = int(torch.where(failed, self.residual.nan_to_num(math.inf), -1.0).argmax())
         reasons = ", ".join(
             f"{int((self.status == s).sum())}: {s}"
@@ -217,18 +213,11 @@ class Solver:
         if torch.is_autocast_enabled(y.device.type):
             rtol = max(rtol, 2 * torch.finfo(torch.get_autocast_dtype(y.device.type)).eps)
         # The length of a row may overflow, its tolerance does not: else anything would be a root.
-        tolerance = atol + norm(rtol * y)
+        tolerance = max(atol, torch.finfo(y.dtype).tiny) + wide_norm(rtol * y)
         legs = self._legs(y.flatten(1).shape[1], kappa, y.dtype, training=training)
-        rows = find_roots(net, y, tolerance, legs, initial)
-        return Solution(
-            rows.best_w.reshape(y.shape),
-            rows.best.sqrt() * rows.unit[:, 0],
-            rows.steps,
-            rows.status,
-            tolerance,
-            kappa,
-            max(leg.budget for leg in legs),
-        )
+        value, residual, steps, status = find_roots(net, y, tolerance, legs, initial)
+        numbers = residual.to(y.dtype), steps, status, tolerance.to(y.dtype)
+        return Solution(value, *numbers, kappa, max(leg.budget for leg in legs))
 
     def _legs(
         self, features: int, kappa: float | None, dtype: torch.dtype, *, training: bool
@@ -236,23 +225,25 @@ class Solver:
         """The methods in turn."""
         budget = self.max_steps or (200 if training else 1000)
         plain = budget if self.max_steps or training else max(budget, _enough(kappa, dtype))
-        few = features <= FEW_FEATURES
-        anderson, newton = (
-            Leg("anderson", budget, hand_over=True),
-            Leg("newton", budget, hand_over=False),
-        )
-        iteration = Leg("fixed_point", plain, hand_over=True)
         if self.method != "auto":
-            steps = plain if self.method == "fixed_point" else budget
-            return (Leg(self.method, steps, hand_over=False),)
-        if features <= DENSE:
-            return (anderson, newton) if few else (iteration, anderson, newton)
-        anderson, last = replace(anderson, hand_over=False), replace(iteration, hand_over=False)
-        return (iteration, anderson, last)
+            methods = [self.method]
+        elif features <= FEW_FEATURES:
+            methods = ["anderson", "newton"]
+        else:
+            methods = ["fixed_point", "anderson", "newton" if features <= DENSE else "fixed_point"]
+        return tuple(
+            Leg(
+                method,
+                plain if method == "fixed_point" else budget,
+                # Plain iteration, for many features the last resort, may be slower still.
+                hand_over=i < len(methods) - 1 and (i == 0 or features <= DENSE),
+            )
+            for i, method in enumerate(methods)
+        )
 
 
 def _enough(kappa: float | None, dtype: torch.dtype) -> int:
-    """Steps in which a contraction brings any residual down by `eps`, as far as allowed."""
+    """Steps in which a contraction brings any residual down by `eps`, 10,000 at most."""
     if kappa is None or not 0 < kappa < 1:
         return 0
-    return min(_MOST_STEPS, math.ceil(math.log(torch.finfo(dtype).eps) / math.log(kappa)))
+    return min(10_000, math.ceil(math.log(torch.finfo(dtype).eps) / math.log(kappa)))

@@ -191,8 +191,11 @@ class ResidualBlock(PlainLoading, Transform):
             )
         # A layer before this one answers in bfloat16 under autocast; roots need more than that.
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        self._refuse_tangents(value, context)
-        self._check_place(value, context)
+        parameters = list(self.parameters())
+        tensors = [t for t in (value, context, *parameters) if t is not None]
+        if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):  # would be lost
+            raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
+        _check_place(value, context, [p for p in parameters if p.is_floating_point()])
         for name, x in (("inputs", inputs), ("context", context)):
             if x is not None and x.is_floating_point():
                 total = x.detach().sum()  # neither finite, nor less itself zero, if an entry is not
@@ -202,49 +205,6 @@ class ResidualBlock(PlainLoading, Transform):
             if context is not None and context.is_inference():
                 context = context.clone()
         return value, context
-
-    def _refuse_tangents(self, *inputs: Tensor | None) -> None:
-        """Forward-mode derivatives would be lost without a word."""
-        tensors = [t for t in (*inputs, *self.parameters()) if t is not None]
-        if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-            raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
-
-    def _check_place(self, value: Tensor, context: Tensor | None) -> None:
-        """A `ValueError` where inputs, context and parameters do not go together."""
-        parameters = [p for p in self.parameters() if p.is_floating_point()]
-        others = [*parameters] if context is None else [context, *parameters]
-        devices = {t.device for t in others} - {value.device}
-        if devices:
-            raise ValueError(
-                f"inputs are on {value.device}, context or parameters on "
-                f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
-            )
-        if any(p.is_inference() for p in parameters):
-            raise ValueError(
-                "parameters were made within torch.inference_mode, which bars them from every "
-                "graph: build, convert or copy the module outside of it"
-            )
-        dtypes = {p.dtype for p in parameters}
-        for dtype in dtypes - {torch.float32, torch.float64}:
-            raise ValueError(
-                f"parameters of type {dtype}: torch.float32 or torch.float64 is needed to find "
-                "roots; for narrow arithmetic within the nets use torch.autocast"
-            )
-        narrow = torch.is_autocast_enabled(value.device.type)
-        beside = set() if context is None else {context.dtype}
-        if narrow and torch.float64 not in {value.dtype, *dtypes, *beside}:
-            return  # types of 32 bits and less go together there
-        if dtypes and value.dtype not in dtypes:
-            names = ", ".join(sorted(map(str, dtypes)))
-            raise ValueError(
-                f"inputs of type {value.dtype}, parameters of type {names}: "
-                f"convert either, by inputs.to({names}) or .to({value.dtype}) on the module"
-            )
-        if context is not None and context.is_floating_point() and context.dtype != value.dtype:
-            raise ValueError(
-                f"inputs of type {value.dtype}, context of type {context.dtype}: "
-                f"convert it by context.to({value.dtype})"
-            )
 
 
 class NotFiniteError(ValueError):
@@ -266,6 +226,43 @@ def check_finite(x: Tensor, name: str) -> None:
     rows = (~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
     where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
     raise NotFiniteError(f"{name} hold NaN or infinity in {where}")
+
+
+def _check_place(value: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:
+    """A `ValueError` where inputs, context and parameters do not go together."""
+    others = [*parameters] if context is None else [context, *parameters]
+    devices = {t.device for t in others} - {value.device}
+    if devices:
+        raise ValueError(
+            f"inputs are on {value.device}, context or parameters on "
+            f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
+        )
+    if any(p.is_inference() for p in parameters):
+        raise ValueError(
+            "parameters were made within torch.inference_mode, which bars them from every "
+            "graph: build, convert or copy the module outside of it"
+        )
+    dtypes = {p.dtype for p in parameters}
+    for dtype in dtypes - {torch.float32, torch.float64}:
+        raise ValueError(
+            f"parameters of type {dtype}: torch.float32 or torch.float64 is needed to find "
+            "roots; for narrow arithmetic within the nets use torch.autocast"
+        )
+    narrow = torch.is_autocast_enabled(value.device.type)
+    beside = set() if context is None else {context.dtype}
+    if narrow and torch.float64 not in {value.dtype, *dtypes, *beside}:
+        return  # types of 32 bits and less go together there
+    if dtypes and value.dtype not in dtypes:
+        names = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(
+            f"inputs of type {value.dtype}, parameters of type {names}: "
+            f"convert either, by inputs.to({names}) or .to({value.dtype}) on the module"
+        )
+    if context is not None and context.is_floating_point() and context.dtype != value.dtype:
+        raise ValueError(
+            f"inputs of type {value.dtype}, context of type {context.dtype}: "
+            f"convert it by context.to({value.dtype})"
+        )
 
 
 def _check_shape(net: BoundNet, x: Tensor) -> None:

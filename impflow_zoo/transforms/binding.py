@@ -34,8 +34,8 @@ def bind(net: nn.Module, context: Tensor | None) -> BoundNet:
         context: one context per row, or None.
     """
     own = None
-    # What `torch.compile` wraps, by a private name: nets that bind themselves need no compiler.
-    inner: Any = getattr(net, "_orig_mod", net)
+    # What `torch.compile` wraps is its only child: nets that bind themselves need no compiler.
+    inner: Any = next(net.children()) if type(net).__name__ == "OptimizedModule" else net
     if _defines_bind(inner):
         with _fit_for_graphs():
             if context is not None and context.is_inference():

@@ -11,8 +11,6 @@ from impflow_zoo.transforms.base import check_finite
 
 __all__ = ["Whitening"]
 
-_LEAST_SHRINKAGE = 1e-4  # of correlations: features that are functions of others stay bounded
-
 
 class Whitening(LULinear):
     """`z = W x + b` on each row, or on the channels of each pixel; `W = L U`, learned.
@@ -95,7 +93,8 @@ class Whitening(LULinear):
         std, mean = torch.std_mean(x, dim=1, correction=0)
         std[x.amin(dim=1) == x.amax(dim=1)] = 1  # rounding may leave them more than 0
         x = (x - mean[:, None]) / std[:, None]
-        shrinkage = max(_LEAST_SHRINKAGE, min(1.0, (len(x) / x.shape[1]) ** 2))
+        # Some is left, so that features that are functions of others stay bounded.
+        shrinkage = max(1e-4, min(1.0, (len(x) / x.shape[1]) ** 2))
         correlation = (1 - shrinkage) * (x @ x.T) / x.shape[1]
         correlation.diagonal().fill_(1)
         identity = torch.eye(self.features, dtype=x.dtype, device=x.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform, Solver
-from impflow_zoo.fast import elementwise, layers
+from impflow_zoo.fast import elementwise, perceptron
 from impflow_zoo.fast.elementwise import SiLU, Sine
 from impflow_zoo.fast.perceptron import FastPerceptron
 from impflow_zoo.lipschitz.activations import Sin
@@ -55,7 +55,7 @@ def by_autograd(net: nn.Module, x: Tensor, context: Tensor | None) -> Linearizat
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that fit the cache, and batches that are cut into parts of 16 rows."""
     if request.param:
-        monkeypatch.setattr(layers, "CACHED", 1)
+        monkeypatch.setattr(perceptron, "_CACHED", 1)
 
 
 @pytest.mark.usefixtures("parts")
@@ -217,7 +217,7 @@ def test_slopes_far_out(dtype: torch.dtype) -> None:
 def test_sines_are_right_to_the_last_place(
     dtype: torch.dtype, threads: int, by_numpy: bool, monkeypatch
 ) -> None:
-    monkeypatch.setattr(elementwise, "_BY_NUMPY", by_numpy)
+    monkeypatch.setattr(elementwise, "_IS_AMD", by_numpy)
     h = torch.cat([torch.randn(500) * 10.0**k for k in range(-6, 9)]).to(dtype)
     value, slope = torch.empty_like(h), h.clone()
     before = torch.get_num_threads()
@@ -236,7 +236,7 @@ def test_sines_are_right_to_the_last_place(
 
 @pytest.mark.parametrize("by_numpy", [False, True])
 def test_sines_of_infinity_are_nan_in_silence(by_numpy: bool, monkeypatch) -> None:
-    monkeypatch.setattr(elementwise, "_BY_NUMPY", by_numpy)
+    monkeypatch.setattr(elementwise, "_IS_AMD", by_numpy)
     h = torch.tensor([math.inf, -math.inf, math.nan, 1e-20])
     with np.errstate(all="raise"):
         assert Sine().overwrite(h).isnan().tolist() == [True, True, True, False]

@@ -213,7 +213,8 @@ def test_the_best_iterate_is_kept(method):
     few, more = (Solver(method, max_steps=n).solve(g, y, throw=False) for n in (5, 40))
     floor = 64 * EPS[y.dtype] * (1 + length(y))
     assert (few.residual <= length(g(y)) + floor).all()
-    assert (more.residual <= few.residual + floor).all()
+    if method != "auto":  # which takes its methods in turn at other steps
+        assert (more.residual <= few.residual + floor).all()
     torch.testing.assert_close(few.residual, residual(g, few, y))
 
 

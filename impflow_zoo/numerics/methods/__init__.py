@@ -4,12 +4,9 @@ from impflow_zoo.numerics.methods.anderson import Anderson
 from impflow_zoo.numerics.methods.base import Method
 from impflow_zoo.numerics.methods.broyden import Broyden
 from impflow_zoo.numerics.methods.newton import Newton
-from impflow_zoo.numerics.methods.plain import PlainIteration
-
-__all__ = ["METHODS", "Method"]
 
 METHODS: dict[str, type[Method]] = {
-    "fixed_point": PlainIteration,
+    "fixed_point": Method,
     "anderson": Anderson,
     "broyden": Broyden,
     "newton": Newton,

@@ -1,4 +1,4 @@
-"""What a method of root finding has to say."""
+"""What a method of root finding has to say; as it stands it is plain iteration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.bound import BoundNet
-
-__all__ = ["Method"]
+from impflow_zoo.numerics.rows import norm
 
 
 class Method:
@@ -17,23 +16,23 @@ class Method:
 
     A method proposes the next iterate of every row from the current one and its residual
     `f = y - w - g(w)`. Budget, tolerance, finiteness and the choice of rows belong to the loop in
-    `solver.py`.
+    `search.py`. This one proposes `y - g(w)`: plain iteration, which contracts by the Lipschitz
+    constant of `g` a step.
 
     Arguments:
         net: `g`.
-        unit: what residuals of each row are measured in, with shape `[B, 1]`.
-        features: entries of a row.
+        shape: of one row, as the net takes it.
     """
 
     trial: ClassVar[int] = 4  # steps over which contraction is measured before a row is given up
 
-    def __init__(self, net: BoundNet, unit: Tensor, features: int) -> None:
-        self.net, self.unit = net, unit
-        self.ones = unit.new_ones(features)
+    def __init__(self, net: BoundNet, shape: torch.Size) -> None:
+        self.net, self.shape = net, shape
+        self.last: Tensor | None = None  # the point that the last step started from
 
-    def evaluate(self, w: Tensor) -> Tensor:
-        """`g(w)`, with shape `[B, ...]`, without a graph."""
-        return self.net.value(w)
+    def value(self, w: Tensor) -> Tensor:
+        """`g(w)` of flat rows, `[B, d]`, without a graph."""
+        return self.net.value(w.view(-1, *self.shape)).flatten(1)
 
     def propose(self, point: Tensor, usable: Tensor) -> Tensor:
         """The next iterates, with shape `[B, d]`.
@@ -42,13 +41,19 @@ class Method:
             point: iterate and residual side by side, with shape `[B, 2 d]`.
             usable: False for rows that strayed and are back at their best iterate, `[B]`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to define its step")
+        w, f = point.chunk(2, dim=1)
+        return w + f
+
+    def step(self, point: Tensor) -> Tensor | None:
+        """The step from the last point, over the length of its change of the residual."""
+        last, self.last = self.last, point
+        if last is None:
+            return None
+        step = point - last
+        length = norm(step.chunk(2, dim=1)[1])
+        return (step / length[:, None]).nan_to_num_(0.0, 0.0, 0.0)  # none where it is zero
 
     def keep(self, index: Tensor) -> None:
         """Go on with these rows only, given by their indices."""
-        self.net, self.unit = self.net.rows(index), self.unit[index]
-
-    def plain_step(self, point: Tensor) -> Tensor:
-        """`y - g(w)`, which is `w + f`."""
-        w, f = point.chunk(2, dim=1)
-        return torch.add(w, f)
+        self.net = self.net.rows(index)
+        self.last = None if self.last is None else self.last[index]

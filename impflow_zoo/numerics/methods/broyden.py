@@ -9,8 +9,6 @@ from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.methods.base import Method
 from impflow_zoo.numerics.rows import dot
 
-__all__ = ["Broyden"]
-
 
 class Broyden(Method):
     """Broyden's first method on `w + g(w) - y`, starting from the identity.
@@ -24,22 +22,21 @@ class Broyden(Method):
 
     memory = 30
 
-    def __init__(self, net: BoundNet, unit: Tensor, features: int) -> None:
-        super().__init__(net, unit, features)
-        self.last: Tensor | None = None
+    def __init__(self, net: BoundNet, shape: torch.Size) -> None:
+        super().__init__(net, shape)
         self.ranks: list[tuple[Tensor, Tensor]] = []
 
     def propose(self, point: Tensor, usable: Tensor) -> Tensor:
-        if self.last is not None:
-            forgotten = usable[:, None]
-            self.ranks = [(a * forgotten, b * forgotten) for a, b in self.ranks]
-            self._remember(*((point - self.last) / self.unit).chunk(2, dim=1))
-        self.last = point
+        step = self.step(point)
+        if step is not None:
+            kept = usable[:, None]
+            self.ranks = [(a * kept, b * kept) for a, b in self.ranks]
+            self._remember(*step.chunk(2, dim=1))
         f = point.chunk(2, dim=1)[1]
         more = torch.zeros_like(f)
         for a, b in self.ranks:
             more = more + a * dot(b, f)[:, None]
-        return self.plain_step(point) + more
+        return super().propose(point, usable) + more
 
     def _remember(self, s: Tensor, df: Tensor) -> None:
         """Take the rank that a step `s` and the difference of residuals give."""
@@ -57,5 +54,4 @@ class Broyden(Method):
 
     def keep(self, index: Tensor) -> None:
         super().keep(index)
-        self.last = None if self.last is None else self.last[index]
         self.ranks = [(a[index], b[index]) for a, b in self.ranks]
