@@ -121,7 +121,7 @@ class Tape(Linearization):
         """
         results, maps = [], []
         count = len(self.net.weights[-1]) if seeds is None else seeds.shape[1]
-        factors = [_by_columns(self.net.weights[0]), *self.net.weights[1:-1]]
+        factors = [_by_columns(weight) for weight in self.net.weights[:-1]]
         for rows in self.net.parts(self.x, count):
             product, more = self._part(factors, self.top(seeds, rows), rows, keep=keep)
             results.append(product.transpose(0, 1))
@@ -282,7 +282,7 @@ class _Gradient:
             if self.parameters:
                 self._add(i, grad, at(tape.values[i], rows))
                 self._add_bias(i, grad, rows)
-            grad = grad @ (net.weights[i] if i else _by_columns(net.weights[0]))
+            grad = grad @ _by_columns(net.weights[i])
         assert grad is not None
         return grad
 
