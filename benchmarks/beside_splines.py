@@ -17,7 +17,7 @@ from documents import ROOT, markdown
 
 from impflow_zoo import results
 from impflow_zoo.facts import TrainingFacts
-from impflow_zoo.models.folder import TRAINING, ModelFolder
+from impflow_zoo.models.folder import RECIPE, TRAINING, ModelFolder
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.publishing.scores import paired_error
@@ -55,11 +55,11 @@ def table(zoo: Path, names: list[str]) -> str:
     """Test values, the paired lead over the spline flow, and rows until its best validation."""
     rows = []
     for name in names:
-        folders = {family: zoo / f"{family}-{name}" for family in FAMILIES}
-        metric = METRICS[read_recipe(folders["spline"] / "recipe.yaml").config.metric]
+        folders = {f: ModelFolder.open(zoo / f"{f}-{name}") for f in FAMILIES}
+        metric = METRICS[read_recipe(folders["spline"].path / RECIPE).config.metric]
         found = curves(zoo, name)
         goal = found["spline"][-1][1]
-        scores = {f: results.published(ModelFolder.open(folder)) for f, folder in folders.items()}
+        scores = {f: results.published(folder) for f, folder in folders.items()}
         error = paired_error(folders["impflow"], folders["spline"])
         lead = metric.sign * (scores["impflow"].value - scores["spline"].value)
         rows.append(

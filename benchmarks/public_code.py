@@ -146,7 +146,8 @@ def _net(code: SimpleNamespace, net: Any) -> _Net:
     """One of our nets with its weights, in the public code's layers."""
     shape = getattr(net, "shape", None) or (net.features,)
     steps: list[nn.Module] = []
-    for activation, layer in zip((net.first, *net.activations), net.layers, strict=True):
+    first = getattr(net, "first", None)  # which nets on images may begin with
+    for activation, layer in zip((first, *net.activations), net.layers, strict=True):
         if activation is not None:
             kind = "Sin" if isinstance(activation, Sin) else "Swish"
             steps.append(getattr(code.activations, kind)())

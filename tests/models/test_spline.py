@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.checkout import CHECKOUT
 from support.small_models import write_recipe
 
 from impflow_zoo import SplineConfig, SplineFlow, create_model, evaluate, training
@@ -32,23 +29,6 @@ def model(layers: str, features: int = 3, **settings: object) -> SplineFlow:
         for p in made.parameters():
             p += 0.3 * torch.randn_like(p)
     return made
-
-
-@pytest.mark.parametrize("layers", KINDS)
-def test_a_published_baseline_runs(layers, tmp_path):
-    """Cards print this command."""
-    recipe = write_recipe(tmp_path, config={"kind": "tabular", "features": 2, "blocks": 1})
-    script = CHECKOUT / "benchmarks" / "spline_baseline.py"
-    options = ["--autoregressive"] if layers == "autoregressive" else []
-    run = subprocess.run(
-        [sys.executable, script, recipe, "--data", "toy:moons", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert run.returncode == 0, run.stderr
-    assert f"{layers} spline flow" in run.stdout
 
 
 @pytest.mark.parametrize("layers", KINDS)

@@ -253,7 +253,7 @@ _PUBLISHED: dict[str, Callable[[Path], object]] = {
 
 
 # Scripts that set nothing global.
-_SCRIPTS = ("spline_baseline.py", "gaussian_baseline.py", "variants.py", "prepare.py")
+_SCRIPTS = ("gaussian_baseline.py", "variants.py", "prepare.py")
 
 
 def _run(words: list[str]) -> tuple[int, str]:
