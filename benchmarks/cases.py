@@ -284,7 +284,7 @@ def _plain(net: nn.Module) -> nn.Sequential:
         weights = [linear.compute_weight(update=False) for linear in linears]
     else:
         linears = list(net.layers)
-        activations = [net.first, *net.activations]
+        activations = [getattr(net, "first", None), *net.activations]
         weights = [layer.normalised_weight() for layer in linears]
     steps: list[nn.Module] = []
     for activation, linear, weight in zip(activations, linears, weights, strict=True):

@@ -307,12 +307,13 @@ def stage(
     from impflow_zoo.publishing import staging
 
     result = staging.stage(run, folder, data=data, repeats=repeat or ())
+    name = folder.absolute().name
     if as_json:
-        _print_json({"model": folder.name, **(result.to_dict() if result else {"value": None})})
+        _print_json({"model": name, **(result.to_dict() if result else {"value": None})})
     elif result is None:
-        print(f"{folder.name}: no weights; config and card say so")
+        print(f"{name}: no weights; config and card say so")
     else:
-        print(result.report(folder.name))
+        print(result.report(name))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -281,7 +282,8 @@ def fingerprint(recipe: Recipe) -> str:
     Settings that have their default values do not count, as later versions may have more of them.
     """
     settings = replace(recipe.with_seed(0), card=CardSettings())
-    return hashlib.sha256(repr(_stated(settings)).encode()).hexdigest()[:16]
+    text = json.dumps(_stated(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _stated(settings: Any) -> Any:

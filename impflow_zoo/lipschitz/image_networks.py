@@ -195,7 +195,7 @@ class LipschitzDenseNet(_ImageNet):
         growth: int = 64,
         depth: int = 3,
         kernel: int = 3,
-        activation: str = "clipswish",
+        activation: str | type[nn.Module] = "clipswish",
         lipschitz: float = 0.9,
         context_features: int | None = None,
     ) -> None:

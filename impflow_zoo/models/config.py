@@ -76,7 +76,11 @@ def updated(data: Any) -> Any:
     if not isinstance(kind, str) or kind not in _ONCE:
         return data
     data, once = {"net": "spectral", **data} if kind == "tabular" else data, _ONCE[kind]
-    rest = {key: value for key, value in data.items() if key not in once or value != once[key]}
+    rest = {
+        key: value
+        for key, value in data.items()
+        if key not in once or (type(value), value) != (type(once[key]), once[key])
+    }
     converted = str(rest.get("activation")).startswith("published-")
     if converted or not once.keys().isdisjoint(rest):
         return {**data, "kind": f"published-{kind}"}

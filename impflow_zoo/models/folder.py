@@ -239,19 +239,35 @@ class ModelFolder:
 
     @contextmanager
     def changed(self) -> Iterator[ModelFolder]:
-        """A copy to work on, whose files take the place of the folder's at the end.
+        """A copy to work on, whose changed files take the place of the folder's at the end.
 
-        If something fails, or the process is killed on the way, the folder is as it was.
+        If something fails, or the process is killed while the copy is worked on, the folder is as
+        it was. A file that somebody edits meanwhile keeps the edit, unless the work changed it too.
         """
         with tempfile.TemporaryDirectory() as elsewhere:
             draft = ModelFolder(Path(elsewhere) / self.path.absolute().name)
             draft.path.mkdir()
-            before = [path for path in self.path.iterdir() if path.is_file()]
-            for path in before:
-                shutil.copyfile(path, draft.path / path.name)
+            for path in self.path.iterdir():
+                if path.is_file():
+                    shutil.copyfile(path, draft.path / path.name)
+            before = draft._digests()
             yield draft
-            after = {path.name: path.read_bytes() for path in draft.path.iterdir()}
-            self.replace({**dict.fromkeys(path.name for path in before), **after})
+            after = draft._digests()
+            self.replace(
+                {
+                    name: (draft.path / name).read_bytes() if name in after else None
+                    for name in before | after
+                    if before.get(name) != after.get(name)
+                }
+            )
+
+    def _digests(self) -> dict[str, bytes]:
+        """A checksum of each file."""
+        found = {}
+        for path in self.path.iterdir():
+            with open(path, "rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").digest()
+        return found
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

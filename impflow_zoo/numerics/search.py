@@ -22,6 +22,7 @@ from impflow_zoo.numerics.rows import wide_norm
 
 _CHECK = 4  # evaluations from one judgement of a row's progress to the next
 _PATIENCE = 48  # evaluations without progress before the last method gives a row up
+_MANY = 256  # rows that are dropped although the search may be over at the next look
 _FLOOR = 64.0  # how many eps times the size of the problem rounding may add up to
 
 
@@ -145,7 +146,8 @@ def _start(net: BoundNet, y: Tensor, tolerance: Tensor, initial: Tensor) -> _Row
     length = wide_norm(point[:, y.shape[1] :])
     return _Rows(
         y=y,
-        size=wide_norm(y) + wide_norm(point),
+        # Finite, or no residual would be above the floor of rounding.
+        size=(wide_norm(y) + wide_norm(point)).clamp(max=1e-4 * torch.finfo(length.dtype).max),
         goal=tolerance,
         point=point,
         best=length.nan_to_num(math.inf, math.inf),
@@ -254,15 +256,16 @@ class _Search:
         gained = (before - distance) / (self.step - self.seen_at)
         self.distance, self.seen_at = distance, self.step
         ahead = max(1, min(int(distance / gained), 8)) if 0 < gained < math.inf else 1
-        if ahead > 1:
-            self._drop()
+        if ahead > 1 or len(rows.y) > _MANY:
+            self._drop(at_least=1 if ahead > 1 else _MANY)
         return ahead
 
-    def _drop(self) -> None:
+    def _drop(self, *, at_least: int) -> None:
         """Go on without the rows that are done, where these are many."""
         rows = self.rows
         kept = (rows.best > rows.goal).nonzero()[:, 0]
-        if len(kept) > 0.75 * len(rows.y):
+        done = len(rows.y) - len(kept)
+        if done < max(at_least, 0.25 * len(rows.y)):
             return
         if self.index is not None:
             self.found.put(self.index, rows)

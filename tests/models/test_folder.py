@@ -55,3 +55,11 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_folder_as_it_was(folder, monk
     with pytest.raises(OSError, match="No space left"):
         change(folder, lambda: monkeypatch.setattr(os, "fsync", full))
     assert contents(folder) == before
+
+
+def test_what_somebody_edits_meanwhile_stays(folder):
+    with folder.changed() as draft:
+        draft.replace({"notes": b"new"})
+        folder.replace({RESULTS: b"[ ]"})
+    assert (folder.path / RESULTS).read_bytes() == b"[ ]"
+    assert (folder.path / "notes").read_bytes() == b"new"

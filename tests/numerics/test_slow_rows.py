@@ -7,14 +7,14 @@ import torch
 from support.blocks import linearize
 from torch import Tensor, nn
 
-from impflow_zoo import LogDet, ResFlowTransform
+from impflow_zoo import LogDet, ResFlowTransform, Solver
 from impflow_zoo.numerics.adjoint import solve_transposed
 from impflow_zoo.numerics.bound import ModuleNet
 from impflow_zoo.numerics.krylov import arnoldi, solve_linear
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.residual import ResidualMap
-from impflow_zoo.numerics.solver import NumericalWarning, SolverError
+from impflow_zoo.numerics.solver import NumericalWarning, SolverError, Status
 
 every_dtype = pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
@@ -103,3 +103,24 @@ def test_few_features_are_solved_densely_before_products_cost_more() -> None:
     assert not solved.failed.any()
     assert solved.products <= 121
     torch.testing.assert_close(solved.u @ net.system(100).mT, v)
+
+
+@pytest.mark.parametrize("method", ["auto", "fixed_point", "anderson", "broyden"])
+def test_a_row_without_a_root_does_not_keep_the_batch(method):
+    evaluated = []
+
+    def g(w):
+        evaluated.append(len(w))
+        return torch.where(w.detach()[:, :1].abs() > 50, 1 - w, 0.5 * w.sin())
+
+    y = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    y[7] = 100.0
+    found = Solver(method=method).solve(g, y, throw=False)
+    assert int((found.status > Status.ROUNDING_FLOOR).sum()) == 1
+    assert sum(evaluated) < 25 * len(y)
+
+
+def test_a_row_close_to_overflow_is_not_found_by_rounding():
+    y = torch.full((1, 1), 6e307, dtype=torch.float64)
+    with pytest.raises(SolverError):
+        Solver().solve(lambda w: 1 - w, y)

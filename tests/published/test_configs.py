@@ -110,6 +110,14 @@ def test_images_of_an_earlier_version_load(change, tmp_path):
     torch.testing.assert_close(loaded.encode(x), model.encode(x))
 
 
+@pytest.mark.parametrize("activation", ["relu", "fullsort"])
+def test_dense_nets_of_an_earlier_version_take_published_activations(activation):
+    old = {"kind": "image", "channels": 3, "image_size": [4, 4], "blocks": [1], "width": 6}
+    config = parse(updated({**old, "net": "dense", "activation": f"published-{activation}"}))
+    x = torch.rand(2, 3, 4, 4)
+    assert ResFlow(config).eval().log_prob(x).isfinite().all()
+
+
 def test_mistakes_in_old_files_are_named():
     with pytest.raises(ConfigError, match="unknown norm '2x'"):
         parse(updated({"kind": "tabular", "features": 2, **TABLE, "norm": "2x"}))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from impflow_zoo import create_model, evaluate, list_models
 from impflow_zoo.evaluation import Result
+from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
     CARD,
@@ -18,11 +19,12 @@ from impflow_zoo.models.folder import (
     GOLDEN,
     RECIPE,
     TEST_ROWS,
+    TRAINING,
     WEIGHTS,
     ConfigFile,
     ModelFolder,
 )
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.recipe import fingerprint, read_recipe
 from impflow_zoo.record import parameter_count
 from impflow_zoo.registry import locate, zoo_folder
 from impflow_zoo.results import published
@@ -60,6 +62,14 @@ def test_the_default_is_there():
     assert "impflow-power-plant" in list_models(pretrained=True)
     assert locate("impflow-power-plant") == str(zoo_folder() / "impflow-power-plant")
     assert set(list_models(pretrained=None)) == {f.name for f in FOLDERS if (f / CONFIG).is_file()}
+
+
+@every_model
+def test_the_weights_are_those_of_the_recipe(folder):
+    """Staging refuses a folder whose recipe was changed after its weights were trained."""
+    if not (folder / TRAINING).is_file():
+        pytest.skip("no weights")
+    assert TrainingFacts.read(folder).recipe == fingerprint(read_recipe(folder / RECIPE))
 
 
 @every_model

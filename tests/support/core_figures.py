@@ -27,7 +27,7 @@ AIMS = {
 }
 NOW = {
     "outer lines": 8040,
-    "lines": 8150,
+    "lines": 8160,
     "public names": 145,
     "numeric constants": 16,
     "private names": 3,

@@ -30,7 +30,7 @@ class Anderson(Method):
         most = min(self.memory, features)
         if self.steps is None:
             self.steps = step.new_zeros(len(step), most, 2 * features)
-        elif self.taken:
+        else:
             self.steps.mul_(usable[:, None, None])
         self.steps[:, self.taken % most] = step
         self.taken += 1

@@ -10,7 +10,10 @@ from impflow_zoo.numerics.methods.base import Method
 
 
 class Newton(Method):
-    """Newton's method with the dense Jacobian: for few features, or as the last resort."""
+    """Newton's method with the dense Jacobian: for few features, or as the last resort.
+
+    A step is counted as one evaluation. It costs another one with its Jacobian.
+    """
 
     def propose(self, point: Tensor, usable: Tensor) -> Tensor:
         w, f = point.chunk(2, dim=1)
