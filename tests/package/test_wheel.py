@@ -17,8 +17,6 @@ FOLDERS = sorted(path.parent for path in (CHECKOUT / "hub_configs").glob("*/conf
 MODELS = [folder for folder in FOLDERS if (folder / "model.safetensors").is_file()]
 LARGEST = 60_000_000  # bytes of a wheel
 WORKS = """
-import torch
-from support.checkout import CHECKOUT
 from impflow_zoo import create_model, list_models
 
 for name in list_models():
