@@ -217,11 +217,11 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"recipe {path} is no valid YAML: {reason}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"recipe {path} holds no settings")
-    for key in data:
-        require_choice("recipe key", str(key), _KEYS)
-    if "model" not in data:
-        raise ConfigError(f"recipe {path} names no model: {' or '.join(model_names())}")
     try:
+        for key in data:
+            require_choice("recipe key", str(key), _KEYS)
+        if "model" not in data:
+            raise ConfigError(f"it names no model: {' or '.join(model_names())}")
         shared = _section(data, "training")
         words = {k: v for k, v in _section(data, "card").items() if k not in _RETIRED}
         recipe = Recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ class Record:
     @property
     def name(self) -> str:
         """Name of the model."""
-        return self.folder.path.absolute().name
+        return Path(os.path.abspath(self.folder.path)).name  # of a link, not of what it is to
 
     @cached_property
     def recipe(self) -> Recipe:

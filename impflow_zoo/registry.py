@@ -49,7 +49,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
     """Names of the models of the zoo.
 
     Arguments:
-        pattern: shell-style pattern the names have to match.
+        pattern: a part of the names, or a shell-style pattern such as `resflow-*`.
         pretrained: False for recipes whose weights nobody has trained yet, None for both.
 
     Example:
@@ -59,7 +59,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
     names = [
         path.parent.name
         for path in sorted(zoo_folder().glob(f"*/{CONFIG}"))
-        if fnmatch.fnmatch(path.parent.name, pattern)
+        if pattern in (name := path.parent.name) or fnmatch.fnmatch(name, pattern)
     ]
     if pretrained is None:
         return names
@@ -115,9 +115,10 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
             "needed"
         )
     name = os.fspath(model)
-    if os.path.isdir(name) or "/" in name or os.sep in name:
+    zoo_name, at, asked = name.partition("@")
+    if os.path.isdir(name) or os.path.isdir(zoo_name) or "/" in name or os.sep in name:
         return name
-    name, at, asked = name.partition("@")
+    name = zoo_name
     folder = zoo_folder() / name
     if not (folder / CONFIG).is_file() or name.startswith("."):
         names = list_models(pretrained=None)

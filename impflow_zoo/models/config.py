@@ -42,6 +42,11 @@ def parse(data: Any) -> Config:
         raise ConfigError(
             f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"
         )
+    for key in sorted(rest.keys() & _ONCE.get(kind, {})):
+        raise ConfigError(
+            f"config key {key!r} is no longer of kind {kind!r}: leave it out where it is "
+            f"{_ONCE[kind][key]!r}, else take the kind 'published-{kind}'"
+        )
     return parse_dataclass(CONFIGS[kind], rest, "")
 
 

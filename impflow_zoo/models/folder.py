@@ -143,6 +143,8 @@ class ModelFolder:
                     f"{name}@{asked} names a revision: leave revision={revision!r} out"
                 )
             revision = asked
+            if os.path.isdir(name):
+                raise ModelError(f"{name} is a folder and has no revisions: leave @{asked} out")
         path, listed = snapshot(name, _DATA, (CONFIG, WEIGHTS), revision=revision, **options)
         return cls(path, name if revision is None else f"{name}@{revision}", listed)
 

@@ -174,6 +174,8 @@ def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) ->
     """
     try:
         yield
+    except HFValidationError:
+        raise ModelError(f"{name[:200]!r} is no Hub id, 'owner/name'") from None
     except HfHubHTTPError as error:
         error.args = (_reason(name, error, loading=loading),)
         raise error from None

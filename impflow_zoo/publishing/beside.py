@@ -6,13 +6,14 @@ of the data; those of siblings are looked up in their folders.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from impflow_zoo.models.fields import ConfigError, convert
+from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.folder import TEST_ROWS
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Record
@@ -63,9 +64,15 @@ def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:
         score = other.entry
         if other.name == record.name or score is None or _rows(other) != _rows(record):
             continue
-        options = evaluate_options(other.recipe, ships=other.folder.has(TEST_ROWS))
+        try:
+            compared = _compared(other, record)
+            options = evaluate_options(other.recipe, ships=other.folder.has(TEST_ROWS))
+        except ModelError as error:
+            said = f"{other.name} cannot be read ({error}): left out of the card of {record.name}"
+            warnings.warn(said, stacklevel=2)
+            continue
         yield Beside(
-            f"{other.name}, {_compared(other, record)}",
+            f"{other.name}, {compared}",
             f"{score.value:.3f}",
             f"{score.stderr:.3f}",
             f"`impflow-zoo evaluate {other.name}{options}`",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,15 +82,18 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
     """
     zoo = registry.zoo_folder()
     if not models:
-        known = (CONFIG, RECIPE)
-        return [inspect(f) for f in sorted(zoo.iterdir()) if any((f / k).is_file() for k in known)]
+        return [inspect(folder) for folder in sorted(zoo.iterdir()) if _holds_a_model(folder)]
     folders = []
     for model in models:
-        folder = Path(model) if Path(model).is_dir() else zoo / model
-        if not folder.is_dir() or Path(model).name in ("", ".."):
-            raise ModelError(f"{model!r} is neither a model of the zoo nor a folder")
-        folders.append(folder.resolve())
+        folder = Path(os.path.abspath(model if os.path.isdir(model) else zoo / model))
+        if not (model and _holds_a_model(folder)):
+            raise ModelError(f"{model!r} is neither a model of the zoo nor a folder of a model")
+        folders.append(folder)
     return [inspect(folder) for folder in folders]
+
+
+def _holds_a_model(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or (folder / RECIPE).is_file()
 
 
 def inspect(path: Path) -> Parcel:

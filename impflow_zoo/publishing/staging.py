@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,7 +68,8 @@ def stage(
             card, or weights, run or a repeat are of another recipe than the folder's. The folder
             is left as it was.
     """
-    entry, zoo = ModelFolder(folder), folder.resolve().parent
+    folder = Path(os.path.abspath(folder))  # a link keeps its own name
+    entry, zoo = ModelFolder(folder), folder.parent
     recipe = read_recipe(folder / RECIPE)
     pending = pending_card(Record(entry), zoo)  # which checks the words first
     if run is None and not entry.has(WEIGHTS):
@@ -131,6 +133,8 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
 
 def _facts_of(run: Path) -> TrainingFacts:
     """What a run says of itself, if it has weights to stage."""
+    if not run.is_dir():
+        raise ModelError(f"{run} is no folder of a run")
     if not (run / WEIGHTS).is_file():
         raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
     return TrainingFacts.read(run)

@@ -48,11 +48,14 @@ def test_list_names_every_model(run):
     assert all(name in text for name in list_models())
     described = run("list", "--json").json["models"]
     assert [m["name"] for m in described] == list_models()
-    (one,) = run("list", DEFAULT, "--json").json["models"]
+    one = next(m for m in described if m["name"] == DEFAULT)
     assert one["model"] == "ImpFlow"
     assert one["pretrained"] is True
     assert one["parameters"] == sum(p.numel() for p in create_model(DEFAULT).parameters())
     assert run("list", "nothing-*").out == ""
+    for pattern in ("impflow-*", "power"):
+        shown = [m["name"] for m in run("list", pattern, "--json").json["models"]]
+        assert shown == [name for name in list_models() if pattern.strip("*") in name] != []
 
 
 def test_list_names_recipes_without_weights_apart(run):
@@ -227,6 +230,10 @@ MISTAKES = {
     "unknown model": (["evaluate", "impflow-pow"], "no model 'impflow-pow' in the zoo"),
     "neither folder nor id": (["evaluate", "a/b/c"], "a/b/c"),
     "folder without config": (["evaluate", "{}"], "has no config.json: not a model"),
+    "revision of a folder": (
+        ["evaluate", "{plane}@main"],
+        "plane is a folder and has no revisions: leave @main out",
+    ),
     "damaged weights": (["evaluate", _damaged], "truncated or damaged"),
     "unknown split": (["evaluate", DEFAULT, "--split", "dev"], "only the split 'test' ships"),
     "unknown toy": (["evaluate", "{plane}", "--dataset", "toy:square"], "unknown toy 'square'"),
@@ -330,6 +337,7 @@ MISTAKES = {
     ),
     "no training data": (["train", "{recipe}", "--out", "{}", "--data", "./no"], "no such file or"),
     "stage without a recipe": (["stage", "{}"], "recipe.yaml cannot be read"),
+    "stage no run": (["stage", _staged_nothing, "--run", "{}/no"], "no is no folder of a run"),
     "stage an empty run": (["stage", _staged_nothing, "--run", "{}"], "holds no weights yet"),
 }
 

@@ -215,7 +215,7 @@ def test_repeats_that_are_none_are_refused(run, tmp_path):
     mistakes = {
         ("run-1",): "has seed 1, as another run has",
         ("run-0", "run-0"): "has seed 0, as another run has",
-        ("nowhere",): "holds no weights yet",
+        ("nowhere",): "is no folder of a run",
         **{(f"{name}/run",): "is a run of another recipe or length" for name in other},
     }
     for names, message in mistakes.items():

@@ -34,7 +34,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.publishing import sending
+from impflow_zoo.publishing import sending, staging
 from impflow_zoo.publishing.cards import trained_card
 from impflow_zoo.record import Record
 from impflow_zoo.results import Entry
@@ -165,6 +165,25 @@ def test_names_that_are_no_model(model):
 def test_namespaces_that_are_none(folder, namespace):
     with pytest.raises(ModelError, match="is neither a folder nor a Hub id, 'owner/name'"):
         sending.check(sending.parcels([str(folder)]), namespace)
+
+
+def test_the_folder_one_is_in_is_published_under_its_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert sending.parcels(["."]) == sending.parcels([str(folder)])
+
+
+def test_a_linked_folder_has_the_name_of_the_link(folder, tmp_path):
+    (tmp_path / "alias").symlink_to(folder)
+    staging.stage(None, tmp_path / "alias")
+    (parcel,) = sending.parcels([str(tmp_path / "alias")])
+    assert (parcel.name, parcel.problems) == ("alias", ())
+
+
+def test_a_sibling_that_cannot_be_read_stops_no_other_model(folder, tmp_path):
+    (shutil.copytree(folder, tmp_path / "bad") / RECIPE).write_text("model: [")
+    with pytest.warns(UserWarning, match="bad cannot .*: left out of the card of tiny"):
+        (parcel,) = sending.parcels([str(folder)])
+    assert parcel.problems == ()
 
 
 def test_publish_load_update(hub, publisher, originals, tmp_path):
@@ -312,6 +331,13 @@ def _push_and_load(cache: str) -> tuple[list[float], str]:
     card = Path(hf_hub_download("org/mine", CARD, cache_dir=cache)).read_text()
     run_snippet(card)
     return [model.log_prob(x).item(), loaded.log_prob(x).item()], card
+
+
+@pytest.mark.parametrize("repo_id", ["no namespace", "a/b/c"])
+def test_what_is_no_id_is_refused_before_anything_is_sent(repo_id, tmp_path, hub):
+    with pytest.raises(ModelError, match=f"'{repo_id}' is no Hub id, 'owner/name'"):
+        make(ResFlow).push_to_hub(repo_id)
+    assert hub.requests == []
 
 
 def test_save_pretrained_sends_the_card_that_it_keeps(hub, publisher, tmp_path):

@@ -55,6 +55,10 @@ def test_every_section_is_read(tmp_path):
 
 WRONG = {
     "unknown section": ({"trainig": {}}, "unknown recipe key 'trainig': choose model, config"),
+    "key of a former version": (
+        {"config": {"kind": "tabular", "features": 2, "norm": "inf"}},
+        "'norm' is no longer of kind 'tabular': leave .*'2', else .* 'published-tabular'",
+    ),
     "unknown model": ({"model": "Glow"}, "unknown model 'Glow': .*ImpFlow, ResFlow"),
     "no model": ({"model": None}, "unknown model None"),
     "no config": ({"config": None}, "config holds nothing: settings by name"),
@@ -105,6 +109,7 @@ def test_a_mistake_is_named(change, message, tmp_path):
     path = write(tmp_path, **{**recipe, **change})
     with pytest.raises(ConfigError, match=message) as caught:
         read_recipe(path)
+    assert str(caught.value).startswith(f"recipe {path}")
     assert "\n" not in str(caught.value)
 
 
