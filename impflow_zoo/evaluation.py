@@ -68,31 +68,31 @@ class Result:
     solver_steps: float
     round_trip: float
     seconds: float
-    published: float | None = field(default=None)
+    published: float | None = None
     skipped: int = 0
     published_on: str | None = None
     per_row: Tensor | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but `per_row`; numbers that are not finite become None, as JSON has none."""
-        known = {key: value for key, value in vars(self).items() if key != "per_row"}
         return {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in known.items()
+            for key, value in vars(self).items()
+            if key != "per_row"
         }
 
     def report(self, name: str) -> str:
         """The result in lines for people."""
-        unit = METRICS[self.metric].unit
-        where = f"{self.dataset}" + (f", split {self.split}" if self.split else "")
+        unit, card = METRICS[self.metric].unit, "-"
+        if self.published is not None:
+            card = f"{self.published:.4f} {unit} ({self.published_on})"
+        split = f", split {self.split}" if self.split else ""
+        skipped = f", {self.skipped} left out" if self.skipped else ""
         lines = {
             "model": name,
-            "data": f"{where}: {self.n} rows"
-            + (f", {self.skipped} left out" if self.skipped else ""),
+            "data": f"{self.dataset}{split}: {self.n} rows{skipped}",
             self.metric.replace("_", " "): f"{self.value:.4f} +- {self.stderr:.4f} {unit}",
-            "on the card": "-"
-            if self.published is None
-            else f"{self.published:.4f} {unit} ({self.published_on})",
+            "on the card": card,
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
             "solver": f"{self.solver_steps:.1f} evaluations per root",
@@ -185,17 +185,32 @@ def evaluate(
             progress=progress,
         )
         round_trip = _round_trip(model, scored)
-    return _summary(
-        model,
-        scored,
+    metric = model.preprocessing.metric
+    values = metric(scored.log_prob)
+    n = len(values)
+    unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
+    means = {name: float(figures.mean()) for name, figures in scored.figures.items()}
+    nets, card = sum(len(block.steps) for block in model.blocks()), where.published
+    return Result(
+        metric=config.metric,
+        value=float(values.mean()),
+        stderr=float(values.std() / n**0.5) if n > 1 else math.nan,
+        estimator_stderr=(means["variance"] / n) ** 0.5 * unit,
+        n=n,
         dataset=where.dataset,
         split=where.split,
         revision=where.revision,
         seed=seed,
+        logdet=scored.logdet,
+        truncation_bound=means["bound"] * nets * unit,
+        truncation_tail=means["tail"] * nets * unit,
+        solver_steps=means["steps"],
         round_trip=round_trip,
         seconds=time.perf_counter() - start,
-        published=where.published and where.published.value,
-        published_on=where.published and where.published.rows,
+        published=card.value if card else None,
+        skipped=scored.skipped,
+        published_on=card.rows if card else None,
+        per_row=values,
     )
 
 
@@ -225,28 +240,6 @@ def shown_rows(
     )
     wanted = min(result.n + result.skipped, limit)
     return torch.cat([batch.rows for batch in batches(source, wanted, wanted)])
-
-
-def _summary(model: FlowModel, scored: Score, **rest: Any) -> Result:
-    metric = model.preprocessing.metric
-    values = metric(scored.log_prob)
-    n = len(values)
-    unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
-    nets = sum(len(block.steps) for block in model.blocks())
-    return Result(
-        metric=model.config.metric,
-        value=float(values.mean()),
-        stderr=float(values.std() / n**0.5) if n > 1 else math.nan,
-        estimator_stderr=float(scored.variance.sum().sqrt() / n) * unit,
-        n=n,
-        skipped=scored.skipped,
-        per_row=values,
-        logdet=scored.logdet,
-        truncation_bound=scored.mean("bound") * nets * unit,
-        truncation_tail=scored.mean("tail") * nets * unit,
-        solver_steps=scored.mean("steps"),
-        **rest,
-    )
 
 
 @torch.no_grad()

@@ -11,14 +11,7 @@ from typing import Any
 
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import (
-    CARD,
-    CONFIG,
-    RECIPE,
-    TEST_ROWS,
-    WEIGHTS,
-    ModelFolder,
-)
+from impflow_zoo.models.folder import CARD, CONFIG, RECIPE, TEST_ROWS, WEIGHTS, ModelFolder
 from impflow_zoo.recipe import CardSettings, DataSettings, read_recipe
 from impflow_zoo.record import Record
 from impflow_zoo.results import Entry, published
@@ -114,11 +107,10 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
             f"model of type {type(model).__name__}: a name of the zoo, a Hub id or a folder is "
             "needed"
         )
-    name = os.fspath(model)
-    zoo_name, at, asked = name.partition("@")
-    if os.path.isdir(name) or os.path.isdir(zoo_name) or "/" in name or os.sep in name:
-        return name
-    name = zoo_name
+    given = os.fspath(model)
+    name, at, asked = given.partition("@")
+    if os.path.isdir(given) or os.path.isdir(name) or "/" in given or os.sep in given:
+        return given
     folder = zoo_folder() / name
     if not (folder / CONFIG).is_file() or name.startswith("."):
         names = list_models(pretrained=None)
@@ -160,8 +152,7 @@ def scored_split(
     """
     dataset = None if dataset is None else os.fspath(dataset)
     split = None if split is None else str(split)  # `datasets.Split` is no string
-    folder = model.folder
-    data, words = DataSettings(), CardSettings()
+    folder, data, words = model.folder, DataSettings(), CardSettings()
     try:
         if folder and folder.has(RECIPE):
             recipe = read_recipe(folder.path / RECIPE)
@@ -169,18 +160,17 @@ def scored_split(
     except ConfigError:  # of another version, or damaged: only the number beside depends on it
         if dataset is None:
             raise
-    shipped = folder.file(TEST_ROWS) if folder else None
     of_card = split in (None, data.test) and revision in (None, data.revision)
     entry = published(folder) if folder and of_card else None
     if dataset is not None:
-        # What users bring on disk may well be the card's data; the Hub's is known by its name.
-        kind, _, path = dataset.rpartition(":")
-        if revision is not None and os.path.exists(dataset):
+        on_disk = os.path.exists(dataset)
+        if revision is not None and on_disk:
             raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
-        known = dataset == data.dataset
-        spoken_of = known or (kind != "toy" and os.path.exists(path))
-        wanted = split or (data.test if known else None)
-        return Split(dataset, wanted, revision, entry if spoken_of else None)
+        if dataset == data.dataset:
+            return Split(dataset, split or data.test, revision, entry)
+        # What users bring on disk may well be the card's data; the Hub's is known by its name.
+        return Split(dataset, split, revision, entry if on_disk else None)
+    shipped = folder.file(TEST_ROWS) if folder else None
     if shipped is not None and split in (None, data.test) and revision is None:
         return Split(str(shipped), None, None, entry)
     if data.dataset is not None:
@@ -192,10 +182,8 @@ def scored_split(
             "name a data set (dataset=, --dataset)"
         )
     where = f" ({words.data_url})" if words.data_url else ""
-    own = (
-        f", such as the split {data.test!r} of {words.data_name}{where}" if words.data_name else ""
-    )
+    own = f", such as the split {data.test!r} of {words.data_name}{where}"
     raise ModelError(
-        f"no data to score on: name a Hub id, a folder, a file or toy:NAME{own} "
-        "(dataset=, --dataset)"
+        "no data to score on: name a Hub id, a folder, a file or toy:NAME"
+        f"{own if words.data_name else ''} (dataset=, --dataset)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 __all__ = ["Score", "model_input", "open_rows", "open_stream", "score"]
 
 _BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
+_FIGURES = ("log_prob", "variance", "steps", "tail", "bound")
 
 
 def open_rows(
@@ -99,34 +100,30 @@ def _source_options(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities of the rows of a source.
+    """What is known of rows that were scored.
 
     Arguments:
-        log_prob: nats, `[n]`, float64.
-        variance: variance of their estimators, `[n]`, float64.
+        figures: by name, one number for each row, `[n]`, float64: `log_prob` in nats; `variance` of
+            its estimator; in the mean over nets, evaluations per root (`steps`), and an estimate
+            and a bound of the bias of truncated log-determinants (`tail`, `bound`), in nats, NaN
+            where nothing is known.
         logdet: how log-determinants were estimated.
-        sums: by name, over all roots (`steps`) or log-determinants (`tail` and `bound` of their
-            bias, NaN where nothing is known): their number, and the sum of the figures.
         skipped: rows left out because they cannot be read.
         first: the first of the rows as the model took them, 100 at most.
     """
 
-    log_prob: Tensor
-    variance: Tensor
-    logdet: str = "exact"
-    sums: dict[str, tuple[int, float]] = field(default_factory=dict)
+    figures: dict[str, Tensor]
+    logdet: str = ""
     skipped: int = 0
     first: Tensor | None = None
 
-    def mean(self, name: str) -> float:
-        """A figure in the mean; 0 if there was none."""
-        count, total = self.sums.get(name, (0, 0.0))
-        return total / max(1, count)
+    @property
+    def log_prob(self) -> Tensor:
+        """Nats, `[n]`, float64."""
+        return self.figures["log_prob"]
 
-    def add(self, name: str, count: int, total: float) -> None:
-        """Count figures."""
-        known = self.sums.get(name, (0, 0.0))
-        self.sums[name] = (known[0] + count, known[1] + total)
+
+_NOTHING = Score({key: torch.zeros(0, dtype=torch.float64) for key in _FIGURES})
 
 
 def score(
@@ -151,16 +148,32 @@ def score(
         raise DataError(f"{source.name} is streamed: one process alone can read it in order")
     if batch_size is None:
         batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
+    total = limit
+    if not isinstance(source, Stream):
+        total = len(processes.share(min(len(source), limit or len(source))))
     own: Score | Exception
     try:
-        own = _score_share(model, source, seed, limit, batch_size, processes, progress=progress)
+        with (
+            torch.no_grad(),
+            tqdm(
+                total=total,
+                unit="row",
+                disable=not (progress and processes.first),
+                desc="scoring",
+            ) as bar,
+        ):
+            parts = []
+            for batch in batches(source, batch_size, limit, processes.share):
+                bar.update(len(batch.index) + batch.left_out)
+                parts.append(_score_batch(model, batch, seed, source.name))
+            own = _joined(parts)
     except NUMERICAL_ERRORS as error:
         own = error  # the others wait to hear of it
-    parts = processes.gather(own)
-    for part in parts:
-        if isinstance(part, Exception):
-            raise part
-    scored = _joined(parts)
+    shares = processes.gather(own)
+    for share in shares:
+        if isinstance(share, Exception):
+            raise share
+    scored = _joined(shares)
     if not len(scored.log_prob):
         left_out = scored.skipped
         reason = f"none of {left_out} rows can be read" if left_out else "the set is empty"
@@ -168,56 +181,35 @@ def score(
     return scored
 
 
-def _score_share(
-    model: FlowModel,
-    source: Source | Stream,
-    seed: int,
-    limit: int | None,
-    batch_size: int,
-    processes: Processes,
-    *,
-    progress: bool,
-) -> Score:
-    """The score of the rows that are this process's."""
-    parts = [Score(torch.zeros(0), torch.zeros(0))]
-    with (
-        torch.no_grad(),
-        tqdm(
-            total=_total(source, limit, processes),
-            unit="row",
-            disable=not (progress and processes.first),
-            desc="scoring",
-        ) as bar,
-    ):
-        for batch in batches(source, batch_size, limit, processes.share):
-            bar.update(len(batch.index) + batch.left_out)
-            parts.append(_score_batch(model, batch, seed, source.name))
-    return _joined(parts)
-
-
 def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str) -> Score:
     if not len(batch.index):
-        return Score(torch.zeros(0), torch.zeros(0), skipped=batch.left_out)
+        return replace(_NOTHING, skipped=batch.left_out)
     x = model_input(model, batch, seed)
     keys = [mix(seed, Use.SCORED_PROBES, row) for row in batch.index.tolist()]
     report = Report()
     value, error = model.log_prob_with_error(x, keys=keys, report=report)
     _warn_of_rows_without_density(batch, value, name)
-    logdet = report.logdets[0].mode if report.logdets else "exact"
-    scored = Score(
-        value.double().cpu(),
-        error.double().cpu() ** 2,
-        logdet,
-        skipped=batch.left_out,
-        first=x[:100].cpu(),
+    biases = [estimate.bias or Bias(math.nan, math.nan) for estimate in report.logdets]
+    found = (
+        value,
+        error.double() ** 2,
+        _mean([root.steps for root in report.roots], value),
+        _mean([torch.tensor(bias.tail) for bias in biases], value),
+        _mean([torch.tensor(bias.bound) for bias in biases], value),
     )
-    for root in report.roots:
-        scored.add("steps", len(root.steps), float(root.steps.sum()))
-    for estimate in report.logdets:
-        bias, rows = estimate.bias or Bias(math.nan, math.nan), len(estimate.value)
-        scored.add("tail", rows, rows * bias.tail)
-        scored.add("bound", rows, rows * bias.bound)
-    return scored
+    return Score(
+        {key: figures.double().cpu() for key, figures in zip(_FIGURES, found, strict=True)},
+        report.logdets[0].mode if report.logdets else "exact",
+        batch.left_out,
+        x[:100].cpu(),
+    )
+
+
+def _mean(figures: list[Tensor], like: Tensor) -> Tensor:
+    """The mean of figures for each row; 0 if there are none."""
+    if not figures:
+        return torch.zeros_like(like)
+    return torch.stack([figure.double().expand(like.shape) for figure in figures]).mean(dim=0)
 
 
 def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> None:
@@ -233,24 +225,13 @@ def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> 
 
 
 def _joined(parts: list[Score]) -> Score:
-    whole = Score(
-        torch.cat([part.log_prob for part in parts]).double(),
-        torch.cat([part.variance for part in parts]).double(),
-        next((part.logdet for part in parts if len(part.log_prob)), "exact"),
-        skipped=sum(part.skipped for part in parts),
-        first=next((part.first for part in parts if part.first is not None), None),
+    parts = [_NOTHING, *parts]
+    return Score(
+        {key: torch.cat([part.figures[key] for part in parts]) for key in _FIGURES},
+        next((part.logdet for part in parts if part.logdet), ""),
+        sum(part.skipped for part in parts),
+        next((part.first for part in parts if part.first is not None), None),
     )
-    for part in parts:
-        for name, (count, total) in part.sums.items():
-            whole.add(name, count, total)
-    return whole
-
-
-def _total(source: Source | Stream, limit: int | None, processes: Processes) -> int | None:
-    """How many rows this process will see, as far as that is known."""
-    if isinstance(source, Stream):
-        return limit
-    return len(processes.share(len(source) if limit is None else min(limit, len(source))))
 
 
 def model_input(model: FlowModel, batch: Batch, seed: int) -> Tensor:

@@ -58,7 +58,7 @@ def test_all_other_rows_keep_their_numbers(cache, good, bad, monkeypatch):
         together = score(model, source, seed=3, batch_size=3)
     kept = [0, 1, 3, 5, 6]
     assert torch.equal(some.log_prob, whole.log_prob[kept])
-    assert torch.equal(some.variance, whole.variance[kept])
+    assert torch.equal(some.figures["variance"], whole.figures["variance"][kept])
     torch.testing.assert_close(together.log_prob, some.log_prob, rtol=1e-12, atol=0)
     assert (some.skipped, together.skipped, whole.skipped) == (2, 2, 0)
 

@@ -324,7 +324,7 @@ def scripted(monkeypatch) -> Callable[[list[float]], None]:
 
     def script(values: list[float]) -> None:
         left = iter(values)
-        found = lambda *a, **k: Score(torch.tensor([next(left)]), torch.zeros(1))  # noqa: E731
+        found = lambda *a, **k: Score({"log_prob": torch.tensor([next(left)])})  # noqa: E731
         monkeypatch.setattr("impflow_zoo.training.trainer.score", found)
 
     return script
