@@ -158,8 +158,6 @@ def evaluate(
         processes = together()
         model = create_model(model, device=processes.device)
     config = model.config
-    if config.context_features:
-        raise ModelError("this model is conditional: evaluate scores unconditional densities")
     if not isinstance(dataset, str | os.PathLike | None):
         raise ModelError(
             f"dataset of type {type(dataset).__name__}: a Hub id, folder, file or toy:NAME is "
@@ -245,8 +243,8 @@ def shown_rows(
 @torch.no_grad()
 def _round_trip(model: FlowModel, scored: Score) -> float:
     assert scored.first is not None
-    x = scored.first.to(next(model.parameters()).device)
-    error = (model.decode(model.encode(x)) - x).abs()
+    x, context = model.parted(scored.first.to(next(model.parameters()).device))
+    error = (model.decode(model.encode(x, context), context) - x).abs()
     if x.dim() == 2:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)

@@ -60,23 +60,19 @@ def reconstruct(
         n: how many rows, at least one.
 
     Raises:
-        ModelError: for another number of rows, or a conditional model.
+        ModelError: for another number of rows, or contexts without names.
         DataError: if the data cannot be opened or do not fit the model.
         SolverError: if a root is not found.
     """
     if not (is_whole(n) and n >= 1):
         raise ModelError(f"n={n!r}: a number of rows is needed, at least 1")
-    if model.config.context_features:
-        raise ModelError(
-            "this model is conditional: encode and decode its rows from Python, with contexts"
-        )
     where = scored_split(model, dataset, split)
     source = open_rows(model.config, where.dataset, where.split, where.revision)
     rows = source.rows(range(min(n, len(source))))
     middle = torch.full(rows.shape, 0.5, dtype=torch.float64)
     reference = next(model.parameters())
-    x = model.dequantise(rows, middle).to(reference)
-    shown, back = model.to_data(x), model.decode(model.encode(x))
+    x, context = model.parted(model.dequantise(rows, middle).to(reference))
+    shown, back = model.to_data(x), model.decode(model.encode(x, context), context)
     decoded = model.to_data(back)
     return Reconstruction(
         shown,

@@ -22,7 +22,9 @@ from impflow_zoo.data import (
     read,
     stream_images,
 )
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.config import Config
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.seeds import Use
@@ -53,6 +55,7 @@ def open_rows(
 
     Raises:
         DataError: if they cannot be opened, or their rows are not what the model takes.
+        ModelError: if the model takes contexts without names.
     """
     source = open_source(
         dataset,
@@ -62,10 +65,12 @@ def open_rows(
         skip_corrupt=skip_corrupt,
         **_source_options(config),
     )
-    found = tuple(read(source, [0]).rows.shape[1:])
-    if found != config.shape:
+    found, wanted = tuple(read(source, [0]).rows.shape[1:]), config.shape
+    if isinstance(config, ColumnsConfig):
+        wanted = (config.features + len(config.context_columns),)
+    if found != wanted:
         raise DataError(
-            f"{source.name}: rows of shape {list(found)}, the model takes {list(config.shape)}"
+            f"{source.name}: rows of shape {list(found)}, the model takes {list(wanted)}"
         )
     return source
 
@@ -91,11 +96,17 @@ def open_stream(
 
 def _source_options(config: Config) -> dict[str, Any]:
     """What a data loader has to know of a model."""
+    given = getattr(config, "context_columns", ())
+    if config.context_features and not given:
+        raise ModelError(
+            "this model's contexts have no names, by which data sets are read: give them, in "
+            "config.context_columns"
+        )
     if isinstance(config, ImageConfig):
         height, width = config.image_size
         prepare = asdict(config.prepare)
         return {"image": ImageFormat(config.channels, (height, width), **prepare)}
-    return {"columns": config.columns or None}
+    return {"columns": (*config.columns, *given) or None}
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Score:
             where nothing is known.
         logdet: how log-determinants were estimated.
         skipped: rows left out because they cannot be read.
-        first: the first of the rows as the model took them, 100 at most.
+        first: the first of the rows as the model took them, contexts included, 100 at most.
     """
 
     figures: dict[str, Tensor]
@@ -187,7 +198,7 @@ def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str) -> Score:
     x = model_input(model, batch, seed)
     keys = [mix(seed, Use.SCORED_PROBES, row) for row in batch.index.tolist()]
     report = Report()
-    value, error = model.log_prob_with_error(x, keys=keys, report=report)
+    value, error = model.log_prob_with_error(*model.parted(x), keys=keys, report=report)
     _warn_of_rows_without_density(batch, value, name)
     biases = [estimate.bias or Bias(math.nan, math.nan) for estimate in report.logdets]
     found = (
@@ -235,7 +246,7 @@ def _joined(parts: list[Score]) -> Score:
 
 
 def model_input(model: FlowModel, batch: Batch, seed: int) -> Tensor:
-    """Rows of a source as the model takes them, noise keyed by seed and row."""
+    """Rows of a source as the model takes them, noise keyed by seed and row; see `parted`."""
     noise = torch.zeros(batch.rows.shape, dtype=torch.float64)
     if model.adds_noise:
         for i, row in enumerate(batch.index.tolist()):

@@ -63,13 +63,14 @@ def open_source(
     if is_toy(dataset):
         if image is not None:
             raise DataError(f"{dataset}: rows of a table, where a model of images needs images")
-        if columns is not None and tuple(columns) != ("x", "y"):
+        if columns is not None and not set(columns) <= {"x", "y"}:
             raise DataError(f"{dataset}: its columns are x, y, not {', '.join(columns)}")
         _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt)
         if split is not None:
             seed = mix(seed, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
         name = dataset.removeprefix("toy:")
-        return open_toy(name, 10_000 if size is None else size, seed)
+        toy = open_toy(name, 10_000 if size is None else size, seed)
+        return toy if columns is None else toy.chosen(columns)
     if ":" in dataset and not Path(dataset).exists():
         raise DataError(f"{dataset}: unknown kind of data, there is toy:NAME, a Hub id, a path")
     _refuse(dataset, size=size)

@@ -110,6 +110,11 @@ class TableSource:
     def __repr__(self) -> str:
         return f"TableSource({self.name!r}, {len(self)} rows, columns {', '.join(self.columns)})"
 
+    def chosen(self, columns: Sequence[str]) -> TableSource:
+        """Some of its columns, in an order."""
+        values = self._values[:, [self.columns.index(column) for column in columns]]
+        return TableSource(self.name, values, columns, named=self.named)
+
     def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The rows at `indices`, float64 with shape `(n, D)`; a copy the caller may change."""
         return self._values[index_tensor(indices, len(self), self.name)]

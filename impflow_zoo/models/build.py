@@ -12,6 +12,7 @@ from torch import nn
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
+from impflow_zoo.models.columns import table_transform
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
@@ -19,7 +20,6 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
-from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.whitening import Whitening
 
 __all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "TableBuilder", "build_transform"]
@@ -49,10 +49,8 @@ class TableBuilder:
 
     def transform(self) -> Transform:
         """Rows, `[B, D]`, to noise, `[B, D]`."""
-        steps: list[Transform] = [Standardise(self.config.features)]
-        if self.config.whiten:
-            steps.append(Whitening(self.config.features))
-        return CompositeTransform([*steps, *self.steps()])
+        whitening = [Whitening(self.config.features)] if self.config.whiten else []
+        return table_transform(self.config, [*whitening, *self.steps()])
 
     def steps(self) -> Iterator[Transform]:
         """The blocks and what is between them."""

@@ -282,8 +282,12 @@ class Density(PlainLoading):
         return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
-    def fit_preprocessing(self, x: Tensor) -> None:
-        """Learn mean and scale of the standardisation from training rows `[N, D]`.
+    def fit_preprocessing(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Learn mean and scale of the standardisation from training rows.
+
+        Arguments:
+            x: the rows, `[N, D]`.
+            context: their contexts; None leaves contexts as they are.
 
         Raises:
             ModelError: if the model has none, or the rows do not fit it, are not finite, or are
@@ -295,9 +299,18 @@ class Density(PlainLoading):
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ModelError(f"rows of shape {tuple(x.shape)}: this model takes [N, {expected}]")
+        if context is not None:
+            context = self._checked_context(context, len(x))
         if not all_finite(x):
             raise ModelError("the rows hold NaN or infinity: there is nothing to standardise by")
-        self.preprocessing.fit(self.transform, x)
+        self.preprocessing.fit(self.transform, x, context)
+
+    def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows of a data set, the context's columns last, as input and contexts."""
+        size = self.config.context_features
+        if size is None or isinstance(self.config, ImageConfig):
+            return rows, None
+        return rows[:, :-size], rows[:, -size:]
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, after every check a user's mistake deserves."""
@@ -315,7 +328,10 @@ class Density(PlainLoading):
             raise ValueError("a context was given, but this model is unconditional")
         if size is not None:
             if context is None:
-                raise ValueError(f"this model needs a context of shape [B, {size}]")
+                named = ", ".join(getattr(self.config, "context_columns", ()))
+                raise ValueError(
+                    f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
+                )
             _require_tensor(context, "context")
             if context.shape != (rows, size):
                 raise ValueError(

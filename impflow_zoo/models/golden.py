@@ -24,6 +24,7 @@ from impflow_zoo.models.folder import (
 from impflow_zoo.models.walk import decode
 from impflow_zoo.numerics.precision import without_autocast
 from impflow_zoo.numerics.solver import Solver
+from impflow_zoo.transforms.context import StandardisedContext
 
 if TYPE_CHECKING:
     from impflow_zoo.models.config import Config
@@ -51,6 +52,8 @@ def golden_batch(model: FlowModel, rows: int = _ROWS) -> dict[str, Tensor]:
         context = torch.randn(
             rows, model.config.context_features, generator=generator, dtype=torch.float64
         )
+        if isinstance(double.transform, StandardisedContext):
+            context = double.transform.context_mean + double.transform.context_std * context
     with without_autocast(double):
         x = decode(double.transform, noise, context)
         # Inputs as users have them: an image's may lie out of [0, 1] as it is.

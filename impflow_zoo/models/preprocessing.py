@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.models.table_config import TableConfig
 from impflow_zoo.numerics.solver import NumericalWarning
+from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
 
 __all__ = ["ImagePreprocessing", "preprocessing_of"]
@@ -51,8 +53,8 @@ class Preprocessing(ABC):
             ValueError: saying what is expected.
         """
 
-    def fit(self, transform: Transform, x: Tensor) -> None:
-        """Learn from raw training rows what the transform starts with."""
+    def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
+        """Learn from raw training rows, and their contexts, what the transform starts with."""
         raise AssertionError("there is nothing to learn: see `learns`")
 
 
@@ -68,44 +70,59 @@ class TablePreprocessing(Preprocessing):
 
     learns = True
 
-    def __init__(self, config: TableConfig) -> None:
+    def __init__(self, config: ColumnsConfig) -> None:
         self.rounding, self.columns = config.rounding, config.columns
+        self.given = getattr(config, "context_columns", ())
         self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.rounding)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         if not self.rounding:
             return raw
-        return raw + (noise - 0.5) * torch.tensor(self.rounding, dtype=raw.dtype, device=raw.device)
+        steps = torch.zeros(raw.shape[1], dtype=raw.dtype, device=raw.device)  # contexts: none
+        steps[: len(self.rounding)] = steps.new_tensor(self.rounding[: len(steps)])
+        return raw + (noise - 0.5) * steps
 
     @torch.no_grad()
-    def fit(self, transform: Transform, x: Tensor) -> None:
+    def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
         assert isinstance(transform, CompositeTransform)
         (steps,) = transform.children()
         step = next(steps.children())
         assert isinstance(step, Standardise)
-        if len(x) < 2:
-            raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
-        std, mean = torch.std_mean(x.double(), dim=0)
-        if not bool((std > 0).all()):
-            constant = (~(std > 0)).nonzero()[:, 0].tolist()
-            named = [self.columns[i] for i in constant] if self.columns else constant
-            raise ModelError(f"columns {named} are constant: a density has no place for them")
-        distance = mean.abs() / std
-        far = float(distance.max()) * torch.finfo(step.dtype).eps
-        if far > 1e-3:  # standard deviations that rounding of the input moves a value by
-            worst = int(distance.argmax())
-            name = self.columns[worst] if self.columns else worst
-            warnings.warn(
-                f"column {name} lies so far from zero for its spread that {step.dtype} "
-                f"rounds its values by {far:.1e} standard deviations: subtract an offset from it",
-                NumericalWarning,
-                stacklevel=3,
-            )
-        step.set(mean, std)
+        step.set(*_moments(x, self.columns, step.dtype))
+        if context is not None:
+            assert isinstance(transform, StandardisedContext)
+            transform.set(*_moments(context, self.given, step.dtype))
 
     def metric(self, log_prob: Tensor) -> Tensor:
         return log_prob * self.per_nat
+
+
+def _moments(x: Tensor, names: Sequence[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, for a model that computes in a type.
+
+    Raises:
+        ModelError: if they cannot be had, or a column is constant.
+    """
+    if len(x) < 2:
+        raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
+    std, mean = torch.std_mean(x.double(), dim=0)
+    if not bool((std > 0).all()):
+        constant = (~(std > 0)).nonzero()[:, 0].tolist()
+        named = [names[i] for i in constant] if names else constant
+        raise ModelError(f"columns {named} are constant: a density has no place for them")
+    distance = mean.abs() / std
+    far = float(distance.max()) * torch.finfo(dtype).eps
+    if far > 1e-3:  # standard deviations that rounding of the input moves a value by
+        worst = int(distance.argmax())
+        name = names[worst] if names else worst
+        warnings.warn(
+            f"column {name} lies so far from zero for its spread that {dtype} "
+            f"rounds its values by {far:.1e} standard deviations: subtract an offset from it",
+            NumericalWarning,
+            stacklevel=4,
+        )
+    return mean, std
 
 
 class ImagePreprocessing(Preprocessing):

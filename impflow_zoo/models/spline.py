@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
-    CompositeTransform,
     MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
     Permutation,
     PiecewiseRationalQuadraticCouplingTransform,
@@ -17,10 +16,10 @@ from nflows.transforms import (
 from torch import Tensor, nn
 
 from impflow_zoo.models.classes import register_model
+from impflow_zoo.models.columns import table_transform
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.transforms.actnorm import ActNorm
-from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.whitening import Whitening
 
 __all__ = ["SplineFlow"]
@@ -60,14 +59,12 @@ class SplineFlow(FlowModel):
 
     def build(self) -> Transform:
         config = self.config
-        steps: list[Transform] = [Standardise(config.features)]
-        if config.whiten:
-            steps.append(Whitening(config.features))
+        steps: list[Transform] = [Whitening(config.features)] if config.whiten else []
         for number in range(config.blocks):
             if config.actnorm and number:
                 steps.append(ActNorm(config.features))
             steps += [_permutation(config.features, number), _layer(config)]
-        return CompositeTransform(steps)
+        return table_transform(config, steps)
 
 
 def _permutation(features: int, number: int) -> Transform:

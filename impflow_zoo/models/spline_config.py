@@ -20,8 +20,7 @@ class SplineConfig(TableConfig):
         https://arxiv.org/abs/1906.04032
 
     Arguments:
-        features, context_features, actnorm, whiten: as in `TableConfig`.
-        columns, rounding, metric, seed: as in `TableConfig`.
+        actnorm, whiten: as in `TableConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
             `"autoregressive"` each column given those before it: slower to sample from, stronger.
         blocks: number of layers, each after a permutation of the columns.
@@ -30,6 +29,7 @@ class SplineConfig(TableConfig):
         tail_bound: splines act on `[-tail_bound, tail_bound]`, in standard deviations if nothing
             comes before them, and are the identity beyond.
         dropout: part of the hidden units that training leaves out.
+        Others are those of `ColumnsConfig`.
     """
 
     kind: ClassVar[str] = "spline"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,9 +12,9 @@ from torch import nn
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, slopes
 from impflow_zoo.lipschitz.perceptron import is_frequency
 from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import (
     ConfigError,
-    convert_fields,
     require,
     require_choice,
     require_pairs,
@@ -28,49 +27,23 @@ __all__ = ["TableConfig", "TabularConfig"]
 
 
 @dataclass(frozen=True)
-class TableConfig:
-    """What every flow on vectors is given: standardisation comes first, then its blocks.
+class TableConfig(ColumnsConfig):
+    """What flows of several blocks on vectors are given: standardisation comes first.
 
     Arguments:
-        features: number of columns.
         blocks: number of blocks.
-        context_features: size of a context row, or None for an unconditional density.
         actnorm: put an `ActNorm` between blocks.
         whiten: put a `Whitening` before the first block.
-        columns: names of the columns, in order; empty if they have none.
-        rounding: for every column the step its values are rounded to, in the data's own units,
-            0 where they are not; empty means nowhere. Uniform noise of one step is added before
-            training and scoring.
-        metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
-        seed: seed of the probes and of the noise in evaluation.
+        Others are those of `ColumnsConfig`.
     """
 
-    features: int
     blocks: int = 5
-    context_features: int | None = None
     actnorm: bool = True
     whiten: bool = False
-    columns: tuple[str, ...] = ()
-    rounding: tuple[float, ...] = ()
-    metric: str = "log_likelihood"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        convert_fields(self)
-        require_sizes(self, "features", "blocks", "context_features")
-        require_choice("metric", self.metric, ("log_likelihood", "bits"))
-        for name in ("columns", "rounding"):
-            value = getattr(self, name)
-            expected = f"one entry for {self.features} columns"
-            require(len(value) in (0, self.features), name, value, expected)
-        require(len(set(self.columns)) == len(self.columns), "columns", self.columns, "each once")
-        steps = all(0 <= step < math.inf for step in self.rounding)
-        require(steps, "rounding", self.rounding, "steps of at least 0")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one row as the user has it."""
-        return (self.features,)
+        super().__post_init__()
+        require_sizes(self, "blocks")
 
     @property
     def least_size(self) -> int:
@@ -83,8 +56,7 @@ class TabularConfig(TableConfig):
     """A flow on vectors whose blocks are made of Lipschitz perceptrons.
 
     Arguments:
-        features, blocks, context_features, actnorm, whiten: as in `TableConfig`.
-        columns, rounding, metric, seed: as in `TableConfig`.
+        blocks, actnorm, whiten: as in `TableConfig`.
         hidden_features: sizes of the hidden layers of every net.
         net: `"sandwich"`, nets are a `SandwichMLP`, or `"spectral"`, they are a `LipschitzMLP`.
         activation: activation of every net, see these classes; None is `"halfsin"` for sandwich
@@ -94,6 +66,7 @@ class TabularConfig(TableConfig):
         lipschitz: bound of every net's Lipschitz constant, below 1.
         logdet: how log-determinants are computed.
         solver: how roots are found.
+        Others are those of `ColumnsConfig`.
     """
 
     kind: ClassVar[str] = "tabular"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from nflows.transforms import CompositeTransform, Transform
@@ -13,6 +13,7 @@ from torch import Tensor
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.images import Multiscale
 
 __all__ = ["Walk", "decode", "encode"]
@@ -39,10 +40,12 @@ class Walk:
     def __call__(self, transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
         """What comes of rows, `[B, ...]`, and the log-determinants, `[B]`."""
         if isinstance(transform, CompositeTransform):
-            parts = list(_parts(transform))
+            parts, within = list(_parts(transform)), self
+            if isinstance(transform, StandardisedContext):
+                within = replace(self, context=transform.seen(self.context))
             total = x.new_zeros(len(x))
             for part in reversed(parts) if self.backwards else parts:
-                x, logdet = self(part, x)
+                x, logdet = within(part, x)
                 total = total + logdet
             return x, total
         if isinstance(transform, Multiscale):

@@ -55,7 +55,7 @@ class Optimisation:
         """Let layers that start from data (ActNorm) see a whole batch in every process."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)  # the steps count them
-            self.model.train().encode(x)
+            self.model.train().encode(*self.model.parted(x))
 
     def start_average(self) -> None:
         """The average starts as the model is."""
@@ -95,7 +95,7 @@ class Optimisation:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)  # counted below
             try:
-                log_density = self.model.log_prob(x, report=report).sum() / size
+                log_density = self.model.log_prob(*self.model.parted(x), report=report).sum() / size
                 (-log_density).backward()
                 value = float(log_density.detach())
             except NUMERICAL_ERRORS:

@@ -80,8 +80,6 @@ def train(
         new_seed=seed is not None,
         init_from=init_from,
     )
-    if recipe.config.context_features:
-        raise ModelError("recipes train unconditional densities: leave context_features out")
     least = recipe.config.least_size
     if least > _LARGEST:
         raise ModelError(

@@ -59,4 +59,4 @@ def with_columns(config: Config, rows: Source) -> Config:
     table = rows.source if isinstance(rows, Subset) else rows
     if isinstance(config, ImageConfig) or not (isinstance(table, TableSource) and table.named):
         return config
-    return replace(config, columns=table.columns)
+    return replace(config, columns=table.columns[: config.features])

@@ -110,7 +110,7 @@ class Trainer:
             if self.model.preprocessing.learns:
                 rows = self.batches.rows
                 some = rows.rows(range(min(len(rows), 100_000)))  # enough for a mean and a scale
-                self.model.fit_preprocessing(some.to(self.processes.device))
+                self.model.fit_preprocessing(*self.model.parted(some.to(self.processes.device)))
             self.optimisation.start(self._first_batch())
             self._begin()
         else:

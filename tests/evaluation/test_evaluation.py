@@ -347,11 +347,6 @@ def test_missing_values_are_refused(tmp_path):
         evaluate(make(), str(tmp_path / "test.csv"))
 
 
-def test_conditional_models_are_refused():
-    with pytest.raises(ModelError, match="this model is conditional"):
-        evaluate(make(context_features=2), **MOONS)
-
-
 def test_an_unknown_model_is_refused():
     with pytest.raises(ModelError, match="no model 'impflow-powerplant'.*impflow-power-plant"):
         evaluate("impflow-powerplant")

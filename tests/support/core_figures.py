@@ -16,7 +16,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "impflow_zoo"
 ROOMS = ("numerics", "lipschitz", "fast", "transforms", "models")
-LATER = ("sandwich.py", "lipsdp.py", "spline.py", "spline_config.py", "classes.py")
+LATER = (
+    "sandwich.py",
+    "lipsdp.py",
+    "spline.py",
+    "spline_config.py",
+    "classes.py",
+    "columns.py",
+    "context.py",
+)
 ELSEWHERE = ("testing", "normflows.py", "normflows_nets.py", "zuko.py")
 AIMS = {
     "outer lines": 6600,
@@ -27,7 +35,7 @@ AIMS = {
 }
 NOW = {
     "outer lines": 8040,
-    "lines": 8160,
+    "lines": 8177,
     "public names": 145,
     "numeric constants": 16,
     "private names": 3,

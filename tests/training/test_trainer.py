@@ -655,8 +655,8 @@ def test_a_constant_column_is_refused(tmp_path):
     refused(tmp_path, "at least two are needed", data={**data, "validation_rows": 7})
 
 
-def test_conditional_recipes_are_refused(tmp_path):
-    refused(tmp_path, "recipes train unconditional densities", config={"context_features": 2})
+def test_contexts_without_names_are_refused(tmp_path):
+    refused(tmp_path, "this model's contexts have no names", config={"context_features": 2})
 
 
 def test_one_file_needs_rows_to_be_held_back(tmp_path):

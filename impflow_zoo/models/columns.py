@@ -1,0 +1,94 @@
+"""What a model of a table is told of its columns, and what its map starts with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nflows.transforms import CompositeTransform, Transform
+
+from impflow_zoo.models.fields import (
+    ConfigError,
+    convert_fields,
+    require,
+    require_choice,
+    require_sizes,
+)
+from impflow_zoo.transforms.context import StandardisedContext
+from impflow_zoo.transforms.standardise import Standardise
+
+__all__ = ["ColumnsConfig", "table_transform"]
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """The columns whose density is modelled, and those that are given.
+
+    Arguments:
+        features: number of columns.
+        context_features: size of a context row, or None for an unconditional density; None is
+            filled in where `context_columns` are named.
+        columns: names of the columns, in order; empty if they have none.
+        context_columns: names of the columns that are given, in order. Contexts are in the data's
+            own units; the model standardises them.
+        rounding: for every column the step its values are rounded to, in the data's own units,
+            0 where they are not; empty means nowhere. Uniform noise of one step is added before
+            training and scoring. Steps of the context columns may follow; contexts need none, as
+            no density of them is modelled.
+        metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
+        seed: seed of the probes and of the noise in evaluation.
+    """
+
+    features: int
+    context_features: int | None = None
+    columns: tuple[str, ...] = ()
+    context_columns: tuple[str, ...] = ()
+    rounding: tuple[float, ...] = ()
+    metric: str = "log_likelihood"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        if self.context_columns and self.context_features is None:
+            object.__setattr__(self, "context_features", len(self.context_columns))
+        require_sizes(self, "features", "context_features")
+        require_choice("metric", self.metric, ("log_likelihood", "bits"))
+        given = self.context_features or 0
+        self._require_length("columns", self.features)
+        self._require_length("context_columns", given)
+        if self.context_columns and not self.columns:
+            raise ConfigError("context_columns are named: name the columns they are given for too")
+        names = (*self.columns, *self.context_columns)
+        require(len(set(names)) == len(names), "columns", names, "each once")
+        if len(self.rounding) != self.features + given:
+            self._require_length("rounding", self.features)
+        steps = all(0 <= step < math.inf for step in self.rounding)
+        require(steps, "rounding", self.rounding, "steps of at least 0")
+
+    def _require_length(self, name: str, size: int) -> None:
+        value = getattr(self, name)
+        require(len(value) in (0, size), name, value, f"one entry for {size} columns")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one row as the user has it."""
+        return (self.features,)
+
+    @property
+    def least_size(self) -> int:
+        """How many numbers the weights hold at least."""
+        return 0
+
+
+def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> CompositeTransform:
+    """Rows in the data's own units, `[B, D]`, to noise, `[B, D]`, by way of standardised ones.
+
+    Arguments:
+        config: what the columns are.
+        steps: from standardised rows to noise; contexts are standardised for them as well.
+    """
+    parts = [Standardise(config.features), *steps]
+    if config.context_features is None:
+        return CompositeTransform(parts)
+    return StandardisedContext(parts, config.context_features)
