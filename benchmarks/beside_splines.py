@@ -15,13 +15,13 @@ from pathlib import Path
 
 from documents import ROOT, markdown
 
-from impflow_zoo import results
 from impflow_zoo.facts import TrainingFacts
-from impflow_zoo.models.folder import RECIPE, TRAINING, ModelFolder
+from impflow_zoo.models.folder import TRAINING, ModelFolder
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.publishing.scores import paired_error
+from impflow_zoo.publishing.pairs import paired_error
 from impflow_zoo.recipe import read_recipe
+from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
 from impflow_zoo.tables import between
 
@@ -55,12 +55,12 @@ def table(zoo: Path, names: list[str]) -> str:
     """Test values, the paired lead over the spline flow, and rows until its best validation."""
     rows = []
     for name in names:
-        folders = {f: ModelFolder.open(zoo / f"{f}-{name}") for f in FAMILIES}
-        metric = METRICS[read_recipe(folders["spline"].path / RECIPE).config.metric]
+        own = {f: Record(ModelFolder.open(zoo / f"{f}-{name}")) for f in FAMILIES}
+        metric = METRICS[own["spline"].recipe.config.metric]
         found = curves(zoo, name)
         goal = found["spline"][-1][1]
-        scores = {f: results.published(folder) for f, folder in folders.items()}
-        error = paired_error(folders["impflow"], folders["spline"])
+        scores = {f: record.entry for f, record in own.items()}
+        error = paired_error(own["impflow"].folder, own["spline"].folder)
         lead = metric.sign * (scores["impflow"].value - scores["spline"].value)
         rows.append(
             (

@@ -6,19 +6,12 @@ import json
 import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from impflow_zoo.models.fields import ConfigError, ModelError, convert_fields, parse_dataclass
+from impflow_zoo.models.fields import ConfigError, ModelError, convert, convert_fields
 from impflow_zoo.models.folder import TRAINING
 from impflow_zoo.runlog import read_lines
 
-__all__ = [
-    "TRAINING",
-    "Part",
-    "Repeat",
-    "TrainingFacts",
-    "read_log",
-]
+__all__ = ["Part", "Repeat", "TrainingFacts", "read_log"]
 
 
 @dataclass(frozen=True)
@@ -100,20 +93,20 @@ class TrainingFacts:
         if not path.is_file():
             raise ModelError(f"{folder} has no {TRAINING}: stage it from a run")
         try:
-            return _parsed(json.loads(path.read_text(encoding="utf-8")))
+            facts: TrainingFacts = convert(json.loads(path.read_text("utf-8")), cls, TRAINING)
         except ValueError as error:
             raise ModelError(f"{path} is damaged: stage the model from its run again") from error
+        return facts
 
     @property
-    def last_steps(self) -> int:
-        """Steps of the last stage."""
-        return self.parts[-1].steps if self.parts else self.steps
+    def stages(self) -> tuple[Part, ...]:
+        """All stages in order."""
+        return self.parts or (Part(self.steps, self.rows_seen, self.minutes, self.hardware),)
 
     @property
     def batches(self) -> list[int]:
         """Rows of a step in each stage."""
-        runs = self.parts or (self._as_part(),)
-        return [round(run.rows_seen / max(1, run.steps)) for run in runs]
+        return [round(stage.rows_seen / max(1, stage.steps)) for stage in self.stages]
 
     def is_like(self, other: TrainingFacts) -> bool:
         """Whether two runs may differ in their seeds alone, by start, length and data."""
@@ -125,7 +118,7 @@ class TrainingFacts:
 
     def after(self, before: TrainingFacts) -> TrainingFacts:
         """These facts of a stage and those of the stages before it."""
-        parts = (*(before.parts or (before._as_part(),)), self._as_part())
+        parts = (*before.stages, *self.stages)
         steps = before.steps + self.steps
         unconverged = (run.unconverged_fraction * run.steps for run in (before, self))
         start = max([60 * before.minutes, *(seconds for _, seconds, _ in before.curve)])
@@ -147,9 +140,6 @@ class TrainingFacts:
             init_from=before.init_from,
         )
 
-    def _as_part(self) -> Part:
-        return Part(self.steps, self.rows_seen, self.minutes, self.hardware)
-
     def text(self) -> str:
         """What `read` reads."""
         curve = [(int(rows), seconds, value) for rows, seconds, value in self.curve]
@@ -167,14 +157,6 @@ class TrainingFacts:
         return statistics.mean(values), statistics.stdev(values)
 
 
-def _parsed(known: Any) -> TrainingFacts:
-    """What `dataclasses.asdict` took apart."""
-    if not isinstance(known, dict):
-        raise ConfigError("facts are stated by name")
-    facts: TrainingFacts = parse_dataclass(TrainingFacts, known, "")
-    return facts
-
-
 def read_log(log: Path) -> TrainingFacts:
     """What a training log says of cost and progress, that of earlier stages included.
 
@@ -184,29 +166,26 @@ def read_log(log: Path) -> TrainingFacts:
     lines = read_lines(log)
     if not lines:
         raise ModelError(f"{log} holds no line of a training: is the run still at its start?")
-    try:
-        return _facts(lines)
-    except (ConfigError, TypeError) as error:
-        raise ModelError(f"{log} is damaged: {error}") from None
-
-
-def _facts(lines: list[dict[str, Any]]) -> TrainingFacts:
     known = {key: value for line in reversed(lines) for key, value in line.items()}  # the first
     unconverged = [line["unconverged"] for line in lines if "unconverged" in line]
-    own = TrainingFacts(
-        steps=lines[-1]["step"],
-        rows_seen=lines[-1]["rows_seen"],
-        minutes=round(lines[-1]["seconds"] / 60, 1),
-        hardware=known.get("hardware", "not recorded"),
-        skipped_steps=max(line.get("skipped", 0) for line in lines),
-        unconverged_fraction=sum(unconverged) / max(1, len(unconverged)),
-        curve=tuple(
-            (line["rows_seen"], line["seconds"], round(line["validation"], 5))
-            for line in lines
-            if line.get("validation") is not None
-        ),
-        seed=known.get("seed", 0),
-        init_from=known.get("init_from", ""),
-        data=known.get("data", ""),
-    )
-    return own.after(_parsed(known["before"])) if known.get("before") else own
+    try:
+        own = TrainingFacts(
+            steps=lines[-1]["step"],
+            rows_seen=lines[-1]["rows_seen"],
+            minutes=round(lines[-1]["seconds"] / 60, 1),
+            hardware=known.get("hardware", "not recorded"),
+            skipped_steps=max(line.get("skipped", 0) for line in lines),
+            unconverged_fraction=sum(unconverged) / max(1, len(unconverged)),
+            curve=tuple(
+                (line["rows_seen"], line["seconds"], round(line["validation"], 5))
+                for line in lines
+                if line.get("validation") is not None
+            ),
+            seed=known.get("seed", 0),
+            init_from=known.get("init_from", ""),
+            data=known.get("data", ""),
+        )
+        before = known.get("before")
+        return own.after(convert(before, TrainingFacts, "before")) if before else own
+    except (ConfigError, TypeError) as error:
+        raise ModelError(f"{log} is damaged: {error}") from None

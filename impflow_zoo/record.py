@@ -1,22 +1,78 @@
-"""What a model's folder says of it, in one place: each file is read when it is asked for."""
+"""What a model's folder says of it, in one place: each file is read when it is asked for.
+
+`results.json` is what evaluation found out, one entry for each data set and split. Cards,
+`results.csv`, the tables of the documents, `impflow-zoo list` and the number that `evaluate` shows
+as the card's are made from these entries.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.folder import CONFIG, RECIPE, TRAINING, ConfigFile, ModelFolder
+from impflow_zoo.models.fields import ModelError, convert
+from impflow_zoo.models.folder import (
+    CONFIG,
+    RECIPE,
+    RESULTS,
+    TRAINING,
+    ConfigFile,
+    ModelFolder,
+    readable,
+)
 from impflow_zoo.recipe import Recipe, read_recipe
-from impflow_zoo.results import Entry, published
 
-__all__ = ["Record", "parameter_count", "records"]
+if TYPE_CHECKING:
+    from impflow_zoo.evaluation import Result
+
+__all__ = ["Entry", "Record", "records", "results_text"]
+
+# As many digits as are worth keeping.
+_DIGITS = {"value": ".6f", "stderr": ".5f", "estimator_stderr": ".3g", "round_trip": ".2g"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The score of a model on one split of a data set.
+
+    Arguments:
+        data: name of the data set, as the card calls it.
+        split: of the data set.
+        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip: as in `evaluate`.
+    """
+
+    data: str
+    split: str
+    metric: str
+    value: float
+    stderr: float
+    estimator_stderr: float
+    n: int
+    seed: int
+    logdet: str
+    round_trip: float
+
+    @classmethod
+    def of(cls, result: Result, data: str, split: str) -> Entry:
+        """The entry of a result."""
+        known: dict[str, Any] = {f.name: getattr(result, f.name, None) for f in fields(cls)}
+        rounded = {name: float(format(known[name], digits)) for name, digits in _DIGITS.items()}
+        return cls(**{**known, **rounded, "data": data, "split": split})
+
+    @property
+    def rows(self) -> str:
+        """What the value was measured on, in words."""
+        return f"{self.n:,} rows of {self.data}"
 
 
 @dataclass(frozen=True)
@@ -31,8 +87,8 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Name of the model."""
-        return Path(os.path.abspath(self.folder.path)).name  # of a link, not of what it is to
+        """Name of the model: that of a link, not of what it leads to."""
+        return Path(os.path.abspath(self.folder.path)).name
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -47,9 +103,33 @@ class Record:
         return ConfigFile(self.recipe.model, self.recipe.config)
 
     @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """What `results.json` holds, the entry of the card first; none if there is no such file.
+
+        Raises:
+            ModelError: if the file is damaged.
+        """
+        path = self.folder.file(RESULTS)
+        if path is None:
+            return ()
+        try:
+            found: tuple[Entry, ...] = convert(
+                json.loads(path.read_text("utf-8")), tuple[Entry, ...], RESULTS
+            )
+        except ValueError as error:
+            raise ModelError(
+                f"{self.folder.name}: {RESULTS} is damaged ({readable(error)}): stage the model "
+                "again"
+            ) from None
+        return found
+
+    @cached_property
     def entry(self) -> Entry | None:
-        """The score on its card; None if there is none."""
-        return published(self.folder)
+        """The score on its card; None if it cannot be had, which stops nothing."""
+        try:
+            return next(iter(self.entries), None)
+        except (ModelError, OSError):
+            return None
 
     @cached_property
     def facts(self) -> TrainingFacts | None:
@@ -59,7 +139,9 @@ class Record:
     @cached_property
     def parameters(self) -> int:
         """How many trainable numbers it has."""
-        return parameter_count(self.stated)
+        with torch.device("meta"):
+            model = model_class(self.stated.model)(self.stated.config)
+        return sum(p.numel() for p in model.parameters())
 
     @property
     def data(self) -> str:
@@ -82,8 +164,6 @@ def records(zoo: Path) -> list[Record]:
     return [Record(ModelFolder(path.parent)) for path in sorted(zoo.glob(f"*/{RECIPE}"))]
 
 
-def parameter_count(stated: ConfigFile) -> int:
-    """Number of trainable numbers of a model."""
-    with torch.device("meta"):
-        model = model_class(stated.model)(stated.config)
-    return sum(p.numel() for p in model.parameters())
+def results_text(entries: Sequence[Entry]) -> str:
+    """The content of `results.json`."""
+    return json.dumps([asdict(entry) for entry in entries], indent=1) + "\n"

@@ -13,8 +13,7 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CARD, CONFIG, RECIPE, TEST_ROWS, WEIGHTS, ModelFolder
 from impflow_zoo.recipe import CardSettings, DataSettings, read_recipe
-from impflow_zoo.record import Record
-from impflow_zoo.results import Entry, published
+from impflow_zoo.record import Entry, Record
 
 __all__ = [
     "Split",
@@ -161,7 +160,7 @@ def scored_split(
         if dataset is None:
             raise
     of_card = split in (None, data.test) and revision in (None, data.revision)
-    entry = published(folder) if folder and of_card else None
+    entry = Record(folder).entry if folder and of_card else None
     if dataset is not None:
         on_disk = os.path.exists(dataset)
         if revision is not None and on_disk:

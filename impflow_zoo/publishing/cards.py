@@ -1,26 +1,109 @@
-"""Model cards from templates: what a model is, how good, how trained, what it is not for."""
+"""Model cards from templates: what a model is, how good, how trained, what it is not for.
+
+Beside a model's own number stand those of other models on the same rows, looked up in their
+folders, and figures that no model of the zoo has, from `figures.yaml` beside the folders.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.folder import RECIPE, RESULTS, TEST_ROWS, TRAINING
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.publishing.beside import data_option, evaluate_options, figures, siblings
 from impflow_zoo.recipe import Recipe
-from impflow_zoo.record import Record
-from impflow_zoo.results import Entry
+from impflow_zoo.record import Entry, Record
 
-__all__ = ["pending_card", "trained_card"]
+__all__ = ["FIGURES", "Beside", "figures", "pending_card", "siblings", "trained_card"]
+
+FIGURES = "figures.yaml"
+_SAME = 0.02  # how far sizes may differ and still be called the same
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A number that a card shows beside the model's own.
+
+    Arguments:
+        name: what it belongs to.
+        value: as printed.
+        stderr: its standard error, as printed, or empty.
+        source: the paper, or the command that makes it again.
+    """
+
+    name: str
+    value: str
+    stderr: str = ""
+    source: str = ""
+
+
+def figures(zoo: Path, data: str) -> tuple[Beside, ...]:
+    """What `figures.yaml` in a folder holds of a data set, by the name of the data.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    path = zoo / FIGURES
+    if not path.is_file():
+        return ()
+    try:
+        known = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        found: tuple[Beside, ...] = convert(known.get(data, ()), tuple[Beside, ...], data)
+    except (yaml.YAMLError, ConfigError, AttributeError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    return found
+
+
+def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:
+    """Other models with weights, scored on the same rows; one that cannot be read is left out."""
+    for other in others:
+        score = other.entry
+        if other.name == record.name or score is None or _rows(other) != _rows(record):
+            continue
+        try:
+            yield Beside(
+                f"{other.name}, {_compared(other, record)}",
+                f"{score.value:.3f}",
+                f"{score.stderr:.3f}",
+                f"`impflow-zoo evaluate {other.name}{_evaluate_options(other)}`",
+            )
+        except ModelError as error:
+            said = f"{other.name} cannot be read ({error}): left out of the card of {record.name}"
+            warnings.warn(said, stacklevel=2)
+
+
+def _rows(record: Record) -> tuple[str, str, str] | None:
+    entry = record.entry
+    return (entry.data, entry.split, entry.metric) if entry else None
+
+
+def _compared(other: Record, own: Record) -> str:
+    """Size and rows seen of a model, in words, beside those of another one."""
+    rows, own_rows = (record.facts.rows_seen if record.facts else 0 for record in (other, own))
+    same_size = abs(other.parameters - own.parameters) <= _SAME * own.parameters
+    if same_size and rows == own_rows:
+        return "same size and rows seen"
+    seen = "same rows seen" if rows == own_rows else f"{rows:,} rows seen"
+    return f"{'same size' if same_size else f'{other.parameters:,} parameters'}, {seen}"
+
+
+def _evaluate_options(record: Record) -> str:
+    """What evaluation commands need where neither the folder nor the recipe has the rows."""
+    data = record.recipe.data
+    if data.dataset is not None or record.folder.has(TEST_ROWS):
+        return ""
+    return f" --dataset FOLDER --split {data.test}"
 
 
 def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> str:
@@ -48,7 +131,7 @@ def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> st
         metric=METRICS[entry.metric],
         columns=getattr(stated.config, "columns", ()),
         rounding=getattr(stated.config, "rounding", ()),
-        evaluate_options=evaluate_options(recipe, ships=record.folder.has(TEST_ROWS)),
+        evaluate_options=_evaluate_options(record),
         scored_data=recipe.data.dataset or "FOLDER",
         settings=recipe.runs[-1],
         over_seeds=record.over_seeds,
@@ -84,7 +167,7 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         name=record.name,
         record=record,
         words=recipe.card,
-        train_options=data_option(recipe),
+        train_options=" --data FOLDER" if recipe.data.dataset is None else "",
         citation=model_class(recipe.model).citation,
         **texts,
     )

@@ -1,18 +1,28 @@
-"""Does ImpFlow beat ResFlow at equal size? The table and the picture, from the models' folders."""
+"""Does ImpFlow beat ResFlow at equal size? The table and the picture, from the models' folders.
+
+`scores.safetensors` holds the metric of each row that a card speaks of: two models of the same rows
+are compared row by row.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as serialise
+
+from impflow_zoo.evaluation import Result
+from impflow_zoo.models.folder import SCORES, ModelFolder
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.pictures import Points, draw_curves
-from impflow_zoo.publishing.scores import paired_error
-from impflow_zoo.record import Record
-from impflow_zoo.results import Entry
+from impflow_zoo.recipe import Recipe
+from impflow_zoo.record import Entry, Record
 
-__all__ = ["picture", "table", "trained_pairs"]
+__all__ = ["paired_error", "picture", "scores_file", "table", "trained_pairs"]
 
 _FIRST, _SECOND = "impflow-", "resflow-"
 Pair = tuple[Record, Record]
@@ -109,6 +119,34 @@ def _at_equal_time(pair: Pair) -> str:
         for curve in curves
     ]
     return f"{best[0] - best[1]:+.4f}"
+
+
+def scores_file(result: Result, recipe: Recipe) -> bytes:
+    """The content of `scores.safetensors`: the metric of each row, and which rows they are."""
+    assert result.per_row is not None
+    rows = json.dumps([recipe.card.data_name, recipe.data.test, result.seed])
+    return serialise({"metric": result.per_row.float().contiguous()}, metadata={"rows": rows})
+
+
+def paired_error(one: ModelFolder, other: ModelFolder) -> float | None:
+    """Standard error of the difference of two models' means over the same rows.
+
+    Rows that are hard for one model are hard for the other: this error is smaller than that of two
+    independent means.
+
+    Returns:
+        None where a folder has no scores, or they are not of the same rows and noise.
+    """
+    scores, rows = [], []
+    for folder in (one, other):
+        if not folder.has(SCORES):
+            return None
+        with safe_open(folder.path / SCORES, framework="pt") as file:
+            scores.append(file.get_tensor("metric").double())
+            rows.append((file.metadata()["rows"], len(scores[-1])))
+    if rows[0] != rows[1] or len(scores[0]) < 2:
+        return None
+    return float(torch.std(scores[0] - scores[1])) / len(scores[0]) ** 0.5
 
 
 def picture(pairs: Sequence[Pair], path: Path) -> None:

@@ -31,11 +31,9 @@ from impflow_zoo.models.folder import (
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.cards import pending_card, trained_card
-from impflow_zoo.publishing.scores import serialised
+from impflow_zoo.publishing.pairs import scores_file
 from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
-from impflow_zoo.record import Record, records
-from impflow_zoo.results import Entry, read_results
-from impflow_zoo.results import text as results_text
+from impflow_zoo.record import Entry, Record, records, results_text
 
 __all__ = ["stage"]
 
@@ -94,10 +92,11 @@ def stage(
             rows = (result.dataset, result.split)
             facts = replace(facts, repeats=tuple(_score(*other, *rows) for other in others))
         (made / TRAINING).write_text(facts.text())
-        (made / SCORES).write_bytes(serialised(result, recipe))
+        (made / SCORES).write_bytes(scores_file(result, recipe))
         score = Entry.of(result, recipe.card.data_name, recipe.data.test)
-        known = () if run else read_results(draft)
-        (made / RESULTS).write_text(results_text(score.put_first(known)))
+        rows, known = (score.data, score.split), () if run else Record(draft).entries
+        more = [entry for entry in known if (entry.data, entry.split) != rows]
+        (made / RESULTS).write_text(results_text([score, *more]))
         pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
         unit = METRICS[model.config.metric].unit
         pictures.draw_curves([("", unit, [facts.curve])], [""], made / CURVE)

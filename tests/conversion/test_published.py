@@ -13,7 +13,7 @@ from impflow_zoo import create_model, list_models
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CARD, RECIPE, WEIGHTS, ConfigFile, ModelFolder
 from impflow_zoo.recipe import read_recipe
-from impflow_zoo.record import parameter_count
+from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
 
 PARAMETERS = {  # in millions
@@ -52,14 +52,16 @@ def test_the_card_says_that_weights_are_due(name):
     if (FOLDERS[name] / WEIGHTS).is_file():
         pytest.skip("the weights are there: conversion wrote the card")
     card = (FOLDERS[name] / CARD).read_text()
-    size = f"{parameter_count(config_file(name)):,} parameters"
+    size = f"{Record(ModelFolder(FOLDERS[name])).parameters:,} parameters"
     for said in (f"python -m conversion {name}_resflow", "MIT", "Weights pending", size):
         assert said in card
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_sizes(name):
-    assert parameter_count(config_file(name)) / 1e6 == pytest.approx(PARAMETERS[name], abs=0.05)
+    assert Record(ModelFolder(FOLDERS[name])).parameters / 1e6 == pytest.approx(
+        PARAMETERS[name], abs=0.05
+    )
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,13 @@ from impflow_zoo import (
     ResFlow,
     create_model,
     evaluate,
-    results,
     scoring,
 )
 from impflow_zoo.data import DataError, TableSource, open_source, read
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import RESULTS, ModelFolder
-from impflow_zoo.results import Entry
+from impflow_zoo.record import Entry, Record, results_text
 from impflow_zoo.scoring import model_input, score
 
 MOONS = {"dataset": "toy:moons", "split": "test"}
@@ -178,7 +176,7 @@ def folder(tmp_path) -> Path:
     """A model with a recipe on moons that was scored at -2.5."""
     make().save_pretrained(tmp_path / "flow")
     write_recipe(tmp_path / "flow")
-    (tmp_path / "flow" / RESULTS).write_text(results.text((KNOWN,)))
+    (tmp_path / "flow" / RESULTS).write_text(results_text([KNOWN]))
     return tmp_path / "flow"
 
 
@@ -279,13 +277,7 @@ def test_damaged_results_stop_no_evaluation(content, folder):
     (folder / RESULTS).write_text(content)
     assert evaluate(folder, limit=5).published is None
     with pytest.raises(ModelError, match=r"results.json is damaged \(.*\): stage the model again"):
-        results.read_results(ModelFolder.open(folder))
-
-
-def test_a_new_score_takes_the_place_of_that_on_the_same_rows():
-    other, better = replace(KNOWN, split="train"), replace(KNOWN, value=-2.0)
-    assert better.put_first((KNOWN, other)) == (better, other)
-    assert other.put_first((KNOWN,)) == (other, KNOWN)
+        _ = Record(ModelFolder.open(folder)).entries
 
 
 # ----------------------------------------------------------------------------------- results

@@ -62,7 +62,6 @@ ROOMS = {  # what a room may import beside itself
         "recipe",
         "record",
         "registry",
-        "results",
     },
 }
 

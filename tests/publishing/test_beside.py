@@ -12,8 +12,7 @@ from support import staged_folder
 
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.folder import RESULTS, TRAINING, ModelFolder
-from impflow_zoo.publishing.beside import FIGURES, figures, siblings
-from impflow_zoo.publishing.cards import trained_card
+from impflow_zoo.publishing.cards import FIGURES, figures, siblings, trained_card
 from impflow_zoo.record import Record, records
 
 GAUSSIAN = {"name": "a Gaussian", "value": "-3.1", "stderr": "0.1", "source": "`a command`"}

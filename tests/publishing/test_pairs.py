@@ -16,9 +16,8 @@ from support.staged_folder import FACTS
 from impflow_zoo.facts import Repeat, TrainingFacts
 from impflow_zoo.models.folder import SCORES, ModelFolder
 from impflow_zoo.publishing import pairs
-from impflow_zoo.publishing.scores import serialised
 from impflow_zoo.recipe import CardSettings, DataSettings
-from impflow_zoo.results import Entry
+from impflow_zoo.record import Entry
 
 
 def row(folder: Path, name: str, value: float | None, **known: Any) -> Any:
@@ -99,7 +98,7 @@ def test_scores_of_the_same_rows_are_compared_row_by_row(rows, tmp_path):
         (tmp_path / model).mkdir(exist_ok=True)
         result = SimpleNamespace(per_row=scores, seed=seed)
         recipe = SimpleNamespace(card=CardSettings(data_name="a"), data=DataSettings())
-        (tmp_path / model / SCORES).write_bytes(serialised(result, recipe))
+        (tmp_path / model / SCORES).write_bytes(pairs.scores_file(result, recipe))
 
     write("impflow-a", hard)
     write("resflow-a", hard + 0.5 + 0.1 * torch.randn(1000))

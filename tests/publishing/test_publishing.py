@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from support.command_line import Outcome, command
 from support.loopback_hub import TOKEN, Hub
 from support.small_models import make
 
-from impflow_zoo import ResFlow, create_model, registry, results
+from impflow_zoo import ResFlow, create_model, registry
 from impflow_zoo.models.config import to_json
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
@@ -36,8 +37,7 @@ from impflow_zoo.models.folder import (
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.publishing import sending, staging
 from impflow_zoo.publishing.cards import trained_card
-from impflow_zoo.record import Record
-from impflow_zoo.results import Entry
+from impflow_zoo.record import Entry, Record, results_text
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,14 @@ def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
     assert "no weights, not sent" in sending.table(found, "org").splitlines()[1]
     with pytest.raises(ModelError, match="none of these models has weights"):
         sending.check(found[1:], "org")
+
+
+def test_staging_keeps_scores_on_other_rows(folder):
+    (score,) = Record(ModelFolder(folder)).entries
+    other, old = replace(score, split="train", n=5), replace(score, value=1.0)
+    (folder / RESULTS).write_text(results_text([old, other]))
+    staging.stage(None, folder)
+    assert Record(ModelFolder(folder)).entries == (score, other)
 
 
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
@@ -390,7 +398,7 @@ def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
     scored = {"metric": "bits_per_dim", "value": 8.0, "stderr": 0.1, "estimator_stderr": 1e-3}
     how = {"n": 9, "seed": 0, "logdet": "exact", "round_trip": 1e-6}
     entry = Entry(data="digits", split="test", **scored, **how)
-    (folder / RESULTS).write_text(results.text((entry,)))
+    (folder / RESULTS).write_text(results_text([entry]))
     text = trained_card(Record(ModelFolder(folder)), tmp_path)
     data = ModelCard(text).data
     assert data.pipeline_tag == "unconditional-image-generation"

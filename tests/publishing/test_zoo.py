@@ -25,9 +25,8 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.recipe import fingerprint, read_recipe
-from impflow_zoo.record import parameter_count
+from impflow_zoo.record import Record
 from impflow_zoo.registry import locate, zoo_folder
-from impflow_zoo.results import published
 
 FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
 LARGE = [path for path in FOLDERS if path.name.endswith("-cifar10")]  # long to certify
@@ -105,7 +104,7 @@ def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
 @every_model
 def test_the_card_says_what_the_weights_score(folder):
     needs_weights(folder)
-    result = published(ModelFolder.open(folder))
+    result = Record(ModelFolder.open(folder)).entry
     assert result is not None, "there is no results.json: stage the model"
     found = score(folder)
     assert found.value == pytest.approx(result.value, abs=1e-4)
@@ -119,7 +118,7 @@ def test_the_card_can_be_read_by_the_hub(folder):
     card = ModelCard.load(folder / CARD)
     assert card.data.library_name == "impflow_zoo"
     assert card.data.license == "mit"
-    assert f"{published(ModelFolder.open(folder)).value:.3f}" in card.text
+    assert f"{Record(ModelFolder.open(folder)).entry.value:.3f}" in card.text
     for picture in ("density.png", "curve.png"):
         assert (folder / picture).is_file() == (picture in card.text)
 
@@ -127,7 +126,7 @@ def test_the_card_can_be_read_by_the_hub(folder):
 @pytest.mark.parametrize("folder", PAIRS, ids=lambda path: path.name.removeprefix("impflow-"))
 def test_both_of_a_pair_have_as_many_parameters(folder):
     sibling = folder.with_name(folder.name.replace("impflow-", "resflow-"))
-    own, other = (parameter_count(config_file(path)) for path in (folder, sibling))
+    own, other = (Record(ModelFolder(path)).parameters for path in (folder, sibling))
     assert own == pytest.approx(other, rel=0.02)
 
 
