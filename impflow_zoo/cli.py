@@ -153,7 +153,7 @@ def sample(
     elif picture:
         pictures.draw_samples(samples, out)
     else:
-        columns = getattr(loaded.config, "columns", ()) or [f"x{i}" for i in range(shape[0])]
+        columns = pictures.column_names(loaded.config)
         table = pandas.DataFrame(samples.numpy(force=True), columns=columns)
         writing.write_whole(out, table.to_csv(index=False).encode())
     if as_json:

@@ -5,27 +5,28 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.metrics import METRICS, Metric
 from impflow_zoo.models.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 __all__ = [
     "PictureError",
     "Points",
     "check_library",
+    "column_names",
     "draw_curves",
     "draw_density",
     "draw_images",
@@ -36,6 +37,7 @@ __all__ = [
 _SAMPLES = 20_000
 Points = Sequence[Sequence[float]]  # rows seen, seconds and value of each validation
 
+_DPI = 110
 _SHOWN = 36  # images of a grid
 _PAIRED = 6  # columns a pair plot shows
 _GAP = 2  # pixels between images
@@ -46,6 +48,11 @@ _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
 class PictureError(ModelError):
     """A picture cannot be drawn or written."""
+
+
+def column_names(config: Config) -> list[str]:
+    """Names of the columns of a table, made up where there are none."""
+    return list(getattr(config, "columns", ())) or [f"x{i}" for i in range(config.shape[0])]
 
 
 def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
@@ -95,8 +102,10 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     if model.config.shape == (2,):
         figure = _plane(model, rows)
     else:
-        figure = _pairs(model.sample(_SAMPLES, generator=generator), rows, _column_names(model))
-    _save(figure, path)
+        figure = _pairs(
+            model.sample(_SAMPLES, generator=generator), rows, column_names(model.config)
+        )
+    _save(figure.savefig, path, dpi=_DPI)
 
 
 def draw_samples(samples: Tensor, path: Path) -> None:
@@ -106,7 +115,7 @@ def draw_samples(samples: Tensor, path: Path) -> None:
     x, y = samples.T.cpu().numpy()
     axes.scatter(x, y, s=2, color=_MODEL, alpha=0.6, linewidths=0)
     axes.set_aspect("equal")
-    _save(figure, path)
+    _save(figure.savefig, path, dpi=_DPI)
 
 
 def draw_images(groups: list[Tensor], path: Path, titles: Sequence[str] = ()) -> None:
@@ -117,53 +126,24 @@ def draw_images(groups: list[Tensor], path: Path, titles: Sequence[str] = ()) ->
         path: PNG file to write.
         titles: what stands above each grid.
     """
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageOps
 
-    grids = [_grid(images.cpu()) for images in groups]
-    height = max(grid.shape[1] for grid in grids)
-    parts: list[Tensor] = []
-    for grid in grids:
-        space = grid.new_full((grid.shape[0], height, 2 * _GAP), 255)
-        padded = grid.new_full((grid.shape[0], height, grid.shape[2]), 255)
-        padded[:, : grid.shape[1]] = grid
-        parts += [padded, space]
-    whole = torch.cat(parts[:-1], dim=2)
-    picture = Image.fromarray(whole.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())
+    height, width = (side + _GAP for side in groups[0].shape[-2:])
+    across = [math.ceil(len(images) ** 0.5) for images in groups]
+    down = max(math.ceil(len(images) / n) for images, n in zip(groups, across, strict=True))
+    lefts = [0, *itertools.accumulate(width * n + _GAP for n in across)]
+    picture = Image.new("RGB", (lefts.pop() - 2 * _GAP, height * down - _GAP), "white")
+    for images, n, left in zip(groups, across, lefts, strict=True):
+        for i, image in enumerate(images.cpu()):
+            pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+            picture.paste(Image.fromarray(pixels), (left + i % n * width, i // n * height))
     enlarged = max(1, _WIDTH // picture.width)
-    picture = picture.resize(
-        (picture.width * enlarged, picture.height * enlarged), Image.Resampling.NEAREST
-    )
+    picture = ImageOps.scale(picture, enlarged, Image.Resampling.NEAREST)
     if titles:
-        lefts = itertools.accumulate(enlarged * (grid.shape[2] + 2 * _GAP) for grid in grids[:-1])
-        picture = _titled(picture, titles, [0, *lefts])
-    content = io.BytesIO()
-    picture.save(content, format="png")
-    write_whole(path, content.getvalue())
-
-
-def _titled(picture: Image, titles: Sequence[str], lefts: Sequence[int]) -> Image:
-    """A picture with a line of text above it."""
-    from PIL import Image, ImageDraw
-
-    whole = Image.new(picture.mode, (picture.width, picture.height + _TITLE), "white")
-    whole.paste(picture, (0, _TITLE))
-    for title, left in zip(titles, lefts, strict=True):
-        ImageDraw.Draw(whole).text((left, 2), title, fill="black")
-    return whole
-
-
-def _grid(images: Tensor) -> Tensor:
-    """Images in rows of a square, white between them, `[C, H', W']`."""
-    n, channels, height, width = images.shape
-    columns = math.ceil(n**0.5)
-    rows = math.ceil(n / columns)
-    grid = images.new_full(
-        (channels, rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP), 255
-    )
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + _GAP), (i % columns) * (width + _GAP)
-        grid[:, top : top + height, left : left + width] = image
-    return grid
+        picture = ImageOps.expand(picture, (0, _TITLE, 0, 0), "white")
+        for title, left in zip(titles, lefts, strict=True):
+            ImageDraw.Draw(picture).text((enlarged * left, 2), title, fill="black")
+    _save(picture.save, path)
 
 
 def draw_curves(
@@ -172,53 +152,47 @@ def draw_curves(
     """Draw validation values against rows seen and against time, one line of plots a data set.
 
     Arguments:
-        curves: for each data set its name, the unit, and for each model `(rows seen, seconds,
+        curves: for each data set its name, the metric, and for each model `(rows seen, seconds,
             value)` of each validation.
         names: of the models, for the legend; of a single one nothing is said.
         path: PNG file to write.
     """
     figure = _figure(8, 2.6 * max(1, len(curves)))
     lines = figure.subplots(max(1, len(curves)), 2, sharey="row", squeeze=False)
-    for axes, (data, unit, models) in zip(lines, curves, strict=False):
-        _curves(axes, models, names, unit)
+    for axes, (data, metric, models) in zip(lines, curves, strict=False):
+        _curves(axes, models, names, METRICS[metric])
         axes[0].set_title(data, loc="left", fontsize=10)
         if len(names) > 1:
             axes[0].legend(fontsize=8)
-    _save(figure, path)
+    _save(figure.savefig, path, dpi=_DPI)
 
 
 def _curves(
-    axes: Sequence[Axes], curves: Sequence[Points], names: Sequence[str], unit: str
+    axes: Sequence[Axes], curves: Sequence[Points], names: Sequence[str], metric: Metric
 ) -> None:
     """Curves against rows seen in the left plot, against minutes in the right one."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     for points, name, colour in zip(curves, names, (_MODEL, _DATA), strict=False):
-        y = [value for _, _, value in points]
-        rows, minutes = [r for r, _, _ in points], [seconds / 60 for _, seconds, _ in points]
-        for ax, x in zip(axes, (rows, minutes), strict=True):
-            ax.plot(x, y, color=colour, marker=".", linewidth=1.2, label=name)
+        rows, seconds, values = zip(*points, strict=True)
+        for ax, x in zip(axes, (rows, [s / 60 for s in seconds]), strict=True):
+            ax.plot(x, values, color=colour, marker=".", linewidth=1.2, label=name)
     for ax, label in zip(axes, ("rows seen", "minutes"), strict=True):
         ax.set_xlabel(label)
         ax.grid(alpha=0.3)
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].xaxis.set_major_locator(MaxNLocator(6))
-    axes[0].set_ylabel(f"validation, {unit}")
-    values = [point[2] for points in curves for point in points]
-    better_first = sorted(values, reverse=_higher_is_better(unit))
-    tail = sorted(better_first[: max(2, 4 * len(values) // 5)])
+    axes[0].set_ylabel(f"validation, {metric.unit}")
+    better_first = sorted((p[2] for points in curves for p in points), reverse=metric.sign > 0)
+    tail = sorted(better_first[: max(2, 4 * len(better_first) // 5)])
     if tail and tail[0] < tail[-1]:  # the first steps would flatten the rest
         space = 0.1 * (tail[-1] - tail[0])
         axes[0].set_ylim(tail[0] - space, tail[-1] + space)
 
 
-def _higher_is_better(unit: str) -> bool:
-    return any(metric.sign > 0 for metric in METRICS.values() if metric.unit == unit)
-
-
-def _save(figure: Figure, path: Path) -> None:
+def _save(save: Callable[..., Any], path: Path, **options: Any) -> None:
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    save(picture, format="png", **options)
     write_whole(path, picture.getvalue())
 
 
@@ -252,6 +226,7 @@ def _plane(model: FlowModel, rows: Tensor, size: int = 200) -> Figure:
 
 
 def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
+    labels = ("held-out data (below the diagonal)", "samples of the model (above it)")
     total, shown = len(names), min(len(names), _PAIRED)
     columns = [round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)]
     samples, rows, names = samples[:, columns], rows[:, columns], [names[i] for i in columns]
@@ -260,58 +235,32 @@ def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
     limits = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
     figure = _figure(2.0 * shown, 2.0 * shown)
     grid = figure.subplots(shown, shown, squeeze=False)
-    for i in range(shown):
-        for j in range(shown):
-            axes = grid[i][j]
-            if i == j:
-                _histograms(axes, rows[:, i], samples[:, i], limits[i])
-            else:
-                source, colour = (rows, _DATA) if i > j else (samples[: len(rows)], _MODEL)
-                x, y = source[:, j].cpu().numpy(), source[:, i].cpu().numpy()
-                axes.scatter(x, y, s=2, color=colour, alpha=0.5, linewidths=0)
-                axes.set_xlim(*limits[j])
-                axes.set_ylim(*limits[i])
-            _label(axes, names, i, j, shown)
-    figure.legend(*_legend(), loc="outside upper center", ncols=2, frameon=False)
+    for i, j in itertools.product(range(shown), repeat=2):
+        axes = grid[i][j]
+        if i == j:
+            for values, colour, label in zip((rows, samples), (_DATA, _MODEL), labels, strict=True):
+                axes.hist(
+                    values[:, i].numpy(force=True),
+                    bins=40,
+                    range=limits[i],
+                    density=True,
+                    histtype="step",
+                    linewidth=1.4,
+                    color=colour,
+                    label=label,
+                )
+            axes.set_yticks([])
+        else:
+            source, colour = (rows, _DATA) if i > j else (samples[: len(rows)], _MODEL)
+            x, y = source[:, j].numpy(force=True), source[:, i].numpy(force=True)
+            axes.scatter(x, y, s=2, color=colour, alpha=0.5, linewidths=0)
+            axes.set_ylim(*limits[i])
+        axes.set_xlim(*limits[j])
+        axes.set(xlabel=names[j], ylabel=names[i])
+        axes.tick_params(labelsize=7)
+        axes.label_outer()
+    legend = grid[0][0].get_legend_handles_labels()
+    figure.legend(*legend, loc="outside upper center", ncols=2, frameon=False)
     if shown < total:
         figure.supxlabel(f"{shown} of {total} columns", fontsize=9)
     return figure
-
-
-def _histograms(axes: Axes, rows: Tensor, samples: Tensor, limits: tuple[float, float]) -> None:
-    for values, colour in ((rows, _DATA), (samples, _MODEL)):
-        axes.hist(
-            values.cpu().numpy(),
-            bins=40,
-            range=limits,
-            density=True,
-            histtype="step",
-            linewidth=1.4,
-            color=colour,
-        )
-    axes.set_xlim(*limits)
-    axes.set_yticks([])
-
-
-def _label(axes: Axes, names: list[str], i: int, j: int, last: int) -> None:
-    axes.tick_params(labelsize=7)
-    if i == last - 1:
-        axes.set_xlabel(names[j])
-    else:
-        axes.set_xticklabels([])
-    if j == 0:
-        axes.set_ylabel(names[i])
-    if j > 0:
-        axes.set_yticklabels([])
-
-
-def _legend() -> tuple[list, list[str]]:
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], color=c, linewidth=2) for c in (_DATA, _MODEL)]
-    return lines, ["held-out data (below the diagonal)", "samples of the model (above it)"]
-
-
-def _column_names(model: FlowModel) -> list[str]:
-    features = math.prod(model.config.shape)
-    return list(getattr(model.config, "columns", ())) or [f"x{i}" for i in range(features)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["METRICS"]
+__all__ = ["METRICS", "Metric"]
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def paired_error(one: ModelFolder, other: ModelFolder) -> float | None:
 def picture(pairs: Sequence[Pair], path: Path) -> None:
     """Draw the validation curves of all pairs that have some, a line of plots each."""
     curves = [
-        (pair[0].name.removeprefix(_FIRST), METRICS[_entry(pair[0]).metric].unit, both)
+        (pair[0].name.removeprefix(_FIRST), _entry(pair[0]).metric, both)
         for pair in pairs
         if (both := _curves(pair)) is not None
     ]

@@ -29,7 +29,6 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.cards import pending_card, trained_card
 from impflow_zoo.publishing.pairs import scores_file
 from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
@@ -98,8 +97,7 @@ def stage(
         more = [entry for entry in known if (entry.data, entry.split) != rows]
         (made / RESULTS).write_text(results_text([score, *more]))
         pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
-        unit = METRICS[model.config.metric].unit
-        pictures.draw_curves([("", unit, [facts.curve])], [""], made / CURVE)
+        pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
         card = trained_card(Record(draft), zoo, records(zoo))
         (made / CARD).write_text(card, encoding="utf-8")
     if result.dataset == str(made / TEST_ROWS):
