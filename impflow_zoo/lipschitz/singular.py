@@ -1,4 +1,4 @@
-"""The largest singular value: a vector by products alone, a bound that is proved by a factor."""
+"""The leading singular vector, by products alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["largest_eigenvalue_bound", "leading_vector"]
+__all__ = ["leading_vector"]
 
 Product = Callable[[Tensor], Tensor]
 
@@ -62,25 +62,3 @@ def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -
 def _unit(v: Tensor) -> Tensor:
     """`v / |v|`, where torch's default would leave vectors shorter than 1e-12 short; 0 stays 0."""
     return functional.normalize(v, dim=0, eps=torch.finfo(v.dtype).tiny)
-
-
-def largest_eigenvalue_bound(matrix: Tensor, start: Tensor) -> float:
-    """An upper bound of the eigenvalues of a symmetric matrix in float64, tight to 1e-6.
-
-    That `t I - A` has a Cholesky factor proves that `t` is none too small, in a tenth of the time
-    that eigenvalues take. Where to look is found by a Krylov space.
-
-    Arguments:
-        matrix: positive semi-definite, `[n, n]`.
-        start: close to the leading eigenvector, `[n]`; further off it costs time, nothing else.
-    """
-    found = leading_vector(matrix.mv, matrix.mv, start.to(matrix), steps=8)
-    estimate = float(torch.linalg.vector_norm(matrix @ found))
-    rounding = len(matrix) ** 2 * torch.finfo(matrix.dtype).eps
-    for slack in (1e-9, 1e-8, 1e-7, 1e-6):
-        bound = estimate * (1 + slack)
-        shifted = -matrix
-        shifted.diagonal().add_(bound)
-        if int(torch.linalg.cholesky_ex(shifted)[1]) == 0:
-            return bound * (1 + rounding)
-    return float(torch.linalg.eigvalsh(matrix)[-1]) * (1 + rounding)
