@@ -124,7 +124,12 @@ def evaluate(
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="PNG for images and 2-D, CSV for tables.")],
-    n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="How many.")] = 16,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=10**16, help="How many, for each context.")
+    ] = 16,
+    given: Annotated[
+        str | None, typer.Option(help="Context: COL=VALUE,... or a file, one row per context.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     seed: Seed = 0,
     device: Device = None,
@@ -135,19 +140,21 @@ def sample(
     import torch
 
     from impflow_zoo import pictures
+    from impflow_zoo.given import read_given
     from impflow_zoo.processes import together
 
     out = pictures.output_file(out, (".png", ".csv"))
     loaded = registry.create_model(model, device=together(device).device)
-    if loaded.config.context_features:
-        raise ModelError(f"{model} is conditional: sample it from Python, with contexts")
+    context = read_given(given, loaded.config)
     shape, picture = loaded.config.shape, out.suffix.lower() == ".png"
     if not picture and len(shape) == 3:
         raise ModelError(f"{model} draws images: write them to a .png file")
     if picture and len(shape) == 1 and shape != (2,):
         raise ModelError(f"{model} draws rows of {shape[0]} columns: write them to a .csv file")
     generator = torch.Generator().manual_seed(seed)
-    samples = loaded.sample(n, temperature=temperature, generator=generator)
+    contexts = None if context is None else context.to(next(loaded.parameters()).device)
+    samples = loaded.sample(n, contexts, temperature, generator)
+    samples = samples if context is None else samples.flatten(0, 1)
     if picture and len(shape) == 3:
         pictures.draw_images([samples], out)
     elif picture:
@@ -155,11 +162,14 @@ def sample(
     else:
         columns = pictures.column_names(loaded.config)
         table = pandas.DataFrame(samples.numpy(force=True), columns=columns)
+        if context is not None:
+            names = list(getattr(loaded.config, "context_columns", ()))
+            table[names] = context.repeat_interleave(n, dim=0).numpy()
         writing.write_whole(out, table.to_csv(index=False).encode())
     if as_json:
         _print_json({"model": model, "n": n, "out": str(out)})
     else:
-        print(f"{n} samples of {model} in {out}")
+        print(f"{len(samples)} samples of {model} in {out}")
 
 
 @app.command()

@@ -1,0 +1,68 @@
+"""Contexts as the command line takes them: `AT=20,V=40`, or a file with one row per context."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.data import open_table
+from impflow_zoo.models.config import Config
+from impflow_zoo.models.fields import ModelError
+
+__all__ = ["read_given"]
+
+
+def read_given(given: str | None, config: Config) -> Tensor | None:
+    """The contexts that a text stands for, float64 with shape `[C, context_features]`.
+
+    Arguments:
+        given: `NAME=VALUE,...` with each context column once, in any order; or a table file, in
+            which other columns may stand too.
+        config: of the model.
+
+    Raises:
+        ModelError: if a column is missing, unknown, given twice or no finite number, or the model
+            takes no contexts, or none by name.
+        DataError: if a file cannot be read, or holds no numbers there.
+    """
+    names = tuple(getattr(config, "context_columns", ()))
+    if config.context_features is None:
+        if given is None:
+            return None
+        raise ModelError("this model is unconditional: leave --given out")
+    if not names:
+        raise ModelError("this model's contexts have no names: sample it from Python, with tensors")
+    if given is None:
+        example = ",".join(f"{name}=..." for name in names)
+        raise ModelError(f"this model is conditional: add --given {example}, or --given FILE")
+    if "=" in given and not Path(given).exists():
+        return _pairs(given, names)
+    source = open_table(given, columns=names)
+    return source.rows(range(len(source)))
+
+
+def _pairs(given: str, names: Sequence[str]) -> Tensor:
+    found: dict[str, float] = {}
+    for pair in given.split(","):
+        name, _, text = (part.strip() for part in pair.partition("="))
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(names)}"
+            raise ModelError(f"--given: {name!r} is no context column; {hint}")
+        if name in found:
+            raise ModelError(f"--given: {name} is given twice")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            raise ModelError(f"--given: {name}={text!r} is no number") from None
+        if not math.isfinite(found[name]):
+            raise ModelError(f"--given: {name}={text} is not finite")
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ModelError(f"--given: {', '.join(missing)} missing: every context column is needed")
+    return torch.tensor([[found[name] for name in names]], dtype=torch.float64)
