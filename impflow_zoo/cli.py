@@ -42,7 +42,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, n
 
 @app.command("list")
 def list_(
-    pattern: Annotated[str, typer.Argument(help="Shell-style pattern.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="Part of the names, or a pattern with *.")] = "*",
     recipes: Annotated[
         bool, typer.Option("--recipes", help="Recipes without weights instead.")
     ] = False,
@@ -57,15 +57,13 @@ def list_(
     if not models:
         what, option = ("recipe without weights", " --recipes") if recipes else ("model", "")
         raise ModelError(f"no {what} matches {pattern!r}: `impflow-zoo list{option}` shows all")
-    if as_json:
-        _print_json({"models": models})
-        return
-    width = max(len(m["name"]) for m in models)
+    width, lines = max(len(m["name"]) for m in models), []
     for m in models:
-        value = "no weights yet"
-        if m["value"] is not None:
-            value = METRICS[m["metric"]].in_words(m["value"])
-        print(f"{m['name']:{width}}  {m['model']}  {m['parameters']:>11,} parameters   {value}")
+        score = m["value"]
+        value = "no weights yet" if score is None else METRICS[m["metric"]].in_words(score)
+        size = f"{m['parameters']:>11,} parameters"
+        lines.append(f"{m['name']:{width}}  {m['model']}  {size}   {value}")
+    _say("\n".join(lines), {"models": models}, as_json=as_json)
 
 
 @app.command()
@@ -90,8 +88,7 @@ def evaluate(
     from impflow_zoo import evaluation, pictures
     from impflow_zoo.processes import together
 
-    if picture is not None:
-        picture = pictures.output_file(picture, (".png",))
+    picture = picture and pictures.output_file(picture, (".png",))
     processes = together(device)
     loaded = registry.create_model(model, device=processes.device)
     if picture is not None:
@@ -112,12 +109,8 @@ def evaluate(
     if picture is not None:
         rows = evaluation.shown_rows(loaded, result, streaming=streaming)
         pictures.draw_density(loaded, rows, picture, seed)
-    if as_json:
-        _print_json({"model": model, **result.to_dict()})
-        return
-    print(result.report(model))
-    if picture is not None:
-        print(f"picture              {picture}")
+    drawn = "" if picture is None else f"\npicture              {picture}"
+    _say(result.report(model) + drawn, {"model": model, **result.to_dict()}, as_json=as_json)
 
 
 @app.command()
@@ -166,10 +159,8 @@ def sample(
             names = list(getattr(loaded.config, "context_columns", ()))
             table[names] = context.repeat_interleave(n, dim=0).numpy()
         writing.write_whole(out, table.to_csv(index=False).encode())
-    if as_json:
-        _print_json({"model": model, "n": n, "out": str(out)})
-    else:
-        print(f"{len(samples)} samples of {model} in {out}")
+    data = {"model": model, "n": n, "out": str(out)}
+    _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 
 
 @app.command()
@@ -188,8 +179,7 @@ def reconstruct(
     from impflow_zoo import pictures, reconstruction
     from impflow_zoo.processes import together
 
-    if picture is not None:
-        picture = pictures.output_file(picture, (".png",))
+    picture = picture and pictures.output_file(picture, (".png",))
     loaded = registry.create_model(model, device=together(device).device)
     if picture is not None and len(loaded.config.shape) != 3:
         raise ModelError(f"{model} is no image model: leave --picture out")
@@ -197,13 +187,11 @@ def reconstruct(
     if picture is not None:
         titles = ("images", "encoded and decoded again")
         pictures.draw_images([result.rows, result.decoded], picture, titles)
-    if as_json:
-        _print_json({"model": model, **result.to_dict()})
-        return
-    print(
+    text = (
         f"{len(result.rows)} rows of {model}: largest error {result.largest_error:g} in the data's "
         f"units, {result.largest_float_error:.1e} before rounding"
     )
+    _say(text, {"model": model, **result.to_dict()}, as_json=as_json)
 
 
 @app.command()
@@ -261,13 +249,11 @@ def train(
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
         text = METRICS[config.metric].in_words(value)
         best = f"best validation {text} at step {state['best_step']}"
-    if as_json:
-        _print_json({**state, "metric": config.metric, "validation": value})
-    else:
-        print(
-            f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
-            f"{state['seconds'] / 60:.1f} minutes"
-        )
+    text = (
+        f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
+        f"{state['seconds'] / 60:.1f} minutes"
+    )
+    _say(text, {**state, "metric": config.metric, "validation": value}, as_json=as_json)
 
 
 @app.command()
@@ -287,20 +273,16 @@ def certify(model: Model, as_json: AsJson = False) -> None:
         check_certificate(loaded, folder.name, stated.certificate)
     certificates = certify_module(loaded)
     whole, lipsdp = worst(certificates), lipsdp_bounds(loaded)
-    if as_json:
-        nets = [
-            {"name": c.name, "bound": c.bound, "margin": c.margin, "lipsdp": lipsdp.get(c.name)}
-            for c in certificates
-        ]
-        bounds = {"bound": whole.bound, "margin": whole.margin, "nets": nets}
-        _print_json({"model": model, "golden": golden, **bounds})
-        return
+    nets, lines = [], []
     for c in certificates:
-        beside = f"; LipSDP: Lip <= {lipsdp[c.name]:.6f}" if c.name in lipsdp else ""
-        print(f"{c}{beside}")
+        smaller = lipsdp.get(c.name)
+        nets.append({"name": c.name, "bound": c.bound, "margin": c.margin, "lipsdp": smaller})
+        lines.append(f"{c}" + ("" if smaller is None else f"; LipSDP: Lip <= {smaller:.6f}"))
     proven = "not certified" if whole.margin is None else f"margin {whole.margin:.6f}"
     batch = "golden batch reproduced" if golden else "no golden batch to reproduce"
-    print(f"{model}: {proven}; {batch}")
+    bounds = {"bound": whole.bound, "margin": whole.margin, "nets": nets}
+    text = "\n".join([*lines, f"{model}: {proven}; {batch}"])
+    _say(text, {"model": model, "golden": golden, **bounds}, as_json=as_json)
 
 
 @app.command()
@@ -318,12 +300,9 @@ def stage(
 
     result = staging.stage(run, folder, data=data, repeats=repeat or ())
     name = folder.absolute().name
-    if as_json:
-        _print_json({"model": name, **(result.to_dict() if result else {"value": None})})
-    elif result is None:
-        print(f"{name}: no weights; config and card say so")
-    else:
-        print(result.report(name))
+    text = result.report(name) if result else f"{name}: no weights; config and card say so"
+    figures = result.to_dict() if result else {"value": None}
+    _say(text, {"model": name, **figures}, as_json=as_json)
 
 
 @app.command()
@@ -351,24 +330,22 @@ def publish(
     found = sending.parcels(models or ())
     if not as_json:
         print(sending.table(found, namespace), flush=True)
-    sent = []
+    sent, end = [], "dry run: nothing was sent"
     if dry_run:
         sending.check(found, namespace)
     else:
-        sent = sending.publish(
-            found, namespace, private=private, create_pr=create_pr, report=report
-        )
-    if as_json:
-        listed = [
-            {"name": p.name, "files": p.files, "bytes": p.size, "trained": p.trained} for p in found
-        ]
-        _print_json({"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]})
-    elif dry_run:
-        print("dry run: nothing was sent")
+        options = {"private": private, "create_pr": create_pr}
+        sent = sending.publish(found, namespace, **options, report=report)
+        end = f"{len(sent)} sent"
+    listed = [
+        {"name": p.name, "files": p.files, "bytes": p.size, "trained": bool(p.files)} for p in found
+    ]
+    data = {"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]}
+    _say(end, data, as_json=as_json)
 
 
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data))
+def _say(text: str, data: dict[str, Any], *, as_json: bool) -> None:
+    print(json.dumps(data) if as_json else text)
 
 
 def main() -> None:

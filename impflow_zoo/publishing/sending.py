@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    get_token,
-)
+from huggingface_hub import HfApi, get_token
 
 from impflow_zoo import registry
 from impflow_zoo.models.fields import ConfigError, ModelError
@@ -43,22 +38,23 @@ class Parcel:
 
     Arguments:
         folder: where the files lie.
-        files: names of those to be sent.
-        size: of all of them, in bytes.
-        trained: False if there are no weights, so that there is nothing to send.
+        files: names of those to be sent; empty if there are no weights.
         problems: what keeps it from being sent.
     """
 
     folder: Path
-    files: tuple[str, ...]
-    size: int
-    trained: bool
-    problems: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Name of the model, and of its repository in the namespace."""
         return self.folder.name
+
+    @property
+    def size(self) -> int:
+        """Bytes to be sent."""
+        return sum((self.folder / name).stat().st_size for name in self.files)
 
 
 @dataclass(frozen=True)
@@ -100,9 +96,8 @@ def inspect(path: Path) -> Parcel:
     """Check all that a published model must have, and collect what is wrong."""
     folder = ModelFolder(path)
     present = tuple(name for name in PUBLISHED if folder.has(name))
-    size = sum((path / name).stat().st_size for name in present)
     if WEIGHTS not in present and not _promises_weights(folder):
-        return Parcel(path, (), 0, trained=False, problems=())
+        return Parcel(path)
     problems = [f"no {name}" for name in PUBLISHED if name not in (*present, TEST_ROWS)]
     for name in present:
         if (path / name).is_symlink():
@@ -114,7 +109,7 @@ def inspect(path: Path) -> Parcel:
             problems += _problems(Record(folder))
         except ModelError as error:
             problems.append(str(error).removeprefix(f"{path}: "))
-    return Parcel(path, present, size, trained=True, problems=tuple(problems))
+    return Parcel(path, present, tuple(problems))
 
 
 def _promises_weights(folder: ModelFolder) -> bool:
@@ -146,8 +141,7 @@ def table(found: Sequence[Parcel], namespace: str) -> str:
     lines = []
     for parcel in found:
         state = f"{len(parcel.files)} files, {parcel.size:,} bytes"
-        if not parcel.trained:
-            state = "no weights, not sent"
+        state = state if parcel.files else "no weights, not sent"
         lines.append(f"{namespace}/{parcel.name:32} {state}")
         lines += [f"    {problem}" for problem in parcel.problems]
     return "\n".join(lines)
@@ -181,7 +175,7 @@ def publish(
     if get_token() is None:
         raise ModelError("no access token: log in with `hf auth login`, or set HF_TOKEN")
     api = HfApi(library_name="impflow_zoo")
-    going = [(f"{namespace}/{parcel.name}", parcel) for parcel in found if parcel.trained]
+    going = [(f"{namespace}/{parcel.name}", parcel) for parcel in found if parcel.files]
     for repo_id, _ in going:
         with one_line_errors(repo_id):
             api.create_repo(repo_id, private=private or None, exist_ok=True)
@@ -210,21 +204,19 @@ def check(found: Sequence[Parcel], namespace: str) -> None:
     wrong = [f"{p.name} ({'; '.join(p.problems)})" for p in found if p.problems]
     if wrong:
         raise ModelError(f"nothing was sent, not fit to publish: {', '.join(wrong)}")
-    if not any(parcel.trained for parcel in found):
+    if not any(parcel.files for parcel in found):
         raise ModelError("nothing to send: none of these models has weights")
 
 
 def _send(api: HfApi, repo_id: str, parcel: Parcel, create_pr: bool) -> Sent:
-    there = set(api.list_repo_files(repo_id))
-    ours = {name for name in there if name in PUBLISHED}
-    gone = sorted(ours - set(parcel.files))
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        *(CommitOperationAdd(name, parcel.folder / name) for name in parcel.files),
-        *(CommitOperationDelete(name) for name in gone),
-    ]
     try:
-        commit = api.create_commit(
-            repo_id, operations, commit_message=f"Publish {parcel.name}", create_pr=create_pr
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=parcel.folder,
+            allow_patterns=list(parcel.files),
+            delete_patterns=list(PUBLISHED),  # of what is there and not sent
+            commit_message=f"Publish {parcel.name}",
+            create_pr=create_pr,
         )
     except ValueError as error:  # what the Hub has against the card's metadata
         raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None

@@ -69,7 +69,7 @@ def test_a_wrong_inverse_is_seen(model, tmp_path, monkeypatch) -> None:
     loaded = ImpFlow.from_pretrained(model)
     data = image_set(tmp_path / "data", pictures(2))
     decode = loaded.decode
-    monkeypatch.setattr(loaded, "decode", lambda z: decode(z) * 0.98)
+    monkeypatch.setattr(loaded, "decode", lambda *z: decode(*z) * 0.98)
     assert reconstruct(loaded, data, n=2).largest_error > 1
     with pytest.raises(ModelError, match="n=0: a number of rows is needed"):
         reconstruct(loaded, data, n=0)

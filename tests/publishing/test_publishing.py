@@ -381,7 +381,7 @@ def test_the_whole_zoo_is_fit():
     """What a maintainer sends with one command; if it fails, the folder has to be staged again."""
     found = sending.parcels()
     sending.check(found, "org")
-    assert [p.name for p in found if not p.trained] == registry.list_models(pretrained=False)
+    assert [p.name for p in found if not p.files] == registry.list_models(pretrained=False)
 
 
 def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
