@@ -10,6 +10,12 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.spline import SplineFlow
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
+from impflow_zoo.models.yardsticks import (
+    LinearGaussian,
+    LinearGaussianConfig,
+    MixtureConfig,
+    MixtureDensityNetwork,
+)
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.registry import create_model, list_models
@@ -21,10 +27,14 @@ __all__ = [
     "ImageConfig",
     "ImpFlow",
     "ImpFlowTransform",
+    "LinearGaussian",
+    "LinearGaussianConfig",
     "LipschitzConvNet",
     "LipschitzDenseNet",
     "LipschitzMLP",
     "LogDet",
+    "MixtureConfig",
+    "MixtureDensityNetwork",
     "MonotoneTransform",
     "NumericalWarning",
     "ResFlow",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from nflows.transforms import CompositeTransform, Transform
 
@@ -39,6 +40,8 @@ class ColumnsConfig:
         metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
         seed: seed of the probes and of the noise in evaluation.
     """
+
+    kind: ClassVar[str]
 
     features: int
     context_features: int | None = None

@@ -7,14 +7,13 @@ import importlib
 import reprlib
 from typing import Any
 
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import ConfigError, parse_dataclass
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.spline_config import SplineConfig
-from impflow_zoo.models.table_config import TabularConfig
 
 __all__ = ["CONFIGS", "Config", "parse", "to_json", "updated"]
 
-Config = TabularConfig | ImageConfig | SplineConfig
+Config = ColumnsConfig | ImageConfig
 CONFIGS: dict[str, type[Config]] = {}  # by kind; `register_model` adds those of its class
 
 

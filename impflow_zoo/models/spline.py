@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.whitening import Whitening
 
-__all__ = ["SplineFlow"]
+__all__ = ["SplineFlow", "without_constants"]
 
 
 @register_model
@@ -71,7 +72,7 @@ def _permutation(features: int, number: int) -> Transform:
     """Columns in an order that looks random and depends on the layer's number alone."""
     draws = random.Random(number)
     order = sorted(range(features), key=lambda _: draws.random())
-    return _without_constants(Permutation(torch.tensor(order)))
+    return without_constants(lambda: Permutation(torch.tensor(order)))
 
 
 def _layer(config: SplineConfig) -> Transform:
@@ -85,21 +86,23 @@ def _layer(config: SplineConfig) -> Transform:
         "context_features": config.context_features,
         "dropout_probability": config.dropout,
     }
-    # Masks are looked at while they are made: they cannot be on the meta device.
-    device = torch.get_default_device()
-    with torch.device("cpu" if device.type == "meta" else device):
-        if config.layers == "autoregressive":
-            return _without_constants(_Autoregressive(config.features, **sizes, **splines))
-        coupling = _Coupling(
+    if config.layers == "autoregressive":
+        return without_constants(lambda: _Autoregressive(config.features, **sizes, **splines))
+    return without_constants(
+        lambda: _Coupling(
             mask=[i % 2 for i in range(config.features)],
             transform_net_create_fn=lambda n, m: ResidualNet(n, m, **sizes),
             **splines,
         )
-        return _without_constants(coupling)
+    )
 
 
-def _without_constants(layer: nn.Module) -> nn.Module:
-    """Masks and orders follow from the config: weights do not hold them."""
+def without_constants(make: Callable[[], nn.Module]) -> nn.Module:
+    """A layer of nflows. Masks and orders follow from the config: weights do not hold them."""
+    # Masks are looked at while they are made: they cannot be on the meta device.
+    device = torch.get_default_device()
+    with torch.device("cpu" if device.type == "meta" else device):
+        layer = make()
     for module in layer.modules():
         for name, value in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, value, persistent=False)

@@ -15,12 +15,14 @@ from impflow_zoo import LogDet, Solver, cli
 from impflow_zoo.models.image_config import ImageConfig, Preparation
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
+from impflow_zoo.models.yardsticks import MixtureConfig
 from impflow_zoo.recipe import CardSettings, DataSettings, TrainingSettings
 
 TEXT = (CHECKOUT / "docs" / "your-own-data.md").read_text()
 SECTIONS = {
     "`config` with `kind: tabular`": TabularConfig,
     "`config` with `kind: spline`": SplineConfig,
+    "`config` with `kind: mixture`": MixtureConfig,
     "`config` with `kind: image`": ImageConfig,
     "`config.prepare`": Preparation,
     "`config.logdet`": LogDet,

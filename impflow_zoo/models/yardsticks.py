@@ -1,0 +1,126 @@
+"""Densities to compare flows with: a linear Gaussian, and mixtures whose parts a net finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from nflows.transforms import Transform
+from torch import Tensor, nn
+
+from impflow_zoo.models.classes import register_model
+from impflow_zoo.models.columns import ColumnsConfig, table_transform
+from impflow_zoo.models.fields import require, require_sizes
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.spline import without_constants
+from impflow_zoo.transforms.mixture import MixtureAutoregressive
+from impflow_zoo.transforms.whitening import Whitening
+
+__all__ = ["LinearGaussian", "LinearGaussianConfig", "MixtureConfig", "MixtureDensityNetwork"]
+
+
+@dataclass(frozen=True)
+class LinearGaussianConfig(ColumnsConfig):
+    """A Gaussian; its settings are those of `ColumnsConfig`."""
+
+    kind: ClassVar[str] = "linear-gaussian"
+
+
+@register_model
+class LinearGaussian(FlowModel):
+    """`N(A c + b, S)`: linear regression with correlated residuals, or a full-covariance Gaussian.
+
+    Arguments:
+        config: a `LinearGaussianConfig`, or its JSON form as a dict.
+    """
+
+    config_types: ClassVar[tuple[type, ...]] = (LinearGaussianConfig,)
+
+    config: LinearGaussianConfig
+
+    def build(self) -> Transform:
+        features, given = self.config.features, self.config.context_features
+        regression = [] if given is None else [_Residual(features, given)]
+        return table_transform(self.config, [*regression, Whitening(features)])
+
+
+class _Residual(Transform):
+    """`x - A c`, with `A` zero at first."""
+
+    def __init__(self, features: int, context_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(features, context_features))
+
+    def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs - context @ self.weight.T, inputs.new_zeros(len(inputs))
+
+    def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs + context @ self.weight.T, inputs.new_zeros(len(inputs))
+
+
+@dataclass(frozen=True)
+class MixtureConfig(ColumnsConfig):
+    """A mixture density network.
+
+    Arguments:
+        components: Gaussians of a column.
+        hidden_features: width of the residual net that finds them.
+        dropout: part of the hidden units that training leaves out.
+        Others are those of `ColumnsConfig`.
+    """
+
+    kind: ClassVar[str] = "mixture"
+
+    components: int = 10
+    hidden_features: int = 64
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_sizes(self, "components", "hidden_features")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "between 0 and 1")
+
+    @property
+    def least_size(self) -> int:
+        """How many numbers the weights hold at least."""
+        return self.hidden_features * (
+            4 * self.hidden_features + 3 * self.components * self.features
+        )
+
+
+@register_model
+class MixtureDensityNetwork(FlowModel):
+    """A mixture of Gaussians for each column, given the context and the columns before it.
+
+    Arguments:
+        config: a `MixtureConfig`, or its JSON form as a dict.
+
+    References:
+        Mixture density networks (Bishop, 1994)
+        https://publications.aston.ac.uk/id/eprint/373/
+    """
+
+    config_types: ClassVar[tuple[type, ...]] = (MixtureConfig,)
+    citation: ClassVar[str] = """@techreport{bishop1994mixture,
+  title={Mixture Density Networks},
+  author={Bishop, Christopher M.},
+  institution={Aston University},
+  year={1994},
+  url={https://publications.aston.ac.uk/id/eprint/373/}
+}"""
+
+    config: MixtureConfig
+
+    def build(self) -> Transform:
+        config = self.config
+        layer = without_constants(
+            lambda: MixtureAutoregressive(
+                config.features,
+                config.components,
+                config.hidden_features,
+                config.context_features,
+                config.dropout,
+            )
+        )
+        return table_transform(config, [layer])

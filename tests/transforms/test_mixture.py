@@ -1,0 +1,88 @@
+"""The map of mixtures of Gaussians, against their closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from impflow_zoo.transforms.mixture import MixtureAutoregressive, normal_quantile
+
+
+@given(st.floats(-1e6, math.log(0.5)))
+def test_normal_quantile(log_p):
+    target = torch.tensor(log_p, dtype=torch.float64, requires_grad=True)
+    z = normal_quantile(target)
+    found = torch.special.log_ndtr(z)
+    torch.testing.assert_close(found, target, rtol=1e-12, atol=1e-13)
+    (slope,) = torch.autograd.grad(z, target)
+    expected = (found + 0.5 * z**2 + 0.5 * math.log(2 * math.pi)).exp()
+    torch.testing.assert_close(slope, expected, rtol=1e-6, atol=0)
+
+
+def layer(features: int, context: int | None = 2, components: int = 4) -> MixtureAutoregressive:
+    torch.manual_seed(0)
+    made = MixtureAutoregressive(features, components, 16, context).double().eval()
+    with torch.no_grad():
+        for p in made.parameters():
+            p += 0.3 * torch.randn_like(p)
+    return made
+
+
+def rows(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_the_density_is_that_of_the_mixture(scale):
+    made, c = layer(1), rows(50, 2)
+    x = scale * rows(50, 1)
+    weights, means, widths = made.mixture(made.autoregressive_net(x, c))
+    law = MixtureSameFamily(Categorical(logits=weights), Normal(means, widths))
+    z, logabsdet = made(x, c)
+    found = Normal(0, 1).log_prob(z)[:, 0] + logabsdet
+    torch.testing.assert_close(found, law.log_prob(x)[:, 0])
+    middle = z.abs() < 3
+    torch.testing.assert_close(Normal(0, 1).cdf(z)[middle], law.cdf(x)[middle])
+
+
+@pytest.mark.parametrize("features", [1, 3])
+@pytest.mark.parametrize("context", [None, 2])
+def test_it_is_a_map_and_its_inverse_with_the_dense_determinant(features, context):
+    made, c = layer(features, context), None if context is None else rows(20, context)
+    x = 2 * rows(20, features)
+    z, logabsdet = made(x, c)
+    back, minus = made.inverse(z, c)
+    torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(minus, -logabsdet)
+    for i in range(20):
+        own = None if c is None else c[i : i + 1]
+        dense = torch.autograd.functional.jacobian(
+            lambda r, own=own: made(r[None], own)[0][0], x[i]
+        )
+        torch.testing.assert_close(torch.linalg.slogdet(dense)[1], logabsdet[i])
+
+
+def test_the_first_column_sees_the_context():
+    made = layer(3)
+    x, c = rows(4, 3), rows(4, 2)
+    assert bool(((made(x, c)[0] - made(x, c + 1)[0]).abs() > 1e-6).all())
+
+
+def test_the_inverse_has_the_derivative_of_the_inverse():
+    made, c = layer(1), rows(3, 2)
+    z = rows(3, 1).requires_grad_()
+    x, _ = made.inverse(z, c)
+    (found,) = torch.autograd.grad(x.sum(), z)
+    _, logabsdet = made(x.detach(), c)
+    torch.testing.assert_close(found[:, 0], (-logabsdet).exp())
+
+
+def test_far_rows_have_a_density():
+    x = torch.tensor([[-1e4], [1e4]])
+    z, logabsdet = layer(1, None).float()(x)
+    assert bool(z.isfinite().all() and logabsdet.isfinite().all())
