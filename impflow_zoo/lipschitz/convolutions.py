@@ -89,9 +89,9 @@ class LipschitzConv2d(LipschitzLayer):
         like = self.v.view(1, weight.shape[1], *self.image_size)
         return _adjoint(image, weight, like, self.padding).flatten()
 
-    def divided(self, sigma: Tensor) -> Tensor:
+    def in_use(self, norm: Tensor | None) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.
-        return super().divided(sigma).contiguous(memory_format=torch.channels_last)
+        return super().in_use(norm).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def converge(self) -> None:
@@ -115,6 +115,7 @@ class LipschitzConv2d(LipschitzLayer):
             self._improve(min(_STEPS << i, largest))
         self._note_norm()
 
+    @torch.no_grad()
     def iterate(self) -> None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return

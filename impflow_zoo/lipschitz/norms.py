@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +86,11 @@ class LipschitzLayer(nn.Module):
         self.register_buffer("settled", never, persistent=False)
         self.register_buffer("settled_norm", never.new_full((), math.nan), persistent=False)
 
+    @property
+    def goes_by_settled(self) -> bool:
+        """Whether evaluation uses what was found for the weight before."""
+        return True
+
     def attained(self) -> Tensor:
         """`u . W v`, differentiable in `W`."""
         u, v = self.u, self.v
@@ -94,9 +98,14 @@ class LipschitzLayer(nn.Module):
             u, v = u.clone(), v.clone()
         return torch.dot(u, self.operator(self.weight, v))
 
-    def divided(self, sigma: Tensor) -> Tensor:
-        """The weight shrunk to the coefficient, where its norm `sigma` exceeds that."""
-        return self.weight / (sigma / self.coefficient).clamp(min=1)
+    def in_use(self, norm: Tensor | None) -> Tensor:
+        """The weight shrunk to the coefficient, where its norm exceeds that.
+
+        Arguments:
+            norm: what the vectors attain, if they have settled; None in training.
+        """
+        norm = self.attained() if norm is None else norm
+        return self.weight / (norm / self.coefficient).clamp(min=1)
 
     def _note_norm(self) -> None:
         """Let `sigma` be the norm that converged vectors attain; rounding does not change it."""
@@ -112,44 +121,10 @@ class LipschitzLayer(nn.Module):
         """The weight that is used in evaluation, in float64: what bounds are proved for."""
         return normalised([self], training=False)[0].double()
 
-    def normalise(self, *, training: bool, one_node: bool) -> Tensor | None:
-        """The weight in use, or None where the vectors have to be looked at first, in evaluation.
-
-        Arguments are those of `normalised`.
-        """
-        if not training:
-            return None
-        with torch.no_grad():
-            self.iterate()
-        return self.divided(self.attained())
-
 
 def _equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
     """Whether a norm is another one, up to the rounding of one product."""
     return bool((one - other).abs() <= 16 * torch.finfo(one.dtype).eps * one)
-
-
-class _Shrunk(torch.autograd.Function):
-    """`W / max(1, u . W v / c)`, with `u` and `v` constants."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, u: Tensor, v: Tensor, coefficient: float) -> Tensor:
-        sigma = torch.dot(u, weight @ v)
-        factor = (sigma / coefficient).clamp(min=1)
-        ctx.coefficient = coefficient
-        ctx.save_for_backward(weight, u, v, sigma, factor)
-        return weight / factor
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, u, v, sigma, factor = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            sigma = torch.dot(u, weight @ v)
-            factor = (sigma / ctx.coefficient).clamp(min=1)
-        through = grad / factor
-        # Where the weight is shrunk the factor is sigma / c; else it does not depend on sigma.
-        along = torch.where(factor > 1, (through * weight).sum() / sigma, 0)
-        return through - torch.outer(along * u, v), None, None, None
 
 
 class LipschitzLinear(LipschitzLayer):
@@ -203,6 +178,7 @@ class LipschitzLinear(LipschitzLayer):
                 self.v.copy_(vh[0])
             self._note_norm()
 
+    @torch.no_grad()
     def iterate(self) -> None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
 
@@ -220,16 +196,6 @@ class LipschitzLinear(LipschitzLayer):
         self.u.copy_(torch.where(usable, image / sigma.clamp(min=tiny), self.u))
         self.v.copy_(torch.where(usable, v, self.v))
         self.sigma.copy_(sigma)
-
-    def normalise(self, *, training: bool, one_node: bool) -> Tensor | None:
-        if not (training and one_node and torch.is_grad_enabled()):
-            return super().normalise(training=training, one_node=one_node)
-        with torch.no_grad():
-            self.iterate()
-        # The next forward may overwrite the vectors before the backward pass of this one.
-        u, v = self.u.clone(), self.v.clone()
-        weight: Tensor = _Shrunk.apply(self.weight, u, v, self.coefficient)
-        return weight
 
     @torch.no_grad()
     def norm_bound(self) -> float:
@@ -270,9 +236,7 @@ def scaled_affine(
     return weight, bias
 
 
-def normalised(
-    layers: Sequence[LipschitzLayer], *, training: bool | None = None, one_node: bool = False
-) -> list[Tensor]:
+def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Tensor]:
     """The weights in use of some layers, in their own types, autocast or not.
 
     In evaluation mode the host waits once for all layers, to see whether any weight has changed.
@@ -280,50 +244,43 @@ def normalised(
     Arguments:
         layers: the layers.
         training: iterate, or not; None is what the mode of each layer says.
-        one_node: let a training step's graph have one node for each layer that can do so. It has
-            no rules for transforms of `torch.func`.
     """
     with ExitStack() as stack:
         for kind in {layer.weight.device.type for layer in layers} - {"meta"}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        weights = [
-            layer.normalise(
-                training=layer.training if training is None else training, one_node=one_node
-            )
-            for layer in layers
-        ]
-        left = [layer for layer, weight in zip(layers, weights, strict=True) if weight is None]
-        sigmas = {layer: layer.attained() for layer in left}
-        for layer in _unsettled(sigmas):
+        norms = {}
+        for layer in layers:
+            if layer.training if training is None else training:
+                layer.iterate()
+            elif layer.goes_by_settled:
+                norms[layer] = layer.attained()
+        for layer in _unsettled(norms):
             layer.settle()
-            sigmas[layer] = layer.attained()
-        return [
-            layer.divided(sigmas[layer]) if weight is None else weight
-            for layer, weight in zip(layers, weights, strict=True)
-        ]
+            norms[layer] = layer.attained()
+        return [layer.in_use(norms.get(layer)) for layer in layers]
 
 
 @torch.no_grad()
-def _unsettled(sigmas: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
+def _unsettled(norms: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
     """Layers whose vectors have not converged for the weight as it is.
 
     Or no longer attain the norm that they attained then: vectors are loaded and averaged, too.
 
     Arguments:
-        sigmas: the norms that their vectors attain.
+        norms: what their vectors attain.
     """
-    for layer in sigmas:
+    for layer in norms:
         layer.start_on_device()
-    then = [t.flatten() for layer in sigmas for t in (layer.settled, layer.settled_norm)]
-    now = [t.flatten() for layer, sigma in sigmas.items() for t in (layer.weight, sigma)]
-    if not sigmas or torch.equal(torch.cat(now), torch.cat(then)):
+    then = [t.flatten() for layer in norms for t in (layer.settled, layer.settled_norm)]
+    now = [t.flatten() for layer, norm in norms.items() for t in (layer.weight, norm)]
+    if not norms or torch.equal(torch.cat(now), torch.cat(then)):
         return []
     return [
         layer
-        for layer, sigma in sigmas.items()
+        for layer, norm in norms.items()
         if not (
-            _equal_but_for_rounding(sigma, layer.settled_norm)
+            _equal_but_for_rounding(norm, layer.settled_norm)
             and torch.equal(layer.weight, layer.settled)
         )
     ]

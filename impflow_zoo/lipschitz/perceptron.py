@@ -115,7 +115,7 @@ class Perceptron(BoundedNet):
         self, context: Tensor | None, scale: Scale = 1.0, *, training: bool | None = None
     ) -> BoundPerceptron:
         """The net of `scale * x` at a context; `training` as in `normalised`."""
-        normal = normalised(self.bounded_layers(), training=training, one_node=True)
+        normal = normalised(self.bounded_layers(), training=training)
         functions, weights, biases = [], [], []
         for i in range(len(self.activations)):
             function, before, after = self.folded(i)

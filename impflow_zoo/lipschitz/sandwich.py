@@ -38,9 +38,9 @@ class CayleyLayer(LipschitzLayer):
     """A pair of matrices `[A B]` with orthonormal rows, and a bias.
 
     The pair is the Cayley transform of a free matrix. It is then divided by what rounding leaves
-    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. Evaluation
-    without gradients keeps the last matrix and its pair, by value: the pair is used again while no
-    entry of the matrix has changed.
+    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. For
+    evaluation without gradients the pair is a buffer, as the vectors of other layers are: it is
+    computed again when any entry of the matrix has changed.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -51,6 +51,8 @@ class CayleyLayer(LipschitzLayer):
         out_features: rows of `A` and `B`, and columns of `A`.
     """
 
+    kept: Tensor  # the pair of the settled weight; not saved
+
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features + in_features, out_features))
@@ -58,6 +60,9 @@ class CayleyLayer(LipschitzLayer):
         nn.init.xavier_normal_(self.weight)
         bound = 1 / math.sqrt(in_features)
         nn.init.uniform_(self.bias, -bound, bound)
+        pair = torch.zeros(out_features, out_features + in_features)
+        self.register_buffer("kept", pair, persistent=False)
+        self._start_unsettled()
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
@@ -68,7 +73,16 @@ class CayleyLayer(LipschitzLayer):
         size = len(self.bias)
         return both[:, :size], both[:, size:]
 
-    def normalise(self, *, training: bool, one_node: bool) -> Tensor:
+    @property
+    def goes_by_settled(self) -> bool:
+        # Gradients and tangents flow through the transform, whatever stands in the weight's place.
+        return isinstance(self.weight, nn.Parameter) and not torch.is_grad_enabled()
+
+    def attained(self) -> Tensor:
+        """The length of the kept pair: that of an average of pairs is shorter."""
+        return torch.linalg.vector_norm(self.kept)
+
+    def in_use(self, norm: Tensor | None) -> Tensor:
         """The pair, side by side.
 
         Raises:
@@ -77,76 +91,34 @@ class CayleyLayer(LipschitzLayer):
         own = vars(self).items()
         if any(value for name, value in own if re.fullmatch("_forward.*_hooks", name)):
             raise ValueError("hooks on a layer of a sandwich net do not run: put them on the net")
-        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
-        if training or torch.is_grad_enabled() or not plain or self.weight.is_meta:
-            return self._transform(one_node=one_node and plain and torch.is_grad_enabled())
-        kept: tuple[Tensor, Tensor] | None = self.__dict__.get("_kept")
-        if kept is None or not _equal(kept[0], self.weight):
-            with torch.inference_mode(mode=False), torch.no_grad():
-                kept = self.weight.detach().clone(), self._transform(one_node=False)
-            self.__dict__["_kept"] = kept
-        return kept[1]
+        return _cayley(self.weight) if norm is None else self.kept
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_kept"}
-
-    def settle(self) -> None:
+    def iterate(self) -> None:
         """Nothing here is found by iteration."""
 
-    def _transform(self, *, one_node: bool) -> Tensor:
-        weight = self.weight / (self.weight.abs().amax() / _LARGEST).clamp(min=1)
-        pair: Tensor = _Cayley.apply(weight) if one_node else _cayley(weight)[0]
-        return pair
+    @torch.no_grad()
+    def converge(self) -> None:
+        self.kept.copy_(_cayley(self.weight))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.settled.fill_(math.nan)  # a pair in another type is not that of the weight in it
+        return self
 
     def extra_repr(self) -> str:
         size = len(self.bias)
         return f"{len(self.weight) - size}, {size}"
 
 
-def _inverse(weight: Tensor) -> Tensor:
-    """`(I + S - S^T + V^T V)^-T` of a free matrix `[S; V]`, `[n, n]` over `[m, n]`."""
-    square, rest = weight.split((weight.shape[1], weight.shape[0] - weight.shape[1]))
-    identity = torch.eye(len(square), dtype=weight.dtype, device=weight.device)
-    return torch.linalg.inv_ex(identity + square - square.mT + rest.mT @ rest)[0].mT
-
-
-def _cayley(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`[A B]`, and what its derivative needs: the inverse, and the divisor for rounding."""
-    inverse, rest = _inverse(weight), weight[weight.shape[1] :]
-    identity = torch.eye(len(inverse), dtype=weight.dtype, device=weight.device)
+def _cayley(free: Tensor) -> Tensor:
+    """`[A B] = [2 Z - I, -2 Z V^T]` of `[S; V]`, with `Z = (I + S - S^T + V^T V)^-T`."""
+    free = free / (free.abs().amax() / _LARGEST).clamp(min=1)
+    square, rest = free.split((free.shape[1], free.shape[0] - free.shape[1]))
+    identity = torch.eye(len(square), dtype=free.dtype, device=free.device)
+    inverse = torch.linalg.inv_ex(identity + square - square.mT + rest.mT @ rest)[0].mT
     pair = torch.cat((2 * inverse - identity, -2 * inverse @ rest.mT), dim=1)
     fixed = pair.detach()
-    divisor = (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
-    return pair / divisor, inverse, divisor
-
-
-class _Cayley(torch.autograd.Function):
-    """`_cayley` in one node of the graph, for training steps."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        pair, inverse, divisor = _cayley(weight)
-        ctx.save_for_backward(weight, inverse, divisor)
-        return pair
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        weight, inverse, divisor = ctx.saved_tensors
-        with torch.autocast(weight.device.type, enabled=False):
-            if torch.is_grad_enabled():
-                inverse = _inverse(weight)
-            size = len(inverse)
-            rest, grad = weight[size:], grad * (2 / divisor)
-            along, across = grad[:, :size], grad[:, size:]
-            square = inverse @ (along - across @ rest).mT @ inverse
-            below = -across.mT @ inverse - rest @ (square + square.mT)
-            return torch.cat((square.mT - square, below))
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same: type, device and entries."""
-    like = (one.dtype, one.device) == (other.dtype, other.device)
-    return like and torch.equal(one, other)
+    return pair / (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
 
 
 class SandwichMLP(Perceptron):

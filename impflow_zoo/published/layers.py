@@ -84,44 +84,41 @@ class PublishedLayer(LipschitzLayer):
             self.register_buffer("orders", orders, persistent=learned)
             self.converge()
 
-    def normalise(self, *, training: bool, one_node: bool) -> Tensor | None:
+    def attained(self) -> Tensor:
         if has_closed_form(self.space):
-            norms = self._slices(self.weight)
-            norms = norms.amax() if self.whole else norms
+            return self._slices(self.weight).amax()
+        return super().attained()
+
+    def in_use(self, norm: Tensor | None) -> Tensor:
+        if has_closed_form(self.space):
+            norms = self.attained() if self.whole else self._slices(self.weight)
             return self.weight / (norms / self.coefficient).clamp(min=1)
         if not self.stored:
-            return super().normalise(training=training, one_node=one_node)
-        if training:
-            with torch.no_grad():
-                self.iterate()
+            return super().in_use(norm)
         # The published code divides by a number in float32, whatever the type of the weight.
         factor = (self.attained() / self.coefficient).float().to(self.weight.dtype)
         weight = self.weight / factor.clamp(min=1)
         images = weight.dim() == 4
         return weight.contiguous(memory_format=torch.channels_last) if images else weight
 
-    def settle(self) -> None:
-        if not (self.stored or has_closed_form(self.space)):
-            super().settle()
-
     @torch.no_grad()
     def converge(self) -> None:
-        if self.u.is_meta or has_closed_form(self.space):
+        if self.u.is_meta or has_closed_form(self.space) or (self.stored and bool(self.u.any())):
             return
         if self.space == (2, 2):
             super().converge()
-        elif not self.stored or not bool(self.u.any()):
-            self.iterate()
-            generator = torch.Generator().manual_seed(0)
-            for _ in range(10):
-                v = torch.randn(len(self.v), generator=generator).to(self.v)
-                self._climb(v, least=float(self.sigma))
+            return
+        self.iterate()
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(10):
+            v = torch.randn(len(self.v), generator=generator).to(self.v)
+            self._climb(v, least=float(self.sigma))
 
     @torch.no_grad()
     def iterate(self) -> None:
         if self.space == (2, 2):
             super().iterate()
-        else:
+        elif not has_closed_form(self.space):
             self._climb(self.v if bool(self.v.any()) else torch.randn_like(self.v), -math.inf)
 
     def _slices(self, weight: Tensor) -> Tensor:

@@ -19,9 +19,7 @@ def test_the_files_of_the_page_exist():
 
 
 def test_what_the_core_has_none_of():
-    # The exception: evaluation keeps the pair of a Cayley layer while its matrix has the same
-    # entries. Without that, evaluation took up to twice as long.
-    assert core_figures.forbidden() == ["sandwich.py: state in modules"]
+    assert core_figures.forbidden() == []
 
 
 @pytest.mark.parametrize("name", core_figures.NOW)
