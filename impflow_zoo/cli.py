@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -148,9 +149,7 @@ def sample(
     contexts = None if context is None else context.to(next(loaded.parameters()).device)
     samples = loaded.sample(n, contexts, temperature, generator)
     samples = samples if context is None else samples.flatten(0, 1)
-    if picture and len(shape) == 3:
-        pictures.draw_images([samples], out)
-    elif picture:
+    if picture:
         pictures.draw_samples(samples, out)
     else:
         columns = pictures.column_names(loaded.config)
@@ -322,26 +321,18 @@ def publish(
     from impflow_zoo.models.hub import check_namespace
     from impflow_zoo.publishing import sending
 
-    def report(sent: sending.Sent) -> None:
-        if not as_json:
-            print(f"{sent.repo_id} {sent.commit} {sent.pull_request or sent.url}", flush=True)
-
     check_namespace(namespace)  # before folders are looked through
     found = sending.parcels(models or ())
-    if not as_json:
-        print(sending.table(found, namespace), flush=True)
-    sent, end = [], "dry run: nothing was sent"
-    if dry_run:
-        sending.check(found, namespace)
-    else:
-        options = {"private": private, "create_pr": create_pr}
-        sent = sending.publish(found, namespace, **options, report=report)
-        end = f"{len(sent)} sent"
+    report = (lambda line: None) if as_json else functools.partial(print, flush=True)
+    report(sending.table(found, namespace))
+    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run}
+    sent = sending.publish(found, namespace, **options, report=report)
     listed = [
         {"name": p.name, "files": p.files, "bytes": p.size, "trained": bool(p.files)} for p in found
     ]
     data = {"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]}
-    _say(end, data, as_json=as_json)
+    text = "dry run: nothing was sent" if dry_run else f"{len(sent)} of {len(found)} models sent"
+    _say(text, data, as_json=as_json)
 
 
 def _say(text: str, data: dict[str, Any], *, as_json: bool) -> None:

@@ -109,7 +109,10 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
 
 
 def draw_samples(samples: Tensor, path: Path) -> None:
-    """Scatter two-dimensional samples `[N, 2]`."""
+    """Scatter two-dimensional samples `[N, 2]`; lay out images `[N, C, H, W]`."""
+    if samples.dim() == 4:
+        draw_images([samples], path)
+        return
     figure = _figure(5, 5)
     axes = figure.add_subplot()
     x, y = samples.T.cpu().numpy()

@@ -66,6 +66,9 @@ class Sent:
     url: str
     pull_request: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.repo_id} {self.commit} {self.pull_request or self.url}"
+
 
 def parcels(models: Sequence[str] = ()) -> list[Parcel]:
     """Look through folders of models.
@@ -153,6 +156,7 @@ def publish(
     *,
     private: bool = False,
     create_pr: bool = False,
+    dry_run: bool = False,
     report: Callable[[Sent], Any] = lambda sent: None,
 ) -> list[Sent]:
     """Send what was looked through, one commit for each model.
@@ -165,6 +169,7 @@ def publish(
         namespace: user or organisation on the Hub.
         private: new repositories are private.
         create_pr: open pull requests instead of committing.
+        dry_run: check, and send nothing.
         report: called after each model.
 
     Raises:
@@ -172,6 +177,8 @@ def publish(
         HfHubHTTPError: the Hub's own errors, in one line.
     """
     check(found, namespace)
+    if dry_run:
+        return []
     if get_token() is None:
         raise ModelError("no access token: log in with `hf auth login`, or set HF_TOKEN")
     api = HfApi(library_name="impflow_zoo")
@@ -184,7 +191,18 @@ def publish(
     sent = []
     for repo_id, parcel in going:
         with one_line_errors(repo_id):
-            sent.append(_send(api, repo_id, parcel, create_pr))
+            try:
+                commit = api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=parcel.folder,
+                    allow_patterns=list(parcel.files),
+                    delete_patterns=list(PUBLISHED),  # of what is there and not sent
+                    commit_message=f"Publish {parcel.name}",
+                    create_pr=create_pr,
+                )
+            except ValueError as error:  # what the Hub has against the card's metadata
+                raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
+        sent.append(Sent(repo_id, commit.oid, str(commit.commit_url), commit.pr_url))
         report(sent[-1])
     return sent
 
@@ -206,18 +224,3 @@ def check(found: Sequence[Parcel], namespace: str) -> None:
         raise ModelError(f"nothing was sent, not fit to publish: {', '.join(wrong)}")
     if not any(parcel.files for parcel in found):
         raise ModelError("nothing to send: none of these models has weights")
-
-
-def _send(api: HfApi, repo_id: str, parcel: Parcel, create_pr: bool) -> Sent:
-    try:
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=parcel.folder,
-            allow_patterns=list(parcel.files),
-            delete_patterns=list(PUBLISHED),  # of what is there and not sent
-            commit_message=f"Publish {parcel.name}",
-            create_pr=create_pr,
-        )
-    except ValueError as error:  # what the Hub has against the card's metadata
-        raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
-    return Sent(repo_id, commit.oid, str(commit.commit_url), commit.pr_url)
