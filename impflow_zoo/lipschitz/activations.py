@@ -187,6 +187,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "lipswish": LipSwish,
     "shifted-lipswish": ShiftedLipSwish,
     "elu": nn.ELU,
+    "relu": nn.ReLU,
     "softplus": Softplus,
     "tanh": nn.Tanh,
     "clipswish": CLipSwish,

@@ -102,7 +102,7 @@ class LipschitzLayer(nn.Module):
         """The weight shrunk to the coefficient, where its norm exceeds that.
 
         Arguments:
-            norm: what the vectors attain, if they have settled; None in training.
+            norm: what the vectors attain, if they have settled and no gradient is recorded.
         """
         norm = self.attained() if norm is None else norm
         return self.weight / (norm / self.coefficient).clamp(min=1)
@@ -249,15 +249,19 @@ def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None
         for kind in {layer.weight.device.type for layer in layers} - {"meta"}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        norms = {}
+        evaluated = []
         for layer in layers:
             if layer.training if training is None else training:
                 layer.iterate()
             elif layer.goes_by_settled:
+                evaluated.append(layer)
+        with torch.no_grad():
+            norms = {layer: layer.attained() for layer in evaluated}
+            for layer in _unsettled(norms):
+                layer.settle()
                 norms[layer] = layer.attained()
-        for layer in _unsettled(norms):
-            layer.settle()
-            norms[layer] = layer.attained()
+        if torch.is_grad_enabled():  # saves as much when torch.utils.checkpoint comes again
+            norms = {}
         return [layer.in_use(norms.get(layer)) for layer in layers]
 
 

@@ -169,8 +169,8 @@ class LipschitzMLP(Perceptron):
         features: size of input and output.
         hidden_features: sizes of the hidden layers.
         activation: `"sin"`, `"halfsin"`, `"lipswish"`, `"shifted-lipswish"`, `"elu"`,
-            `"softplus"`, `"tanh"`, `"clipswish"`, `"cpila"` or `"maxmin"`; or a class of
-            modules with constant 1.
+            `"relu"` (log-determinants warn of it in training), `"softplus"`, `"tanh"`,
+            `"clipswish"`, `"cpila"` or `"maxmin"`; or a class of modules with constant 1.
         lipschitz: bound of the Lipschitz constant, in the 2-norm.
         context_features: size of a context row, or None.
         frequency: where the frequencies start that are learned, one for each hidden neuron, which

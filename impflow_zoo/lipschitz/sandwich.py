@@ -141,7 +141,8 @@ class SandwichMLP(Perceptron):
     Arguments:
         features: size of input and output.
         hidden_features: sizes of the hidden layers.
-        activation: `"halfsin"`, `"elu"`, `"softplus"`, `"tanh"` or `"shifted-lipswish"`.
+        activation: `"halfsin"`, `"elu"`, `"relu"`, `"softplus"`, `"tanh"` or
+            `"shifted-lipswish"`.
         lipschitz: bound of the Lipschitz constant in `x`, in the 2-norm.
         context_features: size of a context row, or None; contexts enter as in `LipschitzMLP`.
         frequency: where the frequencies start that are learned, one for each hidden neuron, which

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -149,7 +150,7 @@ class _ImplicitRoot(torch.autograd.Function):
         value: Tensor,
     ) -> Tensor:
         point, ctx.known, ctx.rtol, ctx.training = settings
-        ctx.kind, ctx.net = type(point), point.net
+        ctx.kind, ctx.net, ctx.value = type(point), point.net, weakref.ref(point.value)
         ctx.save_for_backward(*point.state())
         return point.x.detach().clone()
 
@@ -157,8 +158,12 @@ class _ImplicitRoot(torch.autograd.Function):
     def backward(ctx: Any, t: Tensor) -> tuple[Tensor | None, ...]:
         forbid_second_order()
         point = ctx.kind.restored(ctx.net, ctx.saved_tensors)
-        point.known_jacobian = ctx.known[0] if ctx.known else None
         with torch.autocast(t.device.type, enabled=False):
+            if point.value is not ctx.value():
+                # What torch.utils.checkpoint or save_on_cpu brought back: a product with its graph
+                # would bring everything back again.
+                point = ctx.net.linearize(point.x.detach())
+            point.known_jacobian = ctx.known[0] if ctx.known else None
             u = _solve_adjoint(point, t, ctx.rtol, training=ctx.training)
         return None, u, -u
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Doubts, Report
 from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.numerics.rows import all_finite, listed
-from impflow_zoo.numerics.solver import Solver, SolverError
+from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.transforms.binding import bind, negated
 from impflow_zoo.transforms.weights import PlainLoading
 
@@ -49,7 +50,9 @@ class ResidualBlock(PlainLoading, Transform):
     Contract: `forward` is data -> noise, `inverse` noise -> data; both take `[B, ...]` and return
     values of the same shape and log-determinants of shape `[B]`, in at least float32. A context
     has one row per input row. In evaluation mode a root that is not found raises `SolverError`;
-    in training mode it warns with `NumericalWarning`.
+    in training mode it warns with `NumericalWarning`, as do log-determinants of nets with ReLU.
+
+    As a layer of another net a block is called by `encode`, which computes no log-determinant.
     """
 
     steps: ClassVar[tuple[Step, ...]]
@@ -132,6 +135,8 @@ class ResidualBlock(PlainLoading, Transform):
         """
         doubts = Doubts()
         value, context = self._checked(inputs, context, doubts)
+        if want_logdet and self.training and torch.is_grad_enabled():
+            self._warn_of_kinks()
         bound = {name: bind(getattr(self, name), context) for name in self.nets}
         total = None
         for step in reversed(self.steps) if backwards else self.steps:
@@ -160,6 +165,14 @@ class ResidualBlock(PlainLoading, Transform):
             total = logdet if total is None else total + logdet
         doubts.settle()
         return value, total
+
+    def _warn_of_kinks(self) -> None:
+        if any(isinstance(module, nn.ReLU) for module in self.modules()):
+            message = (
+                "gradients of log-determinants are biased with ReLU, whose second derivative "
+                "vanishes: train with a smooth activation, such as 'elu' or 'lipswish'"
+            )
+            warnings.warn(message, NumericalWarning, stacklevel=4)
 
     def _checked(
         self, inputs: Tensor, context: Tensor | None, doubts: Doubts

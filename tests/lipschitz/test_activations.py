@@ -110,6 +110,7 @@ def test_what_activations_compute():
         "clipswish": torch.cat((swish, -x * torch.sigmoid(-beta * x)), dim=1) / 1.1 / 1.004,
         "maxmin": torch.tensor([[0.3, 2.0, -1.0, 0.0]], dtype=torch.float64),
         "elu": torch.where(x > 0, x, x.exp() - 1),
+        "relu": x.clamp(min=0),
         "softplus": torch.log1p(x.exp()),
         "tanh": torch.tanh(x),
         "cpila": torch.cat((pila(x - 0.2), pila(-x - 0.2)), dim=1) / 1.06,
