@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import batches
+from impflow_zoo.data import Source, Stream, batches
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.numerics.settings import is_whole
+from impflow_zoo.predictive import Predictive, predictive
 from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, scored_split
-from impflow_zoo.scoring import Score, open_rows, open_stream, score
+from impflow_zoo.scoring import Score, model_input, open_rows, open_stream, score
 from impflow_zoo.smoke import few_rows
 
 __all__ = ["Result", "evaluate", "shown_rows"]
@@ -51,6 +52,7 @@ class Result:
         skipped: rows left out because they cannot be read.
         published_on: what the card's value was measured on, in words.
         per_row: the metric of each row, `[n]`, float64.
+        predictive: of conditional models, how well each column is predicted.
     """
 
     metric: str
@@ -72,14 +74,16 @@ class Result:
     skipped: int = 0
     published_on: str | None = None
     per_row: Tensor | None = field(default=None, repr=False, compare=False)
+    predictive: tuple[Predictive, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but `per_row`; numbers that are not finite become None, as JSON has none."""
-        return {
+        known = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in vars(self).items()
             if key != "per_row"
         }
+        return {**known, "predictive": [vars(column) for column in self.predictive]}
 
     def report(self, name: str) -> str:
         """The result in lines for people."""
@@ -101,6 +105,8 @@ class Result:
         }
         if self.logdet == "exact":
             del lines["truncation"]
+        if self.predictive:
+            lines["prediction of"] = "; ".join(map(str, self.predictive))
         return "\n".join(f"{key:20} {text}" for key, text in lines.items())
 
 
@@ -183,6 +189,7 @@ def evaluate(
             progress=progress,
         )
         round_trip = _round_trip(model, scored)
+        predicted = _predicted(model, source, seed, limit) if processes.first else ()
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
     n = len(values)
@@ -209,7 +216,19 @@ def evaluate(
         skipped=scored.skipped,
         published_on=card.rows if card else None,
         per_row=values,
+        predictive=predicted,
     )
+
+
+def _predicted(
+    model: FlowModel, source: Source | Stream, seed: int, limit: int | None
+) -> tuple[Predictive, ...]:
+    if model.config.context_features is None:
+        return ()
+    inputs = [model_input(model, batch, seed) for batch in batches(source, 1000, few_rows(limit))]
+    x, context = model.parted(torch.cat(inputs))
+    assert context is not None
+    return predictive(model, x, context, seed)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from impflow_zoo.conditional_picture import draw_conditional
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -87,6 +88,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     Two features: a map of the density and a scatter of the rows. More: for each pair of columns
     the rows below the diagonal, samples above it, both as histograms on it; of more than six
     columns six are shown, from the first to the last. Images: a grid of rows and a grid of samples.
+    Conditional models: see `draw_conditional`.
 
     Arguments:
         model: a model in evaluation mode.
@@ -99,7 +101,10 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
         samples = model.sample(_SHOWN, generator=generator)
         draw_images([rows[:_SHOWN], samples], path, ("held-out images", "samples of the model"))
         return
-    if model.config.shape == (2,):
+    if model.config.context_features is not None:
+        figure = _figure(12, 3.8)
+        draw_conditional(figure, model, rows, seed)
+    elif model.config.shape == (2,):
         figure = _plane(model, rows)
     else:
         figure = _pairs(

@@ -30,6 +30,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
     readable,
 )
+from impflow_zoo.predictive import Predictive
 from impflow_zoo.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Entry:
     Arguments:
         data: name of the data set, as the card calls it.
         split: of the data set.
-        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip: as in `evaluate`.
+        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive: as in
+            `evaluate`.
     """
 
     data: str
@@ -61,6 +63,7 @@ class Entry:
     seed: int
     logdet: str
     round_trip: float
+    predictive: tuple[Predictive, ...] = ()
 
     @classmethod
     def of(cls, result: Result, data: str, split: str) -> Entry:

@@ -19,9 +19,17 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.fields import ConfigError, ModelError, convert
-from impflow_zoo.models.folder import RECIPE, RESULTS, TEST_ROWS, TRAINING
+from impflow_zoo.models.folder import (
+    GOLDEN,
+    RECIPE,
+    RESULTS,
+    TEST_ROWS,
+    TRAINING,
+    read_safetensors,
+)
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.predictive import Predictive
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Entry, Record
 
@@ -88,6 +96,23 @@ def _rows(record: Record) -> tuple[str, str, str] | None:
     return (entry.data, entry.split, entry.metric) if entry else None
 
 
+def _predictions(record: Record, others: Iterable[Record]) -> Iterator[tuple[str, Predictive]]:
+    """How well a conditional model and its siblings predict each column."""
+    rows = _rows(record)
+    siblings = (other for other in others if other.name != record.name and _rows(other) == rows)
+    for one in (record, *siblings):
+        for column in one.entry.predictive if one.entry else ():
+            yield one.name, column
+
+
+def _example(record: Record) -> tuple[float, ...]:
+    """A context of the golden batch, for the lines of code on a card; none if there is none."""
+    if record.stated.config.context_features is None:
+        return ()
+    golden = read_safetensors(record.folder.path / GOLDEN)
+    return tuple(float(f"{value:.3g}") for value in golden["context"][0].tolist())
+
+
 def _compared(other: Record, own: Record) -> str:
     """Size and rows seen of a model, in words, beside those of another one."""
     rows, own_rows = (record.facts.rows_seen if record.facts else 0 for record in (other, own))
@@ -118,6 +143,7 @@ def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> st
         ModelError: if a file or words are missing or damaged.
     """
     recipe, stated, entry, facts = record.recipe, record.stated, record.entry, record.facts
+    others = list(others)
     if entry is None or facts is None:
         missing = RESULTS if entry is None else TRAINING
         raise ModelError(f"{record.folder.name} has no {missing}: stage the model")
@@ -127,6 +153,9 @@ def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> st
         entry=entry,
         facts=facts,
         beside=[*figures(zoo, recipe.card.data_name), *siblings(record, others)],
+        predictions=list(_predictions(record, others)),
+        given=getattr(stated.config, "context_columns", ()),
+        example=_example(record),
         image=isinstance(stated.config, ImageConfig),
         metric=METRICS[entry.metric],
         columns=getattr(stated.config, "columns", ()),

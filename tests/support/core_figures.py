@@ -25,6 +25,8 @@ LATER = (
     "columns.py",
     "context.py",
     "given.py",
+    "predictive.py",
+    "conditional_picture.py",
     "mixture.py",
     "yardsticks.py",
 )

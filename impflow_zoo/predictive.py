@@ -1,0 +1,90 @@
+"""What people who do regression ask of a conditional density: errors, scores and coverage.
+
+All is estimated from samples, so that it is had for every model in the same way.
+
+References:
+    Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007)
+    https://doi.org/10.1198/016214506000001437
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.models.flow import FlowModel
+
+__all__ = ["Predictive", "crps", "drawn", "pit", "predictive"]
+
+_DRAWS = 99  # 100 ranks: central intervals of 50 % and 90 % hold whole numbers of them
+_ROWS = 10_000  # samples at a time
+
+
+@dataclass(frozen=True)
+class Predictive:
+    """How well a column is predicted from the context.
+
+    Arguments:
+        column: its name.
+        rmse: root mean square error of the mean, in units of the column.
+        crps: continuous ranked probability score in these units, lower is better.
+        within_50, within_90: part of the rows within the central intervals of 50 % and 90 %.
+    """
+
+    column: str
+    rmse: float
+    crps: float
+    within_50: float
+    within_90: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.column}: RMSE {self.rmse:.4g}, CRPS {self.crps:.4g}, inside the 50 % interval "
+            f"{self.within_50:.1%}, the 90 % interval {self.within_90:.1%}"
+        )
+
+
+@torch.no_grad()
+def drawn(model: FlowModel, context: Tensor, seed: int) -> Tensor:
+    """Samples at each context, `[N, draws, D]`."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = context.split(max(1, _ROWS // _DRAWS))
+    return torch.cat([model.sample(_DRAWS, part, generator=generator) for part in parts])
+
+
+def predictive(model: FlowModel, x: Tensor, context: Tensor, seed: int) -> tuple[Predictive, ...]:
+    """How well each column of rows, `[N, D]`, is predicted from their contexts, `[N, C]`."""
+    samples, x = drawn(model, context, seed).double(), x.double()
+    off = (pit(samples, x) - 0.5).abs()
+    # The mean of few samples is noisy: its variance does not belong to the error.
+    noise = samples.var(dim=1) / samples.shape[1]
+    error = (((samples.mean(dim=1) - x) ** 2) - noise).mean(dim=0).clamp(min=0).sqrt()
+    names = getattr(model.config, "columns", ()) or [f"x{i}" for i in range(x.shape[1])]
+    within = [(off < level / 2).double().mean(dim=0) for level in (0.5, 0.9)]
+    figures = torch.stack((error, crps(samples, x).mean(dim=0), *within), dim=1)
+    return tuple(
+        Predictive(name, *(float(f"{value:.5g}") for value in column))
+        for name, column in zip(names, figures.tolist(), strict=True)
+    )
+
+
+def crps(samples: Tensor, x: Tensor) -> Tensor:
+    """`E|X - x| - E|X - X'|/2` of each row and column, without bias from the number of samples.
+
+    Arguments:
+        samples: with shape `[N, m, D]`.
+        x: what was observed, `[N, D]`.
+    """
+    m = samples.shape[1]
+    ranks = torch.arange(1, m + 1, dtype=samples.dtype, device=samples.device)[:, None]
+    # Sorted, the pairwise differences add up to sum_i (2 i - m - 1) X_i.
+    apart = ((2 * ranks - m - 1) * samples.sort(dim=1).values).sum(dim=1) / (m * (m - 1))
+    return (samples - x[:, None]).abs().mean(dim=1) - apart
+
+
+def pit(samples: Tensor, x: Tensor) -> Tensor:
+    """Where each observation lies among its samples, in (0, 1): uniform if these are right."""
+    below = (samples < x[:, None]).sum(dim=1)
+    return (below + 0.5) / (samples.shape[1] + 1)

@@ -1,0 +1,78 @@
+"""Errors, scores and coverage of samples, against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from impflow_zoo import LinearGaussian, LinearGaussianConfig, evaluate
+from impflow_zoo.predictive import crps, pit, predictive
+
+N, SPREAD = 4000, 3.0
+
+
+def gaussian_crps(x: torch.Tensor) -> torch.Tensor:
+    """Of a standard normal (Gneiting & Raftery, 2007)."""
+    law = Normal(0.0, 1.0)
+    density = law.log_prob(x).exp()
+    return x * (2 * law.cdf(x) - 1) + 2 * density - 1 / math.sqrt(math.pi)
+
+
+def test_crps_is_that_of_a_gaussian():
+    torch.manual_seed(0)
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None].repeat(500, 1)
+    found = crps(torch.randn(len(x), 20, 1, dtype=torch.float64), x).view(500, 7)
+    error = found.std(dim=0) / 500**0.5  # unbiased, with 20 samples
+    assert bool(((found.mean(dim=0) - gaussian_crps(x[:7, 0])).abs() < 5 * error).all())
+
+
+def test_crps_is_the_sum_over_pairs():
+    samples, x = torch.randn(3, 5, 2, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64)
+    pairs = (samples[:, :, None] - samples[:, None]).abs().sum(dim=(1, 2)) / (5 * 4)
+    expected = (samples - x[:, None]).abs().mean(dim=1) - pairs / 2
+    torch.testing.assert_close(crps(samples, x), expected)
+
+
+def linear() -> tuple[LinearGaussian, torch.Tensor, torch.Tensor]:
+    """The model that the rows were drawn from, `a = 2 c + N(0, 3)`."""
+    torch.manual_seed(0)
+    names = {"columns": ("a",), "context_columns": ("c",)}
+    model = LinearGaussian(LinearGaussianConfig(1, **names)).double().eval()
+    regression, whitening = next(iter(model.transform.children()))[1:]
+    with torch.no_grad():
+        regression.weight.fill_(2.0)
+        whitening.unconstrained_upper_diag.fill_(-math.log(SPREAD))
+    c = 10 * torch.randn(N, 1, dtype=torch.float64)
+    return model, 2 * c + SPREAD * torch.randn(N, 1, dtype=torch.float64), c
+
+
+def test_the_right_model_is_calibrated():
+    model, x, c = linear()
+    (found,) = predictive(model, x, c, seed=0)
+    assert found.column == "a"
+    assert found.rmse == pytest.approx(SPREAD, rel=5 / (2 * N) ** 0.5)
+    assert found.crps == pytest.approx(SPREAD / math.sqrt(math.pi), rel=0.06)
+    assert found.within_50 == pytest.approx(0.5, abs=5 * (0.25 / N) ** 0.5)
+    assert found.within_90 == pytest.approx(0.9, abs=5 * (0.09 / N) ** 0.5)
+
+
+def test_places_are_uniform_where_samples_are_right():
+    samples, x = torch.randn(2000, 99, 1), torch.randn(2000, 1)
+    places = pit(samples, x)
+    assert float(places.min()) > 0
+    assert float(places.max()) < 1
+    counts = torch.histc(places, 10, 0, 1)
+    assert float(((counts - 200) ** 2 / 200).sum()) < 30  # chi^2 of 9: once in 2000
+
+
+def test_evaluate_reports_it(tmp_path):
+    model, x, c = linear()
+    lines = [f"{a},{b}" for a, b in zip(x[:50, 0].tolist(), c[:50, 0].tolist(), strict=True)]
+    (tmp_path / "test.csv").write_text("\n".join(["a,c", *lines]))
+    result = evaluate(model, str(tmp_path / "test.csv"))
+    assert result.predictive == predictive(model, x[:50], c[:50], seed=0)
+    assert "a: RMSE" in result.report("model")
+    assert result.to_dict()["predictive"][0]["column"] == "a"
