@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,13 @@ import yaml
 
 from impflow_zoo.models.classes import model_class, model_names, require_config
 from impflow_zoo.models.config import Config, parse
-from impflow_zoo.models.fields import ConfigError, parse_dataclass, require, require_choice
+from impflow_zoo.models.fields import (
+    ConfigError,
+    convert,
+    require,
+    require_choice,
+    require_sizes,
+)
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.smoke import tiny
 
@@ -63,9 +68,7 @@ class DataSettings:
         require_choice("corrupt", self.corrupt, ("stop", "skip"))
         if self.revision is not None and self.dataset is None:
             raise ConfigError("data.revision is that of a Hub set: name it, data.dataset")
-        for name in ("validation_rows", "train_rows"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "at least 1")
+        require_sizes(self, "validation_rows", "train_rows")
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,8 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "validate_every",
-            "log_every",
-            "validation_limit",
-            "patience",
-        ):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "at least 1")
+        require_sizes(self, "steps", "batch_size", "validate_every", "log_every")
+        require_sizes(self, "validation_limit", "patience")
         for name in ("warmup_steps", "weight_decay", "checkpoint_minutes", "final_learning_rate"):
             value = getattr(self, name)
             require(value is None or value >= 0, name, value, "at least 0")
@@ -194,11 +189,9 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} given twice")
-            seen.add(key.value)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep=deep)
 
 
@@ -222,29 +215,26 @@ def read_recipe(path: Path) -> Recipe:
             require_choice("recipe key", str(key), _KEYS)
         if "model" not in data:
             raise ConfigError(f"it names no model: {' or '.join(model_names())}")
-        shared = _section(data, "training")
-        words = {k: v for k, v in _section(data, "card").items() if k not in _RETIRED}
+        training, words, stages = (data.get(key) or {} for key in ("training", "card", "stages"))
+        if isinstance(words, dict):
+            words = {key: value for key, value in words.items() if key not in _RETIRED}
         recipe = Recipe(
             model_class(data["model"]).__name__,
             parse(data.get("config")),
-            parse_dataclass(DataSettings, _section(data, "data"), "data."),
-            parse_dataclass(TrainingSettings, shared, "training."),
-            parse_dataclass(CardSettings, words, "card."),
+            convert(data.get("data") or {}, DataSettings, "data"),
+            convert(training, TrainingSettings, "training"),
+            convert(words, CardSettings, "card"),
         )
-        stages = tuple(_stages(data.get("stages"), shared, recipe.training.seed))
+        if isinstance(stages, list):
+            seed = recipe.training.seed
+            stages = [
+                {**training, "seed": seed + i, **own} if isinstance(own, dict) else own
+                for i, own in enumerate(stages)
+            ]
+        stages = convert(stages or [], tuple[TrainingSettings, ...], "stages")
         return tiny(replace(recipe, stages=stages))
     except ConfigError as error:
         raise ConfigError(f"recipe {path}: {error}") from None
-
-
-def _stages(stated: Any, shared: dict[str, Any], seed: int) -> Iterator[TrainingSettings]:
-    if not isinstance(stated, list | None):
-        raise ConfigError("'stages' holds no list")
-    for number, own in enumerate(stated or ()):
-        if not isinstance(own, dict):
-            raise ConfigError(f"stages[{number}] holds no settings")
-        settings = {**shared, "seed": seed + number, **own}
-        yield parse_dataclass(TrainingSettings, settings, f"stages[{number}].")
 
 
 def differences(one: Recipe, other: Recipe, *, more_stages: bool = False) -> list[str]:
@@ -256,23 +246,23 @@ def differences(one: Recipe, other: Recipe, *, more_stages: bool = False) -> lis
     """
     if one.model != other.model:
         return ["model"]
+    if type(one.config) is not type(other.config):
+        return ["config.kind"]
     runs, others = one.runs, other.runs
     if len(runs) > len(others) or (len(runs) < len(others) and not more_stages):
         return ["stages"]
     pairs: dict[str, tuple[Any, Any]] = {
-        "config.": (one.config, other.config),
-        "data.": (one.data, other.data),
+        "config": (one.config, other.config),
+        "data": (one.data, other.data),
     }
     for number, (a, b) in enumerate(zip(runs, others, strict=False)):
-        section = f"stages[{number}]." if len(others) > 1 else "training."
+        section = f"stages[{number}]" if len(others) > 1 else "training"
         pairs[section] = (replace(a, seed=0), replace(b, seed=0))
-    if type(one.config) is not type(other.config):
-        return ["config.kind"]
     return [
-        section + setting.name
+        f"{section}.{name}"
         for section, (a, b) in pairs.items()
-        for setting in fields(a)
-        if getattr(a, setting.name) != getattr(b, setting.name)
+        for name, value in vars(a).items()
+        if value != getattr(b, name)
     ]
 
 
@@ -292,12 +282,13 @@ def _stated(settings: Any) -> Any:
         return tuple(map(_stated, settings))
     if not is_dataclass(settings):
         return settings
-    found = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    found: dict[str, Any] = {"kind": type(settings).__name__}
     for f in fields(settings):
+        value = getattr(settings, f.name)
         default = f.default if f.default_factory is MISSING else f.default_factory()
-        if default is not MISSING and found[f.name] == default:
-            del found[f.name]
-    return {"kind": type(settings).__name__, **{k: _stated(v) for k, v in found.items()}}
+        if default is MISSING or value != default:
+            found[f.name] = _stated(value)
+    return found
 
 
 def with_seed(text: bytes, seed: int) -> bytes:
@@ -305,10 +296,3 @@ def with_seed(text: bytes, seed: int) -> bytes:
     sections = yaml.safe_load(text)
     sections["training"] = {**(sections.get("training") or {}), "seed": seed}
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()
-
-
-def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
-    section = data.get(name) or {}
-    if not isinstance(section, dict):
-        raise ConfigError(f"{name!r} holds no settings")
-    return section

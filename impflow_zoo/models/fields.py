@@ -131,6 +131,8 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         return value
     listed = typing.get_origin(annotation) is tuple
     wanted = "list" if listed else getattr(annotation, "__name__", str(annotation))
+    if dataclasses.is_dataclass(annotation):
+        wanted = "settings by name"
     hint = _number_hint(value, annotation) if annotation in (int, float) else ""
     if annotation is str and is_real(value):
         hint = f', write "{value}"'

@@ -202,8 +202,8 @@ def test_runs_from_other_weights_are_no_repeats(tmp_path):
 
 
 BAD = {
-    "no list": ({"steps": 3}, "'stages' holds no list"),
-    "no settings": ([3], r"stages\[0\] holds no settings"),
+    "no list": ({"steps": 3}, "'stages' is .*: list expected"),
+    "no settings": ([3], r"'stages\[0\]' is 3: settings by name"),
     "unknown": ([{}, {"step": 3}], r"unknown config key 'stages\[1\].step'; did you mean 'steps'"),
     "out of range": ([{"steps": 0}], "steps=0: at least 1"),
 }
