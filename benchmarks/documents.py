@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from impflow_zoo.publishing.pairs import markdown
 from impflow_zoo.tables import between
 
 __all__ = ["GUIDE", "README", "RESULTS", "markdown", "publish"]
@@ -15,13 +15,6 @@ ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "choosing-logdet-and-solver.md"
 README = ROOT / "benchmarks" / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def markdown(header: str, rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are text already, under a header such as `"d | solver"`."""
-    columns = header.count("|") + 1
-    lines = [f"| {header} |", "|" + "---|" * columns]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def publish(document: Path, tables: dict[str, str], figures: Any, name: str) -> None:

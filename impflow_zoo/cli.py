@@ -190,7 +190,8 @@ def reconstruct(
         f"{len(result.rows)} rows of {model}: largest error {result.largest_error:g} in the data's "
         f"units, {result.largest_float_error:.1e} before rounding"
     )
-    _say(text, {"model": model, **result.to_dict()}, as_json=as_json)
+    errors = {key: getattr(result, key) for key in ("largest_error", "largest_float_error")}
+    _say(text, {"model": model, "n": len(result.rows), **errors}, as_json=as_json)
 
 
 @app.command()

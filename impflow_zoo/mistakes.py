@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from tqdm import tqdm
 
 from impflow_zoo.data import DataError
 from impflow_zoo.models.fields import ModelError
@@ -31,31 +32,29 @@ def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
         name: of the program, in front of each line.
     """
     log = logging.getLogger("huggingface_hub")
-    level, show = log.level, warnings.showwarning
+    level = log.level
     log.setLevel(logging.ERROR)  # what matters ends in our line
-    warnings.showwarning = functools.partial(_warn, name)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = functools.partial(_warn, name)
+            yield
     except (ModelError, DataError, *NUMERICAL_ERRORS, *_OUTSIDE) as error:
-        _fail(name, " ".join(str(error).split()))
+        _fail(name, error)
     except (MemoryError, RuntimeError) as error:
         known = any(sign in str(error) for sign in _OUT_OF_MEMORY)
-        if not isinstance(error, MemoryError) and not known:
+        if isinstance(error, RuntimeError) and not known:
             raise
         _fail(name, "not enough memory: ask for fewer rows")
     finally:
         log.setLevel(level)
-        warnings.showwarning = show
 
 
 def _warn(name: str, message: Warning | str, *_: Any, **__: Any) -> None:
-    from tqdm import tqdm
-
     tqdm.write(f"{name}: {' '.join(str(message).split())}", file=sys.stderr)  # past the bar
 
 
-def _fail(name: str, message: str) -> NoReturn:
+def _fail(name: str, message: Exception | str) -> NoReturn:
     rank = os.environ.get("RANK", "0")  # rows of its own may trouble any of several processes
     process = "" if rank == "0" else f", process {rank}"
-    print(f"{name}{process}: {message}", file=sys.stderr)
+    print(f"{name}{process}: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +32,6 @@ class Reconstruction:
     decoded: Tensor
     largest_error: float
     largest_float_error: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures without the rows."""
-        figures = {k: v for k, v in vars(self).items() if not isinstance(v, Tensor)}
-        return {"n": len(self.rows), **figures}
 
 
 @torch.no_grad()

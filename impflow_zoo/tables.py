@@ -7,11 +7,11 @@ Run in a checkout, after a model was staged or a figure has changed:
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import pandas
 
 from impflow_zoo import registry
 from impflow_zoo.mistakes import in_one_line
@@ -55,36 +55,29 @@ def _row(record: Record) -> dict[str, object]:
 
 def _results(found: Sequence[Record]) -> str:
     """The content of `results.csv`."""
-    rows = [_row(record) for record in found]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    rows = pandas.DataFrame([_row(record) for record in found], dtype=object)
+    return rows.to_csv(index=False, lineterminator="\n")
 
 
 def zoo_table(found: Sequence[Record]) -> str:
     """Models with weights as a Markdown table, pairs side by side; below it, those without."""
-    lines = [
-        "| model | class | data | result | parameters | margin | training |",
-        "|---|---|---|---|---|---|---|",
-    ]
     found = sorted(found, key=_pairs_together)
-    for record in found:
-        entry, facts = record.entry, record.facts
-        if entry is None:
-            continue
-        cells = (
+    rows = [
+        (
             _link(record),
             record.stated.model,
             record.data,
             f"{entry.value:.3f} ± {entry.stderr:.3f} {METRICS[entry.metric].unit}",
             f"{record.parameters:,}",
             f"{record.margin:.4f}" if record.margin else "",
-            f"{facts.minutes:.0f} min, {facts.hardware}" if facts else "",
+            f"{facts.minutes:.0f} min, {facts.hardware}" if (facts := record.facts) else "",
         )
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    for text, published in (
+        for record in found
+        if (entry := record.entry)
+    ]
+    header = "model | class | data | result | parameters | margin | training"
+    text = pairs.markdown(header, ([cell.replace("|", "/") for cell in row] for row in rows))
+    for title, published in (
         ("Recipes without weights yet", False),
         ("Published checkpoints, to be [converted](../conversion/README.md)", True),
     ):
@@ -94,8 +87,8 @@ def zoo_table(found: Sequence[Record]) -> str:
             if record.entry is None and record.name.endswith("-published") == published
         ]
         if links:
-            lines += ["", f"{text}: {', '.join(links)}."]
-    return "\n".join(lines)
+            text += f"\n\n{title}: {', '.join(links)}."
+    return text
 
 
 def _link(record: Record) -> str:

@@ -22,7 +22,7 @@ from impflow_zoo.pictures import Points, draw_curves
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Entry, Record
 
-__all__ = ["paired_error", "picture", "scores_file", "table", "trained_pairs"]
+__all__ = ["markdown", "paired_error", "picture", "scores_file", "table", "trained_pairs"]
 
 _FIRST, _SECOND = "impflow-", "resflow-"
 Pair = tuple[Record, Record]
@@ -38,6 +38,12 @@ def trained_pairs(records: Sequence[Record]) -> list[Pair]:
     ]
 
 
+def markdown(header: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are text already, under a header such as `"d | solver"`."""
+    lines = [f"| {header} |", "|" + "---|" * (header.count("|") + 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 def table(pairs: Sequence[Pair]) -> str:
     """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better.
 
@@ -46,12 +52,8 @@ def table(pairs: Sequence[Pair]) -> str:
     seeds, their means are compared, and the spread over seeds enters the error. "At equal time" is
     how far ahead ImpFlow was on validation by the minute in which ResFlow's training ended.
     """
-    lines = [
-        "| data | parameters | rows seen | ImpFlow | ResFlow | at equal time | ImpFlow ahead by |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += ["| " + " | ".join(_cells(pair)) + " |" for pair in pairs]
-    return "\n".join(lines)
+    header = "data | parameters | rows seen | ImpFlow | ResFlow | at equal time | ImpFlow ahead by"
+    return markdown(header, map(_cells, pairs))
 
 
 def _cells(pair: Pair) -> tuple[str, ...]:
