@@ -20,7 +20,7 @@ from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.predictive import Predictive, predictive
 from impflow_zoo.processes import together
-from impflow_zoo.registry import create_model, scored_split
+from impflow_zoo.registry import Split, create_model, scored_split
 from impflow_zoo.scoring import Score, model_input, open_rows, open_stream, score
 from impflow_zoo.smoke import few_rows
 
@@ -175,8 +175,7 @@ def evaluate(
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
     where = scored_split(model, dataset, split, revision)
-    opened = open_stream if streaming else open_rows
-    source = opened(config, where.dataset, where.split, where.revision, skip_corrupt=skip_corrupt)
+    source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
     start = time.perf_counter()
     with _evaluating(model):
         scored = score(
@@ -243,18 +242,19 @@ def _evaluating(model: FlowModel) -> Iterator[None]:
             module.training = mode
 
 
+def _opened(
+    model: FlowModel, where: Split | Result, *, skip_corrupt: bool, streaming: bool
+) -> Source | Stream:
+    opened = open_stream if streaming else open_rows
+    place = (where.dataset, where.split, where.revision)
+    return opened(model.config, *place, skip_corrupt=skip_corrupt)
+
+
 def shown_rows(
     model: FlowModel, result: Result, limit: int = 2000, *, streaming: bool = False
 ) -> Tensor:
     """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
-    opened = open_stream if streaming else open_rows
-    source = opened(
-        model.config,
-        result.dataset,
-        result.split,
-        result.revision,
-        skip_corrupt=result.skipped > 0,
-    )
+    source = _opened(model, result, skip_corrupt=result.skipped > 0, streaming=streaming)
     wanted = min(result.n + result.skipped, limit)
     return torch.cat([batch.rows for batch in batches(source, wanted, wanted)])
 

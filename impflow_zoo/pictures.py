@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "PictureError",
     "Points",
     "check_library",
     "column_names",
@@ -47,10 +46,6 @@ _TITLE = 16  # pixels that a line of text above a grid is high
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
 
-class PictureError(ModelError):
-    """A picture cannot be drawn or written."""
-
-
 def column_names(config: Config) -> list[str]:
     """Names of the columns of a table, made up where there are none."""
     return list(getattr(config, "columns", ())) or [f"x{i}" for i in range(config.shape[0])]
@@ -60,15 +55,15 @@ def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     """Check that a file can be written before the work behind it is done.
 
     Raises:
-        PictureError: if its folder does not exist or its ending is not one of the suffixes.
+        ModelError: if its folder does not exist or its ending is not one of the suffixes.
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise PictureError(f"{path}: the folder {path.parent} does not exist")
+        raise ModelError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
-        raise PictureError(f"{path} is a folder: name a file")
+        raise ModelError(f"{path} is a folder: name a file")
     if path.suffix.lower() not in suffixes:
-        raise PictureError(f"{path}: a name ending in {' or '.join(suffixes)} is needed")
+        raise ModelError(f"{path}: a name ending in {' or '.join(suffixes)} is needed")
     return path
 
 
@@ -76,7 +71,7 @@ def check_library(model: FlowModel) -> None:
     """Check that pictures of a model's density can be drawn, before it is scored.
 
     Raises:
-        PictureError: if matplotlib is needed and not installed; grids of images do without.
+        ModelError: if matplotlib is needed and not installed; grids of images do without.
     """
     if len(model.config.shape) != 3:
         _figure(1, 1)
@@ -208,7 +203,7 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise PictureError("pictures need matplotlib: pip install 'impflow_zoo[plot]'") from None
+        raise ModelError("pictures need matplotlib: pip install 'impflow_zoo[plot]'") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

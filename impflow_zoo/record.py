@@ -105,6 +105,11 @@ class Record:
             return self.folder.config()
         return ConfigFile(self.recipe.model, self.recipe.config)
 
+    @property
+    def trained(self) -> bool:
+        """Whether its weights were recorded: they lie here or on the Hub."""
+        return self.stated.sha256 is not None
+
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """What `results.json` holds, the entry of the card first; none if there is no such file.

@@ -19,7 +19,6 @@ __all__ = [
     "Split",
     "create_model",
     "describe",
-    "is_trained",
     "list_models",
     "locate",
     "scored_split",
@@ -48,19 +47,13 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
         >>> "impflow-power-plant" in list_models("impflow-*", pretrained=True)
         True
     """
-    names = [
-        path.parent.name
-        for path in sorted(zoo_folder().glob(f"*/{CONFIG}"))
-        if pattern in (name := path.parent.name) or fnmatch.fnmatch(name, pattern)
+    found = [Record(ModelFolder(path.parent)) for path in sorted(zoo_folder().glob(f"*/{CONFIG}"))]
+    return [
+        record.name
+        for record in found
+        if (pattern in record.name or fnmatch.fnmatch(record.name, pattern))
+        and (pretrained is None or record.trained == pretrained)
     ]
-    if pretrained is None:
-        return names
-    return [name for name in names if is_trained(name) == pretrained]
-
-
-def is_trained(name: str) -> bool:
-    """Whether weights of a model were recorded: they lie here or on the Hub."""
-    return ModelFolder(zoo_folder() / name).config().sha256 is not None
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -72,7 +65,7 @@ def describe(name: str) -> dict[str, Any]:
         "parameters": record.parameters,
         "metric": record.stated.config.metric,
         "value": record.entry and record.entry.value,
-        "pretrained": record.stated.sha256 is not None,
+        "pretrained": record.trained,
     }
 
 
@@ -120,7 +113,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         )
     if (folder / WEIGHTS).is_file() and not (at or revision):
         return str(folder)
-    if not is_trained(name):
+    if not Record(ModelFolder(folder)).trained:
         raise ModelError(
             f"there are no weights for {name} yet: {folder / CARD} says how to come by them"
         )
