@@ -274,10 +274,13 @@ MISTAKES = {
         "namespace 'bad/name': the name of one user or organisation",
     ),
     "nothing to list": (["list", "nothing", "--json"], "no model matches 'nothing'"),
-    "conditional model": (["evaluate", _conditional], "this model is conditional"),
+    "conditional model": (
+        ["evaluate", _conditional, "--dataset", "toy:moons"],
+        "contexts have no names",
+    ),
     "conditional rows": (
         ["reconstruct", _conditional, "--dataset", "toy:moons"],
-        "this model is conditional: encode and decode its rows from Python",
+        "contexts have no names",
     ),
     "picture in no folder": (
         ["evaluate", "{plane}", "--picture", "{}/none/x.png"],
@@ -294,7 +297,10 @@ MISTAKES = {
         ["sample", "{space}", "--out", "{}/x.png"],
         "draws rows of 3 columns: write them to a .csv file",
     ),
-    "conditional samples": (["sample", _conditional, "--out", "{}/x.csv"], "is conditional"),
+    "conditional samples": (
+        ["sample", _conditional, "--out", "{}/x.csv"],
+        "contexts have no names",
+    ),
     "temperature infinite": (
         ["sample", "{plane}", "--out", "{}/x.csv", "--temperature", "inf"],
         "temperature=inf",
