@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from conversion.architecture import Settings
-from conversion.convert import Converted, convert, write
+from conversion.convert import convert, write
+from conversion.errors import ConversionError
+from conversion.selfcheck import size_of
 from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.models.folder import WEIGHTS
 
 __all__ = ["main"]
 
@@ -26,18 +26,10 @@ def command(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting instead of the file's."),
     ] = None,
-    norms: Annotated[
-        Literal["stored", "converged"],
-        typer.Option(
-            help="Power vectors as they were saved (the public code's values), or converged (nets "
-            "keep within their bound)."
-        ),
-    ] = "stored",
     verify: Annotated[
         bool,
         typer.Option(
-            "--verify",
-            help="Round trip, finite densities and certificate on noise, written into the card.",
+            "--verify", help="Check a round trip and densities of noise, and say so in the card."
         ),
     ] = False,
     golden: Annotated[
@@ -52,14 +44,20 @@ def command(
 
     The pickle in it is read, not run.
     """
-    converted = convert(
-        checkpoint,
-        weights=weights,
-        overrides=Settings.parse(settings or []),
-        converge=norms == "converged",
+    overrides = {}
+    for word in settings or []:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConversionError(f"--set {word!r}: name=value is due")
+        overrides[name.replace("-", "_")] = value
+    converted = convert(checkpoint, weights=weights, overrides=overrides)
+    known = write(converted, folder, verify=verify, golden=golden)
+    model, kind = converted.model, "averaged" if converted.averaged else "raw"
+    print(
+        f"{type(model).__name__} with {len(list(model.blocks()))} blocks, {size_of(model):,} "
+        f"parameters, {kind} weights: {len(converted.names)} tensors written to {folder}"
     )
-    outcome = write(converted, folder, verify=verify, golden=golden)
-    for line in [*_report(converted, folder), *(outcome.lines() if outcome else [])]:
+    for line in known:
         print(line)
 
 
@@ -69,18 +67,3 @@ def main() -> None:
     app.command()(command)
     with in_one_line("conversion"):
         app(prog_name="python -m conversion")
-
-
-def _report(converted: Converted, folder: Path) -> list[str]:
-    written = (folder / WEIGHTS).stat().st_size
-    model = converted.model
-    count = sum(p.numel() for p in model.parameters())
-    kind = "averaged" if converted.averaged else "raw"
-    return [
-        f"{type(model).__name__} with {len(list(model.blocks()))} blocks, {count:,} parameters, "
-        f"{kind} weights",
-        f"{converted.checkpoint_bytes / 1e6:.2f} MB read, {written / 1e6:.2f} MB written: "
-        f"{len(converted.weights)} tensors; {converted.dropped} of copies and estimators and the "
-        "optimizer's state dropped",
-        f"written to {folder}",
-    ]

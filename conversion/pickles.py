@@ -1,242 +1,217 @@
-"""A reader of pickles that cannot run anything.
+"""A reader of the pickles of `torch.save` that cannot run anything.
 
-Pickle is a small stack language. This module interprets the instructions that `torch.save` uses on
-plain values alone: there is no import and no call in it but of the makers that an allow-list gives,
-and what it builds is never larger than the file in proportion. Every other instruction and every
-other name is refused.
+Pickle is a small stack language. This module knows those of its instructions that torch writes
+(protocol 2), and of the names in a pickle those that checkpoints of the two papers hold. It refuses
+all others. It imports nothing and calls nothing: objects become stand-ins, tensors say where their
+numbers lie. What it builds is no larger than the file, in proportion.
 """
 
 from __future__ import annotations
 
-import io
+import math
 import pickletools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import IO, Any, BinaryIO, cast
+import re
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import torch
 
 from conversion.errors import ConversionError
 
-__all__ = ["Name", "Standin", "read_pickle"]
+__all__ = ["Standin", "Storage", "StoredTensor", "read_pickle"]
 
 _MOST_INSTRUCTIONS = 10_000_000
-_MOST_ITEMS = 10_000_000  # that calls are given: one list may be given again and again
-_LONGEST_VALUE = 1 << 26  # bytes
+_MOST_DIMENSIONS = 64  # as in torch; the product of many more takes for ever
+_DTYPES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.HalfStorage": torch.float16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+_TENSORS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
+_PARAMETER = "torch._utils._rebuild_parameter"
+_DICTIONARIES = ("collections.OrderedDict", "collections.defaultdict")
+_NAMES = {*_DTYPES, *_TENSORS, _PARAMETER, *_DICTIONARIES, "argparse.Namespace", "torch.Size"}
+# Classes of the public code and of torch, and what settings and results may hold beside numbers.
+_CLASSES = re.compile(
+    r"(lib|resflows|torch\.nn|torch\.optim)\..+|torch\.device|(__builtin__|builtins)\.(dict|set)|"
+    r"numpy\.(dtype|_?core\.multiarray\.scalar)|_codecs\.encode"
+)
 _MARK = object()
-
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = {
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG1",
-    "LONG4",
-    "BINFLOAT",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE8",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "SHORT_BINBYTES",
-    "BINBYTES",
-}
-_EMPTY: dict[str, Callable[[], Any]] = {
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": list,  # the members of a set are kept, their hashes are not needed
-}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_KEYS = (str, int, float, type(None))
-_COPIED = (tuple, list, dict, str, bytes)
 
 
 @dataclass(frozen=True)
 class Name:
-    """A name from the allow-list.
+    """A name that is allowed: module and name within it."""
 
-    Arguments:
-        name: module and name in the pickle.
-        make: what stands for calling it.
-    """
-
-    name: str
-    make: Callable[..., Any]
+    text: str
 
 
+@dataclass
 class Standin:
     """An object of a class that is not imported: its name, and the state that was saved."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state: dict[str, Any] = {}
+    name: str
+    state: dict[Any, Any] = field(default_factory=dict)
 
 
-def read_pickle(
-    file: BinaryIO, find: Callable[[str, str], Name], persistent: Callable[[Any], Any]
-) -> Any:
+@dataclass(frozen=True)
+class Storage:
+    """Numbers in the file, not read yet."""
+
+    key: str
+    dtype: torch.dtype
+    size: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A view of a storage, within its bounds."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read_pickle(file: IO[bytes], storages: dict[str, Storage]) -> Any:
     """Read one pickle, up to its end mark.
 
     Arguments:
-        file: where to read; it is left behind the end mark.
-        find: the allow-list, from module and name to what they stand for; refuses others.
-        persistent: what persistent ids stand for.
+        file: where to read, in memory or mapped; it is left behind the end mark.
+        storages: those that the pickle mentions are added, by key.
 
     Raises:
-        ConversionError: for a name that is not allowed, an instruction that is not needed, and
-            pickles that are damaged or out of bounds.
+        ConversionError: for a name or an instruction that is not known here, and for pickles that
+            are damaged.
     """
-    machine = _Machine(find, persistent)
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}  # a dict, so that a large index costs nothing
     try:
-        bounded = cast(IO[bytes], _Bounded(file))
-        for count, (instruction, value, _) in enumerate(pickletools.genops(bounded)):
+        for count, (instruction, value, _) in enumerate(pickletools.genops(file)):
             if instruction.name == "STOP":
-                return machine.pop()
+                return stack.pop()
             if count >= _MOST_INSTRUCTIONS:
                 raise ConversionError(f"the pickle has more than {count} instructions: refused")
-            machine.step(instruction.name, value)
+            _step(instruction.name, value, stack, memo, storages)
     except ConversionError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise ConversionError(f"the pickle is damaged: {error}") from None
-    raise ConversionError("the pickle is truncated")
+    raise ConversionError("the pickle is damaged: it has no end")
 
 
-class _Bounded(io.RawIOBase):
-    """A file whose reads are bounded, whatever lengths the pickle claims."""
+def _step(
+    name: str, value: Any, stack: list[Any], memo: dict[int, Any], storages: dict[str, Storage]
+) -> None:
+    """Carry out one instruction."""
+    match name:
+        case "PROTO" if value == 2:
+            pass
+        case "MARK":
+            stack.append(_MARK)
+        case "NONE":
+            stack.append(None)
+        case "NEWTRUE" | "NEWFALSE":
+            stack.append(name == "NEWTRUE")
+        case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
+            stack.append(value)
+        case "EMPTY_TUPLE":
+            stack.append(())
+        case "EMPTY_LIST":
+            stack.append([])
+        case "EMPTY_DICT":
+            stack.append({})
+        case "TUPLE1" | "TUPLE2" | "TUPLE3":
+            stack.append(tuple([stack.pop() for _ in range(int(name[-1]))][::-1]))
+        case "TUPLE":
+            stack.append(tuple(_since_mark(stack)))
+        case "APPEND" | "APPENDS":
+            items = [stack.pop()] if name == "APPEND" else _since_mark(stack)
+            _last(stack, list).extend(items)
+        case "SETITEM" | "SETITEMS":
+            items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else _since_mark(stack)
+            for key, item in zip(items[::2], items[1::2], strict=True):
+                if not isinstance(key, str | int | float | None):  # nested tuples hash for ever
+                    raise ConversionError(f"the pickle has a key of {type(key)}: refused")
+                _last(stack, dict)[key] = item
+        case "BINPUT" | "LONG_BINPUT":
+            memo[value] = stack[-1]
+        case "BINGET" | "LONG_BINGET":
+            stack.append(memo[value])
+        case "GLOBAL":
+            stack.append(_allowed(value.replace(" ", ".", 1)))
+        case "REDUCE" | "NEWOBJ":
+            arguments = stack.pop()
+            stack.append(_made(stack.pop(), arguments))
+        case "BUILD":
+            state = stack.pop()
+            if isinstance(stack[-1], Standin) and isinstance(state, dict):
+                stack[-1].state = state
+        case "BINPERSID":
+            stack.append(_persistent(stack.pop(), storages))
+        case _:
+            value = f" {value}" if name == "PROTO" else ""
+            raise ConversionError(f"the pickle uses {name}{value}, which torch does not: refused")
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _LONGEST_VALUE:
-            raise ConversionError(f"the pickle holds a value of {size} bytes: refused")
-        return self._file.read(size)
-
-    def readline(self, size: int | None = -1) -> bytes:
-        return self._file.readline(_LONGEST_VALUE)
-
-    def tell(self) -> int:
-        return self._file.tell()
+def _since_mark(stack: list[Any]) -> list[Any]:
+    items = []
+    while (top := stack.pop()) is not _MARK:
+        items.append(top)
+    return items[::-1]
 
 
-class _Machine:
-    """Stack and memo of one pickle."""
+def _last(stack: list[Any], kind: type) -> Any:
+    if not isinstance(stack[-1], kind):
+        raise ConversionError(f"the pickle adds items to what is no {kind.__name__}: refused")
+    return stack[-1]
 
-    def __init__(self, find: Callable[[str, str], Name], persistent: Callable[[Any], Any]) -> None:
-        self.find, self.persistent = find, persistent
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}  # a dict, so that a large index costs nothing
-        self.items = 0
 
-    def pop(self) -> Any:
-        top = self.stack.pop()
-        if top is _MARK:
-            raise ConversionError("the pickle is damaged: a mark where a value is due")
-        return top
+def _allowed(name: str) -> Name:
+    if name not in _NAMES and not _CLASSES.fullmatch(name):
+        raise ConversionError(f"the pickle asks for {name}, which is not allowed: nothing was run")
+    return Name(name)
 
-    def pop_to_mark(self) -> list[Any]:
-        items = []
-        while (top := self.stack.pop()) is not _MARK:
-            items.append(top)
-        return items[::-1]
 
-    def step(self, name: str, value: Any) -> None:
-        """Carry out one instruction."""
-        push = self.stack.append
-        if name in _VALUES:
-            push(value)
-        elif name in _CONSTANTS:
-            push(_CONSTANTS[name])
-        elif name in _EMPTY:
-            push(_EMPTY[name]())
-        elif name in _TUPLES:
-            items = [self.pop() for _ in range(_TUPLES[name])]
-            push(tuple(reversed(items)))
-        elif handler := getattr(self, f"_on_{name.lower()}", None):
-            handler(value)
-        else:
-            raise ConversionError(f"the pickle uses {name}, which torch.save does not: refused")
+def _made(called: Any, arguments: Any) -> Any:
+    """What stands for an object that the pickle has made by a call."""
+    match called, arguments:
+        case Name(text=name), (Storage() as storage, *view) if name in _TENSORS:
+            return _tensor(storage, *view[:3])
+        case Name(text=name), (data, *_) if name == _PARAMETER:
+            return data
+        case Name(text=name), _ if name in _DICTIONARIES:
+            return {}
+        case Name(text=name), _ if name not in (*_TENSORS, *_DTYPES):
+            return Standin(name)
+    raise ConversionError("the pickle calls what it cannot call: refused")
 
-    def _on_proto(self, value: int) -> None:
-        if not 2 <= value <= 5:
-            raise ConversionError(f"the pickle has protocol {value}; 2 to 5 are read")
 
-    def _on_frame(self, value: int) -> None:
-        pass
+def _persistent(key: Any, storages: dict[str, Storage]) -> Any:
+    """What a persistent id stands for: a storage, or a class with its source code."""
+    match key:
+        case ("storage", Name(text=name), str(at), str(), int(size), *view):
+            if name in _DTYPES and size >= 0 and all(v is None for v in view):
+                return storages.setdefault(at, Storage(at, _DTYPES[name], size))
+        case ("module", Name() as found, *_):
+            return found
+    raise ConversionError("the pickle refers to a storage of an unknown kind: refused")
 
-    def _on_mark(self, _: None) -> None:
-        self.stack.append(_MARK)
 
-    def _on_tuple(self, _: None) -> None:
-        self.stack.append(tuple(self.pop_to_mark()))
-
-    def _on_append(self, _: None) -> None:
-        self._extend([self.pop()])
-
-    def _on_appends(self, _: None) -> None:
-        self._extend(self.pop_to_mark())
-
-    _on_additems = _on_appends
-
-    def _extend(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], list):
-            raise ConversionError("the pickle appends to what is no list: refused")
-        self.stack[-1].extend(items)
-
-    def _on_setitem(self, _: None) -> None:
-        value, key = self.pop(), self.pop()
-        self._set([key, value])
-
-    def _on_setitems(self, _: None) -> None:
-        self._set(self.pop_to_mark())
-
-    def _set(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict):
-            raise ConversionError("the pickle sets items of what is no dictionary: refused")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, _KEYS):  # hashes of nested tuples can take for ever
-                raise ConversionError(f"the pickle has a key of type {type(key).__name__}: refused")
-            self.stack[-1][key] = value
-
-    def _on_global(self, value: str) -> None:
-        self.stack.append(self.find(*value.split(" ", 1)))
-
-    def _on_stack_global(self, _: None) -> None:
-        name, module = self.pop(), self.pop()
-        if not (isinstance(name, str) and isinstance(module, str)):
-            raise ConversionError("the pickle has a name that is no text: refused")
-        self.stack.append(self.find(module, name))
-
-    def _on_reduce(self, _: None) -> None:
-        arguments, called = self.pop(), self.pop()
-        if not isinstance(called, Name) or not isinstance(arguments, tuple):
-            raise ConversionError("the pickle calls what is no name: refused")
-        self.items += sum(len(given) for given in arguments if isinstance(given, _COPIED))
-        if self.items > _MOST_ITEMS:
-            raise ConversionError(f"the pickle calls with more than {_MOST_ITEMS} items: refused")
-        self.stack.append(called.make(*arguments))
-
-    _on_newobj = _on_reduce
-
-    def _on_build(self, _: None) -> None:
-        state, built = self.pop(), self.stack[-1]
-        if isinstance(built, Standin) and isinstance(state, dict):
-            built.state = state
-        elif not isinstance(built, dict):  # an OrderedDict's attributes are of no use
-            raise ConversionError("the pickle sets the state of what has none: refused")
-
-    def _on_binpersid(self, _: None) -> None:
-        self.stack.append(self.persistent(self.pop()))
-
-    def _on_binput(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    _on_long_binput = _on_binput
-
-    def _on_memoize(self, _: None) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def _on_binget(self, index: int) -> None:
-        self.stack.append(self.memo[index])
-
-    _on_long_binget = _on_binget
+def _tensor(storage: Storage, offset: Any, shape: Any, stride: Any) -> StoredTensor:
+    if len(shape) > _MOST_DIMENSIONS or len(shape) != len(stride):
+        raise ConversionError(f"a tensor has {len(shape)} dimensions: refused")
+    numbers = (offset, *shape, *stride)
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        raise ConversionError("a tensor's shape is damaged: refused")
+    count = math.prod(shape)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+    if count > storage.size or (count and last >= storage.size):
+        raise ConversionError(
+            f"a tensor of shape {shape} reaches out of its {storage.size} numbers: refused"
+        )
+    return StoredTensor(storage, offset, shape, stride)

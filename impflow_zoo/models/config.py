@@ -49,8 +49,7 @@ def parse(data: Any) -> Config:
     return parse_dataclass(CONFIGS[kind], rest, "")
 
 
-# Fields that every config of a kind had once, with the value that they have in the kind today. Only
-# kinds that begin with `published-` have the fields still.
+# Fields that every config of a kind had once, with the value that they have in the kind today.
 _ONCE: dict[str, dict[str, Any]] = {
     "tabular": {
         "actnorm_ends": False,
@@ -80,12 +79,8 @@ def updated(data: Any) -> Any:
     if not isinstance(kind, str) or kind not in _ONCE:
         return data
     data, once = {"net": "spectral", **data} if kind == "tabular" else data, _ONCE[kind]
-    rest = {
+    return {
         key: value
         for key, value in data.items()
         if key not in once or (type(value), value) != (type(once[key]), once[key])
     }
-    converted = str(rest.get("activation")).startswith("published-")
-    if converted or not once.keys().isdisjoint(rest):
-        return {**data, "kind": f"published-{kind}"}
-    return rest

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 
-__all__ = ["PUBLISHED", "activation_of"]
+__all__ = ["ALL_ACTIVATIONS"]
 
 
 class _LipschitzCube(nn.Module):
@@ -43,7 +43,8 @@ class _NeighbourMaxMin(nn.Module):
         return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), dim=1)
 
 
-PUBLISHED: dict[str, type[nn.Module]] = {
+ALL_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    **ACTIVATIONS,
     "published-relu": nn.ReLU,
     "published-tanh": nn.Tanh,
     "published-identity": nn.Identity,
@@ -51,8 +52,3 @@ PUBLISHED: dict[str, type[nn.Module]] = {
     "published-fullsort": _FullSort,
     "published-maxmin": _NeighbourMaxMin,
 }
-
-
-def activation_of(name: str) -> type[nn.Module]:
-    """The class of a published activation, or of one of ours."""
-    return {**ACTIVATIONS, **PUBLISHED}[name]

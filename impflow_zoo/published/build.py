@@ -9,7 +9,7 @@ import torch
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
-from impflow_zoo.models.build import BlockFactory, ImageBuilder, TableBuilder
+from impflow_zoo.models.build import ImageBuilder, TableBuilder
 from impflow_zoo.published.config import PublishedImageConfig, PublishedTabularConfig
 from impflow_zoo.published.nets import PublishedConvNet, PublishedMLP
 from impflow_zoo.transforms.actnorm import ActNorm
@@ -37,35 +37,25 @@ class PublishedTableBuilder(TableBuilder):
     """Makes the map of a converted flow on vectors."""
 
     config: PublishedTabularConfig
-
-    def __init__(self, config: PublishedTabularConfig, block: BlockFactory) -> None:
-        super().__init__(config, block)
-        self.actnorm = CentredActNorm if config.centred_actnorm else ActNorm
+    actnorm = CentredActNorm
 
     def steps(self) -> Iterator[Transform]:
-        config = self.config
-        ends = config.actnorm and config.actnorm_ends
-        if ends:
-            yield self.actnorm(config.features)
+        if self.config.actnorm:
+            yield self.actnorm(self.config.features)
         yield from super().steps()
-        if ends:
-            yield self.actnorm(config.features)
+        if self.config.actnorm:
+            yield self.actnorm(self.config.features)
 
     def net(self) -> nn.Module:
         config = self.config
-        if config.net == "sandwich":
-            return super().net()
         assert config.activation is not None, "a config fills it in"
         return PublishedMLP(
             config.features,
             config.hidden_features,
             config.activation,
             config.lipschitz,
-            config.context_features,
-            frequency=config.frequency,
             norm=config.norm,
             preactivation=config.preactivation,
-            stored_norms=config.stored_norms,
         )
 
 
@@ -73,10 +63,7 @@ class PublishedImageBuilder(ImageBuilder):
     """Makes the map of a converted flow on images."""
 
     config: PublishedImageConfig
-
-    def __init__(self, config: PublishedImageConfig, block: BlockFactory) -> None:
-        super().__init__(config, block)
-        self.actnorm = CentredActNorm if config.centred_actnorm else ActNorm
+    actnorm = CentredActNorm
 
     def end(self, shape: tuple[int, int, int]) -> Iterator[Transform]:
         yield from super().end(shape)
@@ -88,8 +75,6 @@ class PublishedImageBuilder(ImageBuilder):
 
     def net(self, shape: tuple[int, int, int], *, first: bool) -> nn.Module:
         config, (channels, height, width) = self.config, shape
-        if config.net == "dense":
-            return super().net(shape, first=first)
         return PublishedConvNet(
             channels,
             (height, width),
@@ -98,9 +83,7 @@ class PublishedImageBuilder(ImageBuilder):
             config.activation,
             config.preactivation and (config.first_preactivation or not first),
             config.lipschitz,
-            config.context_features,
             norm=config.norm,
-            stored_norms=config.stored_norms,
         )
 
     def _flat_net(self, features: int) -> nn.Module:
@@ -110,8 +93,6 @@ class PublishedImageBuilder(ImageBuilder):
             config.fc_hidden,
             config.activation,
             config.lipschitz,
-            config.context_features,
             norm=config.norm,
             preactivation=config.preactivation,
-            stored_norms=config.stored_norms,
         )

@@ -91,7 +91,7 @@ def test_image_settings_can_be_overridden_on_the_command_line(tmp_path):
     model = Published(IMAGE, implicit=True, shape=(1, 8, 8))
     wrong = {**IMAGE, "nblocks": "2-2", "kernels": "3-3", "data": "mnist", "preact": False}
     path = write(tmp_path / "checkpoint.pth", wrong, model.state)
-    words = ("nblocks=1-1", "kernels=3-1-3", "alpha=0.05", "preact=True")
+    words = ("nblocks=1-1", "kernels=3-1-3", "data=cifar10", "preact=True")
     settings = [w for word in words for w in ("--set", word)]
     assert conversion(path, tmp_path / "out", *settings).code == 0
     x = torch.rand(2, 1, 8, 8, dtype=torch.float64)

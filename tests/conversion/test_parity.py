@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,8 @@ def test_averaged_weights(name, models):
 
 @every_fixture
 def test_effective_weights(name, converted):
-    model, mapping, checked = converted[name].model, converted[name].mapping, 0
-    modules, ours = dict(model.named_modules()), {v: k for k, v in mapping.tensors.items()}
+    model, names, checked = converted[name].model, converted[name].names, 0
+    modules, ours = dict(model.named_modules()), {v: k for k, v in names.items()}
     for key, expected in golden(name).items():
         if key.startswith("weff/"):
             layer = modules[ours[f"{key[5:]}.weight"].rpartition(".")[0]]
@@ -93,7 +94,10 @@ def test_effective_weights(name, converted):
 @every_fixture
 def test_layers(name, converted):
     """Block by block where all of them are recorded, else on the way of the whole map."""
-    model, units = converted[name].model, converted[name].mapping.units
+    model, units = converted[name].model, {}
+    for own, key in converted[name].names.items():
+        unit = re.match(r"(.*chain\.\d+)\.", key)[1]
+        units[unit] = re.match(r"(.*?)(\.net\w*\..*|\.\w+)$", own)[1]
     expected, outputs, logdets = golden(name), {}, {}
 
     def keep(unit: str):
@@ -121,12 +125,12 @@ def test_layers(name, converted):
 
 @pytest.mark.parametrize("name", [name for name in FIXTURES if name not in IMAGES])
 def test_gradients(name, converted):
-    model, mapping, expected = converted[name].model, converted[name].mapping, golden(name)
+    model, names, expected = converted[name].model, converted[name].names, golden(name)
     loss = -model.log_prob(expected["x"]).mean()
     close(loss, expected["nll"], 1e-6)
     model.zero_grad()
     loss.backward()
-    parameters, ours = dict(model.named_parameters()), {v: k for k, v in mapping.tensors.items()}
+    parameters, ours = dict(model.named_parameters()), {v: k for k, v in names.items()}
     checked = [key for key in expected if key.startswith("grad/")]
     assert len(checked) >= 6
     for key in checked:
@@ -139,18 +143,17 @@ def test_gradients(name, converted):
 def test_all_forms_of_a_file_give_the_same_weights(name, legacy, prefix, tmp_path, converted):
     path = write_fixture(tmp_path, name, legacy=legacy, prefix=prefix)
     again = convert(path, weights="raw")
-    assert all(torch.equal(w, converted[name].weights[k]) for k, w in again.weights.items())
+    expected = converted[name].model.state_dict()
+    for key, tensor in again.model.state_dict().items():
+        assert torch.equal(tensor, expected[key].to(tensor.dtype)), key
 
 
 def test_what_is_written_is_what_was_saved(tmp_path: Path, converted):
     """Every number of the file, but those of copies and estimators, and no other."""
     _, state, _, _ = read_fixture("img_resflow")
-    kept = {key: source for key, source in converted["img_resflow"].mapping.tensors.items()}
+    kept, own = converted["img_resflow"].names, converted["img_resflow"].model.state_dict()
     for key, source in kept.items():
-        assert torch.equal(
-            converted["img_resflow"].weights[key],
-            state[source].to(converted["img_resflow"].weights[key].dtype),
-        )
+        assert torch.equal(own[key], state[source].to(own[key].dtype))
     left = {key.rpartition(".")[2] for key in state.keys() - set(kept.values())}
     assert left == {
         "geom_p",

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 from support.published_models import IMAGE
 
-from conversion.architecture import Settings, config_of
-from conversion.reference import Layer, Net, Unit
+from conversion.settings import config_of, read_settings
 from impflow_zoo import create_model, list_models
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CARD, RECIPE, WEIGHTS, ConfigFile, ModelFolder
@@ -71,18 +70,13 @@ def test_the_published_command_gives_the_config(name):
     channels = config.channels * (4 if config.squeeze_first else 1)
     weights = SimpleNamespace(
         images=True,
-        blocks=[_block(first=True), *[_block(flat=True)] * config.fc_blocks],
-        shape=lambda _: (512, channels, 3, 3),
+        first_shape=(512, channels, 3, 3),
+        starts_with_activation=False,
+        flat_blocks=config.fc_blocks,
     )
-    assert config_of(weights, Settings({**DEFAULTS, **ARGS[name]}, {})) == config
+    assert config_of(weights, read_settings({**DEFAULTS, **ARGS[name]}, {})) == config
     recipe = read_recipe(FOLDERS[name] / RECIPE)
     assert (recipe.model, recipe.config) == ("ResFlow", config)
-
-
-def _block(*, first: bool = False, flat: bool = False) -> Unit:
-    place = 0 if first else 1
-    net = Net("nnet", flat, {place: Layer(place, {"weight": "w"})})
-    return Unit(0, place, {}, {"nnet": net})
 
 
 def test_they_are_listed_without_weights():

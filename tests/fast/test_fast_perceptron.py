@@ -28,7 +28,7 @@ NETS: dict[str, dict[str, Any]] = {
     "silu": {"activation": "lipswish"},
     "silu-preactivation": {"activation": "lipswish", "preactivation": True},
     "sin-context": {"context_features": 2},
-    "inf-norm": {"norm": "inf"},
+    "norms": {"norm": "2f12"},
 }
 
 

@@ -9,7 +9,6 @@ from impflow_zoo import LipschitzConvNet, LipschitzDenseNet, LipschitzMLP
 from impflow_zoo.published.nets import PublishedMLP
 
 MISTAKES = {
-    "norm-number": (lambda: PublishedMLP(2, norm=2), "norm=2: a text is needed, such as '2'"),
     "lipschitz-text": (lambda: LipschitzMLP(2, lipschitz="0.9"), "lipschitz='0.9': a positive"),
     "features-half": (lambda: LipschitzMLP(2.5), "features=2.5, .* positive sizes are needed"),
     "context-negative": (

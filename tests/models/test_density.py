@@ -379,16 +379,14 @@ def test_noise_of_images_has_one_width(factor_out, width):
             r"hidden_features",
         ),
         (
-            lambda: PublishedTabularConfig(
-                3, net="spectral", activation="maxmin", preactivation=True
-            ),
+            lambda: PublishedTabularConfig(3, activation="maxmin", preactivation=True),
             r"features=\[3\]",
         ),
         (lambda: ImageConfig(activation="maxmin", width=7), r"width=\[7\]"),
         (lambda: ImageConfig(activation="maxmin", blocks=(2, 1)), r"channels of a scale=\[3, 12\]"),
         (
             lambda: PublishedImageConfig(
-                3, (5, 5), activation="maxmin", blocks=(1,), net="dense", width=8, fc_blocks=1
+                3, (5, 5), activation="maxmin", blocks=(1,), width=8, fc_blocks=1
             ),
             r"features=\[75\]",
         ),
@@ -413,8 +411,6 @@ def test_activations_of_spectral_nets_are_told_from_unknown_ones():
     assert TabularConfig(2, net="spectral").activation == "sin"
     with pytest.raises(ConfigError, match="frequency=2.0: null with activation 'maxmin' expected"):
         TabularConfig(2, net="spectral", activation="maxmin", frequency=2.0)
-    with pytest.raises(ConfigError, match="preactivation=True needs net='spectral'"):
-        PublishedTabularConfig(2, preactivation=True)
 
 
 def test_a_net_without_an_activation_at_the_start_takes_odd_channels():

@@ -15,20 +15,8 @@ from impflow_zoo.published.nets import PublishedConvNet, PublishedMLP
 from impflow_zoo.testing.case import tighten
 
 INF = math.inf
-PAIRS = [(p, q) for p in (1.0, 2.0, INF) for q in (1.0, 2.0, INF)]
-every_pair = pytest.mark.parametrize("space", PAIRS, ids=lambda s: f"{s[0]:g}-{s[1]:g}")
-
-
-def make_linear(*shape, space: tuple[float, float], **options: bool) -> PublishedLinear:
-    layer = PublishedLinear(*shape, 0.8)
-    layer.start(space, **options)
-    return layer
-
-
-def make_convolution(*shape, space: tuple[float, float]) -> PublishedConv2d:
-    layer = PublishedConv2d(*shape, 0.8)
-    layer.start(space, stored=True)
-    return layer
+CLOSED = [(1.0, 1.0), (1.0, 2.0), (1.0, INF), (2.0, INF), (INF, INF)]
+every_closed_form = pytest.mark.parametrize("space", CLOSED, ids=lambda s: f"{s[0]:g}-{s[1]:g}")
 
 
 def growth(function, size: int, space: tuple[float, float]) -> float:
@@ -46,9 +34,9 @@ def growth(function, size: int, space: tuple[float, float]) -> float:
     return float(y.detach().max())
 
 
-@every_pair
+@every_closed_form
 def test_linear_layers_keep_within_their_coefficient(space):
-    layer = make_linear(6, 5, space=space).double().eval()
+    layer = PublishedLinear(6, 5, 0.8).between(space).double().eval()
     with torch.no_grad():
         layer.weight.copy_(3 * torch.randn(5, 6))
     found = growth(lambda x: x @ layer.normalised_weight().mT, 6, space)
@@ -58,30 +46,32 @@ def test_linear_layers_keep_within_their_coefficient(space):
     assert layer.norm_bound() == pytest.approx(float(dense.detach()))
 
 
-@every_pair
+@every_closed_form
 def test_small_weights_are_left_alone(space):
-    layer = make_linear(6, 5, space=space).eval()
+    layer = PublishedLinear(6, 5, 0.8).between(space).eval()
     with torch.no_grad():
         layer.weight.mul_(1e-3)
     assert torch.equal(layer.normalised_weight(), layer.weight)
 
 
 def test_rows_are_shrunk_one_by_one():
-    layer = make_linear(2, 2, space=(2.0, INF))
+    layer = PublishedLinear(2, 2, 0.8).between((2.0, INF))
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[3.0, 4.0], [0.3, 0.0]]))
     expected = torch.tensor([[0.48, 0.64], [0.3, 0.0]])
     torch.testing.assert_close(layer.normalised_weight(), expected)
 
 
-@pytest.mark.parametrize("norm", ["inf", "1111", "ffff", "12f2", "pppp"])
+@pytest.mark.parametrize("norm", ["2", "1111", "ffff", "222f"])
 @pytest.mark.parametrize("kind", ["rows", "images"])
 def test_nets_learn_and_are_certified_in_the_2_norm(norm, kind):
     if kind == "rows":
         net = PublishedMLP(4, (8, 8), "lipswish", 0.9, norm=norm, preactivation=True)
         x = torch.randn(16, 4)
     else:
-        net = PublishedConvNet(2, (4, 4), 5, (3, 1, 3), lipschitz=0.9, norm=norm)
+        net = PublishedConvNet(
+            2, (4, 4), 5, (3, 1, 3), "lipswish", preactivation=False, lipschitz=0.9, norm=norm
+        )
         x = torch.randn(16, 2, 4, 4)
     assert net.lipschitz is None
     optimizer, losses = torch.optim.Adam(net.parameters(), lr=1e-2), []
@@ -98,24 +88,17 @@ def test_nets_learn_and_are_certified_in_the_2_norm(norm, kind):
     assert found <= net.certificate()
 
 
-def test_the_2_norm_may_be_spelled_out():
-    torch.manual_seed(0)
-    net = PublishedMLP(4, (8, 8), lipschitz=0.9, norm="2222")
-    images = PublishedConvNet(2, (4, 4), 5, (3, 1, 3), lipschitz=0.9, norm="2222")
-    assert net.lipschitz == images.lipschitz == 0.9
-    assert net.double().certificate() <= 0.9 * (1 + 1e-9)
-
-
 def layers() -> list:
+    learned = (math.nan, math.nan)
     return [
-        make_linear(6, 5, space=(2.0, 2.0), stored=True),
-        make_linear(6, 5, space=(math.nan, math.nan), stored=True),
-        make_convolution(2, 3, 3, (4, 4), space=(2.0, 2.0)),
-        make_convolution(2, 3, 1, (4, 4), space=(math.nan, math.nan)),
+        PublishedLinear(6, 5, 0.8),
+        PublishedConv2d(2, 3, 3, (4, 4), 0.8),
+        PublishedLinear(6, 5, 0.8).between(learned),
+        PublishedConv2d(2, 3, 1, (4, 4), 0.8).between((INF, 1.0)),
     ]
 
 
-@pytest.mark.parametrize("layer", layers(), ids=["linear", "orders", "3x3", "1x1 orders"])
+@pytest.mark.parametrize("layer", layers(), ids=["linear", "3x3", "learned", "1x1"])
 def test_stored_vectors_move_in_training_alone(layer):
     layer.double()
     before = {k: v.clone() for k, v in layer.state_dict().items()}
@@ -124,11 +107,17 @@ def test_stored_vectors_move_in_training_alone(layer):
         layer.normalised_weight()
     refresh_norms(layer)
     assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
-    layer.train().normalised_weight()
-    assert not torch.equal(layer.u, before["u"])
+    if layer.space == (2, 2):
+        with torch.no_grad():
+            layer.weight.add_(torch.randn_like(layer.weight))
+        layer.train().normalised_weight()
+        assert not torch.equal(layer.u, before["u"])
+    else:
+        with pytest.raises(ValueError, match="not trained: call eval"):
+            layer.train().normalised_weight()
 
 
-@pytest.mark.parametrize("layer", layers(), ids=["linear", "orders", "3x3", "1x1 orders"])
+@pytest.mark.parametrize("layer", layers(), ids=["linear", "3x3", "learned", "1x1"])
 def test_the_factor_is_that_of_the_stored_vectors(layer):
     layer.double().eval()
     with torch.no_grad():
@@ -139,24 +128,21 @@ def test_the_factor_is_that_of_the_stored_vectors(layer):
     torch.testing.assert_close(factor, torch.full_like(factor, sigma / 0.8), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("norm", ["", "3", "22", "22222", "2p22", "inff"])
+@pytest.mark.parametrize("norm", ["", "3", "22", "22222", "inff"])
 def test_unknown_norms_are_refused(norm):
-    with pytest.raises(ValueError, match=f"unknown norm '{norm}': choose '2', 'inf', or 4"):
+    with pytest.raises(ValueError, match=f"unknown norm '{norm}': choose '2', or 4"):
         spaces(norm, 3)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("norm", ["2", "inf"])
 @pytest.mark.parametrize("preactivation", [False, True])
-def test_the_bound_of_the_whole_net(name, norm, preactivation):
-    """In the norm of the net."""
-    net = PublishedMLP(4, (16, 8), name, 0.9, norm=norm, preactivation=preactivation)
+def test_the_bound_of_a_net_with_layers_of_ours(name, preactivation):
+    net = PublishedMLP(4, (16, 8), name, 0.9, preactivation=preactivation)
     tighten(net.double().eval(), 50)
     x = 2 * torch.randn(500, 4, dtype=torch.float64)
     y = x + torch.logspace(-3, 1, 500, dtype=torch.float64)[:, None] * torch.randn_like(x)
-    p = 2 if norm == "2" else INF
     with torch.no_grad():
-        rise, run = (net(x) - net(y)).norm(p, dim=1), (x - y).norm(p, dim=1)
+        rise, run = (net(x) - net(y)).norm(dim=1), (x - y).norm(dim=1)
     assert float((rise / run).max()) <= 0.9 * (1 + 1e-9)
     assert net.certificate() == pytest.approx(0.9)
-    assert net.lipschitz == (0.9 if norm == "2" else None)
+    assert net.lipschitz == 0.9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +115,7 @@ NETS = {
     "clipswish": NetSpec(_mlp("clipswish")),
     "maxmin": NetSpec(_mlp("maxmin")),
     "cpila-preactivation": NetSpec(_published("cpila", preactivation=True)),
-    "softplus-inf-norm": NetSpec(_published("softplus", norm="inf"), p=math.inf),
+    "softplus": NetSpec(_mlp("softplus")),
     "elu-context": NetSpec(_mlp("elu", context_features=2), context=2),
     "sandwich": NetSpec(lambda: SandwichMLP(3, (8, 4), lipschitz=KAPPA, frequency=2.0)),
     "sandwich-elu-context": NetSpec(
