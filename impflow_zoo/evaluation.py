@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import Source, Stream, batches
+from impflow_zoo.data import ImageStream, Source
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
@@ -220,11 +220,11 @@ def evaluate(
 
 
 def _predicted(
-    model: FlowModel, source: Source | Stream, seed: int, limit: int | None
+    model: FlowModel, source: Source | ImageStream, seed: int, limit: int | None
 ) -> tuple[Predictive, ...]:
     if model.config.context_features is None:
         return ()
-    inputs = [model_input(model, batch, seed) for batch in batches(source, 1000, few_rows(limit))]
+    inputs = [model_input(model, batch, seed) for batch in source.batches(1000, few_rows(limit))]
     x, context = model.parted(torch.cat(inputs))
     assert context is not None
     return predictive(model, x, context, seed)
@@ -256,7 +256,7 @@ def shown_rows(
     """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
     source = _opened(model, result, skip_corrupt=result.skipped > 0, streaming=streaming)
     wanted = min(result.n + result.skipped, limit)
-    return torch.cat([batch.rows for batch in batches(source, wanted, wanted)])
+    return torch.cat([batch.rows for batch in source.batches(wanted, wanted)])
 
 
 @torch.no_grad()

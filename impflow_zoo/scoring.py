@@ -15,11 +15,9 @@ from impflow_zoo.data import (
     Batch,
     DataError,
     ImageFormat,
+    ImageStream,
     Source,
-    Stream,
-    batches,
     open_source,
-    read,
     stream_images,
 )
 from impflow_zoo.models.columns import ColumnsConfig
@@ -65,7 +63,7 @@ def open_rows(
         skip_corrupt=skip_corrupt,
         **_source_options(config),
     )
-    found, wanted = tuple(read(source, [0]).rows.shape[1:]), config.shape
+    found, wanted = tuple(source.read([0]).rows.shape[1:]), config.shape
     if isinstance(config, ColumnsConfig):
         wanted = (config.features + len(config.context_columns),)
     if found != wanted:
@@ -82,7 +80,7 @@ def open_stream(
     revision: str | None = None,
     *,
     skip_corrupt: bool = False,
-) -> Stream:
+) -> ImageStream:
     """Open images for a model in order; each is of its format, or refused.
 
     Raises:
@@ -139,7 +137,7 @@ _NOTHING = Score({key: torch.zeros(0, dtype=torch.float64) for key in _FIGURES})
 
 def score(
     model: FlowModel,
-    source: Source | Stream,
+    source: Source | ImageStream,
     *,
     seed: int,
     limit: int | None = None,
@@ -155,12 +153,12 @@ def score(
             row of its share.
     """
     processes = processes or Processes()
-    if isinstance(source, Stream) and processes.count > 1:
+    if isinstance(source, ImageStream) and processes.count > 1:
         raise DataError(f"{source.name} is streamed: one process alone can read it in order")
     if batch_size is None:
         batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
     total = limit
-    if not isinstance(source, Stream):
+    if not isinstance(source, ImageStream):
         total = len(processes.share(min(len(source), limit or len(source))))
     own: Score | Exception
     try:
@@ -174,7 +172,7 @@ def score(
             ) as bar,
         ):
             parts = []
-            for batch in batches(source, batch_size, limit, processes.share):
+            for batch in source.batches(batch_size, limit, processes.share):
                 bar.update(len(batch.index) + batch.left_out)
                 parts.append(_score_batch(model, batch, seed, source.name))
             own = _joined(parts)

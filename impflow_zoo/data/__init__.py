@@ -1,12 +1,17 @@
 """Data: tables and images through `datasets`, two-dimensional toys."""
 
-from impflow_zoo.data.images import ImageSource, open_images, stream_images
+from impflow_zoo.data.images import ImageSource, ImageStream, open_images, stream_images
 from impflow_zoo.data.opening import is_toy, open_source
 from impflow_zoo.data.pixels import ImageFormat
-from impflow_zoo.data.reading import Batch, LeftOutWarning, Stream, batches, fingerprint, read
-from impflow_zoo.data.source import DataError, Source, TableSource, UnknownSplitError
-from impflow_zoo.data.streams import ImageStream
-from impflow_zoo.data.subset import Subset
+from impflow_zoo.data.source import (
+    Batch,
+    DataError,
+    LeftOutWarning,
+    Source,
+    TableSource,
+    UnknownSplitError,
+    fingerprint,
+)
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import TOYS, open_toy
 
@@ -19,17 +24,13 @@ __all__ = [
     "ImageStream",
     "LeftOutWarning",
     "Source",
-    "Stream",
-    "Subset",
     "TableSource",
     "UnknownSplitError",
-    "batches",
     "fingerprint",
     "is_toy",
     "open_images",
     "open_source",
     "open_table",
     "open_toy",
-    "read",
     "stream_images",
 ]

@@ -1,32 +1,93 @@
-"""Images through `datasets`: the column of images, decoded row by row as uint8."""
+"""Images through `datasets`: a column of them, decoded row by row as uint8."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from impflow_zoo.data.decoding import Decoder
-from impflow_zoo.data.loading import load_split
-from impflow_zoo.data.pixels import ImageFormat
-from impflow_zoo.data.reading import Batch
-from impflow_zoo.data.source import DataError, index_tensor
-from impflow_zoo.data.streams import ImageStream
+from impflow_zoo.data.loading import load_split, one_line
+from impflow_zoo.data.pixels import ImageFormat, as_tensor
+from impflow_zoo.data.source import Batch, DataError, LeftOutWarning, Source
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
-    from PIL.Image import Image
+    from datasets import Dataset, Features, IterableDataset
 
-__all__ = ["ImageSource", "image_column", "open_images", "stream_images"]
+__all__ = ["ImageSource", "ImageStream", "image_column", "open_images", "stream_images"]
 
 _CACHE = 2**30  # bytes of decoded images kept in memory; a larger set is decoded each time
+_ADDRESS = re.compile(r" ?<[^>]* at 0x[0-9a-f]+>")  # PIL's name for bytes without a file
+_REMEDY = "to leave such rows out, see --skip-corrupt of evaluate and data.corrupt of recipes"
 
 
-class ImageSource:
+class _Decoder:
+    """What turns cells of a column of images into rows.
+
+    An image of the wrong size or number of channels is a mistake in the model's config, not a
+    damaged file: it is refused whatever is done about those.
+
+    Arguments:
+        name: what the set is, for messages.
+        data: the set, of which the cells come as they are stored.
+        column: the column of images.
+        form: what the images are to look like.
+        skip_corrupt: leave out rows without an image that can be decoded, with a warning for each;
+            False refuses them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data: Dataset | IterableDataset,
+        column: str,
+        form: ImageFormat,
+        *,
+        skip_corrupt: bool = False,
+    ) -> None:
+        from datasets import Image
+
+        self.name, self.form, self.skip_corrupt = name, form, skip_corrupt
+        self.shape = (form.channels, *form.size)
+        self._feature, self.column = data.features[column], column
+        self.stored = data.select_columns([column]).cast_column(column, Image(decode=False))
+        self._warned: set[int] = set()
+
+    def row(self, number: int, cell: Any) -> Tensor | None:
+        """The image in a cell, or None if it is left out."""
+        cause, image, reason = None, None, f"row {number} has no image"
+        try:
+            image = None if cell is None else self._feature.decode_example(cell)
+        except Exception as error:  # a codec's own
+            cause = error
+            said = _ADDRESS.sub("", one_line(error))
+            reason = f"cannot decode the image of row {number}: {said}"
+        if image is not None:
+            return as_tensor(image, self.form, f"{self.name}: the image of row {number}")
+        if not self.skip_corrupt:
+            raise DataError(f"{self.name}: {reason}; {_REMEDY}") from cause
+        if number not in self._warned:  # once, however often the row is asked for
+            self._warned.add(number)
+            warnings.warn(f"{self.name}: {reason}; left out", LeftOutWarning, stacklevel=2)
+        return None
+
+    def batch(self, rows: Sequence[tuple[int, Tensor | None]]) -> Batch:
+        """Rows under their numbers, less those that are left out."""
+        found = [(number, row) for number, row in rows if row is not None]
+        pixels = torch.empty(len(found), *self.shape, dtype=torch.uint8)
+        for i, (_, row) in enumerate(found):
+            pixels[i] = row
+        index = torch.tensor([number for number, _ in found], dtype=torch.int64)
+        return Batch(index, pixels, len(rows) - len(found))
+
+
+class ImageSource(Source):
     """Images of one format, uint8, each decoded when first asked for and kept if all would fit.
 
     Arguments:
@@ -34,68 +95,101 @@ class ImageSource:
         data: the set, with its column of images.
         column: that column.
         form: what the images are to look like.
-        skip_corrupt: let `read` leave out rows without an image that can be decoded, see `Decoder`.
+        skip_corrupt: let `read` leave out rows without an image that can be decoded.
 
     Raises:
         DataError: for an empty set.
     """
 
     def __init__(
+        self, name: str, data: Dataset, column: str, form: ImageFormat, *, skip_corrupt: bool
+    ) -> None:
+        super().__init__(name, len(data))
+        self._decoder = _Decoder(name, data, column, form, skip_corrupt=skip_corrupt)
+        self._numbers = range(len(data))  # of the rows in the whole set
+        self._fits = len(data) * math.prod(self._decoder.shape) <= _CACHE
+        self._kept: dict[int, Tensor | None] = {}
+
+    def read(self, indices: Sequence[int] | Tensor) -> Batch:
+        index = torch.as_tensor(indices, dtype=torch.int64).tolist()
+        return self._decoder.batch([(i, self._row(self._numbers[i])) for i in index])
+
+    def part(self, rows: range) -> ImageSource:
+        part = copy.copy(self)  # which shares what is decoded
+        part._numbers, part._size = self._numbers[rows.start : rows.stop : rows.step], len(rows)
+        return part
+
+    def _row(self, number: int) -> Tensor | None:
+        if number in self._kept:
+            return self._kept[number]
+        row = self._decoder.row(number, self._decoder.stored[number][self._decoder.column])
+        if self._fits:
+            self._kept[number] = row
+        return row
+
+
+class ImageStream:
+    """Images of one format, uint8, of a set that is not kept: a batch at a time is in memory.
+
+    Arguments:
+        name: what it is, for messages and results.
+        data: the set, with its column of images.
+        column: that column.
+        form: what the images are to look like.
+        skip_corrupt: leave out rows without an image that can be decoded.
+    """
+
+    def __init__(
         self,
         name: str,
-        data: Dataset,
+        data: IterableDataset,
         column: str,
         form: ImageFormat,
         *,
         skip_corrupt: bool = False,
     ) -> None:
-        if not len(data):
-            raise DataError(f"{name}: the set is empty, it has no rows")
         self.name = name
-        self._data, self._column = data.select_columns([column]), column
-        self._decoder = Decoder(name, form, skip_corrupt=skip_corrupt)
-        self._kept: Tensor | None = None
-        if len(data) * math.prod(self._decoder.shape) <= _CACHE:
-            self._kept = torch.empty(len(data), *self._decoder.shape, dtype=torch.uint8)
-            self._known = torch.zeros(len(data), dtype=torch.bool)
+        self._decoder = _Decoder(name, data, column, form, skip_corrupt=skip_corrupt)
 
-    def __len__(self) -> int:
-        return len(self._data)
+    def batches(
+        self, size: int, limit: int | None = None, share: Callable[[int], range] = range
+    ) -> Iterator[Batch]:
+        """One pass from the first row.
 
-    def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """The images at `indices`, uint8 with shape `(n, C, H, W)`; a copy.
-
-        Raises:
-            DataError: naming a row that cannot be decoded or is not of the format.
-        """
-        batch = self.read(indices)
-        if batch.left_out:
-            raise DataError(f"{self.name}: {batch.left_out} of these rows have no readable image")
-        return batch.rows
-
-    def read(self, indices: Sequence[int] | Tensor) -> Batch:
-        """The images at `indices` in their order, less those that are left out; a copy.
+        Arguments:
+            size: rows at a time.
+            limit: how many in all; no row beyond is asked for. None takes the whole set.
+            share: ignored: a stream is read whole.
 
         Raises:
-            DataError: naming a row that is not of the format, or cannot be decoded and is not to
-                be left out.
+            DataError: naming a row that cannot be fetched, is not of the format, or cannot be
+                decoded and is not to be left out.
         """
-        index = index_tensor(indices, len(self), self.name)
-        if self._kept is None:
-            return self._decoded(index)
-        missing = index[~self._known[index]].unique()
-        if len(missing):
-            batch = self._decoded(missing)
-            self._kept[batch.index] = batch.rows
-            self._known[batch.index] = True
-        found = index[self._known[index]]
-        return Batch(found, self._kept[found], len(index) - len(found))
+        cells = self._cells(limit)
+        while some := list(itertools.islice(cells, size)):
+            yield self._decoder.batch([(row, self._decoder.row(row, cell)) for row, cell in some])
 
-    def _decoded(self, index: Tensor) -> Batch:
-        return self._decoder.batch((row, partial(self._image, row)) for row in index.tolist())
+    def _cells(self, limit: int | None) -> Iterator[tuple[int, Any]]:
+        row = 0
+        try:
+            # `take` asks for one row more
+            for example in itertools.islice(self._decoder.stored, limit):
+                yield row, _with_bytes(example[self._decoder.column])
+                row += 1
+        except DataError:
+            raise
+        except Exception as error:  # of the network, the file format, or any library in between
+            raise DataError(f"{self.name}: cannot fetch row {row}: {one_line(error)}") from error
 
-    def _image(self, row: int) -> Image | None:
-        return self._data[row][self._column]
+
+def _with_bytes(cell: Any) -> Any:
+    """A cell whose bytes are here: a file out of reach is no image that cannot be decoded."""
+    if cell is None or cell["bytes"] is not None or "://" not in (cell["path"] or ""):
+        return cell
+    import fsspec
+
+    with fsspec.open(cell["path"], "rb") as file:
+        return {**cell, "bytes": file.read()}
 
 
 def open_images(
@@ -136,7 +230,7 @@ def stream_images(
     Arguments and errors are those of `open_images`.
     """
     data, name = load_split(dataset, split, revision=revision, streaming=True)
-    column = image_column(data.features, name)
+    column = image_column(data.features or {}, name)
     return ImageStream(name, data, column, form, skip_corrupt=skip_corrupt)
 
 
@@ -148,7 +242,7 @@ def image_column(features: Features, name: str) -> str:
     """
     columns = [c for c, feature in features.items() if type(feature).__name__ == "Image"]
     if not columns:
-        raise DataError(f"{name}: no column of images, there is {', '.join(features)}")
+        raise DataError(f"{name}: no column of images, there is {', '.join(features) or 'nothing'}")
     if len(columns) > 1:
         raise DataError(
             f"{name}: several columns of images, {', '.join(columns)}: keep one "

@@ -6,12 +6,9 @@ import glob
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from impflow_zoo.data.source import DataError, UnknownSplitError
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 __all__ = ["load_split", "one_line", "pick_split"]
 
@@ -51,8 +48,6 @@ def load_split(
         if path.is_file():
             splits = _load_file(path, streaming=streaming)
         elif path.is_dir():
-            if glob.has_magic(str(path)):
-                raise DataError(f"{path}: *, ? and [ in a folder's name are patterns to datasets")
             splits = _load(str(path), streaming=streaming)
         elif _looks_local(dataset):
             raise DataError(f"no such file or folder: {dataset}")
@@ -66,8 +61,7 @@ def load_split(
         hint = "" if path.exists() else " (and there is no local file or folder of that name)"
         raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
     split = pick_split(dataset, list(splits), split)
-    name = f"{dataset} ({split})"
-    return (_with_features(splits[split], name) if streaming else splits[split]), name
+    return splits[split], f"{dataset} ({split})"
 
 
 def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
@@ -103,16 +97,6 @@ def _load(*arguments: str, **settings: object) -> dict[str, Any]:
         return datasets.load_dataset(*arguments, **settings)
     finally:
         datasets.logging.set_verbosity(level)
-
-
-def _with_features(stream: IterableDataset, name: str) -> IterableDataset:
-    """The stream with its columns known, which some formats tell by their first rows alone."""
-    if stream.features is not None:
-        return stream
-    try:
-        return stream._resolve_features()
-    except Exception as error:  # of the network, the file format, or any library in between
-        raise DataError(f"{name}: cannot fetch row 0: {one_line(error)}") from error
 
 
 def _load_file(path: Path, *, streaming: bool) -> dict[str, Any]:

@@ -1,14 +1,26 @@
-"""Rows that can be asked for by index: what training and evaluation know of data."""
+"""Rows of a data set: what training and evaluation know of data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["DataError", "Source", "TableSource", "UnknownSplitError", "index_tensor"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "LeftOutWarning",
+    "Source",
+    "TableSource",
+    "UnknownSplitError",
+    "fingerprint",
+]
+
+_LOOKED_AT = 16  # rows at each end of a set that its fingerprint is made of
 
 
 class DataError(ValueError):
@@ -19,58 +31,90 @@ class UnknownSplitError(DataError):
     """A data set has no such split, or several of which none was named."""
 
 
-@runtime_checkable
-class Source(Protocol):
+class LeftOutWarning(UserWarning):
+    """A row of a set cannot be read and is left out, as asked."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a set, under the numbers they have there.
+
+    Arguments:
+        index: row numbers, int64 with shape `(n,)`.
+        rows: the rows, raw, with shape `(n, ...)`.
+        left_out: how many more were asked for and cannot be read.
+    """
+
+    index: Tensor
+    rows: Tensor
+    left_out: int = 0
+
+
+class Source(ABC):
     """A set of rows of one shape, read by index.
 
     The same index gives the same row each time, so rows can be shuffled, batched and shared among
     processes by their indices alone. Rows are raw: a table's are float64 `[n, D]` in the data's own
     units, images are uint8 `[n, C, H, W]`. Dequantisation and standardisation belong to the model.
-    """
-
-    name: str
-
-    def __len__(self) -> int: ...
-
-    def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """The rows at `indices`, in their order; repeats are allowed."""
-        ...
-
-
-def index_tensor(indices: Sequence[int] | Tensor, size: int, name: str) -> Tensor:
-    """Row numbers as a tensor, checked against the size of the set.
 
     Arguments:
-        indices: row numbers, `0 <= i < size`.
-        size: number of rows of the set.
-        name: name of the set, for the message.
-
-    Returns:
-        The row numbers, int64 with shape `(n,)`.
+        name: what it is, for messages and results.
+        size: number of rows.
 
     Raises:
-        DataError: for an index out of range, or one that is no integer.
+        DataError: for an empty set.
     """
-    if isinstance(indices, range):  # as_tensor would walk it number by number
-        index = torch.arange(indices.start, indices.stop, indices.step)
-    else:
-        index = torch.as_tensor(indices).cpu()
-    if index.numel() == 0:
-        return torch.zeros(0, dtype=torch.int64)
-    if index.dim() != 1 or index.dtype.is_floating_point or index.dtype == torch.bool:
-        raise DataError(
-            f"{name}: row numbers have to be a flat list of integers, "
-            f"not {index.dtype} of shape {tuple(index.shape)}"
-        )
-    outside = (index < 0) | (index >= size)
-    if bool(outside.any()):
-        raise DataError(
-            f"{name}: row {int(index[outside][0])} is out of range, rows are 0 to {size - 1}"
-        )
-    return index.long()
+
+    def __init__(self, name: str, size: int) -> None:
+        if size == 0:
+            raise DataError(f"{name}: the set is empty, it has no rows")
+        self.name, self._size = name, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    @abstractmethod
+    def read(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Those of the rows at `indices` that can be read, in their order; repeats are allowed.
+
+        Raises:
+            DataError: for a row that cannot be read and is not to be left out.
+        """
+
+    @abstractmethod
+    def part(self, rows: range) -> Source:
+        """Some of the rows as a set, with numbers of its own."""
+
+    def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """The rows at `indices`, a copy; none of them may be left out.
+
+        Raises:
+            DataError: if one of them cannot be read.
+        """
+        batch = self.read(indices)
+        if batch.left_out:
+            raise DataError(f"{self.name}: {batch.left_out} of these rows cannot be read")
+        return batch.rows
+
+    def batches(
+        self, size: int, limit: int | None = None, share: Callable[[int], range] = range
+    ) -> Iterator[Batch]:
+        """One pass over the first rows.
+
+        Rows that are left out count as rows: they make their batch smaller, and the numbers of all
+        others are what they would be.
+
+        Arguments:
+            size: rows at a time.
+            limit: how many in all; None takes the whole set.
+            share: which of so many rows to take.
+        """
+        rows = share(len(self) if limit is None else min(limit, len(self)))
+        for i in range(0, len(rows), size):
+            yield self.read(rows[i : i + size])
 
 
-class TableSource:
+class TableSource(Source):
     """A table held in memory.
 
     Arguments:
@@ -91,8 +135,7 @@ class TableSource:
     def __init__(
         self, name: str, values: Tensor, columns: Sequence[str], *, named: bool = False
     ) -> None:
-        if values.shape[0] == 0:
-            raise DataError(f"{name}: the set is empty, it has no rows")
+        super().__init__(name, len(values))
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             row, column = bad[0].tolist()
@@ -100,21 +143,30 @@ class TableSource:
                 f"{name}: row {row}, column {columns[column]!r} is {float(values[row, column])} "
                 f"({len(bad)} values in all are missing or not finite): drop or fill these rows"
             )
-        self.name = name
         self.columns, self.named = tuple(columns), named
         self._values = values
 
-    def __len__(self) -> int:
-        return self._values.shape[0]
+    def read(self, indices: Sequence[int] | Tensor) -> Batch:
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return Batch(index, self._values[index])
 
-    def __repr__(self) -> str:
-        return f"TableSource({self.name!r}, {len(self)} rows, columns {', '.join(self.columns)})"
+    def part(self, rows: range) -> TableSource:
+        return TableSource(self.name, self.rows(rows), self.columns, named=self.named)
 
     def chosen(self, columns: Sequence[str]) -> TableSource:
         """Some of its columns, in an order."""
         values = self._values[:, [self.columns.index(column) for column in columns]]
         return TableSource(self.name, values, columns, named=self.named)
 
-    def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """The rows at `indices`, float64 with shape `(n, D)`; a copy the caller may change."""
-        return self._values[index_tensor(indices, len(self), self.name)]
+
+def fingerprint(source: Source) -> str:
+    """A short text that tells sets of rows apart: by their number, and the first and last of them.
+
+    Tables are looked at in float32, in which the same file is the same on every machine.
+    """
+    n = len(source)
+    ends = sorted({*range(min(n, _LOOKED_AT)), *range(max(0, n - _LOOKED_AT), n)})
+    rows = source.read(ends).rows
+    rows = rows.float() if rows.is_floating_point() else rows
+    shape = f"{n} {tuple(rows.shape[1:])} ".encode()
+    return hashlib.sha256(shape + rows.contiguous().numpy().tobytes()).hexdigest()[:16]

@@ -67,8 +67,6 @@ def _numeric_columns(data: Dataset, name: str) -> list[str]:
 
 
 def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
-    if isinstance(columns, str) or not columns:
-        raise DataError(f"{name}: columns has to be a list of names, not {columns!r}")
     missing = [column for column in columns if column not in data.column_names]
     if missing:
         _refuse_missing_header(data.column_names, name)
@@ -76,9 +74,6 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
             f"{name}: no column {', '.join(missing)}, there are: {', '.join(data.column_names)}"
             f"{_separator_hint(data.column_names)}"
         )
-    repeated = sorted({column for column in columns if list(columns).count(column) > 1})
-    if repeated:
-        raise DataError(f"{name}: column asked for more than once: {', '.join(repeated)}")
     for column in columns:
         if not _is_numeric(data, column):
             raise DataError(
@@ -90,10 +85,10 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
 
 def _separator_hint(names: Sequence[str]) -> str:
     """A CSV file with another separator comes as one column whose name has them all."""
-    found = [mark for mark in (";", "\t") if any(mark in name for name in names)]
-    return (
-        f" (columns seem to be separated by {found[0]!r}: a CSV file needs commas)" if found else ""
-    )
+    for mark in (";", "\t"):
+        if any(mark in name for name in names):
+            return f" (columns seem to be separated by {mark!r}: a CSV file needs commas)"
+    return ""
 
 
 def _kind(data: Dataset, column: str) -> str:

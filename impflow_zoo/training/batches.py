@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import Source, read
+from impflow_zoo.data import Source
 from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics.seeds import mix
 
@@ -46,7 +46,7 @@ class Batches:
         part = range(self.size) if part is None else part
         own = slice(part.start, part.stop)
         asked = self._indices(step)[own]
-        batch = read(self.rows, asked)
+        batch = self.rows.read(asked)
         raw, kept = batch.rows, torch.isin(asked, batch.index)
         generator = torch.Generator().manual_seed(mix(self.seed, Use.TRAINED_NOISE, step))
         if self.flip:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from impflow_zoo.data import DataError, Source, Subset, TableSource, UnknownSplitError, is_toy
+from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.recipe import Recipe
@@ -39,7 +39,7 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         if not 0 < held_out < len(rows):
             raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
         cut = len(rows) - held_out
-        return Subset(rows, range(cut)), Subset(rows, range(cut, len(rows)))
+        return rows.part(range(cut)), rows.part(range(cut, len(rows)))
     validation = settings.validation
     config = with_columns(recipe.config, rows)
     try:
@@ -56,7 +56,6 @@ def with_columns(config: Config, rows: Source) -> Config:
 
     Rows with others are not to be scored in their place, nor these in another order.
     """
-    table = rows.source if isinstance(rows, Subset) else rows
-    if isinstance(config, ImageConfig) or not (isinstance(table, TableSource) and table.named):
+    if isinstance(config, ImageConfig) or not (isinstance(rows, TableSource) and rows.named):
         return config
-    return replace(config, columns=table.columns[: config.features])
+    return replace(config, columns=rows.columns[: config.features])

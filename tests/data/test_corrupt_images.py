@@ -22,7 +22,7 @@ from support.runs import assert_same_run, log, train
 from support.small_models import write_image_recipe, write_recipe
 
 from impflow_zoo import ResFlow, evaluate
-from impflow_zoo.data import DataError, ImageFormat, LeftOutWarning, Subset, batches, open_images
+from impflow_zoo.data import DataError, ImageFormat, LeftOutWarning, open_images
 from impflow_zoo.data import images as images_module
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.recipe import read_recipe
@@ -107,7 +107,7 @@ def test_an_image_that_does_not_fit_is_no_corrupt_one(tmp_path):
 def test_rows_asked_for_one_by_one_are_never_left_out(bad):
     with left_out(rows=1):
         source = open_images(bad, None, FORM, skip_corrupt=True)
-        with pytest.raises(DataError, match="1 of these rows have no readable image"):
+        with pytest.raises(DataError, match="1 of these rows cannot be read"):
             source.rows([1, 2])
     assert source.rows([1, 3]).shape == (2, 3, 8, 8)
 
@@ -115,7 +115,7 @@ def test_rows_asked_for_one_by_one_are_never_left_out(bad):
 def test_a_part_of_a_set_has_numbers_of_its_own(bad):
     with left_out(rows=2):
         source = open_images(bad, None, FORM, skip_corrupt=True)
-        (part,) = batches(Subset(source, range(1, 7)), 10)
+        (part,) = source.part(range(1, 7)).batches(10)
     assert part.index.tolist() == [0, 2, 4, 5]
     assert part.left_out == 2
     assert np.array_equal(part.rows[1].permute(1, 2, 0).numpy(), GOOD[3])

@@ -14,7 +14,6 @@ import torch
 from impflow_zoo.data import (
     DataError,
     Source,
-    Subset,
     TableSource,
     fingerprint,
     open_source,
@@ -54,17 +53,11 @@ def everything(source: Source) -> list[list[float]]:
     return source.rows(range(len(source))).tolist()
 
 
-@pytest.mark.parametrize("name", ["x[1].csv", "x*.csv", "[p]/test.parquet"])
-def test_names_are_no_patterns(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    for file, rows in ((path, 3), (tmp_path / "x1.csv", 4)):
-        write = FRAME.iloc[:rows].to_csv if file.suffix == ".csv" else FRAME.iloc[:rows].to_parquet
-        write(file, index=False)
-    assert len(open_table(str(path))) == 3
-    if path.parent != tmp_path:
-        with pytest.raises(DataError, match="are patterns to datasets"):
-            open_table(str(path.parent))
+@pytest.mark.parametrize("name", ["x[1].csv", "x*.csv"])
+def test_names_of_files_are_no_patterns(tmp_path: Path, name: str) -> None:
+    FRAME.iloc[:3].to_csv(tmp_path / name, index=False)
+    FRAME.to_csv(tmp_path / "x1.csv", index=False)
+    assert len(open_table(str(tmp_path / name))) == 3
 
 
 @pytest.mark.parametrize(("split", "first"), [("train", 0), ("validation", 1), ("test", 2)])
@@ -99,11 +92,6 @@ def test_columns_come_in_the_order_asked_for(folder: Path) -> None:
     assert everything(source) == [[row[2], row[0]] for row in NUMERIC]
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file or folder: .*gone\.csv"):
-        open_table(tmp_path / "gone.csv")
-
-
 def test_index_left_by_pandas_is_no_feature(tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / "t.csv")
     assert open_table(str(tmp_path / "t.csv")).columns == ("a", "b", "c")
@@ -124,28 +112,10 @@ def test_rows_in_any_order(folder: Path, indices: list[int]) -> None:
     assert isinstance(source, Source)
 
 
-def test_subset_has_numbers_of_its_own(folder: Path) -> None:
-    subset = Subset(open_table(str(folder), "train"), range(1, 4, 2))
-    assert isinstance(subset, Source)
-    assert len(subset) == 2
-    assert subset.rows([1, 0]).tolist() == [NUMERIC[3], NUMERIC[1]]
-    with pytest.raises(DataError, match="row 2 is out of range, rows are 0 to 1"):
-        subset.rows([2])
-
-
-@pytest.mark.parametrize(
-    ("indices", "message"),
-    [
-        ([0, 4], r"train\): row 4 is out of range, rows are 0 to 3"),
-        ([-1], r"row -1 is out of range"),
-        ([0.5], r"row numbers have to be a flat list of integers, not torch.float32"),
-        ([True], r"flat list of integers, not torch.bool"),
-        ([[0]], r"flat list of integers, not torch.int64 of shape \(1, 1\)"),
-    ],
-)
-def test_wrong_indices(folder: Path, indices: list[int], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        open_table(str(folder), "train").rows(indices)
+def test_a_part_has_numbers_of_its_own(folder: Path) -> None:
+    part = open_table(str(folder), "train").part(range(1, 4, 2))
+    assert len(part) == 2
+    assert part.rows([1, 0]).tolist() == [NUMERIC[3], NUMERIC[1]]
 
 
 def _opens(name: str, **settings: object) -> Callable[[Path], object]:
@@ -156,43 +126,32 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
     ("content", "call", "message"),
     [
         ({}, _opens("gone"), r"no such file or folder: .*gone"),
-        ({}, _opens("gone.csv"), r"no such file or folder: .*gone\.csv"),
-        ({}, lambda root: open_source("gone.parquet"), r"no such file or folder: gone\.parquet"),
-        ({"t.txt": "1 2"}, _opens("t.txt"), r"type \.txt are not read, only \.parquet, "),
-        ({"t.csv": ""}, _opens("t.csv"), r"t\.csv: the file is empty"),
-        ({"t.csv": "a,b\n"}, _opens("t.csv"), r"t\.csv: the set is empty, it has no rows"),
-        ({"t.parquet": "no"}, _opens("t.parquet"), r"cannot load dataset .*t\.parquet.*footer"),
-        ({"d/x.md": "hi"}, _opens("d"), r"cannot load dataset .*d': .*"),
+        ({}, lambda root: open_source("gone.parquet"), r"no such file or folder: gone"),
+        ({"t.txt": "1 2"}, _opens("t.txt"), r"type \.txt are not read"),
+        ({"t.csv": ""}, _opens("t.csv"), r"the file is empty"),
+        ({"t.csv": "a,b\n"}, _opens("t.csv"), r"the set is empty"),
+        ({"t.parquet": "no"}, _opens("t.parquet"), r"cannot load dataset .*footer"),
+        ({"d/x.md": "hi"}, _opens("d"), r"cannot load dataset .*d'"),
         ({"d/train.csv": "a\n1\n"}, _opens("d", split="test"), r"no split 'test', .*of: train"),
         (
             {"d/train.csv": "a\n1\n", "d/test.csv": "a\n1\n"},
             _opens("d"),
-            r"d has several splits, choose one of: train, test",
+            r"several splits, .*: train, test",
         ),
-        ({"t.csv": "a\n1\n"}, _opens("t.csv", split="test"), r"no split 'test', choose one of: tr"),
         ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["x", "b"]), r"no column x, .*: a, b"),
-        (
-            {"t.csv": "a;b\n1;2\n"},
-            _opens("t.csv", columns=["a"]),
-            r"no column a, there are: a;b \(columns seem to be separated by ';'",
-        ),
-        ({"t.csv": "a;b\n1,5;2,5\n"}, _opens("t.csv"), r"separated by ';': a CSV file needs"),
+        ({"t.csv": "a;b\n1,5;2,5\n"}, _opens("t.csv"), r"separated by ';'"),
         ({"t.csv": "a;b\n1,5;2,5\n"}, _opens("t.csv", columns=["a"]), r"separated by ';'"),
-        ({"t.csv": "1.5,1.5,2.5\n3,4,5\n"}, _opens("t.csv"), r"seems to lack its header"),
-        ({"t.csv": "1.5,2.5\n3,4\n"}, _opens("t.csv", columns=["a"]), r"to lack its header"),
-        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["b", "b"]), r"more than once: b"),
-        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns="a"), r"a list of names, not 'a'"),
-        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=[]), r"a list of names, not \[\]"),
+        ({"t.csv": "1.5,1.5,2.5\n3,4,5\n"}, _opens("t.csv"), r"lack its header"),
+        ({"t.csv": "1.5,2.5\n3,4\n"}, _opens("t.csv", columns=["a"]), r"lack its header"),
         (
             {"t.csv": "a,b\n1,2\n3,high\n"},
             _opens("t.csv", columns=["b"]),
-            r"column 'b' is not numeric but large_string, row 1 holds 'high'",
+            r"'b' is not numeric .*, row 1 holds 'high'",
         ),
         ({"t.csv": "a,b\nx,y\n"}, _opens("t.csv"), r"no numeric column, there is only a, b"),
         ({"t.csv": "a,b\n1,2\n3,\n"}, _opens("t.csv"), r"row 1, column 'b' is nan \(1 values"),
         ({"t.csv": "a,b\n1,inf\n3,nan\n"}, _opens("t.csv"), r"row 0, column 'b' is inf \(2 val"),
-        ({"t.csv": "1.5,2.5\n3,4\n"}, _opens("t.csv"), r"seems to lack its header"),
-        ({"t.csv": "a\n1\n"}, _opens("t.csv", size=5), r"size does not apply to this kind of data"),
+        ({"t.csv": "a\n1\n"}, _opens("t.csv", size=5), r"size does not apply"),
     ],
 )
 def test_mistakes(

@@ -21,7 +21,7 @@ from impflow_zoo import (
     evaluate,
     scoring,
 )
-from impflow_zoo.data import DataError, TableSource, open_source, read
+from impflow_zoo.data import DataError, TableSource, open_source
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import RESULTS, ModelFolder
@@ -128,9 +128,9 @@ def test_a_seed_decides_noise_and_probes():
 def test_noise_belongs_to_its_row():
     model = make(rounding=(1.0, 1.0))
     source = TableSource("same", torch.ones(10, 2, dtype=torch.float64), "ab")
-    everything = read(source, range(10))
+    everything = source.read(range(10))
     whole = model_input(model, everything, 3)
-    assert torch.equal(model_input(model, read(source, range(4, 7)), 3), whole[4:7])
+    assert torch.equal(model_input(model, source.read(range(4, 7)), 3), whole[4:7])
     assert len(whole.unique()) == 20
     assert not torch.equal(model_input(model, everything, 4), whole)
     assert float((whole - 1).abs().max()) <= 0.5

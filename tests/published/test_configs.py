@@ -52,7 +52,7 @@ def test_configs_of_tables_from_before_there_was_a_choice_of_nets():
 
 
 def test_mistakes_in_old_files_are_named():
-    with pytest.raises(ConfigError, match="unknown config key 'norm'"):
+    with pytest.raises(ConfigError, match="'norm' is no longer .*convert"):
         parse(updated({"kind": "tabular", "features": 2, **TABLE, "norm": "12f"}))
     with pytest.raises(ConfigError, match="unknown config key 'nrom'"):
         parse(updated({"kind": "tabular", "features": 2, "nrom": "2"}))
