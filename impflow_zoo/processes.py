@@ -10,7 +10,6 @@ asks for `log_prob`.
 from __future__ import annotations
 
 import atexit
-import functools
 import importlib
 import os
 from collections.abc import Iterable
@@ -102,7 +101,8 @@ def together(device: str | torch.device | None = None) -> Processes:
         ModelError: if `accelerate` is missing where it is needed, or there is no such device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes(device=usable_device(device or _default_device()))
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return Processes(device=usable_device(device or found))
     # Functions of torch.distributed.nn keep the group that there is when they are first imported
     # as a default, and with it the threads of the exchange. Optimisers import them: later.
     importlib.import_module("torch.distributed.nn")
@@ -117,24 +117,10 @@ def together(device: str | torch.device | None = None) -> Processes:
         raise ModelError(f"device={str(wanted)!r}: each of several processes has a GPU of its own")
     on_cpu = not torch.cuda.is_available() if wanted is None else wanted.type == "cpu"
     state = PartialState(cpu=on_cpu)
-    _leave_at_exit()
+    # Threads of the exchange that still run when Python is gone may abort the process.
+    atexit.register(state.destroy_process_group)
     place = torch.device("cpu") if on_cpu else state.device
     return Processes(state.process_index, state.num_processes, place)
-
-
-@functools.cache
-def _leave_at_exit() -> None:
-    """Threads of the exchange that still run when Python is gone may abort the process."""
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _accelerate() -> Any:

@@ -1,8 +1,7 @@
-"""The log of a training run: one JSON object a line, and the means that go into it."""
+"""The log of a training run: one JSON object a line."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,43 +10,31 @@ from typing import Any
 from impflow_zoo.models.folder import LOG
 from impflow_zoo.models.writing import write_whole
 
-__all__ = ["Meter", "RunLog", "read_lines"]
+__all__ = ["forget_beyond", "means", "read_lines", "start_log", "write_line"]
 
 
-@dataclasses.dataclass(frozen=True)
-class RunLog:
-    """The log in a run's folder.
+def start_log(folder: Path, stage: int) -> None:
+    """An empty log; that of the stage before, counted from 1, is kept under its number."""
+    path = folder / LOG
+    earlier = path.with_stem(f"{path.stem}-{stage}")
+    if stage and path.is_file() and not earlier.exists():
+        path.rename(earlier)
+    path.write_text("")
 
-    Arguments:
-        folder: the run's.
-    """
 
-    folder: Path
+def write_line(folder: Path, state: dict[str, Any], **figures: Any) -> None:
+    """Add a line: where the run stands, and the figures."""
+    seconds = round(state["seconds"], 3)
+    line = {"step": state["step"], "rows_seen": state["rows"], "seconds": seconds, **figures}
+    with open(folder / LOG, "a") as file:
+        file.write(json.dumps(line) + "\n")
 
-    def start(self, stage: int = 0) -> None:
-        """An empty log; that of the stage before, counted from 1, is kept under its number."""
-        path = self.folder / LOG
-        earlier = path.with_stem(f"{path.stem}-{stage}")
-        if stage and path.is_file() and not earlier.exists():
-            path.rename(earlier)
-        path.write_text("")
 
-    def write(self, state: dict[str, Any], **figures: Any) -> None:
-        """Add a line: where the run stands, and the figures."""
-        line = {
-            "step": state["step"],
-            "rows_seen": state["rows"],
-            "seconds": round(state["seconds"], 3),
-            **figures,
-        }
-        with open(self.folder / LOG, "a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def forget_beyond(self, step: int) -> None:
-        """Drop what was logged after a step: a resumed run says it again."""
-        path = self.folder / LOG
-        kept = [line for line in read_lines(path) if line["step"] <= step] if path.exists() else []
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+def forget_beyond(folder: Path, step: int) -> None:
+    """Drop what was logged after a step: a resumed run says it again."""
+    path = folder / LOG
+    kept = [line for line in read_lines(path) if line["step"] <= step] if path.exists() else []
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -64,19 +51,12 @@ def _line(text: str) -> dict[str, Any] | None:
     return line if all(isinstance(number, int | float) for number in numbers) else None
 
 
-@dataclasses.dataclass
-class Meter:
-    """Means over the steps since the last line of the log; skipped steps have no value to count."""
-
-    figures: list[dict[str, float]] = dataclasses.field(default_factory=list)
-
-    def summary(self) -> dict[str, float | None]:
-        """The means, and the rows per second; counting starts anew."""
-        columns = {key: [f[key] for f in self.figures] for key in self.figures[0]}
-        rows, seconds = sum(columns.pop("rows")), sum(columns.pop("seconds"))
-        self.figures = []
-        means = {key: _mean(values) for key, values in columns.items()}
-        return {**means, "rows_per_second": float(f"{rows / seconds:.6g}")}
+def means(steps: list[dict[str, float]]) -> dict[str, float | None]:
+    """Mean figures of steps, and the rows per second; skipped steps have no value to count."""
+    columns = {key: [figures[key] for figures in steps] for key in steps[0]}
+    rows, seconds = sum(columns.pop("rows")), sum(columns.pop("seconds"))
+    found = {key: _mean(values) for key, values in columns.items()}
+    return {**found, "rows_per_second": float(f"{rows / seconds:.6g}")}
 
 
 def _mean(values: list[float]) -> float | None:

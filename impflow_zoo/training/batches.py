@@ -45,7 +45,7 @@ class Batches:
         """
         part = range(self.size) if part is None else part
         own = slice(part.start, part.stop)
-        asked = self._indices(step)[own]
+        asked = self.indices(step)[own]
         batch = self.rows.read(asked)
         raw, kept = batch.rows, torch.isin(asked, batch.index)
         generator = torch.Generator().manual_seed(mix(self.seed, Use.TRAINED_NOISE, step))
@@ -55,7 +55,8 @@ class Batches:
         shape = (self.size, *raw.shape[1:])
         return raw, torch.rand(shape, generator=generator, dtype=torch.float64)[own][kept]
 
-    def _indices(self, step: int) -> Tensor:
+    def indices(self, step: int) -> Tensor:
+        """Row numbers of a step."""
         n = len(self.rows)
         epoch, position = divmod(step, len(self))
         if self._epoch != epoch:

@@ -38,13 +38,14 @@ def write_checkpoint(
         optimizer: its per-parameter tensors are stored.
         state: numbers, strings and lists, stored as JSON.
     """
-    tensors = {}
-    for name, module in modules.items():
-        for key, value in module.state_dict().items():
-            tensors[f"{name}/{key}"] = value.detach().cpu().clone().contiguous()
+    parts = {name: module.state_dict() for name, module in modules.items()}
     for index, entry in optimizer.state_dict()["state"].items():
-        for key, value in entry.items():
-            tensors[f"optimizer/{index}/{key}"] = value.detach().cpu().clone().contiguous()
+        parts[f"optimizer/{index}"] = entry
+    tensors = {
+        f"{name}/{key}": value.detach().cpu().clone().contiguous()
+        for name, part in parts.items()
+        for key, value in part.items()
+    }
     write_whole(path, serialise(tensors, metadata={_STATE: json.dumps(state)}))
 
 
@@ -52,10 +53,8 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
     """The plain numbers in a checkpoint.
 
     Raises:
-        CheckpointError: if the file is missing or damaged.
+        CheckpointError: if the file is damaged.
     """
-    if not path.is_file():
-        raise CheckpointError(f"nothing to resume: there is no {path}")
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads(file.metadata()[_STATE])
@@ -70,29 +69,29 @@ def read_checkpoint(
     """Restore what `write_checkpoint` wrote, and return its state.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, or does not fit.
+        CheckpointError: if the file is damaged, or does not fit.
     """
-    state = checkpoint_state(path)
-    tensors = read_safetensors(path)
+    state, parts = checkpoint_state(path), _parts(read_safetensors(path))
+    known = optimizer.state_dict()
+    known["state"] = {
+        int(name.removeprefix("optimizer/")): parts.pop(name)
+        for name in list(parts)
+        if name.startswith("optimizer/")
+    }
     try:
         for name, module in modules.items():
-            module.load_state_dict(_below(tensors, f"{name}/"))
-        packed = optimizer.state_dict()
-        packed["state"] = _optimizer_state(_below(tensors, "optimizer/"))
-        optimizer.load_state_dict(packed)
+            module.load_state_dict(parts[name])
+        optimizer.load_state_dict(known)
     except (RuntimeError, KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{path} is of another recipe: {first}") from None
     return state
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
+def _parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Tensors by what stands before the last slash of their keys."""
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    return state
+        name, _, rest = key.rpartition("/")
+        parts.setdefault(name, {})[rest] = value
+    return parts

@@ -6,33 +6,21 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import FrameType
 
-__all__ = ["StopRequest", "stop_requests"]
-
-
-@dataclass
-class StopRequest:
-    """Whether somebody asked to stop."""
-
-    asked: bool = False
+__all__ = ["stop_requests"]
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Within the block signals are noted and do nothing else; only the main thread gets any."""
-    request = StopRequest()
+def stop_requests() -> Iterator[threading.Event]:
+    """Within the block signals set the event and do nothing else; only the main thread gets any."""
+    asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield asked
         return
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        request.asked = True
-
-    previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
     try:
-        yield request
+        yield asked
     finally:
-        for number, handler in previous.items():
+        for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)

@@ -39,16 +39,12 @@ class Optimisation:
     def __init__(self, model: FlowModel, settings: TrainingSettings, processes: Processes) -> None:
         self.model, self.settings, self.processes = model, settings, processes
         self.averaged = AveragedModel(model, multi_avg_fn=moving_average(settings.ema_decay))
+        self.modules = {"model": model, "averaged": self.averaged}  # what a checkpoint holds
         self.optimizer = torch.optim.AdamW(
             _groups(model, settings.weight_decay),
             lr=settings.learning_rate,
             betas=(0.9, 0.99),
         )
-
-    @property
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """What a checkpoint holds."""
-        return {"model": self.model, "averaged": self.averaged}
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
@@ -56,10 +52,6 @@ class Optimisation:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)  # the steps count them
             self.model.train().encode(*self.model.parted(x))
-
-    def start_average(self) -> None:
-        """The average starts as the model is."""
-        self.averaged.module.load_state_dict(self.model.state_dict())
 
     def step(self, number: int, x: Tensor, size: int) -> dict[str, float]:
         """Move the weights; a step that is not finite is not applied.
@@ -100,13 +92,12 @@ class Optimisation:
                 value = float(log_density.detach())
             except NUMERICAL_ERRORS:
                 value = math.nan
-        rows, steps, unconverged = _figures(report.roots)
-        own = (value, rows, steps, unconverged)
-        value, solved, steps, unconverged = map(sum, zip(*self.processes.gather(own), strict=True))
+        own = (value, *_counts(report.roots))
+        value, roots, steps, unconverged = map(sum, zip(*self.processes.gather(own), strict=True))
         return {
             "log_density": value,
-            "solver_steps": steps / solved if solved else 0.0,
-            "unconverged": unconverged / solved if solved else 0.0,
+            "solver_steps": steps / max(1, roots),
+            "unconverged": unconverged / max(1, roots),
         }
 
     def _add_up_gradients(self) -> float:
@@ -116,8 +107,8 @@ class Optimisation:
         return float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
 
 
-def _figures(roots: list[Solution]) -> list[float]:
-    """Rows, evaluations and roots not found, of all roots of a step; the host waits once."""
+def _counts(roots: list[Solution]) -> list[int]:
+    """Number of all roots of a step, evaluations, and roots not found; the host waits once."""
     counts = [
         torch.stack((torch.ones_like(r.steps), r.steps, (~r.converged).long())).sum(dim=1)
         for r in roots

@@ -17,7 +17,7 @@ from impflow_zoo.processes import together
 from impflow_zoo.recipe import read_recipe, with_seed
 from impflow_zoo.registry import locate
 from impflow_zoo.training.checkpoint import checkpoint_state
-from impflow_zoo.training.run_folder import check_run
+from impflow_zoo.training.run_folder import check_new, check_resumed
 from impflow_zoo.training.splits import open_splits, with_columns
 from impflow_zoo.training.trainer import Trainer
 
@@ -71,22 +71,18 @@ def train(
         seed = convert(seed, int, "seed")
         recipe = recipe.with_seed(seed)
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
-    saved = (folder / CHECKPOINT).exists()
-    check_run(
-        ModelFolder(folder),
-        path,
-        recipe,
-        resume=resume,
-        new_seed=seed is not None,
-        init_from=init_from,
-    )
+    own = path if seed is None else None
+    if resume:
+        resume = check_resumed(ModelFolder(folder), own, recipe, init_from)
+    else:
+        check_new(ModelFolder(folder), own)
     least = recipe.config.least_size
     if least > _LARGEST:
         raise ModelError(
             f"the config asks for {least:.3g} numbers or more: take fewer blocks or smaller sizes"
         )
     processes = together(device)
-    resume = resume and processes.gather(saved)[0]  # before anybody writes
+    resume = processes.gather(resume)[0]  # all have looked before anybody writes
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
     config = with_columns(recipe.config, train_rows)

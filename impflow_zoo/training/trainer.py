@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.runlog import Meter, RunLog
+from impflow_zoo.runlog import forget_beyond, means, start_log, write_line
 from impflow_zoo.scoring import score
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.checkpoint import (
@@ -75,7 +76,7 @@ class Trainer:
                 f"{self.processes.count} processes, each needs one"
             )
         self.optimisation = Optimisation(model, settings, self.processes)
-        self.folder, self.log = folder, RunLog(folder)
+        self.folder = folder
         self.progress = progress and self.processes.first
         self.state: dict[str, Any] = {
             "stage": stage,
@@ -91,13 +92,15 @@ class Trainer:
             "data_rows": len(rows),
             "data": fingerprint(rows),
         }
-        self.meter = Meter()
+        self.unlogged: list[dict[str, float]] = []  # figures of steps since the last line
         self.stopped = False
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.state["step"] >= self.settings.steps or self._out_of_patience()
+        """Whether all steps are done, or patience is at an end."""
+        patience = self.settings.patience
+        waited = patience is not None and self.state["waited"] >= patience
+        return waited or self.state["step"] >= self.settings.steps
 
     @property
     def averaged(self) -> FlowModel:
@@ -130,10 +133,10 @@ class Trainer:
 
     def _begin(self, **known: Any) -> None:
         """Start the average, and the log with what is known of the run."""
-        self.optimisation.start_average()
+        self.averaged.load_state_dict(self.model.state_dict())
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.log.start(self.state["stage"])
+            start_log(self.folder, self.state["stage"])
         own = {key: self.state[key] for key in ("seed", "data")}
         self._log(hardware=self.processes.description, **own, **known)
 
@@ -153,11 +156,11 @@ class Trainer:
                 f"{self.folder} was trained on other rows than these: give the same data, with the "
                 "same columns, with --data"
             )
-        self.meter.figures = state.pop("unlogged", [])
+        self.unlogged = state.pop("unlogged", [])
         self.state |= state
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
-            self.log.forget_beyond(self.state["step"])
+            forget_beyond(self.folder, self.state["step"])
 
     def checkpoint(self) -> None:
         """Write everything a resumed run needs."""
@@ -166,7 +169,7 @@ class Trainer:
                 self.folder / CHECKPOINT,
                 self.optimisation.modules,
                 self.optimisation.optimizer,
-                {**self.state, "unlogged": self.meter.figures},
+                {**self.state, "unlogged": self.unlogged},
             )
 
     def run(self, deadline: float | None = None) -> dict[str, Any]:
@@ -191,13 +194,13 @@ class Trainer:
             ) as bar,
         ):
             while not self.finished:
-                self.meter.figures.append(self.step())
+                self.unlogged.append(self.step())
                 self.state["step"] += 1
                 now = time.perf_counter()
                 self.state["seconds"] = before + now - start
                 step, last = self.state["step"], self.state["step"] == self.settings.steps
                 if step % self.settings.log_every == 0 or last:
-                    figures = self.meter.summary()
+                    figures, self.unlogged = means(self.unlogged), []
                     counts = {key: self.state[key] for key in ("skipped", "left_out")}
                     self._log(**figures, **counts)
                     bar.set_postfix(log_density=figures["log_density"], refresh=False)
@@ -205,7 +208,7 @@ class Trainer:
                 if step % self.settings.validate_every == 0 or last:
                     self.validate()
                 late = deadline is not None and now >= deadline
-                if self.processes.any(stop.asked or late):
+                if self.processes.any(stop.is_set() or late):
                     self.stopped = True
                     break
                 if now >= due:
@@ -246,21 +249,20 @@ class Trainer:
         training goes on.
         """
         model = copy.deepcopy(self.averaged).eval()
-        log_prob, value = math.nan, math.nan
+        limit, found = self.settings.validation_limit, torch.tensor(math.nan)
         try:
-            scored = score(
+            found = score(
                 model,
                 self.validation,
                 seed=self.settings.seed,
-                limit=self.settings.validation_limit,
+                limit=limit,
                 processes=self.processes,
-            )
+            ).log_prob
         except NUMERICAL_ERRORS as error:
             if self.processes.first:
                 warnings.warn(f"validation failed: {error}", NumericalWarning, stacklevel=2)
-        else:
-            log_prob = float(scored.log_prob.mean())
-            value = float(model.preprocessing.metric(scored.log_prob).mean())
+        log_prob = float(found.mean())
+        value = float(model.preprocessing.metric(found).mean())
         self._log(validation=value if math.isfinite(value) else None)
         best = self.state["best"]
         if math.isfinite(log_prob) and (best is None or log_prob > best):
@@ -277,13 +279,9 @@ class Trainer:
             text = read_log(self.folder / LOG).text()
             write_whole(self.folder / TRAINING, text.encode())
 
-    def _out_of_patience(self) -> bool:
-        patience = self.settings.patience
-        return patience is not None and self.state["waited"] >= patience
-
     def _log(self, **figures: Any) -> None:
         if self.processes.first:
-            self.log.write(self.state, **figures)
+            write_line(self.folder, self.state, **figures)
 
 
 def _public_name(start: ModelFolder) -> str:

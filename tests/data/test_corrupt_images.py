@@ -159,7 +159,7 @@ def test_the_images_beside_a_corrupt_one_are_drawn_as_ever(good, bad, tmp_path):
     with left_out(rows=2):
         some = trainer(tmp_path / "b", bad, corrupt="skip")
         for step in range(4):  # two passes of two batches, of the first five images
-            drawn = whole.batches._indices(step)
+            drawn = whole.batches.indices(step)
             kept = torch.tensor([int(row) not in BAD for row in drawn])
             assert torch.equal(some.batch(step, None), whole.batch(step, None)[kept])
             halves = [some.batch(step, range(i, i + 1)) for i in range(2)]
@@ -197,7 +197,7 @@ def test_a_batch_of_corrupt_images_alone_is_a_step_not_taken(tmp_path):
     """Nor do layers that start from data start from nothing."""
     mixed = image_set(tmp_path / "mixed", [*[BAD[2]] * 3, GOOD[0], *GOOD[:2]])
     run = silent(lambda: trainer(tmp_path, mixed, corrupt="skip"))
-    drawn = [run.batches._indices(step).tolist() for step in range(8)]
+    drawn = [run.batches.indices(step).tolist() for step in range(8)]
     empty = next(step for step, rows in enumerate(drawn) if 3 not in rows)
     silent(run.prepare)
     for layer in run.model.modules():

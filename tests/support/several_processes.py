@@ -18,7 +18,7 @@ from impflow_zoo import training
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.models import writing
 from impflow_zoo.processes import together
-from impflow_zoo.training.optimisation import Optimisation
+from impflow_zoo.training import Trainer
 from impflow_zoo.transforms.base import NotFiniteError
 
 ROWS = 33  # does not divide by two
@@ -71,25 +71,23 @@ def resumed(folder: Path) -> None:
 
 def failing(folder: Path) -> None:
     """A step that only the last process cannot take."""
-    differentiate = Optimisation._differentiate
+    step = Trainer.step
 
-    def stumble(self: Optimisation, x: torch.Tensor, size: int) -> dict[str, float]:
+    def stumble(self: Trainer) -> dict[str, float]:
         last = self.processes.rank == self.processes.count - 1
-        if stumble.step == 2 and last:  # type: ignore[attr-defined]
+        if self.state["step"] == 2 and last:
             self.model.log_prob = _refuse  # type: ignore[method-assign]
         try:
-            return differentiate(self, x, size)
+            return step(self)
         finally:
-            self.model.__dict__.pop("log_prob", None)
-            stumble.step += 1  # type: ignore[attr-defined]
+            vars(self.model).pop("log_prob", None)
 
-    stumble.step = 0  # type: ignore[attr-defined]
-    Optimisation._differentiate = stumble  # type: ignore[method-assign]
+    Trainer.step = stumble  # type: ignore[method-assign]
     train(folder, "failing", TABLE)
-    Optimisation._differentiate = differentiate  # type: ignore[method-assign]
+    Trainer.step = step  # type: ignore[method-assign]
 
 
-def _refuse(x: torch.Tensor, **options: Any) -> torch.Tensor:
+def _refuse(x: torch.Tensor, *context: Any, **options: Any) -> torch.Tensor:
     raise NotFiniteError("inputs hold NaN")
 
 
