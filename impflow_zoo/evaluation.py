@@ -244,7 +244,7 @@ def _evaluating(model: FlowModel) -> Iterator[None]:
 
 def _opened(
     model: FlowModel, where: Split | Result, *, skip_corrupt: bool, streaming: bool
-) -> Source | Stream:
+) -> Source | ImageStream:
     opened = open_stream if streaming else open_rows
     place = (where.dataset, where.split, where.revision)
     return opened(model.config, *place, skip_corrupt=skip_corrupt)
