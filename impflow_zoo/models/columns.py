@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from nflows.transforms import CompositeTransform, Transform
@@ -16,6 +16,7 @@ from impflow_zoo.models.fields import (
     require_choice,
     require_sizes,
 )
+from impflow_zoo.transforms.bounds import Bounded
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
 
@@ -37,6 +38,8 @@ class ColumnsConfig:
             0 where they are not; empty means nowhere. Uniform noise of one step is added before
             training and scoring. Steps of the context columns may follow; contexts need none, as
             no density of them is modelled.
+        bounds: by name of a column, its lowest and its highest value, None where it is open. The
+            density is zero outside, and rows there are refused.
         metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
         seed: seed of the probes and of the noise in evaluation.
     """
@@ -48,6 +51,7 @@ class ColumnsConfig:
     columns: tuple[str, ...] = ()
     context_columns: tuple[str, ...] = ()
     rounding: tuple[float, ...] = ()
+    bounds: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     metric: str = "log_likelihood"
     seed: int = 0
 
@@ -68,6 +72,18 @@ class ColumnsConfig:
             self._require_length("rounding", self.features)
         steps = all(0 <= step < math.inf for step in self.rounding)
         require(steps, "rounding", self.rounding, "steps of at least 0")
+
+        for name, ends in self.bounds.items():
+            require(name in self.columns, "bounds", name, "names of columns")
+            require(len(ends) == 2, f"bounds.{name}", ends, "[low, high]")
+            low, high = self.bounds_of(name)
+            wide = low < high and (low, high) != (-math.inf, math.inf)
+            require(wide, f"bounds.{name}", ends, "a low end below a high one, null where open")
+
+    def bounds_of(self, column: str) -> tuple[float, float]:
+        """Lowest and highest value of a column, infinite where it is open."""
+        low, high = self.bounds.get(column, (None, None))
+        return (-math.inf if low is None else low, math.inf if high is None else high)
 
     def _require_length(self, name: str, size: int) -> None:
         value = getattr(self, name)
@@ -91,7 +107,10 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> Compos
         config: what the columns are.
         steps: from standardised rows to noise; contexts are standardised for them as well.
     """
-    parts = [Standardise(config.features), *steps]
+    parts: list[Transform] = [Standardise(config.features), *steps]
+    if config.bounds:
+        low, high = zip(*map(config.bounds_of, config.columns), strict=True)
+        parts.insert(0, Bounded(low, high))
     if config.context_features is None:
         return CompositeTransform(parts)
     return StandardisedContext(parts, config.context_features)

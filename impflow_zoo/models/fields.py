@@ -123,6 +123,10 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         if isinstance(value, (list, tuple)):
             item = typing.get_args(annotation)[0]
             return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+    elif typing.get_origin(annotation) is dict:
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            item = typing.get_args(annotation)[1]
+            return {name: convert(v, item, f"{key}.{name}") for name, v in value.items()}
     elif annotation in (int, float):
         number = is_whole(value) if annotation is int else is_real(value)
         if number and -(2**63) < value < 2**63:  # torch's sizes and seeds are smaller

@@ -15,6 +15,7 @@ from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.limits import Limits
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.context import StandardisedContext
@@ -53,6 +54,10 @@ class Preprocessing(ABC):
             ValueError: saying what is expected.
         """
 
+    def inside(self, x: Tensor) -> Tensor:
+        """Which rows of model input have a density, `[B]`."""
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
+
     def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
         """Learn from raw training rows, and their contexts, what the transform starts with."""
         raise AssertionError("there is nothing to learn: see `learns`")
@@ -73,6 +78,8 @@ class TablePreprocessing(Preprocessing):
     def __init__(self, config: ColumnsConfig) -> None:
         self.rounding, self.columns = config.rounding, config.columns
         self.given = getattr(config, "context_columns", ())
+        bounds = {name: config.bounds_of(name) for name in getattr(config, "bounds", ())}
+        self.limits = Limits(self.columns, bounds)
         self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.rounding)
 
@@ -81,13 +88,26 @@ class TablePreprocessing(Preprocessing):
             return raw
         steps = torch.zeros(raw.shape[1], dtype=raw.dtype, device=raw.device)  # contexts: none
         steps[: len(self.rounding)] = steps.new_tensor(self.rounding[: len(steps)])
-        return raw + (noise - 0.5) * steps
+        found = raw + (noise - 0.5) * steps
+        self.limits.spread(found, raw, noise, steps)
+        return found
+
+    def inside(self, x: Tensor) -> Tensor:
+        return self.limits.inside(x)
+
+    def check(self, x: Tensor) -> None:
+        self.limits.check(x)
 
     @torch.no_grad()
     def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
         assert isinstance(transform, CompositeTransform)
         (steps,) = transform.children()
-        step = next(steps.children())
+        x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
+        self.check(x)
+        for step in steps.children():
+            if isinstance(step, Standardise):
+                break
+            x, _ = step(x)
         assert isinstance(step, Standardise)
         step.set(*_moments(x, self.columns, step.dtype))
         if context is not None:
