@@ -7,7 +7,7 @@ folders, and figures that no model of the zoo has, from `figures.yaml` beside th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,7 +31,7 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.predictive import Predictive
 from impflow_zoo.recipe import Recipe
-from impflow_zoo.record import Entry, Record
+from impflow_zoo.record import Entry, Record, records
 
 __all__ = ["FIGURES", "Beside", "figures", "pending_card", "siblings", "trained_card"]
 
@@ -131,19 +131,19 @@ def _evaluate_options(record: Record) -> str:
     return f" --dataset FOLDER --split {data.test}"
 
 
-def trained_card(record: Record, zoo: Path, others: Iterable[Record] = ()) -> str:
+def trained_card(record: Record, zoo: Path, others: Sequence[Record] | None = None) -> str:
     """The card of a model with weights, from the files in its folder and in those beside it.
 
     Arguments:
         record: of the model.
-        zoo: where the figures of others lie.
-        others: records of the models that may stand beside.
+        zoo: where other models and their figures lie.
+        others: records of these models, if they are known already.
 
     Raises:
         ModelError: if a file or words are missing or damaged.
     """
     recipe, stated, entry, facts = record.recipe, record.stated, record.entry, record.facts
-    others = list(others)
+    others = records(zoo) if others is None else others
     if entry is None or facts is None:
         missing = RESULTS if entry is None else TRAINING
         raise ModelError(f"{record.folder.name} has no {missing}: stage the model")

@@ -25,7 +25,7 @@ from impflow_zoo.models.folder import (
 )
 from impflow_zoo.models.hub import check_repository, one_line_errors
 from impflow_zoo.publishing.cards import trained_card
-from impflow_zoo.record import Record, records
+from impflow_zoo.record import Record
 
 __all__ = ["Parcel", "Sent", "check", "inspect", "parcels", "publish", "table"]
 
@@ -80,15 +80,13 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
         ModelError: if one is neither.
     """
     zoo = registry.zoo_folder()
-    if not models:
-        return [inspect(folder) for folder in sorted(zoo.iterdir()) if _holds_a_model(folder)]
     folders = []
     for model in models:
         folder = Path(os.path.abspath(model if os.path.isdir(model) else zoo / model))
         if not (model and _holds_a_model(folder)):
             raise ModelError(f"{model!r} is neither a model of the zoo nor a folder of a model")
         folders.append(folder)
-    return [inspect(folder) for folder in folders]
+    return [inspect(path) for path in folders or filter(_holds_a_model, sorted(zoo.iterdir()))]
 
 
 def _holds_a_model(folder: Path) -> bool:
@@ -104,14 +102,20 @@ def inspect(path: Path) -> Parcel:
     problems = [f"no {name}" for name in PUBLISHED if name not in (*present, TEST_ROWS)]
     for name in present:
         if (path / name).is_symlink():
-            problems.append(f"{name} is a link: what it points to is not looked at")
+            problems.append(f"{name} is a link, and what it leads to was not checked")
         if _SECRET.search((path / name).read_bytes()):
             problems.append(f"{name} holds what looks like an access token")
-    if not problems:
-        try:
-            problems += _problems(Record(folder))
-        except ModelError as error:
-            problems.append(str(error).removeprefix(f"{path}: "))
+    if problems:
+        return Parcel(path, present, tuple(problems))
+    try:
+        FlowModel.from_pretrained(path, verify=True)
+        record = Record(folder)
+        if not record.trained:
+            problems.append(f"{CONFIG} records no sha256 of the weights")
+        if (path / CARD).read_text("utf-8") != trained_card(record, path.parent):
+            problems.append(f"{CARD} is not what the files beside it say: stage {path} again")
+    except ModelError as error:
+        problems.append(str(error).removeprefix(f"{path}: "))
     return Parcel(path, present, tuple(problems))
 
 
@@ -120,23 +124,6 @@ def _promises_weights(folder: ModelFolder) -> bool:
         return folder.config().sha256 is not None
     except ConfigError:
         return folder.has(CONFIG)
-
-
-def _problems(record: Record) -> list[str]:
-    """What is wrong with a folder that has all files.
-
-    Raises:
-        ModelError: if one of them cannot be read, or the weights are not what they should be.
-    """
-    path, problems = record.folder.path, []
-    model = FlowModel.from_pretrained(path, verify=True)
-    if record.stated.sha256 is None:
-        problems.append(f"{CONFIG} records no sha256 of the weights")
-    if record.recipe.model != type(model).__name__:
-        problems.append(f"{RECIPE} is of a {record.recipe.model}, the weights are not")
-    if (path / CARD).read_text("utf-8") != trained_card(record, path.parent, records(path.parent)):
-        problems.append(f"{CARD} is not what the files beside it say: stage {path} again")
-    return problems
 
 
 def table(found: Sequence[Parcel], namespace: str) -> str:

@@ -32,7 +32,7 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.publishing.cards import pending_card, trained_card
 from impflow_zoo.publishing.pairs import scores_file
 from impflow_zoo.recipe import Recipe, differences, fingerprint, read_recipe
-from impflow_zoo.record import Entry, Record, records, results_text
+from impflow_zoo.record import Entry, Record, results_text
 
 __all__ = ["stage"]
 
@@ -98,7 +98,7 @@ def stage(
         (made / RESULTS).write_text(results_text([score, *more]))
         pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
         pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
-        card = trained_card(Record(draft), zoo, records(zoo))
+        card = trained_card(Record(draft), zoo)
         (made / CARD).write_text(card, encoding="utf-8")
     if result.dataset == str(made / TEST_ROWS):
         result = replace(result, dataset=str(folder / TEST_ROWS))

@@ -47,7 +47,7 @@ def change(path: Path, **facts: object) -> None:
 def test_a_card_shows_figures_of_its_data_and_its_siblings(zoo):
     assert names(zoo) == ["a Gaussian", "two, same size and rows seen"]
     change(zoo / "two" / RESULTS, value=-1.2345, stderr=0.01)
-    card = trained_card(Record(ModelFolder(zoo / "one")), zoo, records(zoo))
+    card = trained_card(Record(ModelFolder(zoo / "one")), zoo)
     assert "| a Gaussian | -3.1 ± 0.1 |" in card
     assert "| two, same size and rows seen | -1.234 ± 0.010 |" in card
     assert "- two, same size and rows seen: `impflow-zoo evaluate two`" in card

@@ -126,7 +126,7 @@ def _link(folder: Path) -> None:
         (_link, "recipe.yaml is a link"),
         (_edit("recipe.yaml", "data_license:", "data_url:"), "card.data_license missing"),
         (_edit("recipe.yaml", "the data are", "the data were"), STALE),
-        (_edit("recipe.yaml", "model: ResFlow", "model: ImpFlow"), "recipe.yaml is of a ImpFlow"),
+        (_edit("recipe.yaml", "model: ResFlow", "model: ImpFlow"), STALE),
         (_edit("README.md", "license: mit", ""), STALE),
         (_edit("README.md", "value: -", "value: about -"), STALE),
         (_edit("README.md", "license: mit", "license: [mit"), STALE),
