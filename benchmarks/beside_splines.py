@@ -1,130 +1,148 @@
-"""Ours beside spline flows: test values, and rows seen until their best validation value.
+"""Ours beside spline flows: test values, and minutes until the spline flow's best validation value.
 
-    python benchmarks/beside_splines.py
+    python benchmarks/beside_splines.py [--publish]
 
 Reads the scores and validation curves of the zoo's folders, `impflow-NAME`, `resflow-NAME` and
-`spline-NAME`, and makes the picture and the table of the guide on nets. A curve is the best value
-so far.
+`spline-NAME`. A curve is the best value so far, against the steps times the CPU time of a step.
+This time is measured here, with one thread and the families in turn: a step of the trained model
+on a batch of its own samples.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import statistics
+import time
 from pathlib import Path
+from typing import Any
 
-from documents import ROOT, markdown
+import torch
+from documents import ROOT, markdown, publish
 
+from impflow_zoo import create_model
 from impflow_zoo.facts import TrainingFacts
-from impflow_zoo.models.folder import TRAINING, ModelFolder
-from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.models.writing import write_whole
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.publishing.pairs import paired_error
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
-from impflow_zoo.tables import between
 
 GUIDE = ROOT / "docs" / "which-net.md"
 PICTURE = ROOT / "docs" / "pictures" / "beside-splines.png"
 FAMILIES = {"impflow": "ImpFlow", "resflow": "ResFlow", "spline": "spline flow"}
-Curve = list[tuple[int, float]]  # rows seen, best value so far
+DATA = ("kin8nm", "power-plant", "protein")
 
 
-def curves(zoo: Path, name: str) -> dict[str, Curve]:
-    """The curve of each family on a data set; a family without one is left out."""
-    found = {}
-    for family in FAMILIES:
-        folder = zoo / f"{family}-{name}"
-        if (folder / TRAINING).is_file():
-            sign = METRICS[read_recipe(folder / "recipe.yaml").config.metric].sign
-            best: Curve = []
-            for rows, _, value in TrainingFacts.read(folder).curve:
-                reached = value if not best else sign * max(sign * value, sign * best[-1][1])
-                best.append((int(rows), reached))
-            found[family] = best
-    return found
+def step_seconds(zoo: Path, name: str, repeats: int) -> dict[str, float]:
+    """CPU seconds of a training step of each family on a data set, the median of several."""
+    times: dict[str, list[float]] = {family: [] for family in FAMILIES}
+    models = {family: create_model(f"{family}-{name}").train() for family in FAMILIES}
+    batch = read_recipe(zoo / f"impflow-{name}" / "recipe.yaml").training.batch_size
+    rows = models["impflow"].eval().sample(batch)
+    models["impflow"].train()
+    optimisers = {f: torch.optim.Adam(m.parameters(), lr=1e-6) for f, m in models.items()}
+    for _ in range(repeats):
+        for family, model in models.items():
+            start = time.process_time()
+            optimisers[family].zero_grad()
+            (-model.log_prob(rows).mean()).backward()
+            optimisers[family].step()
+            times[family].append(time.process_time() - start)
+    return {family: statistics.median(found) for family, found in times.items()}
 
 
-def rows_until(curve: Curve, value: float, sign: float) -> int | None:
-    """Rows seen when a curve first was as good as a value; None if it never was."""
-    return next((rows for rows, v in curve if sign * v >= sign * value), None)
+def curve(zoo: Path, family: str, name: str) -> list[tuple[int, float]]:
+    """Steps and the best validation value so far."""
+    folder = zoo / f"{family}-{name}"
+    recipe = read_recipe(folder / "recipe.yaml")
+    best: list[tuple[int, float]] = []
+    for rows, _, value in TrainingFacts.read(folder).curve:
+        reached = max(value, best[-1][1]) if best else value
+        best.append((int(rows) // recipe.training.batch_size, reached))
+    return best
 
 
-def table(zoo: Path, names: list[str]) -> str:
-    """Test values, the paired lead over the spline flow, and rows until its best validation."""
+def measured(zoo: Path, repeats: int) -> list[dict[str, Any]]:
+    """The figures of every data set."""
+    figures = []
+    for name in DATA:
+        seconds = step_seconds(zoo, name, repeats)
+        curves = {
+            family: [(steps * seconds[family] / 60, v) for steps, v in curve(zoo, family, name)]
+            for family in FAMILIES
+        }
+        figures.append({"data": name, "step_seconds": seconds, "curves": curves})
+    return figures
+
+
+def table(zoo: Path, figures: list[dict[str, Any]]) -> str:
+    """Test values, the paired lead over the spline flow, and minutes until its best validation."""
     rows = []
-    for name in names:
+    for figure in figures:
+        name, curves = figure["data"], figure["curves"]
         own = {f: Record(ModelFolder.open(zoo / f"{f}-{name}")) for f in FAMILIES}
-        metric = METRICS[own["spline"].recipe.config.metric]
-        found = curves(zoo, name)
-        goal = found["spline"][-1][1]
         scores = {f: record.entry for f, record in own.items()}
         error = paired_error(own["impflow"].folder, own["spline"].folder)
-        lead = metric.sign * (scores["impflow"].value - scores["spline"].value)
+        lead = scores["impflow"].value - scores["spline"].value
+        goal = curves["spline"][-1][1]
         rows.append(
             (
-                f"{name}, {metric.unit}",
+                name,
                 *(f"{score.value:.3f} ± {score.stderr:.3f}" for score in scores.values()),
                 f"{lead:+.3f} ± {error:.3f}",
-                *(_count(rows_until(found[f], goal, metric.sign)) for f in FAMILIES),
+                *(_minutes(curves[f], goal) for f in FAMILIES),
             )
         )
-    families = FAMILIES.values()
+    families = list(FAMILIES.values())
     header = [
-        "test",
+        "test, nats",
         *families,
         "ImpFlow ahead of splines, paired",
-        *(f"{family}, rows" for family in families),
+        *(f"{family}, minutes" for family in families),
     ]
     return markdown(" | ".join(header), rows)
 
 
-def _count(rows: int | None) -> str:
-    return "not reached" if rows is None else f"{rows:,}"
+def _minutes(curve: list[tuple[float, float]], goal: float) -> str:
+    """When a curve first was as good as a value."""
+    return next((f"{minutes:.1f}" for minutes, value in curve if value >= goal), "not reached")
 
 
-def draw(zoo: Path, names: list[str], path: Path) -> None:
-    """Value against rows seen, a plot for each data set."""
+def draw(figures: list[dict[str, Any]], path: Path) -> None:
+    """Value against minutes, a plot for each data set."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        unit = METRICS[read_recipe(zoo / f"spline-{name}" / "recipe.yaml").config.metric].unit
-        found = curves(zoo, name)
-        for family, curve in found.items():
+    picture = Figure(figsize=(4 * len(figures), 3.2), layout="constrained")
+    plots = picture.subplots(1, len(figures), squeeze=False)[0]
+    for axes, figure in zip(plots, figures, strict=True):
+        curves = figure["curves"]
+        for family, curve in curves.items():
             axes.plot(*zip(*curve, strict=True), label=FAMILIES[family])
-        axes.axhline(found["spline"][-1][1], color="grey", linewidth=0.8, linestyle=":")
-        ends = [curve[-1][1] for curve in found.values()]
-        spread = max(max(ends) - min(ends), 0.05)
-        low, high = min(ends) - 2 * spread, max(ends) + 2 * spread
-        axes.set_ylim(
-            (low, max(ends) + 0.2 * spread) if unit == "nats" else (min(ends) - 0.2 * spread, high)
-        )
-        axes.set_title(name)
-        axes.set_xlabel("rows seen")
-        axes.set_ylabel(f"validation, {unit}")
+        axes.axhline(curves["spline"][-1][1], color="grey", linewidth=0.8, linestyle=":")
+        ends = [curve[-1][1] for curve in curves.values()]
+        spread = max(ends) - min(ends)
+        axes.set_ylim(min(ends) - 2 * spread, max(ends) + 0.2 * spread)
+        axes.set_title(figure["data"])
+        axes.set_xlabel("minutes of one thread")
+        axes.set_ylabel("validation, nats")
         axes.legend(fontsize=8, loc="lower right")
-    figure.savefig(path, dpi=110)
+    picture.savefig(path, dpi=110)
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    zoo = zoo_folder()
-    names = sorted(
-        folder.name.removeprefix("spline-")
-        for folder in zoo.glob("spline-*")
-        if all(
-            (zoo / f"{family}-{folder.name.removeprefix('spline-')}" / TRAINING).is_file()
-            for family in FAMILIES
-        )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15, help="steps that are timed")
+    parser.add_argument(
+        "--publish", action="store_true", help="write the guide's table and picture"
     )
-    if not names:
-        sys.exit("no data set has weights of all three families")
-    text = between(GUIDE.read_text(encoding="utf-8"), "splines table", table(zoo, names))
-    write_whole(GUIDE, text.encode())
-    draw(zoo, names, PICTURE)
-    print(table(zoo, names))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    zoo = zoo_folder()
+    figures = measured(zoo, options.repeats)
+    print(table(zoo, figures))
+    if options.publish:
+        publish(GUIDE, {"splines table": table(zoo, figures)}, figures, "beside-splines")
+        draw(figures, PICTURE)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.smoke import smoke
 
 MODELS: dict[str, tuple[type[FlowModel], int]] = {"ImpFlow": (ImpFlow, 4), "ResFlow": (ResFlow, 8)}
+FREQUENCY = 4.0  # where the neurons start: these toys have fine structure
 EXTENT = 4.2
 HELD_OUT = 10_000
 
@@ -37,7 +38,8 @@ def train(kind: str, toy: str, steps: int, batch_size: int = 256) -> FlowModel:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     model_class, blocks = MODELS[kind]
-    model = model_class(TabularConfig(features=2, blocks=blocks, hidden_features=(64, 64)))
+    config = TabularConfig(features=2, blocks=blocks, hidden_features=(64, 64), frequency=FREQUENCY)
+    model = model_class(config)
     model.fit_preprocessing(rows(toy, 10_000, generator))
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
