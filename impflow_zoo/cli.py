@@ -44,9 +44,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, n
 @app.command("list")
 def list_(
     pattern: Annotated[str, typer.Argument(help="Part of the names, or a pattern with *.")] = "*",
-    recipes: Annotated[
-        bool, typer.Option("--recipes", help="Recipes without weights instead.")
-    ] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="Recipes without weights.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the models of the zoo."""
@@ -73,15 +71,15 @@ def evaluate(
     dataset: Dataset = None,
     split: Split = None,
     seed: Seed = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows to score, from the first.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows in memory at a time.")] = None,
     skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")
+        bool, typer.Option("--skip-corrupt", help="Skip images that cannot be decoded.")
     ] = False,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="Read images in order while they are downloaded.")
+        bool, typer.Option("--streaming", help="Score images as they are downloaded.")
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="PNG of the density and the data.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG to draw density and data into.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,13 +115,9 @@ def evaluate(
 @app.command()
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option(help="PNG for images and 2-D, CSV for tables.")],
-    n: Annotated[
-        int, typer.Option("-n", min=1, max=10**16, help="How many, for each context.")
-    ] = 16,
-    given: Annotated[
-        str | None, typer.Option(help="Context: COL=VALUE,... or a file, one row per context.")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="PNG (images, 2-D) or CSV (tables).")],
+    n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="How many, per context.")] = 16,
+    given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     seed: Seed = 0,
     device: Device = None,
@@ -168,9 +162,7 @@ def reconstruct(
     dataset: Dataset = None,
     split: Split = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 16,
-    picture: Annotated[
-        Path | None, typer.Option(help="PNG of images and what came back of them.")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG of images before and after.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -204,16 +196,16 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after so many, with a checkpoint.")
+        float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after this time.")
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Instead of the recipe's; again with --resume."),
+        typer.Option(min=0, max=2**63 - 1, help="Replaces the recipe's; repeat it with --resume."),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train what a recipe describes; stop it with Ctrl-C, go on with --resume.
+    """Train a model by its recipe; Ctrl-C stops, --resume goes on.
 
     Under `accelerate launch -m impflow_zoo train ...` several processes share each batch.
     """
@@ -288,10 +280,10 @@ def certify(model: Model, as_json: AsJson = False) -> None:
 @app.command()
 def stage(
     folder: Annotated[Path, typer.Argument(help="Folder of the model, with its recipe.yaml.")],
-    run: Annotated[Path | None, typer.Option(help="Run to take weights and log from.")] = None,
-    data: Annotated[str | None, typer.Option(help="What to score on; default: the card's.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Run that has the weights.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data to score; default: the card's.")] = None,
     repeat: Annotated[
-        list[Path] | None, typer.Option(help="A run with another seed, scored as well; any number.")
+        list[Path] | None, typer.Option(help="Run with another seed, to score too; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -309,12 +301,12 @@ def stage(
 def publish(
     namespace: Annotated[str, typer.Option(help="User or organisation on the Hub.")],
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: all of the zoo.")
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: the whole zoo.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make new ones private.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and list, send nothing.")
+    private: Annotated[
+        bool, typer.Option("--private", help="New repositories are private.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, send nothing.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -21,7 +21,7 @@ class Repeat:
     Arguments:
         seed: its seed.
         value, stderr: its result on the rows that the card speaks of.
-        rows_seen, minutes: what it cost.
+        rows_seen, minutes: its cost.
     """
 
     seed: int
@@ -33,10 +33,10 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Part:
-    """One of several stages, each from the weights of the one before.
+    """One stage of a run; the next one starts from its weights.
 
     Arguments:
-        steps, rows_seen, minutes, hardware: what it cost.
+        steps, rows_seen, minutes, hardware: its cost.
     """
 
     steps: int
@@ -47,12 +47,12 @@ class Part:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a run says of itself: of all its stages, if it has several.
+    """Cost and progress of a run, over all its stages.
 
     Arguments:
-        steps, rows_seen, minutes, hardware: what they cost together.
-        skipped_steps: that were not finite.
-        unconverged_fraction: of roots that missed the training tolerance, per step.
+        steps, rows_seen, minutes, hardware: the cost of all stages together.
+        skipped_steps: steps that were not applied, as their loss was not finite.
+        unconverged_fraction: part of the roots that missed the training tolerance, mean over steps.
         curve: rows seen, seconds and value of each validation.
         seed: of the recipe.
         repeats: runs with other seeds.
@@ -109,7 +109,7 @@ class TrainingFacts:
         return [round(stage.rows_seen / max(1, stage.steps)) for stage in self.stages]
 
     def is_like(self, other: TrainingFacts) -> bool:
-        """Whether two runs may differ in their seeds alone, by start, length and data."""
+        """Whether two runs had the same start, length and data: only their seeds may differ."""
         return (
             (self.steps, self.init_from) == (other.steps, other.init_from)
             and len(self.parts) == len(other.parts)
@@ -117,7 +117,7 @@ class TrainingFacts:
         )
 
     def after(self, before: TrainingFacts) -> TrainingFacts:
-        """These facts of a stage and those of the stages before it."""
+        """The facts of this stage and of the stages before it, together."""
         parts = (*before.stages, *self.stages)
         steps = before.steps + self.steps
         unconverged = (run.unconverged_fraction * run.steps for run in (before, self))
@@ -141,12 +141,12 @@ class TrainingFacts:
         )
 
     def text(self) -> str:
-        """What `read` reads."""
+        """The content of `training.json`."""
         curve = [(int(rows), seconds, value) for rows, seconds, value in self.curve]
         return json.dumps({**asdict(self), "curve": curve}, indent=1) + "\n"
 
     def over_seeds(self, value: float) -> tuple[float, float] | None:
-        """Mean and standard deviation over seeds, this run's own value among them.
+        """Mean and standard deviation of the values of all seeds, this run's own included.
 
         Returns:
             None if there is one seed only.
@@ -158,10 +158,10 @@ class TrainingFacts:
 
 
 def read_log(log: Path) -> TrainingFacts:
-    """What a training log says of cost and progress, that of earlier stages included.
+    """Cost and progress of a run by its log, earlier stages included.
 
     Raises:
-        ModelError: if it says nothing, or something else.
+        ModelError: if the log is empty or damaged.
     """
     lines = read_lines(log)
     if not lines:

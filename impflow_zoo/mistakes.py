@@ -26,7 +26,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch has no type
 
 @contextmanager
 def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
-    """Within, errors that somebody can mend end the process, and warnings keep to a line.
+    """Within the block, mistakes of users end the process, and warnings take one line.
 
     Arguments:
         name: of the program, in front of each line.

@@ -123,7 +123,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class CardSettings:
-    """What the card says that no run can know.
+    """The words of the card.
 
     Arguments:
         summary: what the model is, in a sentence or two.
@@ -184,7 +184,7 @@ class Recipe:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without keys that are given twice, of which PyYAML would take the last."""
+    """Refuses a key that is given twice, of which PyYAML would take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

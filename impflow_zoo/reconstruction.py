@@ -1,4 +1,4 @@
-"""Encode rows, decode them again, and compare: what invertibility is worth in practice."""
+"""Encode rows, decode them again, and compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Reconstruction", "reconstruct"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Rows and what came back.
+    """Rows before and after encoding and decoding.
 
     Arguments:
         rows: rows as the model is shown them (of images as many bits as it has), `[N, ...]`.

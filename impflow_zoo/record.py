@@ -1,8 +1,8 @@
-"""What a model's folder says of it, in one place: each file is read when it is asked for.
+"""What the files of a model's folder say, read when they are asked for.
 
-`results.json` is what evaluation found out, one entry for each data set and split. Cards,
-`results.csv`, the tables of the documents, `impflow-zoo list` and the number that `evaluate` shows
-as the card's are made from these entries.
+`results.json` holds the scores of a model, one entry for each data set and split. Cards,
+`results.csv`, the tables of the documents, `impflow-zoo list` and the card's value in `evaluate`
+are made from these entries.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Record:
-    """What the folder of a model says.
+    """The contents of a model's folder.
 
     Arguments:
         folder: of the model.
@@ -107,12 +107,12 @@ class Record:
 
     @property
     def trained(self) -> bool:
-        """Whether its weights were recorded: they lie here or on the Hub."""
+        """Whether the config records weights, which lie here or on the Hub."""
         return self.stated.sha256 is not None
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
-        """What `results.json` holds, the entry of the card first; none if there is no such file.
+        """The entries of `results.json`, the card's first; none if there is no such file.
 
         Raises:
             ModelError: if the file is damaged.
@@ -133,7 +133,7 @@ class Record:
 
     @cached_property
     def entry(self) -> Entry | None:
-        """The score on its card; None if it cannot be had, which stops nothing."""
+        """The score on its card; None if there is none or the file is damaged."""
         try:
             return next(iter(self.entries), None)
         except (ModelError, OSError):
@@ -141,12 +141,12 @@ class Record:
 
     @cached_property
     def facts(self) -> TrainingFacts | None:
-        """What its training cost; None if nothing tells."""
+        """The cost of its training; None if it was not recorded."""
         return TrainingFacts.read(self.folder.path) if self.folder.has(TRAINING) else None
 
     @cached_property
     def parameters(self) -> int:
-        """How many trainable numbers it has."""
+        """Number of trainable parameters."""
         with torch.device("meta"):
             model = model_class(self.stated.model)(self.stated.config)
         return sum(p.numel() for p in model.parameters())

@@ -57,7 +57,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
 
 
 def describe(name: str) -> dict[str, Any]:
-    """What a list says of a model of the zoo: class, size, and the value on its card."""
+    """A model of the zoo in a list: class, size, and the value on its card."""
     record = Record(ModelFolder(zoo_folder() / name))
     return {
         "name": name,
@@ -70,7 +70,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
-    """Load a model by name from the zoo, by Hub id, or from a folder; the class is found out.
+    """Load a model by name from the zoo, by Hub id, or or from a folder, whatever its class.
 
     Arguments:
         model: a name from `list_models`, a Hub id (`owner/name`, `owner/name@revision`), or a
@@ -136,7 +136,7 @@ def scored_split(
     split: str | None,
     revision: str | None = None,
 ) -> Split:
-    """Fill in the data that a model is scored on where the user left it open.
+    """Choose the data to score a model on, where the user left it open.
 
     Raises:
         ModelError: if neither the user nor the model's files name a data set, or a revision is

@@ -1,4 +1,4 @@
-"""Log-probabilities of the rows of a data set, whatever their batches and processes."""
+"""Log-probabilities of the rows of a data set; by any batches and number of processes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def open_stream(
     *,
     skip_corrupt: bool = False,
 ) -> ImageStream:
-    """Open images for a model in order; each is of its format, or refused.
+    """Open images for a model, to be read in order.
 
     Raises:
         DataError: if they cannot be opened, or the model is none of images.
@@ -109,7 +109,7 @@ def _source_options(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of rows that were scored.
+    """Figures of rows that were scored.
 
     Arguments:
         figures: by name, one number for each row, `[n]`, float64: `log_prob` in nats; `variance` of

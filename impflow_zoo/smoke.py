@@ -20,17 +20,17 @@ _ROWS = 8
 
 
 def smoke() -> bool:
-    """Whether it is asked for."""
+    """Whether the environment asks for it."""
     return os.environ.get(VARIABLE, "") not in ("", "0")
 
 
 def few_rows(limit: int | None) -> int | None:
-    """The most rows to score, where `limit` were asked for."""
+    """The number of rows to score where `limit` was asked for."""
     return limit if not smoke() else min(limit or _ROWS, _ROWS)
 
 
 def tiny(recipe: Recipe) -> Recipe:
-    """The recipe with one block for every scale and two steps, if it is asked for."""
+    """The recipe with one block for every scale and two steps, in a smoke run."""
     if not smoke():
         return recipe
     config: Any = recipe.config

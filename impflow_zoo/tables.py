@@ -28,7 +28,7 @@ PICTURE = Path("docs") / "pictures" / "pairs.png"
 
 
 def _row(record: Record) -> dict[str, object]:
-    """What `results.csv` holds of a model; what nothing tells is empty."""
+    """The line of a model in `results.csv`; unknown figures are empty."""
     entry, facts = record.entry, record.facts
     mean, deviation = record.over_seeds or (None, None)
     return {
@@ -60,7 +60,7 @@ def _results(found: Sequence[Record]) -> str:
 
 
 def zoo_table(found: Sequence[Record]) -> str:
-    """Models with weights as a Markdown table, pairs side by side; below it, those without."""
+    """A Markdown table of models with weights, pairs side by side; the others below."""
     found = sorted(found, key=_pairs_together)
     rows = [
         (
@@ -102,7 +102,7 @@ def _pairs_together(record: Record) -> tuple[str, str]:
 
 
 def between(text: str, name: str, content: str) -> str:
-    """A text with something else between the markers of a name.
+    """Replace what stands between two markers of a text.
 
     Raises:
         ValueError: if the text does not have both.
@@ -135,7 +135,7 @@ def documents(root: Path) -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write them all in the checkout that this package lies in."""
+    """Write all generated files of the checkout."""
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     zoo = registry.zoo_folder()
     root = zoo.parent

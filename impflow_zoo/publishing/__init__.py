@@ -1,1 +1,1 @@
-"""From a finished run to the zoo: folders, cards, what cards are compared by, and the Hub."""
+"""From a finished run to the zoo and the Hub: folders, cards, comparisons."""

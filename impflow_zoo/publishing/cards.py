@@ -1,4 +1,4 @@
-"""Model cards from templates: what a model is, how good, how trained, what it is not for.
+"""Model cards, rendered from templates and the files of models' folders.
 
 Beside a model's own number stand those of other models on the same rows, looked up in their
 folders, and figures that no model of the zoo has, from `figures.yaml` beside the folders.
@@ -124,7 +124,7 @@ def _compared(other: Record, own: Record) -> str:
 
 
 def _evaluate_options(record: Record) -> str:
-    """What evaluation commands need where neither the folder nor the recipe has the rows."""
+    """Options that `evaluate` needs where neither the folder nor the recipe has the rows."""
     data = record.recipe.data
     if data.dataset is not None or record.folder.has(TEST_ROWS):
         return ""
@@ -170,7 +170,7 @@ def trained_card(record: Record, zoo: Path, others: Sequence[Record] | None = No
 
 
 def pending_card(record: Record, zoo: Path) -> str:
-    """The card of a model whose weights nobody has trained yet: it says so."""
+    """The card of a model without weights."""
     beside = figures(zoo, record.recipe.card.data_name)
     return _rendered("pending.md.jinja", record, beside=beside)
 
@@ -204,7 +204,7 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
 
 
 def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) -> ModelCardData:
-    """What the Hub reads off a card."""
+    """The metadata of a card, for the Hub."""
     words = recipe.card
     known: dict[str, Any] = {}
     if entry is not None:

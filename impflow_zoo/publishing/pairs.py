@@ -84,7 +84,7 @@ def _mean(record: Record) -> float:
 
 
 def _error_over_seeds(record: Record) -> float:
-    """The rows are the same for all seeds: this error is on top of that over rows."""
+    """Error of a mean over seeds, beside the error over rows."""
     if record.over_seeds is None or record.facts is None:
         return 0.0
     return record.over_seeds[1] / (1 + len(record.facts.repeats)) ** 0.5
@@ -111,7 +111,7 @@ def _curves(pair: Pair) -> list[Points] | None:
 
 
 def _at_equal_time(pair: Pair) -> str:
-    """How far the best validation of the first is ahead when the second's training was over."""
+    """The first model's lead in validation when the second model's training ended."""
     curves = _curves(pair)
     if curves is None:
         return ""

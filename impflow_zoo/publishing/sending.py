@@ -34,12 +34,12 @@ _SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
 
 @dataclass(frozen=True)
 class Parcel:
-    """A model's folder, looked through.
+    """A model's folder that was checked.
 
     Arguments:
         folder: where the files lie.
         files: names of those to be sent; empty if there are no weights.
-        problems: what keeps it from being sent.
+        problems: reasons not to send it.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Sent:
-    """What the Hub says of a commit: `pull_request` is its address if it is one."""
+    """A commit on the Hub; `pull_request` is its address if it is one."""
 
     repo_id: str
     commit: str
@@ -71,7 +71,7 @@ class Sent:
 
 
 def parcels(models: Sequence[str] = ()) -> list[Parcel]:
-    """Look through folders of models.
+    """Check folders of models.
 
     Arguments:
         models: names of the zoo or folders; all of the zoo if empty.
@@ -94,7 +94,7 @@ def _holds_a_model(folder: Path) -> bool:
 
 
 def inspect(path: Path) -> Parcel:
-    """Check all that a published model must have, and collect what is wrong."""
+    """Check a folder and collect everything that is wrong with it."""
     folder = ModelFolder(path)
     present = tuple(name for name in PUBLISHED if folder.has(name))
     if WEIGHTS not in present and not _promises_weights(folder):
@@ -127,7 +127,7 @@ def _promises_weights(folder: ModelFolder) -> bool:
 
 
 def table(found: Sequence[Parcel], namespace: str) -> str:
-    """What will be sent, what will not, and why."""
+    """The models to be sent, those that are not, and why."""
     lines = []
     for parcel in found:
         state = f"{len(parcel.files)} files, {parcel.size:,} bytes"
@@ -146,7 +146,7 @@ def publish(
     dry_run: bool = False,
     report: Callable[[Sent], Any] = lambda sent: None,
 ) -> list[Sent]:
-    """Send what was looked through, one commit for each model.
+    """Send checked folders, one commit for each model.
 
     Files of a former version that the folder no longer has are deleted in the same commit; files
     that someone else put there stay. A model that has not changed makes no commit.

@@ -106,7 +106,7 @@ def stage(
 
 
 def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
-    """What is known of the weights in a folder, if they are of its recipe."""
+    """The facts of the weights in a folder, which have to be of its recipe."""
     facts = TrainingFacts.read(folder)
     if facts.recipe not in ("", fingerprint(recipe)):
         raise ModelError(
@@ -117,7 +117,7 @@ def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
 
 
 def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
-    """What a run says of itself, if it is one of the recipe, which the card will tell of."""
+    """The facts of a run, which has to be of the recipe."""
     path = run / RECIPE
     changed = differences(read_recipe(path), recipe) if path.is_file() else []
     if changed:
@@ -129,7 +129,7 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
 
 
 def _facts_of(run: Path) -> TrainingFacts:
-    """What a run says of itself, if it has weights to stage."""
+    """The facts of a run, which has to have weights."""
     if not run.is_dir():
         raise ModelError(f"{run} is no folder of a run")
     if not (run / WEIGHTS).is_file():
@@ -151,7 +151,7 @@ def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
 def _other_seeds(
     repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts
 ) -> list[tuple[Path, TrainingFacts]]:
-    """Runs that differ from the staged one in their seeds alone, with what they say."""
+    """The repeats with their facts; they may differ from the staged run in the seed alone."""
     others = [(run, _facts_of(run)) for run in repeats]
     seeds = {staged.seed}
     for run, facts in others:
