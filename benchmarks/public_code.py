@@ -7,6 +7,7 @@ of which nothing is kept here. As it stands it does not import; what is changed 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from impflow_zoo import ImpFlowTransform, Solver
 from impflow_zoo.lipschitz.activations import Sin
 
-__all__ = ["NoCheckoutError", "public_side", "read_code"]
+__all__ = ["NoCheckoutError", "classifier_block", "public_side", "read_code"]
 
 REPAIRS = (
     ("from torch._six import container_abcs", "import collections.abc as container_abcs"),
@@ -118,6 +119,31 @@ def public_side(case: Case, folder: Path, *, exact: bool = False) -> Side:
         for block in ours.modules.modules()
         if isinstance(block, ImpFlowTransform)
     ]
+    side = compose(case, blocks, _norm_updates(blocks))
+    side.kinds = (_Net,)
+    return side
+
+
+def classifier_block(
+    block: ImpFlowTransform, folder: Path, **settings: Any
+) -> tuple[nn.Module, Callable[[], None]]:
+    """Its block as its classifier calls it, on our nets and weights, and what follows a step.
+
+    Arguments:
+        block: ours.
+        folder: a checkout of the public code.
+        settings: of its block, where they are not the defaults that its classifier takes.
+
+    Raises:
+        NoCheckoutError: if the folder is no checkout of it.
+    """
+    code = read_code(folder)
+    theirs: nn.Module = code.imBlock(_net(code, block.net_x), _net(code, block.net_z), **settings)
+    return theirs, _norm_updates([theirs])
+
+
+def _norm_updates(blocks: Sequence[nn.Module]) -> Callable[[], None]:
+    """The power iterations that its scripts run after a step."""
     layers = [m for block in blocks for m in block.modules() if hasattr(m, "compute_weight")]
 
     @torch.no_grad()
@@ -125,9 +151,7 @@ def public_side(case: Case, folder: Path, *, exact: bool = False) -> Side:
         for layer in layers:
             layer.compute_weight(update=True)
 
-    side = compose(case, blocks, after_step)
-    side.kinds = (_Net,)
-    return side
+    return after_step
 
 
 def _settings(case: Case) -> dict[str, Any]:
@@ -150,7 +174,8 @@ def _net(code: SimpleNamespace, net: Any) -> _Net:
     for activation, layer in zip((first, *net.activations), net.layers, strict=True):
         if activation is not None:
             kind = "Sin" if isinstance(activation, Sin) else "Swish"
-            steps.append(getattr(code.activations, kind)())
+            relu = isinstance(activation, nn.ReLU)
+            steps.append(nn.ReLU() if relu else getattr(code.activations, kind)())
         steps.append(_layer(code.layers, layer, plane=shape == (2,)))
     sequence = _Net(*steps)
     with torch.no_grad():

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import Case, make_side
+from classifier_block import Case as ClassifierCase
 from counting import counting
-from public_code import NoCheckoutError, public_side, read_code
+from public_code import NoCheckoutError, classifier_block, public_side, read_code
 
 # As broken as the real files: an import that torch no longer has, a colon that is missing.
 FILES = {
@@ -34,9 +35,11 @@ class imBlock(nn.Module):
         self.sums = settings.get("brute_force", settings.get("n_dist"))
         self.nnet_x_copy = copy.deepcopy(nnet_x)
 
-    def forward(self, x, logpx):
+    def forward(self, x, logpx=None):
         if (self.sums or x.ndimension() < 4) or (x.ndimension() == 2 and x.shape[1] <= 10)
             z = broyden(lambda z: x + self.nnet_x(x) - self.nnet_z(z) - z, x, 200)
+            if logpx is None:
+                return z
             x, z = x.requires_grad_(), z.requires_grad_()
             return z, logpx - (slope(self.nnet_x, x) - slope(self.nnet_z, z))[:, None]
 
@@ -132,6 +135,17 @@ def test_it_computes_our_function_with_our_weights(checkout, case):
         public.prepare(task)
         assert torch.allclose(public.run(task), ours.run(task), atol=1e-4)
     assert not public.x.requires_grad
+
+
+def test_its_block_as_a_layer_computes_our_function(checkout):
+    ours = ClassifierCase(channels=2, hidden=3, size=4, batch=5).block()
+    theirs, after_step = classifier_block(ours, checkout, n_dist="poisson")
+    x = torch.randn(5, 2, 4, 4)
+    assert torch.allclose(theirs(x), ours.eval().encode(x), atol=1e-4)
+    layers = [m for m in theirs.modules() if hasattr(m, "updates")]
+    before = [len(layer.updates) for layer in layers]
+    after_step()
+    assert [len(layer.updates) for layer in layers] == [n + 1 for n in before]
 
 
 def test_the_error_of_a_sample_is_told_from_exact_roots(checkout):

@@ -22,6 +22,7 @@ NETS: dict[str, Any] = {
     "conv": lambda: LipschitzConvNet(2, (4, 4), 8, lipschitz=0.9),
     "preactivation": lambda: LipschitzConvNet(2, (4, 4), 8, activation="elu", preactivation=True),
     "context": lambda: LipschitzConvNet(2, (4, 4), 8, context_features=2),
+    "relu": lambda: LipschitzConvNet(2, (4, 4), 8, (3, 3), "relu"),
     "dense": lambda: LipschitzDenseNet(2, (4, 4), 3, 2),
 }
 

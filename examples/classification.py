@@ -1,0 +1,317 @@
+"""Classifiers of CIFAR-10 with implicit blocks, residual blocks of the same bound, and a ResNet.
+
+    python examples/classification.py train --kind implicit --bound 0.9 --out runs/classifier
+    python examples/classification.py table --out runs/classification [--resume]
+    python examples/classification.py page --runs runs/classification
+
+`table` trains what the table of docs/classification.md is made of, one run after the other; `page`
+writes the table and its picture. `--smoke` takes made-up images, two steps and few rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from classification_page import write_page
+from classifier import CLASSES, KINDS, Classifier, load, save
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from impflow_zoo.data import DataError
+from impflow_zoo.data.images import ImageSource, image_column
+from impflow_zoo.data.loading import load_split
+from impflow_zoo.data.pixels import ImageFormat
+from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.models.writing import write_whole
+from impflow_zoo.numerics.seeds import mix
+from impflow_zoo.smoke import smoke
+from impflow_zoo.training.checkpoint import (
+    CheckpointError,
+    checkpoint_state,
+    read_checkpoint,
+    write_checkpoint,
+)
+
+# Bounds and seeds, what tells most first. The ResNet is trained beside the first bound.
+TABLE = ((0.9, 0), (0.6, 0), (0.99, 0), (0.9, 1), (0.9, 2), (0.8, 0), (0.7, 0))
+EVERY = 100  # steps from one checkpoint to the next
+VALIDATION = 2000  # rows of the training split, its last ones
+SMOKE = smoke()
+CHECKPOINT, WEIGHTS, RESULT = "checkpoint.safetensors", "model.safetensors", "result.json"
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images as uint8, `[N, 3, 32, 32]`, and the numbers of their classes, `[N]`."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> Images:
+        return Images(self.pixels[rows], self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one run.
+
+    Arguments:
+        kind: of the blocks.
+        bound: Lipschitz constant of every convolution in a block; None where there is no bound.
+        seed: of weights, order of the images, crops and flips.
+        width: channels of the first stage.
+        steps: of the optimizer.
+        batch_size: images of a step.
+        rate: learning rate, at its highest.
+    """
+
+    kind: str = "implicit"
+    bound: float | None = 0.9
+    seed: int = 0
+    width: int = 8
+    steps: int = 400
+    batch_size: int = 64
+    rate: float = 1e-2
+
+    def classifier(self) -> Classifier:
+        """A fresh classifier."""
+        torch.manual_seed(self.seed)
+        return Classifier(self.kind, self.bound, self.width)
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        bound = "" if self.bound is None else f"-{self.bound:g}"
+        return f"{self.kind}{bound}-seed{self.seed}"
+
+
+def read(dataset: str, split: str, *, made_up: bool) -> Images:
+    """One split of a set of colour images with labels.
+
+    Raises:
+        DataError: if there is no such set, or no column of images or labels.
+    """
+    if made_up:
+        generator = torch.Generator().manual_seed(len(split))
+        pixels = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return Images(pixels, torch.arange(64) % CLASSES)
+    data, name = load_split(dataset, split)
+    labels = next((column for column in ("label", "labels") if column in data.features), None)
+    if labels is None:
+        raise DataError(f"{name}: no column label, there is {', '.join(data.features)}")
+    column = image_column(data.features, name)
+    source = ImageSource(name, data, column, ImageFormat(3, (32, 32)))
+    return Images(source.rows(range(len(data))), torch.tensor(data[labels]))
+
+
+def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crops of images that were padded by four pixels, half of them flipped."""
+    n, _, height, width = pixels.shape
+    top, left = torch.randint(9, (2, n, 1), generator=generator)
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    flipped = torch.rand(n, 1, generator=generator) < 0.5
+    columns = torch.where(flipped, columns.flip(1), columns)
+    image, padded = torch.arange(n)[:, None, None], functional.pad(pixels, [4] * 4)
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def batches(images: Images, settings: Settings, start: int) -> Iterator[Images]:
+    """The batches of the steps from `start` on: each depends on its number and the seed alone."""
+    each = max(len(images) // settings.batch_size, 1)
+    for step in range(start, settings.steps):
+        epoch, place = divmod(step, each)
+        order = torch.Generator().manual_seed(mix(settings.seed, 0, epoch))
+        index = torch.randperm(len(images), generator=order)
+        rows = images[index[place * settings.batch_size :][: settings.batch_size]]
+        generator = torch.Generator().manual_seed(mix(settings.seed, 1, step))
+        yield replace(rows, pixels=augmented(rows.pixels, generator))
+
+
+def rate(settings: Settings, step: int) -> float:
+    """The learning rate of a step: up over a tenth of them, then down as a cosine."""
+    up = max(settings.steps // 10, 1)
+    falling = (1 + math.cos(math.pi * (step - up) / max(settings.steps - up, 1))) / 2
+    return settings.rate * min((step + 1) / up, falling if step >= up else 1.0)
+
+
+@torch.no_grad()
+def evaluate(classifier: Classifier, images: Images) -> dict[str, Any]:
+    """Error with its standard error, and evaluations of a net for each root."""
+    classifier.eval()
+    wrong, iterations = [], []
+    for start in range(0, len(images), 250):
+        part = images[slice(start, start + 250)]
+        scores = classifier(part.pixels / 255)
+        wrong.append((scores.argmax(1) != part.labels).double())
+        iterations += classifier.iterations()
+    error = float(torch.cat(wrong).mean())
+    return {
+        "error": error,
+        "stderr": math.sqrt(error * (1 - error) / len(images)),
+        "rows": len(images),
+        "iterations": sum(iterations) / len(iterations) if iterations else None,
+    }
+
+
+def run(settings: Settings, train: Images, test: Images | None, out: Path, *, resume: bool) -> None:
+    """Train and score one classifier, and write its weights and result to a folder.
+
+    Without test images it is scored on validation images alone, to choose settings by.
+
+    Raises:
+        CheckpointError: if the folder holds a run of other settings, or one that is not to be
+            resumed.
+    """
+    checkpoint, kept = out / CHECKPOINT, min(VALIDATION, len(train) // 2)
+    done = next((path for path in (out / RESULT, checkpoint) if path.is_file()), None)
+    if done is not None:
+        finished = done.name == RESULT
+        before = json.loads(done.read_text()) if finished else checkpoint_state(checkpoint)
+        if not resume:
+            raise CheckpointError(f"{out} holds a run already: resume it, or choose another folder")
+        if any(before[name] != value for name, value in asdict(settings).items()):
+            raise CheckpointError(f"{done} is of a run with other settings: choose another folder")
+        if finished:
+            return
+    out.mkdir(parents=True, exist_ok=True)
+    classifier = settings.classifier()
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=settings.rate, betas=(0.9, 0.99))
+    state: dict[str, Any] = {**asdict(settings), "step": 0, "seconds": 0.0, "evaluations": 0.0}
+    if done is not None:
+        state = read_checkpoint(checkpoint, {"classifier": classifier}, optimizer)
+    bar = tqdm(
+        batches(train[: len(train) - kept], settings, state["step"]),
+        desc=settings.name,
+        total=settings.steps,
+        initial=state["step"],
+    )
+    for batch in bar:
+        start = time.process_time()
+        optimizer.param_groups[0]["lr"] = rate(settings, state["step"])
+        loss = functional.cross_entropy(classifier.train()(batch.pixels / 255), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        state["step"] += 1
+        state["seconds"] += time.process_time() - start
+        iterations = classifier.iterations()
+        state["evaluations"] += sum(iterations) / max(len(iterations), 1)
+        if state["step"] % EVERY == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+            write_checkpoint(checkpoint, {"classifier": classifier}, optimizer, state)
+    save(classifier, out / WEIGHTS)
+    result = asdict(settings) | {
+        "parameters": sum(p.numel() for p in classifier.parameters()),
+        "seconds_per_step": state["seconds"] / settings.steps,
+        "iterations": state["evaluations"] / settings.steps or None,
+        "validation": evaluate(classifier, train[len(train) - kept :]),
+    }
+    if test is not None:
+        result["test"] = evaluate(load(out / WEIGHTS), test)
+    write_whole(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    checkpoint.unlink(missing_ok=True)
+
+
+Dataset = Annotated[str, typer.Option(help="CIFAR-10: Hub id, or folder.")]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of the optimizer in each run.")]
+Width = Annotated[int, typer.Option(min=1, help="Channels of the first stage.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Images of a step.")]
+Rate = Annotated[float, typer.Option(help="Learning rate, at its highest.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run was left.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Made-up images, two steps, few rows.")]
+Out = Annotated[Path, typer.Option(help="Folder for weights and results.")]
+
+
+def sized(settings: Settings, *, few: bool) -> Settings:
+    """The settings, as small as they can be if that is asked for."""
+    return replace(settings, steps=2, width=2, batch_size=8) if few else settings
+
+
+@app.command("train")
+def train_(
+    kind: Annotated[str, typer.Option(help=", ".join(KINDS))] = "implicit",
+    bound: Annotated[float, typer.Option(help="Lipschitz constant of every convolution.")] = 0.9,
+    seed: int = 0,
+    out: Out = Path("runs/classifier"),
+    dataset: Dataset = "uoft-cs/cifar10",
+    width: Width = Settings.width,
+    steps: Steps = Settings.steps,
+    batch_size: BatchSize = Settings.batch_size,
+    rate: Rate = Settings.rate,
+    validation_only: Annotated[
+        bool, typer.Option("--validation-only", help="Leave the test split alone.")
+    ] = False,
+    resume: Resume = False,
+    smoke: Smoke = SMOKE,
+) -> None:
+    """Train and score one classifier."""
+    if kind not in KINDS:
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(KINDS)}", param_hint="--kind")
+    if not 0 < bound < 1:
+        raise typer.BadParameter(f"{bound} is not between 0 and 1", param_hint="--bound")
+    constant = None if kind == "unconstrained" else bound
+    settings = Settings(kind, constant, seed, width, steps, batch_size, rate)
+    images = read(dataset, "train", made_up=smoke)
+    test = None if validation_only else read(dataset, "test", made_up=smoke)
+    run(sized(settings, few=smoke), images, test, out, resume=resume)
+    typer.echo((out / RESULT).read_text())
+
+
+@app.command()
+def table(
+    out: Out = Path("runs/classification"),
+    dataset: Dataset = "uoft-cs/cifar10",
+    width: Width = Settings.width,
+    steps: Steps = Settings.steps,
+    batch_size: BatchSize = Settings.batch_size,
+    rate: Rate = Settings.rate,
+    resume: Resume = False,
+    smoke: Smoke = SMOKE,
+) -> None:
+    """Train everything that the table shows, each in a folder of its own."""
+    images, test = (read(dataset, split, made_up=smoke) for split in ("train", "test"))
+    for bound, seed in TABLE:
+        for kind in KINDS:
+            constant = None if kind == "unconstrained" else bound
+            settings = Settings(kind, constant, seed, width, steps, batch_size, rate)
+            if constant is not None or bound == TABLE[0][0]:
+                small = sized(settings, few=smoke)
+                run(small, images, test, out / settings.name, resume=resume)
+
+
+@app.command()
+def page(
+    runs: Annotated[Path, typer.Option(help="Folder that `table` wrote.")] = Path(
+        "runs/classification"
+    ),
+    out: Annotated[Path, typer.Option(help="The page; its picture stands beside it.")] = Path(
+        "docs/classification.md"
+    ),
+) -> None:
+    """Write the table and the picture of the page from the results of runs."""
+    write_page([json.loads(file.read_text()) for file in sorted(runs.glob(f"*/{RESULT}"))], out)
+
+
+if __name__ == "__main__":
+    with in_one_line("classification"):
+        app()

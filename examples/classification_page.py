@@ -1,0 +1,106 @@
+"""The table and the picture of docs/classification.md, from the results of runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from impflow_zoo.models.writing import write_whole
+from impflow_zoo.tables import between
+
+MARKER = "classification table"
+LABELS = {"implicit": "implicit", "residual": "residual", "unconstrained": "no bound"}
+
+Run = dict[str, Any]
+
+
+def write_page(results: Sequence[Run], page: Path) -> None:
+    """Write results beside a page, its table and its picture; without results, those kept there.
+
+    Raises:
+        OSError: if the page is not there, or neither are any results.
+        ValueError: if the page has no place for the table.
+    """
+    kept = page.with_suffix(".json")
+    if results:
+        write_whole(kept, (json.dumps(results, indent=1) + "\n").encode())
+    results = json.loads(kept.read_text(encoding="utf-8"))
+    text = between(page.read_text(encoding="utf-8"), MARKER, table(results))
+    page.write_text(text, encoding="utf-8")
+    pictures = page.parent / "pictures"
+    pictures.mkdir(exist_ok=True)
+    picture(results).savefig(pictures / page.with_suffix(".png").name, dpi=110)
+
+
+def groups(results: Sequence[Run]) -> dict[tuple[str, float | None], list[Run]]:
+    """Runs that differ by their seed alone, without a bound first, then by falling bounds."""
+    ordered = sorted(results, key=lambda run: (-(run["bound"] or 1.0), run["kind"], run["seed"]))
+    found: dict[tuple[str, float | None], list[Run]] = {}
+    for run in ordered:
+        found.setdefault((run["kind"], run["bound"]), []).append(run)
+    return found
+
+
+def error(runs: Sequence[Run]) -> tuple[float, float]:
+    """Test error in percent, mean over seeds, and its standard error, of test rows and seeds.
+
+    Seeds share the test rows, whose part of it does not shrink with the number of seeds.
+    """
+    errors = [100 * run["test"]["error"] for run in runs]
+    mean = math.fsum(errors) / len(errors)
+    rows = mean * (100 - mean) / runs[0]["test"]["rows"]
+    spread = math.fsum((e - mean) ** 2 for e in errors) / max(len(errors) - 1, 1)
+    return mean, math.sqrt(rows + spread / len(errors))
+
+
+def table(results: Sequence[Run]) -> str:
+    """A row for each kind and bound."""
+    lines = [
+        "| blocks | c | seeds | test error, % | evaluations for a root: training | test "
+        "| ms a step |",
+        "|" + "---|" * 7,
+    ]
+    for (kind, bound), runs in groups(results).items():
+        mean, stderr = error(runs)
+        cells = [
+            LABELS[kind],
+            f"{bound:g}" if bound else "",
+            str(len(runs)),
+            f"{mean:.1f} ± {stderr:.1f}",
+            average(runs, lambda run: run["iterations"], digits=1),
+            average(runs, lambda run: run["test"]["iterations"], digits=1),
+            average(runs, lambda run: 1e3 * run["seconds_per_step"], digits=0),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def average(runs: Sequence[Run], of: Callable[[Run], float | None], *, digits: int) -> str:
+    """The mean of a figure over runs; nothing where they do not have it."""
+    figures = [figure for run in runs if (figure := of(run)) is not None]
+    return f"{math.fsum(figures) / len(figures):.{digits}f}" if figures else ""
+
+
+def picture(results: Sequence[Run]) -> Figure:
+    """Test errors over bounds, with standard errors."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes, found = figure.subplots(), groups(results)
+    for kind in ("implicit", "residual"):
+        points = [
+            (bound, *error(runs)) for (k, bound), runs in found.items() if k == kind and bound
+        ]
+        if points:
+            bounds, errors, stderrs = zip(*points, strict=True)
+            axes.errorbar(bounds, errors, stderrs, marker="o", capsize=3, label=LABELS[kind])
+    if ("unconstrained", None) in found:
+        mean, stderr = error(found["unconstrained", None])
+        axes.axhline(mean, color="0.4", label=LABELS["unconstrained"])
+        axes.axhspan(mean - stderr, mean + stderr, color="0.9")
+    axes.set(xlabel="Lipschitz constant c of every convolution", ylabel="test error, %")
+    axes.legend(frameon=False)
+    return figure
