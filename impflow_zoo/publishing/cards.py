@@ -142,30 +142,23 @@ def trained_card(record: Record, zoo: Path, others: Sequence[Record] | None = No
     Raises:
         ModelError: if a file or words are missing or damaged.
     """
-    recipe, stated, entry, facts = record.recipe, record.stated, record.entry, record.facts
-    others = records(zoo) if others is None else others
-    if entry is None or facts is None:
+    entry, others = record.entry, records(zoo) if others is None else others
+    if entry is None or record.facts is None:
         missing = RESULTS if entry is None else TRAINING
         raise ModelError(f"{record.folder.name} has no {missing}: stage the model")
     return _rendered(
         "card.md.jinja",
         record,
         entry=entry,
-        facts=facts,
-        beside=[*figures(zoo, recipe.card.data_name), *siblings(record, others)],
+        facts=record.facts,
+        config=record.stated.config,
+        beside=[*figures(zoo, record.recipe.card.data_name), *siblings(record, others)],
         predictions=list(_predictions(record, others)),
-        given=getattr(stated.config, "context_columns", ()),
         example=_example(record),
-        image=isinstance(stated.config, ImageConfig),
+        image=isinstance(record.stated.config, ImageConfig),
         metric=METRICS[entry.metric],
-        columns=getattr(stated.config, "columns", ()),
-        rounding=getattr(stated.config, "rounding", ()),
         evaluate_options=_evaluate_options(record),
-        scored_data=recipe.data.dataset or "FOLDER",
-        settings=recipe.runs[-1],
-        over_seeds=record.over_seeds,
-        nets=len(stated.certificate),
-        certificate=worst(stated.certificate),
+        certificate=worst(record.stated.certificate),
     )
 
 
@@ -195,6 +188,7 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         .read_text(encoding="utf-8"),
         name=record.name,
         record=record,
+        recipe=recipe,
         words=recipe.card,
         train_options=" --data FOLDER" if recipe.data.dataset is None else "",
         citation=model_class(recipe.model).citation,
