@@ -20,12 +20,8 @@ ACTIVATIONS = {
     "swish": "lipswish",
     "elu": "elu",
     "softplus": "softplus",
-    "relu": "published-relu",
-    "tanh": "published-tanh",
-    "identity": "published-identity",
-    "lcube": "published-lcube",
-    "fullsort": "published-fullsort",
-    "maxmin": "published-maxmin",
+    "relu": "relu",
+    "tanh": "tanh",
 }
 # Settings that change what a model computes in ways that a config has no word for.
 _PLAIN: dict[str, tuple[Any, ...]] = {

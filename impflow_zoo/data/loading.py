@@ -44,17 +44,16 @@ def load_split(
     path = Path(dataset).expanduser()
     if not dataset.strip():
         raise DataError("the name of a data set is empty")
+    if path.is_file():
+        where = _file(path)
+    elif path.is_dir():
+        where = {"path": str(path)}
+    elif _looks_local(dataset):
+        raise DataError(f"no such file or folder: {dataset}")
+    else:
+        where = {"path": dataset, "revision": revision}
     try:
-        if path.is_file():
-            splits = _load_file(path, streaming=streaming)
-        elif path.is_dir():
-            splits = _load(str(path), streaming=streaming)
-        elif _looks_local(dataset):
-            raise DataError(f"no such file or folder: {dataset}")
-        else:
-            splits = _load(dataset, revision=revision, streaming=streaming)
-    except DataError:
-        raise
+        splits = _load(**where, streaming=streaming)
     except Exception as error:  # datasets lets errors of every library below it through
         if _NO_ROWS in str(error):
             raise DataError(f"{dataset}: the set is empty, it has no rows") from error
@@ -88,18 +87,19 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _load(*arguments: str, **settings: object) -> dict[str, Any]:
+def _load(**arguments: Any) -> dict[str, Any]:
     import datasets  # half a second or more
 
     level = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it raises what it logs as an error
     try:
-        return datasets.load_dataset(*arguments, **settings)
+        return datasets.load_dataset(**arguments)
     finally:
         datasets.logging.set_verbosity(level)
 
 
-def _load_file(path: Path, *, streaming: bool) -> dict[str, Any]:
+def _file(path: Path) -> dict[str, Any]:
+    """What `datasets` has to be told of a single file."""
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise DataError(
@@ -110,7 +110,7 @@ def _load_file(path: Path, *, streaming: bool) -> dict[str, Any]:
         raise DataError(f"{path}: the file is empty")
     named = _SPLIT_IN_NAME.search(path.stem.lower())
     files = {named[1] if named else "train": glob.escape(str(path))}
-    return _load(kind, data_files=files, streaming=streaming)
+    return {"path": kind, "data_files": files}
 
 
 def _looks_local(dataset: str) -> bool:

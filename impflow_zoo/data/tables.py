@@ -47,7 +47,8 @@ def open_table(
     """
     data, name = load_split(dataset, split, revision=revision)
     chosen = _numeric_columns(data, name) if columns is None else _checked(columns, data, name)
-    return TableSource(name, _values(data, chosen), chosen, named=True)
+    values = torch.tensor(data.select_columns(chosen).to_pandas().to_numpy("float64"))
+    return TableSource(name, values, chosen, named=True)
 
 
 def _numeric_columns(data: Dataset, name: str) -> list[str]:
@@ -122,14 +123,3 @@ def _refuse_missing_header(names: Sequence[str], name: str) -> None:
             f"{name}: the column names are the numbers {', '.join(names[:3])}...: "
             "the file seems to lack its header, add a first line with names"
         )
-
-
-def _values(data: Dataset, columns: Sequence[str]) -> torch.Tensor:
-    import pyarrow
-
-    table = data.select_columns(list(columns)).with_format("arrow")[:]
-    values = torch.empty(len(data), len(columns), dtype=torch.float64)
-    for i, column in enumerate(columns):
-        numbers = table[column].cast(pyarrow.float64(), safe=False)
-        values[:, i] = torch.as_tensor(numbers.to_numpy().copy())
-    return values

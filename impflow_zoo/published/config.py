@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-from torch import nn
 
 from impflow_zoo.models.fields import ConfigError, require, require_pairs, require_sizes
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
-from impflow_zoo.published.activations import ALL_ACTIVATIONS
 from impflow_zoo.published.layers import spaces
 
 __all__ = ["PublishedImageConfig", "PublishedTabularConfig"]
@@ -41,7 +37,6 @@ class PublishedTabularConfig(TabularConfig):
     """
 
     kind: ClassVar[str] = "published-tabular"
-    activations: ClassVar[Mapping[str, type[nn.Module]]] = ALL_ACTIVATIONS
 
     net: str = "spectral"
     preactivation: bool = False
@@ -70,7 +65,6 @@ class PublishedImageConfig(ImageConfig):
     """
 
     kind: ClassVar[str] = "published-image"
-    activations: ClassVar[Mapping[str, type[nn.Module]]] = ALL_ACTIVATIONS
 
     preactivation: bool = True
     first_preactivation: bool = False

@@ -1,4 +1,4 @@
-"""Nets with the activations and the power vectors of published weights."""
+"""Nets that may start with an activation, and keep the power vectors of published weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
-from impflow_zoo.published.activations import ALL_ACTIVATIONS
 from impflow_zoo.published.layers import PublishedConv2d, PublishedLinear, spaces
 
 __all__ = ["PublishedConvNet", "PublishedMLP"]
@@ -23,8 +22,7 @@ class PublishedMLP(LipschitzMLP):
     """A `LipschitzMLP` that may start with an activation and have layers between p-norms.
 
     Arguments:
-        features, hidden_features, lipschitz: as in `LipschitzMLP`.
-        activation: a name in `ALL_ACTIVATIONS`.
+        features, hidden_features, activation, lipschitz: as in `LipschitzMLP`.
         norm: norms of the spaces between layers, see `spaces`, of layers that keep the power
             vectors they are given; nothing is known of the net in advance then. None takes the
             layers of `LipschitzMLP`.
@@ -41,9 +39,8 @@ class PublishedMLP(LipschitzMLP):
         norm: str | None = None,
         preactivation: bool = False,
     ) -> None:
-        kind = ALL_ACTIVATIONS[activation]
-        super().__init__(features, hidden_features, kind, lipschitz)
-        self.first = make_activation(kind, features) if preactivation else None
+        super().__init__(features, hidden_features, activation, lipschitz)
+        self.first = make_activation(activation, features) if preactivation else None
         sizes = [(*own.weight.shape[::-1], own.coefficient) for own in self.bounded_layers()]
         sizes[0] = (expansion(self.first) * features, *sizes[0][1:])
         if norm is None:
@@ -77,8 +74,9 @@ class PublishedConvNet(LipschitzConvNet):
     """A `LipschitzConvNet` with layers between p-norms, which keep the vectors they are given.
 
     Arguments:
-        channels, image_size, width, kernels, preactivation, lipschitz: as in `LipschitzConvNet`.
-        activation, norm: as in `PublishedMLP`.
+        channels, image_size, width, kernels, activation, preactivation, lipschitz: as in
+            `LipschitzConvNet`.
+        norm: as in `PublishedMLP`.
     """
 
     def __init__(
@@ -93,8 +91,7 @@ class PublishedConvNet(LipschitzConvNet):
         *,
         norm: str = "2",
     ) -> None:
-        kind = ALL_ACTIVATIONS[activation]
-        super().__init__(channels, image_size, width, kernels, kind, preactivation, lipschitz)
+        super().__init__(channels, image_size, width, kernels, activation, preactivation, lipschitz)
         self.lipschitz = None  # as in `PublishedMLP`
         layers = nn.ModuleList()
         known = self.bounded_layers()

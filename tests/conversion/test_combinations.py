@@ -39,8 +39,8 @@ IMAGES: dict[str, dict[str, Any]] = {
     "two layers": {"kernels": "3-3", "vnorms": "222", "fc_end": True},
     "5x5": {"kernels": "5-1-1", "act": "elu"},
     "geometric": {"n_dist": "geometric", "act": "sin"},
-    "learned orders": {"learn_p": True, "act": "lcube"},
-    "norms": {"vnorms": "12f2", "act": "identity"},
+    "learned orders": {"learn_p": True, "act": "tanh"},
+    "norms": {"vnorms": "12f2", "act": "elu"},
     "infinity": {"vnorms": "ffff", "act": "softplus"},
     "ones": {"vnorms": "1111", "act": "relu"},
 }

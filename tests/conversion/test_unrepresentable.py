@@ -22,6 +22,7 @@ SETTINGS = {
     "coupling": ({"arch": "realnvp"}, "arch='realnvp'"),
     "batch norm": ({"batchnorm": True}, "batchnorm=True"),
     "no contraction": ({"act": "selu"}, "act='selu'"),
+    "pairs": ({"act": "maxmin"}, "act='maxmin'"),
     "coefficient of one": ({"coeff": 1.0}, "coeff=1.0"),
     "too few norms": ({"vnorms": "22"}, "vnorms"),
     "unknown norms": ({"vnorms": "2232"}, "norm '2232'"),

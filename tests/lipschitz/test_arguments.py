@@ -36,16 +36,12 @@ MISTAKES = {
     "maxmin-hidden": (lambda: LipschitzMLP(2, (8, 7), "maxmin"), "'maxmin' pairs .*even.*not 7"),
     "maxmin-first": (
         lambda: PublishedMLP(3, (8,), "maxmin", preactivation=True),
-        "MaxMin'> pairs .*not 3",
+        "'maxmin' pairs .*not 3",
     ),
     "maxmin-width": (lambda: LipschitzConvNet(width=7, activation="maxmin"), "'maxmin' .*not 7"),
     "maxmin-channels": (
         lambda: LipschitzConvNet(3, activation="maxmin", preactivation=True),
         "'maxmin' .*not 3",
-    ),
-    "maxmin-published": (
-        lambda: PublishedMLP(3, (7,), "published-maxmin"),
-        "NeighbourMaxMin'> pairs .*not 7",
     ),
     "maxmin-growth": (lambda: LipschitzDenseNet(growth=3, activation="maxmin"), "'maxmin'.*not 3"),
     "images-of-nothing": (lambda: LipschitzConvNet(0), "channels=0, .*: positive sizes are needed"),

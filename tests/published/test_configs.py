@@ -67,8 +67,6 @@ def test_settings_that_converted_models_do_not_have(change):
 def test_our_configs_have_none_of_these_fields():
     for kind, legacy in ((TabularConfig(features=2), TABLE), (ImageConfig(), IMAGE)):
         assert legacy.keys().isdisjoint(to_json(kind))
-    with pytest.raises(ConfigError, match="unknown activation 'published-relu'"):
-        TabularConfig(features=2, net="spectral", activation="published-relu")
 
 
 def test_the_rooms_of_the_core_do_not_name_this_one():

@@ -32,26 +32,12 @@ IMAGE: dict[str, Any] = {
 }
 
 
-def cube(x: Tensor) -> Tensor:
-    outside = torch.where(x > 0, x - 2 / 3, x + 2 / 3)
-    return torch.where(x.abs() < 1, x**3 / 3, outside)
-
-
-def maxmin(x: Tensor) -> Tensor:
-    pairs = x.unflatten(1, (-1, 2))
-    return torch.cat((pairs.amax(2), pairs.amin(2)), dim=1)
-
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin": lambda x: torch.sin(2 * math.pi * x) / (2 * math.pi),
     "elu": functional.elu,
     "softplus": functional.softplus,
     "relu": functional.relu,
     "tanh": torch.tanh,
-    "identity": lambda x: x,
-    "lcube": cube,
-    "fullsort": lambda x: x.sort(1)[0],
-    "maxmin": maxmin,
 }
 
 
