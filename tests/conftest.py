@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 from support.command_line import Run, command
 
+pytest_plugins = ["support.command_models", "support.whole_run"]
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("default")
 

@@ -1,0 +1,233 @@
+"""Which rows a model is scored on, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.small_models import MEAN, STD, make, write_recipe
+
+from impflow_zoo import (
+    LogDet,
+    NumericalWarning,
+    create_model,
+    evaluate,
+    scoring,
+)
+from impflow_zoo.data import DataError, TableSource, open_source
+from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import RESULTS, ModelFolder
+from impflow_zoo.record import Entry, Record, results_text
+
+MOONS = {"dataset": "toy:moons", "split": "test"}
+
+
+KNOWN = Entry(
+    data="made-up",
+    split="test",
+    metric="log_likelihood",
+    value=-2.5,
+    stderr=0.1,
+    estimator_stderr=0.0,
+    n=1000,
+    seed=0,
+    logdet="exact",
+    round_trip=1e-6,
+)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A model with a recipe on moons that was scored at -2.5."""
+    make().save_pretrained(tmp_path / "flow")
+    write_recipe(tmp_path / "flow")
+    (tmp_path / "flow" / RESULTS).write_text(results_text([KNOWN]))
+    return tmp_path / "flow"
+
+
+SPLITS = {
+    "the recipe's": ({}, "toy:moons", "test", -2.5),
+    "the recipe's, by name": ({"dataset": "toy:moons", "split": "test"}, "toy:moons", "test", -2.5),
+    "another split": ({"split": "train"}, "toy:moons", "train", None),
+    "another split, by name": ({**MOONS, "split": "train"}, "toy:moons", "train", None),
+    "other data": ({"dataset": "toy:rings"}, "toy:rings", None, None),
+}
+
+
+@pytest.mark.parametrize(("asked", "dataset", "split", "published"), SPLITS.values(), ids=SPLITS)
+def test_the_card_s_number_stands_beside_its_own_data_alone(
+    asked, dataset, split, published, folder
+):
+    result = evaluate(folder, **asked, limit=5)
+    assert (result.dataset, result.split, result.published) == (dataset, split, published)
+    source = open_source(dataset, split).rows(range(5))
+    expected = FlowModel.from_pretrained(folder).log_prob(source).detach().mean()
+    assert result.value == pytest.approx(float(expected))
+    assert ("(1,000 rows of made-up)" in result.report("flow")) == (published is not None)
+
+
+def test_rows_without_a_density_are_named(folder, tmp_path):
+    (tmp_path / "far.csv").write_text("a,b\n3,3\n1e200,3\n3,3\n")
+    with pytest.warns(NumericalWarning, match="far.csv.* no finite log-density in row 1: too far"):
+        assert evaluate(folder, str(tmp_path / "far.csv")).value == -math.inf
+
+
+def table(path: Path, n: int = 4, columns: str = "ab", value: float = MEAN) -> Path:
+    """A CSV file; pyarrow would read parquet as well."""
+    rows = [[value + STD * math.sin(i + j) for j in range(len(columns))] for i in range(n)]
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_split_that_ships_with_a_model_is_scored_whole(folder):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = {"a": [3.0, 2.5, 3.5], "b": [3.0, 3.5, 2.5]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), folder / "test.parquet")
+    result = evaluate(folder)
+    assert (result.n, result.published) == (3, -2.5)
+    assert result.dataset == str(folder / "test.parquet")
+    write_recipe(folder, data={"dataset": None})
+    with pytest.raises(ModelError, match="only the split 'test' ships with .*not 'train'"):
+        evaluate(folder, split="train")
+
+
+def test_a_damaged_recipe_matters_only_where_it_names_the_data(folder, tmp_path):
+    (folder / "recipe.yaml").write_text("model: ImpFlow\nsettings: {}\n")
+    result = evaluate(folder, str(table(tmp_path / "test.csv")))
+    assert (result.n, result.published) == (4, -2.5)
+    with pytest.raises(ConfigError, match="unknown recipe key 'settings'"):
+        evaluate(folder)
+
+
+def test_a_recipe_that_asks_for_a_folder_leaves_the_card_s_number_to_it(folder, tmp_path):
+    write_recipe(folder, data={"dataset": None})
+    assert evaluate(folder, str(table(tmp_path / "test.csv"))).published == -2.5
+    assert evaluate(folder, "toy:moons", limit=5).published is None
+    with pytest.raises(ModelError, match="no data to score on: name a Hub id"):
+        evaluate(folder)
+
+
+def test_the_recipe_s_revision_of_the_data_is_taken(folder, monkeypatch):
+    write_recipe(folder, data={"dataset": "owner/data", "revision": "abc"})
+    asked = []
+
+    def opened(dataset: str, split: str | None, **options: Any) -> TableSource:
+        asked.append((dataset, split, options["revision"]))
+        return TableSource(dataset, torch.full((3, 2), MEAN, dtype=torch.float64), "ab")
+
+    monkeypatch.setattr(scoring, "open_source", opened)
+    assert evaluate(folder).revision == "abc"
+    evaluate(folder, revision="def")
+    evaluate(folder, "owner/other", "test")
+    assert asked == [
+        ("owner/data", "test", "abc"),
+        ("owner/data", "test", "def"),
+        ("owner/other", "test", None),
+    ]
+
+
+def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
+    rows = table(tmp_path / "test.csv")
+    with pytest.raises(ModelError, match="is on disk and has no revisions: leave revision= out"):
+        evaluate(folder, str(rows), revision="abc")
+    with pytest.raises(ModelError, match="ships with .*, not another revision, 'abc'"):
+        evaluate(create_model("impflow-power-plant"), revision="abc")
+
+
+@pytest.mark.parametrize("content", ["", "[{", "{}", '[{"value": "high"}]'])
+def test_damaged_results_stop_no_evaluation(content, folder):
+    (folder / RESULTS).write_text(content)
+    assert evaluate(folder, limit=5).published is None
+    with pytest.raises(ModelError, match=r"results.json is damaged \(.*\): stage the model again"):
+        _ = Record(ModelFolder.open(folder)).entries
+
+
+BAD = {
+    "unknown toy": ({"dataset": "toy:square"}, DataError, "unknown toy 'square', choose one of"),
+    "unknown kind": ({"dataset": "toys:moons"}, DataError, "toys:moons: unknown kind of data"),
+    "unknown split": ({**MOONS, "split": "dev"}, DataError, "no split 'dev', choose one of: train"),
+    "no such file": ({"dataset": "./none.csv"}, DataError, "no such file or folder"),
+    "no data": ({}, ModelError, "no data to score on"),
+    "no rows": ({**MOONS, "limit": 0}, ModelError, "limit=0: at least one row"),
+    "no batch": ({**MOONS, "batch_size": 0}, ModelError, "batch_size=0: at least one row"),
+}
+
+
+@pytest.mark.parametrize(("asked", "error", "message"), BAD.values(), ids=BAD)
+def test_mistakes_about_data_are_named(asked, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(make(), **asked)
+
+
+def test_rows_of_another_size_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"rows of shape \[3\], the model takes \[2\]"):
+        evaluate(make(), str(table(tmp_path / "test.csv", columns="abc")))
+
+
+def test_columns_are_found_by_name(tmp_path):
+    model = make(columns=("b", "a"))
+    file = table(tmp_path / "test.csv")
+    rows = open_source(str(file), columns=("b", "a")).rows(range(4))
+    expected = float(model.log_prob(rows).detach().mean())
+    assert evaluate(model, str(file)).value == pytest.approx(expected)
+    with pytest.raises(DataError, match="no column c, there are: a, b"):
+        evaluate(make(columns=("a", "c")), str(file))
+
+
+def test_missing_values_are_refused(tmp_path):
+    (tmp_path / "test.csv").write_text("a,b\n1.5,2.5\n1.5,\n")
+    with pytest.raises(DataError, match="row 1, column 'b' is nan"):
+        evaluate(make(), str(tmp_path / "test.csv"))
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ModelError, match="no model 'impflow-powerplant'.*impflow-power-plant"):
+        evaluate("impflow-powerplant")
+
+
+def test_data_may_be_named_by_a_path(folder, tmp_path):
+    path = table(tmp_path / "own.csv")
+    assert evaluate(folder, path).value == evaluate(folder, str(path)).value
+    with pytest.raises(ModelError, match="dataset of type Tensor: a Hub id.*log_prob takes"):
+        evaluate(folder, torch.zeros(3, 2))
+
+
+def test_modes_of_modules_are_as_they_were(folder):
+    model = FlowModel.from_pretrained(folder).train()
+    block = next(model.blocks()).eval()
+    evaluate(model, "toy:moons", limit=5)
+    assert model.training
+    assert not block.training
+
+
+def test_a_folder_of_a_toy_s_name_is_not_that_toy(folder, tmp_path, monkeypatch):
+    (tmp_path / "rings").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(folder, "toy:rings", limit=5).published is None
+
+
+@pytest.mark.parametrize("series", ["solve", "roulette"])
+def test_fresh_probes_of_an_evaluation_follow_from_its_seed(series, folder):
+    model = FlowModel.from_pretrained(folder, logdet=LogDet("unbiased", series))
+    values = [
+        evaluate(model, "toy:moons", limit=20, seed=s, batch_size=b).value
+        for s, b in ((0, 20), (0, 20), (0, 7), (1, 20))
+    ]
+    assert values[0] == values[1] == pytest.approx(values[2], rel=1e-9)
+    assert values[0] != pytest.approx(values[3], rel=1e-6)
+
+
+def test_the_data_of_the_recipe_is_scored_on_its_test_split(tmp_path):
+    make().save_pretrained(tmp_path)
+    write_recipe(tmp_path, data={"dataset": "toy:moons", "test": "validation"})
+    named, asked = evaluate(tmp_path, "toy:moons", limit=20), evaluate(tmp_path, limit=20)
+    assert named.split == asked.split == "validation"
+    assert named.value == asked.value
+    assert evaluate(tmp_path, "toy:circles", limit=20).split is None
