@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
-from conversion.errors import ConversionError
-from conversion.pickles import Storage, StoredTensor, read_pickle
+from conversion.pickles import ConversionError, Storage, StoredTensor, read_pickle
 
 __all__ = ["Archive", "open_archive"]
 

@@ -11,8 +11,7 @@ from nflows.transforms import ActNorm
 from torch import Tensor, nn
 
 from conversion.archive import Archive
-from conversion.errors import ConversionError
-from conversion.pickles import Standin, StoredTensor
+from conversion.pickles import ConversionError, Standin, StoredTensor
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.transforms.base import ResidualBlock
 

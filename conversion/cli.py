@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from conversion.convert import convert, write
-from conversion.errors import ConversionError
+from conversion.pickles import ConversionError
 from conversion.selfcheck import size_of
 from impflow_zoo.mistakes import in_one_line
 

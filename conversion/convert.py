@@ -12,7 +12,7 @@ from safetensors.torch import save as serialise
 from conversion import card
 from conversion.archive import open_archive
 from conversion.checkpoint import Checkpoint, names_of, weights_of
-from conversion.errors import ConversionError
+from conversion.pickles import ConversionError
 from conversion.selfcheck import LARGE, checked, size_of
 from conversion.settings import Settings, config_of, read_settings
 from impflow_zoo.lipschitz.certify import certify, worst

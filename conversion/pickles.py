@@ -16,9 +16,10 @@ from typing import IO, Any
 
 import torch
 
-from conversion.errors import ConversionError
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.folder import readable
 
-__all__ = ["Standin", "Storage", "StoredTensor", "read_pickle"]
+__all__ = ["ConversionError", "Standin", "Storage", "StoredTensor", "read_pickle"]
 
 _MOST_INSTRUCTIONS = 10_000_000
 _MOST_DIMENSIONS = 64  # as in torch; the product of many more takes for ever
@@ -41,6 +42,13 @@ _CLASSES = re.compile(
     r"numpy\.(dtype|_?core\.multiarray\.scalar)|_codecs\.encode"
 )
 _MARK = object()
+
+
+class ConversionError(ModelError):
+    """A checkpoint cannot be read or represented; the message is one line that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(readable(message))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from conversion.errors import ConversionError
+from conversion.pickles import ConversionError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conversion.checkpoint import Checkpoint
-from conversion.errors import ConversionError
+from conversion.pickles import ConversionError
 from impflow_zoo.models.fields import ConfigError, parse_dataclass, require
 from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
 

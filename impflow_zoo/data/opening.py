@@ -31,7 +31,6 @@ def open_source(
     columns: Sequence[str] | None = None,
     revision: str | None = None,
     size: int | None = None,
-    seed: int = 0,
     image: ImageFormat | None = None,
     skip_corrupt: bool = False,
 ) -> Source:
@@ -45,7 +44,6 @@ def open_source(
         columns: columns of a table, all numeric ones when left out. A toy has `x` and `y`.
         revision: branch, tag or commit of a Hub set.
         size: number of rows of a toy; when left out, 10,000.
-        seed: of a toy.
         image: what images are to look like; rows are the images of the set then, uint8.
         skip_corrupt: let `read` and `batches` leave out images that cannot be decoded.
 
@@ -66,10 +64,10 @@ def open_source(
         if columns is not None and not set(columns) <= {"x", "y"}:
             raise DataError(f"{dataset}: its columns are x, y, not {', '.join(columns)}")
         _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt)
+        seed = 0
         if split is not None:
-            seed = mix(seed, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
-        name = dataset.removeprefix("toy:")
-        toy = open_toy(name, 10_000 if size is None else size, seed)
+            seed = mix(0, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
+        toy = open_toy(dataset.removeprefix("toy:"), 10_000 if size is None else size, seed)
         return toy if columns is None else toy.chosen(columns)
     if ":" in dataset and not Path(dataset).exists():
         raise DataError(f"{dataset}: unknown kind of data, there is toy:NAME, a Hub id, a path")

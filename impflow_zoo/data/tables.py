@@ -77,10 +77,7 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
         )
     for column in columns:
         if not _is_numeric(data, column):
-            raise DataError(
-                f"{name}: column {column!r} is not numeric but {_kind(data, column)}"
-                f"{_first_text(data, column)}"
-            )
+            raise DataError(f"{name}: column {column!r} is not numeric{_first_text(data, column)}")
     return list(columns)
 
 
@@ -90,12 +87,6 @@ def _separator_hint(names: Sequence[str]) -> str:
         if any(mark in name for name in names):
             return f" (columns seem to be separated by {mark!r}: a CSV file needs commas)"
     return ""
-
-
-def _kind(data: Dataset, column: str) -> str:
-    feature = data.features[column]
-    kind = type(feature).__name__
-    return str(feature.dtype) if kind == "Value" else kind
 
 
 def _first_text(data: Dataset, column: str) -> str:
@@ -109,7 +100,9 @@ def _first_text(data: Dataset, column: str) -> str:
 
 
 def _is_numeric(data: Dataset, column: str) -> bool:
-    return _NUMERIC.fullmatch(_kind(data, column)) is not None
+    feature = data.features[column]
+    plain = type(feature).__name__ == "Value"  # class labels have a type of numbers, too
+    return plain and _NUMERIC.fullmatch(feature.dtype) is not None
 
 
 def _refuse_missing_header(names: Sequence[str], name: str) -> None:

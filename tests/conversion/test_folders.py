@@ -15,7 +15,7 @@ from support.command_line import conversion
 
 from conversion.convert import convert
 from conversion.convert import write as write_model
-from conversion.errors import ConversionError
+from conversion.pickles import ConversionError
 from conversion.selfcheck import checked
 from impflow_zoo import ImpFlow, ResFlow, create_model
 from impflow_zoo.lipschitz.certify import certify

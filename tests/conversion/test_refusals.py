@@ -20,7 +20,7 @@ from support.checkpoints import write_fixture
 from support.command_line import conversion
 
 from conversion.convert import convert
-from conversion.errors import ConversionError
+from conversion.pickles import ConversionError
 from impflow_zoo.models.fields import ModelError
 
 MARKER = "it-ran"

@@ -146,7 +146,7 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
         (
             {"t.csv": "a,b\n1,2\n3,high\n"},
             _opens("t.csv", columns=["b"]),
-            r"'b' is not numeric .*, row 1 holds 'high'",
+            r"'b' is not numeric, row 1 holds 'high'",
         ),
         ({"t.csv": "a,b\nx,y\n"}, _opens("t.csv"), r"no numeric column, there is only a, b"),
         ({"t.csv": "a,b\n1,2\n3,\n"}, _opens("t.csv"), r"row 1, column 'b' is nan \(1 values"),

@@ -41,7 +41,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 8040,
+    "outer lines": 6830,
     "lines": 8247,
     "public names": 145,
     "numeric constants": 16,
