@@ -102,7 +102,13 @@ class ImageSource(Source):
     """
 
     def __init__(
-        self, name: str, data: Dataset, column: str, form: ImageFormat, *, skip_corrupt: bool
+        self,
+        name: str,
+        data: Dataset,
+        column: str,
+        form: ImageFormat,
+        *,
+        skip_corrupt: bool = False,
     ) -> None:
         super().__init__(name, len(data))
         self._decoder = _Decoder(name, data, column, form, skip_corrupt=skip_corrupt)
