@@ -18,7 +18,7 @@ from conversion.settings import Settings, config_of, read_settings
 from impflow_zoo.lipschitz.certify import certify, worst
 from impflow_zoo.models.flow import FlowModel, ImpFlow, ResFlow
 from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS, ConfigFile, ModelFolder
-from impflow_zoo.models.golden import golden_batch
+from impflow_zoo.models.store import golden_batch
 
 __all__ = ["Converted", "convert", "write"]
 

@@ -253,7 +253,7 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     """Bound the Lipschitz constant of every net, and check the golden batch."""
     from impflow_zoo.lipschitz.certify import certify as certify_module
     from impflow_zoo.lipschitz.certify import lipsdp_bounds, worst
-    from impflow_zoo.models.golden import check_certificate, verify
+    from impflow_zoo.models.store import check_certificate, verify
 
     loaded = registry.create_model(model)
     folder = loaded.folder

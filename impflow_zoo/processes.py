@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.models.device import usable_device
-from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.fields import ModelError, usable_device
 
 __all__ = ["Processes", "together"]
 

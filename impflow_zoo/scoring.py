@@ -25,11 +25,10 @@ from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics.estimate import Bias
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.rows import listed
-from impflow_zoo.numerics.seeds import mix
+from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS

@@ -26,7 +26,6 @@ __all__ = [
     "folded",
     "half_sine",
     "make_activation",
-    "pairs_features",
     "slopes",
     "watched",
 ]
@@ -238,14 +237,9 @@ def make_activation(kind: str | type[nn.Module], features: int | None = None) ->
     found = kind if isinstance(kind, type) else ACTIVATIONS.get(kind)
     if found is None:
         raise ValueError(f"unknown activation {kind!r}: choose {', '.join(ACTIVATIONS)}")
-    if features is not None and features % 2 and pairs_features(kind):
+    if features is not None and features % 2 and getattr(found, "pairs", False):
         raise ValueError(f"activation {kind!r} pairs features: an even number, not {features}")
     return found()
-
-
-def pairs_features(kind: str | type[nn.Module]) -> bool:
-    """Whether an activation takes features in pairs, so that their number has to be even."""
-    return bool(getattr(kind if isinstance(kind, type) else ACTIVATIONS[kind], "pairs", False))
 
 
 def slopes(activation: nn.Module) -> tuple[float, float] | None:

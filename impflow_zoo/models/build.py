@@ -13,7 +13,6 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDens
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.columns import table_transform
-from impflow_zoo.models.config import Config
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
@@ -22,25 +21,18 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.whitening import Whitening
 
-__all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "TableBuilder", "build_transform"]
+__all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "TableBuilder"]
 
 BlockFactory = Callable[[Callable[[], nn.Module], LogDet], ResidualBlock]
 
 
-def build_transform(config: Config, block: BlockFactory) -> Transform:
-    """The whole map data -> noise, preprocessing included.
+class TableBuilder:
+    """Makes the map of a flow on vectors.
 
     Arguments:
         config: what the model is made of.
         block: makes one block from a maker of nets and its log-det settings.
     """
-    builder = next(BUILDERS[kind] for kind in type(config).__mro__ if kind in BUILDERS)
-    transform: Transform = builder(config, block).transform()
-    return transform
-
-
-class TableBuilder:
-    """Makes the map of a flow on vectors; arguments are those of `build_transform`."""
 
     actnorm: type[ActNorm] = ActNorm
 
@@ -73,7 +65,7 @@ class TableBuilder:
 
 
 class ImageBuilder:
-    """Makes the map of a flow on images; arguments are those of `build_transform`.
+    """Makes the map of a flow on images; arguments are those of `TableBuilder`.
 
     It counts blocks: each has a seed, and the first net of a model has no preactivation.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from nflows.distributions import StandardNormal
@@ -13,20 +13,19 @@ from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
-from impflow_zoo.models.build import build_transform
+from impflow_zoo.models.build import BUILDERS
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
-from impflow_zoo.models.seeds import Use
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.walk import Walk, decode, encode
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.rows import all_finite
-from impflow_zoo.numerics.seeds import mix
+from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
 from impflow_zoo.transforms.weights import PlainLoading
@@ -45,24 +44,17 @@ def _require_tensor(x: object, name: str) -> None:
 
 
 class _Noise(StandardNormal):
-    """nflows' standard normal in the type of the model.
-
-    nflows samples in float32, and its constant is in float64 at first, then as rough as the
-    narrowest type it passed.
-    """
+    """nflows' standard normal in the type of the model: nflows samples in float32."""
 
     _log_z: Tensor
 
     def __init__(self, shape: list[int]) -> None:
         super().__init__(shape)
-        self.size = math.prod(shape)
         self.to(torch.get_default_dtype())
 
-    def _apply(self, *arguments: Any, **options: Any) -> Self:
-        super()._apply(*arguments, **options)
-        exact = 0.5 * self.size * math.log(2 * math.pi)
-        self._log_z = torch.full_like(self._log_z, exact)
-        return self
+    def _log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
+        rows = inputs.flatten(1)  # the constant of nflows is as rough as the narrowest type so far
+        return -0.5 * (rows**2).sum(dim=1) - 0.5 * rows.shape[1] * math.log(2 * math.pi)
 
     def _sample(self, num_samples: int, context: Tensor | None) -> Tensor:
         samples: Tensor = super()._sample(num_samples, context)
@@ -93,7 +85,8 @@ class Density(PlainLoading):
 
         For tables it is a `CompositeTransform` that starts with a `Standardise`.
         """
-        return build_transform(self.config, self._block)
+        builder = next(BUILDERS[kind] for kind in type(self.config).__mro__ if kind in BUILDERS)
+        return builder(self.config, self._block).transform()
 
     @property
     def noise(self) -> StandardNormal:
@@ -210,10 +203,8 @@ class Density(PlainLoading):
             ValueError: if contexts are missing or of another shape.
             SolverError: if a root is not found.
         """
-        if not is_whole(n):
-            raise ModelError(f"sample({n!r}): a whole number of samples is needed")
-        if n < 0:
-            raise ModelError(f"sample({n}): the number of samples is not negative")
+        if not (is_whole(n) and n >= 0):
+            raise ModelError(f"sample({n!r}): a whole number of samples, not negative, is needed")
         if isinstance(temperature, Tensor) and temperature.dim() == 0:
             temperature = float(temperature)
         if not (is_real(temperature) and 0 <= temperature < math.inf):

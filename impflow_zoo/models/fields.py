@@ -1,4 +1,4 @@
-"""Fields of settings that come from JSON and YAML: strict types, ranges, choices."""
+"""Settings as users write them: strict types, ranges, choices, devices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import types
 import typing
 from typing import Any
 
-from impflow_zoo.lipschitz.activations import pairs_features
+import torch
+
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "require_choice",
     "require_pairs",
     "require_sizes",
+    "usable_device",
 ]
 
 
@@ -57,11 +59,29 @@ def require_sizes(settings: Any, *names: str) -> None:
 
 def require_pairs(settings: Any, name: str, sizes: typing.Iterable[int]) -> None:
     """Refuse odd sizes before an `activation` that pairs features."""
-    found = list(sizes)
-    if any(n % 2 for n in found) and pairs_features(settings.activations[settings.activation]):
+    found, activation = list(sizes), settings.activations[settings.activation]
+    if any(n % 2 for n in found) and getattr(activation, "pairs", False):
         raise ConfigError(
             f"{name}={found}: {settings.activation} pairs features, so sizes must be even"
         )
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device, if something can be put there.
+
+    Raises:
+        ModelError: saying what torch says about it.
+    """
+    try:
+        torch.empty(0, device=device)
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
+    except (AssertionError, ImportError, RuntimeError) as error:  # a torch without CUDA asserts
+        said = str(error).split("\n")[0][:200].rstrip(".")
+        raise ModelError(
+            f"device={str(device)!r}: {said}; cpu, cuda or cuda:1, say, is needed"
+        ) from None
+    return torch.device(device)
 
 
 def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:

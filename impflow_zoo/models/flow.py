@@ -16,10 +16,8 @@ from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
-from impflow_zoo.models.device import usable_device
-from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.fields import ModelError, usable_device
 from impflow_zoo.models.folder import CARD, ModelFolder
-from impflow_zoo.models.golden import verify as verify_golden
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
@@ -139,7 +137,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
                 model.to(device=usable_device(device))
         model.folder = folder
         if verify:
-            verify_golden(model, folder, stated)
+            store.verify(model, folder, stated)
         return cast(Self, model)
 
     def save_pretrained(

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import reprlib
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -248,28 +247,15 @@ class ModelFolder:
         """
         with tempfile.TemporaryDirectory() as elsewhere:
             draft = ModelFolder(Path(elsewhere) / self.path.absolute().name)
-            draft.path.mkdir()
-            for path in self.path.iterdir():
-                if path.is_file():
-                    shutil.copyfile(path, draft.path / path.name)
-            before = draft._digests()
+            before = self.contents()
+            draft.replace(before)
             yield draft
-            after = draft._digests()
-            self.replace(
-                {
-                    name: (draft.path / name).read_bytes() if name in after else None
-                    for name in before | after
-                    if before.get(name) != after.get(name)
-                }
-            )
+            after: dict[str, bytes | None] = {**dict.fromkeys(before), **draft.contents()}
+            self.replace({k: new for k, new in after.items() if new != before.get(k)})
 
-    def _digests(self) -> dict[str, bytes]:
-        """A checksum of each file."""
-        found = {}
-        for path in self.path.iterdir():
-            with open(path, "rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").digest()
-        return found
+    def contents(self) -> dict[str, bytes]:
+        """What is in each file."""
+        return {path.name: path.read_bytes() for path in self.path.iterdir() if path.is_file()}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -76,56 +76,45 @@ def snapshot(
     name = repo_id if revision is None else f"{repo_id}@{revision}"
     place: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
 
-    def fetched(**options: Any) -> Path:
-        with one_line_errors(name, loading=True):
-            return Path(
-                snapshot_download(
-                    repo_id,
-                    allow_patterns=list(names),
-                    library_name=_LIBRARY,
-                    tqdm_class=_NoBar,
-                    token=token,
-                    **place,
-                    **options,
-                )
-            )
-
     def listed() -> frozenset[str]:
         try:
             return frozenset(file.path for file in get_cached_repo_tree(repo_id, **place))
         except CachedRepoTreeNotFoundError:
             return frozenset()
 
-    def cached() -> tuple[Path, frozenset[str]]:
-        path, known = fetched(local_files_only=True), listed()
-        for file in needed:  # a cache that other programs filled tells nothing of what is absent
-            if not known and not (path / file).is_file():
-                raise LocalEntryNotFoundError(_reason(f"{name} ({file})", None, loading=True))
-        return path, known
-
-    if local_files_only:
-        return cached()
-    try:
-        if not force_download and revision is not None and _COMMIT.fullmatch(revision):
-            path, known = cached()
-            if known:  # else other programs filled the cache, perhaps with a part
-                return path, known
-    except LocalEntryNotFoundError:
-        pass
-    try:  # a short try, without the client's patience, tells whether the Hub is there
-        with one_line_errors(name, loading=True):
-            api = HfApi(token=token)
-            api.model_info(repo_id, revision=revision or "main", timeout=HF_HUB_ETAG_TIMEOUT)
-    except RevisionNotFoundError:
-        raise
-    except (HTTPError, OSError) as error:  # as in huggingface_hub: the cache may still do
-        if force_download:
-            raise
+    with one_line_errors(name, loading=True):
+        cached = bool(_COMMIT.fullmatch(revision or "") and not force_download and listed())
+        unreachable = None
+        if not (local_files_only or cached):
+            try:  # a short try, without the client's patience, tells whether the Hub is there
+                api, branch = HfApi(token=token), revision or "main"
+                api.model_info(repo_id, revision=branch, timeout=HF_HUB_ETAG_TIMEOUT)
+            except (HTTPError, OSError) as error:  # as in huggingface_hub: the cache may still do
+                if force_download or isinstance(error, RevisionNotFoundError):
+                    raise
+                unreachable, local_files_only = error, True
         try:
-            return cached()
+            path = Path(
+                snapshot_download(
+                    repo_id,
+                    allow_patterns=list(names),
+                    library_name=_LIBRARY,
+                    tqdm_class=_NoBar,
+                    token=token,
+                    local_files_only=local_files_only,
+                    force_download=force_download,
+                    **place,
+                )
+            )
         except LocalEntryNotFoundError:
-            raise error from None
-    return fetched(force_download=force_download), listed()
+            if unreachable is not None:
+                raise unreachable from None
+            raise
+    known = listed()
+    for file in needed:  # a cache that other programs filled tells nothing of what is absent
+        if local_files_only and not known and not (path / file).is_file():
+            raise LocalEntryNotFoundError(_reason(f"{name} ({file})", None, loading=True))
+    return path, known
 
 
 def check_repository(repo_id: str) -> None:

@@ -1,8 +1,10 @@
-"""One seed made of several numbers."""
+"""One seed made of several numbers, and what the seed of a user is used for."""
 
 from __future__ import annotations
 
-__all__ = ["mix"]
+from enum import IntEnum, unique
+
+__all__ = ["Use", "mix"]
 
 
 def mix(*parts: int) -> int:
@@ -14,3 +16,15 @@ def mix(*parts: int) -> int:
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
         state ^= state >> 31
     return state >> 1
+
+
+@unique
+class Use(IntEnum):
+    """To be mixed with the seed, so that no two uses draw the same numbers."""
+
+    SCORED_NOISE = 1  # dequantises a row that is scored
+    ORDER = 2  # of the rows in an epoch
+    TRAINED_NOISE = 3  # mirrors and dequantises the rows of a step
+    SCORED_PROBES = 4  # of a row that is scored
+    BATCH_NOISE = 5  # dequantises images that a user holds
+    STEP = 6  # whatever else a training step draws

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import Source
-from impflow_zoo.models.seeds import Use
-from impflow_zoo.numerics.seeds import mix
+from impflow_zoo.numerics.seeds import Use, mix
 
 __all__ = ["Batches"]
 

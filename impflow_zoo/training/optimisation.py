@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.seeds import Use
 from impflow_zoo.numerics.report import Report
-from impflow_zoo.numerics.seeds import mix
+from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solver import NumericalWarning, Solution
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
