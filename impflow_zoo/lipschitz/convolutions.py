@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 from impflow_zoo.lipschitz.convolution_bound import convolution_norm_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer
@@ -86,8 +87,9 @@ class LipschitzConv2d(LipschitzLayer):
 
     def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
         image = u.view(1, weight.shape[0], *self.image_size)
-        like = self.v.view(1, weight.shape[1], *self.image_size)
-        return _adjoint(image, weight, like, self.padding).flatten()
+        size = (1, weight.shape[1], *self.image_size)
+        # `conv_transpose2d` is the same, in up to eight times the time.
+        return conv2d_input(size, weight, image, padding=self.padding).flatten()
 
     def in_use(self, norm: Tensor | None) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.
@@ -196,17 +198,3 @@ class LipschitzConv2d(LipschitzLayer):
             f"{in_channels}, {out_channels}, kernel_size={kernel_size}, "
             f"image_size=({height}, {width}), coefficient={self.coefficient:g}"
         )
-
-
-def _adjoint(y: Tensor, weight: Tensor, like: Tensor, padding: int) -> Tensor:
-    """The adjoint of a convolution in its images, not differentiable.
-
-    `torch.nn.functional.conv_transpose2d` is the same, in up to eight times the time.
-    """
-    out, transposed, images_only = [weight.shape[0]], False, [True, False, False]
-    backward = torch.ops.aten.convolution_backward
-    found: Tensor = backward(
-        *(y, like, weight, out, [1, 1], [padding] * 2, [1, 1]),
-        *(transposed, [0, 0], 1, images_only),
-    )[0]
-    return found
