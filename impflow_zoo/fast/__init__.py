@@ -12,7 +12,7 @@ from impflow_zoo.fast.convolution import FastConvolutions
 from impflow_zoo.fast.elementwise import DERIVATIVES
 from impflow_zoo.fast.perceptron import FastPerceptron
 from impflow_zoo.lipschitz.bound_convolutions import Convolutions
-from impflow_zoo.lipschitz.bound_perceptron import BoundPerceptron
+from impflow_zoo.lipschitz.perceptron import BoundPerceptron
 from impflow_zoo.numerics.bound import BoundNet
 
 __all__ = ["faster"]

@@ -238,7 +238,8 @@ def make_activation(kind: str | type[nn.Module], features: int | None = None) ->
     if found is None:
         raise ValueError(f"unknown activation {kind!r}: choose {', '.join(ACTIVATIONS)}")
     if features is not None and features % 2 and getattr(found, "pairs", False):
-        raise ValueError(f"activation {kind!r} pairs features: an even number, not {features}")
+        name = getattr(kind, "__name__", kind)
+        raise ValueError(f"activation {name!r} pairs features: an even number, not {features}")
     return found()
 
 

@@ -7,22 +7,57 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import expansion, folded, make_activation, slopes, watched
-from impflow_zoo.lipschitz.bound_perceptron import BoundPerceptron
 from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear, normalised, scaled_affine
+from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.settings import is_real
 
-__all__ = ["LipschitzMLP", "Perceptron", "Scale", "is_frequency"]
+__all__ = ["BoundPerceptron", "LipschitzMLP", "Perceptron", "Scale"]
 
 Scale = Tensor | float
 
 
-def is_frequency(number: float) -> bool:
-    """Whether learned frequencies may start there."""
-    return 1e-3 <= number <= 1e3
+class BoundPerceptron(BoundNet):
+    """`x -> W_n f_n(... f_1(W_1 x + b_1) ...) + b_n`.
+
+    Arguments:
+        functions: `f_1` to the last, one less than matrices.
+        weights: `W_1` to `W_n`, with shape `[out, in]`.
+        biases: vectors `[out]`, or one vector for each row of the batch, `[B, out]`.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Callable[[Tensor], Tensor]],
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+    ) -> None:
+        self.functions, self.weights, self.biases = functions, weights, biases
+        self.tensors = (*weights, *biases)
+        self.shape = (weights[0].shape[1],)
+
+    def in_graph(self, x: Tensor) -> Tensor:
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = x if i == 0 else self.functions[i - 1](x)
+            if bias.dim() == 1:
+                x = functional.linear(x, weight, bias)
+            else:
+                x = functional.linear(x, weight) + bias
+        return x
+
+    def rows(self, index: Tensor) -> BoundPerceptron:
+        if all(bias.dim() == 1 for bias in self.biases):
+            return self
+        biases = [bias if bias.dim() == 1 else bias[index] for bias in self.biases]
+        return type(self)(self.functions, self.weights, biases)
+
+    def negated(self) -> BoundPerceptron:
+        weights, biases = ((*tensors[:-1], -tensors[-1]) for tensors in (self.weights, self.biases))
+        return type(self)(self.functions, weights, biases)
 
 
 class Perceptron(BoundedNet):
@@ -52,7 +87,7 @@ class Perceptron(BoundedNet):
             )
         self.hidden_features = tuple(hidden_features)
         check_sizes(features=features, hidden_features=self.hidden_features)
-        if frequency is not None and not (is_real(frequency) and is_frequency(frequency)):
+        if frequency is not None and not (is_real(frequency) and 1e-3 <= frequency <= 1e3):
             raise ValueError(f"frequency={frequency!r}: a number from 0.001 to 1000 is needed")
         self.features = features
         self.activations = nn.ModuleList()

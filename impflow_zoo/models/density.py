@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from impflow_zoo.models.build import BUILDERS
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
-from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.table_config import TabularConfig
@@ -67,6 +67,10 @@ class Density(PlainLoading):
     Arguments:
         config: a config dataclass, or its JSON form as a dict.
 
+    Raises:
+        ConfigError: if a setting is unknown, missing or out of its range, or a net of that kind
+            cannot be.
+
     Attributes:
         config_types: the dataclasses that a model of the class is made from.
     """
@@ -78,7 +82,11 @@ class Density(PlainLoading):
         self.config = parse(config) if isinstance(config, dict) else config
         require_config(type(self), self.config)
         self.preprocessing = preprocessing_of(self.config)
-        self.flow = Flow(self.build(), _Noise([math.prod(self.config.shape)]))
+        try:
+            transform = self.build()
+        except ValueError as error:  # a net that cannot be: the nets say why
+            raise ConfigError(str(error)) from None
+        self.flow = Flow(transform, _Noise([math.prod(self.config.shape)]))
 
     def build(self) -> Transform:
         """The whole map data -> noise that the config describes, made when the model is made.

@@ -22,7 +22,6 @@ __all__ = [
     "parse_dataclass",
     "require",
     "require_choice",
-    "require_pairs",
     "require_sizes",
     "usable_device",
 ]
@@ -55,15 +54,6 @@ def require_sizes(settings: Any, *names: str) -> None:
         value = getattr(settings, name)
         sizes = value if isinstance(value, tuple) else () if value is None else (value,)
         require(all(size >= 1 for size in sizes), name, value, "at least 1")
-
-
-def require_pairs(settings: Any, name: str, sizes: typing.Iterable[int]) -> None:
-    """Refuse odd sizes before an `activation` that pairs features."""
-    found, activation = list(sizes), settings.activations[settings.activation]
-    if any(n % 2 for n in found) and getattr(activation, "pairs", False):
-        raise ConfigError(
-            f"{name}={found}: {settings.activation} pairs features, so sizes must be even"
-        )
 
 
 def usable_device(device: str | torch.device) -> torch.device:

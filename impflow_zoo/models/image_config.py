@@ -13,7 +13,6 @@ from impflow_zoo.models.fields import (
     convert_fields,
     require,
     require_choice,
-    require_pairs,
     require_sizes,
 )
 from impflow_zoo.numerics.logdet import LogDet
@@ -101,41 +100,21 @@ class ImageConfig:
     def __post_init__(self) -> None:
         convert_fields(self)
         require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
-        require(
-            len(self.image_size) == 2 and min(self.image_size) >= 1,
-            "image_size",
-            self.image_size,
-            "height and width",
-        )
+        two = len(self.image_size) == 2
+        require(two, "image_size", self.image_size, "height and width")
         require(1 <= self.bits <= 8, "bits", self.bits, "between 1 and 8")
         require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
         require(bool(self.blocks), "blocks", self.blocks, "one number for each scale")
         halvings = 2 ** (len(self.blocks) - 1 + self.squeeze_first)
-        require(
-            not any(n % halvings for n in self.image_size),
-            "image_size",
-            self.image_size,
-            f"multiples of {halvings} for {len(self.blocks)} scales",
-        )
-        require_sizes(self, "blocks", "width", "context_features")
+        expected = f"multiples of {halvings} for {len(self.blocks)} scales"
+        whole = not any(n % halvings for n in self.image_size)
+        require(whole, "image_size", self.image_size, expected)
+        require_sizes(self, "image_size", "blocks", "width", "context_features")
         require_choice("net", self.net, ("conv", "dense"))
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
         require_choice("activation", self.activation, self.activations)
-        require_pairs(self, "width", [self.width])
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
-        self.require_starts(plain=1)
-
-    def require_starts(self, *, plain: int) -> None:
-        """Refuse numbers of channels that convolutional nets cannot start with an activation at.
-
-        Arguments:
-            plain: how many of the first nets start with a convolution.
-        """
-        counts = [n - plain * (i == 0) for i, n in enumerate(self.blocks)]
-        channels = [c for (c, _, _), count in zip(self.scales, counts, strict=True) if count > 0]
-        if self.net == "conv":
-            require_pairs(self, "channels of a scale", channels)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -9,15 +9,13 @@ from typing import ClassVar
 
 from torch import nn
 
-from impflow_zoo.lipschitz.activations import ACTIVATIONS, slopes
-from impflow_zoo.lipschitz.perceptron import is_frequency
+from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS
 from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import (
     ConfigError,
     require,
     require_choice,
-    require_pairs,
     require_sizes,
 )
 from impflow_zoo.numerics.logdet import LogDet
@@ -96,14 +94,6 @@ class TabularConfig(TableConfig):
                 f"{', '.join(choices)}"
             )
         require_choice("activation", activation, choices)
-        require_pairs(self, "hidden_features", self.hidden_features)
-        if self.frequency is not None:
-            expected = "a number from 0.001 to 1000"
-            require(is_frequency(self.frequency), "frequency", self.frequency, expected)
-            elementwise = slopes(self.activations[activation]()) is not None
-            require(
-                elementwise, "frequency", self.frequency, f"null with activation {activation!r}"
-            )
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
 
     @property

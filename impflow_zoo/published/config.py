@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from impflow_zoo.models.fields import ConfigError, require, require_pairs, require_sizes
+from impflow_zoo.models.fields import ConfigError, require, require_sizes
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.published.layers import spaces
@@ -46,8 +46,6 @@ class PublishedTabularConfig(TabularConfig):
         super().__post_init__()
         layers = len(self.hidden_features) + 1
         _require(self, layers=layers, net="spectral", frequency=None, context_features=None)
-        if self.preactivation:
-            require_pairs(self, "features", [self.features])
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,7 @@ class PublishedImageConfig(ImageConfig):
         require_sizes(self, "fc_hidden")
         _require(self, layers=len(self.kernels), net="conv", context_features=None)
         if self.fc_blocks:
-            require_pairs(self, "fc_hidden", self.fc_hidden)
-            if self.preactivation:
-                require_pairs(self, "features", [math.prod(self.scales[-1])])
             _require(self, layers=len(self.fc_hidden) + 1)
-
-    def require_starts(self, *, plain: int) -> None:
-        if self.preactivation:
-            super().require_starts(plain=0 if self.first_preactivation else plain)
 
     @property
     def least_size(self) -> int:

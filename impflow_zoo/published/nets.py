@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
-from impflow_zoo.lipschitz.bound_perceptron import BoundPerceptron
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear
-from impflow_zoo.lipschitz.perceptron import LipschitzMLP
+from impflow_zoo.lipschitz.perceptron import BoundPerceptron, LipschitzMLP
 from impflow_zoo.published.layers import PublishedConv2d, PublishedLinear, spaces
 
 __all__ = ["PublishedConvNet", "PublishedMLP"]
