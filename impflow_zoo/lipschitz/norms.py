@@ -226,14 +226,8 @@ def scaled_affine(
 
     Scales are scalars, or vectors where the weight is a matrix.
     """
-    if isinstance(after, Tensor) and after.numel() > 1:
-        return weight * after[:, None] * before, bias * after
-    factor = before * after
-    if not (isinstance(factor, float) and factor == 1.0):
-        weight = weight * factor
-    if not (isinstance(after, float) and after == 1.0):
-        bias = bias * after
-    return weight, bias
+    rows = after.view(-1, 1) if isinstance(after, Tensor) else after
+    return weight * (rows * before), bias * after
 
 
 def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Tensor]:

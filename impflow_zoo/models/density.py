@@ -46,8 +46,6 @@ def _require_tensor(x: object, name: str) -> None:
 class _Noise(StandardNormal):
     """nflows' standard normal in the type of the model: nflows samples in float32."""
 
-    _log_z: Tensor
-
     def __init__(self, shape: list[int]) -> None:
         super().__init__(shape)
         self.to(torch.get_default_dtype())
@@ -58,7 +56,7 @@ class _Noise(StandardNormal):
 
     def _sample(self, num_samples: int, context: Tensor | None) -> Tensor:
         samples: Tensor = super()._sample(num_samples, context)
-        return samples.to(self._log_z.dtype)
+        return samples.to(next(self.buffers()).dtype)
 
 
 class Density(PlainLoading):

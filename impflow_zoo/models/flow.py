@@ -114,16 +114,11 @@ class FlowModel(Density, PyTorchModelHubMixin):
                 f"use {wanted.__name__}.from_pretrained"
             )
         config: Any = stated.config
-        changes: dict[str, Any] = {}
-        if logdet is not None:
-            changes["logdet"] = LogDet.of(logdet)
-        if solver is not None:
-            changes["solver"] = solver
+        given = {"logdet": logdet and LogDet.of(logdet), "solver": solver, "seed": seed}
+        changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         for name in changes:
             if not hasattr(config, name):
                 raise ModelError(f"a {wanted.__name__} has no setting {name}: leave it out")
-        if seed is not None:
-            changes["seed"] = seed
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
