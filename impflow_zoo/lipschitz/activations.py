@@ -1,7 +1,7 @@
 """Activations with Lipschitz constant 1.
 
-The elementwise ones have `|f'| <= 1`; the pairing ones return twice (CLipSwish, CPila) or the
-same number (MaxMin) of features, and their Jacobian has 2-norm at most 1.
+Elementwise activations have `|f'| <= 1`. CLipSwish and CPila return twice as many features as they
+are given, MaxMin sorts pairs of them: their Jacobians have 2-norm at most 1.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ __all__ = [
 class Scaled(nn.Module):
     """An activation of the form `after * function(before * x)` with scalars before and after.
 
-    A net can fold the scalars into the layers around it, where they cost nothing: two passes
-    over every feature map less.
+    A net folds the scalars into the layers around it, which saves two passes over every feature
+    map.
     """
 
     function: ClassVar[Any]  # of one tensor
@@ -90,7 +90,7 @@ class LipSwish(Scaled):
         self.beta = nn.Parameter(torch.tensor([0.5]))
 
     def scales(self) -> tuple[Tensor, Tensor]:
-        # Below the bound the function is x / 2 to four digits, and 1 / b^2 leaves the numbers.
+        # Below this bound the function is x / 2 to four digits, and 1 / b^2 overflows.
         b = functional.softplus(self.beta).clamp(min=1e-4)
         return b, 1 / (self.slope * b)
 
@@ -196,7 +196,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether somebody watches the calls of a module, or has replaced a method on it."""
+    """Whether a module has hooks, or a method that somebody replaced on it."""
     # The name is private: torch has no other way to ask for hooks of all modules.
     return _has_any_global_hook() or any(
         bool(value) if name.endswith("hooks") else name in ("forward", "scales")
@@ -209,7 +209,7 @@ def folded(
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | float, Tensor | float]:
     """An activation as a function, a scalar before and a scalar after it.
 
-    One with hooks, or with a `forward` of its own, is left whole, for them to run.
+    An activation with hooks, or with its own `forward`, is the function itself: both have to run.
     """
     if isinstance(activation, Scaled) and not watched(activation):
         kind = type(activation)

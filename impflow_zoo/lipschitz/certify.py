@@ -16,7 +16,7 @@ __all__ = ["Certificate", "certify", "lipsdp_bounds", "worst"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known for sure about one net.
+    """What is proved about one net.
 
     Arguments:
         name: path of the net in the model.
@@ -30,7 +30,7 @@ class Certificate:
 
     @property
     def margin(self) -> float | None:
-        """`1 - bound`: what is left to the loss of invertibility; None if not certified."""
+        """`1 - bound`, which proves invertibility; None if it is not positive."""
         return None if self.bound is None or self.bound >= 1 else 1 - self.bound
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ def _nets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def worst(certificates: Sequence[Certificate]) -> Certificate:
-    """What holds for all nets: the largest bound, or none where one of them has no proof."""
+    """The largest bound of all nets; no bound if one of them has none."""
     bounds = [c.bound for c in certificates]
     known = [bound for bound in bounds if bound is not None]
     return Certificate("all nets", max(known) if known and len(known) == len(bounds) else None)

@@ -103,12 +103,12 @@ class LipschitzConv2d(LipschitzLayer):
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             self.sigma.zero_()
             return
-        # Of A^T A v, relative; the norm is better than that by half of the digits.
+        # Relative residual of `A^T A v`; the relative error of the norm is about its square.
         limit = 1e-7 if self.weight.dtype == torch.float64 else 1e-5
         slack = 64 * torch.finfo(self.weight.dtype).eps
         self._doubt()
-        # Training crowds the top of the spectrum, and restarts forget what tells it apart: spaces
-        # grow, as far as memory for 2^23 entries of a basis goes.
+        # Training crowds the top of the spectrum, and a restart loses what tells vectors apart: so
+        # spaces grow, up to 2^23 entries of a basis.
         largest = max(_STEPS, 2**23 // min(len(self.u), len(self.v)))
         for i in range(12):
             u = self.operator(self.weight, self.v)
@@ -124,7 +124,7 @@ class LipschitzConv2d(LipschitzLayer):
     def iterate(self) -> None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return
-        # The push, lest the vectors stay at an exact smaller singular vector.
+        # A push: products never leave an exact singular vector, be its value a smaller one.
         self.v.copy_(functional.normalize(self.v + 1e-3 * self._other(), dim=0))
         for _ in range(5):
             before = torch.linalg.vector_norm(self.operator(self.weight, self.v))
@@ -139,9 +139,10 @@ class LipschitzConv2d(LipschitzLayer):
         return functional.normalize(torch.cos(position**2), dim=0)
 
     def _doubt(self) -> None:
-        """Start anew where that leads to a larger norm: the vectors may be those of a smaller one.
+        """Search from a general vector, and keep what that finds if its norm is larger.
 
-        Channels that have nothing to do with each other keep their singular vectors exactly.
+        The vectors may belong to a smaller singular value: products do not mix channels that are
+        not connected.
         """
         kept = [self.u.clone(), self.v.clone()]
         norm = self._length(self.operator(self.weight, self.v))

@@ -21,12 +21,12 @@ __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
 
 class _ImageNet(BoundedNet):
-    """Convolutions with an activation between them, each of which sees what the last one found.
+    """Convolutions with an activation between them.
 
     Contexts are added before each activation between convolutions, one number per channel.
 
     Sub-classes make `activations`, `layers` and `context_layers`, and `first`, an activation at the
-    start, if they have one. With `parts` a layer appends to its input instead:
+    start, if they have one. With `parts` a layer appends what it finds to its input:
     `[a h, b f(conv(h))]`.
     """
 

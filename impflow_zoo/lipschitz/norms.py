@@ -21,7 +21,7 @@ __all__ = [
     "scaled_affine",
 ]
 
-ROUNDED_UP = 1 + 1e-12  # what makes a bound of a norm that was computed in float64
+ROUNDED_UP = 1 + 1e-12  # makes a bound of a norm that was computed in float64
 
 
 class LipschitzLayer(nn.Module):
@@ -182,8 +182,8 @@ class LipschitzLinear(LipschitzLayer):
     def iterate(self) -> None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
 
-        Power iteration from the last step's vector would be cheaper, but is blind to another
-        singular vector that has overtaken it, orthogonal as that is to it.
+        Power iteration from the vector of the last step would be cheaper. But it does not find
+        another singular vector that has overtaken, as the two are orthogonal.
         """
         weight = self.weight.detach()
         wide = weight.shape[0] < weight.shape[1]
@@ -261,9 +261,9 @@ def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None
 
 @torch.no_grad()
 def _unsettled(norms: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
-    """Layers whose vectors have not converged for the weight as it is.
+    """Layers to settle: the weight has changed, or the vectors no longer attain the recorded norm.
 
-    Or no longer attain the norm that they attained then: vectors are loaded and averaged, too.
+    Vectors may have been loaded or averaged.
 
     Arguments:
         norms: what their vectors attain.

@@ -165,10 +165,9 @@ class Perceptron(BoundedNet):
 
     @torch.no_grad()
     def maps(self) -> AffineMaps | None:
-        """The affine maps as evaluation multiplies by them, in float64, and the slopes between.
+        """The weights that evaluation uses, in float64, and the slopes of the activations.
 
-        None for activations whose slopes are not known, or that have hooks: no semidefinite
-        certificate is known here for these.
+        None if the slopes of an activation are not known, or it has hooks.
         """
         ranges = {slopes(a) for a in self.activations} or {(0.0, 1.0)}
         hooks = any(watched(activation) for activation in self.activations)

@@ -49,7 +49,7 @@ def parse(data: Any) -> Config:
     return parse_dataclass(CONFIGS[kind], rest, "")
 
 
-# Fields that every config of a kind had once, with the value that they have in the kind today.
+# Fields that configs of these kinds once had, each with the value that it always has today.
 _ONCE: dict[str, dict[str, Any]] = {
     "tabular": {
         "actnorm_ends": False,

@@ -310,7 +310,7 @@ class Density(PlainLoading):
         return rows[:, :-size], rows[:, -size:]
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Input and context in the model's type, after every check a user's mistake deserves."""
+        """Input and context in the model's type, if they fit the model."""
         _require_tensor(x, "inputs")
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))

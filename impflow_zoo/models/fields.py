@@ -156,7 +156,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
 
 
 def _number_hint(value: Any, kind: type) -> str:
-    """How to write a number that came as text: YAML takes `1e-3` for text, for want of a point."""
+    """How to write a number that came as text: YAML reads `1e-3`, without a point, as text."""
     try:
         number = float(value) if isinstance(value, str) else math.nan
     except ValueError:

@@ -240,7 +240,7 @@ class ModelFolder:
 
     @contextmanager
     def changed(self) -> Iterator[ModelFolder]:
-        """A copy to work on, whose changed files take the place of the folder's at the end.
+        """A copy of the folder to work on; at the end its changes are made in the folder.
 
         If something fails, or the process is killed while the copy is worked on, the folder is as
         it was. A file that somebody edits meanwhile keeps the edit, unless the work changed it too.

@@ -116,10 +116,10 @@ def save(
 
 
 def _check_kind(model: FlowModel) -> str:
-    """The name of the class that is to load a model: its own, or that which it derives from.
+    """The name of the registered class that will load a model.
 
     Raises:
-        WeightsError: if its tensors are not those which that class makes of its config.
+        WeightsError: if there is none, or that class makes other tensors of the config.
     """
     kind = registered_name(type(model))
     if kind is None:
@@ -152,8 +152,8 @@ def default_card(kind: str, name: str) -> str:
 def golden_batch(model: FlowModel, rows: int = 8) -> dict[str, Tensor]:
     """A few inputs with their latents and log-probabilities.
 
-    They are what the model answers in float64 (`from_pretrained(..., dtype=torch.float64)`), but
-    for log-determinants that are drawn afresh, in place of which `"auto"` is taken.
+    They are what the model answers in float64 (`from_pretrained(..., dtype=torch.float64)`). Where
+    its log-determinants are drawn afresh, `"auto"` takes their place.
     """
     double = _double_copy(model, model.config)
     generator = torch.Generator().manual_seed(0)

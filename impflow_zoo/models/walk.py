@@ -1,4 +1,4 @@
-"""The way of rows through a transform and its parts, with what nflows has no arguments for."""
+"""Rows go through a transform and its parts, with arguments that nflows lacks."""
 
 from __future__ import annotations
 

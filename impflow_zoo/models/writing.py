@@ -29,7 +29,7 @@ def write_together(contents: Mapping[Path, bytes | None]) -> None:
         try:
             _rename(waiting)
         except KeyboardInterrupt:
-            _rename(waiting)  # half of the names would be a model of two minds
+            _rename(waiting)  # else the folder would hold files of two models
             raise
         for path, content in contents.items():
             if content is None:
@@ -47,7 +47,7 @@ def _write(temporary: Path, content: bytes | None, path: Path) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:  # of a write: it does not say of what
+    except OSError as error:  # that of a write does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
