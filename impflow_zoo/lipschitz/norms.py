@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -73,12 +72,6 @@ class LipschitzLayer(nn.Module):
         self.converge()
         self.settled.copy_(self.weight)
         self.settled_norm.copy_(self.attained())
-
-    def start_on_device(self) -> None:
-        """Forget what the vectors have converged for, if the weight is on another device now."""
-        if self.settled.device != self.weight.device:  # assigned to a layer on "meta"
-            with torch.inference_mode(mode=False):
-                self._start_unsettled()
 
     def _start_unsettled(self) -> None:
         """Make the buffers that say what the vectors have converged for: nothing yet."""
@@ -239,10 +232,7 @@ def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None
         layers: the layers.
         training: iterate, or not; None is what the mode of each layer says.
     """
-    with ExitStack() as stack:
-        for kind in {layer.weight.device.type for layer in layers} - {"meta"}:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
+    with without_autocast(*layers):
         evaluated = []
         for layer in layers:
             if layer.training if training is None else training:
@@ -269,7 +259,9 @@ def _unsettled(norms: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
         norms: what their vectors attain.
     """
     for layer in norms:
-        layer.start_on_device()
+        if layer.settled.device != layer.weight.device:  # assigned to a layer on "meta"
+            with torch.inference_mode(mode=False):
+                layer._start_unsettled()
     then = [t.flatten() for layer in norms for t in (layer.settled, layer.settled_norm)]
     now = [t.flatten() for layer, norm in norms.items() for t in (layer.weight, norm)]
     if not norms or torch.equal(torch.cat(now), torch.cat(then)):
