@@ -15,9 +15,10 @@ from support.command_line import command
 from support.loopback_hub import TOKEN, Fault, Hub
 from support.small_models import make, rows
 
-from impflow_zoo import ResFlow, results
+from impflow_zoo import ResFlow
 from impflow_zoo.models import hub as hub_of_models
 from impflow_zoo.models.folder import CONFIG, GOLDEN, RESULTS, WEIGHTS, ModelFolder
+from impflow_zoo.record import Entry, results_text
 
 REPO = "zoo/small"
 
@@ -401,7 +402,7 @@ def test_evaluate_by_id_takes_the_data_of_the_recipe(hub, online, models):
 
 def known(value: float) -> bytes:
     """A `results.json` with a value."""
-    entry = results.Entry(
+    entry = Entry(
         data="t",
         split="test",
         metric="log_likelihood",
@@ -413,7 +414,7 @@ def known(value: float) -> bytes:
         logdet="exact",
         round_trip=1e-6,
     )
-    return results.text((entry,)).encode()
+    return results_text((entry,)).encode()
 
 
 def test_results_of_the_revision_asked_for(hub, online, models):
