@@ -1,13 +1,15 @@
-"""From a config to the nflows transform it describes."""
+"""From a config to the parts of the nflows flow that it describes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from nflows.distributions import StandardNormal
 from nflows.transforms import CompositeTransform, Permutation, SqueezeTransform, Transform
-from torch import nn
+from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
@@ -21,9 +23,25 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.whitening import Whitening
 
-__all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "TableBuilder"]
+__all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "Noise", "TableBuilder"]
 
 BlockFactory = Callable[[Callable[[], nn.Module], LogDet], ResidualBlock]
+
+
+class Noise(StandardNormal):
+    """nflows' standard normal in the type of the model: nflows samples in float32."""
+
+    def __init__(self, shape: list[int]) -> None:
+        super().__init__(shape)
+        self.to(torch.get_default_dtype())
+
+    def _log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
+        rows = inputs.flatten(1)  # the constant of nflows is as rough as the narrowest type so far
+        return -0.5 * (rows**2).sum(dim=1) - 0.5 * rows.shape[1] * math.log(2 * math.pi)
+
+    def _sample(self, num_samples: int, context: Tensor | None) -> Tensor:
+        samples: Tensor = super()._sample(num_samples, context)
+        return samples.to(next(self.buffers()).dtype)
 
 
 class TableBuilder:

@@ -13,7 +13,7 @@ from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
-from impflow_zoo.models.build import BUILDERS
+from impflow_zoo.models.build import BUILDERS, Noise
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.fields import ConfigError, ModelError
@@ -43,22 +43,6 @@ def _require_tensor(x: object, name: str) -> None:
         raise ValueError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
 
 
-class _Noise(StandardNormal):
-    """nflows' standard normal in the type of the model: nflows samples in float32."""
-
-    def __init__(self, shape: list[int]) -> None:
-        super().__init__(shape)
-        self.to(torch.get_default_dtype())
-
-    def _log_prob(self, inputs: Tensor, context: Tensor | None) -> Tensor:
-        rows = inputs.flatten(1)  # the constant of nflows is as rough as the narrowest type so far
-        return -0.5 * (rows**2).sum(dim=1) - 0.5 * rows.shape[1] * math.log(2 * math.pi)
-
-    def _sample(self, num_samples: int, context: Tensor | None) -> Tensor:
-        samples: Tensor = super()._sample(num_samples, context)
-        return samples.to(next(self.buffers()).dtype)
-
-
 class Density(PlainLoading):
     """A flow with exact preprocessing: densities and samples in the data's own units.
 
@@ -84,7 +68,7 @@ class Density(PlainLoading):
             transform = self.build()
         except ValueError as error:  # a net that cannot be: the nets say why
             raise ConfigError(str(error)) from None
-        self.flow = Flow(transform, _Noise([math.prod(self.config.shape)]))
+        self.flow = Flow(transform, Noise([math.prod(self.config.shape)]))
 
     def build(self) -> Transform:
         """The whole map data -> noise that the config describes, made when the model is made.
@@ -224,13 +208,10 @@ class Density(PlainLoading):
             self._checked_context(context, len(context) if context.dim() else 0)
         reference = next(self.parameters())
         groups = 1 if context is None else len(context)
-        noise = torch.randn(
-            groups * n,
-            math.prod(self.config.shape),
-            generator=generator,
-            dtype=reference.dtype,
-            device=reference.device if generator is None else generator.device,
-        ).to(reference.device)
+        place = reference.device if generator is None else generator.device
+        size, dtype = math.prod(self.config.shape), reference.dtype
+        noise = torch.randn(groups * n, size, generator=generator, dtype=dtype, device=place)
+        noise = noise.to(reference.device)
         rows = None if context is None else context.repeat_interleave(n, dim=0)
         x = self.to_data(self.decode(temperature * noise, rows))
         return x if context is None else x.unflatten(0, (groups, n))
