@@ -17,9 +17,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 __all__ = [
     "ACTIVATIONS",
-    "HalfSin",
     "LipSwish",
-    "Scaled",
     "Sin",
     "both_silu",
     "expansion",

@@ -210,6 +210,23 @@ def test_what_evaluation_keeps_is_that_of_the_weight_as_it_is():
     check(net.float(), x)
 
 
+@pytest.mark.parametrize("step", [1e-1, 1e-3, 1e-5, 1e-8])
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+def test_averaged_pairs_are_those_of_the_averaged_weights(step, dtype, rounding):
+    net = SandwichMLP(3, (8, 8)).to(dtype).eval()
+    average = AveragedModel(net, use_buffers=True).eval()
+    x = torch.randn(5, 3, dtype=dtype)
+    with torch.no_grad():
+        for _ in range(3):
+            for layer in net.layers:
+                layer.weight.add_(step * torch.randn_like(layer.weight))
+            net(x)
+            average.update_parameters(net)
+        fresh = SandwichMLP(3, (8, 8)).to(dtype).eval()
+        fresh.load_state_dict(average.module.state_dict())
+        torch.testing.assert_close(average.module(x), fresh(x), rtol=rounding, atol=rounding)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_forward_derivatives_heed_the_weights():
     net = SandwichMLP(2, (4,)).double().eval()
