@@ -89,6 +89,7 @@ class LipschitzConv2d(LipschitzLayer):
         return functional.conv2d(image, weight, padding=self.padding).flatten()
 
     def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        """`W^T u` as a flat vector."""
         image = u.view(1, weight.shape[0], *self.image_size)
         size = (1, weight.shape[1], *self.image_size)
         # `conv_transpose2d` is the same, in up to eight times the time.

@@ -12,15 +12,12 @@ from torch.nn import functional
 from impflow_zoo.numerics.precision import without_autocast
 
 __all__ = [
-    "ROUNDED_UP",
     "LipschitzLayer",
     "LipschitzLinear",
     "normalised",
     "refresh_norms",
     "scaled_affine",
 ]
-
-ROUNDED_UP = 1 + 1e-12  # makes a bound of a norm that was computed in float64
 
 
 class LipschitzLayer(nn.Module):
@@ -33,8 +30,8 @@ class LipschitzLayer(nn.Module):
     the saved one.
     Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
 
-    Sub-classes define the operator and its adjoint, `operator` and `adjoint`, how the vectors are
-    found to convergence, `converge`, and how they are followed in training, `iterate`.
+    Sub-classes define the `operator`, how the vectors are found to convergence, `converge`, and how
+    they are followed in training, `iterate`.
     """
 
     weight: nn.Parameter
@@ -49,10 +46,6 @@ class LipschitzLayer(nn.Module):
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         """`W v` as a flat vector."""
         raise NotImplementedError(f"{type(self).__name__} has to define its operator")
-
-    def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        """`W^T u` as a flat vector."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its adjoint")
 
     def converge(self) -> None:
         """Bring `u`, `v` and `sigma` to convergence."""
@@ -158,9 +151,6 @@ class LipschitzLinear(LipschitzLayer):
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v
 
-    def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        return u @ weight
-
     @torch.no_grad()
     def converge(self) -> None:
         if bool(self.weight.isfinite().all()):
@@ -193,7 +183,7 @@ class LipschitzLinear(LipschitzLayer):
     @torch.no_grad()
     def norm_bound(self) -> float:
         """The spectral norm, by singular values in float64, rounding included."""
-        return float(torch.linalg.matrix_norm(self.evaluated_weight(), 2)) * ROUNDED_UP
+        return float(torch.linalg.matrix_norm(self.evaluated_weight(), 2)) * (1 + 1e-12)
 
     def extra_repr(self) -> str:
         out_features, in_features = self.weight.shape
