@@ -187,7 +187,7 @@ DAMAGE = {
     "truth for a count": (edit(blocks=True), "'blocks' is True: int expected"),
     "text in a list": (edit(hidden_features=[8, "8"]), r"'hidden_features\[1\]' is '8': int"),
     "number for a list": (edit(hidden_features=8), "'hidden_features' is 8: list"),
-    "text for settings": (edit(logdet="exact"), "'logdet' is 'exact': LogDet expected"),
+    "text for settings": (edit(logdet="exact"), "'logdet' is 'exact': settings by name"),
     "unknown activation": (edit(activation="swish"), "unknown activation .*'swish': choose "),
     "unknown metric": (edit(metric="fid"), "unknown metric 'fid': choose log_likelihood"),
     "unknown log-det": (edit(logdet={"mode": "exakt"}), "unknown logdet 'exakt': choose auto"),
@@ -234,7 +234,7 @@ def test_a_file_in_place_of_a_folder_is_refused(folder):
 
 OVERRIDES = {
     "mode": ({"logdet": "exaxt"}, "unknown logdet 'exaxt': choose auto, exact"),
-    "method": ({"solver": "newton"}, "'solver' is 'newton': Solver expected"),
+    "method": ({"solver": "newton"}, "'solver' is 'newton': settings by name"),
     "seed": ({"seed": 0.5}, "'seed' is 0.5: int expected"),
     "narrow type": (
         {"dtype": torch.float16},
