@@ -163,6 +163,15 @@ def test_staging_keeps_scores_on_other_rows(folder):
     assert Record(ModelFolder(folder)).entries == (score, other)
 
 
+def test_a_folder_whose_files_are_damaged_is_staged_again_from_a_run(folder, tmp_path):
+    run = shutil.copytree(folder, tmp_path / "run")
+    for name in (CONFIG, TRAINING, RESULTS):
+        (folder / name).write_text("{")
+    staging.stage(run, folder)
+    (parcel,) = sending.parcels([str(folder)])
+    assert parcel.problems == ()
+
+
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
 def test_names_that_are_no_model(model):
     with pytest.raises(ModelError, match="is neither a model of the zoo nor a folder"):
