@@ -263,7 +263,8 @@ def shown_rows(
 def _round_trip(model: FlowModel, scored: Score) -> float:
     assert scored.first is not None
     x, context = model.parted(scored.first.to(next(model.parameters()).device))
-    error = (model.decode(model.encode(x, context), context) - x).abs()
+    back = model.decode(model.encode(x, context), context)
+    error = model.preprocessing.difference(back, x).abs()
     if x.dim() == 2:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)

@@ -96,6 +96,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
         samples = model.sample(_SHOWN, generator=generator)
         draw_images([rows[:_SHOWN], samples], path, ("held-out images", "samples of the model"))
         return
+    rows = model.to_data(rows)
     if model.config.context_features is not None:
         figure = _figure(12, 3.8)
         draw_conditional(figure, model, rows, seed)

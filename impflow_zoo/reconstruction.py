@@ -67,10 +67,10 @@ def reconstruct(
     reference = next(model.parameters())
     x, context = model.parted(model.dequantise(rows, middle).to(reference))
     shown, back = model.to_data(x), model.decode(model.encode(x, context), context)
-    decoded = model.to_data(back)
+    decoded, difference = model.to_data(back), model.preprocessing.difference
     return Reconstruction(
         shown,
         decoded,
-        float((decoded.double() - shown.double()).abs().max()),
-        float((back - x).abs().max()),
+        float(difference(decoded.double(), shown.double()).abs().max()),
+        float(difference(back, x).abs().max()),
     )

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
-from impflow_zoo.models.columns import table_transform
+from impflow_zoo.models.columns import angles_of, on_plain, table_transform
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
+from impflow_zoo.transforms.torus import TorusNet
 from impflow_zoo.transforms.whitening import Whitening
 
 __all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "Noise", "TableBuilder"]
@@ -59,7 +60,7 @@ class TableBuilder:
 
     def transform(self) -> Transform:
         """Rows, `[B, D]`, to noise, `[B, D]`."""
-        whitening = [Whitening(self.config.features)] if self.config.whiten else []
+        whitening = on_plain(self.config, Whitening) if self.config.whiten else []
         return table_transform(self.config, [*whitening, *self.steps()])
 
     def steps(self) -> Iterator[Transform]:
@@ -67,13 +68,18 @@ class TableBuilder:
         config = self.config
         for i in range(config.blocks):
             if config.actnorm and i:
-                yield self.actnorm(config.features)
+                yield from on_plain(config, self.actnorm)
             yield self.block(self.net, config.logdet.seeded(config.seed, i))
 
     def net(self) -> nn.Module:
         """A new net."""
+        angles = angles_of(self.config)
+        return TorusNet(self.square_net(len(angles)), angles) if angles else self.square_net()
+
+    def square_net(self, more: int = 0) -> nn.Module:
+        """A new net of so many more features than the model has."""
         config = self.config
-        sizes, activation = (config.features, config.hidden_features), config.activation
+        sizes, activation = (config.features + more, config.hidden_features), config.activation
         assert activation is not None, "a config fills it in"
         constant, context = config.lipschitz, config.context_features
         if config.net == "sandwich":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,8 +19,9 @@ from impflow_zoo.models.fields import (
 from impflow_zoo.transforms.bounds import Bounded
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
+from impflow_zoo.transforms.torus import Angles, CircleToLine, OnColumns
 
-__all__ = ["ColumnsConfig", "table_transform"]
+__all__ = ["ColumnsConfig", "angles_of", "on_plain", "table_transform"]
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,27 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> Compos
         steps: from standardised rows to noise; contexts are standardised for them as well.
     """
     parts: list[Transform] = [Standardise(config.features), *steps]
+    if angles := angles_of(config):
+        periods = getattr(config, "periodic", {})
+        parts.insert(0, Angles([periods.get(name, 0.0) for name in config.columns]))
+        parts.append(OnColumns(CircleToLine(), angles))
     if config.bounds:
         low, high = zip(*map(config.bounds_of, config.columns), strict=True)
         parts.insert(0, Bounded(low, high))
     if config.context_features is None:
         return CompositeTransform(parts)
     return StandardisedContext(parts, config.context_features)
+
+
+def angles_of(config: ColumnsConfig) -> list[int]:
+    """Numbers of the columns that have a period."""
+    return [config.columns.index(name) for name in getattr(config, "periodic", ())]
+
+
+def on_plain(config: ColumnsConfig, make: Callable[[int], Transform]) -> list[Transform]:
+    """A transform of the columns that are no angles: these keep their scale. None if all are."""
+    angles = angles_of(config)
+    plain = [i for i in range(config.features) if i not in angles]
+    if not angles:
+        return [make(config.features)]
+    return [OnColumns(make(len(plain)), plain)] if plain else []

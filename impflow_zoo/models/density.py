@@ -199,6 +199,8 @@ class Density(PlainLoading):
             temperature = float(temperature)
         if not (is_real(temperature) and 0 <= temperature < math.inf):
             raise ModelError(f"temperature={temperature!r}: a finite number, at least 0, is needed")
+        if temperature != 1 and getattr(self.config, "periodic", None):
+            raise ModelError(f"temperature={temperature}: angles have no scale, leave it at 1")
         if not isinstance(generator, torch.Generator | None):
             raise ModelError(
                 f"generator={generator!r}: torch.Generator().manual_seed(0), say, is needed"

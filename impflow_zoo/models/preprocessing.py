@@ -17,6 +17,7 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.limits import Limits
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.periods import Periods
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
@@ -54,6 +55,10 @@ class Preprocessing(ABC):
             ValueError: saying what is expected.
         """
 
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """`x - y` of model inputs; of angles the shorter way round."""
+        return x - y
+
     def inside(self, x: Tensor) -> Tensor:
         """Which rows of model input have a density, `[B]`."""
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -80,6 +85,7 @@ class TablePreprocessing(Preprocessing):
         self.given = getattr(config, "context_columns", ())
         bounds = {name: config.bounds_of(name) for name in getattr(config, "bounds", ())}
         self.limits = Limits(self.columns, bounds)
+        self.periods = Periods(self.columns, getattr(config, "periodic", {}))
         self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.rounding)
 
@@ -91,6 +97,12 @@ class TablePreprocessing(Preprocessing):
         found = raw + (noise - 0.5) * steps
         self.limits.spread(found, raw, noise, steps)
         return found
+
+    def to_data(self, x: Tensor) -> Tensor:
+        return self.periods.reduced(x)
+
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.periods.shorter(x - y)
 
     def inside(self, x: Tensor) -> Tensor:
         return self.limits.inside(x)
@@ -109,7 +121,10 @@ class TablePreprocessing(Preprocessing):
                 break
             x, _ = step(x)
         assert isinstance(step, Standardise)
-        step.set(*_moments(x, self.columns, step.dtype))
+        mean, std = _moments(x, self.columns, step.dtype)
+        angles = list(self.periods.periods)  # which keep their scale
+        mean[angles], std[angles] = 0, 1
+        step.set(mean, std)
         if context is not None:
             assert isinstance(transform, StandardisedContext)
             transform.set(*_moments(context, self.given, step.dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -64,6 +65,8 @@ class TabularConfig(TableConfig):
         lipschitz: bound of every net's Lipschitz constant, below 1.
         logdet: how log-determinants are computed.
         solver: how roots are found.
+        periodic: periods of columns that are angles, by name: the density is the same one period
+            on, and samples lie between 0 and the period.
         Others are those of `ColumnsConfig`.
     """
 
@@ -77,6 +80,7 @@ class TabularConfig(TableConfig):
     lipschitz: float = 0.99
     logdet: LogDet = field(default_factory=LogDet)
     solver: Solver = field(default_factory=Solver)
+    periodic: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +99,10 @@ class TabularConfig(TableConfig):
             )
         require_choice("activation", activation, choices)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
+        for name, period in self.periodic.items():
+            known = name in self.columns and name not in self.bounds
+            require(known, "periodic", name, "names of columns without bounds")
+            require(0 < period < math.inf, f"periodic.{name}", period, "a positive number")
 
     @property
     def least_size(self) -> int:

@@ -45,7 +45,8 @@ class PublishedTabularConfig(TabularConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         layers = len(self.hidden_features) + 1
-        _require(self, layers=layers, net="spectral", frequency=None, context_features=None)
+        only: dict[str, object] = {"net": "spectral", "frequency": None, "periodic": {}}
+        _require(self, layers=layers, context_features=None, **only)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ LATER = (
     "context.py",
     "bounds.py",
     "limits.py",
+    "periods.py",
+    "torus.py",
     "given.py",
     "predictive.py",
     "conditional_picture.py",
@@ -42,8 +44,8 @@ AIMS = {
 }
 NOW = {
     "outer lines": 6830,
-    "lines": 8040,
-    "public names": 138,
+    "lines": 8065,
+    "public names": 137,
     "numeric constants": 14,
     "private names": 3,
 }

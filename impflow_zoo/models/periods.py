@@ -1,0 +1,35 @@
+"""Columns of a table that have a period."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+__all__ = ["Periods"]
+
+
+class Periods:
+    """The periods of some columns.
+
+    Arguments:
+        columns: names of all columns.
+        periods: by name of a column.
+    """
+
+    def __init__(self, columns: Sequence[str], periods: Mapping[str, float]) -> None:
+        self.periods = {list(columns).index(name): period for name, period in periods.items()}
+
+    def reduced(self, x: Tensor) -> Tensor:
+        """Rows, `[B, D]`, with these columns from 0 to their period."""
+        return self._each(x, 0.0)
+
+    def shorter(self, difference: Tensor) -> Tensor:
+        """Differences of rows, `[B, D]`, of these columns the shorter way round."""
+        return self._each(difference, 0.5)
+
+    def _each(self, x: Tensor, below: float) -> Tensor:
+        x = x.clone() if self.periods else x
+        for i, period in self.periods.items():
+            x[:, i] = (x[:, i] + below * period).remainder(period) - below * period
+        return x

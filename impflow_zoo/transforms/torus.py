@@ -1,0 +1,151 @@
+"""Angles: flows on circles and lines at once.
+
+A residual map `r(t) = t + g(t)` of scaled angles `t` is one of the torus if `g` has period `2 pi`
+in each of them: then `r(t + 2 pi) = r(t) + 2 pi`. Nets see `e(t) = (cos t, sin t)`, so that
+`g = P G e` has this period. `e` has derivative `(-sin t, cos t)`, a unit vector, and `P` drops
+coordinates: neither stretches distances, and `Lip(g) <= Lip(G) < 1` in the angles. By the
+contraction theorem `r` is a bijection of the line, and one of the circle as it commutes with turns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from nflows.transforms import Transform
+from torch import Tensor, nn
+
+from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.transforms.binding import bind
+
+__all__ = ["Angles", "CircleToLine", "OnColumns", "TorusNet"]
+
+_TURN = 2 * math.pi
+_SEAM = 1e-15  # how near uniform numbers come to 0 and 1, whose images are infinite
+
+
+class Angles(Transform):
+    """Columns with a period, as angles from 0 to `2 pi`; others stay as they are.
+
+    Arguments:
+        periods: of the columns, 0 where there is none.
+    """
+
+    def __init__(self, periods: Sequence[float]) -> None:
+        super().__init__()
+        self.periods = tuple(periods)
+        self.volume = sum(math.log(_TURN / period) for period in periods if period)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        columns = [
+            x.remainder(period) * (_TURN / period) if period else x
+            for x, period in zip(inputs.unbind(dim=1), self.periods, strict=True)
+        ]
+        return torch.stack(columns, dim=1), inputs.new_full((len(inputs),), self.volume)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        columns = [
+            (x * (period / _TURN)).remainder(period) if period else x
+            for x, period in zip(inputs.unbind(dim=1), self.periods, strict=True)
+        ]
+        return torch.stack(columns, dim=1), inputs.new_full((len(inputs),), -self.volume)
+
+
+class CircleToLine(Transform):
+    """`Phi^-1(t / 2 pi)` of an angle: a standard normal behind it is a uniform angle before it."""
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        uniform = (inputs.double() / _TURN).remainder(1).clamp(_SEAM, 1 - _SEAM)
+        z = torch.special.ndtri(uniform).to(inputs.dtype)
+        return z, -_log_slope(z)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        angle = _TURN * torch.special.ndtr(inputs.double())
+        return angle.to(inputs.dtype), _log_slope(inputs)
+
+
+def _log_slope(z: Tensor) -> Tensor:
+    """Log-determinants of `2 pi Phi`, one for each row."""
+    log_normal = -0.5 * (z**2 + math.log(2 * math.pi))
+    return (math.log(_TURN) + log_normal).sum(dim=1)
+
+
+class OnColumns(Transform):
+    """A transform of some columns; the others stay as they are.
+
+    Arguments:
+        transform: takes rows of these columns.
+        columns: their numbers, in order.
+    """
+
+    def __init__(self, transform: Transform, columns: Sequence[int]) -> None:
+        super().__init__()
+        self.transform, self.columns = transform, tuple(columns)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._put(inputs, *self.transform(inputs[:, self.columns], context))
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._put(inputs, *self.transform.inverse(inputs[:, self.columns], context))
+
+    def _put(self, inputs: Tensor, changed: Tensor, logabsdet: Tensor) -> tuple[Tensor, Tensor]:
+        columns = list(inputs.unbind(dim=1))
+        for i, column in zip(self.columns, changed.unbind(dim=1), strict=True):
+            columns[i] = column
+        return torch.stack(columns, dim=1), logabsdet
+
+
+class TorusNet(nn.Module):
+    """A net that sees the cosine and the sine of angles, with its own Lipschitz constant.
+
+    Arguments:
+        net: from `[B, features + angles]` to the same shape, for instance a `SandwichMLP`.
+        angles: numbers of the columns that are angles.
+    """
+
+    def __init__(self, net: nn.Module, angles: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.angles = net, tuple(angles)
+
+    @property
+    def lipschitz(self) -> float | None:
+        """A bound of the Lipschitz constant in the 2-norm, if the net states one."""
+        return getattr(self.net, "lipschitz", None)
+
+    def certificate(self) -> float | None:
+        """The proved bound of the net, which holds for this one."""
+        certificate = getattr(self.net, "certificate", None)
+        return None if certificate is None else certificate()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        inner = _embedded(x, self.angles)
+        value: Tensor = self.net(inner) if context is None else self.net(inner, context)
+        return value[:, : x.shape[1]]
+
+    def bind(self, context: Tensor | None) -> BoundNet:
+        """The net at a context."""
+        return _BoundTorusNet(bind(self.net, context), self.angles)
+
+
+class _BoundTorusNet(BoundNet):
+    def __init__(self, net: BoundNet, angles: tuple[int, ...]) -> None:
+        self.net, self.angles, self.tensors = net, angles, net.tensors
+
+    def in_graph(self, x: Tensor) -> Tensor:
+        return self.net.in_graph(_embedded(x, self.angles))[:, : x.shape[1]]
+
+    def rows(self, index: Tensor) -> BoundNet:
+        return _BoundTorusNet(self.net.rows(index), self.angles)
+
+    def negated(self) -> BoundNet:
+        return _BoundTorusNet(self.net.negated(), self.angles)
+
+
+def _embedded(x: Tensor, angles: tuple[int, ...]) -> Tensor:
+    """Rows with cosines in place of angles, and their sines behind."""
+    columns = list(x.unbind(dim=1))
+    sines = [columns[i].sin() for i in angles]
+    for i in angles:
+        columns[i] = columns[i].cos()
+    return torch.stack((*columns, *sines), dim=1)
