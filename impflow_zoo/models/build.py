@@ -151,14 +151,13 @@ class ImageBuilder:
 
     def net(self, shape: tuple[int, int, int], *, first: bool) -> nn.Module:
         """A new net for maps of a shape, of the first block or of another one."""
-        config, (channels, *size) = self.config, shape
-        sizes = (channels, (size[0], size[1]), config.width)
-        activation = config.activations[config.activation]
+        config, (channels, height, width) = self.config, shape
+        sizes = (channels, (height, width), config.width)
         constants = (config.lipschitz, config.context_features)
         if config.net == "dense":
             depth, kernel = len(config.kernels) - 1, config.kernels[0]
-            return LipschitzDenseNet(*sizes, depth, kernel, activation, *constants)
-        return LipschitzConvNet(*sizes, config.kernels, activation, not first, *constants)
+            return LipschitzDenseNet(*sizes, depth, kernel, config.activation, *constants)
+        return LipschitzConvNet(*sizes, config.kernels, config.activation, not first, *constants)
 
 
 # By class of config; the room of converted models adds its own.

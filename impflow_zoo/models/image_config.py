@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
-
-from torch import nn
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.models.fields import (
@@ -75,7 +72,6 @@ class ImageConfig:
 
     kind: ClassVar[str] = "image"
     metric: ClassVar[str] = "bits_per_dim"
-    activations: ClassVar[Mapping[str, type[nn.Module]]] = ACTIVATIONS
 
     channels: int = 3
     image_size: tuple[int, ...] = (32, 32)
@@ -113,7 +109,7 @@ class ImageConfig:
         require_choice("net", self.net, ("conv", "dense"))
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
-        require_choice("activation", self.activation, self.activations)
+        require_choice("activation", self.activation, ACTIVATIONS)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
 
     @property

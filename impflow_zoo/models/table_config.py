@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
-
-from torch import nn
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS
@@ -71,7 +68,6 @@ class TabularConfig(TableConfig):
     """
 
     kind: ClassVar[str] = "tabular"
-    activations: ClassVar[Mapping[str, type[nn.Module]]] = ACTIVATIONS
 
     hidden_features: tuple[int, ...] = (128, 128)
     net: str = "sandwich"
@@ -91,8 +87,8 @@ class TabularConfig(TableConfig):
             object.__setattr__(self, "activation", "halfsin" if sandwich else "sin")
         activation = self.activation
         assert activation is not None
-        choices = SANDWICH_ACTIVATIONS if sandwich else self.activations
-        if activation in self.activations and activation not in choices:
+        choices = SANDWICH_ACTIVATIONS if sandwich else ACTIVATIONS
+        if activation in ACTIVATIONS and activation not in choices:
             raise ConfigError(
                 f"activation={activation!r} needs net='spectral': sandwich nets take "
                 f"{', '.join(choices)}"
