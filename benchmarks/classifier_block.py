@@ -149,7 +149,7 @@ def measure(name: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def table(figures: list[dict[str, Any]]) -> str:
+def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
     """A row for each side; times faster are beside `public`."""
     public = {row["case"]: row["seconds"] for row in figures if row["side"] == "public"}
     rows = [
@@ -162,7 +162,8 @@ def table(figures: list[dict[str, Any]]) -> str:
         )
         for row in figures
     ]
-    return markdown("block | side | CPU ms | times faster | errors: value / gradient", rows)
+    header = "block | side | CPU ms | times faster | errors: value / gradient"
+    return {"classifier table": markdown(header, rows)}
 
 
 def main() -> None:
@@ -183,9 +184,9 @@ def main() -> None:
         parser.error(str(error))
     words = ["--public", str(options.public), "--repeats", str(options.repeats)]
     figures = [row for case in CASES for row in in_process("--case", case, *words, script=__file__)]
-    print(table(figures))
+    print(*tables(figures).values())
     if options.publish:
-        publish(README, {"classifier table": table(figures)}, figures, "classifier_block")
+        publish(README, tables(figures), figures, "classifier-block")
 
 
 if __name__ == "__main__":

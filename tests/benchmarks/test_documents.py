@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import classifier_block
 import documents
 import gradient_variance
 import logdet_choices
@@ -16,6 +17,7 @@ import speed
 from impflow_zoo.tables import between
 
 KEPT = {
+    "classifier-block": (documents.README, classifier_block.tables),
     "logdet-choices": (documents.GUIDE, logdet_choices.tables),
     "gradient-variance": (documents.GUIDE, gradient_variance.tables),
     "memory": (documents.README, memory.tables),
