@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import reprlib
 import typing
 from dataclasses import dataclass
 from typing import Any
@@ -63,23 +64,10 @@ class Settings:
     factor_out: bool = False
     squeeze_first: bool = False
     first_resblock: bool = True
-    arch: str = "implicit"
-    block: str = "resblock"
-    task: str = "density"
-    batchnorm: bool = False
-    fc: bool = False
-    fc_actnorm: bool = False
-    quadratic: bool = False
-    padding: int = 0
-    add_noise: bool = True
-    logit_transform: bool = True
 
     def __post_init__(self) -> None:
         require(self.act in ACTIVATIONS, "act", self.act, " or ".join(ACTIVATIONS))
         require(0 < self.coeff < 1, "coeff", self.coeff, "a number between 0 and 1")
-        for name, possible in _PLAIN.items():
-            value = getattr(self, name)
-            require(value in possible, name, value, " or ".join(map(str, possible)))
         first = self.first_resblock or not self.actnorm
         require(first, "first_resblock", self.first_resblock, "True with actnorm=True")
 
@@ -106,6 +94,9 @@ def read_settings(args: dict[str, Any], overrides: dict[str, str]) -> Settings:
     unknown = sorted(overrides.keys() - kinds)
     if unknown:
         raise ConversionError(f"unknown setting {unknown[0]!r}: choose {', '.join(kinds)}")
+    for name, possible in _PLAIN.items():
+        if name in args and args[name] not in possible:
+            raise ConversionError(f"not represented here: {name}={reprlib.repr(args[name])}")
     found = {name: value for name, value in args.items() if name in kinds and value is not None}
     if type(found.get("nblocks")) is int:
         found["nblocks"] = str(found["nblocks"])

@@ -100,8 +100,9 @@ def together(device: str | torch.device | None = None) -> Processes:
         ModelError: if `accelerate` is missing where it is needed, or there is no such device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        return Processes(device=usable_device(device or found))
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Processes(device=usable_device(device))
     # Functions of torch.distributed.nn keep the group that there is when they are first imported
     # as a default, and with it the threads of the exchange. Optimisers import them: later.
     importlib.import_module("torch.distributed.nn")

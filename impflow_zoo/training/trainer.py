@@ -249,13 +249,13 @@ class Trainer:
         training goes on.
         """
         model = copy.deepcopy(self.averaged).eval()
-        limit, found = self.settings.validation_limit, torch.tensor(math.nan)
+        found = torch.tensor(math.nan)
         try:
             found = score(
                 model,
                 self.validation,
                 seed=self.settings.seed,
-                limit=limit,
+                limit=self.settings.validation_limit,
                 processes=self.processes,
             ).log_prob
         except NUMERICAL_ERRORS as error:
