@@ -59,6 +59,7 @@ ROOMS = {  # what a room may import beside itself
         "evaluation",
         "facts",
         "pictures",
+        "predictive",
         "recipe",
         "record",
         "registry",
