@@ -19,9 +19,7 @@ from impflow_zoo.models.yardsticks import (
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.registry import create_model, list_models
-from impflow_zoo.transforms.implicit import ImpFlowTransform
-from impflow_zoo.transforms.monotone import MonotoneTransform
-from impflow_zoo.transforms.residual import ResFlowTransform
+from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 
 __all__ = [
     "ImageConfig",

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from impflow_zoo.normflows_nets import adopt
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
-from impflow_zoo.transforms.implicit import ImpFlowTransform
-from impflow_zoo.transforms.residual import ResFlowTransform
+from impflow_zoo.transforms.blocks import ImpFlowTransform, ResFlowTransform
 from impflow_zoo.transforms.weights import PlainLoading
 
 __all__ = ["ImpFlowLayer", "ResFlowLayer", "TransformLayer", "from_residual", "from_transform"]

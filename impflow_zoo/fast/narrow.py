@@ -6,12 +6,9 @@ product for all positions of the kernel, and a sum of shifted planes, take a thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
-
-Region = tuple[slice, slice]
+from torch.nn import functional
 
 
 def is_narrow(like: Tensor, channels: int, kernel: int, padding: int) -> bool:
@@ -28,12 +25,12 @@ def convolve_narrow(x: Tensor, weight: Tensor) -> Tensor:
     """
     rows, inner, height, width = x.shape
     out, _, k, _ = weight.shape
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, inner)
     taps = weight.permute(2, 3, 0, 1).reshape(-1, inner)
-    planes = torch.mm(taps, pixels.mT).view(k, k, out, rows, height, width)
-    total = planes[k // 2, k // 2]
-    for i, j, (at, to) in _shifts(k, height, width):
-        total[..., to[0], to[1]].add_(planes[i, j][..., at[0], at[1]])
+    planes = torch.mm(taps, _pixels(x).mT).view(k, k, out, rows, height, width)
+    planes = functional.pad(planes, [k // 2] * 4)
+    total = planes[0, 0, ..., :height, :width].clone()
+    for i, j in _positions(k)[1:]:
+        total += planes[i, j, ..., i : i + height, j : j + width]
     return total.transpose(0, 1).contiguous()
 
 
@@ -45,32 +42,20 @@ def narrow_weight_gradient(grad: Tensor, x: Tensor, kernel: int) -> Tensor:
         x: its images, `[B, in, H, W]`.
         kernel: the size k.
     """
-    rows, out, height, width = grad.shape
-    planes = grad.new_zeros(kernel, kernel, out, rows, height, width)
-    source = grad.transpose(0, 1)
-    planes[kernel // 2, kernel // 2] = source
-    for i, j, (at, to) in _shifts(kernel, height, width):
-        planes[i, j][..., at[0], at[1]] = source[..., to[0], to[1]]
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    taps = torch.mm(planes.view(kernel * kernel * out, len(pixels)), pixels)
+    _, out, height, width = grad.shape
+    padded = functional.pad(grad.transpose(0, 1), [kernel // 2] * 4)
+    # The last position of the kernel reads the pixels furthest to the right.
+    planes = torch.stack(
+        [padded[..., i : i + height, j : j + width] for i, j in reversed(_positions(kernel))]
+    )
+    taps = torch.mm(planes.view(kernel**2 * out, -1), _pixels(x))
     return taps.view(kernel, kernel, out, x.shape[1]).permute(2, 3, 0, 1)
 
 
-def _shifts(
-    kernel: int, height: int, width: int
-) -> Iterator[tuple[int, int, tuple[Region, Region]]]:
-    """Positions in the kernel but the middle one, the pixels they read and those they add to."""
-    for i in range(kernel):
-        for j in range(kernel):
-            if (i, j) != (kernel // 2, kernel // 2):
-                (rows, to_rows), (columns, to_columns) = (
-                    _shift(i - kernel // 2, height),
-                    _shift(j - kernel // 2, width),
-                )
-                yield i, j, ((rows, columns), (to_rows, to_columns))
+def _pixels(x: Tensor) -> Tensor:
+    """`[B, C, H, W] -> [B H W, C]`."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _shift(by: int, size: int) -> tuple[slice, slice]:
-    inside = max(size - abs(by), 0)
-    at, to = max(by, 0), max(-by, 0)
-    return slice(at, at + inside), slice(to, to + inside)
+def _positions(kernel: int) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(kernel) for j in range(kernel)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from impflow_zoo.fast.elementwise import DERIVATIVES
 from impflow_zoo.lipschitz.perceptron import BoundPerceptron
-from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.bound import Linearization
 
 _CACHED = 1 << 18  # entries of a feature map that are worked on at once on a CPU
 

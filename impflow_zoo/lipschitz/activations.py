@@ -90,7 +90,7 @@ class LipSwish(Scaled):
     def scales(self) -> tuple[Tensor, Tensor]:
         # Below this bound the function is x / 2 to four digits, and 1 / b^2 overflows.
         b = functional.softplus(self.beta).clamp(min=1e-4)
-        return b, 1 / (self.slope * b)
+        return b, (self.slope * b).reciprocal()
 
 
 def both_silu(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
-from impflow_zoo.numerics.precision import without_autocast
+from impflow_zoo.numerics.modes import without_autocast
 
 __all__ = ["Certificate", "certify", "lipsdp_bounds", "worst"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.numerics.precision import without_autocast
+from impflow_zoo.numerics.modes import without_autocast
 
 __all__ = [
     "LipschitzLayer",

@@ -24,7 +24,6 @@ from impflow_zoo.models.walk import Walk, decode, encode
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
-from impflow_zoo.numerics.rows import all_finite
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
@@ -281,7 +280,7 @@ class Density(PlainLoading):
             raise ModelError(f"rows of shape {tuple(x.shape)}: this model takes [N, {expected}]")
         if context is not None:
             context = self._checked_context(context, len(x))
-        if not all_finite(x):
+        if not bool(x.isfinite().all()):
             raise ModelError("the rows hold NaN or infinity: there is nothing to standardise by")
         self.preprocessing.fit(self.transform, x, context)
 

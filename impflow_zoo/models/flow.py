@@ -24,8 +24,7 @@ from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.implicit import ImpFlowTransform
-from impflow_zoo.transforms.residual import ResFlowTransform
+from impflow_zoo.transforms.blocks import ImpFlowTransform, ResFlowTransform
 
 __all__ = ["FlowModel", "ImpFlow", "ResFlow"]
 

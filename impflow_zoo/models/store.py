@@ -33,7 +33,7 @@ from impflow_zoo.models.folder import (
     readable,
 )
 from impflow_zoo.models.walk import decode
-from impflow_zoo.numerics.precision import without_autocast
+from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.weights import mismatch

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from impflow_zoo.numerics import dense
+from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.krylov import MAX_RESTARTS, Krylov, solve_linear
-from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.rows import norm
-from impflow_zoo.numerics.solver import DENSE, NumericalWarning, SolverError
+from impflow_zoo.numerics.solver import DENSE, refuse
 
 ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
 
@@ -36,27 +35,20 @@ class Solved:
     rtol: float
 
     def refuse(self, failed: Tensor, name: str, advice: str, *, training: bool) -> None:
-        """Raise `SolverError` over the rows `failed`, `[B]`; in training warn instead."""
+        """Raise `SolverError` over the rows `failed`, `[B]`; in training warn instead.
+
+        Arguments:
+            failed: these rows.
+            name: of the derivative.
+            advice: what the user may change.
+        """
         worst = float(self.residual[failed].nan_to_num(1e30).amax())
-        shortfall = (
-            f"worst relative residual {worst:.2e}, tolerance {self.rtol:.2e} after "
-            f"{self.products} products"
+        refuse(
+            f"{name} of {int(failed.sum())} of {len(failed)} rows did not converge: worst relative "
+            f"residual {worst:.2e}, tolerance {self.rtol:.2e} after {self.products} products. "
+            f"{advice}",
+            training=training,
         )
-        report(failed, name, f"did not converge: {shortfall}. {advice}", training=training)
-
-
-def report(failed: Tensor, name: str, what: str, *, training: bool) -> None:
-    """Raise `SolverError` over rows whose derivative failed; in training warn instead.
-
-    Arguments:
-        failed: these rows, `[B]`, one at least.
-        name: of the derivative.
-        what: became of it.
-    """
-    message = f"{name} of {int(failed.sum())} of {len(failed)} rows {what}"
-    if not training:
-        raise SolverError(message)
-    warnings.warn(message, NumericalWarning, stacklevel=3)
 
 
 def solve_transposed(

@@ -15,13 +15,12 @@ def plus_identity(a: Tensor) -> Tensor:
     return a + torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
 
 
-def logdet(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Sign and logarithm of the absolute value of determinants, `[B, d, d] -> [B], [B]`."""
+def logdet(a: Tensor) -> Tensor:
+    """Logarithms of determinants, `[B, d, d] -> [B]`; NaN or `-inf` where one is not positive."""
     if a.shape[1] > 2:
         sign, value = torch.linalg.slogdet(a)
-        return sign, value
-    determinant = a[:, 0, 0] if a.shape[1] == 1 else _determinant(a)
-    return determinant.detach().sign(), determinant.abs().log()
+        return torch.where(sign > 0, value, torch.nan)
+    return (a[:, 0, 0] if a.shape[1] == 1 else _determinant(a)).log()
 
 
 def solve(a: Tensor, b: Tensor) -> Tensor:

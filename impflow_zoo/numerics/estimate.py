@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,17 +12,16 @@ from torch.nn import functional
 
 from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.adjoint import Solved, solve_transposed
+from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.krylov import arnoldi
-from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.modes import FirstOrder
 from impflow_zoo.numerics.probes import Probes
-from impflow_zoo.numerics.recording import FirstOrder
 from impflow_zoo.numerics.rows import dot, norm
 
 __all__ = ["Bias", "Estimate"]
 
 
-@dataclass(frozen=True)
-class Bias:
+class Bias(NamedTuple):
     """What a deterministic series leaves out, in nats, mean over the rows.
 
     Arguments:
@@ -39,24 +38,32 @@ class Estimate:
     """An estimate of `log det(I + J)`.
 
     Arguments:
-        value: one number per row, `[B]`; NaN in rows where a series diverges.
-        variance: that of the value, `[B]`: 0 for exact ones, NaN for a single draw.
+        value: one number per row, `[B]`; NaN or `-inf` in rows that have none.
         bias: of truncated series, where it was asked for.
         mode: `"exact"`, `"truncated"` or `"unbiased"`.
+        draws: of truncated series the value of each probe, `[n, B]`.
         products: products with the Jacobian that random series took.
         solved: the linear systems behind the gradient, where there are any.
     """
 
     value: Tensor
-    variance: Tensor
     bias: Bias | None = None
     mode: str = "exact"
+    draws: Tensor | None = None
     products: int = 0
     solved: Solved | None = None
 
+    @property
+    def variance(self) -> Tensor:
+        """That of the value, `[B]`: 0 for exact ones, NaN for a single draw."""
+        if self.draws is not None and len(self.draws) > 1:
+            return self.draws.var(dim=0) / len(self.draws)
+        return torch.full_like(self.value, 0.0 if self.mode == "exact" else math.nan)
+
     def without_graph(self) -> Estimate:
         """The same numbers alone."""
-        return replace(self, value=self.value.detach(), solved=None)
+        draws = None if self.draws is None else self.draws.detach()
+        return replace(self, value=self.value.detach(), draws=draws, solved=None)
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Setting:
         kappa: Lipschitz constant of the net in the 2-norm, where known.
         salt: tells the seeded probes of one net from those of another with the same seed.
         probes: where probes come from.
-        details: whether variance and bias are wanted.
+        details: whether the bias is wanted.
     """
 
     gradient: bool
@@ -92,7 +99,7 @@ class Estimator(Protocol):
 
 
 class Exact:
-    """The determinant of the dense matrix; `-inf` or NaN are left to the caller to refuse."""
+    """The determinant of the dense matrix."""
 
     differentiable: ClassVar[bool] = False
 
@@ -102,9 +109,7 @@ class Exact:
             point.known_jacobian = jacobian.detach()
         else:
             jacobian = point.jacobian()
-        sign, value = dense.logdet(dense.plus_identity(jacobian))
-        value = torch.where(sign > 0, value, torch.nan)
-        return Estimate(value, torch.zeros_like(value), Bias(0.0, 0.0))
+        return Estimate(dense.logdet(dense.plus_identity(jacobian)), Bias(0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Solve:
             goal = max(self.rtol, _finest(v))
             solved = solve_transposed(point, v, goal, start=space)
             value, products = _with_gradient(value, point, solved.u, v), solved.products
-        return Estimate(value, _unknown(value), None, "unbiased", products, solved)
+        return Estimate(value, mode="unbiased", products=products, solved=solved)
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class Roulette:
         value = _if_bounded(total, power, v)
         if setting.gradient:
             value = _with_gradient(value, point, u, v)
-        return Estimate(value, _unknown(value), None, "unbiased", n)
+        return Estimate(value, mode="unbiased", products=n)
 
 
 @dataclass(frozen=True)
@@ -175,23 +180,16 @@ class _SeededSeries:
     seed: int
 
     def __call__(self, point: Linearization, setting: Setting) -> Estimate:
-        values, biases = [], []
-        for i in range(self.n_probes):
-            v = setting.probes.seeded(point.x, self.seed, setting.salt, i)
-            value, bias = self.form(point, v, setting)
-            values.append(value)
-            biases.append(bias)
-        stacked = torch.stack(values)
-        value = stacked.mean(dim=0)
-        if not setting.details:
-            return Estimate(value, _unknown(value), mode="truncated")
-        spread = stacked.detach().var(dim=0) if len(values) > 1 else _unknown(value)
-        known = [bias for bias in biases if bias is not None]
-        bias = Bias(
-            math.fsum(b.tail for b in known) / len(known),
-            math.fsum(b.bound for b in known) / len(known),
+        probes = (
+            setting.probes.seeded(point.x, self.seed, setting.salt, i) for i in range(self.n_probes)
         )
-        return Estimate(value, spread / len(values), bias, mode="truncated")
+        values, biases = zip(*(self.form(point, v, setting) for v in probes), strict=True)
+        bias = None
+        if setting.details:
+            tail, bound = (math.fsum(part) / len(values) for part in zip(*biases, strict=True))
+            bias = Bias(tail, bound)
+        draws = torch.stack(values)
+        return Estimate(draws.mean(dim=0), bias, mode="truncated", draws=draws)
 
     def form(self, point: Linearization, v: Tensor, setting: Setting) -> tuple[Tensor, Bias | None]:
         """The value of one probe, and its bias if details are wanted."""
@@ -270,10 +268,6 @@ def truncation_bound(kappa: float | None, features: int, n_terms: int) -> float:
         return math.inf
     head = sum(kappa**k / k for k in range(1, n_terms + 1))
     return max(features * (-math.log1p(-kappa) - head), 0.0)
-
-
-def _unknown(value: Tensor) -> Tensor:
-    return torch.full_like(value.detach(), math.nan)
 
 
 def _if_bounded(value: Tensor, power: Tensor, v: Tensor) -> Tensor:

@@ -131,14 +131,16 @@ class LogDet:
         return replace(self, seed=mix(self.seed, *salt))
 
 
-def refuse(estimate: Estimate, *, training: bool) -> None:
+def refuse_logdet(estimate: Estimate, *, training: bool) -> None:
     """Say which rows have no log-determinant.
 
     Raises:
         NoContractionError: where `det(I + J) <= 0`; in evaluation, where a series diverges. In
             training such a row stays NaN, with a `NumericalWarning`.
     """
-    wrong = estimate.value.isnan()
+    wrong = ~estimate.value.isfinite()
+    if not bool(wrong.any()):  # their sum alone was not
+        return
     where = f"in {int(wrong.sum())} of {len(wrong)} rows: {_REMEDY}"
     if estimate.mode == "exact":
         raise NoContractionError(f"det(I + J) <= 0 {where}")

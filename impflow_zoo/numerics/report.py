@@ -35,8 +35,8 @@ class Doubts:
         self._remedies: list[Callable[[], None]] = []
 
     def add(self, wrong: Tensor, then: Callable[[], None]) -> None:
-        """Note rows that may be wrong, `[B]`, and what to do if any is: raise, or warn."""
-        self._flags.append(wrong.any())
+        """Note a number that is zero if all is well, and what to do if not: raise, or warn."""
+        self._flags.append(wrong)
         self._remedies.append(then)
 
     def settle(self) -> None:
@@ -44,7 +44,7 @@ class Doubts:
         if not self._flags:
             return
         wrong = torch.stack(self._flags).tolist()
-        remedies = [then for bad, then in zip(wrong, self._remedies, strict=True) if bad]
+        remedies = [then for bad, then in zip(wrong, self._remedies, strict=True) if bad != 0]
         self._flags, self._remedies = [], []
         for then in remedies:
             then()

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics import dense
-from impflow_zoo.numerics.adjoint import ROUNDING, report, solve_transposed
-from impflow_zoo.numerics.bound import BoundNet
-from impflow_zoo.numerics.estimate import Estimate, Setting
-from impflow_zoo.numerics.linearize import Linearization
-from impflow_zoo.numerics.logdet import LogDet, refuse
+from impflow_zoo.numerics.adjoint import ROUNDING, solve_transposed
+from impflow_zoo.numerics.bound import BoundNet, Linearization
+from impflow_zoo.numerics.estimate import Setting
+from impflow_zoo.numerics.logdet import LogDet, refuse_logdet
+from impflow_zoo.numerics.modes import forbid_second_order, recording
 from impflow_zoo.numerics.probes import Probes
-from impflow_zoo.numerics.recording import forbid_second_order, recording
 from impflow_zoo.numerics.report import Doubts, Report
 from impflow_zoo.numerics.rows import norm
-from impflow_zoo.numerics.solver import FEW_FEATURES, Solver
+from impflow_zoo.numerics.solver import FEW_FEATURES, Solver, refuse
 
 __all__ = ["ResidualMap"]
 
@@ -86,7 +85,7 @@ class ResidualMap:
         solution = self.solver.search(self.net, y, kappa=self.kappa, training=self.training)
         if self.report is not None:
             self.report.roots.append(solution)
-        self._doubt(solution.failed, partial(solution.report, training=self.training))
+        self._doubt(solution.failed.any(), partial(solution.refuse, training=self.training))
         root = solution.value
         wanted = torch.is_grad_enabled() and (y.requires_grad or self.net.wants_gradients(root))
         known: list[Tensor | None] = []
@@ -111,27 +110,22 @@ class ResidualMap:
             point = at.moved(x)
         with recording():
             estimate = estimator(point, setting)
-        self._check(estimate)
-        return point, estimate.value
-
-    def _check(self, estimate: Estimate) -> None:
         if self.report is not None:
             self.report.logdets.append(estimate.without_graph())
-        self._doubt(estimate.value.isnan(), partial(refuse, estimate, training=self.training))
-        solved = estimate.solved
-        if solved is not None:
-            name = "the gradient of log det(I + J)"
-            failed = solved.failed & ~estimate.value.isnan()
-            then = partial(
-                solved.refuse, failed, name, "Loosen LogDet(rtol=)", training=self.training
-            )
-            self._doubt(failed, then)
+        total = estimate.value.detach().sum()  # as for inputs: not finite if an entry is not
+        self._doubt(total - total, partial(refuse_logdet, estimate, training=self.training))
+        if (solved := estimate.solved) is not None:
+            failed = solved.failed & estimate.value.isfinite()
+            name, advice = "the gradient of log det(I + J)", "Loosen LogDet(rtol=)"
+            then = partial(solved.refuse, failed, name, advice, training=self.training)
+            self._doubt(failed.any(), then)
+        return point, estimate.value
 
     def _doubt(self, wrong: Tensor, then: Callable[[], None]) -> None:
-        if self.doubts is not None:
-            self.doubts.add(wrong, then)
-        elif bool(wrong.any()):
-            then()
+        doubts = Doubts() if self.doubts is None else self.doubts
+        doubts.add(wrong, then)
+        if self.doubts is None:
+            doubts.settle()
 
 
 class _ImplicitRoot(torch.autograd.Function):
@@ -182,8 +176,9 @@ def _solve_adjoint(point: Linearization, t: Tensor, rtol: float, *, training: bo
     size = norm(t)
     singular = size.isfinite() & ~(norm(u) * (ROUNDING * torch.finfo(t.dtype).eps) <= size)
     if bool(singular.any()):
-        what = (
-            "is not known to a digit: I + J is singular there up to rounding, g is no contraction"
+        refuse(
+            f"{_DERIVATIVE} of {int(singular.sum())} of {len(t)} rows is not known to a digit: "
+            "I + J is singular there up to rounding, g is no contraction",
+            training=training,
         )
-        report(singular, _DERIVATIVE, what, training=training)
     return u

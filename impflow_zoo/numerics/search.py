@@ -264,8 +264,7 @@ class _Search:
         """Go on without the rows that are done, where these are many."""
         rows = self.rows
         kept = (rows.best > rows.goal).nonzero()[:, 0]
-        done = len(rows.y) - len(kept)
-        if done < max(at_least, 0.25 * len(rows.y)):
+        if len(rows.y) - len(kept) < max(at_least, 0.25 * len(rows.y)):
             return
         if self.index is not None:
             self.found.put(self.index, rows)

@@ -68,30 +68,29 @@ class Solution:
             return None
         return self.residual / (1 - self.kappa)
 
-    def describe_failure(self) -> str:
-        """One line on the rows that were not solved, with what to change."""
+    def refuse(self, *, training: bool) -> None:
+        """Raise `SolverError` over rows that were not solved; in training warn instead."""
         failed = self.failed
         worst = int(torch.where(failed, self.residual.nan_to_num(math.inf), -1.0).argmax())
-        reasons = ", ".join(
-            f"{int((self.status == s).sum())}: {s}"
-            for s in Status
-            if s > Status.ROUNDING_FLOOR and bool((self.status == s).any())
-        )
+        counts = {s: int((self.status == s).sum()) for s in Status if s > Status.ROUNDING_FLOOR}
+        reasons = ", ".join(f"{count}: {s}" for s, count in counts.items() if count)
         bound = self.error_bound
         error = "" if bound is None else f" (error at most {float(bound[worst]):.2e})"
-        return (
+        refuse(
             f"{int(failed.sum())} of {len(failed)} rows did not converge ({reasons}): worst "
             f"residual {float(self.residual[worst]):.2e}{error}, tolerance "
             f"{float(self.tolerance[worst]):.2e}. Loosen Solver(rtol=, atol=), raise max_steps "
             f"({self.max_steps}), or try another method ({', '.join(METHODS)}); if g is no "
-            "contraction there may be no root"
+            "contraction there may be no root",
+            training=training,
         )
 
-    def report(self, *, training: bool) -> None:
-        """Raise `SolverError` over rows that were not solved; in training warn instead."""
-        if not training:
-            raise SolverError(self.describe_failure())
-        warnings.warn(self.describe_failure(), NumericalWarning, stacklevel=3)
+
+def refuse(message: str, *, training: bool) -> None:
+    """Raise `SolverError`; in training warn instead."""
+    if not training:
+        raise SolverError(message)
+    warnings.warn(message, NumericalWarning, stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -194,8 +193,8 @@ class Solver:
             )
         net = g if isinstance(g, BoundNet) else ModuleNet(g, context)
         solution = self.search(net, y, initial=initial, kappa=kappa, training=training)
-        if throw and not bool(solution.converged.all()):
-            solution.report(training=training)
+        if throw and bool(solution.failed.any()):
+            solution.refuse(training=training)
         return solution
 
     @torch.no_grad()

@@ -12,14 +12,14 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
+from impflow_zoo.numerics.modes import recording
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Doubts, Report
 from impflow_zoo.numerics.residual import ResidualMap
-from impflow_zoo.numerics.rows import all_finite, listed
+from impflow_zoo.numerics.rows import listed
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
-from impflow_zoo.transforms.binding import bind, negated
+from impflow_zoo.transforms.binding import bind
 from impflow_zoo.transforms.weights import PlainLoading
 
 __all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
@@ -133,37 +133,50 @@ class ResidualBlock(PlainLoading, Transform):
             probes: where probes of log-determinants come from.
             report: filled in with what the numerics found.
         """
-        doubts = Doubts()
-        value, context = self._checked(inputs, context, doubts)
+        doubts, probes = Doubts(), probes or Probes()
+        self._check(inputs, context, doubts)
+        # A layer before this one answers in bfloat16 under autocast; roots need more than that.
+        value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if want_logdet and self.training and torch.is_grad_enabled():
             self._warn_of_kinks()
-        bound = {name: bind(getattr(self, name), context) for name in self.nets}
-        total = None
-        for step in reversed(self.steps) if backwards else self.steps:
-            net = bound[step.net]
-            _check_shape(net, value)
-            residual_map = ResidualMap(
-                net if step.sign == 1 else negated(net),
-                solver=self.solver,
-                logdet=self.logdet,
-                training=self.training,
-                kappa=_known_constant(getattr(self, step.net)),
-                salt=self.nets.index(step.net),
-                probes=probes or Probes(),
-                report=report,
-                doubts=doubts,
-            )
-            inverted = step.inverted != backwards
-            if not want_logdet:
-                value = residual_map.inverse(value) if inverted else residual_map.value(value)
-                continue
-            if inverted:
-                value, logdet = residual_map.inverse_and_logdet(value)
-                logdet = -logdet
-            else:
-                value, logdet = residual_map.value_and_logdet(value)
-            total = logdet if total is None else total + logdet
-        doubts.settle()
+        with recording(mode=torch.is_grad_enabled()):
+            # Graphs could not keep what was made in inference mode.
+            value = value.clone() if value.is_inference() else value
+            if context is not None and context.is_inference():
+                context = context.clone()
+            nets = {name: getattr(self, name) for name in self.nets}
+            bound = {name: bind(net, context) for name, net in nets.items()}
+            total = None
+            for step in reversed(self.steps) if backwards else self.steps:
+                net = bound[step.net]
+                if net.shape is not None and value.shape[1:] != net.shape:
+                    expected = ", ".join(map(str, net.shape))
+                    raise ValueError(
+                        f"input of shape {tuple(value.shape)}: this net takes [B, {expected}]"
+                    )
+                kappa = getattr(nets[step.net], "lipschitz", None)
+                residual_map = ResidualMap(
+                    net if step.sign == 1 else net.negated(),
+                    solver=self.solver,
+                    logdet=self.logdet,
+                    training=self.training,
+                    kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
+                    salt=self.nets.index(step.net),
+                    probes=probes,
+                    report=report,
+                    doubts=doubts,
+                )
+                inverted = step.inverted != backwards
+                if not want_logdet:
+                    value = residual_map.inverse(value) if inverted else residual_map.value(value)
+                    continue
+                if inverted:
+                    value, logdet = residual_map.inverse_and_logdet(value)
+                    logdet = -logdet
+                else:
+                    value, logdet = residual_map.value_and_logdet(value)
+                total = logdet if total is None else total + logdet
+            doubts.settle()
         return value, total
 
     def _warn_of_kinks(self) -> None:
@@ -174,10 +187,8 @@ class ResidualBlock(PlainLoading, Transform):
             )
             warnings.warn(message, NumericalWarning, stacklevel=4)
 
-    def _checked(
-        self, inputs: Tensor, context: Tensor | None, doubts: Doubts
-    ) -> tuple[Tensor, Tensor | None]:
-        """The inputs, in at least float32, and the context, both fit for graphs.
+    def _check(self, inputs: Tensor, context: Tensor | None, doubts: Doubts) -> None:
+        """Refuse inputs and contexts, now or at the end of the call.
 
         Raises:
             TypeError, ValueError, RuntimeError: as `forward`, for inputs or a context it refuses.
@@ -202,22 +213,15 @@ class ResidualBlock(PlainLoading, Transform):
                 "transforms of torch.func over a block are not supported: use torch.autograd.grad, "
                 "or the rows of one batch (torch.func.functional_call of a block works)"
             )
-        # A layer before this one answers in bfloat16 under autocast; roots need more than that.
-        value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         parameters = list(self.parameters())
-        tensors = [t for t in (value, context, *parameters) if t is not None]
+        tensors = [t for t in (inputs, context, *parameters) if t is not None]
         if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):  # would be lost
             raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
-        _check_place(value, context, [p for p in parameters if p.is_floating_point()])
+        _check_place(inputs, context, [p for p in parameters if p.is_floating_point()])
         for name, x in (("inputs", inputs), ("context", context)):
             if x is not None and x.is_floating_point():
                 total = x.detach().sum()  # neither finite, nor less itself zero, if an entry is not
-                doubts.add(total - total != 0, partial(check_finite, x, name))
-        if not torch.is_inference_mode_enabled():  # graphs could not keep what was made in it
-            value = value.clone() if value.is_inference() else value
-            if context is not None and context.is_inference():
-                context = context.clone()
-        return value, context
+                doubts.add(total - total, partial(check_finite, x, name))
 
 
 class NotFiniteError(ValueError):
@@ -234,20 +238,20 @@ def check_finite(x: Tensor, name: str) -> None:
     Raises:
         NotFiniteError: if there are any.
     """
-    if all_finite(x):
-        return
     rows = (~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
-    where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
-    raise NotFiniteError(f"{name} hold NaN or infinity in {where}")
+    if rows:
+        where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
+        raise NotFiniteError(f"{name} hold NaN or infinity in {where}")
 
 
-def _check_place(value: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:
+def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:
     """A `ValueError` where inputs, context and parameters do not go together."""
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
     others = [*parameters] if context is None else [context, *parameters]
-    devices = {t.device for t in others} - {value.device}
+    devices = {t.device for t in others} - {inputs.device}
     if devices:
         raise ValueError(
-            f"inputs are on {value.device}, context or parameters on "
+            f"inputs are on {inputs.device}, context or parameters on "
             f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
         )
     if any(p.is_inference() for p in parameters):
@@ -256,34 +260,22 @@ def _check_place(value: Tensor, context: Tensor | None, parameters: list[nn.Para
             "graph: build, convert or copy the module outside of it"
         )
     dtypes = {p.dtype for p in parameters}
-    for dtype in dtypes - {torch.float32, torch.float64}:
+    for narrow in dtypes - {torch.float32, torch.float64}:
         raise ValueError(
-            f"parameters of type {dtype}: torch.float32 or torch.float64 is needed to find "
+            f"parameters of type {narrow}: torch.float32 or torch.float64 is needed to find "
             "roots; for narrow arithmetic within the nets use torch.autocast"
         )
-    narrow = torch.is_autocast_enabled(value.device.type)
-    beside = set() if context is None else {context.dtype}
-    if narrow and torch.float64 not in {value.dtype, *dtypes, *beside}:
+    everything = {dtype, *(t.dtype for t in others)}
+    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in everything:
         return  # types of 32 bits and less go together there
-    if dtypes and value.dtype not in dtypes:
+    if dtypes and dtype not in dtypes:
         names = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(
-            f"inputs of type {value.dtype}, parameters of type {names}: "
-            f"convert either, by inputs.to({names}) or .to({value.dtype}) on the module"
+            f"inputs of type {dtype}, parameters of type {names}: "
+            f"convert either, by inputs.to({names}) or .to({dtype}) on the module"
         )
-    if context is not None and context.is_floating_point() and context.dtype != value.dtype:
+    if context is not None and context.is_floating_point() and context.dtype != dtype:
         raise ValueError(
-            f"inputs of type {value.dtype}, context of type {context.dtype}: "
-            f"convert it by context.to({value.dtype})"
+            f"inputs of type {dtype}, context of type {context.dtype}: "
+            f"convert it by context.to({dtype})"
         )
-
-
-def _check_shape(net: BoundNet, x: Tensor) -> None:
-    if net.shape is not None and x.shape[1:] != net.shape:
-        expected = ", ".join(map(str, net.shape))
-        raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
-
-
-def _known_constant(net: nn.Module) -> float | None:
-    constant = getattr(net, "lipschitz", None)
-    return float(constant) if isinstance(constant, (int, float)) else None

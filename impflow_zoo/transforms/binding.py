@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from impflow_zoo.numerics.bound import BoundNet, ModuleNet
@@ -20,7 +17,7 @@ except ModuleNotFoundError:  # the room was deleted: everything works, slower
         return net
 
 
-__all__ = ["bind", "negated"]
+__all__ = ["bind"]
 
 
 def bind(net: nn.Module, context: Tensor | None) -> BoundNet:
@@ -37,25 +34,8 @@ def bind(net: nn.Module, context: Tensor | None) -> BoundNet:
     # What `torch.compile` wraps is its only child: nets that bind themselves need no compiler.
     inner: Any = next(net.children()) if type(net).__name__ == "OptimizedModule" else net
     if _defines_bind(inner):
-        with _fit_for_graphs():
-            if context is not None and context.is_inference():
-                context = context.clone()
-            own = inner.bind(context)
+        own = inner.bind(context)
     return ModuleNet(net, context) if own is None else faster(own)
-
-
-def negated(net: BoundNet) -> BoundNet:
-    """The net `-g`."""
-    with _fit_for_graphs():
-        return net.negated()
-
-
-@contextmanager
-def _fit_for_graphs() -> Iterator[None]:
-    """Tensors made in inference mode could not enter the graphs that log-dets are taken from."""
-    recording = torch.is_grad_enabled()
-    with torch.inference_mode(mode=False), torch.set_grad_enabled(recording):
-        yield
 
 
 def _defines_bind(net: Any) -> bool:

@@ -15,7 +15,7 @@ from impflow_zoo.fast.convolution import FastConvolutions
 from impflow_zoo.fast.narrow import is_narrow
 from impflow_zoo.lipschitz.activations import both_silu
 from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions
-from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.transforms.binding import bind
 
 NETS: dict[str, Any] = {

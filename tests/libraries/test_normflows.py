@@ -20,7 +20,7 @@ from impflow_zoo.normflows import (
     ResFlowLayer,
     TransformLayer,
 )
-from impflow_zoo.transforms.monotone import MonotoneTransform
+from impflow_zoo.transforms.blocks import MonotoneTransform
 
 
 def mlp(features: int = 3, context: int | None = None) -> LipschitzMLP:

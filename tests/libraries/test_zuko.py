@@ -11,7 +11,7 @@ from support.blocks import check_gradients, dense_logdet, tighten
 from torch.distributions import ComposeTransform, Independent, Normal, TransformedDistribution
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
-from impflow_zoo.transforms.monotone import MonotoneTransform
+from impflow_zoo.transforms.blocks import MonotoneTransform
 
 zuko = pytest.importorskip("zuko")
 

@@ -20,7 +20,7 @@ from impflow_zoo.numerics import adjoint
 from impflow_zoo.numerics.bound import ModuleNet
 from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.transforms.binding import bind
-from impflow_zoo.transforms.monotone import MonotoneTransform
+from impflow_zoo.transforms.blocks import MonotoneTransform
 
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
 ITERATIONS = 150  # 0.8^150 is 3e-15

@@ -18,8 +18,8 @@ from impflow_zoo import (
     LogDet,
     ResFlowTransform,
 )
+from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.krylov import arnoldi
-from impflow_zoo.numerics.linearize import Linearization
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.testing.case import jacobian
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import warnings
@@ -11,8 +12,9 @@ import torch
 from support.blocks import EPS, length
 
 from impflow_zoo import LipschitzMLP, NumericalWarning, Solver, SolverError
+from impflow_zoo.numerics.bound import ModuleNet
 from impflow_zoo.numerics.methods import METHODS
-from impflow_zoo.numerics.search import Status
+from impflow_zoo.numerics.search import Status, find_roots
 
 every_method = pytest.mark.parametrize("method", ["auto", *METHODS])
 every_dtype = pytest.mark.parametrize(
@@ -213,9 +215,23 @@ def test_the_best_iterate_is_kept(method):
     few, more = (Solver(method, max_steps=n).solve(g, y, throw=False) for n in (5, 40))
     floor = 64 * EPS[y.dtype] * (1 + length(y))
     assert (few.residual <= length(g(y)) + floor).all()
-    if method != "auto":  # which takes its methods in turn at other steps
+    if method != "auto":  # whose methods start from other iterates then; see the next test
         assert (more.residual <= few.residual + floor).all()
     torch.testing.assert_close(few.residual, residual(g, few, y))
+
+
+@pytest.mark.parametrize("max_steps", [5, 40])
+@pytest.mark.parametrize("features", [3, 12])
+def test_the_best_iterate_is_kept_over_the_methods_of_auto(features, max_steps):
+    """What a method leaves to the next one is no worse afterwards, however far that one strays."""
+    y = torch.randn(8, features, dtype=torch.float64)
+    legs = Solver(max_steps=max_steps)._legs(features, None, y.dtype, training=False)
+    net = ModuleNet(lambda w: -3 * torch.sin(2 * w) - 1.0)
+    tolerance = torch.full((8,), 1e-14, dtype=torch.float64)
+    with torch.no_grad():
+        found = [find_roots(net, y, tolerance, legs[:n], None)[1] for n in range(1, len(legs) + 1)]
+    for before, after in itertools.pairwise(found):
+        assert (after <= before).all()
 
 
 @every_method

@@ -18,7 +18,7 @@ from impflow_zoo import (
     ResFlowTransform,
     SandwichMLP,
 )
-from impflow_zoo.numerics.linearize import Linearization
+from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.published.nets import PublishedMLP
 from impflow_zoo.testing.case import (
@@ -32,7 +32,7 @@ from impflow_zoo.testing.case import (
 )
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.binding import bind
-from impflow_zoo.transforms.monotone import MonotoneTransform
+from impflow_zoo.transforms.blocks import MonotoneTransform
 
 __all__ = [
     "BLOCKS",

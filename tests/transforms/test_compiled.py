@@ -18,7 +18,7 @@ from impflow_zoo import (
     ResFlowTransform,
     SandwichMLP,
 )
-from impflow_zoo.transforms.monotone import MonotoneTransform
+from impflow_zoo.transforms.blocks import MonotoneTransform
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "user": (lambda: User(), (2,)),

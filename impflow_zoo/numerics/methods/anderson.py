@@ -23,16 +23,17 @@ class Anderson(Method):
     taken = 0
 
     def propose(self, point: Tensor, usable: Tensor) -> Tensor:
-        step = self.step(point)
-        if step is None:
+        if self.last is None:
+            self.last = point
             return super().propose(point, usable)
         features = point.shape[1] // 2
         most = min(self.memory, features)
         if self.steps is None:
-            self.steps = step.new_zeros(len(step), most, 2 * features)
+            self.steps = point.new_zeros(len(point), most, 2 * features)
         else:
             self.steps.mul_(usable[:, None, None])
-        self.steps[:, self.taken % most] = step
+        self.step(point, out=self.steps[:, self.taken % most])
+        self.last = point
         self.taken += 1
         steps = self.steps[:, : self.taken]
         df, f = steps[..., features:], point[:, features:]
@@ -41,7 +42,8 @@ class Anderson(Method):
             gram = df @ df.mT
             gram.diagonal(dim1=1, dim2=2).add_(10 * torch.finfo(f.dtype).eps)
             weights = solve(gram, weights)
-        return super().propose(point - (weights[:, None] @ steps)[:, 0], usable)
+        mixed = torch.baddbmm(point[:, None], weights[:, None], steps, alpha=-1)
+        return super().propose(mixed[:, 0], usable)
 
     def keep(self, index: Tensor) -> None:
         super().keep(index)

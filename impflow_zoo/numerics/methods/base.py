@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.bound import BoundNet
-from impflow_zoo.numerics.rows import norm
+from impflow_zoo.numerics.rows import wide_norm
 
 
 class Method:
@@ -28,7 +28,7 @@ class Method:
 
     def __init__(self, net: BoundNet, shape: torch.Size) -> None:
         self.net, self.shape = net, shape
-        self.last: Tensor | None = None  # the point that the last step started from
+        self.last: Tensor | None = None  # point
 
     def value(self, w: Tensor) -> Tensor:
         """`g(w)` of flat rows, `[B, d]`, without a graph."""
@@ -44,14 +44,13 @@ class Method:
         w, f = point.chunk(2, dim=1)
         return w + f
 
-    def step(self, point: Tensor) -> Tensor | None:
-        """The step from the last point, over the length of its change of the residual."""
-        last, self.last = self.last, point
-        if last is None:
-            return None
-        step = point - last
-        length = norm(step.chunk(2, dim=1)[1])
-        return (step / length[:, None]).nan_to_num_(0.0, 0.0, 0.0)  # none where it is zero
+    def step(self, point: Tensor, out: Tensor) -> Tensor:
+        """Write the step from the last point, over the length of its change of the residual."""
+        assert self.last is not None
+        step = point - self.last
+        length = wide_norm(step.chunk(2, dim=1)[1])
+        torch.div(step, length[:, None], out=out)
+        return out.nan_to_num_(0.0, 0.0, 0.0)  # none where the residual did not change
 
     def keep(self, index: Tensor) -> None:
         """Go on with these rows only, given by their indices."""

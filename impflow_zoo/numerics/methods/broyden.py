@@ -27,11 +27,11 @@ class Broyden(Method):
         self.ranks: list[tuple[Tensor, Tensor]] = []
 
     def propose(self, point: Tensor, usable: Tensor) -> Tensor:
-        step = self.step(point)
-        if step is not None:
+        if self.last is not None:
             kept = usable[:, None]
             self.ranks = [(a * kept, b * kept) for a, b in self.ranks]
-            self._remember(*step.chunk(2, dim=1))
+            self._remember(*self.step(point, out=torch.empty_like(point)).chunk(2, dim=1))
+        self.last = point
         f = point.chunk(2, dim=1)[1]
         more = torch.zeros_like(f)
         for a, b in self.ranks:

@@ -1,0 +1,59 @@
+"""What torch is told of a stretch of code: record, round no more than asked, differentiate once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["recording", "without_autocast"]
+
+
+@contextmanager
+def recording(*, mode: bool = True) -> Iterator[None]:
+    """Record gradients or not, outside of `torch.inference_mode`, whose tensors enter no graph."""
+    with torch.inference_mode(mode=False), torch.set_grad_enabled(mode):
+        yield
+
+
+@contextmanager
+def without_autocast(*modules: nn.Module) -> Iterator[None]:
+    """No rounding by autocast, neither on the CPU nor where the parameters are.
+
+    It rounds float64 as well, which proofs and recorded answers are computed in.
+    """
+    places = {"cpu", *(p.device.type for module in modules for p in module.parameters())}
+    with ExitStack() as stack:
+        for place in places - {"meta"}:
+            if torch.is_autocast_enabled(place):
+                stack.enter_context(torch.autocast(place, enabled=False))
+        yield
+
+
+class FirstOrder(torch.autograd.Function):
+    """The identity, for a tensor whose gradient is right but not the gradient's derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        forbid_second_order()
+        return grad
+
+
+def forbid_second_order() -> None:
+    """Called in a backward pass, refuse to record it for being differentiated again.
+
+    Raises:
+        RuntimeError: in a backward pass with `create_graph=True`.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this derivative can be taken once only, not with create_graph=True: second "
+            "derivatives need the residual direction of a block with logdet='exact' or 'truncated'"
+        )
