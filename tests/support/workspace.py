@@ -182,8 +182,9 @@ class Workspace:
         folder.mkdir()
         rows += config.features  # a Gaussian has to fit
         columns = list(config.columns) or [f"x{i}" for i in range(config.features)]
+        columns += getattr(config, "context_columns", ())
         for split in splits:
-            table = pandas.DataFrame(rng.normal(size=(rows, config.features)), columns=columns)
+            table = pandas.DataFrame(rng.normal(size=(rows, len(columns))), columns=columns)
             table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
         return str(folder)
 
