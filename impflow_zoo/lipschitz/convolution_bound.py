@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from torch.nn import functional
 
 __all__ = ["convolution_norm_bound"]
 
-_FACTORED = 8192  # entries of an image up to which the bound is proved by a Cholesky factor
+_FACTORED = 2**27  # entries of the dense matrix up to which a Cholesky factor proves the bound
 
 
-def convolution_norm_bound(weight: Tensor, image_size: tuple[int, int], estimate: float) -> float:
+def convolution_norm_bound(
+    weight: Tensor, image_size: tuple[int, int], estimate: Callable[[int], float]
+) -> float:
     """A number that the norm of a convolution on images of one size cannot exceed.
 
     The matrix `t I - A^T A` is banded: a row of the image meets only its neighbours. A Cholesky
@@ -33,19 +36,20 @@ def convolution_norm_bound(weight: Tensor, image_size: tuple[int, int], estimate
     Arguments:
         weight: kernels in float64, with shape `[out, in, k, k]`, k odd.
         image_size: height and width.
-        estimate: close to the norm; further off it costs time and digits, nothing else.
+        estimate: makes a number close to the norm, from a Krylov space of some steps. A number
+            further off costs time and digits, nothing else.
     """
     height, width = image_size
     if height < width:
         weight, height, width = weight.mT, width, height
     if weight.shape[0] < weight.shape[1]:
         weight = weight.transpose(0, 1).flip(2, 3)  # the adjoint, which has the same norm
-    entries = weight.shape[1] * height * width
-    if entries <= _FACTORED:
+    entries, others = weight.shape[1] * height * width, weight.shape[0] * height * width
+    if entries * others <= _FACTORED:
         gram = _gram(weight, height, width)
         rounding = entries * (entries + weight[:, 0].numel()) * torch.finfo(weight.dtype).eps
-        for slack in (1e-8, 1e-7, 1e-6, 1e-4, 1e-2):
-            bound = estimate**2 * (1 + slack)
+        for steps, slack in ((30, 1e-7), (300, 1e-7), (300, 1e-5), (300, 1e-3)):
+            bound = estimate(steps) ** 2 * (1 + slack)
             if _exceeds(bound, gram):
                 return math.sqrt(bound * (1 + rounding))
     moves = itertools.product((0.0, 0.5), (0.0, 0.5))

@@ -178,9 +178,14 @@ class LipschitzConv2d(LipschitzLayer):
     def norm_bound(self) -> float:
         """An upper bound of the norm in float64, by `convolution_norm_bound`."""
         weight = self.evaluated_weight()
-        forward, backward = partial(self.operator, weight), partial(self.adjoint, weight)
-        v = leading_vector(forward, backward, self.v.to(weight), steps=300)
-        estimate = float(torch.linalg.vector_norm(forward(v)))
+        pair = partial(self.operator, weight), partial(self.adjoint, weight)
+        if len(self.u) < len(self.v):
+            pair = pair[::-1]
+        start = min(self.u, self.v, key=len).to(weight)
+
+        def estimate(steps: int) -> float:
+            return float(torch.linalg.vector_norm(pair[0](leading_vector(*pair, start, steps))))
+
         return convolution_norm_bound(weight, self.image_size, estimate)
 
     def extra_repr(self) -> str:
