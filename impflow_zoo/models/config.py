@@ -67,18 +67,27 @@ _ONCE: dict[str, dict[str, Any]] = {
         "fc_blocks": 0,
         "fc_hidden": [128, 128],
     },
+    "published-tabular": {"stored_norms": True, "centred_actnorm": True},
+    "published-image": {"stored_norms": True, "centred_actnorm": True},
 }
 
 
 def updated(data: Any) -> Any:
     """The JSON objects of a config that an earlier version may have written, as `parse` takes them.
 
-    Configs of tables from before there was a choice of nets leave `net` out.
+    Configs of tables from before there was a choice of nets leave `net` out. Those of converted
+    models from before they had kinds of their own are told by `stored_norms`.
     """
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in _ONCE:
         return data
-    data, once = {"net": "spectral", **data} if kind == "tabular" else data, _ONCE[kind]
+    if kind in ("tabular", "image") and data.get("stored_norms") is True:
+        kind = f"published-{kind}"
+    once, data = _ONCE[kind], {**data, "kind": kind}
+    if kind == "tabular":
+        data = {"net": "spectral", **data}
+    if kind == "published-tabular":
+        once = {**once, "actnorm_ends": data.get("actnorm", True)}
     return {
         key: value
         for key, value in data.items()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import impflow_zoo
-from impflow_zoo import ImageConfig, TabularConfig
+from impflow_zoo import ImageConfig, ImpFlow, ResFlow, TabularConfig, create_model
 from impflow_zoo.models.config import parse, to_json, updated
 from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.models.flow import FlowModel
 
 # What configs of the version before had beside today's fields.
 TABLE = {
@@ -49,6 +52,44 @@ def test_fields_that_say_nothing_are_dropped(config, legacy):
 def test_configs_of_tables_from_before_there_was_a_choice_of_nets():
     found = parse(updated({"kind": "tabular", "features": 2, **TABLE}))
     assert found == TabularConfig(features=2, net="spectral")
+
+
+CONVERTED = {"stored_norms": True, "centred_actnorm": True}
+
+
+@pytest.mark.parametrize("kind", ["tabular", "published-tabular"])
+@pytest.mark.parametrize("actnorm", [True, False])
+def test_converted_tables_of_earlier_versions_load(kind, actnorm, tmp_path):
+    own = {"features": 2, "hidden_features": [8, 8], "norm": "222f", "actnorm": actnorm}
+    model = ImpFlow(parse({"kind": "published-tabular", **own}))
+    folder = saved_as(
+        tmp_path / "old",
+        model,
+        {**to_json(model.config), "kind": kind, "actnorm_ends": actnorm, **CONVERTED},
+    )
+    loaded = create_model(str(folder), verify=True)
+    assert loaded.config == model.config
+    x = torch.randn(3, 2)
+    assert torch.equal(loaded.log_prob(x), model.eval().log_prob(x))
+
+
+@pytest.mark.parametrize("kind", ["image", "published-image"])
+def test_converted_images_of_earlier_versions_load(kind, tmp_path):
+    own = {"channels": 1, "image_size": [4, 4], "blocks": [1], "width": 4, "fc_blocks": 1}
+    model = ResFlow(parse({"kind": "published-image", **own}))
+    folder = saved_as(tmp_path / "old", model, {**to_json(model.config), "kind": kind, **CONVERTED})
+    loaded = ResFlow.from_pretrained(folder, verify=True)
+    assert loaded.config == model.config
+    x = torch.rand(2, 1, 4, 4)
+    assert torch.equal(loaded.encode(x), model.eval().encode(x))
+
+
+def saved_as(folder: Path, model: FlowModel, config: dict[str, Any]) -> Path:
+    """A folder of a model with another config than its own."""
+    model.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "config": config}))
+    return folder
 
 
 def test_mistakes_in_old_files_are_named():
