@@ -27,19 +27,11 @@ _ADDRESS = re.compile(r" ?<[^>]* at 0x[0-9a-f]+>")  # PIL's name for bytes witho
 _REMEDY = "to leave such rows out, see --skip-corrupt of evaluate and data.corrupt of recipes"
 
 
-class _Decoder:
-    """What turns cells of a column of images into rows.
+class _Images:
+    """Images of one format, uint8, in cells of a column.
 
     An image of the wrong size or number of channels is a mistake in the model's config, not a
     damaged file: it is refused whatever is done about those.
-
-    Arguments:
-        name: what the set is, for messages.
-        data: the set, of which the cells come as they are stored.
-        column: the column of images.
-        form: what the images are to look like.
-        skip_corrupt: leave out rows without an image that can be decoded, with a warning for each;
-            False refuses them.
     """
 
     def __init__(
@@ -53,13 +45,13 @@ class _Decoder:
     ) -> None:
         from datasets import Image
 
-        self.name, self.form, self.skip_corrupt = name, form, skip_corrupt
-        self.shape = (form.channels, *form.size)
-        self._feature, self.column = data.features[column], column
-        self.stored = data.select_columns([column]).cast_column(column, Image(decode=False))
+        self.name, self._form, self._skip_corrupt = name, form, skip_corrupt
+        self._shape = (form.channels, *form.size)
+        self._feature, self._column = data.features[column], column
+        self._stored = data.select_columns([column]).cast_column(column, Image(decode=False))
         self._warned: set[int] = set()
 
-    def row(self, number: int, cell: Any) -> Tensor | None:
+    def _row(self, number: int, cell: Any) -> Tensor | None:
         """The image in a cell, or None if it is left out."""
         cause, image, reason = None, None, f"row {number} has no image"
         try:
@@ -69,33 +61,29 @@ class _Decoder:
             said = _ADDRESS.sub("", one_line(error))
             reason = f"cannot decode the image of row {number}: {said}"
         if image is not None:
-            return as_tensor(image, self.form, f"{self.name}: the image of row {number}")
-        if not self.skip_corrupt:
+            return as_tensor(image, self._form, f"{self.name}: the image of row {number}")
+        if not self._skip_corrupt:
             raise DataError(f"{self.name}: {reason}; {_REMEDY}") from cause
         if number not in self._warned:  # once, however often the row is asked for
             self._warned.add(number)
             warnings.warn(f"{self.name}: {reason}; left out", LeftOutWarning, stacklevel=2)
         return None
 
-    def batch(self, rows: Sequence[tuple[int, Tensor | None]]) -> Batch:
+    def _batch(self, rows: Sequence[tuple[int, Tensor | None]]) -> Batch:
         """Rows under their numbers, less those that are left out."""
         found = [(number, row) for number, row in rows if row is not None]
-        pixels = torch.empty(len(found), *self.shape, dtype=torch.uint8)
+        pixels = torch.empty(len(found), *self._shape, dtype=torch.uint8)
         for i, (_, row) in enumerate(found):
             pixels[i] = row
         index = torch.tensor([number for number, _ in found], dtype=torch.int64)
         return Batch(index, pixels, len(rows) - len(found))
 
 
-class ImageSource(Source):
+class ImageSource(_Images, Source):
     """Images of one format, uint8, each decoded when first asked for and kept if all would fit.
 
     Arguments:
-        name: what it is, for messages and results.
-        data: the set, with its column of images.
-        column: that column.
-        form: what the images are to look like.
-        skip_corrupt: let `read` leave out rows without an image that can be decoded.
+        name, data, column, form, skip_corrupt: as in `ImageStream`.
 
     Raises:
         DataError: for an empty set.
@@ -110,31 +98,31 @@ class ImageSource(Source):
         *,
         skip_corrupt: bool = False,
     ) -> None:
-        super().__init__(name, len(data))
-        self._decoder = _Decoder(name, data, column, form, skip_corrupt=skip_corrupt)
+        Source.__init__(self, name, len(data))
+        super().__init__(name, data, column, form, skip_corrupt=skip_corrupt)
         self._numbers = range(len(data))  # of the rows in the whole set
-        self._fits = len(data) * math.prod(self._decoder.shape) <= _CACHE
+        self._fits = len(data) * math.prod(self._shape) <= _CACHE
         self._kept: dict[int, Tensor | None] = {}
 
     def read(self, indices: Sequence[int] | Tensor) -> Batch:
         index = torch.as_tensor(indices, dtype=torch.int64).tolist()
-        return self._decoder.batch([(i, self._row(self._numbers[i])) for i in index])
+        return self._batch([(i, self._kept_row(self._numbers[i])) for i in index])
 
     def part(self, rows: range) -> ImageSource:
         part = copy.copy(self)  # which shares what is decoded
         part._numbers, part._size = self._numbers[rows.start : rows.stop : rows.step], len(rows)
         return part
 
-    def _row(self, number: int) -> Tensor | None:
+    def _kept_row(self, number: int) -> Tensor | None:
         if number in self._kept:
             return self._kept[number]
-        row = self._decoder.row(number, self._decoder.stored[number][self._decoder.column])
+        row = self._row(number, self._stored[number][self._column])
         if self._fits:
             self._kept[number] = row
         return row
 
 
-class ImageStream:
+class ImageStream(_Images):
     """Images of one format, uint8, of a set that is not kept: a batch at a time is in memory.
 
     Arguments:
@@ -142,20 +130,9 @@ class ImageStream:
         data: the set, with its column of images.
         column: that column.
         form: what the images are to look like.
-        skip_corrupt: leave out rows without an image that can be decoded.
+        skip_corrupt: leave out rows without an image that can be decoded, with a warning for each;
+            False refuses them.
     """
-
-    def __init__(
-        self,
-        name: str,
-        data: IterableDataset,
-        column: str,
-        form: ImageFormat,
-        *,
-        skip_corrupt: bool = False,
-    ) -> None:
-        self.name = name
-        self._decoder = _Decoder(name, data, column, form, skip_corrupt=skip_corrupt)
 
     def batches(
         self, size: int, limit: int | None = None, share: Callable[[int], range] = range
@@ -173,14 +150,14 @@ class ImageStream:
         """
         cells = self._cells(limit)
         while some := list(itertools.islice(cells, size)):
-            yield self._decoder.batch([(row, self._decoder.row(row, cell)) for row, cell in some])
+            yield self._batch([(row, self._row(row, cell)) for row, cell in some])
 
     def _cells(self, limit: int | None) -> Iterator[tuple[int, Any]]:
         row = 0
         try:
             # `take` asks for one row more
-            for example in itertools.islice(self._decoder.stored, limit):
-                yield row, _with_bytes(example[self._decoder.column])
+            for example in itertools.islice(self._stored, limit):
+                yield row, _with_bytes(example[self._column])
                 row += 1
         except DataError:
             raise
