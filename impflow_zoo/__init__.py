@@ -5,7 +5,7 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDens
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.classes import register_model
-from impflow_zoo.models.flow import ImpFlow, ResFlow
+from impflow_zoo.models.flow import ImpFlow, MonotoneFlow, ResFlow
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.spline import SplineFlow
 from impflow_zoo.models.spline_config import SplineConfig
@@ -33,6 +33,7 @@ __all__ = [
     "LogDet",
     "MixtureConfig",
     "MixtureDensityNetwork",
+    "MonotoneFlow",
     "MonotoneTransform",
     "NumericalWarning",
     "ResFlow",

@@ -24,9 +24,9 @@ from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.blocks import ImpFlowTransform, ResFlowTransform
+from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 
-__all__ = ["FlowModel", "ImpFlow", "ResFlow"]
+__all__ = ["FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
 
 
 class FlowModel(Density, PyTorchModelHubMixin):
@@ -242,3 +242,29 @@ class ResFlow(FlowModel):
 
     def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
         return ResFlowTransform(net(), logdet=logdet, solver=self.config.solver)
+
+
+@register_model
+class MonotoneFlow(FlowModel):
+    """Monotone flow: `MonotoneTransform` blocks.
+
+    Arguments:
+        config: a config dataclass, or its JSON form as a dict.
+
+    References:
+        Invertible Monotone Operators for Normalizing Flows (Ahn et al., 2022)
+        https://arxiv.org/abs/2210.08176
+    """
+
+    config: TabularConfig | ImageConfig
+
+    citation: ClassVar[str] = """@inproceedings{ahn2022invertible,
+  title={Invertible Monotone Operators for Normalizing Flows},
+  author={Ahn, Byeongkeun and Kim, Chiyoon and Hong, Youngjoon and Kim, Hyunwoo J.},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2022},
+  url={https://arxiv.org/abs/2210.08176}
+}"""
+
+    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
+        return MonotoneTransform(net(), logdet=logdet, solver=self.config.solver)
