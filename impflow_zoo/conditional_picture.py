@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.predictive import drawn, pit
+from impflow_zoo.predictive import centred, drawn, pit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) 
     given = getattr(model.config, "context_columns", ()) or [f"c{i}" for i in range(len(together))]
     left.set_xlabel(given[chosen])
     left.set_ylabel(names[0])
-    _calibration(middle, right, pit(samples, x))
+    _calibration(middle, right, pit(*centred(model, samples, x)))
 
 
 def _predictive(axes: Axes, x: Tensor, context: Tensor, samples: Tensor) -> None:

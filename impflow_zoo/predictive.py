@@ -5,10 +5,14 @@ All is estimated from samples, so that it is had for every model in the same way
 References:
     Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007)
     https://doi.org/10.1198/016214506000001437
+
+    The continuous ranked probability score for circular variables (Grimit et al., 2006)
+    https://doi.org/10.1256/qj.05.235
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +20,7 @@ from torch import Tensor
 
 from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["Predictive", "crps", "drawn", "pit", "predictive"]
+__all__ = ["Predictive", "centred", "crps", "crps_of_angles", "drawn", "pit", "predictive"]
 
 _DRAWS = 99  # 100 ranks: central intervals of 50 % and 90 % hold whole numbers of them
 _ROWS = 10_000  # samples at a time
@@ -25,6 +29,8 @@ _ROWS = 10_000  # samples at a time
 @dataclass(frozen=True)
 class Predictive:
     """How well a column is predicted from the context.
+
+    Errors of angles are those the shorter way round; their intervals lie about the mean direction.
 
     Arguments:
         column: its name.
@@ -56,18 +62,49 @@ def drawn(model: FlowModel, context: Tensor, seed: int) -> Tensor:
 
 def predictive(model: FlowModel, x: Tensor, context: Tensor, seed: int) -> tuple[Predictive, ...]:
     """How well each column of rows, `[N, D]`, is predicted from their contexts, `[N, C]`."""
-    samples, x = drawn(model, context, seed).double(), x.double()
+    samples, x = centred(model, drawn(model, context, seed).double(), x.double())
     off = (pit(samples, x) - 0.5).abs()
     # The mean of few samples is noisy: its variance does not belong to the error.
     noise = samples.var(dim=1) / samples.shape[1]
     error = (((samples.mean(dim=1) - x) ** 2) - noise).mean(dim=0).clamp(min=0).sqrt()
     names = getattr(model.config, "columns", ()) or [f"x{i}" for i in range(x.shape[1])]
     within = [(off < level / 2).double().mean(dim=0) for level in (0.5, 0.9)]
-    figures = torch.stack((error, crps(samples, x).mean(dim=0), *within), dim=1)
+    scores = crps(samples, x)
+    for name, period in getattr(model.config, "periodic", {}).items():
+        i = names.index(name)
+        scores[:, i] = crps_of_angles(samples[:, :, i], x[:, i], period)
+    figures = torch.stack((error, scores.mean(dim=0), *within), dim=1)
     return tuple(
         Predictive(name, *(float(f"{value:.5g}") for value in column))
         for name, column in zip(names, figures.tolist(), strict=True)
     )
+
+
+def centred(model: FlowModel, samples: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples, `[N, m, D]`, and rows, `[N, D]`: angles as what they differ by from their mean.
+
+    That is the mean direction of the samples, and differences go the shorter way round.
+    """
+    mean, difference = torch.zeros_like(x), model.preprocessing.difference
+    for name, period in getattr(model.config, "periodic", {}).items():
+        i, turn = getattr(model.config, "columns", ()).index(name), 2 * math.pi / period
+        angles = turn * samples[:, :, i]
+        mean[:, i] = torch.atan2(angles.sin().mean(dim=1), angles.cos().mean(dim=1)) / turn
+    means = mean.repeat_interleave(samples.shape[1], dim=0)
+    around = difference(samples.flatten(0, 1), means).view_as(samples)
+    return around, difference(x, mean)
+
+
+def crps_of_angles(samples: Tensor, x: Tensor, period: float) -> Tensor:
+    """`crps` with distances the shorter way round (Grimit et al., 2006), `[N, m]` and `[N]`."""
+    m = samples.shape[1]
+
+    def distance(others: Tensor) -> Tensor:
+        apart = (samples - others).remainder(period)
+        return torch.minimum(apart, period - apart).mean(dim=1)
+
+    pairs = sum(distance(samples.roll(k, dims=1)) for k in range(1, m))
+    return distance(x[:, None]) - pairs / (2 * (m - 1))
 
 
 def crps(samples: Tensor, x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from impflow_zoo import LinearGaussian, LinearGaussianConfig, evaluate
-from impflow_zoo.predictive import crps, pit, predictive
+from impflow_zoo import ImpFlow, LinearGaussian, LinearGaussianConfig, TabularConfig, evaluate
+from impflow_zoo.predictive import centred, crps, crps_of_angles, pit, predictive
 
 N, SPREAD = 4000, 3.0
 
@@ -66,6 +66,44 @@ def test_places_are_uniform_where_samples_are_right():
     assert float(places.max()) < 1
     counts = torch.histc(places, 10, 0, 1)
     assert float(((counts - 200) ** 2 / 200).sum()) < 30  # chi^2 of 9: once in 2000
+
+
+def test_angles_are_scored_the_shorter_way_round():
+    """The same rows and samples, turned to the seam and away from it."""
+    config = TabularConfig(1, columns=("a",), context_columns=("c",), periodic={"a": 360.0})
+    model = ImpFlow(config)
+    torch.manual_seed(0)
+    samples = 10 * torch.randn(500, 99, 1, dtype=torch.float64)
+    x = 10 * torch.randn(500, 1, dtype=torch.float64)
+    for at in (0, 180, 355):
+        around, places = centred(model, (at + samples).remainder(360), (at + x).remainder(360))
+        mean = around.mean(dim=1)
+        torch.testing.assert_close(places - mean, x - samples.mean(dim=1), rtol=0, atol=1e-10)
+        found = crps_of_angles(around[:, :, 0], places[:, 0], 360.0)
+        torch.testing.assert_close(found, crps(samples, x)[:, 0])
+        assert bool((pit(around, places) == pit(samples, x)).all())
+
+
+def test_the_score_of_angles_is_the_sum_over_pairs():
+    samples, x = 24 * torch.rand(3, 5).double(), 24 * torch.rand(3).double()
+    apart = (samples[:, :, None] - samples[:, None, :]).abs()
+    off = (samples - x[:, None]).abs()
+    pairs = torch.minimum(apart, 24 - apart).sum(dim=(1, 2)) / (5 * 4)
+    expected = torch.minimum(off, 24 - off).mean(dim=1) - pairs / 2
+    torch.testing.assert_close(crps_of_angles(samples, x, 24.0), expected)
+
+
+def test_predictions_of_an_angle_do_not_depend_on_its_seam(monkeypatch):
+    config = TabularConfig(1, columns=("a",), context_columns=("c",), periodic={"a": 360.0})
+    torch.manual_seed(0)
+    samples = 10 * torch.randn(500, 99, 1, dtype=torch.float64)
+    x, found = 10 * torch.randn(500, 1, dtype=torch.float64), []
+    for at in (0, 180):
+        turned = (at + samples).remainder(360)
+        monkeypatch.setattr("impflow_zoo.predictive.drawn", lambda *_, turned=turned: turned)
+        found += predictive(ImpFlow(config), (at + x).remainder(360), torch.zeros(500, 1), seed=0)
+    assert found[0] == found[1]
+    assert found[0].rmse == pytest.approx(10, rel=0.1)
 
 
 def test_evaluate_reports_it(tmp_path):
