@@ -17,6 +17,7 @@ from impflow_zoo.data import (
     ImageFormat,
     ImageStream,
     Source,
+    TableSource,
     open_source,
     stream_images,
 )
@@ -158,7 +159,10 @@ def score(
         batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
     total = limit
     if not isinstance(source, ImageStream):
-        total = len(processes.share(min(len(source), limit or len(source))))
+        rows = range(min(len(source), limit or len(source)))
+        total = len(processes.share(len(rows)))
+        if isinstance(source, TableSource):  # all at once: messages count the rows of the file
+            model.preprocessing.check(source.rows(rows), raw=True)
     own: Score | Exception
     try:
         with (

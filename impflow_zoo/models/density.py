@@ -297,6 +297,8 @@ class Density(PlainLoading):
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
+        if x.is_floating_point():  # before many turns cost digits in the model's type
+            x = self.preprocessing.reduced(x)
         x, context = self._converted(x, "inputs"), self._checked_context(context, len(x))
         self.preprocessing.check(x)
         return x, context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,14 +30,21 @@ class Limits:
         held = [(low < x[:, i]) & (x[:, i] < high) for i, (low, high) in self.bounds.items()]
         return torch.stack((torch.ones_like(x[:, 0], dtype=torch.bool), *held)).all(dim=0)
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Tensor, steps: Sequence[float] = ()) -> None:
         """Refuse rows on a bound or outside.
+
+        Arguments:
+            x: rows, `[B, D]`.
+            steps: of raw rows the rounding step of each column: a rounded value may be a bound.
 
         Raises:
             ModelError: naming the column.
         """
         for i, (low, high) in self.bounds.items():
-            self._refuse((x[:, i] <= low) | (x[:, i] >= high), x, i)
+            outside = (x[:, i] < low) | (x[:, i] > high)
+            if not (steps and steps[i]):
+                outside |= (x[:, i] == low) | (x[:, i] == high)
+            self._refuse(outside, x, i)
 
     def spread(self, x: Tensor, raw: Tensor, noise: Tensor, steps: Tensor) -> None:
         """Keep noise of one rounding step within the bounds, in float32 as well.
@@ -49,8 +57,8 @@ class Limits:
         Raises:
             ModelError: for raw rows outside the bounds.
         """
+        self.check(raw, steps.tolist())
         for i, (low, high) in self.bounds.items():
-            self._refuse((raw[:, i] < low) | (raw[:, i] > high), raw, i)
             if steps[i] > 0:
                 least = (raw[:, i] - steps[i] / 2).clamp(min=low + _rounding_error(low))
                 most = (raw[:, i] + steps[i] / 2).clamp(max=high - _rounding_error(high))

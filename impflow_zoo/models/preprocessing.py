@@ -48,8 +48,12 @@ class Preprocessing(ABC):
         """From what the transform takes to what users hold."""
         return x
 
-    def check(self, x: Tensor) -> None:  # noqa: B027 - any number will do
-        """Refuse model input out of range.
+    def reduced(self, x: Tensor) -> Tensor:
+        """Model input with angles from 0 to their period."""
+        return x
+
+    def check(self, x: Tensor, *, raw: bool = False) -> None:  # noqa: B027 - any number will do
+        """Refuse model input out of range, or raw rows that no noise brings there.
 
         Raises:
             ValueError: saying what is expected.
@@ -91,15 +95,18 @@ class TablePreprocessing(Preprocessing):
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         if not self.rounding:
-            return raw
+            return self.reduced(raw)
         steps = torch.zeros(raw.shape[1], dtype=raw.dtype, device=raw.device)  # contexts: none
         steps[: len(self.rounding)] = steps.new_tensor(self.rounding[: len(steps)])
         found = raw + (noise - 0.5) * steps
         self.limits.spread(found, raw, noise, steps)
-        return found
+        return self.reduced(found)
+
+    def reduced(self, x: Tensor) -> Tensor:
+        return self.periods.reduced(x)
 
     def to_data(self, x: Tensor) -> Tensor:
-        return self.periods.reduced(x)
+        return self.reduced(x)
 
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
         return self.periods.shorter(x - y)
@@ -107,8 +114,8 @@ class TablePreprocessing(Preprocessing):
     def inside(self, x: Tensor) -> Tensor:
         return self.limits.inside(x)
 
-    def check(self, x: Tensor) -> None:
-        self.limits.check(x)
+    def check(self, x: Tensor, *, raw: bool = False) -> None:
+        self.limits.check(x, self.rounding if raw else ())
 
     @torch.no_grad()
     def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
@@ -182,7 +189,7 @@ class ImagePreprocessing(Preprocessing):
         level = (x * self.levels).floor().clamp(0, self.levels - 1)
         return level.to(torch.uint8) * self.step
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Tensor, *, raw: bool = False) -> None:
         outside = ((x < 0) | (x > 1)).flatten(1).any(dim=1)
         if bool(outside.any()):
             rows = outside.nonzero()[:, 0].tolist()

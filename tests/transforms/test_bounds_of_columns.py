@@ -104,6 +104,21 @@ def test_rows_that_are_not_within_are_refused_by_name(value):
     assert model.preprocessing.inside(x).tolist() == [True, True, False, True]
 
 
+def test_evaluate_counts_the_rows_of_the_file(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text("a\n" + "0.5\n" * 25 + "1.5\n" + "0.5\n" * 10 + "1\n")
+    model = ImpFlow(bounded(a=(0.0, 1.0))).eval()
+    with pytest.raises(ModelError, match=r"in 2 of 37 rows \(first: row 25, 1.5\)"):
+        evaluate(model, str(file), batch_size=10)
+    assert evaluate(model, str(file), limit=25, batch_size=10).n == 25
+
+
+@pytest.mark.parametrize("ends", [(1e8, 1e8 + 1), (1990.0, 1990.001)], ids=str)
+def test_bounds_that_float32_hardly_tells_apart_are_refused(ends):
+    with pytest.raises(ConfigError, match=r"bounds.a=.*subtract an offset"):
+        bounded(a=ends)
+
+
 def test_evaluate_and_training_refuse_them_too(tmp_path):
     file = tmp_path / "train.csv"
     file.write_text("a\n" + "0.5\n0.25\n" * 20 + "1.5\n")
