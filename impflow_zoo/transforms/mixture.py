@@ -26,8 +26,8 @@ def normal_quantile(log_p: Tensor) -> Tensor:
 
 
 def _hazard(z: Tensor) -> Tensor:
-    """The derivative of `log Phi`."""
-    return (_log_normal(z) - torch.special.log_ndtr(z)).exp()
+    """The derivative of `log Phi`: `-z` far out, where both logarithms are too large to differ."""
+    return torch.where(z < -1e6, -z, (_log_normal(z) - torch.special.log_ndtr(z)).exp())
 
 
 def _log_normal(z: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ class MixtureAutoregressive(AutoregressiveTransform):
         z, mixture = inputs.double(), self.mixture(autoregressive_params)
         x = _from_normal(z.detach(), *(part.detach() for part in mixture))
         image, slope = _to_normal(x, *mixture)
-        step = (z - image) / slope.detach().exp()
-        x = x + step - step.detach()  # adds nothing but the derivative
+        step = (z - image) / slope.detach().clamp(-80, 80).exp()  # far out it is no number
+        x = x + (step - step.detach())  # adds nothing but the derivative
         return x.to(inputs.dtype), -slope.sum(dim=1).to(inputs.dtype)
 
 

@@ -86,3 +86,16 @@ def test_far_rows_have_a_density():
     x = torch.tensor([[-1e4], [1e4]])
     z, logabsdet = layer(1, None).float()(x)
     assert bool(z.isfinite().all() and logabsdet.isfinite().all())
+
+
+@pytest.mark.parametrize("scale", [1e7, 1e10, 1e13, 1e20, 1e30])
+@torch.no_grad()
+def test_nothing_far_out_is_nan(scale):
+    made, c = layer(2), rows(20, 2)
+    z = scale * rows(20, 2)
+    x, logabsdet = made.inverse(z, c)
+    assert bool(x.isfinite().all() and logabsdet.isfinite().all())
+    back, forth = made(x, c)
+    torch.testing.assert_close(back, z, rtol=1e-6, atol=0)
+    found = (Normal(0, 1).log_prob(back).sum(dim=1) + forth) / (x**2).sum(dim=1)
+    assert bool((found < 0).all())
