@@ -162,7 +162,8 @@ def score(
         rows = range(min(len(source), limit or len(source)))
         total = len(processes.share(len(rows)))
         if isinstance(source, TableSource):  # all at once: messages count the rows of the file
-            model.preprocessing.check(source.rows(rows), raw=True)
+            values = source.rows(rows).to(next(model.parameters()).dtype)
+            model.preprocessing.check(values, raw=True)
     own: Score | Exception
     try:
         with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -122,12 +123,10 @@ class TablePreprocessing(Preprocessing):
         assert isinstance(transform, CompositeTransform)
         (steps,) = transform.children()
         x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
-        self.check(x)
-        for step in steps.children():
-            if isinstance(step, Standardise):
-                break
-            x, _ = step(x)
-        assert isinstance(step, Standardise)
+        step = next(step for step in steps.children() if isinstance(step, Standardise))
+        self.check(x.to(step.dtype))
+        for earlier in itertools.takewhile(lambda other: other is not step, steps.children()):
+            x, _ = earlier(x)
         mean, std = _moments(x, self.columns, step.dtype)
         angles = list(self.periods.periods)  # which keep their scale
         mean[angles], std[angles] = 0, 1

@@ -113,6 +113,21 @@ def test_evaluate_counts_the_rows_of_the_file(tmp_path):
     assert evaluate(model, str(file), limit=25, batch_size=10).n == 25
 
 
+def test_rows_that_float32_puts_on_a_bound_are_refused_before_the_first_batch(tmp_path):
+    file = tmp_path / "train.csv"
+    file.write_text("a\n" + "0.5\n0.25\n" * 15 + "0.9999999999\n")
+    model = ImpFlow(bounded(a=(0.0, 1.0))).eval()
+    match = r"in 1 of 31 rows \(first: row 30, 1\)"
+    with pytest.raises(ModelError, match=match):
+        evaluate(model, str(file), batch_size=10)
+    with pytest.raises(ModelError, match=match):
+        model.fit_preprocessing(
+            torch.tensor([[0.5], [0.25]] * 15 + [[0.9999999999]], dtype=torch.float64)
+        )
+    rows = torch.tensor([[0.5], [0.9999999999]], dtype=torch.float64)
+    model.double().fit_preprocessing(rows)
+
+
 @pytest.mark.parametrize("ends", [(1e8, 1e8 + 1), (1990.0, 1990.001)], ids=str)
 def test_bounds_that_float32_hardly_tells_apart_are_refused(ends):
     with pytest.raises(ConfigError, match=r"bounds.a=.*subtract an offset"):

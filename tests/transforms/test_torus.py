@@ -13,6 +13,7 @@ from torch.distributions import VonMises
 from impflow_zoo import (
     ImpFlow,
     ImpFlowTransform,
+    MonotoneFlow,
     ResFlow,
     ResFlowTransform,
     SandwichMLP,
@@ -35,7 +36,7 @@ CASES = {
     "mixed": {"columns": ("x", "a", "h"), "periodic": {"a": 24.0}, "bounds": {"h": (0.0, None)}},
     "given": {"columns": ("a", "x"), "periodic": {"a": 24.0}, "context_columns": ("c",)},
 }
-KINDS = (ImpFlow, ResFlow)
+KINDS = (ImpFlow, ResFlow, MonotoneFlow)
 
 
 def made(kind: type[FlowModel], case: str) -> tuple[FlowModel, Tensor, Tensor | None]:
