@@ -67,7 +67,9 @@ def open_archive(path: Path) -> Iterator[Archive]:
 def _damages() -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, KeyError) as error:
+    except ConversionError:
+        raise
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, KeyError, ValueError) as error:
         raise ConversionError(f"the checkpoint is damaged: {error}") from None
 
 

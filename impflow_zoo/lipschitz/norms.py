@@ -229,6 +229,9 @@ def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None
                 layer.iterate()
             elif layer.goes_by_settled:
                 evaluated.append(layer)
+                if layer.settled.device != layer.weight.device:  # assigned to a layer on "meta"
+                    with torch.inference_mode(mode=False):
+                        layer._start_unsettled()
         with torch.no_grad():
             norms = {layer: layer.attained() for layer in evaluated}
             for layer in _unsettled(norms):
@@ -248,10 +251,6 @@ def _unsettled(norms: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
     Arguments:
         norms: what their vectors attain.
     """
-    for layer in norms:
-        if layer.settled.device != layer.weight.device:  # assigned to a layer on "meta"
-            with torch.inference_mode(mode=False):
-                layer._start_unsettled()
     then = [t.flatten() for layer in norms for t in (layer.settled, layer.settled_norm)]
     now = [t.flatten() for layer, norm in norms.items() for t in (layer.weight, norm)]
     if not norms or torch.equal(torch.cat(now), torch.cat(then)):

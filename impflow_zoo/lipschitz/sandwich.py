@@ -60,9 +60,12 @@ class CayleyLayer(LipschitzLayer):
         nn.init.xavier_normal_(self.weight)
         bound = 1 / math.sqrt(in_features)
         nn.init.uniform_(self.bias, -bound, bound)
-        pair = torch.zeros(out_features, out_features + in_features)
-        self.register_buffer("kept", pair, persistent=False)
         self._start_unsettled()
+
+    def _start_unsettled(self) -> None:
+        super()._start_unsettled()
+        pair = self.weight.detach().new_zeros(self.weight.shape[::-1])
+        self.register_buffer("kept", pair, persistent=False)
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
@@ -76,7 +79,8 @@ class CayleyLayer(LipschitzLayer):
     @property
     def goes_by_settled(self) -> bool:
         # Gradients and tangents flow through the transform, whatever stands in the weight's place.
-        return isinstance(self.weight, nn.Parameter) and not torch.is_grad_enabled()
+        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
+        return plain and not torch.is_grad_enabled()
 
     def attained(self) -> Tensor:
         """The length of the kept pair: that of an average of pairs is shorter."""

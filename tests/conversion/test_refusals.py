@@ -239,6 +239,17 @@ def test_a_wrong_checksum_is_refused(tmp_path):
         convert(path)
 
 
+def test_a_damaged_name_in_the_archive_is_refused(tmp_path):
+    path = write_fixture(tmp_path, "toy_resflow")
+    content = bytearray(path.read_bytes())
+    entry = content.rfind(b"PK\x01\x02")
+    content[entry + 9] |= 8  # names are in UTF-8
+    content[entry + 46] = 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match="damaged"):
+        convert(path)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [(6, 1, "is encrypted"), (6, 0x20, "patched data"), (4, 99, "zip file version 9.9")],

@@ -12,7 +12,13 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
-from impflow_zoo import ImpFlowTransform, LipschitzConvNet, LipschitzMLP, ResFlowTransform
+from impflow_zoo import (
+    ImpFlowTransform,
+    LipschitzConvNet,
+    LipschitzMLP,
+    ResFlowTransform,
+    SandwichMLP,
+)
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, LipSwish
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.lipschitz.norms import LipschitzLinear, normalised, refresh_norms
@@ -372,14 +378,17 @@ def test_other_code_in_an_activation_runs():
     assert not torch.allclose(net(x), plain, atol=1e-3)
 
 
-def test_weights_assigned_to_a_net_without_storage():
-    source = LipschitzMLP(3, (8,)).eval()
+@pytest.mark.parametrize("kind", [LipschitzMLP, SandwichMLP])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_weights_assigned_to_a_net_without_storage(kind, mode):
+    source = kind(3, (8,)).eval()
     x = torch.randn(2, 3)
-    expected = source(x)
     with torch.device("meta"):
-        net = LipschitzMLP(3, (8,)).eval()
+        net = kind(3, (8,)).eval()
     net.load_state_dict(source.state_dict(), assign=True)
-    assert torch.equal(net(x), expected)
+    with mode():
+        assert torch.equal(net(x), source(x))
+    net.train()(x).sum().backward()
 
 
 @pytest.mark.parametrize(

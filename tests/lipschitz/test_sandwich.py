@@ -227,6 +227,13 @@ def test_averaged_pairs_are_those_of_the_averaged_weights(step, dtype, rounding)
         torch.testing.assert_close(average.module(x), fresh(x), rtol=rounding, atol=rounding)
 
 
+@torch.no_grad()
+def test_evaluation_is_one_graph_for_compilers():
+    net, x = SandwichMLP(3, (8,)).eval(), torch.randn(5, 3)
+    graph = torch.export.export(net, (x,)).module()
+    torch.testing.assert_close(graph(x), net(x))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_forward_derivatives_heed_the_weights():
     net = SandwichMLP(2, (4,)).double().eval()
