@@ -73,26 +73,22 @@ class Checkpoint:
         return sorted(_place(key) for key in self.tensors if not _DROPPED.fullmatch(key))
 
     @cached_property
-    def _first(self) -> Place:
+    def first(self) -> Place:
+        """Where the first layer's weight belongs."""
         first = next((p for p in self.places if p.net and p.name == "weight"), None)
         if first is None or len(self.tensors[first.key].shape) < 2:
             raise ConversionError("the checkpoint has no implicit or residual block with layers")
         return first
 
     @property
-    def implicit(self) -> bool:
-        """Whether the blocks are implicit ones."""
-        return self._first.net != "nnet"
-
-    @property
     def first_shape(self) -> tuple[int, ...]:
         """Shape of the first layer's weight."""
-        return self.tensors[self._first.key].shape
+        return self.tensors[self.first.key].shape
 
     @property
     def starts_with_activation(self) -> bool:
         """Whether the first net does."""
-        return self._first.module > 0
+        return self.first.module > 0
 
     @property
     def flat_blocks(self) -> int:

@@ -71,7 +71,7 @@ def convert(
                 f"{most} at most: correct dims, idim, nblocks or imagesize by --set"
             )
         with torch.random.fork_rng(devices=[]):
-            model = (ImpFlow if checkpoint.implicit else ResFlow)(config).eval()
+            model = (ResFlow if checkpoint.first.net == "nnet" else ImpFlow)(config).eval()
         names = names_of(model, checkpoint)
         model.load_state_dict(weights_of(model, checkpoint, names, averaged=averaged))
         return Converted(source, model, names, settings, averaged)

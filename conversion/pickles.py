@@ -115,7 +115,6 @@ def read_pickle(file: IO[bytes], storages: dict[str, Storage]) -> Any:
 def _step(
     name: str, value: Any, stack: list[Any], memo: dict[int, Any], storages: dict[str, Storage]
 ) -> None:
-    """Carry out one instruction."""
     match name:
         case "PROTO" if value == 2:
             pass

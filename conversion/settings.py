@@ -16,14 +16,8 @@ from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
 
 __all__ = ["ACTIVATIONS", "Settings", "config_of", "read_settings"]
 
-ACTIVATIONS = {
-    "sin": "sin",
-    "swish": "lipswish",
-    "elu": "elu",
-    "softplus": "softplus",
-    "relu": "relu",
-    "tanh": "tanh",
-}
+_SAME_NAMES = ("sin", "elu", "softplus", "relu", "tanh")
+ACTIVATIONS = {"swish": "lipswish", **dict(zip(_SAME_NAMES, _SAME_NAMES, strict=True))}
 # Settings that change what a model computes in ways that a config has no word for.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "arch": ("implicit", "iresnet"),

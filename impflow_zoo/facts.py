@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -144,17 +143,6 @@ class TrainingFacts:
         """The content of `training.json`."""
         curve = [(int(rows), seconds, value) for rows, seconds, value in self.curve]
         return json.dumps({**asdict(self), "curve": curve}, indent=1) + "\n"
-
-    def over_seeds(self, value: float) -> tuple[float, float] | None:
-        """Mean and standard deviation of the values of all seeds, this run's own included.
-
-        Returns:
-            None if there is one seed only.
-        """
-        if not self.repeats:
-            return None
-        values = [value, *(repeat.value for repeat in self.repeats)]
-        return statistics.mean(values), statistics.stdev(values)
 
 
 def read_log(log: Path) -> TrainingFacts:

@@ -60,8 +60,6 @@ def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise ModelError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder: name a file")
     if path.suffix.lower() not in suffixes:
         raise ModelError(f"{path}: a name ending in {' or '.join(suffixes)} is needed")
     return path
@@ -174,7 +172,6 @@ def draw_curves(
 def _curves(
     axes: Sequence[Axes], curves: Sequence[Points], names: Sequence[str], metric: Metric
 ) -> None:
-    """Curves against rows seen in the left plot, against minutes in the right one."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     for points, name, colour in zip(curves, names, (_MODEL, _DATA), strict=False):

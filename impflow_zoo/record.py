@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -164,7 +165,10 @@ class Record:
     @cached_property
     def over_seeds(self) -> tuple[float, float] | None:
         """Mean and standard deviation of the scores over seeds; None if there is one seed only."""
-        return self.facts.over_seeds(self.entry.value) if self.facts and self.entry else None
+        if not (self.entry and self.facts and self.facts.repeats):
+            return None
+        values = [self.entry.value, *(repeat.value for repeat in self.facts.repeats)]
+        return statistics.mean(values), statistics.stdev(values)
 
 
 def records(zoo: Path) -> list[Record]:

@@ -54,7 +54,6 @@ def _row(record: Record) -> dict[str, object]:
 
 
 def _results(found: Sequence[Record]) -> str:
-    """The content of `results.csv`."""
     rows = pandas.DataFrame([_row(record) for record in found], dtype=object)
     return rows.to_csv(index=False, lineterminator="\n")
 

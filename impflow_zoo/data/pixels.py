@@ -72,7 +72,6 @@ def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:
 
 
 def _mode(image: Image, form: ImageFormat, name: str) -> str:
-    """The mode of PIL to convert to."""
     if form.channels == 3 and image.mode in _COLOURS:
         return "RGB"
     if form.channels == 1 and image.mode in (*_GREYS, *(_COLOURS if form.grey else ())):

@@ -47,16 +47,7 @@ class PublishedTableBuilder(TableBuilder):
             yield self.actnorm(self.config.features)
 
     def net(self) -> nn.Module:
-        config = self.config
-        assert config.activation is not None, "a config fills it in"
-        return PublishedMLP(
-            config.features,
-            config.hidden_features,
-            config.activation,
-            config.lipschitz,
-            norm=config.norm,
-            preactivation=config.preactivation,
-        )
+        return _mlp(self.config, self.config.features, self.config.hidden_features)
 
 
 class PublishedImageBuilder(ImageBuilder):
@@ -69,7 +60,7 @@ class PublishedImageBuilder(ImageBuilder):
         yield from super().end(shape)
         features = math.prod(shape)
         for _ in range(self.config.fc_blocks):
-            yield self.block(lambda: self._flat_net(features))
+            yield self.block(lambda: _mlp(self.config, features, self.config.fc_hidden))
             if self.config.actnorm:
                 yield self.actnorm(features)
 
@@ -86,13 +77,11 @@ class PublishedImageBuilder(ImageBuilder):
             norm=config.norm,
         )
 
-    def _flat_net(self, features: int) -> nn.Module:
-        config = self.config
-        return PublishedMLP(
-            features,
-            config.fc_hidden,
-            config.activation,
-            config.lipschitz,
-            norm=config.norm,
-            preactivation=config.preactivation,
-        )
+
+def _mlp(
+    config: PublishedTabularConfig | PublishedImageConfig, features: int, hidden: tuple[int, ...]
+) -> nn.Module:
+    assert config.activation is not None, "a config fills it in"
+    sizes, norm, preactivation = (features, hidden), config.norm, config.preactivation
+    act, lipschitz = config.activation, config.lipschitz
+    return PublishedMLP(*sizes, act, lipschitz, norm=norm, preactivation=preactivation)

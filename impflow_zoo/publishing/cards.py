@@ -169,11 +169,6 @@ def pending_card(record: Record, zoo: Path) -> str:
 
 
 def _rendered(template: str, record: Record, **texts: Any) -> str:
-    """A template with the words of a recipe in it.
-
-    Raises:
-        ModelError: if these do not say what the data are and whose.
-    """
     recipe = record.recipe
     needed = ("summary", "data_name", "data_license")
     missing = [f"card.{name}" for name in needed if not getattr(recipe.card, name)]
@@ -198,24 +193,18 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
 
 
 def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) -> ModelCardData:
-    """The metadata of a card, for the Hub."""
     words = recipe.card
-    known: dict[str, Any] = {}
-    if entry is not None:
-        known["metrics"] = [entry.metric]
-        known["eval_results"] = [
-            EvalResult(
-                task_type="density-estimation",
-                dataset_type=words.dataset_id or words.data_name,
-                dataset_name=words.data_name,
-                dataset_split=recipe.data.test,
-                metric_type=entry.metric,
-                metric_value=entry.value,
-                metric_args={
-                    key: getattr(entry, key) for key in ("stderr", "estimator_stderr", "n", "seed")
-                },
-            )
-        ]
+    results = entry and EvalResult(
+        task_type="density-estimation",
+        dataset_type=words.dataset_id or words.data_name,
+        dataset_name=words.data_name,
+        dataset_split=recipe.data.test,
+        metric_type=entry.metric,
+        metric_value=entry.value,
+        metric_args={
+            key: getattr(entry, key) for key in ("stderr", "estimator_stderr", "n", "seed")
+        },
+    )
     return ModelCardData(
         license="mit",
         library_name="impflow_zoo",
@@ -223,5 +212,6 @@ def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) ->
         tags=["normalizing-flow", "density-estimation", recipe.model.lower()],
         datasets=[words.dataset_id] if words.dataset_id else None,
         model_name=name,
-        **known,
+        metrics=[entry.metric] if entry else None,
+        eval_results=[results] if results else None,
     )

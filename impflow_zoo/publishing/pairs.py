@@ -59,11 +59,12 @@ def table(pairs: Sequence[Pair]) -> str:
 def _cells(pair: Pair) -> tuple[str, ...]:
     first, second = pair
     metric = METRICS[_entry(first).metric]
-    gain = metric.sign * (_mean(first) - _mean(second))
+    means, deviations, seeds = zip(*map(_over_seeds, pair), strict=True)
+    gain = metric.sign * (means[0] - means[1])
     over_rows, how = paired_error(first.folder, second.folder), "paired"
     if over_rows is None:
         over_rows, how = math.hypot(*(_entry(record).stderr for record in pair)), "unpaired"
-    error = math.hypot(over_rows, *map(_error_over_seeds, pair))
+    error = math.hypot(over_rows, *(d / n**0.5 for d, n in zip(deviations, seeds, strict=True)))
     return (
         first.data,
         _both(record.parameters for record in pair),
@@ -79,24 +80,17 @@ def _entry(record: Record) -> Entry:
     return record.entry
 
 
-def _mean(record: Record) -> float:
-    return record.over_seeds[0] if record.over_seeds else _entry(record).value
-
-
-def _error_over_seeds(record: Record) -> float:
-    """Error of a mean over seeds, beside the error over rows."""
+def _over_seeds(record: Record) -> tuple[float, float, int]:
+    """Mean and standard deviation of the value, and the number of seeds they are taken over."""
     if record.over_seeds is None or record.facts is None:
-        return 0.0
-    return record.over_seeds[1] / (1 + len(record.facts.repeats)) ** 0.5
+        return _entry(record).value, 0.0, 1
+    return *record.over_seeds, 1 + len(record.facts.repeats)
 
 
 def _value(record: Record) -> str:
-    entry = _entry(record)
-    text = f"{entry.value:.3f} ± {entry.stderr:.3f}"
-    if record.over_seeds and record.facts:
-        mean, deviation = record.over_seeds
-        text += f" ({1 + len(record.facts.repeats)} seeds: {mean:.3f} ± {deviation:.3f})"
-    return text
+    entry, (mean, deviation, seeds) = _entry(record), _over_seeds(record)
+    spread = f" ({seeds} seeds: {mean:.3f} ± {deviation:.3f})" if seeds > 1 else ""
+    return f"{entry.value:.3f} ± {entry.stderr:.3f}{spread}"
 
 
 def _both(numbers: Iterable[int | None]) -> str:

@@ -74,9 +74,9 @@ def read_checkpoint(
     state, parts = checkpoint_state(path), _parts(read_safetensors(path))
     known = optimizer.state_dict()
     known["state"] = {
-        int(name.removeprefix("optimizer/")): parts.pop(name)
-        for name in list(parts)
-        if name.startswith("optimizer/")
+        int(index): part
+        for name, part in parts.items()
+        if (index := name.removeprefix("optimizer/")) != name
     }
     try:
         for name, module in modules.items():

@@ -17,7 +17,7 @@ from impflow_zoo.facts import Repeat, TrainingFacts
 from impflow_zoo.models.folder import SCORES, ModelFolder
 from impflow_zoo.publishing import pairs
 from impflow_zoo.recipe import CardSettings, DataSettings
-from impflow_zoo.record import Entry
+from impflow_zoo.record import Entry, Record
 
 
 def row(folder: Path, name: str, value: float | None, **known: Any) -> Any:
@@ -29,15 +29,16 @@ def row(folder: Path, name: str, value: float | None, **known: Any) -> Any:
     score = {"data": "moons", "split": "test", "metric": "bits", "stderr": 0.03, "n": 5, "seed": 0}
     score |= {"estimator_stderr": 0.0, "logdet": "exact", "round_trip": 1e-6, "value": value}
     entry = None if value is None else Entry(**{**score, **known})
-    return SimpleNamespace(
+    made = SimpleNamespace(
         name=name,
         folder=ModelFolder(folder / name),
         entry=entry,
         data=known.get("data", "moons"),
         facts=replace(facts, curve=curve),
         parameters=1000,
-        over_seeds=None if value is None else facts.over_seeds(value),
     )
+    made.over_seeds = Record.over_seeds.func(made)
+    return made
 
 
 @pytest.fixture
