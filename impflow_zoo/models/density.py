@@ -297,11 +297,9 @@ class Density(PlainLoading):
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
-        if x.is_floating_point():  # before many turns cost digits in the model's type
-            x = self.preprocessing.reduced(x)
-        x, context = self._converted(x, "inputs"), self._checked_context(context, len(x))
+        x = self._converted(self.preprocessing.periods.reduced(x), "inputs")  # turns cost digits
         self.preprocessing.check(x)
-        return x, context
+        return x, self._checked_context(context, len(x))
 
     def _checked_context(self, context: Tensor | None, rows: int) -> Tensor | None:
         size = self.config.context_features

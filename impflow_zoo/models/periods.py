@@ -29,7 +29,9 @@ class Periods:
         return self._each(difference, 0.5)
 
     def _each(self, x: Tensor, below: float) -> Tensor:
-        x = x.clone() if self.periods else x
+        if not (self.periods and x.is_floating_point()):
+            return x
+        x = x.clone()
         for i, period in self.periods.items():
             x[:, i] = (x[:, i] + below * period).remainder(period) - below * period
         return x

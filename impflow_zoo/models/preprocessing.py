@@ -36,6 +36,7 @@ class Preprocessing(ABC):
 
     adds_noise = True
     learns = False
+    periods = Periods((), {})  # of the columns that are angles
 
     @abstractmethod
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
@@ -47,10 +48,6 @@ class Preprocessing(ABC):
 
     def to_data(self, x: Tensor) -> Tensor:
         """From what the transform takes to what users hold."""
-        return x
-
-    def reduced(self, x: Tensor) -> Tensor:
-        """Model input with angles from 0 to their period."""
         return x
 
     def check(self, x: Tensor, *, raw: bool = False) -> None:  # noqa: B027 - any number will do
@@ -96,18 +93,15 @@ class TablePreprocessing(Preprocessing):
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         if not self.rounding:
-            return self.reduced(raw)
+            return self.periods.reduced(raw)
         steps = torch.zeros(raw.shape[1], dtype=raw.dtype, device=raw.device)  # contexts: none
         steps[: len(self.rounding)] = steps.new_tensor(self.rounding[: len(steps)])
         found = raw + (noise - 0.5) * steps
         self.limits.spread(found, raw, noise, steps)
-        return self.reduced(found)
-
-    def reduced(self, x: Tensor) -> Tensor:
-        return self.periods.reduced(x)
+        return self.periods.reduced(found)
 
     def to_data(self, x: Tensor) -> Tensor:
-        return self.reduced(x)
+        return self.periods.reduced(x)
 
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
         return self.periods.shorter(x - y)
