@@ -17,11 +17,14 @@ FOLDERS = sorted(path.parent for path in (CHECKOUT / "hub_configs").glob("*/conf
 MODELS = [folder for folder in FOLDERS if (folder / "model.safetensors").is_file()]
 LARGEST = 60_000_000  # bytes of a wheel
 WORKS = """
+import torch
 from impflow_zoo import create_model, list_models
 
 for name in list_models():
     model = create_model(name, verify=True)  # golden batch and certificate
-    assert model.sample(2).shape == (2, *model.config.shape), name
+    given = model.config.context_features
+    rows = model.sample(2, None if given is None else torch.zeros(1, given))
+    assert rows.reshape(-1, *model.config.shape).shape[0] == 2, name
     print(name)
 """
 
