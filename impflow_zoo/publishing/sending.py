@@ -112,7 +112,7 @@ def inspect(path: Path) -> Parcel:
         record = Record(folder)
         if not record.trained:
             problems.append(f"{CONFIG} records no sha256 of the weights")
-        if (path / CARD).read_text("utf-8") != trained_card(record, path.parent):
+        if (path / CARD).read_bytes() != trained_card(record, path.parent).encode():
             problems.append(f"{CARD} is not what the files beside it say: stage {path} again")
     except ModelError as error:
         problems.append(str(error).removeprefix(f"{path}: "))

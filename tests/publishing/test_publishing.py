@@ -133,6 +133,7 @@ def _link(folder: Path) -> None:
         (_edit("README.md", "](curve.png)", "](../../secret.png)"), STALE),
         (_edit("training.json", '"rows_seen": 1000', '"rows_seen": 1001'), STALE),
         (_edit("training.json", '"one CPU', f'"{TOKEN} CPU'), "access token"),
+        (lambda folder: (folder / "README.md").write_bytes(b"\xff"), STALE),
     ],
 )
 def test_what_is_missing_is_named(folder, damage, problem):
