@@ -55,10 +55,10 @@ def command(
     model, kind = converted.model, "averaged" if converted.averaged else "raw"
     print(
         f"{type(model).__name__} with {len(list(model.blocks()))} blocks, {size_of(model):,} "
-        f"parameters, {kind} weights: {len(converted.names)} tensors written to {folder}"
+        f"parameters, {kind} weights: {len(converted.names)} tensors written to {folder}",
+        *known,
+        sep="\n",
     )
-    for line in known:
-        print(line)
 
 
 def main() -> None:

@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 _RETIRED = ("beside", "data_argument")  # in cards of recipes of former versions
-_KEYS = ("model", "config", "data", "training", "stages", "card")
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"recipe {path} holds no settings")
     try:
         for key in data:
-            require_choice("recipe key", str(key), _KEYS)
+            require_choice("recipe key", str(key), [f.name for f in fields(Recipe)])
         if "model" not in data:
             raise ConfigError(f"it names no model: {' or '.join(model_names())}")
         training, words, stages = (data.get(key) or {} for key in ("training", "card", "stages"))

@@ -122,15 +122,13 @@ class Record:
         if path is None:
             return ()
         try:
-            found: tuple[Entry, ...] = convert(
-                json.loads(path.read_text("utf-8")), tuple[Entry, ...], RESULTS
-            )
+            found = convert(json.loads(path.read_text("utf-8")), tuple[Entry, ...], RESULTS)
+            return tuple(found)
         except ValueError as error:
             raise ModelError(
                 f"{self.folder.name}: {RESULTS} is damaged ({readable(error)}): stage the model "
                 "again"
             ) from None
-        return found
 
     @cached_property
     def entry(self) -> Entry | None:

@@ -67,10 +67,9 @@ def figures(zoo: Path, data: str) -> tuple[Beside, ...]:
         return ()
     try:
         known = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        found: tuple[Beside, ...] = convert(known.get(data, ()), tuple[Beside, ...], data)
+        return tuple(convert(known.get(data, ()), tuple[Beside, ...], data))
     except (yaml.YAMLError, ConfigError, AttributeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-    return found
 
 
 def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:

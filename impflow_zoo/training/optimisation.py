@@ -72,7 +72,9 @@ class Optimisation:
         figures = self._differentiate(x, size)
         norm = math.nan
         if math.isfinite(figures["log_density"]):
-            norm = self._add_up_gradients()
+            parameters = [p for p in self.model.parameters() if p.grad is not None]
+            self.processes.add_up(cast(Tensor, p.grad) for p in parameters)
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
         if math.isfinite(norm):
             self.optimizer.step()
             self.averaged.update_parameters(self.model)
@@ -98,12 +100,6 @@ class Optimisation:
             "solver_steps": steps / max(1, roots),
             "unconverged": unconverged / max(1, roots),
         }
-
-    def _add_up_gradients(self) -> float:
-        """Put the sum over all processes in their place, clip it, return its norm before that."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        self.processes.add_up(cast(Tensor, p.grad) for p in parameters)
-        return float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
 
 
 def _counts(roots: list[Solution]) -> list[int]:
