@@ -69,14 +69,12 @@ def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
     Raises:
         UnknownSplitError: naming the splits that exist.
     """
-    known = ", ".join(existing)
     if split is None and len(existing) == 1:
         return existing[0]
-    if split is None:
-        raise UnknownSplitError(f"{dataset} has several splits, choose one of: {known}")
-    if split not in existing:
-        raise UnknownSplitError(f"{dataset} has no split {split!r}, choose one of: {known}")
-    return split
+    if split in existing:
+        return split
+    found = "several splits" if split is None else f"no split {split!r}"
+    raise UnknownSplitError(f"{dataset} has {found}, choose one of: {', '.join(existing)}")
 
 
 def one_line(error: BaseException) -> str:
