@@ -55,9 +55,12 @@ def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     """Check that a file can be written before the work behind it is done.
 
     Raises:
-        ModelError: if its folder does not exist or its ending is not one of the suffixes.
+        ModelError: if it is a folder, its folder does not exist, or its ending is not one of the
+            suffixes.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder: name a file")
     if not path.parent.is_dir():
         raise ModelError(f"{path}: the folder {path.parent} does not exist")
     if path.suffix.lower() not in suffixes:

@@ -30,7 +30,9 @@ from impflow_zoo.models.folder import (
     TEST_ROWS,
     TRAINING,
     WEIGHTS,
+    ModelFolder,
 )
+from impflow_zoo.record import Record
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -172,7 +174,7 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
         options = ("--dataset", "toy:moons", "--split", "test", "--json")
         scored = run("evaluate", tmp_path / f"run-{i}", *options).json
         assert scored["value"] == pytest.approx(value)
-    mean, deviation = facts.over_seeds(values[0])
+    mean, deviation = Record(ModelFolder(folder)).over_seeds
     assert (mean, deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
     assert run("stage", folder).code == 0
     card = (folder / CARD).read_text()

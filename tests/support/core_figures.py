@@ -43,7 +43,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6730,
+    "outer lines": 6733,
     "lines": 7978,
     "public names": 137,
     "numeric constants": 14,
