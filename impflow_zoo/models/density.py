@@ -49,8 +49,7 @@ class Density(PlainLoading):
         config: a config dataclass, or its JSON form as a dict.
 
     Raises:
-        ConfigError: if a setting is unknown, missing or out of its range, or a net of that kind
-            cannot be.
+        ConfigError: if a setting is unknown, missing or out of range, or the nets refuse it.
 
     Attributes:
         config_types: the dataclasses that a model of the class is made from.

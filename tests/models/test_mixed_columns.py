@@ -17,7 +17,7 @@ GUIDE = (CHECKOUT / "docs" / "columns.md").read_text()
 
 
 def weather(n: int) -> pandas.DataFrame:
-    """Rows that reach their bounds and cross the seam of the compass."""
+    """Rows that reach their bounds, with winds from both sides of north."""
     torch.manual_seed(0)
     month = torch.randint(1, 13, (n,)).double()
     noise = torch.randn(n, 4, dtype=torch.float64)
