@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from support.dense_convolution import matrix
 from torch import Tensor
-from torch.nn import functional
 
 from impflow_zoo.lipschitz import convolution_bound
 from impflow_zoo.lipschitz.convolution_bound import convolution_norm_bound
@@ -25,10 +25,7 @@ SHAPES = [
 
 def dense_norm(weight: Tensor, size: tuple[int, int]) -> float:
     """The norm of the operator as a dense matrix."""
-    entries = torch.eye(weight.shape[1] * math.prod(size), dtype=weight.dtype)
-    images = entries.view(-1, weight.shape[1], *size)
-    rows = functional.conv2d(images, weight, padding=weight.shape[-1] // 2).flatten(1)
-    return float(torch.linalg.matrix_norm(rows, 2))
+    return float(torch.linalg.matrix_norm(matrix(weight, size), 2))
 
 
 @pytest.mark.parametrize(("outer", "inner", "kernel", "size"), SHAPES)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from normflows.nets.lipschitz import InducedNormConv2d
+from support.dense_convolution import matrix
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional
@@ -26,13 +26,6 @@ LAYERS = [
     pytest.param(4, 6, 1, (5, 5), id="1x1"),
     pytest.param(2, 2, 5, (3, 4), id="kernel-larger-than-image"),
 ]
-
-
-def matrix(weight: Tensor, size: tuple[int, int]) -> Tensor:
-    """The convolution as a dense matrix, by its definition."""
-    entries = torch.eye(weight.shape[1] * math.prod(size), dtype=weight.dtype)
-    images = entries.view(-1, weight.shape[1], *size)
-    return functional.conv2d(images, weight, padding=weight.shape[-1] // 2).flatten(1).mT
 
 
 def enlarged(net: nn.Module, factor: float = 5.0) -> nn.Module:
