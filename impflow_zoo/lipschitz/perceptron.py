@@ -186,8 +186,8 @@ class Perceptron(BoundedNet):
         function, before, after = folded(self.activations[i])
         if self.log_frequencies:
             # Beyond these bounds products of frequencies leave float32.
-            logarithm = self.log_frequencies[i].clamp(-8.0, 8.0)
-            before, after = before * logarithm.exp(), after * (-logarithm).exp()
+            frequency = self.log_frequencies[i].clamp(-8.0, 8.0).exp()
+            before, after = before * frequency, after / frequency
         return function, before, after
 
 

@@ -23,7 +23,7 @@ from impflow_zoo.lipschitz.perceptron import Perceptron, Scale
 
 __all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
 
-_LARGEST = 30.0  # entry of a free matrix: beyond it a transform in float32 loses its digits
+_LARGEST = 30.0  # entries of free matrices end here: beyond, float32 loses its digits
 
 
 def _is_monotone(name: str) -> bool:
@@ -78,9 +78,14 @@ class CayleyLayer(LipschitzLayer):
 
     @property
     def goes_by_settled(self) -> bool:
+        return self._is_plain() and not torch.is_grad_enabled()
+
+    def _is_plain(self) -> bool:
         # Gradients and tangents flow through the transform, whatever stands in the weight's place.
-        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
-        return plain and not torch.is_grad_enabled()
+        return isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
+
+    def _free(self) -> Tensor:
+        return self.weight.clamp(-_LARGEST, _LARGEST)
 
     def attained(self) -> Tensor:
         """The length of the kept pair: that of an average of pairs is shorter."""
@@ -95,14 +100,17 @@ class CayleyLayer(LipschitzLayer):
         own = vars(self).items()
         if any(value for name, value in own if re.fullmatch("_forward.*_hooks", name)):
             raise ValueError("hooks on a layer of a sandwich net do not run: put them on the net")
-        return _cayley(self.weight) if norm is None else self.kept
+        if norm is not None:
+            return self.kept
+        transform = _Cayley.apply if self._is_plain() else _cayley
+        return cast(Tensor, transform(self._free())[0])
 
     def iterate(self) -> None:
         """Nothing here is found by iteration."""
 
     @torch.no_grad()
     def converge(self) -> None:
-        self.kept.copy_(_cayley(self.weight))
+        self.kept.copy_(_cayley(self._free())[0])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -114,15 +122,57 @@ class CayleyLayer(LipschitzLayer):
         return f"{len(self.weight) - size}, {size}"
 
 
-def _cayley(free: Tensor) -> Tensor:
-    """`[A B] = [2 Z - I, -2 Z V^T]` of `[S; V]`, with `Z = (I + S - S^T + V^T V)^-T`."""
-    free = free / (free.abs().amax() / _LARGEST).clamp(min=1)
+def _cayley(free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`[A B] = [2 Z - I, -2 Z V^T] / s` of `[S; V]`, `Z = (I + S - S^T + V^T V)^-T`, and `s`."""
     square, rest = free.split((free.shape[1], free.shape[0] - free.shape[1]))
     identity = torch.eye(len(square), dtype=free.dtype, device=free.device)
-    inverse = torch.linalg.inv_ex(identity + square - square.mT + rest.mT @ rest)[0].mT
+    inverse = _inverse(identity + square - square.mT + rest.mT @ rest).mT
     pair = torch.cat((2 * inverse - identity, -2 * inverse @ rest.mT), dim=1)
     fixed = pair.detach()
-    return pair / (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
+    divisor = (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
+    return pair / divisor, inverse, divisor
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """By blocks, which takes less time than at once if the symmetric part is at least `I`."""
+    half = len(matrix) // 2
+    if half < 64:
+        return torch.linalg.inv_ex(matrix)[0]
+    upper, lower = matrix.split((half, len(matrix) - half))
+    first = _inverse(upper[:, :half])
+    left, right = lower[:, :half] @ first, first @ upper[:, half:]
+    last = _inverse(lower[:, half:] - left @ upper[:, half:])
+    across, down = right @ last, last @ left
+    top = torch.cat((first + across @ left, -across), dim=1)
+    return torch.cat((top, torch.cat((-down, last), dim=1)))
+
+
+class _Cayley(torch.autograd.Function):
+    """`_cayley` as one node of the graph: a fifth less time for the transforms of a step."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _cayley(free)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
+        free, inverse, divisor = ctx.saved_tensors
+        with torch.autocast(free.device.type, enabled=False):
+            if torch.is_grad_enabled():  # the inverse has no graph
+                return torch.autograd.grad(_cayley(free)[0], free, grad, create_graph=True)[0]
+            size = len(inverse)
+            rest, grad = free[size:], grad * (2 / divisor)
+            along, across = grad[:, :size], grad[:, size:]
+            square = inverse @ (along - across @ rest).mT @ inverse
+            below = -across.mT @ inverse - rest @ (square + square.mT)
+            return torch.cat((square.mT - square, below))
 
 
 class SandwichMLP(Perceptron):
@@ -196,7 +246,7 @@ class SandwichMLP(Perceptron):
         if i:
             weight = weight @ layers[i - 1].parts(weights[i - 1])[0].mT
         factor = 2 * (self.lipschitz / 2) ** (ends / 2)
-        return scaled_affine(factor * weight, layers[i].bias, before, after)
+        return scaled_affine(weight, layers[i].bias, factor * before, after)
 
     def apply_layer(self, i: int, h: Tensor) -> Tensor:
         # A layer's map is made of its own pair and of that before it.
