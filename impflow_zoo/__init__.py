@@ -7,6 +7,7 @@ from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.classes import register_model
 from impflow_zoo.models.flow import ImpFlow, MonotoneFlow, ResFlow
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.mixed import register_block
 from impflow_zoo.models.spline import SplineFlow
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
@@ -47,5 +48,6 @@ __all__ = [
     "create_model",
     "evaluate",
     "list_models",
+    "register_block",
     "register_model",
 ]

@@ -34,9 +34,10 @@ def tiny(recipe: Recipe) -> Recipe:
     if not smoke():
         return recipe
     config: Any = recipe.config
-    blocks = getattr(config, "blocks", None)
-    if blocks is not None:
-        config = replace(config, blocks=(1,) * len(blocks) if isinstance(blocks, tuple) else 1)
+    if isinstance(blocks := getattr(config, "blocks", None), int):
+        config = replace(config, blocks=1)
+    elif blocks is not None:  # of each scale; blocks that are named stay
+        config = replace(config, blocks=tuple(1 if isinstance(n, int) else n for n in blocks))
     training, *stages = (
         replace(
             settings,

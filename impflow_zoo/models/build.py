@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,17 +17,15 @@ from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.columns import angles_of, on_plain, table_transform
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.mixed import BLOCKS, made, other_block
 from impflow_zoo.models.table_config import TabularConfig
-from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.torus import TorusNet
 from impflow_zoo.transforms.whitening import Whitening
 
-__all__ = ["BUILDERS", "BlockFactory", "ImageBuilder", "Noise", "TableBuilder"]
-
-BlockFactory = Callable[[Callable[[], nn.Module], LogDet], ResidualBlock]
+__all__ = ["BUILDERS", "ImageBuilder", "Noise", "TableBuilder"]
 
 
 class Noise(StandardNormal):
@@ -50,13 +49,13 @@ class TableBuilder:
 
     Arguments:
         config: what the model is made of.
-        block: makes one block from a maker of nets and its log-det settings.
+        own: the model's own kind of block.
     """
 
     actnorm: type[ActNorm] = ActNorm
 
-    def __init__(self, config: TabularConfig, block: BlockFactory) -> None:
-        self.config, self.block = config, block
+    def __init__(self, config: TabularConfig, own: type[ResidualBlock]) -> None:
+        self.config, self.own, self.numbers = config, own, itertools.count()
 
     def transform(self) -> Transform:
         """Rows, `[B, D]`, to noise, `[B, D]`."""
@@ -66,10 +65,15 @@ class TableBuilder:
     def steps(self) -> Iterator[Transform]:
         """The blocks and what is between them."""
         config = self.config
-        for i in range(config.blocks):
+        names = ("",) * config.blocks if isinstance(config.blocks, int) else config.blocks
+        for i, name in enumerate(names):
             if config.actnorm and i:
                 yield from on_plain(config, self.actnorm)
-            yield self.block(self.net, config.logdet.seeded(config.seed, i))
+            kind = BLOCKS.get(name) if name else self.own
+            if kind is None:
+                yield other_block(name, config, i)
+            else:
+                yield made(kind, self.net, config, next(self.numbers))
 
     def net(self) -> nn.Module:
         """A new net."""
@@ -96,8 +100,8 @@ class ImageBuilder:
 
     actnorm: type[ActNorm] = ActNorm
 
-    def __init__(self, config: ImageConfig, block: BlockFactory) -> None:
-        self.config, self.make_block, self.count = config, block, 0
+    def __init__(self, config: ImageConfig, own: type[ResidualBlock]) -> None:
+        self.config, self.own, self.count = config, own, 0
 
     def transform(self) -> Transform:
         """Images in [0, 1], `[B, C, H, W]`, to noise, `[B, D]`.
@@ -145,9 +149,8 @@ class ImageBuilder:
 
     def block(self, net: Callable[[], nn.Module]) -> ResidualBlock:
         """The next block."""
-        block = self.make_block(net, self.config.logdet.seeded(self.config.seed, self.count))
         self.count += 1
-        return block
+        return made(self.own, net, self.config, self.count - 1)
 
     def net(self, shape: tuple[int, int, int], *, first: bool) -> nn.Module:
         """A new net for maps of a shape, of the first block or of another one."""

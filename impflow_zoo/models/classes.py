@@ -7,6 +7,7 @@ Another package adds a class with `register_model`. If it also declares an entry
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,12 +18,20 @@ if TYPE_CHECKING:
     from impflow_zoo.models.density import Density
     from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["model_class", "model_names", "register_model", "registered_name", "require_config"]
+__all__ = [
+    "model_class",
+    "model_names",
+    "names_of",
+    "register_model",
+    "registered",
+    "registered_name",
+    "require_config",
+]
 
-_GROUP = "impflow_zoo.models"
 _CLASSES: dict[str, type[FlowModel]] = {}
 
 M = TypeVar("M", bound="type[FlowModel]")
+T = TypeVar("T")
 
 
 def register_model(cls: M) -> M:
@@ -45,7 +54,7 @@ def register_model(cls: M) -> M:
 
 def model_names() -> list[str]:
     """Names of all classes, those of entry points included."""
-    return sorted({*_CLASSES, *(entry.name for entry in entry_points(group=_GROUP))})
+    return names_of("model", _CLASSES)
 
 
 def model_class(name: object) -> type[FlowModel]:
@@ -54,14 +63,28 @@ def model_class(name: object) -> type[FlowModel]:
     Raises:
         ConfigError: if there is none.
     """
-    if isinstance(name, str) and name not in _CLASSES:
-        for entry in entry_points(group=_GROUP, name=name):
+    return registered("model", name, _CLASSES)
+
+
+def names_of(what: str, own: Mapping[str, object]) -> list[str]:
+    """What is registered, and the entry points of other packages."""
+    entries = entry_points(group=f"impflow_zoo.{what}s")
+    return sorted({*own, *(entry.name for entry in entries)})
+
+
+def registered(what: str, name: object, own: Mapping[str, T], others: Iterable[str] = ()) -> T:
+    """What is registered by a name; its entry point is loaded first, which registers it.
+
+    Raises:
+        ConfigError: if there is nothing, listing what there is and others.
+    """
+    if isinstance(name, str) and name not in own:
+        for entry in entry_points(group=f"impflow_zoo.{what}s", name=name):
             entry.load()
-    if not isinstance(name, str) or name not in _CLASSES:
-        raise ConfigError(
-            f"unknown model {reprlib.repr(name)}: this version knows {', '.join(model_names())}"
-        )
-    return _CLASSES[name]
+    if not isinstance(name, str) or name not in own:
+        known = ", ".join(sorted({*others, *names_of(what, own)}))
+        raise ConfigError(f"unknown {what} {reprlib.repr(name)}: this version knows {known}")
+    return own[name]
 
 
 def registered_name(cls: type) -> str | None:

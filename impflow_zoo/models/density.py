@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
 from nflows.transforms import Transform
-from torch import Tensor, nn
+from torch import Tensor
 
 from impflow_zoo.models.build import BUILDERS, Noise
 from impflow_zoo.models.classes import require_config
@@ -21,7 +21,6 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.walk import Walk, decode, encode
-from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
@@ -53,9 +52,11 @@ class Density(PlainLoading):
 
     Attributes:
         config_types: the dataclasses that a model of the class is made from.
+        block: the kind of block that it is made of, if `build` is the one here.
     """
 
     config_types: ClassVar[tuple[type[Config], ...]] = (TabularConfig, ImageConfig)
+    block: ClassVar[type[ResidualBlock]]
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Density(PlainLoading):
         For tables it is a `CompositeTransform` that starts with a `Standardise`.
         """
         builder = next(BUILDERS[kind] for kind in type(self.config).__mro__ if kind in BUILDERS)
-        return builder(self.config, self._block).transform()
+        return builder(self.config, self.block).transform()
 
     @property
     def noise(self) -> StandardNormal:
@@ -82,9 +83,6 @@ class Density(PlainLoading):
         _, noise, *_ = self.flow.children()  # in the order of nflows' `Flow`
         assert isinstance(noise, StandardNormal)
         return noise
-
-    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
-        raise NotImplementedError(f"{type(self).__name__} has to say what a block is")
 
     @property
     def transform(self) -> Transform:

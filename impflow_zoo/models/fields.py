@@ -120,10 +120,12 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     Raises:
         ConfigError: if it is of another type; `key` names it.
     """
-    if isinstance(annotation, types.UnionType):  # optional
-        if value is None:
+    if isinstance(annotation, types.UnionType):  # optional, or one or a list
+        kinds = typing.get_args(annotation)
+        if value is None and type(None) in kinds:
             return None
-        (annotation,) = (a for a in typing.get_args(annotation) if a is not type(None))
+        lists = [kind for kind in kinds if typing.get_origin(kind) is tuple]
+        annotation = lists[0] if lists and isinstance(value, (list, tuple)) else kinds[0]
     if dataclasses.is_dataclass(annotation):
         if isinstance(value, typing.cast(type, annotation)):
             return value

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from torch import nn
 
 from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
@@ -23,7 +21,6 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
-from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 
 __all__ = ["FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
@@ -205,6 +202,7 @@ class ImpFlow(FlowModel):
     """
 
     config: TabularConfig | ImageConfig
+    block = ImpFlowTransform
 
     citation: ClassVar[str] = """@inproceedings{lu2021implicit,
   title={Implicit Normalizing Flows},
@@ -213,9 +211,6 @@ class ImpFlow(FlowModel):
   year={2021},
   url={https://arxiv.org/abs/2103.09527}
 }"""
-
-    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
-        return ImpFlowTransform(net(), net(), logdet=logdet, solver=self.config.solver)
 
 
 @register_model
@@ -231,6 +226,7 @@ class ResFlow(FlowModel):
     """
 
     config: TabularConfig | ImageConfig
+    block = ResFlowTransform
 
     citation: ClassVar[str] = """@inproceedings{chen2019residual,
   title={Residual Flows for Invertible Generative Modeling},
@@ -239,9 +235,6 @@ class ResFlow(FlowModel):
   year={2019},
   url={https://arxiv.org/abs/1906.02735}
 }"""
-
-    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
-        return ResFlowTransform(net(), logdet=logdet, solver=self.config.solver)
 
 
 @register_model
@@ -257,6 +250,7 @@ class MonotoneFlow(FlowModel):
     """
 
     config: TabularConfig | ImageConfig
+    block = MonotoneTransform
 
     citation: ClassVar[str] = """@inproceedings{ahn2022invertible,
   title={Invertible Monotone Operators for Normalizing Flows},
@@ -265,6 +259,3 @@ class MonotoneFlow(FlowModel):
   year={2022},
   url={https://arxiv.org/abs/2210.08176}
 }"""
-
-    def _block(self, net: Callable[[], nn.Module], logdet: LogDet) -> ResidualBlock:
-        return MonotoneTransform(net(), logdet=logdet, solver=self.config.solver)

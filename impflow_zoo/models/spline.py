@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from nflows.nn.nets import ResidualNet
 from nflows.transforms import (
+    CompositeTransform,
     MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
     Permutation,
     PiecewiseRationalQuadraticCouplingTransform,
@@ -19,7 +21,9 @@ from torch import Tensor, nn
 from impflow_zoo.models.classes import register_model
 from impflow_zoo.models.columns import table_transform
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.mixed import off_meta, register_block
 from impflow_zoo.models.spline_config import SplineConfig
+from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.whitening import Whitening
 
@@ -64,8 +68,25 @@ class SplineFlow(FlowModel):
         for number in range(config.blocks):
             if config.actnorm and number:
                 steps.append(ActNorm(config.features))
-            steps += [_permutation(config.features, number), _layer(config)]
+            steps += _permuted_layer(config, number)
         return table_transform(config, steps)
+
+
+def _permuted_layer(config: SplineConfig, number: int) -> list[Transform]:
+    """A layer after a permutation of the columns."""
+    return [_permutation(config.features, number), _layer(config)]
+
+
+def _block(layers: str, config: TabularConfig, number: int) -> Transform:
+    """A layer as a block among others: the settings that they do not have are the defaults."""
+    width = next(iter(config.hidden_features), SplineConfig.hidden_features)
+    sizes: dict[str, Any] = {"hidden_features": width, "context_features": config.context_features}
+    spline = SplineConfig(config.features, layers=layers, **sizes)
+    return CompositeTransform(_permuted_layer(spline, number))
+
+
+for _layers in ("coupling", "autoregressive"):
+    register_block(f"spline-{_layers}")(partial(_block, _layers))
 
 
 def _permutation(features: int, number: int) -> Transform:
@@ -99,9 +120,7 @@ def _layer(config: SplineConfig) -> Transform:
 
 def without_constants(make: Callable[[], nn.Module]) -> nn.Module:
     """A layer of nflows. Masks and orders follow from the config: weights do not hold them."""
-    # Masks are looked at while they are made: they cannot be on the meta device.
-    device = torch.get_default_device()
-    with torch.device("cpu" if device.type == "meta" else device):
+    with off_meta():
         layer = make()
     for module in layer.modules():
         for name, value in list(module.named_buffers(recurse=False)):

@@ -16,6 +16,7 @@ from impflow_zoo.models.fields import (
     require_choice,
     require_sizes,
 )
+from impflow_zoo.models.mixed import BLOCKS, require_blocks
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 
@@ -27,19 +28,21 @@ class TableConfig(ColumnsConfig):
     """What flows of several blocks on vectors are given: standardisation comes first.
 
     Arguments:
-        blocks: number of blocks.
+        blocks: number of blocks of the model's own kind; or their names, in order from data to
+            noise: `implicit`, `residual`, `monotone`, `spline-coupling`, `spline-autoregressive`,
+            or what `register_block` has added.
         actnorm: put an `ActNorm` between blocks.
         whiten: put a `Whitening` before the first block.
         Others are those of `ColumnsConfig`.
     """
 
-    blocks: int = 5
+    blocks: int | tuple[str, ...] = 5
     actnorm: bool = True
     whiten: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self, "blocks")
+        require_blocks(self.blocks)
 
     @property
     def least_size(self) -> int:
@@ -96,6 +99,7 @@ class TabularConfig(TableConfig):
         require_choice("activation", activation, choices)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         for name, period in self.periodic.items():
+            require_blocks(self.blocks, angles=True)
             known = name in self.columns and name not in self.bounds
             require(known, "periodic", name, "names of columns without bounds")
             require(0 < period < math.inf, f"periodic.{name}", period, "a positive number")
@@ -107,4 +111,5 @@ class TabularConfig(TableConfig):
         context = (self.context_features or 0) * sum(self.hidden_features)
         square = self.net == "sandwich"
         layers = sum((m + square * n) * n for m, n in itertools.pairwise(sizes))
-        return self.blocks * (context + layers) + super().least_size
+        own = self.blocks if isinstance(self.blocks, int) else sum(b in BLOCKS for b in self.blocks)
+        return own * (context + layers) + super().least_size

@@ -63,6 +63,9 @@ class Walk:
         whole: tuple[Tensor, Tensor] = (transform.inverse if self.backwards else transform)(
             x, self.context
         )
+        if whole[1].shape != x.shape[:1]:  # a sum would spread it over rows
+            name, shape = type(transform).__name__, tuple(whole[1].shape)
+            raise ValueError(f"{name} has log-determinants of shape {shape}: [{len(x)}] is needed")
         return whole
 
     def _split(self, transform: Multiscale, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ LATER = (
     "spline.py",
     "spline_config.py",
     "classes.py",
+    "mixed.py",
     "columns.py",
     "context.py",
     "bounds.py",
@@ -43,7 +44,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6733,
+    "outer lines": 6736,
     "lines": 7978,
     "public names": 137,
     "numeric constants": 14,

@@ -1,0 +1,93 @@
+"""The kinds of blocks that recipes and config files name, in one registry.
+
+Another package adds a kind with `register_block`. If it also declares an entry point of the group
+`impflow_zoo.blocks`, with the same name, the command line finds it as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from nflows.transforms import Transform
+from torch import nn
+
+from impflow_zoo.models.classes import registered
+from impflow_zoo.models.fields import ConfigError, ModelError, require
+from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
+
+__all__ = ["BLOCKS", "made", "off_meta", "other_block", "register_block", "require_blocks"]
+
+BlockMaker = Callable[[Any, int], Transform]
+
+BLOCKS: dict[str, type[ResidualBlock]] = {
+    "implicit": ImpFlowTransform,
+    "monotone": MonotoneTransform,
+    "residual": ResFlowTransform,
+}
+_OTHERS: dict[str, BlockMaker] = {}
+
+B = TypeVar("B", bound=BlockMaker)
+
+
+def register_block(name: str) -> Callable[[B], B]:
+    """Let `blocks` of a recipe name a kind of block; to be used as a decorator.
+
+    Arguments:
+        name: what recipes call it.
+
+    Returns:
+        A decorator of a function `(config, number) -> transform`. It is given the config of the
+        model, a `TabularConfig`, and the place of the block in the model, from 0, and makes an
+        nflows transform of rows, `[B, D]`.
+
+    Raises:
+        ModelError: if the name belongs to another block.
+    """
+
+    def register(make: B) -> B:
+        if name in BLOCKS or _OTHERS.setdefault(name, make) is not make:
+            raise ModelError(f"a block named {name!r} is registered already")
+        return make
+
+    return register
+
+
+def require_blocks(blocks: int | Sequence[str], *, angles: bool = False) -> None:
+    """Refuse a number of blocks, or names of them, that no model is made of.
+
+    Arguments:
+        blocks: the number or the names.
+        angles: whether columns are angles, which our own blocks alone leave angles.
+    """
+    number = blocks if isinstance(blocks, int) else len(blocks)
+    require(number >= 1, "blocks", blocks, "at least 1")
+    for name in () if isinstance(blocks, int) else blocks:
+        if name not in BLOCKS:
+            registered("block", name, _OTHERS, BLOCKS)
+            if angles:
+                raise ConfigError(f"angles take blocks {', '.join(BLOCKS)}, not {name!r}")
+
+
+def made(
+    kind: type[ResidualBlock], net: Callable[[], nn.Module], config: Any, number: int
+) -> ResidualBlock:
+    """A block with new nets; its number among such blocks tells its probes from those of others."""
+    make: Callable[..., ResidualBlock] = kind
+    nets = [net() for _ in dict.fromkeys(step.net for step in kind.steps)]
+    logdet = config.logdet.seeded(config.seed, number)
+    return make(*nets, logdet=logdet, solver=config.solver)
+
+
+def other_block(name: str, config: Any, number: int) -> Transform:
+    """A block of a registered kind."""
+    with off_meta():
+        return registered("block", name, _OTHERS)(config, number)
+
+
+def off_meta() -> torch.device:
+    """Where to make layers of nflows, which look at their masks: not on the meta device."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
