@@ -11,9 +11,9 @@ from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.krylov import MAX_RESTARTS, Krylov, solve_linear
 from impflow_zoo.numerics.rows import norm
-from impflow_zoo.numerics.solver import DENSE, refuse
+from impflow_zoo.numerics.solver import DENSE, FEW_FEATURES, refuse
 
-ROUNDING = 16.0  # how many eps rounding may add up to in a dense solution
+_ROUNDING = 16.0  # how many eps times `|u|` rounding may leave of a residual
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Solved:
 
     Arguments:
         u: the solutions, with the shape of the right-hand sides.
-        residual: `|t - (I + J)^T u| / |t|` of each row, `[B]`.
-        failed: rows whose residual exceeds the tolerance, `[B]`.
+        residual: `|t - (I + J)^T u| / |t|` of each row, `[B]`; of dense solutions what it may be.
+        failed: rows that were not solved, `[B]`.
         products: products with the Jacobian that Krylov spaces took.
         rtol: the tolerance.
     """
@@ -34,19 +34,19 @@ class Solved:
     products: int
     rtol: float
 
-    def refuse(self, failed: Tensor, name: str, advice: str, *, training: bool) -> None:
+    def refuse(self, failed: Tensor, name: str, setting: str, *, training: bool) -> None:
         """Raise `SolverError` over the rows `failed`, `[B]`; in training warn instead.
 
         Arguments:
             failed: these rows.
             name: of the derivative.
-            advice: what the user may change.
+            setting: the tolerance that the user may loosen.
         """
         worst = float(self.residual[failed].nan_to_num(1e30).amax())
         refuse(
             f"{name} of {int(failed.sum())} of {len(failed)} rows did not converge: worst relative "
             f"residual {worst:.2e}, tolerance {self.rtol:.2e} after {self.products} products. "
-            f"{advice}",
+            f"Loosen {setting}; where I + J is singular, only a net that contracts helps",
             training=training,
         )
 
@@ -54,38 +54,36 @@ class Solved:
 def solve_transposed(
     point: Linearization, t: Tensor, rtol: float, *, start: Krylov | None = None
 ) -> Solved:
-    """Solve in Krylov spaces, and by dense Jacobians the rows of few features that are left.
+    """Solve by dense Jacobians that are known or small; else in Krylov spaces.
+
+    Rows of not too many features that Krylov spaces leave are solved by dense Jacobians as well.
 
     Arguments:
         point: the net at the point.
         t: right-hand sides, `[B, ...]`.
-        rtol: largest relative residual of a row.
+        rtol: largest relative residual of a row. Dense solutions are as good as rounding allows.
+            Rows of whose solution rounding leaves no digit fail.
         start: the Krylov space of `t`, if it is there already.
     """
+    size, known = norm(t), point.known_jacobian is not None
+    valid = (size > 0) & (size < torch.inf)
+    rounding = _ROUNDING * torch.finfo(t.dtype).eps / size
+    if start is None and (known or point.features <= FEW_FEATURES):
+        u = _solve_densely(point.jacobian(), t)
+        residual = norm(u) * rounding
+        return Solved(u, residual, valid & ~(residual <= 1), 0, rtol)
     small = point.features <= DENSE
     restarts = 1 if small else MAX_RESTARTS  # then dense Jacobians cost less
     u, residual, products = solve_linear(point.vjp, t, rtol, start=start, restarts=restarts)
     failed = ~(residual <= rtol)
     if small and bool(failed.any()):
         rows = failed.nonzero()[:, 0]
-        dense_u, residual[rows], floor = _solve_densely(point, t.flatten(1), rows)
         u = u.clone()
-        u.view(len(u), -1)[rows] = dense_u
-        # Where rounding leaves more than that, the matrix is singular.
-        excused = torch.where(floor <= 1e-3, floor, 0.0).clamp(min=rtol)
-        failed[rows] = ~(residual[rows] <= excused)
-    return Solved(u, residual, failed, products, rtol)
+        u[rows] = _solve_densely(point.jacobian_of(rows), t[rows])
+        residual[rows] = (norm(u) * rounding)[rows]
+        failed[rows] = ~(residual[rows] <= 1e-3)  # beyond that the matrix is singular
+    return Solved(u, residual, valid & (failed | ~(norm(u) * rounding <= 1)), products, rtol)
 
 
-def _solve_densely(point: Linearization, t: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Some rows solved by their dense Jacobians: `u`, its relative residual, and rounding's share.
-
-    Plain rounding leaves a residual of some eps times the size of the two terms of `u + J^T u`.
-    """
-    eps = torch.finfo(t.dtype).eps
-    right = t[rows]
-    transposed = dense.plus_identity(point.jacobian_of(rows)).mT
-    u = dense.solve(transposed, right)
-    rest = (transposed @ u[..., None])[..., 0] - right
-    size = norm(right).clamp(min=torch.finfo(t.dtype).tiny)
-    return u, norm(rest) / size, ROUNDING * eps * (1 + norm(u) / size)
+def _solve_densely(jacobian: Tensor, t: Tensor) -> Tensor:
+    return dense.solve(dense.plus_identity(jacobian).mT, t.flatten(1)).view_as(t)

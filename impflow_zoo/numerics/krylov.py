@@ -34,10 +34,8 @@ class Krylov:
     Arguments:
         solution: approximations `u` of `(I + A)^-1 v`, with the shape of `v`.
         residual: `|v - (I + A) u|` of each row, `[B]`.
-        before: what it was with one dimension less, `[B]`.
         columns: the projection `H` of `A` in the basis of each row, column by column, the entries
             down to the one below the diagonal, `[B]` each.
-        left_out: length of what the last product of each row's own space has outside of it, `[B]`.
         dims: dimension of each row's own space, `[B]`.
         all_dims: the same, but every dimension there is for a differentiable row whose space
             closed, `[B]`.
@@ -46,9 +44,7 @@ class Krylov:
 
     solution: Tensor
     residual: Tensor
-    before: Tensor
     columns: list[list[Tensor]]
-    left_out: Tensor
     dims: Tensor
     all_dims: Tensor
     size: Tensor
@@ -58,20 +54,19 @@ class Krylov:
         """How often `A` was applied."""
         return len(self.columns)
 
-    def hessenberg(self, *, less: int = 0, whole: bool = False) -> Tensor:
-        """`H`, zero outside of each row's own space, `[B, m, m]`.
+    def hessenberg(self, dims: Tensor | None = None) -> Tensor:
+        """`H` in the first `dims` vectors of each row, zero outside of them, `[B, m, m]`.
 
         Arguments:
-            less: take this many dimensions off every space.
-            whole: take `all_dims`.
+            dims: whole numbers with shape `[B]`; None is the row's own space.
         """
         m, zero = self.products, torch.zeros_like(self.size)
+        dims = self.dims if dims is None else dims
         columns = [torch.stack([*column, *[zero] * m][:m], dim=1) for column in self.columns]
-        dims = self.all_dims if whole else self.dims
-        inside = torch.arange(m, device=zero.device) < dims[:, None] - less
+        inside = torch.arange(m, device=zero.device) < dims[:, None]
         return torch.stack(columns, dim=2) * (inside[:, None] & inside[..., None])
 
-    def log_form(self, rtol: float, *, less: int = 0, whole: bool = False) -> Tensor:
+    def log_form(self, rtol: float, dims: Tensor | None = None) -> Tensor:
         """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection.
 
         NaN for rows where the series does not converge, as `|A| < 1` guarantees it does. A row
@@ -79,12 +74,12 @@ class Krylov:
 
         Arguments:
             rtol: size of the first term left out, relative to `|v|^2`.
-            less, whole: as in `hessenberg`.
+            dims: as in `hessenberg`.
         """
         total = torch.zeros_like(self.size)
         if not self.products:  # nothing but zero vectors, or no rows at all
             return total
-        h = -self.hessenberg(less=less, whole=whole)
+        h = -self.hessenberg(dims)
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
         rest = torch.ones_like(self.size, dtype=torch.bool)
@@ -113,9 +108,12 @@ class Krylov:
         identity = torch.eye(m, dtype=h.dtype, device=h.device)
         first = identity[:, :1].expand(len(t), len(h), m, 1)
         y = torch.linalg.solve(identity + t[:, None, None, None] * h, first)[..., 0]
-        rows, last = torch.arange(len(h), device=h.device), (self.dims - 1).clamp(min=0)
-        integrand = y[:, rows, last].abs() / (1 - t * kappa)[:, None]
-        return torch.trapezoid(integrand, t, dim=0) * self.left_out * self.size**2
+        own = (self.dims - 1).clamp(min=0).expand(len(t), -1)[..., None]
+        last = y.gather(2, own)[..., 0].abs()
+        # At `t = 1` the residual is known.
+        integrand = last / last[-1].clamp(min=torch.finfo(h.dtype).tiny)
+        integrand = integrand / (1 - t * kappa)[:, None]
+        return torch.trapezoid(integrand, t, dim=0) * self.residual * self.size
 
 
 class _Factors:
@@ -170,9 +168,9 @@ def arnoldi(
         rtol: relative tolerance, one or one for each row, `[B]`; a row's answer is fixed once it
             is reached.
         max_dim: largest dimension of the space, which bounds memory.
-        differentiable: where a space closes, go on to `max_dim`, so that the form of all
-            dimensions has the derivatives of that many terms right. Where nothing is left of a
-            product, the next vector is what is left, as it is: nothing, but with its derivative.
+        differentiable: where a space closes, go on to `max_dim`, so that the form has the
+            derivatives of that many terms right. Where nothing is left of a product, the next
+            vector is what is left, as it is: nothing, but with its derivative.
     """
     dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps
@@ -180,9 +178,9 @@ def arnoldi(
     basis = [v.flatten(1) * _inverse(size)]
     columns: list[list[Tensor]] = []
     factors = _Factors(size)
-    residual, before, done = size, size, size == 0
-    left_out, dims = torch.zeros_like(size), torch.zeros_like(done, dtype=torch.long)
-    ended, closed = torch.zeros_like(done), torch.zeros_like(done)
+    residual, done = size, size == 0
+    ended = closed = torch.zeros_like(done)
+    dims = torch.zeros_like(done, dtype=torch.long)
     while len(columns) < dim and not bool((done & ~closed).all()):
         w = product(basis[-1].view_as(v)).flatten(1)
         length = norm(w.detach())
@@ -197,15 +195,12 @@ def arnoldi(
         left = torch.where(ended, 0, left)
         error = factors.append([entry.detach() for entry in (*column, left)])
         columns.append([*column, torch.where(ended, 1, left) if differentiable else left])
-        last = factors.z[-2].abs()
         now = ~done if len(columns) == dim else ~done & (error <= rtol * size)
         residual = torch.where(now, error, residual)
-        before = torch.where(now, last, before)
-        left_out = torch.where(now, left.detach(), left_out)
         dims = torch.where(now, len(columns), dims)
+        done = done | now
         if differentiable:
             closed = closed | (now & (left <= 1e-2 * length))
-        done = done | now
         if len(columns) < dim:
             unit = w * _inverse(left)
             basis.append(torch.where(ended[:, None], w, unit) if differentiable else unit)
@@ -213,7 +208,7 @@ def arnoldi(
     for weight, q in zip(factors.solve(dims), basis, strict=False):
         solution.addcmul_(weight[:, None], q.detach())
     all_dims = torch.where(closed, len(columns), dims)
-    return Krylov(solution.view_as(v), residual, before, columns, left_out, dims, all_dims, size)
+    return Krylov(solution.view_as(v), residual, columns, dims, all_dims, size)
 
 
 def _inverse(size: Tensor) -> Tensor:

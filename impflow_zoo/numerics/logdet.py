@@ -1,33 +1,16 @@
-"""The settings of log-determinants `L_g(x) = log det(I + J_g(x))`, and what becomes of none."""
+"""The settings of log-determinants `L_g(x) = log det(I + J_g(x))`."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
-import torch
-
-from impflow_zoo.numerics.estimate import (
-    Estimate,
-    Estimator,
-    Exact,
-    KrylovSeries,
-    PowerSeries,
-    Roulette,
-    Solve,
-    default_rtol,
-)
 from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.numerics.settings import is_real, is_whole
-from impflow_zoo.numerics.solver import NumericalWarning
 
 __all__ = ["LogDet", "NoContractionError"]
 
 MODES = ("auto", "exact", "unbiased", "truncated")
 SERIES = ("solve", "roulette")
-_REMEDY = (
-    "the net is no contraction there. Bound its Lipschitz constant below 1 (LipschitzMLP does)"
-)
 
 
 class NoContractionError(ValueError):
@@ -112,39 +95,6 @@ class LogDet:
             return "exact"
         return "unbiased" if training else "truncated"
 
-    def estimator(self, features: int, dtype: torch.dtype, *, training: bool) -> Estimator:
-        """What estimates log-determinants of maps of so many features."""
-        mode, loosest = self.resolve(features, training=training), default_rtol(dtype)
-        if mode == "exact":
-            return Exact()
-        if mode == "unbiased":
-            if self.series == "roulette":
-                return Roulette(self.n_terms)
-            return Solve(self.rtol or loosest)
-        if self.mode == "truncated":  # by name it is the plain series: its terms are counted
-            return PowerSeries(self.n_terms, self.n_probes, self.seed)
-        rtol = loosest if self.rtol is None else min(self.rtol, loosest)
-        return KrylovSeries(self.n_terms, self.n_probes, self.seed, rtol)
-
     def seeded(self, *salt: int) -> LogDet:
         """The same settings with a seed of their own, derived from this one."""
         return replace(self, seed=mix(self.seed, *salt))
-
-
-def refuse_logdet(estimate: Estimate, *, training: bool) -> None:
-    """Say which rows have no log-determinant.
-
-    Raises:
-        NoContractionError: where `det(I + J) <= 0`; in evaluation, where a series diverges. In
-            training such a row stays NaN, with a `NumericalWarning`.
-    """
-    wrong = ~estimate.value.isfinite()
-    if not bool(wrong.any()):  # their sum alone was not
-        return
-    where = f"in {int(wrong.sum())} of {len(wrong)} rows: {_REMEDY}"
-    if estimate.mode == "exact":
-        raise NoContractionError(f"det(I + J) <= 0 {where}")
-    message = f"the series of log det(I + J) diverges {where}"
-    if not training:
-        raise NoContractionError(message)
-    warnings.warn(message, NumericalWarning, stacklevel=3)

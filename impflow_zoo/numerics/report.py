@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,20 +32,20 @@ class Doubts:
     """Conditions that have to hold, gathered over a call: the host waits for all of them once."""
 
     def __init__(self) -> None:
-        self._flags: list[Tensor] = []
+        self._numbers: list[Tensor] = []
         self._remedies: list[Callable[[], None]] = []
 
-    def add(self, wrong: Tensor, then: Callable[[], None]) -> None:
-        """Note a number that is zero if all is well, and what to do if not: raise, or warn."""
-        self._flags.append(wrong)
+    def add(self, number: Tensor, then: Callable[[], None]) -> None:
+        """Note a number that is finite and not `True` if all is well, and what to do if not."""
+        self._numbers.append(number)
         self._remedies.append(then)
 
     def settle(self) -> None:
-        """Look at what was noted so far, in order."""
-        if not self._flags:
+        """Look at what was noted so far, in order: what to do may be to raise, or to warn."""
+        if not self._numbers:
             return
-        wrong = torch.stack(self._flags).tolist()
-        remedies = [then for bad, then in zip(wrong, self._remedies, strict=True) if bad != 0]
-        self._flags, self._remedies = [], []
-        for then in remedies:
-            then()
+        found = zip(self._numbers, torch.stack(self._numbers).tolist(), self._remedies, strict=True)
+        self._numbers, self._remedies = [], []
+        for number, value, then in list(found):
+            if value if number.dtype == torch.bool else not math.isfinite(value):
+                then()

@@ -11,20 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics import dense
-from impflow_zoo.numerics.adjoint import ROUNDING, solve_transposed
+from impflow_zoo.numerics.adjoint import solve_transposed
 from impflow_zoo.numerics.bound import BoundNet, Linearization
-from impflow_zoo.numerics.estimate import Setting
-from impflow_zoo.numerics.logdet import LogDet, refuse_logdet
+from impflow_zoo.numerics.estimate import Estimate, exact, truncated, unbiased
+from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import forbid_second_order, recording
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Doubts, Report
-from impflow_zoo.numerics.rows import norm
-from impflow_zoo.numerics.solver import FEW_FEATURES, Solver, refuse
+from impflow_zoo.numerics.solver import Solver
 
 __all__ = ["ResidualMap"]
-
-_DERIVATIVE = "the implicit derivative"
 
 
 @dataclass(frozen=True)
@@ -100,26 +96,33 @@ class ResidualMap:
         self, x: Tensor, *, gradient: bool, at: Linearization | None = None
     ) -> tuple[Linearization, Tensor]:
         """The net at `x`, which may be that of `at` moved there, and its log-determinant."""
-        features = x.flatten(1).shape[1]
-        estimator = self.logdet.estimator(features, x.dtype, training=self.training)
-        setting = Setting(gradient, self.kappa, self.salt, self.probes, self.report is not None)
-        differentiable = gradient and estimator.differentiable
+        mode = self.logdet.resolve(x.shape[1:].numel(), training=self.training)
+        differentiable = gradient and mode == "truncated"
         if at is None or differentiable:
             point = self.net.linearize(x, differentiable=differentiable)
         else:
             point = at.moved(x)
         with recording():
-            estimate = estimator(point, setting)
+            estimate = self._estimate(point, mode, gradient=gradient)
         if self.report is not None:
             self.report.logdets.append(estimate.without_graph())
-        total = estimate.value.detach().sum()  # as for inputs: not finite if an entry is not
-        self._doubt(total - total, partial(refuse_logdet, estimate, training=self.training))
+        # As for inputs, the sum is finite if every entry is.
+        self._doubt(estimate.value.detach().sum(), partial(estimate.refuse, training=self.training))
         if (solved := estimate.solved) is not None:
             failed = solved.failed & estimate.value.isfinite()
-            name, advice = "the gradient of log det(I + J)", "Loosen LogDet(rtol=)"
-            then = partial(solved.refuse, failed, name, advice, training=self.training)
+            name, setting = "the gradient of log det(I + J)", "LogDet(rtol=)"
+            then = partial(solved.refuse, failed, name, setting, training=self.training)
             self._doubt(failed.any(), then)
         return point, estimate.value
+
+    def _estimate(self, point: Linearization, mode: str, *, gradient: bool) -> Estimate:
+        if mode == "exact":
+            return exact(point, gradient=gradient)
+        use = point, self.logdet, self.kappa, self.probes
+        if mode == "unbiased":
+            return unbiased(*use, gradient=gradient)
+        details = self.report is not None
+        return truncated(*use, self.salt, gradient=gradient, details=details)
 
     def _doubt(self, wrong: Tensor, then: Callable[[], None]) -> None:
         doubts = Doubts() if self.doubts is None else self.doubts
@@ -158,27 +161,8 @@ class _ImplicitRoot(torch.autograd.Function):
                 # would bring everything back again.
                 point = ctx.net.linearize(point.x.detach())
             point.known_jacobian = ctx.known[0] if ctx.known else None
-            u = _solve_adjoint(point, t, ctx.rtol, training=ctx.training)
-        return None, u, -u
-
-
-def _solve_adjoint(point: Linearization, t: Tensor, rtol: float, *, training: bool) -> Tensor:
-    """`u` with `(I + J)^T u = t` in every row: dense where the Jacobian is at hand or small."""
-    if point.known_jacobian is not None or point.features <= FEW_FEATURES:
-        transposed = dense.plus_identity(point.jacobian()).mT
-        u = dense.solve(transposed, t.flatten(1)).view_as(t)
-    else:
-        solved = solve_transposed(point, t, rtol)
+            solved = solve_transposed(point, t, ctx.rtol)
         if bool(solved.failed.any()):
-            advice = "Loosen Solver(backward_rtol=)"
-            solved.refuse(solved.failed, _DERIVATIVE, advice, training=training)
-        u = solved.u
-    size = norm(t)
-    singular = size.isfinite() & ~(norm(u) * (ROUNDING * torch.finfo(t.dtype).eps) <= size)
-    if bool(singular.any()):
-        refuse(
-            f"{_DERIVATIVE} of {int(singular.sum())} of {len(t)} rows is not known to a digit: "
-            "I + J is singular there up to rounding, g is no contraction",
-            training=training,
-        )
-    return u
+            name, setting = "the implicit derivative", "Solver(backward_rtol=)"
+            solved.refuse(solved.failed, name, setting, training=ctx.training)
+        return None, solved.u, -solved.u

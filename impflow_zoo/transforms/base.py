@@ -220,8 +220,8 @@ class ResidualBlock(PlainLoading, Transform):
         _check_place(inputs, context, [p for p in parameters if p.is_floating_point()])
         for name, x in (("inputs", inputs), ("context", context)):
             if x is not None and x.is_floating_point():
-                total = x.detach().sum()  # neither finite, nor less itself zero, if an entry is not
-                doubts.add(total - total, partial(check_finite, x, name))
+                # Their sum is not finite if an entry is not.
+                doubts.add(x.detach().sum(), partial(check_finite, x, name))
 
 
 class NotFiniteError(ValueError):
