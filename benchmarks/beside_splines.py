@@ -13,14 +13,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from documents import ROOT, markdown, publish
+from torch import Tensor
 
 from impflow_zoo import create_model
 from impflow_zoo.facts import TrainingFacts
+from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.publishing.pairs import paired_error
 from impflow_zoo.recipe import read_recipe
@@ -33,22 +36,21 @@ FAMILIES = {"impflow": "ImpFlow", "resflow": "ResFlow", "spline": "spline flow"}
 DATA = ("kin8nm", "power-plant", "protein")
 
 
-def step_seconds(zoo: Path, name: str, repeats: int) -> dict[str, float]:
-    """CPU seconds of a training step of each family on a data set, the median of several."""
-    times: dict[str, list[float]] = {family: [] for family in FAMILIES}
-    models = {family: create_model(f"{family}-{name}").train() for family in FAMILIES}
-    batch = read_recipe(zoo / f"impflow-{name}" / "recipe.yaml").training.batch_size
-    rows = models["impflow"].eval().sample(batch)
-    models["impflow"].train()
-    optimisers = {f: torch.optim.Adam(m.parameters(), lr=1e-6) for f, m in models.items()}
+def step_seconds(models: Mapping[str, FlowModel], repeats: int, *batch: Tensor) -> dict[str, float]:
+    """CPU seconds of a training step of each model on a batch, the median of several in turn.
+
+    The models are trained on meanwhile: give copies.
+    """
+    times: dict[str, list[float]] = {name: [] for name in models}
+    optimisers = {n: torch.optim.Adam(m.train().parameters(), lr=1e-6) for n, m in models.items()}
     for _ in range(repeats):
-        for family, model in models.items():
+        for name, model in models.items():
             start = time.process_time()
-            optimisers[family].zero_grad()
-            (-model.log_prob(rows).mean()).backward()
-            optimisers[family].step()
-            times[family].append(time.process_time() - start)
-    return {family: statistics.median(found) for family, found in times.items()}
+            optimisers[name].zero_grad()
+            (-model.log_prob(*batch).mean()).backward()
+            optimisers[name].step()
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def curve(zoo: Path, family: str, name: str) -> list[tuple[int, float]]:
@@ -66,7 +68,9 @@ def measured(zoo: Path, repeats: int) -> list[dict[str, Any]]:
     """The figures of every data set."""
     figures = []
     for name in DATA:
-        seconds = step_seconds(zoo, name, repeats)
+        models = {family: create_model(f"{family}-{name}") for family in FAMILIES}
+        batch = read_recipe(zoo / f"impflow-{name}" / "recipe.yaml").training.batch_size
+        seconds = step_seconds(models, repeats, models["impflow"].sample(batch))
         curves = {
             family: [(steps * seconds[family] / 60, v) for steps, v in curve(zoo, family, name)]
             for family in FAMILIES

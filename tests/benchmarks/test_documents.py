@@ -14,6 +14,7 @@ import net_cost
 import pytest
 import slack
 import speed
+import which_flow
 
 from impflow_zoo.tables import between
 
@@ -26,6 +27,7 @@ KEPT = {
     "net-cost": (net_cost.GUIDE, net_cost.tables),
     "slack": (slack.GUIDE, slack.tables),
     "speed": (documents.README, speed.tables),
+    "which-flow": (which_flow.GUIDE, which_flow.tables),
 }
 
 

@@ -1,0 +1,191 @@
+"""The families of flows of the zoo side by side, one table for each data set.
+
+    python benchmarks/which_flow.py [--data kin8nm protein] [--publish]
+
+Values and sizes are those of the models' folders. Measured here, on one thread: rows a second of
+CPU time, minutes (the steps of the training times the CPU time of a step, the families in turn),
+round trips, and what a model makes of rows far outside. Rows are samples of ImpFlow: no data are
+needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from beside_splines import step_seconds
+from documents import ROOT, markdown, publish
+from torch import Tensor
+
+from impflow_zoo import create_model
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import GOLDEN, ModelFolder, read_safetensors
+from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.publishing.pairs import paired_error
+from impflow_zoo.record import Record
+from impflow_zoo.registry import zoo_folder
+from impflow_zoo.smoke import smoke
+
+GUIDE = ROOT / "docs" / "which-flow.md"
+PICTURE = ROOT / "docs" / "pictures" / "which-flow.png"
+DATA = ("power-plant", "kin8nm", "protein", "checkerboard", "power-plant-given-weather")
+FAMILIES = ("impflow", "resflow", "monotone", "spline", "mixture", "linear", "mixed")
+FAR = 10.0  # standard deviations
+HEADER = (
+    "family | test | behind the best, paired | parameters | minutes | log_prob, rows/s | "
+    "sample, rows/s | invertible | round trip | log-density at 10 sd"
+)
+
+
+def found(data: str) -> dict[str, Record]:
+    """The models of a data set that have weights, by family."""
+    folders = {family: zoo_folder() / f"{family}-{data}" for family in FAMILIES}
+    known = {f: Record(ModelFolder.open(path)) for f, path in folders.items() if path.is_dir()}
+    return {family: record for family, record in known.items() if record.entry}
+
+
+def drawn(model: FlowModel, record: Record, n: int) -> tuple[Tensor, ...]:
+    """Samples of a model, and the contexts that they have, if any."""
+    generator = torch.Generator().manual_seed(0)
+    if model.config.context_features is None:
+        return (model.sample(n, generator=generator),)
+    golden = read_safetensors(record.folder.path / GOLDEN)["context"].float()
+    contexts = golden.repeat(-(-n // len(golden)), 1)[:n]
+    return model.sample(1, contexts, generator=generator)[:, 0], contexts
+
+
+def rows_a_second(run: Callable[[], object], rows: int, repeats: int) -> float:
+    """Of CPU time, the fastest of several runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return rows / min(times)
+
+
+def invertible(record: Record) -> str:
+    """Why a model is invertible."""
+    if not record.stated.certificate:
+        return "by construction"
+    return "numerical" if record.margin is None else f"certified, margin {record.margin:.3g}"
+
+
+@torch.no_grad()
+def measured(model: FlowModel, batch: tuple[Tensor, ...], repeats: int) -> dict[str, float]:
+    """Speeds, the worst round trip, and the median log-density ten standard deviations away."""
+    x, *context = batch
+    mean, std = x.mean(dim=0), x.std(dim=0)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    far = mean + FAR * std * direction / direction.norm(dim=1, keepdim=True)
+    back = model.decode(model.encode(*batch), *context)
+
+    def sample() -> Tensor:
+        return model.sample(1, *context) if context else model.sample(len(x))
+
+    return {
+        "log_prob": rows_a_second(lambda: model.log_prob(*batch), len(x), repeats),
+        "sample": rows_a_second(sample, len(x), repeats),
+        "round_trip": float(((back - x).abs() / std).max()),
+        "far": float(model.log_prob(far, *context).median()),
+    }
+
+
+def compared(data: str, repeats: int) -> list[dict[str, Any]]:
+    """The figures of every family on a data set."""
+    records = found(data)
+    models = {family: create_model(record.folder.path) for family, record in records.items()}
+    batch = drawn(models["impflow"], records["impflow"], 16 if smoke() else 1000)
+    figures = {family: measured(model, batch, repeats) for family, model in models.items()}
+    size = min(len(batch[0]), records["impflow"].recipe.training.batch_size)
+    seconds = step_seconds(copy.deepcopy(models), repeats, *(part[:size] for part in batch))
+    sign = METRICS[records["impflow"].entry.metric].sign
+    best = max(records.values(), key=lambda record: sign * record.entry.value)
+    return [
+        {
+            "data": data,
+            "model": record.name,
+            "family": record.stated.model,
+            "unit": METRICS[record.entry.metric].unit,
+            "value": record.entry.value,
+            "stderr": record.entry.stderr,
+            "behind": sign * (best.entry.value - record.entry.value),
+            "paired": paired_error(best.folder, record.folder),
+            "parameters": record.parameters,
+            "minutes": record.facts.steps * seconds[family] / 60,
+            "invertible": invertible(record),
+            **figures[family],
+        }
+        for family, record in records.items()
+    ]
+
+
+def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
+    """The tables of the guide, one for each data set."""
+    by_data: dict[str, list[tuple[str, ...]]] = {}
+    for f in figures:
+        behind = f"{f['behind']:.3f} ± {f['paired']:.3f}" if f["behind"] else "the best"
+        by_data.setdefault(f["data"], []).append(
+            (
+                f"[{f['family']}](../hub_configs/{f['model']})",
+                f"{f['value']:.3f} ± {f['stderr']:.3f} {f['unit']}",
+                behind,
+                f"{f['parameters']:,}",
+                f"{f['minutes']:.1f}",
+                *(f"{float(format(f[name], '.2g')):,.0f}" for name in ("log_prob", "sample")),
+                f["invertible"],
+                f"{f['round_trip']:.0e}",
+                f"{f['far']:.0f}",
+            )
+        )
+    return {f"{data} table": markdown(HEADER, rows) for data, rows in by_data.items()}
+
+
+@torch.no_grad()
+def draw(data: str) -> None:
+    """Log-densities along a line through the data and far out of them, and how they stretch it."""
+    from matplotlib.figure import Figure
+
+    records = found(data)
+    models = {family: create_model(record.folder.path) for family, record in records.items()}
+    (x,) = drawn(models["impflow"], records["impflow"], 1000)
+    t = torch.linspace(-15, 15, 601, dtype=torch.float64)
+    line = x.mean(dim=0) + t[:, None] * x.std(dim=0) / x.shape[1] ** 0.5
+    picture = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    for family, model in models.items():
+        model.double()
+        name = records[family].stated.model
+        left.plot(t, model.log_prob(line), label=name)
+        stretch = model.encode(line).diff(dim=0).norm(dim=1) / t.diff()
+        right.plot(t[1:], stretch, label=name)
+    left.set(ylabel="log-density, nats", xlabel="standard deviations from the mean")
+    right.set(ylabel="how much the map stretches", xlabel="standard deviations from the mean")
+    right.set_yscale("log")
+    left.legend(fontsize=8)
+    picture.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
+    parser.add_argument("--repeats", type=int, default=2 if smoke() else 5)
+    parser.add_argument("--publish", action="store_true", help="write the guide's tables")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = []
+    for data in options.data:
+        if len(found(data)) > 2:
+            figures += compared(data, options.repeats)
+            print(f"{data}\n{tables(figures)[f'{data} table']}\n", flush=True)
+    if options.publish:
+        publish(GUIDE, tables(figures), figures, "which-flow")
+        draw(DATA[0])
+
+
+if __name__ == "__main__":
+    main()
