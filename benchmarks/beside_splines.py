@@ -24,7 +24,7 @@ from torch import Tensor
 from impflow_zoo import create_model
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.models.folder import RECIPE, ModelFolder
 from impflow_zoo.publishing.pairs import paired_error
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.record import Record
@@ -56,7 +56,7 @@ def step_seconds(models: Mapping[str, FlowModel], repeats: int, *batch: Tensor) 
 def curve(zoo: Path, family: str, name: str) -> list[tuple[int, float]]:
     """Steps and the best validation value so far."""
     folder = zoo / f"{family}-{name}"
-    recipe = read_recipe(folder / "recipe.yaml")
+    recipe = read_recipe(folder / RECIPE)
     best: list[tuple[int, float]] = []
     for rows, _, value in TrainingFacts.read(folder).curve:
         reached = max(value, best[-1][1]) if best else value

@@ -22,7 +22,7 @@ import yaml
 from impflow_zoo import evaluate, training
 from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.fields import ConfigError
-from impflow_zoo.models.folder import LOG
+from impflow_zoo.models.folder import LOG, RECIPE
 from impflow_zoo.recipe import read_recipe
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "recipe.yaml"
+        path = Path(folder) / RECIPE
         path.write_text(yaml.safe_dump(recipe))
         run = Path(folder) / "run"
         training.train(path, data=options.data, out=run, max_minutes=options.minutes)

@@ -6,35 +6,17 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conversion.selfcheck import size_of
 from impflow_zoo.models.folder import CARD
+from impflow_zoo.models.store import default_card
+from impflow_zoo.tables import between
 
 if TYPE_CHECKING:
     from conversion.convert import Converted
 
 __all__ = ["text"]
 
-_BEGIN, _END = "<!-- conversion -->", "<!-- end of conversion -->"
-_NEW = """---
-library_name: impflow_zoo
-license: mit
-tags:
-- normalizing-flow
-- density-estimation
-- {tag}
----
-
-# {name}
-
-```python
-from impflow_zoo import {kind}
-
-model = {kind}.from_pretrained("{name}")
-x = model.sample(4)
-```
-"""
-_SECTION = """{begin}
-## Conversion
+_PLACE = "<!-- conversion -->\n<!-- end of conversion -->\n"
+_SECTION = """## Conversion
 
 The {weights} weights of `{source}` (sha256 `{sha256:.16}...`), a checkpoint of the public training
 scripts (https://github.com/{repository}, MIT licence), by `python -m conversion`. Power vectors are
@@ -43,11 +25,9 @@ exceed its coefficient by what the vectors had not converged.
 
 Settings of the script: {settings}.
 
-- {size:,} parameters
 {known}
 - the random series of the script's training (`n_dist`) estimates the same log-determinant; here it
-  is computed as `logdet` says
-{end}"""
+  is computed as `logdet` says"""
 _REPOSITORIES = {
     "ImpFlow": "thu-ml/implicit-normalizing-flows",
     "ResFlow": "rtqichen/residual-flows",
@@ -66,19 +46,16 @@ def text(converted: Converted, folder: Path, known: list[str]) -> str:
     with open(converted.source, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     section = _SECTION.format(
-        begin=_BEGIN,
         weights="averaged (EMA)" if converted.averaged else "raw",
         source=converted.source.name,
         sha256=sha256,
         repository=_REPOSITORIES[kind],
         settings=converted.settings.stated(),
-        size=size_of(converted.model),
         known="\n".join(f"- {line}" for line in known),
-        end=_END,
     )
-    card = _NEW.format(tag=kind.lower(), kind=kind, name=folder.resolve().name)
+    card = default_card(kind, folder.resolve().name).replace("tags:", "license: mit\ntags:", 1)
     if path.is_file():
         card = path.read_text(encoding="utf-8")
-    if _BEGIN in card and _END in card:
-        return card.split(_BEGIN, 1)[0] + section + card.split(_END, 1)[1]
-    return f"{card.rstrip()}\n\n{section}\n"
+    if not {*_PLACE.splitlines()} <= {*card.splitlines()}:
+        card = f"{card.rstrip()}\n\n{_PLACE}"
+    return between(card, "conversion", section)

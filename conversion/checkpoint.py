@@ -85,16 +85,6 @@ class Checkpoint:
         """Shape of the first layer's weight."""
         return self.tensors[self.first.key].shape
 
-    @property
-    def starts_with_activation(self) -> bool:
-        """Whether the first net does."""
-        return self.first.module > 0
-
-    @property
-    def flat_blocks(self) -> int:
-        """Number of blocks on flattened maps."""
-        return len({(place.scale, place.index) for place in self.places if place.flat})
-
     def read(self, key: str, *, averaged: bool) -> Tensor:
         """The numbers of a tensor: the averaged ones, where there are some and they are wanted."""
         tensor = self.averages.get(key, self.tensors[key]) if averaged else self.tensors[key]

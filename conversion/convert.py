@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save as serialise
+from torch import nn
 
 from conversion import card
 from conversion.archive import open_archive
 from conversion.checkpoint import Checkpoint, names_of, weights_of
 from conversion.pickles import ConversionError
-from conversion.selfcheck import LARGE, checked, size_of
 from conversion.settings import Settings, config_of, read_settings
 from impflow_zoo.lipschitz.certify import certify, worst
 from impflow_zoo.models.flow import FlowModel, ImpFlow, ResFlow
 from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS, ConfigFile, ModelFolder
 from impflow_zoo.models.store import golden_batch
+from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
-__all__ = ["Converted", "convert", "write"]
+__all__ = ["Converted", "checked", "convert", "size_of", "write"]
 
-_GOLDEN_ROWS = 8
+_LARGE = 2_000_000  # parameters, from which on float64, many probes and many rows take minutes
 
 
 @dataclass(frozen=True)
@@ -77,31 +80,27 @@ def convert(
         return Converted(source, model, names, settings, averaged)
 
 
-def write(
-    converted: Converted, folder: Path, *, verify: bool = False, golden: int | None = None
-) -> list[str]:
+def write(converted: Converted, folder: Path, *, verify: bool = False) -> list[str]:
     """Write the files of a model, all of them or none, and say what is known of it.
 
     Arguments:
         converted: the model.
         folder: where to; a card that is there is kept, and says where the weights come from.
-        verify: check the model first.
-        golden: rows of the golden batch; None writes 8, and none for large models.
+        verify: check the model first; a large one gets its golden batch, of one row, then alone.
 
     Raises:
         ConversionError: if the check fails.
     """
     model = converted.model
     outcome = checked(model) if verify else []
-    if golden is None:
-        golden = 0 if size_of(model) > LARGE else _GOLDEN_ROWS
+    rows = int(verify) if size_of(model) > _LARGE else 8
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     content = serialise(tensors, metadata={"format": "pt"})
     certificate = tuple(certify(model))
     checksum = hashlib.sha256(content).hexdigest()
     stated = ConfigFile(type(model).__name__, model.config, checksum, certificate)
-    known = [*outcome, f"certified: {worst(certificate)}"]
-    batch = serialise(golden_batch(model, golden), metadata={"format": "pt"}) if golden else None
+    known = [f"{size_of(model):,} parameters", *outcome, f"certified: {worst(certificate)}"]
+    batch = serialise(golden_batch(model, rows), metadata={"format": "pt"}) if rows else None
     ModelFolder(folder).replace(
         {
             WEIGHTS: content,
@@ -111,3 +110,37 @@ def write(
         }
     )
     return known
+
+
+def size_of(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+@torch.no_grad()
+def checked(model: FlowModel) -> list[str]:
+    """What a round trip and densities of rows of noise come to, in words.
+
+    Raises:
+        ConversionError: if a root is not found or a log-density is not finite.
+    """
+    large = size_of(model) > _LARGE
+    dtype, rows = (torch.float32, 1) if large else (torch.float64, 4)
+    model = copy.deepcopy(model).eval().to(dtype)
+    for block in model.blocks() if large else ():
+        block.logdet = dataclasses.replace(block.logdet, n_terms=10, n_probes=1)
+    generator, shape = torch.Generator().manual_seed(0), (rows, *model.config.shape)
+    images = len(shape) == 4
+    x = (torch.rand if images else torch.randn)(shape, generator=generator, dtype=dtype)
+    try:
+        error = float((model.decode(model.encode(x)) - x).abs().max())
+        log_prob = model.log_prob(x)
+    except NUMERICAL_ERRORS as failure:
+        raise ConversionError(f"the self-check failed: {failure}") from None
+    if not bool(log_prob.isfinite().all()):
+        raise ConversionError("the self-check failed: a log-density is not finite")
+    low, high = float(log_prob.min()), float(log_prob.max())
+    return [
+        f"self-check: round trip of {rows} rows of noise in {dtype}, largest error {error:.1e}",
+        f"self-check: log-densities of these rows are finite, {low:.4g} to {high:.4g} nats",
+    ]

@@ -135,7 +135,7 @@ def _vector(checkpoint: Checkpoint, settings: Settings) -> PublishedTabularConfi
         activation=ACTIVATIONS[settings.act],
         lipschitz=settings.coeff ** (len(hidden) + 1),  # the public one is a layer's
         actnorm=settings.actnorm,
-        preactivation=checkpoint.starts_with_activation,
+        preactivation=checkpoint.first.module > 0,
         norm=_norm(settings),
         metric="bits" if "arch" in checkpoint.args else "log_likelihood",
     )
@@ -146,6 +146,7 @@ def _image(checkpoint: Checkpoint, settings: Settings) -> PublishedImageConfig:
     size = settings.imagesize // 2 if squeezed else settings.imagesize
     scales = max(0, size.bit_length() - 2)  # how often it can be halved while it is 4 or more
     channels = checkpoint.first_shape[1]
+    flat = {(place.scale, place.index) for place in checkpoint.places if place.flat}
     bits = {"celeba_5bit": 5, "celebahq": settings.nbits}
     return PublishedImageConfig(
         channels=channels // 4 if squeezed else channels,
@@ -157,13 +158,13 @@ def _image(checkpoint: Checkpoint, settings: Settings) -> PublishedImageConfig:
         kernels=kernels,
         activation=ACTIVATIONS[settings.act],
         preactivation=settings.preact,
-        first_preactivation=settings.preact and checkpoint.starts_with_activation,
+        first_preactivation=settings.preact and checkpoint.first.module > 0,
         lipschitz=settings.coeff ** len(kernels),
         norm=_norm(settings),
         squeeze_first=squeezed,
         actnorm=settings.actnorm,
         factor_out=settings.factor_out,
-        fc_blocks=checkpoint.flat_blocks if settings.fc_end else 0,
+        fc_blocks=len(flat) if settings.fc_end else 0,
         fc_hidden=(settings.fc_idim,) * (len(kernels) - 1),
     )
 

@@ -27,7 +27,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError
-from impflow_zoo.data.images import ImageSource, image_column
+from impflow_zoo.data.images import ImageSource
 from impflow_zoo.data.loading import load_split
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.mistakes import in_one_line
@@ -119,8 +119,7 @@ def read(dataset: str, split: str, *, made_up: bool) -> Images:
     labels = next((column for column in ("label", "labels") if column in data.features), None)
     if labels is None:
         raise DataError(f"{name}: no column label, there is {', '.join(data.features)}")
-    column = image_column(data.features, name)
-    source = ImageSource(name, data, column, ImageFormat(3, (32, 32)))
+    source = ImageSource(name, data, ImageFormat(3, (32, 32)))
     return Images(source.rows(range(len(data))), torch.tensor(data[labels]))
 
 

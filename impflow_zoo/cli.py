@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,20 +47,22 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the models of the zoo."""
+    from impflow_zoo.models.folder import ModelFolder
     from impflow_zoo.models.metrics import METRICS
+    from impflow_zoo.record import Record
 
-    models = [
-        registry.describe(name) for name in registry.list_models(pattern, pretrained=not recipes)
-    ]
-    if not models:
+    names = registry.list_models(pattern, pretrained=not recipes)
+    if not names:
         what, option = ("recipe without weights", " --recipes") if recipes else ("model", "")
         raise ModelError(f"no {what} matches {pattern!r}: `impflow-zoo list{option}` shows all")
-    width, lines = max(len(m["name"]) for m in models), []
-    for m in models:
-        score = m["value"]
-        value = "no weights yet" if score is None else METRICS[m["metric"]].in_words(score)
-        size = f"{m['parameters']:>11,} parameters"
-        lines.append(f"{m['name']:{width}}  {m['model']}  {size}   {value}")
+    width, lines, models = max(map(len, names)), [], []
+    for name in names:
+        record = Record(ModelFolder(registry.zoo_folder() / name))
+        kind, metric, entry = record.stated.model, record.stated.config.metric, record.entry
+        value = METRICS[metric].in_words(entry.value) if entry else "no weights yet"
+        lines.append(f"{name:{width}}  {kind}  {record.parameters:>11,} parameters   {value}")
+        known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
+        models.append({**known, "value": entry and entry.value, "pretrained": record.trained})
     _say("\n".join(lines), {"models": models}, as_json=as_json)
 
 
@@ -167,14 +168,14 @@ def reconstruct(
     as_json: AsJson = False,
 ) -> None:
     """Encode rows, decode them again, and print the largest error."""
-    from impflow_zoo import pictures, reconstruction
+    from impflow_zoo import evaluation, pictures
     from impflow_zoo.processes import together
 
     picture = picture and pictures.output_file(picture, (".png",))
     loaded = registry.create_model(model, device=together(device).device)
     if picture is not None and len(loaded.config.shape) != 3:
         raise ModelError(f"{model} is no image model: leave --picture out")
-    result = reconstruction.reconstruct(loaded, dataset, split, n=n)
+    result = evaluation.reconstruct(loaded, dataset, split, n=n)
     if picture is not None:
         titles = ("images", "encoded and decoded again")
         pictures.draw_images([result.rows, result.decoded], picture, titles)
@@ -316,10 +317,15 @@ def publish(
 
     check_namespace(namespace)  # before folders are looked through
     found = sending.parcels(models or ())
-    report = (lambda line: None) if as_json else functools.partial(print, flush=True)
-    report(sending.table(found, namespace))
-    options = {"private": private, "create_pr": create_pr, "dry_run": dry_run}
-    sent = sending.publish(found, namespace, **options, report=report)
+    if not as_json:
+        print(sending.table(found, namespace), flush=True)
+    sending.check(found, namespace)
+    sent = []
+    if not dry_run:
+        for one in sending.publish(found, namespace, private=private, create_pr=create_pr):
+            sent.append(one)
+            if not as_json:
+                print(one, flush=True)
     listed = [
         {"name": p.name, "files": p.files, "bytes": p.size, "trained": bool(p.files)} for p in found
     ]

@@ -1,4 +1,4 @@
-"""Scores of a model on a data set, with their errors."""
+"""Scores of a model on a data set with their errors, and rows that are encoded and decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import ImageStream, Source
+from impflow_zoo.data import DataError, ImageStream, Source
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
@@ -21,10 +21,10 @@ from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.predictive import Predictive, predictive
 from impflow_zoo.processes import together
 from impflow_zoo.registry import Split, create_model, scored_split
-from impflow_zoo.scoring import Score, model_input, open_rows, open_stream, score
+from impflow_zoo.scoring import Score, model_input, open_rows, score, source_options
 from impflow_zoo.smoke import few_rows
 
-__all__ = ["Result", "evaluate", "shown_rows"]
+__all__ = ["Reconstruction", "Result", "evaluate", "reconstruct", "shown_rows"]
 
 
 @dataclass(frozen=True)
@@ -245,9 +245,13 @@ def _evaluating(model: FlowModel) -> Iterator[None]:
 def _opened(
     model: FlowModel, where: Split | Result, *, skip_corrupt: bool, streaming: bool
 ) -> Source | ImageStream:
-    opened = open_stream if streaming else open_rows
-    place = (where.dataset, where.split, where.revision)
-    return opened(model.config, *place, skip_corrupt=skip_corrupt)
+    dataset, split, revision = where.dataset, where.split, where.revision
+    if not streaming:
+        return open_rows(model.config, dataset, split, revision, skip_corrupt=skip_corrupt)
+    form = source_options(model.config).get("image")
+    if form is None:
+        raise DataError(f"{dataset}: streaming does not apply to this kind of data")
+    return ImageStream.open(dataset, split, form, revision=revision, skip_corrupt=skip_corrupt)
 
 
 def shown_rows(
@@ -269,3 +273,62 @@ def _round_trip(model: FlowModel, scored: Score) -> float:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)
     return float(error.max())
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Rows before and after encoding and decoding.
+
+    Arguments:
+        rows: rows as the model is shown them (of images as many bits as it has), `[N, ...]`.
+        decoded: the same after encoding and decoding.
+        largest_error: largest difference in the units of the rows: grey levels for images.
+        largest_float_error: the same before rounding, on the scale the transform takes.
+    """
+
+    rows: Tensor
+    decoded: Tensor
+    largest_error: float
+    largest_float_error: float
+
+
+@torch.no_grad()
+def reconstruct(
+    model: FlowModel,
+    dataset: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    *,
+    n: int = 16,
+) -> Reconstruction:
+    """Send the first rows of a data set to the latent space and back.
+
+    Values go in at the middle of their rounding step, so that rounding at the end forgives errors
+    of half a step.
+
+    Arguments:
+        model: a model in evaluation mode.
+        dataset: as in `evaluate`.
+        split: as in `evaluate`.
+        n: how many rows, at least one.
+
+    Raises:
+        ModelError: for another number of rows, or contexts without names.
+        DataError: if the data cannot be opened or do not fit the model.
+        SolverError: if a root is not found.
+    """
+    if not (is_whole(n) and n >= 1):
+        raise ModelError(f"n={n!r}: a number of rows is needed, at least 1")
+    where = scored_split(model, dataset, split)
+    source = open_rows(model.config, where.dataset, where.split, where.revision)
+    rows = source.rows(range(min(n, len(source))))
+    middle = torch.full(rows.shape, 0.5, dtype=torch.float64)
+    reference = next(model.parameters())
+    x, context = model.parted(model.dequantise(rows, middle).to(reference))
+    shown, back = model.to_data(x), model.decode(model.encode(x, context), context)
+    decoded, difference = model.to_data(back), model.preprocessing.difference
+    return Reconstruction(
+        shown,
+        decoded,
+        float(difference(decoded.double(), shown.double()).abs().max()),
+        float(difference(back, x).abs().max()),
+    )

@@ -18,7 +18,6 @@ from impflow_zoo.record import Entry, Record
 __all__ = [
     "Split",
     "create_model",
-    "describe",
     "list_models",
     "locate",
     "scored_split",
@@ -54,19 +53,6 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
         if (pattern in record.name or fnmatch.fnmatch(record.name, pattern))
         and (pretrained is None or record.trained == pretrained)
     ]
-
-
-def describe(name: str) -> dict[str, Any]:
-    """A model of the zoo in a list: class, size, and the value on its card."""
-    record = Record(ModelFolder(zoo_folder() / name))
-    return {
-        "name": name,
-        "model": record.stated.model,
-        "parameters": record.parameters,
-        "metric": record.stated.config.metric,
-        "value": record.entry and record.entry.value,
-        "pretrained": record.trained,
-    }
 
 
 def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
@@ -167,15 +153,10 @@ def scored_split(
         return Split(str(shipped), None, None, entry)
     if data.dataset is not None:
         return Split(data.dataset, split or data.test, revision or data.revision, entry)
+    own = f"; its card is about the split {data.test!r} of {words.data_name} {words.data_url}"
     if shipped is not None:
-        asked = f"{split!r}" if revision is None else f"another revision, {revision!r}"
-        raise ModelError(
-            f"only the split {data.test!r} ships with {model.origin}, not {asked}: "
-            "name a data set (dataset=, --dataset)"
-        )
-    where = f" ({words.data_url})" if words.data_url else ""
-    own = f", such as the split {data.test!r} of {words.data_name}{where}"
+        own = f"; only the split {data.test!r} ships with {model.origin}"
     raise ModelError(
-        "no data to score on: name a Hub id, a folder, a file or toy:NAME"
-        f"{own if words.data_name else ''} (dataset=, --dataset)"
+        "no data to score on: name a Hub id, a folder, a file or toy:NAME (dataset=, --dataset)"
+        f"{own.rstrip() if shipped or words.data_name else ''}"
     )

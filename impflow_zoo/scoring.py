@@ -19,7 +19,6 @@ from impflow_zoo.data import (
     Source,
     TableSource,
     open_source,
-    stream_images,
 )
 from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.config import Config
@@ -34,7 +33,7 @@ from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
-__all__ = ["Score", "model_input", "open_rows", "open_stream", "score"]
+__all__ = ["Score", "model_input", "open_rows", "score", "source_options"]
 
 _BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
 _FIGURES = ("log_prob", "variance", "steps", "tail", "bound")
@@ -61,7 +60,7 @@ def open_rows(
         revision=revision,
         size=size,
         skip_corrupt=skip_corrupt,
-        **_source_options(config),
+        **source_options(config),
     )
     found, wanted = tuple(source.read([0]).rows.shape[1:]), config.shape
     if isinstance(config, ColumnsConfig):
@@ -73,26 +72,7 @@ def open_rows(
     return source
 
 
-def open_stream(
-    config: Config,
-    dataset: str,
-    split: str | None,
-    revision: str | None = None,
-    *,
-    skip_corrupt: bool = False,
-) -> ImageStream:
-    """Open images for a model, to be read in order.
-
-    Raises:
-        DataError: if they cannot be opened, or the model is none of images.
-    """
-    image = _source_options(config).get("image")
-    if image is None:
-        raise DataError(f"{dataset}: streaming does not apply to this kind of data")
-    return stream_images(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)
-
-
-def _source_options(config: Config) -> dict[str, Any]:
+def source_options(config: Config) -> dict[str, Any]:
     """What a data loader has to know of a model."""
     given = getattr(config, "context_columns", ())
     if config.context_features and not given:

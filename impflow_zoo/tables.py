@@ -7,7 +7,6 @@ Run in a checkout, after a model was staged or a figure has changed:
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,8 +137,6 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     zoo = registry.zoo_folder()
     root = zoo.parent
-    if not (root / "docs").is_dir():
-        sys.exit(f"{root} is no checkout of impflow_zoo: there are no docs in it")
     with in_one_line():
         made = {path: text.encode() for path, text in documents(root).items()}
         write_together(made)

@@ -1,6 +1,6 @@
 """Data: tables and images through `datasets`, two-dimensional toys."""
 
-from impflow_zoo.data.images import ImageSource, ImageStream, open_images, stream_images
+from impflow_zoo.data.images import ImageSource, ImageStream
 from impflow_zoo.data.opening import is_toy, open_source
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.source import (
@@ -28,9 +28,7 @@ __all__ = [
     "UnknownSplitError",
     "fingerprint",
     "is_toy",
-    "open_images",
     "open_source",
     "open_table",
     "open_toy",
-    "stream_images",
 ]

@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from impflow_zoo.data.source import Batch, DataError, LeftOutWarning, Source
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
-__all__ = ["ImageSource", "ImageStream", "image_column", "open_images", "stream_images"]
+__all__ = ["ImageSource", "ImageStream", "image_column"]
 
 _CACHE = 2**30  # bytes of decoded images kept in memory; a larger set is decoded each time
 _ADDRESS = re.compile(r" ?<[^>]* at 0x[0-9a-f]+>")  # PIL's name for bytes without a file
@@ -32,13 +32,24 @@ class _Images:
 
     An image of the wrong size or number of channels is a mistake in the model's config, not a
     damaged file: it is refused whatever is done about those.
+
+    Arguments:
+        name: what it is, for messages and results.
+        data: the set, with one column of images.
+        form: what the images are to look like.
+        skip_corrupt: leave out rows without an image that can be decoded, with a warning for each;
+            False refuses them.
+
+    Raises:
+        DataError: if there is no column of images, or several.
     """
+
+    streaming: ClassVar[bool] = False
 
     def __init__(
         self,
         name: str,
         data: Dataset | IterableDataset,
-        column: str,
         form: ImageFormat,
         *,
         skip_corrupt: bool = False,
@@ -46,10 +57,34 @@ class _Images:
         from datasets import Image
 
         self.name, self._form, self._skip_corrupt = name, form, skip_corrupt
-        self._shape = (form.channels, *form.size)
+        self._shape, column = (form.channels, *form.size), image_column(data.features or {}, name)
         self._feature, self._column = data.features[column], column
         self._stored = data.select_columns([column]).cast_column(column, Image(decode=False))
         self._warned: set[int] = set()
+
+    @classmethod
+    def open(
+        cls,
+        dataset: str,
+        split: str | None,
+        form: ImageFormat,
+        *,
+        revision: str | None = None,
+        skip_corrupt: bool = False,
+    ) -> Self:
+        """Open the images of a set.
+
+        Arguments:
+            dataset: Hub id, local folder, or single file.
+            split: which split; a set with one split is used whole when this is left out.
+            form, skip_corrupt: as above.
+            revision: branch, tag or commit of a Hub set.
+
+        Raises:
+            DataError: for a set or split that does not exist, and as above.
+        """
+        data, name = load_split(dataset, split, revision=revision, streaming=cls.streaming)
+        return cls(name, data, form, skip_corrupt=skip_corrupt)
 
     def _row(self, number: int, cell: Any) -> Tensor | None:
         """The image in a cell, or None if it is left out."""
@@ -82,24 +117,13 @@ class _Images:
 class ImageSource(_Images, Source):
     """Images of one format, uint8, each decoded when first asked for and kept if all would fit.
 
-    Arguments:
-        name, data, column, form, skip_corrupt: as in `ImageStream`.
-
     Raises:
         DataError: for an empty set.
     """
 
-    def __init__(
-        self,
-        name: str,
-        data: Dataset,
-        column: str,
-        form: ImageFormat,
-        *,
-        skip_corrupt: bool = False,
-    ) -> None:
+    def __init__(self, name: str, data: Dataset, form: ImageFormat, **options: Any) -> None:
         Source.__init__(self, name, len(data))
-        super().__init__(name, data, column, form, skip_corrupt=skip_corrupt)
+        super().__init__(name, data, form, **options)
         self._numbers = range(len(data))  # of the rows in the whole set
         self._fits = len(data) * math.prod(self._shape) <= _CACHE
         self._kept: dict[int, Tensor | None] = {}
@@ -123,16 +147,9 @@ class ImageSource(_Images, Source):
 
 
 class ImageStream(_Images):
-    """Images of one format, uint8, of a set that is not kept: a batch at a time is in memory.
+    """Images of one format, uint8, of a set that is not kept: a batch at a time is in memory."""
 
-    Arguments:
-        name: what it is, for messages and results.
-        data: the set, with its column of images.
-        column: that column.
-        form: what the images are to look like.
-        skip_corrupt: leave out rows without an image that can be decoded, with a warning for each;
-            False refuses them.
-    """
+    streaming: ClassVar[bool] = True
 
     def batches(
         self, size: int, limit: int | None = None, share: Callable[[int], range] = range
@@ -173,48 +190,6 @@ def _with_bytes(cell: Any) -> Any:
 
     with fsspec.open(cell["path"], "rb") as file:
         return {**cell, "bytes": file.read()}
-
-
-def open_images(
-    dataset: str,
-    split: str | None,
-    form: ImageFormat,
-    *,
-    revision: str | None = None,
-    skip_corrupt: bool = False,
-) -> ImageSource:
-    """Open the images of a set.
-
-    Arguments:
-        dataset: Hub id, local folder, or single file.
-        split: which split; a set with one split is used whole when this is left out.
-        form: what the images are to look like.
-        revision: branch, tag or commit of a Hub set.
-        skip_corrupt: leave out rows without an image that can be decoded, with a warning for each.
-
-    Raises:
-        DataError: for a set or split that does not exist or has no column of images, or several.
-    """
-    data, name = load_split(dataset, split, revision=revision)
-    column = image_column(data.features, name)
-    return ImageSource(name, data, column, form, skip_corrupt=skip_corrupt)
-
-
-def stream_images(
-    dataset: str,
-    split: str | None,
-    form: ImageFormat,
-    *,
-    revision: str | None = None,
-    skip_corrupt: bool = False,
-) -> ImageStream:
-    """Open the images of a set in order, without keeping or downloading it whole.
-
-    Arguments and errors are those of `open_images`.
-    """
-    data, name = load_split(dataset, split, revision=revision, streaming=True)
-    column = image_column(data.features or {}, name)
-    return ImageStream(name, data, column, form, skip_corrupt=skip_corrupt)
 
 
 def image_column(features: Features, name: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from impflow_zoo.data.images import open_images
+from impflow_zoo.data.images import ImageSource
 from impflow_zoo.data.loading import pick_split
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.source import DataError, Source
@@ -73,7 +73,7 @@ def open_source(
         raise DataError(f"{dataset}: unknown kind of data, there is toy:NAME, a Hub id, a path")
     _refuse(dataset, size=size)
     if image is not None:
-        return open_images(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)
+        return ImageSource.open(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)
     _refuse(dataset, skip_corrupt=skip_corrupt)
     return open_table(dataset, split, columns=columns, revision=revision)
 

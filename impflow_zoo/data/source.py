@@ -124,7 +124,7 @@ class TableSource(Source):
         named: whether these are names that somebody gave, by which other files are read too.
 
     Raises:
-        DataError: for an empty table, or a value that is NaN or infinite.
+        DataError: for an empty table, a column named twice, or a value that is NaN or infinite.
 
     Example:
         >>> source = TableSource("small", torch.eye(2, dtype=torch.float64), ("a", "b"))
@@ -136,6 +136,8 @@ class TableSource(Source):
         self, name: str, values: Tensor, columns: Sequence[str], *, named: bool = False
     ) -> None:
         super().__init__(name, len(values))
+        if len({*columns}) < len(columns):
+            raise DataError(f"{name}: a column is named twice among {', '.join(columns)}")
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             row, column = bad[0].tolist()

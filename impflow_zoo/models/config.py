@@ -43,8 +43,8 @@ def parse(data: Any) -> Config:
         )
     for key in sorted(rest.keys() & _ONCE.get(kind, {})):
         raise ConfigError(
-            f"config key {key!r} is no longer of kind {kind!r}: leave it out where it is "
-            f"{_ONCE[kind][key]!r}, else convert the checkpoint again"
+            f"config key {key!r} is no longer of kind {kind!r}: leave it out if it is "
+            f"{_ONCE[kind][key]!r}; only converted checkpoints have others, convert these again"
         )
     return parse_dataclass(CONFIGS[kind], rest, "")
 

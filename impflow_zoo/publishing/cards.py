@@ -33,7 +33,7 @@ from impflow_zoo.predictive import Predictive
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Entry, Record, records
 
-__all__ = ["FIGURES", "Beside", "figures", "pending_card", "siblings", "trained_card"]
+__all__ = ["FIGURES", "Beside", "figures", "pending_card", "readable", "siblings", "trained_card"]
 
 FIGURES = "figures.yaml"
 _SAME = 0.02  # how far sizes may differ and still be called the same
@@ -78,16 +78,23 @@ def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:
         score = other.entry
         if other.name == record.name or score is None or _rows(other) != _rows(record):
             continue
-        try:
+        if readable(other):
             yield Beside(
                 f"{other.name}, {_compared(other, record)}",
                 f"{score.value:.3f}",
                 f"{score.stderr:.3f}",
                 f"`impflow-zoo evaluate {other.name}{_evaluate_options(other)}`",
             )
-        except ModelError as error:
-            said = f"{other.name} cannot be read ({error}): left out of the card of {record.name}"
-            warnings.warn(said, stacklevel=2)
+
+
+def readable(other: Record) -> bool:
+    """Whether the files can be read that cards beside a model's take figures from; warns if not."""
+    try:
+        _ = other.entries, other.facts, other.recipe, other.parameters
+    except (ModelError, OSError) as error:
+        warnings.warn(f"{other.name} cannot be read ({error}): left out of cards", stacklevel=3)
+        return False
+    return True
 
 
 def _rows(record: Record) -> tuple[str, str, str] | None:

@@ -42,7 +42,6 @@ def stage(
     folder: Path,
     *,
     data: str | None = None,
-    split: str | None = None,
     repeats: Sequence[Path] = (),
 ) -> Result | None:
     """Bring a model's folder up to date: weights from a run, figures, pictures, card.
@@ -51,8 +50,8 @@ def stage(
         run: folder of a training run; None keeps the weights that are in `folder`. Where there
             are none, config and card say that none were trained.
         folder: folder of the model, with its `recipe.yaml`.
-        data: what to score on; None takes the split that ships with the model, else the recipe's.
-        split: split of the data; None takes the recipe's test split.
+        data: what to score on, in the recipe's test split; None takes the split that ships with
+            the model, else the recipe's data.
         repeats: finished runs of the same recipe with other seeds, which are scored on the same
             rows; none keeps the figures of those that were staged before, unless there is a new
             `run`.
@@ -77,8 +76,6 @@ def stage(
         return None
     facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
     others = _other_seeds(repeats, recipe, facts)
-    if data is not None:
-        split = split or recipe.data.test
     with entry.changed() as draft:
         made = draft.path
         if run is not None:
@@ -86,10 +83,11 @@ def stage(
                 shutil.copyfile(run / name, made / name)
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
+        split = None if data is None else recipe.data.test
         result = evaluate(model, data, split, progress=True)
         if others:
             rows = (result.dataset, result.split)
-            facts = replace(facts, repeats=tuple(_score(*other, *rows) for other in others))
+            facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
         (made / TRAINING).write_text(facts.text())
         (made / SCORES).write_bytes(scores_file(result, recipe))
         score = Entry.of(result, recipe.card.data_name, recipe.data.test)
@@ -166,7 +164,7 @@ def _other_seeds(
     return others
 
 
-def _score(run: Path, facts: TrainingFacts, data: str, split: str | None) -> Repeat:
+def _repeat(run: Path, facts: TrainingFacts, data: str, split: str | None) -> Repeat:
     """The result of a run on the rows that the card speaks of."""
     result = evaluate(FlowModel.from_pretrained(run, verify=True), data, split, progress=True)
     return Repeat(facts.seed, result.value, result.stderr, facts.rows_seen, facts.minutes)

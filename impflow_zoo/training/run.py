@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
+from impflow_zoo.facts import read_lines
 from impflow_zoo.models.classes import model_class
+from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
-from impflow_zoo.models.folder import CHECKPOINT, RECIPE, ModelFolder
+from impflow_zoo.models.folder import (
+    CHECKPOINT,
+    CONFIG,
+    GOLDEN,
+    LOG,
+    RECIPE,
+    TRAINING,
+    WEIGHTS,
+    ModelFolder,
+)
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.processes import together
-from impflow_zoo.recipe import read_recipe, with_seed
+from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
 from impflow_zoo.registry import locate
-from impflow_zoo.training.checkpoint import checkpoint_state
-from impflow_zoo.training.run_folder import check_new, check_resumed
-from impflow_zoo.training.splits import open_splits, with_columns
+from impflow_zoo.scoring import open_rows
+from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.trainer import Trainer
 
-__all__ = ["train"]
+__all__ = ["open_splits", "train"]
 
 _LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
 
@@ -73,9 +87,9 @@ def train(
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     own = path if seed is None else None
     if resume:
-        resume = check_resumed(ModelFolder(folder), own, recipe, init_from)
+        resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
     else:
-        check_new(ModelFolder(folder), own)
+        _check_new(ModelFolder(folder), own)
     least = recipe.config.least_size
     if least > _LARGEST:
         raise ModelError(
@@ -85,7 +99,7 @@ def train(
     resume = processes.gather(resume)[0]  # all have looked before anybody writes
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
-    config = with_columns(recipe.config, train_rows)
+    config = _with_columns(recipe.config, train_rows)
     model = model_class(recipe.model)(config).to(processes.device)
     start = None if init_from is None else ModelFolder.open(locate(init_from))
     first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
@@ -117,3 +131,124 @@ def train(
         if trainer.stopped or not trainer.finished or trainer.state["best"] is None:
             break
     return dict(trainer.state)
+
+
+def _check_new(folder: ModelFolder, own: Path | None) -> None:
+    """Refuse to train where the run would overwrite what it has not written.
+
+    What is left of a run that ended before its first checkpoint may be overwritten.
+
+    Arguments:
+        folder: where the run is to go.
+        own: its recipe, which may lie there; None if that is not to be kept as it is.
+
+    Raises:
+        ModelError: if the folder holds a run, a model, or files of the names that a run writes.
+    """
+    name = folder.name
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ModelError(f"{name} is a file: --out takes a folder")
+    if folder.has(CHECKPOINT):
+        raise CheckpointError(f"{name} holds a run already: --resume it, or choose another --out")
+    others = () if folder.has(LOG) else (CONFIG, GOLDEN, RECIPE, TRAINING)
+    for file in (WEIGHTS, *others):
+        path = folder.path / file
+        if path.exists() and (own is None or path.resolve() != own.resolve()):
+            raise ModelError(f"{name} holds a {file} of something else: choose another --out")
+
+
+def _check_resumed(
+    folder: ModelFolder, own: Path | None, recipe: Recipe, init_from: str | None
+) -> bool:
+    """Whether there is a checkpoint to go on from.
+
+    Arguments:
+        folder, own: as in `_check_new`.
+        recipe: what is to be trained.
+        init_from: the model to start from, if one is named.
+
+    Raises:
+        CheckpointError: if the run in the folder is another one than is to go on, naming what
+            differs.
+        ModelError: as `_check_new`, where nothing has been trained yet.
+    """
+    if folder.has(CHECKPOINT):
+        if init_from is not None:
+            raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
+        _check_same(folder, recipe)
+        return True
+    if folder.has(LOG):
+        _check_same(folder, recipe)
+        lines = read_lines(folder.path / LOG)
+        if init_from is None and any({"before", "init_from"} & line.keys() for line in lines):
+            raise CheckpointError(
+                f"{folder.name} had started from the weights of a model and holds no checkpoint "
+                "yet: name the model again with --init-from"
+            )
+    else:
+        _check_new(folder, own)
+    warnings.warn(
+        f"there is no {folder.path / CHECKPOINT} yet: training starts from the beginning",
+        stacklevel=3,
+    )
+    return False
+
+
+def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
+    """The recipe may differ from the run's in its card, and may have further stages."""
+    path = folder.path / RECIPE
+    known = read_recipe(path) if path.is_file() else recipe
+    changed = differences(known, recipe, more_stages=True)
+    if changed:
+        raise CheckpointError(
+            f"{folder.name} was trained with another recipe ({', '.join(changed)}): resume with "
+            f"{path}, or start a new run with another --out, from its weights by --init-from"
+        )
+
+
+def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
+    """The training and validation rows of a recipe.
+
+    Raises:
+        DataError: if neither the recipe nor the user names a data set.
+    """
+    settings = recipe.data
+    dataset = data or settings.dataset
+    if dataset is None:
+        raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
+    if settings.validation is None and settings.validation_rows is None:
+        raise DataError(
+            "the recipe names no rows that decide which weights are kept: set data.validation to a "
+            "split, or data.validation_rows to a number of training rows to hold back"
+        )
+    revision = settings.revision if data is None else None
+    skip = settings.corrupt == "skip"
+    if settings.train_rows is not None and not any(map(is_toy, (dataset, settings.dataset))):
+        raise DataError("data.train_rows is for toys, whose rows are made to any number")
+    size = settings.train_rows if is_toy(dataset) else None  # another --data has its own number
+    rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
+    held_out = settings.validation_rows
+    if held_out is not None:
+        if not 0 < held_out < len(rows):
+            raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
+        cut = len(rows) - held_out
+        return rows.part(range(cut)), rows.part(range(cut, len(rows)))
+    validation = settings.validation
+    config = _with_columns(recipe.config, rows)
+    try:
+        return rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+    except UnknownSplitError as error:
+        raise DataError(
+            f"{error}; or set data.validation_rows in the recipe, to hold so many rows of "
+            f"{settings.train!r} back"
+        ) from None
+
+
+def _with_columns(config: Config, rows: Source) -> Config:
+    """The config with the names of a table's columns, if it has none and they do.
+
+    Rows with others are not to be scored in their place, nor these in another order.
+    """
+    if isinstance(config, ImageConfig) or not (isinstance(rows, TableSource) and rows.named):
+        return config
+    return replace(config, columns=rows.columns[: config.features])

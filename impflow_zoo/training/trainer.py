@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
-from impflow_zoo.facts import TrainingFacts, read_log
+from impflow_zoo.facts import TrainingFacts, forget_beyond, means, read_log, start_log, write_line
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
@@ -24,7 +28,6 @@ from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.runlog import forget_beyond, means, start_log, write_line
 from impflow_zoo.scoring import score
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.checkpoint import (
@@ -32,7 +35,6 @@ from impflow_zoo.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from impflow_zoo.training.interrupts import stop_requests
 from impflow_zoo.training.optimisation import Optimisation
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
@@ -185,7 +187,7 @@ class Trainer:
         if self.state["step"] == 0:
             self.checkpoint()  # what the data have taught so far
         with (
-            stop_requests() as stop,
+            _stop_requests() as signals,
             tqdm(
                 total=self.settings.steps,
                 initial=self.state["step"],
@@ -208,7 +210,7 @@ class Trainer:
                 if step % self.settings.validate_every == 0 or last:
                     self.validate()
                 late = deadline is not None and now >= deadline
-                if self.processes.any(stop.is_set() or late):
+                if self.processes.any(bool(signals) or late):
                     self.stopped = True
                     break
                 if now >= due:
@@ -282,6 +284,26 @@ class Trainer:
     def _log(self, **figures: Any) -> None:
         if self.processes.first:
             write_line(self.folder, self.state, **figures)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Within the block signals are added to a list; only the main thread gets any.
+
+    A handler runs between two steps of the main thread, which may hold the lock of an
+    `Event` then: a handler that asks for it would wait for ever. A list has no lock.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda got, _: asked.append(got)) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
 
 
 def _public_name(start: ModelFolder) -> str:

@@ -12,9 +12,9 @@ from support.image_models import make
 from support.image_sets import image_set, pictures
 
 from impflow_zoo import ImpFlow
+from impflow_zoo.evaluation import reconstruct
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.pictures import draw_images
-from impflow_zoo.reconstruction import reconstruct
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Fl
         path = write_fixture(folder, name)
         for weights in ("raw", "ema") if name in AVERAGED else ("raw",):
             out = folder / name / weights
-            write(convert(path, weights=weights), out, golden=0)
+            write(convert(path, weights=weights), out)
             loaded[name, weights] = create_model(out, logdet="exact").double()
     return loaded
 

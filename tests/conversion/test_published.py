@@ -70,9 +70,9 @@ def test_the_published_command_gives_the_config(name):
     channels = config.channels * (4 if config.squeeze_first else 1)
     weights = SimpleNamespace(
         images=True,
+        first=SimpleNamespace(module=0),
         first_shape=(512, channels, 3, 3),
-        starts_with_activation=False,
-        flat_blocks=config.fc_blocks,
+        places=[SimpleNamespace(scale=9, index=i, flat=True) for i in range(config.fc_blocks)],
     )
     assert config_of(weights, read_settings({**DEFAULTS, **ARGS[name]}, {})) == config
     recipe = read_recipe(FOLDERS[name] / RECIPE)

@@ -22,13 +22,13 @@ from support.runs import assert_same_run, log, train
 from support.small_models import write_image_recipe, write_recipe
 
 from impflow_zoo import ResFlow, evaluate
-from impflow_zoo.data import DataError, ImageFormat, LeftOutWarning, open_images
+from impflow_zoo.data import DataError, ImageFormat, ImageSource, LeftOutWarning
 from impflow_zoo.data import images as images_module
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.scoring import score
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.splits import open_splits
+from impflow_zoo.training.run import open_splits
 
 FORM = ImageFormat(3, (8, 8))
 
@@ -51,9 +51,9 @@ def bad(tmp_path: Path) -> str:
 def test_all_other_rows_keep_their_numbers(cache, good, bad, monkeypatch):
     monkeypatch.setattr(images_module, "_CACHE", cache)
     model = small()
-    whole = score(model, open_images(good, None, FORM), seed=3, batch_size=1)
+    whole = score(model, ImageSource.open(good, None, FORM), seed=3, batch_size=1)
     with left_out(rows=2):
-        source = open_images(bad, None, FORM, skip_corrupt=True)
+        source = ImageSource.open(bad, None, FORM, skip_corrupt=True)
         some = score(model, source, seed=3, batch_size=1)
         together = score(model, source, seed=3, batch_size=3)
     kept = [0, 1, 3, 5, 6]
@@ -106,7 +106,7 @@ def test_an_image_that_does_not_fit_is_no_corrupt_one(tmp_path):
 
 def test_rows_asked_for_one_by_one_are_never_left_out(bad):
     with left_out(rows=1):
-        source = open_images(bad, None, FORM, skip_corrupt=True)
+        source = ImageSource.open(bad, None, FORM, skip_corrupt=True)
         with pytest.raises(DataError, match="1 of these rows cannot be read"):
             source.rows([1, 2])
     assert source.rows([1, 3]).shape == (2, 3, 8, 8)
@@ -114,7 +114,7 @@ def test_rows_asked_for_one_by_one_are_never_left_out(bad):
 
 def test_a_part_of_a_set_has_numbers_of_its_own(bad):
     with left_out(rows=2):
-        source = open_images(bad, None, FORM, skip_corrupt=True)
+        source = ImageSource.open(bad, None, FORM, skip_corrupt=True)
         (part,) = source.part(range(1, 7)).batches(10)
     assert part.index.tolist() == [0, 2, 4, 5]
     assert part.left_out == 2

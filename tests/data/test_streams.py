@@ -23,9 +23,8 @@ from impflow_zoo import evaluate
 from impflow_zoo.data import (
     DataError,
     ImageFormat,
+    ImageSource,
     ImageStream,
-    open_images,
-    stream_images,
 )
 from impflow_zoo.processes import Processes
 from impflow_zoo.scoring import score
@@ -83,7 +82,7 @@ class Numbered:
     def stream(self, **options: Any) -> ImageStream:
         features = datasets.Features({"picture": datasets.Image()})
         data = datasets.IterableDataset.from_generator(Rows(self), features=features)
-        return ImageStream("numbered", data, "picture", FORM, **options)
+        return ImageStream("numbered", data, FORM, **options)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         self.given = 0
@@ -172,7 +171,7 @@ def test_a_file_out_of_reach_is_no_corrupt_image():
         lambda: iter([{"picture": {"path": "memory://none.png", "bytes": None}}]),
         features=datasets.Features({"picture": datasets.Image()}),
     )
-    stream = ImageStream("gone", data, "picture", FORM, skip_corrupt=True)
+    stream = ImageStream("gone", data, FORM, skip_corrupt=True)
     with pytest.raises(DataError, match="cannot fetch row 0"):
         next(stream.batches(2))
 
@@ -180,7 +179,7 @@ def test_a_file_out_of_reach_is_no_corrupt_image():
 def test_a_stream_validates(tmp_path):
     """A pass in order is all that a validation is."""
     model, dataset = small(), image_set(tmp_path / "set", GOOD)
-    sources = [opened(dataset, None, FORM) for opened in (stream_images, open_images)]
+    sources = [kind.open(dataset, None, FORM) for kind in (ImageStream, ImageSource)]
     found = [score(model, source, seed=1, limit=5).log_prob for source in sources]
     assert torch.equal(*found)
 

@@ -141,6 +141,8 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
         ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["x", "b"]), r"no column x, .*: a, b"),
         ({"t.csv": "a;b\n1,5;2,5\n"}, _opens("t.csv"), r"separated by ';'"),
         ({"t.csv": "a;b\n1,5;2,5\n"}, _opens("t.csv", columns=["a"]), r"separated by ';'"),
+        ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["a", "a"]), r"twice among a, a"),
+        ({}, lambda root: open_source("toy:moons", columns=["x", "x"]), r"twice among x, x"),
         ({"t.csv": "1.5,1.5,2.5\n3,4,5\n"}, _opens("t.csv"), r"lack its header"),
         ({"t.csv": "1.5,2.5\n3,4\n"}, _opens("t.csv", columns=["a"]), r"lack its header"),
         (

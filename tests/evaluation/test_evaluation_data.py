@@ -94,7 +94,7 @@ def test_the_split_that_ships_with_a_model_is_scored_whole(folder):
     assert (result.n, result.published) == (3, -2.5)
     assert result.dataset == str(folder / "test.parquet")
     write_recipe(folder, data={"dataset": None})
-    with pytest.raises(ModelError, match="only the split 'test' ships with .*not 'train'"):
+    with pytest.raises(ModelError, match="no data to score on: .*; only the split 'test' ships"):
         evaluate(folder, split="train")
 
 

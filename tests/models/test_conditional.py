@@ -21,9 +21,9 @@ from impflow_zoo import (
     training,
 )
 from impflow_zoo.data import DataError
+from impflow_zoo.evaluation import reconstruct
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import GOLDEN, read_safetensors
-from impflow_zoo.reconstruction import reconstruct
 
 MEANS, STDS = torch.tensor([[20.0, 1010.0], [7.0, 6.0]], dtype=torch.float64)
 NAMES = {"columns": ("a",), "context_columns": ("t", "p")}

@@ -17,7 +17,7 @@ from support.image_sets import image_set, pictures
 from torch import Tensor, nn
 
 from impflow_zoo import ImageConfig, ImpFlow, ResFlow, evaluate
-from impflow_zoo.data import DataError, ImageFormat, open_images
+from impflow_zoo.data import DataError, ImageFormat, ImageSource
 from impflow_zoo.models.config import parse, to_json
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.flow import FlowModel
@@ -225,7 +225,8 @@ def check_unbiased(model: FlowModel, draws: int) -> None:
 
 def test_rows_are_the_pixels_of_the_column_of_images(tmp_path: Path) -> None:
     arrays = pictures(5)
-    source = open_images(image_set(tmp_path, arrays, label=[0] * 5), None, ImageFormat(3, (8, 8)))
+    data = image_set(tmp_path, arrays, label=[0] * 5)
+    source = ImageSource.open(data, None, ImageFormat(3, (8, 8)))
     assert len(source) == 5
     rows = source.rows([3, 0, 3])
     assert rows.dtype == torch.uint8
@@ -239,7 +240,7 @@ def test_crop_resize_and_grey(tmp_path: Path) -> None:
     array = np.zeros((10, 8, 3), dtype=np.uint8)
     array[2:8, 1:7] = 200  # the middle 6x6
     form = ImageFormat(1, (3, 3), crop=6, resize=True, grey=True)
-    row = open_images(image_set(tmp_path, [array]), None, form).rows([0])
+    row = ImageSource.open(image_set(tmp_path, [array]), None, form).rows([0])
     assert row.shape == (1, 1, 3, 3)
     assert bool((row == 200).all())
 
@@ -256,7 +257,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_images_that_do_not_fit_are_named(name: str, tmp_path: Path) -> None:
     arrays, form, message = REFUSED[name]
-    source = open_images(image_set(tmp_path, arrays), None, form)
+    source = ImageSource.open(image_set(tmp_path, arrays), None, form)
     with pytest.raises(DataError, match=message):
         source.rows(range(len(source)))
 
@@ -264,7 +265,7 @@ def test_images_that_do_not_fit_are_named(name: str, tmp_path: Path) -> None:
 def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="no column of images, there is a, b"):
-        open_images(str(tmp_path / "test.csv"), None, ImageFormat(3, (8, 8)))
+        ImageSource.open(str(tmp_path / "test.csv"), None, ImageFormat(3, (8, 8)))
 
 
 def test_evaluate(tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def test_training_flips_images_and_keeps_them_whole(tmp_path: Path) -> None:
     left = np.zeros((8, 8, 3), dtype=np.uint8)
     left[:, :2] = 255
     model = make(size=8)
-    source = open_images(image_set(tmp_path, [left] * 16), None, ImageFormat(3, (8, 8)))
+    source = ImageSource.open(image_set(tmp_path, [left] * 16), None, ImageFormat(3, (8, 8)))
     settings = TrainingSettings(batch_size=16, flip=True)
     trainer = Trainer(model, settings, source, source, tmp_path / "run", progress=False)
     images = model.to_data(trainer.batch(0, None))

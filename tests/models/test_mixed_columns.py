@@ -11,7 +11,7 @@ from support.checkout import CHECKOUT
 from support.small_models import write_recipe
 
 from impflow_zoo import create_model, evaluate, training
-from impflow_zoo.reconstruction import reconstruct
+from impflow_zoo.evaluation import reconstruct
 
 GUIDE = (CHECKOUT / "docs" / "columns.md").read_text()
 

@@ -50,7 +50,6 @@ ROOMS = {  # what a room may import beside itself
         "processes",
         "recipe",
         "registry",
-        "runlog",
         "scoring",
     },
     "publishing": {

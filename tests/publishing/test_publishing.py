@@ -142,7 +142,7 @@ def test_what_is_missing_is_named(folder, damage, problem):
     assert problem in "; ".join(parcel.problems)
     assert TOKEN not in "; ".join(parcel.problems)
     with pytest.raises(ModelError, match="nothing was sent, not fit to publish: tiny"):
-        sending.publish([parcel], "org")
+        sending.check([parcel], "org")
 
 
 def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
@@ -199,9 +199,24 @@ def test_a_linked_folder_has_the_name_of_the_link(folder, tmp_path):
 
 def test_a_sibling_that_cannot_be_read_stops_no_other_model(folder, tmp_path):
     (shutil.copytree(folder, tmp_path / "bad") / RECIPE).write_text("model: [")
-    with pytest.warns(UserWarning, match="bad cannot .*: left out of the card of tiny"):
+    with pytest.warns(UserWarning, match="bad cannot be read .*: left out"):
         (parcel,) = sending.parcels([str(folder)])
     assert parcel.problems == ()
+
+
+@pytest.mark.parametrize("name", [RECIPE, CONFIG, TRAINING, RESULTS])
+def test_a_sibling_on_the_card_that_went_bad_stops_no_other_model(name, folder, tmp_path):
+    bad = shutil.copytree(folder, tmp_path / "bad")
+    staging.stage(None, folder)
+    assert "bad, same size" in (folder / CARD).read_text()
+    (bad / name).write_text("{")
+    with pytest.warns(UserWarning, match="bad cannot be read .*: left out"):
+        (parcel,) = sending.parcels([str(folder)])
+    assert parcel.problems == ()
+    _edit("README.md", "license: mit", "")(folder)
+    with pytest.warns(UserWarning, match="bad cannot be read"):
+        (parcel,) = sending.parcels([str(folder)])
+    assert STALE in parcel.problems[0]
 
 
 def test_publish_load_update(hub, publisher, originals, tmp_path):

@@ -57,6 +57,6 @@ def command(*arguments: object) -> Outcome:
 
 def conversion(*arguments: object) -> Outcome:
     """Call `python -m conversion`."""
-    from conversion.cli import main
+    from conversion.__main__ import main
 
     return call(main, "conversion", *arguments)

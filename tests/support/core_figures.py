@@ -44,7 +44,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6736,
+    "outer lines": 6587,
     "lines": 7978,
     "public names": 137,
     "numeric constants": 14,

@@ -92,7 +92,7 @@ def step_of(folder: Path, recipe: Path) -> int:
     from impflow_zoo.models.classes import model_class
     from impflow_zoo.recipe import read_recipe
     from impflow_zoo.training import Trainer
-    from impflow_zoo.training.splits import open_splits
+    from impflow_zoo.training.run import open_splits
 
     settings = read_recipe(recipe)
     model = model_class(settings.model)(settings.config)

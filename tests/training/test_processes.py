@@ -24,7 +24,7 @@ from impflow_zoo.models.folder import CHECKPOINT, LOG, WEIGHTS
 from impflow_zoo.processes import Processes, together
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.splits import open_splits
+from impflow_zoo.training.run import open_splits
 
 CLOCKS = {"seconds", "rows_per_second", "hardware"}
 

@@ -127,7 +127,7 @@ def write_moons(folder: Path, n: int = 200, columns: str = "a,b") -> Path:
 
 def test_columns_that_a_recipe_does_not_name_are_those_of_the_data(tmp_path):
     """Else a file with others, or in another order, would be scored as if it were the same."""
-    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None})
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None, "test": "train"})
     data = write_moons(tmp_path / "one")
     train(recipe, tmp_path / "run", data=str(data))
     assert create_model(tmp_path / "run").config.columns == ("a", "b")
@@ -137,7 +137,7 @@ def test_columns_that_a_recipe_does_not_name_are_those_of_the_data(tmp_path):
     with pytest.raises(DataError, match="no column a, there are: x, b"):
         evaluate(tmp_path / "run", str(write_moons(tmp_path / "other", columns="x,b")), "train")
     recipe = recipe.rename(tmp_path / "run" / "recipe.yaml")
-    staging.stage(tmp_path / "run", tmp_path / "run", data=str(data), split="train")
+    staging.stage(tmp_path / "run", tmp_path / "run", data=str(data))
 
 
 def test_a_run_goes_on_with_the_rows_it_had(tmp_path):

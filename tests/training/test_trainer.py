@@ -30,7 +30,7 @@ from impflow_zoo.registry import locate
 from impflow_zoo.scoring import Score, score
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.optimisation import learning_rate
-from impflow_zoo.training.splits import open_splits
+from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
 
 # -------------------------------------------------------------------------------- single steps
