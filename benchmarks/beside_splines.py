@@ -69,7 +69,7 @@ def measured(zoo: Path, repeats: int) -> list[dict[str, Any]]:
     figures = []
     for name in DATA:
         models = {family: create_model(f"{family}-{name}") for family in FAMILIES}
-        batch = read_recipe(zoo / f"impflow-{name}" / "recipe.yaml").training.batch_size
+        batch = read_recipe(zoo / f"impflow-{name}" / RECIPE).training.batch_size
         seconds = step_seconds(models, repeats, models["impflow"].sample(batch))
         curves = {
             family: [(steps * seconds[family] / 60, v) for steps, v in curve(zoo, family, name)]

@@ -137,7 +137,7 @@ def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
     rows = table(tmp_path / "test.csv")
     with pytest.raises(ModelError, match="is on disk and has no revisions: leave revision= out"):
         evaluate(folder, str(rows), revision="abc")
-    with pytest.raises(ModelError, match="ships with .*, not another revision, 'abc'"):
+    with pytest.raises(ModelError, match="only the split .* ships with .*, in one revision"):
         evaluate(create_model("impflow-power-plant"), revision="abc")
 
 
