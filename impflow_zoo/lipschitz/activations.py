@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.module import _has_any_global_hook
 
 __all__ = [
     "ACTIVATIONS",
@@ -195,10 +194,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def watched(module: nn.Module) -> bool:
     """Whether a module has hooks, or a method that somebody replaced on it."""
-    # The name is private: torch has no other way to ask for hooks of all modules.
-    return _has_any_global_hook() or any(
+    return any(
         bool(value) if name.endswith("hooks") else name in ("forward", "scales")
         for name, value in vars(module).items()
+        if "state_dict" not in name
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import watched
-from impflow_zoo.lipschitz.norms import LipschitzLayer
+from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised
+from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = ["BoundedNet", "check_sizes"]
@@ -19,7 +20,7 @@ class BoundedNet(nn.Module):
     """Layers of bounded norm with an activation between them.
 
     Contexts go through linear maps and are added before each activation. Sub-classes make
-    `activations`, `layers` and `context_layers`.
+    `shape`, `activations`, `layers` and `context_layers`, and say what the net is `at` a context.
 
     Arguments:
         lipschitz: bound of the Lipschitz constant.
@@ -27,12 +28,13 @@ class BoundedNet(nn.Module):
 
     Attributes:
         lipschitz: the bound in the 2-norm; None if none is known in advance.
+        shape: of one row.
 
     Raises:
         ValueError: if the bound is no positive number, or the size no whole number.
     """
 
-    forwards: ClassVar[tuple[Callable[..., Any], ...]]  # that the layers may have
+    shape: tuple[int, ...]
     activations: nn.ModuleList
     layers: nn.ModuleList
     context_layers: nn.ModuleList
@@ -86,11 +88,47 @@ class BoundedNet(nn.Module):
         """The layers."""
         return cast(list[LipschitzLayer], list(self.layers))
 
-    def is_plain(self) -> bool:
-        """Whether nothing but code of this package runs in the net."""
-        known = self.forwards
-        ours = (isinstance(a, LipschitzLayer) and type(a).forward in known for a in self.layers)
-        return all(ours) and not any(watched(module) for module in self.modules())
+    def normalised_weights(self, *, training: bool | None = None) -> list[Tensor]:
+        """The weights in use of the layers; `training` as in `normalised`.
+
+        Raises:
+            ValueError: for hooks of a layer (`torch.nn.utils.prune`), or other code in its place,
+                which would not run.
+        """
+        for i, layer in enumerate(self.layers):
+            if not isinstance(layer, LipschitzLayer) or watched(layer):
+                raise ValueError(
+                    f"layer {i}: hooks on a layer, or other code in its place, do not run: "
+                    "put them on the net"
+                )
+        return normalised(self.bounded_layers(), training=training)
+
+    def at(self, context: Tensor | None) -> BoundNet:
+        """The net at a context, its weights normalised once."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what it is at a context")
+
+    def bind(self, context: Tensor | None) -> BoundNet | None:
+        """The net at a context; None if it has hooks, which run where it is called."""
+        if watched(self):
+            return None
+        self.check_context(context)
+        return self.at(context)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Evaluate the net.
+
+        Arguments:
+            x: input with shape `[B, *shape]`.
+            context: context with shape `[B, context_features]`, needed if the net has one.
+
+        Raises:
+            ValueError: if the input or the context is missing or has the wrong shape.
+        """
+        if x.shape[1:] != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
+        self.check_context(context, len(x))
+        return self.at(context).in_graph(x)
 
     def certificate(self) -> float | None:
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""

@@ -14,7 +14,7 @@ from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
 from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions, Function
 from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.norms import normalised, scaled_affine
+from impflow_zoo.lipschitz.norms import scaled_affine
 from impflow_zoo.numerics.settings import is_whole
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
@@ -29,8 +29,6 @@ class _ImageNet(BoundedNet):
     start, if they have one. With `parts` a layer appends what it finds to its input:
     `[a h, b f(conv(h))]`.
     """
-
-    forwards = (LipschitzConv2d.forward,)
 
     def __init__(
         self,
@@ -50,36 +48,7 @@ class _ImageNet(BoundedNet):
         """The scalars `a` and `b` of each layer, or None."""
         return None
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Evaluate the net.
-
-        Arguments:
-            x: images with shape `[B, channels, H, W]`.
-            context: context with shape `[B, context_features]`, needed if the net has one.
-
-        Raises:
-            ValueError: if the input or the context is missing or has the wrong shape.
-        """
-        if x.dim() != 4 or x.shape[1:] != self.shape:
-            expected = ", ".join(map(str, self.shape))
-            raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
-        self.check_context(context, len(x))
-        h, parts = x if self.first is None else self.first(x), self.parts()
-        for i, activation in enumerate(self.activations):
-            found, added = self.layers[i](h), self.added(i, context)
-            found = activation(found if added is None else found + added[:, :, None, None])
-            if parts is None:
-                h = found
-            else:
-                old, new = parts[i]
-                h = torch.cat((old * h, new * found), dim=1)
-        return self.layers[-1](h)
-
-    def bind(self, context: Tensor | None) -> Convolutions | None:
-        """The net at a context, its weights normalised once; None if parts of it are watched."""
-        if not self.is_plain():
-            return None
-        self.check_context(context)
+    def at(self, context: Tensor | None) -> Convolutions:
         first, scale = None, cast("Tensor | float", 1.0)
         if self.first is not None:
             function, before, scale = folded(self.first)
@@ -88,7 +57,7 @@ class _ImageNet(BoundedNet):
         convolutions: list[Convolution] = []
         parts = self.parts()
         layers = self.bounded_layers()
-        normal = normalised(layers)
+        normal = self.normalised_weights()
         for i, activation in enumerate(self.activations):
             function, before, after = folded(activation)
             weight, bias = scaled_affine(normal[i], layers[i].bias, scale, before)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from impflow_zoo.lipschitz.activations import expansion, folded, make_activation, slopes, watched
 from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
-from impflow_zoo.lipschitz.norms import LipschitzLinear, normalised, scaled_affine
+from impflow_zoo.lipschitz.norms import LipschitzLinear, scaled_affine
 from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.settings import is_real
 
@@ -69,8 +69,6 @@ class Perceptron(BoundedNet):
     same, so are the bounds, and both factors are multiplied into the weights.
     """
 
-    forwards = (LipschitzLinear.forward, nn.Module.forward)
-
     def __init__(
         self,
         features: int,
@@ -89,7 +87,7 @@ class Perceptron(BoundedNet):
         check_sizes(features=features, hidden_features=self.hidden_features)
         if frequency is not None and not (is_real(frequency) and 1e-3 <= frequency <= 1e3):
             raise ValueError(f"frequency={frequency!r}: a number from 0.001 to 1000 is needed")
-        self.features = features
+        self.features, self.shape = features, (features,)
         self.activations = nn.ModuleList()
         self.log_frequencies = nn.ParameterList(
             torch.full((width,), math.log(frequency))
@@ -111,46 +109,11 @@ class Perceptron(BoundedNet):
         """
         return scaled_affine(weights[i], self.bounded_layers()[i].bias, before, after)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Evaluate the net.
-
-        Arguments:
-            x: input with shape `[B, features]`.
-            context: context with shape `[B, context_features]`, needed if the net has one.
-
-        Raises:
-            ValueError: if a context is missing or has the wrong shape.
-        """
-        if x.dim() != 2 or x.shape[1] != self.features:
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}: this net takes [B, {self.features}]"
-            )
-        self.check_context(context, len(x))
-        h = x
-        for i in range(len(self.activations)):
-            h, added = self.apply_layer(i, h), self.added(i, context)
-            h = h if added is None else h + added
-            function, before, after = self.folded(i)
-            h = after * function(before * h)
-        return self.apply_layer(len(self.layers) - 1, h)
-
-    def apply_layer(self, i: int, h: Tensor) -> Tensor:
-        """The affine map of layer `i`, its weights normalised for this call alone."""
-        value: Tensor = self.layers[i](h)
-        return value
-
-    def bind(self, context: Tensor | None) -> BoundPerceptron | None:
-        """The net at a context, its weights normalised once; None if parts of it are watched."""
-        if not self.is_plain():
-            return None
-        self.check_context(context)
-        return self.at(context)
-
     def at(
         self, context: Tensor | None, scale: Scale = 1.0, *, training: bool | None = None
     ) -> BoundPerceptron:
         """The net of `scale * x` at a context; `training` as in `normalised`."""
-        normal = normalised(self.bounded_layers(), training=training)
+        normal = self.normalised_weights(training=training)
         functions, weights, biases = [], [], []
         for i in range(len(self.activations)):
             function, before, after = self.folded(i)

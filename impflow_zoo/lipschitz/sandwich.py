@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import (
     ACTIVATIONS,
@@ -92,14 +90,7 @@ class CayleyLayer(LipschitzLayer):
         return torch.linalg.vector_norm(self.kept)
 
     def in_use(self, norm: Tensor | None) -> Tensor:
-        """The pair, side by side.
-
-        Raises:
-            ValueError: for hooks on this layer (`torch.nn.utils.prune`), which would not run.
-        """
-        own = vars(self).items()
-        if any(value for name, value in own if re.fullmatch("_forward.*_hooks", name)):
-            raise ValueError("hooks on a layer of a sandwich net do not run: put them on the net")
+        """The pair, side by side."""
         if norm is not None:
             return self.kept
         transform = _Cayley.apply if self._is_plain() else _cayley
@@ -247,13 +238,6 @@ class SandwichMLP(Perceptron):
             weight = weight @ layers[i - 1].parts(weights[i - 1])[0].mT
         factor = 2 * (self.lipschitz / 2) ** (ends / 2)
         return scaled_affine(weight, layers[i].bias, factor * before, after)
-
-    def apply_layer(self, i: int, h: Tensor) -> Tensor:
-        # A layer's map is made of its own pair and of that before it.
-        pairs: list[Tensor] = [layer.weight for layer in self.bounded_layers()]
-        for j in range(max(i - 1, 0), i + 1):
-            pairs[j] = self.bounded_layers()[j].normalised_weight()
-        return functional.linear(h, *self.affine(pairs, i, 1.0, 1.0))
 
     @torch.no_grad()
     def certificate(self) -> float | None:

@@ -74,18 +74,9 @@ def snapshot(
     if revision is not None and not _REVISION.fullmatch(revision):
         raise ModelError(f"{revision[:80]!r} is no revision: a branch, tag or commit is needed")
     name = repo_id if revision is None else f"{repo_id}@{revision}"
-    place: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
-
-    def listed() -> frozenset[str]:
-        try:
-            return frozenset(file.path for file in get_cached_repo_tree(repo_id, **place))
-        except CachedRepoTreeNotFoundError:
-            return frozenset()
-
     with one_line_errors(name, loading=True):
-        cached = bool(_COMMIT.fullmatch(revision or "") and not force_download and listed())
         unreachable = None
-        if not (local_files_only or cached):
+        if force_download or not (local_files_only or _COMMIT.fullmatch(revision or "")):
             try:  # a short try, without the client's patience, tells whether the Hub is there
                 api, branch = HfApi(token=token), revision or "main"
                 api.model_info(repo_id, revision=branch, timeout=HF_HUB_ETAG_TIMEOUT)
@@ -97,24 +88,29 @@ def snapshot(
             path = Path(
                 snapshot_download(
                     repo_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
                     allow_patterns=list(names),
                     library_name=_LIBRARY,
                     tqdm_class=_NoBar,
                     token=token,
                     local_files_only=local_files_only,
                     force_download=force_download,
-                    **place,
                 )
             )
         except LocalEntryNotFoundError:
             if unreachable is not None:
                 raise unreachable from None
             raise
-    known = listed()
-    for file in needed:  # a cache that other programs filled tells nothing of what is absent
-        if local_files_only and not known and not (path / file).is_file():
-            raise LocalEntryNotFoundError(_reason(f"{name} ({file})", None, loading=True))
-    return path, known
+    try:
+        tree = get_cached_repo_tree(repo_id, revision=revision, cache_dir=cache_dir)
+    except CachedRepoTreeNotFoundError:  # another program filled the cache, perhaps in part
+        for file in needed:
+            if not (path / file).is_file():
+                missing = _reason(f"{name} ({file})", None, loading=True)
+                raise LocalEntryNotFoundError(missing) from None
+        return path, frozenset()
+    return path, frozenset(file.path for file in tree)
 
 
 def check_repository(repo_id: str) -> None:

@@ -11,7 +11,7 @@ from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear
-from impflow_zoo.lipschitz.perceptron import BoundPerceptron, LipschitzMLP
+from impflow_zoo.lipschitz.perceptron import BoundPerceptron, LipschitzMLP, Scale
 from impflow_zoo.published.layers import PublishedConv2d, PublishedLinear, spaces
 
 __all__ = ["PublishedConvNet", "PublishedMLP"]
@@ -49,19 +49,18 @@ class PublishedMLP(LipschitzMLP):
             between = zip(sizes, spaces(norm, len(sizes)), strict=True)
             self.layers = nn.ModuleList(PublishedLinear(*size).between(s) for size, s in between)
 
-    def apply_layer(self, i: int, h: Tensor) -> Tensor:
-        return super().apply_layer(i, h if i or self.first is None else self.first(h))
-
-    def bind(self, context: Tensor | None) -> BoundPerceptron | None:
-        if self.first is None or not self.is_plain():
-            return super().bind(context)
+    def at(
+        self, context: Tensor | None, scale: Scale = 1.0, *, training: bool | None = None
+    ) -> BoundPerceptron:
+        if self.first is None:
+            return super().at(context, scale, training=training)
         function, before, after = folded(self.first)
-        bound = self.at(None, after)
+        bound = super().at(context, after, training=training)
         like = bound.weights[0]
         identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
         return BoundPerceptron(
             (function, *bound.functions),
-            (before * identity, *bound.weights),
+            (scale * before * identity, *bound.weights),
             (like.new_zeros(self.features), *bound.biases),
         )
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo import ImpFlow, ImpFlowTransform, LipschitzMLP, ResFlowTransform, SandwichMLP
@@ -259,13 +258,6 @@ def test_hooks_of_all_modules_do_not_stop_a_net():
     finally:
         hook.remove()
     assert seen
-
-
-def test_hooks_on_layers_are_refused():
-    net = SandwichMLP(2, (4,))
-    prune.l1_unstructured(net.layers[0], "weight", 0.5)
-    with pytest.raises(ValueError, match="hooks on a layer of a sandwich net do not run"):
-        net(torch.randn(3, 2))
 
 
 # --- frequencies ----------------------------------------------------------------------------------
