@@ -13,7 +13,7 @@ from cases import Side
 from torch import Tensor
 
 from impflow_zoo.fast.perceptron import FastPerceptron, Tape
-from impflow_zoo.lipschitz.bound_convolutions import Convolutions
+from impflow_zoo.lipschitz.bound_layers import BoundLayers
 
 __all__ = ["Counts", "counting"]
 
@@ -59,7 +59,7 @@ def counting(side: Side) -> Iterator[Counts]:
     by_hand = Tape.products
     patches = [
         *((kind, "forward", evaluated(kind.forward)) for kind in side.kinds),
-        (Convolutions, "in_graph", evaluated(Convolutions.in_graph)),
+        (BoundLayers, "in_graph", evaluated(BoundLayers.in_graph)),
         (FastPerceptron, "record", evaluated(FastPerceptron.record)),
         (FastPerceptron, "value", evaluated(FastPerceptron.value)),
         (Tape, "products", products),

@@ -11,8 +11,7 @@ import torch
 from impflow_zoo.fast.convolution import FastConvolutions
 from impflow_zoo.fast.elementwise import DERIVATIVES
 from impflow_zoo.fast.perceptron import FastPerceptron
-from impflow_zoo.lipschitz.bound_convolutions import Convolutions
-from impflow_zoo.lipschitz.perceptron import BoundPerceptron
+from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.numerics.bound import BoundNet
 
 __all__ = ["faster"]
@@ -22,8 +21,10 @@ def faster(net: BoundNet) -> BoundNet:
     """The fast form of a net, or the net itself if it has none or autocast is on."""
     if not net.tensors or torch.is_autocast_enabled(net.tensors[0].device.type):
         return net
-    if type(net) is BoundPerceptron and any({*net.functions} == {f} for f in DERIVATIVES):
-        return FastPerceptron(net.functions, net.weights, net.biases)
-    if type(net) is Convolutions:
-        return FastConvolutions(net.shape, net.functions, net.convolutions, net.first, net.parts)
-    return net
+    if type(net) is not BoundLayers:
+        return net
+    parts = net.shape, net.functions, net.weights, net.biases, net.first, net.mixing
+    if net.weights[0].dim() == 4:
+        return FastConvolutions(*parts)
+    same = net.first is None and any({*net.functions} == {f} for f in DERIVATIVES)
+    return FastPerceptron(*parts) if same else net

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from impflow_zoo.fast.narrow import convolve_narrow, is_narrow, narrow_weight_gradient
 from impflow_zoo.lipschitz.activations import both_silu
-from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions, Function
+from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
 
 
 class Wanted:
@@ -31,20 +31,19 @@ class Wanted:
     weights = True
 
 
-class FastConvolutions(Convolutions):
+class FastConvolutions(BoundLayers):
     """Convolutions by the functions of this file."""
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.wanted = Wanted()
 
-    def convolve(self, x: Tensor, convolution: Convolution) -> Tensor:
-        weight, bias = convolution.weight, convolution.bias
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = weight.shape[-1] // 2
         if torch.is_grad_enabled():
-            y = _Convolution.apply(x, weight, bias, convolution.padding, self.wanted)
-        else:
-            y = _convolve(x, weight, bias, convolution.padding)
-        return y if convolution.added is None else y + convolution.added
+            found: Tensor = _Convolution.apply(x, weight, bias, padding, self.wanted)
+            return found
+        return _convolve(x, weight, bias, padding)
 
     def apply(self, function: Function, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():

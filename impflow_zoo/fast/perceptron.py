@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from impflow_zoo.fast.elementwise import DERIVATIVES
-from impflow_zoo.lipschitz.perceptron import BoundPerceptron
+from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.numerics.bound import Linearization
 
 _CACHED = 1 << 18  # entries of a feature map that are worked on at once on a CPU
 
 
-class FastPerceptron(BoundPerceptron):
+class FastPerceptron(BoundLayers):
     """A perceptron that is evaluated in place and differentiated by hand.
 
     Autograd takes products with the Jacobian apart into some twenty passes over every feature map,
@@ -23,17 +23,12 @@ class FastPerceptron(BoundPerceptron):
     layer, over so few rows at a time that these stay in the cache.
 
     Arguments:
-        functions: the same function between all matrices, one of `DERIVATIVES`.
-        weights, biases: as in `BoundPerceptron`.
+        parts: as in `BoundLayers`; the same function between all matrices, one of `DERIVATIVES`.
     """
 
-    def __init__(
-        self,
-        functions: Sequence[Callable[[Tensor], Tensor]],
-        weights: Sequence[Tensor],
-        biases: Sequence[Tensor],
-    ) -> None:
-        super().__init__(functions, weights, biases)
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        weights, functions = self.weights, self.functions
         self.function = DERIVATIVES[functions[0]]
         self.width = max(max(weight.shape) for weight in weights)
 
@@ -205,9 +200,9 @@ class _Attached(torch.autograd.Function):
         seeds, x, *saved = ctx.saved_tensors
         weights, biases, saved = saved[:n], saved[n : 2 * n], saved[2 * n :]
         if torch.is_grad_enabled():
-            net = BoundPerceptron(ctx.functions, weights, biases)
+            net = BoundLayers((), ctx.functions, weights, biases)
             return None, None, None, *_again(net, x, seeds, grad, grad_products)
-        tape = Tape(ctx.kind(ctx.functions, weights, biases), x, x, *saved[ctx.maps :])
+        tape = Tape(ctx.kind((), ctx.functions, weights, biases), x, x, *saved[ctx.maps :])
         gradient = _Gradient(tape, parameters=any(ctx.needs_input_grad[4:]))
         with torch.autocast(x.device.type, enabled=False):
             return None, None, None, *gradient(seeds, saved[: ctx.maps], grad, grad_products)
@@ -310,7 +305,7 @@ def _sum(known: Tensor | None, more: Tensor) -> Tensor:
 
 
 def _again(
-    net: BoundPerceptron,
+    net: BoundLayers,
     x: Tensor,
     seeds: Tensor | None,
     grad: Tensor | None,
@@ -321,7 +316,7 @@ def _again(
     # Gradients by views are parts of those of the tensors: hooks of these run on the whole alone.
     inputs = [t.view_as(t) if t.requires_grad else t for t in given]
     n = len(net.weights)
-    point = BoundPerceptron(net.functions, inputs[1 : 1 + n], inputs[1 + n :]).linearize(inputs[0])
+    point = BoundLayers((), net.functions, inputs[1 : 1 + n], inputs[1 + n :]).linearize(inputs[0])
     outputs, grads = ([point.value], [grad]) if grad is not None else ([], [])
     if grad_products is not None:
         outputs, grads = [*outputs, point.attach(seeds)], [*grads, grad_products]

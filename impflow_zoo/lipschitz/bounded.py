@@ -8,40 +8,45 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import watched
-from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised
-from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.lipschitz.activations import folded, watched
+from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
+from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised, scaled_affine
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = ["BoundedNet", "check_sizes"]
+
+Scale = Tensor | float
 
 
 class BoundedNet(nn.Module):
     """Layers of bounded norm with an activation between them.
 
-    Contexts go through linear maps and are added before each activation. Sub-classes make
-    `shape`, `activations`, `layers` and `context_layers`, and say what the net is `at` a context.
+    Contexts go through linear maps and are added before each activation, one number for each
+    feature or channel. Sub-classes make `activations`, `layers` and `context_layers`, and `first`,
+    an activation at the start, if they have one.
 
     Arguments:
+        shape: of one row.
         lipschitz: bound of the Lipschitz constant.
         context_features: size of a context row, or None.
 
     Attributes:
         lipschitz: the bound in the 2-norm; None if none is known in advance.
-        shape: of one row.
 
     Raises:
         ValueError: if the bound is no positive number, or the size no whole number.
     """
 
-    shape: tuple[int, ...]
     activations: nn.ModuleList
     layers: nn.ModuleList
     context_layers: nn.ModuleList
     lipschitz: float | None
 
-    def __init__(self, lipschitz: float, context_features: int | None) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], lipschitz: float, context_features: int | None
+    ) -> None:
         super().__init__()
+        self.shape, self.first = shape, cast("nn.Module | None", None)
         if not (is_real(lipschitz) and 0 < lipschitz < math.inf):
             raise ValueError(f"lipschitz={lipschitz!r}: a positive number is needed")
         if not (context_features is None or (is_whole(context_features) and context_features >= 0)):
@@ -103,11 +108,52 @@ class BoundedNet(nn.Module):
                 )
         return normalised(self.bounded_layers(), training=training)
 
-    def at(self, context: Tensor | None) -> BoundNet:
-        """The net at a context, its weights normalised once."""
-        raise NotImplementedError(f"{type(self).__name__} has to say what it is at a context")
+    def folded(self, i: int) -> tuple[Function, Scale, Scale]:
+        """Activation `i` as a function, and what stands before and after it."""
+        return folded(self.activations[i])
 
-    def bind(self, context: Tensor | None) -> BoundNet | None:
+    def affine(
+        self, weights: Sequence[Tensor], i: int, before: Scale, after: Scale
+    ) -> tuple[Tensor, Tensor]:
+        """Weight and bias of `after * layer_i(before * x)`.
+
+        Arguments:
+            weights: the normalised weights of all layers.
+            i: number of the layer.
+            before: a scalar, or a factor for each column.
+            after: a scalar, or a factor for each row.
+        """
+        return scaled_affine(weights[i], self.bounded_layers()[i].bias, before, after)
+
+    def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
+        """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
+        return None
+
+    def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
+        """The net at a context, its weights normalised once; `training` as in `normalised`."""
+        first, scale = None, cast(Scale, 1.0)
+        if self.first is not None:
+            function, before, scale = folded(self.first)
+            first = (function, before)
+        normal, mixing = self.normalised_weights(training=training), self.mixing()
+        functions, weights, biases = [], [], []
+        for i in range(len(self.activations)):
+            function, before, after = self.folded(i)
+            weight, bias = self.affine(normal, i, scale, before)
+            added = self.added(i, context)
+            functions.append(function)
+            weights.append(weight)
+            biases.append(bias if added is None else bias + before * added)
+            if mixing is None:
+                scale = after
+            else:
+                mixing[i] = mixing[i][0], mixing[i][1] * after
+        weight, bias = self.affine(normal, len(self.layers) - 1, scale, 1.0)
+        return BoundLayers(
+            self.shape, functions, (*weights, weight), (*biases, bias), first, mixing
+        )
+
+    def bind(self, context: Tensor | None) -> BoundLayers | None:
         """The net at a context; None if it has hooks, which run where it is called."""
         if watched(self):
             return None

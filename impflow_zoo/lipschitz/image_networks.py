@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
-from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions, Function
+from impflow_zoo.lipschitz.activations import expansion, make_activation
 from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.norms import scaled_affine
 from impflow_zoo.numerics.settings import is_whole
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
 
 class _ImageNet(BoundedNet):
-    """Convolutions with an activation between them.
-
-    Contexts are added before each activation between convolutions, one number per channel.
-
-    Sub-classes make `activations`, `layers` and `context_layers`, and `first`, an activation at the
-    start, if they have one. With `parts` a layer appends what it finds to its input:
-    `[a h, b f(conv(h))]`.
-    """
+    """What nets on images share: sizes that fit."""
 
     def __init__(
         self,
@@ -37,41 +27,10 @@ class _ImageNet(BoundedNet):
         lipschitz: float,
         context_features: int | None,
     ) -> None:
-        super().__init__(lipschitz, context_features)
         if isinstance(image_size, int) or len(image_size) != 2:
             raise ValueError(f"image_size={image_size}: height and width are needed, as (32, 32)")
         check_sizes(channels=channels, image_size=tuple(image_size))
-        self.shape = (channels, *image_size)
-        self.first: nn.Module | None = None
-
-    def parts(self) -> list[tuple[Tensor, Tensor]] | None:
-        """The scalars `a` and `b` of each layer, or None."""
-        return None
-
-    def at(self, context: Tensor | None) -> Convolutions:
-        first, scale = None, cast("Tensor | float", 1.0)
-        if self.first is not None:
-            function, before, scale = folded(self.first)
-            first = (function, before)
-        functions: list[Function] = []
-        convolutions: list[Convolution] = []
-        parts = self.parts()
-        layers = self.bounded_layers()
-        normal = self.normalised_weights()
-        for i, activation in enumerate(self.activations):
-            function, before, after = folded(activation)
-            weight, bias = scaled_affine(normal[i], layers[i].bias, scale, before)
-            added = self.added(i, context)
-            if added is not None:
-                added = (before * added)[:, :, None, None]
-            functions.append(function)
-            convolutions.append(Convolution(weight, bias, added))
-            if parts is None:
-                scale = after
-            else:
-                parts[i] = parts[i][0], parts[i][1] * after
-        convolutions.append(Convolution(*scaled_affine(normal[-1], layers[-1].bias, scale, 1.0)))
-        return Convolutions(self.shape, functions, convolutions, first, parts)
+        super().__init__((channels, *image_size), lipschitz, context_features)
 
 
 class LipschitzConvNet(_ImageNet):
@@ -183,7 +142,7 @@ class LipschitzDenseNet(_ImageNet):
         self.concatenation = nn.Parameter(torch.zeros(depth, 2))
         self.context_layers = self.contexts([growth] * depth)
 
-    def parts(self) -> list[tuple[Tensor, Tensor]]:
+    def mixing(self) -> list[tuple[Tensor, Tensor]]:
         both = functional.normalize(functional.softplus(self.concatenation), dim=1)
         return [(old, new) for old, new in both]
 
@@ -191,6 +150,6 @@ class LipschitzDenseNet(_ImageNet):
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
         *dense, last = self.bounded_layers()
         bound: float = last.norm_bound()
-        for layer, (old, new) in zip(dense, self.parts(), strict=True):
+        for layer, (old, new) in zip(dense, self.mixing(), strict=True):
             bound *= math.hypot(old.item(), new.item() * layer.norm_bound())
         return bound

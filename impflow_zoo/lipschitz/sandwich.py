@@ -17,7 +17,7 @@ from impflow_zoo.lipschitz.activations import (
 )
 from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer, scaled_affine
-from impflow_zoo.lipschitz.perceptron import Perceptron, Scale
+from impflow_zoo.lipschitz.perceptron import Perceptron
 
 __all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
 
@@ -229,7 +229,7 @@ class SandwichMLP(Perceptron):
         self.layers = nn.ModuleList(CayleyLayer(n, m) for n, m in itertools.pairwise(widths))
 
     def affine(
-        self, weights: Sequence[Tensor], i: int, before: Scale, after: Scale
+        self, weights: Sequence[Tensor], i: int, before: Tensor | float, after: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         layers = cast(list[CayleyLayer], self.layers)
         i %= len(layers)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from impflow_zoo.lipschitz.activations import expansion, folded, make_activation
+from impflow_zoo.lipschitz.activations import expansion, make_activation
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear
-from impflow_zoo.lipschitz.perceptron import BoundPerceptron, LipschitzMLP, Scale
+from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.published.layers import PublishedConv2d, PublishedLinear, spaces
 
 __all__ = ["PublishedConvNet", "PublishedMLP"]
@@ -39,7 +38,8 @@ class PublishedMLP(LipschitzMLP):
         preactivation: bool = False,
     ) -> None:
         super().__init__(features, hidden_features, activation, lipschitz)
-        self.first = make_activation(activation, features) if preactivation else None
+        if preactivation:
+            self.first = make_activation(activation, features)
         sizes = [(*own.weight.shape[::-1], own.coefficient) for own in self.bounded_layers()]
         sizes[0] = (expansion(self.first) * features, *sizes[0][1:])
         if norm is None:
@@ -48,21 +48,6 @@ class PublishedMLP(LipschitzMLP):
             self.lipschitz = None  # the layers' norms do not bound it in the 2-norm
             between = zip(sizes, spaces(norm, len(sizes)), strict=True)
             self.layers = nn.ModuleList(PublishedLinear(*size).between(s) for size, s in between)
-
-    def at(
-        self, context: Tensor | None, scale: Scale = 1.0, *, training: bool | None = None
-    ) -> BoundPerceptron:
-        if self.first is None:
-            return super().at(context, scale, training=training)
-        function, before, after = folded(self.first)
-        bound = super().at(context, after, training=training)
-        like = bound.weights[0]
-        identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
-        return BoundPerceptron(
-            (function, *bound.functions),
-            (scale * before * identity, *bound.weights),
-            (like.new_zeros(self.features), *bound.biases),
-        )
 
     def maps(self) -> AffineMaps | None:
         return super().maps() if self.first is None else None

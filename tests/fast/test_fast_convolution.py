@@ -14,7 +14,7 @@ from impflow_zoo import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.fast.convolution import FastConvolutions
 from impflow_zoo.fast.narrow import is_narrow
 from impflow_zoo.lipschitz.activations import both_silu
-from impflow_zoo.lipschitz.bound_convolutions import Convolution, Convolutions
+from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.transforms.binding import bind
 
@@ -27,10 +27,9 @@ NETS: dict[str, Any] = {
 }
 
 
-def one_layer(kind: type[Convolutions], weight: Tensor, bias: Tensor, outer: Tensor) -> Any:
+def one_layer(kind: type[BoundLayers], weight: Tensor, bias: Tensor, outer: Tensor) -> Any:
     """A convolution, SiLU, and another convolution."""
-    convolutions = [Convolution(weight, bias), Convolution(outer, bias.new_zeros(len(outer)))]
-    return kind(tuple(), [functional.silu], convolutions)
+    return kind((), [functional.silu], [weight, outer], [bias, bias.new_zeros(len(outer))])
 
 
 @pytest.mark.parametrize("channels", [3, 7], ids=["few-channels", "more"])
@@ -45,14 +44,14 @@ def test_to_second_order(channels: int) -> None:
 
     assert gradcheck(fast, inputs, fast_mode=True)
     assert gradgradcheck(fast, inputs, fast_mode=True)
-    torch.testing.assert_close(fast(*inputs), one_layer(Convolutions, *inputs[1:]).in_graph(x))
+    torch.testing.assert_close(fast(*inputs), one_layer(BoundLayers, *inputs[1:]).in_graph(x))
 
 
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_second_derivatives_of_silu(format: Any) -> None:
     x, seed, other = torch.randn(3, 3, 2, 4, 4).double().unbind()
     x = x.contiguous(memory_format=format).requires_grad_()
-    fast, found = FastConvolutions((2, 4, 4), [], []), []
+    fast, found = FastConvolutions((2, 4, 4), [], [], []), []
     for function in (lambda t: fast.apply(functional.silu, t), functional.silu):
         (slope,) = torch.autograd.grad(function(x), x, seed, create_graph=True)
         found.append(torch.autograd.grad(slope, x, other)[0])
@@ -71,8 +70,7 @@ def test_few_channels_take_another_way_to_the_same_numbers(
         weight = torch.randn(outer, inner, kernel, kernel, dtype=torch.float64, requires_grad=True)
         bias = torch.randn(outer, dtype=torch.float64, requires_grad=True)
         probe = torch.randn(2, outer, *size, dtype=torch.float64)
-        layer = Convolution(weight, bias)
-        found = FastConvolutions((inner, *size), [], [layer]).convolve(x, layer)
+        found = FastConvolutions((inner, *size), [], [weight], [bias]).in_graph(x)
         expected = functional.conv2d(x, weight, bias, padding=kernel // 2)
         torch.testing.assert_close(found, expected)
         pairs = zip(
@@ -87,7 +85,7 @@ def test_few_channels_take_another_way_to_the_same_numbers(
 
 def test_functions_that_it_knows() -> None:
     x = torch.randn(2, 2, 4, 4, requires_grad=True)
-    fast = FastConvolutions((2, 4, 4), [], [])
+    fast = FastConvolutions((2, 4, 4), [], [], [])
     for function in (functional.silu, both_silu, torch.sin):
         torch.testing.assert_close(fast.apply(function, x), function(x))
         with torch.no_grad():
@@ -115,7 +113,7 @@ def test_products_want_no_gradients_of_weights() -> None:
     assert isinstance(bound, FastConvolutions)
     x, v = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64).unbind()
     point = bound.linearize(x)
-    plain = Linearization(bound, point.x, Convolutions.in_graph(bound, point.x))
+    plain = Linearization(bound, point.x, BoundLayers.in_graph(bound, point.x))
     torch.testing.assert_close(point.vjp(v), plain.vjp(v))
     assert bound.wanted.weights
     with bound.products_only():
