@@ -19,7 +19,7 @@ from impflow_zoo import (
     Solver,
 )
 from impflow_zoo.lipschitz.norms import LipschitzLayer
-from impflow_zoo.models.walk import Walk, decode
+from impflow_zoo.models.walk import Walk
 from impflow_zoo.normflows import from_residual
 from impflow_zoo.numerics.report import Report
 
@@ -245,7 +245,8 @@ def compose(
             steps.append(SqueezeTransform())
         steps.append(block)
     model = CompositeTransform(steps)
-    return Side(case, model, lambda z: decode(model, _last_shape(z, steps)), model, after_step)
+    decode = Walk(backwards=True, want_logdet=False)
+    return Side(case, model, lambda z: decode(model, _last_shape(z, steps))[0], model, after_step)
 
 
 def _last_shape(z: Tensor, steps: list[Transform]) -> Tensor:

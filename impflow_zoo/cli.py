@@ -312,10 +312,10 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Check models' folders, then send each to the Hub in one commit."""
-    from impflow_zoo.models.hub import check_namespace
+    from impflow_zoo.models.hub import check_repository
     from impflow_zoo.publishing import sending
 
-    check_namespace(namespace)  # before folders are looked through
+    check_repository(f"{namespace}/name")  # before folders are looked through
     found = sending.parcels(models or ())
     if not as_json:
         print(sending.table(found, namespace), flush=True)

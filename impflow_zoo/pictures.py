@@ -17,6 +17,7 @@ from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS, Metric
+from impflow_zoo.models.preprocessing import TablePreprocessing
 from impflow_zoo.models.writing import write_whole
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def _plane(model: FlowModel, rows: Tensor, size: int = 200) -> Figure:
         for a, b in zip(low - margin, high + margin, strict=True)
     )
     grid = torch.cartesian_prod(x, y).to(next(model.parameters()))
+    assert isinstance(model.preprocessing, TablePreprocessing), "images are no planes"
     density, inside = grid.new_zeros(len(grid)), model.preprocessing.inside(grid)
     parts = grid[inside].split(10_000)
     density[inside] = torch.cat([model.log_prob(part) for part in parts]).exp()

@@ -230,7 +230,7 @@ def _joined(parts: list[Score]) -> Score:
 def model_input(model: FlowModel, batch: Batch, seed: int) -> Tensor:
     """Rows of a source as the model takes them, noise keyed by seed and row; see `parted`."""
     noise = torch.zeros(batch.rows.shape, dtype=torch.float64)
-    if model.adds_noise:
+    if model.preprocessing.adds_noise:
         for i, row in enumerate(batch.index.tolist()):
             generator = torch.Generator().manual_seed(mix(seed, Use.SCORED_NOISE, row))
             noise[i].uniform_(generator=generator)

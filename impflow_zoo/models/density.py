@@ -20,7 +20,7 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.table_config import TabularConfig
-from impflow_zoo.models.walk import Walk, decode, encode
+from impflow_zoo.models.walk import Walk
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
@@ -221,7 +221,8 @@ class Density(PlainLoading):
             ValueError: for input of the wrong type or shape, or with NaN or infinity.
             SolverError: if a root is not found.
         """
-        return encode(self.transform, *self._checked(x, context))
+        x, context = self._checked(x, context)
+        return Walk(context, want_logdet=False)(self.transform, x)[0]
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """`transform.inverse` without the log-determinant, which is not computed.
@@ -242,16 +243,11 @@ class Density(PlainLoading):
         if z.shape[1:] != (size,):
             raise ValueError(f"noise of shape {tuple(z.shape)}: this model takes [B, {size}]")
         z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
-        return decode(self.transform, z, context)
+        return Walk(context, backwards=True, want_logdet=False)(self.transform, z)[0]
 
     def to_data(self, x: Tensor) -> Tensor:
         """From what `transform` takes to what users hold: tables as they are, images as uint8."""
         return self.preprocessing.to_data(x)
-
-    @property
-    def adds_noise(self) -> bool:
-        """Whether `dequantise` uses its noise."""
-        return self.preprocessing.adds_noise
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
@@ -270,7 +266,7 @@ class Density(PlainLoading):
                 constant in a column.
         """
         _require_tensor(x, "rows")
-        if not self.preprocessing.learns:
+        if isinstance(self.preprocessing, ImagePreprocessing):
             raise ModelError("this model's preprocessing is fixed: it learns nothing from rows")
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
@@ -294,7 +290,7 @@ class Density(PlainLoading):
         if x.shape[1:] != self.config.shape:
             expected = ", ".join(map(str, self.config.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
-        x = self._converted(self.preprocessing.periods.reduced(x), "inputs")  # turns cost digits
+        x = self._converted(self.preprocessing.reduced(x), "inputs")  # turns cost digits
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))
 

@@ -25,7 +25,7 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 
 from impflow_zoo.models.fields import ModelError
 
-__all__ = ["check_namespace", "check_repository", "one_line_errors", "snapshot"]
+__all__ = ["check_repository", "one_line_errors", "snapshot"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!/)(?!.*\.\.)[\w.+/-]{1,200}")  # a branch may hold '/', never climb
@@ -128,20 +128,6 @@ def check_repository(repo_id: str) -> None:
     if not valid:
         zoo = "" if "/" in repo_id else "; names of the zoo are for create_model"
         raise ModelError(f"{repo_id[:200]!r} is neither a folder nor a Hub id, 'owner/name'{zoo}")
-
-
-def check_namespace(namespace: str) -> None:
-    """Refuse what is no user or organisation of the Hub.
-
-    Raises:
-        ModelError: saying so.
-    """
-    try:
-        check_repository(f"{namespace}/name")
-    except ModelError:
-        raise ModelError(
-            f"namespace {namespace[:200]!r}: the name of one user or organisation is needed"
-        ) from None
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -23,62 +22,16 @@ from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
 
-__all__ = ["ImagePreprocessing", "preprocessing_of"]
+__all__ = ["ImagePreprocessing", "TablePreprocessing", "preprocessing_of"]
 
 
-class Preprocessing(ABC):
-    """What one kind of data needs.
+class TablePreprocessing:
+    """Noise of one rounding step, and a standardisation learned from the training rows.
 
     Attributes:
         adds_noise: whether `dequantise` uses its noise.
         learns: whether `fit` has anything to learn.
     """
-
-    adds_noise = True
-    learns = False
-    periods = Periods((), {})  # of the columns that are angles
-
-    @abstractmethod
-    def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
-
-    @abstractmethod
-    def metric(self, log_prob: Tensor) -> Tensor:
-        """The model's metric from log-probabilities of model input in nats."""
-
-    def to_data(self, x: Tensor) -> Tensor:
-        """From what the transform takes to what users hold."""
-        return x
-
-    def check(self, x: Tensor, *, raw: bool = False) -> None:  # noqa: B027 - any number will do
-        """Refuse model input out of range, or raw rows that no noise brings there.
-
-        Raises:
-            ValueError: saying what is expected.
-        """
-
-    def difference(self, x: Tensor, y: Tensor) -> Tensor:
-        """`x - y` of model inputs; of angles the shorter way round."""
-        return x - y
-
-    def inside(self, x: Tensor) -> Tensor:
-        """Which rows of model input have a density, `[B]`."""
-        return torch.ones(len(x), dtype=torch.bool, device=x.device)
-
-    def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
-        """Learn from raw training rows, and their contexts, what the transform starts with."""
-        raise AssertionError("there is nothing to learn: see `learns`")
-
-
-def preprocessing_of(config: Config) -> Preprocessing:
-    """The preprocessing of a kind of model."""
-    if isinstance(config, ImageConfig):
-        return ImagePreprocessing(config)
-    return TablePreprocessing(config)
-
-
-class TablePreprocessing(Preprocessing):
-    """Noise of one rounding step, and a standardisation learned from the training rows."""
 
     learns = True
 
@@ -92,6 +45,7 @@ class TablePreprocessing(Preprocessing):
         self.adds_noise = any(config.rounding)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
         if not self.rounding:
             return self.periods.reduced(raw)
         steps = torch.zeros(raw.shape[1], dtype=raw.dtype, device=raw.device)  # contexts: none
@@ -100,20 +54,31 @@ class TablePreprocessing(Preprocessing):
         self.limits.spread(found, raw, noise, steps)
         return self.periods.reduced(found)
 
-    def to_data(self, x: Tensor) -> Tensor:
+    def reduced(self, x: Tensor) -> Tensor:
+        """Rows with angles between 0 and their period."""
         return self.periods.reduced(x)
 
+    to_data = reduced  # from what the transform takes to what users hold
+
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """`x - y` of model inputs; of angles the shorter way round."""
         return self.periods.shorter(x - y)
 
     def inside(self, x: Tensor) -> Tensor:
+        """Which rows of model input have a density, `[B]`."""
         return self.limits.inside(x)
 
     def check(self, x: Tensor, *, raw: bool = False) -> None:
+        """Refuse model input out of bounds, or raw rows that no noise brings within.
+
+        Raises:
+            ModelError: saying what is expected.
+        """
         self.limits.check(x, self.rounding if raw else ())
 
     @torch.no_grad()
     def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
+        """Learn from raw training rows, and their contexts, what the transform starts with."""
         assert isinstance(transform, CompositeTransform)
         (steps,) = transform.children()
         x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
@@ -130,6 +95,7 @@ class TablePreprocessing(Preprocessing):
             transform.set(*_moments(context, self.given, step.dtype))
 
     def metric(self, log_prob: Tensor) -> Tensor:
+        """The model's metric from log-probabilities of model input in nats."""
         return log_prob * self.per_nat
 
 
@@ -160,12 +126,14 @@ def _moments(x: Tensor, names: Sequence[str], dtype: torch.dtype) -> tuple[Tenso
     return mean, std
 
 
-class ImagePreprocessing(Preprocessing):
+class ImagePreprocessing:
     """uint8 images to [0, 1] by uniform dequantisation, and back.
 
     With fewer than 8 bits, images keep their 8-bit range: levels are `256 / 2^bits` apart, and the
     bits below are dropped on the way in and zero on the way out.
     """
+
+    adds_noise, learns = True, False
 
     def __init__(self, config: ImageConfig) -> None:
         self.bits = config.bits
@@ -174,15 +142,30 @@ class ImagePreprocessing(Preprocessing):
         self.per_nat = METRICS[config.metric].per_nat / math.prod(config.shape)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
+        """Undo rounding: uint8 images and uniform noise in [0, 1) of their shape -> [0, 1]."""
         if raw.dtype != torch.uint8:
             raise ValueError(f"images of type {raw.dtype}: uint8 is needed")
         return (raw // self.step + noise) / self.levels
 
     def to_data(self, x: Tensor) -> Tensor:
+        """From what the transform takes to uint8."""
         level = (x * self.levels).floor().clamp(0, self.levels - 1)
         return level.to(torch.uint8) * self.step
 
+    def reduced(self, x: Tensor) -> Tensor:
+        """The same: pixels are no angles."""
+        return x
+
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """`x - y` of model inputs."""
+        return x - y
+
     def check(self, x: Tensor, *, raw: bool = False) -> None:
+        """Refuse model input outside of [0, 1].
+
+        Raises:
+            ValueError: saying what is expected.
+        """
         outside = ((x < 0) | (x > 1)).flatten(1).any(dim=1)
         if bool(outside.any()):
             rows = outside.nonzero()[:, 0].tolist()
@@ -192,4 +175,12 @@ class ImagePreprocessing(Preprocessing):
             )
 
     def metric(self, log_prob: Tensor) -> Tensor:
+        """Bits per dimension from log-probabilities of model input in nats."""
         return log_prob * self.per_nat + self.bits
+
+
+def preprocessing_of(config: Config) -> TablePreprocessing | ImagePreprocessing:
+    """The preprocessing of a kind of model."""
+    if isinstance(config, ImageConfig):
+        return ImagePreprocessing(config)
+    return TablePreprocessing(config)

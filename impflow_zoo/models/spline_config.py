@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import require, require_choice, require_sizes
-from impflow_zoo.models.table_config import TableConfig
 
 __all__ = ["SplineConfig"]
 
 
 @dataclass(frozen=True)
-class SplineConfig(TableConfig):
+class SplineConfig(ColumnsConfig):
     """A flow on vectors whose blocks are layers of rational-quadratic splines.
 
     References:
@@ -20,7 +20,7 @@ class SplineConfig(TableConfig):
         https://arxiv.org/abs/1906.04032
 
     Arguments:
-        actnorm, whiten: as in `TableConfig`.
+        actnorm, whiten: as in `TabularConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
             `"autoregressive"` each column given those before it: slower to sample from, stronger.
         blocks: number of layers, each after a permutation of the columns.
@@ -36,6 +36,7 @@ class SplineConfig(TableConfig):
 
     blocks: int = 6
     actnorm: bool = False
+    whiten: bool = False
     layers: str = "coupling"
     hidden_features: int = 64
     bins: int = 8
@@ -47,7 +48,7 @@ class SplineConfig(TableConfig):
         require_choice("layers", self.layers, ("coupling", "autoregressive"))
         least = 2 if self.layers == "coupling" else 1
         require(self.features >= least, "features", self.features, f"at least {least}")
-        require_sizes(self, "hidden_features")
+        require_sizes(self, "blocks", "hidden_features")
         require(2 <= self.bins <= 500, "bins", self.bins, "between 2 and 500")
         # nflows finds the bin of the bound itself by adding 1e-6 to it.
         bound = self.tail_bound
@@ -60,4 +61,5 @@ class SplineConfig(TableConfig):
         width = self.hidden_features
         outputs = self.features // 2 if self.layers == "coupling" else self.features
         layer = 4 * width**2 + width * outputs * (3 * self.bins - 1)
-        return self.blocks * layer + super().least_size
+        whitening = self.features**2 if self.whiten else 0
+        return self.blocks * layer + whitening

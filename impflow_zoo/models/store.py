@@ -32,7 +32,6 @@ from impflow_zoo.models.folder import (
     read_safetensors,
     readable,
 )
-from impflow_zoo.models.walk import decode
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.context import StandardisedContext
@@ -167,7 +166,7 @@ def golden_batch(model: FlowModel, rows: int = 8) -> dict[str, Tensor]:
         if isinstance(double.transform, StandardisedContext):
             context = double.transform.context_mean + double.transform.context_std * context
     with without_autocast(double):
-        x = decode(double.transform, noise, context)
+        x = double.decode(noise, context)
         # Inputs as users have them: an image's may lie out of [0, 1] as it is.
         x = double.dequantise(double.to_data(x), torch.full_like(x, 0.5))
         z, _ = double.transform(x, context)

@@ -1,4 +1,4 @@
-"""What models of tables are made of."""
+"""What a model of a table is made of."""
 
 from __future__ import annotations
 
@@ -20,42 +20,17 @@ from impflow_zoo.models.mixed import BLOCKS, require_blocks
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 
-__all__ = ["TableConfig", "TabularConfig"]
+__all__ = ["TabularConfig"]
 
 
 @dataclass(frozen=True)
-class TableConfig(ColumnsConfig):
-    """What flows of several blocks on vectors are given: standardisation comes first.
-
-    Arguments:
-        blocks: number of blocks of the model's own kind; or their names, in order from data to
-            noise: `implicit`, `residual`, `monotone`, `spline-coupling`, `spline-autoregressive`,
-            or what `register_block` has added.
-        actnorm: put an `ActNorm` between blocks.
-        whiten: put a `Whitening` before the first block.
-        Others are those of `ColumnsConfig`.
-    """
-
-    blocks: int | tuple[str, ...] = 5
-    actnorm: bool = True
-    whiten: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_blocks(self.blocks)
-
-    @property
-    def least_size(self) -> int:
-        """How many numbers the weights hold at least."""
-        return self.features**2 if self.whiten else 0
-
-
-@dataclass(frozen=True)
-class TabularConfig(TableConfig):
+class TabularConfig(ColumnsConfig):
     """A flow on vectors whose blocks are made of Lipschitz perceptrons.
 
     Arguments:
-        blocks, actnorm, whiten: as in `TableConfig`.
+        blocks: number of blocks.
+        actnorm: put an `ActNorm` between blocks.
+        whiten: put a `Whitening` before the first block.
         hidden_features: sizes of the hidden layers of every net.
         net: `"sandwich"`, nets are a `SandwichMLP`, or `"spectral"`, they are a `LipschitzMLP`.
         activation: activation of every net, see these classes; None is `"halfsin"` for sandwich
@@ -72,6 +47,9 @@ class TabularConfig(TableConfig):
 
     kind: ClassVar[str] = "tabular"
 
+    blocks: int = 5
+    actnorm: bool = True
+    whiten: bool = False
     hidden_features: tuple[int, ...] = (128, 128)
     net: str = "sandwich"
     activation: str | None = None
@@ -83,7 +61,7 @@ class TabularConfig(TableConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self, "hidden_features")
+        require_sizes(self, "blocks", "hidden_features")
         require_choice("net", self.net, ("sandwich", "spectral"))
         sandwich = self.net == "sandwich"
         if self.activation is None:

@@ -16,7 +16,7 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.images import Multiscale
 
-__all__ = ["Walk", "decode", "encode"]
+__all__ = ["Walk"]
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,3 @@ def _parts(transform: Transform) -> Sequence[Transform]:
     """The parts of a composite of nflows, which keeps them in its only child, a list."""
     (parts,) = transform.children()
     return list(parts.children())
-
-
-def encode(transform: Transform, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """Data -> noise without the log-determinants of our blocks."""
-    return Walk(context, want_logdet=False)(transform, x)[0]
-
-
-def decode(transform: Transform, z: Tensor, context: Tensor | None = None) -> Tensor:
-    """Noise -> data without the log-determinants of our blocks."""
-    return Walk(context, backwards=True, want_logdet=False)(transform, z)[0]

@@ -100,7 +100,7 @@ MISTAKES = {
     ),
     "two names for one namespace": (
         ["publish", "--namespace", "bad/name", "--dry-run"],
-        "namespace 'bad/name'",
+        "'bad/name/name' is neither a folder nor a Hub id, 'owner/name'",
     ),
     "nothing to list": (["list", "nothing", "--json"], "no model matches 'nothing'"),
     "conditional model": (

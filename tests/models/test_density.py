@@ -270,11 +270,11 @@ def test_dequantisation_spreads_a_value_over_its_rounding_step():
     model = make(rounding=(0.0, 0.5))
     raw = torch.full((1000, 2), 2.0, dtype=torch.float64)
     spread = model.dequantise(raw, torch.rand(1000, 2, dtype=torch.float64)) - raw
-    assert model.adds_noise
+    assert model.preprocessing.adds_noise
     assert torch.equal(spread[:, 0], torch.zeros(1000, dtype=torch.float64))
     assert float(spread[:, 1].min()) == pytest.approx(-0.25, abs=0.01)
     assert float(spread[:, 1].max()) == pytest.approx(0.25, abs=0.01)
-    assert not make().adds_noise
+    assert not make().preprocessing.adds_noise
 
 
 # ---------------------------------------------------------------------------------- refusals
