@@ -155,7 +155,7 @@ def scored_split(
         return Split(data.dataset, split or data.test, revision or data.revision, entry)
     own = f"; its card is about the split {data.test!r} of {words.data_name} {words.data_url}"
     if shipped is not None:
-        own = f"; only the split {data.test!r} ships with {model.origin}, in one revision"
+        own = f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"
     raise ModelError(
         "no data to score on: name a Hub id, a folder, a file or toy:NAME (dataset=, --dataset)"
         f"{own.rstrip() if shipped or words.data_name else ''}"

@@ -188,14 +188,6 @@ class LipschitzConv2d(LipschitzLayer):
 
         return convolution_norm_bound(weight, self.image_size, estimate)
 
-    def extra_repr(self) -> str:
-        out_channels, in_channels, kernel_size, _ = self.weight.shape
-        height, width = self.image_size
-        return (
-            f"{in_channels}, {out_channels}, kernel_size={kernel_size}, "
-            f"image_size=({height}, {width}), coefficient={self.coefficient:g}"
-        )
-
 
 def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -> Tensor:
     """The best approximation of the leading right singular vector in a Krylov space.

@@ -17,23 +17,15 @@ from impflow_zoo.numerics.settings import is_whole
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 
 
-class _ImageNet(BoundedNet):
-    """What nets on images share: sizes that fit."""
-
-    def __init__(
-        self,
-        channels: int,
-        image_size: tuple[int, int],
-        lipschitz: float,
-        context_features: int | None,
-    ) -> None:
-        if isinstance(image_size, int) or len(image_size) != 2:
-            raise ValueError(f"image_size={image_size}: height and width are needed, as (32, 32)")
-        check_sizes(channels=channels, image_size=tuple(image_size))
-        super().__init__((channels, *image_size), lipschitz, context_features)
+def _shape(channels: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
+    """The shape of an image, if its sizes are positive."""
+    if isinstance(image_size, int) or len(image_size) != 2:
+        raise ValueError(f"image_size={image_size}: height and width are needed, as (32, 32)")
+    check_sizes(channels=channels, image_size=tuple(image_size))
+    return (channels, *image_size)
 
 
-class LipschitzConvNet(_ImageNet):
+class LipschitzConvNet(BoundedNet):
     """Convolutions and activations with a bounded Lipschitz constant, the whole net's.
 
     Every convolution gets an equal share of the constant. A context enters by an unconstrained
@@ -75,7 +67,7 @@ class LipschitzConvNet(_ImageNet):
             raise ValueError(f"kernels={kernels}: a size for each convolution is needed, as (3, 1)")
         check_sizes(width=width, kernels=tuple(kernels))
         hidden = [width] * (len(kernels) - 1)
-        super().__init__(channels, image_size, lipschitz, context_features)
+        super().__init__(_shape(channels, image_size), lipschitz, context_features)
         if preactivation:
             self.first = make_activation(activation, channels)
         self.activations = nn.ModuleList(make_activation(activation, width) for _ in hidden)
@@ -89,7 +81,7 @@ class LipschitzConvNet(_ImageNet):
         self.context_layers = self.contexts(hidden)
 
 
-class LipschitzDenseNet(_ImageNet):
+class LipschitzDenseNet(BoundedNet):
     """An invertible DenseNet's `g`: each layer sees what all layers before it found.
 
     A layer appends its features by the learnable concatenation `[a h, b act(conv(h))]` with
@@ -130,7 +122,7 @@ class LipschitzDenseNet(_ImageNet):
         check_sizes(growth=growth, kernel=kernel)
         if not (is_whole(depth) and depth >= 0):
             raise ValueError(f"depth={depth!r}: a number of layers is needed, 0 or more")
-        super().__init__(channels, image_size, lipschitz, context_features)
+        super().__init__(_shape(channels, image_size), lipschitz, context_features)
         self.activations = nn.ModuleList(make_activation(activation, growth) for _ in range(depth))
         convolutions, width = [], channels
         for a in self.activations:

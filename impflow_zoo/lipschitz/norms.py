@@ -99,6 +99,9 @@ class LipschitzLayer(nn.Module):
         if not _equal_but_for_rounding(norm, self.sigma):
             self.sigma.copy_(norm)
 
+    def extra_repr(self) -> str:
+        return f"weight: {tuple(self.weight.shape)}"
+
     def normalised_weight(self) -> Tensor:
         """The weight in use, with the shape of `weight`."""
         return normalised([self])[0]
@@ -184,10 +187,6 @@ class LipschitzLinear(LipschitzLayer):
     def norm_bound(self) -> float:
         """The spectral norm, by singular values in float64, rounding included."""
         return float(torch.linalg.matrix_norm(self.evaluated_weight(), 2)) * (1 + 1e-12)
-
-    def extra_repr(self) -> str:
-        out_features, in_features = self.weight.shape
-        return f"{in_features}, {out_features}, coefficient={self.coefficient:g}"
 
 
 def _leading(power: Tensor) -> Tensor:

@@ -78,13 +78,6 @@ class Density(PlainLoading):
         return builder(self.config, self.block).transform()
 
     @property
-    def noise(self) -> StandardNormal:
-        """The density of the noise."""
-        _, noise, *_ = self.flow.children()  # in the order of nflows' `Flow`
-        assert isinstance(noise, StandardNormal)
-        return noise
-
-    @property
     def transform(self) -> Transform:
         """The map data -> noise of the flow."""
         transform, *_ = self.flow.children()
@@ -140,8 +133,9 @@ class Density(PlainLoading):
         self, x: Tensor, context: Tensor | None, probes: Probes, report: Report | None
     ) -> Tensor:
         z, logdet = Walk(context, probes=probes, report=report)(self.transform, x)
-        log_density: Tensor = self.noise.log_prob(z)
-        return log_density + logdet
+        _, noise, *_ = self.flow.children()  # in the order of nflows' `Flow`
+        assert isinstance(noise, StandardNormal)
+        return noise.log_prob(z) + logdet
 
     def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits per dimension of each image, `[B]`, after uniform dequantisation.
@@ -191,8 +185,6 @@ class Density(PlainLoading):
         """
         if not (is_whole(n) and n >= 0):
             raise ModelError(f"sample({n!r}): a whole number of samples, not negative, is needed")
-        if isinstance(temperature, Tensor) and temperature.dim() == 0:
-            temperature = float(temperature)
         if not (is_real(temperature) and 0 <= temperature < math.inf):
             raise ModelError(f"temperature={temperature!r}: a finite number, at least 0, is needed")
         if temperature != 1 and getattr(self.config, "periodic", None):

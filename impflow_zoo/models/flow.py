@@ -54,11 +54,6 @@ class FlowModel(Density, PyTorchModelHubMixin):
         super().__init__(config)
         self.folder: ModelFolder | None = None  # where it was loaded from
 
-    @property
-    def origin(self) -> str | None:
-        """The folder or Hub id that the model was loaded from."""
-        return None if self.folder is None else self.folder.name
-
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,

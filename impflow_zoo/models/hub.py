@@ -186,13 +186,9 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
             return f"{name}: the Hub answered HTTP {status}: {what}"
         case None | OfflineModeIsEnabled():
             return f"{name} is not in the cache, and we are offline: load it once online"
-        case UnicodeError():
-            return f"{name}: the token holds characters that no token has: {_LOGIN}"
     kind = type(error).__name__
     if "Timeout" in kind:
         return f"{name}: the Hub did not answer in time: try again later"
-    if "RemoteProtocol" in kind:
-        return f"{name}: the connection broke off: try again"
-    if "LocalProtocol" in kind:
+    if isinstance(error, UnicodeError) or "LocalProtocol" in kind:
         return f"{name}: the request cannot be sent, is the token a token? {_LOGIN}"
     return f"{name}: no connection to the Hub: check the network and HF_ENDPOINT{here}"

@@ -25,7 +25,15 @@ def write_together(contents: Mapping[Path, bytes | None]) -> None:
     waiting = {path.with_name(f".{path.name}.{mine}"): path for path in contents}
     try:
         for temporary, path in waiting.items():
-            _write(temporary, contents[path], path)
+            content = contents[path]
+            try:
+                if content is not None:
+                    with open(temporary, "wb") as file:
+                        file.write(content)
+                        file.flush()
+                        os.fsync(file.fileno())
+            except OSError as error:  # that of a write does not name the file
+                raise OSError(error.errno, error.strerror, str(path)) from error
         try:
             _rename(waiting)
         except KeyboardInterrupt:
@@ -37,18 +45,6 @@ def write_together(contents: Mapping[Path, bytes | None]) -> None:
     finally:
         for temporary in waiting:
             temporary.unlink(missing_ok=True)
-
-
-def _write(temporary: Path, content: bytes | None, path: Path) -> None:
-    if content is None:
-        return
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # that of a write does not name the file
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _rename(waiting: dict[Path, Path]) -> None:

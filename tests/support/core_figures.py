@@ -19,6 +19,7 @@ ROOMS = ("numerics", "lipschitz", "fast", "transforms", "models")
 LATER = (
     "sandwich.py",
     "lipsdp.py",
+    "convolution_bound.py",
     "spline.py",
     "spline_config.py",
     "classes.py",
