@@ -147,7 +147,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     wanted = "list" if listed else getattr(annotation, "__name__", str(annotation))
     if dataclasses.is_dataclass(annotation):
         wanted = "settings by name"
-    number = annotation in (int, float) and isinstance(value, str)
+    hint, number = "", annotation in (int, float) and isinstance(value, str)
     if number and re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", value, re.IGNORECASE):
-        wanted += " without quotes, as 1000 or 1.0e-3,"  # YAML reads `1e-3` as text
-    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected")
+        hint = ", without quotes, as 1000 or 1.0e-3"  # YAML reads `1e-3` as text
+    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")

@@ -28,7 +28,9 @@ class TabularConfig(ColumnsConfig):
     """A flow on vectors whose blocks are made of Lipschitz perceptrons.
 
     Arguments:
-        blocks: number of blocks.
+        blocks: number of blocks of the model's own kind; or their names, in order from data to
+            noise: `implicit`, `residual`, `monotone`, `spline-coupling`, `spline-autoregressive`,
+            or what `register_block` has added.
         actnorm: put an `ActNorm` between blocks.
         whiten: put a `Whitening` before the first block.
         hidden_features: sizes of the hidden layers of every net.
@@ -47,7 +49,7 @@ class TabularConfig(ColumnsConfig):
 
     kind: ClassVar[str] = "tabular"
 
-    blocks: int = 5
+    blocks: int | tuple[str, ...] = 5
     actnorm: bool = True
     whiten: bool = False
     hidden_features: tuple[int, ...] = (128, 128)
@@ -61,7 +63,8 @@ class TabularConfig(ColumnsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self, "blocks", "hidden_features")
+        require_blocks(self.blocks, angles=bool(self.periodic))
+        require_sizes(self, "hidden_features")
         require_choice("net", self.net, ("sandwich", "spectral"))
         sandwich = self.net == "sandwich"
         if self.activation is None:
@@ -77,7 +80,6 @@ class TabularConfig(ColumnsConfig):
         require_choice("activation", activation, choices)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         for name, period in self.periodic.items():
-            require_blocks(self.blocks, angles=True)
             known = name in self.columns and name not in self.bounds
             require(known, "periodic", name, "names of columns without bounds")
             require(0 < period < math.inf, f"periodic.{name}", period, "a positive number")
@@ -90,4 +92,5 @@ class TabularConfig(ColumnsConfig):
         square = self.net == "sandwich"
         layers = sum((m + square * n) * n for m, n in itertools.pairwise(sizes))
         own = self.blocks if isinstance(self.blocks, int) else sum(b in BLOCKS for b in self.blocks)
-        return own * (context + layers) + super().least_size
+        whitening = self.features**2 if self.whiten else 0
+        return own * (context + layers) + whitening

@@ -72,10 +72,13 @@ WRONG = {
     "unknown data setting": ({"data": {"set": "x"}}, "unknown config key 'data.set'"),
     "text for a number": (
         {"training": {"learning_rate": "1e-3"}},
-        "'training.learning_rate' is '1e-3': float without quotes, as 1000 or 1.0e-3, expected",
+        "'training.learning_rate' is '1e-3': float expected, without quotes, as 1000 or 1.0e-3",
     ),
-    "tiny number as text": ({"training": {"weight_decay": "125e-8"}}, "float without quotes"),
-    "text for a count": ({"training": {"steps": "1e4"}}, "int without quotes"),
+    "tiny number as text": (
+        {"training": {"weight_decay": "125e-8"}},
+        "float expected, without quotes",
+    ),
+    "text for a count": ({"training": {"steps": "1e4"}}, "int expected, without quotes"),
     "words for a number": ({"training": {"learning_rate": "fast"}}, "'fast': float expected$"),
     "fraction for a count": ({"training": {"steps": 1.5}}, "'training.steps' is 1.5: int expected"),
     "number for a name": ({"data": {"dataset": 5}}, "'data.dataset' is 5: str expected"),

@@ -189,7 +189,7 @@ def test_a_picture_has_no_density_outside(tmp_path):
         ({"a": (1, 1)}, "a low end below a high one"),
         ({"a": (2, 1)}, "a low end below a high one"),
         ({"a": (None, None)}, "a low end below a high one"),
-        ({"a": ("0", 1)}, r"config key 'bounds.a\[0\]' is '0': float without quotes"),
+        ({"a": ("0", 1)}, r"config key 'bounds.a\[0\]' is '0': float expected, without quotes"),
         ([0, 1], r"config key 'bounds' is \[0, 1\]: dict expected"),
     ],
 )
