@@ -7,7 +7,7 @@ map, and SiLU apart into some seventeen passes; these take half the time on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from impflow_zoo.fast.narrow import convolve_narrow, is_narrow, narrow_weight_gradient
 from impflow_zoo.lipschitz.activations import both_silu
-from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
+from impflow_zoo.lipschitz.bound_layers import BoundLayers
 
 
 class Wanted:
@@ -45,7 +45,7 @@ class FastConvolutions(BoundLayers):
             return found
         return _convolve(x, weight, bias, padding)
 
-    def apply(self, function: Function, x: Tensor) -> Tensor:
+    def apply(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return function(x)
         if function is both_silu:

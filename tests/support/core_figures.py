@@ -2,8 +2,9 @@
 
 `NOW` is what it must not outgrow until it comes down to the aims.
 
-The core is the rooms numerics, lipschitz, fast, transforms and models. Sandwich nets and spline
-flows, which came after the aims were set, are not counted in lines and names. The outer rooms are
+The core is the rooms numerics, lipschitz, fast, transforms and models. Sandwich nets, spline flows
+and proved bounds of convolutions, which came after the aims were set, are not counted in lines and
+names. The outer rooms are
 all others and the conversion, but for the test kit and the blocks of other libraries.
 """
 
@@ -45,11 +46,11 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6587,
-    "lines": 7978,
-    "public names": 137,
-    "numeric constants": 14,
-    "private names": 3,
+    "outer lines": 6573,
+    "lines": 7530,
+    "public names": 127,
+    "numeric constants": 13,
+    "private names": 2,
 }
 FORBIDDEN = {
     "ContextVar": r"\bContextVar\b|\bcontextvars\b",
