@@ -22,6 +22,7 @@ from impflow_zoo.data import TOYS
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.smoke import smoke
 
+PLANE = [name for name, toy in TOYS.items() if toy.columns == ("x", "y")]
 MODELS: dict[str, tuple[type[FlowModel], int]] = {"ImpFlow": (ImpFlow, 4), "ResFlow": (ResFlow, 8)}
 FREQUENCY = 4.0  # where the neurons start: these toys have fine structure
 EXTENT = 4.2
@@ -99,9 +100,7 @@ def picture(toys: list[str], steps: int, points: int = 5000) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--toys", nargs="+", default=list(TOYS)[: 1 if smoke() else None], choices=list(TOYS)
-    )
+    parser.add_argument("--toys", nargs="+", default=PLANE[: 1 if smoke() else None], choices=PLANE)
     parser.add_argument(
         "--steps", type=int, default=2 if smoke() else 700, help="optimizer steps for each model"
     )

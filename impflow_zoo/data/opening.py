@@ -41,7 +41,7 @@ def open_source(
         split: which split; a table with one split is used whole when this is left out. The splits
             train, validation and test of a toy are independent samples, and so is the sample that
             is drawn when this is left out.
-        columns: columns of a table, all numeric ones when left out. A toy has `x` and `y`.
+        columns: columns of a table, all numeric ones when left out. A toy has two.
         revision: branch, tag or commit of a Hub set.
         size: number of rows of a toy; when left out, 10,000.
         image: what images are to look like; rows are the images of the set then, uint8.
@@ -61,14 +61,17 @@ def open_source(
     if is_toy(dataset):
         if image is not None:
             raise DataError(f"{dataset}: rows of a table, where a model of images needs images")
-        if columns is not None and not set(columns) <= {"x", "y"}:
-            raise DataError(f"{dataset}: its columns are x, y, not {', '.join(columns)}")
         _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt)
         seed = 0
         if split is not None:
             seed = mix(0, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
         toy = open_toy(dataset.removeprefix("toy:"), 10_000 if size is None else size, seed)
-        return toy if columns is None else toy.chosen(columns)
+        if columns is None:
+            return toy
+        if not set(columns) <= set(toy.columns):
+            known, wanted = (", ".join(names) for names in (toy.columns, columns))
+            raise DataError(f"{dataset}: its columns are {known}, not {wanted}")
+        return toy.chosen(columns)
     if ":" in dataset and not Path(dataset).exists():
         raise DataError(f"{dataset}: unknown kind of data, there is toy:NAME, a Hub id, a path")
     _refuse(dataset, size=size)

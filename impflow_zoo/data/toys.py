@@ -1,4 +1,4 @@
-"""Eight two-dimensional toys, drawn with torch in the sizes and scales the flow papers use.
+"""Two-dimensional toys, drawn with torch in the sizes and scales the flow papers use.
 
 References:
     FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models,
@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from impflow_zoo.data.source import DataError, TableSource
+from impflow_zoo.data.torus import draw_angles
 
 __all__ = ["TOYS", "Toy", "open_toy"]
 
@@ -26,17 +27,19 @@ _TURN = 2 * math.pi
 
 @dataclass(frozen=True)
 class Toy:
-    """A distribution on the plane.
+    """A distribution on the plane, or of two angles.
 
     Arguments:
         draw: `n` independent points, float64 with shape `(n, 2)`, from a generator.
         entropy: differential entropy in nats: what the best possible model scores, negated. In
             closed form for `checkerboard`, else by quadrature of the density, good to 1e-5; None
             where the density is not known.
+        columns: their names.
     """
 
     draw: Callable[[int, Generator], Tensor]
     entropy: float | None = None
+    columns: tuple[str, str] = ("x", "y")
 
 
 def open_toy(name: str, n: int = 10_000, seed: int = 0) -> TableSource:
@@ -48,7 +51,7 @@ def open_toy(name: str, n: int = 10_000, seed: int = 0) -> TableSource:
         seed: of the generator; the same name, size and seed give the same points.
 
     Returns:
-        The points as a table with columns `x` and `y`.
+        The points as a table with columns `x` and `y`; `phi` and `psi` for the torus.
 
     Raises:
         DataError: for an unknown name, or a size below one.
@@ -62,7 +65,7 @@ def open_toy(name: str, n: int = 10_000, seed: int = 0) -> TableSource:
     if n < 1:
         raise DataError(f"toy:{name}: the size has to be at least 1, not {n}")
     points = TOYS[name].draw(n, Generator().manual_seed(seed))
-    return TableSource(f"toy:{name}", points, ("x", "y"))
+    return TableSource(f"toy:{name}", points, TOYS[name].columns)
 
 
 def _uniform(generator: Generator, *shape: int) -> Tensor:
@@ -141,4 +144,5 @@ TOYS: dict[str, Toy] = {
     "2spirals": Toy(_two_spirals, entropy=2.64545),
     "checkerboard": Toy(_checkerboard, entropy=math.log(32)),
     "rings": Toy(_concentric(4, noise=0.08), entropy=2.62318),
+    "torus": Toy(draw_angles, entropy=9.87947, columns=("phi", "psi")),
 }

@@ -46,6 +46,13 @@ def parse(data: Any) -> Config:
             f"config key {key!r} is no longer of kind {kind!r}: leave it out if it is "
             f"{_ONCE[kind][key]!r}; only converted checkpoints have others, convert these again"
         )
+    names = {known: {f.name for f in dataclasses.fields(cls)} for known, cls in CONFIGS.items()}
+    for key in rest:
+        others = [repr(known) for known in names if key in names[known]]
+        if others and key not in names[kind]:
+            raise ConfigError(
+                f"unknown config key {key!r}: it is of {', '.join(others)}, not {kind!r}"
+            )
     return parse_dataclass(CONFIGS[kind], rest, "")
 
 

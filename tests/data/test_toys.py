@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import TOYS, DataError, open_source, open_toy
+from impflow_zoo.data.torus import log_density
 
 ROWS = 20_000
 NODES = 600
@@ -155,12 +156,29 @@ def test_shape_is_that_of_scikit_learn(name: str) -> None:
     assert largest_gap(points(name), torch.from_numpy(reference)) < 0.025  # 2.4e-5 by chance
 
 
+def test_the_torus_has_the_density_that_its_parts_say() -> None:
+    line = torch.arange(0, 360, 1.0, dtype=torch.float64)  # a periodic integrand: exact
+    density = log_density(torch.cartesian_prod(line, line)).exp()
+    assert float(density.sum()) == pytest.approx(1, abs=1e-9)
+    entropy = float(-torch.special.xlogy(density, density).sum())
+    assert TOYS["torus"].entropy == pytest.approx(entropy, abs=1e-5)
+    x = points("torus")
+    assert (x >= 0).all()
+    assert (x < 360).all()
+    surprise = -log_density(x)
+    assert abs(float(surprise.mean()) - entropy) < 4 * float(surprise.std()) / math.sqrt(len(x))
+
+
 @pytest.mark.parametrize("name", TOYS)
 @pytest.mark.parametrize("n", [1, 2, 777])
 def test_any_size_seeded(name: str, n: int) -> None:
     source = open_toy(name, n, seed=3)
     rows = source.rows(range(n))
-    assert (len(source), source.name, source.columns) == (n, f"toy:{name}", ("x", "y"))
+    assert (len(source), source.name, source.columns) == (
+        n,
+        f"toy:{name}",
+        ("phi", "psi") if name == "torus" else ("x", "y"),
+    )
     assert (rows.shape, rows.dtype) == ((n, 2), torch.float64)
     assert rows.isfinite().all()
     torch.manual_seed(0)  # the global generator has no part in it

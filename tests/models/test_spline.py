@@ -95,7 +95,11 @@ BAD = {
     "bins": ({"bins": 1}, "bins=1: between 2 and 500"),
     "tails": ({"tail_bound": 0.0}, "tail_bound=0.0: a positive number up to 16"),
     "dropout": ({"dropout": 1.0}, "dropout=1.0: between 0 and 1"),
-    "key": ({"lipschitz": 0.9}, "unknown config key 'lipschitz'"),
+    "key": (
+        {"lipschitz": 0.9},
+        "unknown config key 'lipschitz': it is of 'tabular', .*not 'spline'",
+    ),
+    "periods": ({"periodic": {"x": 1.0}}, "key 'periodic': it is of 'tabular'.*, not 'spline'"),
     "columns": ({"columns": ["a"]}, "one entry for 2 columns"),
 }
 
