@@ -6,11 +6,11 @@ Run in a checkout, after a model was staged or a figure has changed:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas
+import typer
 
 from impflow_zoo import registry
 from impflow_zoo.mistakes import in_one_line
@@ -134,16 +134,15 @@ def documents(root: Path) -> dict[Path, str]:
 
 def main() -> None:
     """Write all generated files of the checkout."""
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     zoo = registry.zoo_folder()
     root = zoo.parent
-    with in_one_line():
-        made = {path: text.encode() for path, text in documents(root).items()}
-        write_together(made)
-        pairs.picture(pairs.trained_pairs(records(zoo)), root / PICTURE)
+    made = {path: text.encode() for path, text in documents(root).items()}
+    write_together(made)
+    pairs.picture(pairs.trained_pairs(records(zoo)), root / PICTURE)
     for path in (*made, root / PICTURE):
         print(path)
 
 
 if __name__ == "__main__":
-    main()
+    with in_one_line():
+        typer.run(main)
