@@ -98,12 +98,11 @@ class Linearization:
     def __init__(self, net: BoundNet, x: Tensor, value: Tensor) -> None:
         self.net, self.x, self.value = net, x, value
         self.known_jacobian: Tensor | None = None  # dense, if somebody has paid for it already
-        self._checked = False
 
     @property
     def features(self) -> int:
         """Number of entries in a row."""
-        return self.x[:1].numel() if len(self.x) else self.x.flatten(1).shape[1]
+        return self.x.shape[1:].numel()
 
     def vjp(self, v: Tensor, *, create_graph: bool = False) -> Tensor:
         """The products `J^T v`, row by row, with the shape of `x`.
@@ -111,8 +110,21 @@ class Linearization:
         Raises:
             ValueError: if the net hides how it depends on `x`.
         """
-        product = self._pull(v, create_graph=create_graph)
-        return self._nothing() if product is None else product
+        product = None
+        if self.value.requires_grad:
+            with self.net.products_only():
+                (product,) = torch.autograd.grad(
+                    self.value,
+                    self.x,
+                    v.to(self.value.dtype),
+                    retain_graph=True,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                )
+        if product is None:
+            _check_constant(self.net, self.x.detach())
+            return torch.zeros_like(self.x)
+        return product
 
     def attach(self, seeds: Tensor | None) -> Tensor:
         """Products in the graph of `x` and the net, which `value` is part of from then on.
@@ -123,12 +135,10 @@ class Linearization:
         Returns:
             `seeds @ J`, with shape `[B, k, d]`.
         """
-        if seeds is None:
-            seeds = self._identity().expand(len(self.x), -1, -1)
-        rows = [
-            self.vjp(v.reshape(self.x.shape), create_graph=True).flatten(1) for v in seeds.unbind(1)
-        ]
-        return torch.stack(rows, dim=1)
+        rows = self._identity() if seeds is None else seeds.unbind(1)
+        return torch.stack(
+            [self.vjp(v.reshape(self.x.shape), create_graph=True).flatten(1) for v in rows], dim=1
+        )
 
     def attach_value(self) -> Tensor:
         """`value`, in the graph of the net."""
@@ -158,52 +168,13 @@ class Linearization:
 
     def jacobian_of(self, rows: Tensor | slice) -> Tensor:
         """The dense Jacobians of some rows, given by their indices, without a graph."""
-        # So few products at once bound memory, and fill a core.
-        parts = [self._products(part)[:, rows] for part in self._identity().split(16)]
-        return torch.cat(parts).transpose(0, 1)
+        products = [self.vjp(v.reshape(self.x.shape)).flatten(1)[rows] for v in self._identity()]
+        return torch.stack(products, dim=1)
 
-    def _identity(self) -> Tensor:
-        return torch.eye(self.features, dtype=self.x.dtype, device=self.x.device)
-
-    def _pull(
-        self, v: Tensor, *, create_graph: bool = False, batched: bool = False
-    ) -> Tensor | None:
-        if not self.value.requires_grad:
-            return None
-        with self.net.products_only():
-            (product,) = torch.autograd.grad(
-                self.value,
-                self.x,
-                v.to(self.value.dtype),
-                retain_graph=True,
-                create_graph=create_graph,
-                is_grads_batched=batched,
-                allow_unused=True,
-            )
-        return product
-
-    def _products(self, basis: Tensor) -> Tensor:
-        """Products of each row of the batch with some basis vectors, `[k, B, d]`."""
-        seeds = basis[:, None, :].expand(-1, len(self.x), -1).reshape(len(basis), *self.x.shape)
-        if len(basis) > 2:
-            try:
-                products = self._pull(seeds, batched=True)
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
-                    raise
-                # A net may hold an operation without a batching rule: one by one. If the error is
-                # another one, it comes again there.
-            else:
-                found = self._nothing()[None] if products is None else products
-                return found.expand_as(seeds).flatten(2)
-        return torch.stack([self.vjp(v).flatten(1) for v in seeds])
-
-    def _nothing(self) -> Tensor:
-        """The products where the graph does not lead to the point, if that is as it should be."""
-        if not self._checked:
-            _check_constant(self.net, self.x.detach())
-            self._checked = True
-        return torch.zeros_like(self.x)
+    def _identity(self) -> Sequence[Tensor]:
+        """The unit vectors, each for all rows of the batch, `[B, d]`."""
+        identity = torch.eye(self.features, dtype=self.x.dtype, device=self.x.device)
+        return [v.expand(len(self.x), -1) for v in identity]
 
 
 def _check_constant(net: BoundNet, x: Tensor) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.adjoint import Solved, solve_transposed
 from impflow_zoo.numerics.bound import Linearization
-from impflow_zoo.numerics.krylov import arnoldi
+from impflow_zoo.numerics.krylov import Krylov, arnoldi
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.modes import FirstOrder
 from impflow_zoo.numerics.probes import Probes
@@ -28,7 +28,7 @@ class Bias(NamedTuple):
     """What a deterministic series leaves out, in nats, mean over the rows.
 
     Arguments:
-        tail: an estimate, by the geometric series that the last terms begin.
+        tail: an estimate.
         bound: what it is at most; NaN where the Lipschitz constant is not known.
     """
 
@@ -150,7 +150,9 @@ def _roulette(
         weight = (-1) ** k * (1 - stop) ** -max(k - exact - 1, 0) * (lengths >= k).to(v)
         total = total - dot(power, v) * (weight / k)
         u = u + power * weight.view(-1, *[1] * (v.dim() - 1))
-    value = _if_bounded(total, power, v)
+    # Contractions in the 1-norm or the maximum norm stretch 2-norms by so much at most.
+    bounded = norm(power) <= point.features**0.5 * norm(v)
+    value = torch.where(bounded, total, torch.nan)
     if gradient:
         value = _with_gradient(value, point, u, v)
     return Estimate(value, mode="unbiased", products=n)
@@ -173,78 +175,47 @@ def truncated(
         salt: tells the seeded probes of one net from those of another with the same seed.
         details: whether the bias is wanted.
     """
-    # By name it is the plain series: its terms are counted.
-    series = _power_series if settings.mode == "truncated" else _krylov_series
+    loosest = _default_rtol(point.x.dtype)
+    rtol, terms, form = min(settings.rtol or loosest, loosest), None, 1e-3 * loosest
+    if settings.mode == "truncated":  # by name it is the plain series: its terms are counted
+        rtol, terms, form = 0.0, settings.n_terms, 0.0
+    product = partial(point.vjp, create_graph=gradient)
     values, biases = [], []
     for i in range(settings.n_probes):
         v = probes.seeded(point.x, settings.seed, salt, i)
-        value, bias = series(point, v, settings, kappa, gradient=gradient, details=details)
+        space = arnoldi(product, v, rtol, settings.n_terms, differentiable=gradient)
+        value = space.log_form(form, terms=terms)
+        if gradient:
+            whole = space.log_form(form, dims=space.all_dims, terms=terms)
+            value = value.detach() + (whole - whole.detach())
         values.append(value)
-        biases.append(bias)
-    draws = torch.stack(values)
-    bias = Bias(*(math.fsum(part) / len(values) for part in zip(*biases, strict=True)))
-    return Estimate(draws.mean(dim=0), bias if details else None, mode="truncated", draws=draws)
+        if details:
+            biases.append(_bias(space, value.detach(), kappa, point.features, terms))
+    draws, bias = torch.stack(values), None
+    if details:
+        bias = Bias(*(math.fsum(part) / len(biases) for part in zip(*biases, strict=True)))
+    return Estimate(draws.mean(dim=0), bias, mode="truncated", draws=draws)
 
 
-def _power_series(
-    point: Linearization,
-    v: Tensor,
-    settings: LogDet,
-    kappa: float | None,
-    *,
-    gradient: bool,
-    details: bool,
-) -> tuple[Tensor, Bias]:
-    """`sum_k (-1)^(k+1)/k v^T J^k v`."""
-    dust = torch.finfo(v.dtype).tiny ** (2 / 3)
-    power, total = v, torch.zeros_like(v.flatten(1)[:, 0])
-    before = last = total
-    for k in range(1, settings.n_terms + 1):
-        # Without this, strong contractions leave denormal numbers: ten times slower.
-        power = functional.hardshrink(point.vjp(power, create_graph=gradient), dust)
-        before, last = last, dot(power, v) * ((-1) ** (k + 1) / k)
-        total = total + last
-    value = _if_bounded(total, power, v)
-    if not details:
-        return value, Bias(0.0, 0.0)
-    size = _mean_size(before)
-    ratio = _mean_size(last) / size if size else math.inf
-    bound = truncation_bound(kappa, point.features, settings.n_terms)
-    return value, Bias(_geometric_tail(_mean_size(last), ratio), bound)
-
-
-def _krylov_series(
-    point: Linearization,
-    v: Tensor,
-    settings: LogDet,
-    kappa: float | None,
-    *,
-    gradient: bool,
-    details: bool,
-) -> tuple[Tensor, Bias]:
-    """`v^T log(I + J^T) v` in a Krylov space, grown until `(I + J)^T u = v` is solved."""
-    loosest = _default_rtol(v.dtype)
-    space = arnoldi(
-        lambda q: point.vjp(q, create_graph=gradient),
-        v,
-        min(settings.rtol or loosest, loosest),
-        settings.n_terms,
-        differentiable=gradient,
-    )
-    rtol = 1e-3 * loosest
-    value = space.log_form(rtol)
-    if gradient:
-        whole = space.log_form(rtol, space.all_dims)
-        value = value.detach() + (whole - whole.detach())
-    if not details or not len(v):
-        return value, Bias(0.0, 0.0)
-    # Its terms are what each dimension changed; they shrink as the residuals did, or faster.
-    last = _mean_size(value - space.log_form(rtol, space.dims - 1))
-    shrunk = (space.residual / space.size) ** (1 / space.dims)
-    bound = 2 * truncation_bound(kappa, point.features, int(space.dims.amin()))
+def _bias(
+    space: Krylov, value: Tensor, kappa: float | None, features: int, terms: int | None
+) -> Bias:
+    """What a form leaves out: later terms, where they are counted, and further dimensions."""
+    if not len(value):
+        return Bias(0.0, 0.0)
+    rtol = 1e-3 * _default_rtol(value.dtype)
+    all_terms = space.log_form(rtol).detach()
+    last = float((all_terms - space.log_form(rtol, dims=space.dims - 1)).detach().abs().mean())
+    # What a dimension changes shrinks as the residuals did on average, or faster.
+    ratio = float(((space.residual / space.size) ** (1 / space.dims)).mean())
+    tail = last * ratio / (1 - ratio) if ratio < 1 else math.inf
+    if terms is not None:
+        tail += float((all_terms - value).abs().mean())
+        return Bias(tail, truncation_bound(kappa, features, terms))
+    bound = 2 * truncation_bound(kappa, features, int(space.dims.amin()))
     if math.isfinite(bound):
         bound = min(bound, float(space.log_form_bound(kappa or 0.0).amax()))
-    return value, Bias(_geometric_tail(last, float(shrunk.mean())), bound)
+    return Bias(tail, bound)
 
 
 def _default_rtol(dtype: torch.dtype) -> float:
@@ -262,28 +233,8 @@ def truncation_bound(kappa: float | None, features: int, n_terms: int) -> float:
     return max(features * (-math.log1p(-kappa) - head), 0.0)
 
 
-def _if_bounded(value: Tensor, power: Tensor, v: Tensor) -> Tensor:
-    """The value, NaN in rows where the last power `J^n v` is longer than any contraction's.
-
-    A contraction in the 1-norm or the maximum norm may stretch 2-norms, by `sqrt(d)` at most.
-    """
-    bounded = norm(power.detach()) <= v[0].numel() ** 0.5 * norm(v) if len(v) else value == value
-    return torch.where(bounded, value, torch.nan)
-
-
 def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) -> Tensor:
     """Give `value` the gradient of `u^T J v`, row by row, at the price of one double product."""
     products = point.attach(u.detach().flatten(1)[:, None])[:, 0]
     surrogate = FirstOrder.apply((products * v.flatten(1)).sum(dim=1))
     return value.detach() + (surrogate - surrogate.detach())
-
-
-def _mean_size(term: Tensor) -> float:
-    return float(term.detach().abs().mean()) if len(term) else 0.0
-
-
-def _geometric_tail(last: float, ratio: float) -> float:
-    """What the terms after the last one add up to, if each is the one before by the ratio."""
-    if last == 0:
-        return 0.0
-    return last * ratio / (1 - ratio) if ratio < 1 else math.inf

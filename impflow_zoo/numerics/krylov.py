@@ -66,7 +66,9 @@ class Krylov:
         inside = torch.arange(m, device=zero.device) < dims[:, None]
         return torch.stack(columns, dim=2) * (inside[:, None] & inside[..., None])
 
-    def log_form(self, rtol: float, dims: Tensor | None = None) -> Tensor:
+    def log_form(
+        self, rtol: float, *, dims: Tensor | None = None, terms: int | None = None
+    ) -> Tensor:
         """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection.
 
         NaN for rows where the series does not converge, as `|A| < 1` guarantees it does. A row
@@ -75,6 +77,7 @@ class Krylov:
         Arguments:
             rtol: size of the first term left out, relative to `|v|^2`.
             dims: as in `hessenberg`.
+            terms: the most of them; None takes as many as it needs.
         """
         total = torch.zeros_like(self.size)
         if not self.products:  # nothing but zero vectors, or no rows at all
@@ -83,7 +86,7 @@ class Krylov:
         power = torch.zeros_like(h[:, 0])
         power[:, 0] = 1
         rest = torch.ones_like(self.size, dtype=torch.bool)
-        for k in range(1, 100_000):
+        for k in range(1, (100_000 if terms is None else terms) + 1):
             power = (h * power[:, None]).sum(-1)
             total = torch.where(rest, torch.sub(total, power[:, 0], alpha=1 / k), total)
             largest = power.detach().abs().amax(dim=1)
@@ -91,6 +94,9 @@ class Krylov:
             # No power of a contraction is that large.
             if k % 8 == 0 and not bool((rest & (largest < 1e3)).any()):
                 break
+        if terms is not None:
+            # Contractions in the 1-norm or the maximum norm stretch 2-norms by so much at most.
+            rest = norm(power.detach()) > self.solution[0].numel() ** 0.5
         return torch.where(rest | total.isinf(), torch.nan, total) * self.size**2
 
     def log_form_bound(self, kappa: float) -> Tensor:
