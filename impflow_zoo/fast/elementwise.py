@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,40 +17,28 @@ _CPUINFO = Path("/proc/cpuinfo")
 _IS_AMD = _CPUINFO.is_file() and "AuthenticAMD" in _CPUINFO.read_text(encoding="utf-8")
 
 
-class Elementwise(Protocol):
-    """A function of one variable, with its derivatives."""
+class Sine:
+    """`sin(h)`."""
 
-    keeps: bool  # whether the second derivative needs a map of its own beside `f` and `f'`
+    keeps = False  # whether the second derivative needs a map of its own beside `f` and `f'`
 
     def overwrite(self, h: Tensor) -> Tensor:
         """`f(h)`, in the place of `h`."""
+        return _apply(torch.sin, np.sin, h, h)
 
     def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
         """Write `f(h)`, what `bend` needs beside it, and `f'(h)` in the place of `h`.
 
         Unless `keeps`, `kept` is `value` itself, and left at that.
         """
+        _apply(torch.sin, np.sin, h, kept)
+        _apply(torch.cos, np.cos, h, h)
 
     def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         """`f''(h) t` added to `onto`, or in the place of `t` if there is none.
 
         `kept` and `slope` are as `record` left them.
         """
-
-
-class Sine:
-    """`sin(h)`."""
-
-    keeps = False
-
-    def overwrite(self, h: Tensor) -> Tensor:
-        return _apply(torch.sin, np.sin, h, h)
-
-    def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
-        _apply(torch.sin, np.sin, h, kept)
-        _apply(torch.cos, np.cos, h, h)
-
-    def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         return t.mul_(kept).neg_() if onto is None else onto.addcmul_(t, kept, value=-1)
 
 
@@ -68,7 +56,7 @@ class HalfSine(Sine):
         _apply(torch.cos, np.cos, h, h).add_(1)
 
 
-class SiLU:
+class SiLU(Sine):
     """`h sigmoid(h)`; its second derivative needs the sigmoid."""
 
     keeps = True
@@ -105,7 +93,7 @@ def _apply(
 
 
 # By the functions that nets are made of.
-DERIVATIVES: dict[Callable[[Tensor], Tensor], Elementwise] = {
+DERIVATIVES: dict[Callable[[Tensor], Tensor], Sine] = {
     torch.sin: Sine(),
     half_sine: HalfSine(),
     functional.silu: SiLU(),

@@ -35,7 +35,7 @@ class FastPerceptron(BoundLayers):
     @torch.no_grad()
     def value(self, x: Tensor) -> Tensor:
         results = [self._evaluate(at(x, rows), rows) for rows in self.parts(x, 1)]
-        return results[0] if len(results) == 1 else torch.cat(results)
+        return _cat(results)
 
     def _evaluate(self, x: Tensor, rows: slice) -> Tensor:
         for i, weight in enumerate(self.weights):
@@ -121,7 +121,7 @@ class Tape(Linearization):
             product, more = self._part(factors, self.top(seeds, rows), rows, keep=keep)
             results.append(product.transpose(0, 1))
             maps += more
-        return torch.cat(results), maps
+        return _cat(results), maps
 
     def _part(
         self, factors: Sequence[Tensor], product: Tensor, rows: slice, *, keep: bool
@@ -188,7 +188,7 @@ class _Attached(torch.autograd.Function):
         ctx.kind, ctx.functions, ctx.maps = type(tape.net), tape.net.functions, len(maps)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(seeds, x, *tensors, *maps, *tape.hidden)
-        return tape.value.clone(), products
+        return tape.value.detach(), products
 
     @staticmethod
     def backward(
@@ -242,7 +242,7 @@ class _Gradient:
             points.append(self._down(rows, None if grad is None else at(grad, rows), bends))
         # Laid out like their parameters, as autograd's own are.
         weights = [None if w is None else w.contiguous() for w in self.weights]
-        return [torch.cat(points), *weights, *self.biases]
+        return [_cat(points), *weights, *self.biases]
 
     def _up(
         self, rows: slice, seeds: Tensor | None, maps: Sequence[Tensor], grad: Tensor
@@ -328,6 +328,10 @@ def _again(
 def at(x: Tensor, rows: slice) -> Tensor:
     """`x[rows]`, at no cost if that is all of it, as it is in small batches."""
     return x if rows.stop - rows.start == x.shape[0] else x[rows]
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _by_columns(weight: Tensor) -> Tensor:

@@ -122,9 +122,9 @@ class LipschitzConv2d(LipschitzLayer):
         self._note_norm()
 
     @torch.no_grad()
-    def iterate(self) -> None:
+    def iterate(self) -> Tensor | None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):
-            return
+            return None
         # A push: products never leave an exact singular vector, be its value a smaller one.
         self.v.copy_(functional.normalize(self.v + 1e-3 * self._other(), dim=0))
         for _ in range(5):
@@ -133,6 +133,7 @@ class LipschitzConv2d(LipschitzLayer):
             self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
             if bool(self.sigma - before <= 1e-4 * self.sigma):
                 break
+        return None
 
     def _other(self) -> Tensor:
         """A unit vector that has something of every direction, always the same."""

@@ -51,8 +51,12 @@ class LipschitzLayer(nn.Module):
         """Bring `u`, `v` and `sigma` to convergence."""
         raise NotImplementedError(f"{type(self).__name__} has to define how it converges")
 
-    def iterate(self) -> None:
-        """Bring `u`, `v` and `sigma` close to convergence, in a training forward."""
+    def iterate(self) -> Tensor | None:
+        """Bring `u`, `v` and `sigma` close to convergence, in a training forward.
+
+        Returns:
+            `attained()`, if it comes about on the way.
+        """
         raise NotImplementedError(f"{type(self).__name__} has to define its iteration")
 
     def norm_bound(self) -> float:
@@ -88,7 +92,7 @@ class LipschitzLayer(nn.Module):
         """The weight shrunk to the coefficient, where its norm exceeds that.
 
         Arguments:
-            norm: what the vectors attain, if they have settled and no gradient is recorded.
+            norm: what the vectors attain, if it is known.
         """
         norm = self.attained() if norm is None else norm
         return self.weight / (norm / self.coefficient).clamp(min=1)
@@ -164,24 +168,24 @@ class LipschitzLinear(LipschitzLayer):
                 self.v.copy_(vh[0])
             self._note_norm()
 
-    @torch.no_grad()
-    def iterate(self) -> None:
+    def iterate(self) -> Tensor | None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
 
         Power iteration from the vector of the last step would be cheaper. But it does not find
         another singular vector that has overtaken, as the two are orthogonal.
         """
-        weight = self.weight.detach()
-        wide = weight.shape[0] < weight.shape[1]
-        leading = _leading(weight @ weight.mT if wide else weight.mT @ weight)
-        v = functional.normalize(leading @ weight, dim=0) if wide else leading
-        image = weight @ v
-        sigma = torch.linalg.vector_norm(image)
-        usable = sigma < math.inf
-        tiny = torch.finfo(sigma.dtype).tiny
-        self.u.copy_(torch.where(usable, image / sigma.clamp(min=tiny), self.u))
-        self.v.copy_(torch.where(usable, v, self.v))
-        self.sigma.copy_(sigma)
+        with torch.no_grad():
+            weight = self.weight
+            wide = weight.shape[0] < weight.shape[1]
+            leading = _leading(weight @ weight.mT if wide else weight.mT @ weight)
+            v = _unit(leading @ weight) if wide else leading
+        image = self.weight @ v
+        with torch.no_grad():
+            sigma = torch.linalg.vector_norm(image, out=self.sigma)
+            u, usable = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny), sigma < math.inf
+            torch.where(usable, u, self.u, out=self.u)
+            torch.where(usable, v, self.v, out=self.v)
+        return torch.dot(u, image)
 
     @torch.no_grad()
     def norm_bound(self) -> float:
@@ -195,10 +199,15 @@ def _leading(power: Tensor) -> Tensor:
         return torch.linalg.eigh(power.nan_to_num(0.0, 0.0, 0.0))[1][:, -1]
     tiny = torch.finfo(power.dtype).tiny
     for i in range(8):
-        if i % 2 == 0:  # a trace of one keeps the next two squares far from under- and overflow
+        if i % 3 == 0:  # a trace of one keeps the next three squares from under- and overflow
             power = power / power.trace().clamp(min=tiny)
         power = power @ power
-    return functional.normalize(power[:, power.diagonal().argmax()], dim=0)
+    return _unit(power[:, power.diagonal().argmax()])
+
+
+def _unit(v: Tensor) -> Tensor:
+    """`v / |v|`, and 0 for 0."""
+    return v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny)
 
 
 def scaled_affine(
@@ -208,6 +217,8 @@ def scaled_affine(
 
     Scales are scalars, or vectors where the weight is a matrix.
     """
+    if not isinstance(after, Tensor) and after == 1:  # no operator for nothing
+        return weight * before, bias
     rows = after.view(-1, 1) if isinstance(after, Tensor) else after
     return weight * (rows * before), bias * after
 
@@ -222,10 +233,10 @@ def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None
         training: iterate, or not; None is what the mode of each layer says.
     """
     with without_autocast(*layers):
-        evaluated = []
+        evaluated, iterated = [], {}
         for layer in layers:
             if layer.training if training is None else training:
-                layer.iterate()
+                iterated[layer] = layer.iterate()
             elif layer.goes_by_settled:
                 evaluated.append(layer)
                 if layer.settled.device != layer.weight.device:  # assigned to a layer on "meta"
@@ -238,7 +249,7 @@ def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None
                 norms[layer] = layer.attained()
         if torch.is_grad_enabled():  # saves as much when torch.utils.checkpoint comes again
             norms = {}
-        return [layer.in_use(norms.get(layer)) for layer in layers]
+        return [layer.in_use({**norms, **iterated}.get(layer)) for layer in layers]
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ class ResidualMap:
         solution = self.solver.search(self.net, y, kappa=self.kappa, training=self.training)
         if self.report is not None:
             self.report.roots.append(solution)
-        self._doubt(solution.failed.any(), partial(solution.refuse, training=self.training))
+        self._doubt((~solution.converged).any(), partial(solution.refuse, training=self.training))
         root = solution.value
         wanted = torch.is_grad_enabled() and (y.requires_grad or self.net.wants_gradients(root))
         known: list[Tensor | None] = []

@@ -103,7 +103,7 @@ class _Rows:
 
 
 def find_roots(
-    net: BoundNet, y: Tensor, tolerance: Tensor, legs: Sequence[Leg], initial: Tensor | None
+    net: BoundNet, y: Tensor, tolerance: Tensor, legs: Sequence[Leg]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Search for `w` with `w + g(w) = y`, row by row, one method after the other.
 
@@ -112,13 +112,12 @@ def find_roots(
         y: right-hand sides, with shape `[B, ...]`.
         tolerance: the residual asked for, `[B]`.
         legs: the methods in turn.
-        initial: where to start; `y` if None.
 
     Returns:
         The best iterates, with the shape of `y`; and of each row the residual there, the number
         of evaluations, and a `Status`, `[B]` each.
     """
-    found = rows = _start(net, y, tolerance, y if initial is None else initial)
+    found = rows = _start(net, y, tolerance)
     index = None
     for leg in legs:
         if not len(y) or not _Search(net, y.shape[1:], found, rows, index, leg).run():
@@ -138,11 +137,10 @@ def find_roots(
     return found.best_w.reshape(y.shape), found.best, found.steps, status
 
 
-def _start(net: BoundNet, y: Tensor, tolerance: Tensor, initial: Tensor) -> _Rows:
-    """Rows that were evaluated once."""
-    value = net.value(initial).flatten(1)
-    y, w = y.flatten(1), initial.flatten(1)
-    point = torch.cat((w, torch.sub(y, value).sub_(w)), dim=1)
+def _start(net: BoundNet, y: Tensor, tolerance: Tensor) -> _Rows:
+    """Rows that were evaluated once, at `w = y`."""
+    value, y = net.value(y).flatten(1), y.flatten(1)
+    point = torch.cat((y, torch.sub(y, value).sub_(y)), dim=1)
     length = wide_norm(point[:, y.shape[1] :])
     return _Rows(
         y=y,

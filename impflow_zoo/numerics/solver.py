@@ -57,11 +57,6 @@ class Solution:
         return self.status <= Status.ROUNDING_FLOOR
 
     @property
-    def failed(self) -> Tensor:
-        """Mask of the other rows, `[B]`."""
-        return self.status > Status.ROUNDING_FLOOR
-
-    @property
     def error_bound(self) -> Tensor | None:
         """Bound `residual / (1 - kappa)` of the distance to the true root, `[B]`, if known."""
         if self.kappa is None or self.kappa >= 1:
@@ -70,7 +65,7 @@ class Solution:
 
     def refuse(self, *, training: bool) -> None:
         """Raise `SolverError` over rows that were not solved; in training warn instead."""
-        failed = self.failed
+        failed = ~self.converged
         worst = int(torch.where(failed, self.residual.nan_to_num(math.inf), -1.0).argmax())
         counts = {s: int((self.status == s).sum()) for s in Status if s > Status.ROUNDING_FLOOR}
         reasons = ", ".join(f"{count}: {s}" for s, count in counts.items() if count)
@@ -163,7 +158,6 @@ class Solver:
         y: Tensor,
         context: Tensor | None = None,
         *,
-        initial: Tensor | None = None,
         kappa: float | None = None,
         training: bool = False,
         throw: bool = True,
@@ -174,7 +168,6 @@ class Solver:
             g: a net, called as `g(w)`, or `g(w, context)` if there is a context; or a bound one.
             y: right-hand sides, with shape `[B, ...]`, floating point.
             context: one context per row, or None.
-            initial: where to start; `y` if None.
             kappa: Lipschitz constant of `g` in the 2-norm, for the error bound.
             training: take the looser tolerances of training, and warn instead of raising.
             throw: False returns unsolved rows in silence; look at `status`.
@@ -192,8 +185,8 @@ class Solver:
                 "needed, [B, ...]"
             )
         net = g if isinstance(g, BoundNet) else ModuleNet(g, context)
-        solution = self.search(net, y, initial=initial, kappa=kappa, training=training)
-        if throw and bool(solution.failed.any()):
+        solution = self.search(net, y, kappa=kappa, training=training)
+        if throw and not bool(solution.converged.all()):
             solution.refuse(training=training)
         return solution
 
@@ -203,7 +196,6 @@ class Solver:
         net: BoundNet,
         y: Tensor,
         *,
-        initial: Tensor | None = None,
         kappa: float | None = None,
         training: bool = False,
     ) -> Solution:
@@ -214,7 +206,7 @@ class Solver:
         # The length of a row may overflow, its tolerance does not: else anything would be a root.
         tolerance = max(atol, torch.finfo(y.dtype).tiny) + wide_norm(rtol * y)
         legs = self._legs(y.flatten(1).shape[1], kappa, y.dtype, training=training)
-        value, residual, steps, status = find_roots(net, y, tolerance, legs, initial)
+        value, residual, steps, status = find_roots(net, y, tolerance, legs)
         numbers = residual.to(y.dtype), steps, status, tolerance.to(y.dtype)
         return Solution(value, *numbers, kappa, max(leg.budget for leg in legs))
 

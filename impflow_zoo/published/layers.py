@@ -76,11 +76,12 @@ class PublishedLayer(LipschitzLayer):
         images = weight.dim() == 4
         return weight.contiguous(memory_format=torch.channels_last) if images else weight
 
-    def iterate(self) -> None:
+    def iterate(self) -> Tensor | None:
         if self.space == (2, 2):
-            super().iterate()
-        elif not self.has_closed_form:
+            return super().iterate()
+        if not self.has_closed_form:
             raise ValueError("power vectors between these norms are not trained: call eval() first")
+        return None
 
     def settle(self) -> None:
         """Leave the vectors as they are."""

@@ -259,23 +259,22 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
             "parameters were made within torch.inference_mode, which bars them from every "
             "graph: build, convert or copy the module outside of it"
         )
-    dtypes = {p.dtype for p in parameters}
-    for narrow in dtypes - {torch.float32, torch.float64}:
+    found = {"parameters": {p.dtype for p in parameters}}
+    for narrow in found["parameters"] - {torch.float32, torch.float64}:
         raise ValueError(
             f"parameters of type {narrow}: torch.float32 or torch.float64 is needed to find "
             "roots; for narrow arithmetic within the nets use torch.autocast"
         )
-    everything = {dtype, *(t.dtype for t in others)}
-    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in everything:
+    if context is not None and context.is_floating_point():
+        found["context"] = {context.dtype}
+    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in {dtype}.union(
+        *found.values()
+    ):
         return  # types of 32 bits and less go together there
-    if dtypes and dtype not in dtypes:
-        names = ", ".join(sorted(map(str, dtypes)))
-        raise ValueError(
-            f"inputs of type {dtype}, parameters of type {names}: "
-            f"convert either, by inputs.to({names}) or .to({dtype}) on the module"
-        )
-    if context is not None and context.is_floating_point() and context.dtype != dtype:
-        raise ValueError(
-            f"inputs of type {dtype}, context of type {context.dtype}: "
-            f"convert it by context.to({dtype})"
-        )
+    for name, dtypes in found.items():
+        if dtypes and dtype not in dtypes:
+            names = ", ".join(sorted(map(str, dtypes)))
+            raise ValueError(
+                f"inputs of type {dtype}, {name} of type {names}: convert either, by .to({names}) "
+                f"or .to({dtype})"
+            )

@@ -229,7 +229,7 @@ def test_the_best_iterate_is_kept_over_the_methods_of_auto(features, max_steps):
     net = ModuleNet(lambda w: -3 * torch.sin(2 * w) - 1.0)
     tolerance = torch.full((8,), 1e-14, dtype=torch.float64)
     with torch.no_grad():
-        found = [find_roots(net, y, tolerance, legs[:n], None)[1] for n in range(1, len(legs) + 1)]
+        found = [find_roots(net, y, tolerance, legs[:n])[1] for n in range(1, len(legs) + 1)]
     for before, after in itertools.pairwise(found):
         assert (after <= before).all()
 
@@ -253,13 +253,6 @@ def test_the_step_budget():
     assert solution.steps.tolist() == [5, 5, 5]
     assert solution.status.tolist() == 3 * [Status.MAX_STEPS]
     assert not solution.converged.any()
-
-
-def test_initial_values_are_used():
-    y = torch.randn(3, 12, dtype=torch.float64)
-    root = Solver().solve(lambda w: 0.9 * w.sin(), y).value
-    again = Solver("fixed_point").solve(lambda w: 0.9 * w.sin(), y, initial=root)
-    assert (again.steps <= 4).all()
 
 
 def test_the_error_bound():

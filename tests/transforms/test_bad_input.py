@@ -185,7 +185,7 @@ BAD = {
     ),
     "autocast-double-context": (
         lambda: under_autocast(block(2), X, C.double()),
-        "inputs of type torch.float32, context of type torch.float64: convert it",
+        "inputs of type torch.float32, context of type torch.float64: convert either",
     ),
     "temperature-text": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).sample(2, temperature="1"),
