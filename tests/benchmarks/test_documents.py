@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import beside_splines
+import circular_splines
 import classifier_block
 import documents
 import gradient_variance
@@ -20,6 +21,7 @@ from impflow_zoo.tables import between
 
 KEPT = {
     "beside-splines": (beside_splines.GUIDE, beside_splines.tables),
+    "circular-splines": (circular_splines.GUIDE, circular_splines.tables),
     "classifier-block": (documents.README, classifier_block.tables),
     "logdet-choices": (documents.GUIDE, logdet_choices.tables),
     "gradient-variance": (documents.GUIDE, gradient_variance.tables),
