@@ -110,19 +110,16 @@ class ImageBuilder:
         channels leaves after the squeeze of each scale but the last, and the noise is what left, in
         order, then the last map.
         """
-        config, last = self.config, len(self.config.blocks) - 1
-        scales = [CompositeTransform(list(self.scale(i))) for i in range(last + 1)]
+        config = self.config
+        scales = [CompositeTransform(list(self.scale(i))) for i in range(len(config.blocks))]
         first: list[Transform] = [BoundedLogit(config.alpha, config.shape)]
         if config.squeeze_first:
             first.append(SqueezeTransform())
         if not config.factor_out:
             return CompositeTransform([*first, *scales])
-        multiscale = Multiscale(len(scales))
-        for i, (channels, height, width) in enumerate(config.scales):
-            end = (channels * height * width,)
-            after = end if i == last else (4 * channels, height // 2, width // 2)
-            multiscale.add_transform(scales[i], after)
-        return CompositeTransform([*first, multiscale])
+        *halves, end = config.scales
+        leaving = [(2 * channels, height // 2, width // 2) for channels, height, width in halves]
+        return CompositeTransform([*first, Multiscale(scales, [*leaving, (math.prod(end),)])])
 
     def scale(self, i: int) -> Iterator[Transform]:
         """The steps of a scale, what leads to the next one included."""

@@ -17,8 +17,6 @@ from impflow_zoo.models.density import Density
 from impflow_zoo.models.fields import ModelError, usable_device
 from impflow_zoo.models.folder import CARD, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
-from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
@@ -186,17 +184,13 @@ class FlowModel(Density, PyTorchModelHubMixin):
 
 @register_model
 class ImpFlow(FlowModel):
-    """Implicit normalizing flow: `ImpFlowTransform` blocks.
-
-    Arguments:
-        config: a config dataclass, or its JSON form as a dict.
+    """Implicit normalizing flow: `ImpFlowTransform` blocks. See `FlowModel`.
 
     References:
         Implicit Normalizing Flows (Lu et al., 2021)
         https://arxiv.org/abs/2103.09527
     """
 
-    config: TabularConfig | ImageConfig
     block = ImpFlowTransform
 
     citation: ClassVar[str] = """@inproceedings{lu2021implicit,
@@ -210,17 +204,13 @@ class ImpFlow(FlowModel):
 
 @register_model
 class ResFlow(FlowModel):
-    """Residual flow: `ResFlowTransform` blocks.
-
-    Arguments:
-        config: a config dataclass, or its JSON form as a dict.
+    """Residual flow: `ResFlowTransform` blocks. See `FlowModel`.
 
     References:
         Residual Flows for Invertible Generative Modeling (Chen et al., 2019)
         https://arxiv.org/abs/1906.02735
     """
 
-    config: TabularConfig | ImageConfig
     block = ResFlowTransform
 
     citation: ClassVar[str] = """@inproceedings{chen2019residual,
@@ -234,17 +224,13 @@ class ResFlow(FlowModel):
 
 @register_model
 class MonotoneFlow(FlowModel):
-    """Monotone flow: `MonotoneTransform` blocks.
-
-    Arguments:
-        config: a config dataclass, or its JSON form as a dict.
+    """Monotone flow: `MonotoneTransform` blocks. See `FlowModel`.
 
     References:
         Invertible Monotone Operators for Normalizing Flows (Ahn et al., 2022)
         https://arxiv.org/abs/2210.08176
     """
 
-    config: TabularConfig | ImageConfig
     block = MonotoneTransform
 
     citation: ClassVar[str] = """@inproceedings{ahn2022invertible,

@@ -94,11 +94,6 @@ class ConfigFile:
 
 
 @dataclass(frozen=True)
-class _Weights:
-    sha256: str
-
-
-@dataclass(frozen=True)
 class ModelFolder:
     """A folder that holds a model, or is to hold one.
 
@@ -131,19 +126,17 @@ class ModelFolder:
             HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors, said in one line.
         """
         name = os.fspath(model)
-        if os.path.isdir(name):
-            if revision is not None:
-                raise ModelError(f"{name} is a folder and has no revisions: leave revision= out")
-            return cls(Path(name))
-        if "@" in name:
+        if "@" in name and not os.path.isdir(name):
             name, asked = name.rsplit("@", 1)
             if revision not in (None, asked):
                 raise ModelError(
                     f"{name}@{asked} names a revision: leave revision={revision!r} out"
                 )
             revision = asked
-            if os.path.isdir(name):
-                raise ModelError(f"{name} is a folder and has no revisions: leave @{asked} out")
+        if os.path.isdir(name):
+            if revision is not None:
+                raise ModelError(f"{name} is a folder and has no revisions: leave {revision!r} out")
+            return cls(Path(name))
         path, listed = snapshot(name, _DATA, (CONFIG, WEIGHTS), revision=revision, **options)
         return cls(path, name if revision is None else f"{name}@{revision}", listed)
 
@@ -186,7 +179,7 @@ class ModelFolder:
             raise ConfigError(f"{self.name}: unknown key {reprlib.repr(min(unknown))} in {CONFIG}")
         try:
             kind = model_class(data.get("model"))
-            weights = convert(data.get("weights"), _Weights | None, "weights")
+            weights = convert(data.get("weights"), dict[str, str] | None, "weights") or {}
             certificate = convert(
                 data.get("certificate", ()), tuple[Certificate, ...], "certificate"
             )
@@ -194,7 +187,7 @@ class ModelFolder:
             require_config(kind, config)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {readable(error)}") from None
-        return ConfigFile(kind.__name__, config, weights and weights.sha256, certificate)
+        return ConfigFile(kind.__name__, config, weights.get("sha256"), certificate)
 
     def weights(self, stated: ConfigFile) -> dict[str, Tensor]:
         """Read the weights after their checksum.

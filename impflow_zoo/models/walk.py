@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
@@ -49,7 +47,7 @@ class Walk:
                 total = total + logdet
             return x, total
         if isinstance(transform, Multiscale):
-            return (self._merge if self.backwards else self._split)(transform, x)
+            return (transform.merge if self.backwards else transform.split)(self, x)
         if isinstance(transform, ResidualBlock):
             x, found = transform.run(
                 x,
@@ -67,28 +65,6 @@ class Walk:
             name, shape = type(transform).__name__, tuple(whole[1].shape)
             raise ValueError(f"{name} has log-determinants of shape {shape}: [{len(x)}] is needed")
         return whole
-
-    def _split(self, transform: Multiscale, x: Tensor) -> tuple[Tensor, Tensor]:
-        left, total = [], x.new_zeros(len(x))
-        *scales, last = _parts(transform)
-        for scale in scales:
-            x, logdet = self(scale, x)
-            leaving, x = x.chunk(2, dim=1)
-            left.append(leaving.flatten(1))
-            total = total + logdet
-        x, logdet = self(last, x)
-        return torch.cat((*left, x.flatten(1)), dim=1), total + logdet
-
-    def _merge(self, transform: Multiscale, z: Tensor) -> tuple[Tensor, Tensor]:
-        shapes = transform.shapes
-        parts = z.split([math.prod(shape) for shape in shapes], dim=1)
-        *left, last = (part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
-        *scales, final = _parts(transform)
-        x, total = self(final, last)
-        for scale, leaving in zip(reversed(scales), reversed(left), strict=True):
-            x, logdet = self(scale, torch.cat((leaving, x), dim=1))
-            total = total + logdet
-        return x, total
 
 
 def _parts(transform: Transform) -> Sequence[Transform]:

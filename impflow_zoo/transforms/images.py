@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from nflows.transforms import MultiscaleCompositeTransform, Transform
-from torch import Tensor
+from nflows.transforms import Transform
+from torch import Tensor, nn
 from torch.nn import functional
 
 __all__ = ["BoundedLogit", "Flatten", "Multiscale"]
+
+Step = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
 class BoundedLogit(Transform):
@@ -80,33 +84,50 @@ class Flatten(Transform):
         return inputs.reshape(-1, *self.shape), inputs.new_zeros(len(inputs))
 
 
-class Multiscale(MultiscaleCompositeTransform):
-    """nflows' multi-scale transform, whose inverse drops columns that are too many.
+class Multiscale(Transform):
+    """Half of the channels leave after each scale but the last.
 
-    Half of the channels leave after each scale but the last.
+    nflows' own drops columns of noise that are too many, and takes no steps but its own.
 
     Arguments:
-        scales: how many.
+        scales: the transforms of the scales.
+        shapes: of what leaves at each scale, of all that is left at the last one.
     """
 
-    def __init__(self, scales: int) -> None:
-        super().__init__(scales)
-        self.shapes: list[tuple[int, ...]] = []  # of what leaves at each scale
+    def __init__(self, scales: Sequence[Transform], shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self._transforms, self.shapes = nn.ModuleList(scales), list(shapes)
 
-    def add_transform(
-        self, transform: Transform, transform_output_shape: tuple[int, ...]
-    ) -> tuple[int, ...] | None:
-        """Add a scale, as in nflows; the shape of what goes on to the next one."""
-        hidden = super().add_transform(transform, transform_output_shape)
-        channels, *rest = transform_output_shape
-        leaving = transform_output_shape if hidden is None else ((channels + 1) // 2, *rest)
-        self.shapes.append(tuple(leaving))
-        return hidden
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.split(lambda scale, x: scale(x, context), inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _check_width(inputs, sum(math.prod(shape) for shape in self.shapes))
-        x, logabsdet = super().inverse(inputs, context)
-        return x, logabsdet
+        return self.merge(lambda scale, x: scale.inverse(x, context), inputs)
+
+    def split(self, run: Step, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Data -> noise; `run` takes rows through a scale."""
+        left, total = [], x.new_zeros(len(x))
+        *scales, last = self._transforms
+        for scale in scales:
+            x, logdet = run(scale, x)
+            leaving, x = x.chunk(2, dim=1)
+            left.append(leaving.flatten(1))
+            total = total + logdet
+        x, logdet = run(last, x)
+        return torch.cat((*left, x.flatten(1)), dim=1), total + logdet
+
+    def merge(self, run: Step, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise -> data; `run` takes rows backwards through a scale."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        _check_width(z, sum(sizes))
+        pairs = zip(z.split(sizes, dim=1), self.shapes, strict=True)
+        *left, last = (part.reshape(-1, *shape) for part, shape in pairs)
+        *scales, final = self._transforms
+        x, total = run(final, last)
+        for scale, leaving in zip(reversed(scales), reversed(left), strict=True):
+            x, logdet = run(scale, torch.cat((leaving, x), dim=1))
+            total = total + logdet
+        return x, total
 
 
 def _check_width(z: Tensor, width: int) -> None:

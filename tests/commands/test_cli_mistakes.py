@@ -61,7 +61,7 @@ MISTAKES = {
     "folder without config": (["evaluate", "{}"], "has no config.json: not a model"),
     "revision of a folder": (
         ["evaluate", "{plane}@main"],
-        "has no revisions: leave @main out",
+        "has no revisions: leave 'main' out",
     ),
     "damaged weights": (["evaluate", _damaged], "truncated or damaged"),
     "unknown split": (["evaluate", DEFAULT, "--split", "dev"], "only the split 'test' ships"),
