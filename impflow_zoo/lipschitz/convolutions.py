@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from impflow_zoo.lipschitz.convolution_bound import convolution_norm_bound
-from impflow_zoo.lipschitz.norms import LipschitzLayer
+from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised
 
 __all__ = ["LipschitzConv2d"]
 
@@ -178,7 +178,7 @@ class LipschitzConv2d(LipschitzLayer):
     @torch.no_grad()
     def norm_bound(self) -> float:
         """An upper bound of the norm in float64, by `convolution_norm_bound`."""
-        weight = self.evaluated_weight()
+        weight = normalised([self], training=False)[0].double()
         pair = partial(self.operator, weight), partial(self.adjoint, weight)
         if len(self.u) < len(self.v):
             pair = pair[::-1]

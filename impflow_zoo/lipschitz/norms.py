@@ -110,10 +110,6 @@ class LipschitzLayer(nn.Module):
         """The weight in use, with the shape of `weight`."""
         return normalised([self])[0]
 
-    def evaluated_weight(self) -> Tensor:
-        """The weight that is used in evaluation, in float64: what bounds are proved for."""
-        return normalised([self], training=False)[0].double()
-
 
 def _equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
     """Whether a norm is another one, up to the rounding of one product."""
@@ -190,7 +186,8 @@ class LipschitzLinear(LipschitzLayer):
     @torch.no_grad()
     def norm_bound(self) -> float:
         """The spectral norm, by singular values in float64, rounding included."""
-        return float(torch.linalg.matrix_norm(self.evaluated_weight(), 2)) * (1 + 1e-12)
+        (weight,) = normalised([self], training=False)
+        return float(torch.linalg.matrix_norm(weight.double(), 2)) * (1 + 1e-12)
 
 
 def _leading(power: Tensor) -> Tensor:

@@ -38,7 +38,14 @@ _DRAWS = 8  # fresh draws behind the standard error where a single one says noth
 
 def _require_tensor(x: object, name: str) -> None:
     if not isinstance(x, Tensor):
-        raise ValueError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
+        raise ModelError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
+
+
+def _require_rows(x: Tensor, name: str, shape: tuple[int, ...]) -> None:
+    _require_tensor(x, name)
+    if x.shape[1:] != shape:
+        expected = ", ".join(map(str, ("B", *shape)))
+        raise ModelError(f"{name} of shape {tuple(x.shape)}: this model takes [{expected}]")
 
 
 class Density(PlainLoading):
@@ -230,10 +237,7 @@ class Density(PlainLoading):
             ValueError: for noise of another shape, or with NaN or infinity.
             SolverError: if a root is not found.
         """
-        size = math.prod(self.config.shape)
-        _require_tensor(z, "noise")
-        if z.shape[1:] != (size,):
-            raise ValueError(f"noise of shape {tuple(z.shape)}: this model takes [B, {size}]")
+        _require_rows(z, "noise", (math.prod(self.config.shape),))
         z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
         return Walk(context, backwards=True, want_logdet=False)(self.transform, z)[0]
 
@@ -257,12 +261,9 @@ class Density(PlainLoading):
             ModelError: if the model has none, or the rows do not fit it, are not finite, or are
                 constant in a column.
         """
-        _require_tensor(x, "rows")
+        _require_rows(x, "rows", self.config.shape)
         if isinstance(self.preprocessing, ImagePreprocessing):
             raise ModelError("this model's preprocessing is fixed: it learns nothing from rows")
-        if x.shape[1:] != self.config.shape:
-            expected = ", ".join(map(str, self.config.shape))
-            raise ModelError(f"rows of shape {tuple(x.shape)}: this model takes [N, {expected}]")
         if context is not None:
             context = self._checked_context(context, len(x))
         if not bool(x.isfinite().all()):
@@ -278,10 +279,7 @@ class Density(PlainLoading):
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, if they fit the model."""
-        _require_tensor(x, "inputs")
-        if x.shape[1:] != self.config.shape:
-            expected = ", ".join(map(str, self.config.shape))
-            raise ValueError(f"input of shape {tuple(x.shape)}: this model takes [B, {expected}]")
+        _require_rows(x, "inputs", self.config.shape)
         x = self._converted(self.preprocessing.reduced(x), "inputs")  # turns cost digits
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))

@@ -121,10 +121,9 @@ def check_repository(repo_id: str) -> None:
     """
     try:
         validate_repo_id(repo_id)
+        valid = repo_id.count("/") == 1
     except HFValidationError:
         valid = False
-    else:
-        valid = repo_id.count("/") == 1
     if not valid:
         zoo = "" if "/" in repo_id else "; names of the zoo are for create_model"
         raise ModelError(f"{repo_id[:200]!r} is neither a folder nor a Hub id, 'owner/name'{zoo}")

@@ -199,7 +199,7 @@ BAD = {
     ),
     "standardise-a-column": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).fit_preprocessing(torch.arange(3.0)),
-        r"rows of shape \(3,\): this model takes \[N, 2\]",
+        r"rows of shape \(3,\): this model takes \[B, 2\]",
     ),
     "standardise-nan": (
         lambda: ImpFlow(TabularConfig(3, blocks=1)).fit_preprocessing(X / 0),
