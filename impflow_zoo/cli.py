@@ -320,12 +320,11 @@ def publish(
     if not as_json:
         print(sending.table(found, namespace), flush=True)
     sending.check(found, namespace)
-    sent = []
-    if not dry_run:
-        for one in sending.publish(found, namespace, private=private, create_pr=create_pr):
-            sent.append(one)
-            if not as_json:
-                print(one, flush=True)
+    sent, options = [], {"private": private, "create_pr": create_pr}
+    for one in () if dry_run else sending.publish(found, namespace, **options):
+        sent.append(one)
+        if not as_json:
+            print(one, flush=True)
     listed = [
         {"name": p.name, "files": p.files, "bytes": p.size, "trained": bool(p.files)} for p in found
     ]

@@ -156,7 +156,7 @@ def publish(
     private: bool = False,
     create_pr: bool = False,
 ) -> Iterator[Sent]:
-    """Send folders that passed `check`, one commit for each model.
+    """Send checked folders, one commit for each model.
 
     Files of a former version that the folder no longer has are deleted in the same commit; files
     that someone else put there stay. A model that has not changed makes no commit.
@@ -168,9 +168,10 @@ def publish(
         create_pr: open pull requests instead of committing.
 
     Raises:
-        ModelError: if there is no token: nothing is sent then.
+        ModelError: if a parcel has a problem, or there is no token: nothing is sent then.
         HfHubHTTPError: the Hub's own errors, in one line.
     """
+    check(found, namespace)
     if get_token() is None:
         raise ModelError("no access token: log in with `hf auth login`, or set HF_TOKEN")
     api = HfApi(library_name="impflow_zoo")

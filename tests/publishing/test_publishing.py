@@ -142,7 +142,7 @@ def test_what_is_missing_is_named(folder, damage, problem):
     assert problem in "; ".join(parcel.problems)
     assert TOKEN not in "; ".join(parcel.problems)
     with pytest.raises(ModelError, match="nothing was sent, not fit to publish: tiny"):
-        sending.check([parcel], "org")
+        list(sending.publish([parcel], "org"))
 
 
 def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
