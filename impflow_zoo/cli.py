@@ -59,7 +59,7 @@ def list_(
     for name in names:
         record = Record(ModelFolder(registry.zoo_folder() / name))
         kind, metric, entry = record.stated.model, record.stated.config.metric, record.entry
-        value = METRICS[metric].in_words(entry.value) if entry else "no weights yet"
+        value = f"{entry.value:.4f} {METRICS[metric].unit}" if entry else "no weights yet"
         lines.append(f"{name:{width}}  {kind}  {record.parameters:>11,} parameters   {value}")
         known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
         models.append({**known, "value": entry and entry.value, "pretrained": record.trained})
@@ -240,7 +240,7 @@ def train(
         )
     if state["best"] is not None:
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
-        text = METRICS[config.metric].in_words(value)
+        text = f"{value:.4f} {METRICS[config.metric].unit}"
         best = f"best validation {text} at step {state['best_step']}"
     text = (
         f"step {state['step']}, {best}, {state['skipped']} steps skipped, "

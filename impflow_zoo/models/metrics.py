@@ -30,10 +30,6 @@ class Metric:
         """1 if higher is better, else -1."""
         return 1 if self.per_nat > 0 else -1
 
-    def in_words(self, value: float) -> str:
-        """A value with its unit."""
-        return f"{value:.4f} {self.unit}"
-
 
 _COLUMN = "in standard deviations of a column"
 _BITS = -1 / math.log(2)
