@@ -57,20 +57,12 @@ class LipschitzConv2d(LipschitzLayer):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size}: an odd number is needed")
-        self.coefficient = float(coefficient)
         height, width = image_size
         self.image_size = (1, 1) if kernel_size == 1 else (int(height), int(width))
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
-        assert convolution.bias is not None
-        self.weight = nn.Parameter(convolution.weight.detach())
-        self.bias = nn.Parameter(convolution.bias.detach())
-        pixels = self.image_size[0] * self.image_size[1]
-        self.register_buffer("u", torch.zeros(out_channels * pixels))
-        self.register_buffer("v", torch.randn(in_channels * pixels))
-        self.register_buffer("sigma", torch.zeros(()))
-        self._start_unsettled()
+        self._start(convolution, coefficient, self.image_size[0] * self.image_size[1])
         # Convergence waits for the first use: a model to be loaded brings its vectors.
-        self.v.copy_(functional.normalize(self.v, dim=0))
+        self.v.copy_(functional.normalize(torch.randn_like(self.v), dim=0))
         if not self.weight.is_meta:
             with torch.no_grad():
                 self.u.copy_(functional.normalize(self.operator(self.weight, self.v), dim=0))

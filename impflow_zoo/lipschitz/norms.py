@@ -70,6 +70,17 @@ class LipschitzLayer(nn.Module):
         self.settled.copy_(self.weight)
         self.settled_norm.copy_(self.attained())
 
+    def _start(self, plain: nn.Linear | nn.Conv2d, coefficient: float, pixels: int) -> None:
+        """Take weight and bias of a layer of torch, and make vectors of zeros."""
+        assert plain.bias is not None
+        self.coefficient = float(coefficient)
+        self.weight, self.bias = (nn.Parameter(p.detach()) for p in (plain.weight, plain.bias))
+        outputs, inputs, *_ = self.weight.shape
+        self.register_buffer("u", torch.zeros(outputs * pixels))
+        self.register_buffer("v", torch.zeros(inputs * pixels))
+        self.register_buffer("sigma", torch.zeros(()))
+        self._start_unsettled()
+
     def _start_unsettled(self) -> None:
         """Make the buffers that say what the vectors have converged for: nothing yet."""
         never = torch.full_like(self.weight.detach(), math.nan)
@@ -135,14 +146,7 @@ class LipschitzLinear(LipschitzLayer):
 
     def __init__(self, in_features: int, out_features: int, coefficient: float = 0.97) -> None:
         super().__init__()
-        self.coefficient = float(coefficient)
-        linear = nn.Linear(in_features, out_features)
-        self.weight = nn.Parameter(linear.weight.detach())
-        self.bias = nn.Parameter(linear.bias.detach())
-        self.register_buffer("u", torch.zeros(out_features))
-        self.register_buffer("v", torch.zeros(in_features))
-        self.register_buffer("sigma", torch.zeros(()))
-        self._start_unsettled()
+        self._start(nn.Linear(in_features, out_features), coefficient, 1)
         if not self.weight.is_meta:  # counted, not used
             with torch.autocast(self.weight.device.type, enabled=False):
                 self.converge()
