@@ -188,6 +188,8 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
     kind = type(error).__name__
     if "Timeout" in kind:
         return f"{name}: the Hub did not answer in time: try again later"
+    if "RemoteProtocol" in kind:
+        return f"{name}: the connection broke off: try again"
     if isinstance(error, UnicodeError) or "LocalProtocol" in kind:
         return f"{name}: the request cannot be sent, is the token a token? {_LOGIN}"
     return f"{name}: no connection to the Hub: check the network and HF_ENDPOINT{here}"
