@@ -25,7 +25,6 @@ from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.numerics.estimate import Bias
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.rows import listed
 from impflow_zoo.numerics.seeds import Use, mix
@@ -182,13 +181,13 @@ def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str) -> Score:
     report = Report()
     value, error = model.log_prob_with_error(*model.parted(x), keys=keys, report=report)
     _warn_of_rows_without_density(batch, value, name)
-    biases = [estimate.bias or Bias(math.nan, math.nan) for estimate in report.logdets]
+    biases = [estimate.bias or (math.nan, math.nan) for estimate in report.logdets]
     found = (
         value,
         error.double() ** 2,
         _mean([root.steps for root in report.roots], value),
-        _mean([torch.tensor(bias.tail) for bias in biases], value),
-        _mean([torch.tensor(bias.bound) for bias in biases], value),
+        _mean([torch.tensor(tail) for tail, _ in biases], value),
+        _mean([torch.tensor(bound) for _, bound in biases], value),
     )
     return Score(
         {key: figures.double().cpu() for key, figures in zip(_FIGURES, found, strict=True)},

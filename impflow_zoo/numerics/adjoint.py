@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.krylov import MAX_RESTARTS, Krylov, solve_linear
-from impflow_zoo.numerics.rows import norm
+from impflow_zoo.numerics.rows import norm, plus_identity, solve
 from impflow_zoo.numerics.solver import DENSE, FEW_FEATURES, refuse
 
 _ROUNDING = 16.0  # how many eps times `|u|` rounding may leave of a residual
@@ -86,4 +85,4 @@ def solve_transposed(
 
 
 def _solve_densely(jacobian: Tensor, t: Tensor) -> Tensor:
-    return dense.solve(dense.plus_identity(jacobian).mT, t.flatten(1)).view_as(t)
+    return solve(plus_identity(jacobian).mT, t.flatten(1)).view_as(t)

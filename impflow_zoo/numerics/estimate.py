@@ -11,17 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics import dense
 from impflow_zoo.numerics.adjoint import Solved, solve_transposed
 from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.krylov import Krylov, arnoldi
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.modes import FirstOrder
 from impflow_zoo.numerics.probes import Probes
-from impflow_zoo.numerics.rows import dot, norm
+from impflow_zoo.numerics.rows import dot, logdet, norm, plus_identity
 from impflow_zoo.numerics.solver import NumericalWarning
-
-__all__ = ["Bias"]
 
 
 class Bias(NamedTuple):
@@ -101,7 +98,7 @@ def exact(point: Linearization, *, gradient: bool) -> Estimate:
         point.known_jacobian = jacobian.detach()
     else:
         jacobian = point.jacobian()
-    return Estimate(dense.logdet(dense.plus_identity(jacobian)), Bias(0.0, 0.0))
+    return Estimate(logdet(plus_identity(jacobian)), Bias(0.0, 0.0))
 
 
 def unbiased(

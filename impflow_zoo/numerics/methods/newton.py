@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.dense import plus_identity, solve
 from impflow_zoo.numerics.methods.base import Method
+from impflow_zoo.numerics.rows import plus_identity, solve
 
 
 class Newton(Method):
