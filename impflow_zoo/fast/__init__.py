@@ -23,8 +23,16 @@ def faster(net: BoundNet) -> BoundNet:
         return net
     if type(net) is not BoundLayers:
         return net
-    parts = net.shape, net.functions, net.weights, net.biases, net.first, net.mixing
     if net.weights[0].dim() == 4:
+        parts = net.shape, net.functions, net.weights, net.biases, net.first, net.mixing
         return FastConvolutions(*parts)
-    same = net.first is None and any({*net.functions} == {f} for f in DERIVATIVES)
-    return FastPerceptron(*parts) if same else net
+    functions, weights, biases = [*net.functions], [*net.weights], [*net.biases]
+    if net.first is not None:  # becomes a layer
+        function, before = net.first
+        like, size = weights[0], weights[0].shape[1]
+        scale = torch.as_tensor(before, dtype=like.dtype, device=like.device)
+        functions.insert(0, function)
+        weights.insert(0, scale.expand(size).diag())
+        biases.insert(0, like.new_zeros(size))
+    same = any({*functions} == {f} for f in DERIVATIVES)
+    return FastPerceptron(net.shape, functions, weights, biases) if same else net

@@ -55,14 +55,13 @@ class FastPerceptron(BoundLayers):
         return bias if bias.dim() == 1 else bias[rows]
 
     def linearize(self, x: Tensor, *, differentiable: bool = False) -> Linearization:
+        """The value, with what products with its Jacobian need."""
         if differentiable:
             return super().linearize(x, differentiable=True)
-        x = x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
-        return self.record(x)
+        with torch.no_grad():
+            return self._record(x)
 
-    @torch.no_grad()
-    def record(self, x: Tensor) -> Tape:
-        """Evaluate the net, and keep what products with its Jacobian need."""
+    def _record(self, x: Tensor) -> Tape:
         sizes = [len(weight) for weight in self.weights]
         values, slopes = ([x.new_empty(len(x), n) for n in sizes[:-1]] for _ in range(2))
         kept = [torch.empty_like(value) for value in values] if self.function.keeps else []
@@ -146,13 +145,8 @@ class Tape(Linearization):
             raise NotImplementedError("only linearize(x, differentiable=True) can do this")
         return self.products(v[:, None])[0][:, 0]
 
-    def jacobian(self) -> Tensor:
-        if self.known_jacobian is None:
-            self.known_jacobian = self.products(None)[0]
-        return self.known_jacobian
-
     def jacobian_of(self, rows: Tensor | slice) -> Tensor:
-        return self.jacobian()[rows]
+        return self.products(None)[0][rows]
 
     def attach(self, seeds: Tensor | None) -> Tensor:
         self.value, products = _Attached.apply(

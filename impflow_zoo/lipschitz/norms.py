@@ -174,18 +174,18 @@ class LipschitzLinear(LipschitzLayer):
         Power iteration from the vector of the last step would be cheaper. But it does not find
         another singular vector that has overtaken, as the two are orthogonal.
         """
+        wide = self.weight.shape[0] < self.weight.shape[1]
         with torch.no_grad():
-            weight = self.weight
-            wide = weight.shape[0] < weight.shape[1]
-            leading = _leading(weight @ weight.mT if wide else weight.mT @ weight)
-            v = _unit(leading @ weight) if wide else leading
-        image = self.weight @ v
+            weight = self.weight.mT if wide else self.weight
+            leading = _leading(weight.mT @ weight)
+        image = leading @ self.weight if wide else self.weight @ leading
         with torch.no_grad():
             sigma = torch.linalg.vector_norm(image, out=self.sigma)
-            u, usable = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny), sigma < math.inf
+            unit, usable = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny), sigma < math.inf
+            u, v = (leading, unit) if wide else (unit, leading)
             torch.where(usable, u, self.u, out=self.u)
             torch.where(usable, v, self.v, out=self.v)
-        return torch.dot(u, image)
+        return torch.dot(unit, image)
 
     @torch.no_grad()
     def norm_bound(self) -> float:

@@ -69,7 +69,6 @@ class BoundNet:
         """
         attached = torch.is_grad_enabled() and x.requires_grad
         with recording():
-            x = x.clone() if x.is_inference() else x
             point = x.view_as(x) if attached else x.detach().requires_grad_()
             # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
             return Linearization(self, point, self.in_graph(point).to(x.dtype))
@@ -216,8 +215,6 @@ class ModuleNet(BoundNet):
             ValueError: if the net does not answer with a tensor of the shape of its input.
         """
         inputs = [x] if self.context is None else [x, self.context]
-        if any(t.is_inference() for t in inputs) and not torch.is_inference_mode_enabled():
-            inputs = [t.clone() if t.is_inference() else t for t in inputs]
         with _eagerly():
             value = self.net(*(t.clone() for t in inputs))
         if not isinstance(value, Tensor):

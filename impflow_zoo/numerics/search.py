@@ -27,24 +27,13 @@ _FLOOR = 64.0  # how many eps times the size of the problem rounding may add up 
 
 
 class Status(enum.IntEnum):
-    """How the search for one row ended; `str` of a member says it in words."""
+    """How the search for one row ended: the first two are roots."""
 
-    CONVERGED = 0, "residual within tolerance"
-    ROUNDING_FLOOR = 1, "residual at the rounding floor of the data type"
-    MAX_STEPS = 2, "step budget spent"
-    STALLED = 3, "no progress"
-    NOT_FINITE = 4, "NaN or infinity met"
-
-    text: str
-
-    def __new__(cls, value: int, text: str) -> Status:
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.text = text
-        return member
-
-    def __str__(self) -> str:
-        return self.text
+    CONVERGED = 0
+    ROUNDING_FLOOR = 1
+    MAX_STEPS = 2
+    STALLED = 3
+    NOT_FINITE = 4
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,13 @@ class Solution:
         """Raise `SolverError` over rows that were not solved; in training warn instead."""
         failed = ~self.converged
         worst = int(torch.where(failed, self.residual.nan_to_num(math.inf), -1.0).argmax())
-        counts = {s: int((self.status == s).sum()) for s in Status if s > Status.ROUNDING_FLOOR}
-        reasons = ", ".join(f"{count}: {s}" for s, count in counts.items() if count)
+        words = {
+            Status.MAX_STEPS: "step budget spent",
+            Status.STALLED: "no progress",
+            Status.NOT_FINITE: "NaN or infinity met",
+        }
+        counts = {word: int((self.status == s).sum()) for s, word in words.items()}
+        reasons = ", ".join(f"{count}: {word}" for word, count in counts.items() if count)
         bound = self.error_bound
         error = "" if bound is None else f" (error at most {float(bound[worst]):.2e})"
         refuse(
