@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_conditional"]
+__all__ = ["draw_conditional", "samples_of_labels"]
 
 _BINS = 24  # of the context, with equally many rows each
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -46,6 +46,13 @@ def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) 
     left.set_xlabel(given[chosen])
     left.set_ylabel(names[0])
     _calibration(middle, right, pit(*centred(model, samples, x)))
+
+
+def samples_of_labels(model: FlowModel, generator: torch.Generator) -> Tensor:
+    """As many images of each label as there are labels, one label after the other."""
+    classes = getattr(model.config, "classes", 0)
+    labels = torch.arange(classes)[:, None].to(next(model.parameters()))
+    return model.sample(classes, labels, generator=generator).flatten(0, 1)
 
 
 def _predictive(axes: Axes, x: Tensor, context: Tensor, samples: Tensor) -> None:

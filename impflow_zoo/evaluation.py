@@ -222,7 +222,7 @@ def evaluate(
 def _predicted(
     model: FlowModel, source: Source | ImageStream, seed: int, limit: int | None
 ) -> tuple[Predictive, ...]:
-    if model.config.context_features is None:
+    if model.config.context_features is None or len(model.config.shape) == 3:
         return ()
     inputs = [model_input(model, batch, seed) for batch in source.batches(1000, few_rows(limit))]
     x, context = model.parted(torch.cat(inputs))

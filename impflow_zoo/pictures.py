@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.conditional_picture import draw_conditional
+from impflow_zoo.conditional_picture import draw_conditional, samples_of_labels
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -84,7 +84,8 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
 
     Two features: a map of the density and a scatter of the rows. More: for each pair of columns
     the rows below the diagonal, samples above it, both as histograms on it; of more than six
-    columns six are shown, from the first to the last. Images: a grid of rows and a grid of samples.
+    columns six are shown, from the first to the last. Images: a grid of rows and a grid of samples;
+    a row of samples for each label, if there are some.
     Conditional models: see `draw_conditional`.
 
     Arguments:
@@ -95,6 +96,8 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     """
     generator = torch.Generator().manual_seed(seed)
     if len(model.config.shape) == 3:
+        if getattr(model.config, "classes", None):
+            return draw_images([samples_of_labels(model, generator)], path)
         samples = model.sample(_SHOWN, generator=generator)
         draw_images([rows[:_SHOWN], samples], path, ("held-out images", "samples of the model"))
         return

@@ -20,7 +20,6 @@ from impflow_zoo.data import (
     TableSource,
     open_source,
 )
-from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -62,8 +61,7 @@ def open_rows(
         **source_options(config),
     )
     found, wanted = tuple(source.read([0]).rows.shape[1:]), config.shape
-    if isinstance(config, ColumnsConfig):
-        wanted = (config.features + len(config.context_columns),)
+    wanted = (wanted[0] + len(getattr(config, "context_columns", ())), *wanted[1:])
     if found != wanted:
         raise DataError(
             f"{source.name}: rows of shape {list(found)}, the model takes {list(wanted)}"
@@ -82,7 +80,8 @@ def source_options(config: Config) -> dict[str, Any]:
     if isinstance(config, ImageConfig):
         height, width = config.image_size
         prepare = asdict(config.prepare)
-        return {"image": ImageFormat(config.channels, (height, width), **prepare)}
+        label = next(iter(given), None)
+        return {"image": ImageFormat(config.channels, (height, width), **prepare, label=label)}
     return {"columns": (*config.columns, *given) or None}
 
 

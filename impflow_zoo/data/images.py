@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from impflow_zoo.data.labels import labelled, read_columns
 from impflow_zoo.data.loading import load_split, one_line
 from impflow_zoo.data.pixels import ImageFormat, as_tensor
 from impflow_zoo.data.source import Batch, DataError, LeftOutWarning, Source
@@ -57,9 +58,11 @@ class _Images:
         from datasets import Image
 
         self.name, self._form, self._skip_corrupt = name, form, skip_corrupt
-        self._shape, column = (form.channels, *form.size), image_column(data.features or {}, name)
+        self._shape = (form.channels + (form.label is not None), *form.size)
+        column = image_column(data.features or {}, name)
         self._feature, self._column = data.features[column], column
-        self._stored = data.select_columns([column]).cast_column(column, Image(decode=False))
+        used = read_columns(column, form.label, data.features or {}, name)
+        self._stored = data.select_columns(used).cast_column(column, Image(decode=False))
         self._warned: set[int] = set()
 
     @classmethod
@@ -86,9 +89,10 @@ class _Images:
         data, name = load_split(dataset, split, revision=revision, streaming=cls.streaming)
         return cls(name, data, form, skip_corrupt=skip_corrupt)
 
-    def _row(self, number: int, cell: Any) -> Tensor | None:
-        """The image in a cell, or None if it is left out."""
-        cause, image, reason = None, None, f"row {number} has no image"
+    def _row(self, number: int, example: dict[str, Any]) -> Tensor | None:
+        """The image of a row, its label as one more channel; None if it is left out."""
+        cell, cause, image = example[self._column], None, None
+        reason = f"row {number} has no image"
         try:
             image = None if cell is None else self._feature.decode_example(cell)
         except Exception as error:  # a codec's own
@@ -96,7 +100,9 @@ class _Images:
             said = _ADDRESS.sub("", one_line(error))
             reason = f"cannot decode the image of row {number}: {said}"
         if image is not None:
-            return as_tensor(image, self._form, f"{self.name}: the image of row {number}")
+            name, label = f"{self.name}: the image of row {number}", self._form.label
+            pixels = as_tensor(image, self._form, name)
+            return pixels if label is None else labelled(pixels, example[label], name)
         if not self._skip_corrupt:
             raise DataError(f"{self.name}: {reason}; {_REMEDY}") from cause
         if number not in self._warned:  # once, however often the row is asked for
@@ -140,7 +146,7 @@ class ImageSource(_Images, Source):
     def _kept_row(self, number: int) -> Tensor | None:
         if number in self._kept:
             return self._kept[number]
-        row = self._row(number, self._stored[number][self._column])
+        row = self._row(number, self._stored[number])
         if self._fits:
             self._kept[number] = row
         return row
@@ -174,7 +180,8 @@ class ImageStream(_Images):
         try:
             # `take` asks for one row more
             for example in itertools.islice(self._stored, limit):
-                yield row, _with_bytes(example[self._column])
+                cell = _with_bytes(example[self._column])
+                yield row, {**example, self._column: cell}
                 row += 1
         except DataError:
             raise

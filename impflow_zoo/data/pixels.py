@@ -29,6 +29,7 @@ class ImageFormat:
         crop: side of the square cut from the middle first, or None.
         resize: scale to the size, area averaged; False refuses other sizes.
         grey: turn colours into grey; False refuses images of another number of channels.
+        label: name of a column of whole numbers up to 255, which fill one more channel.
     """
 
     channels: int
@@ -36,6 +37,7 @@ class ImageFormat:
     crop: int | None = None
     resize: bool = False
     grey: bool = False
+    label: str | None = None
 
 
 def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:

@@ -22,6 +22,7 @@ from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
+from impflow_zoo.transforms.labels import OneHotContext, PerLabel
 from impflow_zoo.transforms.torus import TorusNet
 from impflow_zoo.transforms.whitening import Whitening
 
@@ -116,10 +117,15 @@ class ImageBuilder:
         if config.squeeze_first:
             first.append(SqueezeTransform())
         if not config.factor_out:
-            return CompositeTransform([*first, *scales])
+            return self.whole([*first, *scales])
         *halves, end = config.scales
         leaving = [(2 * channels, height // 2, width // 2) for channels, height, width in halves]
-        return CompositeTransform([*first, Multiscale(scales, [*leaving, (math.prod(end),)])])
+        return self.whole([*first, Multiscale(scales, [*leaving, (math.prod(end),)])])
+
+    def whole(self, steps: list[Transform]) -> Transform:
+        """All steps as one, which take labels where images are given some."""
+        classes = self.config.classes
+        return OneHotContext(steps, classes) if classes else CompositeTransform(steps)
 
     def scale(self, i: int) -> Iterator[Transform]:
         """The steps of a scale, what leads to the next one included."""
@@ -143,6 +149,8 @@ class ImageBuilder:
     def end(self, shape: tuple[int, int, int]) -> Iterator[Transform]:
         """The steps after the blocks of the last scale."""
         yield Flatten(shape)
+        if self.config.classes:
+            yield PerLabel(math.prod(shape), self.config.classes)
 
     def block(self, net: Callable[[], nn.Module]) -> ResidualBlock:
         """The next block."""
@@ -153,7 +161,7 @@ class ImageBuilder:
         """A new net for maps of a shape, of the first block or of another one."""
         config, (channels, height, width) = self.config, shape
         sizes = (channels, (height, width), config.width)
-        constants = (config.lipschitz, config.context_features)
+        constants = (config.lipschitz, config.classes or config.context_features)
         if config.net == "dense":
             depth, kernel = len(config.kernels) - 1, config.kernels[0]
             return LipschitzDenseNet(*sizes, depth, kernel, config.activation, *constants)

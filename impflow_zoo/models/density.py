@@ -273,8 +273,10 @@ class Density(PlainLoading):
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of a data set, the context's columns last, as input and contexts."""
         size = self.config.context_features
-        if size is None or isinstance(self.config, ImageConfig):
+        if size is None:
             return rows, None
+        if isinstance(self.config, ImageConfig):  # a plane behind the channels is all label
+            return rows[:, :-1], rows[:, -1].flatten(1)[:, :1]
         return rows[:, :-size], rows[:, -size:]
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -65,6 +65,9 @@ class ImageConfig:
         whiten: start each scale with a `Whitening`, the first one in place of its ActNorm.
         factor_out: half of the channels leave after each scale but the last.
         context_features: size of a context row, or None for an unconditional density.
+        context_columns: the name of the column with the label that images are given; its labels
+            are whole numbers from 0, which the nets see as one-hot.
+        classes: how many labels there are.
         logdet: how log-determinants are computed.
         solver: how roots are found.
         seed: seed of the probes and of the noise in evaluation.
@@ -89,6 +92,8 @@ class ImageConfig:
     whiten: bool = False
     factor_out: bool = False
     context_features: int | None = None
+    context_columns: tuple[str, ...] = ()
+    classes: int | None = None
     logdet: LogDet = field(default_factory=LogDet)
     solver: Solver = field(default_factory=Solver)
     seed: int = 0
@@ -105,6 +110,12 @@ class ImageConfig:
         expected = f"multiples of {halvings} for {len(self.blocks)} scales"
         whole = not any(n % halvings for n in self.image_size)
         require(whole, "image_size", self.image_size, expected)
+        if self.context_columns or self.classes:
+            one, classes = len(self.context_columns) == 1, self.classes or 0
+            require(one, "context_columns", self.context_columns, "the name of one column")
+            require(2 <= classes <= 256, "classes", self.classes, "between 2 and 256")
+            require(self.context_features in (None, 1), "context_features", 1, "1 for a label")
+            object.__setattr__(self, "context_features", 1)
         require_sizes(self, "image_size", "blocks", "width", "context_features")
         require_choice("net", self.net, ("conv", "dense"))
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)

@@ -136,7 +136,7 @@ class ImagePreprocessing:
     adds_noise, learns = True, False
 
     def __init__(self, config: ImageConfig) -> None:
-        self.bits = config.bits
+        self.bits, self.channels = config.bits, config.channels
         self.step = 2 ** (8 - config.bits)
         self.levels = 2**config.bits
         self.per_nat = METRICS[config.metric].per_nat / math.prod(config.shape)
@@ -145,7 +145,9 @@ class ImagePreprocessing:
         """Undo rounding: uint8 images and uniform noise in [0, 1) of their shape -> [0, 1]."""
         if raw.dtype != torch.uint8:
             raise ValueError(f"images of type {raw.dtype}: uint8 is needed")
-        return (raw // self.step + noise) / self.levels
+        found = (raw // self.step + noise) / self.levels
+        found[:, self.channels :] = raw[:, self.channels :].to(found.dtype)  # labels, if any
+        return found
 
     def to_data(self, x: Tensor) -> Tensor:
         """From what the transform takes to uint8."""

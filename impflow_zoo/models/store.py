@@ -164,7 +164,7 @@ def golden_batch(model: FlowModel, rows: int = 8) -> dict[str, Tensor]:
             rows, model.config.context_features, generator=generator, dtype=torch.float64
         )
         if isinstance(double.transform, StandardisedContext):
-            context = double.transform.context_mean + double.transform.context_std * context
+            context = double.transform.like(context)
     with without_autocast(double):
         x = double.decode(noise, context)
     # Inputs as users have them: an image's may lie out of [0, 1] as it is.

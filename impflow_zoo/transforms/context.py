@@ -39,6 +39,10 @@ class StandardisedContext(CompositeTransform):
         """What the parts are given for contexts, `[B, features]`."""
         return None if context is None else (context - self.context_mean) / self.context_std
 
+    def like(self, noise: Tensor) -> Tensor:
+        """Contexts as they come, from standard normal noise, `[B, features]`."""
+        return self.context_mean + self.context_std * noise
+
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return super().forward(inputs, self.seen(context))
 

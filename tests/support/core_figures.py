@@ -36,6 +36,7 @@ LATER = (
     "conditional_picture.py",
     "mixture.py",
     "yardsticks.py",
+    "labels.py",
 )
 ELSEWHERE = ("testing", "normflows.py", "normflows_nets.py", "zuko.py")
 AIMS = {
@@ -46,8 +47,8 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6595,
-    "lines": 7399,
+    "outer lines": 6606,
+    "lines": 7422,
     "public names": 126,
     "numeric constants": 13,
     "private names": 2,

@@ -43,7 +43,8 @@ def make(
         for parameter in model.parameters():
             parameter.mul_(2).add_(0.1 * torch.randn_like(parameter))
     model.train()
-    model.log_prob(torch.rand(8, *model.config.shape))  # ActNorm learns from its first batch
+    labels = torch.zeros(8, 1) if model.config.classes else None
+    model.log_prob(torch.rand(8, *model.config.shape), labels)  # ActNorm learns from it
     return model.double().eval()
 
 

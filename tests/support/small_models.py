@@ -72,7 +72,7 @@ def write_image_recipe(folder: Path, dataset: str, **sections: dict[str, object]
     held_out = {"dataset": dataset, "train": "test", "validation_rows": 2}
     recipe = {
         "model": "ResFlow",
-        "config": {**image, "logdet": {"mode": "unbiased"}},
+        "config": {**image, "logdet": {"mode": "unbiased"}, **sections.get("config", {})},
         "data": {**held_out, **sections.get("data", {})},
         "training": {**short, **sections.get("training", {})},
     }

@@ -1,0 +1,38 @@
+"""Labels of images, which travel as one more channel of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.data.source import DataError
+from impflow_zoo.numerics.settings import is_whole
+
+__all__ = ["labelled", "read_columns"]
+
+
+def read_columns(image: str, label: str | None, known: Iterable[str], name: str) -> list[str]:
+    """The columns to read of a set of images.
+
+    Raises:
+        DataError: if it has no such label.
+    """
+    if label is None:
+        return [image]
+    if label not in known:
+        raise DataError(f"{name}: no column {label!r}, there is {', '.join(known)}")
+    return [image, label]
+
+
+def labelled(pixels: Tensor, label: Any, name: str) -> Tensor:
+    """An image, uint8 `[C, H, W]`, with its label as one more channel.
+
+    Raises:
+        DataError: if it is no whole number up to 255.
+    """
+    if not (is_whole(label) and 0 <= label <= 255):
+        raise DataError(f"{name} has the label {label!r}: a whole number up to 255 is needed")
+    return torch.cat((pixels, torch.full_like(pixels[:1], label)))

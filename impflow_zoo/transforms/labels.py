@@ -1,0 +1,65 @@
+"""Steps that see the label of a class as one-hot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from nflows.transforms import Transform
+from torch import Tensor, nn
+from torch.nn import functional
+
+from impflow_zoo.transforms.context import StandardisedContext
+
+__all__ = ["OneHotContext", "PerLabel"]
+
+
+class OneHotContext(StandardisedContext):
+    """A composite that takes labels, `[B, 1]`, from 0; its parts are given them as one-hot.
+
+    Arguments:
+        steps: the parts.
+        classes: number of labels.
+    """
+
+    def __init__(self, steps: Iterable[Transform], classes: int) -> None:
+        super().__init__(steps, 1)
+        self.classes = classes
+        del self.context_mean, self.context_std  # there is nothing to standardise
+
+    def seen(self, context: Tensor | None) -> Tensor | None:
+        if context is None:
+            return None
+        labels, last = context[:, 0].long(), self.classes - 1
+        wrong = (labels != context[:, 0]) | (labels < 0) | (labels > last)
+        if bool(wrong.any()):
+            label = float(context[wrong][0, 0])
+            raise ValueError(f"{label:g} is no label: a whole number from 0 to {last} is needed")
+        return functional.one_hot(labels, self.classes).to(context.dtype)
+
+    def like(self, noise: Tensor) -> Tensor:
+        return (noise.abs() * self.classes).floor() % self.classes
+
+
+class PerLabel(Transform):
+    """`(z - mean) / scale` of each row, `[B, D]`, with a mean and a scale for each label.
+
+    A normal density behind it is one of its own for each label before it.
+
+    Arguments:
+        features: of a row.
+        classes: number of labels, which come as one-hot.
+    """
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(classes, features))
+        self.log_scale = nn.Parameter(torch.zeros(classes, features))
+
+    def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = context @ self.log_scale
+        return (inputs - context @ self.mean) * (-log_scale).exp(), -log_scale.sum(dim=1)
+
+    def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = context @ self.log_scale
+        return inputs * log_scale.exp() + context @ self.mean, log_scale.sum(dim=1)

@@ -1,0 +1,93 @@
+"""Images given a label: the label is a column of the data set, the nets see it as one-hot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.image_models import draw, make
+from support.image_sets import image_set, pictures
+from support.small_models import write_image_recipe
+from typer.testing import CliRunner
+
+from impflow_zoo import ImageConfig, create_model, evaluate, training
+from impflow_zoo.cli import app
+from impflow_zoo.data import DataError
+from impflow_zoo.evaluation import reconstruct
+from impflow_zoo.models.fields import ConfigError
+
+GIVEN = {"context_columns": ["label"], "classes": 3}
+
+
+def labels(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)[:, None]
+
+
+@pytest.mark.parametrize("factor_out", [False, True])
+def test_it_is_a_map_and_its_inverse_for_each_label(factor_out):
+    model = make(factor_out=factor_out, **GIVEN)
+    x, given = draw(model), labels(0, 1, 2)
+    z, forth = model.transform(x, given)
+    back, logabsdet = model.transform.inverse(z, given)
+    torch.testing.assert_close(back, x)
+    torch.testing.assert_close(logabsdet, -forth)
+    torch.testing.assert_close(model.decode(model.encode(x, given), given), x)
+    assert not torch.allclose(model.log_prob(x, given), model.log_prob(x, labels(1, 2, 0)))
+    rows = [
+        torch.autograd.functional.jacobian(lambda r, c=c: model.encode(r[None], c[None])[0], row)
+        for row, c in zip(x, given, strict=True)
+    ]
+    dense = torch.linalg.slogdet(torch.stack([row.flatten(1) for row in rows]))[1]
+    torch.testing.assert_close(forth.detach(), dense)
+    assert model.sample(2, given).shape == (3, 2, *model.config.shape)
+
+
+def test_a_density_of_one_label_is_saved_with_it(tmp_path):
+    make(**GIVEN).float().save_pretrained(tmp_path)
+    assert create_model(tmp_path, verify=True).config.classes == 3
+
+
+@pytest.mark.parametrize("label", [-1, 3, 0.5])
+def test_a_label_that_there_is_not_is_named(label):
+    model = make(**GIVEN)
+    with pytest.raises(ValueError, match=f"{label:g} is no label: a whole number from 0 to 2"):
+        model.log_prob(draw(model, 2), labels(0, label))
+
+
+def test_a_recipe_reads_labels_trains_scores_and_samples(tmp_path):
+    count = 12
+    data = image_set(tmp_path, pictures(count), label=[i % 3 for i in range(count)])
+    recipe = write_image_recipe(tmp_path, data, config=GIVEN)
+    training.train(recipe, out=tmp_path / "run", progress=False)
+    model = create_model(tmp_path / "run", verify=True)
+    result = evaluate(model, data, "test")
+    assert (result.n, result.metric, result.predictive) == (count, "bits_per_dim", ())
+    assert reconstruct(model, data, "test", n=4).largest_error == 0
+    out = tmp_path / "two.png"
+    command = ["sample", str(tmp_path / "run"), "-n", "4", "--given", "label=2", "--out", str(out)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    picture = tmp_path / "rows.png"
+    command = ["evaluate", str(tmp_path / "run"), "--dataset", data, "--picture", str(picture)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert out.is_file()
+    assert picture.is_file()
+
+
+def test_a_set_without_the_column_is_refused(tmp_path):
+    data = image_set(tmp_path, pictures(4))
+    with pytest.raises(DataError, match="no column 'label', there is picture"):
+        training.train(write_image_recipe(tmp_path, data, config=GIVEN), out=tmp_path / "run")
+
+
+BAD = {
+    "no classes": ({"context_columns": ["label"]}, "classes=None: between 2 and 256"),
+    "no column": ({"classes": 3}, r"context_columns=\(\): the name of one column"),
+    "two": ({"context_columns": ["a", "b"], "classes": 3}, "the name of one column"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD.values(), ids=BAD)
+def test_a_bad_setting_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        ImageConfig(**settings)
