@@ -20,11 +20,8 @@ __all__ = [
     "Sin",
     "both_silu",
     "expansion",
-    "folded",
     "half_sine",
     "make_activation",
-    "slopes",
-    "watched",
 ]
 
 

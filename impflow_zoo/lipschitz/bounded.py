@@ -13,8 +13,6 @@ from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
 from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised, scaled_affine
 from impflow_zoo.numerics.settings import is_real, is_whole
 
-__all__ = ["BoundedNet", "check_sizes"]
-
 Scale = Tensor | float
 
 

@@ -11,13 +11,7 @@ from torch.nn import functional
 
 from impflow_zoo.numerics.modes import without_autocast
 
-__all__ = [
-    "LipschitzLayer",
-    "LipschitzLinear",
-    "normalised",
-    "refresh_norms",
-    "scaled_affine",
-]
+__all__ = ["LipschitzLayer", "LipschitzLinear", "refresh_norms"]
 
 
 class LipschitzLayer(nn.Module):

@@ -15,7 +15,7 @@ from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 from impflow_zoo.numerics.settings import is_real
 
-__all__ = ["LipschitzMLP", "Perceptron"]
+__all__ = ["LipschitzMLP"]
 
 
 class Perceptron(BoundedNet):

@@ -26,7 +26,7 @@ from impflow_zoo.transforms.labels import OneHotContext, PerLabel
 from impflow_zoo.transforms.torus import TorusNet
 from impflow_zoo.transforms.whitening import Whitening
 
-__all__ = ["BUILDERS", "ImageBuilder", "Noise", "TableBuilder"]
+__all__ = ["BUILDERS", "ImageBuilder", "TableBuilder"]
 
 
 class Noise(StandardNormal):

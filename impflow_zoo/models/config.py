@@ -11,7 +11,7 @@ from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import ConfigError, parse_dataclass
 from impflow_zoo.models.image_config import ImageConfig
 
-__all__ = ["CONFIGS", "Config", "parse", "to_json", "updated"]
+__all__ = ["CONFIGS", "Config", "parse"]
 
 Config = ColumnsConfig | ImageConfig
 CONFIGS: dict[str, type[Config]] = {}  # by kind; `register_model` adds those of its class

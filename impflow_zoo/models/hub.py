@@ -25,7 +25,7 @@ from huggingface_hub.utils import tqdm, validate_repo_id
 
 from impflow_zoo.models.fields import ModelError
 
-__all__ = ["check_repository", "one_line_errors", "snapshot"]
+__all__ = ["check_repository", "one_line_errors"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!/)(?!.*\.\.)[\w.+/-]{1,200}")  # a branch may hold '/', never climb

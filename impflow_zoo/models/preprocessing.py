@@ -22,7 +22,7 @@ from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
 
-__all__ = ["ImagePreprocessing", "TablePreprocessing", "preprocessing_of"]
+__all__ = ["TablePreprocessing", "preprocessing_of"]
 
 
 class TablePreprocessing:

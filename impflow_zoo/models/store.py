@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from impflow_zoo.models.config import Config
     from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["check_certificate", "golden_batch", "load_weights", "save", "verify"]
+__all__ = ["check_certificate", "golden_batch", "load_weights", "verify"]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _RTOL = 1e-5  # of answers beside the golden ones

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from impflow_zoo.lipschitz.activations import expansion, make_activation
-from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear
@@ -50,20 +48,6 @@ class PublishedMLP(LipschitzMLP):
             self.lipschitz = None  # the layers' norms do not bound it in the 2-norm
             between = zip(sizes, spaces(norm, len(sizes)), strict=True)
             self.layers = nn.ModuleList(PublishedLinear(*size).between(s) for size, s in between)
-
-    def bind(self, context: Tensor | None) -> BoundLayers | None:
-        bound = super().bind(context)
-        if bound is None or bound.first is None:
-            return bound
-        # An activation between layers, of which the first is the identity, has a fast form.
-        (function, before), like = bound.first, bound.weights[0]
-        identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
-        return BoundLayers(
-            self.shape,
-            (function, *bound.functions),
-            (before * identity, *bound.weights),
-            (like.new_zeros(self.features), *bound.biases),
-        )
 
     def maps(self) -> AffineMaps | None:
         return super().maps() if self.first is None else None
