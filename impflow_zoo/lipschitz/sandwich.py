@@ -21,7 +21,7 @@ from impflow_zoo.lipschitz.perceptron import Perceptron
 
 __all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
 
-_LARGEST = 30.0  # entries of free matrices end here: beyond, float32 loses its digits
+_LARGEST = 30.0  # entry of a free matrix, which is scaled to it: beyond, float32 loses its digits
 
 
 def _is_monotone(name: str) -> bool:
@@ -83,7 +83,7 @@ class CayleyLayer(LipschitzLayer):
         return isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
 
     def _free(self) -> Tensor:
-        return self.weight.clamp(-_LARGEST, _LARGEST)
+        return self.weight / (self.weight.abs().amax() / _LARGEST).clamp(min=1)
 
     def attained(self) -> Tensor:
         """The length of the kept pair: that of an average of pairs is shorter."""

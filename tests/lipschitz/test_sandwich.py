@@ -464,3 +464,14 @@ def test_the_derivative_of_a_training_step_is_that_of_the_operations(sizes):
     torch.testing.assert_close(found, derivatives(operations(layer.weight)))
     once = torch.autograd.grad((weights * layer.normalised_weight()).sum(), layer.weight)[0]
     torch.testing.assert_close(once, found[0])
+
+
+def test_large_free_matrices_are_scaled_as_a_whole_and_infinite_ones_show():
+    layer = CayleyLayer(3, 4).double().eval()
+    with torch.no_grad():
+        layer.weight.mul_(100 / layer.weight.abs().amax())
+        pair = layer.normalised_weight()
+        layer.weight.mul_(0.3)
+        torch.testing.assert_close(layer.normalised_weight(), pair)
+        layer.weight[0, 0] = torch.inf
+        assert not layer.normalised_weight().isfinite().all()
