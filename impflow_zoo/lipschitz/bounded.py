@@ -99,7 +99,7 @@ class BoundedNet(nn.Module):
                 which would not run.
         """
         for i, layer in enumerate(self.layers):
-            if not isinstance(layer, LipschitzLayer) or watched(layer):
+            if watched(layer) or not _is_affine(layer):
                 raise ValueError(
                     f"layer {i}: hooks on a layer, or other code in its place, do not run: "
                     "put them on the net"
@@ -177,6 +177,16 @@ class BoundedNet(nn.Module):
     def certificate(self) -> float | None:
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
         return math.prod(layer.norm_bound() for layer in self.bounded_layers())
+
+
+def _is_affine(layer: nn.Module) -> bool:
+    """Whether a layer's map is that of its weight: a sub-class may override `forward` alone."""
+    kind = type(layer)
+    maps, calls = (
+        next((base for base in kind.__mro__ if name in vars(base)), nn.Module)
+        for name in ("operator", "forward")
+    )
+    return isinstance(layer, LipschitzLayer) and issubclass(maps, calls)
 
 
 def check_sizes(**sizes: object) -> None:

@@ -174,11 +174,12 @@ class LipschitzLinear(LipschitzLayer):
             leading = _leading(weight.mT @ weight)
         image = leading @ self.weight if wide else self.weight @ leading
         with torch.no_grad():
-            sigma = torch.linalg.vector_norm(image, out=self.sigma)
+            sigma = torch.linalg.vector_norm(image)
             unit, usable = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny), sigma < math.inf
             u, v = (leading, unit) if wide else (unit, leading)
-            torch.where(usable, u, self.u, out=self.u)
-            torch.where(usable, v, self.v, out=self.v)
+            self.u.copy_(torch.where(usable, u, self.u))
+            self.v.copy_(torch.where(usable, v, self.v))
+            self.sigma.copy_(sigma)
         return torch.dot(unit, image)
 
     @torch.no_grad()

@@ -339,6 +339,18 @@ def test_averaged_vectors_are_not_taken_for_converged_ones():
     assert averaged.module.certificate() <= 0.9 * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("kind", [LipschitzMLP, SandwichMLP])
+def test_nets_train_side_by_side_by_vmap(kind):
+    nets, x = [kind(3, (8,)) for _ in range(3)], torch.randn(5, 3)
+    parameters, buffers = torch.func.stack_module_state(nets)
+
+    def one(*state: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(nets[0], state, (x,))
+
+    together = torch.func.vmap(one)(parameters, buffers)
+    torch.testing.assert_close(together, torch.stack([net(x) for net in nets]))
+
+
 @pytest.mark.parametrize("name", ["sin", "sandwich", "conv-image"])
 def test_hooks_on_layers_are_refused(name):
     """They would compute the weight from parameters of their own, and do not run."""
@@ -348,6 +360,20 @@ def test_hooks_on_layers_are_refused(name):
     for called in (net, ResFlowTransform(net)):
         with pytest.raises(ValueError, match="hooks on a layer.* do not run: put them on the net"):
             called(x)
+
+
+def test_layers_of_a_sub_class_with_another_forward_are_refused():
+    """Nets do not call their layers: it would not run either."""
+
+    class Halved(LipschitzLinear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.5 * super().forward(x)
+
+    net = LipschitzMLP(3, (8,))
+    net.layers[0] = Halved(3, 8)
+    for called in (net, ResFlowTransform(net)):
+        with pytest.raises(ValueError, match="layer 0: .* other code in its place, do not run"):
+            called(torch.randn(5, 3))
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv"])
