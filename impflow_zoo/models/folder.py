@@ -179,7 +179,9 @@ class ModelFolder:
             raise ConfigError(f"{self.name}: unknown key {reprlib.repr(min(unknown))} in {CONFIG}")
         try:
             kind = model_class(data.get("model"))
-            weights = convert(data.get("weights"), dict[str, str] | None, "weights") or {}
+            weights = convert(data.get("weights"), dict[str, str] | None, "weights")
+            if weights is not None and weights.keys() != {"sha256"}:
+                raise ConfigError(f"'weights' has keys {sorted(weights)}: 'sha256' alone is known")
             certificate = convert(
                 data.get("certificate", ()), tuple[Certificate, ...], "certificate"
             )
@@ -187,7 +189,7 @@ class ModelFolder:
             require_config(kind, config)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {readable(error)}") from None
-        return ConfigFile(kind.__name__, config, weights.get("sha256"), certificate)
+        return ConfigFile(kind.__name__, config, weights and weights["sha256"], certificate)
 
     def weights(self, stated: ConfigFile) -> dict[str, Tensor]:
         """Read the weights after their checksum.

@@ -198,6 +198,8 @@ DAMAGE = {
     "no context": (edit(context_features=0), "context_features=0: at least 1"),
     "columns that do not match": (edit(columns=["a"]), "columns.*one entry for 2 columns"),
     "negative rounding": (edit(rounding=[-1, 0]), "steps of at least 0"),
+    "checksum by another name": (edit(weights={"sha": "0"}), "'weights' has keys .*'sha256' alone"),
+    "no checksum where one is due": (edit(weights={}), "'weights' has keys .*'sha256' alone"),
     "checksum of the wrong type": (edit(weights={"sha256": 5}), "'weights.sha256' is 5: str"),
     "weights of the wrong type": (edit(weights=[1]), r"'weights' is \[1\]"),
     "certificate of the wrong type": (edit(certificate=[{"name": "net", "bound": "1"}]), "bound"),
