@@ -194,6 +194,7 @@ def truncated(
     return Estimate(draws.mean(dim=0), bias, mode="truncated", draws=draws)
 
 
+@torch.no_grad()
 def _bias(
     space: Krylov, value: Tensor, kappa: float | None, features: int, terms: int | None
 ) -> Bias:
@@ -201,8 +202,8 @@ def _bias(
     if not len(value):
         return Bias(0.0, 0.0)
     rtol = 1e-3 * _default_rtol(value.dtype)
-    all_terms = space.log_form(rtol).detach()
-    last = float((all_terms - space.log_form(rtol, dims=space.dims - 1)).detach().abs().mean())
+    all_terms = space.log_form(rtol)
+    last = float((all_terms - space.log_form(rtol, dims=space.dims - 1)).abs().mean())
     # What a dimension changes shrinks as the residuals did on average, or faster.
     ratio = float(((space.residual / space.size) ** (1 / space.dims)).mean())
     tail = last * ratio / (1 - ratio) if ratio < 1 else math.inf

@@ -436,6 +436,26 @@ def test_a_report_changes_no_answer():
     assert torch.equal(block.run(x, report=Report())[1], silent)
 
 
+@pytest.mark.parametrize("mode", ["auto", "truncated"])
+def test_a_report_adds_nothing_to_the_graph(mode):
+    net, x = nn.Linear(80, 80), torch.randn(2, 80)
+    net.weight.data.copy_(-0.9 * torch.eye(80))
+
+    def saved(report):
+        found = []
+
+        def pack(tensor):
+            found.append(tensor)
+            return tensor
+
+        block = ResidualMap(bind(net, None), logdet=LogDet(mode, n_probes=1), report=report)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            block.value_and_logdet(x)
+        return len(found)
+
+    assert saved(Report()) == saved(None)
+
+
 def test_exact_and_jacobian_agree_for_images():
     """The Jacobian of a net on `[B, 1, 3, 3]` is the one of its flat rows."""
     block = build("resflow-user-image")
