@@ -102,7 +102,7 @@ class BoundedNet(nn.Module):
             if watched(layer) or not _is_affine(layer):
                 raise ValueError(
                     f"layer {i}: hooks on a layer, or other code in its place, do not run: "
-                    "put them on the net"
+                    "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
                 )
         return normalised(self.bounded_layers(), training=training)
 

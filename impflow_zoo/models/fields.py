@@ -150,4 +150,6 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     hint, number = "", annotation in (int, float) and isinstance(value, str)
     if number and re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", value, re.IGNORECASE):
         hint = ", without quotes, as 1000 or 1.0e-3"  # YAML reads `1e-3` as text
+    if listed and is_real(value):
+        hint = f", as [{value}]"
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    get_cached_repo_tree,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
@@ -76,7 +81,9 @@ def snapshot(
     name = repo_id if revision is None else f"{repo_id}@{revision}"
     with one_line_errors(name, loading=True):
         unreachable = None
-        if force_download or not (local_files_only or _COMMIT.fullmatch(revision or "")):
+        fixed = _COMMIT.fullmatch(revision or "") is not None
+        cached = fixed and try_to_load_from_cache(repo_id, needed[0], cache_dir, revision)
+        if force_download or not (local_files_only or isinstance(cached, str)):
             try:  # a short try, without the client's patience, tells whether the Hub is there
                 api, branch = HfApi(token=token), revision or "main"
                 api.model_info(repo_id, revision=branch, timeout=HF_HUB_ETAG_TIMEOUT)

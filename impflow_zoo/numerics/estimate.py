@@ -209,6 +209,7 @@ def _bias(
     tail = last * ratio / (1 - ratio) if ratio < 1 else math.inf
     if terms is not None:
         tail += float((all_terms - value).abs().mean())
+        tail = math.inf if math.isnan(tail) else tail  # the series does not converge
         return Bias(tail, truncation_bound(kappa, features, terms))
     bound = 2 * truncation_bound(kappa, features, int(space.dims.amin()))
     if math.isfinite(bound):

@@ -323,7 +323,10 @@ SETTINGS = {
     "unknown": ({"featrues": 2}, "unknown config key 'featrues'; did you mean 'features'"),
     "text": ({"features": "2"}, "config key 'features' is '2': int expected"),
     "fraction": ({"features": 2.0}, "config key 'features' is 2.0: int expected"),
-    "one size": ({"features": 2, "hidden_features": 8}, "'hidden_features' is 8: list expected"),
+    "one size": (
+        {"features": 2, "hidden_features": 8},
+        "'hidden_features' is 8: list .* as \\[8\\]",
+    ),
     "mode": ({"features": 2, "logdet": "exact"}, "'logdet' is 'exact': settings by name"),
     "method": ({"features": 2, "solver": "newton"}, "'solver' is 'newton': settings by name"),
     "seed": ({"features": 2, "seed": 0.5}, "config key 'seed' is 0.5: int expected"),

@@ -210,9 +210,10 @@ def test_no_network(models, tmp_path):
     with client(environment) as process:
         result = process(load, str(tmp_path))
         fails(result, "LocalEntryNotFoundError", REPO, "no connection")
-        output = process(command, "evaluate", REPO)
-    assert (output.code, output.out) == (2, "")
-    assert output.err.count("\n") == 1
+        outputs = [process(command, "evaluate", f"{REPO}{at}") for at in ("", f"@{'a' * 40}")]
+    for output in outputs:
+        assert (output.code, output.out) == (2, "")
+        assert output.err.count("\n") == 1
 
 
 def test_bodies_cut_short_and_changed(hub, online, models, tmp_path):

@@ -105,6 +105,14 @@ def test_the_tail_estimate(kappa):
     assert 0.8 * missing <= tail <= 2 * missing
 
 
+@torch.no_grad()
+def test_the_tail_is_infinite_where_the_series_does_not_converge():
+    net = Linear(-torch.eye(3, dtype=torch.float64))
+    block = ResFlowTransform(net, LogDet("truncated", n_terms=5))
+    (estimate,) = reported(block, torch.randn(1, 3).double()).logdets
+    assert estimate.bias.tail == math.inf
+
+
 def test_the_spread_of_the_probes_is_reported():
     net = Linear(contraction(5, 0.6))
     x = torch.randn(1, 5, dtype=torch.float64)
