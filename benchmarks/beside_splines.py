@@ -33,7 +33,7 @@ from impflow_zoo.registry import zoo_folder
 GUIDE = ROOT / "docs" / "which-net.md"
 PICTURE = ROOT / "docs" / "pictures" / "beside-splines.png"
 FAMILIES = {"impflow": "ImpFlow", "resflow": "ResFlow", "spline": "spline flow"}
-DATA = ("kin8nm", "power-plant", "protein")
+DATA = ("kin8nm", "power-plant", "protein", "bsds300")
 
 
 def step_seconds(models: Mapping[str, FlowModel], repeats: int, *batch: Tensor) -> dict[str, float]:

@@ -57,8 +57,9 @@ def counting(side: Side) -> Iterator[Counts]:
         return by_hand(tape, seeds, **options)
 
     by_hand = Tape.products
+    others = [kind for kind in side.kinds if not hasattr(kind, "bind")]
     patches = [
-        *((kind, "forward", evaluated(kind.forward)) for kind in side.kinds),
+        *((kind, "forward", evaluated(kind.forward)) for kind in others),
         (BoundLayers, "in_graph", evaluated(BoundLayers.in_graph)),
         (FastPerceptron, "record", evaluated(FastPerceptron.record)),
         (FastPerceptron, "value", evaluated(FastPerceptron.value)),

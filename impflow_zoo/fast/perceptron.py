@@ -59,9 +59,10 @@ class FastPerceptron(BoundLayers):
         if differentiable:
             return super().linearize(x, differentiable=True)
         with torch.no_grad():
-            return self._record(x)
+            return self.record(x)
 
-    def _record(self, x: Tensor) -> Tape:
+    def record(self, x: Tensor) -> Tape:
+        """Evaluate the net, and keep what products with its Jacobian need."""
         sizes = [len(weight) for weight in self.weights]
         values, slopes = ([x.new_empty(len(x), n) for n in sizes[:-1]] for _ in range(2))
         kept = [torch.empty_like(value) for value in values] if self.function.keeps else []
