@@ -76,14 +76,9 @@ class CayleyLayer(LipschitzLayer):
 
     @property
     def goes_by_settled(self) -> bool:
-        return self._is_plain() and not torch.is_grad_enabled()
-
-    def _is_plain(self) -> bool:
         # Gradients and tangents flow through the transform, whatever stands in the weight's place.
-        return isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
-
-    def _free(self) -> Tensor:
-        return self.weight / (self.weight.abs().amax() / _LARGEST).clamp(min=1)
+        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
+        return plain and not torch.is_grad_enabled()
 
     def attained(self) -> Tensor:
         """The length of the kept pair: that of an average of pairs is shorter."""
@@ -91,17 +86,14 @@ class CayleyLayer(LipschitzLayer):
 
     def in_use(self, norm: Tensor | None) -> Tensor:
         """The pair, side by side."""
-        if norm is not None:
-            return self.kept
-        transform = _Cayley.apply if self._is_plain() else _cayley
-        return cast(Tensor, transform(self._free())[0])
+        return _cayley(self.weight) if norm is None else self.kept
 
     def iterate(self) -> None:
         """Nothing here is found by iteration."""
 
     @torch.no_grad()
     def converge(self) -> None:
-        self.kept.copy_(_cayley(self._free())[0])
+        self.kept.copy_(_cayley(self.weight))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -113,43 +105,15 @@ class CayleyLayer(LipschitzLayer):
         return f"{len(self.weight) - size}, {size}"
 
 
-def _cayley(free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`[A B] = [2 Z - I, -2 Z V^T] / s` of `[S; V]`, `Z = (I + S - S^T + V^T V)^-T`, and `s`."""
+def _cayley(free: Tensor) -> Tensor:
+    """`[A B] = [2 Z - I, -2 Z V^T]` of `[S; V]`, with `Z = (I + S - S^T + V^T V)^-T`."""
+    free = free / (free.abs().amax() / _LARGEST).clamp(min=1)
     square, rest = free.split((free.shape[1], free.shape[0] - free.shape[1]))
     identity = torch.eye(len(square), dtype=free.dtype, device=free.device)
     inverse = torch.linalg.inv_ex(identity + square - square.mT + rest.mT @ rest)[0].mT
     pair = torch.cat((2 * inverse - identity, -2 * inverse @ rest.mT), dim=1)
     fixed = pair.detach()
-    divisor = (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
-    return pair / divisor, inverse, divisor
-
-
-class _Cayley(torch.autograd.Function):
-    """`_cayley` as one node of the graph: a tenth less time for the transforms of a step."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _cayley(free)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
-        free, inverse, divisor = ctx.saved_tensors
-        with torch.autocast(free.device.type, enabled=False):
-            if torch.is_grad_enabled():  # the inverse has no graph
-                return torch.autograd.grad(_cayley(free)[0], free, grad, create_graph=True)[0]
-            size = len(inverse)
-            rest, grad = free[size:], grad * (2 / divisor)
-            along, across = grad[:, :size], grad[:, size:]
-            square = inverse @ (along - across @ rest).mT @ inverse
-            below = -across.mT @ inverse - rest @ (square + square.mT)
-            return torch.cat((square.mT - square, below))
+    return pair / (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
 
 
 class SandwichMLP(Perceptron):

@@ -442,30 +442,6 @@ def test_blocks_of_sandwich_nets_stand_in_zuko():
     assert flow(context).log_prob(x).shape == (7, 4)
 
 
-@pytest.mark.parametrize("sizes", [(4, 5), (140, 30)])  # the larger one is inverted by blocks
-def test_the_derivative_of_a_training_step_is_that_of_the_operations(sizes):
-    out_features, in_features = sizes
-    layer = CayleyLayer(in_features, out_features).double()
-    layer.weight.data.mul_(0.5)
-    weights = torch.randn(out_features, sum(sizes), dtype=torch.float64)
-
-    def operations(free: torch.Tensor) -> torch.Tensor:
-        square, rest = free[:out_features], free[out_features:]
-        identity = torch.eye(out_features, dtype=free.dtype)
-        inverse = torch.linalg.inv(identity + square - square.T + rest.T @ rest).T
-        return (weights * torch.cat((2 * inverse - identity, -2 * inverse @ rest.T), dim=1)).sum()
-
-    def derivatives(value: torch.Tensor) -> list[torch.Tensor]:
-        first = torch.autograd.grad(value, layer.weight, create_graph=True)[0]
-        return [first, *torch.autograd.grad((first * along).sum(), layer.weight)]
-
-    along = torch.randn_like(layer.weight)
-    found = derivatives((weights * layer.normalised_weight()).sum())
-    torch.testing.assert_close(found, derivatives(operations(layer.weight)))
-    once = torch.autograd.grad((weights * layer.normalised_weight()).sum(), layer.weight)[0]
-    torch.testing.assert_close(once, found[0])
-
-
 def test_large_free_matrices_are_scaled_as_a_whole_and_infinite_ones_show():
     layer = CayleyLayer(3, 4).double().eval()
     with torch.no_grad():
