@@ -17,6 +17,7 @@ from tqdm import tqdm
 from impflow_zoo.data import DataError
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
+from impflow_zoo.transforms.labels import LabelError
 
 __all__ = ["in_one_line"]
 
@@ -38,7 +39,7 @@ def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_warn, name)
             yield
-    except (ModelError, DataError, *NUMERICAL_ERRORS, *_OUTSIDE) as error:
+    except (ModelError, DataError, LabelError, *NUMERICAL_ERRORS, *_OUTSIDE) as error:
         _fail(name, error)
     except (MemoryError, RuntimeError) as error:
         known = any(sign in str(error) for sign in _OUT_OF_MEMORY)

@@ -11,7 +11,11 @@ from torch.nn import functional
 
 from impflow_zoo.transforms.context import StandardisedContext
 
-__all__ = ["OneHotContext", "PerLabel"]
+__all__ = ["LabelError", "OneHotContext", "PerLabel"]
+
+
+class LabelError(ValueError):
+    """A context is none of the labels."""
 
 
 class OneHotContext(StandardisedContext):
@@ -34,7 +38,7 @@ class OneHotContext(StandardisedContext):
         wrong = (labels != context[:, 0]) | (labels < 0) | (labels > last)
         if bool(wrong.any()):
             label = float(context[wrong][0, 0])
-            raise ValueError(f"{label:g} is no label: a whole number from 0 to {last} is needed")
+            raise LabelError(f"{label:g} is no label: a whole number from 0 to {last} is needed")
         return functional.one_hot(labels, self.classes).to(context.dtype)
 
     def like(self, noise: Tensor) -> Tensor:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.command_line import command as command_line
 from support.image_models import draw, make
 from support.image_sets import image_set, pictures
 from support.small_models import write_image_recipe
-from typer.testing import CliRunner
 
 from impflow_zoo import ImageConfig, create_model, evaluate, training
-from impflow_zoo.cli import app
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import reconstruct
 from impflow_zoo.models.fields import ConfigError
@@ -63,13 +62,14 @@ def test_a_recipe_reads_labels_trains_scores_and_samples(tmp_path):
     assert (result.n, result.metric, result.predictive) == (count, "bits_per_dim", ())
     assert reconstruct(model, data, "test", n=4).largest_error == 0
     out = tmp_path / "two.png"
-    command = ["sample", str(tmp_path / "run"), "-n", "4", "--given", "label=2", "--out", str(out)]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
+    arguments = ["sample", tmp_path / "run", "-n", "4", "--given", "label=2", "--out", out]
+    assert command_line(*arguments).code == 0
+    refused = command_line(*arguments[:5], "label=11", *arguments[6:])
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "11 is no label: a whole number from 0 to" in refused.err
     picture = tmp_path / "rows.png"
-    command = ["evaluate", str(tmp_path / "run"), "--dataset", data, "--picture", str(picture)]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
+    arguments = ["evaluate", tmp_path / "run", "--dataset", data, "--picture", picture]
+    assert command_line(*arguments).code == 0
     assert out.is_file()
     assert picture.is_file()
 

@@ -47,7 +47,7 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6590,
+    "outer lines": 6591,
     "lines": 7436,
     "public names": 112,
     "numeric constants": 13,
