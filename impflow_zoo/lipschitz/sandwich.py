@@ -21,7 +21,7 @@ from impflow_zoo.lipschitz.perceptron import Perceptron
 
 __all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
 
-_LARGEST = 30.0  # entry of a free matrix, which is scaled to it: beyond, float32 loses its digits
+_LARGEST = 30.0  # free matrices are scaled down to it: with larger entries float32 loses digits
 
 
 def _is_monotone(name: str) -> bool:
