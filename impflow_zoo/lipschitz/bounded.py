@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import folded, watched
 from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
-from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised, scaled_affine
+from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of
 from impflow_zoo.numerics.settings import is_real, is_whole
-
-Scale = Tensor | float
 
 
 class BoundedNet(nn.Module):
@@ -91,8 +89,8 @@ class BoundedNet(nn.Module):
         """The layers."""
         return cast(list[LipschitzLayer], list(self.layers))
 
-    def normalised_weights(self, *, training: bool | None = None) -> list[Tensor]:
-        """The weights in use of the layers; `training` as in `normalised`.
+    def norms(self, *, training: bool | None = None) -> list[Tensor]:
+        """What the weights in use are made of; `training` as in `norms_of`.
 
         Raises:
             ValueError: for hooks of a layer (`torch.nn.utils.prune`), or other code in its place,
@@ -104,40 +102,47 @@ class BoundedNet(nn.Module):
                     f"layer {i}: hooks on a layer, or other code in its place, do not run: "
                     "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
                 )
-        return normalised(self.bounded_layers(), training=training)
+        return norms_of(self.bounded_layers(), training=training)
+
+    def weight_in_use(self, norms: Sequence[Tensor], i: int, scale: Scale) -> Tensor:
+        """The weight of layer `i`, times a scale."""
+        return self.bounded_layers()[i].in_use(norms[i], scale)
 
     def folded(self, i: int) -> tuple[Function, Scale, Scale]:
         """Activation `i` as a function, and what stands before and after it."""
         return folded(self.activations[i])
 
     def affine(
-        self, weights: Sequence[Tensor], i: int, before: Scale, after: Scale
+        self, norms: Sequence[Tensor], i: int, before: Scale, after: Scale
     ) -> tuple[Tensor, Tensor]:
         """Weight and bias of `after * layer_i(before * x)`.
 
         Arguments:
-            weights: the normalised weights of all layers.
+            norms: of all layers.
             i: number of the layer.
             before: a scalar, or a factor for each column.
             after: a scalar, or a factor for each row.
         """
-        return scaled_affine(weights[i], self.bounded_layers()[i].bias, before, after)
+        bias = self.bounded_layers()[i].bias
+        rows = after.view(-1, 1) if isinstance(after, Tensor) else after
+        whole = not isinstance(after, Tensor) and after == 1  # no operator for nothing
+        return self.weight_in_use(norms, i, rows * before), bias if whole else bias * after
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
         """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
         return None
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
-        """The net at a context, its weights normalised once; `training` as in `normalised`."""
+        """The net at a context, its weights normalised once; `training` as in `norms_of`."""
         first, scale = None, cast(Scale, 1.0)
         if self.first is not None:
             function, before, scale = folded(self.first)
             first = (function, before)
-        normal, mixing = self.normalised_weights(training=training), self.mixing()
+        norms, mixing = self.norms(training=training), self.mixing()
         functions, weights, biases = [], [], []
         for i in range(len(self.activations)):
             function, before, after = self.folded(i)
-            weight, bias = self.affine(normal, i, scale, before)
+            weight, bias = self.affine(norms, i, scale, before)
             added = self.added(i, context)
             functions.append(function)
             weights.append(weight)
@@ -146,7 +151,7 @@ class BoundedNet(nn.Module):
                 scale = after
             else:
                 mixing[i] = mixing[i][0], mixing[i][1] * after
-        weight, bias = self.affine(normal, len(self.layers) - 1, scale, 1.0)
+        weight, bias = self.affine(norms, len(self.layers) - 1, scale, 1.0)
         return BoundLayers(
             self.shape, functions, (*weights, weight), (*biases, bias), first, mixing
         )

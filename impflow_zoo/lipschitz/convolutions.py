@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from impflow_zoo.lipschitz.convolution_bound import convolution_norm_bound
-from impflow_zoo.lipschitz.norms import LipschitzLayer, normalised
+from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale
 
 __all__ = ["LipschitzConv2d"]
 
@@ -87,9 +87,9 @@ class LipschitzConv2d(LipschitzLayer):
         # `conv_transpose2d` is the same, in up to eight times the time.
         return conv2d_input(size, weight, image, padding=self.padding).flatten()
 
-    def in_use(self, norm: Tensor | None) -> Tensor:
+    def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.
-        return super().in_use(norm).contiguous(memory_format=torch.channels_last)
+        return super().in_use(norm, scale).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def converge(self) -> None:
@@ -111,7 +111,7 @@ class LipschitzConv2d(LipschitzLayer):
             if bool(self._length(residual) <= limit * sigma**2) and bool(attained):
                 break
             self._improve(min(_STEPS << i, largest))
-        self._note_norm()
+        self.sigma.copy_(self.attained())
 
     @torch.no_grad()
     def iterate(self) -> Tensor | None:
@@ -170,7 +170,7 @@ class LipschitzConv2d(LipschitzLayer):
     @torch.no_grad()
     def norm_bound(self) -> float:
         """An upper bound of the norm in float64, by `convolution_norm_bound`."""
-        weight = normalised([self], training=False)[0].double()
+        weight = self.normalised_weight(training=False).double()
         pair = partial(self.operator, weight), partial(self.adjoint, weight)
         if len(self.u) < len(self.v):
             pair = pair[::-1]

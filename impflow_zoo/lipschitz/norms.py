@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,15 @@ from impflow_zoo.numerics.modes import without_autocast
 
 __all__ = ["LipschitzLayer", "LipschitzLinear", "refresh_norms"]
 
+Scale = Tensor | float
+
 
 class LipschitzLayer(nn.Module):
     """A layer with `W / max(1, |W| / coefficient)` in place of its weight `W`.
 
     The norm of the operator is found by iteration, from below: in training mode whenever the
-    weight is normalised; in evaluation mode the vectors `u, v` are brought to convergence once for
-    a weight, and again when any entry of it has changed.
+    weight is normalised; in evaluation mode the vectors `u, v` are brought to convergence once, and
+    again when any entry of the weight or of a vector has changed.
     Vectors that attain the norm already stay as they are, so that a loaded layer is bit-equal to
     the saved one.
     Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
@@ -33,8 +35,7 @@ class LipschitzLayer(nn.Module):
     u: Tensor
     v: Tensor
     sigma: Tensor
-    settled: Tensor  # the weight that the vectors have converged for; not saved
-    settled_norm: Tensor  # and the norm that they attain; not saved
+    settled: Tensor | None = None  # what `state` was when the vectors converged
     coefficient: float
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
@@ -57,12 +58,20 @@ class LipschitzLayer(nn.Module):
         """An upper bound of the norm of the normalised operator that can be trusted."""
         raise NotImplementedError(f"{type(self).__name__} has to define its bound")
 
+    def state(self) -> tuple[Tensor, ...]:
+        """What `converge` depends on and brings about; nothing if evaluation goes without it."""
+        return self.weight, self.u, self.v
+
     @torch.no_grad()
     def settle(self) -> None:
         """Bring the vectors to convergence and remember for which weight that was."""
         self.converge()
-        self.settled.copy_(self.weight)
-        self.settled_norm.copy_(self.attained())
+        self.settled = torch.cat([t.flatten() for t in self.state()])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.settled = None  # vectors in another type have not converged for the weight in it
+        return self
 
     def _start(self, plain: nn.Linear | nn.Conv2d, coefficient: float, pixels: int) -> None:
         """Take weight and bias of a layer of torch, and make vectors of zeros."""
@@ -73,18 +82,6 @@ class LipschitzLayer(nn.Module):
         self.register_buffer("u", torch.zeros(outputs * pixels))
         self.register_buffer("v", torch.zeros(inputs * pixels))
         self.register_buffer("sigma", torch.zeros(()))
-        self._start_unsettled()
-
-    def _start_unsettled(self) -> None:
-        """Make the buffers that say what the vectors have converged for: nothing yet."""
-        never = torch.full_like(self.weight.detach(), math.nan)
-        self.register_buffer("settled", never, persistent=False)
-        self.register_buffer("settled_norm", never.new_full((), math.nan), persistent=False)
-
-    @property
-    def goes_by_settled(self) -> bool:
-        """Whether evaluation uses what was found for the weight before."""
-        return True
 
     def attained(self) -> Tensor:
         """`u . W v`, differentiable in `W`."""
@@ -93,32 +90,19 @@ class LipschitzLayer(nn.Module):
             u, v = u.clone(), v.clone()
         return torch.dot(u, self.operator(self.weight, v))
 
-    def in_use(self, norm: Tensor | None) -> Tensor:
-        """The weight shrunk to the coefficient, where its norm exceeds that.
-
-        Arguments:
-            norm: what the vectors attain, if it is known.
-        """
-        norm = self.attained() if norm is None else norm
-        return self.weight / (norm / self.coefficient).clamp(min=1)
-
-    def _note_norm(self) -> None:
-        """Let `sigma` be the norm that converged vectors attain; rounding does not change it."""
-        norm = torch.dot(self.u, self.operator(self.weight, self.v))
-        if not _equal_but_for_rounding(norm, self.sigma):
-            self.sigma.copy_(norm)
+    def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
+        """The weight shrunk to the coefficient where its norm exceeds that, times a scale."""
+        number = 1.0 if isinstance(scale, Tensor) else scale
+        weight = self.weight / (norm.clamp(min=self.coefficient) / (self.coefficient * number))
+        return weight * scale if isinstance(scale, Tensor) else weight
 
     def extra_repr(self) -> str:
         return f"weight: {tuple(self.weight.shape)}"
 
-    def normalised_weight(self) -> Tensor:
-        """The weight in use, with the shape of `weight`."""
-        return normalised([self])[0]
-
-
-def _equal_but_for_rounding(one: Tensor, other: Tensor) -> bool:
-    """Whether a norm is another one, up to the rounding of one product."""
-    return bool((one - other).abs() <= 16 * torch.finfo(one.dtype).eps * one)
+    def normalised_weight(self, *, training: bool | None = None) -> Tensor:
+        """The weight in use, with the shape of `weight`; `training` as in `norms_of`."""
+        with without_autocast(self):
+            return self.in_use(norms_of([self], training=training)[0])
 
 
 class LipschitzLinear(LipschitzLayer):
@@ -156,11 +140,11 @@ class LipschitzLinear(LipschitzLayer):
     def converge(self) -> None:
         if bool(self.weight.isfinite().all()):
             u, s, vh = torch.linalg.svd(self.weight, full_matrices=False)
-            attained = torch.dot(self.u, self.weight @ self.v)
-            if not (bool(attained >= s[0]) or _equal_but_for_rounding(s[0], attained)):
+            rounding = 16 * torch.finfo(s.dtype).eps
+            if not bool(self.attained() >= (1 - rounding) * s[0]):
                 self.u.copy_(u[:, 0])
                 self.v.copy_(vh[0])
-            self._note_norm()
+            self.sigma.copy_(self.attained())
 
     def iterate(self) -> Tensor | None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
@@ -175,18 +159,17 @@ class LipschitzLinear(LipschitzLayer):
         image = leading @ self.weight if wide else self.weight @ leading
         with torch.no_grad():
             sigma = torch.linalg.vector_norm(image)
-            unit, usable = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny), sigma < math.inf
-            u, v = (leading, unit) if wide else (unit, leading)
-            self.u.copy_(torch.where(usable, u, self.u))
-            self.v.copy_(torch.where(usable, v, self.v))
+            unit = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)
+            self.u.copy_(leading if wide else unit)
+            self.v.copy_(unit if wide else leading)
             self.sigma.copy_(sigma)
         return torch.dot(unit, image)
 
     @torch.no_grad()
     def norm_bound(self) -> float:
         """The spectral norm, by singular values in float64, rounding included."""
-        (weight,) = normalised([self], training=False)
-        return float(torch.linalg.matrix_norm(weight.double(), 2)) * (1 + 1e-12)
+        weight = self.normalised_weight(training=False).double()
+        return float(torch.linalg.matrix_norm(weight, 2)) * (1 + 1e-12)
 
 
 def _leading(power: Tensor) -> Tensor:
@@ -206,69 +189,37 @@ def _unit(v: Tensor) -> Tensor:
     return v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny)
 
 
-def scaled_affine(
-    weight: Tensor, bias: Tensor, before: Tensor | float, after: Tensor | float
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias of `after * (W (before * x) + b)`.
+def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Tensor]:
+    """What `in_use` of some layers takes, in their own types, autocast or not.
 
-    Scales are scalars, or vectors where the weight is a matrix.
-    """
-    if not isinstance(after, Tensor) and after == 1:  # no operator for nothing
-        return weight * before, bias
-    rows = after.view(-1, 1) if isinstance(after, Tensor) else after
-    return weight * (rows * before), bias * after
-
-
-def normalised(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Tensor]:
-    """The weights in use of some layers, in their own types, autocast or not.
-
-    In evaluation mode the host waits once for all layers, to see whether any weight has changed.
+    In evaluation mode the host waits once for all layers, to see whether anything has changed.
 
     Arguments:
         layers: the layers.
         training: iterate, or not; None is what the mode of each layer says.
     """
     with without_autocast(*layers):
-        evaluated, iterated = [], {}
-        for layer in layers:
-            if layer.training if training is None else training:
-                iterated[layer] = layer.iterate()
-            elif layer.goes_by_settled:
-                evaluated.append(layer)
-                if layer.settled.device != layer.weight.device:  # assigned to a layer on "meta"
-                    with torch.inference_mode(mode=False):
-                        layer._start_unsettled()
-        with torch.no_grad():
-            norms = {layer: layer.attained() for layer in evaluated}
-            for layer in _unsettled(norms):
-                layer.settle()
-                norms[layer] = layer.attained()
-        if torch.is_grad_enabled():  # saves as much when torch.utils.checkpoint comes again
-            norms = {}
-        return [layer.in_use({**norms, **iterated}.get(layer)) for layer in layers]
+        iterated = {
+            layer: layer.iterate()
+            for layer in layers
+            if (layer.training if training is None else training)
+        }
+        _settle([layer for layer in layers if layer not in iterated])
+        norms = ((layer, iterated.get(layer)) for layer in layers)
+        return [layer.attained() if norm is None else norm for layer, norm in norms]
 
 
 @torch.no_grad()
-def _unsettled(norms: Mapping[LipschitzLayer, Tensor]) -> list[LipschitzLayer]:
-    """Layers to settle: the weight has changed, or the vectors no longer attain the recorded norm.
-
-    Vectors may have been loaded or averaged.
-
-    Arguments:
-        norms: what their vectors attain.
-    """
-    then = [t.flatten() for layer in norms for t in (layer.settled, layer.settled_norm)]
-    now = [t.flatten() for layer, norm in norms.items() for t in (layer.weight, norm)]
-    if not norms or torch.equal(torch.cat(now), torch.cat(then)):
-        return []
-    return [
-        layer
-        for layer, norm in norms.items()
-        if not (
-            _equal_but_for_rounding(norm, layer.settled_norm)
-            and torch.equal(layer.weight, layer.settled)
-        )
-    ]
+def _settle(layers: Sequence[LipschitzLayer]) -> None:
+    """Settle the layers whose weight or vectors are others than when they were settled last."""
+    states = {layer: state for layer in layers if (state := layer.state())}
+    known = [layer.settled for layer in states if layer.settled is not None]
+    now = [t.flatten() for state in states.values() for t in state]
+    if now and not (len(known) == len(states) and torch.equal(torch.cat(now), torch.cat(known))):
+        for layer, state in states.items():
+            own = torch.cat([t.flatten() for t in state])
+            if layer.settled is None or not torch.equal(own, layer.settled):
+                layer.settle()
 
 
 def refresh_norms(module: nn.Module) -> None:

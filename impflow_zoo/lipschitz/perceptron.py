@@ -10,9 +10,9 @@ from torch import nn
 
 from impflow_zoo.lipschitz.activations import expansion, make_activation, slopes, watched
 from impflow_zoo.lipschitz.bound_layers import Function
-from impflow_zoo.lipschitz.bounded import BoundedNet, Scale, check_sizes
+from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
 from impflow_zoo.lipschitz.lipsdp import AffineMaps
-from impflow_zoo.lipschitz.norms import LipschitzLinear
+from impflow_zoo.lipschitz.norms import LipschitzLinear, Scale
 from impflow_zoo.numerics.settings import is_real
 
 __all__ = ["LipschitzMLP"]

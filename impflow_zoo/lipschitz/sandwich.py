@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from impflow_zoo.lipschitz.activations import (
     slopes,
 )
 from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.norms import LipschitzLayer, scaled_affine
+from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale
 from impflow_zoo.lipschitz.perceptron import Perceptron
+from impflow_zoo.numerics.modes import recording
 
 __all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
 
@@ -49,7 +50,7 @@ class CayleyLayer(LipschitzLayer):
         out_features: rows of `A` and `B`, and columns of `A`.
     """
 
-    kept: Tensor  # the pair of the settled weight; not saved
+    kept: Tensor  # the pair of the settled weight
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -58,12 +59,6 @@ class CayleyLayer(LipschitzLayer):
         nn.init.xavier_normal_(self.weight)
         bound = 1 / math.sqrt(in_features)
         nn.init.uniform_(self.bias, -bound, bound)
-        self._start_unsettled()
-
-    def _start_unsettled(self) -> None:
-        super()._start_unsettled()
-        pair = self.weight.detach().new_zeros(self.weight.shape[::-1])
-        self.register_buffer("kept", pair, persistent=False)
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
@@ -74,31 +69,25 @@ class CayleyLayer(LipschitzLayer):
         size = len(self.bias)
         return both[:, :size], both[:, size:]
 
-    @property
-    def goes_by_settled(self) -> bool:
+    def state(self) -> tuple[Tensor, ...]:
         # Gradients and tangents flow through the transform, whatever stands in the weight's place.
         plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
-        return plain and not torch.is_grad_enabled()
+        return (self.weight,) if plain and not torch.is_grad_enabled() else ()
+
+    def iterate(self) -> Tensor:
+        """The pair: nothing here is found by iteration."""
+        return _cayley(self.weight)
 
     def attained(self) -> Tensor:
-        """The length of the kept pair: that of an average of pairs is shorter."""
-        return torch.linalg.vector_norm(self.kept)
-
-    def in_use(self, norm: Tensor | None) -> Tensor:
         """The pair, side by side."""
-        return _cayley(self.weight) if norm is None else self.kept
+        return self.kept if self.state() else _cayley(self.weight)
 
-    def iterate(self) -> None:
-        """Nothing here is found by iteration."""
+    def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
+        return norm * scale
 
-    @torch.no_grad()
     def converge(self) -> None:
-        self.kept.copy_(_cayley(self.weight))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self.settled.fill_(math.nan)  # a pair in another type is not that of the weight in it
-        return self
+        with recording(mode=False):  # enters graphs of linearizations later
+            self.kept = _cayley(self.weight)
 
     def extra_repr(self) -> str:
         size = len(self.bias)
@@ -178,16 +167,13 @@ class SandwichMLP(Perceptron):
         widths = [features, *self.hidden_features, features]
         self.layers = nn.ModuleList(CayleyLayer(n, m) for n, m in itertools.pairwise(widths))
 
-    def affine(
-        self, weights: Sequence[Tensor], i: int, before: Tensor | float, after: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
+    def weight_in_use(self, norms: Sequence[Tensor], i: int, scale: Scale) -> Tensor:
         layers = cast(list[CayleyLayer], self.layers)
         i %= len(layers)
-        weight, ends = layers[i].parts(weights[i])[1], (i == 0) + (i == len(layers) - 1)
+        weight, ends = layers[i].parts(norms[i])[1], (i == 0) + (i == len(layers) - 1)
         if i:
-            weight = weight @ layers[i - 1].parts(weights[i - 1])[0].mT
-        factor = 2 * (self.lipschitz / 2) ** (ends / 2)
-        return scaled_affine(weight, layers[i].bias, factor * before, after)
+            weight = weight @ layers[i - 1].parts(norms[i - 1])[0].mT
+        return weight * (2 * (self.lipschitz / 2) ** (ends / 2) * scale)
 
     @torch.no_grad()
     def certificate(self) -> float | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear
+from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear, Scale
 
 __all__ = ["PublishedConv2d", "PublishedLinear", "Space", "spaces"]
 
@@ -65,16 +65,16 @@ class PublishedLayer(LipschitzLayer):
         """Whether the norm needs no power vectors."""
         return self.space[0] == 1 or self.space in ((2, math.inf), (math.inf, math.inf))
 
-    goes_by_settled = False
+    def state(self) -> tuple[Tensor, ...]:
+        return ()
 
-    def in_use(self, norm: Tensor | None) -> Tensor:
+    def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
         if self.has_closed_form:
-            return self.weight / (self._slices() / self.coefficient).clamp(min=1)
-        # The published code divides by a number in float32, whatever the type of the weight.
-        factor = (self.attained() / self.coefficient).float().to(self.weight.dtype)
-        weight = self.weight / factor.clamp(min=1)
-        images = weight.dim() == 4
-        return weight.contiguous(memory_format=torch.channels_last) if images else weight
+            factor = self._slices() / self.coefficient
+        else:  # the published code divides by a number in float32, whatever the type of the weight
+            factor = (norm / self.coefficient).float().to(self.weight.dtype)
+        weight = self.weight / factor.clamp(min=1) * scale
+        return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
 
     def iterate(self) -> Tensor | None:
         if self.space == (2, 2):
