@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from impflow_zoo.fast.narrow import convolve_narrow, is_narrow, narrow_weight_gradient
 from impflow_zoo.lipschitz.activations import both_silu
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
 
@@ -39,11 +38,7 @@ class FastConvolutions(BoundLayers):
         self.wanted = Wanted()
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = weight.shape[-1] // 2
-        if torch.is_grad_enabled():
-            found: Tensor = _Convolution.apply(x, weight, bias, padding, self.wanted)
-            return found
-        return _convolve(x, weight, bias, padding)
+        return _apply(x, weight, bias, None, self.wanted)
 
     def apply(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
@@ -61,58 +56,88 @@ class FastConvolutions(BoundLayers):
             self.wanted.weights = True
 
 
+def _apply(
+    x: Tensor, weight: Tensor, bias: Tensor | None, like: Tensor | None, wanted: Wanted
+) -> Tensor:
+    """A convolution, or its adjoint, with a node where gradients are recorded.
+
+    The adjoint takes shape and memory format of its result from the images `like`.
+    """
+    if torch.is_grad_enabled():
+        found: Tensor = _Convolution.apply(x, weight, bias, like, wanted)
+        return found
+    return _convolve(x, weight, bias) if like is None else _convolve_back(x, weight, like)
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, padding: int, wanted: Wanted
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        like: Tensor | None,
+        wanted: Wanted,
     ) -> Tensor:
-        ctx.padding, ctx.wanted = padding, wanted
+        ctx.adjoint, ctx.wanted = like is not None, wanted
         ctx.save_for_backward(x, weight)
-        ctx.set_materialize_grads(False)
-        return _convolve(x, weight, bias, padding)
+        return _apply(x, weight, bias, like, wanted)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        if grad is None:
-            return None, None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
         if wants_x:
-            grad_x = _adjoint(grad, weight, x.detach(), ctx.padding, ctx.wanted)
+            like = None if ctx.adjoint else x.detach()
+            grad_x = _apply(grad, weight, None, like, ctx.wanted)
         if wants_weight and ctx.wanted.weights:
-            grad_weight = _weight_gradient(grad, x, weight, ctx.padding)
+            out, images = (x, grad) if ctx.adjoint else (grad, x)
+            grad_weight = _weight_gradient(out, images, weight)
         if wants_bias and ctx.wanted.weights:
             grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_bias, None, None
 
 
-class _Adjoint(torch.autograd.Function):
-    """The adjoint of the convolution in its images: from `[B, out, H, W]` to `[B, in, H, W]`.
+def is_narrow(x: Tensor, weight: Tensor, channels: int) -> bool:
+    """Whether one matrix product for all positions of the kernel is faster than the library.
 
-    torch asks for images to take shape and memory format from: `like`.
+    Libraries compute output channels in groups of 16, most of which would be padding here.
     """
+    return channels <= 6 and weight.shape[-1] > 1 and x.device.type == "cpu"
 
-    @staticmethod
-    def forward(
-        ctx: Any, y: Tensor, weight: Tensor, like: Tensor, padding: int, wanted: Wanted
-    ) -> Tensor:
-        ctx.padding, ctx.wanted = padding, wanted
-        ctx.save_for_backward(y, weight)
-        return _convolve_back(y, weight, like, padding)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, weight = ctx.saved_tensors
-        grad_y = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            if torch.is_grad_enabled():
-                grad_y = _Convolution.apply(grad, weight, None, ctx.padding, ctx.wanted)
-            else:
-                grad_y = _convolve(grad, weight, None, ctx.padding)
-        if ctx.needs_input_grad[1] and ctx.wanted.weights:
-            grad_weight = _weight_gradient(y, grad, weight, ctx.padding)
-        return grad_y, grad_weight, None, None, None
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out, inner, k, _ = weight.shape
+    if not is_narrow(x, weight, out):
+        return functional.conv2d(x, weight, bias, padding=k // 2)
+    taps = weight.flip(2, 3).permute(0, 2, 3, 1).reshape(-1, inner)
+    value = functional.fold(taps @ x.flatten(2), x.shape[2:], k, padding=k // 2)
+    return value if bias is None else value.add_(bias[:, None, None])
+
+
+def _convolve_back(y: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+    if is_narrow(y, weight, weight.shape[1]):
+        return _convolve(y, weight.flip(2, 3).transpose(0, 1), None)
+    return _backward(y, like, weight, [True, False, False])[0]
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    out, inner, k, _ = weight.shape
+    if not is_narrow(x, weight, out):
+        return _backward(grad, x, weight, [False, True, False])[1]
+    taps = functional.unfold(grad, k, padding=k // 2) @ x.flatten(2).mT
+    return taps.sum(0).view(out, k, k, inner).permute(0, 3, 1, 2).flip(2, 3)
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of images, weight and bias, those that the mask asks for."""
+    out, padding, transposed = [weight.shape[0]], [weight.shape[-1] // 2] * 2, False
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, out, [1, 1], padding, [1, 1], transposed, [0, 0], 1, mask
+    )
 
 
 class _Silu(torch.autograd.Function):
@@ -132,62 +157,23 @@ class _Slope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(t, x)
-        return torch.ops.aten.silu_backward(t, x)
+        return _slope(t, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         t, x = ctx.saved_tensors
         wants_t, wants_x = ctx.needs_input_grad
-        return (
-            _slope(grad, x) if wants_t else None,
-            _curvature(grad, t, x) if wants_x else None,
-        )
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    if not is_narrow(x, weight.shape[0], weight.shape[-1], padding):
-        return functional.conv2d(x, weight, bias, padding=padding)
-    value = convolve_narrow(x, weight)
-    return value if bias is None else value.add_(bias[:, None, None])
-
-
-def _adjoint(y: Tensor, weight: Tensor, like: Tensor, padding: int, wanted: Wanted) -> Tensor:
-    """`_Adjoint`, with a node where gradients are recorded."""
-    if not torch.is_grad_enabled():
-        return _convolve_back(y, weight, like, padding)
-    return _Adjoint.apply(y, weight, like, padding, wanted)
-
-
-def _convolve_back(y: Tensor, weight: Tensor, like: Tensor, padding: int) -> Tensor:
-    if is_narrow(y, weight.shape[1], weight.shape[-1], padding):
-        return convolve_narrow(y, weight.flip(2, 3).transpose(0, 1))
-    return _backward(y, like, weight, padding, [True, False, False])[0]
-
-
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    if is_narrow(x, grad.shape[1], weight.shape[-1], padding):
-        return narrow_weight_gradient(grad, x, weight.shape[-1])
-    return _backward(grad, x, weight, padding, [False, True, False])[1]
-
-
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, padding: int, mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of images, weight and bias, those that the mask asks for."""
-    out, transposed = [weight.shape[0]], False
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, out, [1, 1], [padding] * 2, [1, 1], transposed, [0, 0], 1, mask
-    )
+        grad_x = None
+        if wants_x:  # silu'' = s (1 - s) (2 + x - 2 x s) for the sigmoid s
+            s = torch.sigmoid(x)
+            slope = torch.ops.aten.sigmoid_backward(grad * t, s)
+            grad_x = slope * torch.addcmul(x + 2, x, s, value=-2)
+        return _slope(grad, x) if wants_t else None, grad_x
 
 
 def _slope(t: Tensor, x: Tensor) -> Tensor:
     """`_Slope`, with a node where gradients are recorded."""
-    if not torch.is_grad_enabled():
-        return torch.ops.aten.silu_backward(t, x)
-    return _Slope.apply(t, x)
-
-
-def _curvature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """`a b silu''(x)`, with `silu'' = s (1 - s) (2 + x - 2 x s)` for the sigmoid `s` of `x`."""
-    s = torch.sigmoid(x)
-    return torch.ops.aten.sigmoid_backward(a * b, s) * torch.addcmul(x + 2, x, s, value=-2)
+    if torch.is_grad_enabled():
+        found: Tensor = _Slope.apply(t, x)
+        return found
+    return torch.ops.aten.silu_backward(t, x)
