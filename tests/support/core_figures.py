@@ -48,9 +48,9 @@ AIMS = {
 }
 NOW = {
     "outer lines": 6591,
-    "lines": 7317,
+    "lines": 7275,
     "public names": 112,
-    "numeric constants": 13,
+    "numeric constants": 12,
     "private names": 2,
 }
 FORBIDDEN = {
