@@ -253,7 +253,8 @@ def train(
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Bound the Lipschitz constant of every net, and check the golden batch."""
     from impflow_zoo.lipschitz.certify import certify as certify_module
-    from impflow_zoo.lipschitz.certify import lipsdp_bounds, worst
+    from impflow_zoo.lipschitz.certify import worst
+    from impflow_zoo.lipschitz.sandwich import lipsdp_bounds
     from impflow_zoo.models.store import check_certificate, verify
 
     loaded = registry.create_model(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -138,13 +139,6 @@ class CPila(nn.Module):
         return torch.cat((_pila(x - 0.2), _pila(-x - 0.2)), dim=1) / 1.06
 
 
-class Softplus(nn.Softplus):
-    """`log(1 + exp(x))`, without the step that torch's own makes at 20, of 2e-9."""
-
-    def __init__(self) -> None:
-        super().__init__(threshold=40)
-
-
 def _pila(x: Tensor) -> Tensor:
     k = 5.0
     # Clamped, powers, exp and gradients of the branch not taken are finite; not so in float16.
@@ -171,14 +165,14 @@ class MaxMin(nn.Module):
         return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), dim=1)
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sin": Sin,
     "halfsin": HalfSin,
     "lipswish": LipSwish,
     "shifted-lipswish": ShiftedLipSwish,
     "elu": nn.ELU,
     "relu": nn.ReLU,
-    "softplus": Softplus,
+    "softplus": partial(nn.Softplus, threshold=40),  # at 20 it makes a step of 2e-9
     "tanh": nn.Tanh,
     "clipswish": CLipSwish,
     "cpila": CPila,
@@ -239,7 +233,7 @@ def slopes(activation: nn.Module) -> tuple[float, float] | None:
 
     Of a `Scaled` one they are the slopes of its function. A sub-class has to say so itself.
     """
-    if type(activation) in (nn.ELU, Softplus, nn.Tanh, nn.ReLU):
+    if type(activation) in (nn.ELU, nn.Softplus, nn.Tanh, nn.ReLU):
         return 0.0, max(1.0, float(getattr(activation, "alpha", 1.0)))
     found: tuple[float, float] | None = vars(type(activation)).get("slopes")
     return found

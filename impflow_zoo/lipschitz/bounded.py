@@ -54,13 +54,6 @@ class BoundedNet(nn.Module):
         size = self.context_features
         return nn.ModuleList(nn.Linear(size, width) for width in widths if size)
 
-    def added(self, i: int, context: Tensor | None) -> Tensor | None:
-        """What a context adds before activation `i`, one vector for each row, or None."""
-        if not self.context_features or context is None:
-            return None
-        vectors: Tensor = self.context_layers[i](context)
-        return vectors
-
     def check_context(self, context: Tensor | None, rows: int | None = None) -> None:
         """Refuse a context that the net cannot take.
 
@@ -140,13 +133,13 @@ class BoundedNet(nn.Module):
             first = (function, before)
         norms, mixing = self.norms(training=training), self.mixing()
         functions, weights, biases = [], [], []
+        given = context if self.context_features else None
         for i in range(len(self.activations)):
             function, before, after = self.folded(i)
             weight, bias = self.affine(norms, i, scale, before)
-            added = self.added(i, context)
             functions.append(function)
             weights.append(weight)
-            biases.append(bias if added is None else bias + before * added)
+            biases.append(bias if given is None else bias + before * self.context_layers[i](given))
             if mixing is None:
                 scale = after
             else:

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.numerics.modes import without_autocast
 
-__all__ = ["Certificate", "certify", "lipsdp_bounds", "worst"]
+__all__ = ["Certificate", "certify", "worst"]
 
 
 @dataclass(frozen=True)
@@ -54,33 +52,14 @@ def certify(model: nn.Module) -> list[Certificate]:
         ('net', True)
     """
     certificates = []
-    for name, net in _nets(model):
+    for name, net in nets_of(model):
         certificate = getattr(net, "certificate", lambda: None)
         with without_autocast(net):
             certificates.append(Certificate(name, certificate()))
     return certificates
 
 
-def lipsdp_bounds(model: nn.Module) -> dict[str, float]:
-    """Smaller bounds, by the name of the net, of nets that are held to a product of norms.
-
-    The semidefinite inequality is proved with multipliers that are searched for, which takes up to
-    some seconds a net. Only perceptrons with elementwise activations have one. The bounds are in
-    the 2-norm.
-    """
-    bounds = {}
-    for name, net in _nets(model):
-        if not isinstance(net, LipschitzMLP):
-            continue
-        maps, product = net.maps(), net.certificate()
-        if maps is not None and product is not None:
-            bound = proved_bound(maps, *optimised_multipliers(maps))
-            if bound is not None and bound < product:
-                bounds[name] = bound
-    return bounds
-
-
-def _nets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def nets_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The nets of the blocks in a model, with their paths."""
     for path, block in model.named_modules():
         for name in getattr(block, "nets", ()):

@@ -61,11 +61,6 @@ class LipschitzConv2d(LipschitzLayer):
         self.image_size = (1, 1) if kernel_size == 1 else (int(height), int(width))
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
         self._start(convolution, coefficient, self.image_size[0] * self.image_size[1])
-        # Convergence waits for the first use: a model to be loaded brings its vectors.
-        self.v.copy_(functional.normalize(torch.randn_like(self.v), dim=0))
-        if not self.weight.is_meta:
-            with torch.no_grad():
-                self.u.copy_(functional.normalize(self.operator(self.weight, self.v), dim=0))
 
     @property
     def padding(self) -> int:
@@ -99,7 +94,9 @@ class LipschitzConv2d(LipschitzLayer):
         # Relative residual of `A^T A v`; the relative error of the norm is about its square.
         limit = 1e-7 if self.weight.dtype == torch.float64 else 1e-5
         slack = 64 * torch.finfo(self.weight.dtype).eps
-        self._doubt()
+        # The vectors may belong to a smaller singular value: products do not mix channels that are
+        # not connected.
+        self._improve(_STEPS, self._other(), gain=1e-6)
         # Training crowds the top of the spectrum, and a restart loses what tells vectors apart: so
         # spaces grow, up to 2^23 entries of a basis.
         largest = max(_STEPS, 2**23 // min(len(self.u), len(self.v)))
@@ -110,7 +107,7 @@ class LipschitzConv2d(LipschitzLayer):
             attained = (self.u * u).sum() >= (1 - slack) * sigma
             if bool(self._length(residual) <= limit * sigma**2) and bool(attained):
                 break
-            self._improve(min(_STEPS << i, largest))
+            self._improve(min(_STEPS << i, largest), self.v)
         self.sigma.copy_(self.attained())
 
     @torch.no_grad()
@@ -121,7 +118,7 @@ class LipschitzConv2d(LipschitzLayer):
         self.v.copy_(functional.normalize(self.v + 1e-3 * self._other(), dim=0))
         for _ in range(5):
             before = torch.linalg.vector_norm(self.operator(self.weight, self.v))
-            self._improve(steps=8)
+            self._improve(8, self.v)
             self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
             if bool(self.sigma - before <= 1e-4 * self.sigma):
                 break
@@ -132,31 +129,22 @@ class LipschitzConv2d(LipschitzLayer):
         position = torch.arange(len(self.v), dtype=self.v.dtype, device=self.v.device)
         return functional.normalize(torch.cos(position**2), dim=0)
 
-    def _doubt(self) -> None:
-        """Search from a general vector, and keep what that finds if its norm is larger.
+    def _improve(self, steps: int, v: Tensor, gain: float = -1.0) -> None:
+        """One Krylov space, on the side where vectors are shorter, from a vector.
 
-        The vectors may belong to a smaller singular value: products do not mix channels that are
-        not connected.
+        What it finds is kept if its norm is larger than that of the vectors by a gain.
         """
-        kept = [self.u.clone(), self.v.clone()]
-        norm = self._length(self.operator(self.weight, self.v))
-        self.v.copy_(self._other())
-        self._improve(_STEPS)
-        if not bool(torch.dot(self.u, self.operator(self.weight, self.v)) > norm * (1 + 1e-6)):
-            self.u.copy_(kept[0])
-            self.v.copy_(kept[1])
-
-    def _improve(self, steps: int) -> None:
-        """One Krylov space from where the vectors are, on the side where they are shorter."""
         weight = self.weight.detach()
         forward, backward = partial(self.operator, weight), partial(self.adjoint, weight)
-        v = self.v
         if len(self.u) < len(v):
             v = backward(leading_vector(backward, forward, forward(v), steps))
         else:
             v = leading_vector(forward, backward, v, steps)
-        self.v.copy_(self._unit(v))
-        self.u.copy_(self._unit(forward(self.v)))
+        v = self._unit(v)
+        u = forward(v)
+        if gain < 0 or bool(self._length(u) > (1 + gain) * self._length(forward(self.v))):
+            self.v.copy_(v)
+            self.u.copy_(self._unit(u))
 
     def _unit(self, vector: Tensor) -> Tensor:
         """A vector of length 1; shorter ones than 1e-12 stay short, as 0 does."""

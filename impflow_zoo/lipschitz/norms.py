@@ -74,7 +74,7 @@ class LipschitzLayer(nn.Module):
         return self
 
     def _start(self, plain: nn.Linear | nn.Conv2d, coefficient: float, pixels: int) -> None:
-        """Take weight and bias of a layer of torch, and make vectors of zeros."""
+        """Take weight and bias of a layer of torch; vectors wait for the first use, or a file."""
         assert plain.bias is not None
         self.coefficient = float(coefficient)
         self.weight, self.bias = (nn.Parameter(p.detach()) for p in (plain.weight, plain.bias))
@@ -125,9 +125,6 @@ class LipschitzLinear(LipschitzLayer):
     def __init__(self, in_features: int, out_features: int, coefficient: float = 0.97) -> None:
         super().__init__()
         self._start(nn.Linear(in_features, out_features), coefficient, 1)
-        if not self.weight.is_meta:  # counted, not used
-            with torch.autocast(self.weight.device.type, enabled=False):
-                self.converge()
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer on rows with shape `[B, in_features]`."""

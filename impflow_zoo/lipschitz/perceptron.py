@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from impflow_zoo.lipschitz.activations import expansion, make_activation, slopes, watched
+from impflow_zoo.lipschitz.activations import expansion, make_activation, slopes
 from impflow_zoo.lipschitz.bound_layers import Function
 from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
-from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear, Scale
 from impflow_zoo.numerics.settings import is_real
 
@@ -51,21 +50,6 @@ class Perceptron(BoundedNet):
             if frequency is not None
         )
         self.context_layers = self.contexts(self.hidden_features)
-
-    @torch.no_grad()
-    def maps(self) -> AffineMaps | None:
-        """The weights that evaluation uses, in float64, and the slopes of the activations.
-
-        None if the slopes of an activation are not known, or it has hooks.
-        """
-        ranges = {slopes(a) for a in self.activations} or {(0.0, 1.0)}
-        hooks = any(watched(activation) for activation in self.activations)
-        if hooks or len(ranges) != 1 or None in ranges:
-            return None
-        (found,) = ranges
-        assert found is not None
-        weights = self.at(None, training=False).weights
-        return AffineMaps(tuple(weight.double() for weight in weights), found)
 
     def folded(self, i: int) -> tuple[Function, Scale, Scale]:
         """Activation `i`, its frequencies included: a factor for each neuron."""

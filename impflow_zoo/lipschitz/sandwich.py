@@ -10,17 +10,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import (
-    ACTIVATIONS,
-    make_activation,
-    slopes,
-)
-from impflow_zoo.lipschitz.lipsdp import optimised_multipliers, proved_bound
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, make_activation, slopes, watched
+from impflow_zoo.lipschitz.certify import nets_of
+from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale
 from impflow_zoo.lipschitz.perceptron import Perceptron
 from impflow_zoo.numerics.modes import recording
 
-__all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
+__all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP", "lipsdp_bounds"]
 
 _LARGEST = 30.0  # free matrices are scaled down to it: with larger entries float32 loses digits
 
@@ -181,7 +178,7 @@ class SandwichMLP(Perceptron):
 
         None if there is no proof, as for weights that are not finite.
         """
-        maps = self.maps()
+        maps = maps_of(self)
         if maps is None:  # somebody has put other activations in place
             return None
         bound = self.lipschitz
@@ -190,3 +187,39 @@ class SandwichMLP(Perceptron):
         return proved_bound(maps, multipliers, bound) or proved_bound(
             maps, *optimised_multipliers(maps)
         )
+
+
+@torch.no_grad()
+def maps_of(net: Perceptron) -> AffineMaps | None:
+    """The weights that evaluation uses, in float64, and the slopes of the activations.
+
+    None if there is an activation at the start, or the slopes of one are not known, or it has
+    hooks.
+    """
+    ranges = {slopes(a) for a in net.activations} or {(0.0, 1.0)}
+    hooks = any(watched(activation) for activation in net.activations)
+    if net.first is not None or hooks or len(ranges) != 1 or None in ranges:
+        return None
+    (found,) = ranges
+    assert found is not None
+    weights = net.at(None, training=False).weights
+    return AffineMaps(tuple(weight.double() for weight in weights), found)
+
+
+def lipsdp_bounds(model: nn.Module) -> dict[str, float]:
+    """Smaller bounds, by the name of the net, of nets that are held to a product of norms.
+
+    The semidefinite inequality is proved with multipliers that are searched for, which takes up to
+    some seconds a net. Only perceptrons with elementwise activations have one. The bounds are in
+    the 2-norm.
+    """
+    bounds = {}
+    for name, net in nets_of(model):
+        if not isinstance(net, Perceptron) or isinstance(net, SandwichMLP):
+            continue
+        maps, product = maps_of(net), net.certificate()
+        if maps is not None and product is not None:
+            bound = proved_bound(maps, *optimised_multipliers(maps))
+            if bound is not None and bound < product:
+                bounds[name] = bound
+    return bounds

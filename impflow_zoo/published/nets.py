@@ -8,7 +8,6 @@ from torch import nn
 
 from impflow_zoo.lipschitz.activations import expansion, make_activation
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet
-from impflow_zoo.lipschitz.lipsdp import AffineMaps
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.published.layers import PublishedConv2d, PublishedLinear, spaces
@@ -48,9 +47,6 @@ class PublishedMLP(LipschitzMLP):
             self.lipschitz = None  # the layers' norms do not bound it in the 2-norm
             between = zip(sizes, spaces(norm, len(sizes)), strict=True)
             self.layers = nn.ModuleList(PublishedLinear(*size).between(s) for size, s in between)
-
-    def maps(self) -> AffineMaps | None:
-        return super().maps() if self.first is None else None
 
 
 class PublishedConvNet(LipschitzConvNet):

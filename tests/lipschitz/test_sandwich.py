@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo import ImpFlow, ImpFlowTransform, LipschitzMLP, ResFlowTransform, SandwichMLP
 from impflow_zoo.lipschitz.activations import ACTIVATIONS, HalfSin, make_activation
-from impflow_zoo.lipschitz.certify import certify, lipsdp_bounds
+from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS, CayleyLayer
+from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS, CayleyLayer, lipsdp_bounds, maps_of
 from impflow_zoo.normflows import ImpFlowLayer
 from impflow_zoo.testing.case import jacobian, tighten
 
@@ -396,7 +396,7 @@ def test_nothing_is_proved_below_the_truth():
 def test_spectral_nets_have_a_smaller_bound_by_the_inequality():
     net = LipschitzMLP(3, (16, 16), "elu", KAPPA)
     tighten(net)
-    maps = net.maps()
+    maps = maps_of(net)
     bound = proved_bound(maps, *optimised_multipliers(maps))
     x = torch.randn(100, 3, dtype=torch.float64)
     assert local_norms(net.double(), x).max() <= bound < 0.8 * net.certificate()
