@@ -41,11 +41,6 @@ def parse(data: Any) -> Config:
         raise ConfigError(
             f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"
         )
-    for key in sorted(rest.keys() & _ONCE.get(kind, {})):
-        raise ConfigError(
-            f"config key {key!r} is no longer of kind {kind!r}: leave it out if it is "
-            f"{_ONCE[kind][key]!r}; only converted checkpoints have others, convert these again"
-        )
     names = {known: {f.name for f in dataclasses.fields(cls)} for known, cls in CONFIGS.items()}
     for key in rest:
         others = [repr(known) for known in names if key in names[known]]
@@ -56,26 +51,15 @@ def parse(data: Any) -> Config:
     return parse_dataclass(CONFIGS[kind], rest, "")
 
 
-# Fields that configs of these kinds once had, each with the value that it always has today.
-_ONCE: dict[str, dict[str, Any]] = {
-    "tabular": {
-        "actnorm_ends": False,
-        "centred_actnorm": False,
-        "preactivation": False,
-        "norm": "2",
-        "stored_norms": False,
-    },
-    "image": {
-        "preactivation": True,
-        "first_preactivation": False,
-        "norm": "2",
-        "stored_norms": False,
-        "centred_actnorm": False,
-        "fc_blocks": 0,
-        "fc_hidden": [128, 128],
-    },
-    "published-tabular": {"stored_norms": True, "centred_actnorm": True},
-    "published-image": {"stored_norms": True, "centred_actnorm": True},
+# Fields that configs once had, each with the value that it always has today.
+_ONCE: dict[str, Any] = {
+    "actnorm_ends": False,
+    "centred_actnorm": False,
+    "fc_blocks": 0,
+    "fc_hidden": [128, 128],
+    "first_preactivation": False,
+    "norm": "2",
+    "stored_norms": False,
 }
 
 
@@ -85,18 +69,15 @@ def updated(data: Any) -> Any:
     Configs of tables from before there was a choice of nets leave `net` out. Those of converted
     models from before they had kinds of their own are told by `stored_norms`.
     """
-    kind = data.get("kind") if isinstance(data, dict) else None
-    if not isinstance(kind, str) or kind not in _ONCE:
+    kind = str(data.get("kind")) if isinstance(data, dict) else ""
+    plain = kind.removeprefix("published-")
+    if plain not in ("tabular", "image"):
         return data
-    if kind in ("tabular", "image") and data.get("stored_norms") is True:
-        kind = f"published-{kind}"
-    once, data = _ONCE[kind], {**data, "kind": kind}
-    if kind == "tabular":
+    once = {**_ONCE, "preactivation": plain == "image"}
+    if plain == "tabular":
         data = {"net": "spectral", **data}
-    if kind == "published-tabular":
-        once = {**once, "actnorm_ends": data.get("actnorm", True)}
-    return {
-        key: value
-        for key, value in data.items()
-        if key not in once or (type(value), value) != (type(once[key]), once[key])
-    }
+    if kind != plain or data.get("stored_norms") is True:
+        kind, once = f"published-{plain}", {"stored_norms": True, "centred_actnorm": True}
+        once |= {"actnorm_ends": data.get("actnorm", True)} if plain == "tabular" else {}
+    data = {**data, "kind": kind}
+    return {key: value for key, value in data.items() if key not in once or value != once[key]}

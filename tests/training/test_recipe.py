@@ -57,7 +57,7 @@ WRONG = {
     "unknown section": ({"trainig": {}}, "unknown recipe key 'trainig': choose model, config"),
     "key of a former version": (
         {"config": {"kind": "tabular", "features": 2, "norm": "inf"}},
-        "'norm' is no longer of kind 'tabular': leave it out if it is '2'; only converted",
+        "unknown config key 'norm'",
     ),
     "unknown model": ({"model": "Glow"}, "unknown model 'Glow': .*ImpFlow"),
     "no model": ({"model": None}, "unknown model None"),
