@@ -55,14 +55,10 @@ class BoundedNet(nn.Module):
         return nn.ModuleList(nn.Linear(size, width) for width in widths if size)
 
     def check_context(self, context: Tensor | None, rows: int | None = None) -> None:
-        """Refuse a context that the net cannot take.
-
-        Arguments:
-            context: the context, or None.
-            rows: how many rows it has to have; None takes any number.
+        """Refuse a context that is missing, of another shape, or of no floating type.
 
         Raises:
-            ValueError: if it is missing, or has another shape or no floating type.
+            ValueError: saying what is needed.
         """
         size = self.context_features
         if not size:
@@ -79,7 +75,7 @@ class BoundedNet(nn.Module):
             raise ValueError(f"context of type {context.dtype}: floating point is needed")
 
     def bounded_layers(self) -> list[LipschitzLayer]:
-        """The layers."""
+        """The layers, as what they are."""
         return cast(list[LipschitzLayer], list(self.layers))
 
     def norms(self, *, training: bool | None = None) -> list[Tensor]:
@@ -90,7 +86,7 @@ class BoundedNet(nn.Module):
                 which would not run.
         """
         for i, layer in enumerate(self.layers):
-            if watched(layer) or not _is_affine(layer):
+            if watched(layer) or type(layer).forward is not LipschitzLayer.forward:
                 raise ValueError(
                     f"layer {i}: hooks on a layer, or other code in its place, do not run: "
                     "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
@@ -98,28 +94,12 @@ class BoundedNet(nn.Module):
         return norms_of(self.bounded_layers(), training=training)
 
     def weight_in_use(self, norms: Sequence[Tensor], i: int, scale: Scale) -> Tensor:
-        """The weight of layer `i`, times a scale."""
+        """The weight of layer `i`, times a scale: a scalar, or factors of its rows and columns."""
         return self.bounded_layers()[i].in_use(norms[i], scale)
 
     def folded(self, i: int) -> tuple[Function, Scale, Scale]:
         """Activation `i` as a function, and what stands before and after it."""
         return folded(self.activations[i])
-
-    def affine(
-        self, norms: Sequence[Tensor], i: int, before: Scale, after: Scale
-    ) -> tuple[Tensor, Tensor]:
-        """Weight and bias of `after * layer_i(before * x)`.
-
-        Arguments:
-            norms: of all layers.
-            i: number of the layer.
-            before: a scalar, or a factor for each column.
-            after: a scalar, or a factor for each row.
-        """
-        bias = self.bounded_layers()[i].bias
-        rows = after.view(-1, 1) if isinstance(after, Tensor) else after
-        whole = not isinstance(after, Tensor) and after == 1  # no operator for nothing
-        return self.weight_in_use(norms, i, rows * before), bias if whole else bias * after
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
         """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
@@ -134,20 +114,20 @@ class BoundedNet(nn.Module):
         norms, mixing = self.norms(training=training), self.mixing()
         functions, weights, biases = [], [], []
         given = context if self.context_features else None
-        for i in range(len(self.activations)):
+        for i, layer in enumerate(self.bounded_layers()[:-1]):
             function, before, after = self.folded(i)
-            weight, bias = self.affine(norms, i, scale, before)
+            rows = before.view(-1, 1) if isinstance(before, Tensor) else before
+            bias = layer.bias if given is None else layer.bias + self.context_layers[i](given)
             functions.append(function)
-            weights.append(weight)
-            biases.append(bias if given is None else bias + before * self.context_layers[i](given))
+            weights.append(self.weight_in_use(norms, i, rows * scale))
+            biases.append(bias * before)
             if mixing is None:
                 scale = after
             else:
                 mixing[i] = mixing[i][0], mixing[i][1] * after
-        weight, bias = self.affine(norms, len(self.layers) - 1, scale, 1.0)
-        return BoundLayers(
-            self.shape, functions, (*weights, weight), (*biases, bias), first, mixing
-        )
+        weights.append(self.weight_in_use(norms, -1, scale))
+        biases.append(self.bounded_layers()[-1].bias)
+        return BoundLayers(self.shape, functions, weights, biases, first, mixing)
 
     def bind(self, context: Tensor | None) -> BoundLayers | None:
         """The net at a context; None if it has hooks, which run where it is called."""
@@ -175,16 +155,6 @@ class BoundedNet(nn.Module):
     def certificate(self) -> float | None:
         """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
         return math.prod(layer.norm_bound() for layer in self.bounded_layers())
-
-
-def _is_affine(layer: nn.Module) -> bool:
-    """Whether a layer's map is that of its weight: a sub-class may override `forward` alone."""
-    kind = type(layer)
-    maps, calls = (
-        next((base for base in kind.__mro__ if name in vars(base)), nn.Module)
-        for name in ("operator", "forward")
-    )
-    return isinstance(layer, LipschitzLayer) and issubclass(maps, calls)
 
 
 def check_sizes(**sizes: object) -> None:

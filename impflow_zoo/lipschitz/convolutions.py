@@ -67,10 +67,6 @@ class LipschitzConv2d(LipschitzLayer):
         """Zeros on each side that keep the size of the image."""
         return self.weight.shape[-1] // 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Evaluate the layer on images with shape `[B, in_channels, H, W]`."""
-        return functional.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
-
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)
         return functional.conv2d(image, weight, padding=self.padding).flatten()
@@ -171,24 +167,16 @@ class LipschitzConv2d(LipschitzLayer):
 
 
 def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -> Tensor:
-    """The best approximation of the leading right singular vector in a Krylov space.
+    """The best approximation of the leading right singular vector in a Krylov space, of length 1.
 
     Lanczos' method on `A^T A` with full reorthogonalisation. Where the top of the spectrum is
     crowded, as it is for convolutions of large images, `m` products do the work of about `m^2`
-    power iterations. The answer is never worse than `v`, by more than rounding.
+    power iterations. The answer is never worse than `v`, by more than rounding. `v` is not in the
+    kernel of `A`.
 
     References:
         An Iteration Method for the Solution of the Eigenvalue Problem of Linear Differential and
         Integral Operators (Lanczos, 1950) https://doi.org/10.6028/jres.045.026
-
-    Arguments:
-        operator: `v -> A v` on flat vectors.
-        adjoint: `u -> A^T u` on flat vectors.
-        v: where to start, with shape `(n,)`, not in the kernel of `A`.
-        steps: dimension of the space.
-
-    Returns:
-        A unit vector with shape `(n,)`.
     """
     steps = min(steps, len(v))
     basis = v.new_empty(steps, len(v))

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.numerics.modes import without_autocast
 
 __all__ = ["LipschitzLayer", "LipschitzLinear", "refresh_norms"]
@@ -49,8 +49,7 @@ class LipschitzLayer(nn.Module):
     def iterate(self) -> Tensor | None:
         """Bring `u`, `v` and `sigma` close to convergence, in a training forward.
 
-        Returns:
-            `attained()`, if it comes about on the way.
+        Returns `attained()`, if it comes about on the way.
         """
         raise NotImplementedError(f"{type(self).__name__} has to define its iteration")
 
@@ -96,8 +95,9 @@ class LipschitzLayer(nn.Module):
         weight = self.weight / (norm.clamp(min=self.coefficient) / (self.coefficient * number))
         return weight * scale if isinstance(scale, Tensor) else weight
 
-    def extra_repr(self) -> str:
-        return f"weight: {tuple(self.weight.shape)}"
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
+        return BoundLayers((), (), (self.normalised_weight(),), (self.bias,)).in_graph(x)
 
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """The weight in use, with the shape of `weight`; `training` as in `norms_of`."""
@@ -125,10 +125,6 @@ class LipschitzLinear(LipschitzLayer):
     def __init__(self, in_features: int, out_features: int, coefficient: float = 0.97) -> None:
         super().__init__()
         self._start(nn.Linear(in_features, out_features), coefficient, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Evaluate the layer on rows with shape `[B, in_features]`."""
-        return functional.linear(x, self.normalised_weight(), self.bias)
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v
@@ -189,11 +185,8 @@ def _unit(v: Tensor) -> Tensor:
 def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Tensor]:
     """What `in_use` of some layers takes, in their own types, autocast or not.
 
-    In evaluation mode the host waits once for all layers, to see whether anything has changed.
-
-    Arguments:
-        layers: the layers.
-        training: iterate, or not; None is what the mode of each layer says.
+    In training mode, or as `training` says, norms are iterated. In evaluation mode the host waits
+    once for all layers, to see whether anything has changed.
     """
     with without_autocast(*layers):
         iterated = {
