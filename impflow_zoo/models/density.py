@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from nflows.distributions import StandardNormal
 from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor
 
-from impflow_zoo.models.build import BUILDERS, Noise
+from impflow_zoo.models.build import BUILDERS, Noise, log_normal
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.fields import ConfigError, ModelError
@@ -140,9 +139,7 @@ class Density(PlainLoading):
         self, x: Tensor, context: Tensor | None, probes: Probes, report: Report | None
     ) -> Tensor:
         z, logdet = Walk(context, probes=probes, report=report)(self.transform, x)
-        _, noise, *_ = self.flow.children()  # in the order of nflows' `Flow`
-        assert isinstance(noise, StandardNormal)
-        return noise.log_prob(z) + logdet
+        return log_normal(z) + logdet
 
     def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits per dimension of each image, `[B]`, after uniform dequantisation.
@@ -201,8 +198,7 @@ class Density(PlainLoading):
                 f"generator={generator!r}: torch.Generator().manual_seed(0), say, is needed"
             )
         if context is not None:
-            _require_tensor(context, "context")
-            self._checked_context(context, len(context) if context.dim() else 0)
+            context = self._checked_context(context)
         reference = next(self.parameters())
         groups = 1 if context is None else len(context)
         place = reference.device if generator is None else generator.device
@@ -286,7 +282,7 @@ class Density(PlainLoading):
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))
 
-    def _checked_context(self, context: Tensor | None, rows: int) -> Tensor | None:
+    def _checked_context(self, context: Tensor | None, rows: int | None = None) -> Tensor | None:
         size = self.config.context_features
         if size is None and context is not None:
             raise ValueError("a context was given, but this model is unconditional")
@@ -297,6 +293,7 @@ class Density(PlainLoading):
                     f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
                 )
             _require_tensor(context, "context")
+            rows = (*context.shape, 0)[0] if rows is None else rows
             if context.shape != (rows, size):
                 raise ValueError(
                     f"context of shape {tuple(context.shape)}: "

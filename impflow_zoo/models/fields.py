@@ -73,13 +73,7 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 
 def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
-    """Build a dataclass from JSON objects, as strictly as `parse`.
-
-    Arguments:
-        cls: the dataclass.
-        data: its fields.
-        path: what stands before their names in messages.
-    """
+    """Build a dataclass from its fields as JSON objects; `path` stands before their names."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
@@ -94,8 +88,6 @@ def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
     values = {k: convert(v, hints[k], path + k) for k, v in data.items()}
     try:
         return cls(**values)
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

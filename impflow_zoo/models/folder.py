@@ -26,6 +26,7 @@ from impflow_zoo.models.config import Config, parse, to_json, updated
 from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.writing import write_together
+from impflow_zoo.numerics.settings import is_whole
 
 __all__ = [
     "CARD",
@@ -167,7 +168,7 @@ class ModelFolder:
         if not isinstance(data, dict):
             raise ConfigError(f"{self.name}: {CONFIG} holds no JSON object")
         version = data.get("format")
-        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        if not (is_whole(version) and version >= 1):
             raise ConfigError(f"{self.name}: {CONFIG} has no valid 'format': not of this library")
         if version > _FORMAT:
             raise ConfigError(
@@ -192,10 +193,7 @@ class ModelFolder:
         return ConfigFile(kind.__name__, config, weights and weights["sha256"], certificate)
 
     def weights(self, stated: ConfigFile) -> dict[str, Tensor]:
-        """Read the weights after their checksum.
-
-        Arguments:
-            stated: what `config` found.
+        """Read the weights after their checksum; `stated` is what `config` found.
 
         Raises:
             WeightsError: if they are missing, damaged or not those that the config records.

@@ -59,21 +59,11 @@ def snapshot(
     """Fetch files of a model, all from the commit that the revision is.
 
     A commit that is in the cache, `local_files_only` and offline mode make no request. Where the
-    Hub is out of reach, the cache does.
-
-    Arguments:
-        repo_id: `owner/name`.
-        names: of the files to fetch, where the repository has them.
-        needed: those without which a cache of unknown origin is not taken for the model.
-        revision: branch, tag or commit; None is the default branch.
-        token, cache_dir, local_files_only, force_download: as in `huggingface_hub`.
+    Hub is out of reach, the cache does. A cache of unknown origin without the `needed` files is not
+    taken for the model.
 
     Returns:
         The folder in the cache, and the names of all files of the repository, as far as known.
-
-    Raises:
-        ModelError: if id or revision are none.
-        HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors, said in one line.
     """
     check_repository(repo_id)
     if revision is not None and not _REVISION.fullmatch(revision):
@@ -81,7 +71,7 @@ def snapshot(
     name = repo_id if revision is None else f"{repo_id}@{revision}"
     with one_line_errors(name, loading=True):
         unreachable = None
-        fixed = _COMMIT.fullmatch(revision or "") is not None
+        fixed = _COMMIT.fullmatch(revision or "")
         cached = fixed and try_to_load_from_cache(repo_id, needed[0], cache_dir, revision)
         if force_download or not (local_files_only or isinstance(cached, str)):
             try:  # a short try, without the client's patience, tells whether the Hub is there
@@ -121,11 +111,7 @@ def snapshot(
 
 
 def check_repository(repo_id: str) -> None:
-    """Refuse what is no Hub id of the form `owner/name`.
-
-    Raises:
-        ModelError: saying so.
-    """
+    """Refuse what is no Hub id of the form `owner/name`, by a `ModelError`."""
     try:
         validate_repo_id(repo_id)
         valid = repo_id.count("/") == 1

@@ -132,33 +132,27 @@ class ImageConfig:
     @property
     def scales(self) -> list[tuple[int, int, int]]:
         """Shape of the maps in each scale."""
-        channels, height, width = self.shape
-        squeezed = (4 * channels, height // 2, width // 2)
-        shapes = [squeezed if self.squeeze_first else self.shape]
-        for _ in self.blocks[1:]:
-            channels, height, width = shapes[-1]
-            channels = 2 * channels if self.factor_out else 4 * channels
-            shapes.append((channels, height // 2, width // 2))
+        shapes, (channels, height, width) = [], self.shape
+        for i in range(len(self.blocks)):
+            if i or self.squeeze_first:
+                channels *= 2 if i and self.factor_out else 4
+                height, width = height // 2, width // 2
+            shapes.append((channels, height, width))
         return shapes
 
     @property
     def least_size(self) -> int:
         """How many numbers the weights hold at least; more if a block has more than one net."""
-        total = 0
-        for count, (channels, height, width) in zip(self.blocks, self.scales, strict=True):
-            total += count * self._net_size(channels, height * width)
-            total += channels**2 if self.whiten else 0
-        return total
+        scales = zip(self.blocks, self.scales, strict=True)
+        nets = sum(n * self._net_size(c, height * width) for n, (c, height, width) in scales)
+        return nets + self.whiten * sum(channels**2 for channels, _, _ in self.scales)
 
     def _net_size(self, channels: int, pixels: int) -> int:
         """Weights of one convolutional net, and the vectors that its larger kernels' norms need."""
-        last = len(self.kernels) - 1
-        if self.net == "dense":
-            inputs = [channels + i * self.width for i in range(last + 1)]
-            sizes = [*self.kernels[:-1], 1]
-        else:
-            inputs = [channels] + [self.width] * last
-            sizes = list(self.kernels)
-        outputs = [self.width] * last + [channels]
-        layers = zip(inputs, outputs, sizes, strict=True)
-        return sum(m * n * k * k + (m * pixels if k > 1 else 0) for m, n, k in layers)
+        dense, last, inputs, total = self.net == "dense", len(self.kernels) - 1, channels, 0
+        for i, kernel in enumerate(self.kernels):
+            size = 1 if dense and i == last else kernel
+            outputs = channels if i == last else self.width
+            total += inputs * outputs * size**2 + (inputs * pixels if size > 1 else 0)
+            inputs = inputs + self.width if dense else self.width
+        return total

@@ -43,6 +43,9 @@ class TablePreprocessing:
         self.periods = Periods(self.columns, getattr(config, "periodic", {}))
         self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.rounding)
+        # Angles lie between 0 and their period.
+        self.reduced = self.to_data = self.periods.reduced
+        self.inside = self.limits.inside  # which rows of model input have a density, `[B]`
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
         """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
@@ -54,26 +57,12 @@ class TablePreprocessing:
         self.limits.spread(found, raw, noise, steps)
         return self.periods.reduced(found)
 
-    def reduced(self, x: Tensor) -> Tensor:
-        """Rows with angles between 0 and their period."""
-        return self.periods.reduced(x)
-
-    to_data = reduced  # from what the transform takes to what users hold
-
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
         """`x - y` of model inputs; of angles the shorter way round."""
         return self.periods.shorter(x - y)
 
-    def inside(self, x: Tensor) -> Tensor:
-        """Which rows of model input have a density, `[B]`."""
-        return self.limits.inside(x)
-
     def check(self, x: Tensor, *, raw: bool = False) -> None:
-        """Refuse model input out of bounds, or raw rows that no noise brings within.
-
-        Raises:
-            ModelError: saying what is expected.
-        """
+        """Refuse model input out of bounds, or raw rows that no noise brings within."""
         self.limits.check(x, self.rounding if raw else ())
 
     @torch.no_grad()
@@ -100,11 +89,7 @@ class TablePreprocessing:
 
 
 def _moments(x: Tensor, names: Sequence[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, for a model that computes in a type.
-
-    Raises:
-        ModelError: if they cannot be had, or a column is constant.
-    """
+    """Mean and standard deviation of each column, for a model that computes in a type."""
     if len(x) < 2:
         raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
     std, mean = torch.std_mean(x.double(), dim=0)
@@ -163,11 +148,7 @@ class ImagePreprocessing:
         return x - y
 
     def check(self, x: Tensor, *, raw: bool = False) -> None:
-        """Refuse model input outside of [0, 1].
-
-        Raises:
-            ValueError: saying what is expected.
-        """
+        """Refuse model input outside of [0, 1]."""
         outside = ((x < 0) | (x > 1)).flatten(1).any(dim=1)
         if bool(outside.any()):
             rows = outside.nonzero()[:, 0].tolist()

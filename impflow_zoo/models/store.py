@@ -48,11 +48,7 @@ _RTOL = 1e-5  # of answers beside the golden ones
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    """Load strictly: every tensor, no other, each of the right shape.
-
-    Raises:
-        WeightsError: naming the first tensor that does not fit.
-    """
+    """Load strictly: every tensor, no other, each of the right shape, or a `WeightsError`."""
     own = model.state_dict()
     problem = mismatch(own, weights)
     if problem is not None:
@@ -80,11 +76,8 @@ def save(
 ) -> None:
     """Write a model's files, all of them or none.
 
-    Arguments:
-        model: the model; its power vectors are brought to convergence.
-        folder: where to.
-        card: text of the card; None keeps one that is there, or writes a minimal one.
-        name: what the minimal card loads, the folder's name if None.
+    Power vectors are brought to convergence. Without a card, one that is there is kept, or a
+    minimal one is written, which loads the model by `name` (the folder's if None).
 
     Raises:
         WeightsError: if the folder is a file, a weight is not finite or in half precision, or the
@@ -115,11 +108,7 @@ def save(
 
 
 def _check_kind(model: FlowModel) -> str:
-    """The name of the registered class that will load a model.
-
-    Raises:
-        WeightsError: if there is none, or that class makes other tensors of the config.
-    """
+    """The name of the registered class that will load a model, if it makes the same tensors."""
     kind = registered_name(type(model))
     if kind is None:
         raise WeightsError(
@@ -182,12 +171,7 @@ def _answers(model: FlowModel, x: Tensor, context: Tensor | None) -> dict[str, T
 
 @torch.no_grad()
 def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
-    """Reproduce the golden batch and the bounds recorded at save time.
-
-    Arguments:
-        model: the model, which may have been loaded with other settings than the stored ones.
-        folder: where it was loaded from.
-        stated: what its `config.json` says.
+    """Reproduce the golden batch and the bounds recorded at save time, by the stored settings.
 
     Raises:
         WeightsError: if an answer differs, or a bound is above the recorded one.
