@@ -99,28 +99,6 @@ class Krylov:
             rest = norm(power.detach()) > self.solution[0].numel() ** 0.5
         return torch.where(rest | total.isinf(), torch.nan, total) * self.size**2
 
-    def log_form_bound(self, kappa: float) -> Tensor:
-        """A bound of the error of `log_form` where `|A| <= kappa < 1`, `[B]`, short of rounding.
-
-        `log(I + A)` is the integral of `A (I + t A)^-1` over `t` from 0 to 1. The space solves
-        `(I + t A) u = v` with a residual of norm `t h |y_m| |v|`, where `h` is the last entry
-        below the diagonal and `(I + t H) y = e_1`; the form inherits at most `1 / (1 - t kappa)`
-        times as much. The trapezoidal rule does not fall short of this convex integrand.
-        """
-        if not self.products:
-            return torch.zeros_like(self.size)
-        m, h = self.products, self.hessenberg().detach()
-        t = torch.linspace(0, 1, 17, dtype=h.dtype, device=h.device)
-        identity = torch.eye(m, dtype=h.dtype, device=h.device)
-        first = identity[:, :1].expand(len(t), len(h), m, 1)
-        y = torch.linalg.solve(identity + t[:, None, None, None] * h, first)[..., 0]
-        own = (self.dims - 1).clamp(min=0).expand(len(t), -1)[..., None]
-        last = y.gather(2, own)[..., 0].abs()
-        # At `t = 1` the residual is known.
-        integrand = last / last[-1].clamp(min=torch.finfo(h.dtype).tiny)
-        integrand = integrand / (1 - t * kappa)[:, None]
-        return torch.trapezoid(integrand, t, dim=0) * self.residual * self.size
-
 
 class _Factors:
     """`I + H = L U`, grown by one column at a time, and `L z = |v| e_1`.
