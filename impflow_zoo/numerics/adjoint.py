@@ -34,13 +34,7 @@ class Solved:
     rtol: float
 
     def refuse(self, failed: Tensor, name: str, setting: str, *, training: bool) -> None:
-        """Raise `SolverError` over the rows `failed`, `[B]`; in training warn instead.
-
-        Arguments:
-            failed: these rows.
-            name: of the derivative.
-            setting: the tolerance that the user may loosen.
-        """
+        """Raise `SolverError` over rows, `[B]`, naming derivative and tolerance; or warn."""
         worst = float(self.residual[failed].nan_to_num(1e30).amax())
         refuse(
             f"{name} of {int(failed.sum())} of {len(failed)} rows did not converge: worst relative "

@@ -1,4 +1,8 @@
-"""Estimates of `log det(I + J)` at a point, one function for each way to make one."""
+"""Estimates of `log det(I + J)` at a point, one function for each way to make one.
+
+`gradient` puts an estimate into the graph of the point. `kappa` is the Lipschitz constant of the net
+in the 2-norm, or None. `salt` tells the seeded probes of one net from those of another.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,7 @@ from impflow_zoo.numerics.solver import NumericalWarning
 
 
 class Bias(NamedTuple):
-    """What a deterministic series leaves out, in nats, mean over the rows.
-
-    Arguments:
-        tail: an estimate.
-        bound: what it is at most; NaN where the Lipschitz constant is not known.
-    """
+    """What a series leaves out, in nats: an estimate, and a bound, NaN if `kappa` is not known."""
 
     tail: float
     bound: float
@@ -87,12 +86,7 @@ class Estimate:
 
 
 def exact(point: Linearization, *, gradient: bool) -> Estimate:
-    """The determinant of the dense matrix.
-
-    Arguments:
-        point: the net at the point, in whose graph the estimate is if gradients are recorded.
-        gradient: record what the derivative of the estimate needs.
-    """
+    """The determinant of the dense matrix."""
     if gradient:
         jacobian = point.attach(None)
         point.known_jacobian = jacobian.detach()
@@ -104,14 +98,7 @@ def exact(point: Linearization, *, gradient: bool) -> Estimate:
 def unbiased(
     point: Linearization, settings: LogDet, kappa: float | None, probes: Probes, *, gradient: bool
 ) -> Estimate:
-    """A random estimate, by a fresh probe.
-
-    Arguments:
-        point, gradient: as in `exact`.
-        settings: the series and its tolerance or terms.
-        kappa: Lipschitz constant of the net in the 2-norm, where known.
-        probes: where the probe comes from.
-    """
+    """A random estimate, by a fresh probe."""
     if settings.series == "roulette":
         return _roulette(point, min(settings.n_terms, 2), kappa, probes, gradient=gradient)
     v = probes.fresh(point.x)
@@ -165,13 +152,7 @@ def truncated(
     gradient: bool,
     details: bool,
 ) -> Estimate:
-    """The mean of a series over seeded probes, differentiable as it is.
-
-    Arguments:
-        point, settings, kappa, probes, gradient: as in `unbiased`.
-        salt: tells the seeded probes of one net from those of another with the same seed.
-        details: whether the bias is wanted.
-    """
+    """The mean of a series over seeded probes, differentiable as it is; `details` adds the bias."""
     loosest = _default_rtol(point.x.dtype)
     rtol, terms, form = min(settings.rtol or loosest, loosest), None, 1e-3 * loosest
     if settings.mode == "truncated":  # by name it is the plain series: its terms are counted

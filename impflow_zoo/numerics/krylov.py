@@ -34,11 +34,9 @@ class Krylov:
     Arguments:
         solution: approximations `u` of `(I + A)^-1 v`, with the shape of `v`.
         residual: `|v - (I + A) u|` of each row, `[B]`.
-        columns: the projection `H` of `A` in the basis of each row, column by column, the entries
-            down to the one below the diagonal, `[B]` each.
+        columns: the projection `H` of `A`, column by column down to the subdiagonal, `[B]` each.
         dims: dimension of each row's own space, `[B]`.
-        all_dims: the same, but every dimension there is for a differentiable row whose space
-            closed, `[B]`.
+        all_dims: `dims`, extended to full size where differentiation needs it, `[B]`.
         size: `|v|` of each row, `[B]`.
     """
 
@@ -55,11 +53,7 @@ class Krylov:
         return len(self.columns)
 
     def hessenberg(self, dims: Tensor | None = None) -> Tensor:
-        """`H` in the first `dims` vectors of each row, zero outside of them, `[B, m, m]`.
-
-        Arguments:
-            dims: whole numbers with shape `[B]`; None is the row's own space.
-        """
+        """`H` in the first `dims` vectors of each row (or all its own), else 0, `[B, m, m]`."""
         m, zero = self.products, torch.zeros_like(self.size)
         dims = self.dims if dims is None else dims
         columns = [torch.stack([*column, *[zero] * m][:m], dim=1) for column in self.columns]
@@ -72,12 +66,7 @@ class Krylov:
         """`v^T log(I + A) v` of each row, `[B]`, by the power series of the projection.
 
         NaN for rows where the series does not converge, as `|A| < 1` guarantees it does. A row
-        stops on its own terms.
-
-        Arguments:
-            rtol: size of the first term left out, relative to `|v|^2`.
-            dims: as in `hessenberg`.
-            terms: the most of them; None takes as many as it needs.
+        stops on its own terms: the first one left out is below `rtol |v|^2`, or `terms` are taken.
         """
         total = torch.zeros_like(self.size)
         if not self.products:  # nothing but zero vectors, or no rows at all
@@ -149,12 +138,11 @@ def arnoldi(
     Arguments:
         product: applies `A` to every row, `[B, ...] -> [B, ...]`.
         v: right-hand sides, with shape `[B, ...]`.
-        rtol: relative tolerance, one or one for each row, `[B]`; a row's answer is fixed once it
-            is reached.
+        rtol: one, or one for each row, `[B]`; a row's answer is fixed once it is reached.
         max_dim: largest dimension of the space, which bounds memory.
         differentiable: where a space closes, go on to `max_dim`, so that the form has the
-            derivatives of that many terms right. Where nothing is left of a product, the next
-            vector is what is left, as it is: nothing, but with its derivative.
+            derivatives of that many terms right. The next vector is then what is left of a
+            product: nothing, but with its derivative.
     """
     dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps
@@ -211,13 +199,9 @@ def solve_linear(
 ) -> tuple[Tensor, Tensor, int]:
     """Solve `(I + A) u = v` in every row, restarting where one Krylov space was not enough.
 
-    Arguments:
-        product, v, rtol: as in `arnoldi`.
-        start: the space of `v`, if it is there already.
-        restarts: how often at most; it ends sooner where no row gains by it.
-
-    Returns:
-        The solutions, the relative residuals `[B]` and the number of products.
+    Arguments are those of `arnoldi`; `start` is the space of `v`, if it is there already. There are
+    fewer restarts where no row gains by them. Returns the solutions, the relative residuals `[B]`
+    and the number of products.
     """
     space = arnoldi(product, v, rtol) if start is None else start
     u, residual, products = space.solution, space.residual, space.products

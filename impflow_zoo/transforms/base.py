@@ -246,7 +246,6 @@ def check_finite(x: Tensor, name: str) -> None:
 
 def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:
     """A `ValueError` where inputs, context and parameters do not go together."""
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
     others = [*parameters] if context is None else [context, *parameters]
     devices = {t.device for t in others} - {inputs.device}
     if devices:
@@ -259,22 +258,20 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
             "parameters were made within torch.inference_mode, which bars them from every "
             "graph: build, convert or copy the module outside of it"
         )
-    found = {"parameters": {p.dtype for p in parameters}}
-    for narrow in found["parameters"] - {torch.float32, torch.float64}:
+    for narrow in {p.dtype for p in parameters} - {torch.float32, torch.float64}:
         raise ValueError(
             f"parameters of type {narrow}: torch.float32 or torch.float64 is needed to find "
             "roots; for narrow arithmetic within the nets use torch.autocast"
         )
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    found = {t.dtype: "parameters" for t in parameters}
     if context is not None and context.is_floating_point():
-        found["context"] = {context.dtype}
-    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in {dtype}.union(
-        *found.values()
-    ):
-        return  # types of 32 bits and less go together there
-    for name, dtypes in found.items():
-        if dtypes and dtype not in dtypes:
-            names = ", ".join(sorted(map(str, dtypes)))
-            raise ValueError(
-                f"inputs of type {dtype}, {name} of type {names}: convert either, by .to({names}) "
-                f"or .to({dtype})"
-            )
+        found = {context.dtype: "context", **found}
+    # Types of 32 bits and less go together under autocast.
+    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in (dtype, *found):
+        return
+    for other in found.keys() - {dtype}:
+        raise ValueError(
+            f"inputs of type {dtype}, {found[other]} of type {other}: convert either, by "
+            f".to({other}) or .to({dtype})"
+        )

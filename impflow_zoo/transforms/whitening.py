@@ -63,14 +63,9 @@ class Whitening(LULinear):
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self._check(inputs)
-        lower = torch.eye(self.features, dtype=inputs.dtype, device=inputs.device)
-        lower = lower.index_put(tuple(map(torch.as_tensor, self.lower_indices)), self.lower_entries)
-        upper = torch.diag(self.upper_diag)
-        upper = upper.index_put(tuple(map(torch.as_tensor, self.upper_indices)), self.upper_entries)
         z = inputs.transpose(0, 1).flatten(1) - self.bias[:, None]
-        z = torch.linalg.solve_triangular(lower, z, upper=False, unitriangular=True)
-        z = torch.linalg.solve_triangular(upper, z, upper=True)
-        x = z.reshape(self.features, len(inputs), *inputs.shape[2:]).transpose(0, 1)
+        x = torch.linalg.solve(self.weight(), z)
+        x = x.reshape(self.features, len(inputs), *inputs.shape[2:]).transpose(0, 1)
         return x, -self._volume(inputs)
 
     def _check(self, inputs: Tensor) -> None:
