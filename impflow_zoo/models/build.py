@@ -90,7 +90,7 @@ class TableBuilder:
         config = self.config
         sizes, activation = (config.features + more, config.hidden_features), config.activation
         assert activation is not None, "a config fills it in"
-        constant, context = config.lipschitz, config.context_features
+        constant, context = config.lipschitz, config.seen_features
         if config.net == "sandwich":
             frequency = 1.0 if config.frequency is None else config.frequency
             return SandwichMLP(*sizes, activation, constant, context, frequency=frequency)

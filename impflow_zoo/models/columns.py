@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from nflows.transforms import CompositeTransform, Transform
+from torch import nn
 
 from impflow_zoo.models.fields import (
     ConfigError,
@@ -124,7 +126,12 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> Compos
         parts.insert(0, Bounded(low, high))
     if config.context_features is None:
         return CompositeTransform(parts)
-    return StandardisedContext(parts, config.context_features)
+    sizes = (config.context_features, *getattr(config, "embedding_net", ()))
+    layers: list[nn.Module] = []
+    for n, m in itertools.pairwise(sizes):
+        layers += [nn.Linear(n, m), nn.SiLU()]
+    net = nn.Sequential(*layers[:-1]) if layers else None
+    return StandardisedContext(parts, config.context_features, net)
 
 
 def angles_of(config: ColumnsConfig) -> list[int]:

@@ -41,7 +41,7 @@ def register_block(name: str) -> Callable[[B], B]:
     Returns:
         A decorator of a function `(config, number) -> transform`. It is given the config of the
         model, a `TabularConfig`, and the place of the block in the model, from 0, and makes an
-        nflows transform of rows, `[B, D]`.
+        nflows transform of rows, `[B, D]`; contexts that it sees are `[B, config.seen_features]`.
 
     Raises:
         ModelError: if the name belongs to another block.

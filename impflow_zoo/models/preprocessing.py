@@ -69,7 +69,7 @@ class TablePreprocessing:
     def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
         """Learn from raw training rows, and their contexts, what the transform starts with."""
         assert isinstance(transform, CompositeTransform)
-        (steps,) = transform.children()
+        steps, *_ = transform.children()
         x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
         step = next(step for step in steps.children() if isinstance(step, Standardise))
         self.check(x.to(step.dtype))

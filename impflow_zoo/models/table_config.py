@@ -42,6 +42,8 @@ class TabularConfig(ColumnsConfig):
         lipschitz: bound of every net's Lipschitz constant, below 1.
         logdet: how log-determinants are computed.
         solver: how roots are found.
+        embedding_net: sizes of the layers of an unconstrained perceptron that the blocks see the
+            standardised context through; empty means that they see the context itself.
         periodic: periods of columns that are angles, by name: the density is the same one period
             on, and samples lie between 0 and the period.
         Others are those of `ColumnsConfig`.
@@ -59,12 +61,15 @@ class TabularConfig(ColumnsConfig):
     lipschitz: float = 0.99
     logdet: LogDet = field(default_factory=LogDet)
     solver: Solver = field(default_factory=Solver)
+    embedding_net: tuple[int, ...] = ()
     periodic: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_blocks(self.blocks, angles=bool(self.periodic))
-        require_sizes(self, "hidden_features")
+        require_sizes(self, "hidden_features", "embedding_net")
+        if self.embedding_net and self.context_features is None:
+            raise ConfigError("embedding_net needs context_columns, or context_features")
         require_choice("net", self.net, ("sandwich", "spectral"))
         sandwich = self.net == "sandwich"
         if self.activation is None:
@@ -85,10 +90,15 @@ class TabularConfig(ColumnsConfig):
             require(0 < period < math.inf, f"periodic.{name}", period, "a positive number")
 
     @property
+    def seen_features(self) -> int | None:
+        """Size of the contexts that blocks see."""
+        return self.embedding_net[-1] if self.embedding_net else self.context_features
+
+    @property
     def least_size(self) -> int:
         """How many numbers the weights hold at least; more if a block has more than one net."""
         sizes = (self.features, *self.hidden_features, self.features)
-        context = (self.context_features or 0) * sum(self.hidden_features)
+        context = (self.seen_features or 0) * sum(self.hidden_features)
         square = self.net == "sandwich"
         layers = sum((m + square * n) * n for m, n in itertools.pairwise(sizes))
         own = self.blocks if isinstance(self.blocks, int) else sum(b in BLOCKS for b in self.blocks)

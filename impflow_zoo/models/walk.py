@@ -68,6 +68,6 @@ class Walk:
 
 
 def _parts(transform: Transform) -> Sequence[Transform]:
-    """The parts of a composite of nflows, which keeps them in its only child, a list."""
-    (parts,) = transform.children()
+    """The parts of a composite of nflows, which keeps them in its first child, a list."""
+    parts, *_ = transform.children()
     return list(parts.children())

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from nflows.transforms import CompositeTransform, Transform
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["StandardisedContext"]
 
@@ -14,18 +14,26 @@ __all__ = ["StandardisedContext"]
 class StandardisedContext(CompositeTransform):
     """A composite that takes contexts in the data's own units.
 
-    Its parts are given `(context - mean) / std`: the context itself until `set` is called.
+    Its parts are given `(context - mean) / std`, by way of a net if there is one. Until `set` is
+    called the mean is 0 and the deviation is 1.
 
     Arguments:
         steps: the parts.
         features: size of a context row.
+        embedding_net: what the parts see standardised contexts through, `[B, features] -> [B, n]`.
     """
 
     context_mean: Tensor
     context_std: Tensor
 
-    def __init__(self, steps: Iterable[Transform], features: int) -> None:
+    def __init__(
+        self,
+        steps: Iterable[Transform],
+        features: int,
+        embedding_net: nn.Module | None = None,
+    ) -> None:
         super().__init__(list(steps))
+        self.embedding_net = embedding_net
         self.register_buffer("context_mean", torch.zeros(features))
         self.register_buffer("context_std", torch.ones(features))
 
@@ -36,8 +44,11 @@ class StandardisedContext(CompositeTransform):
         self.context_std.copy_(std)
 
     def seen(self, context: Tensor | None) -> Tensor | None:
-        """What the parts are given for contexts, `[B, features]`."""
-        return None if context is None else (context - self.context_mean) / self.context_std
+        """What the parts are given for contexts, `[B, features]`; for None, None."""
+        if context is None:
+            return None
+        context = (context - self.context_mean) / self.context_std
+        return context if self.embedding_net is None else self.embedding_net(context)
 
     def like(self, noise: Tensor) -> Tensor:
         """Contexts as they come, from standard normal noise, `[B, features]`."""

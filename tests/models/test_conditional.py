@@ -30,6 +30,7 @@ NAMES = {"columns": ("a",), "context_columns": ("t", "p")}
 SMALL = {"blocks": 2, "hidden_features": (8, 8), "lipschitz": 0.8}
 MODELS = {
     "ImpFlow": lambda **named: ImpFlow(TabularConfig(**SMALL, **named)),
+    "embedded": lambda **named: ImpFlow(TabularConfig(**SMALL, embedding_net=(6, 5), **named)),
     "ResFlow": lambda **named: ResFlow(TabularConfig(**SMALL, **named)),
     "SplineFlow": lambda **named: SplineFlow(
         SplineConfig(blocks=2, hidden_features=8, layers="autoregressive", **named)
@@ -135,6 +136,8 @@ def test_names_fill_in_the_number_of_contexts():
         ({"context_columns": ("t",)}, "name the columns they are given for too"),
         ({"columns": ("a",), "context_columns": ("a",)}, "columns=.*each once expected"),
         ({**NAMES, "rounding": (1.0, 1.0)}, "rounding=.*one entry for 1 columns"),
+        ({"embedding_net": (4,)}, "embedding_net needs context_columns, or context_features"),
+        ({**NAMES, "embedding_net": (4, 0)}, "embedding_net=.*at least 1"),
         ({"columns": ("a",), "context_columns": "t"}, "config key 'context_columns' is 't'"),
     ],
 )

@@ -98,8 +98,10 @@ def test_a_number_and_the_name_of_the_own_kind_are_the_same_model():
     torch.testing.assert_close(names.log_prob(x), number.log_prob(x), rtol=0, atol=0)
 
 
-def test_it_takes_contexts():
-    model = bent(("spline-coupling", "implicit"), context_features=1)
+@pytest.mark.parametrize("embedding", [(), (5, 4)])
+def test_it_takes_contexts(embedding):
+    blocks = ("spline-coupling", "implicit")
+    model = bent(blocks, context_features=1, embedding_net=embedding)
     x, contexts = rows(4), torch.arange(4, dtype=torch.float64)[:, None]
     assert not torch.allclose(model.log_prob(x, contexts), model.log_prob(x, contexts.flip(0)))
     torch.testing.assert_close(model.decode(model.encode(x, contexts), contexts), x)
