@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from nflows.distributions import StandardNormal
@@ -49,18 +49,26 @@ def log_normal(rows: Tensor) -> Tensor:
     return -0.5 * (rows**2).sum(dim=1) - 0.5 * rows.shape[1] * math.log(2 * math.pi)
 
 
-class TableBuilder:
-    """Makes the map of a flow on vectors.
-
-    Arguments:
-        config: what the model is made of.
-        own: the model's own kind of block.
-    """
+class _Builder:
+    """Makes the map of a flow that a config describes, of a model's own kind of block."""
 
     actnorm: type[ActNorm] = ActNorm
 
-    def __init__(self, config: TabularConfig, own: type[ResidualBlock]) -> None:
-        self.config, self.own, self.numbers = config, own, itertools.count()
+    def __init__(self, config: Any, own: type[ResidualBlock]) -> None:
+        self.config, self.own, self.count = config, own, 0
+
+    def block(
+        self, net: Callable[[], nn.Module], kind: type[ResidualBlock] | None = None
+    ) -> ResidualBlock:
+        """The next block, of the model's own kind or another one: each has a seed."""
+        self.count += 1
+        return made(kind or self.own, net, self.config, self.count - 1)
+
+
+class TableBuilder(_Builder):
+    """Makes the map of a flow on vectors."""
+
+    config: TabularConfig
 
     def transform(self) -> Transform:
         """Rows, `[B, D]`, to noise, `[B, D]`."""
@@ -74,11 +82,10 @@ class TableBuilder:
         for i, name in enumerate(names):
             if config.actnorm and i:
                 yield from on_plain(config, self.actnorm)
-            kind = BLOCKS.get(name) if name else self.own
-            if kind is None:
+            if name and name not in BLOCKS:
                 yield other_block(name, config, i)
             else:
-                yield made(kind, self.net, config, next(self.numbers))
+                yield self.block(self.net, BLOCKS.get(name))
 
     def net(self) -> nn.Module:
         """A new net."""
@@ -97,16 +104,10 @@ class TableBuilder:
         return LipschitzMLP(*sizes, activation, constant, context, frequency=config.frequency)
 
 
-class ImageBuilder:
-    """Makes the map of a flow on images; arguments are those of `TableBuilder`.
+class ImageBuilder(_Builder):
+    """Makes the map of a flow on images; the first net of a model has no preactivation."""
 
-    It counts blocks: each has a seed, and the first net of a model has no preactivation.
-    """
-
-    actnorm: type[ActNorm] = ActNorm
-
-    def __init__(self, config: ImageConfig, own: type[ResidualBlock]) -> None:
-        self.config, self.own, self.count = config, own, 0
+    config: ImageConfig
 
     def transform(self) -> Transform:
         """Images in [0, 1], `[B, C, H, W]`, to noise, `[B, D]`.
@@ -116,19 +117,16 @@ class ImageBuilder:
         order, then the last map.
         """
         config = self.config
-        scales = [CompositeTransform(list(self.scale(i))) for i in range(len(config.blocks))]
-        first: list[Transform] = [BoundedLogit(config.alpha, config.shape)]
+        steps: list[Transform] = [BoundedLogit(config.alpha, config.shape)]
         if config.squeeze_first:
-            first.append(SqueezeTransform())
-        if not config.factor_out:
-            return self.whole([*first, *scales])
-        *halves, end = config.scales
-        leaving = [(2 * channels, height // 2, width // 2) for channels, height, width in halves]
-        return self.whole([*first, Multiscale(scales, [*leaving, (math.prod(end),)])])
-
-    def whole(self, steps: list[Transform]) -> Transform:
-        """All steps as one, which take labels where images are given some."""
-        classes = self.config.classes
+            steps.append(SqueezeTransform())
+        scales = [CompositeTransform(list(self.scale(i))) for i in range(len(config.blocks))]
+        if config.factor_out:
+            *halves, end = config.scales
+            leaving = [(2 * c, height // 2, width // 2) for c, height, width in halves]
+            scales = [Multiscale(scales, [*leaving, (math.prod(end),)])]
+        steps += scales
+        classes = config.classes
         return OneHotContext(steps, classes) if classes else CompositeTransform(steps)
 
     def scale(self, i: int) -> Iterator[Transform]:
@@ -156,11 +154,6 @@ class ImageBuilder:
         if self.config.classes:
             yield PerLabel(math.prod(shape), self.config.classes)
 
-    def block(self, net: Callable[[], nn.Module]) -> ResidualBlock:
-        """The next block."""
-        self.count += 1
-        return made(self.own, net, self.config, self.count - 1)
-
     def net(self, shape: tuple[int, int, int], *, first: bool) -> nn.Module:
         """A new net for maps of a shape, of the first block or of another one."""
         config, (channels, height, width) = self.config, shape
@@ -173,7 +166,7 @@ class ImageBuilder:
 
 
 # By class of config; the room of converted models adds its own.
-BUILDERS: dict[type, Callable[..., TableBuilder | ImageBuilder]] = {
+BUILDERS: dict[type, type[TableBuilder | ImageBuilder]] = {
     TabularConfig: TableBuilder,
     ImageConfig: ImageBuilder,
 }
