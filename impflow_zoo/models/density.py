@@ -35,16 +35,14 @@ __all__ = ["Density"]
 _DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
 
 
-def _require_tensor(x: object, name: str) -> None:
+def _require_rows(x: object, name: str, shape: tuple[int, ...], rows: int | None = None) -> None:
+    """Refuse what is no tensor of rows of a shape, and another number of them, if one is given."""
     if not isinstance(x, Tensor):
         raise ModelError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
-
-
-def _require_rows(x: Tensor, name: str, shape: tuple[int, ...]) -> None:
-    _require_tensor(x, name)
-    if x.shape[1:] != shape:
-        expected = ", ".join(map(str, ("B", *shape)))
-        raise ModelError(f"{name} of shape {tuple(x.shape)}: this model takes [{expected}]")
+    if x.shape[1:] != shape or rows not in (None, len(x)):
+        asked = "" if rows is None else f"for {rows} rows "
+        expected = ", ".join(map(str, ("B" if rows is None else rows, *shape)))
+        raise ModelError(f"{name} of shape {tuple(x.shape)}: {asked}this model takes [{expected}]")
 
 
 class Density(PlainLoading):
@@ -156,7 +154,7 @@ class Density(PlainLoading):
         """
         if not isinstance(self.preprocessing, ImagePreprocessing):
             raise ValueError("bits_per_dim is for image models: use log_prob")
-        _require_tensor(images, "images")
+        _require_rows(images, "images", self.config.shape)
         generator = torch.Generator().manual_seed(mix(self.config.seed, Use.BATCH_NOISE))
         noise = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
         x = self.dequantise(images, noise.to(images.device))
@@ -286,20 +284,15 @@ class Density(PlainLoading):
         size = self.config.context_features
         if size is None and context is not None:
             raise ValueError("a context was given, but this model is unconditional")
-        if size is not None:
-            if context is None:
-                named = ", ".join(getattr(self.config, "context_columns", ()))
-                raise ValueError(
-                    f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
-                )
-            _require_tensor(context, "context")
-            rows = (*context.shape, 0)[0] if rows is None else rows
-            if context.shape != (rows, size):
-                raise ValueError(
-                    f"context of shape {tuple(context.shape)}: "
-                    f"for {rows} rows this model takes [{rows}, {size}]"
-                )
-        return None if context is None else self._converted(context, "context")
+        if size is None:
+            return None
+        if context is None:
+            named = ", ".join(getattr(self.config, "context_columns", ()))
+            raise ValueError(
+                f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
+            )
+        _require_rows(context, "context", (size,), rows)
+        return self._converted(context, "context")
 
     def _converted(self, x: Tensor, name: str) -> Tensor:
         if not x.is_floating_point():

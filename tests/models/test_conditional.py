@@ -151,7 +151,7 @@ MISTAKES = {
     "missing": (lambda m: m.log_prob(X), r"needs a context of shape \[B, 2\]: t, p"),
     "missing-sample": (lambda m: m.sample(3), r"needs a context of shape \[B, 2\]: t, p"),
     "too-many": (lambda m: m.log_prob(X, C[:, [0, 1, 1]]), r"\(4, 3\).*takes \[4, 2\]"),
-    "too-few": (lambda m: m.sample(3, C[:, :1]), r"\(4, 1\).*takes \[4, 2\]"),
+    "too-few": (lambda m: m.sample(3, C[:, :1]), r"\(4, 1\).*takes \[B, 2\]"),
     "count": (lambda m: m.log_prob(X, C[:2]), r"\(2, 2\).*for 4 rows this model takes \[4, 2\]"),
     "nan": (lambda m: m.log_prob(X, C * math.nan), "context hold NaN or infinity in 4 of 4 rows"),
     "nan-sample": (lambda m: m.sample(1, C / 0), "context hold NaN or infinity"),

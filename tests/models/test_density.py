@@ -314,7 +314,7 @@ CONDITIONAL = {
     "no context": (lambda m: m.log_prob(rows()), r"needs a context of shape \[B, 3\]"),
     "no context to sample": (lambda m: m.sample(1), "needs a context"),
     "too few contexts": (lambda m: m.log_prob(rows(6), torch.ones(5, 3)), "for 6 rows"),
-    "context of another size": (lambda m: m.sample(2, torch.ones(5, 4)), r"takes \[5, 3\]"),
+    "context of another size": (lambda m: m.sample(2, torch.ones(5, 4)), r"takes \[B, 3\]"),
     "context with NaN": (lambda m: m.sample(1, torch.full((1, 3), math.nan)), "context hold NaN"),
     "no tensor": (lambda m: m.log_prob(rows(), [0.0] * 6), "context of type list: a torch tensor"),
     "no tensor to sample": (lambda m: m.sample(1, [0.0]), "context of type list: a torch tensor"),

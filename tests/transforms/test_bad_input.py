@@ -195,7 +195,7 @@ BAD = {
         lambda: ImpFlow(TabularConfig(2, blocks=1, context_features=1)).sample(
             2, torch.tensor(1.0)
         ),
-        r"context of shape \(\): for 0 rows this model takes \[0, 1\]",
+        r"context of shape \(\): this model takes \[B, 1\]",
     ),
     "standardise-a-column": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).fit_preprocessing(torch.arange(3.0)),
