@@ -131,7 +131,6 @@ class FlowModel(Density, PyTorchModelHubMixin):
         push_to_hub: bool = False,
         repo_id: str | None = None,
         card: str | None = None,
-        config: Any = None,
         model_card_kwargs: dict[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
@@ -145,7 +144,6 @@ class FlowModel(Density, PyTorchModelHubMixin):
             push_to_hub: save it to the Hub as well, with the same card.
             repo_id: where to; the folder's name if None.
             card: text of the README.md.
-            config: accepted for `huggingface_hub`, not used.
             model_card_kwargs: `card` and the `repo_id` it is to name, from `push_to_hub`.
             push_to_hub_kwargs: passed to `push_to_hub`.
         """
@@ -155,7 +153,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         own_name = folder.resolve().name
         if push_to_hub and card is None and (folder / CARD).is_file():
             card = (folder / CARD).read_text(encoding="utf-8")
-        store.save(self, folder, card, name=words.get("repo_id", own_name))
+        store.save(self, folder, card, words.get("repo_id", own_name))
         if push_to_hub:
             settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}
             return self.push_to_hub(repo_id or own_name, **settings)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,17 +68,11 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
     model.load_state_dict(weights, strict=True)
 
 
-def save(
-    model: FlowModel,
-    folder: Path,
-    card: str | None = None,
-    *,
-    name: str | None = None,
-) -> None:
+def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
     """Write a model's files, all of them or none.
 
     Power vectors are brought to convergence. Without a card, one that is there is kept, or a
-    minimal one is written, which loads the model by `name` (the folder's if None).
+    minimal one is written, which loads the model by its name.
 
     Raises:
         WeightsError: if the folder is a file, a weight is not finite or in half precision, or the
@@ -101,7 +96,7 @@ def save(
     golden = serialise(golden_batch(model), metadata={"format": "pt"})
     contents: dict[str, bytes | None] = {WEIGHTS: content, GOLDEN: golden, CONFIG: stated.text()}
     if card is None and not (folder / CARD).exists():
-        card = default_card(kind, name or folder.resolve().name)
+        card = default_card(kind, name)
     if card is not None:
         contents[CARD] = card.encode()
     ModelFolder(folder).replace(contents)
@@ -144,16 +139,12 @@ def golden_batch(model: FlowModel, rows: int = 8) -> dict[str, Tensor]:
     its log-determinants are drawn afresh, `"auto"` takes their place.
     """
     double = _double_copy(model, model.config)
-    generator = torch.Generator().manual_seed(0)
-    size = math.prod(model.config.shape)
-    noise = torch.randn(rows, size, generator=generator, dtype=torch.float64)
-    context = None
-    if model.config.context_features:
-        context = torch.randn(
-            rows, model.config.context_features, generator=generator, dtype=torch.float64
-        )
-        if isinstance(double.transform, StandardisedContext):
-            context = double.transform.like(context)
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = draw(rows, math.prod(model.config.shape))
+    given = model.config.context_features
+    context = draw(rows, given) if given else None
+    if context is not None and isinstance(double.transform, StandardisedContext):
+        context = double.transform.like(context)
     with without_autocast(double):
         x = double.decode(noise, context)
     # Inputs as users have them: an image's may lie out of [0, 1] as it is.
@@ -195,11 +186,7 @@ def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
 
 
 def check_certificate(model: FlowModel, name: str, certificate: Iterable[Certificate]) -> None:
-    """Compare the bounds of a model with those recorded at save time.
-
-    Raises:
-        WeightsError: if a bound is above the recorded one, or they are of other nets.
-    """
+    """Refuse bounds above those recorded at save time, or of other nets, by a `WeightsError`."""
     recorded = {c.name: c.bound for c in certificate}
     found = {c.name: c for c in certify(model)}
     if recorded.keys() != found.keys():
