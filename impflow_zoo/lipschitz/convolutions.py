@@ -126,21 +126,20 @@ class LipschitzConv2d(LipschitzLayer):
         return functional.normalize(torch.cos(position**2), dim=0)
 
     def _improve(self, steps: int, v: Tensor, gain: float = -1.0) -> None:
-        """One Krylov space, on the side where vectors are shorter, from a vector.
-
-        What it finds is kept if its norm is larger than that of the vectors by a gain.
-        """
-        weight = self.weight.detach()
-        forward, backward = partial(self.operator, weight), partial(self.adjoint, weight)
-        if len(self.u) < len(v):
-            v = backward(leading_vector(backward, forward, forward(v), steps))
-        else:
-            v = leading_vector(forward, backward, v, steps)
-        v = self._unit(v)
+        """Keep what a Krylov space finds if its norm is larger than the vectors' by a gain."""
+        forward = partial(self.operator, self.weight.detach())
+        v = self._unit(self._leading(self.weight.detach(), v, steps))
         u = forward(v)
         if gain < 0 or bool(self._length(u) > (1 + gain) * self._length(forward(self.v))):
             self.v.copy_(v)
             self.u.copy_(self._unit(u))
+
+    def _leading(self, weight: Tensor, v: Tensor, steps: int) -> Tensor:
+        """`leading_vector` from `v`, on the side where vectors are shorter."""
+        forward, backward = partial(self.operator, weight), partial(self.adjoint, weight)
+        if len(self.u) < len(v):
+            return backward(leading_vector(backward, forward, forward(v), steps))
+        return leading_vector(forward, backward, v, steps)
 
     def _unit(self, vector: Tensor) -> Tensor:
         """A vector of length 1; shorter ones than 1e-12 stay short, as 0 does."""
@@ -155,13 +154,10 @@ class LipschitzConv2d(LipschitzLayer):
     def norm_bound(self) -> float:
         """An upper bound of the norm in float64, by `convolution_norm_bound`."""
         weight = self.normalised_weight(training=False).double()
-        pair = partial(self.operator, weight), partial(self.adjoint, weight)
-        if len(self.u) < len(self.v):
-            pair = pair[::-1]
-        start = min(self.u, self.v, key=len).to(weight)
 
         def estimate(steps: int) -> float:
-            return float(torch.linalg.vector_norm(pair[0](leading_vector(*pair, start, steps))))
+            v = self._unit(self._leading(weight, self.v.to(weight), steps))
+            return float(torch.linalg.vector_norm(self.operator(weight, v)))
 
         return convolution_norm_bound(weight, self.image_size, estimate)
 

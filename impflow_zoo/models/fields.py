@@ -116,32 +116,28 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
             return None
         lists = [kind for kind in kinds if typing.get_origin(kind) is tuple]
         annotation = lists[0] if lists and isinstance(value, (list, tuple)) else kinds[0]
+    origin, is_number = typing.get_origin(annotation), annotation in (int, float)
     if dataclasses.is_dataclass(annotation):
         if isinstance(value, typing.cast(type, annotation)):
             return value
         if isinstance(value, dict):
             return parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
-    elif typing.get_origin(annotation) is tuple:
-        if isinstance(value, (list, tuple)):
-            item = typing.get_args(annotation)[0]
-            return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
-    elif typing.get_origin(annotation) is dict:
-        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-            item = typing.get_args(annotation)[1]
-            return {name: convert(v, item, f"{key}.{name}") for name, v in value.items()}
-    elif annotation in (int, float):
-        number = is_whole(value) if annotation is int else is_real(value)
-        if number and -(2**63) < value < 2**63:  # torch's sizes and seeds are smaller
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        item = typing.get_args(annotation)[0]
+        return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+    elif origin is dict and isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        item = typing.get_args(annotation)[1]
+        return {name: convert(v, item, f"{key}.{name}") for name, v in value.items()}
+    elif is_number and (is_whole(value) if annotation is int else is_real(value)):
+        if -(2**63) < value < 2**63:  # torch's sizes and seeds are smaller
             return annotation(value)
     elif type(value) is annotation:
         return value
-    listed = typing.get_origin(annotation) is tuple
-    wanted = "list" if listed else getattr(annotation, "__name__", str(annotation))
+    wanted = "list" if origin is tuple else getattr(annotation, "__name__", str(annotation))
     if dataclasses.is_dataclass(annotation):
         wanted = "settings by name"
-    hint, number = "", annotation in (int, float) and isinstance(value, str)
-    if number and re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", value, re.IGNORECASE):
+    hint = f", as [{value}]" if origin is tuple and is_real(value) else ""
+    text = value if is_number and isinstance(value, str) else ""
+    if re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", text, re.IGNORECASE):
         hint = ", without quotes, as 1000 or 1.0e-3"  # YAML reads `1e-3` as text
-    if listed and is_real(value):
-        hint = f", as [{value}]"
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")
