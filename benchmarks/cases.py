@@ -19,7 +19,7 @@ from impflow_zoo import (
     Solver,
 )
 from impflow_zoo.lipschitz.norms import LipschitzLayer
-from impflow_zoo.models.walk import Walk
+from impflow_zoo.models.walk import walk
 from impflow_zoo.normflows import from_residual
 from impflow_zoo.numerics.report import Report
 
@@ -156,7 +156,7 @@ class Side:
         report = Report()
         if isinstance(self.modules, Transform):
             with torch.no_grad():
-                Walk(report=report)(self.modules, self.x)
+                walk(self.modules, self.x, report=report)
         if not report.logdets or any(found.mode == "unbiased" for found in report.logdets):
             draws = [self.run("log_prob") for _ in range(_DRAWS)]
             return float(torch.stack(draws).var(0).mean().sqrt())
@@ -245,8 +245,11 @@ def compose(
             steps.append(SqueezeTransform())
         steps.append(block)
     model = CompositeTransform(steps)
-    decode = Walk(backwards=True, want_logdet=False)
-    return Side(case, model, lambda z: decode(model, _last_shape(z, steps))[0], model, after_step)
+
+    def decode(z: Tensor) -> Tensor:
+        return walk(model, _last_shape(z, steps), backwards=True, want_logdet=False)[0]
+
+    return Side(case, model, decode, model, after_step)
 
 
 def _last_shape(z: Tensor, steps: list[Transform]) -> Tensor:

@@ -19,7 +19,7 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.table_config import TabularConfig
-from impflow_zoo.models.walk import Walk
+from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
@@ -136,7 +136,7 @@ class Density(PlainLoading):
     def _log_prob(
         self, x: Tensor, context: Tensor | None, probes: Probes, report: Report | None
     ) -> Tensor:
-        z, logdet = Walk(context, probes=probes, report=report)(self.transform, x)
+        z, logdet = walk(self.transform, x, context, probes=probes, report=report)
         return log_normal(z) + logdet
 
     def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
@@ -215,7 +215,7 @@ class Density(PlainLoading):
             SolverError: if a root is not found.
         """
         x, context = self._checked(x, context)
-        return Walk(context, want_logdet=False)(self.transform, x)[0]
+        return walk(self.transform, x, context, want_logdet=False)[0]
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """`transform.inverse` without the log-determinant, which is not computed.
@@ -233,7 +233,7 @@ class Density(PlainLoading):
         """
         _require_rows(z, "noise", (math.prod(self.config.shape),))
         z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
-        return Walk(context, backwards=True, want_logdet=False)(self.transform, z)[0]
+        return walk(self.transform, z, context, backwards=True, want_logdet=False)[0]
 
     def to_data(self, x: Tensor) -> Tensor:
         """From what `transform` takes to what users hold: tables as they are, images as uint8."""

@@ -8,7 +8,7 @@ from cases import TASKS, Case, make_side
 from counting import counting
 from hotspots import shares
 
-from impflow_zoo.models.walk import Walk
+from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.report import Report
 
 PLANE = Case((2,), 3, (8, 8), 5)
@@ -48,7 +48,7 @@ def test_the_counts_are_those_of_the_mathematics():
     side.prepare("sample")
     report = Report()
     with torch.no_grad():
-        Walk(backwards=True, want_logdet=False, report=report)(side.modules, side.x)
+        walk(side.modules, side.x, backwards=True, want_logdet=False, report=report)
     with counting(side) as counts:
         side.run("sample")
     roots = [int(root.steps.max()) for root in report.roots]
