@@ -209,11 +209,7 @@ def expansion(activation: nn.Module | None) -> int:
 
 
 def make_activation(kind: str | type[nn.Module], features: int | None = None) -> nn.Module:
-    """An activation, with an attribute `expansion` where it multiplies the features.
-
-    Arguments:
-        kind: a name of `ACTIVATIONS`, or a class.
-        features: how many features, or channels, it will be given, where that is known.
+    """An activation of a name of `ACTIVATIONS`, or of a class, for so many features or channels.
 
     Raises:
         ValueError: if the name is unknown, with those that are known, or if the activation pairs

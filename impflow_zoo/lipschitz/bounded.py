@@ -20,23 +20,12 @@ class BoundedNet(nn.Module):
     Contexts go through linear maps and are added before each activation, one number for each
     feature or channel. Sub-classes make `activations`, `layers` and `context_layers`, and `first`,
     an activation at the start, if they have one.
-
-    Arguments:
-        shape: of one row.
-        lipschitz: bound of the Lipschitz constant.
-        context_features: size of a context row, or None.
-
-    Attributes:
-        lipschitz: the bound in the 2-norm; None if none is known in advance.
-
-    Raises:
-        ValueError: if the bound is no positive number, or the size no whole number.
     """
 
     activations: nn.ModuleList
     layers: nn.ModuleList
     context_layers: nn.ModuleList
-    lipschitz: float | None
+    lipschitz: float | None  # the bound in the 2-norm; None if none is known in advance
 
     def __init__(
         self, shape: tuple[int, ...], lipschitz: float, context_features: int | None

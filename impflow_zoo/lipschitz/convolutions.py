@@ -30,9 +30,6 @@ class LipschitzConv2d(LipschitzLayer):
         Regularisation of Neural Networks by Enforcing Lipschitz Continuity (Gouk et al., 2018)
         https://arxiv.org/abs/1804.04368
 
-        The Singular Values of Convolutional Layers (Sedghi et al., 2018)
-        https://arxiv.org/abs/1805.10408
-
     Arguments:
         in_channels: channels of the input.
         out_channels: channels of the output.
@@ -62,21 +59,16 @@ class LipschitzConv2d(LipschitzLayer):
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
         self._start(convolution, coefficient, self.image_size[0] * self.image_size[1])
 
-    @property
-    def padding(self) -> int:
-        """Zeros on each side that keep the size of the image."""
-        return self.weight.shape[-1] // 2
-
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)
-        return functional.conv2d(image, weight, padding=self.padding).flatten()
+        return functional.conv2d(image, weight, padding=weight.shape[-1] // 2).flatten()
 
     def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
         """`W^T u` as a flat vector."""
         image = u.view(1, weight.shape[0], *self.image_size)
         size = (1, weight.shape[1], *self.image_size)
         # `conv_transpose2d` is the same, in up to eight times the time.
-        return conv2d_input(size, weight, image, padding=self.padding).flatten()
+        return conv2d_input(size, weight, image, padding=weight.shape[-1] // 2).flatten()
 
     def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.

@@ -28,6 +28,7 @@ class Perceptron(BoundedNet):
         self,
         features: int,
         hidden_features: Sequence[int],
+        activation: str | type[nn.Module],
         lipschitz: float,
         context_features: int | None,
         frequency: float | None,
@@ -43,7 +44,8 @@ class Perceptron(BoundedNet):
         if frequency is not None and not (is_real(frequency) and 1e-3 <= frequency <= 1e3):
             raise ValueError(f"frequency={frequency!r}: a number from 0.001 to 1000 is needed")
         self.features = features
-        self.activations = nn.ModuleList()
+        kinds = (make_activation(activation, n) for n in self.hidden_features)
+        self.activations = nn.ModuleList(kinds)
         self.log_frequencies = nn.ParameterList(
             torch.full((width,), math.log(frequency))
             for width in self.hidden_features
@@ -98,8 +100,8 @@ class LipschitzMLP(Perceptron):
         *,
         frequency: float | None = None,
     ) -> None:
-        super().__init__(features, hidden_features, lipschitz, context_features, frequency)
-        self.activations.extend(make_activation(activation, n) for n in self.hidden_features)
+        sizes = (features, hidden_features)
+        super().__init__(*sizes, activation, lipschitz, context_features, frequency)
         if frequency is not None and slopes(make_activation(activation)) is None:
             raise ValueError(f"frequency={frequency}: {activation!r} is not elementwise, set None")
         hidden = zip(self.hidden_features, self.activations, strict=True)

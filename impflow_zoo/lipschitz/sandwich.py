@@ -154,8 +154,8 @@ class SandwichMLP(Perceptron):
         *,
         frequency: float = 1.0,
     ) -> None:
-        super().__init__(features, hidden_features, lipschitz, context_features, frequency)
-        self.activations.extend(make_activation(activation) for _ in self.hidden_features)
+        sizes = (features, hidden_features)
+        super().__init__(*sizes, activation, lipschitz, context_features, frequency)
         if activation not in SANDWICH_ACTIVATIONS:
             raise ValueError(
                 f"activation {activation!r}: sandwich nets need slopes in [0, 1] and take "

@@ -98,10 +98,9 @@ class TableBuilder(_Builder):
         sizes, activation = (config.features + more, config.hidden_features), config.activation
         assert activation is not None, "a config fills it in"
         constant, context = config.lipschitz, config.seen_features
-        if config.net == "sandwich":
-            frequency = 1.0 if config.frequency is None else config.frequency
-            return SandwichMLP(*sizes, activation, constant, context, frequency=frequency)
-        return LipschitzMLP(*sizes, activation, constant, context, frequency=config.frequency)
+        kind = SandwichMLP if config.net == "sandwich" else LipschitzMLP
+        frequency: Any = {} if config.frequency is None else {"frequency": config.frequency}
+        return kind(*sizes, activation, constant, context, **frequency)
 
 
 class ImageBuilder(_Builder):

@@ -31,9 +31,6 @@ class FlowModel(Density, PyTorchModelHubMixin):
     [0, 1]); `model.flow` is the nflows `Flow`, `model.transform` its transform with the
     preprocessing inside.
 
-    Arguments:
-        config: a config dataclass, or its JSON form as a dict.
-
     Attributes:
         citation: what cards ask users to cite, in BibTeX.
 
@@ -182,15 +179,9 @@ class FlowModel(Density, PyTorchModelHubMixin):
 
 @register_model
 class ImpFlow(FlowModel):
-    """Implicit normalizing flow: `ImpFlowTransform` blocks. See `FlowModel`.
-
-    References:
-        Implicit Normalizing Flows (Lu et al., 2021)
-        https://arxiv.org/abs/2103.09527
-    """
+    """Implicit normalizing flow: `ImpFlowTransform` blocks. See `FlowModel`."""
 
     block = ImpFlowTransform
-
     citation: ClassVar[str] = """@inproceedings{lu2021implicit,
   title={Implicit Normalizing Flows},
   author={Lu, Cheng and Chen, Jianfei and Li, Chongxuan and Wang, Qiuhao and Zhu, Jun},
@@ -202,15 +193,9 @@ class ImpFlow(FlowModel):
 
 @register_model
 class ResFlow(FlowModel):
-    """Residual flow: `ResFlowTransform` blocks. See `FlowModel`.
-
-    References:
-        Residual Flows for Invertible Generative Modeling (Chen et al., 2019)
-        https://arxiv.org/abs/1906.02735
-    """
+    """Residual flow: `ResFlowTransform` blocks. See `FlowModel`."""
 
     block = ResFlowTransform
-
     citation: ClassVar[str] = """@inproceedings{chen2019residual,
   title={Residual Flows for Invertible Generative Modeling},
   author={Chen, Ricky T. Q. and Behrmann, Jens and Duvenaud, David and Jacobsen, J{\\"o}rn-Henrik},
@@ -222,15 +207,9 @@ class ResFlow(FlowModel):
 
 @register_model
 class MonotoneFlow(FlowModel):
-    """Monotone flow: `MonotoneTransform` blocks. See `FlowModel`.
-
-    References:
-        Invertible Monotone Operators for Normalizing Flows (Ahn et al., 2022)
-        https://arxiv.org/abs/2210.08176
-    """
+    """Monotone flow: `MonotoneTransform` blocks. See `FlowModel`."""
 
     block = MonotoneTransform
-
     citation: ClassVar[str] = """@inproceedings{ahn2022invertible,
   title={Invertible Monotone Operators for Normalizing Flows},
   author={Ahn, Byeongkeun and Kim, Chiyoon and Hong, Youngjoon and Kim, Hyunwoo J.},

@@ -128,12 +128,8 @@ def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) ->
 
     Their own texts are pages of advice, or those of the connection below, which may quote a
     header with a token in it. Failures of the connection come as `LocalEntryNotFoundError`: the
-    file could not be fetched, and the cache does not have it.
-
-    Arguments:
-        name: what the message calls the repository.
-        loading: whether the name may have been meant for a folder.
-        saves: whether a model is saved within: a `RuntimeError` may be torch's then.
+    file could not be fetched, and the cache does not have it. In `loading`, the name may have been
+    meant for a folder; where a model `saves` itself within, a `RuntimeError` may be torch's.
     """
     try:
         yield

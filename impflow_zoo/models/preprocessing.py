@@ -93,18 +93,16 @@ def _moments(x: Tensor, names: Sequence[str], dtype: torch.dtype) -> tuple[Tenso
     if len(x) < 2:
         raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
     std, mean = torch.std_mean(x.double(), dim=0)
-    if not bool((std > 0).all()):
-        constant = (~(std > 0)).nonzero()[:, 0].tolist()
-        named = [names[i] for i in constant] if names else constant
-        raise ModelError(f"columns {named} are constant: a density has no place for them")
+    called = names or range(x.shape[1])
+    constant = [called[i] for i in (~(std > 0)).nonzero()[:, 0].tolist()]
+    if constant:
+        raise ModelError(f"columns {constant} are constant: a density has no place for them")
     distance = mean.abs() / std
     far = float(distance.max()) * torch.finfo(dtype).eps
     if far > 1e-3:  # standard deviations that rounding of the input moves a value by
-        worst = int(distance.argmax())
-        name = names[worst] if names else worst
         warnings.warn(
-            f"column {name} lies so far from zero for its spread that {dtype} "
-            f"rounds its values by {far:.1e} standard deviations: subtract an offset from it",
+            f"column {called[int(distance.argmax())]} lies far from zero for its spread: {dtype} "
+            f"rounds its values by {far:.1e} standard deviations, subtract an offset from it",
             NumericalWarning,
             stacklevel=4,
         )

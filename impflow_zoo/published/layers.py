@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear, Scale
+from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear
 
 __all__ = ["PublishedConv2d", "PublishedLinear", "Space", "spaces"]
 
@@ -68,7 +68,7 @@ class PublishedLayer(LipschitzLayer):
     def state(self) -> tuple[Tensor, ...]:
         return ()
 
-    def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
+    def in_use(self, norm: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         if self.has_closed_form:
             factor = self._slices() / self.coefficient
         else:  # the published code divides by a number in float32, whatever the type of the weight

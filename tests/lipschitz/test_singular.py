@@ -76,5 +76,5 @@ def norm(layer: LipschitzConv2d, weight: Tensor, shape: tuple[int, ...]) -> floa
     """The norm of the dense matrix of a convolution."""
     size = math.prod(shape)
     images = torch.eye(size, dtype=torch.float64).view(size, *shape)
-    dense = functional.conv2d(images, weight.double(), padding=layer.padding).flatten(1)
+    dense = functional.conv2d(images, weight.double(), padding="same").flatten(1)
     return float(torch.linalg.matrix_norm(dense, 2))
