@@ -28,53 +28,44 @@ class FastPerceptron(BoundLayers):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        weights, functions = self.weights, self.functions
-        self.function = DERIVATIVES[functions[0]]
-        self.width = max(max(weight.shape) for weight in weights)
+        self.function = DERIVATIVES[self.functions[0]]
 
     @torch.no_grad()
     def value(self, x: Tensor) -> Tensor:
-        results = [self._evaluate(at(x, rows), rows) for rows in self.parts(x, 1)]
-        return _cat(results)
+        return _cat([net._evaluate(part) for net, part in self.parts(1, x)])
 
-    def _evaluate(self, x: Tensor, rows: slice) -> Tensor:
-        for i, weight in enumerate(self.weights):
+    def _evaluate(self, x: Tensor) -> Tensor:
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = self.function.overwrite(x) if i else x
-            x = torch.addmm(self.bias(i, rows), x, weight.mT)
+            x = torch.addmm(bias, x, weight.mT)
         return x
 
-    def parts(self, x: Tensor, count: int) -> list[slice]:
-        """The batch, cut so that `count` feature maps of a part stay in the cache of a CPU."""
-        batch = max(len(x), 1)
-        size = max(_CACHED // (count * self.width), 16) if x.device.type == "cpu" else batch
-        return [slice(i, min(i + size, len(x))) for i in range(0, batch, size)]
-
-    def bias(self, layer: int, rows: slice) -> Tensor:
-        """The bias of a layer for some rows of the batch."""
-        bias = self.biases[layer]
-        return bias if bias.dim() == 1 else bias[rows]
+    def parts(self, count: int, *maps: Tensor) -> list[Any]:
+        """Net and maps, cut so that `count` feature maps of a part stay in the cache of a CPU."""
+        size = max(_CACHED // (count * max(max(weight.shape) for weight in self.weights)), 16)
+        if len(maps[0]) <= size or maps[0].device.type != "cpu":
+            return [(self, *maps)]
+        nets = [self.rows(slice(i, i + size)) for i in range(0, len(maps[0]), size)]
+        return list(zip(nets, *(whole.split(size) for whole in maps), strict=True))
 
     def linearize(self, x: Tensor, *, differentiable: bool = False) -> Linearization:
         """The value, with what products with its Jacobian need."""
-        if differentiable:
-            return super().linearize(x, differentiable=True)
-        with torch.no_grad():
-            return self.record(x)
+        return super().linearize(x, differentiable=True) if differentiable else self._record(x)
 
-    def record(self, x: Tensor) -> Tape:
-        """Evaluate the net, and keep what products with its Jacobian need."""
-        sizes = [len(weight) for weight in self.weights]
-        values, slopes = ([x.new_empty(len(x), n) for n in sizes[:-1]] for _ in range(2))
-        kept = [torch.empty_like(value) for value in values] if self.function.keeps else []
-        result = x.new_empty(len(x), sizes[-1])
-        for rows in self.parts(x, 1):
-            value = at(x, rows)
-            for i, weight in enumerate(self.weights[:-1]):
-                h = torch.addmm(self.bias(i, rows), value, weight.mT, out=at(slopes[i], rows))
-                value = at(values[i], rows)
-                self.function.record(h, value, at((kept or values)[i], rows))
-            torch.addmm(self.bias(-1, rows), value, self.weights[-1].mT, out=at(result, rows))
-        return Tape(self, x, result, *values, *slopes, *kept)
+    @torch.no_grad()
+    def _record(self, x: Tensor) -> Tape:
+        *sizes, last = (len(weight) for weight in self.weights)
+        maps = 3 if self.function.keeps else 2
+        hidden = [x.new_empty(len(x), n) for _ in range(maps) for n in sizes]
+        tape = Tape(self, x, x.new_empty(len(x), last), *hidden)
+        for piece in tape.pieces(1):
+            for i, slope in enumerate(piece.slopes):
+                weight, bias = self.weights[i], piece.net.biases[i]
+                torch.addmm(bias, piece.values[i], weight.mT, out=slope)
+                self.function.record(slope, piece.values[i + 1], piece.kept[i])
+            bias, weight = piece.net.biases[-1], self.weights[-1]
+            torch.addmm(bias, piece.values[-1], weight.mT, out=piece.value)
+        return tape
 
 
 class Tape(Linearization):
@@ -101,45 +92,38 @@ class Tape(Linearization):
         self.slopes = hidden[n : 2 * n]
         self.kept = hidden[2 * n :] or hidden[:n]
 
+    def pieces(self, count: int) -> list[Tape]:
+        """The same for each of the `parts` of the batch."""
+        parts = self.net.parts(count, self.x, self.value, *self.hidden)
+        return [self] if len(parts) == 1 else [Tape(*part) for part in parts]
+
     @torch.no_grad()
     def products(self, seeds: Tensor | None, *, keep: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """Products of rows with the Jacobian, and what their gradient needs.
+        """Products of rows `[B, k, d]` with the Jacobian; the Jacobian itself if there are none.
 
-        Arguments:
-            seeds: rows with shape `[B, k, d]`; None is the identity, and gives the Jacobian.
-            keep: keep what the gradient needs; else memory is used again while it is warm.
-
-        Returns:
-            The products, `[B, k, d]`, and those up to each hidden layer but the last, of one part
-            of the batch after the other, `[k, rows, n]` each: beside slopes, which all `k` share,
-            rows are one run of numbers.
+        To `keep` what their gradient needs returns the products up to each hidden layer but the
+        last as well, of one part of the batch after the other, `[k, rows, n]` each: beside slopes,
+        which all `k` share, rows are one run of numbers.
         """
         results, maps = [], []
-        count = len(self.net.weights[-1]) if seeds is None else seeds.shape[1]
-        factors = [_by_columns(weight) for weight in self.net.weights[:-1]]
-        for rows in self.net.parts(self.x, count):
-            product, more = self._part(factors, self.top(seeds, rows), rows, keep=keep)
+        pieces = self.pieces(len(self.net.weights[-1]) if seeds is None else seeds.shape[1])
+        for piece, own in zip(pieces, _split(seeds, pieces), strict=True):
+            product = piece.top(own)
+            for i in range(len(piece.slopes) - 1, -1, -1):
+                fresh = not keep and i < len(piece.slopes) - 1
+                slope = piece.slopes[i]
+                through = product.mul_(slope) if fresh else product * slope
+                flat = through.flatten(0, 1) @ _by_columns(self.net.weights[i])
+                product = flat.view(*through.shape[:2], flat.shape[1])
+                maps += [product] if keep and i else []
             results.append(product.transpose(0, 1))
-            maps += more
+            del product, through, flat  # for the next part to take
         return _cat(results), maps
 
-    def _part(
-        self, factors: Sequence[Tensor], product: Tensor, rows: slice, *, keep: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The products of a part; what is not kept is freed here, for the next part to take."""
-        maps = []
-        for i in range(len(factors) - 1, -1, -1):
-            slope, own = at(self.slopes[i], rows), not keep and i < len(factors) - 1
-            through = product.mul_(slope) if own else product * slope
-            flat = through.flatten(0, 1) @ factors[i]
-            product = flat.view(*through.shape[:2], flat.shape[1])
-            maps += [product] if keep and i else []
-        return product, maps
-
-    def top(self, seeds: Tensor | None, rows: slice) -> Tensor:
-        """Products with the last matrix, `[k, rows, n]`; `[k, 1, n]` if seeds are the identity."""
+    def top(self, seeds: Tensor | None) -> Tensor:
+        """Products with the last matrix, `[k, B, n]`; `[k, 1, n]` if seeds are the identity."""
         last = self.net.weights[-1]
-        return last[:, None] if seeds is None else at(seeds, rows).transpose(0, 1) @ last
+        return last[:, None] if seeds is None else seeds.transpose(0, 1) @ last
 
     def vjp(self, v: Tensor, *, create_graph: bool = False) -> Tensor:
         if create_graph:
@@ -198,105 +182,76 @@ class _Attached(torch.autograd.Function):
             net = BoundLayers((), ctx.functions, weights, biases)
             return None, None, None, *_again(net, x, seeds, grad, grad_products)
         tape = Tape(ctx.kind((), ctx.functions, weights, biases), x, x, *saved[ctx.maps :])
-        gradient = _Gradient(tape, parameters=any(ctx.needs_input_grad[4:]))
+        pieces = tape.pieces(1 if grad_products is None else grad_products.shape[1])
+        below, found = n - 2, []
+        gradients = (_split(whole, pieces) for whole in (seeds, grad, grad_products))
         with torch.autocast(x.device.type, enabled=False):
-            return None, None, None, *gradient(seeds, saved[: ctx.maps], grad, grad_products)
+            for i, (piece, *mine) in enumerate(zip(pieces, *gradients, strict=True)):
+                maps = saved[i * below : (i + 1) * below] if ctx.maps else ()
+                found.append(_gradient(piece, maps, *mine))
+        by_row = [True, *[False] * n, *(bias.dim() == 2 for bias in biases)]
+        totals = zip(by_row, zip(*found, strict=True), strict=True)
+        return None, None, None, *(_joined(parts, by_row=by_row) for by_row, parts in totals)
 
 
-class _Gradient:
-    """The gradient of value and products, added up over parts of the batch."""
-
-    def __init__(self, tape: Tape, *, parameters: bool) -> None:
-        self.tape, self.parameters = tape, parameters
-        self.weights: list[Tensor | None] = [None] * len(tape.net.weights)
-        self.biases: list[Tensor | None] = [None] * len(tape.net.weights)
-
-    def __call__(
-        self,
-        seeds: Tensor | None,
-        maps: Sequence[Tensor],
-        grad: Tensor | None,
-        grad_products: Tensor | None,
-    ) -> list[Tensor | None]:
-        """By the point, the weights and the biases.
-
-        Arguments:
-            seeds: what the products were taken of.
-            maps: what `Tape.products` gave beside the products.
-            grad: by the value.
-            grad_products: by the products.
-        """
-        count = 1 if grad_products is None else grad_products.shape[1]
-        below = len(self.weights) - 2
-        points = []
-        for i, rows in enumerate(self.tape.net.parts(self.tape.x, count)):
-            bends: list[Tensor] = []
-            if grad_products is not None:
-                mine = [self.tape.top(seeds, rows), *maps[i * below : (i + 1) * below]]
-                bends = self._up(rows, seeds, mine[::-1], at(grad_products, rows))
-            points.append(self._down(rows, None if grad is None else at(grad, rows), bends))
-        # Laid out like their parameters, as autograd's own are.
-        weights = [None if w is None else w.contiguous() for w in self.weights]
-        return [_cat(points), *weights, *self.biases]
-
-    def _up(
-        self, rows: slice, seeds: Tensor | None, maps: Sequence[Tensor], grad: Tensor
-    ) -> list[Tensor]:
-        """From the first layer to the last: weights, and the gradients of the slopes."""
-        bends: list[Tensor] = []
-        grad = grad.transpose(0, 1)
-        for i, weight in enumerate(self.tape.net.weights[:-1]):
-            slope, flat = at(self.tape.slopes[i], rows), grad.flatten(0, 1)
-            through = (flat @ weight.mT).view(*grad.shape[:2], len(weight))
-            if self.parameters:
-                self._add(i, (maps[i] * slope).flatten(0, 1), flat)
+def _gradient(
+    tape: Tape,
+    maps: Sequence[Tensor],
+    seeds: Tensor | None,
+    grad: Tensor | None,
+    grad_products: Tensor | None,
+) -> list[Tensor | None]:
+    """By the point, the weights and the biases; `maps` is what `products` kept."""
+    net, n = tape.net, len(tape.net.weights)
+    weights: list[Tensor | None] = [None] * n
+    biases = [*weights]
+    bends = []  # gradients of the slopes
+    if grad_products is not None:
+        maps, up = [tape.top(seeds), *maps][::-1], grad_products.transpose(0, 1)
+        for i, slope in enumerate(tape.slopes):
+            flat = up.flatten(0, 1)
+            through = (flat @ net.weights[i].mT).view(*up.shape[:2], slope.shape[1])
+            weights[i] = _plus(None, (maps[i] * slope).flatten(0, 1), flat)
             bends.append((maps[i] * through).sum(0))
-            grad = through.mul_(slope)
-        if self.parameters and seeds is not None:
-            self._add(-1, at(seeds, rows).transpose(0, 1).flatten(0, 1), grad.flatten(0, 1))
-        elif self.parameters:
-            self.weights[-1] = _sum(self.weights[-1], grad.sum(1))
-        return bends
-
-    def _down(self, rows: slice, grad: Tensor | None, bends: list[Tensor]) -> Tensor:
-        """From the last layer to the first, as in any net, with what the slopes add."""
-        net, tape = self.tape.net, self.tape
-        for i in range(len(net.weights) - 1, -1, -1):
-            if i < len(tape.slopes):
-                slope = at(tape.slopes[i], rows)
-                grad = None if grad is None else grad.mul_(slope)
-                if bends:
-                    grad = net.function.bend(at(tape.kept[i], rows), slope, bends[i], grad)
-            if grad is None:
-                continue
-            if self.parameters:
-                self._add(i, grad, at(tape.values[i], rows))
-                self._add_bias(i, grad, rows)
+            up = through.mul_(slope)
+        if seeds is None:
+            weights[-1] = up.sum(1)
+        else:
+            weights[-1] = _plus(None, seeds.transpose(0, 1).flatten(0, 1), up.flatten(0, 1))
+        del up, flat, through  # memory that is still in the cache
+    # From the last layer to the first, as in any net, with what the slopes add.
+    for i in range(n - 1, -1, -1):
+        if i < n - 1:
+            slope = tape.slopes[i]
+            grad = None if grad is None else grad.mul_(slope)
+            grad = net.function.bend(tape.kept[i], slope, bends[i], grad) if bends else grad
+        if grad is not None:
+            weights[i] = _plus(weights[i], grad, tape.values[i])
+            biases[i] = grad.sum(0) if net.biases[i].dim() == 1 else grad
             grad = grad @ _by_columns(net.weights[i])
-        assert grad is not None
-        return grad
-
-    def _add(self, layer: int, left: Tensor, right: Tensor) -> None:
-        """Add `left^T right` to the gradient of a weight."""
-        known = self.weights[layer]
-        if known is not None:
-            known.addmm_(left.mT, right)
-        elif right.shape[1] < left.shape[1]:  # the rows of a product are best the longer ones
-            self.weights[layer] = (right.mT @ left).mT
-        else:
-            self.weights[layer] = left.mT @ right
-
-    def _add_bias(self, layer: int, grad: Tensor, rows: slice) -> None:
-        bias, known = self.tape.net.biases[layer], self.biases[layer]
-        if bias.dim() == 1:
-            self.biases[layer] = _sum(known, grad.sum(0))
-        else:
-            self.biases[layer] = known = torch.zeros_like(bias) if known is None else known
-            known[rows] += grad
+    return [grad, *weights, *biases]
 
 
-def _sum(known: Tensor | None, more: Tensor) -> Tensor:
-    return more if known is None else known.add_(more)
+def _plus(known: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    """`left^T right`, added to what is known."""
+    if known is not None:
+        return known.addmm_(left.mT, right)
+    if right.shape[1] < left.shape[1]:  # the rows of a product are best the longer ones
+        return (right.mT @ left).mT
+    return left.mT @ right
+
+
+def _joined(parts: Sequence[Tensor | None], *, by_row: bool) -> Tensor | None:
+    """What parts of a batch come to: side by side or as a sum, laid out like a parameter."""
+    found = [part for part in parts if part is not None]
+    if not found:
+        return None
+    return _cat(found) if by_row else sum(found[1:], found[0]).contiguous()
+
+
+def _split(x: Tensor | None, pieces: list[Tape]) -> Sequence[Tensor | None]:
+    """The rows of each piece."""
+    return [x] * len(pieces) if x is None or len(pieces) == 1 else x.split(len(pieces[0].x))
 
 
 def _again(
@@ -318,11 +273,6 @@ def _again(
     wanted = [t for t in inputs if t.requires_grad]
     found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if t.requires_grad else None for t in inputs]
-
-
-def at(x: Tensor, rows: slice) -> Tensor:
-    """`x[rows]`, at no cost if that is all of it, as it is in small batches."""
-    return x if rows.stop - rows.start == x.shape[0] else x[rows]
 
 
 def _cat(parts: list[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -74,15 +75,15 @@ class BoundLayers(BoundNet):
         """One function."""
         return function(x)
 
-    def rows(self, index: Tensor) -> BoundLayers:
+    def rows(self, index: Tensor | slice) -> Self:
         if all(bias.dim() == 1 for bias in self.biases):
             return self
         biases = [bias if bias.dim() == 1 else bias[index] for bias in self.biases]
         return self._with(self.weights, biases)
 
-    def negated(self) -> BoundLayers:
+    def negated(self) -> Self:
         weights, biases = ((*tensors[:-1], -tensors[-1]) for tensors in (self.weights, self.biases))
         return self._with(weights, biases)
 
-    def _with(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> BoundLayers:
+    def _with(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Self:
         return type(self)(self.shape, self.functions, weights, biases, self.first, self.mixing)

@@ -1,7 +1,7 @@
 """Estimates of `log det(I + J)` at a point, one function for each way to make one.
 
-`gradient` puts an estimate into the graph of the point. `kappa` is the Lipschitz constant of the net
-in the 2-norm, or None. `salt` tells the seeded probes of one net from those of another.
+`gradient` puts an estimate into the graph of the point. `kappa` is the Lipschitz constant of the
+net in the 2-norm, or None. `salt` tells the seeded probes of one net from those of another.
 """
 
 from __future__ import annotations
