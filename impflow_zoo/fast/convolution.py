@@ -19,26 +19,15 @@ from impflow_zoo.lipschitz.activations import both_silu
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
 
 
-class Wanted:
-    """What the backward pass that runs now asks of one net.
-
-    Operations written in Python are not told which of their gradients will be used, as torch's
-    own are. Those of a net look here, and save the work for weights in every product with a
-    Jacobian.
-    """
-
-    weights = True
-
-
 class FastConvolutions(BoundLayers):
     """Convolutions by the functions of this file."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        self.wanted = Wanted()
+    # Operations written in Python are not told which of their gradients will be used, as torch's
+    # own are. They look here, and save the work for weights in every product with a Jacobian.
+    wants_weights = True
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _apply(x, weight, bias, None, self.wanted)
+        return _apply(self, x, weight, bias, None)
 
     def apply(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
@@ -49,22 +38,22 @@ class FastConvolutions(BoundLayers):
 
     @contextmanager
     def products_only(self) -> Iterator[None]:
-        self.wanted.weights = False
+        self.wants_weights = False
         try:
             yield
         finally:
-            self.wanted.weights = True
+            self.wants_weights = True
 
 
 def _apply(
-    x: Tensor, weight: Tensor, bias: Tensor | None, like: Tensor | None, wanted: Wanted
+    net: FastConvolutions, x: Tensor, weight: Tensor, bias: Tensor | None, like: Tensor | None
 ) -> Tensor:
     """A convolution, or its adjoint, with a node where gradients are recorded.
 
     The adjoint takes shape and memory format of its result from the images `like`.
     """
     if torch.is_grad_enabled():
-        found: Tensor = _Convolution.apply(x, weight, bias, like, wanted)
+        found: Tensor = _Convolution.apply(net, x, weight, bias, like)
         return found
     return _convolve(x, weight, bias) if like is None else _convolve_back(x, weight, like)
 
@@ -73,30 +62,30 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        net: FastConvolutions,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         like: Tensor | None,
-        wanted: Wanted,
     ) -> Tensor:
-        ctx.adjoint, ctx.wanted = like is not None, wanted
+        ctx.net, ctx.adjoint = net, like is not None
         ctx.save_for_backward(x, weight)
-        return _apply(x, weight, bias, like, wanted)
+        return _apply(net, x, weight, bias, like)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        _, wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
         if wants_x:
             like = None if ctx.adjoint else x.detach()
-            grad_x = _apply(grad, weight, None, like, ctx.wanted)
-        if wants_weight and ctx.wanted.weights:
+            grad_x = _apply(ctx.net, grad, weight, None, like)
+        if wants_weight and ctx.net.wants_weights:
             out, images = (x, grad) if ctx.adjoint else (grad, x)
             grad_weight = _weight_gradient(out, images, weight)
-        if wants_bias and ctx.wanted.weights:
+        if wants_bias and ctx.net.wants_weights:
             grad_bias = grad.sum((0, 2, 3))
-        return grad_x, grad_weight, grad_bias, None, None
+        return None, grad_x, grad_weight, grad_bias, None
 
 
 def is_narrow(x: Tensor, weight: Tensor, channels: int) -> bool:

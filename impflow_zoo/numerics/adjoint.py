@@ -17,20 +17,12 @@ _ROUNDING = 16.0  # how many eps times `|u|` rounding may leave of a residual
 
 @dataclass(frozen=True)
 class Solved:
-    """What came of the systems.
+    """What came of the systems."""
 
-    Arguments:
-        u: the solutions, with the shape of the right-hand sides.
-        residual: `|t - (I + J)^T u| / |t|` of each row, `[B]`; of dense solutions what it may be.
-        failed: rows that were not solved, `[B]`.
-        products: products with the Jacobian that Krylov spaces took.
-        rtol: the tolerance.
-    """
-
-    u: Tensor
-    residual: Tensor
-    failed: Tensor
-    products: int
+    u: Tensor  # the solutions, with the shape of the right-hand sides
+    residual: Tensor  # `|t - (I + J)^T u| / |t|`, `[B]`; of dense solutions what it may be
+    failed: Tensor  # rows that were not solved, `[B]`
+    products: int  # with the Jacobian, that Krylov spaces took
     rtol: float
 
     def refuse(self, failed: Tensor, name: str, setting: str, *, training: bool) -> None:
@@ -47,16 +39,11 @@ class Solved:
 def solve_transposed(
     point: Linearization, t: Tensor, rtol: float, *, start: Krylov | None = None
 ) -> Solved:
-    """Solve by dense Jacobians that are known or small; else in Krylov spaces.
+    """Solve by dense Jacobians that are known or small; else in Krylov spaces, to `rtol |t|`.
 
-    Rows of not too many features that Krylov spaces leave are solved by dense Jacobians as well.
-
-    Arguments:
-        point: the net at the point.
-        t: right-hand sides, `[B, ...]`.
-        rtol: largest relative residual of a row. Dense solutions are as good as rounding allows.
-            Rows of whose solution rounding leaves no digit fail.
-        start: the Krylov space of `t`, if it is there already.
+    Rows of not too many features that Krylov spaces leave are solved by dense Jacobians as well,
+    as well as rounding allows; rows of whose solution rounding leaves no digit fail. `start` is the
+    Krylov space of `t`, if it is there already.
     """
     size, known = norm(t), point.known_jacobian is not None
     valid = (size > 0) & (size < torch.inf)

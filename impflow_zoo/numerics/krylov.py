@@ -29,23 +29,14 @@ MAX_RESTARTS = 20
 
 @dataclass(frozen=True)
 class Krylov:
-    """What a Krylov space of each row has to say.
+    """What a Krylov space of each row has to say."""
 
-    Arguments:
-        solution: approximations `u` of `(I + A)^-1 v`, with the shape of `v`.
-        residual: `|v - (I + A) u|` of each row, `[B]`.
-        columns: the projection `H` of `A`, column by column down to the subdiagonal, `[B]` each.
-        dims: dimension of each row's own space, `[B]`.
-        all_dims: `dims`, extended to full size where differentiation needs it, `[B]`.
-        size: `|v|` of each row, `[B]`.
-    """
-
-    solution: Tensor
-    residual: Tensor
-    columns: list[list[Tensor]]
-    dims: Tensor
-    all_dims: Tensor
-    size: Tensor
+    solution: Tensor  # approximations `u` of `(I + A)^-1 v`, with the shape of `v`
+    residual: Tensor  # `|v - (I + A) u|` of each row, `[B]`
+    columns: list[list[Tensor]]  # of the projection `H` of `A`, to the subdiagonal, `[B]` each
+    dims: Tensor  # dimension of each row's own space, `[B]`
+    all_dims: Tensor  # `dims`, extended to full size where differentiation needs it, `[B]`
+    size: Tensor  # `|v|` of each row, `[B]`
 
     @property
     def products(self) -> int:

@@ -46,29 +46,17 @@ class Leg(NamedTuple):
 
 @dataclass
 class _Rows:
-    """Where each row of a search stands; lengths are in float64.
+    """Where each row of a search stands; lengths are in float64."""
 
-    Arguments:
-        y: right-hand side, `[B, d]`.
-        size: size of the problem, `[B]`.
-        goal: residual to reach; infinite once the row is given up, `[B]`.
-        point: iterate and the residual there, side by side, `[B, 2 d]`.
-        usable: False where an iterate strayed and `point` is the best one instead, `[B]`.
-        best: length of the least residual; NaN where the first one was not finite, `[B]`.
-        best_point: the point of that, `[B, 2 d]`.
-        status: a `Status`; of rows that go on it is `MAX_STEPS`, `[B]`.
-        steps: evaluations spent, `[B]`.
-    """
-
-    y: Tensor
-    size: Tensor
-    goal: Tensor
-    point: Tensor
-    usable: Tensor
-    best: Tensor
-    best_point: Tensor
-    status: Tensor
-    steps: Tensor
+    y: Tensor  # right-hand side, `[B, d]`
+    size: Tensor  # of the problem, `[B]`
+    goal: Tensor  # residual to reach; infinite once the row is given up, `[B]`
+    point: Tensor  # iterate and the residual there, side by side, `[B, 2 d]`
+    usable: Tensor  # False where an iterate strayed and `point` is the best one instead, `[B]`
+    best: Tensor  # length of the least residual; NaN where the first one was not finite, `[B]`
+    best_point: Tensor  # the point of that, `[B, 2 d]`
+    status: Tensor  # a `Status`; of rows that go on it is `MAX_STEPS`, `[B]`
+    steps: Tensor  # evaluations spent, `[B]`
 
     def at(self, index: Tensor) -> _Rows:
         """Some of the rows, given by their indices."""
@@ -102,10 +90,8 @@ class _Rows:
     def judge(self, past: Sequence[Tensor], over: int | None, *, hand_over: bool) -> None:
         """Give up rows at the floor of rounding, without progress, or too slow for the method.
 
-        Arguments:
-            past: the least residuals at earlier judgements.
-            over: evaluations since the first of them; None: too few to know a rate.
-            hand_over: as in `Leg`.
+        `past` are the least residuals at earlier judgements, the first of them `over` evaluations
+        ago; None: too few to know a rate.
         """
         length = torch.minimum(wide_norm(self.best_w()), 100 * self.size)
         floor = self.best <= (_FLOOR * torch.finfo(self.y.dtype).eps) * (self.size + length)
@@ -177,12 +163,7 @@ def _start(net: BoundNet, y: Tensor, tolerance: Tensor) -> _Rows:
 def _search(net: BoundNet, shape: torch.Size, found: _Rows, index: Tensor | None, leg: Leg) -> bool:
     """Work until every row is solved or given up; False if surely none was given up.
 
-    Arguments:
-        net: the net, for the whole batch.
-        shape: of a row of it.
-        found: the whole batch.
-        index: the rows to work on, by their numbers; None: all, which `found` evaluated once.
-        leg: how.
+    `index` are the rows to work on, by their numbers in `found`; None: all, evaluated once.
     """
     rows = found
     if index is not None:

@@ -114,6 +114,6 @@ def test_products_want_no_gradients_of_weights() -> None:
     point = bound.linearize(x)
     plain = Linearization(bound, point.x, BoundLayers.in_graph(bound, point.x))
     torch.testing.assert_close(point.vjp(v), plain.vjp(v))
-    assert bound.wanted.weights
+    assert bound.wants_weights
     with bound.products_only():
-        assert not bound.wanted.weights
+        assert not bound.wants_weights
