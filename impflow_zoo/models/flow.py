@@ -144,17 +144,13 @@ class FlowModel(Density, PyTorchModelHubMixin):
             model_card_kwargs: `card` and the `repo_id` it is to name, from `push_to_hub`.
             push_to_hub_kwargs: passed to `push_to_hub`.
         """
-        words = model_card_kwargs or {}
-        card = card or words.get("card")
-        folder = Path(save_directory)
-        own_name = folder.resolve().name
-        if push_to_hub and card is None and (folder / CARD).is_file():
-            card = (folder / CARD).read_text(encoding="utf-8")
-        store.save(self, folder, card, words.get("repo_id", own_name))
-        if push_to_hub:
-            settings = {"model_card_kwargs": {"card": card}, **push_to_hub_kwargs}
-            return self.push_to_hub(repo_id or own_name, **settings)
-        return None
+        folder, words = Path(save_directory), model_card_kwargs or {}
+        name = words.get("repo_id", repo_id if push_to_hub else None) or folder.resolve().name
+        store.save(self, folder, card or words.get("card"), name)
+        if not push_to_hub:
+            return None
+        words = {"card": (folder / CARD).read_text(encoding="utf-8")}
+        return self.push_to_hub(name, **{"model_card_kwargs": words, **push_to_hub_kwargs})
 
     def push_to_hub(
         self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any

@@ -101,8 +101,7 @@ class ImageConfig:
     def __post_init__(self) -> None:
         convert_fields(self)
         require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
-        two = len(self.image_size) == 2
-        require(two, "image_size", self.image_size, "height and width")
+        require(len(self.image_size) == 2, "image_size", self.image_size, "height and width")
         require(1 <= self.bits <= 8, "bits", self.bits, "between 1 and 8")
         require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
         require(bool(self.blocks), "blocks", self.blocks, "one number for each scale")
