@@ -136,16 +136,12 @@ class CPila(nn.Module):
     expansion = 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((_pila(x - 0.2), _pila(-x - 0.2)), dim=1) / 1.06
-
-
-def _pila(x: Tensor) -> Tensor:
-    k = 5.0
-    # Clamped, powers, exp and gradients of the branch not taken are finite; not so in float16.
-    # At the lower end `exp(5 x)` is zero in float64.
-    below = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(-200, 0)
-    value = ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
-    return torch.where(x >= 0, x, value.to(x.dtype))
+        k, x = 5.0, torch.cat((x, -x), dim=1) - 0.2
+        # Clamped, powers, exp and gradients of the branch not taken are finite; not so in float16.
+        # At the lower end `exp(5 x)` is zero in float64.
+        below = x.to(torch.promote_types(x.dtype, torch.float32)).clamp(-200, 0)
+        value = ((k**2 / 2 * below - k) * below + 1) * below * torch.exp(k * below)
+        return torch.where(x >= 0, x, value.to(x.dtype)) / 1.06
 
 
 class MaxMin(nn.Module):

@@ -35,10 +35,8 @@ class Perceptron(BoundedNet):
     ) -> None:
         super().__init__((features,), lipschitz, context_features)
         if isinstance(hidden_features, int):
-            raise ValueError(
-                f"hidden_features={hidden_features}: a size for each hidden layer is needed, as "
-                f"({hidden_features},)"
-            )
+            sizes = f"sizes are needed, as ({hidden_features},)"
+            raise ValueError(f"hidden_features={hidden_features}: {sizes}")
         self.hidden_features = tuple(hidden_features)
         check_sizes(features=features, hidden_features=self.hidden_features)
         if frequency is not None and not (is_real(frequency) and 1e-3 <= frequency <= 1e3):
