@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -147,11 +148,7 @@ class ImageConfig:
         return nets + self.whiten * sum(channels**2 for channels, _, _ in self.scales)
 
     def _net_size(self, channels: int, pixels: int) -> int:
-        """Weights of one convolutional net, and the vectors that its larger kernels' norms need."""
-        dense, last, inputs, total = self.net == "dense", len(self.kernels) - 1, channels, 0
-        for i, kernel in enumerate(self.kernels):
-            size = 1 if dense and i == last else kernel
-            outputs = channels if i == last else self.width
-            total += inputs * outputs * size**2 + (inputs * pixels if size > 1 else 0)
-            inputs = inputs + self.width if dense else self.width
-        return total
+        """Less than the weights of a net and the vectors that its larger kernels' norms need."""
+        widths = [channels, *[self.width] * (len(self.kernels) - 1), channels]
+        sizes = zip(itertools.pairwise(widths), (*self.kernels[:-1], 1), strict=True)
+        return sum(n * (m * k * k + (pixels if k > 1 else 0)) for (n, m), k in sizes)

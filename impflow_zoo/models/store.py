@@ -21,7 +21,7 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models.classes import model_class, model_names, registered_name
+from impflow_zoo.models.classes import model_class, registered_name
 from impflow_zoo.models.folder import (
     CARD,
     CONFIG,
@@ -33,6 +33,7 @@ from impflow_zoo.models.folder import (
     read_safetensors,
     readable,
 )
+from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.context import StandardisedContext
@@ -106,10 +107,7 @@ def _check_kind(model: FlowModel) -> str:
     """The name of the registered class that will load a model, if it makes the same tensors."""
     kind = registered_name(type(model))
     if kind is None:
-        raise WeightsError(
-            f"a {type(model).__name__} derives from none of {', '.join(model_names())}: "
-            "register_model makes it one of them"
-        )
+        raise WeightsError(f"{type(model).__name__} is no registered model: see register_model")
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         expected = model_class(kind)(model.config).state_dict()
     problem = mismatch(expected, model.state_dict())
@@ -201,9 +199,7 @@ def _double_copy(model: FlowModel, config: Config) -> FlowModel:
     """A copy in float64, with the log-determinants of a config and the default solver."""
     double = copy.deepcopy(model).double().cpu().eval()
     refresh_norms(double)  # from the vectors of the file, whether these were settled before or not
-    logdet = getattr(config, "logdet", None)
-    if logdet is None:
-        return double
+    logdet = getattr(config, "logdet", LogDet())  # models that have none have no blocks
     if logdet.mode == "unbiased":
         logdet = dataclasses.replace(logdet, mode="auto")
     for i, block in enumerate(double.blocks()):
