@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,15 @@ class LipschitzLayer(nn.Module):
     the saved one.
     Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
 
-    Sub-classes define the `operator`, how the vectors are found to convergence, `converge`, and how
-    they are followed in training, `iterate`.
+    Sub-classes define the `operator`, how the vectors are found to convergence, `converge`, how
+    they are followed in training, `iterate`, which may answer `attained()`, and a bound of the norm
+    of the normalised operator that can be trusted, `norm_bound`.
     """
 
+    operator: Callable[[Tensor, Tensor], Tensor]  # of a weight `W` and `v`: `W v` as a flat vector
+    converge: Callable[[], None]
+    iterate: Callable[[], Tensor | None]
+    norm_bound: Callable[[], float]
     weight: nn.Parameter
     bias: nn.Parameter
     u: Tensor
@@ -37,25 +42,6 @@ class LipschitzLayer(nn.Module):
     sigma: Tensor
     settled: Tensor | None = None  # what `state` was when the vectors converged
     coefficient: float
-
-    def operator(self, weight: Tensor, v: Tensor) -> Tensor:
-        """`W v` as a flat vector."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its operator")
-
-    def converge(self) -> None:
-        """Bring `u`, `v` and `sigma` to convergence."""
-        raise NotImplementedError(f"{type(self).__name__} has to define how it converges")
-
-    def iterate(self) -> Tensor | None:
-        """Bring `u`, `v` and `sigma` close to convergence, in a training forward.
-
-        Returns `attained()`, if it comes about on the way.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has to define its iteration")
-
-    def norm_bound(self) -> float:
-        """An upper bound of the norm of the normalised operator that can be trusted."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its bound")
 
     def state(self) -> tuple[Tensor, ...]:
         """What `converge` depends on and brings about; nothing if evaluation goes without it."""
@@ -146,10 +132,10 @@ class LipschitzLinear(LipschitzLayer):
         another singular vector that has overtaken, as the two are orthogonal.
         """
         wide = self.weight.shape[0] < self.weight.shape[1]
+        weight = self.weight.mT if wide else self.weight
         with torch.no_grad():
-            weight = self.weight.mT if wide else self.weight
             leading = _leading(weight.mT @ weight)
-        image = leading @ self.weight if wide else self.weight @ leading
+        image = weight @ leading
         with torch.no_grad():
             sigma = torch.linalg.vector_norm(image)
             unit = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)

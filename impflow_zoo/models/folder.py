@@ -13,7 +13,7 @@ import reprlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,19 +68,12 @@ class WeightsError(ModelError):
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What `config.json` says.
+    """What `config.json` says."""
 
-    Arguments:
-        model: name of the model class.
-        config: what it is made of.
-        sha256: checksum of the weights, or None if there are none yet.
-        certificate: the Lipschitz bounds at save time.
-    """
-
-    model: str
+    model: str  # name of the class
     config: Config
-    sha256: str | None = None
-    certificate: tuple[Certificate, ...] = field(default=())
+    sha256: str | None = None  # checksum of the weights, if there are any yet
+    certificate: tuple[Certificate, ...] = ()  # the Lipschitz bounds at save time
 
     def text(self) -> bytes:
         """The content of the file."""
@@ -96,17 +89,11 @@ class ConfigFile:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder that holds a model, or is to hold one.
-
-    Arguments:
-        path: where it is.
-        name: what messages call it; empty is its path.
-        elsewhere: files of a repository that are not fetched.
-    """
+    """A folder that holds a model, or is to hold one."""
 
     path: Path
-    name: str = ""
-    elsewhere: frozenset[str] = frozenset()
+    name: str = ""  # what messages call it; empty is its path
+    elsewhere: frozenset[str] = frozenset()  # files of a repository that are not fetched
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or str(self.path))

@@ -10,20 +10,12 @@ __all__ = ["METRICS", "Metric"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A way to report log-densities.
-
-    Arguments:
-        unit: of a value.
-        per_nat: what a nat of log-density adds to it; per dimension where the metric is. Its sign
-            tells whether higher is better.
-        text: what a card says that it is.
-        round_trip: what errors of decoding encoded rows are measured in.
-    """
+    """A way to report log-densities."""
 
     unit: str
-    per_nat: float
-    text: str
-    round_trip: str
+    per_nat: float  # what a nat of log-density adds to a value; per dimension where the metric is
+    text: str  # what a card says that it is
+    round_trip: str  # what errors of decoding encoded rows are measured in
 
     @property
     def sign(self) -> int:
