@@ -44,11 +44,7 @@ class BoundedNet(nn.Module):
         return nn.ModuleList(nn.Linear(size, width) for width in widths if size)
 
     def check_context(self, context: Tensor | None, rows: int | None = None) -> None:
-        """Refuse a context that is missing, of another shape, or of no floating type.
-
-        Raises:
-            ValueError: saying what is needed.
-        """
+        """Refuse a context that is missing, of another shape, or of no floating type."""
         size = self.context_features
         if not size:
             return
@@ -67,21 +63,6 @@ class BoundedNet(nn.Module):
         """The layers, as what they are."""
         return cast(list[LipschitzLayer], list(self.layers))
 
-    def norms(self, *, training: bool | None = None) -> list[Tensor]:
-        """What the weights in use are made of; `training` as in `norms_of`.
-
-        Raises:
-            ValueError: for hooks of a layer (`torch.nn.utils.prune`), or other code in its place,
-                which would not run.
-        """
-        for i, layer in enumerate(self.layers):
-            if watched(layer) or type(layer).forward is not LipschitzLayer.forward:
-                raise ValueError(
-                    f"layer {i}: hooks on a layer, or other code in its place, do not run: "
-                    "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
-                )
-        return norms_of(self.bounded_layers(), training=training)
-
     def weight_in_use(self, norms: Sequence[Tensor], i: int, scale: Scale) -> Tensor:
         """The weight of layer `i`, times a scale: a scalar, or factors of its rows and columns."""
         return self.bounded_layers()[i].in_use(norms[i], scale)
@@ -95,12 +76,23 @@ class BoundedNet(nn.Module):
         return None
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
-        """The net at a context, its weights normalised once; `training` as in `norms_of`."""
+        """The net at a context, its weights normalised once; `training` as in `norms_of`.
+
+        Raises:
+            ValueError: for hooks of a layer (`torch.nn.utils.prune`), or other code in its place,
+                which would not run.
+        """
+        for i, layer in enumerate(self.bounded_layers()):
+            if watched(layer) or type(layer).forward is not LipschitzLayer.forward:
+                raise ValueError(
+                    f"layer {i}: hooks on a layer, or other code in its place, do not run: "
+                    "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
+                )
         first, scale = None, cast(Scale, 1.0)
         if self.first is not None:
             function, before, scale = folded(self.first)
             first = (function, before)
-        norms, mixing = self.norms(training=training), self.mixing()
+        norms, mixing = norms_of(self.bounded_layers(), training=training), self.mixing()
         functions, weights, biases = [], [], []
         given = context if self.context_features else None
         for i, layer in enumerate(self.bounded_layers()[:-1]):
@@ -147,11 +139,7 @@ class BoundedNet(nn.Module):
 
 
 def check_sizes(**sizes: object) -> None:
-    """Refuse sizes, or tuples of them, that are not whole and positive.
-
-    Raises:
-        ValueError: naming all of them.
-    """
+    """Refuse sizes, or tuples of them, that are not whole and positive, by a `ValueError`."""
     for size in sizes.values():
         each = size if isinstance(size, tuple) else (size,)
         if not all(is_whole(n) and n >= 1 for n in each):

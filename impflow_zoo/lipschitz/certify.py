@@ -14,17 +14,11 @@ __all__ = ["Certificate", "certify", "worst"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proved about one net.
+    """What is proved about one net."""
 
-    Arguments:
-        name: path of the net in the model.
-        bound: upper bound of its Lipschitz constant, or None where there is no proof.
-        norm: the norm of the bound.
-    """
-
-    name: str
-    bound: float | None
-    norm: str = "2"
+    name: str  # path of the net in the model
+    bound: float | None  # upper bound of its Lipschitz constant, or None where there is no proof
+    norm: str = "2"  # of the bound
 
     @property
     def margin(self) -> float | None:

@@ -57,11 +57,7 @@ def require_sizes(settings: Any, *names: str) -> None:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device, if something can be put there.
-
-    Raises:
-        ModelError: saying what torch says about it.
-    """
+    """The device, if something can be put there; else a `ModelError` with what torch says."""
     try:
         torch.empty(0, device=device).cpu()  # "meta" holds no numbers
     except (AssertionError, ImportError, RuntimeError) as error:  # a torch without CUDA asserts
@@ -93,11 +89,7 @@ def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
 
 
 def convert_fields(settings: Any) -> None:
-    """Give the fields of a frozen dataclass their types, in `__post_init__`.
-
-    Raises:
-        ConfigError: if a field is of a type that does not convert.
-    """
+    """Give the fields of a frozen dataclass their types, in `__post_init__`, by `convert`."""
     hints = typing.get_type_hints(type(settings))
     for f in dataclasses.fields(settings):
         value = convert(getattr(settings, f.name), hints[f.name], f.name)
@@ -105,11 +97,7 @@ def convert_fields(settings: Any) -> None:
 
 
 def convert(value: Any, annotation: Any, key: str) -> Any:
-    """A value, of JSON or of Python, as an annotation of a dataclass field asks for it.
-
-    Raises:
-        ConfigError: if it is of another type; `key` names it.
-    """
+    """A value, of JSON or Python, as an annotation asks for it, or a `ConfigError` with the key."""
     if isinstance(annotation, types.UnionType):  # optional, or one or a list
         kinds = typing.get_args(annotation)
         if value is None and type(None) in kinds:

@@ -31,9 +31,6 @@ class FlowModel(Density, PyTorchModelHubMixin):
     [0, 1]); `model.flow` is the nflows `Flow`, `model.transform` its transform with the
     preprocessing inside.
 
-    Attributes:
-        citation: what cards ask users to cite, in BibTeX.
-
     Example:
         >>> from impflow_zoo import TabularConfig
         >>> model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
@@ -43,7 +40,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         torch.Size([4, 2])
     """
 
-    citation: ClassVar[str] = ""
+    citation: ClassVar[str] = ""  # what cards ask users to cite, in BibTeX
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__(config)

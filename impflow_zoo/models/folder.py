@@ -239,11 +239,7 @@ class ModelFolder:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
-
-    Raises:
-        WeightsError: if the file is truncated or not in that format.
-    """
+    """All tensors of a safetensors file, or a `WeightsError` if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict

@@ -26,14 +26,9 @@ __all__ = ["TablePreprocessing", "preprocessing_of"]
 
 
 class TablePreprocessing:
-    """Noise of one rounding step, and a standardisation learned from the training rows.
+    """Noise of one rounding step, and a standardisation learned from the training rows."""
 
-    Attributes:
-        adds_noise: whether `dequantise` uses its noise.
-        learns: whether `fit` has anything to learn.
-    """
-
-    learns = True
+    learns = True  # whether `fit` has anything to learn
 
     def __init__(self, config: ColumnsConfig) -> None:
         self.rounding, self.columns = config.rounding, config.columns
@@ -42,7 +37,7 @@ class TablePreprocessing:
         self.limits = Limits(self.columns, bounds)
         self.periods = Periods(self.columns, getattr(config, "periodic", {}))
         self.per_nat = METRICS[config.metric].per_nat
-        self.adds_noise = any(config.rounding)
+        self.adds_noise = any(config.rounding)  # whether `dequantise` uses its noise
         # Angles lie between 0 and their period.
         self.reduced = self.to_data = self.periods.reduced
         self.inside = self.limits.inside  # which rows of model input have a density, `[B]`
