@@ -53,12 +53,9 @@ class Density(PlainLoading):
 
     Raises:
         ConfigError: if a setting is unknown, missing or out of range, or the nets refuse it.
-
-    Attributes:
-        config_types: the dataclasses that a model of the class is made from.
-        block: the kind of block that it is made of, if `build` is the one here.
     """
 
+    # The dataclasses that a model of the class is made from, and its kind of block for `build`.
     config_types: ClassVar[tuple[type[Config], ...]] = (TabularConfig, ImageConfig)
     block: ClassVar[type[ResidualBlock]]
 
