@@ -87,8 +87,7 @@ class LipschitzLayer(nn.Module):
 
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """The weight in use, with the shape of `weight`; `training` as in `norms_of`."""
-        with without_autocast(self):
-            return self.in_use(norms_of([self], training=training)[0])
+        return self.in_use(norms_of([self], training=training)[0])
 
 
 class LipschitzLinear(LipschitzLayer):

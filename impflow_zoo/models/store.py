@@ -176,10 +176,8 @@ def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
                 raise ValueError("no rows")
             torch.testing.assert_close(golden[key], value, rtol=_RTOL, atol=_RTOL)
     except (AssertionError, KeyError, ValueError) as error:
-        said = readable(error)
-        raise WeightsError(
-            f"{folder.name}: {GOLDEN} is not what the model answers: {said}"
-        ) from None
+        what = f"{folder.name}: {GOLDEN} is not what the model answers"
+        raise WeightsError(f"{what}: {readable(error)}") from None
     check_certificate(model, folder.name, stated.certificate)
 
 
@@ -198,7 +196,6 @@ def check_certificate(model: FlowModel, name: str, certificate: Iterable[Certifi
 def _double_copy(model: FlowModel, config: Config) -> FlowModel:
     """A copy in float64, with the log-determinants of a config and the default solver."""
     double = copy.deepcopy(model).double().cpu().eval()
-    refresh_norms(double)  # from the vectors of the file, whether these were settled before or not
     logdet = getattr(config, "logdet", LogDet())  # models that have none have no blocks
     if logdet.mode == "unbiased":
         logdet = dataclasses.replace(logdet, mode="auto")
