@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,15 @@ from impflow_zoo.smoke import smoke
 
 GUIDE = ROOT / "docs" / "which-flow.md"
 PICTURE = ROOT / "docs" / "pictures" / "which-flow.png"
-DATA = ("power-plant", "kin8nm", "protein", "checkerboard", "power-plant-given-weather")
+DATA = (
+    "power-plant",
+    "kin8nm",
+    "protein",
+    "bsds300",
+    "checkerboard",
+    "power-plant-given-weather",
+    "protein-given-features",
+)
 FAMILIES = ("impflow", "resflow", "monotone", "spline", "mixture", "linear", "mixed")
 FAR = 10.0  # standard deviations
 HEADER = (
@@ -58,6 +67,15 @@ def drawn(model: FlowModel, record: Record, n: int) -> tuple[Tensor, ...]:
     return model.sample(1, contexts, generator=generator)[:, 0], contexts
 
 
+def family(record: Record) -> str:
+    """The class of a model; of a mixture of families its blocks, from data to noise."""
+    blocks = getattr(record.stated.config, "blocks", None)
+    if not isinstance(blocks, tuple):
+        return record.stated.model
+    runs = [(name, len(list(run))) for name, run in itertools.groupby(blocks)]
+    return ", ".join(f"{n} {name}" for name, n in runs)
+
+
 def rows_a_second(run: Callable[[], object], rows: int, repeats: int) -> float:
     """Of CPU time, the fastest of several runs."""
     times = []
@@ -72,7 +90,10 @@ def invertible(record: Record) -> str:
     """Why a model is invertible."""
     if not record.stated.certificate:
         return "by construction"
-    return "numerical" if record.margin is None else f"certified, margin {record.margin:.3g}"
+    if record.margin is None:
+        return "numerical"
+    others = "; splines by construction" if "spline" in family(record) else ""
+    return f"certified, margin {record.margin:.3g}{others}"
 
 
 @torch.no_grad()
@@ -98,9 +119,9 @@ def measured(model: FlowModel, batch: tuple[Tensor, ...], repeats: int) -> dict[
 def compared(data: str, repeats: int) -> list[dict[str, Any]]:
     """The figures of every family on a data set."""
     records = found(data)
-    models = {family: create_model(record.folder.path) for family, record in records.items()}
+    models = {key: create_model(record.folder.path) for key, record in records.items()}
     batch = drawn(models["impflow"], records["impflow"], 16 if smoke() else 1000)
-    figures = {family: measured(model, batch, repeats) for family, model in models.items()}
+    figures = {key: measured(model, batch, repeats) for key, model in models.items()}
     size = min(len(batch[0]), records["impflow"].recipe.training.batch_size)
     seconds = step_seconds(copy.deepcopy(models), repeats, *(part[:size] for part in batch))
     sign = METRICS[records["impflow"].entry.metric].sign
@@ -109,18 +130,18 @@ def compared(data: str, repeats: int) -> list[dict[str, Any]]:
         {
             "data": data,
             "model": record.name,
-            "family": record.stated.model,
+            "family": family(record),
             "unit": METRICS[record.entry.metric].unit,
             "value": record.entry.value,
             "stderr": record.entry.stderr,
             "behind": sign * (best.entry.value - record.entry.value),
             "paired": paired_error(best.folder, record.folder),
             "parameters": record.parameters,
-            "minutes": record.facts.steps * seconds[family] / 60,
+            "minutes": record.facts.steps * seconds[key] / 60,
             "invertible": invertible(record),
-            **figures[family],
+            **figures[key],
         }
-        for family, record in records.items()
+        for key, record in records.items()
     ]
 
 
@@ -151,15 +172,15 @@ def draw(data: str) -> None:
     from matplotlib.figure import Figure
 
     records = found(data)
-    models = {family: create_model(record.folder.path) for family, record in records.items()}
+    models = {key: create_model(record.folder.path) for key, record in records.items()}
     (x,) = drawn(models["impflow"], records["impflow"], 1000)
     t = torch.linspace(-15, 15, 601, dtype=torch.float64)
     line = x.mean(dim=0) + t[:, None] * x.std(dim=0) / x.shape[1] ** 0.5
     picture = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = picture.subplots(1, 2)
-    for family, model in models.items():
+    for key, model in models.items():
         model.double()
-        name = records[family].stated.model
+        name = family(records[key])
         left.plot(t, model.log_prob(line), label=name)
         stretch = model.encode(line).diff(dim=0).norm(dim=1) / t.diff()
         right.plot(t[1:], stretch, label=name)
