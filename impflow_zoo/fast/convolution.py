@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from impflow_zoo.lipschitz.activations import both_silu
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
@@ -108,25 +109,18 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _convolve_back(y: Tensor, weight: Tensor, like: Tensor) -> Tensor:
     if is_narrow(y, weight, weight.shape[1]):
         return _convolve(y, weight.flip(2, 3).transpose(0, 1), None)
-    return _backward(y, like, weight, [True, False, False])[0]
+    out, padding, transposed = [weight.shape[0]], [weight.shape[-1] // 2] * 2, False
+    rest = out, [1, 1], padding, [1, 1], transposed, [0, 0], 1, [True, False, False]
+    found: Tensor = torch.ops.aten.convolution_backward(y, like, weight, *rest)[0]
+    return found
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     out, inner, k, _ = weight.shape
     if not is_narrow(x, weight, out):
-        return _backward(grad, x, weight, [False, True, False])[1]
+        return conv2d_weight(x, weight.shape, grad, padding=k // 2)
     taps = functional.unfold(grad, k, padding=k // 2) @ x.flatten(2).mT
     return taps.sum(0).view(out, k, k, inner).permute(0, 3, 1, 2).flip(2, 3)
-
-
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of images, weight and bias, those that the mask asks for."""
-    out, padding, transposed = [weight.shape[0]], [weight.shape[-1] // 2] * 2, False
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, out, [1, 1], padding, [1, 1], transposed, [0, 0], 1, mask
-    )
 
 
 class _Silu(torch.autograd.Function):

@@ -72,14 +72,9 @@ class Tape(Linearization):
     """A linearization whose products need no graph.
 
     What enters the caller's graph is one node: the value with the products that are asked for in
-    it, or alone. Until then `value` has no graph.
-
-    Arguments:
-        net: the perceptron.
-        x: where it was evaluated, `[B, d]`.
-        value: of the perceptron.
-        hidden: of every hidden layer the value, of every one `f'`, and, where the function
-            `keeps` it, of every one what the second derivative needs; `[B, n]` each.
+    it, or alone. Until then `value` has no graph. `hidden` are, of every hidden layer, the value,
+    of every one `f'`, and, where the function `keeps` it, of every one what the second derivative
+    needs; `[B, n]` each.
     """
 
     net: FastPerceptron

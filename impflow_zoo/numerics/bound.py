@@ -17,7 +17,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -148,13 +147,8 @@ class Linearization:
         return self.net.linearize(x)
 
     def state(self) -> list[Tensor]:
-        """Tensors that `restored` makes the same linearization of, for autograd to save."""
+        """What the class makes the same of, beside the net: tensors for autograd to save."""
         return [self.x, self.value]
-
-    @classmethod
-    def restored(cls, net: Any, state: Sequence[Tensor]) -> Self:
-        """The linearization of a net with this state."""
-        return cls(net, *state)
 
     def jacobian(self) -> Tensor:
         """Dense Jacobians `[B, d, d]` without a graph; `[b, i, j]` is `d g_i / d x_j` of row `b`.

@@ -19,7 +19,7 @@ from impflow_zoo.numerics.adjoint import Solved, solve_transposed
 from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.krylov import Krylov, arnoldi
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.modes import FirstOrder
+from impflow_zoo.numerics.modes import forbid_second_order
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.rows import dot, logdet, norm, plus_identity
 from impflow_zoo.numerics.solver import NumericalWarning
@@ -34,23 +34,14 @@ class Bias(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate of `log det(I + J)`.
+    """An estimate of `log det(I + J)`."""
 
-    Arguments:
-        value: one number per row, `[B]`; NaN or `-inf` in rows that have none.
-        bias: of truncated series, where it was asked for.
-        mode: `"exact"`, `"truncated"` or `"unbiased"`.
-        draws: of truncated series the value of each probe, `[n, B]`.
-        products: products with the Jacobian that random series took.
-        solved: the linear systems behind the gradient, where there are any.
-    """
-
-    value: Tensor
-    bias: Bias | None = None
-    mode: str = "exact"
-    draws: Tensor | None = None
-    products: int = 0
-    solved: Solved | None = None
+    value: Tensor  # one number per row, `[B]`; NaN or `-inf` in rows that have none
+    bias: Bias | None = None  # of truncated series, where it was asked for
+    mode: str = "exact"  # or "truncated", "unbiased"
+    draws: Tensor | None = None  # of truncated series the value of each probe, `[n, B]`
+    products: int = 0  # with the Jacobian, that random series took
+    solved: Solved | None = None  # the linear systems behind the gradient, if any
 
     @property
     def variance(self) -> Tensor:
@@ -214,5 +205,7 @@ def truncation_bound(kappa: float | None, features: int, n_terms: int) -> float:
 def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) -> Tensor:
     """Give `value` the gradient of `u^T J v`, row by row, at the price of one double product."""
     products = point.attach(u.detach().flatten(1)[:, None])[:, 0]
-    surrogate = FirstOrder.apply((products * v.flatten(1)).sum(dim=1))
+    surrogate = (products * v.flatten(1)).sum(dim=1)
+    if surrogate.requires_grad:
+        surrogate.register_hook(forbid_second_order)
     return value.detach() + (surrogate - surrogate.detach())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,20 +32,7 @@ def without_autocast(*modules: nn.Module) -> Iterator[None]:
         yield
 
 
-class FirstOrder(torch.autograd.Function):
-    """The identity, for a tensor whose gradient is right but not the gradient's derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        forbid_second_order()
-        return grad
-
-
-def forbid_second_order() -> None:
+def forbid_second_order(_: Tensor | None = None) -> None:
     """Called in a backward pass, refuse to record it for being differentiated again.
 
     Raises:

@@ -154,7 +154,7 @@ class _ImplicitRoot(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, t: Tensor) -> tuple[Tensor | None, ...]:
         forbid_second_order()
-        point = ctx.kind.restored(ctx.net, ctx.saved_tensors)
+        point = ctx.kind(ctx.net, *ctx.saved_tensors)
         with torch.autocast(t.device.type, enabled=False):
             if point.value is not ctx.value():
                 # What torch.utils.checkpoint or save_on_cpu brought back: a product with its graph

@@ -114,15 +114,8 @@ def find_roots(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Search for `w` with `w + g(w) = y`, row by row, one method after the other.
 
-    Arguments:
-        net: `g`.
-        y: right-hand sides, with shape `[B, ...]`.
-        tolerance: the residual asked for, `[B]`.
-        legs: the methods in turn.
-
-    Returns:
-        The best iterates, with the shape of `y`; and of each row the residual there, the number
-        of evaluations, and a `Status`, `[B]` each.
+    Returns the best iterates, with the shape of `y`; and of each row the residual there, the number
+    of evaluations, and a `Status`, `[B]` each.
     """
     found, index = _start(net, y, tolerance), None
     for leg in legs:

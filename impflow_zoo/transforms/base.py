@@ -80,15 +80,11 @@ class ResidualBlock(PlainLoading, Transform):
             TypeError: if inputs or context are no tensors.
             RuntimeError: within `torch.func` transforms and forward-mode differentiation.
         """
-        value, logdet = self.run(inputs, context)
-        assert logdet is not None  # asked for
-        return value, logdet
+        return self.run(inputs, context)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise -> data; arguments, results and errors as in `forward`."""
-        value, logdet = self.run(inputs, context, backwards=True)
-        assert logdet is not None  # asked for
-        return value, logdet
+        return self.run(inputs, context, backwards=True)
 
     def encode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """`forward` without the log-determinant, which is not computed."""
@@ -123,13 +119,13 @@ class ResidualBlock(PlainLoading, Transform):
         want_logdet: bool = True,
         probes: Probes | None = None,
         report: Report | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor]:
         """What the other methods are short for.
 
         Arguments:
             inputs, context: as in `forward`.
             backwards: noise -> data.
-            want_logdet: False leaves the log-determinant out: None is returned in its place.
+            want_logdet: False leaves the log-determinant out: zeros are returned in its place.
             probes: where probes of log-determinants come from.
             report: filled in with what the numerics found.
         """
@@ -177,7 +173,7 @@ class ResidualBlock(PlainLoading, Transform):
                     value, logdet = residual_map.value_and_logdet(value)
                 total = logdet if total is None else total + logdet
             doubts.settle()
-        return value, total
+        return value, value.new_zeros(len(value)) if total is None else total
 
     def _warn_of_kinks(self) -> None:
         if any(isinstance(module, nn.ReLU) for module in self.modules()):
