@@ -5,8 +5,7 @@ solution of `(I + A) u = v` (full orthogonalisation method) and the form `v^T lo
 For `|A| < 1` both exist and the projected systems are never singular. The form of `m` dimensions
 has the first `m` terms of the power series of the logarithm right, and the later ones as the
 projection of `A` continues them. It is differentiable where the products are, if the space was
-built for that: where a space closes, what is left of `A q` outside of it is zero, but its
-derivative is not, so that such a space goes on to its full size.
+built for that.
 
 References:
     Iterative Methods for Sparse Linear Systems, 2nd ed., sections 6.3-6.4 (Saad, 2003)
@@ -126,14 +125,10 @@ def arnoldi(
 ) -> Krylov:
     """Build the Krylov space of `v` until `(I + A) u = v` is solved to `rtol |v|` in each row.
 
-    Arguments:
-        product: applies `A` to every row, `[B, ...] -> [B, ...]`.
-        v: right-hand sides, with shape `[B, ...]`.
-        rtol: one, or one for each row, `[B]`; a row's answer is fixed once it is reached.
-        max_dim: largest dimension of the space, which bounds memory.
-        differentiable: where a space closes, go on to `max_dim`, so that the form has the
-            derivatives of that many terms right. The next vector is then what is left of a
-            product: nothing, but with its derivative.
+    `product` applies `A` to every row, `[B, ...] -> [B, ...]`. A row's answer is fixed once its
+    `rtol` is reached. A `differentiable` space that closes goes on to `max_dim`, so that the form
+    has the derivatives of that many terms right: the next vector is what is left of a product,
+    which is nothing, but with its derivative.
     """
     dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps

@@ -32,20 +32,16 @@ class Doubts:
     """Conditions that have to hold, gathered over a call: the host waits for all of them once."""
 
     def __init__(self) -> None:
-        self._numbers: list[Tensor] = []
-        self._remedies: list[Callable[[], None]] = []
+        self._noted: list[tuple[Tensor, Callable[[], None]]] = []
 
     def add(self, number: Tensor, then: Callable[[], None]) -> None:
         """Note a number that is finite and not `True` if all is well, and what to do if not."""
-        self._numbers.append(number)
-        self._remedies.append(then)
+        self._noted.append((number, then))
 
     def settle(self) -> None:
         """Look at what was noted so far, in order: what to do may be to raise, or to warn."""
-        if not self._numbers:
-            return
-        found = zip(self._numbers, torch.stack(self._numbers).tolist(), self._remedies, strict=True)
-        self._numbers, self._remedies = [], []
-        for number, value, then in list(found):
+        noted, self._noted = self._noted, []
+        found = torch.stack([number for number, _ in noted]).tolist() if noted else []
+        for (number, then), value in zip(noted, found, strict=True):
             if value if number.dtype == torch.bool else not math.isfinite(value):
                 then()

@@ -184,11 +184,7 @@ class ResidualBlock(PlainLoading, Transform):
             warnings.warn(message, NumericalWarning, stacklevel=4)
 
     def _check(self, inputs: Tensor, context: Tensor | None, doubts: Doubts) -> None:
-        """Refuse inputs and contexts, now or at the end of the call.
-
-        Raises:
-            TypeError, ValueError, RuntimeError: as `forward`, for inputs or a context it refuses.
-        """
+        """Refuse inputs and contexts as `forward` says, now or at the end of the call."""
         for name, x, kind in (("inputs", inputs, Tensor), ("context", context, Tensor | None)):
             if not isinstance(x, kind):
                 raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")

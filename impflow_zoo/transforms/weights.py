@@ -11,12 +11,7 @@ __all__ = ["PlainLoading", "mismatch"]
 
 
 def mismatch(own: Mapping[str, Tensor], weights: Mapping[str, Any]) -> str | None:
-    """What keeps weights from being loaded, in one line; None if they fit.
-
-    Arguments:
-        own: the state of the module that is to take them.
-        weights: the state they come as.
-    """
+    """What keeps weights from being loaded into a state, in one line; None if they fit."""
     missing, extra = own.keys() - weights.keys(), weights.keys() - own.keys()
     if missing or extra:
         parts = [

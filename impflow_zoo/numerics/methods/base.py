@@ -18,10 +18,6 @@ class Method:
     `f = y - w - g(w)`. Budget, tolerance, finiteness and the choice of rows belong to the loop in
     `search.py`. This one proposes `y - g(w)`: plain iteration, which contracts by the Lipschitz
     constant of `g` a step.
-
-    Arguments:
-        net: `g`.
-        shape: of one row, as the net takes it.
     """
 
     trial: ClassVar[int] = 4  # steps over which contraction is measured before a row is given up
@@ -35,11 +31,9 @@ class Method:
         return self.net.value(w.view(-1, *self.shape)).flatten(1)
 
     def propose(self, point: Tensor, usable: Tensor) -> Tensor:
-        """The next iterates, with shape `[B, d]`.
+        """The next iterates, `[B, d]`, from iterate and residual side by side, `[B, 2 d]`.
 
-        Arguments:
-            point: iterate and residual side by side, with shape `[B, 2 d]`.
-            usable: False for rows that strayed and are back at their best iterate, `[B]`.
+        `usable` is False for rows that strayed and are back at their best iterate, `[B]`.
         """
         w, f = point.chunk(2, dim=1)
         return w + f
