@@ -19,9 +19,7 @@ __all__ = ["faster"]
 
 def faster(net: BoundNet) -> BoundNet:
     """The fast form of a net, or the net itself if it has none or autocast is on."""
-    if not net.tensors or torch.is_autocast_enabled(net.tensors[0].device.type):
-        return net
-    if type(net) is not BoundLayers:
+    if type(net) is not BoundLayers or torch.is_autocast_enabled(net.weights[0].device.type):
         return net
     if net.weights[0].dim() == 4:
         parts = net.shape, net.functions, net.weights, net.biases, net.first, net.mixing

@@ -125,13 +125,9 @@ class Linearization:
         return product
 
     def attach(self, seeds: Tensor | None) -> Tensor:
-        """Products in the graph of `x` and the net, which `value` is part of from then on.
+        """`seeds @ J`, `[B, k, d]`, in the graph of `x` and the net; None is the identity.
 
-        Arguments:
-            seeds: rows to multiply from the left, `[B, k, d]`; None is the identity.
-
-        Returns:
-            `seeds @ J`, with shape `[B, k, d]`.
+        `value` is a part of that graph from then on.
         """
         rows = self._identity() if seeds is None else seeds.unbind(1)
         return torch.stack(

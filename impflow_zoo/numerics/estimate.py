@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -49,11 +49,6 @@ class Estimate:
         if self.draws is not None and len(self.draws) > 1:
             return self.draws.var(dim=0) / len(self.draws)
         return torch.full_like(self.value, 0.0 if self.mode == "exact" else math.nan)
-
-    def without_graph(self) -> Estimate:
-        """The same numbers alone."""
-        draws = None if self.draws is None else self.draws.detach()
-        return replace(self, value=self.value.detach(), draws=draws, solved=None)
 
     def refuse(self, *, training: bool) -> None:
         """Say which rows have no log-determinant.
@@ -163,7 +158,7 @@ def truncated(
     draws, bias = torch.stack(values), None
     if details:
         bias = Bias(*(math.fsum(part) / len(biases) for part in zip(*biases, strict=True)))
-    return Estimate(draws.mean(dim=0), bias, mode="truncated", draws=draws)
+    return Estimate(draws.mean(dim=0), bias, mode="truncated", draws=draws.detach())
 
 
 @torch.no_grad()

@@ -17,12 +17,7 @@ __all__ = ["Doubts", "Report"]
 
 @dataclass
 class Report:
-    """Filled in by a call that is given one, in the order of its residual maps.
-
-    Arguments:
-        roots: one for each root.
-        logdets: one for each log-determinant, without graphs.
-    """
+    """Filled in by a call that is given one, in the order of its residual maps; without graphs."""
 
     roots: list[Solution] = field(default_factory=list)
     logdets: list[Estimate] = field(default_factory=list)

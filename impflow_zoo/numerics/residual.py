@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.adjoint import solve_transposed
 from impflow_zoo.numerics.bound import BoundNet, Linearization
-from impflow_zoo.numerics.estimate import Estimate, exact, truncated, unbiased
+from impflow_zoo.numerics.estimate import exact, truncated, unbiased
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import forbid_second_order, recording
 from impflow_zoo.numerics.probes import Probes
@@ -25,29 +25,17 @@ __all__ = ["ResidualMap"]
 
 @dataclass(frozen=True)
 class ResidualMap:
-    """`r(x) = x + g(x)` for a batch of rows, to be evaluated or inverted.
+    """`r(x) = x + g(x)` for a batch of rows, to be evaluated or inverted."""
 
-    Arguments:
-        net: `g`, bound to weights and context.
-        solver: how roots and the linear systems of their derivatives are solved.
-        logdet: how log-determinants are computed.
-        training: take the tolerances of training, and warn instead of raising.
-        kappa: Lipschitz constant of `g` in the 2-norm, where known.
-        salt: tells the seeded probes of this map from those of others.
-        probes: where probes come from.
-        report: filled in with roots and log-determinants, if there is one.
-        doubts: where questions wait for the end of a longer call; None: they are asked at once.
-    """
-
-    net: BoundNet
-    solver: Solver = field(default_factory=Solver)
-    logdet: LogDet = field(default_factory=LogDet)
-    training: bool = False
-    kappa: float | None = None
-    salt: int = 0
-    probes: Probes = field(default_factory=Probes)
-    report: Report | None = None
-    doubts: Doubts | None = None
+    net: BoundNet  # `g`, bound to weights and context
+    solver: Solver = field(default_factory=Solver)  # of roots and of systems behind derivatives
+    logdet: LogDet = field(default_factory=LogDet)  # how log-determinants are computed
+    training: bool = False  # take the tolerances of training, and warn instead of raising
+    kappa: float | None = None  # Lipschitz constant of `g` in the 2-norm, where known
+    salt: int = 0  # tells the seeded probes of this map from those of others
+    probes: Probes = field(default_factory=Probes)  # where probes come from
+    report: Report | None = None  # filled in with roots and log-determinants
+    doubts: Doubts | None = None  # what waits for the end of a longer call; None: nothing waits
 
     def value(self, x: Tensor) -> Tensor:
         """`r(x)`."""
@@ -102,10 +90,18 @@ class ResidualMap:
             point = self.net.linearize(x, differentiable=differentiable)
         else:
             point = at.moved(x)
+        use, report = (point, self.logdet, self.kappa, self.probes), self.report
         with recording():
-            estimate = self._estimate(point, mode, gradient=gradient)
-        if self.report is not None:
-            self.report.logdets.append(estimate.without_graph())
+            if mode == "exact":
+                estimate = exact(point, gradient=gradient)
+            elif mode == "unbiased":
+                estimate = unbiased(*use, gradient=gradient)
+            else:
+                details = report is not None
+                estimate = truncated(*use, self.salt, gradient=gradient, details=details)
+        if report is not None:
+            alone = replace(estimate, value=estimate.value.detach(), solved=None)
+            report.logdets.append(alone)
         # As for inputs, the sum is finite if every entry is.
         self._doubt(estimate.value.detach().sum(), partial(estimate.refuse, training=self.training))
         if (solved := estimate.solved) is not None:
@@ -114,15 +110,6 @@ class ResidualMap:
             then = partial(solved.refuse, failed, name, setting, training=self.training)
             self._doubt(failed.any(), then)
         return point, estimate.value
-
-    def _estimate(self, point: Linearization, mode: str, *, gradient: bool) -> Estimate:
-        if mode == "exact":
-            return exact(point, gradient=gradient)
-        use = point, self.logdet, self.kappa, self.probes
-        if mode == "unbiased":
-            return unbiased(*use, gradient=gradient)
-        details = self.report is not None
-        return truncated(*use, self.salt, gradient=gradient, details=details)
 
     def _doubt(self, wrong: Tensor, then: Callable[[], None]) -> None:
         doubts = Doubts() if self.doubts is None else self.doubts

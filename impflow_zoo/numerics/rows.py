@@ -1,6 +1,6 @@
 """Small operations on every row of a batch: lengths, and dense matrices, one per row.
 
-None of them waits for a number. LAPACK is called once for every matrix; for one or two features
+None of them waits for a number. LAPACK is called once for every matrix; for two features
 the closed forms are many times faster and as accurate.
 """
 
@@ -46,18 +46,16 @@ def plus_identity(a: Tensor) -> Tensor:
 
 def logdet(a: Tensor) -> Tensor:
     """Logarithms of determinants, `[B, d, d] -> [B]`; NaN or `-inf` where one is not positive."""
-    if a.shape[1] > 2:
-        sign, value = torch.linalg.slogdet(a)
-        return torch.where(sign > 0, value, torch.nan)
-    return (a[:, 0, 0] if a.shape[1] == 1 else _determinant(a)).log()
+    if a.shape[1] == 2:
+        return _determinant(a).log()
+    sign, value = torch.linalg.slogdet(a)
+    return torch.where(sign > 0, value, torch.nan)
 
 
 def solve(a: Tensor, b: Tensor) -> Tensor:
     """The solutions of `a x = b`, `[B, d, d], [B, d] -> [B, d]`; not finite if `a` is singular."""
-    if a.shape[1] > 2:
+    if a.shape[1] != 2:
         return torch.linalg.solve_ex(a, b[..., None])[0][..., 0]
-    if a.shape[1] == 1:
-        return b / a[:, 0]
     first = torch.addcmul(a[:, 1, 1] * b[:, 0], a[:, 0, 1], b[:, 1], value=-1)
     second = torch.addcmul(a[:, 0, 0] * b[:, 1], a[:, 1, 0], b[:, 0], value=-1)
     return torch.stack((first, second), dim=1) / _determinant(a)[:, None]

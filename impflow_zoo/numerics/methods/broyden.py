@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.methods.base import Method
 from impflow_zoo.numerics.rows import dot
 
@@ -21,10 +22,7 @@ class Broyden(Method):
     """
 
     memory = 30
-
-    def __init__(self, net: BoundNet, shape: torch.Size) -> None:
-        super().__init__(net, shape)
-        self.ranks: list[tuple[Tensor, Tensor]] = []
+    ranks: Sequence[tuple[Tensor, Tensor]] = ()
 
     def propose(self, point: Tensor, usable: Tensor) -> Tensor:
         if self.last is not None:
@@ -50,7 +48,7 @@ class Broyden(Method):
         curvature = dot(s, forward)[:, None]
         usable = curvature.abs() > torch.finfo(s.dtype).eps * dot(s, s)[:, None]
         safe = torch.where(usable, curvature, 1)
-        self.ranks.append(((s - forward) / safe * usable, transposed * usable))
+        self.ranks = [*self.ranks, ((s - forward) / safe * usable, transposed * usable)]
 
     def keep(self, index: Tensor) -> None:
         super().keep(index)
