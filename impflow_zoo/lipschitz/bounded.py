@@ -76,12 +76,7 @@ class BoundedNet(nn.Module):
         return None
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
-        """The net at a context, its weights normalised once; `training` as in `norms_of`.
-
-        Raises:
-            ValueError: for hooks of a layer (`torch.nn.utils.prune`), or other code in its place,
-                which would not run.
-        """
+        """The net at a context, its weights normalised once; `training` as in `norms_of`."""
         for i, layer in enumerate(self.bounded_layers()):
             if watched(layer) or type(layer).forward is not LipschitzLayer.forward:
                 raise ValueError(

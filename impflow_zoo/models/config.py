@@ -23,11 +23,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def parse(data: Any) -> Config:
-    """Build a config from JSON objects, strictly.
-
-    Raises:
-        ConfigError: if a key is unknown, missing or of the wrong type, or a value out of range.
-    """
+    """Build a config from JSON objects; a `ConfigError` names what is unknown, missing or wrong."""
     if not isinstance(data, dict):
         found = "nothing" if data is None else reprlib.repr(data)
         raise ConfigError(f"config holds {found}: settings by name are needed")

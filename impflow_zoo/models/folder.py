@@ -102,12 +102,9 @@ class ModelFolder:
     def open(
         cls, model: str | os.PathLike[str], *, revision: str | None = None, **options: Any
     ) -> ModelFolder:
-        """The folder of a model, fetched if it is on the Hub, all files from one commit.
+        """A local folder; or that of `owner/name` or `owner/name@revision` on the Hub, fetched.
 
-        Arguments:
-            model: a local folder, or a Hub id, `owner/name` or `owner/name@revision`.
-            revision: branch, tag or commit on the Hub.
-            options: as in `hub.snapshot`.
+        Options are those of `hub.snapshot`.
 
         Raises:
             ModelError: if it is neither.
@@ -137,11 +134,7 @@ class ModelFolder:
         return self.path / filename if self.has(filename) else None
 
     def config(self) -> ConfigFile:
-        """Read and check `config.json`.
-
-        Raises:
-            ConfigError: if it is missing, damaged, from a newer version, or does not parse.
-        """
+        """Read `config.json`, or raise a `ConfigError`: missing, damaged, newer, wrong."""
         if not self.has(CONFIG):
             self._refuse_pickle()
             reason = "not a model of this library"
@@ -180,11 +173,7 @@ class ModelFolder:
         return ConfigFile(kind.__name__, config, weights and weights["sha256"], certificate)
 
     def weights(self, stated: ConfigFile) -> dict[str, Tensor]:
-        """Read the weights after their checksum; `stated` is what `config` found.
-
-        Raises:
-            WeightsError: if they are missing, damaged or not those that the config records.
-        """
+        """Read the weights that `config` found stated: others raise a `WeightsError`."""
         if not self.has(WEIGHTS):
             self._refuse_pickle()
             raise WeightsError(f"{self.name} has no {WEIGHTS}: no weights were published with it")

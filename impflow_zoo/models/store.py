@@ -160,11 +160,7 @@ def _answers(model: FlowModel, x: Tensor, context: Tensor | None) -> dict[str, T
 
 @torch.no_grad()
 def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
-    """Reproduce the golden batch and the bounds recorded at save time, by the stored settings.
-
-    Raises:
-        WeightsError: if an answer differs, or a bound is above the recorded one.
-    """
+    """Reproduce the golden batch and the bounds of save time, or raise a `WeightsError`."""
     if not folder.has(GOLDEN):
         raise WeightsError(f"{folder.name} has no {GOLDEN}: nothing to verify against")
     golden = read_safetensors(folder.path / GOLDEN)
