@@ -50,10 +50,11 @@ class FastPerceptron(BoundLayers):
 
     def linearize(self, x: Tensor, *, differentiable: bool = False) -> Linearization:
         """The value, with what products with its Jacobian need."""
-        return super().linearize(x, differentiable=True) if differentiable else self._record(x)
+        return super().linearize(x, differentiable=True) if differentiable else self.record(x)
 
     @torch.no_grad()
-    def _record(self, x: Tensor) -> Tape:
+    def record(self, x: Tensor) -> Tape:
+        """The same by hand."""
         *sizes, last = (len(weight) for weight in self.weights)
         maps = 3 if self.function.keeps else 2
         hidden = [x.new_empty(len(x), n) for _ in range(maps) for n in sizes]
