@@ -61,7 +61,7 @@ def counting(side: Side) -> Iterator[Counts]:
     patches = [
         *((kind, "forward", evaluated(kind.forward)) for kind in others),
         (BoundLayers, "in_graph", evaluated(BoundLayers.in_graph)),
-        (FastPerceptron, "_record", evaluated(FastPerceptron._record)),
+        (FastPerceptron, "record", evaluated(FastPerceptron.record)),
         (FastPerceptron, "value", evaluated(FastPerceptron.value)),
         (Tape, "products", products),
         (torch.autograd, "grad", counted_grad),
