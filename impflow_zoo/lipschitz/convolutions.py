@@ -58,6 +58,7 @@ class LipschitzConv2d(LipschitzLayer):
         self.image_size = (1, 1) if kernel_size == 1 else (int(height), int(width))
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
         self._start(convolution, coefficient, self.image_size[0] * self.image_size[1])
+        self.v.copy_(functional.normalize(torch.randn_like(self.v), dim=0))
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)

@@ -55,9 +55,8 @@ class Density(PlainLoading):
         ConfigError: if a setting is unknown, missing or out of range, or the nets refuse it.
     """
 
-    # The dataclasses that a model of the class is made from, and its kind of block for `build`.
     config_types: ClassVar[tuple[type[Config], ...]] = (TabularConfig, ImageConfig)
-    block: ClassVar[type[ResidualBlock]]
+    block: ClassVar[type[ResidualBlock]]  # what `build` makes a model of, from one of these configs
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
