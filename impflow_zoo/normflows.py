@@ -11,12 +11,11 @@ from impflow_zoo.normflows_nets import adopt
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.blocks import ImpFlowTransform, ResFlowTransform
-from impflow_zoo.transforms.weights import PlainLoading
 
 __all__ = ["ImpFlowLayer", "ResFlowLayer", "TransformLayer", "from_residual", "from_transform"]
 
 
-class TransformLayer(PlainLoading, nf.flows.Flow):
+class TransformLayer(nf.flows.Flow):
     """Any nflows transform as a normflows layer.
 
     The transform stays what it is, in the attribute `transform`: its `state_dict` goes from one

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.weights import PlainLoading
 
 try:
     from zuko.lazy import LazyTransform
@@ -101,7 +100,7 @@ class BlockTransform(Transform):
         return rows, self.context.expand(*batch, size).reshape(-1, size), tuple(batch)
 
 
-class LazyBlock(PlainLoading, LazyTransform):
+class LazyBlock(LazyTransform):
     """A block as a part of `zuko.flows.Flow`, which hands it the context.
 
     The block stays what it is, in the attribute `transform`: its `state_dict` goes from one

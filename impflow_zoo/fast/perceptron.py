@@ -95,11 +95,10 @@ class Tape(Linearization):
 
     @torch.no_grad()
     def products(self, seeds: Tensor | None, *, keep: bool = False) -> tuple[Tensor, list[Tensor]]:
-        """Products of rows `[B, k, d]` with the Jacobian; the Jacobian itself if there are none.
+        """Products of `seeds`, `[B, k, d]`, with the Jacobian; without seeds the Jacobian itself.
 
-        To `keep` what their gradient needs returns the products up to each hidden layer but the
-        last as well, of one part of the batch after the other, `[k, rows, n]` each: beside slopes,
-        which all `k` share, rows are one run of numbers.
+        With `keep` the products up to each hidden layer but the last are returned as well, part by
+        part of the batch, `[k, rows, n]` each: their gradient needs them. All `k` share the slopes.
         """
         results, maps = [], []
         pieces = self.pieces(len(self.net.weights[-1]) if seeds is None else seeds.shape[1])
@@ -179,12 +178,12 @@ class _Attached(torch.autograd.Function):
             return None, None, None, *_again(net, x, seeds, grad, grad_products)
         tape = Tape(ctx.kind((), ctx.functions, weights, biases), x, x, *saved[ctx.maps :])
         pieces = tape.pieces(1 if grad_products is None else grad_products.shape[1])
-        below, found = n - 2, []
+        below, found, frozen = n - 2, [], not any(ctx.needs_input_grad[4:])
         gradients = (_split(whole, pieces) for whole in (seeds, grad, grad_products))
         with torch.autocast(x.device.type, enabled=False):
             for i, (piece, *mine) in enumerate(zip(pieces, *gradients, strict=True)):
                 maps = saved[i * below : (i + 1) * below] if ctx.maps else ()
-                found.append(_gradient(piece, maps, *mine))
+                found.append(_gradient(piece, maps, *mine, frozen=frozen))
         by_row = [True, *[False] * n, *(bias.dim() == 2 for bias in biases)]
         totals = zip(by_row, zip(*found, strict=True), strict=True)
         return None, None, None, *(_joined(parts, by_row=by_row) for by_row, parts in totals)
@@ -196,8 +195,10 @@ def _gradient(
     seeds: Tensor | None,
     grad: Tensor | None,
     grad_products: Tensor | None,
+    *,
+    frozen: bool,
 ) -> list[Tensor | None]:
-    """By the point, the weights and the biases; `maps` is what `products` kept."""
+    """By the point and, if not frozen, weights and biases; `maps` is what `products` kept."""
     net, n = tape.net, len(tape.net.weights)
     weights: list[Tensor | None] = [None] * n
     biases = [*weights]
@@ -207,12 +208,13 @@ def _gradient(
         for i, slope in enumerate(tape.slopes):
             flat = up.flatten(0, 1)
             through = (flat @ net.weights[i].mT).view(*up.shape[:2], slope.shape[1])
-            weights[i] = _plus(None, (maps[i] * slope).flatten(0, 1), flat)
+            if not frozen:
+                weights[i] = _plus(None, (maps[i] * slope).flatten(0, 1), flat)
             bends.append((maps[i] * through).sum(0))
             up = through.mul_(slope)
         if seeds is None:
             weights[-1] = up.sum(1)
-        else:
+        elif not frozen:
             weights[-1] = _plus(None, seeds.transpose(0, 1).flatten(0, 1), up.flatten(0, 1))
         del up, flat, through  # memory that is still in the cache
     # From the last layer to the first, as in any net, with what the slopes add.
@@ -222,8 +224,9 @@ def _gradient(
             grad = None if grad is None else grad.mul_(slope)
             grad = net.function.bend(tape.kept[i], slope, bends[i], grad) if bends else grad
         if grad is not None:
-            weights[i] = _plus(weights[i], grad, tape.values[i])
-            biases[i] = grad.sum(0) if net.biases[i].dim() == 1 else grad
+            if not frozen:
+                weights[i] = _plus(weights[i], grad, tape.values[i])
+                biases[i] = grad.sum(0) if net.biases[i].dim() == 1 else grad
             grad = grad @ _by_columns(net.weights[i])
     return [grad, *weights, *biases]
 

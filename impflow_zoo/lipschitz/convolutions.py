@@ -97,7 +97,7 @@ class LipschitzConv2d(LipschitzLayer):
             if bool(self._length(residual) <= limit * sigma**2) and bool(attained):
                 break
             self._improve(min(_STEPS << i, largest), self.v)
-        self.sigma.copy_(self.attained())
+        self.note_norm()
 
     @torch.no_grad()
     def iterate(self) -> Tensor | None:

@@ -85,6 +85,15 @@ class LipschitzLayer(nn.Module):
         """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
         return BoundLayers((), (), (self.normalised_weight(),), (self.bias,)).in_graph(x)
 
+    def note_norm(self) -> None:
+        """Let `sigma` be what converged vectors attain; rounding does not change it."""
+        norm = self.attained()
+        if not bool((norm - self.sigma).abs() <= 16 * torch.finfo(norm.dtype).eps * norm):
+            self.sigma.copy_(norm)
+
+    def extra_repr(self) -> str:
+        return f"weight: {tuple(self.weight.shape)}"
+
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """The weight in use, with the shape of `weight`; `training` as in `norms_of`."""
         return self.in_use(norms_of([self], training=training)[0])
@@ -122,7 +131,7 @@ class LipschitzLinear(LipschitzLayer):
             if not bool(self.attained() >= (1 - rounding) * s[0]):
                 self.u.copy_(u[:, 0])
                 self.v.copy_(vh[0])
-            self.sigma.copy_(self.attained())
+            self.note_norm()
 
     def iterate(self) -> Tensor | None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
@@ -188,6 +197,9 @@ def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) 
 def _settle(layers: Sequence[LipschitzLayer]) -> None:
     """Settle the layers whose weight or vectors are others than when they were settled last."""
     states = {layer: state for layer in layers if (state := layer.state())}
+    for layer in states:
+        if layer.settled is not None and layer.settled.device != layer.weight.device:
+            layer.settled = None  # state of another device was assigned
     known = [layer.settled for layer in states if layer.settled is not None]
     now = [t.flatten() for state in states.values() for t in state]
     if now and not (len(known) == len(states) and torch.equal(torch.cat(now), torch.cat(known))):

@@ -37,6 +37,11 @@ def parse(data: Any) -> Config:
         raise ConfigError(
             f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"
         )
+    for key in rest.keys() & _ONCE.keys():
+        if key not in CONFIGS[kind].__dataclass_fields__:
+            raise ConfigError(
+                f"config key {key!r}: converted checkpoints alone have it, convert these again"
+            )
     names = {known: {f.name for f in dataclasses.fields(cls)} for known, cls in CONFIGS.items()}
     for key in rest:
         others = [repr(known) for known in names if key in names[known]]

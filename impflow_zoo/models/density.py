@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from nflows.distributions import StandardNormal
 from nflows.flows import Flow
 from nflows.transforms import Transform
-from torch import Tensor
+from torch import Tensor, nn
 
-from impflow_zoo.models.build import BUILDERS, Noise, log_normal
+from impflow_zoo.models.build import BUILDERS, Noise
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.fields import ConfigError, ModelError
@@ -25,7 +26,6 @@ from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.transforms.base import ResidualBlock, check_finite
-from impflow_zoo.transforms.weights import PlainLoading
 
 if TYPE_CHECKING:
     from normflows import NormalizingFlow
@@ -45,7 +45,7 @@ def _require_rows(x: object, name: str, shape: tuple[int, ...], rows: int | None
         raise ModelError(f"{name} of shape {tuple(x.shape)}: {asked}this model takes [{expected}]")
 
 
-class Density(PlainLoading):
+class Density(nn.Module):
     """A flow with exact preprocessing: densities and samples in the data's own units.
 
     Arguments:
@@ -133,7 +133,9 @@ class Density(PlainLoading):
         self, x: Tensor, context: Tensor | None, probes: Probes, report: Report | None
     ) -> Tensor:
         z, logdet = walk(self.transform, x, context, probes=probes, report=report)
-        return log_normal(z) + logdet
+        _, noise, *_ = self.flow.children()  # in the order of nflows' `Flow`
+        assert isinstance(noise, StandardNormal)
+        return noise.log_prob(z) + logdet
 
     def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits per dimension of each image, `[B]`, after uniform dequantisation.

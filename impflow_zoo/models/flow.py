@@ -147,7 +147,8 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if not push_to_hub:
             return None
         words = {"card": (folder / CARD).read_text(encoding="utf-8")}
-        return self.push_to_hub(name, **{"model_card_kwargs": words, **push_to_hub_kwargs})
+        own = repo_id or folder.resolve().name
+        return self.push_to_hub(own, **{"model_card_kwargs": words, **push_to_hub_kwargs})
 
     def push_to_hub(
         self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any

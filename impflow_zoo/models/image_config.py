@@ -150,5 +150,6 @@ class ImageConfig:
     def _net_size(self, channels: int, pixels: int) -> int:
         """Less than the weights of a net and the vectors that its larger kernels' norms need."""
         widths = [channels, *[self.width] * (len(self.kernels) - 1), channels]
-        sizes = zip(itertools.pairwise(widths), (*self.kernels[:-1], 1), strict=True)
+        last = 1 if self.net == "dense" else self.kernels[-1]
+        sizes = zip(itertools.pairwise(widths), (*self.kernels[:-1], last), strict=True)
         return sum(n * (m * k * k + (pixels if k > 1 else 0)) for (n, m), k in sizes)

@@ -67,16 +67,17 @@ class TablePreprocessing:
         steps, *_ = transform.children()
         x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
         step = next(step for step in steps.children() if isinstance(step, Standardise))
-        self.check(x.to(step.dtype))
+        dtype = next(step.buffers()).dtype
+        self.check(x.to(dtype))
         for earlier in itertools.takewhile(lambda other: other is not step, steps.children()):
             x, _ = earlier(x)
-        mean, std = _moments(x, self.columns, step.dtype)
+        mean, std = _moments(x, self.columns, dtype)
         angles = list(self.periods.periods)  # which keep their scale
         mean[angles], std[angles] = 0, 1
         step.set(mean, std)
         if context is not None:
             assert isinstance(transform, StandardisedContext)
-            transform.set(*_moments(context, self.given, step.dtype))
+            transform.set(*_moments(context, self.given, dtype))
 
     def metric(self, log_prob: Tensor) -> Tensor:
         """The model's metric from log-probabilities of model input in nats."""

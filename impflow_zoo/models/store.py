@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,6 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.context import StandardisedContext
-from impflow_zoo.transforms.weights import mismatch
 
 if TYPE_CHECKING:
     from impflow_zoo.models.config import Config
@@ -52,9 +51,8 @@ _RTOL = 1e-5  # of answers beside the golden ones
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Load strictly: every tensor, no other, each of the right shape, or a `WeightsError`."""
     own = model.state_dict()
-    problem = mismatch(own, weights)
-    if problem is not None:
-        raise WeightsError(f"{name}: {readable(problem)}")
+    if problem := _mismatch(own, weights):
+        raise WeightsError(f"{name}: {readable(problem)}: weights of another architecture?")
     for key, tensor in weights.items():
         fitting = _FLOATS if own[key].is_floating_point() else (own[key].dtype,)
         if tensor.dtype not in fitting:
@@ -67,6 +65,18 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
     if len(dtypes) == 1:
         model.to(torch.promote_types(dtypes.pop(), torch.float32))  # roots need no less
     model.load_state_dict(weights, strict=True)
+
+
+def _mismatch(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """What keeps weights from being loaded into a state; nothing if they fit."""
+    found = (own.keys() - weights.keys(), "missing"), (weights.keys() - own.keys(), "unexpected")
+    parts = [f"{len(keys)} {word} (first: {min(keys)})" for keys, word in found if keys]
+    if parts:
+        return f"tensors {', '.join(parts)}"
+    for key, tensor in own.items():
+        if tensor.shape != weights[key].shape:
+            return f"{key} has shape {tuple(weights[key].shape)}, {tuple(tensor.shape)} is needed"
+    return ""
 
 
 def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
@@ -110,11 +120,9 @@ def _check_kind(model: FlowModel) -> str:
         raise WeightsError(f"{type(model).__name__} is no registered model: see register_model")
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         expected = model_class(kind)(model.config).state_dict()
-    problem = mismatch(expected, model.state_dict())
-    if problem:
-        what = problem.removesuffix(": weights of another architecture?")
+    if problem := _mismatch(expected, model.state_dict()):
         raise WeightsError(
-            f"{what}: the folder could not be loaded again, as {kind} makes other tensors "
+            f"{problem}: the folder could not be loaded again, as {kind} makes other tensors "
             "of the config (is there another net in place, a compiled one, a sub-class's own?)"
         )
     return kind

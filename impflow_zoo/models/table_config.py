@@ -99,8 +99,10 @@ class TabularConfig(ColumnsConfig):
         """How many numbers the weights hold at least; more if a block has more than one net."""
         sizes = (self.features, *self.hidden_features, self.features)
         context = (self.seen_features or 0) * sum(self.hidden_features)
+        embedding = (self.context_features or 0, *self.embedding_net)
         square = self.net == "sandwich"
         layers = sum((m + square * n) * n for m, n in itertools.pairwise(sizes))
         own = self.blocks if isinstance(self.blocks, int) else sum(b in BLOCKS for b in self.blocks)
         whitening = self.features**2 if self.whiten else 0
-        return own * (context + layers) + whitening
+        embedded = sum(m * n for m, n in itertools.pairwise(embedding))
+        return own * (context + layers) + whitening + embedded

@@ -143,7 +143,7 @@ class Linearization:
         return self.net.linearize(x)
 
     def state(self) -> list[Tensor]:
-        """What the class makes the same of, beside the net: tensors for autograd to save."""
+        """Tensors from which, with the net, the object is made again: autograd saves them."""
         return [self.x, self.value]
 
     def jacobian(self) -> Tensor:

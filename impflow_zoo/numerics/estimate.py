@@ -178,8 +178,10 @@ def _bias(
         tail += float((all_terms - value).abs().mean())
         tail = math.inf if math.isnan(tail) else tail  # the series does not converge
         return Bias(tail, truncation_bound(kappa, features, terms))
-    # As many terms as dimensions are right; later ones, true or not, are at most so large.
-    return Bias(tail, 2 * truncation_bound(kappa, features, int(space.dims.amin())))
+    bound = 2 * truncation_bound(kappa, features, int(space.dims.amin()))
+    if math.isfinite(bound):
+        bound = min(bound, float(space.log_form_bound(kappa or 0.0).amax()))
+    return Bias(tail, bound)
 
 
 def _default_rtol(dtype: torch.dtype) -> float:

@@ -43,7 +43,7 @@ class Krylov:
         return len(self.columns)
 
     def hessenberg(self, dims: Tensor | None = None) -> Tensor:
-        """`H` in the first `dims` vectors of each row (or all its own), else 0, `[B, m, m]`."""
+        """`H` in the first `dims` vectors of a row, by default all it has, and 0; `[B, m, m]`."""
         m, zero = self.products, torch.zeros_like(self.size)
         dims = self.dims if dims is None else dims
         columns = [torch.stack([*column, *[zero] * m][:m], dim=1) for column in self.columns]
@@ -77,6 +77,28 @@ class Krylov:
             # Contractions in the 1-norm or the maximum norm stretch 2-norms by so much at most.
             rest = norm(power.detach()) > self.solution[0].numel() ** 0.5
         return torch.where(rest | total.isinf(), torch.nan, total) * self.size**2
+
+    def log_form_bound(self, kappa: float) -> Tensor:
+        """A bound of the error of `log_form` where `|A| <= kappa < 1`, `[B]`, short of rounding.
+
+        `log(I + A)` is the integral of `A (I + t A)^-1` over `t` from 0 to 1. The space solves
+        `(I + t A) u = v` with a residual of norm `t h |y_m| |v|`, where `h` is the last entry
+        below the diagonal and `(I + t H) y = e_1`; the form inherits at most `1 / (1 - t kappa)`
+        times as much. The trapezoidal rule does not fall short of this convex integrand.
+        """
+        if not self.products:
+            return torch.zeros_like(self.size)
+        m, h = self.products, self.hessenberg().detach()
+        t = torch.linspace(0, 1, 17, dtype=h.dtype, device=h.device)
+        identity = torch.eye(m, dtype=h.dtype, device=h.device)
+        first = identity[:, :1].expand(len(t), len(h), m, 1)
+        y = torch.linalg.solve(identity + t[:, None, None, None] * h, first)[..., 0]
+        own = (self.dims - 1).clamp(min=0).expand(len(t), -1)[..., None]
+        last = y.gather(2, own)[..., 0].abs()
+        # At `t = 1` the residual is known.
+        integrand = last / last[-1].clamp(min=torch.finfo(h.dtype).tiny)
+        integrand = integrand / (1 - t * kappa)[:, None]
+        return torch.trapezoid(integrand, t, dim=0) * self.residual * self.size
 
 
 class _Factors:
@@ -125,10 +147,11 @@ def arnoldi(
 ) -> Krylov:
     """Build the Krylov space of `v` until `(I + A) u = v` is solved to `rtol |v|` in each row.
 
-    `product` applies `A` to every row, `[B, ...] -> [B, ...]`. A row's answer is fixed once its
-    `rtol` is reached. A `differentiable` space that closes goes on to `max_dim`, so that the form
-    has the derivatives of that many terms right: the next vector is what is left of a product,
-    which is nothing, but with its derivative.
+    `product` applies `A` to every row, `[B, ...] -> [B, ...]`; `rtol` is one for all rows or one
+    for each. A row's answer is fixed once it is reached, or `max_dim` vectors are there. A
+    `differentiable` space that closes goes on to `max_dim`, so that the form has the derivatives of
+    that many terms right: the next vector is what is left of a product, which is nothing, but with
+    its derivative.
     """
     dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps

@@ -131,7 +131,8 @@ def find_roots(
     # An iterate longer than that cancels its own residual.
     far = wide_norm(found.best_w()) > found.size * (1e-2 / torch.finfo(y.dtype).eps)
     status = torch.where(far, int(Status.STALLED), status)
-    return found.best_w().reshape(y.shape), found.best, found.steps, status
+    residual = found.best.nan_to_num(math.inf)
+    return found.best_w().reshape(y.shape), residual, found.steps, status
 
 
 def _start(net: BoundNet, y: Tensor, tolerance: Tensor) -> _Rows:

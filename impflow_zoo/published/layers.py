@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear
+from impflow_zoo.numerics.modes import without_autocast
 
 __all__ = ["PublishedConv2d", "PublishedLinear", "Space", "spaces"]
 
@@ -51,6 +52,12 @@ class PublishedLayer(LipschitzLayer):
     """
 
     space: Space = (2.0, 2.0)
+
+    def __init__(self, *sizes: Any) -> None:
+        super().__init__(*sizes)
+        if not self.weight.is_meta:  # bounded before vectors are loaded, too
+            with without_autocast(self):
+                self.converge()
 
     def between(self, space: Space) -> Self:
         """Say which p-norms the layer maps from and to, before weights are loaded."""

@@ -20,7 +20,6 @@ from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.numerics.rows import listed
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.transforms.binding import bind
-from impflow_zoo.transforms.weights import PlainLoading
 
 __all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
 
@@ -40,7 +39,7 @@ class Step:
     sign: int = 1
 
 
-class ResidualBlock(PlainLoading, Transform):
+class ResidualBlock(Transform):
     """A composition of residual maps and inverses of residual maps.
 
     Sub-classes list in `steps` what happens on the way from data to noise, and assign their nets
@@ -256,14 +255,18 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
             "roots; for narrow arithmetic within the nets use torch.autocast"
         )
     dtype = torch.promote_types(inputs.dtype, torch.float32)
-    found = {t.dtype: "parameters" for t in parameters}
+    found = {"parameters": {p.dtype for p in parameters}}
     if context is not None and context.is_floating_point():
-        found = {context.dtype: "context", **found}
+        found["context"] = {context.dtype}
     # Types of 32 bits and less go together under autocast.
-    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in (dtype, *found):
+    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in {dtype}.union(
+        *found.values()
+    ):
         return
-    for other in found.keys() - {dtype}:
-        raise ValueError(
-            f"inputs of type {dtype}, {found[other]} of type {other}: convert either, by "
-            f".to({other}) or .to({dtype})"
-        )
+    for name, types in found.items():
+        if types and dtype not in types:
+            names = ", ".join(sorted(map(str, types)))
+            raise ValueError(
+                f"inputs of type {dtype}, {name} of type {names}: convert either, by .to({names}) "
+                f"or .to({dtype})"
+            )

@@ -47,6 +47,12 @@ class StandardisedContext(CompositeTransform):
         """What the parts are given for contexts, `[B, features]`; for None, None."""
         if context is None:
             return None
+        expected = self.context_mean
+        if context.shape[1:] != expected.shape or context.dtype != expected.dtype:
+            raise ValueError(
+                f"context of shape {tuple(context.shape)} and type {context.dtype}: "
+                f"[B, {len(expected)}] of type {expected.dtype} is needed"
+            )
         context = (context - self.context_mean) / self.context_std
         return context if self.embedding_net is None else self.embedding_net(context)
 

@@ -24,11 +24,6 @@ class Standardise(PointwiseAffineTransform):
         self.register_buffer("_shift", torch.zeros(features))
         self.register_buffer("_scale", torch.ones(features))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the numbers."""
-        return self._scale.dtype
-
     @torch.no_grad()
     def set(self, mean: Tensor, std: Tensor) -> None:
         """Standardise columns with these means and standard deviations."""

@@ -7,6 +7,7 @@ from nflows.transforms import LULinear
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.transforms.base import check_finite
 
 __all__ = ["Whitening"]
@@ -64,7 +65,8 @@ class Whitening(LULinear):
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self._check(inputs)
         z = inputs.transpose(0, 1).flatten(1) - self.bias[:, None]
-        x = torch.linalg.solve(self.weight(), z)
+        with without_autocast(self):
+            x, _ = torch.linalg.solve_ex(self.weight(), z)
         x = x.reshape(self.features, len(inputs), *inputs.shape[2:]).transpose(0, 1)
         return x, -self._volume(inputs)
 

@@ -146,6 +146,13 @@ def test_configs_that_contradict_themselves_are_refused(settings, message):
         TabularConfig(1, **settings)
 
 
+@models
+@pytest.mark.parametrize("wrong", [torch.zeros(4, 1), torch.zeros(4, 3), torch.zeros(4)])
+def test_transforms_refuse_contexts_of_another_size(kind, wrong):
+    with pytest.raises(ValueError, match=r"context of shape .*\[B, 2\] of type torch.float64"):
+        made(kind).transform(X, wrong.double())
+
+
 X, C = torch.zeros(4, 1, dtype=torch.float64), MEANS.expand(4, 2)
 MISTAKES = {
     "missing": (lambda m: m.log_prob(X), r"needs a context of shape \[B, 2\]: t, p"),

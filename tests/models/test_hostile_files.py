@@ -201,6 +201,7 @@ def test_absurd_configs_are_refused(files, tmp_path, old, new):
         ('"blocks": [1, 1]', '"blocks": [1, 1000000000]'),
         ('"width": 2', '"width": 2000000000'),
         ('"kernels": [3, 1, 3]', '"kernels": [3, 99999999, 3]'),
+        ('"kernels": [3, 1, 3]', '"kernels": [3, 1, 99999999]'),
         ('"squeeze_first": false', '"fc_blocks": 1000000000'),
     ],
 )
@@ -216,6 +217,9 @@ def test_absurd_image_configs_are_refused(image_files, tmp_path, old, new):
     [
         TabularConfig(features=3, blocks=2, hidden_features=(5, 7), context_features=2),
         TabularConfig(features=3, blocks=1, hidden_features=()),
+        TabularConfig(
+            features=3, blocks=1, hidden_features=(3,), context_features=2, embedding_net=(50, 4)
+        ),
         TabularConfig(features=40, blocks=1, hidden_features=(1,), whiten=True),
         ImageConfig(image_size=(4, 4), blocks=(1, 2), width=4),
         ImageConfig(image_size=(4, 4), blocks=(1, 1, 1), width=1, squeeze_first=False, whiten=True),

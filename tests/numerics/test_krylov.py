@@ -106,6 +106,24 @@ def test_what_auto_reports_of_its_bias_holds(kappa: float, dtype: torch.dtype) -
     assert error <= bias.tail + rounding
     assert bias.tail <= (0.1 if dtype == torch.float32 else 1e-6)
     assert float((found - full).abs().amax()) <= bias.bound + rounding
+    assert bias.bound < 192 * (-math.log1p(-kappa))  # says more than no term at all
+
+
+@every_kappa
+def test_the_bound_of_a_short_space(kappa: float) -> None:
+    """Symmetric operators, whose form is known for every probe."""
+    turn = torch.linalg.qr(torch.randn(70, 70, dtype=torch.float64))[0]
+    values = torch.linspace(-kappa, 0, 70, dtype=torch.float64)
+    matrix = turn @ values.diag() @ turn.mT
+    v = torch.sign(torch.randn(5, 70, dtype=torch.float64))
+    exact = ((v @ turn).square() * values.log1p()).sum(1)
+    bounds = []
+    for terms in (1, 2, 4, 8, 16):
+        space = arnoldi(lambda q: q @ matrix, v, 0.0, terms)
+        error = (space.log_form(1e-15) - exact).abs()
+        bounds.append(space.log_form_bound(kappa))
+        assert (error <= bounds[-1] + 1e-12).all()
+    assert (bounds[-1] <= 0.1 * bounds[0]).all()
 
 
 def blocks() -> dict[str, nn.Module]:

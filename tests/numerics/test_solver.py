@@ -200,6 +200,7 @@ def test_a_bad_neighbour_does_no_harm(method, bad):
     assert torch.equal(solution.steps[others], alone.steps[others])
     if not math.isfinite(bad):
         assert solution.status[2] == Status.NOT_FINITE
+        assert solution.residual[2] == math.inf
         with pytest.raises(SolverError, match=r"1 of 6 rows .*1: NaN or infinity met"):
             Solver(method).solve(g, spoilt)
 

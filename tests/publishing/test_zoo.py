@@ -150,3 +150,11 @@ def test_weights_that_are_not_here_come_from_the_namespace(tmp_path, monkeypatch
     assert locate("flow") == "impflow-zoo/flow"
     monkeypatch.setenv("IMPFLOW_ZOO_NAMESPACE", "mine")
     assert locate("flow") == "mine/flow"
+
+
+@pytest.mark.parametrize("name", ["impflow-rings", "resflow-checkerboard", "impflow-kin8nm"])
+def test_a_model_that_was_used_is_saved_as_it_was(name, tmp_path):
+    model = create_model(name)
+    model.log_prob(model.sample(3))
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / WEIGHTS).read_bytes() == (zoo_folder() / name / WEIGHTS).read_bytes()

@@ -47,10 +47,10 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6588,
-    "lines": 6579,
-    "public names": 111,
-    "numeric constants": 12,
+    "outer lines": 6595,
+    "lines": 6597,
+    "public names": 109,
+    "numeric constants": 13,
     "private names": 2,
 }
 FORBIDDEN = {

@@ -57,7 +57,7 @@ WRONG = {
     "unknown section": ({"trainig": {}}, "unknown recipe key 'trainig': choose model, config"),
     "key of a former version": (
         {"config": {"kind": "tabular", "features": 2, "norm": "inf"}},
-        "unknown config key 'norm'",
+        "'norm': converted checkpoints alone have it",
     ),
     "unknown model": ({"model": "Glow"}, "unknown model 'Glow': .*ImpFlow"),
     "no model": ({"model": None}, "unknown model None"),

@@ -132,3 +132,19 @@ def test_a_thread_without_gradients_takes_none_from_another():
     finally:
         done.set()
         other.join()
+
+
+class TwoTypes(nn.Module):
+    """A net that computes its last layer in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.1 * torch.tanh(self.last(torch.tanh(self.first(x)).double())).to(x.dtype)
+
+
+def test_a_net_may_compute_in_two_types():
+    block, x = ResFlowTransform(TwoTypes()).eval(), torch.randn(5, 3)
+    torch.testing.assert_close(block.inverse(block(x)[0])[0], x)

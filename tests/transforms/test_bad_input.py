@@ -26,7 +26,7 @@ from impflow_zoo import (
     TabularConfig,
     evaluate,
 )
-from impflow_zoo.normflows import ImpFlowLayer, ResFlowLayer, from_residual
+from impflow_zoo.normflows import ResFlowLayer, from_residual
 
 
 def mlp(features: int = 3, context: int | None = None) -> LipschitzMLP:
@@ -233,24 +233,6 @@ BAD = {
         "inputs are on cpu, context or parameters on meta",
     ),
     "input-size": (lambda: block()(X[:, :2]), r"input of shape \(5, 2\): this net takes \[B, 3\]"),
-    "weights-of-another-block": (
-        lambda: block().load_state_dict(ImpFlowTransform(mlp(), mlp()).state_dict()),
-        r"ResFlowTransform: tensors \d+ missing \(first: net\..*\d+ unexpected \(first: net_x\.",
-    ),
-    "weights-of-another-size": (
-        lambda: block().load_state_dict(ResFlowTransform(mlp(2)).state_dict()),
-        r"ResFlowTransform: net\.\S+ has shape .* is needed: weights of another architecture",
-    ),
-    "weights-of-another-layer": (
-        lambda: ImpFlowLayer(mlp(), mlp()).load_state_dict(ResFlowLayer(mlp()).state_dict()),
-        r"ImpFlowLayer: tensors \d+ missing \(first: transform\.net_x\.",
-    ),
-    "weights-of-another-model": (
-        lambda: ImpFlow(TabularConfig(3, blocks=1)).load_state_dict(
-            ImpFlow(TabularConfig(3, blocks=2)).state_dict()
-        ),
-        r"ImpFlow: tensors \d+ unexpected \(first: .*weights of another architecture",
-    ),
     "context-whole": (lambda: block(2)(X, C.long()), "context of type torch.int64: floating point"),
     "context-whole-images": (
         lambda: LipschitzConvNet(3, (4, 4), 4, context_features=2)(

@@ -166,3 +166,10 @@ def test_a_model_starts_as_the_gaussian_of_its_rows(tmp_path: Path) -> None:
     loaded = ImpFlow.from_pretrained(tmp_path, verify=True).double()
     torch.testing.assert_close(loaded.log_prob(x), model.log_prob(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.decode(model.encode(x)), x)
+
+
+def test_autocast_rounds_no_inverse() -> None:
+    transform, z = make(torch.float32), torch.randn(20, CHANNELS)
+    x, _ = transform.inverse(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(transform.inverse(z)[0], x)
