@@ -234,6 +234,7 @@ def test_evaluation_is_one_graph_for_compilers():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # torch's own
 def test_forward_derivatives_heed_the_weights():
     net = SandwichMLP(2, (4,)).double().eval()
     x = torch.randn(3, 2, dtype=torch.float64)

@@ -246,7 +246,7 @@ OVERRIDES = {
     "unknown device": ({"device": "cud"}, "device='cud': "),
 }
 if not torch.cuda.is_available():
-    OVERRIDES["absent device"] = ({"device": "cuda"}, "device='cuda': .*CUDA")
+    OVERRIDES["absent device"] = ({"device": "cuda"}, "device='cuda': .*(CUDA|NVIDIA)")
 
 
 @pytest.mark.parametrize(("options", "message"), OVERRIDES.values(), ids=OVERRIDES)
