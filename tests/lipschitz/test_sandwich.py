@@ -1,9 +1,8 @@
-"""Sandwich nets and their proof, frequencies of neurons, and LipSDP bounds of any perceptron."""
+"""Sandwich nets, and frequencies of neurons."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import pickle
 
@@ -12,37 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.slopes import local_norms, steepest
 from torch.optim.swa_utils import AveragedModel
 
 from impflow_zoo import ImpFlow, ImpFlowTransform, LipschitzMLP, ResFlowTransform, SandwichMLP
-from impflow_zoo.lipschitz.activations import ACTIVATIONS, HalfSin, make_activation
-from impflow_zoo.lipschitz.certify import certify
-from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS, CayleyLayer, lipsdp_bounds, maps_of
+from impflow_zoo.lipschitz.activations import ACTIVATIONS, make_activation
+from impflow_zoo.lipschitz.sandwich import SANDWICH_ACTIVATIONS, CayleyLayer
 from impflow_zoo.normflows import ImpFlowLayer
-from impflow_zoo.testing.case import jacobian, tighten
+from impflow_zoo.testing.case import tighten
 
 KAPPA = 0.9
 every_activation = pytest.mark.parametrize("activation", SANDWICH_ACTIVATIONS)
-
-
-def local_norms(net, x):
-    """Spectral norms of the Jacobians, `[B]`."""
-    return torch.linalg.matrix_norm(jacobian(net, x), 2)
-
-
-def steepest(net, x, steps=30):
-    """Points that gradient ascent on the local norms leads to."""
-    for _ in range(steps):
-        x = x.detach().requires_grad_()
-        y = net(x)
-        rows = [
-            torch.autograd.grad(y[:, i].sum(), x, create_graph=True)[0] for i in range(y.shape[1])
-        ]
-        total = torch.linalg.matrix_norm(torch.stack(rows, dim=1), 2).sum()
-        (slope,) = torch.autograd.grad(total, x)
-        x = x + 0.1 * slope / slope.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return x.detach()
 
 
 # --- the net --------------------------------------------------------------------------------------
@@ -296,111 +275,6 @@ def test_frequencies_are_learned():
 def test_pairing_activations_have_no_frequency():
     with pytest.raises(ValueError, match="'maxmin' is not elementwise"):
         LipschitzMLP(2, (4,), "maxmin", frequency=1.0)
-
-
-# --- the proof ------------------------------------------------------------------------------------
-
-
-def test_the_certificate_does_not_trust_the_construction():
-    net = SandwichMLP(3, (8, 8), lipschitz=KAPPA).double()
-    layer = net.layers[-1]
-    honest = type(layer).attained
-    layer.attained = lambda: 3 * honest(layer)  # no pair at all
-    x = torch.randn(50, 3, dtype=torch.float64)
-    assert net.certificate() > KAPPA * (1 + 1e-3)
-    assert net.certificate() >= local_norms(net, steepest(net, x)).max()
-
-
-def test_weights_that_are_not_finite_have_no_certificate():
-    net = SandwichMLP(3, (8, 8))
-    with torch.no_grad():
-        net.layers[1].weight[0, 0] = math.nan
-    assert net.certificate() is None
-
-
-class Steeper(HalfSin):
-    """A user's own core, whose slopes are not those of the class it derives from."""
-
-    def core(self, x):
-        return x + 3 * torch.sin(x)
-
-
-@pytest.mark.parametrize("activation", [torch.nn.ELU(alpha=10.0), Steeper(), torch.nn.Sigmoid()])
-def test_other_activations_are_not_certified_as_the_ones_that_were_there(activation):
-    net = SandwichMLP(2, (16, 16), "elu", lipschitz=KAPPA).double()
-    for i in range(2):
-        net.activations[i] = activation
-    x = steepest(net, torch.randn(50, 2, dtype=torch.float64))
-    certificate = net.certificate()
-    assert certificate is None or certificate >= local_norms(net, x).max()
-
-
-def test_certificates_leave_modes_as_they_are():
-    net = SandwichMLP(2, (4,)).train()
-    net.layers[0].eval()
-    net.certificate()
-    assert [layer.training for layer in net.layers] == [False, True]
-
-
-@pytest.mark.parametrize("zero", [0, 1, 2])
-def test_layers_of_zeros_end_no_certificate(zero):
-    net = LipschitzMLP(2, (4, 4), "sin")
-    with torch.no_grad():
-        net.layers[zero].weight.zero_()
-    assert lipsdp_bounds(ResFlowTransform(net)) == {}
-
-
-def test_the_search_for_multipliers_runs_in_inference_mode():
-    with torch.inference_mode():
-        net = LipschitzMLP(2, (8, 8), "elu", KAPPA)
-        tighten(net)
-        assert lipsdp_bounds(ResFlowTransform(net))["net"] < net.certificate()
-
-
-def test_certificates_of_a_block_name_its_nets():
-    block = ResFlowTransform(SandwichMLP(2, (6,), lipschitz=0.5))
-    (certificate,) = certify(block)
-    assert certificate.name == "net"
-    assert certificate.bound == pytest.approx(0.5, rel=1e-6)
-
-
-@pytest.mark.parametrize("slopes", [(0.0, 1.0), (-1.0, 1.0), (-0.2, 1.1), (0.0, 2.0)])
-@given(seed=st.integers(0, 2**31), sizes=st.sampled_from([(3, 2), (2, 5, 2), (3, 7, 4, 3)]))
-@settings(max_examples=15)
-def test_optimised_bounds_lie_between_the_truth_and_the_product_of_norms(slopes, seed, sizes):
-    torch.manual_seed(seed)
-    weights = [torch.randn(m, n, dtype=torch.float64) for n, m in itertools.pairwise(sizes)]
-    maps = AffineMaps(tuple(weights), slopes)
-    multipliers, expected = optimised_multipliers(maps)
-    bound = proved_bound(maps, multipliers, expected)
-    highest = max(slopes) ** (len(weights) - 1)
-    product = math.prod(float(torch.linalg.matrix_norm(w, 2)) for w in weights) * highest
-    assert expected * (1 - 1e-9) <= bound <= product * (1 + 1e-3)
-    for _ in range(100):  # slopes at the ends of their range are the worst ones
-        jacobian = weights[0]
-        for weight in weights[1:]:
-            chosen = torch.randint(0, 2, (len(jacobian),), dtype=torch.float64)
-            slope = slopes[0] + chosen * (slopes[1] - slopes[0])
-            jacobian = weight @ (slope[:, None] * jacobian)
-        assert torch.linalg.matrix_norm(jacobian, 2) <= bound
-
-
-def test_nothing_is_proved_below_the_truth():
-    weights = (torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
-    maps, multipliers = AffineMaps(weights, (0.0, 1.0)), [torch.ones(2, dtype=torch.float64)]
-    assert proved_bound(maps, multipliers, 1.0) == pytest.approx(1.0, rel=1e-6)
-    assert proved_bound(maps, multipliers, 0.999) >= 1.0
-    assert proved_bound(maps, multipliers, 0.4) is None
-    assert proved_bound(maps, [-multipliers[0]], 1.0) is None
-
-
-def test_spectral_nets_have_a_smaller_bound_by_the_inequality():
-    net = LipschitzMLP(3, (16, 16), "elu", KAPPA)
-    tighten(net)
-    maps = maps_of(net)
-    bound = proved_bound(maps, *optimised_multipliers(maps))
-    x = torch.randn(100, 3, dtype=torch.float64)
-    assert local_norms(net.double(), x).max() <= bound < 0.8 * net.certificate()
 
 
 # --- in models ------------------------------------------------------------------------------------

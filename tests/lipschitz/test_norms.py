@@ -1,0 +1,143 @@
+"""Norms of layers, against singular values: in training, in evaluation, after loading."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from support.slopes import spectral_norm
+from torch.optim.swa_utils import AveragedModel
+
+from impflow_zoo import LipschitzMLP
+from impflow_zoo.lipschitz.norms import LipschitzLinear
+
+
+def linear(factor=1.0, coefficient=0.9):
+    layer = LipschitzLinear(5, 4, coefficient).double()
+    with torch.no_grad():
+        layer.weight.copy_(factor * torch.randn(4, 5))
+    return layer
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_large_weights_shrink_to_the_coefficient(training):
+    layer = linear(factor=7).train(training)
+    for _ in range(20 if training else 1):
+        weight = layer.normalised_weight()
+    assert spectral_norm(weight) == pytest.approx(0.9, rel=1e-3)
+    ratio = weight / layer.weight
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+    if not training:
+        assert spectral_norm(weight) <= 0.9 * (1 + 1e-12)
+        assert layer.norm_bound() == pytest.approx(spectral_norm(weight))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("factor", [0.0, 1e-3, 0.05])
+def test_small_weights_stay_as_they_are(training, factor):
+    layer = linear(factor).train(training)
+    for _ in range(3):
+        assert torch.equal(layer.normalised_weight(), layer.weight)
+    assert layer.norm_bound() <= 0.9
+
+
+def test_power_vectors_are_buffers():
+    layer = LipschitzLinear(3, 2)
+    assert set(dict(layer.named_parameters())) == {"weight", "bias"}
+    assert set(layer.state_dict()) == {"weight", "bias", "u", "v", "sigma"}
+
+
+CHANGES = {
+    "scaled": lambda w: w.mul_(3),
+    "one entry": lambda w: w[1, 2].fill_(50),
+    "behind the power vectors": lambda w: w.copy_(torch.diag_embed(torch.tensor([3.0, 30, 0, 0]))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_weight_changed_by_hand_in_eval_mode_is_seen(change):
+    layer = LipschitzLinear(4, 4, 0.9).double().eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([3.0, 1.0, 0.5, 0.1])))
+        before = layer.normalised_weight().clone()
+        change(layer.weight)
+    after = layer.normalised_weight()
+    assert not torch.equal(before, after)
+    assert torch.linalg.matrix_norm(after, 2).item() == pytest.approx(0.9, rel=1e-12)
+
+
+def test_gradients_flow_through_the_norm():
+    """Along the weight itself the normalised weight does not change."""
+    layer = linear(factor=3).eval()
+    with torch.no_grad():
+        layer.normalised_weight()
+    weight = layer.normalised_weight()
+    (grad,) = torch.autograd.grad((weight * torch.randn_like(weight)).sum(), layer.weight)
+    assert grad.norm() > 1e-3
+    assert (grad * layer.weight).sum().abs() < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (2, 64), (64, 2)])
+def test_a_singular_vector_that_was_overtaken_is_left(shape):
+    """Vectors that sit on the second singular vector know nothing of the first one."""
+    layer = LipschitzLinear(*shape, coefficient=0.1).train()
+    u, s, vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    layer.u.copy_(u[:, 1])
+    layer.v.copy_(vh[1])
+    layer.sigma.copy_(s[1])
+    norm = torch.linalg.matrix_norm(layer.normalised_weight().detach(), 2)
+    assert float(norm) == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("shape", [(3, 4), (16, 12)])
+def test_norms_are_found_again_after_weights_that_were_no_numbers(shape, training):
+    layer = LipschitzLinear(*shape, coefficient=0.1).train()
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        for bad in (torch.nan, torch.inf):
+            layer.weight[0, 0] = bad
+            layer.normalised_weight()
+        layer.weight.copy_(before)
+        weight = layer.train(training).normalised_weight()
+    assert float(torch.linalg.matrix_norm(weight, 2)) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_a_layer_can_be_made_under_autocast():
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer = LipschitzLinear(4, 4, 0.5)
+    assert layer.norm_bound() <= 0.5 * (1 + 1e-6)
+
+
+def test_a_layer_without_storage_can_be_counted():
+    with torch.device("meta"):
+        net = LipschitzMLP(3, (8,))
+    assert sum(p.numel() for p in net.parameters()) == 3 * 8 + 8 + 8 * 3 + 3
+
+
+def test_loaded_vectors_are_not_taken_for_converged_ones():
+    """The weight has not changed, but the vectors that had converged for it are gone."""
+    net = LipschitzMLP(4, (64, 64), lipschitz=0.9).double().eval()
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.weight.normal_().mul_(3)
+    before = copy.deepcopy(net.state_dict())
+    x = torch.randn(3, 4).double()
+    expected = net(x)
+    net.load_state_dict(before)
+    torch.testing.assert_close(net(x), expected)
+    assert net.certificate() <= 0.9 * (1 + 1e-9)
+
+
+def test_averaged_vectors_are_not_taken_for_converged_ones():
+    net = LipschitzMLP(4, (64, 64), lipschitz=0.9).double().eval()
+    averaged = AveragedModel(net, use_buffers=True)
+    for _ in range(3):
+        with torch.no_grad():
+            for layer in net.layers:
+                layer.weight.normal_().mul_(3)
+        net(torch.zeros(1, 4).double())
+        averaged.update_parameters(net)
+    assert averaged.module.certificate() <= 0.9 * (1 + 1e-9)
