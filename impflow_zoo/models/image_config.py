@@ -26,7 +26,7 @@ class Preparation:
     Arguments:
         crop: side of the square cut from the middle, or None.
         resize: scale to the model's size (area of pixels averaged); False refuses other sizes.
-        grey: turn colours into grey; False refuses images of another number of channels.
+        grey: turn colours into grey, or grey into colours; False refuses either.
     """
 
     crop: int | None = None

@@ -245,9 +245,19 @@ def test_crop_resize_and_grey(tmp_path: Path) -> None:
     assert bool((row == 200).all())
 
 
+def test_grey_images_among_colours_turn_into_colours_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    colours, grey = pictures(1)[0], pictures(1, (8, 8))[0]
+    form = ImageFormat(3, (8, 8), grey=True)
+    rows = ImageSource.open(image_set(tmp_path, [colours, grey]), None, form).rows([0, 1])
+    assert np.array_equal(rows[0].permute(1, 2, 0).numpy(), colours)
+    assert all(np.array_equal(plane.numpy(), grey) for plane in rows[1])
+
+
 REFUSED = {
     "size": (pictures(1, (9, 8, 3)), ImageFormat(3, (8, 8)), "row 0 is 9x8, the model takes 8x8"),
-    "grey": (pictures(1, (8, 8)), ImageFormat(3, (8, 8)), "mode L, the model takes colours"),
+    "grey": (pictures(1, (8, 8)), ImageFormat(3, (8, 8)), "takes colours: set prepare.grey"),
     "colour": (pictures(1), ImageFormat(1, (8, 8)), "set prepare.grey"),
     "crop": (pictures(1), ImageFormat(3, (8, 8), crop=9), "too small for 9"),
     "corrupt": ([*pictures(2), b"\x89PNG broken"], ImageFormat(3, (8, 8)), "image of row 2"),
