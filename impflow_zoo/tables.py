@@ -52,11 +52,6 @@ def _row(record: Record) -> dict[str, object]:
     }
 
 
-def _results(found: Sequence[Record]) -> str:
-    rows = pandas.DataFrame([_row(record) for record in found], dtype=object)
-    return rows.to_csv(index=False, lineterminator="\n")
-
-
 def zoo_table(found: Sequence[Record]) -> str:
     """A Markdown table of models with weights, pairs side by side; the others below."""
     found = sorted(found, key=_pairs_together)
@@ -122,7 +117,8 @@ def documents(root: Path) -> dict[Path, str]:
         for record in found
         if record.entry is not None
     }
-    made[root / "results.csv"] = _results(found)
+    rows = pandas.DataFrame([_row(record) for record in found], dtype=object)
+    made[root / "results.csv"] = rows.to_csv(index=False, lineterminator="\n")
     for name, marker, table in (
         ("models.md", "zoo table", zoo_table(found)),
         ("impflow-beside-resflow.md", "pairs table", pairs.table(pairs.trained_pairs(found))),

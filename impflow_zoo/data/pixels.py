@@ -28,8 +28,7 @@ class ImageFormat:
         size: height and width.
         crop: side of the square cut from the middle first, or None.
         resize: scale to the size, area averaged; False refuses other sizes.
-        grey: turn colours into grey, or grey into colours, as `channels` says; False refuses
-            images of another number of channels.
+        grey: turn colours into grey, or grey into colours; False refuses either.
         label: name of a column of whole numbers up to 255, which fill one more channel.
     """
 
@@ -75,10 +74,9 @@ def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:
 
 
 def _mode(image: Image, form: ImageFormat, name: str) -> str:
-    colours = form.channels == 3
-    taken, others = (_COLOURS, _GREYS) if colours else (_GREYS, _COLOURS)
+    mode, wanted = ("RGB", "colours") if form.channels == 3 else ("L", "grey")
+    taken, others = (_COLOURS, _GREYS) if mode == "RGB" else (_GREYS, _COLOURS)
     if image.mode in (*taken, *(others if form.grey else ())):
-        return "RGB" if colours else "L"
-    wanted = "colours" if colours else "grey"
+        return mode
     hint = ": set prepare.grey in the model's config" if image.mode in others else ""
     raise DataError(f"{name} is of mode {image.mode}, the model takes {wanted}{hint}")

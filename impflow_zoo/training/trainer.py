@@ -41,6 +41,7 @@ from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 __all__ = ["Trainer"]
 
 _FIRST_CHECKPOINT = 60.0  # seconds
+_FIRST_ROWS = 64  # rows that layers start from, in batches however small
 
 
 class Trainer:
@@ -238,11 +239,13 @@ class Trainer:
         return x.to(next(self.model.parameters()))
 
     def _first_batch(self) -> Tensor:
-        """The first batch that has rows: those that cannot be read may be left out."""
-        for step in range(len(self.batches)):
-            if len(x := self.batch(step, None)):
-                return x
-        raise DataError(f"{self.batches.rows.name}: none of its rows can be read")
+        """What layers that start from data see: the first batches, until they hold enough rows."""
+        x, step = self.batch(0, None), 1
+        while len(x) < _FIRST_ROWS and step < len(self.batches):
+            x, step = torch.cat((x, self.batch(step, None))), step + 1
+        if not len(x):  # those that cannot be read may be left out
+            raise DataError(f"{self.batches.rows.name}: none of its rows can be read")
+        return x
 
     def validate(self) -> None:
         """Score the averaged weights and keep them if they are the best so far.

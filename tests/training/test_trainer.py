@@ -29,7 +29,7 @@ from impflow_zoo.recipe import TrainingSettings, read_recipe
 from impflow_zoo.registry import locate
 from impflow_zoo.scoring import Score, score
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.optimisation import learning_rate
+from impflow_zoo.training.optimisation import Optimisation, learning_rate
 from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
 
@@ -146,6 +146,15 @@ def test_roots_out_of_reach_are_counted_and_training_goes_on(tmp_path):
     assert 0 < figures["unconverged"] <= 1
     assert figures["solver_steps"] == 2
     assert run.state["skipped"] == 0
+
+
+@pytest.mark.parametrize(("size", "rows"), [(4, 64), (48, 96), (100, 100)])
+def test_layers_start_from_enough_rows_however_small_the_batches(size, rows, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Optimisation, "start", lambda self, x: seen.append(x))
+    run = trainer(tmp_path, batch_size=size)
+    assert [len(x) for x in seen] == [rows]
+    assert torch.equal(seen[0][:size], run.batch(0, None))
 
 
 def test_every_pass_sees_every_row_once(tmp_path):
