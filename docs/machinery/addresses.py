@@ -1,0 +1,73 @@
+"""Where a file of the repository is found on the site.
+
+`BASE` is the one address that links from elsewhere (PyPI, the Hub) start with. It stands in
+`pyproject.toml`, as the project's `Documentation`.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(os.path.abspath(__file__)).parents[2]
+BASE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"][
+    "Documentation"
+]
+# Documents outside `docs`, and the pages that the build makes of them.
+COPIED = {
+    "CONTRIBUTING.md": "contributing",
+    "CHANGELOG.md": "changelog",
+    "MODEL_CARD.md": "model-card",
+    "benchmarks/README.md": "benchmarks",
+    "conversion/README.md": "conversion",
+}
+_LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
+
+
+def page_of(path: str) -> str | None:
+    """The page that shows a file or folder of the repository; None if there is none.
+
+    Arguments:
+        path: from the root of the repository.
+    """
+    if model := re.fullmatch(r"hub_configs/([\w-]+)(/README\.md)?/?", path):
+        return f"zoo/{model[1]}"
+    if how_to := re.fullmatch(r"examples/how_to(/\w+)?(\.py)?/?", path):
+        return f"how-to{how_to[1] or '/index'}"
+    if guide := re.fullmatch(r"docs/([\w-]+)\.md", path):
+        return guide[1]
+    return "start" if path == "README.md" else COPIED.get(path)
+
+
+def for_page(text: str, source: str, page: str) -> str:
+    """The text of a document whose links are right on a page of the site.
+
+    Arguments:
+        text: Markdown.
+        source: the document, from the root of the repository.
+        page: where its text is shown.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
+        start = posixpath.join("docs", posixpath.dirname(page))
+        to = page_of(target)
+        if to is None and not (ROOT / target).exists():
+            return found[0]  # no link, or a wrong one, which the build complains of
+        there = target if to is None else f"docs/{to}.md"
+        return posixpath.relpath(there, start) + (found[2] or "")
+
+    return _LINK.sub(link, text)
+
+
+def absolute(text: str) -> str:
+    """The README as PyPI shows it: every link of it starts with `BASE`."""
+
+    def link(found: re.Match[str]) -> str:
+        page = page_of(posixpath.normpath(found[1]))
+        return BASE + (found[1] if page is None else f"{page}.html") + (found[2] or "")
+
+    return _LINK.sub(link, text)

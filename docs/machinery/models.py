@@ -1,0 +1,127 @@
+"""The gallery of the zoo and a page for every model, from the models' folders."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from impflow_zoo.models.folder import CARD, CURVE, PICTURE
+from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.record import Record, records
+from machinery.addresses import ROOT, for_page
+
+ZOO = ROOT / "hub_configs"
+ORPHAN = "---\norphan: true\n---\n\n"  # the gallery leads there, not the navigation
+WIDTH = 480  # of a thumbnail, pixels
+README_PICTURES = re.findall(r"!\[[^]]*\]\(([^):]+)\)", (ROOT / "README.md").read_text("utf-8"))
+
+
+@cache
+def found() -> list[Record]:
+    """The models, those of one data set side by side."""
+    return sorted(records(ZOO), key=lambda record: (record.data.lower(), record.name))
+
+
+def pages() -> dict[str, str]:
+    """The gallery and the cards."""
+    made = {f"zoo/{record.name}.md": _card_page(record) for record in found()}
+    trained = [record for record in found() if record.entry]
+    families = sorted({record.stated.model for record in trained})
+    data = sorted({record.data for record in trained}, key=str.lower)
+    cards = "\n".join(_card(record) for record in trained)
+    made["zoo/index.md"] = _GALLERY.format(
+        families=_options(families), data=_options(data), cards=cards
+    )
+    return made
+
+
+def thumbnails(folder: Path) -> None:
+    """Small pictures of all models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in found():
+        if (source := _picture(record)) is not None:
+            with Image.open(source) as image:
+                image.thumbnail((WIDTH, WIDTH))
+                image.convert("RGB").save(folder / f"{record.name}.webp", quality=80)
+
+
+def _picture(record: Record) -> Path | None:
+    return record.folder.file(PICTURE) or record.folder.file(CURVE)
+
+
+def _card_page(record: Record) -> str:
+    """The card of a model without the header that the Hub reads."""
+    source = f"hub_configs/{record.name}/{CARD}"
+    text = (ROOT / source).read_text("utf-8")
+    if text.startswith("---\n"):
+        text = text.split("\n---\n", 1)[1]
+    return ORPHAN + for_page(text.lstrip(), source, f"zoo/{record.name}")
+
+
+def _options(names: list[str]) -> str:
+    return "".join(f"<option>{html.escape(name)}</option>" for name in names)
+
+
+def _card(record: Record) -> str:
+    entry, facts = record.entry, record.facts
+    assert entry is not None
+    size = sum(path.stat().st_size for path in record.folder.path.glob("model.safetensors")) / 1e6
+    figures = [
+        f"{entry.value:.3f} ± {entry.stderr:.3f} {METRICS[entry.metric].unit}",
+        f"{record.parameters:,} parameters, {size:.1f} MB",
+        f"certified, margin {record.margin:.3g}" if record.margin else "no certificate",
+        f"trained {facts.minutes:.0f} min on {facts.hardware}" if facts else "",
+    ]
+    return _CARD.format(
+        name=record.name,
+        family=record.stated.model,
+        data=html.escape(record.data),
+        picture=f'<img src="../_static/zoo/{record.name}.webp" alt="" loading="lazy">'
+        if _picture(record)
+        else "",
+        figures="".join(f"<li>{html.escape(line)}</li>" for line in figures if line),
+    )
+
+
+_CARD = """<article class="zoo-card" data-family="{family}" data-data="{data}">
+<a href="{name}.html">{picture}<h3>{name}</h3></a>
+<p>{family}, {data}</p>
+<ul>{figures}</ul>
+<pre>create_model("{name}")</pre>
+</article>"""
+
+_GALLERY = """# The zoo
+
+Every model that has weights, scored on its test split. Nats are mean log-densities: higher is
+better. Of bits and bits/dim lower is better. A card leads to the page of its model. The line of
+code loads it, offline, after `from impflow_zoo import create_model`. The same as a table:
+[The models](../models.md).
+
+```{{raw}} html
+<form class="zoo-filter">
+<label>Data <select name="data"><option value="">all</option>{data}</select></label>
+<label>Family <select name="family"><option value="">all</option>{families}</select></label>
+<output></output>
+</form>
+<div class="zoo">
+{cards}
+</div>
+<script>
+const form = document.querySelector(".zoo-filter");
+const cards = [...document.querySelectorAll(".zoo-card")];
+function show() {{
+  for (const card of cards)
+    card.hidden = [...form.querySelectorAll("select")].some(
+      (choice) => choice.value && choice.value !== card.dataset[choice.name]);
+  const left = cards.filter((card) => !card.hidden);
+  form.querySelector("output").textContent = left.length + " models";
+}}
+form.addEventListener("change", show);
+show();
+</script>
+```
+"""

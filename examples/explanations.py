@@ -1,0 +1,162 @@
+"""The pictures of the pages that explain: residual maps, log-determinants, roots, tight nets.
+
+python examples/explanations.py [--out docs/pictures]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from impflow_zoo import LipschitzMLP, SandwichMLP, Solver
+from impflow_zoo.smoke import smoke
+
+KAPPA = 0.8
+
+
+def wave(x: Tensor) -> Tensor:
+    """A contraction of the line, with slopes between `-KAPPA` and `KAPPA`."""
+    return KAPPA / 2 * (torch.sin(2 * x) + 0.4)
+
+
+def residual_map() -> Figure:
+    """A residual map between its slopes, and the iteration that inverts it."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = torch.linspace(-3, 3, 301)
+    centre = torch.tensor(0.3)
+    at = centre + wave(centre)
+    slopes = [at + slope * (x - centre) for slope in (1 - KAPPA, 1 + KAPPA)]
+    left.fill_between(x, torch.minimum(*slopes), torch.maximum(*slopes), alpha=0.2)
+    left.plot(x, x + wave(x), color="C3")
+    left.plot(centre, at, "o", color="C3")
+    left.set(xlabel="x", ylabel="x + g(x)", ylim=(-4, 4), title=f"slopes from 0.2 to {1 + KAPPA}")
+    y, iterate, path = 1.6, torch.tensor(-1.2), []
+    for _ in range(12):
+        path += [(iterate, iterate), (iterate, y - wave(iterate))]
+        iterate = y - wave(iterate)
+    right.plot(x, x, color="black", linewidth=0.8, label="w")
+    right.plot(x, y - wave(x), color="C3", label="y - g(w)")
+    right.plot(*zip(*path, strict=True), color="C0", linewidth=1, label="iteration")
+    right.plot(iterate, iterate, "o", color="C0")
+    right.set(xlabel="w", xlim=(-1.6, 2.6), ylim=(-1.6, 2.8), title="w + g(w) = 1.6")
+    right.legend(frameon=False)
+    return figure
+
+
+def jacobian(features: int, norm: float) -> Tensor:
+    """A random matrix of that norm, most of whose singular values are smaller."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(features, features, generator=generator, dtype=torch.float64)
+    return matrix * norm / torch.linalg.matrix_norm(matrix, ord=2)
+
+
+def logdet_estimates() -> Figure:
+    """Estimates of a log-determinant by probes, against the terms that are kept."""
+    features, terms, probes = 24, 10, 200
+    matrix = jacobian(features, 0.9)
+    exact = torch.linalg.slogdet(torch.eye(features, dtype=torch.float64) + matrix)[1]
+    generator = torch.Generator().manual_seed(1)
+    v = torch.randint(2, (features, probes), generator=generator).double() * 2 - 1
+    product, total, estimates = v, torch.zeros(probes, dtype=torch.float64), []
+    for k in range(1, terms + 1):
+        product = matrix @ product
+        total = total - (-1) ** k * (v * product).sum(dim=0) / k
+        estimates.append(total)
+    found = torch.stack(estimates)  # [terms, probes]
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    kept = torch.arange(1, terms + 1)
+    jitter = 0.5 * torch.rand(probes, generator=generator) - 0.25
+    for k, row in zip(kept, found, strict=True):
+        axes.plot(k + jitter, row, ".", color="C0", markersize=3, alpha=0.4)
+    error = found.std(dim=1) / probes**0.5
+    axes.errorbar(kept, found.mean(dim=1), error, color="C3", label=f"mean of {probes} probes")
+    axes.axhline(float(exact), color="black", linewidth=0.8, label="exact")
+    axes.set(xlabel="terms kept", ylabel="log-determinant, nats", xticks=kept)
+    axes.legend(frameon=False)
+    return figure
+
+
+def linear_net(bound: float) -> Callable[[Tensor], Tensor]:
+    """A net of 8 features with slopes close to a bound."""
+    features = 8
+    matrix = jacobian(features, 1.0)
+    left, _, right = torch.linalg.svd(matrix)
+    weight = left @ torch.diag(torch.linspace(bound, bound / 4, features).double()) @ right
+    return lambda x: torch.sin(0.5 * x @ weight.T) + 0.5 * x @ weight.T
+
+
+def root_methods() -> Figure:
+    """Worst residual of 100 rows against the evaluations that a method may take."""
+    y = torch.randn(100, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    budgets = range(1, 41)
+    for axes, bound in zip(figure.subplots(1, 2, sharey=True), (0.6, 0.99), strict=True):
+        net = linear_net(bound)
+        for method in ("fixed_point", "anderson", "broyden", "newton"):
+            residuals = []
+            for budget in budgets[:: 13 if smoke() else 1]:
+                solver = Solver(method, rtol=1e-13, atol=0.0, max_steps=budget)
+                residuals.append(solver.solve(net, y, throw=False).residual.max())
+            axes.semilogy(budgets[:: 13 if smoke() else 1], residuals, label=method)
+        axes.set(xlabel="evaluations of the net", title=f"bound {bound}")
+    figure.axes[0].set_ylabel("worst residual of 100 rows")
+    figure.axes[0].legend(frameon=False)
+    return figure
+
+
+def steepest(net: nn.Module, steps: int) -> float:
+    """How far apart a net brings two close points, when it is trained for nothing else."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    points = torch.tensor([[-0.05, 0.0], [0.05, 0.0]])
+    for _ in range(steps):
+        one, other = net(points)
+        optimizer.zero_grad()
+        (-(one - other).norm()).backward()
+        optimizer.step()
+    net.eval()
+    with torch.no_grad():
+        one, other = net(points)
+    return float((one - other).norm() / (points[0] - points[1]).norm())
+
+
+def tight_nets(steps: int) -> Figure:
+    """How steep nets of some depths get that are bounded by layer, and as a whole."""
+    depths = (1, 2, 4, 6)
+    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    for made, label in ((LipschitzMLP, "by layer"), (SandwichMLP, "as a whole")):
+        norms = []
+        for depth in depths:
+            torch.manual_seed(0)
+            norms.append(steepest(made(2, (32,) * depth, "elu", 0.999), steps))
+        axes.plot(depths, norms, "o-", label=label)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(xlabel="hidden layers", ylabel="slope between two points", ylim=(0, 1.05))
+    axes.legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "residual_map": residual_map(),
+        "logdet_estimates": logdet_estimates(),
+        "root_methods": root_methods(),
+        "tight_nets": tight_nets(steps=3 if smoke() else 200),
+    }
+    for name, figure in pictures.items():
+        figure.savefig(options.out / f"{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

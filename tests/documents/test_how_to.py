@@ -1,0 +1,58 @@
+"""The how-tos run as they are printed, and arrive."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.checkout import CHECKOUT
+
+pytest.importorskip("matplotlib")
+
+FOLDER = CHECKOUT / "examples" / "how_to"
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+QUICK = ("variational_inference", "images_from_blocks")
+# What a script prints where it arrives.
+ARRIVES = {
+    "density_of_a_table": r"flow: +-1[56]\.\d\d",  # a Gaussian: -16.65
+    "variational_inference": r"reverse KL: (-0\.0|0\.0|0\.1[0-4])",
+    "images_from_blocks": r"held out: [12]\.\d\d bits",  # a uniform density: 4.09
+    "many_images": r"198 rows, 2 left out\n[^\n]*row 30: .*\nstreamed: True",
+    "certify_an_inverse": r"6 nets, margin 0\.0300",
+    "own_net": r"largest local norm: 0\.",
+    "own_block": r"\d\d passed",
+    "publish_to_the_hub": r"impflow-power-plant-given-weather",
+}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+        for path in SCRIPTS
+    ],
+)
+def test_a_how_to_runs_as_it_is_printed(script: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", script.name],
+        cwd=FOLDER,
+        env={**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search(ARRIVES.get(script.stem, ""), run.stdout), run.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_how_to_has_a_title_and_a_picture(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    title, line, empty, *_ = (ast.get_docstring(ast.parse(text)) or "").splitlines()
+    assert line == "=" * len(title)
+    assert not empty
+    assert "plt.show()" in text
