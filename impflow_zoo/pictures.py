@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.conditional_picture import draw_conditional, samples_of_labels
+from impflow_zoo.latents import through_latents
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -44,6 +45,7 @@ _PAIRED = 6  # columns a pair plot shows
 _GAP = 2  # pixels between images
 _WIDTH = 900  # pixels that small pictures are enlarged to
 _TITLE = 16  # pixels that a line of text above a grid is high
+_TITLES = ("held-out images", "decoded again", "between two of them", "samples of the model")
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
 
@@ -84,8 +86,8 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
 
     Two features: a map of the density and a scatter of the rows. More: for each pair of columns
     the rows below the diagonal, samples above it, both as histograms on it; of more than six
-    columns six are shown, from the first to the last. Images: a grid of rows and a grid of samples;
-    a row of samples for each label, if there are some.
+    columns six are shown, from the first to the last. Images: grids of rows, of rows decoded again,
+    of ways between them in latent space, and of samples; with labels, a row of samples for each.
     Conditional models: see `draw_conditional`.
 
     Arguments:
@@ -98,8 +100,8 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     if len(model.config.shape) == 3:
         if getattr(model.config, "classes", None):
             return draw_images([samples_of_labels(model, generator)], path)
-        samples = model.sample(_SHOWN, generator=generator)
-        draw_images([rows[:_SHOWN], samples], path, ("held-out images", "samples of the model"))
+        rows, samples = rows[:_SHOWN], model.sample(_SHOWN, generator=generator)
+        draw_images([rows, *through_latents(model, rows), samples], path, _TITLES)
         return
     rows = model.to_data(rows)
     if model.config.context_features is not None:

@@ -37,6 +37,7 @@ LATER = (
     "mixture.py",
     "yardsticks.py",
     "labels.py",
+    "latents.py",
 )
 ELSEWHERE = ("testing", "normflows.py", "normflows_nets.py", "zuko.py")
 AIMS = {

@@ -1,0 +1,52 @@
+"""Images decoded from latents, their own and those between two images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.image_models import make, raw
+
+from impflow_zoo.latents import through_latents
+from impflow_zoo.pictures import draw_density
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 10])
+def test_decoded_images_are_the_images_and_ways_begin_and_end_at_them(n: int) -> None:
+    model = make("five-bit-grey")
+    images = raw(model, n)
+    decoded, ways = through_latents(model, images)
+    shown = images // 8 * 8
+    assert torch.equal(decoded, shown)
+    side = int(n**0.5)
+    ways = ways.unflatten(0, (side, side))
+    assert torch.equal(ways[:, 0], shown[:side])
+    if side > 1:
+        assert torch.equal(ways[:, -1], shown[-side:])
+
+
+def test_between_two_images_latents_are_as_long_as_the_noise() -> None:
+    model = make()
+    images = raw(model, 36)
+    _, ways = through_latents(model, images)
+    assert ways.shape == images.shape
+    half = model.decode(_quarter(model, images))
+    assert torch.equal(ways.unflatten(0, (6, 6))[0, 1], model.to_data(half)[0])
+
+
+def _quarter(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    z = model.encode(model.dequantise(images, torch.full(images.shape, 0.5).double()))
+    angle = torch.tensor(torch.pi / 10).double()
+    return (angle.cos() * z[0] + angle.sin() * z[30])[None]
+
+
+def test_the_picture_of_a_model_shows_images_decoded_between_and_samples(tmp_path: Path) -> None:
+    model = make("five-bit-grey")
+    images = raw(model, 40)
+    draw_density(model, images, tmp_path / "out.png")
+    side, gap = 4, 2
+    width = 4 * (6 * (side + gap) + gap) - 2 * gap
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width == 900 // width * width
