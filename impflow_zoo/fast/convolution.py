@@ -19,8 +19,6 @@ from torch.nn.grad import conv2d_weight
 from impflow_zoo.lipschitz.activations import both_silu
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
 
-_CACHED = 2**18  # entries of several tensors that fit into a cache
-
 
 class FastConvolutions(BoundLayers):
     """Convolutions by the functions of this file."""
@@ -129,11 +127,16 @@ class _Silu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.slope = None
         return functional.silu(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _slope(grad, *ctx.saved_tensors)
+        if torch.is_grad_enabled():
+            return _slope(grad, *ctx.saved_tensors)
+        if ctx.slope is None:  # all products with one Jacobian have the same slopes
+            ctx.slope = _slope(torch.ones_like(grad), *ctx.saved_tensors)
+        return grad * ctx.slope
 
 
 class _Slope(torch.autograd.Function):
@@ -152,11 +155,7 @@ class _Slope(torch.autograd.Function):
 
 
 def _curvature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """`a b silu''(x)`, in parts that stay in the cache of a CPU where nothing is recorded."""
-    rows = 1 + _CACHED // max(x[:1].numel(), 1)
-    if len(x) > rows and not torch.is_grad_enabled():
-        parts = zip(a.split(rows), b.split(rows), x.split(rows), strict=True)
-        return torch.cat([_curvature(*part) for part in parts])
+    """`a b silu''(x)`."""
     s = torch.sigmoid(x)  # silu'' = s (1 - s) (2 + x - 2 x s)
     return torch.ops.aten.sigmoid_backward(a * b, s) * torch.addcmul(x + 2, x, s, value=-2)
 
