@@ -7,6 +7,7 @@ of which nothing is kept here. As it stands it does not import; what is changed 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,8 +21,16 @@ from torch import Tensor, nn
 
 from impflow_zoo import ImpFlowTransform, Solver
 from impflow_zoo.lipschitz.activations import Sin
+from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["NoCheckoutError", "classifier_block", "public_side", "read_code"]
+__all__ = [
+    "NoCheckoutError",
+    "classifier_block",
+    "give_back",
+    "public_model",
+    "public_side",
+    "read_code",
+]
 
 REPAIRS = (
     ("from torch._six import container_abcs", "import collections.abc as container_abcs"),
@@ -142,6 +151,52 @@ def classifier_block(
     return theirs, _norm_updates([theirs])
 
 
+def public_model(model: FlowModel, folder: Path) -> tuple[FlowModel, Callable[[], None]]:
+    """A copy of an ImpFlow of images with its blocks by the public code, and what follows a step.
+
+    Arguments:
+        model: ours.
+        folder: a checkout of the public code.
+
+    Raises:
+        NoCheckoutError: if the folder is no checkout of it.
+    """
+    code, copied = read_code(folder), copy.deepcopy(model)
+    np.random.seed(0)  # which draws how many terms a series has
+    blocks = []
+    for parent in list(copied.modules()):
+        for name, ours in list(parent.named_children()):
+            if isinstance(ours, ImpFlowTransform):
+                nets = (_net(code, ours.net_x), _net(code, ours.net_z))
+                blocks.append(_Block(code.imBlock(*nets, n_dist="poisson"), exact=False))
+                setattr(parent, name, blocks[-1])
+    return copied, _norm_updates(blocks)
+
+
+@torch.no_grad()
+def give_back(public: FlowModel, model: FlowModel) -> None:
+    """Put the weights of `public_model(model, ...)` into ours, for our code to score them."""
+    model.load_state_dict(public.state_dict(), strict=False)  # what is outside of blocks
+    theirs = (m for m in public.modules() if isinstance(m, _Block))
+    ours = (m for m in model.modules() if isinstance(m, ImpFlowTransform))
+    for block, own in zip(theirs, ours, strict=True):
+        for sequence, net in ((block.block.nnet_x, own.net_x), (block.block.nnet_z, own.net_z)):
+            functions = (getattr(net, "first", None), *net.activations)
+            pairs = zip(functions, net.layers, strict=True)
+            steps = [step for pair in pairs for step in pair if step is not None]
+            for their, our in zip(sequence, steps, strict=True):
+                _take_parameters(our, their)
+            for layer in net.layers:
+                layer.settle()
+
+
+@torch.no_grad()
+def _take_parameters(module: nn.Module, other: nn.Module) -> None:
+    """Those of a layer or an activation of the other code: they have the same names."""
+    for name, parameter in module.named_parameters():
+        parameter.copy_(getattr(other, name))
+
+
 def _norm_updates(blocks: Sequence[nn.Module]) -> Callable[[], None]:
     """The power iterations that its scripts run after a step."""
     layers = [m for block in blocks for m in block.modules() if hasattr(m, "compute_weight")]
@@ -176,6 +231,7 @@ def _net(code: SimpleNamespace, net: Any) -> _Net:
             kind = "Sin" if isinstance(activation, Sin) else "Swish"
             relu = isinstance(activation, nn.ReLU)
             steps.append(nn.ReLU() if relu else getattr(code.activations, kind)())
+            _take_parameters(steps[-1], activation)
         steps.append(_layer(code.layers, layer, plane=shape == (2,)))
     sequence = _Net(*steps)
     with torch.no_grad():
