@@ -94,6 +94,7 @@ class _Block(Transform):
         self.block, self.exact = block, exact
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()  # which it takes for granted
         # Detached, since it asks for gradients of the input that it is given.
         z, negative = self.block(x if x.requires_grad else x.detach(), x.new_zeros(len(x), 1))
         return z, -negative[:, 0]

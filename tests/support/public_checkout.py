@@ -12,6 +12,7 @@ FILES = {
 from termcolor import colored
 
 def broyden(g, x0, steps):
+    x0.view(len(x0), -1)
     for _ in range(steps):
         x0 = x0 + g(x0)
     return x0
