@@ -21,9 +21,9 @@ from __future__ import annotations
 import argparse
 import bisect
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 import yaml
@@ -36,6 +36,7 @@ from impflow_zoo import evaluate, training
 from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.build import ImageBuilder
 from impflow_zoo.models.classes import model_class, register_model
+from impflow_zoo.models.config import Config
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, RECIPE
 from impflow_zoo.models.image_config import ImageConfig
@@ -68,6 +69,24 @@ class Layer(Transform):
         return x, logdet
 
 
+@dataclass(frozen=True)
+class YardstickConfig(ImageConfig):
+    """Settings of an image model whose weights are fewer than those of our nets would be."""
+
+    kind: ClassVar[str] = "image-yardstick"
+
+    @classmethod
+    def of(cls, config: Config, **changes: Any) -> Self:
+        """The settings of an image model, some of them changed."""
+        assert isinstance(config, ImageConfig)
+        known = {field.name: getattr(config, field.name) for field in fields(ImageConfig)}
+        return cls(**{**known, **changes})
+
+    @property
+    def least_size(self) -> int:
+        return 1
+
+
 class CouplingBuilder(ImageBuilder):
     """Puts a Glow block where an image model has a block of ours."""
 
@@ -82,23 +101,23 @@ class CouplingBuilder(ImageBuilder):
 
 @register_model
 class CouplingFlow(FlowModel):
-    """A Glow-like flow; of an `ImageConfig` it takes sizes, bits, `blocks`, `width`, `whiten`."""
+    """A Glow-like flow; of its config it takes sizes, bits, `blocks`, `width`, `whiten`."""
 
-    config_types = (ImageConfig,)
+    config_types = (YardstickConfig,)
+    config: YardstickConfig
 
     def build(self) -> Transform:
-        assert isinstance(self.config, ImageConfig)
         return CouplingBuilder(self.config, None).transform()
 
 
 @register_model
 class PatchGaussian(FlowModel):
-    """A Gaussian of patches of logits; of an `ImageConfig` it takes sizes and bits."""
+    """A Gaussian of patches of logits; of its config it takes sizes and bits."""
 
-    config_types = (ImageConfig,)
+    config_types = (YardstickConfig,)
+    config: YardstickConfig
 
     def build(self) -> Transform:
-        assert isinstance(self.config, ImageConfig)
         channels, height, width = self.config.shape
         channels, side = channels * 4**PATCH, 2**PATCH
         steps = [
@@ -114,12 +133,11 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def like(recipe: Recipe, blocks: int) -> ImageConfig:
+def like(recipe: Recipe, blocks: int) -> YardstickConfig:
     """A config of a coupling flow as large as a recipe's model, with so many blocks a scale."""
-    config = recipe.config
-    assert isinstance(config, ImageConfig)
-    bare = replace(config, actnorm=False, blocks=(blocks,) * len(config.blocks))
-    size = parameters(model_class(recipe.model)(config))
+    bare = YardstickConfig.of(recipe.config, actnorm=False)
+    bare = replace(bare, blocks=(blocks,) * len(bare.blocks))
+    size = parameters(model_class(recipe.model)(recipe.config))
     widths = range(1, WIDEST)
 
     def found(width: int) -> int:
@@ -139,7 +157,7 @@ def first_rows(model: FlowModel, recipe: Recipe, data: str, n: int) -> Tensor:
 
 def gaussian(recipe: Recipe, data: str) -> FlowModel:
     """The Gaussian, fitted."""
-    model = PatchGaussian(recipe.config)
+    model = PatchGaussian(YardstickConfig.of(recipe.config))
     with torch.no_grad():
         model.train().encode(first_rows(model, recipe, data, FITTED_ON))
     return model.eval()
@@ -165,7 +183,7 @@ def coupling_recipe(
     )
     return {
         "model": "CouplingFlow",
-        "config": {"kind": "image", **asdict(model.config)},
+        "config": {"kind": YardstickConfig.kind, **asdict(model.config)},
         "data": asdict(recipe.data),
         "training": asdict(taken),
     }

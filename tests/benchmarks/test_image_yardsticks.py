@@ -9,17 +9,24 @@ import numpy
 import pytest
 import torch
 import yaml
-from image_yardsticks import CouplingFlow, PatchGaussian, gaussian, like, main, parameters
+from image_yardsticks import (
+    CouplingFlow,
+    PatchGaussian,
+    YardstickConfig,
+    gaussian,
+    like,
+    main,
+    parameters,
+)
 from support.checkout import CHECKOUT
 from support.command_line import call
 from support.image_sets import photograph, save
 
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.recipe import read_recipe
 
-SMALL = ImageConfig(1, (4, 4), bits=5, blocks=(1, 2), width=5, squeeze_first=True, whiten=True)
+SMALL = YardstickConfig(1, (4, 4), bits=5, blocks=(1, 2), width=5, squeeze_first=True, whiten=True)
 RECIPE = {
     "model": "ResFlow",
     "config": {
@@ -28,7 +35,7 @@ RECIPE = {
         "image_size": [8, 8],
         "bits": 5,
         "blocks": [1, 1],
-        "width": 16,
+        "width": 32,
         "squeeze_first": True,
         "whiten": True,
     },
@@ -57,7 +64,7 @@ def script() -> None:
         main()
 
 
-def untrained(kind: type, config: ImageConfig) -> CouplingFlow | PatchGaussian:
+def untrained(kind: type, config: YardstickConfig) -> CouplingFlow | PatchGaussian:
     """A model in float64 with layers that a batch has started and weights that are not zero."""
     model = kind(config).double()
     model.train().encode(torch.rand(50, *config.shape, dtype=torch.float64))
@@ -70,7 +77,7 @@ def untrained(kind: type, config: ImageConfig) -> CouplingFlow | PatchGaussian:
 @pytest.mark.parametrize("kind", [CouplingFlow, PatchGaussian])
 @torch.no_grad()
 def test_the_density_is_that_of_a_change_of_variables(kind: type) -> None:
-    config = SMALL if kind is CouplingFlow else ImageConfig(1, (8, 8), bits=5)
+    config = SMALL if kind is CouplingFlow else YardstickConfig(1, (8, 8), bits=5)
     model = untrained(kind, config)
     x = torch.rand(2, *config.shape, dtype=torch.float64)
     n = math.prod(config.shape)
@@ -106,6 +113,8 @@ def test_a_coupling_flow_is_trained_resumed_and_scored(
         done = call(script, "yardsticks", "coupling", *given, "--minutes", "1e-6", *more)
         assert done.code == 0, done.err
         assert "bits per dim" in done.out
+    done = call(script, "yardsticks", "gaussian", *given[:4], "--out", tmp_path / "gaussian")
+    assert "estimator error      0.00e+00" in done.out, done.err
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
     refused = call(script, "yardsticks", "coupling", *given)
     assert refused.code == 2
