@@ -21,6 +21,7 @@ extensions = [
     "machinery.site",
 ]
 exclude_patterns = ["machinery", "pictures"]
+highlight_language = "text"
 default_role = "py:obj"  # `Solver` in a docstring leads to its page
 
 html_theme = "furo"
@@ -35,7 +36,7 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#5ec4b6", "color-brand-content": "#5ec4b6"},
 }
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

@@ -56,7 +56,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
 
 
 def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
-    """Load a model by name from the zoo, by Hub id, or or from a folder, whatever its class.
+    """Load a model by name from the zoo, by Hub id, or from a folder, whatever its class.
 
     Arguments:
         model: a name from `list_models`, a Hub id (`owner/name`, `owner/name@revision`), or a

@@ -18,11 +18,11 @@ BASE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["u
 ]
 # Documents outside `docs`, and the pages that the build makes of them.
 COPIED = {
-    "CONTRIBUTING.md": "contributing",
-    "CHANGELOG.md": "changelog",
-    "MODEL_CARD.md": "model-card",
-    "benchmarks/README.md": "benchmarks",
-    "conversion/README.md": "conversion",
+    "CONTRIBUTING.md": "project/contributing",
+    "CHANGELOG.md": "project/changelog",
+    "MODEL_CARD.md": "project/model-card",
+    "benchmarks/README.md": "project/benchmarks",
+    "conversion/README.md": "project/conversion",
 }
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 
@@ -57,7 +57,8 @@ def for_page(text: str, source: str, page: str) -> str:
         to = page_of(target)
         if to is None and not (ROOT / target).exists():
             return found[0]  # no link, or a wrong one, which the build complains of
-        there = target if to is None else f"docs/{to}.md"
+        made_by_gallery = to is not None and to.startswith("how-to/")
+        there = target if to is None else f"docs/{to}.{'rst' if made_by_gallery else 'md'}"
         return posixpath.relpath(there, start) + (found[2] or "")
 
     return _LINK.sub(link, text)

@@ -6,7 +6,7 @@ from sphinx.environment import BuildEnvironment
 
 from machinery.addresses import BASE, ROOT
 
-_INTRODUCTION = "\n".join((ROOT / "README.md").read_text("utf-8").split("\n\n")[1].splitlines())
+_INTRODUCTION = " ".join((ROOT / "README.md").read_text("utf-8").split("\n\n")[1].splitlines())
 
 
 def text(env: BuildEnvironment) -> str:

@@ -73,7 +73,9 @@ def _card(record: Record) -> str:
     figures = [
         f"{entry.value:.3f} ± {entry.stderr:.3f} {METRICS[entry.metric].unit}",
         f"{record.parameters:,} parameters, {size:.1f} MB",
-        f"certified, margin {record.margin:.3g}" if record.margin else "no certificate",
+        f"invertible: certified, margin {record.margin:.3g}"
+        if record.margin
+        else "invertible by construction",
         f"trained {facts.minutes:.0f} min on {facts.hardware}" if facts else "",
     ]
     return _CARD.format(

@@ -16,6 +16,7 @@ _TASKS = (
     "bounded_and_angular_columns",
     "certify_an_inverse",
     "variational_inference",
+    "boltzmann_on_a_torus",
     "own_net",
     "own_block",
     "images_from_blocks",
@@ -53,7 +54,7 @@ def make_pages(app: Sphinx) -> None:
     pages |= api.pages() | models.pages()
     for name, text in pages.items():
         write(docs / name, text)
-    for folder in ("api", "zoo"):  # of names that are gone
+    for folder in ("api", "project", "zoo"):  # of names that are gone
         for path in (docs / folder).iterdir():
             if f"{folder}/{path.name}" not in pages:
                 path.unlink()

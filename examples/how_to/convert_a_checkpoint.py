@@ -53,4 +53,4 @@ plt.show()
 
 # %%
 # What is read, what is refused, and why the values are those of the public code:
-# :doc:`/conversion`.
+# :doc:`/project/conversion`.

@@ -14,17 +14,8 @@ import matplotlib.pyplot as plt
 from impflow_zoo.registry import zoo_folder
 
 name = "impflow-power-plant-given-weather"
-command = [
-    sys.executable,
-    "-m",
-    "impflow_zoo",
-    "publish",
-    name,
-    "--namespace",
-    "my-name",
-    "--dry-run",
-]
-run = subprocess.run(command, capture_output=True, text=True)
+words = f"-m impflow_zoo publish {name} --namespace my-name --dry-run".split()
+run = subprocess.run([sys.executable, *words], capture_output=True, text=True)
 print(run.stdout, run.stderr)
 assert run.returncode == 0
 
@@ -36,7 +27,7 @@ assert run.returncode == 0
 # What a visitor of the page sees first is the card with this picture.
 
 picture = plt.imread(zoo_folder() / name / "density.png")
-figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+figure, ax = plt.subplots(figsize=(7, 2.5), layout="constrained")
 ax.imshow(picture)
 ax.axis("off")
 plt.show()

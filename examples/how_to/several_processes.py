@@ -22,7 +22,7 @@ recipe = """
 model: ImpFlow
 config: {kind: tabular, features: 2, blocks: 2, hidden_features: [32, 32]}
 data: {dataset: toy:moons, train_rows: 2000}
-training: {steps: 60, batch_size: 256, learning_rate: 1.0e-2, validate_every: 20, log_every: 5}
+training: {steps: 60, batch_size: 256, learning_rate: 1.0e-2, log_every: 5}
 """
 folder = tempfile.TemporaryDirectory()
 file = Path(folder.name) / "recipe.yaml"
@@ -30,22 +30,10 @@ file.write_text(recipe)
 
 
 def train(name, *launcher):
-    command = [
-        sys.executable,
-        *launcher,
-        "-m",
-        "impflow_zoo",
-        "train",
-        file,
-        "--out",
-        file.parent / name,
-    ]
-    ended = subprocess.run(
-        [str(word) for word in command],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    words = [*launcher, "-m", "impflow_zoo", "train", str(file), "--out", str(file.parent / name)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *words]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     lines = (file.parent / name / "log.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -59,13 +47,13 @@ two = train("two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_n
 
 figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 for log, label, line in ((one, "one process", "-"), (two, "two processes", "o")):
-    steps = [entry for entry in log if "log_likelihood" in entry]
-    ax.plot([e["step"] for e in steps], [e["log_likelihood"] for e in steps], line, label=label)
+    entries = [entry for entry in log if "log_density" in entry]
+    steps, values = zip(*((e["step"], e["log_density"]) for e in entries), strict=True)
+    ax.plot(steps, values, line, label=label)
 ax.set(xlabel="step", ylabel="training value, nats")
 ax.legend(frameon=False)
 plt.show()
 folder.cleanup()
-print(sorted({key for entry in one for key in entry}))
 
 # %%
 # ``evaluate`` is started the same way and shares its rows; the score does not depend on how many

@@ -31,13 +31,14 @@ class FlowModel(Density, PyTorchModelHubMixin):
     [0, 1]); `model.flow` is the nflows `Flow`, `model.transform` its transform with the
     preprocessing inside.
 
+    Arguments:
+        config: a `TabularConfig` or another that the class takes, or a dict of its fields.
+
     Example:
         >>> from impflow_zoo import TabularConfig
         >>> model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
-        >>> model.log_prob(torch.zeros(3, 2)).shape
-        torch.Size([3])
-        >>> model.sample(4).shape
-        torch.Size([4, 2])
+        >>> model.log_prob(model.sample(4)).shape
+        torch.Size([4])
     """
 
     citation: ClassVar[str] = ""  # what cards ask users to cite, in BibTeX

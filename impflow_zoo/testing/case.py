@@ -144,7 +144,12 @@ def values(block: ResidualBlock, direction: str) -> Callable[..., Tensor]:
 
 
 def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Dense Jacobians of a map whose rows do not interact, `[B, d, d]`, by plain autograd."""
+    """Dense Jacobians of a map whose rows do not interact, `[B, d, d]`, by plain autograd.
+
+    Arguments:
+        f: the map.
+        x: points, `[B, ...]`.
+    """
     x = x.detach().clone().requires_grad_()
     y = f(x).flatten(1)
     rows = [
@@ -155,7 +160,12 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def dense_logdet(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`log|det df/dx|` of every row, `[B]`; arguments as in `jacobian`."""
+    """`log|det df/dx|` of every row, `[B]`.
+
+    Arguments:
+        f: a map whose rows do not interact.
+        x: points, `[B, ...]`.
+    """
     return torch.linalg.slogdet(jacobian(f, x)).logabsdet
 
 

@@ -52,6 +52,10 @@ class ResidualBlock(Transform):
     in training mode it warns with `NumericalWarning`, as do log-determinants of nets with ReLU.
 
     As a layer of another net a block is called by `encode`, which computes no log-determinant.
+
+    Arguments:
+        logdet: `"auto"`, `"exact"`, `"unbiased"`, `"truncated"` or a `LogDet`.
+        solver: how roots are found; None takes `Solver()`.
     """
 
     steps: ClassVar[tuple[Step, ...]]

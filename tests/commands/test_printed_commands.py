@@ -22,7 +22,8 @@ pytest.importorskip("matplotlib")
 
 ELSEWHERE = {
     r"pip install .*": "`.ci/run` and tests/package/test_wheel.py install the package",
-    r"pytest( -n 2| -m slow)?": "this is it",
+    r"pytest( tests/\w+)*( -n 2| -m slow)?": "this is it",
+    r"python -m sphinx .*": "tests/documents/test_site.py builds the site",
     r"python -m build": "tests/package/test_wheel.py builds the wheel",
     r"python -m twine .*": "PyPI's program, with the maintainer's token",
     r"hf .*": "the Hub's program, with the maintainer's token",

@@ -23,6 +23,7 @@ ARRIVES = {
     "variational_inference": r"reverse KL: (-0\.0|0\.0|0\.1[0-4])",
     "images_from_blocks": r"held out: [12]\.\d\d bits",  # a uniform density: 4.09
     "many_images": r"198 rows, 2 left out\n[^\n]*row 30: .*\nstreamed: True",
+    "boltzmann_on_a_torus": r"effective samples: [89]\d%",
     "certify_an_inverse": r"6 nets, margin 0\.0300",
     "own_net": r"largest local norm: 0\.",
     "own_block": r"\d\d passed",

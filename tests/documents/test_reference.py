@@ -1,0 +1,98 @@
+"""The reference is complete: a page for every public name, a line for every argument."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+import impflow_zoo
+
+pytest.importorskip("sphinx", reason="the site needs the extra docs")
+api: Any = importlib.import_module("machinery.api")
+
+NAMES = sorted(api.homes())
+CONTRACT = [
+    name for name in NAMES if api.in_contract(name.rpartition(".")[0]) and api.homes()[name] == name
+]
+# Short functions whose first line speaks of all arguments, and classes that take those of another.
+IN_WORDS = {
+    "impflow_zoo.data.ImageSource",
+    "impflow_zoo.data.fingerprint",
+    "impflow_zoo.data.is_toy",
+    "impflow_zoo.registry.Split",
+    "impflow_zoo.registry.locate",
+    "impflow_zoo.registry.scored_split",
+    "impflow_zoo.transforms.actnorm.ActNorm",
+    "impflow_zoo.transforms.base.check_finite",
+    "impflow_zoo.transforms.mixture.normal_quantile",
+}
+# Methods that the public contract promises, beside the names of `__all__`.
+METHODS = {
+    "ImpFlow": "from_pretrained log_prob log_prob_with_error sample transform bits_per_dim "
+    "save_pretrained push_to_hub to_normflows",
+    "ImpFlowTransform": "forward inverse encode decode",
+    "SandwichMLP": "certificate",
+    "Solver": "solve",
+}
+
+
+def thing(name: str) -> Any:
+    module, _, own = name.rpartition(".")
+    return getattr(importlib.import_module(module), own)
+
+
+def described(thing: Any) -> set[str]:
+    """Arguments with a line in the docstring, of a class or of those that it derives from."""
+    classes = inspect.getmro(thing) if inspect.isclass(thing) else (thing,)
+    found: set[str] = set()
+    for one in classes:
+        text = inspect.cleandoc(one.__doc__ or "")
+        section = re.search(r"^Arguments:\n((?: .*\n|\n)*)", text + "\n", re.MULTILINE)
+        lines = re.findall(r"^ {4}(\w[\w, ]*):", section[1] if section else "", re.MULTILINE)
+        found |= {word for line in lines for word in line.split(", ")}
+    return found
+
+
+def test_every_public_name_has_a_page() -> None:
+    pages = api.pages()
+    assert {f"impflow_zoo.{name}" for name in impflow_zoo.__all__} <= {*NAMES}
+    for name in NAMES:
+        page = pages[f"{api.page_of(name)}.rst"]
+        assert re.search(rf":: {re.escape(api.homes()[name])}$", page, re.MULTILINE), name
+
+
+def test_the_start_of_the_reference_leads_to_every_page() -> None:
+    pages = api.pages()
+    for page in pages:
+        assert f"]({page.removeprefix('api/')})" in pages["api/index.md"] or "index" in page, page
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_every_argument_has_a_line(name: str) -> None:
+    value = thing(name)
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return
+    assert inspect.getdoc(value)
+    if inspect.isclass(value) and issubclass(value, Exception):
+        return
+    called = value.__init__ if inspect.isclass(value) else value
+    arguments = {*inspect.signature(called).parameters} - {"self", "args", "kwargs"}
+    assert arguments <= described(value) or name in IN_WORDS, arguments - described(value)
+
+
+def test_no_exception_is_out_of_date() -> None:
+    for name in IN_WORDS:
+        value = thing(name)
+        called = value.__init__ if inspect.isclass(value) else value
+        assert not {*inspect.signature(called).parameters} - {"self"} <= described(value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [(name, method) for name in METHODS for method in METHODS[name].split()]
+)
+def test_the_methods_of_the_contract_are_described(name: str, method: str) -> None:
+    assert inspect.getdoc(getattr(getattr(impflow_zoo, name), method))

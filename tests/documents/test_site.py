@@ -1,0 +1,140 @@
+"""The site builds without a warning, and every link leads somewhere: here, on it, from PyPI."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from support.checkout import CHECKOUT
+from support.printed_commands import documents
+
+addresses: Any = importlib.import_module("machinery.addresses")
+
+
+def slugs(text: str) -> set[str]:
+    """The anchors of the headings of a document."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_links_within_the_repository(document: Path) -> None:
+    for target, anchor in re.findall(
+        r"\]\(([^)\s#:]*)(#[^)\s]*)?\)", document.read_text(encoding="utf-8")
+    ):
+        if target.startswith(("zoo/", "how-to/", "api/")):
+            continue  # pages that the build makes
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        if anchor:
+            assert anchor[1:] in slugs(path.read_text(encoding="utf-8")), target + anchor
+
+
+def test_a_link_becomes_one_of_the_site() -> None:
+    text = "[a](../hub_configs/impflow-torus), [b](which-net.md#frequencies), `x[0](y)`"
+    page = addresses.for_page(text, "docs/columns.md", "columns")
+    assert page == "[a](zoo/impflow-torus.md), [b](which-net.md#frequencies), `x[0](y)`"
+    text = "[a](../docs/which-net.md), [b](../hub_configs/figures.yaml)"
+    page = addresses.for_page(text, "benchmarks/README.md", "project/benchmarks")
+    assert page == "[a](../which-net.md), [b](../../hub_configs/figures.yaml)"
+
+
+def test_links_of_the_readme_on_pypi_start_with_the_base_address() -> None:
+    text = addresses.absolute((CHECKOUT / "README.md").read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]*)\)", text)
+    assert len(targets) > 10
+    assert all(target.startswith(("https://", "http://")) for target in targets)
+    assert f"{addresses.BASE}which-net.html#ahead-of-spline-flows-on-tables" in targets
+    assert f"{addresses.BASE}zoo/impflow-power-plant/" not in text
+
+
+class Links(HTMLParser):
+    """What a page links to and what may be linked to on it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.targets: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for name, value in attributes:
+            if name in ("href", "src") and value:
+                self.targets.add(value)
+            if name == "id" and value:
+                self.anchors.add(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site, built as the extra `docs` promises."""
+    pytest.importorskip("sphinx", reason="the site needs the extra docs")
+    out = tmp_path_factory.mktemp("site")
+    run = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "-q", "-d", out / "trees", "docs", out / "html"],
+        cwd=CHECKOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return out / "html"
+
+
+def pages(site: Path) -> Iterator[Path]:
+    yield from site.rglob("*.html")
+
+
+@pytest.mark.slow
+def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
+    read = {path: Links(path.read_text(encoding="utf-8")) for path in pages(site)}
+    assert len(read) > 150
+    for path, links in read.items():
+        for target in links.targets:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            to = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert to.exists(), f"{path.name}: {target}"
+            if parts.fragment and to in read:
+                assert unquote(parts.fragment) in read[to].anchors, f"{path.name}: {target}"
+
+
+@pytest.mark.slow
+def test_links_of_pypi_lead_to_the_site(site: Path) -> None:
+    text = addresses.absolute((CHECKOUT / "README.md").read_text(encoding="utf-8"))
+    for target in re.findall(rf"\]\({re.escape(addresses.BASE)}([^)\s]*)\)", text):
+        file, _, anchor = target.partition("#")
+        assert (site / file).is_file(), target
+        if anchor:
+            assert anchor in Links((site / file).read_text(encoding="utf-8")).anchors
+
+
+@pytest.mark.slow
+def test_programs_find_their_way(site: Path) -> None:
+    text = (site / "llms.txt").read_text(encoding="utf-8")
+    named = re.findall(rf"\]\({re.escape(addresses.BASE)}([^)]*)\)", text)
+    assert len(named) > 50
+    assert all((site / page).is_file() for page in named)
+
+
+@pytest.mark.slow
+def test_the_gallery_shows_every_model_with_weights(site: Path) -> None:
+    shown = re.findall(
+        r'class="zoo-card".*?href="([\w-]+)\.html"',
+        (site / "zoo" / "index.html").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    weights = (CHECKOUT / "hub_configs").glob("*/model.safetensors")
+    assert {*shown} == {path.parent.name for path in weights}
+    assert all((site / "_static" / "zoo" / f"{name}.webp").is_file() for name in shown)
