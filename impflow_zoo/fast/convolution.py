@@ -132,10 +132,11 @@ class _Silu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _slope(grad, *ctx.saved_tensors)
+            return _slope(grad, x)
         if ctx.slope is None:  # all products with one Jacobian have the same slopes
-            ctx.slope = _slope(torch.ones_like(grad), *ctx.saved_tensors)
+            ctx.slope = _slope(torch.ones_like(x), x)
         return grad * ctx.slope
 
 

@@ -57,6 +57,19 @@ def test_second_derivatives_of_silu(format: Any) -> None:
     torch.testing.assert_close(*found)
 
 
+def test_products_with_one_jacobian_in_any_order() -> None:
+    fast = FastConvolutions((2, 4, 4), [], [], [])
+    x, *seeds = torch.randn(4, 3, 2, 4, 4, dtype=torch.float64).unbind()
+    y, expected = fast.apply(functional.silu, x.requires_grad_()), functional.silu(x)
+    batch = torch.stack(seeds)
+    for v, batched in ((batch, True), (seeds[0], False), (batch[:2], True), (seeds[1], False)):
+        products = [
+            torch.autograd.grad(z, x, v, retain_graph=True, is_grads_batched=batched)[0]
+            for z in (y, expected)
+        ]
+        torch.testing.assert_close(*products)
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("channels", [1, 3, 6, 7])
 @pytest.mark.parametrize("size", [(9, 8), (2, 1)], ids=["large", "smaller-than-kernel"])
