@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # the how-tos print run times of one thread
 sys.path.insert(0, str(Path(__file__).parent))
 from machinery.addresses import BASE  # beside this file
 

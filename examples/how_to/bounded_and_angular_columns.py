@@ -12,8 +12,8 @@ import torch
 from impflow_zoo import ImpFlow, TabularConfig
 
 # %%
-# Made-up weather: wind from around north, which crosses 0 degrees, and air that is the damper the
-# more the wind comes from the west.
+# Made-up weather: the wind comes from around north, which crosses 0 degrees, and the air is damper
+# when the wind comes from the west.
 
 generator = torch.Generator().manual_seed(0)
 noise = torch.randn(4000, 2, generator=generator)

@@ -4,7 +4,7 @@ Many images, some of them damaged
 
 Score a folder of images that is larger than memory or disk, and one that has damaged files.
 
-The folder here is made up: two hundred 8x8 digits, two of which are cut off in the middle.
+The folder here is made up: two hundred 8x8 digits. The files of two of them end after 40 bytes.
 """
 
 import io

@@ -47,7 +47,7 @@ class Optimisation:
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Let layers that start from data (ActNorm) see a whole batch in every process."""
+        """Let layers that start from data (ActNorm) see the same rows in every process."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)  # the steps count them
             self.model.train().encode(*self.model.parted(x))
