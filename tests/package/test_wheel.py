@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -74,6 +75,15 @@ def test_it_is_small_and_holds_nothing_else(wheel, names):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"impflow_zoo"}
     assert not [name for name in names if "__pycache__" in name]
     assert not [name for name in names if name.endswith((".jsonl", ".png"))]
+
+
+def test_the_links_of_its_description_lead_to_the_site(wheel, names):
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    with zipfile.ZipFile(wheel) as archive:
+        _, _, text = archive.read(metadata).decode().partition("# impflow_zoo")
+    links = re.findall(r"\]\(([^)\s]*)\)", text)
+    assert len(links) > 10
+    assert all(link.startswith("https://") for link in links)
 
 
 def test_it_works_away_from_the_checkout(wheel, tmp_path):
