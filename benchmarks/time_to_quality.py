@@ -14,6 +14,7 @@ time each. DIR gets `curves.json`, `curves.png`, and a checkpoint of each side.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import math
@@ -38,6 +39,7 @@ from impflow_zoo.scoring import score
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.optimisation import moving_average
 from impflow_zoo.training.run import open_splits
+from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 STARTED_ON = 64  # images that layers start from
 VALIDATIONS = 10
@@ -77,7 +79,7 @@ class Side:
         self.step, self.seconds, self.curve = 0, 0.0, Curve()
 
     def train(self, x: Tensor, part: float) -> None:
-        """One step, when so much of the time is used; one that is not finite is not applied."""
+        """One step, when so much of the time is used. It is not applied if it fails."""
         start, settings = time.process_time(), self.settings
         torch.manual_seed(mix(settings.seed, Use.STEP, self.step, 0))
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
@@ -86,12 +88,13 @@ class Side:
             group["lr"] = rate * warm
         self.model.train()
         self.optimizer.zero_grad()
-        with warnings.catch_warnings():
+        norm = math.nan
+        with warnings.catch_warnings(), contextlib.suppress(*NUMERICAL_ERRORS):
             warnings.simplefilter("ignore", NumericalWarning)
             (-self.model.log_prob(x).mean()).backward()
-        with_gradient = [w for w in self.weights if w.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(with_gradient, settings.clip_norm)
-        if bool(norm.isfinite()):
+            with_gradient = [w for w in self.weights if w.grad is not None]
+            norm = float(torch.nn.utils.clip_grad_norm_(with_gradient, settings.clip_norm))
+        if math.isfinite(norm):
             self.optimizer.step()
             self.after_step()
             current = [weight.detach() for weight in self.weights]

@@ -20,6 +20,7 @@ from time_to_quality import Side, factor, main, minutes_until, take
 
 from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.transforms.base import NotFiniteError
 
 CURVE = [(1.0, 5.0), (2.0, 4.0), (4.0, 3.0), (5.0, 3.5)]
 SETTINGS = TrainingSettings(batch_size=4, warmup_steps=0, learning_rate=1e-2, ema_decay=0.5)
@@ -75,6 +76,23 @@ def test_a_side_goes_on_from_where_it_was_saved(tmp_path: Path) -> None:
     assert second.step == 3
     for one, other in zip(whole.averaged, second.averaged, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_step_that_fails_is_not_applied_and_takes_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small()
+    side = Side(model, SETTINGS, model, take)
+    before = copy.deepcopy(model.state_dict())
+
+    def fail(x: torch.Tensor) -> torch.Tensor:
+        raise NotFiniteError("made up")
+
+    monkeypatch.setattr(model, "log_prob", fail)
+    side.train(torch.rand(4, *model.config.shape), 0.1)
+    assert side.step == 1
+    assert side.seconds > 0
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_it_draws_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
