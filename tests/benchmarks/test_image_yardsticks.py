@@ -97,7 +97,7 @@ def test_a_coupling_flow_is_as_large_as_the_model_beside_it(recipe: Path) -> Non
     assert parameters(CouplingFlow(config)) == pytest.approx(size, rel=0.02)
 
 
-def test_the_gaussian_is_fitted_by_maximum_likelihood(recipe: Path, data: str) -> None:
+def test_the_gaussian_has_a_full_covariance_and_an_exact_density(recipe: Path, data: str) -> None:
     model = gaussian(read_recipe(recipe), data)
     assert parameters(model) == 192 * 192 + 192
     score = evaluate(model, data, "train")
