@@ -127,17 +127,11 @@ class _Silu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.slope = None
         return functional.silu(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _slope(grad, x)
-        if ctx.slope is None:  # all products with one Jacobian have the same slopes
-            ctx.slope = _slope(torch.ones_like(x), x)
-        return grad * ctx.slope
+        return _slope(grad, *ctx.saved_tensors)
 
 
 class _Slope(torch.autograd.Function):

@@ -98,6 +98,7 @@ def test_a_step_that_fails_is_not_applied_and_takes_its_time(
 def test_it_draws_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setenv("IMPFLOW_ZOO_SMOKE", "1")
+    monkeypatch.setattr(torch, "set_flush_denormal", bool)  # would stay for all later tests
     draws = numpy.random.default_rng(0)
     sizes = {"train": 70, "validation": 4}
     splits = {name: [photograph(draws, 4, 4) for _ in range(n)] for name, n in sizes.items()}

@@ -13,7 +13,7 @@ __all__ = ["Commands", "documents", "published"]
 Commands = tuple[str, ...]  # of one block, or a single one
 
 _PROGRAMS = ("impflow-zoo", "python", "pip", "pytest", "accelerate", "torchrun", "hf", "export")
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^```([\w{}-]*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _SHELLS = ("", "bash", "sh", "console")
 
