@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import folded, watched
+from impflow_zoo.lipschitz.activations import folded, make_activation, slopes, watched
 from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
-from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of
+from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 
@@ -18,11 +19,15 @@ class BoundedNet(nn.Module):
     """Layers of bounded norm with an activation between them.
 
     Contexts go through linear maps and are added before each activation, one number for each
-    feature or channel. Sub-classes make `activations`, `layers` and `context_layers`, and `first`,
-    an activation at the start, if they have one.
+    feature or channel. Sub-classes make `layers`.
+
+    A learned frequency `w` of a feature or channel puts `f(w t) / w` in the place of `f(t)`: the
+    slopes are the same, so are the bounds, and both factors are multiplied into the weights.
     """
 
+    first: nn.Module | None  # an activation at the start
     activations: nn.ModuleList
+    log_frequencies: nn.ParameterList  # of these activations in order, or none
     layers: nn.ModuleList
     context_layers: nn.ModuleList
     lipschitz: float | None  # the bound in the 2-norm; None if none is known in advance
@@ -31,17 +36,35 @@ class BoundedNet(nn.Module):
         self, shape: tuple[int, ...], lipschitz: float, context_features: int | None
     ) -> None:
         super().__init__()
-        self.shape, self.first = shape, cast("nn.Module | None", None)
+        self.shape = shape
         if not (is_real(lipschitz) and 0 < lipschitz < math.inf):
             raise ValueError(f"lipschitz={lipschitz!r}: a positive number is needed")
         if not (context_features is None or (is_whole(context_features) and context_features >= 0)):
             raise ValueError(f"context_features={context_features!r}: a size or None is needed")
         self.lipschitz, self.context_features = float(lipschitz), context_features
 
-    def contexts(self, widths: Sequence[int]) -> nn.ModuleList:
-        """Linear maps of a context to vectors of some sizes, if the net has one."""
+    def start(
+        self,
+        kind: str | type[nn.Module],
+        widths: Sequence[int],
+        frequency: float | None = None,
+        *,
+        first: int | None = None,
+    ) -> None:
+        """Make what stands between layers of such widths, and `first` of its own width or None."""
         size = self.context_features
-        return nn.ModuleList(nn.Linear(size, width) for width in widths if size)
+        self.context_layers = nn.ModuleList(nn.Linear(size, width) for width in widths if size)
+        self.first = None if first is None else make_activation(kind, first)
+        self.activations = nn.ModuleList(make_activation(kind, width) for width in widths)
+        self.log_frequencies = nn.ParameterList()
+        if frequency is None:
+            return
+        if not (is_real(frequency) and 1e-3 <= frequency <= 1e3):
+            raise ValueError(f"frequency={frequency!r}: a number from 0.001 to 1000 is needed")
+        if slopes(make_activation(kind)) is None:
+            raise ValueError(f"frequency={frequency}: {kind!r} is not elementwise, set None")
+        for width in (*(() if first is None else (first,)), *widths):
+            self.log_frequencies.append(torch.full((width,), math.log(frequency)))
 
     def check_context(self, context: Tensor | None, rows: int | None = None) -> None:
         """Refuse a context that is missing, of another shape, or of no floating type."""
@@ -68,8 +91,14 @@ class BoundedNet(nn.Module):
         return self.bounded_layers()[i].in_use(norms[i], scale)
 
     def folded(self, i: int) -> tuple[Function, Scale, Scale]:
-        """Activation `i` as a function, and what stands before and after it."""
-        return folded(self.activations[i])
+        """Activation `i`, -1 for the first, as a function, and what stands before and after it."""
+        activation = self.activations[i] if i >= 0 else cast(nn.Module, self.first)
+        function, before, after = folded(activation)
+        if self.log_frequencies:
+            # Beyond these bounds products of frequencies leave float32.
+            frequency = self.log_frequencies[i - len(self.activations)].clamp(-8.0, 8.0).exp()
+            before, after = before * frequency, after / frequency
+        return function, before, after
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
         """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
@@ -85,17 +114,16 @@ class BoundedNet(nn.Module):
                 )
         first, scale = None, cast(Scale, 1.0)
         if self.first is not None:
-            function, before, scale = folded(self.first)
-            first = (function, before)
+            function, before, scale = self.folded(-1)
+            first = function, spread(before, len(self.shape) - 1)
         norms, mixing = norms_of(self.bounded_layers(), training=training), self.mixing()
         functions, weights, biases = [], [], []
         given = context if self.context_features else None
         for i, layer in enumerate(self.bounded_layers()[:-1]):
             function, before, after = self.folded(i)
-            rows = before.view(-1, 1) if isinstance(before, Tensor) else before
             bias = layer.bias if given is None else layer.bias + self.context_layers[i](given)
             functions.append(function)
-            weights.append(self.weight_in_use(norms, i, rows * scale))
+            weights.append(self.weight_in_use(norms, i, spread(before, 1) * scale))
             biases.append(bias * before)
             if mixing is None:
                 scale = after

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.lipschitz.activations import expansion, make_activation
+from impflow_zoo.lipschitz.activations import expansion
 from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.numerics.settings import is_whole
@@ -45,6 +45,7 @@ class LipschitzConvNet(BoundedNet):
         preactivation: start with an activation instead of a convolution.
         lipschitz: bound of the Lipschitz constant, in the 2-norm.
         context_features: size of a context row, or None.
+        frequency: where the learned frequencies of the channels start, see `LipschitzMLP`.
 
     Example:
         >>> net = LipschitzConvNet(channels=3, image_size=(8, 8), width=16)
@@ -62,23 +63,21 @@ class LipschitzConvNet(BoundedNet):
         preactivation: bool = False,
         lipschitz: float = 0.9,
         context_features: int | None = None,
+        *,
+        frequency: float | None = None,
     ) -> None:
         if not isinstance(kernels, Sequence) or not kernels:
             raise ValueError(f"kernels={kernels}: a size for each convolution is needed, as (3, 1)")
         check_sizes(width=width, kernels=tuple(kernels))
         hidden = [width] * (len(kernels) - 1)
         super().__init__(_shape(channels, image_size), lipschitz, context_features)
-        if preactivation:
-            self.first = make_activation(activation, channels)
-        self.activations = nn.ModuleList(make_activation(activation, width) for _ in hidden)
-        before = [self.first, *self.activations]
-        inputs = [n * expansion(a) for n, a in zip([channels, *hidden], before, strict=True)]
-        share = lipschitz ** (1 / len(kernels))
+        self.start(activation, hidden, frequency, first=channels if preactivation else None)
+        before = zip([channels, *hidden], [self.first, *self.activations], strict=True)
+        inputs = [n * expansion(a) for n, a in before]
         self.layers = nn.ModuleList(
-            LipschitzConv2d(n, m, kernel, image_size, share)
+            LipschitzConv2d(n, m, kernel, image_size, lipschitz ** (1 / len(kernels)))
             for n, m, kernel in zip(inputs, [*hidden, channels], kernels, strict=True)
         )
-        self.context_layers = self.contexts(hidden)
 
 
 class LipschitzDenseNet(BoundedNet):
@@ -123,7 +122,7 @@ class LipschitzDenseNet(BoundedNet):
         if not (is_whole(depth) and depth >= 0):
             raise ValueError(f"depth={depth!r}: a number of layers is needed, 0 or more")
         super().__init__(_shape(channels, image_size), lipschitz, context_features)
-        self.activations = nn.ModuleList(make_activation(activation, growth) for _ in range(depth))
+        self.start(activation, [growth] * depth)
         convolutions, width = [], channels
         for a in self.activations:
             convolutions.append(LipschitzConv2d(width, growth, kernel, image_size, 1.0))
@@ -132,7 +131,6 @@ class LipschitzDenseNet(BoundedNet):
         self.layers = nn.ModuleList(convolutions)
         # softplus of these, normalised: equal parts at the start
         self.concatenation = nn.Parameter(torch.zeros(depth, 2))
-        self.context_layers = self.contexts([growth] * depth)
 
     def mixing(self) -> list[tuple[Tensor, Tensor]]:
         both = functional.normalize(functional.softplus(self.concatenation), dim=1)

@@ -79,7 +79,7 @@ class LipschitzLayer(nn.Module):
         """The weight shrunk to the coefficient where its norm exceeds that, times a scale."""
         number = 1.0 if isinstance(scale, Tensor) else scale
         weight = self.weight / (norm.clamp(min=self.coefficient) / (self.coefficient * number))
-        return weight * scale if isinstance(scale, Tensor) else weight
+        return weight * spread(scale, weight.dim() - 2) if isinstance(scale, Tensor) else weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
@@ -174,6 +174,11 @@ def _leading(power: Tensor) -> Tensor:
 def _unit(v: Tensor) -> Tensor:
     """`v / |v|`, and 0 for 0."""
     return v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny)
+
+
+def spread(scale: Scale, dims: int) -> Scale:
+    """A scale with so many dimensions more, of size 1, at its end."""
+    return scale.view(*scale.shape, *[1] * dims) if isinstance(scale, Tensor) else scale
 
 
 def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Tensor]:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
-from impflow_zoo.lipschitz.activations import expansion, make_activation, slopes
-from impflow_zoo.lipschitz.bound_layers import Function
+from impflow_zoo.lipschitz.activations import expansion
 from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
-from impflow_zoo.lipschitz.norms import LipschitzLinear, Scale
-from impflow_zoo.numerics.settings import is_real
+from impflow_zoo.lipschitz.norms import LipschitzLinear
 
 __all__ = ["LipschitzMLP"]
 
 
 class Perceptron(BoundedNet):
-    """What perceptrons share. Sub-classes make `activations` and `layers`.
-
-    A learned frequency `w` of a neuron puts `f(w t) / w` in the place of `f(t)`: the slopes are the
-    same, so are the bounds, and both factors are multiplied into the weights.
-    """
+    """What perceptrons share. Sub-classes make `layers`."""
 
     def __init__(
         self,
@@ -39,26 +31,8 @@ class Perceptron(BoundedNet):
             raise ValueError(f"hidden_features={hidden_features}: {sizes}")
         self.hidden_features = tuple(hidden_features)
         check_sizes(features=features, hidden_features=self.hidden_features)
-        if frequency is not None and not (is_real(frequency) and 1e-3 <= frequency <= 1e3):
-            raise ValueError(f"frequency={frequency!r}: a number from 0.001 to 1000 is needed")
         self.features = features
-        kinds = (make_activation(activation, n) for n in self.hidden_features)
-        self.activations = nn.ModuleList(kinds)
-        self.log_frequencies = nn.ParameterList(
-            torch.full((width,), math.log(frequency))
-            for width in self.hidden_features
-            if frequency is not None
-        )
-        self.context_layers = self.contexts(self.hidden_features)
-
-    def folded(self, i: int) -> tuple[Function, Scale, Scale]:
-        """Activation `i`, its frequencies included: a factor for each neuron."""
-        function, before, after = super().folded(i)
-        if self.log_frequencies:
-            # Beyond these bounds products of frequencies leave float32.
-            frequency = self.log_frequencies[i].clamp(-8.0, 8.0).exp()
-            before, after = before * frequency, after / frequency
-        return function, before, after
+        self.start(activation, self.hidden_features, frequency)
 
 
 class LipschitzMLP(Perceptron):
@@ -100,8 +74,6 @@ class LipschitzMLP(Perceptron):
     ) -> None:
         sizes = (features, hidden_features)
         super().__init__(*sizes, activation, lipschitz, context_features, frequency)
-        if frequency is not None and slopes(make_activation(activation)) is None:
-            raise ValueError(f"frequency={frequency}: {activation!r} is not elementwise, set None")
         hidden = zip(self.hidden_features, self.activations, strict=True)
         inputs = [features, *(n * expansion(a) for n, a in hidden)]
         outputs = [*self.hidden_features, features]

@@ -154,13 +154,13 @@ class SandwichMLP(Perceptron):
         *,
         frequency: float = 1.0,
     ) -> None:
-        sizes = (features, hidden_features)
-        super().__init__(*sizes, activation, lipschitz, context_features, frequency)
         if activation not in SANDWICH_ACTIVATIONS:
             raise ValueError(
                 f"activation {activation!r}: sandwich nets need slopes in [0, 1] and take "
                 f"{', '.join(SANDWICH_ACTIVATIONS)}"
             )
+        sizes = (features, hidden_features)
+        super().__init__(*sizes, activation, lipschitz, context_features, frequency)
         widths = [features, *self.hidden_features, features]
         self.layers = nn.ModuleList(CayleyLayer(n, m) for n, m in itertools.pairwise(widths))
 

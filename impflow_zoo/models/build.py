@@ -157,7 +157,8 @@ class ImageBuilder(_Builder):
         if config.net == "dense":
             depth, kernel = len(config.kernels) - 1, config.kernels[0]
             return LipschitzDenseNet(*sizes, depth, kernel, config.activation, *constants)
-        return LipschitzConvNet(*sizes, config.kernels, config.activation, not first, *constants)
+        layers = config.kernels, config.activation, not first
+        return LipschitzConvNet(*sizes, *layers, *constants, frequency=config.frequency)
 
 
 # By class of config; the room of converted models adds its own.

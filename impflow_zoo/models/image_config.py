@@ -60,6 +60,8 @@ class ImageConfig:
         kernels: sizes of the convolutions of a net; a dense one has a layer for each but the last.
         activation: activation of every net, see `LipschitzMLP`. Every convolutional net but the
             first one of the model starts with one, too.
+        frequency: where the learned frequencies of the channels start, see `LipschitzConvNet`; None
+            learns none.
         lipschitz: bound of every net's Lipschitz constant, below 1.
         squeeze_first: squeeze once more, before the first scale.
         actnorm: put an `ActNorm` before the first block and after every block.
@@ -87,6 +89,7 @@ class ImageConfig:
     width: int = 64
     kernels: tuple[int, ...] = (3, 1, 3)
     activation: str = "lipswish"
+    frequency: float | None = None
     lipschitz: float = 0.9
     squeeze_first: bool = False
     actnorm: bool = True
@@ -121,6 +124,8 @@ class ImageConfig:
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
         require_choice("activation", self.activation, ACTIVATIONS)
+        none = self.frequency is None or self.net == "conv"
+        require(none, "frequency", self.frequency, "null in dense nets")
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
 
     @property

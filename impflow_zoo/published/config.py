@@ -75,7 +75,7 @@ class PublishedImageConfig(ImageConfig):
         super().__post_init__()
         require(self.fc_blocks >= 0, "fc_blocks", self.fc_blocks, "at least 0")
         require_sizes(self, "fc_hidden")
-        _require(self, layers=len(self.kernels), net="conv", context_features=None)
+        _require(self, layers=len(self.kernels), net="conv", frequency=None, context_features=None)
         if self.fc_blocks:
             _require(self, layers=len(self.fc_hidden) + 1)
 

@@ -22,6 +22,7 @@ NETS: dict[str, Any] = {
     "preactivation": lambda: LipschitzConvNet(2, (4, 4), 8, activation="elu", preactivation=True),
     "context": lambda: LipschitzConvNet(2, (4, 4), 8, context_features=2),
     "relu": lambda: LipschitzConvNet(2, (4, 4), 8, (3, 3), "relu"),
+    "frequency": lambda: LipschitzConvNet(2, (4, 4), 8, preactivation=True, frequency=3.0),
     "dense": lambda: LipschitzDenseNet(2, (4, 4), 3, 2),
 }
 

@@ -264,6 +264,30 @@ def test_folded_activation_is_the_activation(name: str) -> None:
     torch.testing.assert_close(net.bind(None).in_graph(x), h, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("activation", ["lipswish", "sin", "elu"])
+def test_a_frequency_is_that_of_the_channel(activation: str) -> None:
+    sizes = {"kernels": (3, 3), "context_features": 3, "frequency": 2}
+    net = LipschitzConvNet(2, (4, 4), 6, activation=activation, preactivation=True, **sizes)
+    net = net.double().eval()
+    with torch.no_grad():
+        for p in net.log_frequencies:
+            p.add_(torch.randn_like(p))
+    assert [p.shape for p in net.log_frequencies] == [(2,), (6,)]
+    x, context = torch.randn(3, 2, 4, 4).double(), torch.randn(3, 3).double()
+    first, hidden = (p.exp()[:, None, None] for p in net.log_frequencies)
+    h = net.layers[0](net.first(first * x) / first)
+    h = h + net.context_layers[0](context)[:, :, None, None]
+    expected = net.layers[1](net.activations[0](hidden * h) / hidden)
+    torch.testing.assert_close(net(x, context), expected)
+    assert not torch.allclose(net.layers[0](net.first(x)), net.layers[0](net.first(first * x)))
+
+
+@pytest.mark.parametrize("frequency", [0.0, -1.0, float("nan"), "high", True])
+def test_a_frequency_that_is_none_is_refused(frequency: object) -> None:
+    with pytest.raises(ValueError, match=r"frequency=.*: a number from 0.001 to 1000 is needed"):
+        LipschitzConvNet(2, (4, 4), 6, frequency=frequency)
+
+
 @pytest.mark.parametrize("name", ["lipswish", "clipswish"])
 def test_swish_is_the_formula_of_the_papers(name: str) -> None:
     x = torch.linspace(-6, 6, 50)[:, None]

@@ -129,6 +129,12 @@ NETS = {
 }
 IMAGE_NETS = {
     "conv-image": NetSpec(lambda: LipschitzConvNet(2, (3, 3), 4, lipschitz=KAPPA), shape=(2, 3, 3)),
+    "conv-frequency-image": NetSpec(
+        lambda: LipschitzConvNet(
+            2, (3, 3), 4, (3, 3), preactivation=True, lipschitz=KAPPA, frequency=2.0
+        ),
+        shape=(2, 3, 3),
+    ),
     "dense-image": NetSpec(
         lambda: LipschitzDenseNet(2, (3, 3), growth=3, depth=2, lipschitz=KAPPA), shape=(2, 3, 3)
     ),

@@ -49,7 +49,7 @@ AIMS = {
 }
 NOW = {
     "outer lines": 6595,
-    "lines": 6591,
+    "lines": 6600,
     "public names": 109,
     "numeric constants": 13,
     "private names": 2,
