@@ -6,6 +6,7 @@ folders, and figures that no model of the zoo has, from `figures.yaml` beside th
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,13 +138,16 @@ def _evaluate_options(record: Record) -> str:
     return f" --dataset FOLDER --split {data.test}"
 
 
-def trained_card(record: Record, zoo: Path, others: Sequence[Record] | None = None) -> str:
+def trained_card(
+    record: Record, zoo: Path, others: Sequence[Record] | None = None, *, address: str = ""
+) -> str:
     """The card of a model with weights, from the files in its folder and in those beside it.
 
     Arguments:
         record: of the model.
         zoo: where other models and their figures lie.
         others: records of these models, if they are known already.
+        address: the Hub id that the card names; by default it names the model of the package.
 
     Raises:
         ModelError: if a file or words are missing or damaged.
@@ -155,6 +159,7 @@ def trained_card(record: Record, zoo: Path, others: Sequence[Record] | None = No
     return _rendered(
         "card.md.jinja",
         record,
+        address=address or record.name,
         entry=entry,
         facts=record.facts,
         config=record.stated.config,
@@ -182,6 +187,7 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         raise ModelError(
             f"{record.folder.path / RECIPE}: {', '.join(missing)} missing, for the card"
         )
+    citation = model_class(recipe.model).citation
     card = ModelCard.from_template(
         _metadata(record.name, recipe, texts.get("entry"), image=texts.get("image", False)),
         template_str=resources.files("impflow_zoo.publishing")
@@ -192,7 +198,8 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         recipe=recipe,
         words=recipe.card,
         train_options=" --data FOLDER" if recipe.data.dataset is None else "",
-        citation=model_class(recipe.model).citation,
+        citation=citation,
+        paper=dict(re.findall(r"\b(title|url)=\{(.+?)\}", citation)),
         **texts,
     )
     return str(card)
@@ -200,6 +207,8 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
 
 def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) -> ModelCardData:
     words = recipe.card
+    regression = "tabular-regression" if recipe.config.context_features else None
+    task = "unconditional-image-generation" if image else regression
     results = entry and EvalResult(
         task_type="density-estimation",
         dataset_type=words.dataset_id or words.data_name,
@@ -214,7 +223,7 @@ def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) ->
     return ModelCardData(
         license="mit",
         library_name="impflow_zoo",
-        pipeline_tag="unconditional-image-generation" if image else None,
+        pipeline_tag=task,
         tags=["normalizing-flow", "density-estimation", recipe.model.lower()],
         datasets=[words.dataset_id] if words.dataset_id else None,
         model_name=name,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,8 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.hub import check_repository, one_line_errors
-from impflow_zoo.publishing.cards import readable, trained_card
-from impflow_zoo.record import Record, records
+from impflow_zoo.publishing.cards import trained_card
+from impflow_zoo.record import Record
 
 __all__ = ["Parcel", "Sent", "check", "inspect", "parcels", "publish", "table"]
 
@@ -112,23 +114,11 @@ def inspect(path: Path) -> Parcel:
         if not record.trained:
             problems.append(f"{CONFIG} records no sha256 of the weights")
         card = (path / CARD).read_bytes().decode("utf-8", errors="replace")
-        if not _same_card(card, trained_card(record, path.parent), path.parent):
+        if card != trained_card(record, path.parent):
             problems.append(f"{CARD} is not what the files beside it say: stage {path} again")
     except ModelError as error:
         problems.append(str(error).removeprefix(f"{path}: "))
     return Parcel(path, present, tuple(problems))
-
-
-def _same_card(card: str, made: str, zoo: Path) -> bool:
-    """Whether two cards say the same, but for lines about models beside that cannot be read."""
-    if card == made:
-        return True
-    lost = [other.name for other in records(zoo) if not readable(other)]
-    one, other = (
-        [line for line in text.splitlines() if line and not any(name in line for name in lost)]
-        for text in (card, made)
-    )
-    return bool(lost) and one == other
 
 
 def _promises_weights(folder: ModelFolder) -> bool:
@@ -158,8 +148,9 @@ def publish(
 ) -> Iterator[Sent]:
     """Send checked folders, one commit for each model.
 
-    Files of a former version that the folder no longer has are deleted in the same commit; files
-    that someone else put there stay. A model that has not changed makes no commit.
+    The card is made anew for the Hub: its lines of code and commands name the repository. Files of
+    a former version that the folder no longer has are deleted in the same commit; files that
+    someone else put there stay. A model that has not changed makes no commit.
 
     Arguments:
         found: from `parcels`.
@@ -182,12 +173,16 @@ def publish(
             if private and not api.repo_info(repo_id).private:
                 raise ModelError(f"{repo_id} exists and is public: --private does not hide it")
     for repo_id, parcel in going:
-        with one_line_errors(repo_id):
+        with one_line_errors(repo_id), tempfile.TemporaryDirectory() as copy:
+            for name in parcel.files:
+                shutil.copy(parcel.folder / name, copy)
+            record = Record(ModelFolder(parcel.folder))
+            card = trained_card(record, parcel.folder.parent, address=repo_id)
+            Path(copy, CARD).write_text(card, encoding="utf-8")
             try:
                 commit = api.upload_folder(
                     repo_id=repo_id,
-                    folder_path=parcel.folder,
-                    allow_patterns=list(parcel.files),
+                    folder_path=copy,
                     delete_patterns=list(PUBLISHED),  # of what is there and not sent
                     commit_message=f"Publish {parcel.name}",
                     create_pr=create_pr,
