@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from impflow_zoo import allocator, registry
+from impflow_zoo.demo.command import demo
 from impflow_zoo.models import writing
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import GOLDEN
@@ -332,6 +333,9 @@ def publish(
     data = {"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]}
     text = "dry run: nothing was sent" if dry_run else f"{len(sent)} of {len(found)} models sent"
     _say(text, data, as_json=as_json)
+
+
+app.command()(demo)
 
 
 def _say(text: str, data: dict[str, Any], *, as_json: bool) -> None:

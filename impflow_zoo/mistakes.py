@@ -19,9 +19,10 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 from impflow_zoo.transforms.labels import LabelError
 
-__all__ = ["in_one_line"]
+__all__ = ["MISTAKES", "in_one_line"]
 
-_OUTSIDE = (HfHubHTTPError, EntryNotFoundError, OSError)
+_OURS = (ModelError, DataError, LabelError, *NUMERICAL_ERRORS)
+MISTAKES = (*_OURS, HfHubHTTPError, EntryNotFoundError, OSError)
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch has no type for it on CPUs
 
 
@@ -39,7 +40,7 @@ def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_warn, name)
             yield
-    except (ModelError, DataError, LabelError, *NUMERICAL_ERRORS, *_OUTSIDE) as error:
+    except MISTAKES as error:
         _fail(name, error)
     except (MemoryError, RuntimeError) as error:
         known = any(sign in str(error) for sign in _OUT_OF_MEMORY)

@@ -34,6 +34,8 @@ __all__ = [
     "draw_images",
     "draw_samples",
     "output_file",
+    "pairs",
+    "plane",
 ]
 
 _SAMPLES = 20_000
@@ -108,11 +110,10 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
         figure = _figure(12, 3.8)
         draw_conditional(figure, model, rows, seed)
     elif model.config.shape == (2,):
-        figure = _plane(model, rows)
+        figure = plane(model, rows)
     else:
-        figure = _pairs(
-            model.sample(_SAMPLES, generator=generator), rows, column_names(model.config)
-        )
+        samples = model.sample(_SAMPLES, generator=generator)
+        figure = pairs(samples, rows, column_names(model.config))
     _save(figure.savefig, path, dpi=_DPI)
 
 
@@ -122,10 +123,9 @@ def draw_samples(samples: Tensor, path: Path) -> None:
         draw_images([samples], path)
         return
     figure = _figure(5, 5)
-    axes = figure.add_subplot()
-    x, y = samples.T.cpu().numpy()
+    axes = figure.add_subplot(aspect="equal")
+    x, y = samples.T.cpu()
     axes.scatter(x, y, s=2, color=_MODEL, alpha=0.6, linewidths=0)
-    axes.set_aspect("equal")
     _save(figure.savefig, path, dpi=_DPI)
 
 
@@ -215,13 +215,12 @@ def _figure(width: float, height: float) -> Figure:
 
 
 @torch.no_grad()
-def _plane(model: FlowModel, rows: Tensor, size: int = 200) -> Figure:
+def plane(model: FlowModel, rows: Tensor, size: int = 200, title: str = "data") -> Figure:
+    """Rows in the plane, `[N, 2]`, under a title, and the density on a grid around them."""
     low, high = rows.amin(dim=0), rows.amax(dim=0)
     margin = 0.08 * (high - low)
-    x, y = (
-        torch.linspace(float(a), float(b), size)
-        for a, b in zip(low - margin, high + margin, strict=True)
-    )
+    edges = zip((low - margin).tolist(), (high + margin).tolist(), strict=True)
+    x, y = (torch.linspace(*ends, size) for ends in edges)
     grid = torch.cartesian_prod(x, y).to(next(model.parameters()))
     assert isinstance(model.preprocessing, TablePreprocessing), "images are no planes"
     density, inside = grid.new_zeros(len(grid)), model.preprocessing.inside(grid)
@@ -230,7 +229,7 @@ def _plane(model: FlowModel, rows: Tensor, size: int = 200) -> Figure:
     figure = _figure(9, 4.4)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     left.scatter(*rows[:_SAMPLES].T.numpy(), s=1.5, color=_DATA, alpha=0.5, linewidths=0)
-    left.set_title("data")
+    left.set_title(title)
     right.pcolormesh(x.numpy(), y.numpy(), density.view(size, size).T.cpu().numpy(), cmap="viridis")
     right.set_title("learned density")
     for axes in (left, right):
@@ -238,11 +237,15 @@ def _plane(model: FlowModel, rows: Tensor, size: int = 200) -> Figure:
     return figure
 
 
-def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
-    labels = ("held-out data (below the diagonal)", "samples of the model (above it)")
+def pairs(samples: Tensor, rows: Tensor | None, names: list[str]) -> Figure:
+    """Samples, and rows if there are any, in the planes of each pair of columns."""
     total, shown = len(names), min(len(names), _PAIRED)
     columns = [round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)]
-    samples, rows, names = samples[:, columns], rows[:, columns], [names[i] for i in columns]
+    names, samples = [names[i] for i in columns], samples[:, columns]
+    groups = [(samples, _MODEL, "samples of the model")]
+    if rows is not None:
+        groups.insert(0, (rows[:, columns], _DATA, "held-out data (below the diagonal)"))
+    rows = groups[0][0]
     low, high = rows.amin(dim=0), rows.amax(dim=0)
     margin = 0.05 * (high - low)
     limits = list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
@@ -251,21 +254,13 @@ def _pairs(samples: Tensor, rows: Tensor, names: list[str]) -> Figure:
     for i, j in itertools.product(range(shown), repeat=2):
         axes = grid[i][j]
         if i == j:
-            for values, colour, label in zip((rows, samples), (_DATA, _MODEL), labels, strict=True):
-                axes.hist(
-                    values[:, i].numpy(force=True),
-                    bins=40,
-                    range=limits[i],
-                    density=True,
-                    histtype="step",
-                    linewidth=1.4,
-                    color=colour,
-                    label=label,
-                )
+            for values, colour, label in groups:
+                look = {"range": limits[i], "color": colour, "label": label, "linewidth": 1.4}
+                axes.hist(values[:, i].numpy(force=True), 40, density=True, histtype="step", **look)
             axes.set_yticks([])
         else:
-            source, colour = (rows, _DATA) if i > j else (samples[: len(rows)], _MODEL)
-            x, y = source[:, j].numpy(force=True), source[:, i].numpy(force=True)
+            source, colour, _ = groups[0 if i > j else -1]
+            x, y = source[: len(rows), [j, i]].T.numpy(force=True)
             axes.scatter(x, y, s=2, color=colour, alpha=0.5, linewidths=0)
             axes.set_ylim(*limits[i])
         axes.set_xlim(*limits[j])

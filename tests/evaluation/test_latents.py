@@ -50,3 +50,17 @@ def test_the_picture_of_a_model_shows_images_decoded_between_and_samples(tmp_pat
     width = 4 * (6 * (side + gap) + gap) - 2 * gap
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width == 900 // width * width
+
+
+def test_the_way_between_two_labelled_images_keeps_the_label_of_the_first() -> None:
+    model = make(context_columns=("label",), classes=3)
+    images, label = raw(model, 2), torch.tensor([2, 0], dtype=torch.uint8)[:, None, None, None]
+    labelled = torch.cat((images, label.expand(2, 1, 4, 4)), dim=1)
+    decoded, way = through_latents(model, labelled, steps=5)
+    assert torch.equal(decoded, images)
+    assert torch.equal(way[0], images[0])
+    assert not torch.equal(way[-1], images[1])
+    labelled[1, -1] = 2
+    _, way = through_latents(model, labelled, steps=5)
+    assert way.shape == (5, *model.config.shape)
+    assert torch.equal(way[-1], images[1])

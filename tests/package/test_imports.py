@@ -13,7 +13,17 @@ import pytest
 
 import impflow_zoo
 
-HEAVY = ("datasets", "normflows", "pandas", "pyarrow", "sklearn", "typer", "accelerate", "zuko")
+HEAVY = (
+    "datasets",
+    "normflows",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "typer",
+    "accelerate",
+    "zuko",
+    "gradio",
+)
 PROBE = """
 import sys
 {below}
@@ -62,6 +72,18 @@ ROOMS = {  # what a room may import beside itself
         "recipe",
         "record",
         "registry",
+    },
+    "demo": {
+        "lipschitz",
+        "data",
+        "models",
+        "latents",
+        "mistakes",
+        "pictures",
+        "processes",
+        "record",
+        "registry",
+        "scoring",
     },
 }
 

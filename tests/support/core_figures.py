@@ -39,7 +39,7 @@ LATER = (
     "labels.py",
     "latents.py",
 )
-ELSEWHERE = ("testing", "normflows.py", "normflows_nets.py", "zuko.py")
+ELSEWHERE = ("demo", "testing", "normflows.py", "normflows_nets.py", "zuko.py")
 AIMS = {
     "outer lines": 6600,
     "lines": 6600,

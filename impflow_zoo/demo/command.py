@@ -1,0 +1,33 @@
+"""The command `impflow-zoo demo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["demo"]
+
+
+def demo(
+    model: Annotated[
+        str, typer.Argument(help="Model to begin with: name from `list`, Hub id, or local folder.")
+    ] = "impflow-power-plant",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Rows to show beside samples: Hub id, folder, file or toy:NAME."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where to compute, such as cuda:1; default: a GPU if there is one."),
+    ] = None,
+) -> None:
+    """Show a model in the browser; Ctrl-C stops."""
+    from impflow_zoo.demo.server import serve
+
+    serve(model, data, split, host=host, port=port, device=device)

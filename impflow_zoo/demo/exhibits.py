@@ -1,0 +1,154 @@
+"""The models that a server shows, and the rows beside each."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.data import Batch, DataError, Source, TableSource, is_toy
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.pictures import column_names
+from impflow_zoo.processes import together
+from impflow_zoo.registry import create_model, list_models, scored_split
+from impflow_zoo.scoring import open_rows
+
+__all__ = ["CACHE", "READING", "Exhibit", "Hall"]
+
+_DRAWN = {1: 500, 3: 8}  # samples that stand for rows where there are none, by dimensions of a row
+READING = threading.Lock()  # uploads remove what reading a file leaves in the cache
+CACHE = "datasets"  # its folder
+
+
+class _Images(Source):
+    """Images held in memory."""
+
+    def __init__(self, name: str, images: Tensor) -> None:
+        super().__init__(name, len(images))
+        self._images = images
+
+    def read(self, indices: Sequence[int] | Tensor) -> Batch:
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return Batch(index, self._images[index])
+
+    def part(self, rows: range) -> Source:
+        return _Images(self.name, self._images[rows.start : rows.stop : rows.step])
+
+
+@dataclass(frozen=True, eq=False)
+class Exhibit:
+    """A model and rows of its kind.
+
+    Arguments:
+        name: of the model.
+        model: in evaluation mode.
+        held_out: rows that it was not trained on; None if there are none at hand.
+        note: why there are none, if somebody asked for them.
+    """
+
+    name: str
+    model: FlowModel
+    held_out: Source | None = None
+    note: str = ""
+
+    @property
+    def in_plane(self) -> bool:
+        """Whether the density is one of the plane, given nothing."""
+        config = self.model.config
+        return config.shape == (2,) and config.context_features is None
+
+    @cached_property
+    def rows(self) -> Source:
+        """Held-out rows, or else samples, contexts included."""
+        if self.held_out is not None:
+            return self.held_out
+        shape, name = self.model.config.shape, f"samples of {self.name}"
+        samples = _samples_with_contexts(self.model, _DRAWN[len(shape)]).cpu()
+        if len(shape) == 3:
+            return _Images(name, samples)
+        return TableSource(name, samples.double(), self.columns)
+
+    @property
+    def rows_in_words(self) -> str:
+        """What the rows are."""
+        return "the held-out data" if self.held_out else "samples of the model"
+
+    def first_rows(self, n: int) -> Tensor | None:
+        """Up to so many held-out rows, contexts included; None if there are none."""
+        source = self.held_out
+        return None if source is None else source.rows(range(min(n, len(source))))
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the columns of a table, those of the context last."""
+        return [*column_names(self.model.config), *self.context_columns]
+
+    @cached_property
+    def context_columns(self) -> list[str]:
+        """Names of the columns of contexts, made up where there are none."""
+        config = self.model.config
+        named = list(getattr(config, "context_columns", ()))
+        return named or [f"c{i}" for i in range(config.context_features or 0)]
+
+
+@torch.no_grad()
+def _samples_with_contexts(model: FlowModel, n: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    size = model.config.context_features
+    if size is None:
+        return model.sample(n, generator=generator)
+    noise = torch.randn(n, size, generator=generator)
+    contexts = model.transform.like(noise.to(next(model.parameters())))
+    samples = model.sample(1, contexts, generator=generator)[:, 0]
+    if samples.dim() == 2:
+        return torch.cat((samples, contexts), dim=1)
+    labels = contexts.to(samples.dtype)[:, :, None, None]
+    return torch.cat((samples, labels.expand_as(samples[:, :1])), dim=1)
+
+
+class Hall:
+    """The models of a server, each opened once for all users.
+
+    Arguments:
+        first: the model to begin with.
+        data, split: rows to show, see `evaluate`; with None those that come with a model, or
+            that the package makes.
+        device: where to compute.
+        scratch: folder for files that nobody needs after the server.
+
+    Raises:
+        ModelError, DataError: if the first model or its data cannot be opened.
+    """
+
+    def __init__(
+        self, first: str, data: str | None, split: str | None, device: str | None, scratch: Path
+    ) -> None:
+        self.first, self.scratch = first, scratch
+        self._data, self._split, self._device = data, split, device
+        self.names = list(dict.fromkeys((first, *list_models())))
+        self.open = functools.cache(self._open)
+        if note := self.open(first).note:
+            raise DataError(note)
+
+    def _open(self, name: str) -> Exhibit:
+        model = create_model(name, device=together(self._device).device)
+        try:
+            where = scored_split(model, self._data, self._split)
+        except ModelError as error:
+            return Exhibit(name, model, note=str(error) if self._data else "")
+        if self._data is None and not (is_toy(where.dataset) or os.path.exists(where.dataset)):
+            return Exhibit(name, model)
+        try:
+            with READING:
+                source = open_rows(model.config, where.dataset, where.split, where.revision)
+            return Exhibit(name, model, source)
+        except (DataError, ModelError) as error:
+            return Exhibit(name, model, note=str(error))

@@ -1,0 +1,101 @@
+"""What a model says of one row, and of its nets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.data import Batch, Source
+from impflow_zoo.lipschitz.certify import Certificate, worst
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.scoring import score
+
+__all__ = ["OneRow", "RowNumbers", "margin_in_words", "numbers_of"]
+
+
+class OneRow(Source):
+    """A row of a set under the number that it has there, on which its noise depends."""
+
+    def __init__(self, source: Source, row: int) -> None:
+        super().__init__(source.name, 1)
+        self._source, self._row = source, row
+
+    def read(self, indices: Sequence[int] | Tensor) -> Batch:
+        return self._source.read([self._row] * len(indices))
+
+    def part(self, rows: range) -> Source:
+        return self
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """Figures of a row.
+
+    Arguments:
+        log_prob: its log-density in nats.
+        error: standard error of the estimate.
+        round_trip: largest error of decoding its latents, in the units that the model takes.
+        steps: evaluations of a net per root.
+        latents: its image under the model, `[D]`.
+        in_metric: the log-density in the model's metric, with its unit.
+    """
+
+    log_prob: float
+    error: float
+    round_trip: float
+    steps: float
+    latents: Tensor
+    in_metric: str
+
+    def __str__(self) -> str:
+        """The figures as a Markdown table."""
+        shown = ", ".join(f"{value:.4f}" for value in self.latents[:6].tolist())
+        more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
+        lines = {
+            "log-density": f"{self.log_prob:.4f} ± {self.error:.2g} nats",
+            "in the model's metric": self.in_metric,
+            "round-trip error": f"{self.round_trip:.1e}",
+            "iterations": f"{self.steps:.1f} evaluations per root",
+            "latents": f"{shown}{more}",
+            "length of the latents": f"{float(self.latents.norm()):.4f}",
+        }
+        return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in lines.items())])
+
+
+@torch.no_grad()
+def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
+    """The figures of the first row of a set.
+
+    Raises:
+        ModelError: if it is outside the bounds of the model.
+        SolverError: if a root is not found.
+    """
+    scored = score(model, source, seed=0, limit=1)
+    assert scored.first is not None
+    x, context = model.parted(scored.first[:1].to(next(model.parameters()).device))
+    z = model.encode(x, context)
+    back = model.preprocessing.difference(model.decode(z, context), x)
+    value = float(model.preprocessing.metric(scored.log_prob)[0])
+    return RowNumbers(
+        float(scored.log_prob[0]),
+        float(scored.figures["variance"][0].sqrt()),
+        float(back.abs().max()),
+        float(scored.figures["steps"][0]),
+        z[0].cpu(),
+        f"{value:.4f} {METRICS[model.config.metric].unit}",
+    )
+
+
+def margin_in_words(certificates: Sequence[Certificate]) -> str:
+    """What certificates prove of the whole model, in a line."""
+    whole = worst(certificates)
+    if whole.bound is None:
+        return f"{len(certificates)} nets: not certified"
+    proven = (
+        "not certified as contractions" if whole.margin is None else "every block is invertible"
+    )
+    return f"{len(certificates)} nets: Lip <= {whole.bound:.6f}, {proven}"

@@ -1,0 +1,143 @@
+"""The page: below the choice of a model, what belongs to it is made anew for each user."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from PIL import Image
+
+import impflow_zoo.demo.tabs as tabs
+from impflow_zoo.demo.drawing import density_map, samples_picture
+from impflow_zoo.demo.exhibits import Exhibit, Hall
+from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.record import Record
+
+with contextlib.suppress(ImportError):  # the command says what to install
+    import gradio as gr
+
+__all__ = ["build", "first_picture"]
+
+_TITLE = """# impflow_zoo
+Implicit and residual normalizing flows: every inverse is certified, estimates state their error."""
+_WIDE = 2.5  # standard deviations of a context to both sides of its mean that its slider covers
+
+
+def first_picture(exhibit: Exhibit) -> Image.Image:
+    """What is seen of a model before anybody asks."""
+    if exhibit.in_plane:
+        found = density_map(exhibit)
+        return found.marked(found.middle)
+    return samples_picture(exhibit, 0, 1.0, tuple(value for _, _, value, _ in _contexts(exhibit)))
+
+
+def build(hall: Hall) -> gr.Blocks:
+    """The page of a server."""
+    with gr.Blocks(title="impflow_zoo", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(_TITLE)
+        name = gr.Dropdown(hall.names, value=hall.first, label="Model", elem_id="model")
+        about = gr.Markdown(elem_id="about")
+        picture = gr.Image(
+            show_label=False,
+            interactive=False,
+            format="png",
+            elem_id="picture",
+            buttons=["download", "fullscreen"],
+        )
+
+        @tabs.in_a_line
+        def begin(chosen: str) -> tuple[str, Image.Image]:
+            exhibit = hall.open(chosen)
+            return _about(exhibit), first_picture(exhibit)
+
+        gr.on([page.load, name.change], begin, name, [about, picture], api_visibility="private")
+
+        @gr.render(inputs=name)
+        def below(chosen: str) -> None:
+            exhibit = hall.open(chosen)
+            settings = _settings(exhibit)
+            point, looked_at = [], None
+            image = len(exhibit.model.config.shape) == 3
+            with gr.Tabs(selected="one"):  # else none is after a change of models
+                with gr.Tab("One point" if exhibit.in_plane else "One row", id="one"):
+                    if exhibit.in_plane:
+                        point = tabs.point(exhibit)
+                    else:
+                        looked_at = tabs.row(exhibit)
+                with gr.Tab("Between two images", id="two", visible=image):
+                    if image:
+                        tabs.way(exhibit)
+                with gr.Tab("Certificate", id="certificate"):
+                    tabs.certificate(exhibit)
+                with gr.Tab("A file of yours", id="file"):
+                    tabs.upload(exhibit, hall.scratch, looked_at)
+            _keep_drawing(exhibit, picture, settings, point)
+
+    return page
+
+
+def _settings(exhibit: Exhibit) -> list[Any]:
+    """What is drawn, seed and temperature, and one slider for each column of the context."""
+    with gr.Row():
+        views = ["density", "samples"]
+        view = gr.Radio(views, value=views[0], label="Picture of", visible=exhibit.in_plane)
+        seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed")
+        angles = bool(getattr(exhibit.model.config, "periodic", None))
+        temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
+    with gr.Row():
+        contexts = [
+            gr.Slider(low, high, value, step=step, label=column)
+            for column, (low, high, value, step) in zip(
+                exhibit.context_columns, _contexts(exhibit), strict=True
+            )
+        ]
+    return [view, seed, temperature, *contexts]
+
+
+def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
+    """Ends, middle and step of the slider of each column of the context."""
+    model = exhibit.model
+    if classes := getattr(model.config, "classes", None):
+        return [(0, classes - 1, 0, 1)]
+    if not (size := model.config.context_features):
+        return []
+    noise = torch.tensor([[-_WIDE], [0.0], [_WIDE]]).expand(-1, size)
+    low, middle, high = model.transform.like(noise.to(next(model.parameters()))).tolist()
+    return [tabs.slider_ends(*three) for three in zip(low, high, middle, strict=True)]
+
+
+def _keep_drawing(
+    exhibit: Exhibit, picture: gr.Image, settings: list[Any], point: list[Any]
+) -> None:
+    """Draw again whenever a setting or the point changes; a click on the map moves the point."""
+
+    @tabs.in_a_line
+    def draw(view: str, seed: int | None, temperature: float, *rest: float) -> Image.Image:
+        if not exhibit.in_plane:
+            return samples_picture(exhibit, seed or 0, temperature, rest)
+        if view == "density":
+            return density_map(exhibit).marked((rest[0], rest[1]))
+        return samples_picture(exhibit, seed or 0, temperature)
+
+    tabs.on_change([*settings, *point], draw, picture)
+    if exhibit.in_plane:
+
+        def move(view: str, event: gr.SelectData) -> Any:
+            at = density_map(exhibit).point(event.index) if view == "density" else None
+            return gr.skip() if at is None else list(at)
+
+        picture.select(move, settings[0], point, api_visibility="private")
+
+
+def _about(exhibit: Exhibit) -> str:
+    """A line about a model, its card's score and its certificate among it."""
+    folder, text = exhibit.model.folder, type(exhibit.model).__name__
+    record = None if folder is None else Record(folder)
+    if record is not None:
+        text += f", {record.parameters:,} parameters"
+        if record.entry is not None:
+            unit = METRICS[exhibit.model.config.metric].unit
+            text += f"; {record.entry.value:.4f} {unit} on {record.entry.rows}"
+    rows = "held-out rows" if exhibit.held_out else "no held-out rows at hand, samples alone"
+    return f"{text}; {rows}" + (f" ({exhibit.note})" if exhibit.note else "")

@@ -1,0 +1,42 @@
+"""How mistakes of `impflow-zoo demo` end: one plain line, exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server sets for its process is undone."""
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_DATASETS_CACHE"):
+        monkeypatch.setenv(name, "")
+
+
+def test_without_the_extra_it_is_told_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    outcome = run("demo")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "impflow-zoo: the demo needs gradio: pip install 'impflow_zoo[demo]'\n"
+
+
+MISTAKES = {
+    "unknown model": (["impflow-pow"], "no model 'impflow-pow' in the zoo"),
+    "no model": (["{}"], "has no config.json: not a model"),
+    "no data": (["{plane}", "--data", "./none.csv"], "no such file or folder: ./none.csv"),
+    "other data": (["{space}", "--data", "toy:moons"], "its columns are x, y, not a, b, c"),
+    "unknown split": (["{plane}", "--split", "dev"], "no split 'dev'"),
+    "no such device": (["{plane}", "--device", "mps"], "device='mps': "),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_ends_in_one_line(arguments, message, run, plane, space, tmp_path):
+    pytest.importorskip("gradio", reason="the demo needs the extra demo")
+    pytest.importorskip("matplotlib")
+    places = {"plane": plane, "space": space}
+    outcome = run("demo", *(a.replace("{}", str(tmp_path)).format(**places) for a in arguments))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1

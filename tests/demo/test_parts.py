@@ -1,0 +1,225 @@
+"""What the page shows, without the page: rows, numbers, pictures, files."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from support.image_models import make as make_images
+from support.small_models import make
+
+from impflow_zoo import create_model, evaluate
+from impflow_zoo.data import DataError, TableSource, open_table
+from impflow_zoo.demo import exhibits, uploads
+from impflow_zoo.demo.exhibits import Exhibit, Hall
+from impflow_zoo.demo.numbers import OneRow, margin_in_words, numbers_of
+from impflow_zoo.demo.uploads import score_file
+from impflow_zoo.lipschitz.certify import Certificate, certify
+from impflow_zoo.models.fields import ModelError
+
+pytest.importorskip("matplotlib")
+DEFAULT = "impflow-power-plant"
+
+
+@functools.cache
+def power_plant() -> Exhibit:
+    model = create_model(DEFAULT)
+    shipped = model.folder.path / "test.parquet"
+    return Exhibit(DEFAULT, model, open_table(shipped, columns=model.config.columns))
+
+
+def space(**settings: object) -> Exhibit:
+    model = make(features=3, columns=("a", "b", "c"), dtype=torch.float32, **settings)
+    return Exhibit("space", model)
+
+
+def file(folder: Path, text: str) -> Path:
+    path = folder / "mine.csv"
+    path.write_text(text)
+    return path
+
+
+def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
+    exhibit = power_plant()
+    result = evaluate(exhibit.model, limit=6)
+    numbers = numbers_of(exhibit.model, OneRow(exhibit.rows, 5))
+    assert numbers.log_prob == pytest.approx(float(result.per_row[5]), rel=1e-5)
+    assert numbers.error == 0
+    assert 0 < numbers.round_trip < 1e-3
+    assert numbers.steps > 1
+    text = str(numbers)
+    assert "log-density | -" in text
+    assert "evaluations per root" in text
+
+
+def test_a_model_without_rows_shows_samples():
+    exhibit = space()
+    assert exhibit.first_rows(5) is None
+    assert exhibit.rows_in_words == "samples of the model"
+    assert exhibit.rows.read([0]).rows.shape == (1, 3)
+    assert torch.equal(exhibit.rows.rows([3]), Exhibit("again", exhibit.model).rows.rows([3]))
+
+
+def test_samples_of_conditional_models_come_with_their_contexts():
+    model = make(features=1, context_features=2, dtype=torch.float32)
+    exhibit = Exhibit("given", model)
+    assert exhibit.columns == ["x0", "c0", "c1"]
+    assert exhibit.rows.rows([0]).shape == (1, 3)
+    assert numbers_of(model, exhibit.rows).latents.shape == (1,)
+    labelled = make_images(context_columns=("label",), classes=3)
+    images = Exhibit("images", labelled).rows.rows([0, 1, 2])
+    assert images.dtype == torch.uint8
+    assert images.shape == (3, 4, 4, 4)
+    assert int(images[:, -1].max()) < 3
+
+
+def test_a_click_on_the_map_gives_the_point_under_it():
+    from impflow_zoo.demo.drawing import density_map
+
+    found = density_map(Exhibit("plane", make(dtype=torch.float32)))
+    assert len(found.panels) == 2
+    x, y = found.low[0] + 0.25 * (found.high[0] - found.low[0]), found.middle[1]
+    for left, top, right, bottom in found.panels:
+        pixel = (left + 0.25 * (right - left), (top + bottom) / 2)
+        assert found.point(pixel) == pytest.approx((x, y))
+        marked = found.marked((x, y))
+        assert marked.getpixel(tuple(map(round, pixel)))[0] > 200
+        assert marked.getpixel(tuple(map(round, pixel))) != found.picture.getpixel((0, 0))
+    assert found.point((0, 0)) is None
+
+
+def test_the_predictive_density_moves_with_the_context():
+    from impflow_zoo.demo.drawing import samples_picture
+
+    exhibit = Exhibit("given", make(features=1, context_features=2, dtype=torch.float32))
+    one, other = (samples_picture(exhibit, 0, 1.0, given) for given in ((0.0, 0.0), (2.0, -2.0)))
+    assert one.size == other.size
+    assert one.tobytes() != other.tobytes()
+    assert samples_picture(exhibit, 0, 1.0, (0.0, 0.0)) is one
+
+
+def test_temperature_and_seed_change_the_samples():
+    from impflow_zoo.demo.drawing import samples_picture
+
+    exhibit = space()
+    pictures = [samples_picture(exhibit, *s).tobytes() for s in ((0, 1.0), (1, 1.0), (0, 0.5))]
+    assert len({*pictures}) == 3
+
+
+def test_images_are_drawn_and_interpolated():
+    from impflow_zoo.demo.drawing import samples_picture, way_picture
+
+    exhibit = Exhibit("images", make_images().float())
+    assert samples_picture(exhibit, 0, 1.0).size[0] > 100
+    width, height = way_picture(exhibit.model, exhibit.rows.rows([0, 1])).size
+    assert width > 5 * height
+
+
+def test_certificates_are_put_in_words():
+    stated = certify(make())
+    assert "4 nets: Lip <= 0.8" in margin_in_words(stated)
+    assert margin_in_words(stated).endswith("every block is invertible")
+    assert margin_in_words([Certificate("mine", None)]) == "1 nets: not certified"
+
+
+def test_a_file_comes_back_with_a_column_more(tmp_path):
+    path = file(tmp_path, "c,note,a,b\n1.50,x,2,3\n4,,5,6\n\n")
+    exhibit = space()
+    scored = score_file(exhibit, path, tmp_path)
+    table = pandas.read_csv(scored.out, dtype=str, keep_default_na=False)
+    assert [*table.columns] == ["c", "note", "a", "b", "log_prob"]
+    assert table.c.tolist() == ["1.50", "4"]  # as they were written
+    rows = torch.tensor([[2.0, 3.0, 1.5], [5.0, 6.0, 4.0]])
+    found = torch.tensor(table.log_prob.astype(float).to_numpy()).float()
+    torch.testing.assert_close(found, exhibit.model.log_prob(rows).detach())
+    assert scored.text.startswith("mine.csv: 2 rows, mean log-density")
+    assert numbers_of(exhibit.model, OneRow(scored.rows, 1)).log_prob == pytest.approx(
+        float(found[1]), rel=1e-5
+    )
+
+
+BAD = {
+    "empty": ("", "mine.csv: the file is empty"),
+    "header alone": ("a,b,c\n", "the set is empty"),
+    "missing column": ("a,b\n1,2\n", "mine.csv (train): no column c, there are: a, b"),
+    "text": ("a,b,c\n1,2,3\n1,2,many\n", "column 'c' is not numeric, row 1 holds 'many'"),
+    "NaN": ("a,b,c\n1,2,3\n1,2,nan\n", "row 1, column 'c' is nan"),
+    "no header": ("1,2,3\n4,5,6\n", "the file seems to lack its header"),
+    "semicolons": ("a;b;c\n1;2;3\n", "columns seem to be separated by ';'"),
+    "column there": ("a,b,c,log_prob\n1,2,3,4\n", "there is a column log_prob already: rename it"),
+    "out of bounds": ("a,b,c\n1,2,3\n-1,2,3\n", "column a is not within its bounds, 0 and inf"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD)
+def test_a_bad_file_is_refused_in_a_line(text, message, tmp_path):
+    exhibit = space(bounds={"a": (0, None)})
+    with pytest.raises((DataError, ModelError)) as refused:
+        score_file(exhibit, file(tmp_path, text), tmp_path)
+    assert message in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]  # nothing half-written
+
+
+def test_more_numeric_columns_than_a_model_without_names_takes_are_refused(tmp_path):
+    exhibit = Exhibit("plane", make(dtype=torch.float32))
+    with pytest.raises(DataError, match="rows of shape \\[3\\], the model takes \\[2\\]"):
+        score_file(exhibit, file(tmp_path, "x,y,more\n1,2,3\n"), tmp_path)
+
+
+def test_a_table_is_no_file_for_a_model_of_images(tmp_path):
+    exhibit = Exhibit("images", make_images())
+    with pytest.raises(DataError, match="no column of images, there is a, b"):
+        score_file(exhibit, file(tmp_path, "a,b\n1,2\n"), tmp_path)
+
+
+def test_files_that_are_too_large_are_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "open_rows", lambda *_: pytest.fail("it was read"))
+    path = file(tmp_path, "a,b,c\n" + "1,2,3\n" * 1_000_000)
+    with pytest.raises(DataError, match="1,000,000 rows, fewer than 1,000,000 are taken"):
+        score_file(space(), path, tmp_path)
+    with path.open("wb") as large:
+        large.truncate(100_000_001)
+    with pytest.raises(DataError, match="100,000,001 bytes, a file of at most 100,000,000"):
+        score_file(space(), path, tmp_path)
+
+
+def test_reading_leaves_nothing_behind(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    cache = tmp_path / exhibits.CACHE
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
+    score_file(space(), file(tmp_path, "a,b,c\n1,2,3\n"), tmp_path)
+    assert not [path for path in cache.rglob("*") if path.stat().st_size > 0]
+
+
+def test_rows_of_a_hall(tmp_path):
+    hall = Hall(DEFAULT, None, None, "cpu", tmp_path)
+    assert len(hall.names) > 20
+    assert len(hall.open(DEFAULT).held_out) == 946
+    assert hall.open("impflow-checkerboard").held_out.name == "toy:checkerboard"
+    assert hall.open("impflow-mnist").held_out is None  # nothing is fetched unasked
+    assert hall.open(DEFAULT) is hall.open(DEFAULT)
+
+
+def test_data_that_are_asked_for_fit_the_first_model_or_are_refused(tmp_path):
+    rows = power_plant().rows.rows(range(4)).numpy()
+    path = tmp_path / "test.csv"
+    pandas.DataFrame(rows, columns=power_plant().columns).to_csv(path, index=False)
+    hall = Hall(DEFAULT, str(path), None, "cpu", tmp_path)
+    assert len(hall.open(DEFAULT).held_out) == 4
+    other = hall.open("impflow-kin8nm")
+    assert other.held_out is None
+    assert "test.csv" in other.note
+    with pytest.raises(DataError, match="no column"):
+        Hall("impflow-kin8nm", str(path), None, "cpu", tmp_path)
+
+
+def test_a_row_keeps_its_number():
+    table = TableSource("t", torch.arange(4.0, dtype=torch.float64)[:, None], ["a"])
+    batch = OneRow(table, 2).read([0])
+    assert batch.index.tolist() == [2]
+    assert batch.rows.tolist() == [[2.0]]
