@@ -24,6 +24,9 @@ _TASKS = (
     "several_processes",
     "convert_a_checkpoint",
     "publish_to_the_hub",
+    "sbi_posterior",
+    "pyro_guide",
+    "deepinv_denoising",
 )
 
 

@@ -28,6 +28,9 @@ ARRIVES = {
     "own_net": r"largest local norm: 0\.",
     "own_block": r"\d\d passed",
     "publish_to_the_hub": r"impflow-power-plant-given-weather",
+    "sbi_posterior": r"held-out log q\(theta \| x\): [23]\.\d\d",  # the prior: -1.39
+    "pyro_guide": r"gap 0\.[01]\d",
+    "deepinv_denoising": r"PSNR: 20\.\d dB with noise, 2[5-7]\.\d dB",
 }
 
 
@@ -39,6 +42,9 @@ ARRIVES = {
     ],
 )
 def test_a_how_to_runs_as_it_is_printed(script: Path) -> None:
+    library, found, _ = script.stem.partition("_")
+    if found and library in ("sbi", "pyro", "deepinv"):
+        pytest.importorskip(library, reason=f"{library} is in the extra 'libraries'")
     run = subprocess.run(
         [sys.executable, "-W", "ignore", script.name],
         cwd=FOLDER,
