@@ -4,8 +4,8 @@
     python examples/classification.py table --out runs/classification [--resume]
     python examples/classification.py page --runs runs/classification
 
-`table` trains what the table of docs/classification.md is made of, one run after the other; `page`
-writes the table and its picture. `--smoke` takes made-up images, two steps and few rows.
+`table` trains all classifiers in the table of docs/classification.md, one after the other. `page`
+writes the table and its picture. `--smoke` uses made-up images, two steps and few rows.
 """
 
 from __future__ import annotations
@@ -73,16 +73,16 @@ class Images:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one run.
+    """The settings of a run.
 
     Arguments:
-        kind: of the blocks.
-        bound: Lipschitz constant of every convolution in a block; None where there is no bound.
-        seed: of weights, order of the images, crops and flips.
+        kind: kind of the blocks.
+        bound: Lipschitz constant of every convolution in a block; None for no bound.
+        seed: seed of weights, order of the images, crops and flips.
         width: channels of the first stage.
-        steps: of the optimizer.
-        batch_size: images of a step.
-        rate: learning rate, at its highest.
+        steps: steps of the optimizer.
+        batch_size: images per step.
+        rate: largest learning rate.
     """
 
     kind: str = "implicit"
@@ -118,7 +118,7 @@ def read(dataset: str, split: str, *, made_up: bool) -> Images:
     data, name = load_split(dataset, split)
     labels = next((column for column in ("label", "labels") if column in data.features), None)
     if labels is None:
-        raise DataError(f"{name}: no column label, there is {', '.join(data.features)}")
+        raise DataError(f"{name}: no column label, only {', '.join(data.features)}")
     source = ImageSource(name, data, ImageFormat(3, (32, 32)))
     return Images(source.rows(range(len(data))), torch.tensor(data[labels]))
 
@@ -234,9 +234,9 @@ def run(settings: Settings, train: Images, test: Images | None, out: Path, *, re
 Dataset = Annotated[str, typer.Option(help="CIFAR-10: Hub id, or folder.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the optimizer in each run.")]
 Width = Annotated[int, typer.Option(min=1, help="Channels of the first stage.")]
-BatchSize = Annotated[int, typer.Option(min=2, help="Images of a step.")]
-Rate = Annotated[float, typer.Option(help="Learning rate, at its highest.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run was left.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Images per step.")]
+Rate = Annotated[float, typer.Option(help="Largest learning rate.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue runs that stopped.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Made-up images, two steps, few rows.")]
 Out = Annotated[Path, typer.Option(help="Folder for weights and results.")]
 
@@ -258,14 +258,14 @@ def train_(
     batch_size: BatchSize = Settings.batch_size,
     rate: Rate = Settings.rate,
     validation_only: Annotated[
-        bool, typer.Option("--validation-only", help="Leave the test split alone.")
+        bool, typer.Option("--validation-only", help="Do not use the test split.")
     ] = False,
     resume: Resume = False,
     smoke: Smoke = SMOKE,
 ) -> None:
-    """Train and score one classifier."""
+    """Train and evaluate one classifier."""
     if kind not in KINDS:
-        raise typer.BadParameter(f"{kind!r} is none of {', '.join(KINDS)}", param_hint="--kind")
+        raise typer.BadParameter(f"{kind!r} is not one of {', '.join(KINDS)}", param_hint="--kind")
     if not 0 < bound < 1:
         raise typer.BadParameter(f"{bound} is not between 0 and 1", param_hint="--bound")
     constant = None if kind == "unconstrained" else bound
@@ -287,7 +287,7 @@ def table(
     resume: Resume = False,
     smoke: Smoke = SMOKE,
 ) -> None:
-    """Train everything that the table shows, each in a folder of its own."""
+    """Train all classifiers of the table, each in its own folder."""
     images, test = (read(dataset, split, made_up=smoke) for split in ("train", "test"))
     for bound, seed in TABLE:
         for kind in KINDS:
@@ -303,7 +303,7 @@ def page(
     runs: Annotated[Path, typer.Option(help="Folder that `table` wrote.")] = Path(
         "runs/classification"
     ),
-    out: Annotated[Path, typer.Option(help="The page; its picture stands beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="The page; its picture is next to it.")] = Path(
         "docs/classification.md"
     ),
 ) -> None:

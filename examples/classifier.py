@@ -1,8 +1,8 @@
-"""A classifier of small images whose stages are blocks of the package as layers.
+"""A classifier of small images with blocks of the package as layers.
 
-Its shape is that of the classifier in the code of Lu et al. (2021), narrower: a stem convolution,
-four stages of one block each, each followed by a 1x1 convolution to the next width, pooling and a
-linear layer. All three kinds have eight nets of two 3x3 convolutions with a ReLU between.
+Its architecture is a narrower version of the classifier in the code of Lu et al. (2021): a stem
+convolution, four stages with one block each, 1x1 convolutions between them, pooling and a linear
+layer. All three kinds have eight nets of two 3x3 convolutions with a ReLU between them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = ("implicit", "residual", "unconstrained")
 
 
 class Layer(nn.Module):
-    """A block as a layer: its value alone, no log-determinant.
+    """A block as a layer, without the log-determinant.
 
     Attributes:
         iterations: evaluations of a net for each root of the last call, mean over the rows.
@@ -70,8 +70,8 @@ class Classifier(nn.Module):
     Arguments:
         kind: `"implicit"`, one implicit block in each stage; `"residual"`, two residual ones with
             the same nets; or `"unconstrained"`, two blocks of a ResNet.
-        bound: Lipschitz constant of every convolution in a block, so that of a net is its square;
-            not used without constraints.
+        bound: Lipschitz constant of every convolution in a block; that of a net is its square.
+            `"unconstrained"` does not use it.
         width: channels of the first stage; later ones have up to eight times as many.
         size: height and width of the images.
 

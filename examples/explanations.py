@@ -1,4 +1,4 @@
-"""The pictures of the pages that explain: residual maps, log-determinants, roots, tight nets.
+"""The pictures of the explanations: residual maps, log-determinants, roots, tight nets.
 
 python examples/explanations.py [--out docs/pictures]
 """

@@ -2,9 +2,10 @@
 
     python examples/one_dimension.py [--out docs/pictures/one_dimension.png]
 
-A residual block is a monotone function with slope below 2, so `l` of them have slopes below `2^l`;
-an implicit block has any positive slope. Against a target of slope `L` on an interval of length
-`r`, some point is off by at least `(r / 2) (L - 2^l)` (Lu et al., 2021, section 4.2).
+A residual block is a monotone function with slopes below 2, so `l` blocks have slopes below `2^l`.
+An implicit block can have any positive slope. If the target has the slope `L` on an interval of
+length `r`, the error of the residual blocks is at least `(r / 2) (L - 2^l)` at some point (Lu et
+al., 2021, section 4.2).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def target(x: Tensor) -> Tensor:
 
 
 def lower_bound(blocks: int) -> float:
-    """What the best of all compositions of residual blocks is off by, at least."""
+    """A lower bound on the error of every composition of residual blocks."""
     return max(LENGTH / 2 * (STEEP - 2**blocks), 0.0)
 
 
@@ -73,7 +74,7 @@ def apply(blocks: Sequence[ResidualBlock], x: Tensor) -> Tensor:
 
 
 def fit(blocks: Sequence[ResidualBlock], steps: int) -> Sequence[ResidualBlock]:
-    """Bring blocks close to the target, in the norm that the bound is about."""
+    """Fit blocks to the target, in the norm of the bound."""
     modules = nn.ModuleList(blocks).train()
     optimizer = torch.optim.Adam(modules.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -98,7 +99,7 @@ def error(blocks: Sequence[ResidualBlock]) -> float:
 
 @torch.no_grad()
 def show_fits(axes: Axes, fits: dict[str, Sequence[ResidualBlock]]) -> None:
-    """The target and what comes close to it."""
+    """The target and its fits."""
     x = torch.linspace(-LENGTH, LENGTH, 401)[:, None]
     axes.plot(x, target(x), color="black", linewidth=3.5, alpha=0.3, label="target")
     for label, blocks in fits.items():
@@ -108,7 +109,7 @@ def show_fits(axes: Axes, fits: dict[str, Sequence[ResidualBlock]]) -> None:
 
 
 def picture(steps: int) -> Figure:
-    """The fits, and their errors beside the bound."""
+    """The fits, and their errors compared with the bound."""
     torch.manual_seed(0)
     counts = (1, 2, 3, 4)
     residual = {n: fit([ResFlowTransform(net()) for _ in range(n)], steps) for n in counts}

@@ -1,9 +1,9 @@
-"""Eight two-dimensional toys learned by ImpFlow and ResFlow of equal size, in one picture.
+"""Densities of eight two-dimensional toys by ImpFlow and ResFlow of equal size, in one picture.
 
     python examples/toys.py [--steps 700] [--out docs/pictures/toys.png]
 
-Both models have eight networks of the same shape: four implicit blocks, or eight residual ones.
-The numbers are mean log-likelihoods, in nats, of 10,000 points that no model has seen.
+Both models have eight nets of the same size: in four implicit blocks, or in eight residual blocks.
+The numbers are mean log-likelihoods of 10,000 held-out points, in nats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""glibc's allocator, which hands large tensors back to the kernel after each operation."""
+"""glibc's allocator, which returns the memory of large tensors to the kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARAMETERS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}  # of
 def keep_memory() -> None:
     """Let this process keep the memory of large tensors.
 
-    Nothing happens where the user has set one of the variables, or elsewhere than with glibc.
+    It does nothing if the user has set one of the variables, or without glibc.
     """
     if sys.platform != "linux" or SETTINGS.keys() & os.environ.keys():
         return

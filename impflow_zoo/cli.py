@@ -18,7 +18,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="impflow-zoo",
-    help="Implicit and residual normalizing flows: list, score, sample, train and certify models.",
+    help="Implicit and residual normalizing flows: list, evaluate, sample, train, certify models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -28,15 +28,15 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
 Dataset = Annotated[
     str | None,
-    typer.Option(help="Hub id, folder, file or toy:NAME; default: that of the card."),
+    typer.Option(help="Hub id, folder, file or toy:NAME; default: the data of the card."),
 ]
 Split = Annotated[
-    str | None, typer.Option(help="Split of the data set; default: that of the card.")
+    str | None, typer.Option(help="Split of the data set; default: the split of the card.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Device = Annotated[
     str | None,
-    typer.Option(help="Where to compute, such as cuda:1; default: a GPU if there is one."),
+    typer.Option(help="Device, such as cpu or cuda:1; default: a GPU if there is one."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, noise and samples.")]
 
@@ -73,19 +73,19 @@ def evaluate(
     dataset: Dataset = None,
     split: Split = None,
     seed: Seed = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows to score, from the first.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows in memory at a time.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first rows.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per batch.")] = None,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Skip images that cannot be decoded.")
     ] = False,
     streaming: Annotated[
-        bool, typer.Option("--streaming", help="Score images as they are downloaded.")
+        bool, typer.Option("--streaming", help="Evaluate images while they are downloaded.")
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="PNG to draw density and data into.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a model on held-out data."""
+    """Evaluate a model on held-out data."""
     from impflow_zoo import evaluation, pictures
     from impflow_zoo.processes import together
 
@@ -117,8 +117,8 @@ def evaluate(
 @app.command()
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option(help="PNG (images, 2-D) or CSV (tables).")],
-    n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="How many, per context.")] = 16,
+    out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
+    n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="Samples per context.")] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     seed: Seed = 0,
@@ -138,9 +138,9 @@ def sample(
     context = read_given(given, loaded.config)
     shape, picture = loaded.config.shape, out.suffix.lower() == ".png"
     if not picture and len(shape) == 3:
-        raise ModelError(f"{model} draws images: write them to a .png file")
+        raise ModelError(f"{model} is an image model: write its samples to a .png file")
     if picture and len(shape) == 1 and shape != (2,):
-        raise ModelError(f"{model} draws rows of {shape[0]} columns: write them to a .csv file")
+        raise ModelError(f"samples of {model} have {shape[0]} columns: write them to a .csv file")
     generator = torch.Generator().manual_seed(seed)
     contexts = None if context is None else context.to(next(loaded.parameters()).device)
     samples = loaded.sample(n, contexts, temperature, generator)
@@ -163,7 +163,7 @@ def reconstruct(
     model: Model,
     dataset: Dataset = None,
     split: Split = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 16,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 16,
     picture: Annotated[Path | None, typer.Option(help="PNG of images before and after.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -175,7 +175,7 @@ def reconstruct(
     picture = picture and pictures.output_file(picture, (".png",))
     loaded = registry.create_model(model, device=together(device).device)
     if picture is not None and len(loaded.config.shape) != 3:
-        raise ModelError(f"{model} is no image model: leave --picture out")
+        raise ModelError(f"{model} is not an image model: leave --picture out")
     result = evaluation.reconstruct(loaded, dataset, split, n=n)
     if picture is not None:
         titles = ("images", "encoded and decoded again")
@@ -192,24 +192,24 @@ def reconstruct(
 def train(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml of a model.")],
     data: Annotated[
-        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: the recipe's.")
+        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: as in RECIPE.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
-    init_from: Annotated[str | None, typer.Option(help="Start from a model's weights.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
+    init_from: Annotated[str | None, typer.Option(help="Model with the initial weights.")] = None,
     max_minutes: Annotated[
         float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after this time.")
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Replaces the recipe's; repeat it with --resume."),
+        typer.Option(min=0, max=2**63 - 1, help="Overrides the recipe; repeat it with --resume."),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model by its recipe; Ctrl-C stops, --resume goes on.
+    """Train the model of a recipe. Ctrl-C stops, --resume continues.
 
-    Under `accelerate launch -m impflow_zoo train ...` several processes share each batch.
+    With `accelerate launch -m impflow_zoo train ...` several processes share each batch.
     """
     allocator.keep_memory()
     import torch
@@ -236,8 +236,8 @@ def train(
     value, best = None, "no validation yet"
     if state["best"] is None and state["waited"]:
         raise ModelError(
-            f"none of {state['waited']} validations succeeded, so that no model was written: see "
-            "the warnings above; a lower learning_rate or more solver.max_steps may help"
+            f"none of {state['waited']} validations succeeded, so no model was written: see the "
+            "warnings above; a lower learning_rate or a higher solver.max_steps may help"
         )
     if state["best"] is not None:
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
@@ -283,19 +283,19 @@ def certify(model: Model, as_json: AsJson = False) -> None:
 @app.command()
 def stage(
     folder: Annotated[Path, typer.Argument(help="Folder of the model, with its recipe.yaml.")],
-    run: Annotated[Path | None, typer.Option(help="Run that has the weights.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data to score; default: the card's.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run with the weights.")] = None,
+    data: Annotated[str | None, typer.Option(help="Test data; default: as on the card.")] = None,
     repeat: Annotated[
-        list[Path] | None, typer.Option(help="Run with another seed, to score too; repeatable.")
+        list[Path] | None, typer.Option(help="Run with another seed; may be repeated.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a model's folder up to date: weights, figures, pictures, card."""
+    """Update a model's folder: weights, scores, pictures, card."""
     from impflow_zoo.publishing import staging
 
     result = staging.stage(run, folder, data=data, repeats=repeat or ())
     name = folder.absolute().name
-    text = result.report(name) if result else f"{name}: no weights; config and card say so"
+    text = result.report(name) if result else f"{name}: no weights; config and card written"
     figures = result.to_dict() if result else {"value": None}
     _say(text, {"model": name, **figures}, as_json=as_json)
 
@@ -309,11 +309,11 @@ def publish(
     private: Annotated[
         bool, typer.Option("--private", help="New repositories are private.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, send nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, but send nothing.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check models' folders, then send each to the Hub in one commit."""
+    """Check the models' folders, then send each to the Hub in one commit."""
     from impflow_zoo.models.hub import check_repository
     from impflow_zoo.publishing import sending
 

@@ -1,4 +1,4 @@
-"""The picture of a conditional density: one column against one of its context, and calibration."""
+"""The picture of a conditional density: one column against a context column, and calibration."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
 
 def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) -> None:
-    """Draw the first column's predictive density against the context column it goes with most.
+    """Draw the predictive density of the first column against its most correlated context column.
 
-    In each bin of that context column the samples at the contexts of its rows are pooled: beside
-    the rows themselves, their density and quantiles. Right of it the histogram of the rows' places
-    among their samples (PIT), and how many of them central intervals hold.
+    In each bin of the context column, samples at the contexts of its rows are pooled. The left plot
+    shows the rows, and density and quantiles of the samples. The right plot shows the histogram of
+    the ranks of the rows among their samples (PIT), and the coverage of central intervals.
 
     Arguments:
-        figure: to draw in.
+        figure: the figure to draw in.
         model: a conditional model in evaluation mode.
         rows: held-out rows, the context's columns last.
-        seed: of the samples.
+        seed: seed of the samples.
     """
     x, context = model.parted(rows)
     assert context is not None

@@ -1,4 +1,4 @@
-"""Scores of a model on a data set with their errors, and rows that are encoded and decoded."""
+"""Scores of a model on a data set with their errors, and round trips of rows."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ __all__ = ["Reconstruction", "Result", "evaluate", "reconstruct", "shown_rows"]
 
 @dataclass(frozen=True)
 class Result:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Arguments:
         metric: `"log_likelihood"` (nats per row, higher is better), `"bits"` or `"bits_per_dim"`
             (lower is better).
         value: mean over the rows.
         stderr: standard error of the mean over the rows.
-        estimator_stderr: the part of it that comes from estimating log-determinants.
+        estimator_stderr: the part of `stderr` that comes from estimated log-determinants.
         n: rows scored.
-        dataset, split, revision, seed: what was scored.
-        logdet: log-det mode used.
-        truncation_bound: bound of the bias of truncated log-dets, in units of the metric; often
-            vacuous for images. Each batch counts with its worst row.
-        truncation_tail: estimate of that bias: what the terms left out add up to if they shrink as
-            the last ones did.
+        dataset, split, revision, seed: the rows, and the seed of probes and noise.
+        logdet: mode of the log-determinants.
+        truncation_bound: bound on the bias of truncated log-determinants, in units of the metric;
+            often vacuous for images. It takes the worst row of each batch.
+        truncation_tail: estimate of this bias: the sum of the omitted terms if they shrink like
+            the last ones.
         solver_steps: network evaluations per root.
-        round_trip: largest error of decoding encoded rows, over the first 100 rows at most: in
-            standard deviations of its column over these rows (images: pixels in [0, 1]).
+        round_trip: largest error after encoding and decoding at most 100 rows, in standard
+            deviations of a column over these rows (images: pixels in [0, 1]).
         seconds: wall time.
         published: the value on the model's card, if it has one for this split.
         skipped: rows left out because they cannot be read.
-        published_on: what the card's value was measured on, in words.
+        published_on: the data of the card's value, in words.
         per_row: the metric of each row, `[n]`, float64.
-        predictive: of conditional models, how well each column is predicted.
+        predictive: for conditional models, how well each column is predicted.
     """
 
     metric: str
@@ -123,30 +123,30 @@ def evaluate(
     streaming: bool = False,
     progress: bool = False,
 ) -> Result:
-    """Score a model on a split of a data set.
+    """Evaluate a model on a split of a data set.
 
-    Probes and dequantisation noise of a row depend on the seed and its index alone: the value
-    does not depend on the batch size, nor on how many processes share the rows (`accelerate
-    launch`, `torchrun`).
+    Probes and dequantisation noise of a row depend only on the seed and its index. So the value
+    does not depend on the batch size or on the number of processes that share the rows
+    (`accelerate launch`, `torchrun`).
 
     Arguments:
-        model: a model, a local folder, a Hub id, or a name from `list_models`; what is loaded
-            here goes to a GPU if there is one.
-        dataset: Hub id, local folder or file, or `toy:NAME`. None takes what the model's card
-            speaks of: the split that ships with it, else its recipe's.
+        model: a model, a local folder, a Hub id, or a name from `list_models`; a model that is
+            loaded here goes to a GPU if there is one.
+        dataset: Hub id, local folder or file, or `toy:NAME`. None takes the data of the model's
+            card: the split that ships with the model, else the data of its recipe.
         split: None takes the whole of a set with one split; without `dataset`, the recipe's
             test split.
-        seed: of probes and noise.
-        limit: score the first rows only.
-        batch_size: rows at a time; bounds memory. None takes fewer the larger they are.
-        revision: branch, tag or commit of the data set on the Hub; without `dataset`, None is the
-            recipe's, and another one takes the rows from there, not those that ship with the model.
+        seed: seed of probes and noise.
+        limit: use only the first rows.
+        batch_size: rows per batch; bounds memory. None takes fewer for larger rows.
+        revision: branch, tag or commit of the data set on the Hub. Without `dataset`, None is the
+            revision of the recipe; another one takes rows from the Hub, not the shipped ones.
         skip_corrupt: leave out images that cannot be decoded, with a warning for each; `limit`
-            counts them, and noise and probes of all other rows stay what they are. False stops at
-            the first one.
-        streaming: read images in order while they are downloaded, and keep none; with `limit`, only
-            the first rows are fetched.
-        progress: show a bar on stderr.
+            counts them, and all other rows keep their noise and probes. False stops at the first
+            one.
+        streaming: evaluate images while they are downloaded, and keep none; with `limit`, only the
+            first rows are downloaded.
+        progress: show a progress bar on stderr.
 
     Returns:
         A `Result`: value, standard error over rows, standard error of the estimator, and more.
@@ -155,8 +155,8 @@ def evaluate(
         DataError: if the data cannot be opened or does not fit the model.
         ModelError: if the model cannot be loaded, or an argument is out of its range.
         SolverError: if a root is not found.
-        NoContractionError: if a net is no contraction at some row.
-        NotFiniteError: if a value on the way is not finite.
+        NoContractionError: if a net is not a contraction at some row.
+        NotFiniteError: if an intermediate value is not finite.
     """
     if isinstance(model, FlowModel):
         processes = together(next(model.parameters()).device.type)
@@ -280,10 +280,10 @@ class Reconstruction:
     """Rows before and after encoding and decoding.
 
     Arguments:
-        rows: rows as the model is shown them (of images as many bits as it has), `[N, ...]`.
-        decoded: the same after encoding and decoding.
+        rows: rows as the model takes them (images with the bits of the model), `[N, ...]`.
+        decoded: the same rows after encoding and decoding.
         largest_error: largest difference in the units of the rows: grey levels for images.
-        largest_float_error: the same before rounding, on the scale the transform takes.
+        largest_float_error: the same before rounding, on the scale of the transform's input.
     """
 
     rows: Tensor
@@ -300,16 +300,16 @@ def reconstruct(
     *,
     n: int = 16,
 ) -> Reconstruction:
-    """Send the first rows of a data set to the latent space and back.
+    """Encode the first rows of a data set and decode them again.
 
-    Values go in at the middle of their rounding step, so that rounding at the end forgives errors
-    of half a step.
+    Values start in the middle of their rounding step, so rounding at the end removes errors of up
+    to half a step.
 
     Arguments:
         model: a model in evaluation mode.
         dataset: as in `evaluate`.
         split: as in `evaluate`.
-        n: how many rows, at least one.
+        n: number of rows, at least one.
 
     Raises:
         ModelError: for another number of rows, or contexts without names.
@@ -317,7 +317,7 @@ def reconstruct(
         SolverError: if a root is not found.
     """
     if not (is_whole(n) and n >= 1):
-        raise ModelError(f"n={n!r}: a number of rows is needed, at least 1")
+        raise ModelError(f"n={n!r}: a whole number of at least 1 is needed")
     where = scored_split(model, dataset, split)
     source = open_rows(model.config, where.dataset, where.split, where.revision)
     rows = source.rows(range(min(n, len(source))))

@@ -1,6 +1,6 @@
-"""What a training cost: the log of a run, one JSON object a line, and `training.json`, made of it.
+"""Facts of a training: the log of a run, one JSON object per line, and `training.json` made of it.
 
-`training.json` also tells what other seeds came to.
+`training.json` also holds the scores of runs with other seeds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Repeat:
 
     Arguments:
         seed: its seed.
-        value, stderr: its result on the rows that the card speaks of.
+        value, stderr: its score on the rows of the card.
         rows_seen, minutes: its cost.
     """
 
@@ -65,10 +65,10 @@ class TrainingFacts:
 
     Arguments:
         steps, rows_seen, minutes, hardware: the cost of all stages together.
-        skipped_steps: steps that were not applied, as their loss was not finite.
-        unconverged_fraction: part of the roots that missed the training tolerance, mean over steps.
+        skipped_steps: steps that were not applied, because their loss was not finite.
+        unconverged_fraction: fraction of roots that missed the training tolerance, mean over steps.
         curve: rows seen, seconds and value of each validation.
-        seed: of the recipe.
+        seed: seed of the recipe.
         repeats: runs with other seeds.
         parts: all stages in order, if there were several.
         init_from: the model whose weights the run started from, whose cost is not counted here;

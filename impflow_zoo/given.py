@@ -1,4 +1,4 @@
-"""Contexts as the command line takes them: `AT=20,V=40`, or a file with one row per context."""
+"""Contexts on the command line: `AT=20,V=40`, or a file with one row per context."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["read_given"]
 
 
 def read_given(given: str | None, config: Config) -> Tensor | None:
-    """The contexts that a text stands for, float64 with shape `[C, context_features]`.
+    """Read contexts, float64 with shape `[C, context_features]`.
 
     Arguments:
-        given: `NAME=VALUE,...` with each context column once, in any order; or a table file, in
-            which other columns may stand too.
-        config: of the model.
+        given: `NAME=VALUE,...` with each context column once, in any order; or a table file, which
+            may have other columns, too.
+        config: the config of the model.
 
     Raises:
-        ModelError: if a column is missing, unknown, given twice or no finite number, or the model
-            takes no contexts, or none by name.
-        DataError: if a file cannot be read, or holds no numbers there.
+        ModelError: if a column is missing, unknown, given twice or not a finite number, or the
+            model takes no contexts, or its contexts have no names.
+        DataError: if a file cannot be read, or its context columns are not numeric.
     """
     names = tuple(getattr(config, "context_columns", ()))
     if config.context_features is None:
@@ -53,13 +53,13 @@ def _pairs(given: str, names: Sequence[str]) -> Tensor:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(names)}"
-            raise ModelError(f"--given: {name!r} is no context column; {hint}")
+            raise ModelError(f"--given: {name!r} is not a context column; {hint}")
         if name in found:
             raise ModelError(f"--given: {name} is given twice")
         try:
             found[name] = float(text)
         except ValueError:
-            raise ModelError(f"--given: {name}={text!r} is no number") from None
+            raise ModelError(f"--given: {name}={text!r} is not a number") from None
         if not math.isfinite(found[name]):
             raise ModelError(f"--given: {name}={text} is not finite")
     missing = [name for name in names if name not in found]

@@ -1,4 +1,4 @@
-"""Images from latents: decoded again, and on the way from one image to another."""
+"""Images from latents: round trips, and interpolations between images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def through_latents(
 ) -> tuple[Tensor, Tensor]:
     """Decode images from their own latents, and from latents between pairs of them.
 
-    The way from one latent to another is a quarter of an ellipse, `cos(t) z + sin(t) z'`: a
-    straight line would lead through latents shorter than any that the noise draws.
+    The path from one latent to another is a quarter of an ellipse, `cos(t) z + sin(t) z'`. A
+    straight line would pass latents that are shorter than typical noise.
 
     Arguments:
         model: a model of images in evaluation mode.

@@ -18,13 +18,13 @@ __all__ = ["ImpFlowLayer", "ResFlowLayer", "TransformLayer", "from_residual", "f
 class TransformLayer(nf.flows.Flow):
     """Any nflows transform as a normflows layer.
 
-    The transform stays what it is, in the attribute `transform`: its `state_dict` goes from one
-    library to the other as it is. normflows asks for nothing after an optimizer step: Lipschitz
-    bounds are kept by the nets' own forward passes, no `update_lipschitz` is needed.
+    The attribute `transform` holds the transform, whose `state_dict` can be used in both libraries.
+    `update_lipschitz` is not needed after an optimizer step: the nets keep their Lipschitz bounds
+    in their own forward passes.
 
     Arguments:
         transform: an nflows transform; its data -> noise direction is `inverse` here.
-        reverse: False takes it the other way round, as in `normflows.flows.Residual`.
+        reverse: False swaps the two directions, as in `normflows.flows.Residual`.
     """
 
     def __init__(self, transform: Transform, *, reverse: bool = True) -> None:
@@ -81,7 +81,7 @@ class ImpFlowLayer(TransformLayer):
 
 
 class ResFlowLayer(TransformLayer):
-    """`ResFlowTransform` as a normflows layer, in the place of `normflows.flows.Residual`.
+    """`ResFlowTransform` as a normflows layer, replaces `normflows.flows.Residual`.
 
     Arguments:
         net: `g`, with Lipschitz constant below 1.
@@ -108,11 +108,11 @@ def from_transform(
     """A normflows model with a standard normal base from an nflows transform.
 
     Arguments:
-        transform: data -> noise. A composite is taken apart, one layer for each of its parts;
-            composites within stay whole, so that log-determinants are added in the same order
-            and densities agree to the last digit.
+        transform: data -> noise. Each part of a composite becomes a layer. Composites inside it
+            stay whole, so log-determinants are added in the same order and densities agree to
+            the last digit.
         shape: shape of a row of noise.
-        conditional: make a `ConditionalNormalizingFlow`, which hands contexts to every layer.
+        conditional: make a `ConditionalNormalizingFlow`, which passes contexts to every layer.
 
     Returns:
         A model that shares its parameters with the transform.
@@ -131,12 +131,12 @@ def from_transform(
 def from_residual(
     residual: nf.flows.Residual, logdet: str | LogDet = "auto", solver: Solver | None = None
 ) -> ResFlowLayer:
-    """Our layer with the function of a trained `normflows.flows.Residual`.
+    """A `ResFlowLayer` with the function of a trained `normflows.flows.Residual`.
 
-    In evaluation mode its log-probabilities are deterministic and its roots are found or
-    refused. A `normflows.nets.LipschitzMLP` or `LipschitzCNN` becomes one of our nets, whose bound
-    holds through further training without `update_lipschitz`; any other net is copied as it is,
-    and its Lipschitz constant is the user's to answer for.
+    In evaluation mode its log-probabilities are deterministic, and a root that is not found raises
+    an error. A `normflows.nets.LipschitzMLP` or `LipschitzCNN` becomes a net of this package, whose
+    bound holds in further training without `update_lipschitz`. Any other net is copied unchanged;
+    the user must make sure that its Lipschitz constant is below 1.
 
     Arguments:
         residual: a layer with either value of `reverse`.
@@ -144,11 +144,11 @@ def from_residual(
         solver: how roots are found.
 
     Returns:
-        A layer with parameters of its own.
+        A layer that shares no parameters with `residual`.
 
     Raises:
-        TypeError: if it is another layer.
-        ValueError: if the norms of the net's layers do not keep it a contraction, which happens
+        TypeError: if `residual` is another layer.
+        ValueError: if the norms of the net's layers do not make it a contraction, which happens
             after training without `update_lipschitz`.
     """
     if not isinstance(residual, nf.flows.Residual):

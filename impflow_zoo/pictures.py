@@ -52,12 +52,12 @@ _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
 
 def column_names(config: Config) -> list[str]:
-    """Names of the columns of a table, made up where there are none."""
+    """Names of the columns of a table; default names if there are none."""
     return list(getattr(config, "columns", ())) or [f"x{i}" for i in range(config.shape[0])]
 
 
 def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
-    """Check that a file can be written before the work behind it is done.
+    """Check that a file can be written, before its contents are computed.
 
     Raises:
         ModelError: if it is a folder, its folder does not exist, or its ending is not one of the
@@ -84,19 +84,19 @@ def check_library(model: FlowModel) -> None:
 
 
 def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> None:
-    """Draw a learned density beside the data it was scored on.
+    """Draw a learned density and the data it was evaluated on.
 
-    Two features: a map of the density and a scatter of the rows. More: for each pair of columns
-    the rows below the diagonal, samples above it, both as histograms on it; of more than six
-    columns six are shown, from the first to the last. Images: grids of rows, of rows decoded again,
-    of ways between them in latent space, and of samples; with labels, a row of samples for each.
+    Two features: a map of the density and a scatter plot of the rows. More features: for each pair
+    of columns the rows below the diagonal and samples above it, histograms of both on the diagonal;
+    six of the columns are shown if there are more. Images: grids of rows, of decoded rows, of
+    interpolations in latent space, and of samples; with labels, a row of samples for each label.
     Conditional models: see `draw_conditional`.
 
     Arguments:
         model: a model in evaluation mode.
         rows: data in their own units, `[N, D]`, or uint8 images `[N, C, H, W]`.
         path: PNG file to write.
-        seed: of the samples.
+        seed: seed of the samples.
     """
     generator = torch.Generator().manual_seed(seed)
     if len(model.config.shape) == 3:
@@ -135,7 +135,7 @@ def draw_images(groups: list[Tensor], path: Path, titles: Sequence[str] = ()) ->
     Arguments:
         groups: uint8 images `[N, C, H, W]`, one tensor for each grid.
         path: PNG file to write.
-        titles: what stands above each grid.
+        titles: titles of the grids.
     """
     from PIL import Image, ImageDraw, ImageOps
 

@@ -1,6 +1,6 @@
-"""What people who do regression ask of a conditional density: errors, scores and coverage.
+"""Errors, scores and coverage of the predictions of a conditional density.
 
-All is estimated from samples, so that it is had for every model in the same way.
+All are estimated from samples, in the same way for every model.
 
 References:
     Strictly Proper Scoring Rules, Prediction, and Estimation (Gneiting & Raftery, 2007)
@@ -30,13 +30,13 @@ _ROWS = 10_000  # samples at a time
 class Predictive:
     """How well a column is predicted from the context.
 
-    Errors of angles are those the shorter way round; their intervals lie about the mean direction.
+    Errors of angles are measured the shorter way round; intervals lie around the mean direction.
 
     Arguments:
         column: its name.
         rmse: root mean square error of the mean, in units of the column.
         crps: continuous ranked probability score in these units, lower is better.
-        within_50, within_90: part of the rows within the central intervals of 50 % and 90 %.
+        within_50, within_90: fraction of the rows within the central intervals of 50 % and 90 %.
     """
 
     column: str

@@ -1,10 +1,10 @@
 """The processes that work on one model together: usually one, several under `accelerate launch`.
 
-Gradients are added up here, by accelerate's `reduce`, not by the wrapper that its `prepare` makes
-(DistributedDataParallel). The wrapper sums gradients during the backward pass: a process whose
-rows raise an error has none, and the others would wait for it. It also takes the mean over
-processes, whose shares of a batch may differ by a row, and serves `forward` alone, where training
-asks for `log_prob`.
+Gradients are summed here, by accelerate's `reduce`, not by the wrapper that its `prepare` makes
+(DistributedDataParallel). The wrapper sums gradients during the backward pass. If the rows of one
+process raise an error, it has no gradients, and the other processes would wait for it. The wrapper
+also takes the mean over processes, whose shares of a batch may differ by a row, and it wraps only
+`forward`, while training calls `log_prob`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["Processes", "together"]
 class Processes:
     """This process among those that were launched with it.
 
-    Every method that exchanges something has to be called by all of them, in the same order.
-    With one process they do nothing and cost nothing.
+    All processes must call every method that exchanges data, in the same order. With one process
+    these methods do nothing.
 
     Arguments:
         rank: number of this process.
-        count: how many there are.
-        device: where this one computes.
+        count: number of processes.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -91,13 +91,13 @@ class Processes:
 
 
 def together(device: str | torch.device | None = None) -> Processes:
-    """The processes launched with this one, as `accelerate launch` or `torchrun` left word.
+    """The processes that `accelerate launch` or `torchrun` started together with this one.
 
     Arguments:
-        device: where to compute; None takes the process's GPU if there is one.
+        device: device to compute on; None takes the process's GPU if there is one.
 
     Raises:
-        ModelError: if `accelerate` is missing where it is needed, or there is no such device.
+        ModelError: if `accelerate` is needed and missing, or there is no such device.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if device is None:
@@ -114,7 +114,7 @@ def together(device: str | torch.device | None = None) -> Processes:
         ) from None
     wanted = None if device is None else usable_device(device)
     if wanted is not None and wanted.index is not None:
-        raise ModelError(f"device={str(wanted)!r}: each of several processes has a GPU of its own")
+        raise ModelError(f"device={str(wanted)!r}: each of several processes has its own GPU")
     on_cpu = not torch.cuda.is_available() if wanted is None else wanted.type == "cpu"
     state = PartialState(cpu=on_cpu)
     # Threads of the exchange that still run when Python is gone may abort the process.

@@ -1,4 +1,4 @@
-"""Recipes: a YAML file that says how a model is trained and on which data it is scored."""
+"""Recipes: YAML files that describe a model, its training and its data."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ _RETIRED = ("beside", "data_argument")  # in cards of recipes of former versions
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where the rows come from.
+    """The data of a recipe.
 
     Arguments:
-        dataset: Hub id or `toy:NAME`; None if users have to bring a folder (`--data`).
+        dataset: Hub id or `toy:NAME`; None if users must name the data (`--data`).
         revision: commit of the data set on the Hub.
         train: split to train on.
-        validation: split that decides which weights are kept; None if there is none.
-        test: split that cards speak of.
-        validation_rows: take this many rows off the end of `train` where there is no
-            validation split.
-        train_rows: how many rows to make, for toys.
-        corrupt: what to do about an image that cannot be decoded: `"stop"` names it and ends the
-            run, `"skip"` names it and leaves it out of its batch, or of the validation split. The
-            log counts those drawn in training as `left_out`.
+        validation: split that selects the weights that are kept; None if there is none.
+        test: split that the card reports.
+        validation_rows: rows from the end of `train` to use if there is no validation split.
+        train_rows: number of training rows to draw, for toys.
+        corrupt: treatment of an image that cannot be decoded: `"stop"` names it and ends the run,
+            `"skip"` names it and leaves it out of its batch, or of the validation split. The log
+            counts such images in training as `left_out`.
     """
 
     dataset: str | None = None
@@ -66,27 +65,28 @@ class DataSettings:
     def __post_init__(self) -> None:
         require_choice("corrupt", self.corrupt, ("stop", "skip"))
         if self.revision is not None and self.dataset is None:
-            raise ConfigError("data.revision is that of a Hub set: name it, data.dataset")
+            raise ConfigError("data.revision needs a Hub set in data.dataset")
         require_sizes(self, "validation_rows", "train_rows")
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the weights are found: Adam(0.9, 0.99) with warm-up and decoupled weight decay.
+    """How the model is trained: Adam(0.9, 0.99) with warm-up and decoupled weight decay.
 
     Arguments:
         steps: optimisation steps.
         batch_size: rows per step.
-        learning_rate: after the warm-up.
-        final_learning_rate: reached by a cosine at the last step; None keeps the rate constant.
-        warmup_steps: linear increase from zero.
-        weight_decay: of matrices and kernels, decoupled, per unit of learning rate.
+        learning_rate: learning rate after the warm-up.
+        final_learning_rate: learning rate of the last step, reached along a cosine; None keeps the
+            rate constant.
+        warmup_steps: steps over which the learning rate rises linearly from zero.
+        weight_decay: decoupled decay of matrices and kernels, per unit of learning rate.
         flip: mirror each image with probability 1/2.
-        clip_norm: largest gradient norm applied.
-        ema_decay: decay of the averaged weights, which are the ones kept; smaller at first.
+        clip_norm: gradients are clipped to this norm.
+        ema_decay: decay of the moving average of the weights, which are kept; smaller at first.
         validate_every: steps between validations.
-        validation_limit: rows scored in a validation; None takes all.
-        patience: validations without a better value before training stops; None never stops.
+        validation_limit: largest number of rows in a validation; None takes all.
+        patience: stop after this many validations without a better value; None never stops.
         log_every: steps between lines of the log.
         checkpoint_minutes: minutes between checkpoints; 0 writes one after every step.
         seed: seed of weights, batches, noise and probes.
@@ -122,11 +122,11 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class CardSettings:
-    """The words of the card.
+    """The texts of the card.
 
     Arguments:
         summary: what the model is, in a sentence or two.
-        data_name, data_url, data_license, data_citation: of the data.
+        data_name, data_url, data_license, data_citation: facts about the data.
         dataset_id: id of the data on the Hub, for the card's metadata.
         limits: what the model is not good for.
     """
@@ -142,12 +142,12 @@ class CardSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model, its data, its training, and words for its card.
+    """A model, its data, its training, and texts for its card.
 
     Arguments:
-        stages: settings of each stage, if training has several: each starts from the weights that
-            the one before has kept. In the file a stage lists what differs from `training`; its
-            seed is that of `training` plus its number, counted from 0.
+        stages: settings of each stage, if training has several. Each starts from the weights that
+            the previous stage kept. In the file a stage lists its differences from `training`; its
+            seed is the seed of `training` plus its number, counted from 0.
     """
 
     model: str
@@ -198,7 +198,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        ConfigError: if the file is missing, no YAML, or holds a setting that does not exist.
+        ConfigError: if the file is missing, is not YAML, or holds an unknown setting.
     """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -206,7 +206,7 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"recipe {path} is no valid YAML: {reason}") from None
+        raise ConfigError(f"recipe {path} is not valid YAML: {reason}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"recipe {path} holds no settings")
     try:

@@ -1,4 +1,4 @@
-"""What the files of a model's folder say, read when they are asked for.
+"""The contents of a model's folder, read when they are needed.
 
 `results.json` holds the scores of a model, one entry for each data set and split. Cards,
 `results.csv`, the tables of the documents, `impflow-zoo list` and the card's value in `evaluate`
@@ -48,8 +48,8 @@ class Entry:
     """The score of a model on one split of a data set.
 
     Arguments:
-        data: name of the data set, as the card calls it.
-        split: of the data set.
+        data: name of the data set on the card.
+        split: split of the data set.
         metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive: as in
             `evaluate`.
     """

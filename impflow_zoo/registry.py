@@ -1,4 +1,4 @@
-"""The zoo: which models there are, and where their files lie."""
+"""The zoo: the names of its models, and where their files are."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
 
     Arguments:
         pattern: a part of the names, or a shell-style pattern such as `resflow-*`.
-        pretrained: False for recipes whose weights nobody has trained yet, None for both.
+        pretrained: True for models with weights, False for recipes without, None for both.
 
     Example:
         >>> "impflow-power-plant" in list_models("impflow-*", pretrained=True)
@@ -56,7 +56,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
 
 
 def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
-    """Load a model by name from the zoo, by Hub id, or from a folder, whatever its class.
+    """Load a model of any class by its name in the zoo, by Hub id, or from a folder.
 
     Arguments:
         model: a name from `list_models`, a Hub id (`owner/name`, `owner/name@revision`), or a
@@ -101,7 +101,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         return str(folder)
     if not Record(ModelFolder(folder)).trained:
         raise ModelError(
-            f"there are no weights for {name} yet: {folder / CARD} says how to come by them"
+            f"there are no weights for {name} yet: {folder / CARD} says how to get them"
         )
     return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}{at}{asked}"
 
@@ -157,6 +157,6 @@ def scored_split(
     if shipped is not None:
         own = f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"
     raise ModelError(
-        "no data to score on: name a Hub id, a folder, a file or toy:NAME (dataset=, --dataset)"
+        "no data to evaluate on: name a Hub id, folder, file or toy:NAME (dataset=, --dataset)"
         f"{own.rstrip() if shipped or words.data_name else ''}"
     )

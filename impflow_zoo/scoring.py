@@ -74,7 +74,7 @@ def source_options(config: Config) -> dict[str, Any]:
     given = getattr(config, "context_columns", ())
     if config.context_features and not given:
         raise ModelError(
-            "this model's contexts have no names, by which data sets are read: give them, in "
+            "this model's contexts have no names, so data sets cannot be read: name them in "
             "config.context_columns"
         )
     if isinstance(config, ImageConfig):
@@ -132,7 +132,7 @@ def score(
     """
     processes = processes or Processes()
     if isinstance(source, ImageStream) and processes.count > 1:
-        raise DataError(f"{source.name} is streamed: one process alone can read it in order")
+        raise DataError(f"{source.name} is streamed: only one process can read it in order")
     if batch_size is None:
         batch_size = max(1, min(_BATCH_SIZE, _BATCH_ENTRIES // math.prod(model.config.shape)))
     total = limit
@@ -208,8 +208,8 @@ def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> 
     lost = batch.index[~log_prob.isfinite().cpu()].tolist()
     if lost:
         warnings.warn(
-            f"{name}: no finite log-density in row {listed(lost)}: too far from the data that "
-            f"the model was trained on for {log_prob.dtype}",
+            f"{name}: no finite log-density in row {listed(lost)}: too far from the "
+            f"training data for {log_prob.dtype}",
             NumericalWarning,
             stacklevel=3,
         )

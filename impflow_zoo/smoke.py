@@ -1,7 +1,7 @@
-"""Any command on a few rows, to see that it runs: `IMPFLOW_ZOO_SMOKE=1` in the environment.
+"""Test runs of any command on a few rows: `IMPFLOW_ZOO_SMOKE=1` in the environment.
 
-The code that runs is the same; models, steps and rows are as few as possible, and the numbers mean
-nothing. Tests run every command that the documents print like this.
+The same code runs with as few blocks, steps and rows as possible; its results mean nothing. Tests
+run every command that the documents print in this way.
 """
 
 from __future__ import annotations

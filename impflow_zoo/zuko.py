@@ -31,7 +31,7 @@ class BlockTransform(Transform):
         block: an `ImpFlowTransform`, `ResFlowTransform` or another residual block.
         context: with shape `(*, context_features)`, or None.
         event_dim: dimensions of one point: 1 for vectors, 3 for images.
-        reverse: take it the other way round, noise -> data.
+        reverse: swap the two directions: noise -> data.
     """
 
     bijective = True
@@ -52,7 +52,7 @@ class BlockTransform(Transform):
 
     @property
     def inv(self) -> BlockTransform:
-        """The inverse, at the same price: one root, and one log-determinant if it is asked for."""
+        """The inverse: at most one root, and a log-determinant only if it is asked for."""
         return BlockTransform(
             self.block, self.context, event_dim=self.event_dim, reverse=not self.reverse
         )
@@ -72,7 +72,7 @@ class BlockTransform(Transform):
         return y.unflatten(0, batch) if batch else y[0]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """`log|det dy/dx|` with the batch shape of `x`; no root is sought where data are given."""
+        """`log|det dy/dx|` with the batch shape of `x`."""
         if self.reverse:
             return -self.inv.call_and_ladj(y)[1]
         return self.call_and_ladj(x)[1]
@@ -94,17 +94,16 @@ class BlockTransform(Transform):
         except RuntimeError:
             raise ValueError(
                 f"inputs of shape {tuple(x.shape)} and contexts of shape "
-                f"{tuple(self.context.shape)}: their batch dimensions do not go together"
+                f"{tuple(self.context.shape)}: their batch dimensions do not broadcast"
             ) from None
         rows = x.expand(*batch, *event).reshape(-1, *event)
         return rows, self.context.expand(*batch, size).reshape(-1, size), tuple(batch)
 
 
 class LazyBlock(LazyTransform):
-    """A block as a part of `zuko.flows.Flow`, which hands it the context.
+    """A block as a part of `zuko.flows.Flow`, which passes it the context.
 
-    The block stays what it is, in the attribute `transform`: its `state_dict` goes from one
-    library to the other as it is.
+    The attribute `transform` holds the block, whose `state_dict` can be used in both libraries.
 
     Arguments:
         transform: an `ImpFlowTransform`, `ResFlowTransform` or another residual block.
@@ -128,7 +127,7 @@ class LazyBlock(LazyTransform):
         self.event_dim = event_dim
 
     def forward(self, c: Tensor | None = None) -> Any:
-        """The transform that a context makes of the block.
+        """The transform of the block at a context.
 
         Arguments:
             c: a context with shape `(*, context_features)`, or None.

@@ -110,7 +110,7 @@ def _comment(module: str, name: str) -> str:
 
 def _index() -> str:
     package = modules()
-    lines = ["# API", "", "What a program imports. Names and signatures are versioned.", ""]
+    lines = ["# API", "", "The public names of the package. Names and signatures are versioned.", ""]
     for section, names in _SECTIONS.items():
         lines += [f"## {section}", "", "| name | what |", "|---|---|"]
         lines += [
@@ -123,10 +123,10 @@ def _index() -> str:
     lines += ["## Other libraries, data, layers, tests", "", *_table(contract), ""]
     lines += ["## On the command line", "", "[`impflow-zoo`](command-line.md)", ""]
     lines += [
-        "## Inside",
+        "## Internal modules",
         "",
-        "What the files of the package use of each other. These names may change; "
-        "[Architecture](../architecture.md) says how they go together.",
+        "Names that the files of the package import from each other. They may change. "
+        "[Architecture](../architecture.md) describes how the files work together.",
         "",
         *_table(others),
         "",

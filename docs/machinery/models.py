@@ -98,10 +98,10 @@ _CARD = """<article class="zoo-card" data-family="{family}" data-data="{data}">
 
 _GALLERY = """# The zoo
 
-Every model that has weights, scored on its test split. Nats are mean log-densities: higher is
-better. Of bits and bits/dim lower is better. A card leads to the page of its model. The line of
-code loads it, offline, after `from impflow_zoo import create_model`. The same as a table:
-[The models](../models.md).
+All models with weights and their scores on the test split. Nats are mean log-densities: higher is
+better. For bits and bits/dim lower is better. Each card links to the page of its model. Its line of
+code loads the model, offline, after `from impflow_zoo import create_model`.
+[The models](../models.md) shows the same as a table.
 
 ```{{raw}} html
 <form class="zoo-filter">

@@ -2,9 +2,9 @@
 Sample a Boltzmann density on a torus
 =====================================
 
-A molecule with two angles has a density ``exp(-U) / Z`` on a torus. The energy ``U`` is known, in
-units of kT; samples and ``Z`` are wanted. A flow on the torus is fitted by its own samples, and
-weights make up for what it misses.
+A molecule with two angles has the density ``exp(-U) / Z`` on a torus. The energy ``U`` is known, in
+units of kT; samples and ``Z`` are not. A flow on the torus is fitted with its own samples, and
+importance weights correct its error.
 """
 
 import math
@@ -21,7 +21,7 @@ def energy(x):
 
 
 # %%
-# ``periodic`` makes a density that does not see whole turns. No data are needed but to tell the
+# ``periodic`` makes a density that is the same after a full turn. Data are only needed to tell the
 # model the range of its columns.
 
 torch.manual_seed(0)
@@ -37,8 +37,8 @@ model = ImpFlow(config)
 model.fit_preprocessing(360 * torch.rand(1000, 2))
 
 # %%
-# The loss is the reverse Kullback-Leibler divergence, up to ``log Z``. ``transform.inverse``
-# carries gradients through its roots.
+# The loss is the reverse Kullback-Leibler divergence, up to ``log Z``. Gradients flow through the
+# roots of ``transform.inverse``.
 
 normal = torch.distributions.Normal(0.0, 1.0)
 
@@ -61,8 +61,8 @@ for step in range(151):
 model.eval()
 
 # %%
-# Each sample has the weight ``exp(-U) / q``. Their mean estimates ``Z``, and their spread says how
-# many of the samples count. On a torus of two angles a grid gives the exact answer.
+# Each sample has the weight ``exp(-U) / q``. The mean of the weights estimates ``Z``, and their
+# spread gives the number of effective samples. For two angles a grid gives the exact ``Z``.
 
 with torch.no_grad():
     x, log_q = draw(5000)
@@ -76,7 +76,7 @@ print(f"log Z: {log_z:.3f}, exact {exact:.3f}")
 print(f"effective samples: {share:.0%}")
 
 # %%
-# The density of the model beside that of the energy. Opposite edges are the same line.
+# The density of the model and the true density. Opposite edges are the same line.
 
 with torch.no_grad():
     found = model.log_prob(grid).exp().view(180, 180)
@@ -89,4 +89,4 @@ axes[0].set_ylabel("psi, degrees")
 plt.show()
 
 # %%
-# Why a net of sines and cosines gives a bijection of the torus: :doc:`/columns`.
+# :doc:`/columns` shows why a net of sines and cosines gives a bijection of the torus.

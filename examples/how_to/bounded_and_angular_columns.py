@@ -2,8 +2,8 @@
 Bounded and angular columns
 ===========================
 
-Some columns are no plain numbers: a humidity lies between 0 and 100, a wind direction of 359
-degrees is next to one of 1. Name the bounds and the periods, and the density keeps to them.
+Some columns are not plain numbers: a humidity lies between 0 and 100, and a wind direction of 359
+degrees is close to 1 degree. State the bounds and the periods, and the density respects them.
 """
 
 import matplotlib.pyplot as plt
@@ -12,8 +12,8 @@ import torch
 from impflow_zoo import ImpFlow, TabularConfig
 
 # %%
-# Made-up weather: the wind comes from around north, which crosses 0 degrees, and the air is damper
-# when the wind comes from the west.
+# The data are simulated weather. The wind comes from around north, which includes 0 degrees, and
+# west winds are more humid.
 
 generator = torch.Generator().manual_seed(0)
 noise = torch.randn(4000, 2, generator=generator)
@@ -24,7 +24,7 @@ rows = torch.stack((wind, humidity), dim=1)
 train, held_out = rows[:3000], rows[3000:]
 
 # %%
-# Names of columns lead to their settings. ``None`` is an open side, as in ``[0, None]``.
+# Settings are given by the name of a column. ``None`` stands for no bound, as in ``[0, None]``.
 
 torch.manual_seed(0)
 config = TabularConfig(
@@ -46,7 +46,7 @@ for _ in range(150):
 model.eval()
 
 # %%
-# The density does not see how often a direction went round, and samples lie within the bounds.
+# The density is the same after a full turn, and samples lie within the bounds.
 
 with torch.no_grad():
     turned = held_out + torch.tensor([360.0, 0.0])
@@ -57,7 +57,7 @@ for i, name in enumerate(config.columns):
     print(f"{name}: samples from {samples[:, i].min():.2f} to {samples[:, i].max():.2f}")
 
 # %%
-# A row outside the bounds has no density. It is refused by the name of its column.
+# A row outside the bounds is an error. The message names the column.
 
 try:
     model.log_prob(torch.tensor([[10.0, 101.0]]))
@@ -65,7 +65,7 @@ except ValueError as error:
     print(error)
 
 # %%
-# Left and right end of the picture are the same direction: the density goes on across them.
+# The left and right edges of the picture are the same direction. The density is continuous there.
 
 angles, damp = torch.linspace(0.5, 359.5, 120), torch.linspace(0.5, 99.5, 100)
 with torch.no_grad():
@@ -77,4 +77,4 @@ ax.set(xlabel="wind, degrees", ylabel="humidity, %", title="density and held-out
 plt.show()
 
 # %%
-# What happens inside, and why the certificate still proves an inverse: :doc:`/columns`.
+# :doc:`/columns` explains the transforms and why the certificate still proves invertibility.

@@ -2,11 +2,11 @@
 Certify an inverse
 ==================
 
-Prove that a model is invertible, and know how far off its inverse is.
+Prove that a model is invertible, and bound the error of its inverse.
 
-A block is invertible if its nets are contractions: Lipschitz constant below 1. ``certify`` computes
-an upper bound for every net, from the weights that evaluation uses. On the command line:
-``impflow-zoo certify impflow-kin8nm``.
+A block is invertible if its nets are contractions: their Lipschitz constants are below 1.
+``certify`` computes an upper bound for every net, from the weights that evaluation uses. On the
+command line: ``impflow-zoo certify impflow-kin8nm``.
 """
 
 import matplotlib.pyplot as plt
@@ -22,11 +22,11 @@ for certificate in certificates[:4]:
 print(f"{len(certificates)} nets, margin {worst(certificates).margin:.4f}")
 
 # %%
-# The margin is 1 minus the largest bound. It is positive, so every block has one inverse, for all
-# inputs and not only for those that were tried.
+# The margin is 1 minus the largest bound. It is positive, so every block is invertible for all
+# inputs, not only for tested ones.
 #
-# The inverse is found by iteration. Its error is bounded as well: a root of ``w + g(w) = y`` is no
-# further from the iterate than ``residual / (1 - kappa)``, with the certified ``kappa``.
+# The inverse is found by iteration. Its error is also bounded: the distance between the iterate and
+# the root of ``w + g(w) = y`` is at most ``residual / (1 - kappa)``, with the certified ``kappa``.
 
 net = next(iter(model.blocks())).net_z.double()
 y = torch.randn(400, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -47,8 +47,8 @@ plt.show()
 assert all(error <= bound for error, bound in zip(errors, bounds, strict=True))
 
 # %%
-# A whole model goes through all of its blocks. In float32 rows come back to some 1e-5 of a standard
-# deviation, in float64 as close as you like.
+# The round trip of a model passes all of its blocks. In float32 its error is about 1e-5 standard
+# deviations; in float64 it is far smaller.
 
 model = create_model("impflow-kin8nm")
 for dtype in (torch.float32, torch.float64):
@@ -60,5 +60,5 @@ for dtype in (torch.float32, torch.float64):
     print(f"{dtype}: {error:.1e} standard deviations at most")
 
 # %%
-# A row that does not converge is an error, never a wrong number: ``SolverError`` says how many
-# rows, how far off, and what to change. More: :doc:`/roots`, :doc:`/tight-nets`.
+# A row that does not converge raises ``SolverError``, which states the number of rows, the worst
+# residual and the settings to change. See also :doc:`/roots` and :doc:`/tight-nets`.

@@ -2,11 +2,11 @@
 Conditional density
 ===================
 
-Ask for the distribution of one column given others: the electrical output of a power plant (PE,
+Predict the distribution of one column given others: the electrical output of a power plant (PE,
 MW) given the weather.
 
-``impflow-power-plant-given-weather`` is such a model. Its context is a row of four columns in their
-own units: temperature (AT), vacuum (V), pressure (AP) and humidity (RH).
+The model is ``impflow-power-plant-given-weather``. Its context has four columns in their own units:
+temperature (AT), vacuum (V), pressure (AP) and humidity (RH).
 """
 
 import matplotlib.pyplot as plt
@@ -21,8 +21,8 @@ model = create_model(name)
 print("density of", model.config.columns, "given", model.config.context_columns)
 
 # %%
-# ``log_prob(x, context)`` takes one context for each row. To draw a curve, give every point the
-# same context.
+# ``log_prob(x, context)`` takes one context per row. To draw a density curve, pass the same context
+# for every point.
 
 weather = torch.tensor(
     [[8.0, 40.0, 1020.0, 75.0], [20.0, 55.0, 1012.0, 70.0], [30.0, 70.0, 1008.0, 60.0]]
@@ -47,16 +47,16 @@ for row, values in zip(weather, samples, strict=True):
     print(f"{row[0]:.0f} degrees: {middle:.1f} MW, nine in ten between {low:.1f} and {high:.1f}")
 
 # %%
-# Do intervals hold what they promise? ``evaluate`` scores the held-out rows that ship with the
-# model. Beside the log-density it reports how well the column is predicted: the error of the mean,
-# the CRPS, and how often the truth lies within the central intervals.
+# Are the predictive intervals right? ``evaluate`` scores the held-out rows that ship with the
+# model. It reports the log-density, the error of the predicted mean, the CRPS, and the fraction of
+# rows within the central intervals.
 
 result = evaluate(model, limit=300)
 print(f"{result.value:.3f} +- {result.stderr:.3f} nats on {result.n} rows")
 print(result.predictive[0])
 
 # %%
-# Rows and intervals side by side: hours in the order of their temperature.
+# The picture shows the measured values and the intervals, sorted by temperature.
 
 columns = [*model.config.columns, *model.config.context_columns]
 table = open_table(zoo_folder() / name / "test.parquet", columns=columns)
@@ -72,4 +72,4 @@ ax.legend(frameon=False)
 plt.show()
 
 # %%
-# Train one of your own: :doc:`/your-own-data`, under *Contexts*.
+# To train your own conditional model see :doc:`/your-own-data`, section *Contexts*.

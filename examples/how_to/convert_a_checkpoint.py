@@ -3,10 +3,10 @@ Convert a checkpoint
 ====================
 
 Turn a checkpoint of the public code of Implicit Normalizing Flows or Residual Flows into a model of
-this package. Pickles are interpreted, never run.
+this package. The code in a pickle is never run.
 
-The checkpoint here was trained with the public toy script. It comes with the tests, which hold
-every conversion to the values that the public code computed.
+The checkpoint was trained with the public toy script and is part of the tests. They compare every
+conversion with the outputs of the public code.
 """
 
 import subprocess
@@ -28,7 +28,7 @@ checkpoint = write_fixture(Path(folder.name), "toy_impflow")
 print(checkpoint.name, f"{checkpoint.stat().st_size / 1e3:.0f} kB")
 
 # %%
-# One command converts. Run it in a checkout; ``--verify`` loads the result and checks it again.
+# One command converts the checkpoint. Run it in a checkout. ``--verify`` checks the result.
 
 out = Path(folder.name) / "converted"
 command = [sys.executable, "-m", "conversion", checkpoint, out, "--verify"]
@@ -36,7 +36,7 @@ run = subprocess.run(command, cwd=root, capture_output=True, text=True)
 print(run.stdout, run.stderr)
 
 # %%
-# The folder is a model like any other.
+# The folder is a model like all others.
 
 model = create_model(out)
 line = torch.linspace(-4, 4, 100)
@@ -52,5 +52,4 @@ axes[1].set(title="samples", xlim=(-4, 4), ylim=(-4, 4), aspect="equal")
 plt.show()
 
 # %%
-# What is read, what is refused, and why the values are those of the public code:
-# :doc:`/project/conversion`.
+# :doc:`/project/conversion` says which checkpoints can be converted and how accurate the result is.

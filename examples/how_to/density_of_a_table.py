@@ -2,11 +2,11 @@
 Density of a table
 ==================
 
-Fit a density to the rows of a table, score rows that it has not seen, and draw new ones.
+Fit a density to the rows of a table, evaluate it on held-out rows, and draw new rows.
 
-The rows are hours of a power plant, in the units of the data: temperature (AT, degrees Celsius),
+Each row is one hour of a power plant, in the units of the data: temperature (AT, degrees Celsius),
 exhaust vacuum (V, cm Hg), pressure (AP, mbar), humidity (RH, %) and electrical output (PE, MW).
-They are from the `UCI repository
+The data are from the `UCI repository
 <https://archive.ics.uci.edu/dataset/294/combined+cycle+power+plant>`_ (CC BY 4.0) and come with the
 package.
 """
@@ -25,9 +25,9 @@ train, held_out = rows[:750], rows[750:]
 print(table.columns, tuple(train.shape), tuple(held_out.shape))
 
 # %%
-# A model is a class and a config. ``whiten`` starts it with a linear map that makes columns
-# uncorrelated; ``fit_preprocessing`` learns mean and scale of the columns. Small tables want weight
-# decay: a flow can learn 750 rows by heart.
+# A model has a class and a config. With ``whiten`` its first layer is a linear map that
+# decorrelates the columns. ``fit_preprocessing`` computes the mean and scale of the columns. Small
+# tables need weight decay: without it the flow overfits the 750 rows.
 
 config = TabularConfig(features=5, blocks=2, hidden_features=(32, 32), whiten=True, lipschitz=0.97)
 model = ImpFlow(config)
@@ -43,8 +43,8 @@ for step in range(151):
 model.eval()
 
 # %%
-# The score is the mean log-density of the held-out rows, in nats. A Gaussian with the covariance
-# of the training rows is the yardstick.
+# The score is the mean log-density of the held-out rows, in nats. It is compared with a Gaussian
+# that has the mean and covariance of the training rows.
 
 gaussian = torch.distributions.MultivariateNormal(train.mean(0), train.T.cov())
 with torch.no_grad():
@@ -53,8 +53,8 @@ print(f"flow:     {scores.mean():.2f} +- {scores.std() / len(scores) ** 0.5:.2f}
 print(f"Gaussian: {gaussian.log_prob(held_out).mean():.2f} nats")
 
 # %%
-# Samples are in the units of the data, too. The model of the zoo was trained on ten times as many
-# rows: ``create_model`` loads it.
+# Samples are also in the units of the data. ``create_model`` loads the model of the zoo, which was
+# trained on ten times as many rows.
 
 zoo = create_model("impflow-power-plant")
 generator = torch.Generator().manual_seed(0)
@@ -71,5 +71,4 @@ axes[0].set_ylabel("PE, MW")
 plt.show()
 
 # %%
-# From a file instead of a tensor, with validation, checkpoints and a card: see
-# :doc:`/your-own-data`.
+# :doc:`/your-own-data` shows how to train on a file, with validation, checkpoints and a card.

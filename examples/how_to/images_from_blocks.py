@@ -2,9 +2,9 @@
 A flow of images from blocks
 ============================
 
-``ImageConfig`` describes multi-scale models like those of the zoo. By hand, blocks of convolutions
-stand among nflows' transforms as any others do. Here is one scale for the 8x8 digits of
-scikit-learn, of 17 grey levels.
+``ImageConfig`` describes multi-scale models like the image models of the zoo. You can also combine
+convolutional blocks with other nflows transforms by hand. This example builds one scale for the 8x8
+digits of scikit-learn, which have 17 grey levels.
 """
 
 import math
@@ -30,7 +30,7 @@ def block():
 
 
 # %%
-# A logit first, then 2x2 pixels become channels: ``[B, 1, 8, 8]`` to ``[B, 4, 4, 4]``.
+# First comes a logit. Then 2x2 pixels become channels: ``[B, 1, 8, 8]`` to ``[B, 4, 4, 4]``.
 
 steps = [BoundedLogit(0.05), SqueezeTransform(), ActNorm(4)]
 for _ in range(2):
@@ -44,7 +44,7 @@ for _ in range(120):
     optimizer.step()
 
 # %%
-# Nats become bits per pixel. A uniform density of 17 levels has log2(17).
+# The score is converted from nats to bits per pixel. A uniform density of 17 levels has log2(17).
 
 flow.eval()
 with torch.no_grad():
@@ -53,7 +53,7 @@ with torch.no_grad():
 print(f"held out: {math.log2(17) - nats / math.log(2):.2f} bits per pixel of {math.log2(17):.2f}")
 
 # %%
-# Two blocks and 120 steps: the samples have strokes, and few are digits.
+# After 120 steps with two blocks the samples have strokes, but few are digits.
 
 figure, axes = plt.subplots(2, 1, figsize=(7, 2.2), layout="constrained")
 for ax, shown, title in zip(axes, (images[1500:1516], samples), ("data", "samples"), strict=True):

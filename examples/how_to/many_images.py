@@ -2,9 +2,9 @@
 Many images, some of them damaged
 =================================
 
-Score a folder of images that is larger than memory or disk, and one that has damaged files.
+Evaluate a model on more images than fit into memory or on disk, and on a folder with damaged files.
 
-The folder here is made up: two hundred 8x8 digits. The files of two of them end after 40 bytes.
+The example folder holds two hundred 8x8 digits. Two of the files are cut off after 40 bytes.
 """
 
 import io
@@ -38,15 +38,15 @@ table = Dataset.from_dict({"image": rows}, features=Features(image=Image()))
 table.to_parquet(Path(folder.name) / "test.parquet")
 
 # %%
-# Any model of images will do. This one has not been trained.
+# Any image model can be used. This model is untrained.
 
 torch.manual_seed(0)
 config = ImageConfig(channels=1, image_size=(8, 8), blocks=(1,), width=8)
 model = ResFlow(config).eval()
 
 # %%
-# The first damaged file ends an evaluation, in one line that names it: a number over some of the
-# rows should not look like one over all.
+# By default the first damaged file stops the evaluation with a message that names it. So a score on
+# a part of the rows cannot be mistaken for a score on all rows.
 
 try:
     evaluate(model, folder.name, "test")
@@ -54,7 +54,8 @@ except DataError as error:
     print(error)
 
 # %%
-# Leave damaged rows out by ``skip_corrupt=True``. Each is named once, and the result counts them.
+# With ``skip_corrupt=True`` damaged rows are left out. A warning names each, and the result counts
+# them.
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", LeftOutWarning)
@@ -63,9 +64,9 @@ print(f"{result.value:.4f} bits/dim on {result.n} rows, {result.skipped} left ou
 print(caught[0].message)
 
 # %%
-# ``streaming=True`` reads a set in order while it is downloaded, and keeps one batch in memory. The
-# number is the same, since noise and probes belong to a row, not to its batch. ``limit`` takes the
-# first rows, and nothing is fetched beyond them.
+# ``streaming=True`` evaluates a set while it is downloaded and keeps one batch in memory. The score
+# is the same, because the noise and the probes of a row do not depend on its batch. ``limit`` uses
+# the first rows and downloads no later files.
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", LeftOutWarning)
@@ -76,7 +77,7 @@ print(f"first rows: {first.value:.4f} bits/dim on {first.n} rows")
 folder.cleanup()
 
 # %%
-# The score of each row is in ``per_row``: which images does the model find least likely?
+# ``per_row`` holds the score of each row. The picture shows the most and the least likely images.
 
 good = [row for row in range(200) if row not in (30, 120)]
 order = result.per_row.argsort()
@@ -90,5 +91,5 @@ axes[1, 0].set_ylabel("most bits")
 plt.show()
 
 # %%
-# The same on the command line: ``impflow-zoo evaluate MODEL --dataset D --streaming
-# --skip-corrupt``. Training on damaged images, formats and memory: :doc:`/image-data`.
+# On the command line: ``impflow-zoo evaluate MODEL --dataset D --streaming --skip-corrupt``.
+# :doc:`/image-data` covers training on damaged images, file formats and memory.

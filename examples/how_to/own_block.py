@@ -2,9 +2,9 @@
 My own block and its tests
 ==========================
 
-A block is a list of steps, and ``impflow_zoo.testing`` tests what every block promises: directions
-that are inverses of each other, log-determinants and gradients, rows that know nothing of each
-other, in float32 and float64.
+A block is a list of steps. ``impflow_zoo.testing`` tests the properties of every block: the two
+directions are inverses of each other, log-determinants and gradients are right, and the rows of a
+batch are independent, in float32 and float64.
 """
 
 import subprocess
@@ -19,9 +19,9 @@ from impflow_zoo import LipschitzMLP
 from impflow_zoo.testing import ResidualBlock, Step
 
 # %%
-# This block solves ``w + g(w) = x`` and answers ``z = w - g(w)``. A step is a residual map
-# ``w + sign g(w)`` with the net of that name, evaluated, or ``inverted``. Roots, log-determinants
-# and derivatives of both directions follow from the list.
+# This block solves ``w + g(w) = x`` and returns ``z = w - g(w)``. A step is a residual map
+# ``w + sign g(w)``, which is evaluated or ``inverted``; it names the attribute that holds the net.
+# Roots, log-determinants and derivatives of both directions follow from the list of steps.
 
 
 class Cayley(ResidualBlock):
@@ -38,7 +38,7 @@ torch.manual_seed(0)
 net = LipschitzMLP(1, (32, 32))
 with torch.no_grad():
     for parameter in net.parameters():
-        parameter.mul_(3)  # steeper than nets start; the bound holds all the same
+        parameter.mul_(3)  # a steeper net; it still satisfies its bound
 block = Cayley(net).eval()
 x = torch.linspace(-3, 3, 200)[:, None]
 with torch.no_grad():
@@ -55,8 +55,8 @@ right.legend(frameon=False)
 plt.show()
 
 # %%
-# Its tests are a class, in a file that pytest collects. The bound of the net tells the tests how
-# accurate roots have to be.
+# The tests of the block are a class in a file that pytest collects. The bound of the net determines
+# how accurate the roots must be.
 
 tests = """
 from own_block import Cayley
@@ -72,9 +72,8 @@ class TestCayley(BlockLaws):
 """
 
 # %%
-# Here are two of the laws. All of them take about a minute. The longest are marked ``slow``:
-# register the mark, ``markers = ["slow"]`` in pytest's settings, and leave them out by
-# ``-m "not slow"``.
+# Here two of the tests run. All tests take about a minute. The longest are marked ``slow``:
+# register the mark with ``markers = ["slow"]`` in pytest's settings. ``-m "not slow"`` skips them.
 
 with tempfile.TemporaryDirectory() as folder:
     class_alone = f"""

@@ -2,8 +2,8 @@
 My own net
 ==========
 
-Any module that keeps the shape of its input can be the net of a block. You answer for its Lipschitz
-constant: it has to be below 1.
+Any module that keeps the shape of its input can be the net of a block. You must make sure that its
+Lipschitz constant is below 1.
 """
 
 import matplotlib.pyplot as plt
@@ -17,10 +17,10 @@ from impflow_zoo import ResFlowTransform
 from impflow_zoo.data import TOYS
 
 # %%
-# One hidden layer with tied weights: ``g(x) = s kappa V^T f(V x)`` with ``|V| <= 1``, a sign
-# ``s`` and ``f(t) = tanh(c t + b) / c`` for each neuron. The slope of ``f`` lies in [0, 1], so the
-# norm of the Jacobian is at most ``kappa``. A net that tells its ``lipschitz`` gets error bounds of
-# its roots in return.
+# The net has one hidden layer with tied weights: ``g(x) = s kappa V^T f(V x)`` with ``|V| <= 1``, a
+# sign ``s``, and ``f(t) = tanh(c t + b) / c`` for each neuron. The slope of ``f`` is in [0, 1], so
+# the norm of the Jacobian is at most ``kappa``. If a net has the attribute ``lipschitz``, the
+# solver reports error bounds of its roots.
 
 
 class Tied(nn.Module):
@@ -39,8 +39,8 @@ class Tied(nn.Module):
 
 
 # %%
-# The block does the rest: log-determinant, inverse, derivatives. Nets that stretch and nets that
-# compress take turns.
+# The block computes log-determinant, inverse and derivatives. Blocks that stretch and blocks that
+# compress alternate.
 
 torch.manual_seed(0)
 rows = TOYS["moons"].draw(4000, torch.Generator().manual_seed(0)).float()
@@ -60,8 +60,8 @@ with torch.no_grad():
     print(f"held out: {flow.log_prob(held_out).mean():.3f} nats")
 
 # %%
-# Check your promise: no Jacobian at a data point has a norm above ``lipschitz``, and rows come
-# back.
+# Check the net: no Jacobian at a data point may have a norm above ``lipschitz``, and the round-trip
+# error must be small.
 
 net = steps[1].net
 with torch.no_grad():
@@ -79,5 +79,5 @@ for ax, points, title in zip(axes, (held_out, samples), ("held-out rows", "sampl
 plt.show()
 
 # %%
-# The weight is normalised here in every evaluation. To do it once per call of a block, define
-# ``bind(context)``: see :doc:`/architecture`. The nets of the package: :doc:`/which-net`.
+# This net normalises its weight in every evaluation. To do it once per call of a block, define
+# ``bind(context)``: see :doc:`/architecture`. :doc:`/which-net` describes the nets of the package.

@@ -2,8 +2,8 @@
 Publish to the Hub
 ==================
 
-Check a model's folder and upload it to the Hugging Face Hub. A dry run makes no request: it shows
-what would be sent.
+Check a model's folder and upload it to the Hugging Face Hub. A dry run makes no network request and
+lists the files that would be uploaded.
 """
 
 import subprocess
@@ -20,11 +20,11 @@ print(run.stdout, run.stderr)
 assert run.returncode == 0
 
 # %%
-# Before a byte leaves, the weights are checked against their sha256 and their golden batch, the
+# Before the upload the weights are checked against their sha256 and their golden batch, the
 # certificate is proved again, and the card is compared with the files. Without ``--dry-run`` the
 # command needs a token: ``hf auth login``.
 #
-# What a visitor of the page sees first is the card with this picture.
+# The card with this picture is the first page of the model on the Hub.
 
 picture = plt.imread(zoo_folder() / name / "density.png")
 figure, ax = plt.subplots(figsize=(7, 2.5), layout="constrained")
@@ -33,5 +33,5 @@ ax.axis("off")
 plt.show()
 
 # %%
-# From Python, for a model without a recipe: ``model.push_to_hub("my-name/my-model")``. Everything a
-# maintainer does: :doc:`/maintaining`.
+# To upload a model without a recipe from Python: ``model.push_to_hub("my-name/my-model")``.
+# :doc:`/maintaining` describes all tasks of a maintainer.

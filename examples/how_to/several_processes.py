@@ -2,8 +2,8 @@
 Several processes
 =================
 
-Train with several processes, on several GPUs or CPUs. They share each batch and take the steps that
-one process would take, so a recipe does not change.
+Train with several processes, on several GPUs or CPUs. The processes share each batch and take the
+same steps as one process, so the recipe stays the same.
 
 A launcher starts the processes: ``torchrun``, or ``accelerate launch`` (extra ``train``). The
 commands are the same as for one process.
@@ -43,7 +43,7 @@ one = train("one")
 two = train("two", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 # %%
-# Both logs have the same steps, up to the rounding of sums that are added in another order.
+# Both logs show the same steps, up to rounding errors of sums in a different order.
 
 figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 for log, label, line in ((one, "one process", "-"), (two, "two processes", "o")):
@@ -56,5 +56,5 @@ plt.show()
 folder.cleanup()
 
 # %%
-# ``evaluate`` is started the same way and shares its rows; the score does not depend on how many
-# processes there are. How gradients are added up: :doc:`/your-own-data`.
+# ``evaluate`` is started in the same way and shares its rows. The score does not depend on the
+# number of processes. :doc:`/your-own-data` says how gradients are summed.

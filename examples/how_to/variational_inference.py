@@ -3,10 +3,10 @@ Differentiable sampling: variational inference with nflows
 ==========================================================
 
 Fit a flow to a density that you can evaluate but not sample, by the reverse Kullback-Leibler
-divergence. Samples have to carry gradients: both directions of a block do.
+divergence. This needs gradients of samples. Gradients flow through both directions of a block.
 
-The target is a banana. Its normaliser is known, so the divergence goes to zero where the fit is
-perfect.
+The target is banana-shaped. Its normalising constant is known, so a perfect fit has the divergence
+zero.
 """
 
 import matplotlib.pyplot as plt
@@ -27,8 +27,8 @@ def block():
 
 
 # %%
-# nflows' ``ActNorm`` starts from data, and in the direction data -> noise alone. So the flow is
-# shown some rows before it is trained backwards.
+# nflows' ``ActNorm`` is initialised by the first data that pass in the direction data -> noise. So
+# some rows pass the flow in this direction before training.
 
 torch.manual_seed(0)
 base = StandardNormal([2])
@@ -47,8 +47,8 @@ for _ in range(200):
 print(f"reverse KL: {sum(divergences[-10:]) / 10:.3f} nats")
 
 # %%
-# Each sample is a root, and its gradient comes from the implicit function theorem: nothing of the
-# search for the root is kept.
+# Each sample is a root. Its gradient comes from the implicit function theorem, so memory does not
+# grow with the number of solver steps.
 
 transform.eval()
 line = torch.linspace(-3, 3, 150), torch.linspace(-2, 7, 150)
@@ -64,8 +64,9 @@ right.set(title="target and samples", xlim=(-3, 3), ylim=(-2, 7))
 plt.show()
 
 # %%
-# - ``flow.sample_and_log_prob(n)`` of nflows and ``model.reverse_kld(n)`` of normflows do the same.
-# - A residual block finds roots in the direction noise -> data. To train in that direction turn it
-#   around with nflows' ``InverseTransform(block)``.
+# - ``flow.sample_and_log_prob(n)`` of nflows and ``model.reverse_kld(n)`` of normflows also give
+#   samples with gradients.
+# - A residual block needs roots in the direction noise -> data. To train in this direction without
+#   roots, reverse the block with nflows' ``InverseTransform(block)``.
 # - ``model.sample`` of ``ImpFlow`` and ``ResFlow`` records no gradients;
 #   ``model.transform.inverse`` does.

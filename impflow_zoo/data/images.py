@@ -32,14 +32,14 @@ class _Images:
     """Images of one format, uint8, in cells of a column.
 
     An image of the wrong size or number of channels is a mistake in the model's config, not a
-    damaged file: it is refused whatever is done about those.
+    damaged file: it is always an error.
 
     Arguments:
-        name: what it is, for messages and results.
+        name: name of the set, for messages and results.
         data: the set, with one column of images.
-        form: what the images are to look like.
-        skip_corrupt: leave out rows without an image that can be decoded, with a warning for each;
-            False refuses them.
+        form: the format of the images.
+        skip_corrupt: leave out rows whose image cannot be decoded, with a warning for each; False
+            makes them an error.
 
     Raises:
         DataError: if there is no column of images, or several.
@@ -121,7 +121,7 @@ class _Images:
 
 
 class ImageSource(_Images, Source):
-    """Images of one format, uint8, each decoded when first asked for and kept if all would fit.
+    """Images of one format, uint8, decoded when first read and kept if all fit into memory.
 
     Raises:
         DataError: for an empty set.
@@ -153,7 +153,7 @@ class ImageSource(_Images, Source):
 
 
 class ImageStream(_Images):
-    """Images of one format, uint8, of a set that is not kept: a batch at a time is in memory."""
+    """Images of one format, uint8, of a streamed set: one batch at a time is in memory."""
 
     streaming: ClassVar[bool] = True
 
@@ -163,8 +163,8 @@ class ImageStream(_Images):
         """One pass from the first row.
 
         Arguments:
-            size: rows at a time.
-            limit: how many in all; no row beyond is asked for. None takes the whole set.
+            size: rows per batch.
+            limit: number of rows in all; no later row is read. None reads the whole set.
             share: ignored: a stream is read whole.
 
         Raises:
@@ -207,7 +207,7 @@ def image_column(features: Features, name: str) -> str:
     """
     columns = [c for c, feature in features.items() if type(feature).__name__ == "Image"]
     if not columns:
-        raise DataError(f"{name}: no column of images, there is {', '.join(features) or 'nothing'}")
+        raise DataError(f"{name}: no column of images, only {', '.join(features) or 'nothing'}")
     if len(columns) > 1:
         raise DataError(
             f"{name}: several columns of images, {', '.join(columns)}: keep one "

@@ -1,4 +1,4 @@
-"""Labels of images, which travel as one more channel of them."""
+"""Labels of images, which are an additional channel of the images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_columns(image: str, label: str | None, known: Iterable[str], name: str)
     if label is None:
         return [image]
     if label not in known:
-        raise DataError(f"{name}: no column {label!r}, there is {', '.join(known)}")
+        raise DataError(f"{name}: no column {label!r}, only {', '.join(known)}")
     return [image, label]
 
 

@@ -28,14 +28,14 @@ def load_split(
 
     Arguments:
         dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
-            What exists on disk is taken from disk; the split of a single file is read from its
-            name, else `train`.
-        split: which split; may be left out where there is only one.
+            A path that exists on disk is read from disk. The name of a single file tells its
+            split, `train` if it names none.
+        split: name of the split; may be left out if there is only one.
         revision: branch, tag or commit of a Hub set.
-        streaming: open it as rows that come in order and are not kept.
+        streaming: open the set as a stream, whose rows come in order and are not kept.
 
     Returns:
-        The split, a `Dataset` or an `IterableDataset`, and the name it goes by in messages.
+        The split, a `Dataset` or an `IterableDataset`, and its name in messages.
 
     Raises:
         DataError: for a set or split that does not exist or cannot be read.
@@ -101,7 +101,7 @@ def _file(path: Path) -> dict[str, Any]:
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise DataError(
-            f"{path}: files of type {path.suffix or '(none)'} are not read, "
+            f"{path}: cannot read files of type {path.suffix or '(none)'}, "
             f"only {', '.join(_FORMATS)}"
         )
     if path.stat().st_size == 0:

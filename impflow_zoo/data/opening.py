@@ -1,4 +1,4 @@
-"""One way to open data by name, whatever kind it is."""
+"""Open data of any kind by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOY_SPLITS = ["train", "validation", "test"]
 
 
 def is_toy(dataset: str | os.PathLike[str] | None) -> bool:
-    """Whether a name is that of a toy, whose rows are made to any number."""
+    """Whether a name is the name of a toy, which has any number of rows."""
     return os.fspath(dataset or "").startswith("toy:") and not Path(dataset or "").exists()
 
 
@@ -38,20 +38,20 @@ def open_source(
 
     Arguments:
         dataset: the name, or a path.
-        split: which split; a table with one split is used whole when this is left out. The splits
-            train, validation and test of a toy are independent samples, and so is the sample that
-            is drawn when this is left out.
-        columns: columns of a table, all numeric ones when left out. A toy has two.
+        split: name of the split; None uses the whole of a set with one split. The splits train,
+            validation and test of a toy are independent samples; None draws another independent
+            sample.
+        columns: columns of a table; None takes all numeric ones. A toy has two columns.
         revision: branch, tag or commit of a Hub set.
-        size: number of rows of a toy; when left out, 10,000.
-        image: what images are to look like; rows are the images of the set then, uint8.
+        size: number of rows of a toy; None is 10,000.
+        image: the format of the images, which are the rows then, uint8; None for tables.
         skip_corrupt: let `read` and `batches` leave out images that cannot be decoded.
 
     Returns:
         The rows.
 
     Raises:
-        DataError: for anything that does not exist or does not apply.
+        DataError: if the data do not exist, or an argument does not apply to them.
 
     Example:
         >>> len(open_source("toy:moons", "test", size=100))
@@ -60,7 +60,7 @@ def open_source(
     dataset = os.fspath(dataset)
     if is_toy(dataset):
         if image is not None:
-            raise DataError(f"{dataset}: rows of a table, where a model of images needs images")
+            raise DataError(f"{dataset} is a table, but an image model needs images")
         _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt)
         seed = 0
         if split is not None:
@@ -73,7 +73,7 @@ def open_source(
             raise DataError(f"{dataset}: its columns are {known}, not {wanted}")
         return toy.chosen(columns)
     if ":" in dataset and not Path(dataset).exists():
-        raise DataError(f"{dataset}: unknown kind of data, there is toy:NAME, a Hub id, a path")
+        raise DataError(f"{dataset}: unknown kind of data: use toy:NAME, a Hub id or a path")
     _refuse(dataset, size=size)
     if image is not None:
         return ImageSource.open(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)

@@ -21,15 +21,15 @@ _GREYS = ("L", "LA", "1")
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What images are to look like.
+    """The format of images.
 
     Arguments:
         channels: 3 for colours, 1 for grey.
         size: height and width.
         crop: side of the square cut from the middle first, or None.
-        resize: scale to the size, area averaged; False refuses other sizes.
-        grey: turn colours into grey, or grey into colours; False refuses either.
-        label: name of a column of whole numbers up to 255, which fill one more channel.
+        resize: scale to the size, by area averages; False refuses other sizes.
+        grey: convert between colour and grey; False refuses images that need it.
+        label: name of a column of whole numbers up to 255, which fill an additional channel.
     """
 
     channels: int
@@ -44,9 +44,9 @@ def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:
     """One image in the format, uint8 with shape `(C, H, W)`.
 
     Arguments:
-        image: as PIL decoded it.
-        form: what it is to look like.
-        name: of the image, for messages.
+        image: the decoded image.
+        form: the format.
+        name: name of the image, for messages.
 
     Raises:
         DataError: for an image of another size or another number of channels.
@@ -58,7 +58,7 @@ def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:
     if form.crop is not None:
         left, top = (image.width - form.crop) // 2, (image.height - form.crop) // 2
         if min(left, top) < 0:
-            raise DataError(f"{name} is {image.height}x{image.width}: too small for {form.crop}")
+            raise DataError(f"{name} is {image.height}x{image.width}: crop={form.crop} is larger")
         image = image.crop((left, top, left + form.crop, top + form.crop))
     image = image.convert(mode)
     height, width = form.size

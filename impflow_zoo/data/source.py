@@ -1,4 +1,4 @@
-"""Rows of a data set: what training and evaluation know of data."""
+"""Rows of a data set: the interface of data for training and evaluation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LOOKED_AT = 16  # rows at each end of a set that its fingerprint is made of
 
 
 class DataError(ValueError):
-    """A mistake about data, in one line that names the thing and the remedy."""
+    """An error in data, in one line that names the cause and the remedy."""
 
 
 class UnknownSplitError(DataError):
-    """A data set has no such split, or several of which none was named."""
+    """A data set has no such split, or has several and none was named."""
 
 
 class LeftOutWarning(UserWarning):
@@ -37,12 +37,12 @@ class LeftOutWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of a set, under the numbers they have there.
+    """Some rows of a set with their row numbers.
 
     Arguments:
         index: row numbers, int64 with shape `(n,)`.
         rows: the rows, raw, with shape `(n, ...)`.
-        left_out: how many more were asked for and cannot be read.
+        left_out: number of further rows that cannot be read.
     """
 
     index: Tensor
@@ -58,7 +58,7 @@ class Source(ABC):
     units, images are uint8 `[n, C, H, W]`. Dequantisation and standardisation belong to the model.
 
     Arguments:
-        name: what it is, for messages and results.
+        name: name of the set, for messages and results.
         size: number of rows.
 
     Raises:
@@ -75,7 +75,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Those of the rows at `indices` that can be read, in their order; repeats are allowed.
+        """Read the rows at `indices`, in this order, without unreadable ones; repeats are allowed.
 
         Raises:
             DataError: for a row that cannot be read and is not to be left out.
@@ -83,7 +83,7 @@ class Source(ABC):
 
     @abstractmethod
     def part(self, rows: range) -> Source:
-        """Some of the rows as a set, with numbers of its own."""
+        """Some of the rows as a set of its own, numbered from 0."""
 
     def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The rows at `indices`, a copy; none of them may be left out.
@@ -101,13 +101,12 @@ class Source(ABC):
     ) -> Iterator[Batch]:
         """One pass over the first rows.
 
-        Rows that are left out count as rows: they make their batch smaller, and the numbers of all
-        others are what they would be.
+        Rows that are left out make their batch smaller; all other rows keep their numbers.
 
         Arguments:
-            size: rows at a time.
-            limit: how many in all; None takes the whole set.
-            share: which of so many rows to take.
+            size: rows per batch.
+            limit: number of rows in all; None takes the whole set.
+            share: which of these rows to take.
         """
         rows = share(len(self) if limit is None else min(limit, len(self)))
         for i in range(0, len(rows), size):
@@ -118,10 +117,10 @@ class TableSource(Source):
     """A table held in memory.
 
     Arguments:
-        name: what it is, for messages and results.
+        name: name of the table, for messages and results.
         values: the rows, float64 with shape `(N, D)`.
         columns: the names of the `D` columns.
-        named: whether these are names that somebody gave, by which other files are read too.
+        named: whether the names come from the data; other files are then read by these names.
 
     Raises:
         DataError: for an empty table, a column named twice, or a value that is NaN or infinite.

@@ -33,9 +33,9 @@ def open_table(
 
     Arguments:
         dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
-        split: which split; a set with one split is used whole when this is left out.
-        columns: the columns to take, in this order. When left out, all numeric ones in the order
-            of the file, but for an index that pandas saved along with the data.
+        split: name of the split; None uses the whole of a set with one split.
+        columns: the columns to take, in this order. None takes all numeric ones in the order of the
+            file, except an index saved by pandas.
         revision: branch, tag or commit of a Hub set.
 
     Returns:
@@ -54,7 +54,7 @@ def open_table(
 def _numeric_columns(data: Dataset, name: str) -> list[str]:
     _refuse_missing_header(data.column_names, name)
     if hint := _separator_hint(data.column_names):
-        raise DataError(f"{name}: there are the columns {', '.join(data.column_names)}{hint}")
+        raise DataError(f"{name}: the columns are {', '.join(data.column_names)}{hint}")
     chosen = [
         column
         for column in data.column_names
@@ -62,7 +62,7 @@ def _numeric_columns(data: Dataset, name: str) -> list[str]:
     ]
     if not chosen:
         raise DataError(
-            f"{name}: no numeric column, there is only {', '.join(data.column_names) or 'nothing'}"
+            f"{name}: no numeric column, only {', '.join(data.column_names) or 'nothing'}"
         )
     return chosen
 
@@ -72,7 +72,7 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
     if missing:
         _refuse_missing_header(data.column_names, name)
         raise DataError(
-            f"{name}: no column {', '.join(missing)}, there are: {', '.join(data.column_names)}"
+            f"{name}: no column {', '.join(missing)}, only {', '.join(data.column_names)}"
             f"{_separator_hint(data.column_names)}"
         )
     for column in columns:

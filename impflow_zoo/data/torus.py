@@ -1,4 +1,4 @@
-"""A density of two angles, like that of the angles phi and psi along the backbone of a protein."""
+"""A density of two angles, similar to phi and psi along the backbone of a protein."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two-dimensional toys, drawn with torch in the sizes and scales the flow papers use.
+"""Two-dimensional toys, drawn with torch, with the sizes and scales of the flow papers.
 
 References:
     FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models,
@@ -31,10 +31,10 @@ class Toy:
 
     Arguments:
         draw: `n` independent points, float64 with shape `(n, 2)`, from a generator.
-        entropy: differential entropy in nats: what the best possible model scores, negated. In
-            closed form for `checkerboard`, else by quadrature of the density, good to 1e-5; None
-            where the density is not known.
-        columns: their names.
+        entropy: differential entropy in nats, the negated score of the best possible model. In
+            closed form for `checkerboard`, else by quadrature of the density to 1e-5; None if the
+            density is not known.
+        columns: names of the columns.
     """
 
     draw: Callable[[int, Generator], Tensor]
@@ -48,7 +48,7 @@ def open_toy(name: str, n: int = 10_000, seed: int = 0) -> TableSource:
     Arguments:
         name: one of `TOYS`.
         n: number of points.
-        seed: of the generator; the same name, size and seed give the same points.
+        seed: seed of the generator; the same name, size and seed give the same points.
 
     Returns:
         The points as a table with columns `x` and `y`; `phi` and `psi` for the torus.
@@ -63,7 +63,7 @@ def open_toy(name: str, n: int = 10_000, seed: int = 0) -> TableSource:
     if name not in TOYS:
         raise DataError(f"unknown toy {name!r}, choose one of: {', '.join(TOYS)}")
     if n < 1:
-        raise DataError(f"toy:{name}: the size has to be at least 1, not {n}")
+        raise DataError(f"toy:{name}: the size must be at least 1, not {n}")
     points = TOYS[name].draw(n, Generator().manual_seed(seed))
     return TableSource(f"toy:{name}", points, TOYS[name].columns)
 

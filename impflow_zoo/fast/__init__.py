@@ -1,7 +1,7 @@
 """Bound nets that are differentiated by hand.
 
-This room may be deleted: everything works without it, slower. `transforms/binding.py` alone knows
-of it.
+This folder may be deleted: everything works without it, but more slowly. Only
+`transforms/binding.py` imports it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Activations with Lipschitz constant 1.
 
 Elementwise activations have `|f'| <= 1`. CLipSwish and CPila return twice as many features as they
-are given, MaxMin sorts pairs of them: their Jacobians have 2-norm at most 1.
+take, MaxMin sorts pairs of features: the 2-norm of their Jacobians is at most 1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 class Scaled(nn.Module):
     """An activation of the form `after * function(before * x)` with scalars before and after.
 
-    A net folds the scalars into the layers around it, which saves two passes over every feature
+    A net multiplies the scalars into the adjacent layers, which saves two passes over every feature
     map.
     """
 
@@ -60,7 +60,7 @@ def half_sine(x: Tensor) -> Tensor:
 
 
 class HalfSin(Scaled):
-    """`x / 2 + sin(2 pi x) / (4 pi)`: the mean of `Sin` and the identity, never falling."""
+    """`x / 2 + sin(2 pi x) / (4 pi)`: the mean of `Sin` and the identity, monotone."""
 
     function = half_sine
     slopes = (0.0, 2.0)
@@ -145,7 +145,7 @@ class CPila(nn.Module):
 
 
 class MaxMin(nn.Module):
-    """Sort pairs of channels: an even number of them is needed.
+    """Sort pairs of channels; the number of channels must be even.
 
     References:
         Sorting out Lipschitz function approximation (Anil et al., 2019)
@@ -156,7 +156,7 @@ class MaxMin(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:
-            raise ValueError(f"maxmin pairs channels; {x.shape[1]} is odd")
+            raise ValueError(f"maxmin needs an even number of channels, not {x.shape[1]}")
         a, b = x.chunk(2, dim=1)
         return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), dim=1)
 
@@ -205,18 +205,18 @@ def expansion(activation: nn.Module | None) -> int:
 
 
 def make_activation(kind: str | type[nn.Module], features: int | None = None) -> nn.Module:
-    """An activation of a name of `ACTIVATIONS`, or of a class, for so many features or channels.
+    """Make an activation from a name in `ACTIVATIONS` or a class.
 
     Raises:
-        ValueError: if the name is unknown, with those that are known, or if the activation pairs
-            features and their number is odd.
+        ValueError: if the name is unknown, or if the activation pairs features and their number
+            is odd.
     """
     found = kind if isinstance(kind, type) else ACTIVATIONS.get(kind)
     if found is None:
         raise ValueError(f"unknown activation {kind!r}: choose {', '.join(ACTIVATIONS)}")
     if features is not None and features % 2 and getattr(found, "pairs", False):
         name = getattr(kind, "__name__", kind)
-        raise ValueError(f"activation {name!r} pairs features: an even number, not {features}")
+        raise ValueError(f"activation {name!r} needs an even number of features, not {features}")
     return found()
 
 

@@ -1,4 +1,4 @@
-"""What nets with a bounded Lipschitz constant share."""
+"""The base class of nets with a bounded Lipschitz constant."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class BoundedNet(nn.Module):
     Contexts go through linear maps and are added before each activation, one number for each
     feature or channel. Sub-classes make `layers`.
 
-    A learned frequency `w` of a feature or channel puts `f(w t) / w` in the place of `f(t)`: the
-    slopes are the same, so are the bounds, and both factors are multiplied into the weights.
+    A learned frequency `w` of a feature or channel replaces `f(t)` by `f(w t) / w`. The slopes and
+    the bounds stay the same, and both factors are multiplied into the weights.
     """
 
     first: nn.Module | None  # an activation at the start
@@ -62,7 +62,7 @@ class BoundedNet(nn.Module):
         if not (is_real(frequency) and 1e-3 <= frequency <= 1e3):
             raise ValueError(f"frequency={frequency!r}: a number from 0.001 to 1000 is needed")
         if slopes(make_activation(kind)) is None:
-            raise ValueError(f"frequency={frequency}: {kind!r} is not elementwise, set None")
+            raise ValueError(f"frequency={frequency}: {kind!r} is not elementwise, use None")
         for width in (*(() if first is None else (first,)), *widths):
             self.log_frequencies.append(torch.full((width,), math.log(frequency)))
 
@@ -109,7 +109,7 @@ class BoundedNet(nn.Module):
         for i, layer in enumerate(self.bounded_layers()):
             if watched(layer) or type(layer).forward is not LipschitzLayer.forward:
                 raise ValueError(
-                    f"layer {i}: hooks on a layer, or other code in its place, do not run: "
+                    f"layer {i} has hooks or a replaced forward, which do not run: "
                     "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
                 )
         first, scale = None, cast(Scale, 1.0)
@@ -157,7 +157,7 @@ class BoundedNet(nn.Module):
         return self.at(context).in_graph(x)
 
     def certificate(self) -> float | None:
-        """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
+        """Upper bound on the net's Lipschitz constant at its current weights, in the 2-norm."""
         return math.prod(layer.norm_bound() for layer in self.bounded_layers())
 
 

@@ -1,4 +1,4 @@
-"""Certificates: upper bounds of Lipschitz constants that can be trusted."""
+"""Certificates: proved upper bounds on Lipschitz constants."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Certificate", "certify", "worst"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is proved about one net."""
+    """The proved bound of one net."""
 
     name: str  # path of the net in the model
-    bound: float | None  # upper bound of its Lipschitz constant, or None where there is no proof
+    bound: float | None  # upper bound on its Lipschitz constant, or None where there is no proof
     norm: str = "2"  # of the bound
 
     @property

@@ -1,4 +1,4 @@
-"""Convolutions with a bounded norm of the operator they are on images of their size."""
+"""Convolutions with a bounded operator norm on images of a given size."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _STEPS = 30  # of the first Krylov space towards convergence
 
 
 class LipschitzConv2d(LipschitzLayer):
-    """A convolution with zero padding, whose norm as an operator does not exceed a coefficient.
+    """A convolution with zero padding, whose operator norm does not exceed a coefficient.
 
-    The norm is that of the linear map `[in, H, W] -> [out, H, W]`, borders included, not of the
-    kernel reshaped to a matrix (which can be off by a factor of the kernel size, either way). For
+    The norm is the norm of the linear map `[in, H, W] -> [out, H, W]`, borders included. The norm
+    of the kernel reshaped to a matrix can be wrong by a factor of the kernel size, either way. For
     1x1 kernels the two agree, and the vectors are those of the matrix.
 
     References:
@@ -35,7 +35,7 @@ class LipschitzConv2d(LipschitzLayer):
         out_channels: channels of the output.
         kernel_size: an odd number; the padding keeps the size of the image.
         image_size: height and width of the images.
-        coefficient: largest norm allowed; smaller weights are left as they are.
+        coefficient: largest norm allowed; smaller weights are not changed.
 
     Example:
         >>> layer = LipschitzConv2d(3, 8, 3, image_size=(4, 4), coefficient=0.9)
@@ -145,7 +145,7 @@ class LipschitzConv2d(LipschitzLayer):
 
     @torch.no_grad()
     def norm_bound(self) -> float:
-        """An upper bound of the norm in float64, by `convolution_norm_bound`."""
+        """An upper bound on the norm in float64, by `convolution_norm_bound`."""
         weight = self.normalised_weight(training=False).double()
 
         def estimate(steps: int) -> float:

@@ -20,17 +20,17 @@ __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
 def _shape(channels: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
     """The shape of an image, if its sizes are positive."""
     if isinstance(image_size, int) or len(image_size) != 2:
-        raise ValueError(f"image_size={image_size}: height and width are needed, as (32, 32)")
+        raise ValueError(f"image_size={image_size}: height and width are needed, such as (32, 32)")
     check_sizes(channels=channels, image_size=tuple(image_size))
     return (channels, *image_size)
 
 
 class LipschitzConvNet(BoundedNet):
-    """Convolutions and activations with a bounded Lipschitz constant, the whole net's.
+    """A convolutional net with a bounded Lipschitz constant.
 
-    Every convolution gets an equal share of the constant. A context enters by an unconstrained
-    linear map, one number per channel, added before each hidden activation: the bound is on `x`
-    alone.
+    Every convolution gets an equal share of the constant. An unconstrained linear map of the
+    context, one number per channel, is added before each hidden activation: the bound is only on
+    `x`.
 
     References:
         Residual Flows for Invertible Generative Modeling (Chen et al., 2019), appendix E
@@ -39,13 +39,13 @@ class LipschitzConvNet(BoundedNet):
     Arguments:
         channels: channels of input and output.
         image_size: height and width of the images.
-        width: channels in between.
+        width: channels of the hidden layers.
         kernels: size of each convolution, odd numbers.
         activation: see `LipschitzMLP`.
         preactivation: start with an activation instead of a convolution.
-        lipschitz: bound of the Lipschitz constant, in the 2-norm.
+        lipschitz: bound on the Lipschitz constant, in the 2-norm.
         context_features: size of a context row, or None.
-        frequency: where the learned frequencies of the channels start, see `LipschitzMLP`.
+        frequency: initial value of the learned frequencies of the channels, see `LipschitzMLP`.
 
     Example:
         >>> net = LipschitzConvNet(channels=3, image_size=(8, 8), width=16)
@@ -67,7 +67,7 @@ class LipschitzConvNet(BoundedNet):
         frequency: float | None = None,
     ) -> None:
         if not isinstance(kernels, Sequence) or not kernels:
-            raise ValueError(f"kernels={kernels}: a size for each convolution is needed, as (3, 1)")
+            raise ValueError(f"kernels={kernels}: sizes of convolutions are needed, such as (3, 1)")
         check_sizes(width=width, kernels=tuple(kernels))
         hidden = [width] * (len(kernels) - 1)
         super().__init__(_shape(channels, image_size), lipschitz, context_features)
@@ -81,11 +81,11 @@ class LipschitzConvNet(BoundedNet):
 
 
 class LipschitzDenseNet(BoundedNet):
-    """An invertible DenseNet's `g`: each layer sees what all layers before it found.
+    """The net `g` of an invertible DenseNet: each layer sees the outputs of all earlier layers.
 
-    A layer appends its features by the learnable concatenation `[a h, b act(conv(h))]` with
-    positive `a^2 + b^2 = 1`, whose constant is at most 1; the last convolution brings the
-    whole to `lipschitz`.
+    A layer is the learnable concatenation `[a h, b act(conv(h))]` with positive `a`, `b` and
+    `a^2 + b^2 = 1`, whose Lipschitz constant is at most 1. The norm of the last convolution is at
+    most `lipschitz`.
 
     References:
         Invertible DenseNets with Concatenated LipSwish (Perugachi-Diaz et al., 2021), section 3
@@ -94,11 +94,11 @@ class LipschitzDenseNet(BoundedNet):
     Arguments:
         channels: channels of input and output.
         image_size: height and width of the images.
-        growth: channels that a layer's convolution adds, before the activation doubles them or not.
+        growth: channels of a layer's convolution, which the activation may double.
         depth: number of dense layers.
         kernel: size of their convolutions, odd; the last convolution is 1x1.
         activation: see `LipschitzMLP`.
-        lipschitz: bound of the Lipschitz constant in the 2-norm.
+        lipschitz: bound on the Lipschitz constant in the 2-norm.
         context_features: size of a context row, or None.
 
     Example:
@@ -137,7 +137,7 @@ class LipschitzDenseNet(BoundedNet):
         return [(old, new) for old, new in both]
 
     def certificate(self) -> float:
-        """Upper bound of the Lipschitz constant of the net as it is, in the 2-norm."""
+        """Upper bound on the Lipschitz constant of the net as it is, in the 2-norm."""
         *dense, last = self.bounded_layers()
         bound: float = last.norm_bound()
         for layer, (old, new) in zip(dense, self.mixing(), strict=True):

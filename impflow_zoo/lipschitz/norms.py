@@ -1,4 +1,4 @@
-"""Layers whose norm as linear maps does not exceed a coefficient."""
+"""Layers whose operator norm does not exceed a coefficient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LipschitzLayer(nn.Module):
     Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
 
     Sub-classes define the `operator`, how the vectors are found to convergence, `converge`, how
-    they are followed in training, `iterate`, which may answer `attained()`, and a bound of the norm
+    they are followed in training, `iterate`, which may answer `attained()`, and a bound on the norm
     of the normalised operator that can be trusted, `norm_bound`.
     """
 
@@ -105,7 +105,7 @@ class LipschitzLinear(LipschitzLayer):
     Arguments:
         in_features: size of the input.
         out_features: size of the output.
-        coefficient: largest norm allowed; smaller weights are left as they are.
+        coefficient: largest norm allowed; smaller weights are not changed.
 
     Example:
         >>> layer = LipschitzLinear(2, 2, coefficient=0.9)
@@ -215,7 +215,7 @@ def _settle(layers: Sequence[LipschitzLayer]) -> None:
 
 
 def refresh_norms(module: nn.Module) -> None:
-    """Bring the power vectors of every layer to convergence (before saving, say)."""
+    """Run the power iteration of every layer to convergence, for instance before saving."""
     with without_autocast(module):
         for layer in module.modules():
             if isinstance(layer, LipschitzLayer):

@@ -27,7 +27,7 @@ class Perceptron(BoundedNet):
     ) -> None:
         super().__init__((features,), lipschitz, context_features)
         if isinstance(hidden_features, int):
-            sizes = f"sizes are needed, as ({hidden_features},)"
+            sizes = f"sizes are needed, such as ({hidden_features},)"
             raise ValueError(f"hidden_features={hidden_features}: {sizes}")
         self.hidden_features = tuple(hidden_features)
         check_sizes(features=features, hidden_features=self.hidden_features)
@@ -36,24 +36,24 @@ class Perceptron(BoundedNet):
 
 
 class LipschitzMLP(Perceptron):
-    """A multilayer perceptron with a bounded Lipschitz constant, the whole net's.
+    """A multilayer perceptron with a bounded Lipschitz constant.
 
     Every layer gets an equal share of the constant, `lipschitz^(1 / layers)`; the activations
-    have constant 1. A context enters by an unconstrained linear map added before each hidden
-    activation: the bound is on `x` alone. Without `context_features` a context is ignored, so
-    that unconditional blocks can stand in a conditional flow.
+    have constant 1. An unconstrained linear map of the context is added before each hidden
+    activation: the bound is only on `x`. Without `context_features` a context is ignored, so a
+    conditional flow may contain unconditional blocks.
 
     Arguments:
         features: size of input and output.
         hidden_features: sizes of the hidden layers.
         activation: `"sin"`, `"halfsin"`, `"lipswish"`, `"shifted-lipswish"`, `"elu"`,
-            `"relu"` (log-determinants warn of it in training), `"softplus"`, `"tanh"`,
+            `"relu"` (log-determinants warn against it in training), `"softplus"`, `"tanh"`,
             `"clipswish"`, `"cpila"` or `"maxmin"`; or a class of modules with constant 1.
-        lipschitz: bound of the Lipschitz constant, in the 2-norm.
+        lipschitz: bound on the Lipschitz constant, in the 2-norm.
         context_features: size of a context row, or None.
-        frequency: where the frequencies start that are learned, one for each hidden neuron, which
-            computes `f(w t) / w`: the bound does not change. None learns none. For elementwise
-            activations.
+        frequency: initial value of the learned frequencies `w`. Each hidden neuron computes
+            `f(w t) / w`, which does not change the bound. Only for elementwise activations. None
+            for no learned frequencies.
 
     Example:
         >>> import torch

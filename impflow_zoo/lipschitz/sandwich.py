@@ -105,14 +105,13 @@ def _cayley(free: Tensor) -> Tensor:
 class SandwichMLP(Perceptron):
     """A multilayer perceptron with a Lipschitz bound that is proved for all its layers together.
 
-    It is evaluated like a `LipschitzMLP` of the same sizes and costs as much per row. A
-    `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its slopes reach
-    a third to two thirds of the bound. The weights of this net satisfy a semidefinite certificate
-    (LipSDP) instead, and its slopes can come close to the bound. It has two
-    to three times the parameters.
+    It costs as much per row as a `LipschitzMLP` of the same sizes and has two to three times its
+    parameters. A `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its
+    slopes reach a third to two thirds of the bound. The weights of this net satisfy a semidefinite
+    certificate (LipSDP), and its slopes can come close to the bound.
 
     With `[A_k B_k]` the pair of layer `k`, `F_k` the diagonal matrix of its frequencies and `L` the
-    bound, the weights are `W_0 = sqrt(2 L) F_0 B_0`, `W_k = 2 F_k B_k A_(k-1)^T F_(k-1)^-1` and, of
+    bound, the weights are `W_0 = sqrt(2 L) F_0 B_0`, `W_k = 2 F_k B_k A_(k-1)^T F_(k-1)^-1` and, in
     the last layer, `W_n = sqrt(2 L) B_n A_(n-1)^T F_(n-1)^-1`.
 
     References:
@@ -124,10 +123,10 @@ class SandwichMLP(Perceptron):
         hidden_features: sizes of the hidden layers.
         activation: `"halfsin"`, `"elu"`, `"relu"`, `"softplus"`, `"tanh"` or
             `"shifted-lipswish"`.
-        lipschitz: bound of the Lipschitz constant in `x`, in the 2-norm.
+        lipschitz: bound on the Lipschitz constant in `x`, in the 2-norm.
         context_features: size of a context row, or None; contexts enter as in `LipschitzMLP`.
-        frequency: where the frequencies start that are learned, one for each hidden neuron, which
-            computes `f(w t) / w`. The bound does not depend on them.
+        frequency: initial value of the learned frequencies `w`. Each hidden neuron computes
+            `f(w t) / w`, which does not change the bound.
 
     Raises:
         ValueError: for sizes, a bound or a frequency that are not positive, and for activations
@@ -174,9 +173,9 @@ class SandwichMLP(Perceptron):
 
     @torch.no_grad()
     def certificate(self) -> float | None:
-        """Upper bound of the Lipschitz constant, proved for the weights that evaluation uses.
+        """Upper bound on the Lipschitz constant, proved for the weights that evaluation uses.
 
-        None if there is no proof, as for weights that are not finite.
+        None if there is no proof, for instance if weights are not finite.
         """
         maps = maps_of(self)
         if maps is None:  # somebody has put other activations in place
@@ -207,10 +206,10 @@ def maps_of(net: Perceptron) -> AffineMaps | None:
 
 
 def lipsdp_bounds(model: nn.Module) -> dict[str, float]:
-    """Smaller bounds, by the name of the net, of nets that are held to a product of norms.
+    """Tighter bounds, by the name of the net, for nets bounded by a product of norms.
 
-    The semidefinite inequality is proved with multipliers that are searched for, which takes up to
-    some seconds a net. Only perceptrons with elementwise activations have one. The bounds are in
+    An optimisation finds multipliers with which the semidefinite inequality is proved. This takes
+    up to a few seconds per net. Only perceptrons with elementwise activations have such a bound, in
     the 2-norm.
     """
     bounds = {}

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def register_model(cls: M) -> M:
-    """Let recipes and config files name a class of models; to be used as a decorator.
+    """Let recipes and config files name a model class; a decorator.
 
     Arguments:
         cls: the class. Its `config_types` are frozen dataclasses, each with a `kind` of its own.
@@ -45,10 +45,10 @@ def register_model(cls: M) -> M:
     """
     known = _CLASSES.setdefault(cls.__name__, cls)
     if known is not cls:
-        raise ModelError(f"a model named {cls.__name__} is registered already: {known.__module__}")
+        raise ModelError(f"{cls.__name__} is already registered, by {known.__module__}")
     for config in cls.config_types:
         if CONFIGS.setdefault(config.kind, config) is not config:
-            raise ModelError(f"configs of kind {config.kind!r} are those of another model")
+            raise ModelError(f"configs of kind {config.kind!r} belong to another model")
     return cls
 
 

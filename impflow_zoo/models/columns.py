@@ -1,4 +1,4 @@
-"""What a model of a table is told of its columns, and what its map starts with."""
+"""The settings of columns, and the preprocessing that a model of a table starts with."""
 
 from __future__ import annotations
 
@@ -28,21 +28,20 @@ __all__ = ["ColumnsConfig", "angles_of", "on_plain", "table_transform"]
 
 @dataclass(frozen=True)
 class ColumnsConfig:
-    """The columns whose density is modelled, and those that are given.
+    """The columns whose density is modelled, and the context columns.
 
     Arguments:
         features: number of columns.
-        context_features: size of a context row, or None for an unconditional density; None is
-            filled in where `context_columns` are named.
+        context_features: size of a context row, or None for an unconditional density; follows
+            from `context_columns` if these are named.
         columns: names of the columns, in order; empty if they have none.
-        context_columns: names of the columns that are given, in order. Contexts are in the data's
-            own units; the model standardises them.
-        rounding: for every column the step its values are rounded to, in the data's own units,
-            0 where they are not; empty means nowhere. Uniform noise of one step is added before
-            training and scoring. Steps of the context columns may follow; contexts need none, as
-            no density of them is modelled.
-        bounds: by name of a column, its lowest and its highest value, None where it is open. The
-            density is zero outside, and rows there are refused.
+        context_columns: names of the context columns, in order. Contexts are in the data's own
+            units; the model standardises them.
+        rounding: rounding step of every column in the data's own units, 0 for a column that is
+            not rounded; empty if none is. Uniform noise of one step is added before training and
+            scoring. Steps of the context columns may follow, but have no effect.
+        bounds: lowest and highest value by name of a column, None for an open end. The density is
+            zero outside, and rows outside are refused.
         metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
         seed: seed of the probes and of the noise in evaluation.
     """
@@ -68,7 +67,7 @@ class ColumnsConfig:
         self._require_length("columns", self.features)
         self._require_length("context_columns", given)
         if self.context_columns and not self.columns:
-            raise ConfigError("context_columns are named: name the columns they are given for too")
+            raise ConfigError("context_columns are named: columns must be named too")
         names = (*self.columns, *self.context_columns)
         require(len(set(names)) == len(names), "columns", names, "each once")
         if len(self.rounding) != self.features + given:
@@ -85,7 +84,7 @@ class ColumnsConfig:
             far = max(abs(low), abs(high))
             if far < math.inf and high - low < 1e-5 * far:  # some 100 numbers of float32
                 raise ConfigError(
-                    f"bounds.{name}={ends}: float32 hardly tells these apart, subtract an offset "
+                    f"bounds.{name}={ends}: these are too close for float32, subtract an offset "
                     "from the column"
                 )
 
@@ -110,11 +109,11 @@ class ColumnsConfig:
 
 
 def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> CompositeTransform:
-    """Rows in the data's own units, `[B, D]`, to noise, `[B, D]`, by way of standardised ones.
+    """The transform of rows in the data's own units, `[B, D]`, to noise, `[B, D]`.
 
     Arguments:
-        config: what the columns are.
-        steps: from standardised rows to noise; contexts are standardised for them as well.
+        config: the columns.
+        steps: transforms of standardised rows to noise; their contexts are standardised, too.
     """
     parts: list[Transform] = [Standardise(config.features), *steps]
     if angles := angles_of(config):

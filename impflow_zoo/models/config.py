@@ -1,4 +1,4 @@
-"""The kinds of configs, and how they are read: frozen dataclasses that travel as JSON."""
+"""The kinds of configs, and how they are read: frozen dataclasses stored as JSON."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def parse(data: Any) -> Config:
     for key in rest.keys() & _ONCE.keys():
         if key not in CONFIGS[kind].__dataclass_fields__:
             raise ConfigError(
-                f"config key {key!r}: converted checkpoints alone have it, convert these again"
+                f"config key {key!r} belongs to converted checkpoints: convert the checkpoint again"
             )
     names = {known: {f.name for f in dataclasses.fields(cls)} for known, cls in CONFIGS.items()}
     for key in rest:
         others = [repr(known) for known in names if key in names[known]]
         if others and key not in names[kind]:
             raise ConfigError(
-                f"unknown config key {key!r}: it is of {', '.join(others)}, not {kind!r}"
+                f"config key {key!r} belongs to kind {' or '.join(others)}, not {kind!r}"
             )
     return parse_dataclass(CONFIGS[kind], rest, "")
 

@@ -1,4 +1,4 @@
-"""A density in the data's own units: a flow with its preprocessing, and what is asked of it."""
+"""A density in the data's own units: a flow with its preprocessing."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Density(nn.Module):
         Arguments:
             x: data as the user has it, with shape `[B, ...]`.
             context: one context per row, for conditional models.
-            report: filled in with the roots and log-determinants that were found on the way.
+            report: receives statistics of the roots and log-determinants.
 
         Raises:
             ValueError: for input of the wrong type or shape, or with NaN or infinity.
@@ -109,13 +109,13 @@ class Density(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Log-density of each row and the standard error of its estimator, `([B], [B])`.
 
-        The error is that of the log-determinants: zero where they are exact. With
-        `logdet="unbiased"` both come from eight draws; it is NaN for a single seeded probe.
+        The error is that of the log-determinants: zero if they are exact. With
+        `logdet="unbiased"` both come from eight draws. The error is NaN for a single seeded probe.
 
         Arguments:
             x, context, report: as in `log_prob`.
-            keys: one number for each row, which its probes depend on beside the seed; None: seeded
-                probes are the same for all rows.
+            keys: one number per row; the probes of a row depend on it and on the seed. With None
+                all rows have the same seeded probes.
         """
         x, context = self._checked(x, context)
         own, probes = Report() if report is None else report, Probes(keys)
@@ -140,8 +140,8 @@ class Density(nn.Module):
     def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits per dimension of each image, `[B]`, after uniform dequantisation.
 
-        The noise is seeded and the same for every image, so an answer depends on its image and
-        the seed alone. `evaluate` draws it for each image anew, for a mean over a data set.
+        The noise is seeded and the same for every image, so the result depends only on the image
+        and the seed. `evaluate` uses different noise for each image.
 
         Arguments:
             images: uint8 with shape `[B, C, H, W]`.
@@ -169,7 +169,7 @@ class Density(nn.Module):
         """Draw from the density.
 
         Arguments:
-            n: how many, for each context.
+            n: number of samples, for each context.
             context: contexts with shape `[C, context_features]`, for conditional models.
             temperature: scale of the noise; below 1 samples are more typical.
             generator: torch generator of the noise; None takes the global one.
@@ -184,14 +184,14 @@ class Density(nn.Module):
             SolverError: if a root is not found.
         """
         if not (is_whole(n) and n >= 0):
-            raise ModelError(f"sample({n!r}): a whole number of samples, not negative, is needed")
+            raise ModelError(f"sample({n!r}): a whole number of at least 0 is needed")
         if not (is_real(temperature) and 0 <= temperature < math.inf):
             raise ModelError(f"temperature={temperature!r}: a finite number, at least 0, is needed")
         if temperature != 1 and getattr(self.config, "periodic", None):
             raise ModelError(f"temperature={temperature}: angles have no scale, leave it at 1")
         if not isinstance(generator, torch.Generator | None):
             raise ModelError(
-                f"generator={generator!r}: torch.Generator().manual_seed(0), say, is needed"
+                f"generator={generator!r}: use torch.Generator().manual_seed(0), for example"
             )
         if context is not None:
             context = self._checked_context(context)
@@ -206,7 +206,7 @@ class Density(nn.Module):
         return x if context is None else x.unflatten(0, (groups, n))
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`transform` without the log-determinant, which is not computed: `[B, ...] -> [B, D]`.
+        """`transform` without computing the log-determinant: `[B, ...] -> [B, D]`.
 
         Raises:
             ValueError: for input of the wrong type or shape, or with NaN or infinity.
@@ -216,7 +216,7 @@ class Density(nn.Module):
         return walk(self.transform, x, context, want_logdet=False)[0]
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """`transform.inverse` without the log-determinant, which is not computed.
+        """`transform.inverse` without computing the log-determinant.
 
         Arguments:
             z: noise with shape `[B, D]`.
@@ -234,7 +234,7 @@ class Density(nn.Module):
         return walk(self.transform, z, context, backwards=True, want_logdet=False)[0]
 
     def to_data(self, x: Tensor) -> Tensor:
-        """From what `transform` takes to what users hold: tables as they are, images as uint8."""
+        """Turn input of `transform` into data: tables stay as they are, images become uint8."""
         return self.preprocessing.to_data(x)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
@@ -247,19 +247,19 @@ class Density(nn.Module):
 
         Arguments:
             x: the rows, `[N, D]`.
-            context: their contexts; None leaves contexts as they are.
+            context: their contexts; None leaves the standardisation of contexts as it is.
 
         Raises:
-            ModelError: if the model has none, or the rows do not fit it, are not finite, or are
-                constant in a column.
+            ModelError: if the model has no standardisation, or the rows do not fit it, are not
+                finite, or are constant in a column.
         """
         _require_rows(x, "rows", self.config.shape)
         if isinstance(self.preprocessing, ImagePreprocessing):
-            raise ModelError("this model's preprocessing is fixed: it learns nothing from rows")
+            raise ModelError("this model's preprocessing is fixed and does not depend on data")
         if context is not None:
             context = self._checked_context(context, len(x))
         if not bool(x.isfinite().all()):
-            raise ModelError("the rows hold NaN or infinity: there is nothing to standardise by")
+            raise ModelError("the rows hold NaN or infinity and cannot be standardised")
         self.preprocessing.fit(self.transform, x, context)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Settings as users write them: strict types, ranges, choices, devices."""
+"""Checks of settings: strict types, ranges, choices, devices."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def usable_device(device: str | torch.device) -> torch.device:
     except (AssertionError, ImportError, RuntimeError) as error:  # a torch without CUDA asserts
         said = str(error).split("\n")[0][:200].rstrip(".")
         raise ModelError(
-            f"device={str(device)!r}: {said}; cpu, cuda or cuda:1, say, is needed"
+            f"device={str(device)!r}: {said}; use cpu, cuda or cuda:1, for example"
         ) from None
     return torch.device(device)
 
@@ -124,8 +124,8 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     wanted = "list" if origin is tuple else getattr(annotation, "__name__", str(annotation))
     if dataclasses.is_dataclass(annotation):
         wanted = "settings by name"
-    hint = f", as [{value}]" if origin is tuple and is_real(value) else ""
+    hint = f", such as [{value}]" if origin is tuple and is_real(value) else ""
     text = value if is_number and isinstance(value, str) else ""
     if re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", text, re.IGNORECASE):
-        hint = ", without quotes, as 1000 or 1.0e-3"  # YAML reads `1e-3` as text
+        hint = ", without quotes, such as 1000 or 1.0e-3"  # YAML reads `1e-3` as text
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")

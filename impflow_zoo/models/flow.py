@@ -72,13 +72,13 @@ class FlowModel(Density, PyTorchModelHubMixin):
             logdet: overrides the stored log-det settings.
             solver: overrides the stored solver.
             seed: overrides the stored seed of probes and noise.
-            dtype: type of the parameters; None keeps that of the file.
-            device: where to put the model.
+            dtype: type of the parameters; None keeps the type of the file.
+            device: device of the model.
             verify: reproduce the golden batch and check the certificate.
             token, cache_dir, local_files_only, force_download: as in `huggingface_hub`.
 
         Raises:
-            ModelError: if config or weights are not what they should be.
+            ModelError: if config or weights are damaged or do not fit together.
             huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors,
                 said in one line.
         """
@@ -131,13 +131,13 @@ class FlowModel(Density, PyTorchModelHubMixin):
     ) -> str | None:
         """Write config, weights, golden batch and card, all of them or none.
 
-        Power vectors are brought to convergence and the certificate is taken first. A card that
-        is there already is kept, unless `card` gives a new one.
+        Power iteration is run to convergence and the certificate is computed first. An existing
+        card is kept, unless `card` gives a new one.
 
         Arguments:
             save_directory: the folder, made if it does not exist.
-            push_to_hub: save it to the Hub as well, with the same card.
-            repo_id: where to; the folder's name if None.
+            push_to_hub: also save the model to the Hub, with the same card.
+            repo_id: repository on the Hub; None takes the folder's name.
             card: text of the README.md.
             model_card_kwargs: `card` and the `repo_id` it is to name, from `push_to_hub`.
             push_to_hub_kwargs: passed to `push_to_hub`.

@@ -63,7 +63,7 @@ _FORMAT = 1
 
 
 class WeightsError(ModelError):
-    """Weights are missing, incomplete, of another shape, damaged, or not the recorded ones."""
+    """Weights are missing, incomplete, of another shape, damaged, or not those of the config."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +139,17 @@ class ModelFolder:
             self._refuse_pickle()
             reason = "not a model of this library"
             if self.has(LOG):
-                reason = "a run keeps a model at its first validation, and it has had none yet"
+                reason = "a run writes a model at its first validation, which has not happened yet"
             raise ConfigError(f"{self.name} has no {CONFIG}: {reason}")
         try:
             data = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
         except (UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{self.name}: {CONFIG} is no valid JSON ({error})") from None
+            raise ConfigError(f"{self.name}: {CONFIG} is not valid JSON ({error})") from None
         if not isinstance(data, dict):
-            raise ConfigError(f"{self.name}: {CONFIG} holds no JSON object")
+            raise ConfigError(f"{self.name}: {CONFIG} is not a JSON object")
         version = data.get("format")
         if not (is_whole(version) and version >= 1):
-            raise ConfigError(f"{self.name}: {CONFIG} has no valid 'format': not of this library")
+            raise ConfigError(f"{self.name}: {CONFIG} has no valid 'format' of this library")
         if version > _FORMAT:
             raise ConfigError(
                 f"{self.name} has format {reprlib.repr(version)}, this version of impflow_zoo "
@@ -162,7 +162,7 @@ class ModelFolder:
             kind = model_class(data.get("model"))
             weights = convert(data.get("weights"), dict[str, str] | None, "weights")
             if weights is not None and weights.keys() != {"sha256"}:
-                raise ConfigError(f"'weights' has keys {sorted(weights)}: 'sha256' alone is known")
+                raise ConfigError(f"'weights' has keys {sorted(weights)}: only 'sha256' is known")
             certificate = convert(
                 data.get("certificate", ()), tuple[Certificate, ...], "certificate"
             )
@@ -183,13 +183,13 @@ class ModelFolder:
         least, size = stated.config.least_size, sum(t.numel() for t in tensors.values())
         if least > size:  # before anything of that size is built
             raise WeightsError(
-                f"{self.name}: the config asks for {least:.3g} numbers or more, {WEIGHTS} holds "
+                f"{self.name}: the config needs at least {least:.3g} numbers, {WEIGHTS} holds "
                 f"{size:.3g}: weights of another architecture?"
             )
         if stated.sha256 not in (None, found):
             raise WeightsError(
                 f"{self.name}: {WEIGHTS} has sha256 {found[:12]}..., the config records "
-                f"{str(stated.sha256)[:12]}...: download it again, or save the model anew"
+                f"{str(stated.sha256)[:12]}...: download it again, or save the model again"
             )
         return tensors
 
@@ -234,7 +234,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError, OSError) as error:
         raise WeightsError(
-            f"{path} is truncated or damaged: {readable(error)}; take a whole copy of it"
+            f"{path} is truncated or damaged: {readable(error)}; copy it again"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The Hub: files of a repository, all from one commit, and every failure said in one line."""
+"""The Hub: files of a repository, all from one commit, with errors in one line."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def snapshot(
     """
     check_repository(repo_id)
     if revision is not None and not _REVISION.fullmatch(revision):
-        raise ModelError(f"{revision[:80]!r} is no revision: a branch, tag or commit is needed")
+        raise ModelError(f"{revision[:80]!r} is not a revision: a branch, tag or commit is needed")
     name = repo_id if revision is None else f"{repo_id}@{revision}"
     with one_line_errors(name, loading=True):
         unreachable = None
@@ -134,7 +134,7 @@ def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) ->
     try:
         yield
     except HFValidationError:
-        raise ModelError(f"{name[:200]!r} is no Hub id, 'owner/name'") from None
+        raise ModelError(f"{name[:200]!r} is not a Hub id, 'owner/name'") from None
     except HfHubHTTPError as error:
         error.args = (_reason(name, error, loading=loading),)
         raise error from None
@@ -148,7 +148,7 @@ def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) ->
         raise LocalEntryNotFoundError(_reason(name, error, loading=loading)) from None
     except (RuntimeError, OSError) as error:
         if str(error).startswith("Consistency check failed"):
-            raise OSError(f"{name}: a download broke off or is damaged: try again") from None
+            raise OSError(f"{name}: a download was interrupted or is damaged: try again") from None
         # The client of the Hub's storage, Xet, has errors of its own, or plain RuntimeErrors.
         plain = isinstance(error, RuntimeError) and not saves
         if not plain and not type(error).__name__.startswith("Xet"):
@@ -161,7 +161,7 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
     here = "; there is no folder of that name here" if loading else ""
     match error:
         case GatedRepoError():
-            return f"{name} is gated: ask for access on its page, then {_LOGIN}"
+            return f"{name} is gated: request access on its page, then {_LOGIN}"
         case RepositoryNotFoundError():
             return f"no repository {name} on the Hub{here}, or a private one: if it is, {_LOGIN}"
         case RevisionNotFoundError():
@@ -173,12 +173,12 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
             what = advice.get(status, said or "try again later")
             return f"{name}: the Hub answered HTTP {status}: {what}"
         case None | OfflineModeIsEnabled():
-            return f"{name} is not in the cache, and we are offline: load it once online"
+            return f"{name} is not in the cache and this machine is offline: load it once online"
     kind = type(error).__name__
     if "Timeout" in kind:
         return f"{name}: the Hub did not answer in time: try again later"
     if "RemoteProtocol" in kind:
-        return f"{name}: the connection broke off: try again"
+        return f"{name}: the connection was interrupted: try again"
     if isinstance(error, UnicodeError) or "LocalProtocol" in kind:
-        return f"{name}: the request cannot be sent, is the token a token? {_LOGIN}"
+        return f"{name}: the request cannot be sent, is the token valid? {_LOGIN}"
     return f"{name}: no connection to the Hub: check the network and HF_ENDPOINT{here}"

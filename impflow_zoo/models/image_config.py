@@ -1,4 +1,4 @@
-"""What an image model is made of."""
+"""The config of a flow on images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["ImageConfig", "Preparation"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to the images of a data set before the model sees them.
+    """How the images of a data set are preprocessed.
 
     Arguments:
         crop: side of the square cut from the middle, or None.
-        resize: scale to the model's size (area of pixels averaged); False refuses other sizes.
-        grey: turn colours into grey, or grey into colours; False refuses either.
+        resize: scale to the model's size (by area averages); False refuses other sizes.
+        grey: convert between colour and grey; False refuses images that need it.
     """
 
     crop: int | None = None
@@ -41,7 +41,7 @@ class Preparation:
 class ImageConfig:
     """A multi-scale flow on images: dequantisation, logit, blocks of Lipschitz convolutions.
 
-    A scale is its blocks, each followed by an ActNorm; between scales 2x2 pixels are squeezed
+    A scale consists of blocks, each followed by an ActNorm; between scales 2x2 pixels are squeezed
     into channels.
 
     References:
@@ -53,24 +53,24 @@ class ImageConfig:
         image_size: height and width.
         bits: bits per channel that are modelled; below 8, the lowest bits of the data are dropped.
         alpha: images in [0, 1] are mapped to `logit(alpha + (1 - 2 alpha) x)`.
-        prepare: what is done to the images of a data set first.
-        blocks: number of implicit or residual blocks in each scale.
+        prepare: how the images of a data set are preprocessed.
+        blocks: number of blocks in each scale.
         net: `"conv"` (`LipschitzConvNet`) or `"dense"` (`LipschitzDenseNet`).
-        width: channels within a net; what a dense layer adds in a dense one.
-        kernels: sizes of the convolutions of a net; a dense one has a layer for each but the last.
+        width: channels of the hidden layers; in dense nets, channels that a layer adds.
+        kernels: sizes of the convolutions of a net; a dense net has a layer for all but the last.
         activation: activation of every net, see `LipschitzMLP`. Every convolutional net but the
-            first one of the model starts with one, too.
-        frequency: where the learned frequencies of the channels start, see `LipschitzConvNet`; None
-            learns none.
-        lipschitz: bound of every net's Lipschitz constant, below 1.
+            first one of the model also starts with an activation.
+        frequency: initial value of the learned frequencies of the channels, see
+            `LipschitzConvNet`; None for no learned frequencies.
+        lipschitz: bound on every net's Lipschitz constant, below 1.
         squeeze_first: squeeze once more, before the first scale.
         actnorm: put an `ActNorm` before the first block and after every block.
         whiten: start each scale with a `Whitening`, the first one in place of its ActNorm.
-        factor_out: half of the channels leave after each scale but the last.
+        factor_out: after each scale but the last, half of the channels become latents.
         context_features: size of a context row, or None for an unconditional density.
-        context_columns: the name of the column with the label that images are given; its labels
-            are whole numbers from 0, which the nets see as one-hot.
-        classes: how many labels there are.
+        context_columns: name of the label column that the images are conditioned on; labels are
+            whole numbers from 0, which the nets see as one-hot vectors.
+        classes: number of labels.
         logdet: how log-determinants are computed.
         solver: how roots are found.
         seed: seed of the probes and of the noise in evaluation.

@@ -1,4 +1,4 @@
-"""Which rows of a table are within the bounds of its columns."""
+"""Bounds of the columns of a table."""
 
 from __future__ import annotations
 

@@ -33,15 +33,15 @@ B = TypeVar("B", bound=BlockMaker)
 
 
 def register_block(name: str) -> Callable[[B], B]:
-    """Let `blocks` of a recipe name a kind of block; to be used as a decorator.
+    """Let `blocks` of a recipe name a kind of block; a decorator.
 
     Arguments:
-        name: what recipes call it.
+        name: the name in recipes.
 
     Returns:
-        A decorator of a function `(config, number) -> transform`. It is given the config of the
-        model, a `TabularConfig`, and the place of the block in the model, from 0, and makes an
-        nflows transform of rows, `[B, D]`; contexts that it sees are `[B, config.seen_features]`.
+        A decorator of a function `(config, number) -> transform`. It takes the config of the
+        model, a `TabularConfig`, and the position of the block, from 0, and returns an nflows
+        transform of rows, `[B, D]`, whose contexts have the shape `[B, config.seen_features]`.
 
     Raises:
         ModelError: if the name belongs to another block.
@@ -49,7 +49,7 @@ def register_block(name: str) -> Callable[[B], B]:
 
     def register(make: B) -> B:
         if name in BLOCKS or _OTHERS.setdefault(name, make) is not make:
-            raise ModelError(f"a block named {name!r} is registered already")
+            raise ModelError(f"a block named {name!r} is already registered")
         return make
 
     return register
@@ -68,7 +68,7 @@ def require_blocks(blocks: int | Sequence[str], *, angles: bool = False) -> None
         if name not in BLOCKS:
             registered("block", name, _OTHERS, BLOCKS)
             if angles:
-                raise ConfigError(f"angles take blocks {', '.join(BLOCKS)}, not {name!r}")
+                raise ConfigError(f"with angles blocks are {', '.join(BLOCKS)}, not {name!r}")
 
 
 def made(

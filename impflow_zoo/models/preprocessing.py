@@ -87,12 +87,12 @@ class TablePreprocessing:
 def _moments(x: Tensor, names: Sequence[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column, for a model that computes in a type."""
     if len(x) < 2:
-        raise ModelError(f"{len(x)} rows to standardise by: at least two are needed")
+        raise ModelError(f"cannot standardise with {len(x)} rows: at least two are needed")
     std, mean = torch.std_mean(x.double(), dim=0)
     called = names or range(x.shape[1])
     constant = [called[i] for i in (~(std > 0)).nonzero()[:, 0].tolist()]
     if constant:
-        raise ModelError(f"columns {constant} are constant: a density has no place for them")
+        raise ModelError(f"columns {constant} are constant and have no density: leave them out")
     distance = mean.abs() / std
     far = float(distance.max()) * torch.finfo(dtype).eps
     if far > 1e-3:  # standard deviations that rounding of the input moves a value by

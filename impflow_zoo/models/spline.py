@@ -1,4 +1,4 @@
-"""Spline flows, the family that tables are compared with: nflows' layers, the zoo's interface."""
+"""Spline flows, for comparison: nflows' layers with the interface of the zoo."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ __all__ = ["SplineFlow", "without_constants"]
 class SplineFlow(FlowModel):
     """Neural spline flow: monotone rational-quadratic splines of each column.
 
-    Its layers are invertible by construction, with exact log-determinants; no net of it is
-    Lipschitz, so that a certificate has nothing to bound. Beyond `tail_bound` it is the identity.
+    Its layers are invertible by construction, with exact log-determinants. It has no Lipschitz
+    nets, so its certificate is empty. Beyond `tail_bound` it is the identity.
 
     Arguments:
         config: a `SplineConfig`, or its JSON form as a dict.

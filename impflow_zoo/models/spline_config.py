@@ -22,13 +22,13 @@ class SplineConfig(ColumnsConfig):
     Arguments:
         actnorm, whiten: as in `TabularConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
-            `"autoregressive"` each column given those before it: slower to sample from, stronger.
+            `"autoregressive"` each column given those before it, which fits better and samples
+            more slowly.
         blocks: number of layers, each after a permutation of the columns.
-        hidden_features: width of the residual net that gives a layer its splines.
+        hidden_features: width of the residual net that computes the splines of a layer.
         bins: pieces of a spline.
-        tail_bound: splines act on `[-tail_bound, tail_bound]`, in standard deviations if nothing
-            comes before them, and are the identity beyond.
-        dropout: part of the hidden units that training leaves out.
+        tail_bound: splines act on `[-tail_bound, tail_bound]` and are the identity outside.
+        dropout: fraction of the hidden units that dropout zeroes in training.
         Others are those of `ColumnsConfig`.
     """
 

@@ -1,6 +1,6 @@
-"""From a model to the files of its folder, from weights to a model, and what verifies one.
+"""Save a model into its folder, load its weights, and verify them.
 
-The golden batch, a few inputs with their answers, recognises weights anywhere.
+The golden batch, a few inputs with their outputs, recognises weights on any machine.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
         raise WeightsError(f"{folder} is a file: a model is saved into a folder")
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise WeightsError(f"{key} holds NaN or infinity: such a model is not saved")
+            raise WeightsError(f"{key} holds NaN or infinity: the model is not saved")
         if tensor.dtype in (torch.float16, torch.bfloat16):
             raise WeightsError(
-                f"{key} is in {tensor.dtype}, in which norms cannot be found: save model.float()"
+                f"{key} is in {tensor.dtype}, too narrow to compute norms: save model.float()"
             )
     refresh_norms(model)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -117,13 +117,13 @@ def _check_kind(model: FlowModel) -> str:
     """The name of the registered class that will load a model, if it makes the same tensors."""
     kind = registered_name(type(model))
     if kind is None:
-        raise WeightsError(f"{type(model).__name__} is no registered model: see register_model")
+        raise WeightsError(f"{type(model).__name__} is not a registered model: see register_model")
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         expected = model_class(kind)(model.config).state_dict()
     if problem := _mismatch(expected, model.state_dict()):
         raise WeightsError(
-            f"{problem}: the folder could not be loaded again, as {kind} makes other tensors "
-            "of the config (is there another net in place, a compiled one, a sub-class's own?)"
+            f"{problem}: the saved model could not be loaded, as {kind} makes other tensors "
+            "from its config (was a net replaced or compiled, or is this a sub-class?)"
         )
     return kind
 
@@ -180,7 +180,7 @@ def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
                 raise ValueError("no rows")
             torch.testing.assert_close(golden[key], value, rtol=_RTOL, atol=_RTOL)
     except (AssertionError, KeyError, ValueError) as error:
-        what = f"{folder.name}: {GOLDEN} is not what the model answers"
+        what = f"{folder.name}: the model does not reproduce {GOLDEN}"
         raise WeightsError(f"{what}: {readable(error)}") from None
     check_certificate(model, folder.name, stated.certificate)
 
@@ -190,7 +190,7 @@ def check_certificate(model: FlowModel, name: str, certificate: Iterable[Certifi
     recorded = {c.name: c.bound for c in certificate}
     found = {c.name: c for c in certify(model)}
     if recorded.keys() != found.keys():
-        raise WeightsError(f"{name}: the certificate in {CONFIG} is of other nets than the model's")
+        raise WeightsError(f"{name}: the certificate in {CONFIG} belongs to other nets")
     for net, bound in recorded.items():
         proven = found[net].bound
         if bound is not None and (proven is None or proven > bound * (1 + 1e-6)):

@@ -1,4 +1,4 @@
-"""What a model of a table is made of."""
+"""The config of a flow on tables."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class TabularConfig(ColumnsConfig):
     Arguments:
         blocks: number of blocks of the model's own kind; or their names, in order from data to
             noise: `implicit`, `residual`, `monotone`, `spline-coupling`, `spline-autoregressive`,
-            or what `register_block` has added.
+            or a name registered by `register_block`.
         actnorm: put an `ActNorm` between blocks.
         whiten: put a `Whitening` before the first block.
         hidden_features: sizes of the hidden layers of every net.
-        net: `"sandwich"`, nets are a `SandwichMLP`, or `"spectral"`, they are a `LipschitzMLP`.
+        net: `"sandwich"` for `SandwichMLP`, or `"spectral"` for `LipschitzMLP`.
         activation: activation of every net, see these classes; None is `"halfsin"` for sandwich
             nets, `"sin"` for spectral ones.
-        frequency: where the learned frequencies of the neurons start, see these classes; None is 1
-            for sandwich nets, and learns none in spectral ones.
-        lipschitz: bound of every net's Lipschitz constant, below 1.
+        frequency: initial value of the learned frequencies of the neurons, see these classes; None
+            is 1 for sandwich nets and no learned frequencies for spectral ones.
+        lipschitz: bound on every net's Lipschitz constant, below 1.
         logdet: how log-determinants are computed.
         solver: how roots are found.
-        embedding_net: sizes of the layers of an unconstrained perceptron that the blocks see the
-            standardised context through; empty means that they see the context itself.
-        periodic: periods of columns that are angles, by name: the density is the same one period
-            on, and samples lie between 0 and the period.
+        embedding_net: layer sizes of an unconstrained perceptron that maps the standardised
+            context before the blocks see it; empty for none.
+        periodic: periods of columns that are angles, by name: the density has this period, and
+            samples lie between 0 and the period.
         Others are those of `ColumnsConfig`.
     """
 

@@ -1,4 +1,4 @@
-"""Rows go through a transform and its parts, with arguments that nflows lacks."""
+"""Pass rows through a transform and its parts, with arguments that nflows lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Densities to compare flows with: a linear Gaussian, and mixtures whose parts a net finds."""
+"""Densities to compare flows with: a linear Gaussian, and a mixture density network."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class MixtureConfig(ColumnsConfig):
     """A mixture density network.
 
     Arguments:
-        components: Gaussians of a column.
-        hidden_features: width of the residual net that finds them.
-        dropout: part of the hidden units that training leaves out.
+        components: number of Gaussians for each column.
+        hidden_features: width of the residual net that computes their parameters.
+        dropout: fraction of the hidden units that dropout zeroes in training.
         Others are those of `ColumnsConfig`.
     """
 

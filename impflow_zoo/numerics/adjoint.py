@@ -17,7 +17,7 @@ _ROUNDING = 16.0  # how many eps times `|u|` rounding may leave of a residual
 
 @dataclass(frozen=True)
 class Solved:
-    """What came of the systems."""
+    """The solutions of the systems."""
 
     u: Tensor  # the solutions, with the shape of the right-hand sides
     residual: Tensor  # `|t - (I + J)^T u| / |t|`, `[B]`; of dense solutions what it may be
@@ -31,7 +31,7 @@ class Solved:
         refuse(
             f"{name} of {int(failed.sum())} of {len(failed)} rows did not converge: worst relative "
             f"residual {worst:.2e}, tolerance {self.rtol:.2e} after {self.products} products. "
-            f"Loosen {setting}; where I + J is singular, only a net that contracts helps",
+            f"Loosen {setting}; if I + J is singular, the net must be a contraction",
             training=training,
         )
 

@@ -1,15 +1,15 @@
 """Nets bound for one call of a block: what root finding, log-determinants and derivatives use.
 
 A block binds each of its nets once per call, to the context of the call. The result, a `BoundNet`,
-holds everything that does not depend on the rows: weights that were normalised or folded, biases
-with the context in them. It is evaluated without a graph by the solver (`value`), and with one
-where its output becomes a part of the caller's graph (`in_graph`, `linearize`).
+holds everything that does not depend on the rows: normalised or folded weights, and biases that
+include the context. The solver evaluates it without a graph (`value`). `in_graph` and `linearize`
+make its output a part of the caller's graph.
 
-Any net can be bound by `ModuleNet`. To have weights prepared once per call, a net of your own
-defines a method `bind(context)` that returns a `BoundNet`: write `in_graph`, a function of the
-rows by torch's operations, put the tensors that it uses into `tensors`, and say what `rows` and
-`negated` come to. The method is used as long as `forward` is of the same class: a sub-class that
-overrides `forward` alone is called as it is.
+`ModuleNet` binds any net. To prepare weights only once per call, define a method `bind(context)`
+in your own net that returns a `BoundNet`: write `in_graph`, a function of the rows in torch
+operations, put the tensors that it uses into `tensors`, and define `rows` and `negated`. The
+method is used if the same class defines `forward`: a sub-class that overrides `forward` alone is
+called through `forward`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class BoundNet:
     """A net `g` at the weights and the context of one call, from `[B, ...]` to the same shape.
 
     Attributes:
-        tensors: what gradients flow to, beside the rows that the net is given.
-        shape: of one row, for nets that take no other.
+        tensors: the tensors that gradients flow to, beside the rows.
+        shape: shape of one row, for nets that take only this shape.
     """
 
     tensors: Sequence[Tensor] = ()
@@ -60,7 +60,7 @@ class BoundNet:
         """Value and products with the Jacobian at `x`, whatever the ambient gradient mode is.
 
         If gradients are recorded and `x` requires grad, the result is part of the caller's graph;
-        else it hangs on a leaf of its own. The caller's tensors are left as they are.
+        else it belongs to a graph of its own. The caller's tensors are not changed.
 
         Arguments:
             x: the points, with shape `[B, ...]`.
@@ -84,12 +84,12 @@ class BoundNet:
 class Linearization:
     """A point `x`, the value `g(x)` and products with the Jacobian `J` of `g` there.
 
-    This one takes products by autograd. A net that knows better returns a sub-class from
+    This class computes products by autograd. A net with a faster way returns a sub-class from
     `BoundNet.linearize`.
 
     Arguments:
         net: the net.
-        x: where it was evaluated, requiring grad, with shape `[B, ...]`.
+        x: the point, requiring grad, with shape `[B, ...]`.
         value: `g(x)`, of the same shape, in the graph of `x`.
     """
 
@@ -175,17 +175,17 @@ def _check_constant(net: BoundNet, x: Tensor) -> None:
     here, again, there = (net.value(point) for point in (x, x, 0.5 * x))
     if torch.equal(here, again) and not torch.equal(here, there):
         raise ValueError(
-            "the net's answer depends on its input but its graph does not lead there, so that its "
-            "Jacobian is not known: is there torch.no_grad, detach, numpy or an integer within?"
+            "the net's output depends on its input, but its graph does not lead to the input: its "
+            "Jacobian is unknown. Does the net use torch.no_grad, detach, numpy or integers?"
         )
 
 
 class ModuleNet(BoundNet):
     """Any function or module, called as `net(x)`, or as `net(x, context)` if there is a context.
 
-    Layers of bounded norm within it normalise their weights in every evaluation. What
-    `torch.compile` has made of it runs where no gradient is recorded: compiled code has no second
-    derivatives, which gradients of log-determinants need.
+    Layers of bounded norm within it normalise their weights in every evaluation. Code compiled by
+    `torch.compile` runs only where no gradient is recorded: it has no second derivatives, which
+    gradients of log-determinants need.
 
     Arguments:
         net: the function, with or without `parameters()`.
@@ -208,7 +208,7 @@ class ModuleNet(BoundNet):
         with _eagerly():
             value = self.net(*(t.clone() for t in inputs))
         if not isinstance(value, Tensor):
-            raise ValueError(f"the net answers with a {type(value).__name__}: one tensor is needed")
+            raise ValueError(f"the net returns a {type(value).__name__}: one tensor is needed")
         if value.shape != x.shape:
             raise ValueError(
                 f"the net maps shape {tuple(x.shape)} to {tuple(value.shape)}; "

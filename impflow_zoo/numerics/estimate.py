@@ -63,8 +63,8 @@ class Estimate:
         exact = self.mode == "exact"
         message = (
             f"{'det(I + J) <= 0' if exact else 'the series of log det(I + J) diverges'} in "
-            f"{int(wrong.sum())} of {len(wrong)} rows: the net is no contraction there. Bound its "
-            "Lipschitz constant below 1 (LipschitzMLP does)"
+            f"{int(wrong.sum())} of {len(wrong)} rows: the net is not a contraction there. "
+            "Bound its Lipschitz constant below 1 (LipschitzMLP does)"
         )
         if exact or not training:
             raise NoContractionError(message)

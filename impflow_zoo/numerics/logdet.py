@@ -14,7 +14,7 @@ SERIES = ("solve", "roulette")
 
 
 class NoContractionError(ValueError):
-    """`det(I + J) <= 0`: the net is no contraction, the map may not be invertible."""
+    """`det(I + J) <= 0`: the net is not a contraction, the map may not be invertible."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class LogDet:
         mode: `"exact"` (dense Jacobian), `"unbiased"` (random, a fresh probe each call),
             `"truncated"` (a fixed number of terms of the power series, seeded probes), or
             `"auto"`: in training exact up to 10 features, else unbiased; in evaluation exact up to
-            64 features, else truncated, the series summed in a Krylov space of each probe. That
-            has the same terms, stands for later ones too, and ends where those are below `rtol`.
-        series: what `unbiased` does beyond the probe. `"solve"`: a Krylov space of the probe,
-            grown until `(I + J)^T u = v` is solved to `rtol`; its bias is that tolerance and its
-            variance is finite. Where 60 dimensions do not reach it, the gradient's solve starts
-            anew, at a price, and the value is that of the 60.
-            `"roulette"`: the randomly stopped series of Chen et al. (2019), unbiased to the last
-            term; it stops at a rate of `1 - kappa`, as its variance is infinite from `1 - kappa^2`
-            on. Where the constant is not known it is taken for 0.9, which will do below 0.948.
+            64 features, else truncated, with the series summed in a Krylov subspace of each probe.
+            The subspace also approximates later terms; it stops when these are below `rtol`.
+        series: how `"unbiased"` sums the series. `"solve"`: a Krylov subspace of the probe grows
+            until `(I + J)^T u = v` is solved to `rtol`. Its bias is this tolerance, its variance is
+            finite. If 60 dimensions do not reach `rtol`, the solve for the gradient restarts, and
+            the value uses the 60 dimensions.
+            `"roulette"`: the randomly stopped series of Chen et al. (2019), without bias. It stops
+            at a rate of `1 - kappa`; from a rate of `1 - kappa^2` on its variance would be
+            infinite. An unknown constant is taken as 0.9, which is valid up to 0.948.
         rtol: tolerance of `"solve"` and, in evaluation, of `"auto"` beyond 64 features; None is
-            1e-3 in float32 and 1e-8 in float64. In evaluation `"auto"`
-            takes the tighter one of this and the default.
-        n_terms: terms of `"truncated"`, the most of them in a Krylov space, and terms that
-            `"roulette"` always takes (at most 2 there).
-        n_probes: probes averaged by `"truncated"`; the standard error needs at least two.
+            1e-3 in float32 and 1e-8 in float64. In evaluation `"auto"` takes the tighter of this
+            and the default.
+        n_terms: number of terms of `"truncated"`; the largest number of terms in a Krylov
+            subspace; and the number of terms that `"roulette"` always takes (at most 2).
+        n_probes: number of probes that `"truncated"` averages over; the standard error needs two.
         seed: seed of the probes of `"truncated"`.
 
     Raises:

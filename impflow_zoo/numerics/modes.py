@@ -40,6 +40,6 @@ def forbid_second_order(_: Tensor | None = None) -> None:
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "this derivative can be taken once only, not with create_graph=True: second "
+            "this derivative cannot be differentiated again (create_graph=True): second "
             "derivatives need the residual direction of a block with logdet='exact' or 'truncated'"
         )

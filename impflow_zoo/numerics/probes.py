@@ -16,13 +16,13 @@ __all__ = ["Probes"]
 class Probes:
     """Where the random numbers of one call come from.
 
-    With keys every row has probes of its own, which depend on the seed and its key alone: a mean
-    over a data set then does not depend on how it was cut into batches, and the errors of the rows
-    average out.
+    With keys every row has its own probes, which depend only on the seed and the key. A mean over
+    a data set then does not depend on the batches, and the errors of the rows average out.
 
     Arguments:
-        keys: one number for each row of the batch, its index in the data set, say; None: seeded
-            probes are the same for all rows, fresh ones come from torch's global generator.
+        keys: one number for each row of the batch, such as its index in the data set. With None
+            seeded probes are the same for all rows, and fresh ones come from torch's global
+            generator.
     """
 
     FRESH = 6  # tells the seeds of fresh probes from others

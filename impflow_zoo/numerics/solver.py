@@ -31,7 +31,7 @@ class NumericalWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Solution:
-    """The roots of a batch and what is known of each.
+    """The roots of a batch and the status of each.
 
     Arguments:
         value: best iterates, with the shape of `y`.
@@ -39,7 +39,7 @@ class Solution:
         steps: network evaluations spent on each row, `[B]`.
         status: members of `Status` as integers, `[B]`.
         tolerance: the residual asked for, `[B]`.
-        kappa: Lipschitz constant of `g` in the 2-norm where it is known.
+        kappa: Lipschitz constant of `g` in the 2-norm, or None if it is not known.
         max_steps: the largest budget of a method, for the message.
     """
 
@@ -58,7 +58,7 @@ class Solution:
 
     @property
     def error_bound(self) -> Tensor | None:
-        """Bound `residual / (1 - kappa)` of the distance to the true root, `[B]`, if known."""
+        """Bound `residual / (1 - kappa)` on the distance to the true root, `[B]`, if known."""
         if self.kappa is None or self.kappa >= 1:
             return None
         return self.residual / (1 - self.kappa)
@@ -80,7 +80,7 @@ class Solution:
             f"{int(failed.sum())} of {len(failed)} rows did not converge ({reasons}): worst "
             f"residual {float(self.residual[worst]):.2e}{error}, tolerance "
             f"{float(self.tolerance[worst]):.2e}. Loosen Solver(rtol=, atol=), raise max_steps "
-            f"({self.max_steps}), or try another method ({', '.join(METHODS)}); if g is no "
+            f"({self.max_steps}), or try another method ({', '.join(METHODS)}); if g is not a "
             "contraction there may be no root",
             training=training,
         )
@@ -98,21 +98,21 @@ class Solver:
     """How roots are found: a method, tolerances and a budget.
 
     A row is finished when `|y - w - g(w)| <= atol + rtol |y|` (2-norms of the row), or when its
-    residual has stopped falling at the rounding floor of its data type. No row ever looks at
-    another one.
+    residual has stopped falling at the rounding floor of its data type. Rows are independent of
+    each other.
 
     Arguments:
-        method: `"auto"`, `"fixed_point"`, `"anderson"`, `"broyden"` or `"newton"`. `auto` takes
-            Anderson mixing for up to 8 features; for more, plain iteration, which hands a row
-            over to Anderson mixing when its contraction is slow. Rows that are still slow then
-            go on with Newton's method and a dense Jacobian (up to 512 features;
-            beyond, rows that Anderson mixing gave up go back to plain iteration).
+        method: `"auto"`, `"fixed_point"`, `"anderson"`, `"broyden"` or `"newton"`. `"auto"` uses
+            Anderson mixing for up to 8 features. For more it uses fixed-point iteration, and
+            Anderson mixing for rows that converge slowly. Rows that are still slow continue with
+            Newton's method and a dense Jacobian up to 512 features, and with fixed-point iteration
+            beyond.
         rtol: relative tolerance, never below 8 eps. None takes the default of the data type:
             in evaluation 8 eps; in training `1e-4` for float32 and `1e-12` for float64.
         atol: absolute tolerance; None takes the same number as `rtol`.
-        max_steps: network evaluations per row and method; None is 1000, in training 200. In
-            evaluation, plain iteration has as many more (up to 10,000) as a Lipschitz constant
-            that is known says it may need.
+        max_steps: largest number of net evaluations per row and method. None is 200 in training
+            and 1000 in evaluation, where fixed-point iteration may take as many (up to 10,000) as
+            a known Lipschitz constant may require.
         backward_rtol: relative tolerance of the linear solve in the backward pass. None takes
             `1e-3` for float32 in training, else `1e-6`; for float64 always `1e-12`.
 
@@ -174,15 +174,15 @@ class Solver:
             y: right-hand sides, with shape `[B, ...]`, floating point.
             context: one context per row, or None.
             kappa: Lipschitz constant of `g` in the 2-norm, for the error bound.
-            training: take the looser tolerances of training, and warn instead of raising.
-            throw: False returns unsolved rows in silence; look at `status`.
+            training: use the looser tolerances of training, and warn instead of raising.
+            throw: False returns unsolved rows without an error; check `status`.
 
         Returns:
-            A `Solution`, per row.
+            A `Solution` with one entry per row.
 
         Raises:
             SolverError: if `throw`, not `training`, and a row was not solved.
-            ValueError: if `y` does not hold rows of floating point.
+            ValueError: if `y` does not hold floating-point rows.
         """
         if y.dim() < 2 or not y.is_floating_point():
             raise ValueError(

@@ -76,7 +76,7 @@ def _cells(pair: Pair) -> tuple[str, ...]:
 
 
 def _entry(record: Record) -> Entry:
-    assert record.entry is not None, "pairs are of models with scores"
+    assert record.entry is not None, "only models with scores make pairs"
     return record.entry
 
 

@@ -1,4 +1,4 @@
-"""Sending models to the Hub: every folder is checked before the first byte leaves."""
+"""Uploading models to the Hub: every folder is checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Parcel:
     """A model's folder that was checked.
 
     Arguments:
-        folder: where the files lie.
-        files: names of those to be sent; empty if there are no weights.
+        folder: folder of the files.
+        files: names of the files to send; empty if there are no weights.
         problems: reasons not to send it.
     """
 
@@ -103,9 +103,9 @@ def inspect(path: Path) -> Parcel:
     problems = [f"no {name}" for name in PUBLISHED if name not in (*present, TEST_ROWS)]
     for name in present:
         if (path / name).is_symlink():
-            problems.append(f"{name} is a link, and what it leads to was not checked")
+            problems.append(f"{name} is a link, whose target was not checked")
         if _SECRET.search((path / name).read_bytes()):
-            problems.append(f"{name} holds what looks like an access token")
+            problems.append(f"{name} seems to contain an access token")
     if problems:
         return Parcel(path, present, tuple(problems))
     try:
@@ -115,7 +115,7 @@ def inspect(path: Path) -> Parcel:
             problems.append(f"{CONFIG} records no sha256 of the weights")
         card = (path / CARD).read_bytes().decode("utf-8", errors="replace")
         if card != trained_card(record, path.parent):
-            problems.append(f"{CARD} is not what the files beside it say: stage {path} again")
+            problems.append(f"{CARD} does not agree with the other files: stage {path} again")
     except ModelError as error:
         problems.append(str(error).removeprefix(f"{path}: "))
     return Parcel(path, present, tuple(problems))
@@ -148,9 +148,9 @@ def publish(
 ) -> Iterator[Sent]:
     """Send checked folders, one commit for each model.
 
-    The card is made anew for the Hub: its lines of code and commands name the repository. Files of
-    a former version that the folder no longer has are deleted in the same commit; files that
-    someone else put there stay. A model that has not changed makes no commit.
+    The card is made for the Hub: its code and commands name the repository. The same commit deletes
+    files of earlier versions that the folder no longer has; files that others added stay. A model
+    that has not changed makes no commit.
 
     Arguments:
         found: from `parcels`.
@@ -203,9 +203,9 @@ def check(found: Sequence[Parcel], namespace: str) -> None:
     names = [parcel.name for parcel in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ModelError(f"two folders of one name: {', '.join(twice)}")
+        raise ModelError(f"several folders have the same name: {', '.join(twice)}")
     wrong = [f"{p.name} ({'; '.join(p.problems)})" for p in found if p.problems]
     if wrong:
-        raise ModelError(f"nothing was sent, not fit to publish: {', '.join(wrong)}")
+        raise ModelError(f"nothing was sent, these models cannot be published: {', '.join(wrong)}")
     if not any(parcel.files for parcel in found):
         raise ModelError("nothing to send: none of these models has weights")

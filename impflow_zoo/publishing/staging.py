@@ -44,25 +44,24 @@ def stage(
     data: str | None = None,
     repeats: Sequence[Path] = (),
 ) -> Result | None:
-    """Bring a model's folder up to date: weights from a run, figures, pictures, card.
+    """Update a model's folder: weights from a run, scores, pictures, card.
 
     Arguments:
-        run: folder of a training run; None keeps the weights that are in `folder`. Where there
-            are none, config and card say that none were trained.
+        run: folder of a training run; None keeps the weights in `folder`. If there are none, config
+            and card say so.
         folder: folder of the model, with its `recipe.yaml`.
-        data: what to score on, in the recipe's test split; None takes the split that ships with
+        data: data to evaluate on, in the recipe's test split; None takes the split that ships with
             the model, else the recipe's data.
-        repeats: finished runs of the same recipe with other seeds, which are scored on the same
-            rows; none keeps the figures of those that were staged before, unless there is a new
-            `run`.
+        repeats: finished runs of the same recipe with other seeds, which are evaluated on the same
+            rows. If empty, the scores of earlier repeats are kept, unless there is a new `run`.
 
     Returns:
         The score that the card reports; None if there are no weights.
 
     Raises:
-        ModelError: if the run has no weights, the folder no recipe or one without words for the
-            card, or weights, run or a repeat are of another recipe than the folder's. The folder
-            is left as it was.
+        ModelError: if the run has no weights, if the folder has no recipe or one without texts for
+            the card, or if weights, run or a repeat belong to another recipe than the folder's.
+            The folder is not changed then.
     """
     folder = Path(os.path.abspath(folder))  # a link keeps its own name
     entry, zoo = ModelFolder(folder), folder.parent
@@ -108,8 +107,8 @@ def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
     facts = TrainingFacts.read(folder)
     if facts.recipe not in ("", fingerprint(recipe)):
         raise ModelError(
-            f"{folder / RECIPE} was changed since the weights beside it were trained: put "
-            "it back, or stage the model from a new run"
+            f"{folder / RECIPE} was changed after its weights were trained: restore it, or stage "
+            "the model from a new run"
         )
     return facts
 
@@ -120,8 +119,8 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
     changed = differences(read_recipe(path), recipe) if path.is_file() else []
     if changed:
         raise ModelError(
-            f"{run} was trained by another recipe than the folder's ({', '.join(changed)}): copy "
-            f"{path} there, and the words for the card into it"
+            f"{run} was trained with another recipe than the folder's ({', '.join(changed)}): copy "
+            f"{path} to the folder, and add the texts of the card"
         )
     return replace(_facts_of(run), recipe=fingerprint(recipe))
 
@@ -129,9 +128,9 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
 def _facts_of(run: Path) -> TrainingFacts:
     """The facts of a run, which has to have weights."""
     if not run.is_dir():
-        raise ModelError(f"{run} is no folder of a run")
+        raise ModelError(f"{run} is not the folder of a run")
     if not (run / WEIGHTS).is_file():
-        raise ModelError(f"{run} holds no weights yet: a run keeps them at its first validation")
+        raise ModelError(f"{run} holds no weights yet: the first validation saves them")
     return TrainingFacts.read(run)
 
 
@@ -141,8 +140,8 @@ def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
         config = replace(config, columns=())  # training has named them
     if (type(model).__name__, config) != (recipe.model, recipe.config):
         raise ModelError(
-            f"the weights in {origin} are of another model than the recipe's: its card would tell "
-            "how to train something else; train it again, or put the recipe back"
+            f"the weights in {origin} belong to another model than the recipe: "
+            "train the model again, or restore the recipe"
         )
 
 
@@ -154,13 +153,11 @@ def _other_seeds(
     seeds = {staged.seed}
     for run, facts in others:
         if facts.seed in seeds:
-            raise ModelError(f"{run} has seed {facts.seed}, as another run has: --seed a new one")
+            raise ModelError(f"{run} has seed {facts.seed} like another run: use another --seed")
         seeds.add(facts.seed)
         changed = differences(read_recipe(run / RECIPE), recipe)
         if changed or not facts.is_like(staged):
-            raise ModelError(
-                f"{run} is a run of another recipe or length: only the seed may differ"
-            )
+            raise ModelError(f"{run} has another recipe or length: only the seed may differ")
     return others
 
 

@@ -1,7 +1,7 @@
-"""A conformance kit for blocks: a constructor in, every law of a block out.
+"""A conformance kit for blocks: tests of the laws that every block must satisfy.
 
 A block is a `ResidualBlock` that lists its steps. The monotone block of Ahn et al. (2022), which
-solves `w + g(w) = x` and answers `z = w - g(w)`, with all of its tests:
+solves `w + g(w) = x` and returns `z = w - g(w)`, with all of its tests:
 
     class Monotone(ResidualBlock):
         steps = (Step("net", inverted=True), Step("net", sign=-1))
@@ -19,10 +19,10 @@ solves `w + g(w) = x` and answers `z = w - g(w)`, with all of its tests:
         )
 
 pytest runs the laws in both directions, in float32 and float64, with exact, truncated and random
-log-determinants: the directions are inverses of each other, log-determinants are those of the
-Jacobian, gradients are those of finite differences, rows know nothing of each other, the caller's
-tensors stay as they are, and more. A suite with many blocks overrides the fixture `block_case` with
-a parametrised one.
+log-determinants: the directions are inverses of each other, log-determinants agree with dense
+Jacobians, gradients agree with finite differences, rows are independent, the caller's tensors are
+not changed, and more. To test many blocks, override the fixture `block_case` with a parametrised
+one.
 """
 
 import pytest
@@ -50,4 +50,4 @@ __all__ = [
 
 
 class BlockLaws(ValueLaws, ContractLaws):
-    """Every law; inherit, and give `case`."""
+    """All laws: inherit from this class and set `case`."""

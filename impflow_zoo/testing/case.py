@@ -1,4 +1,4 @@
-"""What a block under test is, and dense references to hold it against."""
+"""A block under test, and dense references to compare it with."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class BlockCase:
         make: constructor of the block; takes its `logdet`.
         shape: shape of one row of its input.
         context_features: size of a context row, or None for blocks without.
-        lipschitz: bound of the Lipschitz constant of the block's nets, below 1: the round trip
-            may be off by rounding times `1 / (1 - lipschitz)`.
-        norm: the p of the norm that bound is in.
-        reference: `(block, x, context) -> (z, logabsdet)`, a second computation of `forward`, as
-            dense and plain as it can be; None where there is none.
+        lipschitz: bound on the Lipschitz constants of the block's nets, below 1. The allowed
+            round-trip error is the rounding error times `1 / (1 - lipschitz)`.
+        norm: the p of the norm of this bound.
+        reference: `(block, x, context) -> (z, logabsdet)`, a second, dense and simple
+            computation of `forward`; None for none.
     """
 
     make: Callable[[str | LogDet], ResidualBlock]
@@ -82,7 +82,7 @@ class BlockCase:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> ResidualBlock:
-        """The block in evaluation mode, its weights so large that the Lipschitz bounds decide."""
+        """The block in evaluation mode, with weights that reach the Lipschitz bounds."""
         block = self.make(logdet)
         tighten(block)
         return block.to(device, dtype).eval()
@@ -105,13 +105,13 @@ class BlockCase:
         return torch.linalg.vector_norm(x.flatten(1), ord=self.norm, dim=1)
 
     def rounding(self, *points: Tensor) -> Tensor:
-        """What a round trip through the points may be off by rounding alone, `[B]`."""
+        """The round-trip error of the points that rounding alone allows, `[B]`."""
         size = torch.stack([self.length(x) for x in points]).amax(dim=0)
         return 8 * torch.finfo(points[0].dtype).eps * (1 + size) / (1 - self.lipschitz)
 
 
 class CaseLaws:
-    """What the laws start from: sub-classes give `case`, or override the fixture `block_case`."""
+    """Fixtures of the laws: sub-classes set `case`, or override the fixture `block_case`."""
 
     case: ClassVar[BlockCase]
 
@@ -126,12 +126,12 @@ class CaseLaws:
 
     @pytest.fixture(params=DEVICES)
     def device(self, request: pytest.FixtureRequest) -> torch.device:
-        """Every device there is."""
+        """Every available device."""
         return torch.device(request.param)
 
 
 def tighten(module: nn.Module, factor: float = 5.0) -> None:
-    """Enlarge the weights of Lipschitz layers, so that the bound, not the start, decides."""
+    """Enlarge the weights of Lipschitz layers, so that they reach their bound."""
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, LipschitzLayer):
@@ -139,7 +139,7 @@ def tighten(module: nn.Module, factor: float = 5.0) -> None:
 
 
 def values(block: ResidualBlock, direction: str) -> Callable[..., Tensor]:
-    """The method of a direction that computes no log-determinant."""
+    """The method of a direction without the log-determinant."""
     return {"forward": block.encode, "inverse": block.decode}[direction]
 
 

@@ -1,4 +1,4 @@
-"""Laws of good manners: the caller's tensors, modes, copies, empty batches, narrow types."""
+"""Laws of behaviour: the caller's tensors, modes, copies, empty batches, half precision."""
 
 from __future__ import annotations
 

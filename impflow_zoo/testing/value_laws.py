@@ -34,7 +34,7 @@ QUANTITIES = ("log_prob", "inverse", "decode")
 
 
 class ValueLaws(CaseLaws):
-    """What a block computes is what the mathematics says."""
+    """A block computes the right values."""
 
     @every_mode
     @every_direction

@@ -1,4 +1,4 @@
-"""From a recipe to a trained model, in steps that can be stopped and gone on with."""
+"""From a recipe to a trained model; training can be stopped and resumed."""
 
 from impflow_zoo.training.run import train
 from impflow_zoo.training.trainer import Trainer

@@ -14,13 +14,13 @@ __all__ = ["Batches"]
 class Batches:
     """Shuffled passes over the rows, one after the other, cut into batches of one size.
 
-    What a step sees depends on the seed and its number alone.
+    The batch of a step depends only on the seed and the number of the step.
 
     Arguments:
-        rows: to train on.
-        size: rows of a batch; a smaller source makes smaller ones.
+        rows: training rows.
+        size: rows per batch; a smaller source makes smaller batches.
         flip: mirror each image with probability 1/2.
-        seed: of order, mirrors and noise.
+        seed: seed of order, mirrors and noise.
     """
 
     def __init__(self, rows: Source, size: int, *, flip: bool, seed: int) -> None:
@@ -35,8 +35,8 @@ class Batches:
     def of(self, step: int, part: range | None = None) -> tuple[Tensor, Tensor]:
         """The raw rows of a step, and uniform noise of their shape to dequantise them with.
 
-        Rows that the source leaves out are missing, and change nothing for the others: mirrors and
-        noise belong to positions.
+        Rows that the source leaves out are missing. All other rows keep their mirrors and noise,
+        which depend on the position in the batch.
 
         Arguments:
             step: its number, from 0.

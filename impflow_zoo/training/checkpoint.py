@@ -21,7 +21,7 @@ _STATE = "state"
 
 
 class CheckpointError(ModelError):
-    """A checkpoint is missing, damaged, or of another recipe."""
+    """A checkpoint is missing, damaged, or belongs to another recipe."""
 
 
 def write_checkpoint(
@@ -33,8 +33,8 @@ def write_checkpoint(
     """Write modules, optimizer and plain numbers.
 
     Arguments:
-        path: where to.
-        modules: by the name they are stored under.
+        path: path of the file.
+        modules: modules by the name in the file.
         optimizer: its per-parameter tensors are stored.
         state: numbers, strings and lists, stored as JSON.
     """
@@ -84,7 +84,7 @@ def read_checkpoint(
         optimizer.load_state_dict(known)
     except (RuntimeError, KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} is of another recipe: {first}") from None
+        raise CheckpointError(f"{path} belongs to another recipe: {first}") from None
     return state
 
 

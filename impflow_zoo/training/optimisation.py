@@ -23,16 +23,16 @@ __all__ = ["Optimisation", "learning_rate"]
 
 
 class Optimisation:
-    """A model, its averaged copy and the optimizer that moves them.
+    """A model, its averaged copy and their optimizer.
 
-    Random numbers of a step depend on the recipe's seed, its number and the process alone. The
-    averages, the sums of gradients and the vectors of power iterations are the same in all
+    The random numbers of a step depend only on the recipe's seed, the number of the step and the
+    process. Averages, summed gradients and the vectors of power iterations are the same in all
     processes.
 
     Arguments:
-        model: what to train.
-        settings: how.
-        processes: those that share each batch.
+        model: the model to train.
+        settings: settings of the training.
+        processes: the processes that share each batch.
     """
 
     def __init__(self, model: FlowModel, settings: TrainingSettings, processes: Processes) -> None:

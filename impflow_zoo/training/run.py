@@ -52,24 +52,24 @@ def train(
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train what a recipe describes.
+    """Train the model of a recipe.
 
-    Launched as several processes (`accelerate launch`, `torchrun`) they share each batch: the
-    steps are those of one process, whatever their number. The first one writes.
+    Several processes (`accelerate launch`, `torchrun`) share each batch and take the same steps as
+    one process. The first process writes the files.
 
     Arguments:
         recipe_file: path of a recipe.
         data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set.
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder.
-        resume: go on from the checkpoint in `out`, bit by bit as if never interrupted; with the
-            same recipe and the same rows. Without a checkpoint, start from the beginning.
+        resume: continue from the checkpoint in `out`, exactly as if never interrupted; recipe and
+            rows must be the same. Without a checkpoint, start from the beginning.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
-            instead of random ones. What these had cost is not counted.
-        seed: in place of the recipe's; to be given again with `resume`.
-        max_minutes: stop then, with a checkpoint.
-        device: where to train; None takes a GPU if there is one.
-        progress: show a bar on stderr.
+            instead of random ones. The cost of training that model is not counted.
+        seed: overrides the seed of the recipe; to be given again with `resume`.
+        max_minutes: write a checkpoint and stop after this time.
+        device: device of the training; None takes a GPU if there is one.
+        progress: show a progress bar on stderr.
 
     Returns:
         The last state: step, rows seen, seconds, the best mean log-likelihood of a validation in
@@ -93,7 +93,7 @@ def train(
     least = recipe.config.least_size
     if least > _LARGEST:
         raise ModelError(
-            f"the config asks for {least:.3g} numbers or more: take fewer blocks or smaller sizes"
+            f"the config needs at least {least:.3g} numbers: use fewer blocks or smaller sizes"
         )
     processes = together(device)
     resume = processes.gather(resume)[0]  # all have looked before anybody writes
@@ -174,7 +174,7 @@ def _check_resumed(
     """
     if folder.has(CHECKPOINT):
         if init_from is not None:
-            raise ModelError("--resume goes on from the run's own weights: leave --init-from out")
+            raise ModelError("--resume continues from the run's own weights: leave --init-from out")
         _check_same(folder, recipe)
         return True
     if folder.has(LOG):
@@ -182,7 +182,7 @@ def _check_resumed(
         lines = read_lines(folder.path / LOG)
         if init_from is None and any({"before", "init_from"} & line.keys() for line in lines):
             raise CheckpointError(
-                f"{folder.name} had started from the weights of a model and holds no checkpoint "
+                f"{folder.name} started from the weights of a model and holds no checkpoint "
                 "yet: name the model again with --init-from"
             )
     else:
@@ -202,7 +202,7 @@ def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
     if changed:
         raise CheckpointError(
             f"{folder.name} was trained with another recipe ({', '.join(changed)}): resume with "
-            f"{path}, or start a new run with another --out, from its weights by --init-from"
+            f"{path}, or start a new run with another --out (and --init-from for its weights)"
         )
 
 
@@ -218,19 +218,19 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
     if settings.validation is None and settings.validation_rows is None:
         raise DataError(
-            "the recipe names no rows that decide which weights are kept: set data.validation to a "
-            "split, or data.validation_rows to a number of training rows to hold back"
+            "the recipe names no validation rows: set data.validation to a split, or "
+            "data.validation_rows to a number of training rows to hold out"
         )
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
     if settings.train_rows is not None and not any(map(is_toy, (dataset, settings.dataset))):
-        raise DataError("data.train_rows is for toys, whose rows are made to any number")
+        raise DataError("data.train_rows is only for toys, leave it out")
     size = settings.train_rows if is_toy(dataset) else None  # another --data has its own number
     rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):
-            raise DataError(f"validation_rows={held_out}: {rows.name} has {len(rows)} rows")
+            raise DataError(f"validation_rows={held_out}: {rows.name} has only {len(rows)} rows")
         cut = len(rows) - held_out
         return rows.part(range(cut)), rows.part(range(cut, len(rows)))
     validation = settings.validation
@@ -239,8 +239,8 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         return rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
     except UnknownSplitError as error:
         raise DataError(
-            f"{error}; or set data.validation_rows in the recipe, to hold so many rows of "
-            f"{settings.train!r} back"
+            f"{error}; or set data.validation_rows in the recipe, to hold out rows of "
+            f"{settings.train!r}"
         ) from None
 
 

@@ -48,14 +48,14 @@ class Trainer:
     """One stage of a run: a model, its training and validation rows, and a folder.
 
     Arguments:
-        model: what to train.
-        settings: how.
+        model: the model to train.
+        settings: settings of the training.
         rows: training rows.
-        validation: rows that decide which weights are kept.
-        folder: where model, log and checkpoint go.
+        validation: validation rows; the weights with the best value on them are kept.
+        folder: folder of model, log and checkpoint.
         stage: number of the stage, from 0.
-        processes: those that train together.
-        progress: show a bar on stderr.
+        processes: the processes that train together.
+        progress: show a progress bar on stderr.
     """
 
     def __init__(
@@ -151,12 +151,12 @@ class Trainer:
         if state["seed"] != self.settings.seed:
             trained, asked = (s - self.state["stage"] for s in (state["seed"], self.settings.seed))
             raise CheckpointError(
-                f"{self.folder} was started with seed {trained}, not {asked}: go on with "
+                f"{self.folder} was started with seed {trained}, not {asked}: continue with "
                 f"--seed {trained}"
             )
         if state["data"] != self.state["data"]:
             raise CheckpointError(
-                f"{self.folder} was trained on other rows than these: give the same data, with the "
+                f"{self.folder} was trained on other rows: give the same data, with the "
                 "same columns, with --data"
             )
         self.unlogged = state.pop("unlogged", [])

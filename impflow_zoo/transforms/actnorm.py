@@ -1,4 +1,4 @@
-"""ActNorm that survives its first batch."""
+"""ActNorm for first batches of any kind."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["ActNorm"]
 
 
 class ActNorm(nflows.transforms.ActNorm):
-    """`exp(log_scale) x + shift`, which the first batch seen in training leaves normalised.
+    """`exp(log_scale) x + shift`, initialised so that the first training batch is normalised.
 
-    nflows' own has NaN for parameters ever after where that batch has one row, or a column that
-    is constant. Here such columns keep their scale, and a batch without rows sets nothing.
+    If this batch has one row or a constant column, the parameters of nflows' `ActNorm` are NaN.
+    Here such columns keep their scale, and a batch without rows sets nothing.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the blocks share: a walk over residual maps, each evaluated or inverted."""
+"""The base class of all blocks: a walk over residual maps, each evaluated or inverted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check
 
 @dataclass(frozen=True)
 class Step:
-    """One residual map `r(x) = x + sign g(x)` on the way from data to noise.
+    """One residual map `r(x) = x + sign g(x)` in the direction data -> noise.
 
     Arguments:
         net: the attribute of the block that holds `g`.
@@ -42,9 +42,9 @@ class Step:
 class ResidualBlock(Transform):
     """A composition of residual maps and inverses of residual maps.
 
-    Sub-classes list in `steps` what happens on the way from data to noise, and assign their nets
-    under the names that the steps give. Nothing else is needed: the way back, log-determinants
-    and derivatives follow.
+    Sub-classes list their residual maps in `steps`, in order from data to noise, and assign their
+    nets to the attributes that the steps name. The inverse, log-determinants and derivatives
+    follow from this list.
 
     Contract: `forward` is data -> noise, `inverse` noise -> data; both take `[B, ...]` and return
     values of the same shape and log-determinants of shape `[B]`, in at least float32. A context
@@ -77,10 +77,10 @@ class ResidualBlock(Transform):
 
         Raises:
             SolverError: if a root is not found (evaluation mode).
-            NoContractionError: if `log|det dz/dx|` does not exist, as a net is no contraction.
+            NoContractionError: if `log|det dz/dx|` does not exist: a net is not a contraction.
             ValueError: for inputs that are not floating point, not finite, of the wrong shape, or
-                not of the type and on the device of the parameters.
-            TypeError: if inputs or context are no tensors.
+                of another type or device than the parameters.
+            TypeError: if inputs or context are not tensors.
             RuntimeError: within `torch.func` transforms and forward-mode differentiation.
         """
         return self.run(inputs, context)
@@ -90,11 +90,11 @@ class ResidualBlock(Transform):
         return self.run(inputs, context, backwards=True)
 
     def encode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """`forward` without the log-determinant, which is not computed."""
+        """`forward` without computing the log-determinant."""
         return self.run(inputs, context, want_logdet=False)[0]
 
     def decode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """`inverse` without the log-determinant, which is not computed."""
+        """`inverse` without computing the log-determinant."""
         return self.run(inputs, context, backwards=True, want_logdet=False)[0]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -123,14 +123,14 @@ class ResidualBlock(Transform):
         probes: Probes | None = None,
         report: Report | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What the other methods are short for.
+        """The general form of the other methods.
 
         Arguments:
             inputs, context: as in `forward`.
             backwards: noise -> data.
-            want_logdet: False leaves the log-determinant out: zeros are returned in its place.
-            probes: where probes of log-determinants come from.
-            report: filled in with what the numerics found.
+            want_logdet: False computes no log-determinant and returns zeros for it.
+            probes: the source of the probes of log-determinants.
+            report: receives statistics of roots and log-determinants.
         """
         doubts, probes = Doubts(), probes or Probes()
         self._check(inputs, context, doubts)
@@ -220,7 +220,7 @@ class ResidualBlock(Transform):
 
 
 class NotFiniteError(ValueError):
-    """NaN or infinity where numbers are due."""
+    """A tensor holds NaN or infinity."""
 
 
 # What weights may have become, as opposed to mistakes of a user: training goes on over these.
@@ -250,7 +250,7 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
         )
     if any(p.is_inference() for p in parameters):
         raise ValueError(
-            "parameters were made within torch.inference_mode, which bars them from every "
+            "parameters were made within torch.inference_mode and cannot enter an autograd "
             "graph: build, convert or copy the module outside of it"
         )
     for narrow in {p.dtype for p in parameters} - {torch.float32, torch.float64}:

@@ -1,8 +1,8 @@
 """The blocks: a list of steps each, and the nets that the steps name.
 
 Each takes its nets, any modules from `[B, ...]` to the same shape, called as `net(x)`, or as
-`net(x, context)` if there is a context. `LipschitzMLP` is bounded by construction; for other nets
-the bound is up to the user.
+`net(x, context)` if there is a context. The nets of this package are bounded by construction; for
+other nets the user must make sure that the bound holds.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ResFlowTransform(ResidualBlock):
 class ImpFlowTransform(ResidualBlock):
     """Implicit flow block: `z` is the root of `z + g_z(z) = x + g_x(x)`.
 
-    A residual map followed by the inverse of another one; each direction has one root to find.
+    A residual map followed by the inverse of another one. Each direction needs one root.
     The log-determinant is `L_gx(x) - L_gz(z)` with `L_g(x) = log det(I + J_g(x))`.
 
     References:
@@ -88,9 +88,9 @@ class ImpFlowTransform(ResidualBlock):
 class MonotoneTransform(ResidualBlock):
     """Monotone block: `z = w - g(w)` at the root `w` of `w + g(w) = x`.
 
-    The Cayley operator of a monotone map: as `Lip(g)` goes to 1, its slopes fill the positive
-    numbers, from `(1 - Lip(g)) / (1 + Lip(g))` to the inverse of that, where those of a residual
-    block end at 2. The log-determinant is `L_-g(w) - L_g(w)` with `L_g(w) = log det(I + J_g(w))`.
+    This is the Cayley operator of a monotone map. Its slopes lie between
+    `(1 - Lip(g)) / (1 + Lip(g))` and the inverse of this number; slopes of residual blocks are
+    below 2. The log-determinant is `L_-g(w) - L_g(w)` with `L_g(w) = log det(I + J_g(w))`.
 
     References:
         Invertible Monotone Operators for Normalizing Flows (Ahn et al., 2022)

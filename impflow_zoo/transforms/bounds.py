@@ -1,4 +1,4 @@
-"""Columns between bounds, and the line: logit of the scaled value, or log on one side."""
+"""Map bounded columns to the real line: by a logit for two bounds, a logarithm for one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Bounded"]
 class Bounded(Transform):
     """`log(x - low) - log(high - x)` of each column, without the terms of bounds that are infinite.
 
-    A column without bounds stays as it is. Inputs lie strictly between the bounds; so does what
-    comes back, in the type of the inputs.
+    A column without bounds stays as it is. Inputs must lie strictly between the bounds; results of
+    the inverse do, also in float32.
 
     Arguments:
         low, high: bounds of each column, `-inf` and `inf` where it is open.
@@ -61,7 +61,7 @@ class Bounded(Transform):
 
 
 def _inside(x: Tensor, low: float, high: float) -> Tensor:
-    """Numbers that rounding has put on a bound, or beyond it, as the nearest ones within."""
+    """Move numbers that rounding has put on or beyond a bound to the nearest number within."""
     ends = x.new_tensor((low, high))
     least, most = torch.nextafter(ends, ends.flip(0)).unbind()
     return x.clamp(least, most)

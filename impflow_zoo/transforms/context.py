@@ -14,13 +14,13 @@ __all__ = ["StandardisedContext"]
 class StandardisedContext(CompositeTransform):
     """A composite that takes contexts in the data's own units.
 
-    Its parts are given `(context - mean) / std`, by way of a net if there is one. Until `set` is
-    called the mean is 0 and the deviation is 1.
+    Its parts see `(context - mean) / std`, mapped by a net if there is one. Until `set` is called
+    the mean is 0 and the standard deviation is 1.
 
     Arguments:
         steps: the parts.
         features: size of a context row.
-        embedding_net: what the parts see standardised contexts through, `[B, features] -> [B, n]`.
+        embedding_net: maps standardised contexts before the parts see them, to `[B, n]`.
     """
 
     context_mean: Tensor

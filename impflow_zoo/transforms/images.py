@@ -1,4 +1,4 @@
-"""What nflows lacks for images."""
+"""Transforms of images that nflows lacks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Step = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 class BoundedLogit(Transform):
     """`logit(alpha + (1 - 2 alpha) x)` of each entry, finite on `[0, 1]`.
 
-    nflows' `Logit` keeps a tensor that does not follow the model to other devices.
+    nflows' `Logit` has a tensor that stays behind when the model moves to another device.
 
     References:
         Density estimation using Real NVP (Dinh et al., 2017), section 4.1
         https://arxiv.org/abs/1605.08803
 
     Arguments:
-        alpha: distance from 0 and 1 after squeezing.
-        shape: of one image; None takes any.
+        alpha: smallest distance to 0 and 1 before the logit.
+        shape: shape of one image; None takes any.
     """
 
     def __init__(self, alpha: float = 0.05, shape: tuple[int, ...] | None = None) -> None:
@@ -85,9 +85,9 @@ class Flatten(Transform):
 
 
 class Multiscale(Transform):
-    """Half of the channels leave after each scale but the last.
+    """After each scale but the last, half of the channels become latents.
 
-    nflows' own drops columns of noise that are too many, and takes no steps but its own.
+    nflows' own ignores surplus columns of noise, and allows only its own steps.
 
     Arguments:
         scales: the transforms of the scales.

@@ -1,4 +1,4 @@
-"""Steps that see the label of a class as one-hot."""
+"""Transforms that see the label of a class as a one-hot vector."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["LabelError", "OneHotContext", "PerLabel"]
 
 
 class LabelError(ValueError):
-    """A context is none of the labels."""
+    """A context is not one of the labels."""
 
 
 class OneHotContext(StandardisedContext):
-    """A composite that takes labels, `[B, 1]`, from 0; its parts are given them as one-hot.
+    """A composite that takes labels, `[B, 1]`, from 0; its parts see one-hot vectors.
 
     Arguments:
         steps: the parts.
@@ -38,7 +38,7 @@ class OneHotContext(StandardisedContext):
         wrong = (labels != context[:, 0]) | (labels < 0) | (labels > last)
         if bool(wrong.any()):
             label = float(context[wrong][0, 0])
-            raise LabelError(f"{label:g} is no label: a whole number from 0 to {last} is needed")
+            raise LabelError(f"{label:g} is not a label: a whole number from 0 to {last} is needed")
         return functional.one_hot(labels, self.classes).to(context.dtype)
 
     def like(self, noise: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class OneHotContext(StandardisedContext):
 class PerLabel(Transform):
     """`(z - mean) / scale` of each row, `[B, D]`, with a mean and a scale for each label.
 
-    A normal density behind it is one of its own for each label before it.
+    So a standard normal base density has its own mean and scale for each label.
 
     Arguments:
-        features: of a row.
-        classes: number of labels, which come as one-hot.
+        features: size of a row.
+        classes: number of labels, which are given as one-hot vectors.
     """
 
     def __init__(self, features: int, classes: int) -> None:

@@ -58,15 +58,15 @@ class _Net(nn.Module):
 class MixtureAutoregressive(AutoregressiveTransform):
     """`Phi^-1(F(x))` with `F` a mixture of Gaussians for each column given those before it.
 
-    The log-determinant is `log p(x) - log N(z)`, so that a standard normal behind the map gives
-    exactly the density of the mixtures. All is computed in float64 but for the net.
+    The log-determinant is `log p(x) - log N(z)`, so the map with a standard normal base has exactly
+    the density of the mixtures. Everything but the net is computed in float64.
 
     Arguments:
         features: number of columns.
-        components: Gaussians of a column.
-        hidden_features: width of the net that gives their weights, means and widths.
+        components: number of Gaussians for each column.
+        hidden_features: width of the net that computes their weights, means and widths.
         context_features: size of a context row, or None.
-        dropout: part of the hidden units that training leaves out.
+        dropout: fraction of the hidden units that dropout zeroes in training.
 
     References:
         Mixture density networks (Bishop, 1994)

@@ -1,4 +1,4 @@
-"""What tables start with."""
+"""Standardisation of tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Standardise"]
 
 
 class Standardise(PointwiseAffineTransform):
-    """`scale x + shift` of each column; the identity until the two are set.
+    """`scale x + shift` of each column; the identity until `set` is called.
 
-    nflows' own takes rows of other sizes as far as they broadcast, and whole numbers.
+    nflows' own also accepts rows of other sizes that broadcast, and integers.
 
     Arguments:
         features: number of columns.

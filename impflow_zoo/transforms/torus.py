@@ -1,4 +1,4 @@
-"""Angles: flows on circles and lines at once.
+"""Angles: flows on products of circles and lines.
 
 A residual map `r(t) = t + g(t)` of scaled angles `t` is one of the torus if `g` has period `2 pi`
 in each of them: then `r(t + 2 pi) = r(t) + 2 pi`. Nets see `e(t) = (cos t, sin t)`, so that
@@ -29,7 +29,7 @@ class Angles(Transform):
     """Columns with a period, as angles from 0 to `2 pi`; others stay as they are.
 
     Arguments:
-        periods: of the columns, 0 where there is none.
+        periods: period of each column, 0 for a column without.
     """
 
     def __init__(self, periods: Sequence[float]) -> None:
@@ -53,7 +53,7 @@ class Angles(Transform):
 
 
 class CircleToLine(Transform):
-    """`Phi^-1(t / 2 pi)` of an angle: a standard normal behind it is a uniform angle before it."""
+    """`Phi^-1(t / 2 pi)` of an angle: maps a uniform angle to a standard normal."""
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         uniform = (inputs.double() / _TURN).remainder(1).clamp(_SEAM, 1 - _SEAM)
@@ -75,8 +75,8 @@ class OnColumns(Transform):
     """A transform of some columns; the others stay as they are.
 
     Arguments:
-        transform: takes rows of these columns.
-        columns: their numbers, in order.
+        transform: transform of rows of these columns.
+        columns: numbers of the columns, in order.
     """
 
     def __init__(self, transform: Transform, columns: Sequence[int]) -> None:
@@ -97,7 +97,7 @@ class OnColumns(Transform):
 
 
 class TorusNet(nn.Module):
-    """A net that sees the cosine and the sine of angles, with its own Lipschitz constant.
+    """A net that sees the cosine and the sine of angles; its Lipschitz constant stays the same.
 
     Arguments:
         net: from `[B, features + angles]` to the same shape, for instance a `SandwichMLP`.
@@ -110,7 +110,7 @@ class TorusNet(nn.Module):
 
     @property
     def lipschitz(self) -> float | None:
-        """A bound of the Lipschitz constant in the 2-norm, if the net states one."""
+        """A bound on the Lipschitz constant in the 2-norm, if the net states one."""
         return getattr(self.net, "lipschitz", None)
 
     def certificate(self) -> float | None:

@@ -1,4 +1,4 @@
-"""A linear map of features or channels that starts by making them uncorrelated."""
+"""A learned linear map of features or channels that initially decorrelates them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["Whitening"]
 class Whitening(LULinear):
     """`z = W x + b` on each row, or on the channels of each pixel; `W = L U`, learned.
 
-    The first batch seen in training sets `W = C^-1`, with `C` the Cholesky factor of its
-    covariance, and `b` so that the means vanish: where an ActNorm lets every channel leave with
-    unit variance, this one lets them leave uncorrelated as well, and a block of bounded slope need
-    not spend itself on that. On images it is an invertible 1x1 convolution; after a squeeze the
-    channels are a patch of pixels. Correlations are shrunk by `(features / samples)^2`, so that
-    fewer samples than features leave with unit variances alone.
+    The first training batch sets `W = C^-1`, with `C` the Cholesky factor of its covariance, and
+    `b` so that the means vanish. After an ActNorm channels have unit variance; after a Whitening
+    they are also uncorrelated, for which blocks of bounded slope would need many layers. On images
+    it is an invertible 1x1 convolution; after a squeeze the channels are a patch of pixels.
+    Correlations are shrunk by `(features / samples)^2`. With fewer samples than features only the
+    variances are normalised.
 
     References:
         Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma & Dhariwal, 2018), 3.2
         https://arxiv.org/abs/1807.03039
 
     Arguments:
-        features: of the rows, `[B, features]`, or channels of the maps, `[B, features, H, W]`.
+        features: size of the rows, `[B, features]`, or channels of images, `[B, features, H, W]`.
 
     Example:
         >>> rows = torch.randn(500, 2) @ torch.tensor([[3.0, 0.0], [2.9, 0.1]])

@@ -71,7 +71,7 @@ def test_a_wrong_inverse_is_seen(model, tmp_path, monkeypatch) -> None:
     decode = loaded.decode
     monkeypatch.setattr(loaded, "decode", lambda *z: decode(*z) * 0.98)
     assert reconstruct(loaded, data, n=2).largest_error > 1
-    with pytest.raises(ModelError, match="n=0: a number of rows is needed"):
+    with pytest.raises(ModelError, match="n=0: a whole number of at least 1"):
         reconstruct(loaded, data, n=0)
 
 

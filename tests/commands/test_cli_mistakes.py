@@ -77,7 +77,7 @@ MISTAKES = {
     ),
     "data without the columns": (
         ["evaluate", "{space}", "--dataset", _file("test.csv", b"a,b\n1,2\n")],
-        "no column c, there are: a, b",
+        "no column c, only a, b",
     ),
     "data that is no table": (
         ["evaluate", "{plane}", "--dataset", _file("test.parquet", b"nothing")],
@@ -85,7 +85,7 @@ MISTAKES = {
     ),
     "data of another kind": (["evaluate", "{plane}", "--dataset", _file("x.txt", b"1")], ".txt"),
     "data missing": (["evaluate", "{plane}", "--dataset", "./no.csv"], "no such file or folder"),
-    "no data": (["evaluate", "{space}"], "no data to score on"),
+    "no data": (["evaluate", "{space}"], "no data to evaluate on"),
     "a device without numbers": (
         ["sample", "{plane}", "--out", "{}/x.csv", "--device", "meta"],
         "device='meta': ",
@@ -145,11 +145,11 @@ MISTAKES = {
     "certify damage": (["certify", _damaged], "truncated or damaged"),
     "no recipe": (["train", "{}/none.yaml"], "none.yaml cannot be read: No such file"),
     "recipe is a folder": (["train", "{}"], "cannot be read: Is a directory"),
-    "recipe is no YAML": (["train", _file("r.yaml", b"model: [")], "is no valid YAML"),
-    "recipe is no text": (["train", _file("r.yaml", b"\xff\x00")], "is no valid YAML"),
+    "recipe is no YAML": (["train", _file("r.yaml", b"model: [")], "is not valid YAML"),
+    "recipe is no text": (["train", _file("r.yaml", b"\xff\x00")], "is not valid YAML"),
     "recipe beyond any memory": (
         ["train", _huge, "--out", "{}/run"],
-        "numbers or more: take fewer",
+        "numbers: use fewer",
     ),
     "recipe of an unknown model": (["train", _file("r.yaml", b"model: Glow")], "unknown model"),
     "recipe without a model": (
@@ -172,7 +172,7 @@ MISTAKES = {
     ),
     "no training data": (["train", "{recipe}", "--out", "{}", "--data", "./no"], "no such file or"),
     "stage without a recipe": (["stage", "{}"], "recipe.yaml cannot be read"),
-    "stage no run": (["stage", _staged_nothing, "--run", "{}/no"], "no is no folder of a run"),
+    "stage no run": (["stage", _staged_nothing, "--run", "{}/no"], "no is not the folder of a run"),
     "stage an empty run": (["stage", _staged_nothing, "--run", "{}"], "holds no weights yet"),
 }
 

@@ -91,7 +91,7 @@ def test_training_that_left_no_model_is_a_failure(run, tmp_path):
     recipe = write_recipe(tmp_path, config={"solver": {"max_steps": 1}})
     outcome = run("train", recipe, "--out", tmp_path / "run")
     assert outcome.code == 2
-    assert "validations succeeded, so that no model was written" in outcome.err.splitlines()[-1]
+    assert "validations succeeded, so no model was written" in outcome.err.splitlines()[-1]
 
 
 def test_stage_brings_a_run_into_its_folder(run, tmp_path):
@@ -215,10 +215,10 @@ def test_repeats_that_are_none_are_refused(run, tmp_path):
         path = write_recipe(tmp_path / name, **section)
         assert run("train", path, "--out", tmp_path / name / "run", "--seed", i).code == 0
     mistakes = {
-        ("run-1",): "has seed 1, as another run has",
-        ("run-0", "run-0"): "has seed 0, as another run has",
-        ("nowhere",): "is no folder of a run",
-        **{(f"{name}/run",): "is a run of another recipe or length" for name in other},
+        ("run-1",): "has seed 1 like another run",
+        ("run-0", "run-0"): "has seed 0 like another run",
+        ("nowhere",): "is not the folder of a run",
+        **{(f"{name}/run",): "has another recipe or length" for name in other},
     }
     for names, message in mistakes.items():
         repeats = [part for name in names for part in ("--repeat", tmp_path / name)]
@@ -239,7 +239,7 @@ def test_what_cannot_be_scored_is_not_staged(run, tmp_path):
     assert (other.code, "another recipe than the folder's (config.lip" in other.err) == (2, True)
     (tmp_path / "run" / RECIPE).unlink()  # as runs of other programs may have none
     other = run("stage", folder, "--run", tmp_path / "run")
-    assert (other.code, "of another model than the recipe's" in other.err) == (2, True)
+    assert (other.code, "belong to another model than the recipe" in other.err) == (2, True)
     assert {path.name for path in folder.iterdir()} == before
 
 
@@ -269,7 +269,7 @@ def test_a_run_goes_on_with_its_own_seed(run, tmp_path):
     assert run("train", *options, "--seed", 7, "--max-minutes", 0).code == 0
     other = run("train", *options, "--resume")
     assert other.code == 2
-    assert "was started with seed 7, not 0: go on with --seed 7" in other.err
+    assert "was started with seed 7, not 0: continue with --seed 7" in other.err
     assert run("train", *options, "--resume", "--seed", 7, "--json").json["step"] == 4
 
 

@@ -48,7 +48,7 @@ REFUSED = {
     "size": (pictures(1, (9, 8, 3)), ImageFormat(3, (8, 8)), "row 0 is 9x8, the model takes 8x8"),
     "grey": (pictures(1, (8, 8)), ImageFormat(3, (8, 8)), "takes colours: set prepare.grey"),
     "colour": (pictures(1), ImageFormat(1, (8, 8)), "set prepare.grey"),
-    "crop": (pictures(1), ImageFormat(3, (8, 8), crop=9), "too small for 9"),
+    "crop": (pictures(1), ImageFormat(3, (8, 8), crop=9), "crop=9 is larger"),
     "corrupt": ([*pictures(2), b"\x89PNG broken"], ImageFormat(3, (8, 8)), "image of row 2"),
 }
 
@@ -63,5 +63,5 @@ def test_images_that_do_not_fit_are_named(name: str, tmp_path: Path) -> None:
 
 def test_a_set_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="no column of images, there is a, b"):
+    with pytest.raises(DataError, match="no column of images, only a, b"):
         ImageSource.open(str(tmp_path / "test.csv"), None, ImageFormat(3, (8, 8)))

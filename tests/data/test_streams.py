@@ -185,7 +185,7 @@ def test_a_stream_validates(tmp_path):
 
 
 def test_several_processes_do_not_share_a_stream():
-    with pytest.raises(DataError, match="numbered is streamed: one process alone"):
+    with pytest.raises(DataError, match="numbered is streamed: only one process"):
         score(small(), Numbered().stream(), seed=0, processes=Processes(1, 2))
 
 

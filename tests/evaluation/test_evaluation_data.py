@@ -94,7 +94,7 @@ def test_the_split_that_ships_with_a_model_is_scored_whole(folder):
     assert (result.n, result.published) == (3, -2.5)
     assert result.dataset == str(folder / "test.parquet")
     write_recipe(folder, data={"dataset": None})
-    with pytest.raises(ModelError, match="no data to score on: .*; only the split 'test' ships"):
+    with pytest.raises(ModelError, match="no data to evaluate on: .*; only the split 'test' ships"):
         evaluate(folder, split="train")
 
 
@@ -110,7 +110,7 @@ def test_a_recipe_that_asks_for_a_folder_leaves_the_card_s_number_to_it(folder, 
     write_recipe(folder, data={"dataset": None})
     assert evaluate(folder, str(table(tmp_path / "test.csv"))).published == -2.5
     assert evaluate(folder, "toy:moons", limit=5).published is None
-    with pytest.raises(ModelError, match="no data to score on: name a Hub id"):
+    with pytest.raises(ModelError, match="no data to evaluate on: name a Hub id"):
         evaluate(folder)
 
 
@@ -154,7 +154,7 @@ BAD = {
     "unknown kind": ({"dataset": "toys:moons"}, DataError, "toys:moons: unknown kind of data"),
     "unknown split": ({**MOONS, "split": "dev"}, DataError, "no split 'dev', choose one of: train"),
     "no such file": ({"dataset": "./none.csv"}, DataError, "no such file or folder"),
-    "no data": ({}, ModelError, "no data to score on"),
+    "no data": ({}, ModelError, "no data to evaluate on"),
     "no rows": ({**MOONS, "limit": 0}, ModelError, "limit=0: at least one row"),
     "no batch": ({**MOONS, "batch_size": 0}, ModelError, "batch_size=0: at least one row"),
 }
@@ -177,7 +177,7 @@ def test_columns_are_found_by_name(tmp_path):
     rows = open_source(str(file), columns=("b", "a")).rows(range(4))
     expected = float(model.log_prob(rows).detach().mean())
     assert evaluate(model, str(file)).value == pytest.approx(expected)
-    with pytest.raises(DataError, match="no column c, there are: a, b"):
+    with pytest.raises(DataError, match="no column c, only a, b"):
         evaluate(make(columns=("a", "c")), str(file))
 
 

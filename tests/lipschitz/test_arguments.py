@@ -33,10 +33,10 @@ MISTAKES = {
     "mlp-layer-of-nothing": (lambda: LipschitzMLP(2, (0,)), r"hidden_features=\(0,\): positive"),
     "mlp-one-size": (lambda: LipschitzMLP(2, 128), r"hidden_features=128: .* as \(128,\)"),
     "images-one-size": (lambda: LipschitzConvNet(3, 32), "image_size=32: height and width"),
-    "maxmin-hidden": (lambda: LipschitzMLP(2, (8, 7), "maxmin"), "'maxmin' pairs .*even.*not 7"),
+    "maxmin-hidden": (lambda: LipschitzMLP(2, (8, 7), "maxmin"), "'maxmin' needs .*even.*not 7"),
     "maxmin-first": (
         lambda: PublishedMLP(3, (8,), "maxmin", preactivation=True),
-        "'maxmin' pairs .*not 3",
+        "'maxmin' needs .*not 3",
     ),
     "maxmin-width": (lambda: LipschitzConvNet(width=7, activation="maxmin"), "'maxmin' .*not 7"),
     "maxmin-channels": (

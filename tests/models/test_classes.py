@@ -91,10 +91,10 @@ def test_an_entry_point_is_loaded_when_its_name_is_asked_for(tmp_path, monkeypat
 
 @pytest.mark.usefixtures("_empty_registry")
 def test_names_and_kinds_belong_to_one_class():
-    with pytest.raises(ModelError, match="a model named ResFlow is registered already: impflow_"):
+    with pytest.raises(ModelError, match="ResFlow is already registered, by impflow_"):
         register_model(type("ResFlow", (ResFlow,), {}))
     other = dataclass(frozen=True)(type("Other", (), {"kind": TabularConfig.kind}))
-    with pytest.raises(ModelError, match="'tabular' are those of another model"):
+    with pytest.raises(ModelError, match="'tabular' belong to another model"):
         register_model(type("Mine", (FlowModel,), {"config_types": (other,)}))
 
 

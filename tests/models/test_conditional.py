@@ -133,7 +133,7 @@ def test_names_fill_in_the_number_of_contexts():
     ("settings", "message"),
     [
         ({**NAMES, "context_features": 3}, "context_columns=.*one entry for 3 columns expected"),
-        ({"context_columns": ("t",)}, "name the columns they are given for too"),
+        ({"context_columns": ("t",)}, "columns must be named too"),
         ({"columns": ("a",), "context_columns": ("a",)}, "columns=.*each once expected"),
         ({**NAMES, "rounding": (1.0, 1.0)}, "rounding=.*one entry for 1 columns"),
         ({"embedding_net": (4,)}, "embedding_net needs context_columns, or context_features"),
@@ -220,7 +220,7 @@ def test_a_recipe_trains_and_scores_a_file_of_ones_own(kind, tmp_path):
 
 def test_a_file_without_a_context_column_is_refused(tmp_path):
     (tmp_path / "test.csv").write_text("a,t\n1.5,2.5\n")
-    with pytest.raises(DataError, match="no column p, there are: a, t"):
+    with pytest.raises(DataError, match="no column p, only a, t"):
         evaluate(made("ImpFlow"), str(tmp_path / "test.csv"))
 
 

@@ -136,7 +136,7 @@ def test_unknown_gated_and_private(hub, online, models, tmp_path):
     fails(online(load, cache, "zoo/missing"), "RepositoryNotFoundError", "zoo/missing", "log in")
     fails(online(load, cache, revision="v9"), "RevisionNotFoundError", f"{REPO}@v9")
     fails(online(load, cache, revision="0" * 40), "RevisionNotFoundError")
-    fails(online(load, cache, "zoo/gated"), "GatedRepoError", "zoo/gated", "ask for access")
+    fails(online(load, cache, "zoo/gated"), "GatedRepoError", "zoo/gated", "request access")
     fails(online(load, cache, "zoo/gated", token=TOKEN), "GatedRepoError")
     fails(online(load, cache, "zoo/private"), "RepositoryNotFoundError", "private", "log in")
     assert online(load, cache, "zoo/private", token=TOKEN) == online(load, cache, revision=sha)
@@ -225,9 +225,9 @@ def test_bodies_cut_short_and_changed(hub, online, models, tmp_path):
     hub.faults[get] = Fault(cut=half, times=1)  # the client goes on where the body broke off
     assert online(load, str(tmp_path / "b")) == value
     hub.faults[get] = Fault(cut=0)
-    fails(online(load, str(tmp_path / "e")), "OSError", REPO, "broke off")
+    fails(online(load, str(tmp_path / "e")), "OSError", REPO, "interrupted")
     hub.faults[get] = Fault(body=lambda content: content[:half])
-    fails(online(load, str(tmp_path / "c")), "OSError", REPO, "broke off")
+    fails(online(load, str(tmp_path / "c")), "OSError", REPO, "interrupted")
     hub.faults[get] = Fault(body=lambda content: content[:-8] + bytes(8))
     fails(online(load, str(tmp_path / "d")), "WeightsError", "sha256")
     hub.faults.clear()

@@ -48,7 +48,7 @@ def test_a_density_of_one_label_is_saved_with_it(tmp_path):
 @pytest.mark.parametrize("label", [-1, 3, 0.5])
 def test_a_label_that_there_is_not_is_named(label):
     model = make(**GIVEN)
-    with pytest.raises(ValueError, match=f"{label:g} is no label: a whole number from 0 to 2"):
+    with pytest.raises(ValueError, match=f"{label:g} is not a label: a whole number from 0 to 2"):
         model.log_prob(draw(model, 2), labels(0, label))
 
 
@@ -66,7 +66,7 @@ def test_a_recipe_reads_labels_trains_scores_and_samples(tmp_path):
     assert command_line(*arguments).code == 0
     refused = command_line(*arguments[:5], "label=11", *arguments[6:])
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "11 is no label: a whole number from 0 to" in refused.err
+    assert "11 is not a label: a whole number from 0 to" in refused.err
     picture = tmp_path / "rows.png"
     arguments = ["evaluate", tmp_path / "run", "--dataset", data, "--picture", picture]
     assert command_line(*arguments).code == 0
@@ -76,7 +76,7 @@ def test_a_recipe_reads_labels_trains_scores_and_samples(tmp_path):
 
 def test_a_set_without_the_column_is_refused(tmp_path):
     data = image_set(tmp_path, pictures(4))
-    with pytest.raises(DataError, match="no column 'label', there is picture"):
+    with pytest.raises(DataError, match="no column 'label', only picture"):
         training.train(write_image_recipe(tmp_path, data, config=GIVEN), out=tmp_path / "run")
 
 

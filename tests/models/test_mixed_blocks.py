@@ -169,7 +169,7 @@ BAD = {
     "a name alone": ({"blocks": "implicit"}, "'blocks' is 'implicit': int expected"),
     "angles": (
         {"blocks": ["spline-coupling"], "columns": ["a", "b"], "periodic": {"a": 1.0}},
-        "angles take blocks implicit, monotone, residual, not 'spline-coupling'",
+        "with angles blocks are implicit, monotone, residual, not 'spline-coupling'",
     ),
 }
 
@@ -182,7 +182,7 @@ def test_a_bad_list_is_named(settings, message, tmp_path):
 
 @pytest.mark.parametrize("name", ["implicit", "spline-coupling"])
 def test_a_name_belongs_to_one_block(name):
-    with pytest.raises(ModelError, match=f"a block named '{name}' is registered already"):
+    with pytest.raises(ModelError, match=f"a block named '{name}' is already registered"):
         register_block(name)(lambda config, number: Transform())
 
 

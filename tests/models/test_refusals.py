@@ -28,7 +28,7 @@ PLAIN = {
     "noise that is no tensor": (lambda m: m.decode([[0.0, 0.0]]), "noise of type list"),
     "another device": (lambda m: m.log_prob(rows().to("meta")), "is on meta, the model on cpu"),
     "context that is no tensor": (lambda m: m.log_prob(rows(), [0.0]), "unconditional"),
-    "fewer than no samples": (lambda m: m.sample(-1), "not negative"),
+    "fewer than no samples": (lambda m: m.sample(-1), "at least 0"),
     "half a sample": (lambda m: m.sample(2.5), "whole number"),
     "negative temperature": (lambda m: m.sample(1, temperature=-1.0), "at least 0"),
     "temperature NaN": (lambda m: m.sample(1, temperature=math.nan), "at least 0"),
@@ -119,7 +119,7 @@ def test_an_unsolved_root_is_no_answer():
     ],
 )
 def test_pairs_need_even_sizes(config, size):
-    with pytest.raises(ConfigError, match=f"pairs features: an even number, not {size}"):
+    with pytest.raises(ConfigError, match=f"needs an even number of features, not {size}"):
         ResFlow(config)
 
 
@@ -135,7 +135,7 @@ def test_activations_of_spectral_nets_are_told_from_unknown_ones():
     with pytest.raises(ConfigError, match="unknown activation 'sine'"):
         TabularConfig(2, activation="sine")
     assert TabularConfig(2, net="spectral").activation == "sin"
-    with pytest.raises(ConfigError, match="frequency=2.0: 'maxmin' is not elementwise, set None"):
+    with pytest.raises(ConfigError, match="frequency=2.0: 'maxmin' is not elementwise, use None"):
         ImpFlow(TabularConfig(2, net="spectral", activation="maxmin", frequency=2.0))
 
 

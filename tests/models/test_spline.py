@@ -97,9 +97,12 @@ BAD = {
     "dropout": ({"dropout": 1.0}, "dropout=1.0: between 0 and 1"),
     "key": (
         {"lipschitz": 0.9},
-        "unknown config key 'lipschitz': it is of 'tabular', .*not 'spline'",
+        "config key 'lipschitz' belongs to kind 'tabular' or .*not 'spline'",
     ),
-    "periods": ({"periodic": {"x": 1.0}}, "key 'periodic': it is of 'tabular'.*, not 'spline'"),
+    "periods": (
+        {"periodic": {"x": 1.0}},
+        "key 'periodic' belongs to kind 'tabular'.*, not 'spline'",
+    ),
     "columns": ({"columns": ["a"]}, "one entry for 2 columns"),
 }
 

@@ -171,9 +171,9 @@ DAMAGE = {
     "another shape": (weights(lambda t: t.update({KEY: torch.ones(3)})), rf"{KEY} has shape \(3,"),
     "NaN": (weights(lambda t: t[KEY].fill_(torch.nan)), f"{KEY} holds NaN"),
     "no config": (lambda f: (f / CONFIG).unlink(), "no config.json: not a model"),
-    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "no valid JSON"),
-    "no JSON object": (lambda f: (f / CONFIG).write_text("[]"), "holds no JSON object"),
-    "binary config": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe"), "no valid JSON"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "not valid JSON"),
+    "no JSON object": (lambda f: (f / CONFIG).write_text("[]"), "is not a JSON object"),
+    "binary config": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe"), "not valid JSON"),
     "newer format": (edit(format=99), "format 99.*reads up to 1.*upgrade impflow_zoo"),
     "no format": (edit(format="1"), "no valid 'format'"),
     "unknown model": (edit(model="GlowFlow"), "unknown model 'GlowFlow': .*Imp"),
@@ -198,8 +198,8 @@ DAMAGE = {
     "no context": (edit(context_features=0), "context_features=0: at least 1"),
     "columns that do not match": (edit(columns=["a"]), "columns.*one entry for 2 columns"),
     "negative rounding": (edit(rounding=[-1, 0]), "steps of at least 0"),
-    "checksum by another name": (edit(weights={"sha": "0"}), "'weights' has keys .*'sha256' alone"),
-    "no checksum where one is due": (edit(weights={}), "'weights' has keys .*'sha256' alone"),
+    "checksum by another name": (edit(weights={"sha": "0"}), "'weights' has keys .*only 'sha256'"),
+    "no checksum where one is due": (edit(weights={}), "'weights' has keys .*only 'sha256'"),
     "checksum of the wrong type": (edit(weights={"sha256": 5}), "'weights.sha256' is 5: str"),
     "weights of the wrong type": (edit(weights=[1]), r"'weights' is \[1\]"),
     "certificate of the wrong type": (edit(certificate=[{"name": "net", "bound": "1"}]), "bound"),
@@ -274,7 +274,7 @@ def _lower_certificate(folder: Path) -> None:
 UNTRUE = {
     "golden log-probabilities": (
         _shift_golden,
-        "golden.safetensors is not what the model answers: .* difference: 0.001",
+        "the model does not reproduce golden.safetensors: .* difference: 0.001",
     ),
     "certificate": (_lower_certificate, r"Lip <= 0\.\d+ .*but config.json records"),
     "no golden batch": (lambda f: (f / GOLDEN).unlink(), "nothing to verify against"),
@@ -284,7 +284,7 @@ UNTRUE = {
     ),
     "golden batch of another kind": (
         lambda f: save_file({"inputs": torch.ones(1)}, f / GOLDEN),
-        "golden.safetensors is not what the model answers",
+        "the model does not reproduce golden.safetensors",
     ),
 }
 
@@ -457,7 +457,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     model = make()
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    with pytest.raises(ModelError, match="holds NaN or infinity: such a model is not saved"):
+    with pytest.raises(ModelError, match="holds NaN or infinity: the model is not saved"):
         model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
@@ -491,7 +491,7 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     model = make()
     block = next(iter(model.blocks()))
     block.net_x = torch.nn.Linear(2, 2).double()
-    message = r"tensors \d+ missing .*: the folder could not be loaded again"
+    message = r"tensors \d+ missing .*: the saved model could not be loaded"
     with pytest.raises(ModelError, match=message):
         model.save_pretrained(tmp_path / "never")
     assert not (tmp_path / "never").exists()

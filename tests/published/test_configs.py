@@ -93,7 +93,7 @@ def saved_as(folder: Path, model: FlowModel, config: dict[str, Any]) -> Path:
 
 
 def test_mistakes_in_old_files_are_named():
-    with pytest.raises(ConfigError, match="'norm': converted checkpoints alone have it"):
+    with pytest.raises(ConfigError, match="'norm' belongs to converted checkpoints"):
         parse(updated({"kind": "tabular", "features": 2, **TABLE, "norm": "12f"}))
     with pytest.raises(ConfigError, match="unknown config key 'nrom'"):
         parse(updated({"kind": "tabular", "features": 2, "nrom": "2"}))

@@ -84,7 +84,7 @@ def test_a_staged_folder_is_fit(folder):
     assert re.match(r"org/tiny +9 files, [\d,]+ bytes$", sending.table([parcel], "org"))
 
 
-STALE = "README.md is not what the files beside it say: stage"
+STALE = "README.md does not agree with the other files: stage"
 
 
 def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -119,7 +119,7 @@ def _link(folder: Path) -> None:
         (lambda f: (f / GOLDEN).unlink(), "no golden.safetensors"),
         (lambda f: (f / WEIGHTS).unlink(), "no model.safetensors"),
         (lambda f: (f / "density.png").unlink(), "no density.png"),
-        (lambda f: (f / CONFIG).write_text("{"), "no valid JSON"),
+        (lambda f: (f / CONFIG).write_text("{"), "not valid JSON"),
         (lambda f: os.truncate(f / WEIGHTS, 500), "truncated"),
         (_other_golden, "golden"),
         (_bound, "but config.json records 0.1"),
@@ -141,7 +141,9 @@ def test_what_is_missing_is_named(folder, damage, problem):
     (parcel,) = sending.parcels([str(folder)])
     assert problem in "; ".join(parcel.problems)
     assert TOKEN not in "; ".join(parcel.problems)
-    with pytest.raises(ModelError, match="nothing was sent, not fit to publish: tiny"):
+    with pytest.raises(
+        ModelError, match="nothing was sent, these models cannot be published: tiny"
+    ):
         list(sending.publish([parcel], "org"))
 
 
@@ -372,7 +374,7 @@ def _push_and_load(cache: str) -> tuple[list[float], str]:
 
 @pytest.mark.parametrize("repo_id", ["no namespace", "a/b/c"])
 def test_what_is_no_id_is_refused_before_anything_is_sent(repo_id, tmp_path, hub):
-    with pytest.raises(ModelError, match=f"'{repo_id}' is no Hub id, 'owner/name'"):
+    with pytest.raises(ModelError, match=f"'{repo_id}' is not a Hub id, 'owner/name'"):
         make(ResFlow).push_to_hub(repo_id)
     assert hub.requests == []
 

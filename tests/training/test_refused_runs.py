@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_refused(keep, uninterrupted, tmp_path):
 def test_a_checkpoint_of_another_recipe_is_refused(change, uninterrupted, tmp_path):
     _, whole = uninterrupted
     (tmp_path / CHECKPOINT).write_bytes((whole / CHECKPOINT).read_bytes())
-    refused(tmp_path, "is of another recipe", out=tmp_path, resume=True, **change)
+    refused(tmp_path, "belongs to another recipe", out=tmp_path, resume=True, **change)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_columns_that_a_recipe_does_not_name_are_those_of_the_data(tmp_path):
     value = evaluate(tmp_path / "run", str(data), "train").value
     turned = write_moons(tmp_path / "turned", columns="b,a")
     assert evaluate(tmp_path / "run", str(turned), "train").value == pytest.approx(value)
-    with pytest.raises(DataError, match="no column a, there are: x, b"):
+    with pytest.raises(DataError, match="no column a, only x, b"):
         evaluate(tmp_path / "run", str(write_moons(tmp_path / "other", columns="x,b")), "train")
     recipe = recipe.rename(tmp_path / "run" / "recipe.yaml")
     staging.stage(tmp_path / "run", tmp_path / "run", data=str(data))
@@ -147,7 +147,7 @@ def test_a_run_goes_on_with_the_rows_it_had(tmp_path):
     recipe = write_recipe(tmp_path / "recipe", data={"dataset": None})
     train(recipe, tmp_path / "run", data=str(tmp_path / "one"), max_minutes=0.0)
     for other in ("other", "turned"):
-        with pytest.raises(ModelError, match="was trained on other rows than these: .* --data"):
+        with pytest.raises(ModelError, match="was trained on other rows: .* --data"):
             train(recipe, tmp_path / "run", data=str(tmp_path / other), resume=True)
     assert train(recipe, tmp_path / "run", data=str(tmp_path / "one"), resume=True)["step"] == 4
 
@@ -163,7 +163,7 @@ NO_DATA = {
     "unknown toy": ({"dataset": "toy:square"}, {}, "unknown toy 'square'"),
     "unknown split": ({"train": "training"}, {}, "no split 'training', .*: train"),
     "too many held out": ({"validation_rows": 10_000}, {}, "validation_rows=10000: .* 10000 rows"),
-    "nothing to validate on": ({"validation": None}, {}, "no rows that decide"),
+    "nothing to validate on": ({"validation": None}, {}, "no validation rows"),
     "other columns": ({}, {"features": 3}, r"\[2\], the model takes \[3\]"),
 }
 
@@ -200,5 +200,5 @@ def test_data_on_disk_take_the_place_of_a_toy(tmp_path):
     recipe = write_recipe(tmp_path / "recipe", data={"train_rows": 500})
     assert train(recipe, tmp_path / "run", data=str(tmp_path))["data_rows"] == 60
     recipe = write_recipe(recipe.parent, data={"train_rows": 500, "dataset": str(tmp_path)})
-    with pytest.raises(DataError, match="train_rows is for toys"):
+    with pytest.raises(DataError, match="train_rows is only for toys"):
         train(recipe, tmp_path / "other")

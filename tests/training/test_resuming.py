@@ -170,7 +170,7 @@ def test_a_run_from_weights_needs_them_again_before_its_first_checkpoint(uninter
     train(recipe, tmp_path / "whole", init_from=str(whole), max_minutes=0.0)
     train(recipe, tmp_path / "cut", init_from=str(whole), max_minutes=0.0)
     (tmp_path / "cut" / CHECKPOINT).unlink()
-    with pytest.raises(ModelError, match="had started from .* name the model again with --init-"):
+    with pytest.raises(ModelError, match="started from .* name the model again with --init-"):
         train(recipe, tmp_path / "cut", resume=True)
     with pytest.warns(UserWarning, match="starts from the beginning"):
         train(recipe, tmp_path / "cut", resume=True, init_from=str(whole), max_minutes=0.0)

@@ -174,7 +174,7 @@ def test_a_card_is_not_made_from_a_recipe_that_was_changed_since(whole, tmp_path
     shutil.copy(whole[0], folder)
     staging.stage(whole[1], folder)
     write(folder, [*STAGES, {"steps": 1}])
-    with pytest.raises(ModelError, match=r"flow/recipe.yaml was changed since .*from a new run"):
+    with pytest.raises(ModelError, match=r"flow/recipe.yaml was changed after .*from a new run"):
         staging.stage(None, folder)
 
 
@@ -197,7 +197,7 @@ def test_runs_from_other_weights_are_no_repeats(tmp_path):
     recipe = write(tmp_path / "flow", steps=2)
     train(recipe, tmp_path / "run")
     train(recipe, tmp_path / "foreign", seed=8, init_from=str(tmp_path / "else"))
-    with pytest.raises(ModelError, match="is a run of another recipe or length"):
+    with pytest.raises(ModelError, match="has another recipe or length"):
         staging.stage(tmp_path / "run", tmp_path / "flow", repeats=[tmp_path / "foreign"])
 
 

@@ -177,11 +177,11 @@ BAD = {
     ),
     "net-without-a-graph": (
         lambda: ResFlowTransform(Hidden())(X + 1),
-        "the net's answer depends on its input but its graph does not lead there",
+        "the net's output depends on its input, but its graph does not lead to the input",
     ),
     "net-with-parameters-without-a-graph": (
         lambda: ResFlowTransform(Detached(), "exact")(X + 1),
-        "the net's answer depends on its input but its graph does not lead there",
+        "the net's output depends on its input, but its graph does not lead to the input",
     ),
     "autocast-double-context": (
         lambda: under_autocast(block(2), X, C.double()),
@@ -213,7 +213,7 @@ BAD = {
         lambda: ImpFlow(ImageConfig(1, (4, 4), blocks=(1,), width=2)).fit_preprocessing(
             torch.zeros(2, 1, 4, 4)
         ),
-        "this model's preprocessing is fixed: it learns nothing from rows",
+        "this model's preprocessing is fixed and does not depend on data",
     ),
     "solver-by-name": (
         lambda: ResFlowTransform(mlp(), solver="newton"),
@@ -242,7 +242,7 @@ BAD = {
     ),
     "net-of-two-tensors": (
         lambda: ResFlowTransform(Pair())(X),
-        "the net answers with a tuple: one tensor is needed",
+        "the net returns a tuple: one tensor is needed",
     ),
     "torch-func": (
         lambda: torch.func.grad(lambda x: block()(x)[0].sum())(X),

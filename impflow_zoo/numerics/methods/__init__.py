@@ -1,4 +1,4 @@
-"""Methods of root finding, one file each: what the next iterate is."""
+"""Methods of root finding, one file each: they propose the next iterate."""
 
 from impflow_zoo.numerics.methods.anderson import Anderson
 from impflow_zoo.numerics.methods.base import Method

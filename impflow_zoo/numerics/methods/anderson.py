@@ -10,7 +10,7 @@ from impflow_zoo.numerics.rows import solve
 
 
 class Anderson(Method):
-    """The step from the combination of past iterates of least residual.
+    """The step from the combination of past iterates with the smallest residual.
 
     References:
         Iterative Procedures for Nonlinear Integral Equations (Anderson, 1965)

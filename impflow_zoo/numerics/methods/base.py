@@ -1,4 +1,4 @@
-"""What a method of root finding has to say; as it stands it is plain iteration."""
+"""The base class of root-finding methods, which is fixed-point iteration."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Method:
 
     A method proposes the next iterate of every row from the current one and its residual
     `f = y - w - g(w)`. Budget, tolerance, finiteness and the choice of rows belong to the loop in
-    `search.py`. This one proposes `y - g(w)`: plain iteration, which contracts by the Lipschitz
-    constant of `g` a step.
+    `search.py`. This class proposes `y - g(w)`: fixed-point iteration, which shrinks the error by
+    the Lipschitz constant of `g` in each step.
     """
 
     trial: ClassVar[int] = 4  # steps over which contraction is measured before a row is given up
