@@ -2,9 +2,9 @@
 Denoise a photograph with deepinv
 =================================
 
-deepinv regularises inverse problems by the density of small patches: ``PatchNR`` takes a flow of
-the form ``(x, rev=False) -> (z, logdet)``. The zoo has a flow of 8x8 patches of photographs,
-``impflow-bsds300``; here it becomes such a flow. Tested with deepinv 0.5 and torch 2.13.
+deepinv regularises inverse problems by the density of small patches: ``PatchNR`` takes a flow with
+the signature ``(x, rev=False) -> (z, logdet)``. ``impflow-bsds300`` is a flow of 8x8 patches of
+photographs. This page gives it this signature. Tested with deepinv 0.5 and torch 2.13.
 
 .. image:: /pictures/deepinv-denoising.png
    :alt: a photograph, the photograph with noise, and the denoised one
@@ -22,8 +22,8 @@ from torch.nn import functional
 from impflow_zoo import create_model
 
 # %%
-# The model's rows are patches without their mean, and without the last pixel, which the others
-# determine then. What is left out is the mean. It gets a wide normal density, with the standard
+# The rows of the model are patches minus their mean, without the last pixel, which the others
+# determine. The mean is missing in the model. It gets a wide normal density with the standard
 # deviation 0.25.
 
 
@@ -34,17 +34,17 @@ class PatchFlow(nn.Module):
 
     def forward(self, patches, rev=False):
         if rev:
-            raise NotImplementedError("a regulariser needs the direction data -> noise alone")
+            raise NotImplementedError("a regulariser only needs the direction data -> noise")
         mean = patches.mean(dim=1, keepdim=True)
         z, logdet = self.model.transform((patches - mean)[:, :-1])
         return torch.cat((z, (mean - 0.5) / 0.25), dim=1), logdet
 
 
-model = create_model("impflow-bsds300").requires_grad_(False)
+model = create_model("impflow-bsds300").requires_grad_(requires_grad=False)
 prior = PatchNR(PatchFlow(model), patch_size=8, channels=1)
 
 # %%
-# A photograph of 64x64 grey pixels in [0, 1], and the photograph with noise.
+# The data are a photograph of 64x64 grey pixels in [0, 1], and the same photograph with noise.
 
 torch.manual_seed(0)
 photo = torch.tensor(load_sample_image("china.jpg"))[60:316, 200:456].double().mean(dim=2) / 255
@@ -53,8 +53,8 @@ sigma = 0.1
 noisy = photo + sigma * torch.randn_like(photo)
 
 # %%
-# The denoised image has the highest density given the noisy one (expected patch log-likelihood,
-# Zoran & Weiss, 2011): each step takes a quarter of all patches, drawn anew.
+# The denoised image maximises the density given the noisy one (expected patch log-likelihood,
+# Zoran & Weiss, 2011). Each step uses a quarter of all patches, drawn at random.
 
 
 def patches_of(image):
@@ -66,7 +66,7 @@ optimizer = torch.optim.Adam([image], lr=0.02)
 for _ in range(40):
     patches = patches_of(image)
     drawn = patches[:, torch.randperm(patches.shape[1])[: patches.shape[1] // 4]]
-    # As every pixel lies in 64 patches, the mean over patches counts for all of them.
+    # Every pixel lies in 64 patches, so the sum over all patches is divided by 64.
     energy = prior.fn(drawn).mean() * photo.numel() / 64
     loss = energy + (image - noisy).square().sum() / (2 * sigma**2)
     optimizer.zero_grad()

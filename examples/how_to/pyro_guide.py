@@ -2,9 +2,9 @@
 A flow as a guide in Pyro
 =========================
 
-In Pyro a flow can be the guide of variational inference, or a part of a model. Blocks come as
-``torch.distributions`` transforms by way of zuko. Pyro finds parameters in an ``nn.Module``, so
-the flow has to be registered as one. Tested with Pyro 1.9, zuko 1.6 and torch 2.13.
+In Pyro a flow can be the guide of variational inference, or a part of a model. ``impflow_zoo.zuko``
+makes a block a part of a zuko flow. Pyro finds the parameters of an ``nn.Module``, so the flow is
+registered as a module. Tested with Pyro 1.9, zuko 1.6 and torch 2.13.
 
 .. image:: /pictures/pyro-guide.png
    :alt: the posterior on a grid, and samples of the guide on it
@@ -25,7 +25,8 @@ from impflow_zoo import ImpFlowTransform, SandwichMLP
 from impflow_zoo.zuko import LazyBlock
 
 # %%
-# Two parameters of which the data see ``a^2 + b`` alone: the posterior is a banana.
+# The model has two parameters, but the data depend only on ``a^2 + b``: the posterior is
+# banana-shaped.
 
 data = torch.tensor([1.1, 0.8, 1.0, 1.3, 0.9])
 
@@ -64,8 +65,8 @@ svi = SVI(model, guide, Adam({"lr": 5e-3}), elbo)
 losses = [svi.step() for _ in range(300)]
 
 # %%
-# With two parameters a grid gives the exact evidence. The evidence lower bound falls short of it
-# by the divergence of the guide from the posterior.
+# For two parameters a grid gives the exact evidence. The evidence lower bound is smaller by the
+# Kullback-Leibler divergence of the guide from the posterior.
 
 line = torch.linspace(-3, 3, 241)
 grid = torch.cartesian_prod(line, line)
