@@ -19,24 +19,24 @@ def command(
     folder: Annotated[Path, typer.Argument(help="Where to write the model.")],
     weights: Annotated[
         Literal["ema", "raw"] | None,
-        typer.Option(help="Averaged or raw weights; default: averaged where the file has them."),
+        typer.Option(help="Averaged or raw weights; default: averaged if the file has them."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting instead of the file's."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting of the file."),
     ] = None,
     verify: Annotated[
         bool,
         typer.Option(
             "--verify",
-            help="Check a round trip and densities of noise, and say so in the card; a golden "
-            "batch for large models, too, which takes minutes.",
+            help="Check a round trip and densities of noise, and note it in the card; for large "
+            "models also make a golden batch, which takes minutes.",
         ),
     ] = False,
 ) -> None:
     """Turn a checkpoint of the public ImpFlow or Residual Flow scripts into a model folder.
 
-    The pickle in it is read, not run.
+    No code in the checkpoint is run.
     """
     overrides = {}
     for word in settings or []:

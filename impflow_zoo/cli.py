@@ -252,7 +252,7 @@ def train(
 
 @app.command()
 def certify(model: Model, as_json: AsJson = False) -> None:
-    """Bound the Lipschitz constant of every net, and check the golden batch."""
+    """Prove the Lipschitz bounds and check the golden batch."""
     from impflow_zoo.lipschitz.certify import certify as certify_module
     from impflow_zoo.lipschitz.certify import worst
     from impflow_zoo.lipschitz.sandwich import lipsdp_bounds
@@ -313,7 +313,7 @@ def publish(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the models' folders, then send each to the Hub in one commit."""
+    """Check models' folders and upload each in one commit."""
     from impflow_zoo.models.hub import check_repository
     from impflow_zoo.publishing import sending
 

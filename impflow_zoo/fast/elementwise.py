@@ -1,4 +1,4 @@
-"""Elementwise functions with the derivatives that tapes are made of."""
+"""Elementwise functions with their derivatives, for tapes."""
 
 from __future__ import annotations
 

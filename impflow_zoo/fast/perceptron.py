@@ -18,9 +18,9 @@ _CACHED = 1 << 18  # entries of a feature map that are worked on at once on a CP
 class FastPerceptron(BoundLayers):
     """A perceptron that is evaluated in place and differentiated by hand.
 
-    Autograd takes products with the Jacobian apart into some twenty passes over every feature map,
-    each of which writes a new one. Here they are one matrix product and one or two passes per
-    layer, over so few rows at a time that these stay in the cache.
+    Autograd computes products with the Jacobian in some twenty passes over every feature map, each
+    of which writes a new one. Here they take one matrix product and one or two passes per layer,
+    over so few rows at a time that these stay in the cache.
 
     Arguments:
         parts: as in `BoundLayers`; the same function between all matrices, one of `DERIVATIVES`.
@@ -72,10 +72,9 @@ class FastPerceptron(BoundLayers):
 class Tape(Linearization):
     """A linearization whose products need no graph.
 
-    What enters the caller's graph is one node: the value with the products that are asked for in
-    it, or alone. Until then `value` has no graph. `hidden` are, of every hidden layer, the value,
-    of every one `f'`, and, where the function `keeps` it, of every one what the second derivative
-    needs; `[B, n]` each.
+    One node enters the caller's graph: the value, with the requested products or alone. Until then
+    `value` has no graph. `hidden` holds the values of all hidden layers, then `f'` of all layers,
+    and, if the function `keeps` it, what the second derivative of all layers needs; `[B, n]` each.
     """
 
     net: FastPerceptron

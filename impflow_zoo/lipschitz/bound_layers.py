@@ -1,4 +1,4 @@
-"""Layers whose weights are fixed: what nets of bounded norm come to for one call."""
+"""Layers with fixed weights: the form of a net of bounded norm during one call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BoundLayers(BoundNet):
     With `mixing` a layer appends to its input instead: `[a h, b f(W h + b)]`.
 
     Arguments:
-        shape: of one row.
+        shape: shape of one row.
         functions: `f_1` to the last, one less than weights.
         weights: matrices `[out, in]`, or kernels `[out, in, k, k]` that keep the size of images.
         biases: vectors `[out]`, or one vector for each row of the batch, `[B, out]`.

@@ -18,13 +18,13 @@ _FACTORED = 2**27  # entries of the dense matrix up to which a Cholesky factor p
 def convolution_norm_bound(
     weight: Tensor, image_size: tuple[int, int], estimate: Callable[[int], float]
 ) -> float:
-    """A number that the norm of a convolution on images of one size cannot exceed.
+    """An upper bound on the norm of a convolution on images of one size.
 
-    The matrix `t I - A^T A` is banded: a row of the image meets only its neighbours. A Cholesky
-    factor, block by block, proves that it is positive definite, so `sqrt(t)` exceeds the norm, by
-    less than 1e-6 of it. For larger images this takes minutes. Their bound is the norm of a
-    circular convolution, which contains the padded one. With 3x3 kernels it exceeds the norm by
-    0.2 % at 32x32 and 0.4 % at 16x16, with 5x5 kernels by 2.5 % at 16x16.
+    The matrix `t I - A^T A` is banded: a row of the image interacts only with its neighbours. A
+    blockwise Cholesky factorisation proves that it is positive definite, so `sqrt(t)` exceeds the
+    norm, by less than 1e-6 of it. For larger images this would take minutes. Their bound is the
+    norm of a circular convolution, which contains the padded one. With 3x3 kernels it exceeds the
+    norm by 0.2 % at 32x32 and 0.4 % at 16x16, with 5x5 kernels by 2.5 % at 16x16.
 
     References:
         The Singular Values of Convolutional Layers (Sedghi et al., 2018)
@@ -36,8 +36,8 @@ def convolution_norm_bound(
     Arguments:
         weight: kernels in float64, with shape `[out, in, k, k]`, k odd.
         image_size: height and width.
-        estimate: makes a number close to the norm, from a Krylov space of some steps. A number
-            further off costs time and digits, nothing else.
+        estimate: computes an approximation of the norm, from a Krylov subspace of some steps. A
+            less accurate number costs time and digits, but the bound stays valid.
     """
     height, width = image_size
     if height < width:

@@ -1,12 +1,12 @@
 """LipSDP: a Lipschitz bound of a whole perceptron, proved by one positive definite matrix.
 
-Between two inputs let `x` be the difference, `u_k` that of the values before and `w_k` that of the
-values after activation `k`. With slopes in [a, 1], `(w - a u)(u - w) >= 0` holds for each neuron.
-So `|net difference| <= rho |x|` follows, if for some multipliers `t_k >= 0` of the neurons
+For two inputs let `x` be their difference, `u_k` the difference of the values before activation `k`
+and `w_k` the difference after it. With slopes in [a, 1], `(w - a u)(u - w) >= 0` holds for each
+neuron. So `|net difference| <= rho |x|` holds if, for some multipliers `t_k >= 0` of the neurons,
 
     rho^2 |x|^2 - |W_n w_(n-1)|^2 - 2 sum_k (w_k - a u_k)^T diag(t_k) (u_k - w_k) >= 0
 
-for all `x` and `w_k`, with `u_k = W_k w_(k-1)`: a matrix is positive semidefinite.
+for all `x` and `w_k`, with `u_k = W_k w_(k-1)`, that is, if a matrix is positive semidefinite.
 
 References:
     Efficient and Accurate Estimation of Lipschitz Constants for Deep Neural Networks
@@ -62,8 +62,8 @@ def proved_bound(maps: AffineMaps, multipliers: list[Tensor], bound: float) -> f
     Arguments:
         maps: the net.
         multipliers: one vector for each activation, for a net of slopes in [a, 1].
-        bound: the constant that these are expected to prove. Nothing is taken on trust: wrong
-            multipliers or a wrong expectation prove a larger bound, or none.
+        bound: the constant that the multipliers are expected to prove. Wrong multipliers or a wrong
+            expectation lead to a larger bound or to none, never to a wrong one.
 
     Returns:
         The bound, or None if none is proved up to twice the expectation.
@@ -133,9 +133,9 @@ def _is_positive_definite(lower: Tensor) -> bool:
 def optimised_multipliers(maps: AffineMaps) -> tuple[list[Tensor], float]:
     """Multipliers that prove a small bound, and that bound up to rounding.
 
-    The search moves the shape of each layer's multipliers and how far their scale exceeds the
-    smallest one possible, so that it never leaves what is feasible. It starts from multipliers
-    that prove the product of the norms, up to one part in ten thousand.
+    The search varies the shape of each layer's multipliers and the excess of their scale over the
+    smallest feasible one, so it stays feasible. It starts from multipliers that prove the product
+    of the norms, up to one part in ten thousand.
     """
     start = math.log(max((1 + maps.lowest) / (1 - maps.lowest), _LEAST_EXCESS))
     with torch.enable_grad(), torch.inference_mode(mode=False):

@@ -19,16 +19,16 @@ Scale = Tensor | float
 class LipschitzLayer(nn.Module):
     """A layer with `W / max(1, |W| / coefficient)` in place of its weight `W`.
 
-    The norm of the operator is found by iteration, from below: in training mode whenever the
-    weight is normalised; in evaluation mode the vectors `u, v` are brought to convergence once, and
-    again when any entry of the weight or of a vector has changed.
-    Vectors that attain the norm already stay as they are, so that a loaded layer is bit-equal to
-    the saved one.
+    Power iteration approximates the operator norm from below. In training mode it runs whenever the
+    weight is normalised. In evaluation mode the vectors `u, v` are iterated to convergence once,
+    and again when any entry of the weight or of a vector has changed.
+    Vectors that attain the norm already are not changed, so a loaded layer is bit-equal to the
+    saved one.
     Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
 
-    Sub-classes define the `operator`, how the vectors are found to convergence, `converge`, how
-    they are followed in training, `iterate`, which may answer `attained()`, and a bound on the norm
-    of the normalised operator that can be trusted, `norm_bound`.
+    Sub-classes define the `operator`; `converge`, which iterates the vectors to convergence;
+    `iterate`, the update in training, which may return `attained()`; and `norm_bound`, a proved
+    bound on the norm of the normalised operator.
     """
 
     operator: Callable[[Tensor, Tensor], Tensor]  # of a weight `W` and `v`: `W v` as a flat vector

@@ -39,11 +39,11 @@ class Solved:
 def solve_transposed(
     point: Linearization, t: Tensor, rtol: float, *, start: Krylov | None = None
 ) -> Solved:
-    """Solve by dense Jacobians that are known or small; else in Krylov spaces, to `rtol |t|`.
+    """Solve by dense Jacobians that are known or small; else in Krylov subspaces, to `rtol |t|`.
 
-    Rows of not too many features that Krylov spaces leave are solved by dense Jacobians as well,
-    as well as rounding allows; rows of whose solution rounding leaves no digit fail. `start` is the
-    Krylov space of `t`, if it is there already.
+    Rows that Krylov subspaces do not solve use dense Jacobians if they have not too many features.
+    Rows whose solution has no correct digit because of rounding fail. `start` is the Krylov
+    subspace of `t`, if it exists already.
     """
     size, known = norm(t), point.known_jacobian is not None
     valid = (size > 0) & (size < torch.inf)

@@ -1,7 +1,7 @@
 """Estimates of `log det(I + J)` at a point, one function for each way to make one.
 
-`gradient` puts an estimate into the graph of the point. `kappa` is the Lipschitz constant of the
-net in the 2-norm, or None. `salt` tells the seeded probes of one net from those of another.
+`gradient` makes an estimate part of the graph of the point. `kappa` is the Lipschitz constant of
+the net in the 2-norm, or None. `salt` gives each net its own seeded probes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from impflow_zoo.numerics.solver import NumericalWarning
 
 
 class Bias(NamedTuple):
-    """What a series leaves out, in nats: an estimate, and a bound, NaN if `kappa` is not known."""
+    """The bias of a truncated series in nats: an estimate and a bound, NaN without `kappa`."""
 
     tail: float
     bound: float
@@ -51,7 +51,7 @@ class Estimate:
         return torch.full_like(self.value, 0.0 if self.mode == "exact" else math.nan)
 
     def refuse(self, *, training: bool) -> None:
-        """Say which rows have no log-determinant.
+        """Report the rows without a log-determinant.
 
         Raises:
             NoContractionError: where `det(I + J) <= 0`; in evaluation, where a series diverges. In

@@ -1,11 +1,10 @@
-"""Arnoldi's method on many small problems at once: one Krylov space per row.
+"""Arnoldi's method on many small problems at once: one Krylov subspace per row.
 
-With the products `A q` alone it answers two questions about each row's matrix `I + A`: the
-solution of `(I + A) u = v` (full orthogonalisation method) and the form `v^T log(I + A) v`.
-For `|A| < 1` both exist and the projected systems are never singular. The form of `m` dimensions
-has the first `m` terms of the power series of the logarithm right, and the later ones as the
-projection of `A` continues them. It is differentiable where the products are, if the space was
-built for that.
+From products `A q` it computes, for each row's matrix `I + A`, the solution of `(I + A) u = v`
+(full orthogonalisation method) and the form `v^T log(I + A) v`. For `|A| < 1` both exist and the
+projected systems are never singular. In `m` dimensions the form has the exact first `m` terms of
+the power series of the logarithm, and approximates later terms by the projection of `A`. It is
+differentiable if the products are and the subspace was built as `differentiable`.
 
 References:
     Iterative Methods for Sparse Linear Systems, 2nd ed., sections 6.3-6.4 (Saad, 2003)
@@ -28,7 +27,7 @@ MAX_RESTARTS = 20
 
 @dataclass(frozen=True)
 class Krylov:
-    """What a Krylov space of each row has to say."""
+    """A Krylov subspace of each row."""
 
     solution: Tensor  # approximations `u` of `(I + A)^-1 v`, with the shape of `v`
     residual: Tensor  # `|v - (I + A) u|` of each row, `[B]`
@@ -145,13 +144,13 @@ def arnoldi(
     *,
     differentiable: bool = False,
 ) -> Krylov:
-    """Build the Krylov space of `v` until `(I + A) u = v` is solved to `rtol |v|` in each row.
+    """Build the Krylov subspace of `v` until `(I + A) u = v` is solved to `rtol |v|` in each row.
 
-    `product` applies `A` to every row, `[B, ...] -> [B, ...]`; `rtol` is one for all rows or one
-    for each. A row's answer is fixed once it is reached, or `max_dim` vectors are there. A
-    `differentiable` space that closes goes on to `max_dim`, so that the form has the derivatives of
-    that many terms right: the next vector is what is left of a product, which is nothing, but with
-    its derivative.
+    `product` applies `A` to every row, `[B, ...] -> [B, ...]`; `rtol` is one number for all rows or
+    one for each. A row is finished when it reaches `rtol` or has `max_dim` vectors. A
+    `differentiable` subspace that is complete earlier continues to `max_dim`, so that the form has
+    the right derivatives of all these terms: the next vector is the remainder of a product, which
+    is zero, but whose derivative is not.
     """
     dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps
@@ -206,11 +205,11 @@ def solve_linear(
     start: Krylov | None = None,
     restarts: int = MAX_RESTARTS,
 ) -> tuple[Tensor, Tensor, int]:
-    """Solve `(I + A) u = v` in every row, restarting where one Krylov space was not enough.
+    """Solve `(I + A) u = v` in every row, with restarts if one Krylov subspace is not enough.
 
-    Arguments are those of `arnoldi`; `start` is the space of `v`, if it is there already. There are
-    fewer restarts where no row gains by them. Returns the solutions, the relative residuals `[B]`
-    and the number of products.
+    Arguments are those of `arnoldi`; `start` is the subspace of `v`, if it exists already. Restarts
+    end early if no row gains by them. Returns the solutions, the relative residuals `[B]` and the
+    number of products.
     """
     space = arnoldi(product, v, rtol) if start is None else start
     u, residual, products = space.solution, space.residual, space.products

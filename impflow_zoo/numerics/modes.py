@@ -1,4 +1,4 @@
-"""What torch is told of a stretch of code: record, round no more than asked, differentiate once."""
+"""Contexts for torch: record gradients or not, no autocast, no second derivatives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["recording", "without_autocast"]
 
 @contextmanager
 def recording(*, mode: bool = True) -> Iterator[None]:
-    """Record gradients or not, outside of `torch.inference_mode`, whose tensors enter no graph."""
+    """Record gradients or not, and leave `torch.inference_mode`, whose tensors enter no graph."""
     with torch.inference_mode(mode=False), torch.set_grad_enabled(mode):
         yield
 
@@ -22,7 +22,7 @@ def recording(*, mode: bool = True) -> Iterator[None]:
 def without_autocast(*modules: nn.Module) -> Iterator[None]:
     """No rounding by autocast, neither on the CPU nor where the parameters are.
 
-    It rounds float64 as well, which proofs and recorded answers are computed in.
+    Autocast would also round float64, which proofs and golden batches use.
     """
     places = {"cpu", *(p.device.type for module in modules for p in module.parameters())}
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ __all__ = ["Probes"]
 
 
 class Probes:
-    """Where the random numbers of one call come from.
+    """The source of the random numbers of one call.
 
     With keys every row has its own probes, which depend only on the seed and the key. A mean over
     a data set then does not depend on the batches, and the errors of the rows average out.
@@ -32,13 +32,13 @@ class Probes:
         self._drawn = itertools.count()  # numbers the fresh draws of keyed rows
 
     def fresh(self, like: Tensor) -> Tensor:
-        """Signs with the shape of a tensor; those of keyed rows are the same in every run."""
+        """Random signs with the shape of a tensor; with keys they are the same in every run."""
         if self.keys is None:
             return torch.randint_like(like, 2) * 2 - 1
         return self.seeded(like, self.FRESH, next(self._drawn))
 
     def lengths(self, like: Tensor, stop: float) -> Tensor:
-        """How many terms a random series of each row has, `[B]`: geometric, at least one.
+        """Number of terms of the random series of each row, `[B]`: geometric, at least one.
 
         All rows of a batch share one draw, unless they have keys.
         """
@@ -52,7 +52,7 @@ class Probes:
         return torch.stack(draws).to(like.device) if draws else torch.zeros(0)
 
     def seeded(self, like: Tensor, *seed: int) -> Tensor:
-        """Signs with the shape of a tensor `[B, ...]`, the same in every call, on every device.
+        """Signs with the shape of a tensor `[B, ...]`, the same in every call and on every device.
 
         Raises:
             ValueError: if there is not one key for each row.

@@ -25,7 +25,7 @@ __all__ = ["ResidualMap"]
 
 @dataclass(frozen=True)
 class ResidualMap:
-    """`r(x) = x + g(x)` for a batch of rows, to be evaluated or inverted."""
+    """The residual map `r(x) = x + g(x)` of a batch of rows."""
 
     net: BoundNet  # `g`, bound to weights and context
     solver: Solver = field(default_factory=Solver)  # of roots and of systems behind derivatives
@@ -121,9 +121,9 @@ class ResidualMap:
 class _ImplicitRoot(torch.autograd.Function):
     """Attach a root `w` of `w + g(w) = y` to the caller's graph.
 
-    Gradients flow to two tensors: to `y`, and to `g(w)`, which is in the graph of the weights. With
-    `t` the gradient that arrives at the root, the implicit function theorem gives
-    `u = (I + J)^-T t` to the one and `-u` to the other.
+    Gradients flow to two tensors: to `y`, and to `g(w)`, which is in the graph of the weights. For
+    the incoming gradient `t` of the root, the implicit function theorem gives the gradient
+    `u = (I + J)^-T t` of `y`, and `-u` of `g(w)`.
     """
 
     @staticmethod

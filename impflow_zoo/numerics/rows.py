@@ -1,7 +1,7 @@
 """Small operations on every row of a batch: lengths, and dense matrices, one per row.
 
-None of them waits for a number. LAPACK is called once for every matrix; for two features
-the closed forms are many times faster and as accurate.
+None of them synchronises with the host. LAPACK is called once per matrix; for two features closed
+forms are many times faster and as accurate.
 """
 
 from __future__ import annotations

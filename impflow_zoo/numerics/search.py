@@ -1,8 +1,8 @@
-"""The loop of root finding: which rows go on, which are done, and which take a step back.
+"""The loop of root finding: which rows continue, which are finished, which return to an iterate.
 
-A method proposes iterates. Everything else is here: budget, tolerance, finiteness, the best
-iterate of each row, and handing rows over to the next method. A row is frozen, by a mask, as soon
-as its own residual is small enough; the host asks how many are left.
+A method proposes iterates. This file does everything else: budget, tolerance, finiteness, the best
+iterate of each row, and the change to the next method. A row is frozen, by a mask, as soon as its
+own residual is small enough; the host asks how many rows are left.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Leg(NamedTuple):
 
 @dataclass
 class _Rows:
-    """Where each row of a search stands; lengths are in float64."""
+    """The state of each row of a search; lengths are in float64."""
 
     y: Tensor  # right-hand side, `[B, d]`
     size: Tensor  # of the problem, `[B]`

@@ -1,4 +1,4 @@
-"""One seed made of several numbers, and what the seed of a user is used for."""
+"""Seeds derived from several numbers, and the uses of a user's seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mix(*parts: int) -> int:
 
 @unique
 class Use(IntEnum):
-    """To be mixed with the seed, so that no two uses draw the same numbers."""
+    """Mixed with the seed, so that different uses draw different numbers."""
 
     SCORED_NOISE = 1  # dequantises a row that is scored
     ORDER = 2  # of the rows in an epoch

@@ -1,4 +1,4 @@
-"""What counts as a number in settings: numpy's do, `True` does not."""
+"""Which values are numbers in settings: numpy's numbers are, `True` is not."""
 
 from __future__ import annotations
 
