@@ -44,7 +44,7 @@ class Map:
     picture: Image.Image
     low: tuple[float, float]
     high: tuple[float, float]
-    panels: tuple[tuple[float, float, float, float], ...]
+    panels: list[tuple[float, ...]]
 
     @property
     def middle(self) -> tuple[float, float]:
@@ -84,10 +84,12 @@ def density_map(exhibit: Exhibit) -> Map:
     rows = exhibit.model.to_data(exhibit.rows.rows(range(min(2000, len(exhibit.rows)))))
     title = "data" if exhibit.held_out else "samples"
     figure = plane(exhibit.model, rows, _CELLS, title)
-    picture = _rendered(figure)
-    boxes = [axes.get_window_extent() for axes in figure.axes]
-    (x0, x1), (y0, y1) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
-    panels = tuple((b.x0, picture.height - b.y1, b.x1, picture.height - b.y0) for b in boxes)
+    picture, axes = _rendered(figure), figure.axes[0]
+    (x0, x1), (y0, y1) = (map(float, ends()) for ends in (axes.get_xlim, axes.get_ylim))
+    panels = []
+    for box in (axes.get_window_extent() for axes in figure.axes):
+        edges = (box.x0, picture.height - box.y1, box.x1, picture.height - box.y0)
+        panels.append(tuple(map(float, edges)))
     return Map(picture, (x0, y0), (x1, y1), panels)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import Batch, DataError, Source, TableSource, is_toy
+from impflow_zoo.data import Batch, DataError, Source, is_toy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.pictures import column_names
@@ -21,26 +21,32 @@ from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, list_models, scored_split
 from impflow_zoo.scoring import open_rows
 
-__all__ = ["CACHE", "READING", "Exhibit", "Hall"]
+__all__ = ["CACHE", "READING", "Exhibit", "Hall", "Rows"]
 
 _DRAWN = {1: 500, 3: 8}  # samples that stand for rows where there are none, by dimensions of a row
 READING = threading.Lock()  # uploads remove what reading a file leaves in the cache
 CACHE = "datasets"  # its folder
 
 
-class _Images(Source):
-    """Images held in memory."""
+class Rows(Source):
+    """Rows held in memory, under the numbers that they have in a larger set: noise goes by these.
 
-    def __init__(self, name: str, images: Tensor) -> None:
-        super().__init__(name, len(images))
-        self._images = images
+    Arguments:
+        name: what they are.
+        rows: as a source reads them, contexts included.
+        first: the number of the first.
+    """
+
+    def __init__(self, name: str, rows: Tensor, first: int = 0) -> None:
+        super().__init__(name, len(rows))
+        self._rows, self._first = rows, first
 
     def read(self, indices: Sequence[int] | Tensor) -> Batch:
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return Batch(index, self._images[index])
+        return Batch(index + self._first, self._rows[index])
 
     def part(self, rows: range) -> Source:
-        return _Images(self.name, self._images[rows.start : rows.stop : rows.step])
+        return Rows(self.name, self._rows[rows.start : rows.stop], self._first + rows.start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +76,9 @@ class Exhibit:
         """Held-out rows, or else samples, contexts included."""
         if self.held_out is not None:
             return self.held_out
-        shape, name = self.model.config.shape, f"samples of {self.name}"
-        samples = _samples_with_contexts(self.model, _DRAWN[len(shape)]).cpu()
-        if len(shape) == 3:
-            return _Images(name, samples)
-        return TableSource(name, samples.double(), self.columns)
+        samples = _samples_with_contexts(self.model, _DRAWN[len(self.model.config.shape)]).cpu()
+        rows = samples.double() if samples.is_floating_point() else samples
+        return Rows(self.rows_in_words, rows)
 
     @property
     def rows_in_words(self) -> str:

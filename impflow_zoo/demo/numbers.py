@@ -4,31 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import Batch, Source
+from impflow_zoo.data import Source
 from impflow_zoo.lipschitz.certify import Certificate, worst
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.walk import walk
+from impflow_zoo.numerics.report import Report
 from impflow_zoo.scoring import score
 
-__all__ = ["OneRow", "RowNumbers", "margin_in_words", "numbers_of"]
-
-
-class OneRow(Source):
-    """A row of a set under the number that it has there, on which its noise depends."""
-
-    def __init__(self, source: Source, row: int) -> None:
-        super().__init__(source.name, 1)
-        self._source, self._row = source, row
-
-    def read(self, indices: Sequence[int] | Tensor) -> Batch:
-        return self._source.read([self._row] * len(indices))
-
-    def part(self, rows: range) -> Source:
-        return self
+__all__ = ["RowNumbers", "margin_in_words", "numbers_of"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +28,8 @@ class RowNumbers:
         log_prob: its log-density in nats.
         error: standard error of the estimate.
         round_trip: largest error of decoding its latents, in the units that the model takes.
-        steps: evaluations of a net per root.
+        steps, steps_back: evaluations of a net per root, from data to latents and back; 0 if there
+            are no roots.
         latents: its image under the model, `[D]`.
         in_metric: the log-density in the model's metric, with its unit.
     """
@@ -48,6 +38,7 @@ class RowNumbers:
     error: float
     round_trip: float
     steps: float
+    steps_back: float
     latents: Tensor
     in_metric: str
 
@@ -59,7 +50,7 @@ class RowNumbers:
             "log-density": f"{self.log_prob:.4f} ± {self.error:.2g} nats",
             "in the model's metric": self.in_metric,
             "round-trip error": f"{self.round_trip:.1e}",
-            "iterations": f"{self.steps:.1f} evaluations per root",
+            "iterations per root": f"{self.steps:.1f}, on the way back {self.steps_back:.1f}",
             "latents": f"{shown}{more}",
             "length of the latents": f"{float(self.latents.norm()):.4f}",
         }
@@ -78,13 +69,18 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
     assert scored.first is not None
     x, context = model.parted(scored.first[:1].to(next(model.parameters()).device))
     z = model.encode(x, context)
-    back = model.preprocessing.difference(model.decode(z, context), x)
+    report = Report()
+    asked: dict[str, Any] = {"want_logdet": False, "report": report}
+    decoded, _ = walk(model.transform, z, context, backwards=True, **asked)
+    back = model.preprocessing.difference(decoded, x)
+    steps = [float(root.steps.double().mean()) for root in report.roots]
     value = float(model.preprocessing.metric(scored.log_prob)[0])
     return RowNumbers(
         float(scored.log_prob[0]),
         float(scored.figures["variance"][0].sqrt()),
         float(back.abs().max()),
         float(scored.figures["steps"][0]),
+        sum(steps) / max(1, len(steps)),
         z[0].cpu(),
         f"{value:.4f} {METRICS[model.config.metric].unit}",
     )

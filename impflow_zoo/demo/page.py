@@ -38,13 +38,7 @@ def build(hall: Hall) -> gr.Blocks:
         gr.Markdown(_TITLE)
         name = gr.Dropdown(hall.names, value=hall.first, label="Model", elem_id="model")
         about = gr.Markdown(elem_id="about")
-        picture = gr.Image(
-            show_label=False,
-            interactive=False,
-            format="png",
-            elem_id="picture",
-            buttons=["download", "fullscreen"],
-        )
+        picture = tabs.picture_box(elem_id="picture")
 
         @tabs.in_a_line
         def begin(chosen: str) -> tuple[str, Image.Image]:
@@ -59,7 +53,8 @@ def build(hall: Hall) -> gr.Blocks:
             settings = _settings(exhibit)
             point, looked_at = [], None
             image = len(exhibit.model.config.shape) == 3
-            with gr.Tabs(selected="one"):  # else none is after a change of models
+            # Without a choice no tab is shown after a change of models.
+            with gr.Tabs(selected="one", elem_id=f"tabs-of-{chosen}"):
                 with gr.Tab("One point" if exhibit.in_plane else "One row", id="one"):
                     if exhibit.in_plane:
                         point = tabs.point(exhibit)
@@ -81,13 +76,19 @@ def _settings(exhibit: Exhibit) -> list[Any]:
     """What is drawn, seed and temperature, and one slider for each column of the context."""
     with gr.Row():
         views = ["density", "samples"]
-        view = gr.Radio(views, value=views[0], label="Picture of", visible=exhibit.in_plane)
-        seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed")
+        view = gr.Radio(
+            views,
+            value=views[0],
+            label="Picture of",
+            visible=exhibit.in_plane,
+            interactive=True,  # gradio takes some parts of a rendered page for mere pictures
+        )
+        seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
         angles = bool(getattr(exhibit.model.config, "periodic", None))
-        temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
+        temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
     with gr.Row():
         contexts = [
-            gr.Slider(low, high, value, step=step, label=column)
+            tabs.slider(low, high, value, step=step, label=column)
             for column, (low, high, value, step) in zip(
                 exhibit.context_columns, _contexts(exhibit), strict=True
             )

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from impflow_zoo.data import Source, TableSource
+from impflow_zoo.data import Source
 from impflow_zoo.demo.drawing import density_map, images_picture, way_picture
-from impflow_zoo.demo.exhibits import Exhibit
-from impflow_zoo.demo.numbers import OneRow, margin_in_words, numbers_of
+from impflow_zoo.demo.exhibits import Exhibit, Rows
+from impflow_zoo.demo.numbers import margin_in_words, numbers_of
 from impflow_zoo.demo.uploads import COLUMN, Scored, score_file
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.mistakes import MISTAKES
@@ -21,7 +21,18 @@ from impflow_zoo.mistakes import MISTAKES
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr
 
-__all__ = ["certificate", "in_a_line", "on_change", "point", "row", "slider_ends", "upload", "way"]
+__all__ = [
+    "certificate",
+    "in_a_line",
+    "on_change",
+    "picture_box",
+    "point",
+    "row",
+    "slider",
+    "slider_ends",
+    "upload",
+    "way",
+]
 
 
 def in_a_line(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,6 +66,19 @@ def on_change(inputs: Sequence[Any], function: Callable[..., Any], outputs: Any)
     )
 
 
+def picture_box(*value: Any, **looks: Any) -> Any:
+    """A place for a picture, which can be kept and enlarged, and is sent nowhere."""
+    buttons = ["download", "fullscreen"]
+    return gr.Image(
+        *value, show_label=False, interactive=False, format="png", buttons=buttons, **looks
+    )
+
+
+def slider(*ends: float, **looks: Any) -> Any:
+    """A slider that moves."""
+    return gr.Slider(*ends, interactive=True, **looks)
+
+
 def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, float, float]:
     """Ends, value and step of a slider, in numbers of few digits."""
     low, high, middle = (float(f"{value:.4g}") for value in (low, high, middle))
@@ -66,14 +90,14 @@ def point(exhibit: Exhibit) -> list[Any]:
     found = density_map(exhibit)
     ends = map(slider_ends, found.low, found.high, found.middle)
     sliders = [
-        gr.Slider(low, high, value, step=step, label=name)
+        slider(low, high, value, step=step, label=name)
         for name, (low, high, value, step) in zip(exhibit.columns, ends, strict=True)
     ]
 
     @in_a_line
     def numbers(*values: float) -> str:
         at = torch.tensor([values], dtype=torch.float64)
-        return str(numbers_of(exhibit.model, TableSource("the point", at, exhibit.columns)))
+        return str(numbers_of(exhibit.model, Rows("the point", at)))
 
     on_change(sliders, numbers, gr.Markdown(numbers(*found.middle), elem_id="numbers"))
     return sliders
@@ -83,19 +107,22 @@ def row(exhibit: Exhibit) -> tuple[Any, Any]:
     """A row of the held-out data, of samples or of a user's file, and its numbers."""
     rows, image = exhibit.rows, len(exhibit.model.config.shape) == 3
     of_file = gr.State(None)
-    number = gr.Slider(0, len(rows) - 1, 0, step=1, label=f"Row of {exhibit.rows_in_words}")
+    number = slider(0, len(rows) - 1, 0, step=1, label=f"Row of {exhibit.rows_in_words}")
 
     @in_a_line
     def numbers(chosen: int, uploaded: Source | None) -> tuple[Any, str]:
-        source = OneRow(uploaded or rows, int(chosen))
-        values = source.read([0]).rows
-        shown = images_picture([values]) if image else [[f"{v:.6g}" for v in values[0].tolist()]]
+        values = (uploaded or rows).rows([int(chosen)])
+        source = Rows(rows.name, values, int(chosen))
+        if image:
+            shown: Any = images_picture([exhibit.model.parted(values)[0]])
+        else:
+            shown = [[f"{value:.6g}" for value in values[0].tolist()]]
         return shown, str(numbers_of(exhibit.model, source))
 
     first, text = (None, "Move the slider to see the numbers.") if image else numbers(0, None)
     shown: Any
     if image:
-        shown = gr.Image(first, show_label=False, interactive=False, height=200, format="png")
+        shown = picture_box(first, height=200)
     else:
         shown = gr.Dataframe(first, headers=exhibit.columns, interactive=False)
     outputs = [shown, gr.Markdown(text, elem_id="numbers")]
@@ -114,9 +141,9 @@ def row(exhibit: Exhibit) -> tuple[Any, Any]:
 def way(exhibit: Exhibit) -> None:
     """The way from one image to another."""
     last = len(exhibit.rows) - 1
-    ends = [gr.Slider(0, last, i, step=1, label=f"{w} image") for i, w in enumerate(("From", "To"))]
+    ends = [slider(0, last, i, step=1, label=f"{w} image") for i, w in enumerate(("From", "To"))]
     start = gr.Button("Show the way")
-    picture = gr.Image(show_label=False, interactive=False, format="png", elem_id="way")
+    picture = picture_box(elem_id="way")
 
     @in_a_line
     def walk(*chosen: int) -> Any:
@@ -152,10 +179,13 @@ def upload(exhibit: Exhibit, scratch: Path, looked_at: tuple[Any, Any] | None) -
         scratch: folder for results.
         looked_at: the slider over rows and the set it goes over, if there are any.
     """
-    file = gr.File(file_types=[".csv"], label="CSV with the columns of the model", elem_id="file")
+    label = "CSV with the columns of the model"
+    file = gr.File(file_types=[".csv"], label=label, interactive=True, elem_id="file")
     text = gr.Markdown(elem_id="scored")
     table = gr.Dataframe(interactive=False, visible=False)
-    out = gr.File(label=f"The file with the column {COLUMN}", visible=False, elem_id="out")
+    out = gr.File(
+        label=f"With the column {COLUMN}", interactive=False, visible=False, elem_id="out"
+    )
     outputs = [text, table, out, *(looked_at or ())]
 
     def told(line: str, scored: Scored | None = None) -> list[Any]:
@@ -166,8 +196,8 @@ def upload(exhibit: Exhibit, scratch: Path, looked_at: tuple[Any, Any] | None) -
         rows, name = exhibit.rows, exhibit.rows_in_words
         if scored:
             rows, name = scored.rows, scored.name
-        slider = gr.update(value=0, maximum=len(rows) - 1, label=f"Row of {name}")
-        return [*found, slider, scored and rows]
+        number = gr.update(value=0, maximum=len(rows) - 1, label=f"Row of {name}")
+        return [*found, number, scored and rows]
 
     def score(path: str, progress: Any = gr.Progress(track_tqdm=True)) -> list[Any]:  # noqa: B008
         try:

@@ -27,6 +27,7 @@ ELSEWHERE = {
     r"python -m build": "tests/package/test_wheel.py builds the wheel",
     r"python -m twine .*": "PyPI's program, with the maintainer's token",
     r"hf .*": "the Hub's program, with the maintainer's token",
+    r"impflow-zoo demo .*": "tests/demo/test_page.py opens it in a browser",
     r"impflow-zoo publish --namespace impflow-zoo": "tests/publishing/, to a Hub of its own",
     r"export MALLOC_.*": "settings of the shell",
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",

@@ -79,6 +79,7 @@ ROOMS = {  # what a room may import beside itself
         "models",
         "latents",
         "mistakes",
+        "numerics",
         "pictures",
         "processes",
         "record",

@@ -1,0 +1,209 @@
+"""The page in a real browser, as people use it: choose, sample, move, prove, upload."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from support.checkout import CHECKOUT
+from support.demo_page import CHROMIUM, PATIENCE, Page, Server, served
+
+from impflow_zoo import create_model
+
+pytest.importorskip("gradio", reason="the demo needs the extra demo")
+pytest.importorskip("matplotlib", reason="the demo needs the extra demo")
+api = pytest.importorskip("playwright.sync_api", reason="pip install playwright drives a browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to drive")
+
+TABLE, PLANE = "impflow-power-plant", "impflow-8gaussians"
+GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist14-given-label"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(tmp_path_factory.mktemp("server"), "-m", "impflow_zoo", "demo", TABLE) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server: Server, browser: Any) -> Iterator[Page]:
+    """A user's page: nothing but the server was asked for it, and no error was left on the way."""
+    context = browser.new_context(viewport={"width": 1100, "height": 1400}, accept_downloads=True)
+    found = Page(context, server.address)
+    yield found
+    assert [url for url in found.asked if not url.startswith((server.address, "blob:"))] == []
+    assert "Traceback" not in server.errors.read_text()
+    context.close()
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_it_listens_on_this_machine_alone(server):
+    assert server.address.startswith("http://127.0.0.1:")
+
+
+def test_the_first_picture_of_a_table_is_there_within_two_seconds(server, browser):
+    """From the moment when the page is up, the best of three."""
+    seconds = []
+    for _ in range(3):
+        tab = browser.new_page()
+        tab.goto(server.address)
+        tab.wait_for_selector("#model input", timeout=1000 * PATIENCE)
+        up = tab.evaluate("performance.now()")
+        tab.wait_for_selector("#picture img", timeout=1000 * PATIENCE)
+        seconds.append((tab.evaluate("performance.now()") - up) / 1000)
+        tab.close()
+    assert min(seconds) < 2, seconds
+
+
+def test_samples_follow_seed_and_temperature(page):
+    assert "946 rows of UCI Combined Cycle Power Plant" in page.tab.inner_text("#about")
+    pictures = {page.tab.get_attribute("#picture img", "src")}
+    pictures.add(page.picture_after(lambda: page.set_number("Seed", 5)))
+    pictures.add(page.picture_after(lambda: page.set_number("Temperature", 0.5)))
+    assert len(pictures) == 3
+
+
+def test_the_numbers_of_a_row_are_the_models(page):
+    model = create_model(TABLE)
+    numbers = page.numbers_after(lambda: page.set_number("Row of the held-out data", 3))
+    columns = list(model.config.columns)
+    row = pandas.read_parquet(model.folder.path / "test.parquet")[columns].iloc[3]
+    for value in row:
+        page.tab.get_by_text(f"{value:.6g}", exact=True).first.wait_for(state="attached")
+    assert "nats" in numbers["log-density"]
+    assert float(numbers["round-trip error"]) < 1e-3
+    assert float(numbers["iterations per root"].split(",")[0]) > 1
+    assert len(numbers["latents"].split(",")) == len(columns)
+
+
+def test_a_point_of_the_plane_is_dragged_and_clicked(page):
+    page.choose(PLANE)
+    before = page.numbers()
+    moved = page.numbers_after(lambda: page.picture_after(lambda: page.set_number("x0", 1.5)))
+    assert moved["log-density"] != before["log-density"]
+    picture = page.tab.locator("#picture img")
+    size = picture.bounding_box()
+    place = {"x": 0.3 * size["width"], "y": 0.4 * size["height"]}
+    clicked = page.numbers_after(lambda: picture.click(position=place))
+    assert clicked["log-density"] != moved["log-density"]
+    x = float(page.tab.get_by_label("number input for x0").input_value())
+    assert x == pytest.approx(0.6, abs=0.5)
+    page.picture_after(lambda: page.tab.get_by_label("samples", exact=True).check())
+
+
+def test_the_predictive_density_moves_with_the_context(page):
+    page.choose(GIVEN)
+    first = page.tab.get_attribute("#picture img", "src")
+    assert page.picture_after(lambda: page.set_number("AT", 5)) != first
+
+
+def test_ways_lead_from_one_image_to_another(page):
+    page.choose(IMAGES)
+    assert "samples alone" in page.tab.inner_text("#about")
+    numbers = page.numbers_after(lambda: page.set_number("Row of samples of the model", 1))
+    assert "bits/dim" in numbers["in the model's metric"]
+    page.open_tab("Between two images")
+    page.tab.get_by_role("button", name="Show the way").click()
+    page.tab.wait_for_selector("#way img")
+    page.picture_after(lambda: page.set_number("label", 7))
+
+
+def test_the_certificate_is_proven_again(page):
+    page.open_tab("Certificate")
+    page.tab.get_by_role("button", name="Prove it again").click()
+    page.tab.wait_for_function(
+        "document.querySelector('#certificate').innerText.includes('Proven now')"
+    )
+    text = page.tab.inner_text("#certificate")
+    assert "every block is invertible" in text
+    assert "margin 0." in text
+
+
+def test_a_good_file_comes_back_scored_and_its_rows_are_looked_at(page, tmp_path):
+    rows = f"{','.join(create_model(TABLE).config.columns)},note\n14.96,41.76,1024.07,73.17,463,x\n"
+    said = page.upload(write(tmp_path, "good.csv", rows + "25,63,1020,59,444,y\n"))
+    assert "good.csv: 2 rows, mean log-density -" in said
+    with page.tab.expect_download() as started:
+        page.tab.locator("#out a").first.click()
+    table = pandas.read_csv(started.value.path())
+    assert table.note.tolist() == ["x", "y"]
+    page.open_tab("One row")
+    page.set_number("Row of good.csv", 1)
+    page.tab.wait_for_function(
+        "value => document.querySelector('#numbers').innerText.includes(value)",
+        arg=f"{table.log_prob[1]:.4f}",
+    )
+
+
+BAD = {
+    "empty.csv": ("", "empty"),
+    "missing.csv": ("AT,V,AP,RH\n1,2,3,4\n", "no column PE"),
+    "text.csv": ("AT,V,AP,RH,PE\n1,2,3,4,much\n", "not numeric"),
+    "nan.csv": ("AT,V,AP,RH,PE\n1,2,3,4,\n", "missing or not finite"),
+    "million.csv": ("AT,V,AP,RH,PE\n" + "1,2,3,4,5\n" * 1_000_000, "fewer than 1,000,000"),
+}
+
+
+def test_bad_files_are_refused_in_a_line(page, tmp_path):
+    for name, (text, message) in BAD.items():
+        said = page.upload(write(tmp_path, name, text))
+        assert said.startswith(f"Not scored: {name}"), said
+        assert message in said
+        assert len(said.splitlines()) == 1
+        assert str(tmp_path) not in said
+
+
+def test_a_file_beyond_100_megabytes_is_refused_in_a_line(page, tmp_path):
+    path = tmp_path / "large.csv"
+    with path.open("wb") as file:
+        file.truncate(100_000_001)
+    page.open_tab("A file of yours")
+    page.tab.set_input_files("#file input[type=file]", path)
+    assert "size" in page.tab.get_by_test_id("toast-body").first.inner_text()
+
+
+def test_a_table_is_refused_by_a_model_of_images(page, tmp_path):
+    page.choose(IMAGES)
+    said = page.upload(write(tmp_path, "table.csv", "a,b\n1,2\n"))
+    assert "no column of images" in said
+
+
+def test_two_users_have_their_own_state(page, server, browser, tmp_path):
+    context = browser.new_context()
+    other = Page(context, server.address)
+    other.choose(GIVEN)
+    rows = ",".join(create_model(TABLE).config.columns) + "\n14.96,41.76,1024.07,73.17,463\n"
+    page.upload(write(tmp_path, "mine.csv", rows))
+    assert page.tab.get_by_label("number input for Row of mine.csv").count() == 1
+    assert other.tab.get_by_label("number input for Row of mine.csv").count() == 0
+    assert "-14.9168" in page.tab.inner_text("#about")
+    assert "-14.9168" not in other.tab.inner_text("#about")
+    context.close()
+
+
+def test_a_port_in_use_is_told_in_a_line(server):
+    port = server.address.rstrip("/").rpartition(":")[2]
+    command = [sys.executable, "-m", "impflow_zoo", "demo", GIVEN, "--port", port]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == (
+        f"impflow-zoo: port {port} of 127.0.0.1 is not free: name another one with --port"
+    )

@@ -1,0 +1,137 @@
+"""A server of the demo in a process of its own, and its page in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.checkout import CHECKOUT
+
+__all__ = ["CHROMIUM", "PATIENCE", "Page", "Server", "served"]
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+PATIENCE = 60  # seconds that a busy machine is given
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it answers, and what it wrote to stderr so far."""
+
+    address: str
+    errors: Path
+
+
+@contextlib.contextmanager
+def served(folder: Path, *words: object, **environment: str) -> Iterator[Server]:
+    """A server started by `python WORDS` in a folder, until the block ends."""
+    errors = folder / "errors.txt"
+    paths = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            cwd=folder,
+            env={**os.environ, **paths, **environment},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+", process.stdout.readline())
+            assert found, errors.read_text()
+            yield Server(found[0], errors)
+        finally:
+            process.terminate()
+
+
+class Page:
+    """One user's page."""
+
+    def __init__(self, context: Any, address: str) -> None:
+        self.tab, self.asked = context.new_page(), []
+        self.tab.set_default_timeout(1000 * PATIENCE)
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.goto(address)
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until the picture and the numbers are there and nothing is being computed."""
+        self.tab.wait_for_selector("#picture img")
+        self.tab.wait_for_selector("#numbers", state="attached")
+        self.quiet()
+
+    def quiet(self) -> None:
+        """Wait until nothing is being computed."""
+        self.tab.wait_for_timeout(300)
+        self.tab.wait_for_function(
+            "!document.querySelector('[data-testid=status-tracker]:not(.hide)')"
+        )
+        self.tab.wait_for_timeout(200)
+
+    def choose(self, model: str) -> None:
+        """Choose a model."""
+        box = self.tab.get_by_label("Model", exact=True)
+        box.click()
+        box.fill(model)
+        self.picture_after(self.tab.get_by_role("option", name=model, exact=True).click)
+        self.tab.wait_for_selector(f"#tabs-of-{model}", state="attached")
+        self.settled()
+
+    def picture_after(self, act: Any) -> str:
+        """Where the picture lies that an act leads to."""
+        before = self.tab.get_attribute("#picture img", "src")
+        act()
+        self.tab.wait_for_function(
+            "old => (i => i && i.src != old && i.complete)(document.querySelector('#picture img'))",
+            arg=before,
+        )
+        return str(self.tab.get_attribute("#picture img", "src"))
+
+    def numbers_after(self, act: Any) -> dict[str, str]:
+        """The table of the point or row that an act leads to."""
+        before = self.tab.inner_text("#numbers")
+        act()
+        self.tab.wait_for_function(
+            "old => document.querySelector('#numbers').innerText != old", arg=before
+        )
+        self.quiet()
+        return self.numbers()
+
+    def numbers(self) -> dict[str, str]:
+        """The table of the point or row, as it reads."""
+        rows = [line.inner_text().split("\t") for line in self.tab.locator("#numbers tr").all()]
+        return {key.strip(): value.strip() for key, value in rows if key.strip()}
+
+    def set_number(self, label: str, value: float) -> None:
+        """Type a number: of a slider into the box beside it."""
+        box = self.tab.get_by_label(f"number input for {label}")
+        box = box if box.count() else self.tab.get_by_label(label)
+        box.first.fill(str(value))
+        box.first.press("Enter")
+
+    def open_tab(self, name: str) -> None:
+        """Show one of the tabs."""
+        self.tab.get_by_role("tab", name=name).click()
+
+    def upload(self, path: Path) -> str:
+        """Give a file, and what is said of it."""
+        self.open_tab("A file of yours")
+        clear = self.tab.locator("#file button[aria-label=Clear]")
+        if clear.count():
+            clear.click()
+        self.tab.set_input_files("#file input[type=file]", path)
+        self.tab.wait_for_function(
+            "name => document.querySelector('#scored').innerText.includes(name)", arg=path.name
+        )
+        self.quiet()
+        return str(self.tab.inner_text("#scored")).strip()
