@@ -107,12 +107,14 @@ def row(exhibit: Exhibit) -> tuple[Any, Any]:
     """A row of the held-out data, of samples or of a user's file, and its numbers."""
     rows, image = exhibit.rows, len(exhibit.model.config.shape) == 3
     of_file = gr.State(None)
-    number = slider(0, len(rows) - 1, 0, step=1, label=f"Row of {exhibit.rows_in_words}")
+    number = slider(0, max(1, len(rows) - 1), 0, step=1, label=f"Row of {exhibit.rows_in_words}")
 
     @in_a_line
     def numbers(chosen: int, uploaded: Source | None) -> tuple[Any, str]:
-        values = (uploaded or rows).rows([int(chosen)])
-        source = Rows(rows.name, values, int(chosen))
+        looked_at = uploaded or rows
+        index = min(int(chosen), len(looked_at) - 1)  # a slider over a single row has two ends
+        values = looked_at.rows([index])
+        source = Rows(looked_at.name, values, index)
         if image:
             shown: Any = images_picture([exhibit.model.parted(values)[0]])
         else:
@@ -196,7 +198,7 @@ def upload(exhibit: Exhibit, scratch: Path, looked_at: tuple[Any, Any] | None) -
         rows, name = exhibit.rows, exhibit.rows_in_words
         if scored:
             rows, name = scored.rows, scored.name
-        number = gr.update(value=0, maximum=len(rows) - 1, label=f"Row of {name}")
+        number = gr.update(value=0, maximum=max(1, len(rows) - 1), label=f"Row of {name}")
         return [*found, number, scored and rows]
 
     def score(path: str, progress: Any = gr.Progress(track_tqdm=True)) -> list[Any]:  # noqa: B008

@@ -143,7 +143,7 @@ def test_a_file_comes_back_with_a_column_more(tmp_path):
 BAD = {
     "empty": ("", "mine.csv: the file is empty"),
     "header alone": ("a,b,c\n", "the set is empty"),
-    "missing column": ("a,b\n1,2\n", "mine.csv (train): no column c, there are: a, b"),
+    "missing column": ("a,b\n1,2\n", "mine.csv (train): no column c, only a, b"),
     "text": ("a,b,c\n1,2,3\n1,2,many\n", "column 'c' is not numeric, row 1 holds 'many'"),
     "NaN": ("a,b,c\n1,2,3\n1,2,nan\n", "row 1, column 'c' is nan"),
     "no header": ("1,2,3\n4,5,6\n", "the file seems to lack its header"),
@@ -172,7 +172,7 @@ def test_more_numeric_columns_than_a_model_without_names_takes_are_refused(tmp_p
 
 def test_a_table_is_no_file_for_a_model_of_images(tmp_path):
     exhibit = Exhibit("images", make_images())
-    with pytest.raises(DataError, match="no column of images, there is a, b"):
+    with pytest.raises(DataError, match="no column of images, only a, b"):
         score_file(exhibit, file(tmp_path, "a,b\n1,2\n"), tmp_path)
 
 

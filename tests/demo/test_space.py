@@ -59,7 +59,6 @@ def test_it_starts_as_on_the_hub(tmp_path):
     folder = shutil.copytree(SPACE, tmp_path / "space")
     with served(folder, "app.py", GRADIO_SERVER_NAME="0.0.0.0", SPACE_ID="me/space") as server:
         port = re.search(r":(\d+)", server.address)[1]
-        assert "0.0.0.0" in server.address
         with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
             page = answer.read().decode()
     assert "impflow_zoo" in page
