@@ -110,7 +110,8 @@ def _comment(module: str, name: str) -> str:
 
 def _index() -> str:
     package = modules()
-    lines = ["# API", "", "The public names of the package. Names and signatures are versioned.", ""]
+    about = "The public names of the package. Names and signatures are versioned."
+    lines = ["# API", "", about, ""]
     for section, names in _SECTIONS.items():
         lines += [f"## {section}", "", "| name | what |", "|---|---|"]
         lines += [
