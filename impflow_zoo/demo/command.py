@@ -11,14 +11,14 @@ __all__ = ["demo"]
 
 def demo(
     model: Annotated[
-        str, typer.Argument(help="Model to begin with: name from `list`, Hub id, or local folder.")
+        str, typer.Argument(help="First model: name from `list`, Hub id, or local folder.")
     ] = "impflow-power-plant",
     data: Annotated[
         str | None,
         typer.Option(help="Rows to show beside samples: Hub id, folder, file or toy:NAME."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the data.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")
     ] = None,

@@ -65,7 +65,7 @@ def build(hall: Hall) -> gr.Blocks:
                         tabs.way(exhibit)
                 with gr.Tab("Certificate", id="certificate"):
                     tabs.certificate(exhibit)
-                with gr.Tab("A file of yours", id="file"):
+                with gr.Tab("Your file", id="file"):
                     tabs.upload(exhibit, hall.scratch, looked_at)
             _keep_drawing(exhibit, picture, settings, point)
 

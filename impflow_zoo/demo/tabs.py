@@ -144,7 +144,7 @@ def way(exhibit: Exhibit) -> None:
     """The way from one image to another."""
     last = len(exhibit.rows) - 1
     ends = [slider(0, last, i, step=1, label=f"{w} image") for i, w in enumerate(("From", "To"))]
-    start = gr.Button("Show the way")
+    start = gr.Button("Interpolate")
     picture = picture_box(elem_id="way")
 
     @in_a_line

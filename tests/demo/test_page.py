@@ -121,7 +121,7 @@ def test_ways_lead_from_one_image_to_another(page):
     numbers = page.numbers_after(lambda: page.set_number("Row of samples of the model", 1))
     assert "bits/dim" in numbers["in the model's metric"]
     page.open_tab("Between two images")
-    page.tab.get_by_role("button", name="Show the way").click()
+    page.tab.get_by_role("button", name="Interpolate").click()
     page.tab.wait_for_selector("#way img")
     page.picture_after(lambda: page.set_number("label", 7))
 
@@ -175,7 +175,7 @@ def test_a_file_beyond_100_megabytes_is_refused_in_a_line(page, tmp_path):
     path = tmp_path / "large.csv"
     with path.open("wb") as file:
         file.truncate(100_000_001)
-    page.open_tab("A file of yours")
+    page.open_tab("Your file")
     page.tab.set_input_files("#file input[type=file]", path)
     assert "size" in page.tab.get_by_test_id("toast-body").first.inner_text()
 

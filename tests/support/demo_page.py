@@ -125,7 +125,7 @@ class Page:
 
     def upload(self, path: Path) -> str:
         """Give a file, and what is said of it."""
-        self.open_tab("A file of yours")
+        self.open_tab("Your file")
         clear = self.tab.locator("#file button[aria-label=Clear]")
         if clear.count():
             clear.click()
