@@ -1,7 +1,7 @@
 """Our flow as the density estimator of sbi, beside sbi's own, on two of its standard tasks.
 
     python benchmarks/sbi_tasks.py two-moons nsf maf implicit residual
-    python benchmarks/sbi_tasks.py slcp nsf maf implicit residual --blocks 2 --dropout 0.2
+    python benchmarks/sbi_tasks.py slcp nsf maf implicit residual --blocks 2
 
 Prints the mean log q(theta | x) of 2,000 held-out simulations in nats with its standard error,
 the number of parameters, epochs and CPU seconds. Needs sbi (the extra `libraries`). The tasks are

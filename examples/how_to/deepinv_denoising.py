@@ -10,6 +10,8 @@ photographs. This page gives it this signature. Tested with deepinv 0.5 and torc
    :alt: a photograph, the photograph with noise, and the denoised one
 """
 
+# sphinx_gallery_thumbnail_path = 'pictures/deepinv-denoising.png'
+
 import math
 
 import matplotlib.pyplot as plt

@@ -10,6 +10,8 @@ registered as a module. Tested with Pyro 1.9, zuko 1.6 and torch 2.13.
    :alt: the posterior on a grid, and samples of the guide on it
 """
 
+# sphinx_gallery_thumbnail_path = 'pictures/pyro-guide.png'
+
 import math
 
 import matplotlib.pyplot as plt

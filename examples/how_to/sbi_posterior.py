@@ -11,6 +11,8 @@ The task is *two moons*: the posterior has two crescents. Tested with sbi 0.27 a
    :alt: samples of the posterior: two crescents
 """
 
+# sphinx_gallery_thumbnail_path = 'pictures/sbi-posterior.png'
+
 import math
 
 import matplotlib.pyplot as plt

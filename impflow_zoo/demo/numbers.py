@@ -88,6 +88,8 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
 
 def margin_in_words(certificates: Sequence[Certificate]) -> str:
     """What certificates prove of the whole model, in a line."""
+    if not certificates:
+        return "no nets to bound, the layers are invertible by construction"
     whole = worst(certificates)
     if whole.bound is None:
         return f"{len(certificates)} nets: not certified"

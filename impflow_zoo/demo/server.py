@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -29,12 +30,13 @@ def serve(
         data: rows to show beside samples, see `evaluate`; None: those that come with a model, or
             that the package makes.
         split: of the data.
-        host: address to listen at; None takes the environment's `GRADIO_SERVER_NAME`, or loopback.
+        host: address to listen on; None takes the environment's `GRADIO_SERVER_NAME`, or loopback.
         port: None takes the environment's `GRADIO_SERVER_PORT`, or the first free one from 7860.
         device: where to compute; None takes a GPU if there is one.
 
     Raises:
-        ModelError: if gradio is not installed, there is no such model, or the port is taken.
+        ModelError: if gradio is not installed, there is no such model, the host is no address of
+            this machine, or the port is taken.
         DataError: if the data are not what the model takes.
     """
     with tempfile.TemporaryDirectory(prefix="impflow-zoo-") as folder:
@@ -51,6 +53,11 @@ def serve(
         from impflow_zoo.demo.page import build, first_picture
         from impflow_zoo.demo.uploads import LARGEST
 
+        try:  # gradio itself tries one port after the other
+            family = socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
+            socket.create_server((host or "", 0), family=family).close()
+        except OSError:
+            raise ModelError(f"host {host!r} is no address of this machine") from None
         hall = Hall(model, data, split, device, scratch)
         first_picture(hall.open(model))  # kept: the page shows it at once
         page = build(hall)

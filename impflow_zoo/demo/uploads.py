@@ -66,10 +66,12 @@ def score_file(exhibit: Exhibit, path: Path, scratch: Path) -> Scored:
         scored = score(exhibit.model, source, seed=0, progress=True)
     except DataError as error:  # users know their file by its name alone
         raise DataError(str(error).replace(str(path), path.name)) from None
+    finite = scored.log_prob.isfinite()
+    if not finite.any():
+        raise DataError(f"{path.name}: no row has a finite log-density, all are too far away")
     table[COLUMN] = scored.log_prob.tolist()
     out = Path(tempfile.mkdtemp(dir=scratch)) / f"{path.stem}-scored.csv"
     table.to_csv(out, index=False)
-    finite = scored.log_prob.isfinite()
     lost = int((~finite).sum())
     mean = float(scored.log_prob[finite].mean())
     text = f"{path.name}: {len(table)} rows, mean log-density {mean:.4f} nats"

@@ -207,8 +207,8 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
 
 def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) -> ModelCardData:
     words = recipe.card
-    regression = "tabular-regression" if recipe.config.context_features else None
-    task = "unconditional-image-generation" if image else regression
+    given = recipe.config.context_features is not None
+    fitting = {(True, False): "unconditional-image-generation", (False, True): "tabular-regression"}
     results = entry and EvalResult(
         task_type="density-estimation",
         dataset_type=words.dataset_id or words.data_name,
@@ -223,7 +223,7 @@ def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) ->
     return ModelCardData(
         license="mit",
         library_name="impflow_zoo",
-        pipeline_tag=task,
+        pipeline_tag=fitting.get((image, given)),
         tags=["normalizing-flow", "density-estimation", recipe.model.lower()],
         datasets=[words.dataset_id] if words.dataset_id else None,
         model_name=name,

@@ -27,6 +27,7 @@ MISTAKES = {
     "no data": (["{plane}", "--data", "./none.csv"], "no such file or folder: ./none.csv"),
     "other data": (["{space}", "--data", "toy:moons"], "its columns are x, y, not a, b, c"),
     "unknown split": (["{plane}", "--split", "dev"], "no split 'dev'"),
+    "no such host": (["{plane}", "--host", "203.0.113.1"], "is no address of this machine"),
     "no such device": (["{plane}", "--device", "mps"], "device='mps': "),
 }
 

@@ -122,6 +122,7 @@ def test_certificates_are_put_in_words():
     stated = certify(make())
     assert "4 nets: Lip <= 0.8" in margin_in_words(stated)
     assert margin_in_words(stated).endswith("every block is invertible")
+    assert margin_in_words([]).endswith("invertible by construction")
     assert margin_in_words([Certificate("mine", None)]) == "1 nets: not certified"
 
 
@@ -149,10 +150,12 @@ BAD = {
     "no header": ("1,2,3\n4,5,6\n", "the file seems to lack its header"),
     "semicolons": ("a;b;c\n1;2;3\n", "columns seem to be separated by ';'"),
     "column there": ("a,b,c,log_prob\n1,2,3,4\n", "there is a column log_prob already: rename it"),
+    "too far": ("a,b,c\n1,1e30,1e30\n", "mine.csv: no row has a finite log-density"),
     "out of bounds": ("a,b,c\n1,2,3\n-1,2,3\n", "column a is not within its bounds, 0 and inf"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*no finite log-density")
 @pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD)
 def test_a_bad_file_is_refused_in_a_line(text, message, tmp_path):
     exhibit = space(bounds={"a": (0, None)})

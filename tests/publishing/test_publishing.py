@@ -415,6 +415,16 @@ def test_the_whole_zoo_is_fit():
     assert [p.name for p in found if not p.files] == registry.list_models(pretrained=False)
 
 
+def test_commands_of_a_card_on_the_hub_work_from_top_to_bottom():
+    zoo = registry.zoo_folder()
+    record = Record(ModelFolder(zoo / "impflow-power-plant"))
+    card = trained_card(record, zoo, address="org/impflow-power-plant")
+    fetched = card.index("hf download org/impflow-power-plant recipe.yaml")
+    assert fetched < card.index("impflow-zoo train impflow-power-plant/recipe.yaml --data FOLDER\n")
+    assert fetched < card.index("--seed 1 --out runs/again")
+    assert "hub_configs/" not in card
+
+
 def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
     """Its metadata are what the Hub asks for, and its snippet runs as printed."""
     torch.manual_seed(0)
