@@ -84,8 +84,9 @@ print(f"\nheld-out log q(theta | x): {score.mean():.2f} nats")
 # ===================  =============  ======  ==============  ======
 #
 # Without the embedding (``--embedding 0``) the implicit blocks come to 3.026 on two moons. On SLCP
-# there are two implicit or four residual blocks: four implicit ones overfit and come to -7.527.
-# Prefer sbi's splines if you sample often: they need no roots.
+# there are two implicit or four residual blocks: four implicit ones come to -7.527.
+# Weight decay was not tried, as sbi's trainer does not offer it. Prefer sbi's splines if you sample
+# often: they need no roots.
 #
 # .. code-block:: text
 #

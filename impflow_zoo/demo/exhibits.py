@@ -138,9 +138,18 @@ class Hall:
         self.first, self.scratch = first, scratch
         self._data, self._split, self._device = data, split, device
         self.names = list(dict.fromkeys((first, *list_models())))
-        self.open = functools.cache(self._open)
+        self._opened, self._opening = functools.cache(self._open), threading.Lock()
         if note := self.open(first).note:
             raise DataError(note)
+
+    def open(self, name: str) -> Exhibit:
+        """A model and its rows.
+
+        Raises:
+            ModelError, HfHubHTTPError: if the model cannot be opened.
+        """
+        with self._opening:
+            return self._opened(name)
 
     def _open(self, name: str) -> Exhibit:
         model = create_model(name, device=together(self._device).device)

@@ -11,6 +11,7 @@ from PIL import Image
 import impflow_zoo.demo.tabs as tabs
 from impflow_zoo.demo.drawing import density_map, samples_picture
 from impflow_zoo.demo.exhibits import Exhibit, Hall
+from impflow_zoo.mistakes import MISTAKES
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.record import Record
 
@@ -49,7 +50,10 @@ def build(hall: Hall) -> gr.Blocks:
 
         @gr.render(inputs=name)
         def below(chosen: str) -> None:
-            exhibit = hall.open(chosen)
+            try:
+                exhibit = hall.open(chosen)
+            except MISTAKES:  # the picture's place says which
+                return
             settings = _settings(exhibit)
             point, looked_at = [], None
             image = len(exhibit.model.config.shape) == 3
