@@ -300,5 +300,5 @@ def test_training_flips_images_and_keeps_them_whole(tmp_path: Path) -> None:
 
 
 def test_a_toy_is_no_image() -> None:
-    with pytest.raises(DataError, match="toy:moons: rows of a table"):
+    with pytest.raises(DataError, match="toy:moons is a table"):
         evaluate(make().float(), "toy:moons")
