@@ -42,7 +42,7 @@ def command(
     for word in settings or []:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ConversionError(f"--set {word!r}: name=value is due")
+            raise ConversionError(f"--set {word!r}: use the form name=value")
         overrides[name.replace("-", "_")] = value
     converted = convert(checkpoint, weights=weights, overrides=overrides)
     known = write(converted, folder, verify=verify)

@@ -174,7 +174,7 @@ def _since_mark(stack: list[Any]) -> list[Any]:
 
 def _last(stack: list[Any], kind: type) -> Any:
     if not isinstance(stack[-1], kind):
-        raise ConversionError(f"the pickle adds items to what is no {kind.__name__}: refused")
+        raise ConversionError(f"the pickle adds items to no {kind.__name__}: refused")
     return stack[-1]
 
 
@@ -195,7 +195,7 @@ def _made(called: Any, arguments: Any) -> Any:
             return {}
         case Name(text=name), _ if name not in (*_TENSORS, *_DTYPES):
             return Standin(name)
-    raise ConversionError("the pickle calls what it cannot call: refused")
+    raise ConversionError("the pickle calls an object that cannot be called: refused")
 
 
 def _persistent(key: Any, storages: dict[str, Storage]) -> Any:

@@ -121,7 +121,7 @@ FILES = {
         lambda p: zipped(p, b"\x80\x02ctorch\nserialization.os\n."),
         "asks for torch.serialization.os",
     ),
-    "calls a value": (lambda p: zipped(p, b"\x80\x02K\x01)R."), "cannot call"),
+    "calls a value": (lambda p: zipped(p, b"\x80\x02K\x01)R."), "cannot be called"),
     "calls a number type": (lambda p: zipped(p, b"\x80\x02ctorch\nFloatStorage\n)R."), "cannot"),
     "extension registry": (lambda p: zipped(p, b"\x80\x02\x82\x01."), "uses EXT1"),
     "huge text": (lambda p: zipped(p, b"\x80\x02X" + HUGE + b"x."), "damaged"),
@@ -195,7 +195,7 @@ def test_a_missing_file_and_averages_that_are_not_there(tmp_path):
         ([str(tmp_path / "none.pth")], "No such file"),
         ([str(path), "--weights", "ema"], "--weights raw"),
         ([str(path), "--set", "colour=1"], "unknown setting 'colour'"),
-        ([str(path), "--set", "colour"], "name=value is due"),
+        ([str(path), "--set", "colour"], "use the form name=value"),
     ):
         refused = conversion(arguments[0], tmp_path / "out", *arguments[1:])
         assert refused.code == 2
