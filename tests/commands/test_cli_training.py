@@ -178,8 +178,8 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     assert (mean, deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
     assert run("stage", folder).code == 0
     card = (folder / CARD).read_text()
-    assert f"{mean:.3f} in the mean of 3 runs" in card
-    assert f"{deviation:.3f} their standard deviation" in card
+    assert f"over 3 runs the mean is {mean:.3f} and" in card
+    assert f"the standard deviation {deviation:.3f}" in card
     assert "impflow-zoo train hub_configs/flow/recipe.yaml --seed 1 --out runs/again" in card
     assert "impflow-zoo evaluate runs/again --dataset toy:moons --split test" in card
 

@@ -71,5 +71,5 @@ def test_pairs_stand_side_by_side():
         "<!-- zoo table -->"
     )[2]
     names = [line.split("]")[0].removeprefix("| [") for line in text.splitlines() if "| [" in line]
-    at = names.index("impflow-checkerboard")
-    assert names[at + 1] == "resflow-checkerboard"
+    at = names.index("impflow-rings")
+    assert names[at + 1] == "resflow-rings"
