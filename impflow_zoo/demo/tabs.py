@@ -128,15 +128,7 @@ def row(exhibit: Exhibit) -> tuple[Any, Any]:
     else:
         shown = gr.Dataframe(first, headers=exhibit.columns, interactive=False)
     outputs = [shown, gr.Markdown(text, elem_id="numbers")]
-    gr.on(
-        [number.change, of_file.change],
-        numbers,
-        [number, of_file],
-        outputs,
-        trigger_mode="always_last",
-        show_progress="minimal",
-        api_visibility="private",
-    )
+    on_change([number, of_file], numbers, outputs)
     return number, of_file
 
 
