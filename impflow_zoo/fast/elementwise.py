@@ -20,6 +20,7 @@ _IS_AMD = _CPUINFO.is_file() and "AuthenticAMD" in _CPUINFO.read_text(encoding="
 class Sine:
     """`sin(h)`."""
 
+    function: Callable[[Tensor], Tensor] = staticmethod(torch.sin)
     keeps = False  # whether the second derivative needs a map of its own beside `f` and `f'`
 
     def overwrite(self, h: Tensor) -> Tensor:
@@ -34,6 +35,10 @@ class Sine:
         _apply(torch.sin, np.sin, h, kept)
         _apply(torch.cos, np.cos, h, h)
 
+    def kept(self, h: Tensor, value: Tensor) -> Tensor:
+        """What `record` writes to `kept`, from `h` and `f(h)`."""
+        return value
+
     def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         """`f''(h) t` added to `onto`, or in the place of `t` if there is none.
 
@@ -45,6 +50,7 @@ class Sine:
 class HalfSine(Sine):
     """`h + sin(h)`; its second derivative needs the sine."""
 
+    function = staticmethod(half_sine)
     keeps = True
 
     def overwrite(self, h: Tensor) -> Tensor:
@@ -55,10 +61,14 @@ class HalfSine(Sine):
         torch.add(h, kept, out=value)
         _apply(torch.cos, np.cos, h, h).add_(1)
 
+    def kept(self, h: Tensor, value: Tensor) -> Tensor:
+        return value - h
+
 
 class SiLU(Sine):
     """`h sigmoid(h)`; its second derivative needs the sigmoid."""
 
+    function = staticmethod(functional.silu)
     keeps = True
 
     def overwrite(self, h: Tensor) -> Tensor:
@@ -69,6 +79,9 @@ class SiLU(Sine):
         torch.mul(h, s, out=value)
         # s + value (1 - s), without cancellation where s is 1 and the value large
         torch.lerp(value, value.new_ones(()), s, out=h)
+
+    def kept(self, h: Tensor, value: Tensor) -> Tensor:
+        return torch.sigmoid(h)
 
     def bend(self, kept: Tensor, slope: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
         # f'' = s (1 - f') + (1 - s) f', with the sigmoid s that was kept
@@ -93,8 +106,4 @@ def _apply(
 
 
 # By the functions that nets are made of.
-DERIVATIVES: dict[Callable[[Tensor], Tensor], Sine] = {
-    torch.sin: Sine(),
-    half_sine: HalfSine(),
-    functional.silu: SiLU(),
-}
+DERIVATIVES = {f.function: f for f in (Sine(), HalfSine(), SiLU())}

@@ -72,7 +72,7 @@ class BoundLayers(BoundNet):
         return functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
     def apply(self, function: Function, x: Tensor) -> Tensor:
-        """One function."""
+        """One function, of a fresh tensor, which it may overwrite."""
         return function(x)
 
     def rows(self, index: Tensor | slice) -> Self:

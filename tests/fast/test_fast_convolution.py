@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from impflow_zoo import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.fast.convolution import FastConvolutions, is_narrow
-from impflow_zoo.lipschitz.activations import both_silu
+from impflow_zoo.lipschitz.activations import both_silu, half_sine
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.transforms.binding import bind
@@ -23,6 +24,8 @@ NETS: dict[str, Any] = {
     "context": lambda: LipschitzConvNet(2, (4, 4), 8, context_features=2),
     "relu": lambda: LipschitzConvNet(2, (4, 4), 8, (3, 3), "relu"),
     "frequency": lambda: LipschitzConvNet(2, (4, 4), 8, preactivation=True, frequency=3.0),
+    "sines": lambda: LipschitzConvNet(2, (4, 4), 8, activation="sin"),
+    "half-sines": lambda: LipschitzConvNet(2, (4, 4), 8, activation="halfsin", frequency=0.4),
     "dense": lambda: LipschitzDenseNet(2, (4, 4), 3, 2),
 }
 
@@ -96,13 +99,24 @@ def test_few_channels_take_another_way_to_the_same_numbers(
         assert is_narrow(x, weight, outer) == (outer <= 6 and kernel > 1)
 
 
-def test_functions_that_it_knows() -> None:
-    x = torch.randn(2, 2, 4, 4, requires_grad=True)
+@pytest.mark.parametrize("function", [functional.silu, both_silu, torch.sin, half_sine])
+def test_functions_that_it_knows(function: Callable[[Tensor], Tensor]) -> None:
+    """Values, and products with three derivatives, are those of torch."""
     fast = FastConvolutions((2, 4, 4), [], [], [])
-    for function in (functional.silu, both_silu, torch.sin):
-        torch.testing.assert_close(fast.apply(function, x), function(x))
-        with torch.no_grad():
-            torch.testing.assert_close(fast.apply(function, x), function(x))
+    x = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.apply(function, x.clone()), function(x))
+    found, expected = fast.apply(function, x), function(x)
+    for _ in range(3):
+        torch.testing.assert_close(found, expected)
+        t = torch.randn_like(found)
+        for kept in (True, False):  # without a graph first
+            grads = [
+                torch.autograd.grad(value, x, t, retain_graph=True, create_graph=not kept)[0]
+                for value in (found, expected)
+            ]
+            torch.testing.assert_close(*grads)
+        found, expected = grads
 
 
 @pytest.mark.parametrize("name", NETS)
