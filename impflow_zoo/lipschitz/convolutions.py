@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
 
 from impflow_zoo.lipschitz.convolution_bound import convolution_norm_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale
@@ -64,13 +63,6 @@ class LipschitzConv2d(LipschitzLayer):
         image = v.view(1, weight.shape[1], *self.image_size)
         return functional.conv2d(image, weight, padding=weight.shape[-1] // 2).flatten()
 
-    def adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        """`W^T u` as a flat vector."""
-        image = u.view(1, weight.shape[0], *self.image_size)
-        size = (1, weight.shape[1], *self.image_size)
-        # `conv_transpose2d` is the same, in up to eight times the time.
-        return conv2d_input(size, weight, image, padding=weight.shape[-1] // 2).flatten()
-
     def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.
         return super().in_use(norm, scale).contiguous(memory_format=torch.channels_last)
@@ -92,7 +84,7 @@ class LipschitzConv2d(LipschitzLayer):
         for i in range(12):
             u = self.operator(self.weight, self.v)
             sigma = self._length(u) / self._length(self.v)
-            residual = self.adjoint(self.weight, u) - sigma**2 * self.v
+            residual = self.operator(_adjoint(self.weight), u) - sigma**2 * self.v
             attained = (self.u * u).sum() >= (1 - slack) * sigma
             if bool(self._length(residual) <= limit * sigma**2) and bool(attained):
                 break
@@ -104,13 +96,15 @@ class LipschitzConv2d(LipschitzLayer):
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return None
         # A push: products never leave an exact singular vector, be its value a smaller one.
-        self.v.copy_(functional.normalize(self.v + 1e-3 * self._other(), dim=0))
+        v = functional.normalize(self.v + 1e-3 * self._other(), dim=0)
         for _ in range(5):
-            before = torch.linalg.vector_norm(self.operator(self.weight, self.v))
-            self._improve(8, self.v)
-            self.sigma.copy_(torch.dot(self.u, self.operator(self.weight, self.v)))
-            if bool(self.sigma - before <= 1e-4 * self.sigma):
+            u, v, before = self._leading(self.weight, v, 6)
+            sigma = torch.dot(u, self.operator(self.weight, v))
+            if bool(sigma - before <= 1e-4 * sigma):
                 break
+        self.u.copy_(u)
+        self.v.copy_(v)
+        self.sigma.copy_(sigma)
         return None
 
     def _other(self) -> Tensor:
@@ -120,19 +114,22 @@ class LipschitzConv2d(LipschitzLayer):
 
     def _improve(self, steps: int, v: Tensor, gain: float = -1.0) -> None:
         """Keep what a Krylov space finds if its norm is larger than the vectors' by a gain."""
-        forward = partial(self.operator, self.weight.detach())
-        v = self._unit(self._leading(self.weight.detach(), v, steps))
-        u = forward(v)
-        if gain < 0 or bool(self._length(u) > (1 + gain) * self._length(forward(self.v))):
+        weight = self.weight.detach()
+        v = self._unit(self._leading(weight, v, steps)[1])
+        u = self.operator(weight, v)
+        known = self._length(self.operator(weight, self.v))
+        if gain < 0 or bool(self._length(u) > (1 + gain) * known):
             self.v.copy_(v)
             self.u.copy_(self._unit(u))
 
-    def _leading(self, weight: Tensor, v: Tensor, steps: int) -> Tensor:
-        """`leading_vector` from `v`, on the side where vectors are shorter."""
-        forward, backward = partial(self.operator, weight), partial(self.adjoint, weight)
+    def _leading(self, weight: Tensor, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`leading_vectors` from `v`, in the space where vectors are shorter."""
+        forward, backward = (partial(self.operator, w) for w in (weight, _adjoint(weight)))
         if len(self.u) < len(v):
-            return backward(leading_vector(backward, forward, forward(v), steps))
-        return leading_vector(forward, backward, v, steps)
+            v, u, before = leading_vectors(backward, forward, forward(v), steps)
+        else:
+            u, v, before = leading_vectors(forward, backward, v, steps)
+        return u, v, before
 
     def _unit(self, vector: Tensor) -> Tensor:
         """A vector of length 1; shorter ones than 1e-12 stay short, as 0 does."""
@@ -149,48 +146,49 @@ class LipschitzConv2d(LipschitzLayer):
         weight = self.normalised_weight(training=False).double()
 
         def estimate(steps: int) -> float:
-            v = self._unit(self._leading(weight, self.v.to(weight), steps))
+            v = self._unit(self._leading(weight, self.v.to(weight), steps)[1])
             return float(torch.linalg.vector_norm(self.operator(weight, v)))
 
         return convolution_norm_bound(weight, self.image_size, estimate)
 
 
-def leading_vector(operator: Product, adjoint: Product, v: Tensor, steps: int) -> Tensor:
-    """The best approximation of the leading right singular vector in a Krylov space, of length 1.
+def _adjoint(weight: Tensor) -> Tensor:
+    """The kernel whose convolution is the adjoint."""
+    return weight.flip(2, 3).transpose(0, 1).contiguous()
+
+
+def leading_vectors(
+    operator: Product, adjoint: Product, v: Tensor, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best leading singular vectors `u, v` of a Krylov space, and `|A v|` at its start.
 
     Lanczos' method on `A^T A` with full reorthogonalisation. Where the top of the spectrum is
     crowded, as it is for convolutions of large images, `m` products do the work of about `m^2`
-    power iterations. The answer is never worse than `v`, by more than rounding. `v` is not in the
-    kernel of `A`.
+    power iterations. `|A v|` does not fall, but by rounding. The given `v` is not in the kernel of
+    `A`; both answers have length 1.
 
     References:
         An Iteration Method for the Solution of the Eigenvalue Problem of Linear Differential and
         Integral Operators (Lanczos, 1950) https://doi.org/10.6028/jres.045.026
     """
     steps = min(steps, len(v))
-    basis = v.new_empty(steps, len(v))
-    projected = v.new_zeros(steps, steps)  # A^T A within the space: tridiagonal
-    start = w = _unit(v)
+    basis, images, w = v.new_empty(steps, len(v)), [], _unit(v)
     for k in range(steps):
         basis[k] = w
-        image = operator(w)
-        projected[k, k] = torch.dot(image, image)
+        images.append(operator(w))
         if k + 1 < steps:
             known = basis[: k + 1]
-            w = adjoint(image)
+            w = adjoint(images[k])
             w = w - known.mT @ (known @ w)
-            projected[k, k + 1] = projected[k + 1, k] = torch.linalg.vector_norm(w)
-            for _ in range(2):  # for what rounding left of the others
-                w = _unit(w)
-                w = w - known.mT @ (known @ w)
-            # Where the space is exhausted, `w` is rounding errors. What is left of them after that
-            # may lie in the space still: zero adds nothing.
-            w = torch.where(torch.linalg.vector_norm(w) > 0.5, _unit(w), 0)
-    _, vectors = torch.linalg.eigh(projected)
-    found = _unit(vectors[:, -1] @ basis)
-    # Rounding of long sums may make a length differ.
-    longer = torch.linalg.vector_norm(operator(found)) >= projected[0, 0].sqrt() * (1 - 1e-4)
-    return torch.where(longer, found, start)
+            length = torch.linalg.vector_norm(w)
+            w = w - known.mT @ (known @ w)  # what rounding left of the others
+            left = torch.linalg.vector_norm(w)
+            # Where the space is exhausted, `w` is rounding errors, and may lie in the space still:
+            # zero adds nothing.
+            w = torch.where(left > 0.5 * length, w / left, 0)
+    image = torch.stack(images)
+    _, vectors = torch.linalg.eigh(image @ image.mT)
+    return _unit(vectors[:, -1] @ image), _unit(vectors[:, -1] @ basis), image[0].norm()
 
 
 def _unit(v: Tensor) -> Tensor:
