@@ -63,17 +63,11 @@ def _apply(
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        net: FastConvolutions,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        like: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, net: FastConvolutions, *given: Any) -> Tensor:
+        x, weight, _, like = given
         ctx.net, ctx.adjoint = net, like is not None
         ctx.save_for_backward(x, weight)
-        return _apply(net, x, weight, bias, like)
+        return _apply(net, *given)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -138,7 +132,7 @@ class _Elementwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, _sloped(ctx.f, grad, *ctx.saved_tensors)
+        return None, _Sloped.apply(ctx.f, grad, *ctx.saved_tensors)
 
 
 class _Sloped(torch.autograd.Function):
@@ -154,21 +148,13 @@ class _Sloped(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         t, *known = ctx.saved_tensors
         _, wants_t, wants_x, *_ = ctx.needs_input_grad
-        by_t = _sloped(ctx.f, grad, *known) if wants_t else None
+        by_t = _Sloped.apply(ctx.f, grad, *known) if wants_t else None
         by_x = _curved(ctx.f, grad * t, *known) if wants_x else None
         return None, by_t, by_x, None, None
 
 
-def _sloped(f: Sine, t: Tensor, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    """`_Sloped`, with a node where gradients are recorded."""
-    if torch.is_grad_enabled():
-        found: Tensor = _Sloped.apply(f, t, x, value.detach(), slope.detach())
-        return found
-    return t * slope
-
-
 def _curved(f: Sine, t: Tensor, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    """`t f''(x)`; where gradients are recorded, by torch's derivatives, which have more of them."""
+    """`t f''(x)`; where gradients are recorded, by torch's derivatives."""
     if not torch.is_grad_enabled():
         return f.bend(f.kept(x, value), slope, t, None)
     (slope,) = torch.autograd.grad(f.function(x).sum(), x, create_graph=True)

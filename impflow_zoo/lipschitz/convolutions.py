@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impflow_zoo.lipschitz.convolution_bound import convolution_norm_bound
-from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale
+from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, unit
 
 __all__ = ["LipschitzConv2d"]
 
@@ -91,26 +91,26 @@ class LipschitzConv2d(LipschitzLayer):
             self._improve(min(_STEPS << i, largest), self.v)
         self.note_norm()
 
-    @torch.no_grad()
     def iterate(self) -> Tensor | None:
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return None
-        # A push: products never leave an exact singular vector, be its value a smaller one.
-        v = functional.normalize(self.v + 1e-3 * self._other(), dim=0)
-        for _ in range(5):
-            u, v, before = self._leading(self.weight, v, 6)
-            sigma = torch.dot(u, self.operator(self.weight, v))
-            if bool(sigma - before <= 1e-4 * sigma):
-                break
-        self.u.copy_(u)
-        self.v.copy_(v)
-        self.sigma.copy_(sigma)
-        return None
+        with torch.no_grad():
+            # A push: products never leave an exact singular vector, be its value a smaller one.
+            v = unit(self.v + 1e-3 * self._other())
+            for _ in range(5):
+                u, v, gain = self._leading(self.weight, v, 6)
+                if bool(gain <= 1 + 1e-4):
+                    break
+            self.u.copy_(u)
+            self.v.copy_(v)
+        norm = self.attained()
+        self.sigma.copy_(norm.detach())
+        return norm
 
     def _other(self) -> Tensor:
         """A unit vector that has something of every direction, always the same."""
         position = torch.arange(len(self.v), dtype=self.v.dtype, device=self.v.device)
-        return functional.normalize(torch.cos(position**2), dim=0)
+        return unit(torch.cos(position**2))
 
     def _improve(self, steps: int, v: Tensor, gain: float = -1.0) -> None:
         """Keep what a Krylov space finds if its norm is larger than the vectors' by a gain."""
@@ -123,13 +123,12 @@ class LipschitzConv2d(LipschitzLayer):
             self.u.copy_(self._unit(u))
 
     def _leading(self, weight: Tensor, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`leading_vectors` from `v`, in the space where vectors are shorter."""
+        """`leading_vectors` from `v`, or from `W v` where outputs are fewer."""
         forward, backward = (partial(self.operator, w) for w in (weight, _adjoint(weight)))
-        if len(self.u) < len(v):
-            v, u, before = leading_vectors(backward, forward, forward(v), steps)
-        else:
-            u, v, before = leading_vectors(forward, backward, v, steps)
-        return u, v, before
+        if len(self.u) >= len(v):
+            return leading_vectors(forward, backward, v, steps)
+        v, u, gain = leading_vectors(backward, forward, forward(v), steps)
+        return u, v, gain
 
     def _unit(self, vector: Tensor) -> Tensor:
         """A vector of length 1; shorter ones than 1e-12 stay short, as 0 does."""
@@ -160,19 +159,18 @@ def _adjoint(weight: Tensor) -> Tensor:
 def leading_vectors(
     operator: Product, adjoint: Product, v: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best leading singular vectors `u, v` of a Krylov space, and `|A v|` at its start.
+    """The leading singular vectors `u, v` of a Krylov space, and what `|A v|` gained, a factor.
 
     Lanczos' method on `A^T A` with full reorthogonalisation. Where the top of the spectrum is
     crowded, as it is for convolutions of large images, `m` products do the work of about `m^2`
-    power iterations. `|A v|` does not fall, but by rounding. The given `v` is not in the kernel of
-    `A`; both answers have length 1.
+    power iterations. The given `v` is not in the kernel of `A`; both answers have length 1.
 
     References:
         An Iteration Method for the Solution of the Eigenvalue Problem of Linear Differential and
         Integral Operators (Lanczos, 1950) https://doi.org/10.6028/jres.045.026
     """
     steps = min(steps, len(v))
-    basis, images, w = v.new_empty(steps, len(v)), [], _unit(v)
+    basis, images, w = v.new_empty(steps, len(v)), [], unit(v)
     for k in range(steps):
         basis[k] = w
         images.append(operator(w))
@@ -187,10 +185,6 @@ def leading_vectors(
             # zero adds nothing.
             w = torch.where(left > 0.5 * length, w / left, 0)
     image = torch.stack(images)
-    _, vectors = torch.linalg.eigh(image @ image.mT)
-    return _unit(vectors[:, -1] @ image), _unit(vectors[:, -1] @ basis), image[0].norm()
-
-
-def _unit(v: Tensor) -> Tensor:
-    """`v / |v|`, where torch's default would leave vectors shorter than 1e-12 short; 0 stays 0."""
-    return functional.normalize(v, dim=0, eps=torch.finfo(v.dtype).tiny)
+    squares, vectors = torch.linalg.eigh(image @ image.mT)
+    u, v = (unit(vectors[:, -1] @ space) for space in (image, basis))
+    return u, v, squares[-1].sqrt() / torch.linalg.vector_norm(image[0])

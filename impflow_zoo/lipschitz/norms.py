@@ -168,10 +168,10 @@ def _leading(power: Tensor) -> Tensor:
         if i % 3 == 0:  # a trace of one keeps the next three squares from under- and overflow
             power = power / power.trace().clamp(min=tiny)
         power = power @ power
-    return _unit(power[:, power.diagonal().argmax()])
+    return unit(power[:, power.diagonal().argmax()])
 
 
-def _unit(v: Tensor) -> Tensor:
+def unit(v: Tensor) -> Tensor:
     """`v / |v|`, and 0 for 0."""
     return v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny)
 
