@@ -193,7 +193,7 @@ def evaluate(
     values = metric(scored.log_prob)
     n = len(values)
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
-    means = {name: float(figures.mean()) for name, figures in scored.figures.items()}
+    means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
     nets, card = sum(len(block.steps) for block in model.blocks()), where.published
     return Result(
         metric=config.metric,

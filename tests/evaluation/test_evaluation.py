@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -16,6 +17,7 @@ from impflow_zoo import (
     LogDet,
     ResFlow,
     evaluate,
+    scoring,
 )
 from impflow_zoo.data import TableSource, open_source
 from impflow_zoo.models.flow import FlowModel
@@ -92,9 +94,11 @@ def test_an_estimate_agrees_with_the_closed_form_within_its_error(mode):
 NOISY = {"rounding": (0.1, 0.1), "logdet": LogDet("truncated", n_terms=3, n_probes=2)}
 
 
+@pytest.mark.parametrize("n_probes", [1, 2])
 @pytest.mark.parametrize("batch_size", [1, 7, 60])
-def test_a_value_does_not_depend_on_the_batch_size(batch_size):
-    model = make(ResFlow, **NOISY)
+def test_a_value_does_not_depend_on_the_batch_size(batch_size, n_probes, monkeypatch):
+    monkeypatch.setattr(scoring, "_TWICE", 25)
+    model = make(ResFlow, **NOISY | {"logdet": replace(NOISY["logdet"], n_probes=n_probes)})
     whole, cut = (evaluate(model, **MOONS, limit=60, batch_size=b) for b in (1000, batch_size))
     assert cut.n == whole.n == 60
     for name in ("value", "stderr", "estimator_stderr", "truncation_bound", "solver_steps"):
@@ -130,8 +134,11 @@ def test_noise_belongs_to_its_row():
 
 
 @torch.no_grad()
-def test_the_estimator_error_is_the_spread_over_seeds():
-    model = make(ResFlow, logdet=LogDet("truncated", n_terms=8, n_probes=2))
+@pytest.mark.parametrize("n_probes", [1, 2])
+def test_the_estimator_error_is_the_spread_over_seeds(n_probes, monkeypatch):
+    """Of a single probe it comes from the first rows, scored twice."""
+    monkeypatch.setattr(scoring, "_TWICE", 20)
+    model = make(ResFlow, logdet=LogDet("truncated", n_terms=8, n_probes=n_probes))
     results = [evaluate(model, **MOONS, limit=40, seed=seed) for seed in range(60)]
     spread = torch.tensor([r.value for r in results], dtype=torch.float64).std()
     stated = sum(r.estimator_stderr for r in results) / len(results)
