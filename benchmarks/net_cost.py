@@ -3,10 +3,10 @@
     python benchmarks/net_cost.py [--publish]
 
 A flow of five ResFlow blocks of either net, one thread, in turn, the fastest of several runs.
-`evaluation` is `encode`, `log-density` the log-determinant with it, `training` a step's forward and backward pass.
-The sandwich net has learned a map of slopes as those of trained models. The spectral net has the
-weights that evaluate the same map, and a bound that leaves them as they are: so solvers take the
-same number of steps.
+`evaluation` is `encode`, `log-density` the log-determinant with it, `training` a step's forward and
+backward pass. The sandwich net has learned a map of slopes as those of trained models. The spectral
+net has the weights that evaluate the same map, and a bound that leaves them as they are: so solvers
+take the same number of steps.
 """
 
 from __future__ import annotations
