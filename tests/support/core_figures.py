@@ -48,10 +48,10 @@ AIMS = {
     "private names": 3,
 }
 NOW = {
-    "outer lines": 6595,
+    "outer lines": 6600,
     "lines": 6600,
     "public names": 109,
-    "numeric constants": 13,
+    "numeric constants": 12,
     "private names": 2,
 }
 FORBIDDEN = {
