@@ -89,7 +89,7 @@ class Settings:
     bound: float | None = 0.9
     seed: int = 0
     width: int = 8
-    steps: int = 400
+    steps: int = 2000
     batch_size: int = 64
     rate: float = 1e-2
 

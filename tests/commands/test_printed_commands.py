@@ -36,7 +36,7 @@ ELSEWHERE = {
 }
 LONG = (  # `pytest -m slow tests/commands/test_printed_commands.py` runs these
     r"python (benchmarks/(?!spline|gaussian|variants|prepare)|examples/|-m timeit).*",
-    r".*-(cifar10|mnist|celeba64).*",  # certificates of convolutions
+    r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions
     r"impflow-zoo publish .*--dry-run",  # all certificates
     r"impflow-zoo certify \w+-(?!kin8nm|power-plant|zoo).*",  # LipSDP of wide or many nets
 )
