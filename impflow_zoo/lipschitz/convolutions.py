@@ -159,7 +159,7 @@ def _adjoint(weight: Tensor) -> Tensor:
 def leading_vectors(
     operator: Product, adjoint: Product, v: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular vectors `u, v` of a Krylov space, and what `|A v|` gained, a factor.
+    """The leading singular vectors `u, v` of a Krylov space, and by what factor `|A v|` grew.
 
     Lanczos' method on `A^T A` with full reorthogonalisation. Where the top of the spectrum is
     crowded, as it is for convolutions of large images, `m` products do the work of about `m^2`
