@@ -1,27 +1,21 @@
-"""Files of a model: what is saved is what is loaded, whole, and anything else is refused."""
+"""Loading files of a model: what was saved is loaded, and anything else is refused."""
 
 from __future__ import annotations
 
-import builtins
-import errno
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.hub_mixin
 import pytest
 import torch
-from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from support.small_models import make, rows
 
 from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, create_model
-from impflow_zoo.models import writing
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS
+from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
 
 SAVED = {
     "ImpFlow": lambda: make(ImpFlow, dtype=torch.float32),
@@ -31,22 +25,6 @@ SAVED = {
     "in training": lambda: make(ImpFlow).train(),
     "not trained": lambda: ImpFlow(make().config),
 }
-
-
-@pytest.fixture
-def model() -> FlowModel:
-    return make(dtype=torch.float32)
-
-
-@pytest.fixture
-def folder(model, tmp_path) -> Path:
-    """A folder that a model was saved to."""
-    model.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 # ---------------------------------------------------------------------------- what is loaded
@@ -330,168 +308,3 @@ def test_loading_takes_no_random_numbers(folder):
     torch.manual_seed(0)
     ImpFlow.from_pretrained(folder)
     assert torch.equal(torch.rand(3), expected)
-
-
-# ------------------------------------------------------------------------------------ saving
-
-
-class Disk:
-    """Lets a number of files be opened for writing; the next write fails."""
-
-    def __init__(self, files: int) -> None:
-        self.left, self.open = files, builtins.open
-
-    def __call__(self, file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-        handle = self.open(file, mode, *args, **options)
-        if "w" not in mode:
-            return handle
-        self.left -= 1
-        if self.left < 0:
-            handle.write = self.full
-        return handle
-
-    def full(self, content: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.parametrize("files", [0, 1, 2])
-def test_a_full_disk_leaves_the_model_that_was_there(files, folder, monkeypatch):
-    before = contents(folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(writing, "open", Disk(files), raising=False)
-        with pytest.raises(OSError, match="No space left"):
-            make(dtype=torch.float32).save_pretrained(folder)
-    assert contents(folder) == before
-
-
-@pytest.mark.parametrize("renames", [0, 1, 2])
-def test_an_interrupt_leaves_one_of_the_two_models(renames, folder, monkeypatch):
-    other, calls, replace = make(dtype=torch.float32), [], os.replace
-
-    def interrupted(source: Path, target: Path) -> None:
-        calls.append(target)
-        if len(calls) == renames + 1:
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            other.save_pretrained(folder)
-    x = rows()
-    loaded = ImpFlow.from_pretrained(folder, verify=True)
-    assert torch.equal(loaded.log_prob(x), other.log_prob(x))
-    assert not [name for name in contents(folder) if name.startswith(".")]
-
-
-def test_a_card_is_kept_unless_another_is_given(model, folder):
-    assert "ImpFlow.from_pretrained" in (folder / CARD).read_text()
-    (folder / CARD).write_text("mine")
-    model.save_pretrained(folder)
-    assert (folder / CARD).read_text() == "mine"
-    model.save_pretrained(folder, card="new")
-    assert (folder / CARD).read_text() == "new"
-
-
-def test_saving_changes_no_answer(model, tmp_path):
-    x = rows()
-    before = model.log_prob(x)
-    model.save_pretrained(tmp_path / "made" / "on the way")
-    assert not model.training
-    assert torch.equal(model.log_prob(x), before)
-
-
-@pytest.fixture
-def uploads(monkeypatch) -> list[dict[str, Any]]:
-    """What would have gone to the Hub."""
-    calls: list[dict[str, Any]] = []
-
-    def upload(self: HfApi, *, folder_path: Path, **options: Any) -> str:
-        loaded = FlowModel.from_pretrained(folder_path, verify=True)
-        calls.append({"model": loaded, "files": set(os.listdir(folder_path)), **options})
-        return "commit"
-
-    class Made:
-        repo_id = "me/flow"
-
-    api = huggingface_hub.hub_mixin.HfApi
-    monkeypatch.setattr(api, "create_repo", lambda self, **options: Made)
-    monkeypatch.setattr(api, "upload_folder", upload)
-    return calls
-
-
-PUSHES = {
-    "push_to_hub": lambda m, f: m.push_to_hub("me/flow", commit_message="new"),
-    "save_pretrained": lambda m, f: m.save_pretrained(
-        f, push_to_hub=True, repo_id="me/flow", commit_message="new"
-    ),
-}
-
-
-@pytest.mark.parametrize("push", PUSHES.values(), ids=PUSHES)
-def test_what_is_pushed_is_what_is_saved(push, model, tmp_path, uploads):
-    push(model, tmp_path / "flow")
-    (upload,) = uploads
-    assert upload["repo_id"] == "me/flow"
-    assert upload["commit_message"] == "new"
-    assert upload["files"] == {CONFIG, WEIGHTS, GOLDEN, CARD}
-    x = rows()
-    assert torch.equal(upload["model"].log_prob(x), model.log_prob(x))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_narrow_weights_are_widened(dtype, tmp_path):
-    make().save_pretrained(tmp_path)
-    weights = load_file(tmp_path / WEIGHTS)
-    narrow = {k: t.to(dtype) if t.is_floating_point() else t for k, t in weights.items()}
-    save_file(narrow, tmp_path / WEIGHTS)
-    description = json.loads((tmp_path / "config.json").read_text())
-    description["weights"] = None
-    (tmp_path / "config.json").write_text(json.dumps(description))
-    model = FlowModel.from_pretrained(tmp_path)
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert bool(model.log_prob(rows(dtype=torch.float32)).isfinite().all())
-
-
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    model = make()
-    with torch.no_grad():
-        next(model.parameters()).fill_(torch.nan)
-    with pytest.raises(ModelError, match="holds NaN or infinity: the model is not saved"):
-        model.save_pretrained(tmp_path / "saved")
-    assert not (tmp_path / "saved").exists()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_weights_in_half_precision_are_not_saved(dtype, tmp_path):
-    with pytest.raises(ModelError, match=r"is in torch\.\w*float16, .*: save model.float\(\)"):
-        make().to(dtype).save_pretrained(tmp_path / "saved")
-    assert not (tmp_path / "saved").exists()
-
-
-class Mine(ImpFlow):
-    """A user's own."""
-
-
-def test_a_subclass_is_saved_as_what_it_derives_from(tmp_path, monkeypatch):
-    saved = Mine(make().config).eval()
-    saved.save_pretrained(tmp_path)
-    for kind in (Mine, ImpFlow, FlowModel):
-        loaded = kind.from_pretrained(tmp_path, verify=True)
-        assert type(loaded) is (ImpFlow if kind is FlowModel else kind)
-    with pytest.raises(ModelError, match="holds a model of type ImpFlow, not ResFlow"):
-        ResFlow.from_pretrained(tmp_path)
-    (tmp_path / "README.md").unlink()
-    monkeypatch.chdir(tmp_path)
-    saved.save_pretrained(".")
-    assert f'ImpFlow.from_pretrained("{tmp_path.name}")' in (tmp_path / "README.md").read_text()
-
-
-def test_what_could_not_be_loaded_is_not_saved(tmp_path):
-    model = make()
-    block = next(iter(model.blocks()))
-    block.net_x = torch.nn.Linear(2, 2).double()
-    message = r"tensors \d+ missing .*: the saved model could not be loaded"
-    with pytest.raises(ModelError, match=message):
-        model.save_pretrained(tmp_path / "never")
-    assert not (tmp_path / "never").exists()

@@ -239,3 +239,21 @@ def reported(block: ResidualBlock, x: Tensor, context: Tensor | None = None) -> 
 def length(x: Tensor) -> Tensor:
     """The 2-norm of each row, `[B]`."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+class Linear(nn.Module):
+    """`g(x) = A x`, whose log-determinant is known and the same everywhere."""
+
+    def __init__(self, matrix, lipschitz=None):
+        super().__init__()
+        self.matrix = nn.Parameter(matrix)
+        self.lipschitz = lipschitz
+
+    def forward(self, x):
+        return x @ self.matrix.mT
+
+
+def contraction(features, kappa):
+    """A random matrix of 2-norm `kappa`."""
+    matrix = torch.randn(features, features, dtype=torch.float64)
+    return kappa * matrix / torch.linalg.matrix_norm(matrix, 2)

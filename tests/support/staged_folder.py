@@ -11,6 +11,7 @@ from support.small_models import make
 
 from impflow_zoo import ResFlow
 from impflow_zoo.models.config import to_json
+from impflow_zoo.models.folder import SCORES
 from impflow_zoo.publishing import staging
 
 FACTS = {
@@ -44,3 +45,8 @@ def stage(folder: Path, seed: int = 0) -> Path:
     (folder / "training.json").write_text(json.dumps(FACTS))
     staging.stage(None, folder)
     return folder
+
+
+def sent(folder: Path) -> list[Path]:
+    """What is published of a folder: scores of rows stay in the repository."""
+    return [path for path in folder.iterdir() if path.name != SCORES]
