@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from impflow_zoo import ImpFlowTransform, Solver
 from impflow_zoo.lipschitz.activations import Sin
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.flow import FlowModel
 
 __all__ = [
@@ -161,6 +162,7 @@ def public_model(model: FlowModel, folder: Path) -> tuple[FlowModel, Callable[[]
 
     Raises:
         NoCheckoutError: if the folder is no checkout of it.
+        ConfigError: if its nets have learned frequencies.
     """
     code, copied = read_code(folder), copy.deepcopy(model)
     np.random.seed(0)  # which draws how many terms a series has
@@ -223,7 +225,15 @@ def _settings(case: Case) -> dict[str, Any]:
 
 
 def _net(code: SimpleNamespace, net: Any) -> _Net:
-    """One of our nets with its weights, in the public code's layers."""
+    """One of our nets with its weights, in the public code's layers.
+
+    Raises:
+        ConfigError: if the net has learned frequencies, which that code does not know.
+    """
+    if net.log_frequencies:
+        raise ConfigError(
+            "the public code has no learned frequencies: config.frequency=null is needed"
+        )
     shape = getattr(net, "shape", None) or (net.features,)
     steps: list[nn.Module] = []
     first = getattr(net, "first", None)  # which nets on images may begin with

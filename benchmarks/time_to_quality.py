@@ -1,11 +1,13 @@
 """Bits/dim against minutes: our ImpFlow beside the public ImpFlow code, one thread each.
 
     python benchmarks/time_to_quality.py hub_configs/impflow-cifar10/recipe.yaml --data FOLDER \
-        --public CHECKOUT --minutes 60 --out DIR [--resume]
+        --public CHECKOUT --public-set config.activation=lipswish config.frequency=null \
+        --minutes 60 --out DIR [--resume]
 
-Both sides start from the same weights of the recipe's model and see the same batches. Adam, the
-clipping and the moving average of the weights are the recipe's; the learning rate falls by a cosine
-of the time that is used, so that both end with a rate of zero. The public code's blocks have the
+Both sides see the same batches. They start from the same weights too, unless `--public-set` changes
+settings of the public side's nets: that code has no learned frequencies. Adam, the clipping and the
+moving average of the weights are the recipe's; the learning rate falls by a cosine of the time that
+is used, so that both end with a rate of zero. The public code's blocks have the
 settings of its `train_img.py`. The averaged weights of both are scored by our code on the recipe's
 validation rows. Minutes are CPU minutes of training steps; the sides take turns, a tenth of the
 time each. DIR gets `curves.json`, `curves.png`, and a checkpoint of each side.
@@ -27,6 +29,7 @@ from typing import Any
 import torch
 from public_code import give_back, public_model
 from torch import Tensor
+from variants import read_changed
 
 from impflow_zoo.data import Source
 from impflow_zoo.mistakes import in_one_line
@@ -147,18 +150,24 @@ def take(model: FlowModel, ours: FlowModel) -> None:
     ours.load_state_dict(model.state_dict())
 
 
-def sides(recipe: Recipe, rows: Source, public: Path) -> dict[str, Side]:
-    """Ours and the public code's, with the same weights."""
+def started(recipe: Recipe, rows: Source) -> FlowModel:
+    """The recipe's model of ours, whose layers have seen their first batch."""
     settings = recipe.runs[0]
     torch.manual_seed(settings.seed)
     model = model_class(recipe.model)(recipe.config)
     many = Batches(rows, STARTED_ON, flip=settings.flip, seed=settings.seed)
     with torch.no_grad():
         model.train().encode(model.dequantise(*many.of(0)).float())
-    theirs, after_step = public_model(model, public)
+    return model
+
+
+def sides(recipe: Recipe, other: Recipe, rows: Source, public: Path) -> dict[str, Side]:
+    """Ours by a recipe and the public code's by another: with the same weights, if they agree."""
+    model, like = started(recipe, rows), started(other, rows)
+    theirs, after_step = public_model(like, public)
     return {
-        "ours": Side(model, settings, model, take),
-        "public code": Side(theirs, settings, model, give_back, after_step),
+        "ours": Side(model, recipe.runs[0], model, take),
+        "public code": Side(theirs, other.runs[0], like, give_back, after_step),
     }
 
 
@@ -212,6 +221,9 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data")
     parser.add_argument("--public", type=Path, required=True, help="a checkout")
+    parser.add_argument(
+        "--public-set", nargs="*", default=[], help="section.key=value for its side"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="CPU minutes of each side")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
@@ -222,7 +234,8 @@ def main() -> None:
     settings = recipe.runs[0]
     rows, validation = open_splits(recipe, options.data)
     options.out.mkdir(parents=True, exist_ok=True)
-    both: dict[str, Any] = sides(recipe, rows, options.public)
+    other = read_changed(options.recipe, options.public_set)
+    both: dict[str, Any] = sides(recipe, other, rows, options.public)
     files = {name: options.out / f"{name.replace(' ', '-')}.pt" for name in both}
     for name, side in both.items():
         if options.resume and files[name].exists():

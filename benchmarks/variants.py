@@ -23,7 +23,7 @@ from impflow_zoo import evaluate, training
 from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.folder import LOG, RECIPE
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.recipe import Recipe, read_recipe
 
 
 def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -45,6 +45,14 @@ def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
                 f"{setting}: section.key=value is needed, as in training.batch_size=32"
             )
     return recipe
+
+
+def read_changed(path: Path, settings: list[str]) -> Recipe:
+    """The recipe of a file, its first stage alone, with settings changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / RECIPE
+        file.write_text(yaml.safe_dump(changed(yaml.safe_load(path.read_text()), settings)))
+        return read_recipe(file)
 
 
 def main() -> None:

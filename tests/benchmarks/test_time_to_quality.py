@@ -16,10 +16,13 @@ from support.command_line import call
 from support.image_models import make
 from support.image_sets import photograph, save
 from support.public_checkout import made_up
-from time_to_quality import Side, factor, main, minutes_until, take
+from time_to_quality import Side, factor, main, minutes_until, sides, take
+from variants import read_changed
 
 from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.recipe import TrainingSettings, read_recipe
+from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
 
 CURVE = [(1.0, 5.0), (2.0, 4.0), (4.0, 3.0), (5.0, 3.5)]
@@ -121,3 +124,24 @@ def test_it_draws_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (tmp_path / "out" / "curves.png").exists()
     refused = call(script, "x", recipe, *given, "--public", tmp_path / "set", "--minutes", "1e-6")
     assert refused.code == 2
+
+
+def test_the_public_side_may_have_other_settings_and_needs_them_for_frequencies(
+    tmp_path: Path,
+) -> None:
+    config = {"kind": "image", "image_size": [4, 4], "blocks": [1], "width": 3}
+    config |= {"activation": "sin", "frequency": 0.4}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"model": "ImpFlow", "config": config}))
+    code = made_up(tmp_path / "code")
+    draws = numpy.random.default_rng(0)
+    splits = {"train": 70, "validation": 4}
+    images = {name: [photograph(draws, 4, 4) for _ in range(n)] for name, n in splits.items()}
+    recipe = read_recipe(path)
+    rows, _ = open_splits(recipe, str(save(tmp_path / "set", **images)))
+    with pytest.raises(ConfigError, match="frequencies"):
+        sides(recipe, recipe, rows, code)
+    set_to = ["config.frequency=null", "config.activation=lipswish"]
+    both = sides(recipe, read_changed(path, set_to), rows, code)
+    assert both["ours"].model.config.frequency == 0.4
+    assert both["public code"].ours.config.activation == "lipswish"
