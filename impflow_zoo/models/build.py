@@ -100,7 +100,7 @@ class TableBuilder(_Builder):
 
 
 class ImageBuilder(_Builder):
-    """Makes the map of a flow on images; the first net of a model has no preactivation."""
+    """Makes the map of a flow on images."""
 
     config: ImageConfig
 
@@ -157,7 +157,7 @@ class ImageBuilder(_Builder):
         if config.net == "dense":
             depth, kernel = len(config.kernels) - 1, config.kernels[0]
             return LipschitzDenseNet(*sizes, depth, kernel, config.activation, *constants)
-        layers = config.kernels, config.activation, not first
+        layers = config.kernels, config.activation, config.preactivation and not first
         return LipschitzConvNet(*sizes, *layers, *constants, frequency=config.frequency)
 
 

@@ -74,9 +74,9 @@ def updated(data: Any) -> Any:
     plain = kind.removeprefix("published-")
     if plain not in ("tabular", "image"):
         return data
-    once = {**_ONCE, "preactivation": plain == "image"}
+    once = _ONCE
     if plain == "tabular":
-        data = {"net": "spectral", **data}
+        data, once = {"net": "spectral", **data}, {**_ONCE, "preactivation": False}
     if kind != plain or data.get("stored_norms") is True:
         kind, once = f"published-{plain}", {"stored_norms": True, "centred_actnorm": True}
         once |= {"actnorm_ends": data.get("actnorm", True)} if plain == "tabular" else {}

@@ -58,8 +58,9 @@ class ImageConfig:
         net: `"conv"` (`LipschitzConvNet`) or `"dense"` (`LipschitzDenseNet`).
         width: channels of the hidden layers; in dense nets, channels that a layer adds.
         kernels: sizes of the convolutions of a net; a dense net has a layer for all but the last.
-        activation: activation of every net, see `LipschitzMLP`. Every convolutional net but the
-            first one of the model also starts with an activation.
+        activation: activation of every net, see `LipschitzMLP`.
+        preactivation: every convolutional net but the first one of the model also starts with an
+            activation.
         frequency: initial value of the learned frequencies of the channels, see
             `LipschitzConvNet`; None for no learned frequencies.
         lipschitz: bound on every net's Lipschitz constant, below 1.
@@ -89,6 +90,7 @@ class ImageConfig:
     width: int = 64
     kernels: tuple[int, ...] = (3, 1, 3)
     activation: str = "lipswish"
+    preactivation: bool = True
     frequency: float | None = None
     lipschitz: float = 0.9
     squeeze_first: bool = False

@@ -54,9 +54,8 @@ class PublishedImageConfig(ImageConfig):
     """A multi-scale flow on images as published weights describe one, with `CentredActNorm`.
 
     Arguments:
-        preactivation: every convolutional net but the first one of the model starts with an
-            activation, and every fully connected one.
-        first_preactivation: the first one does so too.
+        preactivation: as in `ImageConfig`, and every fully connected net starts with one.
+        first_preactivation: the first net of the model does so too.
         norm: norms of the layers of all nets, see `spaces`.
         fc_blocks: number of fully connected blocks on the flattened map at the end.
         fc_hidden: sizes of their hidden layers.
@@ -65,7 +64,6 @@ class PublishedImageConfig(ImageConfig):
 
     kind: ClassVar[str] = "published-image"
 
-    preactivation: bool = True
     first_preactivation: bool = False
     norm: str = "2"
     fc_blocks: int = 0

@@ -16,7 +16,7 @@ from support.image_models import MODELS, draw, make, raw
 from support.image_sets import image_set, pictures
 from torch import Tensor, nn
 
-from impflow_zoo import ImageConfig, ImpFlow, ResFlow, evaluate
+from impflow_zoo import ImageConfig, ImpFlow, LipschitzConvNet, ResFlow, evaluate
 from impflow_zoo.data import DataError, ImageFormat, ImageSource
 from impflow_zoo.models.config import parse, to_json
 from impflow_zoo.models.fields import ConfigError
@@ -50,6 +50,15 @@ def test_values_without_logdets(name: str) -> None:
     torch.testing.assert_close(
         model.decode(z), model.transform.inverse(z)[0], rtol=1e-12, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_all_nets_but_the_first_start_with_an_activation_if_the_config_says_so(
+    starts: bool,
+) -> None:
+    model = make("plain", ResFlow, preactivation=starts)
+    nets = [m for m in model.modules() if isinstance(m, LipschitzConvNet)]
+    assert [net.first is not None for net in nets] == [False, starts]
 
 
 def test_what_leaves_early_is_the_second_half_of_the_channels() -> None:

@@ -24,7 +24,6 @@ TABLE = {
     "stored_norms": False,
 }
 IMAGE = {
-    "preactivation": True,
     "first_preactivation": False,
     "norm": "2",
     "stored_norms": False,
@@ -47,6 +46,13 @@ def test_fields_that_say_nothing_are_dropped(config, legacy):
     data = json.loads(json.dumps(to_json(config)))
     assert parse(updated({**data, **legacy})) == config
     assert parse(updated(data)) == config
+
+
+def test_a_preactivation_counts_in_configs_of_images():
+    """Tables of ours have none; of images every version has written it, or it is true."""
+    data = json.loads(json.dumps(to_json(ImageConfig(preactivation=False))))
+    assert parse(updated(data)) == ImageConfig(preactivation=False)
+    assert parse(updated({"kind": "image", "preactivation": True})) == ImageConfig()
 
 
 def test_configs_of_tables_from_before_there_was_a_choice_of_nets():
