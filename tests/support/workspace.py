@@ -139,7 +139,7 @@ class Workspace:
     def _model_of(self, words: list[str], document: Path) -> str | None:
         """The model that a command is about: its recipe, its own name, or whose card it is in."""
         for word in words:
-            for name in (Path(word).name, Path(word).parent.name):
+            for name in (Path(word).stem, Path(word).parent.name):
                 if name and (self.root / "hub_configs" / name / "recipe.yaml").is_file():
                     return name
         named = document.parent.name
