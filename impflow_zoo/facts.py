@@ -20,6 +20,7 @@ __all__ = [
     "Repeat",
     "TrainingFacts",
     "forget_beyond",
+    "hardware_of",
     "means",
     "read_lines",
     "read_log",
@@ -176,7 +177,7 @@ def read_log(log: Path) -> TrainingFacts:
             steps=lines[-1]["step"],
             rows_seen=lines[-1]["rows_seen"],
             minutes=round(lines[-1]["seconds"] / 60, 1),
-            hardware=known.get("hardware", "not recorded"),
+            hardware=" and ".join(hardware_of(lines)) or "not recorded",
             skipped_steps=max(line.get("skipped", 0) for line in lines),
             unconverged_fraction=sum(unconverged) / max(1, len(unconverged)),
             curve=tuple(
@@ -221,6 +222,11 @@ def forget_beyond(folder: Path, step: int) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; what is none is left out, as the last one of a killed run may be cut."""
     return [line for text in path.read_text(errors="replace").splitlines() if (line := _line(text))]
+
+
+def hardware_of(lines: list[dict[str, Any]]) -> list[str]:
+    """The hardware that a log names, each once: a resumed run may go on with another."""
+    return list(dict.fromkeys(line["hardware"] for line in lines if "hardware" in line))
 
 
 def _line(text: str) -> dict[str, Any] | None:

@@ -22,6 +22,8 @@ COPIED = {
     "CHANGELOG.md": "project/changelog",
     "MODEL_CARD.md": "project/model-card",
     "benchmarks/README.md": "project/benchmarks",
+    "benchmarks/recipes.md": "project/recipes",
+    "benchmarks/speed-notes.md": "project/speed-notes",
     "conversion/README.md": "project/conversion",
 }
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")

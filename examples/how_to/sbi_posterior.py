@@ -39,8 +39,8 @@ def simulate(theta):
 
 # %%
 # sbi calls the function once, with the first simulations: their shapes and their scale are all
-# that it needs. The simulations go through a small network first, as a block adds a context to
-# its hidden layers by a linear map alone.
+# that it needs. A small network maps the simulations first: a block itself adds only a linear map
+# of its context to its hidden layers.
 
 
 def build(theta, x):

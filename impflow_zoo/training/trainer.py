@@ -19,7 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
-from impflow_zoo.facts import TrainingFacts, forget_beyond, means, read_log, start_log, write_line
+from impflow_zoo.facts import (
+    TrainingFacts,
+    forget_beyond,
+    hardware_of,
+    means,
+    read_lines,
+    read_log,
+    start_log,
+    write_line,
+)
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
@@ -164,6 +173,8 @@ class Trainer:
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
             forget_beyond(self.folder, self.state["step"])
+            if hardware_of(read_lines(self.folder / LOG))[-1:] != [self.processes.description]:
+                self._log(hardware=self.processes.description)
 
     def checkpoint(self) -> None:
         """Write everything a resumed run needs."""

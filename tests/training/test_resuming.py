@@ -17,8 +17,10 @@ from impflow_zoo import (
     create_model,
 )
 from impflow_zoo.data import open_source
+from impflow_zoo.facts import read_log
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CHECKPOINT, RECIPE, WEIGHTS
+from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS
+from impflow_zoo.processes import Processes
 from impflow_zoo.scoring import score
 from impflow_zoo.training import Trainer
 
@@ -97,6 +99,15 @@ def test_time_ends_a_run_in_order(uninterrupted, tmp_path):
     assert train(recipe, tmp_path, max_minutes=0.0)["step"] == 1
     train(recipe, tmp_path, resume=True)
     assert_same_run(tmp_path, whole)
+
+
+def test_a_run_resumed_on_another_machine_names_both(uninterrupted, tmp_path, monkeypatch):
+    recipe, _ = uninterrupted
+    train(recipe, tmp_path, max_minutes=0.0)
+    first = log(tmp_path)[0]["hardware"]
+    monkeypatch.setattr(Processes, "description", "another machine")
+    train(recipe, tmp_path, resume=True)
+    assert read_log(tmp_path / LOG).hardware == f"{first} and another machine"
 
 
 def test_a_finished_run_has_nothing_to_resume(uninterrupted):
