@@ -108,17 +108,17 @@ def from_transform(
     """A normflows model with a standard normal base from an nflows transform.
 
     Arguments:
-        transform: data -> noise. Each part of a composite becomes a layer. Composites inside it
-            stay whole, so log-determinants are added in the same order and densities agree to
-            the last digit.
+        transform: data -> noise. Each part of a `CompositeTransform` becomes a layer. Composites
+            inside it and sub-classes stay whole, so parts see the same contexts, and
+            log-determinants are added in the same order.
         shape: shape of a row of noise.
         conditional: make a `ConditionalNormalizingFlow`, which passes contexts to every layer.
 
     Returns:
         A model that shares its parameters with the transform.
     """
-    composite = isinstance(transform, CompositeTransform)
-    parts = list(transform._transforms) if composite else [transform]
+    # A sub-class may change the context of its parts: it stays whole.
+    parts = list(transform._transforms) if type(transform) is CompositeTransform else [transform]
     layers = [TransformLayer(part) for part in reversed(parts)]
     base = nf.distributions.DiagGaussian(shape, trainable=False)
     tensors = [*transform.parameters(), *transform.buffers(), torch.empty(0)]

@@ -20,17 +20,22 @@ from impflow_zoo.normflows import (
 )
 
 MODELS = {"ImpFlow": ImpFlow, "ResFlow": ResFlow}
+TABLE_CHANGES = {
+    "unconditional": {},
+    "conditional": {"context_features": 2},
+    "embedded": {"context_features": 2, "embedding_net": (5, 4)},
+}
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("context", [None, 2], ids=["unconditional", "conditional"])
+@pytest.mark.parametrize("change", TABLE_CHANGES.values(), ids=TABLE_CHANGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_models_convert(kind, context, dtype):
-    config = TabularConfig(3, blocks=2, hidden_features=(8, 8), context_features=context)
+def test_models_convert(kind, change, dtype):
+    config = TabularConfig(3, blocks=2, hidden_features=(8, 8), **change)
     model = MODELS[kind](config).to(dtype)
     x = torch.randn(16, 3, dtype=dtype) * 3 + 1
-    rows = () if context is None else (torch.randn(16, context, dtype=dtype),)
-    model.fit_preprocessing(x)
+    rows = (torch.randn(16, 2, dtype=dtype) * 5 + 2,) if change else ()
+    model.fit_preprocessing(x, *rows)
     model.log_prob(x, *rows)  # starts the ActNorm
     model.eval()
     theirs = model.to_normflows()
@@ -51,6 +56,7 @@ IMAGE_CHANGES = {
     "plain": {},
     "factor-out": {"factor_out": True},
     "conditional": {"context_features": 2},
+    "labels": {"context_columns": ("label",), "classes": 3},
 }
 
 
@@ -63,6 +69,7 @@ def test_image_models_convert(kind, change, dtype):
     model = MODELS[kind](config).to(dtype)
     x = torch.rand(3, 1, 8, 8, dtype=dtype)
     rows = (torch.randn(3, 2, dtype=dtype),) if "context_features" in change else ()
+    rows = (torch.tensor([[0], [2], [1]]).to(dtype),) if "classes" in change else rows
     model.log_prob(x, *rows)  # starts the ActNorm
     model.eval()
     theirs = model.to_normflows()
