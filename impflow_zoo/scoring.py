@@ -34,6 +34,7 @@ from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 __all__ = ["Score", "model_input", "open_rows", "score", "source_options"]
 
 _BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
+_KEPT = 100  # rows for a round trip
 _TWICE = 500  # rows that models of a single probe score again, with another one
 _FIGURES = ("log_prob", "variance", "steps", "tail", "bound")
 
@@ -154,10 +155,11 @@ def score(
                 desc="scoring",
             ) as bar,
         ):
-            parts = []
+            parts, missing = [], _KEPT
             for batch in source.batches(batch_size, limit, processes.share):
                 bar.update(len(batch.index) + batch.left_out)
-                parts.append(_score_batch(model, batch, seed, source.name))
+                parts.append(_score_batch(model, batch, seed, source.name, missing))
+                missing = max(0, missing - len(batch.index))
             own = _joined(parts)
     except NUMERICAL_ERRORS as error:
         own = error  # the others wait to hear of it
@@ -173,7 +175,7 @@ def score(
     return scored
 
 
-def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str) -> Score:
+def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str, kept: int) -> Score:
     if not len(batch.index):
         return replace(_NOTHING, skipped=batch.left_out)
     x = model_input(model, batch, seed)
@@ -198,7 +200,7 @@ def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str) -> Score:
         {key: figures.double().cpu() for key, figures in zip(_FIGURES, found, strict=True)},
         report.logdets[0].mode if report.logdets else "exact",
         batch.left_out,
-        x[:100].cpu(),
+        x[:kept].cpu().clone(),
     )
 
 
@@ -222,11 +224,12 @@ def _warn_of_rows_without_density(batch: Batch, log_prob: Tensor, name: str) -> 
 
 def _joined(parts: list[Score]) -> Score:
     parts = [_NOTHING, *parts]
+    first = [part.first for part in parts if part.first is not None]
     return Score(
         {key: torch.cat([part.figures[key] for part in parts]) for key in _FIGURES},
         next((part.logdet for part in parts if part.logdet), ""),
         sum(part.skipped for part in parts),
-        next((part.first for part in parts if part.first is not None), None),
+        torch.cat(first)[:_KEPT] if first else None,
     )
 
 

@@ -73,6 +73,16 @@ def test_a_closed_form_gives_its_number(kind, metric):
     assert result.round_trip < 1e-10
 
 
+def test_the_rows_of_the_round_trip_do_not_depend_on_batches():
+    rows = open_source("toy:moons", "test")
+    model = affine(ImpFlow)
+    whole = score(model, rows, seed=0, limit=300).first
+    parts = score(model, rows, seed=0, limit=300, batch_size=7).first
+    assert whole.shape == (100, 2)
+    assert torch.equal(whole, parts)
+    assert whole.untyped_storage().nbytes() == whole.nbytes  # the other rows are let go
+
+
 def test_a_wrong_inverse_is_seen(monkeypatch):
     model = affine(ImpFlow)
     decode = model.decode
