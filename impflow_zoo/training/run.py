@@ -104,8 +104,6 @@ def train(
     start = None if init_from is None else ModelFolder.open(locate(init_from))
     first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
     kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
-    if resume and processes.first:
-        write_whole(folder / RECIPE, kept)  # which may have more stages now
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     for stage, settings in enumerate(recipe.runs[first:], start=first):
         trainer = Trainer(
@@ -124,8 +122,8 @@ def train(
             trainer.go_on()
         else:
             trainer.prepare(start)
-            if processes.first:
-                write_whole(folder / RECIPE, kept)
+        if processes.first:
+            write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
         if not trainer.finished:
             trainer.run(deadline)
         if trainer.stopped or not trainer.finished or trainer.state["best"] is None:
@@ -178,6 +176,11 @@ def _check_resumed(
         _check_same(folder, recipe)
         return True
     if folder.has(LOG):
+        if folder.has(WEIGHTS):
+            raise CheckpointError(
+                f"{folder.name} holds weights but no {CHECKPOINT} to go on from: start a new run "
+                "with another --out (and --init-from for these weights)"
+            )
         _check_same(folder, recipe)
         lines = read_lines(folder.path / LOG)
         if init_from is None and any({"before", "init_from"} & line.keys() for line in lines):

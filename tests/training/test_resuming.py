@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,29 @@ def test_another_recipe_s_run_is_not_begun_anew(uninterrupted, tmp_path):
     (tmp_path / CHECKPOINT).unlink()
     with pytest.raises(ModelError, match="was trained with another recipe"):
         train(write_recipe(tmp_path / "recipe"), tmp_path, resume=True)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_that_lost_its_checkpoint_keeps_its_model(uninterrupted, tmp_path):
+    recipe, whole = uninterrupted
+    run = shutil.copytree(whole, tmp_path / "run")
+    (run / CHECKPOINT).unlink()
+    before = contents(run)
+    with pytest.raises(ModelError, match="holds weights but no checkpoint.safetensors to go on"):
+        train(recipe, run, resume=True)
+    assert contents(run) == before
+
+
+def test_a_refused_run_keeps_its_recipe(uninterrupted, tmp_path):
+    recipe, _ = uninterrupted
+    train(recipe, tmp_path, seed=5, max_minutes=0.0)
+    before = contents(tmp_path)
+    with pytest.raises(ModelError, match="was started with seed 5"):
+        train(recipe, tmp_path, resume=True)
+    assert contents(tmp_path) == before
 
 
 def test_the_first_checkpoint_comes_within_a_minute(tmp_path, monkeypatch):
