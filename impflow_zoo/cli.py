@@ -159,36 +159,6 @@ def sample(
 
 
 @app.command()
-def reconstruct(
-    model: Model,
-    dataset: Dataset = None,
-    split: Split = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Number of rows.")] = 16,
-    picture: Annotated[Path | None, typer.Option(help="PNG of images before and after.")] = None,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """Encode rows, decode them again, and print the largest error."""
-    from impflow_zoo import evaluation, pictures
-    from impflow_zoo.processes import together
-
-    picture = picture and pictures.output_file(picture, (".png",))
-    loaded = registry.create_model(model, device=together(device).device)
-    if picture is not None and len(loaded.config.shape) != 3:
-        raise ModelError(f"{model} is not an image model: leave --picture out")
-    result = evaluation.reconstruct(loaded, dataset, split, n=n)
-    if picture is not None:
-        titles = ("images", "encoded and decoded again")
-        pictures.draw_images([result.rows, result.decoded], picture, titles)
-    text = (
-        f"{len(result.rows)} rows of {model}: largest error {result.largest_error:g} in the data's "
-        f"units, {result.largest_float_error:.1e} before rounding"
-    )
-    errors = {key: getattr(result, key) for key in ("largest_error", "largest_float_error")}
-    _say(text, {"model": model, "n": len(result.rows), **errors}, as_json=as_json)
-
-
-@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="recipe.yaml of a model.")],
     data: Annotated[
@@ -253,7 +223,6 @@ def train(
 @app.command()
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Prove the Lipschitz bounds and check the golden batch."""
-    from impflow_zoo.lipschitz.certify import certify as certify_module
     from impflow_zoo.lipschitz.certify import worst
     from impflow_zoo.lipschitz.sandwich import lipsdp_bounds
     from impflow_zoo.models.store import check_certificate, verify
@@ -262,11 +231,11 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     folder = loaded.folder
     assert folder is not None, "a model that was loaded has a folder"
     stated, golden = folder.config(), folder.has(GOLDEN)
-    if golden:
+    certificates = (
         verify(loaded, folder, stated)
-    else:
-        check_certificate(loaded, folder.name, stated.certificate)
-    certificates = certify_module(loaded)
+        if golden
+        else check_certificate(loaded, folder.name, stated.certificate)
+    )
     whole, lipsdp = worst(certificates), lipsdp_bounds(loaded)
     nets, lines = [], []
     for c in certificates:

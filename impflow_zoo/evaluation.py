@@ -24,7 +24,7 @@ from impflow_zoo.registry import Split, create_model, scored_split
 from impflow_zoo.scoring import Score, model_input, open_rows, score, source_options
 from impflow_zoo.smoke import few_rows
 
-__all__ = ["Reconstruction", "Result", "evaluate", "reconstruct", "shown_rows"]
+__all__ = ["Result", "evaluate", "shown_rows"]
 
 
 @dataclass(frozen=True)
@@ -273,62 +273,3 @@ def _round_trip(model: FlowModel, scored: Score) -> float:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)
     return float(error.max())
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """Rows before and after encoding and decoding.
-
-    Arguments:
-        rows: rows as the model takes them (images with the bits of the model), `[N, ...]`.
-        decoded: the same rows after encoding and decoding.
-        largest_error: largest difference in the units of the rows: grey levels for images.
-        largest_float_error: the same before rounding, on the scale of the transform's input.
-    """
-
-    rows: Tensor
-    decoded: Tensor
-    largest_error: float
-    largest_float_error: float
-
-
-@torch.no_grad()
-def reconstruct(
-    model: FlowModel,
-    dataset: str | os.PathLike[str] | None = None,
-    split: str | None = None,
-    *,
-    n: int = 16,
-) -> Reconstruction:
-    """Encode the first rows of a data set and decode them again.
-
-    Values start in the middle of their rounding step, so rounding at the end removes errors of up
-    to half a step.
-
-    Arguments:
-        model: a model in evaluation mode.
-        dataset: as in `evaluate`.
-        split: as in `evaluate`.
-        n: number of rows, at least one.
-
-    Raises:
-        ModelError: for another number of rows, or contexts without names.
-        DataError: if the data cannot be opened or do not fit the model.
-        SolverError: if a root is not found.
-    """
-    if not (is_whole(n) and n >= 1):
-        raise ModelError(f"n={n!r}: a whole number of at least 1 is needed")
-    where = scored_split(model, dataset, split)
-    source = open_rows(model.config, where.dataset, where.split, where.revision)
-    rows = source.rows(range(min(n, len(source))))
-    middle = torch.full(rows.shape, 0.5, dtype=torch.float64)
-    reference = next(model.parameters())
-    x, context = model.parted(model.dequantise(rows, middle).to(reference))
-    shown, back = model.to_data(x), model.decode(model.encode(x, context), context)
-    decoded, difference = model.to_data(back), model.preprocessing.difference
-    return Reconstruction(
-        shown,
-        decoded,
-        float(difference(decoded.double(), shown.double()).abs().max()),
-        float(difference(back, x).abs().max()),
-    )

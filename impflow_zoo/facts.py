@@ -196,7 +196,7 @@ def read_log(log: Path) -> TrainingFacts:
 
 
 def start_log(folder: Path, stage: int) -> None:
-    """An empty log; that of the stage before, counted from 1, is kept under its number."""
+    """Start an empty log; the log of the stage before is kept as `log-N`, N counted from 1."""
     path = folder / LOG
     earlier = path.with_stem(f"{path.stem}-{stage}")
     if stage and path.is_file() and not earlier.exists():
@@ -220,7 +220,7 @@ def forget_beyond(folder: Path, step: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; what is none is left out, as the last one of a killed run may be cut."""
+    """The valid lines of a log: the last one of a killed run may be cut."""
     return [line for text in path.read_text(errors="replace").splitlines() if (line := _line(text))]
 
 

@@ -59,12 +59,12 @@ class Processes:
         return range(n * self.rank // self.count, n * (self.rank + 1) // self.count)
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Put the sum over all processes in place of each tensor; the same bits in all."""
+        """Replace each tensor by its sum over all processes; all get the same bits."""
         if self.count > 1:
             self._exchange(list(tensors), lambda flat: _accelerate().reduce(flat, "sum"))
 
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Put the first process's in place of each tensor."""
+        """Overwrite each tensor with the first process's."""
         if self.count > 1:
             self._exchange(list(tensors), lambda flat: _accelerate().broadcast(flat))
 

@@ -33,8 +33,6 @@ __all__ = [
     "with_seed",
 ]
 
-_RETIRED = ("beside", "data_argument")  # in cards of recipes of former versions
-
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -215,8 +213,6 @@ def read_recipe(path: Path) -> Recipe:
         if "model" not in data:
             raise ConfigError(f"it names no model: {' or '.join(model_names())}")
         training, words, stages = (data.get(key) or {} for key in ("training", "card", "stages"))
-        if isinstance(words, dict):
-            words = {key: value for key, value in words.items() if key not in _RETIRED}
         recipe = Recipe(
             model_class(data["model"]).__name__,
             parse(data.get("config")),
@@ -293,5 +289,9 @@ def _stated(settings: Any) -> Any:
 def with_seed(text: bytes, seed: int) -> bytes:
     """The text of a recipe with another seed, without its comments."""
     sections = yaml.safe_load(text)
-    sections["training"] = {**(sections.get("training") or {}), "seed": seed}
+    training = sections.get("training") or {}
+    for stage in sections.get("stages") or ():
+        if "seed" in stage:
+            stage["seed"] += seed - training.get("seed", 0)
+    sections["training"] = {**training, "seed": seed}
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()

@@ -126,8 +126,8 @@ class Record:
             return tuple(found)
         except ValueError as error:
             raise ModelError(
-                f"{self.folder.name}: {RESULTS} is damaged ({readable(error)}): stage the model "
-                "again"
+                f"{self.folder.name}: {RESULTS} is damaged ({readable(error)}): delete it and "
+                "stage the model again"
             ) from None
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class RowNumbers:
 
     Arguments:
         log_prob: its log-density in nats.
-        error: standard error of the estimate.
+        error: standard error of the estimate, NaN if it is not known.
         round_trip: largest error of decoding its latents, in the units that the model takes.
         steps, steps_back: evaluations of a net per root, from data to latents and back; 0 if there
             are no roots.
@@ -46,8 +47,9 @@ class RowNumbers:
         """The figures as a Markdown table."""
         shown = ", ".join(f"{value:.4f}" for value in self.latents[:6].tolist())
         more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
+        error = "" if math.isnan(self.error) else f" ± {self.error:.2g}"
         lines = {
-            "log-density": f"{self.log_prob:.4f} ± {self.error:.2g} nats",
+            "log-density": f"{self.log_prob:.4f}{error} nats",
             "in the model's metric": self.in_metric,
             "round-trip error": f"{self.round_trip:.1e}",
             "iterations per root": f"{self.steps:.1f}, on the way back {self.steps_back:.1f}",

@@ -43,12 +43,13 @@ def serve(
         scratch = Path(folder)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(scratch / "gradio")
-        os.environ["HF_DATASETS_CACHE"] = str(scratch / "datasets")
         try:
+            import datasets
             import gradio
             import matplotlib  # noqa: F401
         except ImportError:
             raise ModelError("the demo needs gradio: pip install 'impflow_zoo[demo]'") from None
+        datasets.config.HF_DATASETS_CACHE = scratch / "datasets"
         from impflow_zoo.demo.exhibits import Hall
         from impflow_zoo.demo.page import build, first_picture
         from impflow_zoo.demo.uploads import LARGEST

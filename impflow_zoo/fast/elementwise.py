@@ -28,10 +28,7 @@ class Sine:
         return _apply(torch.sin, np.sin, h, h)
 
     def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
-        """Write `f(h)`, what `bend` needs beside it, and `f'(h)` in the place of `h`.
-
-        Unless `keeps`, `kept` is `value` itself, and left at that.
-        """
+        """Write `f(h)` to `value`, `f'(h)` over `h`, and if `keeps` what `bend` needs to `kept`."""
         _apply(torch.sin, np.sin, h, kept)
         _apply(torch.cos, np.cos, h, h)
 

@@ -278,5 +278,5 @@ def _cat(parts: list[Tensor]) -> Tensor:
 
 
 def _by_columns(weight: Tensor) -> Tensor:
-    """A matrix as a factor on the right: products read narrow ones 2 to 5 times as fast so."""
+    """A matrix laid out as a right factor: products with narrow ones are 2 to 5 times faster."""
     return weight.mT.contiguous().mT if weight.shape[1] < weight.shape[0] else weight

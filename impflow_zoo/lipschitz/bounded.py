@@ -51,7 +51,7 @@ class BoundedNet(nn.Module):
         *,
         first: int | None = None,
     ) -> None:
-        """Make what stands between layers of such widths, and `first` of its own width or None."""
+        """Make the activations after layers of these widths, and `first`, of its width or None."""
         size = self.context_features
         self.context_layers = nn.ModuleList(nn.Linear(size, width) for width in widths if size)
         self.first = None if first is None else make_activation(kind, first)
@@ -91,7 +91,7 @@ class BoundedNet(nn.Module):
         return self.bounded_layers()[i].in_use(norms[i], scale)
 
     def folded(self, i: int) -> tuple[Function, Scale, Scale]:
-        """Activation `i`, -1 for the first, as a function, and what stands before and after it."""
+        """Activation `i`, -1 for the first, as a function, and the scales before and after it."""
         activation = self.activations[i] if i >= 0 else cast(nn.Module, self.first)
         function, before, after = folded(activation)
         if self.log_frequencies:

@@ -44,7 +44,7 @@ class LipschitzLayer(nn.Module):
     coefficient: float
 
     def state(self) -> tuple[Tensor, ...]:
-        """What `converge` depends on and brings about; nothing if evaluation goes without it."""
+        """The tensors that `converge` reads and writes; none if evaluation does not need it."""
         return self.weight, self.u, self.v
 
     @torch.no_grad()

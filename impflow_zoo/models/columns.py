@@ -139,7 +139,7 @@ def angles_of(config: ColumnsConfig) -> list[int]:
 
 
 def on_plain(config: ColumnsConfig, make: Callable[[int], Transform]) -> list[Transform]:
-    """A transform of the columns that are no angles: these keep their scale. None if all are."""
+    """A transform of the columns that are no angles; angles keep their scale. None if all are."""
     angles = angles_of(config)
     plain = [i for i in range(config.features) if i not in angles]
     if not angles:

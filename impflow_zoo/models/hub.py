@@ -126,8 +126,8 @@ def check_repository(repo_id: str) -> None:
 def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) -> Iterator[None]:
     """Errors of the Hub keep their type and say in one line what happened and what helps.
 
-    Their own texts are pages of advice, or those of the connection below, which may quote a
-    header with a token in it. Failures of the connection come as `LocalEntryNotFoundError`: the
+    The Hub's own messages are pages long, and messages of the connection may quote a header with
+    a token in it. Failures of the connection come as `LocalEntryNotFoundError`: the
     file could not be fetched, and the cache does not have it. In `loading`, the name may have been
     meant for a folder; where a model `saves` itself within, a `RuntimeError` may be torch's.
     """

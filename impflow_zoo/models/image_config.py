@@ -116,10 +116,10 @@ class ImageConfig:
         whole = not any(n % halvings for n in self.image_size)
         require(whole, "image_size", self.image_size, expected)
         if self.context_columns or self.classes:
-            one, classes = len(self.context_columns) == 1, self.classes or 0
+            one, given = len(self.context_columns) == 1, self.context_features
             require(one, "context_columns", self.context_columns, "the name of one column")
-            require(2 <= classes <= 256, "classes", self.classes, "between 2 and 256")
-            require(self.context_features in (None, 1), "context_features", 1, "1 for a label")
+            require(2 <= (self.classes or 0) <= 256, "classes", self.classes, "between 2 and 256")
+            require(given in (None, 1), "context_features", given, "1 for a label")
             object.__setattr__(self, "context_features", 1)
         require_sizes(self, "image_size", "blocks", "width", "context_features")
         require_choice("net", self.net, ("conv", "dense"))

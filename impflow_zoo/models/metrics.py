@@ -13,8 +13,8 @@ class Metric:
     """A way to report log-densities."""
 
     unit: str
-    per_nat: float  # what a nat of log-density adds to a value; per dimension where the metric is
-    text: str  # what a card says that it is
+    per_nat: float  # change of the metric by a nat of log-density, before a division by dimensions
+    text: str  # description on cards
     round_trip: str  # what errors of decoding encoded rows are measured in
 
     @property

@@ -167,7 +167,7 @@ def _answers(model: FlowModel, x: Tensor, context: Tensor | None) -> dict[str, T
 
 
 @torch.no_grad()
-def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
+def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> list[Certificate]:
     """Reproduce the golden batch and the bounds of save time, or raise a `WeightsError`."""
     if not folder.has(GOLDEN):
         raise WeightsError(f"{folder.name} has no {GOLDEN}: nothing to verify against")
@@ -182,11 +182,13 @@ def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> None:
     except (AssertionError, KeyError, ValueError) as error:
         what = f"{folder.name}: the model does not reproduce {GOLDEN}"
         raise WeightsError(f"{what}: {readable(error)}") from None
-    check_certificate(model, folder.name, stated.certificate)
+    return check_certificate(model, folder.name, stated.certificate)
 
 
-def check_certificate(model: FlowModel, name: str, certificate: Iterable[Certificate]) -> None:
-    """Refuse bounds above those recorded at save time, or of other nets, by a `WeightsError`."""
+def check_certificate(
+    model: FlowModel, name: str, certificate: Iterable[Certificate]
+) -> list[Certificate]:
+    """Prove bounds, and refuse those above the recorded ones by a `WeightsError`."""
     recorded = {c.name: c.bound for c in certificate}
     found = {c.name: c for c in certify(model)}
     if recorded.keys() != found.keys():
@@ -195,6 +197,7 @@ def check_certificate(model: FlowModel, name: str, certificate: Iterable[Certifi
         proven = found[net].bound
         if bound is not None and (proven is None or proven > bound * (1 + 1e-6)):
             raise WeightsError(f"{name}: {found[net]}, but {CONFIG} records {bound}")
+    return list(found.values())
 
 
 def _double_copy(model: FlowModel, config: Config) -> FlowModel:

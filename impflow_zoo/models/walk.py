@@ -23,10 +23,10 @@ def walk(
     backwards: bool = False,
     **asked: Any,
 ) -> tuple[Tensor, Tensor]:
-    """What comes of rows, `[B, ...]`, and the log-determinants, `[B]`.
+    """The transformed rows, `[B, ...]`, and the log-determinants, `[B]`.
 
     Arguments:
-        transform: the transform; the parts of those that are made of others are walked through.
+        transform: the transform; a composite is walked through part by part.
         x: the rows.
         context: one context per row, or None.
         backwards: noise -> data.

@@ -20,7 +20,7 @@ class Solved:
     """The solutions of the systems."""
 
     u: Tensor  # the solutions, with the shape of the right-hand sides
-    residual: Tensor  # `|t - (I + J)^T u| / |t|`, `[B]`; of dense solutions what it may be
+    residual: Tensor  # `|t - (I + J)^T u| / |t|`, `[B]`; an estimate for dense solutions
     failed: Tensor  # rows that were not solved, `[B]`
     products: int  # with the Jacobian, that Krylov spaces took
     rtol: float

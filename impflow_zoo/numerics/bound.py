@@ -139,7 +139,7 @@ class Linearization:
         return self.value
 
     def moved(self, x: Tensor) -> Linearization:
-        """The same at another tensor of the same numbers, in the graph of that."""
+        """The linearization at a tensor of the same values, in the graph of that tensor."""
         return self.net.linearize(x)
 
     def state(self) -> list[Tensor]:

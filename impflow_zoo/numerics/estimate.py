@@ -45,7 +45,7 @@ class Estimate:
 
     @property
     def variance(self) -> Tensor:
-        """That of the value, `[B]`: 0 for exact ones, NaN for a single draw."""
+        """Variance of `value`, `[B]`: 0 in the mode `exact`, NaN for a single draw."""
         if self.draws is not None and len(self.draws) > 1:
             return self.draws.var(dim=0) / len(self.draws)
         return torch.full_like(self.value, 0.0 if self.mode == "exact" else math.nan)
@@ -108,7 +108,7 @@ def _roulette(
 ) -> Estimate:
     """The randomly stopped series of Chen et al. (2019), equations 6 and 8.
 
-    So many terms are always taken; it stops at most at their rate.
+    The first `exact` terms are always taken. Then it stops at a rate of `1 - kappa`, at most 0.5.
     """
     stop = min(1 - kappa if kappa is not None and kappa < 1 else 0.1, 0.5)
     lengths = exact + probes.lengths(point.x, stop)
@@ -141,7 +141,7 @@ def truncated(
     """The mean of a series over seeded probes, differentiable as it is; `details` adds the bias."""
     loosest = _default_rtol(point.x.dtype)
     rtol, terms, form = min(settings.rtol or loosest, loosest), None, 1e-3 * loosest
-    if settings.mode == "truncated":  # by name it is the plain series: its terms are counted
+    if settings.mode == "truncated":  # asked for by name: the plain series of `n_terms`
         rtol, terms, form = 0.0, settings.n_terms, 0.0
     product = partial(point.vjp, create_graph=gradient)
     values, biases = [], []

@@ -35,7 +35,7 @@ class ResidualMap:
     salt: int = 0  # tells the seeded probes of this map from those of others
     probes: Probes = field(default_factory=Probes)  # where probes come from
     report: Report | None = None  # filled in with roots and log-determinants
-    doubts: Doubts | None = None  # what waits for the end of a longer call; None: nothing waits
+    doubts: Doubts | None = None  # checks for the end of the call; None: check at once
 
     def value(self, x: Tensor) -> Tensor:
         """`r(x)`."""
@@ -83,7 +83,7 @@ class ResidualMap:
     def _logdet(
         self, x: Tensor, *, gradient: bool, at: Linearization | None = None
     ) -> tuple[Linearization, Tensor]:
-        """The net at `x`, which may be that of `at` moved there, and its log-determinant."""
+        """The linearization at `x`, from that at `at` if given, and its log-determinant."""
         mode = self.logdet.resolve(x.shape[1:].numel(), training=self.training)
         differentiable = gradient and mode == "truncated"
         if at is None or differentiable:
@@ -144,8 +144,8 @@ class _ImplicitRoot(torch.autograd.Function):
         point = ctx.kind(ctx.net, *ctx.saved_tensors)
         with torch.autocast(t.device.type, enabled=False):
             if point.value is not ctx.value():
-                # What torch.utils.checkpoint or save_on_cpu brought back: a product with its graph
-                # would bring everything back again.
+                # torch.utils.checkpoint and save_on_cpu return new tensors, and would do so again
+                # for every product.
                 point = ctx.net.linearize(point.x.detach())
             point.known_jacobian = ctx.known[0] if ctx.known else None
             solved = solve_transposed(point, t, ctx.rtol)

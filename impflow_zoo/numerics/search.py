@@ -54,7 +54,7 @@ class _Rows:
     point: Tensor  # iterate and the residual there, side by side, `[B, 2 d]`
     usable: Tensor  # False where an iterate strayed and `point` is the best one instead, `[B]`
     best: Tensor  # length of the least residual; NaN where the first one was not finite, `[B]`
-    best_point: Tensor  # the point of that, `[B, 2 d]`
+    best_point: Tensor  # `point` where `best` was reached, `[B, 2 d]`
     status: Tensor  # a `Status`; of rows that go on it is `MAX_STEPS`, `[B]`
     steps: Tensor  # evaluations spent, `[B]`
 
@@ -128,7 +128,7 @@ def find_roots(
         found.goal = tolerance
     status = torch.where(found.best <= tolerance, int(Status.CONVERGED), found.status)
     status = torch.where(found.best < math.inf, status, int(Status.NOT_FINITE))
-    # An iterate longer than that cancels its own residual.
+    # Beyond this length rounding makes residuals meaningless.
     far = wide_norm(found.best_w()) > found.size * (1e-2 / torch.finfo(y.dtype).eps)
     status = torch.where(far, int(Status.STALLED), status)
     residual = found.best.nan_to_num(math.inf)

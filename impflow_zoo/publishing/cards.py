@@ -89,7 +89,7 @@ def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:
 
 
 def readable(other: Record) -> bool:
-    """Whether the files can be read that cards beside a model's take figures from; warns if not."""
+    """Whether the files can be read whose figures other cards show; warns if not."""
     try:
         _ = other.entries, other.facts, other.recipe, other.parameters
     except (ModelError, OSError) as error:

@@ -47,10 +47,11 @@ def markdown(header: str, rows: Iterable[Sequence[str]]) -> str:
 def table(pairs: Sequence[Pair]) -> str:
     """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better.
 
-    Its error is that over the same rows, row by row, where both folders have the scores of rows,
-    else that of two independent means, which is larger. Where recipes were trained with several
-    seeds, their means are compared, and the spread over seeds enters the error. "At equal time" is
-    how far ahead ImpFlow was on validation by the minute in which ResFlow's training ended.
+    Its error is the standard error of differences row by row if both folders have the scores of
+    rows, else the error of the difference of two independent means, which is larger. Where recipes
+    were trained with several seeds, their means are compared, and the spread over seeds enters the
+    error. "At equal time" is how far ahead ImpFlow was on validation by the minute in which
+    ResFlow's training ended.
     """
     header = "data | parameters | rows seen | ImpFlow | ResFlow | at equal time | ImpFlow ahead by"
     return markdown(header, map(_cells, pairs))

@@ -250,7 +250,7 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
 def _with_columns(config: Config, rows: Source) -> Config:
     """The config with the names of a table's columns, if it has none and they do.
 
-    Rows with others are not to be scored in their place, nor these in another order.
+    Data with other columns are then refused, and columns are read in the right order.
     """
     if isinstance(config, ImageConfig) or not (isinstance(rows, TableSource) and rows.named):
         return config

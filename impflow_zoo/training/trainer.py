@@ -281,13 +281,23 @@ class Trainer:
         value = float(model.preprocessing.metric(found).mean())
         self._log(validation=value if math.isfinite(value) else None)
         best = self.state["best"]
-        if math.isfinite(log_prob) and (best is None or log_prob > best):
+        better = math.isfinite(log_prob) and (best is None or log_prob > best)
+        if better and self._keep(model):
             self.state.update(best=log_prob, best_step=self.state["step"], waited=0)
-            if self.processes.first:
-                model.save_pretrained(self.folder)
         else:
             self.state["waited"] += 1
         self._write_facts()
+
+    def _keep(self, model: FlowModel) -> bool:
+        """Save a model; False if it cannot decode its golden batch."""
+        kept = True
+        if self.processes.first:
+            try:
+                model.save_pretrained(self.folder)
+            except NUMERICAL_ERRORS as error:
+                kept = False
+                warnings.warn(f"not saved: {error}", NumericalWarning, stacklevel=3)
+        return self.processes.gather(kept)[0]
 
     def _write_facts(self) -> None:
         """What the run says of its cost and progress so far."""

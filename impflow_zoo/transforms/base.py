@@ -223,7 +223,7 @@ class NotFiniteError(ValueError):
     """A tensor holds NaN or infinity."""
 
 
-# What weights may have become, as opposed to mistakes of a user: training goes on over these.
+# Numerical failures, not mistakes of a user: training skips them and goes on.
 NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
 
 

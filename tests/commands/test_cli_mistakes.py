@@ -107,10 +107,6 @@ MISTAKES = {
         ["evaluate", _conditional, "--dataset", "toy:moons"],
         "contexts have no names",
     ),
-    "conditional rows": (
-        ["reconstruct", _conditional, "--dataset", "toy:moons"],
-        "contexts have no names",
-    ),
     "picture in no folder": (
         ["evaluate", "{plane}", "--picture", "{}/none/x.png"],
         "none does not exist",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+import datasets
 import pytest
 
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server sets for its process is undone."""
-    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR", "HF_DATASETS_CACHE"):
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path("a", "b"))
 
 
 def test_without_the_extra_it_is_told_what_to_install(run, monkeypatch):
@@ -19,6 +22,12 @@ def test_without_the_extra_it_is_told_what_to_install(run, monkeypatch):
     outcome = run("demo")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == "impflow-zoo: the demo needs gradio: pip install 'impflow_zoo[demo]'\n"
+
+
+def test_copies_of_uploads_go_to_the_folder_that_is_removed(run):
+    pytest.importorskip("gradio", reason="the demo needs the extra demo")
+    run("demo", "--host", "203.0.113.1")
+    assert datasets.config.HF_DATASETS_CACHE.parent.name.startswith("impflow-zoo-")
 
 
 MISTAKES = {

@@ -145,7 +145,7 @@ def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
 def test_damaged_results_stop_no_evaluation(content, folder):
     (folder / RESULTS).write_text(content)
     assert evaluate(folder, limit=5).published is None
-    with pytest.raises(ModelError, match=r"results.json is damaged \(.*\): stage the model again"):
+    with pytest.raises(ModelError, match=r"results.json is damaged \(.*\): delete it and stage"):
         _ = Record(ModelFolder.open(folder)).entries
 
 

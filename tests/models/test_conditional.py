@@ -21,7 +21,6 @@ from impflow_zoo import (
     training,
 )
 from impflow_zoo.data import DataError
-from impflow_zoo.evaluation import reconstruct
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import GOLDEN, read_safetensors
 
@@ -215,7 +214,6 @@ def test_a_recipe_trains_and_scores_a_file_of_ones_own(kind, tmp_path):
     assert result.value == pytest.approx(again.value, abs=1e-6)
     assert result.stderr > 0
     assert result.round_trip < 1e-4
-    assert reconstruct(model, str(file), "train", n=5).largest_error < 1e-3
 
 
 def test_a_file_without_a_context_column_is_refused(tmp_path):
@@ -224,10 +222,9 @@ def test_a_file_without_a_context_column_is_refused(tmp_path):
         evaluate(made("ImpFlow"), str(tmp_path / "test.csv"))
 
 
-@pytest.mark.parametrize("ask", [evaluate, reconstruct])
-def test_contexts_without_names_are_not_read_from_data(ask):
+def test_contexts_without_names_are_not_read_from_data():
     with pytest.raises(ModelError, match="contexts have no names.*config.context_columns"):
-        ask(made("ImpFlow", 2), "toy:moons")
+        evaluate(made("ImpFlow", 2), "toy:moons")
 
 
 def test_a_toy_gives_one_column_given_the_other():

@@ -11,7 +11,6 @@ from support.checkout import CHECKOUT
 from support.small_models import write_recipe
 
 from impflow_zoo import create_model, evaluate, training
-from impflow_zoo.evaluation import reconstruct
 
 GUIDE = (CHECKOUT / "docs" / "columns.md").read_text()
 
@@ -48,7 +47,6 @@ def test_the_recipe_of_the_guide_trains_and_samples(tmp_path):
     assert result.n == 300
     assert result.round_trip < 1e-3
     assert [column.column for column in result.predictive] == config["columns"]
-    assert reconstruct(model, str(file), "train", n=20).largest_error < 1e-2
     x = model.sample(200, torch.tensor([[1.0], [7.0]]))
     assert x.shape == (2, 200, 4)
     humidity, rain, wind, _ = x.flatten(0, 1).T

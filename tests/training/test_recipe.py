@@ -42,7 +42,7 @@ def test_every_section_is_read(tmp_path):
         config={"kind": "tabular", "features": 2, "columns": ["a", "b"], "lipschitz": 0.5},
         data={"dataset": "owner/data", "revision": "abc", "validation_rows": 10},
         training={"steps": 7, "learning_rate": 1, "final_learning_rate": None, "patience": 3},
-        card={"limits": ["one"], "data_argument": "of a former version"},
+        card={"limits": ["one"]},
     )
     recipe = read_recipe(path)
     assert recipe.config == TabularConfig(features=2, columns=("a", "b"), lipschitz=0.5)

@@ -21,7 +21,7 @@ from impflow_zoo.facts import Part, TrainingFacts
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS
 from impflow_zoo.publishing import staging
-from impflow_zoo.recipe import fingerprint, read_recipe
+from impflow_zoo.recipe import fingerprint, read_recipe, with_seed
 
 STAGES: list[dict[str, object]] = [
     {"steps": 4},
@@ -70,6 +70,14 @@ def test_settings_of_stages_are_those_of_all_but_for_their_own(whole):
     assert [s.learning_rate for s in recipe.runs] == [1e-3, 5e-4, 1e-3]
     assert [s.seed for s in recipe.with_seed(7).runs] == [7, 8, 9]
     assert fingerprint(recipe) == fingerprint(recipe.with_seed(7))
+
+
+def test_another_seed_moves_the_seeds_that_stages_name(tmp_path):
+    recipe = write(tmp_path / "recipe", [{"steps": 4}, {"steps": 3, "seed": 9}])
+    moved = tmp_path / "moved.yaml"
+    moved.write_bytes(with_seed(recipe.read_bytes(), 7))
+    assert [s.seed for s in read_recipe(moved).runs] == [7, 16]
+    assert read_recipe(moved) == read_recipe(recipe).with_seed(7)
 
 
 def test_stages_are_runs_from_the_weights_of_the_one_before(whole, tmp_path):

@@ -218,6 +218,22 @@ def test_a_validation_that_fails_is_noted_and_training_goes_on(error, tmp_path, 
     ]
 
 
+def test_weights_that_cannot_decode_are_not_kept(tmp_path, scripted, monkeypatch):
+    scripted([2.0, 1.0])
+    run = trainer(tmp_path, steps=2, validate_every=1)
+    good, calls = ImpFlow.save_pretrained, itertools.count()
+
+    def bad_at_first(*arguments, **options):
+        if next(calls) == 0:
+            raise SolverError("no root")
+        return good(*arguments, **options)
+
+    monkeypatch.setattr(ImpFlow, "save_pretrained", bad_at_first)
+    with pytest.warns(NumericalWarning, match="not saved: no root"):
+        state = run.run()
+    assert (state["step"], state["best"], state["best_step"]) == (2, 1.0, 2)
+
+
 def test_an_error_of_one_process_reaches_the_others(monkeypatch):
     """They would wait for its share for ever."""
     model, rows = make(blocks=1), open_toy("moons", 10)
