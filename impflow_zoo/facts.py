@@ -146,7 +146,9 @@ class TrainingFacts:
             steps=steps,
             rows_seen=before.rows_seen + self.rows_seen,
             minutes=round(before.minutes + self.minutes, 1),
-            hardware=" and ".join(dict.fromkeys(part.hardware for part in parts)),
+            hardware=" and ".join(
+                dict.fromkeys(one for part in parts for one in part.hardware.split(" and "))
+            ),
             skipped_steps=before.skipped_steps + self.skipped_steps,
             unconverged_fraction=sum(unconverged) / max(1, steps),
             curve=(*before.curve, *curve),

@@ -109,7 +109,7 @@ def from_transform(
 
     Arguments:
         transform: data -> noise. Each part of a `CompositeTransform` becomes a layer. Composites
-            inside it and sub-classes stay whole, so parts see the same contexts, and
+            inside it, and sub-classes, stay whole layers: parts see the same contexts, and
             log-determinants are added in the same order.
         shape: shape of a row of noise.
         conditional: make a `ConditionalNormalizingFlow`, which passes contexts to every layer.

@@ -20,8 +20,8 @@ from impflow_zoo.data import TOYS
 # The net has one hidden layer with tied weights: ``g(x) = s kappa V^T f(V x)`` with ``|V| <= 1``, a
 # sign ``s``, and ``f(t) = tanh(c t + b) / c`` for each neuron. The slope of ``f`` is in [0, 1], so
 # the norm of the Jacobian is at most ``kappa``. If a net has the attribute ``lipschitz``, the
-# solver reports error bounds of its roots. ``certify`` asks the method ``certificate`` for a proved
-# bound; here the largest rounding error of the norm is added.
+# solver reports error bounds of its roots. ``certify`` asks the method ``certificate`` for a bound;
+# this one leaves a generous margin for rounding.
 
 
 class Tied(nn.Module):

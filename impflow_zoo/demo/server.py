@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from impflow_zoo.models.fields import ModelError
@@ -39,8 +40,8 @@ def serve(
             this machine, or the port is taken.
         DataError: if the data are not what the model takes.
     """
-    with tempfile.TemporaryDirectory(prefix="impflow-zoo-") as folder:
-        scratch = Path(folder)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="impflow-zoo-")))
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(scratch / "gradio")
         try:
@@ -49,6 +50,8 @@ def serve(
             import matplotlib  # noqa: F401
         except ImportError:
             raise ModelError("the demo needs gradio: pip install 'impflow_zoo[demo]'") from None
+        before = datasets.config.HF_DATASETS_CACHE
+        stack.callback(setattr, datasets.config, "HF_DATASETS_CACHE", before)
         datasets.config.HF_DATASETS_CACHE = scratch / "datasets"
         from impflow_zoo.demo.exhibits import Hall
         from impflow_zoo.demo.page import build, first_picture

@@ -28,7 +28,7 @@ class Sine:
         return _apply(torch.sin, np.sin, h, h)
 
     def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
-        """Write `f(h)` to `value`, `f'(h)` over `h`, and if `keeps` what `bend` needs to `kept`."""
+        """Write `f(h)` to `value`, which is `kept` unless `keeps`, and `f'(h)` over `h`."""
         _apply(torch.sin, np.sin, h, kept)
         _apply(torch.cos, np.cos, h, h)
 

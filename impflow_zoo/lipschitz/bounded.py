@@ -51,7 +51,7 @@ class BoundedNet(nn.Module):
         *,
         first: int | None = None,
     ) -> None:
-        """Make the activations after layers of these widths, and `first`, of its width or None."""
+        """Make the activations after layers of these widths, and one of width `first` before."""
         size = self.context_features
         self.context_layers = nn.ModuleList(nn.Linear(size, width) for width in widths if size)
         self.first = None if first is None else make_activation(kind, first)

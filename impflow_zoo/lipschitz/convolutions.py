@@ -95,7 +95,7 @@ class LipschitzConv2d(LipschitzLayer):
         if not bool(self.weight.isfinite().all() and self.weight.any()):
             return None
         with torch.no_grad():
-            # A push: products never leave an exact singular vector, even of a smaller value.
+            # A push: products stay at an exact singular vector, even if others have larger values.
             v = unit(self.v + 1e-3 * self._other())
             for _ in range(5):
                 u, v, gain = self._leading(self.weight, v, 6)

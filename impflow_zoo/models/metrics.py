@@ -13,7 +13,7 @@ class Metric:
     """A way to report log-densities."""
 
     unit: str
-    per_nat: float  # change of the metric by a nat of log-density, before a division by dimensions
+    per_nat: float  # change of the metric per nat, before dividing by the number of dimensions
     text: str  # description on cards
     round_trip: str  # what errors of decoding encoded rows are measured in
 

@@ -89,7 +89,7 @@ def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:
 
 
 def readable(other: Record) -> bool:
-    """Whether the files can be read whose figures other cards show; warns if not."""
+    """Whether the files behind another model's figures can be read; warns if not."""
     try:
         _ = other.entries, other.facts, other.recipe, other.parameters
     except (ModelError, OSError) as error:

@@ -63,7 +63,7 @@ def train(
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder.
         resume: continue from the checkpoint in `out`, exactly as if never interrupted; recipe and
-            rows must be the same. Without a checkpoint, start from the beginning.
+            rows must be the same. Without a checkpoint or weights, start from the beginning.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
             instead of random ones. The cost of training that model is not counted.
         seed: overrides the seed of the recipe; to be given again with `resume`.

@@ -173,7 +173,7 @@ class Trainer:
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
             forget_beyond(self.folder, self.state["step"])
-            if hardware_of(read_lines(self.folder / LOG))[-1:] != [self.processes.description]:
+            if self.processes.description not in hardware_of(read_lines(self.folder / LOG)):
                 self._log(hardware=self.processes.description)
 
     def checkpoint(self) -> None:
@@ -282,7 +282,7 @@ class Trainer:
         self._log(validation=value if math.isfinite(value) else None)
         best = self.state["best"]
         better = math.isfinite(log_prob) and (best is None or log_prob > best)
-        if better and self._keep(model):
+        if self.processes.gather(better)[0] and self._keep(model):
             self.state.update(best=log_prob, best_step=self.state["step"], waited=0)
         else:
             self.state["waited"] += 1
@@ -296,7 +296,12 @@ class Trainer:
                 model.save_pretrained(self.folder)
             except NUMERICAL_ERRORS as error:
                 kept = False
-                warnings.warn(f"not saved: {error}", NumericalWarning, stacklevel=3)
+                warnings.warn(
+                    f"the weights of step {self.state['step']} are not saved, training goes on: "
+                    f"{error}",
+                    NumericalWarning,
+                    stacklevel=3,
+                )
         return self.processes.gather(kept)[0]
 
     def _write_facts(self) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import datasets
 import pytest
 
+from impflow_zoo.models.fields import ModelError
+
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server sets for its process is undone."""
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path("a", "b"))
 
 
 def test_without_the_extra_it_is_told_what_to_install(run, monkeypatch):
@@ -24,10 +25,20 @@ def test_without_the_extra_it_is_told_what_to_install(run, monkeypatch):
     assert outcome.err == "impflow-zoo: the demo needs gradio: pip install 'impflow_zoo[demo]'\n"
 
 
-def test_copies_of_uploads_go_to_the_folder_that_is_removed(run):
+def test_copies_of_uploads_go_to_the_folder_that_is_removed(run, monkeypatch):
     pytest.importorskip("gradio", reason="the demo needs the extra demo")
-    run("demo", "--host", "203.0.113.1")
-    assert datasets.config.HF_DATASETS_CACHE.parent.name.startswith("impflow-zoo-")
+    pytest.importorskip("matplotlib")
+    before, places = datasets.config.HF_DATASETS_CACHE, []
+
+    def stop(*_: object) -> None:
+        places.append(Path(datasets.config.HF_DATASETS_CACHE).parent)
+        raise ModelError("stop")
+
+    monkeypatch.setattr("impflow_zoo.demo.exhibits.Hall", stop)
+    assert run("demo").err == "impflow-zoo: stop\n"
+    assert [place.name.startswith("impflow-zoo-") for place in places] == [True]
+    assert not places[0].exists()
+    assert before == datasets.config.HF_DATASETS_CACHE
 
 
 MISTAKES = {
