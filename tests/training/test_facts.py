@@ -46,10 +46,3 @@ def test_facts_that_are_damaged(tmp_path, text):
     (tmp_path / TRAINING).write_text(text)
     with pytest.raises(ModelError, match="training.json is damaged: stage the model from its run"):
         TrainingFacts.read(tmp_path)
-
-
-def test_machines_of_stages_are_named_once():
-    one, two = (
-        TrainingFacts(steps=1, rows_seen=1, minutes=1.0, hardware=name) for name in ("a and b", "b")
-    )
-    assert two.after(one).hardware == "a and b"

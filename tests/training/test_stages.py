@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,4 @@ def test_shares_of_roots_are_weighted_by_steps():
     assert both.unconverged_fraction == pytest.approx(0.4)
     assert (both.skipped_steps, both.minutes, both.hardware) == (4, 2.1, "a and b")
     assert json.loads(both.text())["parts"][1]["hardware"] == "b"
+    assert last.after(replace(before, hardware="a and b")).hardware == "a and b"
