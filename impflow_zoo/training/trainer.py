@@ -173,7 +173,8 @@ class Trainer:
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
             forget_beyond(self.folder, self.state["step"])
-            if self.processes.description not in hardware_of(read_lines(self.folder / LOG)):
+            known = hardware_of(read_lines(self.folder / LOG))
+            if not self.finished and self.processes.description not in known:
                 self._log(hardware=self.processes.description)
 
     def checkpoint(self) -> None:
