@@ -50,10 +50,9 @@ def table(pairs: Sequence[Pair]) -> str:
     Its error is the standard error of differences row by row if both folders have the scores of
     rows, else the error of the difference of two independent means, which is larger. Where recipes
     were trained with several seeds, their means are compared, and the spread over seeds enters the
-    error. "At equal time" is how far ahead ImpFlow was on validation by the minute in which
-    ResFlow's training ended.
+    error.
     """
-    header = "data | parameters | rows seen | ImpFlow | ResFlow | at equal time | ImpFlow ahead by"
+    header = "data | parameters | rows seen | ImpFlow | ResFlow | ImpFlow ahead by"
     return markdown(header, map(_cells, pairs))
 
 
@@ -71,7 +70,6 @@ def _cells(pair: Pair) -> tuple[str, ...]:
         _both(record.parameters for record in pair),
         _both(record.facts.rows_seen if record.facts else None for record in pair),
         *map(_value, pair),
-        _at_equal_time(pair),
         f"{gain:+.4f} ± {error:.4f} {metric.unit}, {how}",
     )
 
@@ -103,19 +101,6 @@ def _curves(pair: Pair) -> list[Points] | None:
     """The validation curves of both, where both have one."""
     curves: list[Points] = [record.facts.curve for record in pair if record.facts]
     return curves if len(curves) == 2 and all(curves) else None
-
-
-def _at_equal_time(pair: Pair) -> str:
-    """The first model's lead in validation when the second model's training ended."""
-    curves = _curves(pair)
-    if curves is None:
-        return ""
-    sign, over = METRICS[_entry(pair[0]).metric].sign, curves[1][-1][1]
-    best = [
-        max((sign * value for _, seconds, value in curve if seconds <= over), default=-math.inf)
-        for curve in curves
-    ]
-    return f"{best[0] - best[1]:+.4f}"
 
 
 def scores_file(result: Result, recipe: Recipe) -> bytes:

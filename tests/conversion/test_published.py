@@ -52,7 +52,7 @@ def test_the_card_says_that_weights_are_due(name):
         pytest.skip("the weights are there: conversion wrote the card")
     card = (FOLDERS[name] / CARD).read_text()
     size = f"{Record(ModelFolder(FOLDERS[name])).parameters:,} parameters"
-    for said in (f"python -m conversion {name}_resflow", "MIT", "Weights pending", size):
+    for said in (f"python -m conversion {name}_resflow", "MIT", "No weights here yet", size):
         assert said in card
 
 
