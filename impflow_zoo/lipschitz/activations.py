@@ -199,6 +199,17 @@ def folded(
     return activation, 1.0, 1.0
 
 
+def contracts(activation: nn.Module) -> bool:
+    """Whether the constant of an activation is known to be at most 1.
+
+    Those of `ACTIVATIONS` have such a constant; other classes have to state slopes in [-1, 1].
+    """
+    if type(activation) in {type(make()) for make in ACTIVATIONS.values()}:
+        return not watched(activation) and getattr(activation, "alpha", 1.0) <= 1
+    low, high = slopes(activation) or (0.0, math.inf)
+    return not watched(activation) and max(-low, high) <= 1
+
+
 def expansion(activation: nn.Module | None) -> int:
     """How many times the features an activation returns."""
     return int(getattr(activation, "expansion", 1))

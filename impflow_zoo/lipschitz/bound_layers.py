@@ -44,7 +44,9 @@ class BoundLayers(BoundNet):
         self.shape, self.functions, self.weights, self.biases = shape, functions, weights, biases
         self.first, self.mixing = first, mixing
         scalars = [*(first or ())[1:], *(scalar for pair in mixing or () for scalar in pair)]
-        self.tensors = (*weights, *biases, *(s for s in scalars if isinstance(s, Tensor)))
+        called = (*functions, *(first or ())[:1])  # functions, or modules with parameters
+        own = [p for function in called for p in getattr(function, "parameters", tuple)()]
+        self.tensors = (*weights, *biases, *(s for s in scalars if isinstance(s, Tensor)), *own)
 
     def in_graph(self, x: Tensor) -> Tensor:
         if self.first is not None:

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import folded, make_activation, slopes, watched
+from impflow_zoo.lipschitz.activations import contracts, folded, make_activation, slopes, watched
 from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
 from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -157,7 +157,17 @@ class BoundedNet(nn.Module):
         return self.at(context).in_graph(x)
 
     def certificate(self) -> float | None:
-        """Upper bound on the net's Lipschitz constant at its current weights, in the 2-norm."""
+        """Upper bound on the net's Lipschitz constant at its current weights, in the 2-norm.
+
+        None if there is no proof: weights are not finite, or an activation has hooks or is not one
+        whose constant is known to be at most 1.
+        """
+        activations = [a for a in (self.first, *self.activations) if a is not None]
+        finite = all(bool(p.isfinite().all()) for p in self.parameters())
+        return self.bound() if finite and all(map(contracts, activations)) else None
+
+    def bound(self) -> float:
+        """The certificate of finite weights and activations with a constant of at most 1."""
         return math.prod(layer.norm_bound() for layer in self.bounded_layers())
 
 

@@ -56,7 +56,8 @@ def certify(model: nn.Module) -> list[Certificate]:
 def nets_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The nets of the blocks in a model, with their paths."""
     for path, block in model.named_modules():
-        for name in getattr(block, "nets", ()):
+        names = getattr(block, "nets", ())  # modules of users may have other things there
+        for name in names if isinstance(names, tuple) else ():
             yield f"{path}.{name}" if path else name, getattr(block, name)
 
 

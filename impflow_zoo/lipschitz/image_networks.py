@@ -136,8 +136,7 @@ class LipschitzDenseNet(BoundedNet):
         both = functional.normalize(functional.softplus(self.concatenation), dim=1)
         return [(old, new) for old, new in both]
 
-    def certificate(self) -> float:
-        """Upper bound on the Lipschitz constant of the net as it is, in the 2-norm."""
+    def bound(self) -> float:
         *dense, last = self.bounded_layers()
         bound: float = last.norm_bound()
         for layer, (old, new) in zip(dense, self.mixing(), strict=True):

@@ -91,9 +91,6 @@ class LipschitzLayer(nn.Module):
         if not bool((norm - self.sigma).abs() <= 16 * torch.finfo(norm.dtype).eps * norm):
             self.sigma.copy_(norm)
 
-    def extra_repr(self) -> str:
-        return f"weight: {tuple(self.weight.shape)}"
-
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """The weight in use, with the shape of `weight`; `training` as in `norms_of`."""
         return self.in_use(norms_of([self], training=training)[0])
@@ -218,5 +215,5 @@ def refresh_norms(module: nn.Module) -> None:
     """Run the power iteration of every layer to convergence, for instance before saving."""
     with without_autocast(module):
         for layer in module.modules():
-            if isinstance(layer, LipschitzLayer):
+            if isinstance(layer, LipschitzLayer) and layer.state():
                 layer.settle()

@@ -35,8 +35,8 @@ class CayleyLayer(LipschitzLayer):
 
     The pair is the Cayley transform of a free matrix. It is then divided by what rounding leaves
     of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. For
-    evaluation without gradients the pair is a buffer, as the vectors of other layers are: it is
-    computed again when any entry of the matrix has changed.
+    evaluation without gradients the pair is kept, outside of the state dict, and computed again
+    when any entry of the matrix has changed.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -158,6 +158,8 @@ class SandwichMLP(Perceptron):
                 f"activation {activation!r}: sandwich nets need slopes in [0, 1] and take "
                 f"{', '.join(SANDWICH_ACTIVATIONS)}"
             )
+        if frequency is None:
+            raise ValueError("frequency=None: a number is needed, such as 1.0")
         sizes = (features, hidden_features)
         super().__init__(*sizes, activation, lipschitz, context_features, frequency)
         widths = [features, *self.hidden_features, features]
