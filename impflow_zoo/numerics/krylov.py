@@ -83,7 +83,7 @@ class Krylov:
         `log(I + A)` is the integral of `A (I + t A)^-1` over `t` from 0 to 1. The space solves
         `(I + t A) u = v` with a residual of norm `t h |y_m| |v|`, where `h` is the last entry
         below the diagonal and `(I + t H) y = e_1`; the form inherits at most `1 / (1 - t kappa)`
-        times as much. The trapezoidal rule does not fall short of this convex integrand.
+        times as much. The trapezoidal rule with 17 points stands for the integral.
         """
         if not self.products:
             return torch.zeros_like(self.size)

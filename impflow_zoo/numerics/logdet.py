@@ -37,10 +37,11 @@ class LogDet:
         rtol: tolerance of `"solve"` and, in evaluation, of `"auto"` beyond 64 features; None is
             1e-3 in float32 and 1e-8 in float64. In evaluation `"auto"` takes the tighter of this
             and the default.
-        n_terms: number of terms of `"truncated"`; the largest number of terms in a Krylov
-            subspace; and the number of terms that `"roulette"` always takes (at most 2).
-        n_probes: number of probes that `"truncated"` averages over; the standard error needs two.
-        seed: seed of the probes of `"truncated"`.
+        n_terms: number of terms of `"truncated"`; the largest dimension of a Krylov subspace of
+            `"auto"` in evaluation; the number of terms that `"roulette"` always takes (at most 2).
+        n_probes: number of probes that estimates in evaluation average over; the standard error
+            needs two.
+        seed: seed of these probes.
 
     Raises:
         ValueError: for an unknown mode or series, or a number out of its range.

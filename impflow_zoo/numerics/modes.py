@@ -22,7 +22,7 @@ def recording(*, mode: bool = True) -> Iterator[None]:
 def without_autocast(*modules: nn.Module) -> Iterator[None]:
     """No rounding by autocast, neither on the CPU nor where the parameters are.
 
-    Autocast would also round float64, which proofs and golden batches use.
+    Autocast would round the products from which norms, weights and proofs are made.
     """
     places = {"cpu", *(p.device.type for module in modules for p in module.parameters())}
     with ExitStack() as stack:

@@ -43,10 +43,12 @@ class Probes:
         All rows of a batch share one draw, unless they have keys.
         """
         if self.keys is None:
-            return torch.empty(()).geometric_(stop).expand(len(like)).to(like.device)
+            return torch.empty((), device="cpu").geometric_(stop).expand(len(like)).to(like.device)
         number = next(self._drawn)
         draws = [
-            torch.empty(()).geometric_(stop, generator=_generator(self.FRESH, number, key))
+            torch.empty((), device="cpu").geometric_(
+                stop, generator=_generator(self.FRESH, number, key)
+            )
             for key in self.keys
         ]
         return torch.stack(draws).to(like.device) if draws else torch.zeros(0)

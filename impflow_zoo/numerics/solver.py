@@ -11,6 +11,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.bound import BoundNet, ModuleNet, Net
 from impflow_zoo.numerics.methods import METHODS
+from impflow_zoo.numerics.modes import recording
 from impflow_zoo.numerics.rows import wide_norm
 from impflow_zoo.numerics.search import Leg, Status, find_roots
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -171,7 +172,7 @@ class Solver:
 
         Arguments:
             g: a net, called as `g(w)`, or `g(w, context)` if there is a context; or a bound one.
-            y: right-hand sides, with shape `[B, ...]`, floating point.
+            y: right-hand sides, with shape `[B, ...]`, in float32 or float64.
             context: one context per row, or None.
             kappa: Lipschitz constant of `g` in the 2-norm, for the error bound.
             training: use the looser tolerances of training, and warn instead of raising.
@@ -182,11 +183,11 @@ class Solver:
 
         Raises:
             SolverError: if `throw`, not `training`, and a row was not solved.
-            ValueError: if `y` does not hold floating-point rows.
+            ValueError: if `y` does not hold such rows.
         """
-        if y.dim() < 2 or not y.is_floating_point():
+        if y.dim() < 2 or y.dtype not in (torch.float32, torch.float64):
             raise ValueError(
-                f"y of shape {tuple(y.shape)} and type {y.dtype}: rows of floating point are "
+                f"y of shape {tuple(y.shape)} and type {y.dtype}: rows of float32 or float64 are "
                 "needed, [B, ...]"
             )
         net = g if isinstance(g, BoundNet) else ModuleNet(g, context)
@@ -195,7 +196,7 @@ class Solver:
             solution.refuse(training=training)
         return solution
 
-    @torch.no_grad()
+    @recording(mode=False)
     def search(
         self,
         net: BoundNet,
@@ -206,6 +207,7 @@ class Solver:
     ) -> Solution:
         """`solve` without its checks: nothing is said of rows that were not solved."""
         rtol, atol = self.tolerances(y.dtype, training=training)
+        y = y.clone() if y.is_inference() else y
         if torch.is_autocast_enabled(y.device.type):
             rtol = max(rtol, 2 * torch.finfo(torch.get_autocast_dtype(y.device.type)).eps)
         # The length of a row may overflow, its tolerance does not: else anything would be a root.
