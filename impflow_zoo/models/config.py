@@ -37,11 +37,6 @@ def parse(data: Any) -> Config:
         raise ConfigError(
             f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"
         )
-    for key in rest.keys() & _ONCE.keys():
-        if key not in CONFIGS[kind].__dataclass_fields__:
-            raise ConfigError(
-                f"config key {key!r} belongs to converted checkpoints: convert the checkpoint again"
-            )
     names = {known: {f.name for f in dataclasses.fields(cls)} for known, cls in CONFIGS.items()}
     for key in rest:
         others = [repr(known) for known in names if key in names[known]]
@@ -50,35 +45,3 @@ def parse(data: Any) -> Config:
                 f"config key {key!r} belongs to kind {' or '.join(others)}, not {kind!r}"
             )
     return parse_dataclass(CONFIGS[kind], rest, "")
-
-
-# Fields that configs once had, each with the value that it always has today.
-_ONCE: dict[str, Any] = {
-    "actnorm_ends": False,
-    "centred_actnorm": False,
-    "fc_blocks": 0,
-    "fc_hidden": [128, 128],
-    "first_preactivation": False,
-    "norm": "2",
-    "stored_norms": False,
-}
-
-
-def updated(data: Any) -> Any:
-    """The JSON objects of a config that an earlier version may have written, as `parse` takes them.
-
-    Configs of tables from before there was a choice of nets leave `net` out. Those of converted
-    models from before they had kinds of their own are told by `stored_norms`.
-    """
-    kind = str(data.get("kind")) if isinstance(data, dict) else ""
-    plain = kind.removeprefix("published-")
-    if plain not in ("tabular", "image"):
-        return data
-    once = _ONCE
-    if plain == "tabular":
-        data, once = {"net": "spectral", **data}, {**_ONCE, "preactivation": False}
-    if kind != plain or data.get("stored_norms") is True:
-        kind, once = f"published-{plain}", {"stored_norms": True, "centred_actnorm": True}
-        once |= {"actnorm_ends": data.get("actnorm", True)} if plain == "tabular" else {}
-    data = {**data, "kind": kind}
-    return {key: value for key, value in data.items() if key not in once or value != once[key]}

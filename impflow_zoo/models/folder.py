@@ -22,7 +22,7 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate
 from impflow_zoo.models.classes import model_class, require_config
-from impflow_zoo.models.config import Config, parse, to_json, updated
+from impflow_zoo.models.config import Config, parse, to_json
 from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.writing import write_together
@@ -112,12 +112,7 @@ class ModelFolder:
         """
         name = os.fspath(model)
         if "@" in name and not os.path.isdir(name):
-            name, asked = name.rsplit("@", 1)
-            if revision not in (None, asked):
-                raise ModelError(
-                    f"{name}@{asked} names a revision: leave revision={revision!r} out"
-                )
-            revision = asked
+            name, revision = name.rsplit("@", 1)
         if os.path.isdir(name):
             if revision is not None:
                 raise ModelError(f"{name} is a folder and has no revisions: leave {revision!r} out")
@@ -166,7 +161,10 @@ class ModelFolder:
             certificate = convert(
                 data.get("certificate", ()), tuple[Certificate, ...], "certificate"
             )
-            config = parse(updated(data.get("config")))
+            settings = data.get("config")
+            if isinstance(settings, dict) and settings.get("kind") == "tabular":
+                settings = {"net": "spectral", **settings}  # as before there was a choice
+            config = parse(settings)
             require_config(kind, config)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {readable(error)}") from None

@@ -114,8 +114,6 @@ def test_bare_name_takes_the_namespace(hub, online, models, tmp_path, monkeypatc
     )
     assert online(load, str(tmp_path), f"{name}@{sha}") == second
     assert online(load, str(tmp_path), name, revision="main") == second
-    twice = online(load, str(tmp_path), f"{name}@{sha}", revision="main")
-    fails(twice, "ModelError", "names a revision: leave revision='main' out")
     assert online(_load_from, "elsewhere", str(tmp_path), name) == first
 
 

@@ -55,10 +55,6 @@ def test_every_section_is_read(tmp_path):
 
 WRONG = {
     "unknown section": ({"trainig": {}}, "unknown recipe key 'trainig': choose model, config"),
-    "key of a former version": (
-        {"config": {"kind": "tabular", "features": 2, "norm": "inf"}},
-        "'norm' belongs to converted checkpoints",
-    ),
     "unknown model": ({"model": "Glow"}, "unknown model 'Glow': .*ImpFlow"),
     "no model": ({"model": None}, "unknown model None"),
     "no config": ({"config": None}, "config holds nothing: settings by name"),
