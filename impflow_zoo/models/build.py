@@ -25,6 +25,7 @@ from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.labels import OneHotContext, PerLabel
 from impflow_zoo.transforms.torus import TorusNet
 from impflow_zoo.transforms.whitening import Whitening
+from impflow_zoo.transforms.whole import WholeTransform
 
 __all__ = ["BUILDERS", "ImageBuilder", "TableBuilder"]
 
@@ -112,7 +113,7 @@ class ImageBuilder(_Builder):
         order, then the last map.
         """
         config = self.config
-        steps: list[Transform] = [BoundedLogit(config.alpha, config.shape)]
+        steps: list[Transform] = [BoundedLogit(config.alpha)]
         if config.squeeze_first:
             steps.append(SqueezeTransform())
         scales = [CompositeTransform(list(self.scale(i))) for i in range(len(config.blocks))]
@@ -122,7 +123,9 @@ class ImageBuilder(_Builder):
             scales = [Multiscale(scales, [*leaving, (math.prod(end),)])]
         steps += scales
         classes = config.classes
-        return OneHotContext(steps, classes) if classes else CompositeTransform(steps)
+        if classes:
+            return OneHotContext(steps, config.shape, classes)
+        return WholeTransform(steps, config.shape)
 
     def scale(self, i: int) -> Iterator[Transform]:
         """The steps of a scale, what leads to the next one included."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from nflows.transforms import CompositeTransform, Transform
+from nflows.transforms import Transform
 from torch import nn
 
 from impflow_zoo.models.fields import (
@@ -22,6 +22,7 @@ from impflow_zoo.transforms.bounds import Bounded
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.torus import Angles, CircleToLine, OnColumns
+from impflow_zoo.transforms.whole import WholeTransform
 
 __all__ = ["ColumnsConfig", "angles_of", "on_plain", "table_transform"]
 
@@ -81,12 +82,6 @@ class ColumnsConfig:
             low, high = self.bounds_of(name)
             wide = low < high and (low, high) != (-math.inf, math.inf)
             require(wide, f"bounds.{name}", ends, "a low end below a high one, null where open")
-            far = max(abs(low), abs(high))
-            if far < math.inf and high - low < 1e-5 * far:  # some 100 numbers of float32
-                raise ConfigError(
-                    f"bounds.{name}={ends}: these are too close for float32, subtract an offset "
-                    "from the column"
-                )
 
     def bounds_of(self, column: str) -> tuple[float, float]:
         """Lowest and highest value of a column, infinite where it is open."""
@@ -108,7 +103,7 @@ class ColumnsConfig:
         return 0
 
 
-def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> CompositeTransform:
+def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeTransform:
     """The transform of rows in the data's own units, `[B, D]`, to noise, `[B, D]`.
 
     Arguments:
@@ -124,13 +119,13 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> Compos
         low, high = zip(*map(config.bounds_of, config.columns), strict=True)
         parts.insert(0, Bounded(low, high))
     if config.context_features is None:
-        return CompositeTransform(parts)
+        return WholeTransform(parts, config.shape)
     sizes = (config.context_features, *getattr(config, "embedding_net", ()))
     layers: list[nn.Module] = []
     for n, m in itertools.pairwise(sizes):
         layers += [nn.Linear(n, m), nn.SiLU()]
     net = nn.Sequential(*layers[:-1]) if layers else None
-    return StandardisedContext(parts, config.context_features, net)
+    return StandardisedContext(parts, config.shape, config.context_features, net)
 
 
 def angles_of(config: ColumnsConfig) -> list[int]:

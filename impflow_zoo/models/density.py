@@ -25,7 +25,8 @@ from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_real, is_whole
-from impflow_zoo.transforms.base import ResidualBlock, check_finite
+from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.whole import require_floats, require_rows
 
 if TYPE_CHECKING:
     from normflows import NormalizingFlow
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Density"]
 
 _DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
-
-
-def _require_rows(x: object, name: str, shape: tuple[int, ...], rows: int | None = None) -> None:
-    """Refuse what is no tensor of rows of a shape, and another number of them, if one is given."""
-    if not isinstance(x, Tensor):
-        raise ModelError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
-    if x.shape[1:] != shape or rows not in (None, len(x)):
-        asked = "" if rows is None else f"for {rows} rows "
-        expected = ", ".join(map(str, ("B" if rows is None else rows, *shape)))
-        raise ModelError(f"{name} of shape {tuple(x.shape)}: {asked}this model takes [{expected}]")
 
 
 class Density(nn.Module):
@@ -72,7 +63,7 @@ class Density(nn.Module):
     def build(self) -> Transform:
         """The whole map data -> noise that the config describes, made when the model is made.
 
-        For tables it is a `CompositeTransform` that starts with a `Standardise`.
+        For tables it has a `Standardise`, behind `Bounded` and `Angles` of such columns.
         """
         builder = next(BUILDERS[kind] for kind in type(self.config).__mro__ if kind in BUILDERS)
         return builder(self.config, self.block).transform()
@@ -152,7 +143,7 @@ class Density(nn.Module):
         """
         if not isinstance(self.preprocessing, ImagePreprocessing):
             raise ValueError("bits_per_dim is for image models: use log_prob")
-        _require_rows(images, "images", self.config.shape)
+        require_rows(images, "images", self.config.shape)
         generator = torch.Generator().manual_seed(mix(self.config.seed, Use.BATCH_NOISE))
         noise = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
         x = self.dequantise(images, noise.to(images.device))
@@ -229,7 +220,7 @@ class Density(nn.Module):
             ValueError: for noise of another shape, or with NaN or infinity.
             SolverError: if a root is not found.
         """
-        _require_rows(z, "noise", (math.prod(self.config.shape),))
+        require_rows(z, "noise", (math.prod(self.config.shape),))
         z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
         return walk(self.transform, z, context, backwards=True, want_logdet=False)[0]
 
@@ -250,16 +241,15 @@ class Density(nn.Module):
             context: their contexts; None leaves the standardisation of contexts as it is.
 
         Raises:
-            ModelError: if the model has no standardisation, or the rows do not fit it, are not
-                finite, or are constant in a column.
+            ModelError: if the model has no standardisation, or a column is constant.
+            ValueError: if the rows do not fit the model, or are not finite.
         """
-        _require_rows(x, "rows", self.config.shape)
+        require_rows(x, "rows", self.config.shape)
         if isinstance(self.preprocessing, ImagePreprocessing):
             raise ModelError("this model's preprocessing is fixed and does not depend on data")
         if context is not None:
             context = self._checked_context(context, len(x))
-        if not bool(x.isfinite().all()):
-            raise ModelError("the rows hold NaN or infinity and cannot be standardised")
+        require_floats(x, "rows")
         self.preprocessing.fit(self.transform, x, context)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -273,7 +263,7 @@ class Density(nn.Module):
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, if they fit the model."""
-        _require_rows(x, "inputs", self.config.shape)
+        require_rows(x, "inputs", self.config.shape)
         x = self._converted(self.preprocessing.reduced(x), "inputs")  # turns cost digits
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))
@@ -289,19 +279,17 @@ class Density(nn.Module):
             raise ValueError(
                 f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
             )
-        _require_rows(context, "context", (size,), rows)
+        require_rows(context, "context", (size,), rows)
         return self._converted(context, "context")
 
     def _converted(self, x: Tensor, name: str) -> Tensor:
-        if not x.is_floating_point():
-            raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
         reference = next(self.parameters())
         if x.device != reference.device:
             raise ValueError(
                 f"{name} is on {x.device}, the model on {reference.device}: "
                 "move them to one device with .to(device)"
             )
-        check_finite(x, name)
+        require_floats(x, name)
         return x.to(reference.dtype)
 
     def to_normflows(self) -> NormalizingFlow:
@@ -313,11 +301,10 @@ class Density(nn.Module):
         """
         from impflow_zoo.normflows import from_transform  # normflows takes a second to import
 
-        return from_transform(
-            copy.deepcopy(self.transform),
-            (math.prod(self.config.shape),),
-            conditional=self.config.context_features is not None,
-        )
+        with torch.inference_mode(mode=False):  # whose tensors enter no graph
+            transform = copy.deepcopy(self.transform)
+        conditional = self.config.context_features is not None
+        return from_transform(transform, (math.prod(self.config.shape),), conditional=conditional)
 
     def blocks(self) -> Iterable[ResidualBlock]:
         """The implicit or residual blocks, in order from data to noise."""

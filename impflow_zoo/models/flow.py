@@ -32,7 +32,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
     preprocessing inside.
 
     Arguments:
-        config: a `TabularConfig` or another that the class takes, or a dict of its fields.
+        config: a `TabularConfig` or another that the class takes, or its JSON form as a dict.
 
     Example:
         >>> from impflow_zoo import TabularConfig

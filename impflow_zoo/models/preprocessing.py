@@ -63,10 +63,11 @@ class TablePreprocessing:
     @torch.no_grad()
     def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
         """Learn from raw training rows, and their contexts, what the transform starts with."""
-        assert isinstance(transform, CompositeTransform)
+        step = next((step for step in transform.modules() if isinstance(step, Standardise)), None)
+        if step is None or not isinstance(transform, CompositeTransform):
+            raise ModelError("this model has no Standardise, so there is nothing to learn")
         steps, *_ = transform.children()
         x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
-        step = next(step for step in steps.children() if isinstance(step, Standardise))
         dtype = next(step.buffers()).dtype
         self.check(x.to(dtype))
         for earlier in itertools.takewhile(lambda other: other is not step, steps.children()):

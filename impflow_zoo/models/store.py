@@ -202,7 +202,8 @@ def check_certificate(
 
 def _double_copy(model: FlowModel, config: Config) -> FlowModel:
     """A copy in float64, with the log-determinants of a config and the default solver."""
-    double = copy.deepcopy(model).double().cpu().eval()
+    with torch.inference_mode(mode=False):  # whose tensors enter no graph
+        double = copy.deepcopy(model).double().cpu().eval()
     logdet = getattr(config, "logdet", LogDet())  # models that have none have no blocks
     if logdet.mode == "unbiased":
         logdet = dataclasses.replace(logdet, mode="auto")

@@ -180,5 +180,5 @@ class ContractLaws(CaseLaws):
         for bad in (torch.nan, torch.inf):
             x, context = block_case.draw()
             x[3] = bad
-            with pytest.raises(ValueError, match="inputs hold NaN or infinity in 1 of 5 rows: 3"):
+            with pytest.raises(ValueError, match="inputs with NaN or infinity in 1 of 5 rows: 3"):
                 getattr(block, direction)(x, context)

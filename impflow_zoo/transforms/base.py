@@ -106,6 +106,8 @@ class ResidualBlock(Transform):
             )
         if name in self.nets and not isinstance(value, nn.Module):
             raise TypeError(f"{name}={value!r}: a torch module is needed, such as LipschitzMLP(2)")
+        if name in self.nets and (getattr(value, "lipschitz", None) or 0.0) >= 1:
+            raise ValueError(f"{name} has lipschitz={value.lipschitz}: a bound below 1 is needed")
         super().__setattr__(name, value)
 
     @property
@@ -198,8 +200,6 @@ class ResidualBlock(Transform):
             )
         if inputs.dim() < 2:
             raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows are needed, [B, ...]")
-        if context is not None and not context.dim():
-            raise ValueError("context is a single number: one row for each input row is needed")
         if context is not None and len(context) != len(inputs):
             raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
         # By a private name: torch has no other way to ask whether it is transforming a function.
@@ -233,10 +233,10 @@ def check_finite(x: Tensor, name: str) -> None:
     Raises:
         NotFiniteError: if there are any.
     """
-    rows = (~torch.isfinite(x.flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
+    rows = (~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)).nonzero()[:, 0].tolist()
     if rows:
         where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
-        raise NotFiniteError(f"{name} hold NaN or infinity in {where}")
+        raise NotFiniteError(f"{name} with NaN or infinity in {where}")
 
 
 def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:
@@ -247,11 +247,6 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
         raise ValueError(
             f"inputs are on {inputs.device}, context or parameters on "
             f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
-        )
-    if any(p.is_inference() for p in parameters):
-        raise ValueError(
-            "parameters were made within torch.inference_mode and cannot enter an autograd "
-            "graph: build, convert or copy the module outside of it"
         )
     for narrow in {p.dtype for p in parameters} - {torch.float32, torch.float64}:
         raise ValueError(

@@ -31,6 +31,8 @@ class Bounded(Transform):
         columns, logabsdet = [], inputs.new_zeros(len(inputs))
         for x, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):
             z, finite = x, [abs(bound) < math.inf for bound in (low, high)]
+            if not bool(((x > low) & (x < high)).all()):
+                raise ValueError(f"column {len(columns)} is not between {low:g} and {high:g}")
             if any(finite):
                 z = torch.zeros_like(x)
             if finite[0]:

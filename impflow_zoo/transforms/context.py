@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from nflows.transforms import CompositeTransform, Transform
+from nflows.transforms import Transform
 from torch import Tensor, nn
+
+from impflow_zoo.transforms.whole import WholeTransform
 
 __all__ = ["StandardisedContext"]
 
 
-class StandardisedContext(CompositeTransform):
-    """A composite that takes contexts in the data's own units.
+class StandardisedContext(WholeTransform):
+    """A whole map that takes contexts in the data's own units.
 
     Its parts see `(context - mean) / std`, mapped by a net if there is one. Until `set` is called
     the mean is 0 and the standard deviation is 1.
 
     Arguments:
-        steps: the parts.
+        steps, shape: as in `WholeTransform`.
         features: size of a context row.
         embedding_net: maps standardised contexts before the parts see them, to `[B, n]`.
     """
@@ -29,10 +31,11 @@ class StandardisedContext(CompositeTransform):
     def __init__(
         self,
         steps: Iterable[Transform],
+        shape: tuple[int, ...],
         features: int,
         embedding_net: nn.Module | None = None,
     ) -> None:
-        super().__init__(list(steps))
+        super().__init__(steps, shape)
         self.embedding_net = embedding_net
         self.register_buffer("context_mean", torch.zeros(features))
         self.register_buffer("context_std", torch.ones(features))

@@ -19,15 +19,15 @@ class LabelError(ValueError):
 
 
 class OneHotContext(StandardisedContext):
-    """A composite that takes labels, `[B, 1]`, from 0; its parts see one-hot vectors.
+    """A whole map that takes labels, `[B, 1]`, from 0; its parts see one-hot vectors.
 
     Arguments:
-        steps: the parts.
+        steps, shape: as in `WholeTransform`.
         classes: number of labels.
     """
 
-    def __init__(self, steps: Iterable[Transform], classes: int) -> None:
-        super().__init__(steps, 1)
+    def __init__(self, steps: Iterable[Transform], shape: tuple[int, ...], classes: int) -> None:
+        super().__init__(steps, shape, 1)
         self.classes = classes
         del self.context_mean, self.context_std  # there is nothing to standardise
 

@@ -122,8 +122,10 @@ def _to_normal(x: Tensor, weights: Tensor, means: Tensor, widths: Tensor) -> tup
     u = (x[..., None] - means) / widths
     below = (weights + torch.special.log_ndtr(u)).logsumexp(dim=-1)
     above = (weights + torch.special.log_ndtr(-u)).logsumexp(dim=-1)
-    z = normal_quantile(torch.minimum(below, above).clamp(max=math.log(0.5)))
-    z = torch.where(below < above, z, -z)
+    left = below < above
+    tail = torch.where(left, below, above)  # of a tie, one side: the gradients of both cancel
+    z = normal_quantile(tail - (tail.detach() - math.log(0.5)).clamp(min=0))
+    z = torch.where(left, z, -z)
     density = (weights - widths.log() + _log_normal(u)).logsumexp(dim=-1)
     return z, density - _log_normal(z)
 

@@ -12,8 +12,6 @@ __all__ = ["Standardise"]
 class Standardise(PointwiseAffineTransform):
     """`scale x + shift` of each column; the identity until `set` is called.
 
-    nflows' own also accepts rows of other sizes that broadcast, and integers.
-
     Arguments:
         features: number of columns.
     """
@@ -29,13 +27,3 @@ class Standardise(PointwiseAffineTransform):
         """Standardise columns with these means and standard deviations."""
         self._scale.copy_(1 / std)
         self._shift.copy_(-mean / std)
-
-    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        (features,) = self._shift.shape
-        if inputs.dim() != 2 or inputs.shape[1] != features:
-            raise ValueError(
-                f"inputs of shape {tuple(inputs.shape)}: this model takes [B, {features}]"
-            )
-        if not inputs.is_floating_point():
-            raise ValueError(f"inputs of type {inputs.dtype}: floating point is needed")
-        return super().forward(inputs, context)

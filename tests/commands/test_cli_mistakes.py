@@ -132,7 +132,7 @@ MISTAKES = {
     ),
     "temperature too high": (
         ["sample", "{plane}", "--out", "{}/x.csv", "--temperature", "1e39"],
-        "noise hold NaN or infinity",
+        "noise with NaN or infinity",
     ),
     "more samples than memory": (
         ["sample", "{plane}", "--out", "{}/x.csv", "-n", 10**16],

@@ -269,7 +269,7 @@ def test_dequantisation_spreads_a_value_over_its_rounding_step():
 @pytest.mark.parametrize("width", [8, 17, 32])
 def test_noise_of_images_has_one_width(factor_out, width):
     config = ImageConfig(1, (4, 4), blocks=(1, 1), width=8, factor_out=factor_out)
-    with pytest.raises(ValueError, match=rf"noise of shape \(2, {width}\): \[B, 16\] is needed"):
+    with pytest.raises(ValueError, match=rf"noise of shape \(2, {width}\): .* takes \[B, 16\]"):
         ImpFlow(config).eval().transform.inverse(torch.zeros(2, width))
 
 

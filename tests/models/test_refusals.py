@@ -10,19 +10,28 @@ import pytest
 import torch
 from support.small_models import make, rows
 
-from impflow_zoo import ImageConfig, ImpFlow, ResFlow, Solver, SolverError, TabularConfig
+from impflow_zoo import (
+    ImageConfig,
+    ImpFlow,
+    ResFlow,
+    Solver,
+    SolverError,
+    TabularConfig,
+    create_model,
+)
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
+from impflow_zoo.transforms.base import NotFiniteError
 
 PLAIN = {
     "integers": (lambda m: m.log_prob(torch.ones(2, 2, dtype=torch.long)), "floating point"),
     "columns": (lambda m: m.log_prob(torch.ones(2, 3)), r"\(2, 3\): this model takes \[B, 2\]"),
     "rank": (lambda m: m.log_prob(torch.ones(2)), r"this model takes \[B, 2\]"),
     "NaN": (lambda m: m.log_prob(torch.tensor([[0.0, 0], [0, math.nan]])), "1 of 2 rows: 1"),
-    "infinity": (lambda m: m.encode(torch.full((1, 2), math.inf)), "inputs hold NaN or infinity"),
+    "infinity": (lambda m: m.encode(torch.full((1, 2), math.inf)), "inputs with NaN or infinity"),
     "context not asked for": (lambda m: m.log_prob(rows(), rows()), "unconditional"),
     "noise of another size": (lambda m: m.decode(torch.ones(2, 3)), r"noise of shape \(2, 3\)"),
-    "noise with NaN": (lambda m: m.decode(torch.full((1, 2), math.nan)), "noise hold NaN"),
+    "noise with NaN": (lambda m: m.decode(torch.full((1, 2), math.nan)), "noise with NaN"),
     "no tensor": (lambda m: m.log_prob([[0.0, 0.0]]), "inputs of type list: a torch tensor"),
     "array": (lambda m: m.log_prob(rows().numpy()), "inputs of type ndarray: a torch tensor"),
     "noise that is no tensor": (lambda m: m.decode([[0.0, 0.0]]), "noise of type list"),
@@ -44,6 +53,13 @@ PLAIN = {
         "inputs of type torch.int64: floating point is needed",
     ),
     "flow, columns": (lambda m: m.flow.log_prob(torch.ones(2, 1)), "this model takes"),
+    "inverse, columns": (
+        lambda m: m.transform.inverse(torch.ones(2, 3)),
+        r"noise of shape \(2, 3\): this model takes \[B, 2\]",
+    ),
+    "inverse, rank": (lambda m: m.transform.inverse(torch.ones(2)), r"noise of shape \(2,\)"),
+    "transform, NaN": (lambda m: m.transform(rows() * math.nan), "inputs with NaN or infinity"),
+    "inverse, NaN": (lambda m: m.transform.inverse(rows() / 0), "noise with NaN or infinity"),
 }
 
 
@@ -52,7 +68,7 @@ CONDITIONAL = {
     "no context to sample": (lambda m: m.sample(1), "needs a context"),
     "too few contexts": (lambda m: m.log_prob(rows(6), torch.ones(5, 3)), "for 6 rows"),
     "context of another size": (lambda m: m.sample(2, torch.ones(5, 4)), r"takes \[B, 3\]"),
-    "context with NaN": (lambda m: m.sample(1, torch.full((1, 3), math.nan)), "context hold NaN"),
+    "context with NaN": (lambda m: m.sample(1, torch.full((1, 3), math.nan)), "context with NaN"),
     "no tensor": (lambda m: m.log_prob(rows(), [0.0] * 6), "context of type list: a torch tensor"),
     "no tensor to sample": (lambda m: m.sample(1, [0.0]), "context of type list: a torch tensor"),
 }
@@ -76,6 +92,30 @@ SETTINGS = {
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(make())
+
+
+@pytest.mark.parametrize(
+    "name", ["spline-kin8nm", "resflow-torus", "mixture-protein-given-features"]
+)
+def test_the_map_of_any_model_refuses_rows_that_do_not_fit(name):
+    model = create_model(name)
+    (features,) = model.config.shape
+    for call in (model.transform, model.transform.inverse):
+        for wrong in (
+            torch.rand(2, features + 1),
+            torch.rand(features),
+            torch.ones(2, features).long(),
+        ):
+            with pytest.raises(ValueError, match="this model takes|floating point is needed"):
+                call(wrong)
+        with pytest.raises(NotFiniteError, match="NaN or infinity in 1 of 2 rows: 1"):
+            call(torch.stack((torch.ones(features), torch.full((features,), math.nan))))
+
+
+def test_the_map_names_a_column_out_of_its_bounds():
+    config = TabularConfig(2, blocks=1, columns=("a", "b"), bounds={"b": (0.0, None)})
+    with pytest.raises(ValueError, match="column 1 is not between 0 and inf"):
+        ImpFlow(config).transform(torch.tensor([[1.0, -3.0]]))
 
 
 @pytest.mark.parametrize(("call", "message"), CONDITIONAL.values(), ids=CONDITIONAL)

@@ -83,6 +83,16 @@ def test_a_model_loads_under_inference_mode_and_still_trains(folder):
     assert all(p.grad is not None for p in loaded.parameters())
 
 
+def test_a_model_is_verified_and_saved_under_inference_mode(folder, tmp_path):
+    with torch.inference_mode():
+        loaded = ImpFlow.from_pretrained(folder, verify=True)
+        loaded.save_pretrained(tmp_path / "again")
+        loaded.to_normflows().sample(3)
+    again = ImpFlow.from_pretrained(tmp_path / "again", verify=True)
+    x = rows()
+    assert torch.equal(again.log_prob(x), loaded.log_prob(x))
+
+
 def test_the_class_is_found_out_and_the_wrong_one_told(folder):
     assert type(FlowModel.from_pretrained(folder)) is ImpFlow
     assert type(create_model(folder)) is ImpFlow

@@ -88,7 +88,7 @@ def failing(folder: Path) -> None:
 
 
 def _refuse(x: torch.Tensor, *context: Any, **options: Any) -> torch.Tensor:
-    raise NotFiniteError("inputs hold NaN")
+    raise NotFiniteError("inputs with NaN")
 
 
 def scored(folder: Path) -> None:

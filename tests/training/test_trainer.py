@@ -108,7 +108,7 @@ UNUSABLE = {
     "infinity": lambda x, *_, **__: torch.full((len(x),), math.inf, requires_grad=True),
     "no root": fail(SolverError("no root")),
     "no contraction": fail(NoContractionError("det <= 0")),
-    "overflow": fail(NotFiniteError("inputs hold NaN")),
+    "overflow": fail(NotFiniteError("inputs with NaN")),
 }
 
 

@@ -82,6 +82,30 @@ def test_the_inverse_has_the_derivative_of_the_inverse():
     torch.testing.assert_close(found[:, 0], (-logabsdet).exp())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_at_the_median(dtype):
+    """Both tails are 1/2 there, up to rounding: neither gradient may be lost, or halved."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        map_ = layer(2).to(dtype)
+        context = torch.randn(3, 2, dtype=dtype)
+        zeros = torch.zeros(3, 2, dtype=dtype, requires_grad=True)
+        x, logabsdet = map_.inverse(zeros, context)
+        columns = [torch.autograd.grad(x[:, i].sum(), zeros, retain_graph=True)[0] for i in (0, 1)]
+        slopes = torch.stack([columns[i][:, i] for i in (0, 1)], dim=1).log().sum(dim=1)
+        assert torch.allclose(slopes, logabsdet, atol=1e-4)
+        x = x.detach().requires_grad_()
+        z, logabsdet = map_(x, context)
+        columns = [torch.autograd.grad(z[:, i].sum(), x, retain_graph=True)[0] for i in (0, 1)]
+        slopes = torch.stack([columns[i][:, i] for i in (0, 1)], dim=1).log().sum(dim=1)
+        assert torch.allclose(slopes, logabsdet, atol=1e-4)
+        weights = list(map_.parameters())
+        gradients = torch.autograd.grad(
+            map_.inverse(zeros, context)[0][:, 0].sum(), weights, allow_unused=True
+        )
+        assert any(bool(g.abs().max() > 1e-8) for g in gradients if g is not None)
+
+
 def test_far_rows_have_a_density():
     x = torch.tensor([[-1e4], [1e4]])
     z, logabsdet = layer(1, None).float()(x)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from support.small_models import write_recipe
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import VonMises
 
 from impflow_zoo import (
@@ -161,6 +161,32 @@ def test_bound_and_called_nets_agree():
     torch.testing.assert_close(bound.negated().value(x), -net(x, c).detach())
     some = torch.tensor([4, 1])
     torch.testing.assert_close(bound.rows(some).value(x[some]), net(x, c)[some].detach())
+
+
+def test_gradients_to_what_a_net_of_a_user_hides():
+    factor = torch.tensor(0.3, requires_grad=True)
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return factor * torch.sin(x)
+
+    z, logabsdet = ResFlowTransform(TorusNet(Net(), (0,)))(torch.randn(4, 2))
+    assert z.requires_grad
+    assert logabsdet.requires_grad
+
+
+def test_hooks_of_a_torus_net_run_in_a_block():
+    net, seen = TorusNet(SandwichMLP(3, (8,)), (0,)), []
+    net.register_forward_hook(lambda *_: seen.append(1))
+    ResFlowTransform(net).encode(torch.randn(4, 2))
+    assert seen
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3), (4, 5), (4, 1)], ids=str)
+def test_rows_of_another_shape_are_refused(shape):
+    block = ResFlowTransform(TorusNet(SandwichMLP(3, (8,)), (0,)))
+    with pytest.raises(ValueError, match=r"this net takes \[B, 2\]"):
+        block(torch.randn(shape))
 
 
 def test_a_uniform_angle_is_what_a_standard_normal_comes_from():
