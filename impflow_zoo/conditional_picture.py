@@ -57,6 +57,8 @@ def samples_of_labels(model: FlowModel, generator: torch.Generator) -> Tensor:
 
 def _predictive(axes: Axes, x: Tensor, context: Tensor, samples: Tensor) -> None:
     edges = context.quantile(torch.linspace(0, 1, _BINS + 1, dtype=context.dtype)).unique()
+    if len(edges) == 1:  # all contexts are the same
+        edges = edges + edges.new_tensor((-0.5, 0.5))
     centres = (edges[:-1] + edges[1:]) / 2
     bins = torch.bucketize(context, edges[1:-1].contiguous())
     low, high = float(x.min()), float(x.max())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
     if given is None:
         example = ",".join(f"{name}=..." for name in names)
         raise ModelError(f"this model is conditional: add --given {example}, or --given FILE")
-    if "=" in given and not Path(given).exists():
+    if "=" in given and not os.path.exists(given):  # a Path refuses long names
         return _pairs(given, names)
     source = open_table(given, columns=names)
     return source.rows(range(len(source)))

@@ -44,7 +44,8 @@ class DataSettings:
         train: split to train on.
         validation: split that selects the weights that are kept; None if there is none.
         test: split that the card reports.
-        validation_rows: rows from the end of `train` to use if there is no validation split.
+        validation_rows: number of rows from the end of `train` to hold out, instead of the split
+            `validation`.
         train_rows: number of training rows to draw, for toys.
         corrupt: treatment of an image that cannot be decoded: `"stop"` names it and ends the run,
             `"skip"` names it and leaves it out of its batch, or of the validation split. The log
@@ -202,7 +203,7 @@ def read_recipe(path: Path) -> Recipe:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"recipe {path} is not valid YAML: {reason}") from None
     if not isinstance(data, dict):
@@ -211,7 +212,7 @@ def read_recipe(path: Path) -> Recipe:
         for key in data:
             require_choice("recipe key", str(key), [f.name for f in fields(Recipe)])
         if "model" not in data:
-            raise ConfigError(f"it names no model: {' or '.join(model_names())}")
+            raise ConfigError(f"it names no model: choose {' or '.join(model_names())}")
         training, words, stages = (data.get(key) or {} for key in ("training", "card", "stages"))
         recipe = Recipe(
             model_class(data["model"]).__name__,
@@ -290,8 +291,10 @@ def with_seed(text: bytes, seed: int) -> bytes:
     """The text of a recipe with another seed, without its comments."""
     sections = yaml.safe_load(text)
     training = sections.get("training") or {}
-    for stage in sections.get("stages") or ():
-        if "seed" in stage:
-            stage["seed"] += seed - training.get("seed", 0)
+    if stages := sections.get("stages"):  # two of them may be one object
+        off = seed - training.get("seed", 0)
+        sections["stages"] = [
+            {**s, **({"seed": s["seed"] + off} if "seed" in s else {})} for s in stages
+        ]
     sections["training"] = {**training, "seed": seed}
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()

@@ -22,6 +22,8 @@ def read_columns(image: str, label: str | None, known: Iterable[str], name: str)
     """
     if label is None:
         return [image]
+    if label == image:
+        raise DataError(f"{name}: {label!r} is the column of images, not of labels")
     if label not in known:
         raise DataError(f"{name}: no column {label!r}, only {', '.join(known)}")
     return [image, label]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from impflow_zoo.data.source import DataError, UnknownSplitError
 __all__ = ["load_split", "one_line", "pick_split"]
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-_NO_ROWS = "corresponds to no data"  # what datasets says of a file that holds a header alone
+_NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
@@ -47,7 +48,9 @@ def load_split(
     if path.is_file():
         where = _file(path)
     elif path.is_dir():
-        where = {"path": str(path)}
+        where = {"path": str(path.absolute())}
+        if glob.has_magic(where["path"]):
+            raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
     elif _looks_local(dataset):
         raise DataError(f"no such file or folder: {dataset}")
     else:
@@ -55,11 +58,15 @@ def load_split(
     try:
         splits = _load(**where, streaming=streaming)
     except Exception as error:  # datasets lets errors of every library below it through
-        if _NO_ROWS in str(error):
+        if any(said in f"{error} {one_line(error)}" for said in _NO_ROWS):
             raise DataError(f"{dataset}: the set is empty, it has no rows") from error
         hint = "" if path.exists() else " (and there is no local file or folder of that name)"
         raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
     split = pick_split(dataset, list(splits), split)
+    columns = splits[split].column_names or ()
+    plain = not any(mark in column for column in columns for mark in ";\t")  # else no separators
+    if where["path"] == "csv" and plain and any(c.startswith("__index_level_") for c in columns):
+        raise DataError(f"{dataset}: rows have more fields than the first line has names")
     return splits[split], f"{dataset} ({split})"
 
 
@@ -78,11 +85,11 @@ def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of the error underneath: wrappers say less than what they wrap."""
+    """The error underneath, in one line: wrappers say less than what they wrap."""
     while type(error).__name__.startswith("DatasetGeneration") and error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    first, *more = map(str.strip, str(error).strip().splitlines() or [type(error).__name__])
+    return " ".join((first, *more))[:300] if first.endswith(":") else first
 
 
 def _load(**arguments: Any) -> dict[str, Any]:
@@ -107,13 +114,21 @@ def _file(path: Path) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
     named = _SPLIT_IN_NAME.search(path.stem.lower())
-    files = {named[1] if named else "train": glob.escape(str(path))}
-    return {"path": kind, "data_files": files}
+    files = {named[1] if named else "train": glob.escape(str(path.absolute()))}
+    # In one piece: the first rows would decide whether a column holds whole numbers.
+    return {"path": kind, "data_files": files, **({"chunksize": None} if kind == "csv" else {})}
+
+
+def _names_a_format(dataset: str) -> bool:
+    """Whether `datasets` takes a name for a format, such as csv: it would read what lies around."""
+    module = f"datasets.packaged_modules.{dataset}"
+    return dataset.isidentifier() and importlib.util.find_spec(module) is not None
 
 
 def _looks_local(dataset: str) -> bool:
     return (
         dataset.startswith(("/", ".", "~", "\\"))
         or dataset.count("/") > 1
+        or _names_a_format(dataset)
         or Path(dataset).suffix.lower() in _FORMATS
     )

@@ -81,8 +81,9 @@ def slider(*ends: float, **looks: Any) -> Any:
 
 def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, float, float]:
     """Ends, value and step of a slider, in numbers of few digits."""
-    low, high, middle = (float(f"{value:.4g}") for value in (low, high, middle))
-    return low, high, middle, float(f"{(high - low) / 400:.1g}")
+    step = float(f"{(high - low) / 400:.1g}")
+    low, high, middle = (float(f"{round(v / step) * step:.12g}") for v in (low, high, middle))
+    return low, high, middle, step
 
 
 def point(exhibit: Exhibit) -> list[Any]:

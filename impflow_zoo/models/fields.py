@@ -117,7 +117,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         item = typing.get_args(annotation)[1]
         return {name: convert(v, item, f"{key}.{name}") for name, v in value.items()}
     elif is_number and (is_whole(value) if annotation is int else is_real(value)):
-        if -(2**63) < value < 2**63:  # torch's sizes and seeds are smaller
+        if annotation is float or -(2**63) < value < 2**63:  # torch's sizes and seeds are smaller
             return annotation(value)
     elif type(value) is annotation:
         return value

@@ -100,7 +100,7 @@ def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
                 f"{key} is in {tensor.dtype}, too narrow to compute norms: save model.float()"
             )
     refresh_norms(model)
-    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})
     sha256 = hashlib.sha256(content).hexdigest()
     stated = ConfigFile(kind, model.config, sha256, tuple(certify(model)))

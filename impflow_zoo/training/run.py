@@ -103,6 +103,9 @@ def train(
     model = model_class(recipe.model)(config).to(processes.device)
     start = None if init_from is None else ModelFolder.open(locate(init_from))
     first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
+    if first >= len(recipe.runs):
+        raise CheckpointError(f"{folder.name} is in stage {first}, which the recipe does not have")
+    best: float | None = None
     kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     for stage, settings in enumerate(recipe.runs[first:], start=first):
@@ -119,14 +122,15 @@ def train(
         if resume and stage == first:
             trainer.resume()
         elif stage:
-            trainer.go_on()
+            trainer.go_on(best)
         else:
             trainer.prepare(start)
         if processes.first:
             write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
         if not trainer.finished:
             trainer.run(deadline)
-        if trainer.stopped or not trainer.finished or trainer.state["best"] is None:
+        best = trainer.state["best"]
+        if trainer.stopped or best is None:
             break
     return dict(trainer.state)
 
@@ -134,7 +138,7 @@ def train(
 def _check_new(folder: ModelFolder, own: Path | None) -> None:
     """Refuse to train where the run would overwrite what it has not written.
 
-    What is left of a run that ended before its first checkpoint may be overwritten.
+    The files of a run that ended before its first checkpoint may be overwritten.
 
     Arguments:
         folder: where the run is to go.
@@ -201,6 +205,12 @@ def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
     """The recipe may differ from the run's in its card, and may have further stages."""
     path = folder.path / RECIPE
     known = read_recipe(path) if path.is_file() else recipe
+    begun, asked = known.training.seed, recipe.training.seed
+    if begun != asked:
+        raise CheckpointError(
+            f"{folder.name} was started with seed {begun}, not {asked}: continue with "
+            f"--seed {begun}"
+        )
     changed = differences(known, recipe, more_stages=True)
     if changed:
         raise CheckpointError(
@@ -216,7 +226,7 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         DataError: if neither the recipe nor the user names a data set.
     """
     settings = recipe.data
-    dataset = data or settings.dataset
+    dataset = settings.dataset if data is None else data
     if dataset is None:
         raise DataError("this recipe names no data set: give a folder or a Hub id with --data")
     if settings.validation is None and settings.validation_rows is None:

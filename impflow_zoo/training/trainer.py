@@ -132,11 +132,12 @@ class Trainer:
             self._take_weights(start)
             self._begin(init_from=_public_name(start))
 
-    def go_on(self) -> None:
-        """Start a stage from the weights that the one before has kept."""
+    def go_on(self, best: float | None) -> None:
+        """Start a stage from the weights that the one before has kept, and their value."""
         before = TrainingFacts.read(self.folder)
         self._take_weights(ModelFolder(self.folder))
         self.processes.wait()  # all have read them before the first writes others
+        self.state["best"] = best  # what this stage keeps has to be better
         self._begin(before=asdict(before))
 
     def _take_weights(self, start: ModelFolder) -> None:
@@ -157,12 +158,6 @@ class Trainer:
         state = read_checkpoint(
             self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizer
         )
-        if state["seed"] != self.settings.seed:
-            trained, asked = (s - self.state["stage"] for s in (state["seed"], self.settings.seed))
-            raise CheckpointError(
-                f"{self.folder} was started with seed {trained}, not {asked}: continue with "
-                f"--seed {trained}"
-            )
         if state["data"] != self.state["data"]:
             raise CheckpointError(
                 f"{self.folder} was trained on other rows: give the same data, with the "

@@ -233,7 +233,7 @@ def check_finite(x: Tensor, name: str) -> None:
     Raises:
         NotFiniteError: if there are any.
     """
-    rows = (~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)).nonzero()[:, 0].tolist()
+    rows = (~torch.isfinite(x[:, None].flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
     if rows:
         where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
         raise NotFiniteError(f"{name} with NaN or infinity in {where}")

@@ -28,7 +28,8 @@ class Bounded(Transform):
         self.low, self.high = tuple(low), tuple(high)  # exact in every type the module takes
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        columns, logabsdet = [], inputs.new_zeros(len(inputs))
+        columns: list[Tensor] = []
+        logabsdet = inputs.new_zeros(len(inputs))
         for x, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):
             z, finite = x, [abs(bound) < math.inf for bound in (low, high)]
             if not bool(((x > low) & (x < high)).all()):

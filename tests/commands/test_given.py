@@ -41,6 +41,18 @@ def test_a_context_is_given_by_name(run, conditional, tmp_path):
     torch.testing.assert_close(torch.tensor(table["a"]).float(), expected[0, :, 0])
 
 
+def test_many_digits_are_no_name_of_a_file(run, conditional, tmp_path):
+    given = f"t=12.5{'0' * 300},p=1000"
+    assert drawn(run, conditional, given, tmp_path / "out.csv")["t"].tolist() == [12.5] * 3
+
+
+def test_a_picture_of_rows_with_one_context(run, conditional, tmp_path):
+    path, picture = tmp_path / "rows.csv", tmp_path / "p.png"
+    path.write_text("a,t,p\n" + "".join(f"{i},20,1010\n" for i in range(5)))
+    run("evaluate", str(conditional), "--dataset", str(path), "--picture", str(picture))
+    assert picture.stat().st_size > 1000
+
+
 def test_a_file_gives_one_context_a_row(run, conditional, tmp_path):
     frame = pandas.DataFrame({"p": [1000, 1020], "note": ["x", "y"], "t": [1.5, 2.5]})
     frame.to_csv(tmp_path / "in.csv", index=False)

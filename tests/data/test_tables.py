@@ -154,6 +154,9 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
         ({"t.csv": "a,b\n1,2\n3,\n"}, _opens("t.csv"), r"row 1, column 'b' is nan \(1 values"),
         ({"t.csv": "a,b\n1,inf\n3,nan\n"}, _opens("t.csv"), r"row 0, column 'b' is inf \(2 val"),
         ({"t.csv": "a\n1\n"}, _opens("t.csv", size=5), r"size does not apply"),
+        ({"t.csv": "a,b\n1,2,9\n"}, _opens("t.csv", columns=["a", "b"]), r"rows have more fields"),
+        ({"d[1]/train.csv": "a\n1\n"}, _opens("d[1]"), r"whose path holds \*, \? or \[ cannot be"),
+        ({}, lambda root: open_source("csv"), r"no such file or folder: csv"),
     ],
 )
 def test_mistakes(
@@ -211,3 +214,35 @@ def test_sets_of_rows_are_told_apart_by_their_rows():
     last[-1, 1] += 1
     assert of(rows) == of(rows.clone(), "b")
     assert len({of(rows), of(last), of(rows[:-1]), of(rows.flip(1)), of(rows[:1])}) == 5
+
+
+def test_the_file_is_read_that_was_named(tmp_path, monkeypatch):
+    """`datasets` takes brackets for a pattern, and some names of folders for names of formats."""
+    for folder, value in (("p [2]", 1), ("p 2", 7), ("csv", 3)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.csv").write_text(f"a\n{value}\n")
+    (tmp_path / "train.csv").write_text("a\n5\n")
+    monkeypatch.chdir(tmp_path)
+    assert open_table("csv").rows([0]).item() == 3
+    monkeypatch.chdir(tmp_path / "p [2]")
+    assert open_table("train.csv").rows([0]).item() == 1
+
+
+def test_fractions_may_come_after_many_whole_numbers(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a\n" + "1\n" * 10_000 + "1.5\n" * 5)
+    source = open_table(path)
+    assert source.rows([0, len(source) - 1]).flatten().tolist() == [1.0, 1.5]
+
+
+def test_a_parquet_file_without_rows(tmp_path):
+    pandas.DataFrame({"a": pandas.Series([], dtype=float)}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="the set is empty"):
+        open_table(tmp_path / "t.parquet")
+
+
+def test_an_error_that_goes_on_after_a_colon_is_told_whole(tmp_path):
+    (tmp_path / "a-train.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "b-train.csv").write_text("c,d\n1,2\n")
+    with pytest.raises(DataError, match=r"cannot load dataset .*:.*\bc\b"):
+        open_table(tmp_path)

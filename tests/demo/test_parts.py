@@ -225,3 +225,13 @@ def test_a_row_keeps_its_number():
     assert rows.read([1, 2]).index.tolist() == [6, 7]
     part = rows.part(range(2, 4)).read([0])
     assert (part.index.tolist(), part.rows.tolist()) == ([7], [[2.0]])
+
+
+@pytest.mark.parametrize("ends", [(-2.13, 3.4, 0.1), (999_975.0, 1_000_025.0, 1_000_003.0)])
+def test_sliders_reach_the_data_of_columns_far_from_zero(ends):
+    from impflow_zoo.demo.tabs import slider_ends
+
+    low, high, middle, step = slider_ends(*ends)
+    assert 0 < step <= (high - low) / 200
+    for found, wanted in zip((low, high, middle), ends, strict=True):
+        assert abs(found - wanted) <= step

@@ -233,3 +233,38 @@ def test_shares_of_roots_are_weighted_by_steps():
     assert (both.skipped_steps, both.minutes, both.hardware) == (4, 2.1, "a and b")
     assert json.loads(both.text())["parts"][1]["hardware"] == "b"
     assert last.after(replace(before, hardware="a and b")).hardware == "a and b"
+
+
+def test_a_stage_that_makes_a_model_worse_keeps_the_one_before(tmp_path):
+    wild = {"steps": 3, "learning_rate": 30.0, "clip_norm": 1000.0, "warmup_steps": 0}
+    recipe = write(tmp_path, [{"steps": 4}, {**wild, "validate_every": 1}])
+    alone = write(tmp_path / "one", [{"steps": 4}])
+    state, kept = train(recipe, tmp_path / "run"), train(alone, tmp_path / "alone")
+    assert (state["stage"], state["best"], state["best_step"]) == (1, kept["best"], 0)
+    assert_same_weights(tmp_path / "run", tmp_path / "alone")
+
+
+def test_the_seed_to_go_on_with_is_that_of_the_recipe(tmp_path):
+    recipe = write(tmp_path, [{"steps": 2}, {"steps": 2, "seed": 100}])
+    train(recipe, tmp_path / "run", seed=5)
+    with pytest.raises(ModelError, match="was started with seed 5, not 0: continue with --seed 5"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_recipe_without_the_stage_that_a_run_is_in(tmp_path):
+    train(write(tmp_path, [{"steps": 2}, {"steps": 2}]), tmp_path / "run")
+    (tmp_path / "run" / RECIPE).unlink()
+    with pytest.raises(ModelError, match="run is in stage 1, which the recipe does not have"):
+        train(write(tmp_path / "one", [{"steps": 2}]), tmp_path / "run", resume=True)
+
+
+def test_stages_that_are_one_object_in_the_file():
+    text = b"stages: [&a {steps: 1, seed: 7}, *a]\n"
+    assert [s["seed"] for s in yaml.safe_load(with_seed(text, 5))["stages"]] == [12, 12]
+
+
+def test_a_validation_value_may_be_very_low(tmp_path):
+    """An outlier, or a run that diverges, comes to numbers beyond those of integers."""
+    facts = TrainingFacts(1, 1, 1.0, "a", 0, 0.0, ((1.0, 1.0, -1e30),))
+    (tmp_path / "training.json").write_text(facts.text())
+    assert TrainingFacts.read(tmp_path).curve == facts.curve
