@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import normflows as nf
@@ -45,7 +45,6 @@ class Case:
         logdet: of our blocks.
         rtol: of roots of our ImpFlow, and of its derivatives; None is the default.
         tasks: what is measured.
-        aims: for each task, how many times faster than the public code our ImpFlow is meant to be.
     """
 
     shape: tuple[int, ...]
@@ -57,32 +56,17 @@ class Case:
     logdet: str = "auto"
     rtol: float | None = None
     tasks: tuple[str, ...] = TASKS
-    aims: dict[str, float] = field(default_factory=dict)
 
 
 CASES = {
     "2d-b200": Case((2,), 6, (128, 128), 200),
-    "2d-b5000": Case((2,), 6, (128, 128), 5000, aims={"train": 4, "log_prob": 2.5, "sample": 2}),
-    "d6": Case((6,), 5, (128,) * 4, 1000, aims={"train": 3, "log_prob": 2.5, "sample": 1.5}),
-    "d6-probes": Case(
-        (6,), 5, (128,) * 4, 1000, logdet="unbiased", tasks=("train",), aims={"train": 3}
-    ),
-    "d43": Case((43,), 5, (128,) * 4, 1000, aims={"train": 4, "log_prob": 0.5, "sample": 1.5}),
-    "d43-probes": Case(
-        (43,), 5, (128,) * 4, 1000, logdet="unbiased", tasks=TASKS[:2], aims={"log_prob": 3}
-    ),
-    "image": Case(
-        (3, 32, 32), 3, (64,), 16, lipschitz=0.9, aims={"train": 3, "log_prob": 3, "sample": 2}
-    ),
-    "image-large": Case(
-        (3, 32, 32),
-        6,
-        (512,),
-        2,
-        lipschitz=0.9,
-        per_scale=2,
-        aims={"train": 3, "log_prob": 3, "sample": 2},
-    ),
+    "2d-b5000": Case((2,), 6, (128, 128), 5000),
+    "d6": Case((6,), 5, (128,) * 4, 1000),
+    "d6-probes": Case((6,), 5, (128,) * 4, 1000, logdet="unbiased", tasks=("train",)),
+    "d43": Case((43,), 5, (128,) * 4, 1000),
+    "d43-probes": Case((43,), 5, (128,) * 4, 1000, logdet="unbiased", tasks=TASKS[:2]),
+    "image": Case((3, 32, 32), 3, (64,), 16, lipschitz=0.9),
+    "image-large": Case((3, 32, 32), 6, (512,), 2, lipschitz=0.9, per_scale=2),
 }
 # What the public code asks of roots, in training and for samples.
 for _name in ("2d-b5000", "d6", "d43", "image"):

@@ -28,14 +28,6 @@ FREE = {
     *("detach", "lift_fresh", "scalar_tensor", "promote_types", "_unsafe_view"),
     *("_record_function_enter_new", "_record_function_exit", "_local_scalar_dense"),
 }
-AIMS = {  # launches and waits, waits of Adam left out
-    ("2d-b200", "impflow", "train"): (4000, 60),
-    ("2d-b200", "impflow", "log_prob"): (1800, 60),
-    ("2d-b200", "impflow", "sample"): (1500, 50),
-    ("2d-b200", "resflow", "train"): (2000, 40),
-    ("2d-b200", "resflow", "log_prob"): (600, 20),
-    ("2d-b200", "resflow", "sample"): (1100, 50),
-}
 
 
 class Counting(TorchDispatchMode):
@@ -90,15 +82,7 @@ def main() -> None:
             for task in CASES[case].tasks:
                 side.prepare(task)
                 launches, waits = count(lambda: side.run(task))  # noqa: B023 - called at once
-                aim = (
-                    "aim {} / {}".format(*AIMS[case, name, task])
-                    if (case, name, task) in AIMS
-                    else ""
-                )
-                print(
-                    f"{case:8} {name:9} {task:9} {launches:6} / {waits:3} {aim}".rstrip(),
-                    flush=True,
-                )
+                print(f"{case:8} {name:9} {task:9} {launches:6} / {waits:3}", flush=True)
 
 
 if __name__ == "__main__":
