@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import HfApi, PyTorchModelHubMixin
 
 from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
@@ -143,32 +143,31 @@ class FlowModel(Density, PyTorchModelHubMixin):
             push_to_hub_kwargs: passed to `push_to_hub`.
         """
         folder, words = Path(save_directory), model_card_kwargs or {}
-        name = words.get("repo_id", repo_id if push_to_hub else None) or folder.resolve().name
-        store.save(self, folder, card or words.get("card"), name)
+        own, known = repo_id or folder.resolve().name, card or (folder / CARD).exists()
+        store.save(self, folder, card or words.get("card"), words.get("repo_id", own))
         if not push_to_hub:
             return None
-        words = {"card": (folder / CARD).read_text(encoding="utf-8")}
-        own = repo_id or folder.resolve().name
+        words = {"card": (folder / CARD).read_text(encoding="utf-8")} if known else {}
         return self.push_to_hub(own, **{"model_card_kwargs": words, **push_to_hub_kwargs})
 
     def push_to_hub(
         self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> str:
-        """Save to the Hub in one commit.
+        """Save to the Hub in one commit, and return its address.
 
         Arguments:
-            repo_id: `owner/name`, made if it does not exist.
+            repo_id: `owner/name`, or the name of your own; made if it does not exist.
             model_card_kwargs: `card`, the text of the README.md.
             options: as in `huggingface_hub.ModelHubMixin.push_to_hub`.
-
-        Returns:
-            Address of the commit.
 
         Raises:
             huggingface_hub.errors.HfHubHTTPError: the Hub's own errors, said in one line.
         """
-        words = {"repo_id": repo_id, **(model_card_kwargs or {})}
         with one_line_errors(repo_id, saves=True):
+            if "/" not in repo_id:  # the Hub knows the owner, whom the card is to name
+                known = {key: options.get(key) for key in ("token", "private")}
+                repo_id = HfApi().create_repo(repo_id, exist_ok=True, **known).repo_id
+            words = {"repo_id": repo_id, **(model_card_kwargs or {})}
             return super().push_to_hub(repo_id, model_card_kwargs=words, **options)
 
 

@@ -197,6 +197,21 @@ def _push_and_load(cache: str) -> tuple[list[float], str]:
     return [model.log_prob(x).item(), loaded.log_prob(x).item()], card
 
 
+def test_a_name_without_owner_becomes_ones_own(hub, publisher, tmp_path):
+    for pushed in (_push_bare, _save_and_push_bare):
+        publisher(pushed, str(tmp_path / "flow"))
+        card = hub.repositories["model", "me/flow"].head[CARD].decode()
+        assert 'from_pretrained("me/flow")' in card
+
+
+def _push_bare(folder: str) -> None:
+    make(ResFlow).push_to_hub(Path(folder).name)
+
+
+def _save_and_push_bare(folder: str) -> None:
+    make(ResFlow).save_pretrained(folder, push_to_hub=True)
+
+
 @pytest.mark.parametrize("repo_id", ["no namespace", "a/b/c"])
 def test_what_is_no_id_is_refused_before_anything_is_sent(repo_id, tmp_path, hub):
     with pytest.raises(ModelError, match=f"'{repo_id}' is not a Hub id, 'owner/name'"):

@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.data)
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._send(401)
-        name = f"{wanted['organization']}/{wanted['name']}"
+        name = f"{wanted['organization'] or 'me'}/{wanted['name']}"  # the token's owner
         key = (wanted.get("type") or "model", name)
         if key in self.hub.repositories:
             return self._send(409, {}, json.dumps({"url": f"{self.hub.url}/{name}"}).encode())
