@@ -134,8 +134,8 @@ def evaluate(
             loaded here goes to a GPU if there is one.
         dataset: Hub id, local folder or file, or `toy:NAME`. None takes the data of the model's
             card: the split that ships with the model, else the data of its recipe.
-        split: None takes the whole of a set with one split; without `dataset`, the recipe's
-            test split.
+        split: None takes the whole of a set with one split; without `dataset`, or for the
+            recipe's own, the recipe's test split.
         seed: seed of probes and noise.
         limit: use only the first rows.
         batch_size: rows per batch; bounds memory. None takes fewer for larger rows.
@@ -255,11 +255,13 @@ def _opened(
 
 
 def shown_rows(
-    model: FlowModel, result: Result, limit: int = 2000, *, streaming: bool = False
+    model: FlowModel, result: Result, limit: int | None = None, *, streaming: bool = False
 ) -> Tensor:
     """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
     source = _opened(model, result, skip_corrupt=result.skipped > 0, streaming=streaming)
-    wanted = min(result.n + result.skipped, limit)
+    wanted = min(
+        result.n + result.skipped, limit or (2000 if len(model.config.shape) == 1 else 100)
+    )
     return torch.cat([batch.rows for batch in source.batches(wanted, wanted)])
 
 

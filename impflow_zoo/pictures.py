@@ -165,7 +165,7 @@ def draw_curves(
     Arguments:
         curves: for each data set its name, the metric, and for each model `(rows seen, seconds,
             value)` of each validation.
-        names: of the models, for the legend; of a single one nothing is said.
+        names: of the models, for the legend, which a single model does without.
         path: PNG file to write.
     """
     figure = _figure(8, 2.6 * max(1, len(curves)))

@@ -22,7 +22,7 @@ from impflow_zoo.models.flow import FlowModel
 
 __all__ = ["Predictive", "centred", "crps", "crps_of_angles", "drawn", "pit", "predictive"]
 
-_DRAWS = 99  # 100 ranks: central intervals of 50 % and 90 % hold whole numbers of them
+_DRAWS = 99  # make 100 ranks, of which the central 50 % and 90 % are whole numbers
 _ROWS = 10_000  # samples at a time
 
 

@@ -183,8 +183,6 @@ class ImageStream(_Images):
                 cell = _with_bytes(example[self._column])
                 yield row, {**example, self._column: cell}
                 row += 1
-        except DataError:
-            raise
         except Exception as error:  # of the network, the file format, or any library in between
             raise DataError(f"{self.name}: cannot fetch row {row}: {one_line(error)}") from error
 

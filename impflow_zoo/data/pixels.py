@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageFormat", "as_tensor"]
 
-_COLOURS = ("RGB", "RGBA", "P", "CMYK", "YCbCr")  # modes of PIL that turn into RGB as they look
+_COLOURS = ("RGB", "RGBA", "P", "CMYK", "YCbCr")  # of PIL; transparency is dropped
 _GREYS = ("L", "LA", "1")
 
 
@@ -78,5 +78,7 @@ def _mode(image: Image, form: ImageFormat, name: str) -> str:
     taken, others = (_COLOURS, _GREYS) if mode == "RGB" else (_GREYS, _COLOURS)
     if image.mode in (*taken, *(others if form.grey else ())):
         return mode
-    hint = ": set prepare.grey in the model's config" if image.mode in others else ""
+    hint = ": convert it to 8 bits per channel first"
+    if image.mode in others:
+        hint = ": set prepare.grey in the model's config"
     raise DataError(f"{name} is of mode {image.mode}, the model takes {wanted}{hint}")

@@ -99,7 +99,7 @@ class Source(ABC):
     def batches(
         self, size: int, limit: int | None = None, share: Callable[[int], range] = range
     ) -> Iterator[Batch]:
-        """One pass over the first rows.
+        """One pass over the rows, the first `limit` of them if given.
 
         Rows that are left out make their batch smaller; all other rows keep their numbers.
 

@@ -15,7 +15,7 @@ from impflow_zoo.data.source import DataError, TableSource
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["TableSource", "open_table"]
+__all__ = ["open_table"]
 
 _NUMERIC = re.compile(r"u?int\d+|float\d+")
 _REPEATED = re.compile(r"^(-?\d+\.\d+)\.\d+$")  # pandas tells equal names apart
@@ -77,7 +77,8 @@ def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
         )
     for column in columns:
         if not _is_numeric(data, column):
-            raise DataError(f"{name}: column {column!r} is not numeric{_first_text(data, column)}")
+            why = _first_text(data, column) or f", it is {str(data.features[column])[:40]}"
+            raise DataError(f"{name}: column {column!r} is not numeric{why}")
     return list(columns)
 
 

@@ -246,3 +246,9 @@ def test_an_error_that_goes_on_after_a_colon_is_told_whole(tmp_path):
     (tmp_path / "b-train.csv").write_text("c,d\n1,2\n")
     with pytest.raises(DataError, match=r"cannot load dataset .*:.*\bc\b"):
         open_table(tmp_path)
+
+
+def test_numbers_that_are_stored_as_text_are_named(tmp_path):
+    pandas.DataFrame({"a": ["1", "2"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"column 'a' is not numeric, it is Value\('.*string'\)"):
+        open_table(tmp_path / "t.parquet", columns=["a"])
