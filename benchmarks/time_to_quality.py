@@ -2,7 +2,7 @@
 
     python benchmarks/time_to_quality.py hub_configs/impflow-cifar10/recipe.yaml --data FOLDER \
         --public CHECKOUT --public-set config.activation=lipswish config.frequency=null \
-        --minutes 60 --out DIR [--resume]
+        --minutes 60 --out DIR [--resume] [--publish]
 
 Both sides see the same batches. They start from the same weights too, unless `--public-set` changes
 settings of the public side's nets: that code has no learned frequencies. Adam, the clipping and the
@@ -10,7 +10,8 @@ moving average of the weights are the recipe's; the learning rate falls by a cos
 is used, so that both end with a rate of zero. The public code's blocks have the
 settings of its `train_img.py`. The averaged weights of both are scored by our code on the recipe's
 validation rows. Minutes are CPU minutes of training steps; the sides take turns, a tenth of the
-time each. DIR gets `curves.json`, `curves.png`, and a checkpoint of each side.
+time each. DIR gets `curves.json`, `curves.png`, and a checkpoint of each side; `--publish` also
+writes the table and the picture of `benchmarks/README.md`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import contextlib
 import copy
 import json
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from documents import README, ROOT, markdown, publish
 from public_code import give_back, public_model
 from torch import Tensor
 from variants import read_changed
@@ -44,8 +47,10 @@ from impflow_zoo.training.optimisation import moving_average
 from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
+PICTURE = ROOT / "docs" / "pictures" / "time-to-quality.png"
 STARTED_ON = 64  # images that layers start from
 VALIDATIONS = 10
+ORDER = ("ours", "public code")
 Curve = list[tuple[float, float]]  # CPU minutes and bits/dim
 
 
@@ -202,6 +207,17 @@ def factor(curves: dict[str, Curve]) -> tuple[float, float]:
     return goal, minutes_until(theirs, goal) / minutes_until(curves["ours"], goal)
 
 
+def tables(curves: dict[str, Curve]) -> dict[str, str]:
+    """Values of both sides by CPU minutes, and the factor in words."""
+    rows = [
+        (f"{minutes:.0f}", f"{ours:.3f}", f"{theirs:.3f}")
+        for (minutes, ours), (_, theirs) in zip(*(curves[name] for name in ORDER), strict=True)
+    ]
+    goal, times = factor(curves)
+    said = f"Ours had {goal:.3f} bits/dim, the public code's best, {times:.1f} times sooner."
+    return {"quality table": f"{markdown('CPU minutes | ours | public code', rows)}\n\n{said}"}
+
+
 def draw(curves: dict[str, Curve], path: Path) -> None:
     """Bits/dim on validation against minutes."""
     from matplotlib.figure import Figure
@@ -227,6 +243,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="CPU minutes of each side")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--publish", action="store_true", help="write the document's table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -248,6 +265,9 @@ def main() -> None:
         curves = {name: side.curve for name, side in both.items()}
         (options.out / "curves.json").write_text(json.dumps(curves))
     draw(curves, options.out / "curves.png")
+    if options.publish:
+        publish(README, tables(curves), curves, "time-to-quality")
+        shutil.copyfile(options.out / "curves.png", PICTURE)
     goal, times = factor(curves)
     print(f"{goal:.4f} bits/dim, the public code's best: {times:.1f} times sooner by ours")
 
