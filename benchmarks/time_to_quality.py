@@ -213,9 +213,15 @@ def tables(curves: dict[str, Curve]) -> dict[str, str]:
         (f"{minutes:.0f}", f"{ours:.3f}", f"{theirs:.3f}")
         for (minutes, ours), (_, theirs) in zip(*(curves[name] for name in ORDER), strict=True)
     ]
-    goal, times = factor(curves)
-    said = f"Ours had {goal:.3f} bits/dim, the public code's best, {times:.1f} times sooner."
+    said = f"{in_words(curves)}."
     return {"quality table": f"{markdown('CPU minutes | ours | public code', rows)}\n\n{said}"}
+
+
+def in_words(curves: dict[str, Curve]) -> str:
+    """The factor; it may be larger if ours was there before its first validation."""
+    goal, times = factor(curves)
+    least = "at least " if curves["ours"][0][1] <= goal else ""
+    return f"{goal:.3f} bits/dim, the public code's best: {least}{times:.1f} times sooner by ours"
 
 
 def draw(curves: dict[str, Curve], path: Path) -> None:
@@ -268,8 +274,7 @@ def main() -> None:
     if options.publish:
         publish(README, tables(curves), curves, "time-to-quality")
         shutil.copyfile(options.out / "curves.png", PICTURE)
-    goal, times = factor(curves)
-    print(f"{goal:.4f} bits/dim, the public code's best: {times:.1f} times sooner by ours")
+    print(in_words(curves))
 
 
 if __name__ == "__main__":

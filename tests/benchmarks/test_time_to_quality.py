@@ -16,7 +16,7 @@ from support.command_line import call
 from support.image_models import make
 from support.image_sets import photograph, save
 from support.public_checkout import made_up
-from time_to_quality import Side, factor, main, minutes_until, sides, take
+from time_to_quality import Side, factor, in_words, main, minutes_until, sides, take
 from variants import read_changed
 
 from impflow_zoo.mistakes import in_one_line
@@ -47,6 +47,13 @@ def test_the_factor_is_taken_at_the_best_value_of_the_public_code() -> None:
     public = [(1.0, 6.0), (8.0, 4.0), (9.0, 4.2)]
     assert factor({"ours": CURVE, "public code": public}) == (4.0, pytest.approx(4.0))
     assert factor({"ours": public, "public code": CURVE}) == (3.0, 0.0)
+
+
+def test_the_factor_is_a_bound_where_ours_was_there_before_it_was_scored() -> None:
+    slow = [(1.0, 7.0), (10.0, 5.5)]
+    assert "at least 10.0 times sooner" in in_words({"ours": CURVE, "public code": slow})
+    slow = [(1.0, 7.0), (8.0, 4.0)]
+    assert "best: 4.0 times sooner" in in_words({"ours": CURVE, "public code": slow})
 
 
 def test_the_public_code_starts_from_our_density_and_its_weights_come_back(tmp_path: Path) -> None:
