@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import reprlib
 import types
@@ -117,7 +118,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         item = typing.get_args(annotation)[1]
         return {name: convert(v, item, f"{key}.{name}") for name, v in value.items()}
     elif is_number and (is_whole(value) if annotation is int else is_real(value)):
-        if annotation is float or -(2**63) < value < 2**63:  # torch's sizes and seeds are smaller
+        if math.isfinite(value) and (annotation is float or abs(value) < 2**63):  # as in torch
             return annotation(value)
     elif type(value) is annotation:
         return value

@@ -173,7 +173,7 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
             what = advice.get(status, said or "try again later")
             return f"{name}: the Hub answered HTTP {status}: {what}"
         case None | OfflineModeIsEnabled():
-            return f"{name} is not in the cache, and no request is allowed: load it once online"
+            return f"{name} is not in the cache, and this call is offline: load it once online"
     kind = type(error).__name__
     if "Timeout" in kind:
         return f"{name}: the Hub did not answer in time: try again later"

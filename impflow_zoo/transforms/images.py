@@ -35,7 +35,7 @@ class BoundedLogit(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         squeezed = self.alpha + (1 - 2 * self.alpha) * inputs
-        outside = ((inputs < 0) | (inputs > 1)).flatten(1).any(dim=1)
+        outside = ((squeezed <= 0) | (squeezed >= 1)).flatten(1).any(dim=1)
         if bool(outside.any()):
             raise ValueError(
                 f"images out of [0, 1] in {int(outside.sum())} of {len(inputs)} rows: dequantise "
