@@ -121,7 +121,7 @@ class PatchGaussian(FlowModel):
         channels, height, width = self.config.shape
         channels, side = channels * 4**PATCH, 2**PATCH
         steps = [
-            BoundedLogit(self.config.alpha, self.config.shape),
+            BoundedLogit(self.config.alpha),
             *(SqueezeTransform() for _ in range(PATCH)),
             Whitening(channels),
             Flatten((channels, height // side, width // side)),

@@ -18,11 +18,11 @@ from torch.nn import functional
 __all__ = [
     "ACTIVATIONS",
     "LipSwish",
-    "Sin",
     "both_silu",
     "expansion",
     "half_sine",
     "make_activation",
+    "watched",
 ]
 
 

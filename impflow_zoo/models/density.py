@@ -25,8 +25,7 @@ from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_real, is_whole
-from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.whole import require_floats, require_rows
+from impflow_zoo.transforms.base import ResidualBlock, check_finite
 
 if TYPE_CHECKING:
     from normflows import NormalizingFlow
@@ -34,6 +33,16 @@ if TYPE_CHECKING:
 __all__ = ["Density"]
 
 _DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
+
+
+def _require_rows(x: object, name: str, shape: tuple[int, ...], rows: int | None = None) -> None:
+    """Refuse what is no tensor of rows of a shape, and another number of them, if one is given."""
+    if not isinstance(x, Tensor):
+        raise ModelError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
+    if x.shape[1:] != shape or rows not in (None, len(x)):
+        asked = "" if rows is None else f"for {rows} rows "
+        expected = ", ".join(map(str, ("B" if rows is None else rows, *shape)))
+        raise ModelError(f"{name} of shape {tuple(x.shape)}: {asked}this model takes [{expected}]")
 
 
 class Density(nn.Module):
@@ -143,7 +152,7 @@ class Density(nn.Module):
         """
         if not isinstance(self.preprocessing, ImagePreprocessing):
             raise ValueError("bits_per_dim is for image models: use log_prob")
-        require_rows(images, "images", self.config.shape)
+        _require_rows(images, "images", self.config.shape)
         generator = torch.Generator().manual_seed(mix(self.config.seed, Use.BATCH_NOISE))
         noise = torch.rand(images.shape[1:], generator=generator, dtype=torch.float64)
         x = self.dequantise(images, noise.to(images.device))
@@ -220,7 +229,7 @@ class Density(nn.Module):
             ValueError: for noise of another shape, or with NaN or infinity.
             SolverError: if a root is not found.
         """
-        require_rows(z, "noise", (math.prod(self.config.shape),))
+        _require_rows(z, "noise", (math.prod(self.config.shape),))
         z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
         return walk(self.transform, z, context, backwards=True, want_logdet=False)[0]
 
@@ -244,12 +253,12 @@ class Density(nn.Module):
             ModelError: if the model has no standardisation, or a column is constant.
             ValueError: if the rows do not fit the model, or are not finite.
         """
-        require_rows(x, "rows", self.config.shape)
+        _require_rows(x, "rows", self.config.shape)
         if isinstance(self.preprocessing, ImagePreprocessing):
             raise ModelError("this model's preprocessing is fixed and does not depend on data")
         if context is not None:
             context = self._checked_context(context, len(x))
-        require_floats(x, "rows")
+        check_finite(x, "rows")
         self.preprocessing.fit(self.transform, x, context)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -263,7 +272,7 @@ class Density(nn.Module):
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, if they fit the model."""
-        require_rows(x, "inputs", self.config.shape)
+        _require_rows(x, "inputs", self.config.shape)
         x = self._converted(self.preprocessing.reduced(x), "inputs")  # turns cost digits
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))
@@ -279,7 +288,7 @@ class Density(nn.Module):
             raise ValueError(
                 f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
             )
-        require_rows(context, "context", (size,), rows)
+        _require_rows(context, "context", (size,), rows)
         return self._converted(context, "context")
 
     def _converted(self, x: Tensor, name: str) -> Tensor:
@@ -289,7 +298,9 @@ class Density(nn.Module):
                 f"{name} is on {x.device}, the model on {reference.device}: "
                 "move them to one device with .to(device)"
             )
-        require_floats(x, name)
+        if not x.is_floating_point():
+            raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
+        check_finite(x, name)
         return x.to(reference.dtype)
 
     def to_normflows(self) -> NormalizingFlow:

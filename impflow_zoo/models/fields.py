@@ -20,7 +20,6 @@ __all__ = [
     "ModelError",
     "convert",
     "convert_fields",
-    "parse_dataclass",
     "require",
     "require_choice",
     "require_sizes",

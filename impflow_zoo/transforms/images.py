@@ -76,8 +76,6 @@ class Flatten(Transform):
 class Multiscale(Transform):
     """After each scale but the last, half of the channels become latents.
 
-    nflows' own allows only its own steps.
-
     Arguments:
         scales: the transforms of the scales.
         shapes: of what leaves at each scale, of all that is left at the last one.
