@@ -15,6 +15,7 @@ import net_cost
 import pytest
 import slack
 import speed
+import time_to_quality
 import which_flow
 
 from impflow_zoo.tables import between
@@ -29,6 +30,7 @@ KEPT = {
     "net-cost": (net_cost.GUIDE, net_cost.tables),
     "slack": (slack.GUIDE, slack.tables),
     "speed": (documents.README, speed.tables),
+    "time-to-quality": (documents.README, time_to_quality.tables),
     "which-flow": (which_flow.GUIDE, which_flow.tables),
 }
 
