@@ -31,7 +31,7 @@ ELSEWHERE = {
     r"impflow-zoo publish --namespace impflow-zoo": "tests/publishing/, to a Hub of its own",
     r"export MALLOC_.*": "settings of the shell",
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",
-    r"python benchmarks/(speed|classifier_block|time_to_quality).py .*--public .*": "somebody's code",
+    r"python benchmarks/(speed|classifier_block|time_to_quality).py .*--public .*": "others' code",
     r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
 }
 LONG = (  # `pytest -m slow tests/commands/test_printed_commands.py` runs these
