@@ -14,7 +14,10 @@ from impflow_zoo.data.source import DataError, UnknownSplitError
 __all__ = ["load_split", "one_line", "pick_split"]
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-_NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
+_NO_ROWS = (
+    "corresponds to no data",
+    "BatchSize must be greater",
+)  # what datasets says where there are none
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 

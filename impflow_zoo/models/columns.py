@@ -82,6 +82,11 @@ class ColumnsConfig:
             low, high = self.bounds_of(name)
             wide = low < high and (low, high) != (-math.inf, math.inf)
             require(wide, f"bounds.{name}", ends, "a low end below a high one, null where open")
+            far = max(abs(low), abs(high))
+            if far < math.inf and high - low < 1e-5 * far:  # some 100 numbers of float32
+                raise ConfigError(
+                    f"bounds.{name}={ends}: too close for float32, subtract an offset"
+                )
 
     def bounds_of(self, column: str) -> tuple[float, float]:
         """Lowest and highest value of a column, infinite where it is open."""

@@ -248,6 +248,10 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
             f"inputs are on {inputs.device}, context or parameters on "
             f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
         )
+    if any(p.is_inference() for p in parameters):
+        raise ValueError(
+            "parameters were made within torch.inference_mode: copy them outside of it"
+        )
     for narrow in {p.dtype for p in parameters} - {torch.float32, torch.float64}:
         raise ValueError(
             f"parameters of type {narrow}: torch.float32 or torch.float64 is needed to find "

@@ -87,6 +87,11 @@ def nflows_flow(context: int | None = None) -> Flow:
     return Flow(CompositeTransform([block(context)]), StandardNormal([3]))
 
 
+@torch.inference_mode()
+def made_in_inference_mode() -> ResFlowTransform:
+    return block()
+
+
 def with_a_tangent(context: int | None = None) -> None:
     with forward_ad.dual_level(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of its own code
@@ -130,6 +135,10 @@ BAD = {
     ),
     "net-a-function": (lambda: ImpFlowTransform(mlp(), torch.sin), "a torch module is needed"),
     "net-a-number": (lambda: ImpFlowTransform(3, mlp()), "net_x=3: a torch module is needed"),
+    "parameters-of-inference": (
+        lambda: made_in_inference_mode()(X),
+        "parameters were made within torch.inference_mode.* outside of it",
+    ),
     "forward-mode": (with_a_tangent, "forward-mode derivatives are not supported"),
     "forward-mode-context": (lambda: with_a_tangent(2), "forward-mode derivatives are not"),
     "logdet-tolerance": (

@@ -128,6 +128,12 @@ def test_rows_that_float32_puts_on_a_bound_are_refused_before_the_first_batch(tm
     model.double().fit_preprocessing(rows)
 
 
+@pytest.mark.parametrize("ends", [(1e8, 1e8 + 1), (1990.0, 1990.001)], ids=str)
+def test_bounds_that_float32_hardly_tells_apart_are_refused(ends):
+    with pytest.raises(ConfigError, match=r"bounds.a=.*subtract an offset"):
+        bounded(a=ends)
+
+
 def test_evaluate_and_training_refuse_them_too(tmp_path):
     file = tmp_path / "train.csv"
     file.write_text("a\n" + "0.5\n0.25\n" * 20 + "1.5\n")
