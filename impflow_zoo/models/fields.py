@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
 import reprlib
+import sys
 import types
 import typing
 from typing import Any
@@ -117,7 +117,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
         item = typing.get_args(annotation)[1]
         return {name: convert(v, item, f"{key}.{name}") for name, v in value.items()}
     elif is_number and (is_whole(value) if annotation is int else is_real(value)):
-        if math.isfinite(value) and (annotation is float or abs(value) < 2**63):  # as in torch
+        if abs(value) < (2**63 if annotation is int else sys.float_info.max):  # also not NaN
             return annotation(value)
     elif type(value) is annotation:
         return value

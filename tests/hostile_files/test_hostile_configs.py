@@ -57,6 +57,7 @@ def _nested(depth: int) -> str:
         ('"context_features": 1', '"context_features": 1000000000000'),
         ('"lipschitz": 0.8', '"lipschitz": NaN'),
         ('"lipschitz": 0.8', '"lipschitz": 1e999'),
+        ('"lipschitz": 0.8', f'"lipschitz": {"9" * 400}'),
         ('"seed": 0', f'"seed": {"9" * 400}'),
         ('"seed": 0', f'"seed": {"9" * 9000}'),
         ('"activation": "halfsin"', '"activation": "__import__"'),
