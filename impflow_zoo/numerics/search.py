@@ -75,17 +75,22 @@ class _Rows:
         """Which rows are neither solved nor given up, `[B]`."""
         return self.best > self.goal
 
-    def take(self, w: Tensor, value: Tensor) -> None:
-        """Note the residuals at new iterates; rows that strayed go back to their best one."""
+    def take(self, w: Tensor, value: Tensor) -> int:
+        """Note residuals at new iterates, send stray rows back to their best, count rows left."""
         f = torch.sub(self.y, value).sub_(w)
         error, point = wide_norm(f), torch.cat((w, f), dim=1)
         going = self.going()
         self.steps = self.steps + going
         better = (error < self.best) & going
         self.best = torch.where(better, error, self.best)
-        self.best_point = torch.where(better[:, None], point, self.best_point)
         self.usable = error <= 10 * self.best
-        self.point = torch.where(self.usable[:, None], point, self.best_point)
+        masks = better, self.usable, self.going()
+        gained, usable, left = torch.stack(masks).sum(dim=1).tolist()  # the host waits once
+        self.point, old = point, self.best_point
+        self.best_point = point if gained == len(w) else torch.where(better[:, None], point, old)
+        if usable < len(w):
+            self.point = torch.where(self.usable[:, None], point, self.best_point)
+        return int(left)
 
     def judge(self, past: Sequence[Tensor], over: int | None, *, hand_over: bool) -> None:
         """Give up rows at the floor of rounding, without progress, or too slow for the method.
@@ -171,9 +176,7 @@ def _search(net: BoundNet, shape: torch.Size, found: _Rows, index: Tensor | None
     for step in range(2 if index is None else 1, leg.budget + 1):
         with torch.autocast(kind, enabled=False) if narrow else nullcontext():
             w = method.propose(rows.point, rows.usable)
-        rows.take(w, method.value(w))
-        left = int(rows.going().sum()) if step > 2 else len(rows.y)
-        if not left:
+        if not (left := rows.take(w, method.value(w))):
             given_up = step > _CHECK
             break
         # Go on without the others, where that saves more than it costs.
