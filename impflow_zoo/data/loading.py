@@ -14,6 +14,8 @@ from impflow_zoo.data.source import DataError, UnknownSplitError
 __all__ = ["load_split", "one_line", "pick_split"]
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
+# CSV files are read whole: else the first rows decide whether a column holds whole numbers.
+_IN_ONE_PIECE: dict[str, Any] = {"chunksize": 2**40}  # rows
 _NO_ROWS = (
     "corresponds to no data",
     "BatchSize must be greater",
@@ -51,7 +53,9 @@ def load_split(
     if path.is_file():
         where = _file(path)
     elif path.is_dir():
-        where = {"path": str(path.absolute())}
+        kinds = {file.suffix.lower() for file in path.rglob("*")} - {"", ".md"}
+        whole = _IN_ONE_PIECE if kinds == {".csv"} else {}
+        where = {"path": str(path.absolute()), **whole}
         if glob.has_magic(where["path"]):
             raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
     elif _looks_local(dataset):
@@ -118,8 +122,7 @@ def _file(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: the file is empty")
     named = _SPLIT_IN_NAME.search(path.stem.lower())
     files = {named[1] if named else "train": glob.escape(str(path.absolute()))}
-    # In one piece: the first rows would decide whether a column holds whole numbers.
-    return {"path": kind, "data_files": files, **({"chunksize": None} if kind == "csv" else {})}
+    return {"path": kind, "data_files": files, **(_IN_ONE_PIECE if kind == "csv" else {})}
 
 
 def _names_a_format(dataset: str) -> bool:
