@@ -54,7 +54,7 @@ def learned(features: int, widths: tuple[int, ...]) -> SandwichMLP:
 def spectral(net: SandwichMLP) -> LipschitzMLP:
     """The spectral net that evaluates the same map."""
     widths, count = net.hidden_features, len(net.hidden_features)
-    same = LipschitzMLP(net.features, widths, activation="halfsin", lipschitz=1e6)
+    same = LipschitzMLP(net.features, widths, activation="halfsin")
     bound = net.at(None)
     for i, layer in enumerate(same.bounded_layers()):
         # Frequencies are in the weights of the bound net; here the activation scales by itself.
@@ -62,6 +62,7 @@ def spectral(net: SandwichMLP) -> LipschitzMLP:
         after = same.folded(i - 1)[2] if i else 1.0
         layer.weight.copy_(bound.weights[i] / (before * after))
         layer.bias.copy_(bound.biases[i] / before)
+        layer.coefficient = 1e6  # the product of the norms may exceed 1, the slopes do not
     return same
 
 

@@ -181,7 +181,6 @@ def train(
 
     With `accelerate launch -m impflow_zoo train ...` several processes share each batch.
     """
-    allocator.keep_memory()
     import torch
 
     from impflow_zoo import training
@@ -315,5 +314,6 @@ def main() -> None:
     """Run the command line: mistakes end in one line on stderr and exit code 2."""
     from impflow_zoo.mistakes import in_one_line
 
+    allocator.keep_memory()
     with in_one_line():
         app(prog_name="impflow-zoo")

@@ -180,7 +180,7 @@ class Workspace:
                 for split in splits
                 if split
             }
-            image_sets.save(folder, **made)
+            image_sets.save(folder, labels=config.context_columns, **made)
             return str(folder)
         folder.mkdir()
         rows += config.features  # a Gaussian has to fit
