@@ -44,5 +44,5 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Call the command line in this process."""
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")  # `train` leaves this process's alone
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")  # commands leave this process's alone
     return command

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from support.small_models import write_recipe
 
+from impflow_zoo import allocator
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models.folder import (
     CARD,
@@ -79,6 +80,13 @@ def test_large_tensors_are_not_handed_back_to_the_kernel(how, blocks):
         check=True,
     )
     assert int(done.stdout) == blocks
+
+
+def test_every_command_keeps_memory(run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(allocator, "keep_memory", lambda: calls.append(None))
+    assert run("list").code == 0
+    assert len(calls) == 1
 
 
 def test_training_that_was_not_validated_says_so(run, tmp_path):
