@@ -3,7 +3,7 @@
     python benchmarks/which_flow.py [--data kin8nm protein] [--publish]
 
 Values and sizes are those of the models' folders. Measured here, on one thread: rows a second of
-CPU time, minutes (the steps of the training times the CPU time of a step, the families in turn),
+CPU time, minutes (the rows seen in training times the CPU time of a row, the families in turn),
 round trips, and what a model makes of rows far outside. Rows are samples of ImpFlow: no data are
 needed.
 """
@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from beside_splines import step_seconds
-from documents import ROOT, markdown, publish
+from documents import RESULTS, ROOT, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import create_model
@@ -137,7 +138,7 @@ def compared(data: str, repeats: int) -> list[dict[str, Any]]:
             "behind": sign * (best.entry.value - record.entry.value),
             "paired": paired_error(best.folder, record.folder),
             "parameters": record.parameters,
-            "minutes": record.facts.steps * seconds[key] / 60,
+            "minutes": record.facts.rows_seen / size * seconds[key] / 60,
             "invertible": invertible(record),
             **figures[key],
         }
@@ -191,6 +192,12 @@ def draw(data: str) -> None:
     picture.savefig(PICTURE, dpi=110)
 
 
+def kept() -> list[dict[str, Any]]:
+    """The figures of earlier runs."""
+    file = RESULTS / "which-flow.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
@@ -204,6 +211,8 @@ def main() -> None:
             figures += compared(data, options.repeats)
             print(f"{data}\n{tables(figures)[f'{data} table']}\n", flush=True)
     if options.publish:
+        figures += [figure for figure in kept() if figure["data"] not in options.data]
+        figures.sort(key=lambda figure: DATA.index(figure["data"]))
         publish(GUIDE, tables(figures), figures, "which-flow")
         draw(DATA[0])
 
