@@ -14,7 +14,7 @@ from impflow_zoo.data.source import DataError, UnknownSplitError
 __all__ = ["load_split", "one_line", "pick_split"]
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-# CSV files are read whole: else the first rows decide whether a column holds whole numbers.
+# CSV files on disk are read whole: else the first rows decide whether a column holds whole numbers.
 _IN_ONE_PIECE: dict[str, Any] = {"chunksize": 2**40}  # rows
 _NO_ROWS = (
     "corresponds to no data",
@@ -53,7 +53,8 @@ def load_split(
     if path.is_file():
         where = _file(path)
     elif path.is_dir():
-        kinds = {file.suffix.lower() for file in path.rglob("*")} - {"", ".md"}
+        seen = [p for p in path.rglob("[!.]*") if "/." not in f"/{p.relative_to(path).as_posix()}"]
+        kinds = {p.suffix.lower() for p in seen if p.is_file()} - {"", ".md", ".txt"}
         whole = _IN_ONE_PIECE if kinds == {".csv"} else {}
         where = {"path": str(path.absolute()), **whole}
         if glob.has_magic(where["path"]):

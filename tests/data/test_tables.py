@@ -231,6 +231,9 @@ def test_the_file_is_read_that_was_named(tmp_path, monkeypatch):
 def test_fractions_may_come_after_many_whole_numbers(tmp_path):
     path = tmp_path / "rows" / "t.csv"
     path.parent.mkdir()
+    for other in ("LICENSE.txt", ".cache/a.lock"):
+        (path.parent / other).parent.mkdir(exist_ok=True)
+        (path.parent / other).write_text("x")
     path.write_text("a\n" + "1\n" * 10_000 + "1.5\n" * 5)
     for source in (open_table(path), open_table(path.parent)):
         assert source.rows([0, len(source) - 1]).flatten().tolist() == [1.0, 1.5]
