@@ -16,10 +16,7 @@ __all__ = ["load_split", "one_line", "pick_split"]
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 # CSV files on disk are read whole: else the first rows decide whether a column holds whole numbers.
 _IN_ONE_PIECE: dict[str, Any] = {"chunksize": 2**40}  # rows
-_NO_ROWS = (
-    "corresponds to no data",
-    "BatchSize must be greater",
-)  # what datasets says where there are none
+_NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
@@ -53,10 +50,7 @@ def load_split(
     if path.is_file():
         where = _file(path)
     elif path.is_dir():
-        seen = [p for p in path.rglob("[!.]*") if "/." not in f"/{p.relative_to(path).as_posix()}"]
-        kinds = {p.suffix.lower() for p in seen if p.is_file()} - {"", ".md", ".txt"}
-        whole = _IN_ONE_PIECE if kinds == {".csv"} else {}
-        where = {"path": str(path.absolute()), **whole}
+        where = {"path": str(path.absolute()), **(_IN_ONE_PIECE if _of_csv_files(path) else {})}
         if glob.has_magic(where["path"]):
             raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
     elif _looks_local(dataset):
@@ -124,6 +118,13 @@ def _file(path: Path) -> dict[str, Any]:
     named = _SPLIT_IN_NAME.search(path.stem.lower())
     files = {named[1] if named else "train": glob.escape(str(path.absolute()))}
     return {"path": kind, "data_files": files, **(_IN_ONE_PIECE if kind == "csv" else {})}
+
+
+def _of_csv_files(folder: Path) -> bool:
+    """Whether a folder holds CSV files and no other data; hidden files and texts do not count."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    seen = (file for file in files if not any(part.startswith(".") for part in file.parts))
+    return {file.suffix.lower() for file in seen} - {"", ".md", ".txt"} == {".csv"}
 
 
 def _names_a_format(dataset: str) -> bool:
