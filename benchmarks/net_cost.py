@@ -70,6 +70,7 @@ def tasks(net: nn.Module, features: int, rows: int) -> dict[str, Callable]:
     """What is timed, by its name."""
     blocks = [ResFlowTransform(copy.deepcopy(net)) for _ in range(BLOCKS)]
     flow, trained = CompositeTransform(blocks).eval(), CompositeTransform(copy.deepcopy(blocks))
+    trained.train()
     x = torch.randn(rows, features)
 
     @torch.no_grad()

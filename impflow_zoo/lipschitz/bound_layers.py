@@ -81,11 +81,12 @@ class BoundLayers(BoundNet):
         if all(bias.dim() == 1 for bias in self.biases):
             return self
         biases = [bias if bias.dim() == 1 else bias[index] for bias in self.biases]
-        return self._with(self.weights, biases)
+        return self.having(self.weights, biases)
 
     def negated(self) -> Self:
         weights, biases = ((*tensors[:-1], -tensors[-1]) for tensors in (self.weights, self.biases))
-        return self._with(weights, biases)
+        return self.having(weights, biases)
 
-    def _with(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Self:
+    def having(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Self:
+        """The same with other weights and biases."""
         return type(self)(self.shape, self.functions, weights, biases, self.first, self.mixing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,9 +86,9 @@ class BoundedNet(nn.Module):
         """The layers, as what they are."""
         return cast(list[LipschitzLayer], list(self.layers))
 
-    def weight_in_use(self, norms: Sequence[Tensor], i: int, scale: Scale) -> Tensor:
-        """The weight of layer `i`, times a scale: a scalar, or factors of its rows and columns."""
-        return self.bounded_layers()[i].in_use(norms[i], scale)
+    def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
+        """The weight of layer `i`, times scales of its rows and of its columns."""
+        return self.bounded_layers()[i].in_use(norms[i], spread(rows, 1) * columns)
 
     def folded(self, i: int) -> tuple[Function, Scale, Scale]:
         """Activation `i`, -1 for the first, as a function, and the scales before and after it."""
@@ -123,13 +123,13 @@ class BoundedNet(nn.Module):
             function, before, after = self.folded(i)
             bias = layer.bias if given is None else layer.bias + self.context_layers[i](given)
             functions.append(function)
-            weights.append(self.weight_in_use(norms, i, spread(before, 1) * scale))
+            weights.append(self.weight_in_use(norms, i, before, scale))
             biases.append(bias * before)
             if mixing is None:
                 scale = after
             else:
                 mixing[i] = mixing[i][0], mixing[i][1] * after
-        weights.append(self.weight_in_use(norms, -1, scale))
+        weights.append(self.weight_in_use(norms, -1, 1.0, scale))
         biases.append(self.bounded_layers()[-1].bias)
         return BoundLayers(self.shape, functions, weights, biases, first, mixing)
 

@@ -33,7 +33,7 @@ class LipschitzLayer(nn.Module):
 
     operator: Callable[[Tensor, Tensor], Tensor]  # of a weight `W` and `v`: `W v` as a flat vector
     converge: Callable[[], None]
-    iterate: Callable[[], Tensor | None]
+    iterate: Callable[[], Any]
     norm_bound: Callable[[], float]
     weight: nn.Parameter
     bias: nn.Parameter
@@ -68,7 +68,7 @@ class LipschitzLayer(nn.Module):
         self.register_buffer("v", torch.zeros(inputs * pixels))
         self.register_buffer("sigma", torch.zeros(()))
 
-    def attained(self) -> Tensor:
+    def attained(self) -> Any:
         """`u . W v`, differentiable in `W`."""
         u, v = self.u, self.v
         if torch.is_grad_enabled():  # the next forward may come before this one's backward
@@ -178,7 +178,7 @@ def spread(scale: Scale, dims: int) -> Scale:
     return scale.view(*scale.shape, *[1] * dims) if isinstance(scale, Tensor) else scale
 
 
-def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Tensor]:
+def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Any]:
     """What `in_use` of some layers takes, in their own types, autocast or not.
 
     In training mode, or as `training` says, norms are iterated. In evaluation mode the host waits

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import cast
+import weakref
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import ACTIVATIONS, make_activation, slopes, watched
+from impflow_zoo.lipschitz.activations import (
+    ACTIVATIONS,
+    folded,
+    make_activation,
+    slopes,
+    watched,
+)
+from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.lipschitz.certify import nets_of
 from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale
+from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
 from impflow_zoo.lipschitz.perceptron import Perceptron
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.modes import recording, without_autocast
 
 __all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP", "lipsdp_bounds"]
 
+# What evaluation without gradients has computed: the net at no context, and what it depends on.
+# It stands here so that copies and pickles of nets are without it.
+_KEPT: MutableMapping[
+    nn.Module, tuple[list[Any], torch.dtype, torch.device, Tensor, BoundLayers]
+] = weakref.WeakKeyDictionary()
 _LARGEST = 30.0  # free matrices are scaled down to it: with larger entries float32 loses digits
 
 
@@ -34,9 +47,8 @@ class CayleyLayer(LipschitzLayer):
     """A pair of matrices `[A B]` with orthonormal rows, and a bias.
 
     The pair is the Cayley transform of a free matrix. It is then divided by what rounding leaves
-    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. For
-    evaluation without gradients the pair is kept, outside of the state dict, and computed again
-    when any entry of the matrix has changed.
+    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. A matrix
+    with entries above 30 is first scaled down. Gradients take both divisors as constants.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -46,8 +58,6 @@ class CayleyLayer(LipschitzLayer):
         in_features: columns of `B`.
         out_features: rows of `A` and `B`, and columns of `A`.
     """
-
-    kept: Tensor  # the pair of the settled weight
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -59,47 +69,40 @@ class CayleyLayer(LipschitzLayer):
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
-        return self.parts(self.normalised_weight())
-
-    def parts(self, both: Tensor) -> tuple[Tensor, Tensor]:
-        """The two matrices within one."""
-        size = len(self.bias)
-        return both[:, :size], both[:, size:]
+        return norms_of([self])[0]
 
     def state(self) -> tuple[Tensor, ...]:
-        # Gradients and tangents flow through the transform, whatever stands in the weight's place.
-        plain = isinstance(self.weight, nn.Parameter) and not torch.compiler.is_compiling()
-        return (self.weight,) if plain and not torch.is_grad_enabled() else ()
+        return ()
 
-    def iterate(self) -> Tensor:
-        """The pair: nothing here is found by iteration."""
+    def attained(self) -> tuple[Tensor, Tensor]:
+        """The pair, which takes the place of a norm."""
         return _cayley(self.weight)
 
-    def attained(self) -> Tensor:
-        """The pair, side by side."""
-        return self.kept if self.state() else _cayley(self.weight)
+    def iterate(self) -> tuple[Tensor, Tensor]:
+        return self.attained()
 
-    def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
-        return norm * scale
-
-    def converge(self) -> None:
-        with recording(mode=False):  # enters graphs of linearizations later
-            self.kept = _cayley(self.weight)
+    def in_use(self, norm: Any, scale: Scale = 1.0) -> Any:
+        """The pair: nothing is left to shrink."""
+        return norm
 
     def extra_repr(self) -> str:
         size = len(self.bias)
         return f"{len(self.weight) - size}, {size}"
 
 
-def _cayley(free: Tensor) -> Tensor:
+def _cayley(free: Tensor) -> tuple[Tensor, Tensor]:
     """`[A B] = [2 Z - I, -2 Z V^T]` of `[S; V]`, with `Z = (I + S - S^T + V^T V)^-T`."""
-    free = free / (free.abs().amax() / _LARGEST).clamp(min=1)
+    free = free / (free.detach().abs().amax() / _LARGEST).clamp(min=1)
     square, rest = free.split((free.shape[1], free.shape[0] - free.shape[1]))
     identity = torch.eye(len(square), dtype=free.dtype, device=free.device)
-    inverse = torch.linalg.inv_ex(identity + square - square.mT + rest.mT @ rest)[0].mT
-    pair = torch.cat((2 * inverse - identity, -2 * inverse @ rest.mT), dim=1)
-    fixed = pair.detach()
-    return pair / (1 + torch.linalg.matrix_norm(fixed @ fixed.mT - identity)).sqrt()
+    total = torch.addmm(identity + square - square.mT, rest.mT, rest)
+    twice = 2 * torch.linalg.inv_ex(total)[0].mT
+    a, negative_b = twice - identity, twice @ rest.mT
+    excess = -identity
+    for fixed in (a.detach(), negative_b.detach()):
+        excess = torch.addmm(excess, fixed, fixed.mT)
+    rounding = (1 + torch.linalg.matrix_norm(excess)).sqrt()
+    return a / rounding, negative_b / -rounding
 
 
 class SandwichMLP(Perceptron):
@@ -165,13 +168,42 @@ class SandwichMLP(Perceptron):
         widths = [features, *self.hidden_features, features]
         self.layers = nn.ModuleList(CayleyLayer(n, m) for n, m in itertools.pairwise(widths))
 
-    def weight_in_use(self, norms: Sequence[Tensor], i: int, scale: Scale) -> Tensor:
-        layers = cast(list[CayleyLayer], self.layers)
-        i %= len(layers)
-        weight, ends = layers[i].parts(norms[i])[1], (i == 0) + (i == len(layers) - 1)
-        if i:
-            weight = weight @ layers[i - 1].parts(norms[i - 1])[0].mT
-        return weight * (2 * (self.lipschitz / 2) ** (ends / 2) * scale)
+    def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
+        i %= len(norms)
+        ends = (i == 0) + (i == len(norms) - 1)
+        with without_autocast(self):
+            weight = norms[i][1] * spread(2 * (self.lipschitz / 2) ** (ends / 2) * rows, 1)
+            return weight @ (norms[i - 1][0] * spread(columns, 1)).mT if i else weight * columns
+
+    def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
+        """The net at a context. Without gradients its weights are kept until anything changes."""
+        layers = self.bounded_layers()
+        tensors: list[Tensor] = [t for layer in layers for t in (layer.weight, layer.bias)]
+        tensors += self.log_frequencies
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or any(map(watched, layers))
+            or not all(isinstance(t, nn.Parameter) for t in tensors)
+        ):
+            return super().at(context, training=training)
+        parts = [part for activation in self.activations for part in folded(activation)]
+        tensors += [part for part in parts if isinstance(part, Tensor)]
+        plain = [self.lipschitz, *(part for part in parts if not isinstance(part, Tensor))]
+        now = torch.cat([t.flatten() for t in tensors])
+        known = _KEPT.get(self)
+        if known is None or known[:3] != (plain, now.dtype, now.device) or not now.equal(known[3]):
+            with recording(mode=False):  # inference tensors could not enter graphs later
+                bound = super().at(None, training=training)
+                known = _KEPT[self] = plain, now.dtype, now.device, now, bound
+        bound = known[4]
+        if context is None or not self.context_features:
+            return bound
+        biases = [
+            (layer.bias + shift(context)) * self.folded(i)[1]
+            for i, (layer, shift) in enumerate(zip(layers, self.context_layers, strict=False))
+        ]
+        return bound.having(bound.weights, [*biases, bound.biases[-1]])
 
     @torch.no_grad()
     def certificate(self) -> float | None:
