@@ -197,7 +197,7 @@ def run(settings: Settings, train: Images, test: Images | None, out: Path, *, re
     optimizer = torch.optim.Adam(classifier.parameters(), lr=settings.rate, betas=(0.9, 0.99))
     state: dict[str, Any] = {**asdict(settings), "step": 0, "seconds": 0.0, "evaluations": 0.0}
     if done is not None:
-        state = read_checkpoint(checkpoint, {"classifier": classifier}, optimizer)
+        state = read_checkpoint(checkpoint, {"classifier": classifier}, {"optimizer": optimizer})
     bar = tqdm(
         batches(train[: len(train) - kept], settings, state["step"]),
         desc=settings.name,
@@ -217,7 +217,9 @@ def run(settings: Settings, train: Images, test: Images | None, out: Path, *, re
         state["evaluations"] += sum(iterations) / max(len(iterations), 1)
         if state["step"] % EVERY == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-            write_checkpoint(checkpoint, {"classifier": classifier}, optimizer, state)
+            write_checkpoint(
+                checkpoint, {"classifier": classifier}, {"optimizer": optimizer}, state
+            )
     save(classifier, out / WEIGHTS)
     result = asdict(settings) | {
         "parameters": sum(p.numel() for p in classifier.parameters()),

@@ -70,9 +70,12 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the model is trained: Adam(0.9, 0.99) with warm-up and decoupled weight decay.
+    """How the model is trained. The learning rate warms up, and weight decay is decoupled.
 
     Arguments:
+        optimizer: `"adamw"`, with betas of 0.9 and 0.99; or `"muon"`, which needs torch 2.9: Muon
+            (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) for matrices, AdamW
+            for all other parameters, kernels of convolutions among them.
         steps: optimisation steps.
         batch_size: rows per step.
         learning_rate: learning rate after the warm-up.
@@ -91,6 +94,7 @@ class TrainingSettings:
         seed: seed of weights, batches, noise and probes.
     """
 
+    optimizer: str = "adamw"
     steps: int = 10_000
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -108,6 +112,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_choice("optimizer", self.optimizer, ("adamw", "muon"))
         require_sizes(self, "steps", "batch_size", "validate_every", "log_every")
         require_sizes(self, "validation_limit", "patience")
         for name in ("warmup_steps", "weight_decay", "checkpoint_minutes", "final_learning_rate"):

@@ -27,20 +27,21 @@ class CheckpointError(ModelError):
 def write_checkpoint(
     path: Path,
     modules: dict[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
+    optimizers: dict[str, torch.optim.Optimizer],
     state: dict[str, Any],
 ) -> None:
-    """Write modules, optimizer and plain numbers.
+    """Write modules, optimizers and plain numbers.
 
     Arguments:
         path: path of the file.
         modules: modules by the name in the file.
-        optimizer: its per-parameter tensors are stored.
+        optimizers: by their names; their per-parameter tensors are stored.
         state: numbers, strings and lists, stored as JSON.
     """
     parts = {name: module.state_dict() for name, module in modules.items()}
-    for index, entry in optimizer.state_dict()["state"].items():
-        parts[f"optimizer/{index}"] = entry
+    for name, optimizer in optimizers.items():
+        for index, entry in optimizer.state_dict()["state"].items():
+            parts[f"{name}/{index}"] = entry
     tensors = {
         f"{name}/{key}": value.detach().cpu().clone().contiguous()
         for name, part in parts.items()
@@ -64,7 +65,7 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(
-    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer
+    path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
 ) -> dict[str, Any]:
     """Restore what `write_checkpoint` wrote, and return its state.
 
@@ -72,16 +73,17 @@ def read_checkpoint(
         CheckpointError: if the file is damaged, or does not fit.
     """
     state, parts = checkpoint_state(path), _parts(read_safetensors(path))
-    known = optimizer.state_dict()
-    known["state"] = {
-        int(index): part
-        for name, part in parts.items()
-        if (index := name.removeprefix("optimizer/")) != name
-    }
     try:
         for name, module in modules.items():
             module.load_state_dict(parts[name])
-        optimizer.load_state_dict(known)
+        for name, optimizer in optimizers.items():
+            known = optimizer.state_dict()
+            known["state"] = {
+                int(index): part
+                for key, part in parts.items()
+                if (index := key.removeprefix(f"{name}/")) != key
+            }
+            optimizer.load_state_dict(known)
     except (RuntimeError, KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{path} belongs to another recipe: {first}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,7 +23,7 @@ __all__ = ["Optimisation", "learning_rate"]
 
 
 class Optimisation:
-    """A model, its averaged copy and their optimizer.
+    """A model, its averaged copy and their optimizers.
 
     The random numbers of a step depend only on the recipe's seed, the number of the step and the
     process. Averages, summed gradients and the vectors of power iterations are the same in all
@@ -39,11 +39,7 @@ class Optimisation:
         self.model, self.settings, self.processes = model, settings, processes
         self.averaged = AveragedModel(model, multi_avg_fn=moving_average(settings.ema_decay))
         self.modules = {"model": model, "averaged": self.averaged}  # what a checkpoint holds
-        self.optimizer = torch.optim.AdamW(
-            _groups(model, settings.weight_decay),
-            lr=settings.learning_rate,
-            betas=(0.9, 0.99),
-        )
+        self.optimizers = _optimizers(model, settings)
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
@@ -65,8 +61,9 @@ class Optimisation:
             are finite and the step was applied), evaluations per root, part of roots not found.
         """
         rate = learning_rate(self.settings, number)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         torch.manual_seed(mix(self.settings.seed, Use.STEP, number, self.processes.rank))
         self.processes.copy_first(_buffers(self.model))
         figures = self._differentiate(x, size)
@@ -76,14 +73,15 @@ class Optimisation:
             self.processes.add_up(cast(Tensor, p.grad) for p in parameters)
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm))
         if math.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers.values():
+                optimizer.step()
             self.averaged.update_parameters(self.model)
         return {**figures, "gradient_norm": norm, "learning_rate": rate}
 
     def _differentiate(self, x: Tensor, size: int) -> dict[str, float]:
         """Gradients of this process's part of the mean, and the figures of all parts."""
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         report = Report()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)  # counted below
@@ -111,9 +109,25 @@ def _counts(roots: list[Solution]) -> list[int]:
     return torch.stack(counts).sum(dim=0).tolist() if counts else [0, 0, 0]
 
 
-def _groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+def _optimizers(
+    model: torch.nn.Module, settings: TrainingSettings
+) -> dict[str, torch.optim.Optimizer]:
+    """The optimizers by their names in a checkpoint."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    matrices = [p for p in model.parameters() if p.dim() == 2 and settings.optimizer == "muon"]
+    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    found: dict[str, torch.optim.Optimizer] = {
+        "optimizer": torch.optim.AdamW(_groups(others, decay), lr=rate, betas=(0.9, 0.99))
+    }
+    if matrices:
+        found["muon"] = torch.optim.Muon(
+            matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        )
+    return found
+
+
+def _groups(parameters: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
     """Parameters by their weight decay: biases, scales and shifts have none."""
-    parameters = list(model.parameters())
     if not decay:
         return [{"params": parameters, "weight_decay": 0.0}]
     return [

@@ -156,7 +156,7 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""
         state = read_checkpoint(
-            self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizer
+            self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizers
         )
         if state["data"] != self.state["data"]:
             raise CheckpointError(
@@ -178,7 +178,7 @@ class Trainer:
             write_checkpoint(
                 self.folder / CHECKPOINT,
                 self.optimisation.modules,
-                self.optimisation.optimizer,
+                self.optimisation.optimizers,
                 {**self.state, "unlogged": self.unlogged},
             )
 

@@ -98,5 +98,5 @@ def step_of(folder: Path, recipe: Path) -> int:
     model = model_class(settings.model)(settings.config)
     run = Trainer(model, settings.training, *open_splits(settings, None), folder, progress=False)
     optimisation = run.optimisation
-    state = read_checkpoint(folder / CHECKPOINT, optimisation.modules, optimisation.optimizer)
+    state = read_checkpoint(folder / CHECKPOINT, optimisation.modules, optimisation.optimizers)
     return state["step"]

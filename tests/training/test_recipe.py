@@ -84,6 +84,10 @@ WRONG = {
     "no validation": ({"training": {"validation_limit": 0}}, "validation_limit=0: at least 1"),
     "negative warm-up": ({"training": {"warmup_steps": -1}}, "warmup_steps=-1: at least 0"),
     "negative decay": ({"training": {"weight_decay": -0.1}}, "weight_decay=-0.1: at least 0"),
+    "unknown optimizer": (
+        {"training": {"optimizer": "sgd"}},
+        "unknown optimizer 'sgd': choose adamw, muon",
+    ),
     "no rate": ({"training": {"learning_rate": 0}}, "learning_rate=0.0: a positive number"),
     "rate that turns": (
         {"training": {"final_learning_rate": -0.1}},

@@ -76,6 +76,15 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
+def test_both_optimizers_of_a_run_with_muon_go_on(tmp_path):
+    recipe = write_recipe(tmp_path, training={"optimizer": "muon"})
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "parts", max_minutes=0.0)
+    train(recipe, tmp_path / "parts", resume=True)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_a_signal_ends_a_run_in_order(number, uninterrupted, tmp_path, monkeypatch):
     recipe, whole = uninterrupted

@@ -60,6 +60,20 @@ def test_weight_decay_shrinks_weights_whatever_the_gradient(tmp_path, monkeypatc
         torch.testing.assert_close(p.detach(), before[name] * left, msg=name)
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
+def test_muon_turns_matrices_and_adam_moves_the_rest(tmp_path):
+    run = trainer(tmp_path, optimizer="muon", learning_rate=0.01)
+    before = parameters(run.model)
+    run.step()
+    for name, p in run.model.named_parameters():
+        step = (p.detach() - before[name]) / 0.01
+        if p.dim() == 2:  # all singular values of a step are about the same
+            values = torch.linalg.svdvals(step) / (0.2 * max(p.shape) ** 0.5)
+            assert 0.6 < values.min() <= values.max() < 1.3, name
+        elif p.grad is not None and (p.grad != 0).all():
+            torch.testing.assert_close(step, -p.grad.sign(), rtol=1e-2, atol=1e-2, msg=name)
+
+
 def test_gradients_are_clipped_and_their_true_norm_is_logged(tmp_path, monkeypatch):
     run = trainer(tmp_path, clip_norm=0.5)
     monkeypatch.setattr(run.model, "log_prob", constant(run, 3.0))
