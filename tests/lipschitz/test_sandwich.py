@@ -326,3 +326,14 @@ def test_large_free_matrices_are_scaled_as_a_whole_and_infinite_ones_show():
         torch.testing.assert_close(layer.pair(), pair)
         layer.weight[0, 0] = torch.inf
         assert not any(part.isfinite().all() for part in layer.pair())
+
+
+def test_gradients_take_the_scale_of_large_matrices_as_a_constant():
+    large, small = CayleyLayer(3, 4).double(), CayleyLayer(3, 4).double()
+    with torch.no_grad():
+        large.weight.mul_(300 / large.weight.abs().amax())
+        small.weight.copy_(large.weight / 10)  # what the layer scales it down to
+    for layer in (large, small):
+        sum(part.sin().sum() for part in layer.pair()).backward()
+    torch.testing.assert_close(large.weight.grad, small.weight.grad / 10)
+    assert large.weight.grad.abs().amax() > 0
