@@ -171,7 +171,7 @@ class SandwichMLP(Perceptron):
     def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
         i %= len(norms)
         ends = (i == 0) + (i == len(norms) - 1)
-        with without_autocast(self):
+        with without_autocast(self.layers[i]):
             weight = norms[i][1] * spread(2 * (self.lipschitz / 2) ** (ends / 2) * rows, 1)
             return weight @ (norms[i - 1][0] * spread(columns, 1)).mT if i else weight * columns
 

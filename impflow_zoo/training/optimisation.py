@@ -114,8 +114,9 @@ def _optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by their names in a checkpoint."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    matrices = [p for p in model.parameters() if p.dim() == 2 and settings.optimizer == "muon"]
-    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    muon = settings.optimizer == "muon"
+    matrices = [p for p in model.parameters() if muon and p.dim() == 2]
+    others = [p for p in model.parameters() if not muon or p.dim() != 2]
     found: dict[str, torch.optim.Optimizer] = {
         "optimizer": torch.optim.AdamW(_groups(others, decay), lr=rate, betas=(0.9, 0.99))
     }
