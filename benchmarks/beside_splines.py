@@ -4,8 +4,8 @@
 
 Reads the scores and validation curves of the zoo's folders, `impflow-NAME`, `resflow-NAME` and
 `spline-NAME`. A curve is the best value so far, against the steps times the CPU time of a step.
-This time is measured here, with one thread and the families in turn: a step of the trained model
-on a batch of its own samples.
+This time is measured here, with one thread and the families in turn: a step of the trained model,
+with the optimizers of its recipe, on samples of ImpFlow.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import RECIPE, ModelFolder
 from impflow_zoo.publishing.pairs import paired_error
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.recipe import TrainingSettings, read_recipe
 from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
+from impflow_zoo.training.optimisation import optimizers
 
 GUIDE = ROOT / "docs" / "which-net.md"
 PICTURE = ROOT / "docs" / "pictures" / "beside-splines.png"
@@ -36,19 +38,26 @@ FAMILIES = {"impflow": "ImpFlow", "resflow": "ResFlow", "spline": "spline flow"}
 DATA = ("kin8nm", "power-plant", "protein", "bsds300")
 
 
-def step_seconds(models: Mapping[str, FlowModel], repeats: int, *batch: Tensor) -> dict[str, float]:
-    """CPU seconds of a training step of each model on a batch, the median of several in turn.
+def step_seconds(
+    trained: Mapping[str, tuple[FlowModel, TrainingSettings]], repeats: int, *batch: Tensor
+) -> dict[str, float]:
+    """CPU seconds of a training step with each model's optimizers, the median of several in turn.
 
-    The models are trained on meanwhile: give copies.
+    The models are trained on meanwhile: give copies. Of the batch, a step takes as many rows as
+    its settings say.
     """
-    times: dict[str, list[float]] = {name: [] for name in models}
-    optimisers = {n: torch.optim.Adam(m.train().parameters(), lr=1e-6) for n, m in models.items()}
+    times: dict[str, list[float]] = {name: [] for name in trained}
+    slow = {
+        name: optimizers(model.train(), replace(settings, learning_rate=1e-6)).values()
+        for name, (model, settings) in trained.items()
+    }
     for _ in range(repeats):
-        for name, model in models.items():
+        for name, (model, settings) in trained.items():
             start = time.process_time()
-            optimisers[name].zero_grad()
-            (-model.log_prob(*batch).mean()).backward()
-            optimisers[name].step()
+            model.zero_grad()
+            (-model.log_prob(*(part[: settings.batch_size] for part in batch)).mean()).backward()
+            for optimizer in slow[name]:
+                optimizer.step()
             times[name].append(time.process_time() - start)
     return {name: statistics.median(found) for name, found in times.items()}
 
@@ -68,9 +77,15 @@ def measured(zoo: Path, repeats: int) -> list[dict[str, Any]]:
     """The figures of every data set."""
     figures = []
     for name in DATA:
-        models = {family: create_model(f"{family}-{name}") for family in FAMILIES}
-        batch = read_recipe(zoo / f"impflow-{name}" / RECIPE).training.batch_size
-        seconds = step_seconds(models, repeats, models["impflow"].sample(batch))
+        trained = {
+            f: (
+                create_model(zoo / f"{f}-{name}"),
+                read_recipe(zoo / f"{f}-{name}" / RECIPE).training,
+            )
+            for f in FAMILIES
+        }
+        model, settings = trained["impflow"]
+        seconds = step_seconds(trained, repeats, model.sample(settings.batch_size))
         curves = {
             family: [(steps * seconds[family] / 60, v) for steps, v in curve(zoo, family, name)]
             for family in FAMILIES

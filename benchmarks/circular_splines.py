@@ -102,7 +102,8 @@ def measure(repeats: int, bins: int) -> tuple[list[dict[str, Any]], dict[str, Lo
     models = {name: create_model(f"{name.lower()}-torus") for name in OURS}
     recipes = {n: read_recipe(zoo_folder() / f"{n.lower()}-torus" / "recipe.yaml") for n in OURS}
     batch = models["ImpFlow"].sample(recipes["ImpFlow"].training.batch_size)
-    seconds = step_seconds(copy.deepcopy(models), repeats, batch)
+    trained = {n: (copy.deepcopy(m), recipes[n].training) for n, m in models.items()}
+    seconds = step_seconds(trained, repeats, batch)
     figures, densities = [], {}
     for name, model in models.items():
         steps, densities[name] = recipes[name].training.steps, model.log_prob

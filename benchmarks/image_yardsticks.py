@@ -171,7 +171,7 @@ def coupling_recipe(
     settings = recipe.training
     batch = first_rows(model, recipe, data, settings.batch_size)
     model.train().encode(batch)
-    seconds = step_seconds({"": model}, 2 if smoke() else 10, batch)[""]
+    seconds = step_seconds({"": (model, settings)}, 2 if smoke() else 10, batch)[""]
     steps = max(2, round(60 * minutes / seconds))
     print(f"{parameters(model):,} parameters, {seconds:.3f} s a step, {steps:,} steps", flush=True)
     taken = replace(

@@ -39,7 +39,7 @@ class Optimisation:
         self.model, self.settings, self.processes = model, settings, processes
         self.averaged = AveragedModel(model, multi_avg_fn=moving_average(settings.ema_decay))
         self.modules = {"model": model, "averaged": self.averaged}  # what a checkpoint holds
-        self.optimizers = _optimizers(model, settings)
+        self.optimizers = optimizers(model, settings)
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
@@ -109,7 +109,7 @@ def _counts(roots: list[Solution]) -> list[int]:
     return torch.stack(counts).sum(dim=0).tolist() if counts else [0, 0, 0]
 
 
-def _optimizers(
+def optimizers(
     model: torch.nn.Module, settings: TrainingSettings
 ) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by their names in a checkpoint."""
