@@ -25,7 +25,7 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.binding import bind
 
 GUIDE = ROOT / "docs" / "which-net.md"
-HEADER = "model | nets | bound | mean local norm | largest of the median net | result"
+HEADER = "model | nets | bound | mean local norm | largest local norm, median over nets | result"
 
 
 @torch.no_grad()

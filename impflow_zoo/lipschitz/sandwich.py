@@ -110,8 +110,8 @@ class SandwichMLP(Perceptron):
 
     It costs as much per row as a `LipschitzMLP` of the same sizes and has two to three times its
     parameters. A `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its
-    slopes reach a third to two thirds of the bound. The weights of this net satisfy a semidefinite
-    certificate (LipSDP), and its slopes can come close to the bound.
+    slopes stay well below the bound. The weights of this net satisfy a semidefinite certificate
+    (LipSDP), and its slopes can come close to the bound.
 
     With `[A_k B_k]` the pair of layer `k`, `F_k` the diagonal matrix of its frequencies and `L` the
     bound, the weights are `W_0 = sqrt(2 L) F_0 B_0`, `W_k = 2 F_k B_k A_(k-1)^T F_(k-1)^-1` and, in

@@ -117,9 +117,8 @@ def optimizers(
     muon = settings.optimizer == "muon"
     matrices = [p for p in model.parameters() if muon and p.dim() == 2]
     others = [p for p in model.parameters() if not muon or p.dim() != 2]
-    found: dict[str, torch.optim.Optimizer] = {
-        "optimizer": torch.optim.AdamW(_groups(others, decay), lr=rate, betas=(0.9, 0.99))
-    }
+    adamw = torch.optim.AdamW(_groups(others, decay), lr=rate, betas=(0.9, 0.99), fused=True)
+    found: dict[str, torch.optim.Optimizer] = {"optimizer": adamw}
     if matrices:
         found["muon"] = torch.optim.Muon(
             matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"

@@ -71,15 +71,26 @@ def test_a_net_without_hidden_layers_is_linear():
     assert net.certificate() <= KAPPA * (1 + 1e-6)
 
 
-def test_local_norms_keep_the_bound_after_steps_of_a_huge_rate():
-    net = SandwichMLP(3, (8, 8), lipschitz=KAPPA)
-    optimizer = torch.optim.Adam(net.parameters(), lr=10.0)
-    for _ in range(20):
+@every_activation
+@given(
+    rate=st.floats(-2, 4),
+    frequency=st.floats(-2, 2),
+    hidden=st.sampled_from([(1,), (8, 8), (4, 9, 4)]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=5)
+def test_local_norms_keep_the_bound_after_steps_of_a_huge_rate(
+    activation, rate, frequency, hidden, seed
+):
+    torch.manual_seed(seed)
+    net = SandwichMLP(3, hidden, activation, KAPPA, frequency=10**frequency)
+    optimizer = torch.optim.Adam(net.parameters(), lr=10**rate)
+    for _ in range(10):
         optimizer.zero_grad()
         (-net(torch.randn(50, 3)).square().mean()).backward()
         optimizer.step()
     net.double()
-    x = steepest(net, torch.randn(20, 3, dtype=torch.float64))
+    x = steepest(net, torch.randn(20, 3, dtype=torch.float64), steps=5)
     assert local_norms(net, x).max() <= KAPPA * (1 + 1e-6)
     assert net.certificate() <= KAPPA * (1 + 1e-6)
 
