@@ -4,9 +4,8 @@
         --minutes 5 --set config.width=48 config.blocks=[4,4] training.learning_rate=1.0e-3
 
 Of a recipe with stages the first one is trained. Settings are named as in the recipe; their values
-are YAML. Prints each validation: step, rows seen,
-seconds, value; with --test also the score of the best weights on the test split. The model is
-thrown away.
+are YAML. Prints each validation: step, rows seen, seconds, value; with --test also the score of the
+best weights on the test split. The model is thrown away, unless --out names a new folder for it.
 """
 
 from __future__ import annotations
@@ -61,13 +60,14 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--out", type=Path, help="keep the model in this folder")
     parser.add_argument("--set", nargs="*", default=[], dest="settings")
     options = parser.parse_args()
     recipe = changed(yaml.safe_load(options.recipe.read_text()), options.settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / RECIPE
         path.write_text(yaml.safe_dump(recipe))
-        run = Path(folder) / "run"
+        run = options.out or Path(folder) / "run"
         training.train(path, data=options.data, out=run, max_minutes=options.minutes)
         lines = (run / LOG).read_text().splitlines()
         if options.test:
