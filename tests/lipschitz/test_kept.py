@@ -13,10 +13,13 @@ from torch.nn.utils import parametrize
 from impflow_zoo import ResFlowTransform, SandwichMLP
 
 
+def made_with(seed: int) -> SandwichMLP:
+    torch.manual_seed(seed)
+    return SandwichMLP(3, (6, 5), "shifted-lipswish", context_features=2).eval()
+
+
 def made() -> tuple[SandwichMLP, Tensor, Tensor]:
-    torch.manual_seed(0)
-    net = SandwichMLP(3, (6, 5), "shifted-lipswish", context_features=2).eval()
-    return net, torch.randn(4, 3), torch.randn(4, 2)
+    return made_with(0), torch.randn(4, 3), torch.randn(4, 2)
 
 
 def computed_again(net: SandwichMLP, x: Tensor, context: Tensor) -> Tensor:
@@ -44,6 +47,7 @@ CHANGES = {
     "scale of an activation": lambda net: net.activations[0].shifted.beta.add_(1),
     "hook": lambda net: net.activations[1].register_forward_hook(lambda _, x, y: y / 2),
     "parametrization": double_weight,
+    "loaded weights": lambda net: net.load_state_dict(made_with(1).state_dict()),
     "weight of another net": lambda net: net.layers[0].load_state_dict(
         SandwichMLP(3, (6,)).layers[0].state_dict(), assign=True
     ),

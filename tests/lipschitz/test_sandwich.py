@@ -170,35 +170,6 @@ def test_frequencies_are_positive_numbers(kind, frequency):
         kind(2, (4,), frequency=frequency)
 
 
-def test_what_evaluation_keeps_is_that_of_the_weight_as_it_is():
-    net = SandwichMLP(3, (8, 8)).eval()
-    average = AveragedModel(net, use_buffers=True).eval()
-    x = torch.randn(5, 3)
-
-    def check(net, x):
-        with torch.no_grad():
-            assert torch.equal(net(x), net(x))
-            assert torch.equal(net(x), without_gradient(net, x))
-
-    def without_gradient(net, x):
-        with torch.enable_grad():
-            return net(x).detach()
-
-    check(net, x)
-    for change in (
-        lambda layer: layer.weight.data.add_(1),
-        lambda layer: layer.weight.data.__setitem__((0, 0), 3.0),
-        lambda layer: layer.load_state_dict(CayleyLayer(3, 8).state_dict()),
-    ):
-        with torch.no_grad():
-            change(net.layers[0])
-        check(net, x)
-        average.update_parameters(net)
-        check(average.module, x)
-    check(net.double(), x.double())
-    check(net.float(), x)
-
-
 @pytest.mark.parametrize("step", [1e-1, 1e-3, 1e-5, 1e-8])
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
 def test_averaged_pairs_are_those_of_the_averaged_weights(step, dtype, rounding):
