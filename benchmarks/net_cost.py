@@ -2,7 +2,7 @@
 
     python benchmarks/net_cost.py [--publish]
 
-A flow of five ResFlow blocks of either net, one thread, in turn, the fastest of several runs.
+A flow of five ResFlow blocks of either net, one thread, in turn, the median of several runs.
 `evaluation` is `encode`, `log-density` the log-determinant with it, `training` a step with its
 AdamW. The sandwich net has learned a map of slopes as those of trained models. The spectral net has
 the weights that evaluate the same map, and a bound that leaves them as they are: so solvers take
@@ -15,6 +15,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
@@ -99,15 +100,17 @@ def measure(repeats: int) -> list[dict[str, Any]]:
         net = learned(features, widths)
         nets = {"spectral": spectral(net), "sandwich": net}
         runs = {kind: tasks(net, features, rows) for kind, net in nets.items()}
-        times: dict[str, dict[str, float]] = {kind: dict.fromkeys(TASKS, 1e9) for kind in nets}
+        times: dict[str, dict[str, list[float]]] = {kind: {t: [] for t in TASKS} for kind in nets}
         for _ in range(repeats):
             for task in TASKS:
                 for kind, run in runs.items():
                     start = time.perf_counter()
                     run[task]()
-                    spent = 1e3 * (time.perf_counter() - start)
-                    times[kind][task] = min(times[kind][task], spent)
-        figures.append({"features": features, "rows": rows, "widths": widths, **times})
+                    times[kind][task].append(1e3 * (time.perf_counter() - start))
+        medians = {
+            kind: {t: median(found) for t, found in own.items()} for kind, own in times.items()
+        }
+        figures.append({"features": features, "rows": rows, "widths": widths, **medians})
     return figures
 
 

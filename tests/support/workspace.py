@@ -133,7 +133,7 @@ class Workspace:
         words = [places[word]() if word in places else word for word in words]
         for i, word in enumerate(words):
             name, named, _ = word.partition("=FOLDER")
-            words[i] = f"{name}={self._data(name)}" if named else word
+            words[i] = f"{name}={self._data(Path(name).name)}" if named else word
         return [*words, *self._brought(words, model)]
 
     def _model_of(self, words: list[str], document: Path) -> str | None:
