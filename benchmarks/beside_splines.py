@@ -47,7 +47,7 @@ def step_seconds(
     its settings say.
     """
     times: dict[str, list[float]] = {name: [] for name in trained}
-    slow = {
+    optimizers_of = {
         name: optimizers(model.train(), replace(settings, learning_rate=1e-6)).values()
         for name, (model, settings) in trained.items()
     }
@@ -56,7 +56,7 @@ def step_seconds(
             start = time.process_time()
             model.zero_grad()
             (-model.log_prob(*(part[: settings.batch_size] for part in batch)).mean()).backward()
-            for optimizer in slow[name]:
+            for optimizer in optimizers_of[name]:
                 optimizer.step()
             times[name].append(time.process_time() - start)
     return {name: statistics.median(found) for name, found in times.items()}

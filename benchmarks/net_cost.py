@@ -3,10 +3,10 @@
     python benchmarks/net_cost.py [--publish]
 
 A flow of five ResFlow blocks of either net, one thread, in turn, the median of several runs.
-`evaluation` is `encode`, `log-density` the log-determinant with it, `training` a step with its
-AdamW. The sandwich net has learned a map of slopes as those of trained models. The spectral net has
-the weights that evaluate the same map, and a bound that leaves them as they are: so solvers take
-the same number of steps.
+`evaluation` is `encode`, `log-density` the log-determinant with it, `training` a training step
+with AdamW. The sandwich net has learned a map of slopes as those of trained models. The spectral
+net has the weights that evaluate the same map, and a bound that leaves them as they are: so solvers
+take the same number of steps.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def tasks(net: nn.Module, features: int, rows: int) -> dict[str, Callable]:
     blocks = [ResFlowTransform(copy.deepcopy(net)) for _ in range(BLOCKS)]
     flow, trained = CompositeTransform(blocks).eval(), CompositeTransform(copy.deepcopy(blocks))
     trained.train()
-    (optimizer,) = optimizers(trained, TrainingSettings(learning_rate=1e-12)).values()
+    settings = TrainingSettings(learning_rate=1e-12)  # which leaves the weights as they are
+    (optimizer,) = optimizers(trained, settings).values()
     x = torch.randn(rows, features)
 
     @torch.no_grad()
