@@ -14,6 +14,9 @@ from support.checkout import CHECKOUT
 from support.demo_page import CHROMIUM, PATIENCE, Page, Server, served
 
 from impflow_zoo import create_model
+from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.record import Record
+from impflow_zoo.registry import zoo_folder
 
 pytest.importorskip("gradio", reason="the demo needs the extra demo")
 pytest.importorskip("matplotlib", reason="the demo needs the extra demo")
@@ -194,8 +197,9 @@ def test_two_users_have_their_own_state(page, server, browser, tmp_path):
     page.upload(write(tmp_path, "mine.csv", rows))
     assert page.tab.get_by_label("number input for Row of mine.csv").count() == 1
     assert other.tab.get_by_label("number input for Row of mine.csv").count() == 0
-    assert "-14.9168" in page.tab.inner_text("#about")
-    assert "-14.9168" not in other.tab.inner_text("#about")
+    score = f"{Record(ModelFolder(zoo_folder() / TABLE)).entry.value:.4f}"
+    assert score in page.tab.inner_text("#about")
+    assert score not in other.tab.inner_text("#about")
     context.close()
 
 
