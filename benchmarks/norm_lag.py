@@ -30,11 +30,10 @@ def lags(folder: Path) -> list[float]:
     model.train()
     found = []
     for layer in model.modules():
-        if isinstance(layer, LipschitzLayer) and hasattr(layer, "sigma"):  # none in sandwich nets
-            layer.normalised_weight()
-            norm = float(layer.sigma)
+        if isinstance(layer, LipschitzLayer) and layer.state():  # none in sandwich nets
+            norm = float(layer.iterate())
             layer.double().converge()
-            found.append(1 - norm / float(layer.sigma))
+            found.append(1 - norm / float(layer.attained()))
     return found
 
 

@@ -149,7 +149,7 @@ def names_of(model: FlowModel, checkpoint: Checkpoint) -> dict[str, str]:
         name = f"{path}.{_name(part, place)}"
         if name in own:
             names[name] = place.key
-        elif place.name != "scale":  # the last norm, which layers without vectors do not keep
+        elif place.name != "scale":  # the last norm, which is computed anew
             raise ConversionError(
                 f"{place.key} has no place where the settings describe {type(part).__name__}: "
                 "correct act, vnorms, dims, kernels, preact, actnorm or fc_end by --set"
@@ -166,8 +166,7 @@ def _name(part: nn.Module, place: Place) -> str:
     for i in range(0 if net is None else len(net.layers)):
         modules += [f"layers.{i}", f"activations.{i}"]
     module = dict(enumerate(modules)).get(place.module, "nothing")
-    name = "sigma" if place.name == "scale" else place.name
-    return f"{_NETS[place.net]}.{module}.{name}"
+    return f"{_NETS[place.net]}.{module}.{place.name}"
 
 
 def weights_of(

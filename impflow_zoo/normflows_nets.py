@@ -78,13 +78,11 @@ def _fill(layers: Sequence[LipschitzLinear | LipschitzConv2d], theirs: Sequence[
             raise ValueError("the normflows net holds NaN or infinity in its weights")
         layer.to(weight.device, weight.dtype)
         layer.weight.copy_(weight)
-        assert layer.bias is not None
         layer.bias.copy_(other.bias)
         layer.converge()
-        norms.append(float(layer.sigma) * (1 + _ROUNDING))
+        norms.append(float(layer.attained()) * (1 + _ROUNDING))
         allowed.append(float(other.coeff))
-        # Where its own power iteration had not converged, a layer is above its coefficient by a
-        # little: the function is kept, and the coefficient is raised to what the norm is.
+        # Where its own power iteration has not converged, the norm is above the coefficient.
         layer.coefficient = max(norms[-1], allowed[-1])
     bound = math.prod(layer.coefficient for layer in layers)
     if bound >= 1:

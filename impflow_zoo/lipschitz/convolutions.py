@@ -23,7 +23,7 @@ class LipschitzConv2d(LipschitzLayer):
 
     The norm is the norm of the linear map `[in, H, W] -> [out, H, W]`, borders included. The norm
     of the kernel reshaped to a matrix can be wrong by a factor of the kernel size, either way. For
-    1x1 kernels the two agree, and the vectors are those of the matrix.
+    1x1 kernels the two agree, and the vector is that of the matrix.
 
     References:
         Regularisation of Neural Networks by Enforcing Lipschitz Continuity (Gouk et al., 2018)
@@ -57,11 +57,14 @@ class LipschitzConv2d(LipschitzLayer):
         self.image_size = (1, 1) if kernel_size == 1 else (int(height), int(width))
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size)
         self._start(convolution, coefficient, self.image_size[0] * self.image_size[1])
-        self.v.copy_(functional.normalize(torch.randn_like(self.v), dim=0))
+        self.vector.copy_(functional.normalize(torch.randn_like(self.vector), dim=0))
 
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         image = v.view(1, weight.shape[1], *self.image_size)
         return functional.conv2d(image, weight, padding=weight.shape[-1] // 2).flatten()
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return weight.flip(2, 3).transpose(0, 1).contiguous()
 
     def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
         # A weight in this format makes the images follow, which is faster on CPU and CUDA.
@@ -69,73 +72,59 @@ class LipschitzConv2d(LipschitzLayer):
 
     @torch.no_grad()
     def converge(self) -> None:
-        if not bool(self.weight.isfinite().all() and self.weight.any()):
-            self.sigma.zero_()
+        if not self._usable():
             return
         # Relative residual of `A^T A v`; the relative error of the norm is about its square.
         limit = 1e-7 if self.weight.dtype == torch.float64 else 1e-5
-        slack = 64 * torch.finfo(self.weight.dtype).eps
-        # The vectors may belong to a smaller singular value: products do not mix channels that are
+        # The vector may belong to a smaller singular value: products do not mix channels that are
         # not connected.
         self._improve(_STEPS, self._other(), gain=1e-6)
         # Training crowds the top of the spectrum, and a restart loses what tells vectors apart: so
         # spaces grow, up to 2^23 entries of a basis.
-        largest = max(_STEPS, 2**23 // min(len(self.u), len(self.v)))
+        largest = max(_STEPS, 2**23 // len(self.vector))
+        forward, backward = self._products(self.weight)
         for i in range(12):
-            u = self.operator(self.weight, self.v)
-            sigma = self._length(u) / self._length(self.v)
-            residual = self.operator(_adjoint(self.weight), u) - sigma**2 * self.v
-            attained = (self.u * u).sum() >= (1 - slack) * sigma
-            if bool(self._length(residual) <= limit * sigma**2) and bool(attained):
+            image = forward(self.vector)
+            sigma = self.length(image) / self.length(self.vector)
+            residual = backward(image) - sigma**2 * self.vector
+            if bool(self.length(residual) <= limit * sigma**2):
                 break
-            self._improve(min(_STEPS << i, largest), self.v)
-        self.note_norm()
+            self._improve(min(_STEPS << i, largest), self.vector)
 
-    def iterate(self) -> Tensor | None:
-        if not bool(self.weight.isfinite().all() and self.weight.any()):
-            return None
-        with torch.no_grad():
+    def advance(self) -> None:
+        if self._usable():
             # A push: products stay at an exact singular vector, even if others have larger values.
-            v = unit(self.v + 1e-3 * self._other())
+            v = unit(self.vector + 1e-3 * self._other())
             for _ in range(5):
-                u, v, gain = self._leading(self.weight, v, 6)
+                v, gain = leading_vector(*self._products(self.weight), v, 6)
                 if bool(gain <= 1 + 1e-4):
                     break
-            self.u.copy_(u)
-            self.v.copy_(v)
-        norm = self.attained()
-        self.sigma.copy_(norm.detach())
-        return norm
+            self.vector.copy_(v)
+
+    def _usable(self) -> bool:
+        """Whether the weight is finite and not zero, so that a vector can be found."""
+        return bool(self.weight.isfinite().all() and self.weight.any())
+
+    def _products(self, weight: Tensor) -> tuple[Product, Product]:
+        """The operator of a tall weight, and its adjoint."""
+        weight = self.tall(weight)
+        return partial(self.operator, weight), partial(self.operator, self.adjoint(weight))
 
     def _other(self) -> Tensor:
         """A unit vector that has something of every direction, always the same."""
-        position = torch.arange(len(self.v), dtype=self.v.dtype, device=self.v.device)
+        position = torch.arange(len(self.vector)).to(self.vector)
         return unit(torch.cos(position**2))
 
     def _improve(self, steps: int, v: Tensor, gain: float = -1.0) -> None:
-        """Keep what a Krylov space finds if its norm is larger than the vectors' by a gain."""
-        weight = self.weight.detach()
-        v = self._unit(self._leading(weight, v, steps)[1])
-        u = self.operator(weight, v)
-        known = self._length(self.operator(weight, self.v))
-        if gain < 0 or bool(self._length(u) > (1 + gain) * known):
-            self.v.copy_(v)
-            self.u.copy_(self._unit(u))
+        """Keep what a Krylov space finds if its norm is larger than the vector's by a gain."""
+        forward, backward = self._products(self.weight)
+        v = self.unit(leading_vector(forward, backward, v, steps)[0])
+        known = self.length(forward(self.vector))
+        if gain < 0 or bool(self.length(forward(v)) > (1 + gain) * known):
+            self.vector.copy_(v)
 
-    def _leading(self, weight: Tensor, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`leading_vectors` from `v`, or from `W v` where outputs are fewer."""
-        forward, backward = (partial(self.operator, w) for w in (weight, _adjoint(weight)))
-        if len(self.u) >= len(v):
-            return leading_vectors(forward, backward, v, steps)
-        v, u, gain = leading_vectors(backward, forward, forward(v), steps)
-        return u, v, gain
-
-    def _unit(self, vector: Tensor) -> Tensor:
-        """A vector of length 1; shorter ones than 1e-12 stay short, as 0 does."""
-        return vector / self._length(vector).clamp(min=1e-12)
-
-    def _length(self, vector: Tensor) -> Tensor:
-        """Its norm, plane by plane: float32 loses 1e-5 of it in one sum of 500,000 squares."""
+    def length(self, vector: Tensor) -> Tensor:
+        # Plane by plane: float32 loses 1e-5 of the norm in one sum of 500,000 squares.
         planes = torch.linalg.vector_norm(vector.view(-1, *self.image_size), dim=(1, 2))
         return torch.linalg.vector_norm(planes)
 
@@ -143,27 +132,23 @@ class LipschitzConv2d(LipschitzLayer):
     def norm_bound(self) -> float:
         """An upper bound on the norm in float64, by `convolution_norm_bound`."""
         weight = self.normalised_weight(training=False).double()
+        forward, backward = self._products(weight)
 
         def estimate(steps: int) -> float:
-            v = self._unit(self._leading(weight, self.v.to(weight), steps)[1])
-            return float(torch.linalg.vector_norm(self.operator(weight, v)))
+            v = leading_vector(forward, backward, self.vector.to(weight), steps)[0]
+            return float(torch.linalg.vector_norm(forward(self.unit(v))))
 
         return convolution_norm_bound(weight, self.image_size, estimate)
 
 
-def _adjoint(weight: Tensor) -> Tensor:
-    """The kernel whose convolution is the adjoint."""
-    return weight.flip(2, 3).transpose(0, 1).contiguous()
-
-
-def leading_vectors(
+def leading_vector(
     operator: Product, adjoint: Product, v: Tensor, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The leading singular vectors `u, v` of a Krylov space, and by what factor `|A v|` grew.
+) -> tuple[Tensor, Tensor]:
+    """The leading right singular vector in a Krylov space, and by what factor `|A v|` grew.
 
     Lanczos' method on `A^T A` with full reorthogonalisation. Where the top of the spectrum is
     crowded, as it is for convolutions of large images, `m` products do the work of about `m^2`
-    power iterations. The given `v` is not in the kernel of `A`; both answers have length 1.
+    power iterations. The given `v` is not in the kernel of `A`; the answer has length 1.
 
     References:
         An Iteration Method for the Solution of the Eigenvalue Problem of Linear Differential and
@@ -186,5 +171,4 @@ def leading_vectors(
             w = torch.where(left > 0.5 * length, w / left, 0)
     image = torch.stack(images)
     squares, vectors = torch.linalg.eigh(image @ image.mT)
-    u, v = (unit(vectors[:, -1] @ space) for space in (image, basis))
-    return u, v, squares[-1].sqrt() / torch.linalg.vector_norm(image[0])
+    return unit(vectors[:, -1] @ basis), squares[-1].sqrt() / torch.linalg.vector_norm(image[0])

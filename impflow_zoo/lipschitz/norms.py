@@ -19,61 +19,79 @@ Scale = Tensor | float
 class LipschitzLayer(nn.Module):
     """A layer with `W / max(1, |W| / coefficient)` in place of its weight `W`.
 
-    Power iteration approximates the operator norm from below. In training mode it runs whenever the
-    weight is normalised. In evaluation mode the vectors `u, v` are iterated to convergence once,
-    and again when any entry of the weight or of a vector has changed.
-    Vectors that attain the norm already are not changed, so a loaded layer is bit-equal to the
+    Power iteration approximates the operator norm `|W| = |W v|` from below. In training mode it
+    runs whenever the weight is normalised. In evaluation mode the vector `v` is iterated to
+    convergence once, and again when any entry of the weight or of the vector has changed.
+    A vector that attains the norm already is not changed, so a loaded layer is bit-equal to the
     saved one.
-    Gradients take `u` and `v` as constants and flow through `sigma = u . W v`.
+    Where outputs are fewer than inputs, the adjoint takes the place of `W`: it has the same norm,
+    and its vector is smaller.
+    Gradients take `v` and `u = W v / |W v|` as constants and flow through `u . W v`.
 
-    Sub-classes define the `operator`; `converge`, which iterates the vectors to convergence;
-    `iterate`, the update in training, which may return `attained()`; and `norm_bound`, a proved
-    bound on the norm of the normalised operator.
+    Sub-classes define the `operator` and the `adjoint`; `converge`, which iterates the vector to
+    convergence; `advance`, the update in training; and `norm_bound`, a proved bound on the norm of
+    the normalised operator.
     """
 
     operator: Callable[[Tensor, Tensor], Tensor]  # of a weight `W` and `v`: `W v` as a flat vector
+    adjoint: Callable[[Tensor], Tensor]  # of a weight: the weight of the adjoint operator
     converge: Callable[[], None]
-    iterate: Callable[[], Any]
+    advance: Callable[[], None]
     norm_bound: Callable[[], float]
     weight: nn.Parameter
     bias: nn.Parameter
-    u: Tensor
-    v: Tensor
-    sigma: Tensor
-    settled: Tensor | None = None  # what `state` was when the vectors converged
+    vector: Tensor
+    settled: Tensor | None = None  # what `state` was when the vector converged
     coefficient: float
 
     def state(self) -> tuple[Tensor, ...]:
         """The tensors that `converge` reads and writes; none if evaluation does not need it."""
-        return self.weight, self.u, self.v
+        return self.weight, self.vector
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Bring the vectors to convergence and remember for which weight that was."""
+        """Bring the vector to convergence and remember for which weight that was."""
         self.converge()
         self.settled = torch.cat([t.flatten() for t in self.state()])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
-        self.settled = None  # vectors in another type have not converged for the weight in it
+        self.settled = None  # a vector in another type has not converged for the weight in it
         return self
 
     def _start(self, plain: nn.Linear | nn.Conv2d, coefficient: float, pixels: int) -> None:
-        """Take weight and bias of a layer of torch; vectors wait for the first use, or a file."""
+        """Take weight and bias of a layer of torch; the vector waits for a use or a file."""
         assert plain.bias is not None
         self.coefficient = float(coefficient)
         self.weight, self.bias = (nn.Parameter(p.detach()) for p in (plain.weight, plain.bias))
         outputs, inputs, *_ = self.weight.shape
-        self.register_buffer("u", torch.zeros(outputs * pixels))
-        self.register_buffer("v", torch.zeros(inputs * pixels))
-        self.register_buffer("sigma", torch.zeros(()))
+        self.register_buffer("vector", torch.zeros(min(outputs, inputs) * pixels))
+
+    def tall(self, weight: Tensor) -> Tensor:
+        """A weight, or its adjoint if that has more outputs."""
+        outputs, inputs, *_ = weight.shape
+        return weight if outputs >= inputs else self.adjoint(weight)
 
     def attained(self) -> Any:
-        """`u . W v`, differentiable in `W`."""
-        u, v = self.u, self.v
-        if torch.is_grad_enabled():  # the next forward may come before this one's backward
-            u, v = u.clone(), v.clone()
-        return torch.dot(u, self.operator(self.weight, v))
+        """`|W v|`, differentiable in `W`."""
+        # The next forward may come before this one's backward.
+        v = self.vector.clone() if torch.is_grad_enabled() else self.vector
+        image = self.operator(self.tall(self.weight), v)
+        return torch.dot(self.unit(image.detach()), image)
+
+    def iterate(self) -> Any:
+        """`attained()` of a vector that was updated as in training."""
+        with torch.no_grad():
+            self.advance()
+        return self.attained()
+
+    def length(self, vector: Tensor) -> Tensor:
+        """The norm of a flat vector."""
+        return torch.linalg.vector_norm(vector)
+
+    def unit(self, vector: Tensor) -> Tensor:
+        """`v / |v|`, and 0 for 0."""
+        return vector / self.length(vector).clamp(min=torch.finfo(vector.dtype).tiny)
 
     def in_use(self, norm: Tensor, scale: Scale = 1.0) -> Tensor:
         """The weight shrunk to the coefficient where its norm exceeds that, times a scale."""
@@ -84,12 +102,6 @@ class LipschitzLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
         return BoundLayers((), (), (self.normalised_weight(),), (self.bias,)).in_graph(x)
-
-    def note_norm(self) -> None:
-        """Let `sigma` be what converged vectors attain; rounding does not change it."""
-        norm = self.attained()
-        if not bool((norm - self.sigma).abs() <= 16 * torch.finfo(norm.dtype).eps * norm):
-            self.sigma.copy_(norm)
 
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """The weight in use, with the shape of `weight`; `training` as in `norms_of`."""
@@ -120,34 +132,25 @@ class LipschitzLinear(LipschitzLayer):
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         return weight @ v
 
+    def adjoint(self, weight: Tensor) -> Tensor:
+        return weight.mT
+
     @torch.no_grad()
     def converge(self) -> None:
         if bool(self.weight.isfinite().all()):
-            u, s, vh = torch.linalg.svd(self.weight, full_matrices=False)
+            _, s, vh = torch.linalg.svd(self.tall(self.weight), full_matrices=False)
             rounding = 16 * torch.finfo(s.dtype).eps
             if not bool(self.attained() >= (1 - rounding) * s[0]):
-                self.u.copy_(u[:, 0])
-                self.v.copy_(vh[0])
-            self.note_norm()
+                self.vector.copy_(vh[0])
 
-    def iterate(self) -> Tensor | None:
+    def advance(self) -> None:
         """Square `W^T W` eight times: 256 power iterations, from every start at once.
 
         Power iteration from the vector of the last step would be cheaper. But it does not find
         another singular vector that has overtaken, as the two are orthogonal.
         """
-        wide = self.weight.shape[0] < self.weight.shape[1]
-        weight = self.weight.mT if wide else self.weight
-        with torch.no_grad():
-            leading = _leading(weight.mT @ weight)
-        image = weight @ leading
-        with torch.no_grad():
-            sigma = torch.linalg.vector_norm(image)
-            unit = image / sigma.clamp(min=torch.finfo(sigma.dtype).tiny)
-            self.u.copy_(leading if wide else unit)
-            self.v.copy_(unit if wide else leading)
-            self.sigma.copy_(sigma)
-        return torch.dot(unit, image)
+        weight = self.tall(self.weight)
+        self.vector.copy_(_leading(weight.mT @ weight))
 
     @torch.no_grad()
     def norm_bound(self) -> float:
@@ -197,7 +200,7 @@ def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) 
 
 @torch.no_grad()
 def _settle(layers: Sequence[LipschitzLayer]) -> None:
-    """Settle the layers whose weight or vectors are others than when they were settled last."""
+    """Settle the layers whose weight or vector is another than when they were settled last."""
     states = {layer: state for layer in layers if (state := layer.state())}
     for layer in states:
         if layer.settled is not None and layer.settled.device != layer.weight.device:

@@ -155,8 +155,8 @@ class ImageConfig:
         return nets + self.whiten * sum(channels**2 for channels, _, _ in self.scales)
 
     def _net_size(self, channels: int, pixels: int) -> int:
-        """Less than the weights of a net and the vectors that its larger kernels' norms need."""
+        """Less than the weights of a net and the vectors of its larger kernels' norms."""
         widths = [channels, *[self.width] * (len(self.kernels) - 1), channels]
         last = 1 if self.net == "dense" else self.kernels[-1]
         sizes = zip(itertools.pairwise(widths), (*self.kernels[:-1], last), strict=True)
-        return sum(n * (m * k * k + (pixels if k > 1 else 0)) for (n, m), k in sizes)
+        return sum(n * m * k * k + min(n, m) * pixels * (k > 1) for (n, m), k in sizes)

@@ -51,6 +51,7 @@ _RTOL = 1e-5  # of answers beside the golden ones
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Load strictly: every tensor, no other, each of the right shape, or a `WeightsError`."""
     own = model.state_dict()
+    weights = _current(weights, own)
     if problem := _mismatch(own, weights):
         raise WeightsError(f"{name}: {readable(problem)}: weights of another architecture?")
     for key, tensor in weights.items():
@@ -65,6 +66,19 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
     if len(dtypes) == 1:
         model.to(torch.promote_types(dtypes.pop(), torch.float32))  # roots need no less
     model.load_state_dict(weights, strict=True)
+
+
+def _current(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without what older files hold of a norm: both singular vectors, and the norm."""
+    found = {}
+    for key, tensor in weights.items():
+        layer, _, name = key.rpartition(".")
+        vector = f"{layer}.vector"
+        if key in own or not (vector in own or name == "sigma"):
+            found[key] = tensor
+        elif name == "v" and f"{layer}.u" in weights:
+            found[vector] = min(tensor, weights[f"{layer}.u"], key=len)
+    return found
 
 
 def _mismatch(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
@@ -82,7 +96,7 @@ def _mismatch(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
 def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
     """Write a model's files, all of them or none.
 
-    Power vectors are brought to convergence. Without a card, one that is there is kept, or a
+    The vectors of norms are brought to convergence. Without a card, one that is there is kept, or a
     minimal one is written, which loads the model by its name.
 
     Raises:

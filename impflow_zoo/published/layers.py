@@ -52,18 +52,24 @@ class PublishedLayer(LipschitzLayer):
     """
 
     space: Space = (2.0, 2.0)
+    u: Tensor
+    v: Tensor
 
     def __init__(self, *sizes: Any) -> None:
         super().__init__(*sizes)
+        self.register_buffer("vector", self.vector, persistent=False)
+        channels = self.weight.shape[:2]
+        for name, size in zip("uv", channels, strict=True):
+            self.register_buffer(name, torch.zeros(size * len(self.vector) // min(channels)))
         if not self.weight.is_meta:  # bounded before vectors are loaded, too
-            with without_autocast(self):
-                self.converge()
+            with torch.no_grad(), without_autocast(self):
+                self.advance()
 
     def between(self, space: Space) -> Self:
         """Say which p-norms the layer maps from and to, before weights are loaded."""
         self.space = space
         if self.has_closed_form:
-            for name in ("u", "v", "sigma"):  # not needed
+            for name in ("u", "v"):  # not needed
                 self.register_buffer(name, getattr(self, name), persistent=False)
         return self
 
@@ -75,6 +81,19 @@ class PublishedLayer(LipschitzLayer):
     def state(self) -> tuple[Tensor, ...]:
         return ()
 
+    def attained(self) -> Tensor:
+        return torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
+
+    def advance(self) -> None:
+        if self.has_closed_form:
+            return
+        if self.space != (2, 2):
+            raise ValueError("power vectors between these norms are not trained: call eval() first")
+        super().advance()
+        image = self.unit(self.operator(self.tall(self.weight), self.vector))
+        self.u.copy_(image if len(self.u) >= len(self.v) else self.vector)
+        self.v.copy_(self.vector if len(self.u) >= len(self.v) else image)
+
     def in_use(self, norm: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         if self.has_closed_form:
             factor = self._slices() / self.coefficient
@@ -82,16 +101,6 @@ class PublishedLayer(LipschitzLayer):
             factor = (norm / self.coefficient).float().to(self.weight.dtype)
         weight = self.weight / factor.clamp(min=1) * scale
         return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
-
-    def iterate(self) -> Tensor | None:
-        if self.space == (2, 2):
-            return super().iterate()
-        if not self.has_closed_form:
-            raise ValueError("power vectors between these norms are not trained: call eval() first")
-        return None
-
-    def settle(self) -> None:
-        """Leave the vectors as they are."""
 
     def _slices(self) -> Tensor:
         """The norms of rows or columns, or of the kernels of channels."""

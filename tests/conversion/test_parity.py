@@ -163,4 +163,5 @@ def test_what_is_written_is_what_was_saved(tmp_path: Path, converted):
         "last_secmom",
         "initialized",
         "spatial_dims",
+        "scale",
     }

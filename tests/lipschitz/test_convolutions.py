@@ -84,15 +84,16 @@ def test_gradient_through_the_norm() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_saved_vectors_are_kept_bit_by_bit() -> None:
-    layer = LipschitzConv2d(3, 8, 3, (6, 6), 0.9).eval()
+@pytest.mark.parametrize("channels", [(3, 8), (8, 3)])
+def test_a_saved_vector_is_kept_bit_by_bit(channels: tuple[int, int]) -> None:
+    layer = LipschitzConv2d(*channels, 3, (6, 6), 0.9).eval()
     with torch.no_grad():
         layer.weight.mul_(4)
     refresh_norms(layer)
-    loaded = LipschitzConv2d(3, 8, 3, (6, 6), 0.9).eval()
+    loaded = LipschitzConv2d(*channels, 3, (6, 6), 0.9).eval()
     loaded.load_state_dict(layer.state_dict())
     assert torch.equal(loaded.normalised_weight(), layer.normalised_weight())
-    assert torch.equal(loaded.v, layer.v)
+    assert torch.equal(loaded.vector, layer.vector)
 
 
 def test_a_weight_changed_by_hand_is_seen() -> None:
@@ -121,14 +122,13 @@ def test_convergence_finds_the_top_of_a_crowded_spectrum() -> None:
         for i in range(6):
             layer.weight[i, i] += (1 + 1e-4 * i) * torch.outer(line, line)
     layer.converge()
-    norm, top = float(layer.sigma), layer.v.view(6, -1)
-    layer.v.copy_(functional.normalize((top.roll(-1, 0) + 1e-4 * top).flatten(), dim=0))
-    layer.u.copy_(functional.normalize(layer.operator(layer.weight.detach(), layer.v), dim=0))
+    norm, top = float(layer.attained().detach()), layer.vector.view(6, -1)
+    layer.vector.copy_(functional.normalize((top.roll(-1, 0) + 1e-4 * top).flatten(), dim=0))
     layer.converge()
-    assert float(layer.sigma) == pytest.approx(norm, rel=1e-8)
-    image = layer.operator(layer.weight.detach(), layer.v)
-    back = convolutions._adjoint(layer.weight.detach())
-    residual = layer.operator(back, image) - layer.sigma**2 * layer.v
+    assert float(layer.attained().detach()) == pytest.approx(norm, rel=1e-8)
+    image = layer.operator(layer.weight.detach(), layer.vector)
+    back = layer.adjoint(layer.weight.detach())
+    residual = layer.operator(back, image) - layer.attained().detach() ** 2 * layer.vector
     assert float(residual.norm()) < 2e-7 * norm**2
 
 
@@ -139,15 +139,15 @@ def test_weights_next_to_nothing_leave_finite_vectors(scale: float, training: bo
     with torch.no_grad():
         layer.weight.mul_(scale)
     assert torch.equal(layer.normalised_weight(), layer.weight)
-    assert all(bool(b.isfinite().all()) for b in (layer.u, layer.v, layer.sigma))
+    assert all(bool(b.isfinite().all()) for b in (layer.vector, layer.attained()))
 
 
 def test_a_wide_layer_converges_in_float32_too(monkeypatch) -> None:
     """Sums of 500,000 squares that are off by 1e-5 would keep it at it until it gives up."""
     steps: list[int] = []
-    search = convolutions.leading_vectors
+    search = convolutions.leading_vector
     monkeypatch.setattr(
-        convolutions, "leading_vectors", lambda *given: steps.append(given[-1]) or search(*given)
+        convolutions, "leading_vector", lambda *given: steps.append(given[-1]) or search(*given)
     )
     torch.manual_seed(0)
     LipschitzConv2d(3, 512, 3, (32, 32), 0.9).settle()
@@ -165,7 +165,7 @@ def test_channels_that_are_apart_hide_no_norm(kernel: int, training: bool) -> No
             layer.weight[0, 0, middle, middle] = first
             layer.weight[1, 1, middle, middle] = second
         layer(torch.zeros(1, 2, 8, 8, dtype=torch.float64))
-        assert float(layer.sigma) == pytest.approx(3.0, rel=1e-5)
+        assert float(layer.attained().detach()) == pytest.approx(3.0, rel=1e-5)
 
 
 def test_nets_are_differentiable_under_autocast() -> None:
@@ -194,7 +194,7 @@ def test_norm_keeps_up_with_training() -> None:
     for _ in range(60):
         weight = layer.normalised_weight()
         norm = torch.linalg.matrix_norm(matrix(layer.weight.detach().double(), (8, 8)), 2)
-        errors.append(1 - float(layer.sigma) / float(norm))
+        errors.append(1 - float(layer.attained().detach()) / float(norm))
         loss = (functional.conv2d(x, weight, layer.bias, padding=1) - 3 * target).square().mean()
         optimizer.zero_grad()
         loss.backward()

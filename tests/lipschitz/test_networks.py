@@ -86,7 +86,8 @@ def test_refreshed_norms_are_exact():
     tighten(net, 3)
     refresh_norms(net)
     for layer in net.layers:
-        assert layer.sigma.item() == pytest.approx(torch.linalg.matrix_norm(layer.weight, 2).item())
+        norm = torch.linalg.matrix_norm(layer.weight, 2)
+        assert layer.attained().item() == pytest.approx(norm.item())
 
 
 # --- nets -----------------------------------------------------------------------------------------

@@ -42,16 +42,17 @@ def test_small_weights_stay_as_they_are(training, factor):
     assert layer.norm_bound() <= 0.9
 
 
-def test_power_vectors_are_buffers():
+def test_the_vector_is_a_buffer_of_the_smaller_size():
     layer = LipschitzLinear(3, 2)
+    assert layer.vector.shape == LipschitzLinear(2, 3).vector.shape == (2,)
     assert set(dict(layer.named_parameters())) == {"weight", "bias"}
-    assert set(layer.state_dict()) == {"weight", "bias", "u", "v", "sigma"}
+    assert set(layer.state_dict()) == {"weight", "bias", "vector"}
 
 
 CHANGES = {
     "scaled": lambda w: w.mul_(3),
     "one entry": lambda w: w[1, 2].fill_(50),
-    "behind the power vectors": lambda w: w.copy_(torch.diag_embed(torch.tensor([3.0, 30, 0, 0]))),
+    "behind the vector": lambda w: w.copy_(torch.diag_embed(torch.tensor([3.0, 30, 0, 0]))),
 }
 
 
@@ -80,12 +81,10 @@ def test_gradients_flow_through_the_norm():
 
 @pytest.mark.parametrize("shape", [(64, 64), (2, 64), (64, 2)])
 def test_a_singular_vector_that_was_overtaken_is_left(shape):
-    """Vectors that sit on the second singular vector know nothing of the first one."""
+    """A vector that is the second singular vector knows nothing of the first one."""
     layer = LipschitzLinear(*shape, coefficient=0.1).train()
-    u, s, vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-    layer.u.copy_(u[:, 1])
-    layer.v.copy_(vh[1])
-    layer.sigma.copy_(s[1])
+    u, _, vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    layer.vector.copy_(vh[1] if shape[0] <= shape[1] else u[:, 1])
     norm = torch.linalg.matrix_norm(layer.normalised_weight().detach(), 2)
     assert float(norm) == pytest.approx(0.1, rel=1e-3)
 
