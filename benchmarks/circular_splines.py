@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from beside_splines import step_seconds
 from documents import ROOT, markdown, publish
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from which_flow import step_seconds
 from zuko.flows import NCSF
 
 from impflow_zoo import create_model

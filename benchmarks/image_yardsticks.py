@@ -27,10 +27,10 @@ from typing import Any, ClassVar, Self
 
 import torch
 import yaml
-from beside_splines import step_seconds
 from nflows.transforms import CompositeTransform, SqueezeTransform, Transform
 from normflows.flows import GlowBlock
 from torch import Tensor, nn
+from which_flow import step_seconds
 
 from impflow_zoo import evaluate, training
 from impflow_zoo.mistakes import in_one_line

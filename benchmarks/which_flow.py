@@ -15,12 +15,13 @@ import argparse
 import copy
 import itertools
 import json
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from beside_splines import step_seconds
 from documents import RESULTS, ROOT, markdown, publish
 from torch import Tensor
 
@@ -29,9 +30,11 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import GOLDEN, ModelFolder, read_safetensors
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.publishing.pairs import paired_error
+from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
 from impflow_zoo.smoke import smoke
+from impflow_zoo.training.optimisation import optimizers
 
 GUIDE = ROOT / "docs" / "which-flow.md"
 PICTURE = ROOT / "docs" / "pictures" / "which-flow.png"
@@ -116,6 +119,30 @@ def measured(model: FlowModel, batch: tuple[Tensor, ...], repeats: int) -> dict[
         "round_trip": float(((back - x).abs() / std).max()),
         "far": float(model.log_prob(far, *context).median()),
     }
+
+
+def step_seconds(
+    trained: Mapping[str, tuple[FlowModel, TrainingSettings]], repeats: int, *batch: Tensor
+) -> dict[str, float]:
+    """CPU seconds of a training step with each model's optimizers, the median of several in turn.
+
+    The models are trained on meanwhile: give copies. Of the batch, a step takes as many rows as
+    its settings say.
+    """
+    times: dict[str, list[float]] = {name: [] for name in trained}
+    optimizers_of = {
+        name: optimizers(model.train(), replace(settings, learning_rate=1e-6)).values()
+        for name, (model, settings) in trained.items()
+    }
+    for _ in range(repeats):
+        for name, (model, settings) in trained.items():
+            start = time.process_time()
+            model.zero_grad()
+            (-model.log_prob(*(part[: settings.batch_size] for part in batch)).mean()).backward()
+            for optimizer in optimizers_of[name]:
+                optimizer.step()
+            times[name].append(time.process_time() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def training_minutes(

@@ -161,12 +161,12 @@ class Record:
         return worst(self.stated.certificate).margin
 
     @cached_property
-    def over_seeds(self) -> tuple[float, float] | None:
-        """Mean and standard deviation of the scores over seeds; None if there is one seed only."""
+    def over_seeds(self) -> tuple[float, float, int] | None:
+        """Mean and standard deviation of the scores over seeds, and their number; None for one."""
         if not (self.entry and self.facts and self.facts.repeats):
             return None
         values = [self.entry.value, *(repeat.value for repeat in self.facts.repeats)]
-        return statistics.mean(values), statistics.stdev(values)
+        return statistics.mean(values), statistics.stdev(values), len(values)
 
 
 def records(zoo: Path) -> list[Record]:

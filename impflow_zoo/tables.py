@@ -29,7 +29,7 @@ PICTURE = Path("docs") / "pictures" / "pairs.png"
 def _row(record: Record) -> dict[str, object]:
     """The line of a model in `results.csv`; unknown figures are empty."""
     entry, facts = record.entry, record.facts
-    mean, deviation = record.over_seeds or (None, None)
+    mean, deviation, _ = record.over_seeds or (None, None, None)
     return {
         "model": record.name,
         "kind": record.stated.model,

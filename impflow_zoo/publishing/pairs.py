@@ -22,7 +22,7 @@ from impflow_zoo.pictures import Points, draw_curves
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Entry, Record
 
-__all__ = ["markdown", "paired_error", "picture", "scores_file", "table", "trained_pairs"]
+__all__ = ["lead", "markdown", "paired_error", "picture", "scores_file", "table", "trained_pairs"]
 
 _FIRST, _SECOND = "impflow-", "resflow-"
 Pair = tuple[Record, Record]
@@ -45,32 +45,38 @@ def markdown(header: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 def table(pairs: Sequence[Pair]) -> str:
-    """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better.
-
-    Its error is the standard error of differences row by row if both folders have the scores of
-    rows, else the error of the difference of two independent means, which is larger. Where recipes
-    were trained with several seeds, their means are compared, and the spread over seeds enters the
-    error.
-    """
+    """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better."""
     header = "data | parameters | rows seen | ImpFlow | ResFlow | ImpFlow ahead by"
     return markdown(header, map(_cells, pairs))
 
 
-def _cells(pair: Pair) -> tuple[str, ...]:
-    first, second = pair
-    metric = METRICS[_entry(first).metric]
-    means, deviations, seeds = zip(*map(_over_seeds, pair), strict=True)
-    gain = metric.sign * (means[0] - means[1])
-    over_rows, how = paired_error(first.folder, second.folder), "paired"
+def lead(pair: Pair) -> tuple[float, float, str]:
+    """By how much the first model is better, the error, and `"paired"` or `"unpaired"`.
+
+    The error is the standard error of differences row by row if both folders have the scores of
+    rows, else the error of the difference of two independent means, which is larger. Where recipes
+    were trained with several seeds, their means are compared, and the spread over seeds enters the
+    error.
+    """
+    means, deviations, seeds = zip(
+        *(r.over_seeds or (_entry(r).value, 0.0, 1) for r in pair), strict=True
+    )
+    gain = METRICS[_entry(pair[0]).metric].sign * (means[0] - means[1])
+    over_rows, how = paired_error(*(record.folder for record in pair)), "paired"
     if over_rows is None:
         over_rows, how = math.hypot(*(_entry(record).stderr for record in pair)), "unpaired"
-    error = math.hypot(over_rows, *(d / n**0.5 for d, n in zip(deviations, seeds, strict=True)))
+    over_seeds = (d / n**0.5 for d, n in zip(deviations, seeds, strict=True))
+    return gain, math.hypot(over_rows, *over_seeds), how
+
+
+def _cells(pair: Pair) -> tuple[str, ...]:
+    gain, error, how = lead(pair)
     return (
-        first.data,
+        pair[0].data,
         _both(record.parameters for record in pair),
         _both(record.facts.rows_seen if record.facts else None for record in pair),
         *map(_value, pair),
-        f"{gain:+.4f} ± {error:.4f} {metric.unit}, {how}",
+        f"{gain:+.4f} ± {error:.4f} {METRICS[_entry(pair[0]).metric].unit}, {how}",
     )
 
 
@@ -79,16 +85,9 @@ def _entry(record: Record) -> Entry:
     return record.entry
 
 
-def _over_seeds(record: Record) -> tuple[float, float, int]:
-    """Mean and standard deviation of the value, and the number of seeds they are taken over."""
-    if record.over_seeds is None or record.facts is None:
-        return _entry(record).value, 0.0, 1
-    return *record.over_seeds, 1 + len(record.facts.repeats)
-
-
 def _value(record: Record) -> str:
-    entry, (mean, deviation, seeds) = _entry(record), _over_seeds(record)
-    spread = f" ({seeds} seeds: {mean:.3f} ± {deviation:.3f})" if seeds > 1 else ""
+    entry, several = _entry(record), record.over_seeds
+    spread = f" ({several[2]} seeds: {several[0]:.3f} ± {several[1]:.3f})" if several else ""
     return f"{entry.value:.3f} ± {entry.stderr:.3f}{spread}"
 
 

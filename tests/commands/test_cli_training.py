@@ -182,7 +182,7 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
         options = ("--dataset", "toy:moons", "--split", "test", "--json")
         scored = run("evaluate", tmp_path / f"run-{i}", *options).json
         assert scored["value"] == pytest.approx(value)
-    mean, deviation = Record(ModelFolder(folder)).over_seeds
+    mean, deviation, _ = Record(ModelFolder(folder)).over_seeds
     assert (mean, deviation) == pytest.approx((statistics.mean(values), statistics.stdev(values)))
     assert run("stage", folder).code == 0
     card = (folder / CARD).read_text()
