@@ -39,9 +39,10 @@ def test_weights_that_are_not_finite_have_no_certificate():
 
 
 class Steeper(HalfSin):
-    """A user's own core, whose slopes are not those of the class it derives from."""
+    """A user's own function, whose slopes are not those of the class it derives from."""
 
-    def core(self, x):
+    @staticmethod
+    def function(x):
         return x + 3 * torch.sin(x)
 
 

@@ -101,6 +101,24 @@ def test_numbers_stay(net: str, name: str, training: bool, compiled: Callable[..
         assert backend.calls
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the compiler itself
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("net", ["mlp", "sandwich"])
+def test_a_compiled_net_alone_gives_the_same_numbers(net: str, training: bool):
+    torch._dynamo.reset()
+    make, shape = NETS[net]
+    plain = make().double().train(training)
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    state, backend = copy.deepcopy(plain.state_dict()), Backend()
+    expected = [y := plain(x), *torch.autograd.grad(y.square().sum(), list(plain.parameters()))]
+    plain.load_state_dict(state)  # training iterates norms
+    y = torch.compile(plain, backend=backend)(x)
+    found = [y, *torch.autograd.grad(y.square().sum(), list(plain.parameters()))]
+    assert backend.calls
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
 class Halved(nn.Linear):
     """A net whose call is not its `forward` alone."""
 
