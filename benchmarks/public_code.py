@@ -250,8 +250,11 @@ def _net(code: SimpleNamespace, net: Any) -> _Net:
         theirs = [layer for layer in sequence if hasattr(layer, "compute_weight")]
         for layer, ours in zip(theirs, net.layers, strict=True):
             ours.settle()
-            layer.u.copy_(ours.u)
-            layer.v.copy_(ours.v)
+            image = ours.operator(ours.tall(ours.weight), ours.vector)
+            pair = ours.unit(image), ours.vector
+            u, v = pair if len(layer.u) >= len(layer.v) else pair[::-1]
+            layer.u.copy_(u)
+            layer.v.copy_(v)
             layer.compute_weight(update=True, n_iterations=_FEW)
     return sequence
 

@@ -54,7 +54,7 @@ def test_links_of_the_readme_on_pypi_start_with_the_base_address() -> None:
     targets = re.findall(r"\]\(([^)\s]*)\)", text)
     assert len(targets) > 10
     assert all(target.startswith(("https://", "http://")) for target in targets)
-    assert f"{addresses.BASE}which-net.html#ahead-of-spline-flows-on-tables" in targets
+    assert f"{addresses.BASE}which-net.html#beside-spline-flows-on-tables" in targets
     assert f"{addresses.BASE}zoo/impflow-power-plant/" not in text
 
 
