@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from documents import ROOT, markdown
+from documents import ROOT, markdown, show
 from which_flow import kept
 
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.publishing.pairs import lead
 from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
-from impflow_zoo.tables import between
 
 GUIDE = ROOT / "docs" / "which-net.md"
 PICTURE = ROOT / "docs" / "pictures" / "beside-splines.png"
@@ -111,11 +110,8 @@ def draw(figures: list[dict[str, Any]]) -> None:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     figures = kept()
-    text = GUIDE.read_text(encoding="utf-8")
-    for marker, made in tables(figures).items():
-        print(made)
-        text = between(text, marker, made)
-    GUIDE.write_text(text, encoding="utf-8")
+    print(*tables(figures).values())
+    show(GUIDE, tables(figures))
     draw(figures)
 
 

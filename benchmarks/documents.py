@@ -9,7 +9,7 @@ from typing import Any
 from impflow_zoo.publishing.pairs import markdown
 from impflow_zoo.tables import between
 
-__all__ = ["GUIDE", "README", "RESULTS", "markdown", "publish"]
+__all__ = ["GUIDE", "README", "RESULTS", "markdown", "publish", "show"]
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "choosing-logdet-and-solver.md"
@@ -21,6 +21,11 @@ def publish(document: Path, tables: dict[str, str], figures: Any, name: str) -> 
     """Keep figures as `results/NAME.json`, and show the tables made of them in a document."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    show(document, tables)
+
+
+def show(document: Path, tables: dict[str, str]) -> None:
+    """Put tables between their markers in a document."""
     text = document.read_text(encoding="utf-8")
     for marker, table in tables.items():
         text = between(text, marker, table)

@@ -63,6 +63,7 @@ class PublishedLayer(LipschitzLayer):
             self.register_buffer(name, torch.zeros(size * len(self.vector) // min(channels)))
         if not self.weight.is_meta:  # bounded before vectors are loaded, too
             with torch.no_grad(), without_autocast(self):
+                self.converge()
                 self.advance()
 
     def between(self, space: Space) -> Self:
