@@ -25,7 +25,7 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.binding import bind
 
 GUIDE = ROOT / "docs" / "which-net.md"
-HEADER = "model | nets | bound | mean local norm | largest local norm, median over nets | result"
+HEADER = "model | nets | parameters | bound | mean local norm | largest, median over nets | result"
 
 
 @torch.no_grad()
@@ -49,6 +49,7 @@ def measure(name: str, data: str | None, count: int) -> dict[str, Any]:
     return {
         "model": name.rsplit("/", 1)[-1],
         "nets": model.config.net,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "bound": model.config.lipschitz,
         "mean": float(norms.mean()),
         "largest": statistics.median(norms.amax(dim=1).tolist()),
@@ -63,6 +64,7 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
         (
             f["model"],
             f["nets"],
+            f"{f['parameters']:,}",
             f"{f['bound']:g}",
             f"{f['mean']:.3f}",
             f"{f['largest']:.2f}",

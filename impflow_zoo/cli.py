@@ -223,7 +223,7 @@ def train(
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Prove the Lipschitz bounds and check the golden batch."""
     from impflow_zoo.lipschitz.certify import worst
-    from impflow_zoo.lipschitz.sandwich import lipsdp_bounds
+    from impflow_zoo.lipschitz.lipsdp import lipsdp_bounds
     from impflow_zoo.models.store import check_certificate, verify
 
     loaded = registry.create_model(model)

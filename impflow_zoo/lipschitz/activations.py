@@ -204,9 +204,8 @@ def contracts(activation: nn.Module) -> bool:
 
     Those of `ACTIVATIONS` have such a constant; other classes have to state slopes in [-1, 1].
     """
-    if type(activation) in {type(make()) for make in ACTIVATIONS.values()}:
-        return not watched(activation) and getattr(activation, "alpha", 1.0) <= 1
-    low, high = slopes(activation) or (0.0, math.inf)
+    ours = {type(make()) for make in ACTIVATIONS.values()} - {nn.ELU, nn.Softplus}
+    low, high = (0.0, 1.0) if type(activation) in ours else slopes(activation) or (0.0, math.inf)
     return not watched(activation) and max(-low, high) <= 1
 
 
@@ -237,6 +236,8 @@ def slopes(activation: nn.Module) -> tuple[float, float] | None:
     Of a `Scaled` one they are the slopes of its function. A sub-class has to say so itself.
     """
     if type(activation) in (nn.ELU, nn.Softplus, nn.Tanh, nn.ReLU):
-        return 0.0, max(1.0, float(getattr(activation, "alpha", 1.0)))
+        alpha = float(getattr(activation, "alpha", 1.0))
+        known = getattr(activation, "beta", 1) > 0 and getattr(activation, "threshold", 40) >= 40
+        return (0.0, max(1.0, alpha)) if known and alpha >= 0 else None
     found: tuple[float, float] | None = vars(type(activation)).get("slopes")
     return found

@@ -26,9 +26,8 @@ class Perceptron(BoundedNet):
         frequency: float | None,
     ) -> None:
         super().__init__((features,), lipschitz, context_features)
-        if isinstance(hidden_features, int):
-            sizes = f"sizes are needed, such as ({hidden_features},)"
-            raise ValueError(f"hidden_features={hidden_features}: {sizes}")
+        if not isinstance(hidden_features, Sequence):
+            raise ValueError(f"hidden_features={hidden_features}: sizes are needed, as (64, 64)")
         self.hidden_features = tuple(hidden_features)
         check_sizes(features=features, hidden_features=self.hidden_features)
         self.features = features

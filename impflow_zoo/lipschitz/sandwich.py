@@ -19,13 +19,12 @@ from impflow_zoo.lipschitz.activations import (
     watched,
 )
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
-from impflow_zoo.lipschitz.certify import nets_of
-from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
+from impflow_zoo.lipschitz.lipsdp import maps_of, optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
 from impflow_zoo.lipschitz.perceptron import Perceptron
 from impflow_zoo.numerics.modes import recording, without_autocast
 
-__all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP", "lipsdp_bounds"]
+__all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
 
 # What evaluation without gradients has computed: the net at no context, and what it depends on.
 # It stands here so that copies and pickles of nets are without it.
@@ -80,10 +79,6 @@ class CayleyLayer(LipschitzLayer):
 
     def iterate(self) -> tuple[Tensor, Tensor]:
         return self.attained()
-
-    def in_use(self, norm: Any, scale: Scale = 1.0) -> Any:
-        """The pair: nothing is left to shrink."""
-        return norm
 
     def extra_repr(self) -> str:
         size = len(self.bias)
@@ -158,8 +153,8 @@ class SandwichMLP(Perceptron):
     ) -> None:
         if activation not in SANDWICH_ACTIVATIONS:
             raise ValueError(
-                f"activation {activation!r}: sandwich nets need slopes in [0, 1] and take "
-                f"{', '.join(SANDWICH_ACTIVATIONS)}"
+                f"activation {activation!r}: sandwich nets take names of activations with slopes "
+                f"in [0, 1], {', '.join(SANDWICH_ACTIVATIONS)}"
             )
         if frequency is None:
             raise ValueError("frequency=None: a number is needed, such as 1.0")
@@ -170,6 +165,7 @@ class SandwichMLP(Perceptron):
 
     def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
         i %= len(norms)
+        # The factor is 2 in inner layers, sqrt(2 L) at one end, and L in a net of one layer.
         ends = (i == 0) + (i == len(norms) - 1)
         with without_autocast(self.layers[i]):
             weight = norms[i][1] * spread(2 * (self.lipschitz / 2) ** (ends / 2) * rows, 1)
@@ -212,7 +208,7 @@ class SandwichMLP(Perceptron):
         None if there is no proof, for instance if weights are not finite.
         """
         maps = maps_of(self)
-        if maps is None:  # somebody has put other activations in place
+        if maps is None or not all(bool(p.isfinite().all()) for p in self.parameters()):
             return None
         bound = self.lipschitz
         inner = [self.folded(i)[1] for i in range(len(self.activations))]
@@ -220,39 +216,3 @@ class SandwichMLP(Perceptron):
         return proved_bound(maps, multipliers, bound) or proved_bound(
             maps, *optimised_multipliers(maps)
         )
-
-
-@torch.no_grad()
-def maps_of(net: Perceptron) -> AffineMaps | None:
-    """The weights that evaluation uses, in float64, and the slopes of the activations.
-
-    None if there is an activation at the start, or the slopes of one are not known, or it has
-    hooks.
-    """
-    ranges = {slopes(a) for a in net.activations} or {(0.0, 1.0)}
-    hooks = any(watched(activation) for activation in net.activations)
-    if net.first is not None or hooks or len(ranges) != 1 or None in ranges:
-        return None
-    (found,) = ranges
-    assert found is not None
-    weights = net.at(None, training=False).weights
-    return AffineMaps(tuple(weight.double() for weight in weights), found)
-
-
-def lipsdp_bounds(model: nn.Module) -> dict[str, float]:
-    """Tighter bounds, by the name of the net, for nets bounded by a product of norms.
-
-    An optimisation finds multipliers with which the semidefinite inequality is proved. This takes
-    up to a few seconds per net. Only perceptrons with elementwise activations have such a bound, in
-    the 2-norm.
-    """
-    bounds = {}
-    for name, net in nets_of(model):
-        if not isinstance(net, Perceptron) or isinstance(net, SandwichMLP):
-            continue
-        maps, product = maps_of(net), net.certificate()
-        if maps is not None and product is not None:
-            bound = proved_bound(maps, *optimised_multipliers(maps))
-            if bound is not None and bound < product:
-                bounds[name] = bound
-    return bounds

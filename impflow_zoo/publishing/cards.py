@@ -20,14 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.fields import ConfigError, ModelError, convert
-from impflow_zoo.models.folder import (
-    GOLDEN,
-    RECIPE,
-    RESULTS,
-    TEST_ROWS,
-    TRAINING,
-    read_safetensors,
-)
+from impflow_zoo.models.folder import GOLDEN, RECIPE, RESULTS, TEST_ROWS, TRAINING, read_safetensors
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.predictive import Predictive
@@ -37,6 +30,8 @@ from impflow_zoo.record import Entry, Record, records
 __all__ = ["FIGURES", "Beside", "figures", "pending_card", "readable", "siblings", "trained_card"]
 
 FIGURES = "figures.yaml"
+_FAMILIES = {"implicit": "ImpFlow", "residual": "ResFlow", "monotone": "MonotoneFlow"}
+_FAMILIES |= dict.fromkeys(("spline-autoregressive", "spline-coupling"), "SplineFlow")
 _SAME = 0.02  # how far sizes may differ and still be called the same
 
 
@@ -187,7 +182,10 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         raise ModelError(
             f"{record.folder.path / RECIPE}: {', '.join(missing)} missing, for the card"
         )
-    citation = model_class(recipe.model).citation
+    blocks = getattr(recipe.config, "blocks", ())
+    kinds = blocks if isinstance(blocks, tuple) else ()
+    models = dict.fromkeys([_FAMILIES.get(kind, recipe.model) for kind in kinds] or [recipe.model])
+    citation = "\n\n".join(model_class(name).citation for name in models)
     card = ModelCard.from_template(
         _metadata(record.name, recipe, texts.get("entry"), image=texts.get("image", False)),
         template_str=resources.files("impflow_zoo.publishing")
@@ -199,7 +197,7 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         words=recipe.card,
         train_options=" --data FOLDER" if recipe.data.dataset is None else "",
         citation=citation,
-        paper=dict(re.findall(r"\b(title|url)=\{(.+?)\}", citation)),
+        papers=re.findall(r"\btitle=\{(.+?)\}.*?\burl=\{(.+?)\}", citation, re.DOTALL),
         **texts,
     )
     return str(card)

@@ -31,7 +31,8 @@ MISTAKES = {
     ),
     "mlp-of-nothing": (lambda: LipschitzMLP(0), r"features=0, .*positive sizes are needed"),
     "mlp-layer-of-nothing": (lambda: LipschitzMLP(2, (0,)), r"hidden_features=\(0,\): positive"),
-    "mlp-one-size": (lambda: LipschitzMLP(2, 128), r"hidden_features=128: .* as \(128,\)"),
+    "mlp-one-size": (lambda: LipschitzMLP(2, 128), r"hidden_features=128: .* as \(64, 64\)"),
+    "mlp-no-sizes": (lambda: LipschitzMLP(2, None), r"hidden_features=None: sizes are needed"),
     "images-one-size": (lambda: LipschitzConvNet(3, 32), "image_size=32: height and width"),
     "maxmin-hidden": (lambda: LipschitzMLP(2, (8, 7), "maxmin"), "'maxmin' needs .*even.*not 7"),
     "maxmin-first": (

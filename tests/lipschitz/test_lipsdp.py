@@ -14,8 +14,13 @@ from support.slopes import local_norms, steepest
 from impflow_zoo import LipschitzMLP, ResFlowTransform, SandwichMLP
 from impflow_zoo.lipschitz.activations import HalfSin
 from impflow_zoo.lipschitz.certify import certify
-from impflow_zoo.lipschitz.lipsdp import AffineMaps, optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.sandwich import lipsdp_bounds, maps_of
+from impflow_zoo.lipschitz.lipsdp import (
+    AffineMaps,
+    lipsdp_bounds,
+    maps_of,
+    optimised_multipliers,
+    proved_bound,
+)
 from impflow_zoo.testing.case import tighten
 
 KAPPA = 0.9
@@ -31,10 +36,11 @@ def test_the_certificate_does_not_trust_the_construction():
     assert net.certificate() >= local_norms(net, steepest(net, x)).max()
 
 
-def test_weights_that_are_not_finite_have_no_certificate():
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_parameters_that_are_not_finite_have_no_certificate(name):
     net = SandwichMLP(3, (8, 8))
     with torch.no_grad():
-        net.layers[1].weight[0, 0] = math.nan
+        getattr(net.layers[1], name)[0] = math.nan
     assert net.certificate() is None
 
 
@@ -46,7 +52,15 @@ class Steeper(HalfSin):
         return x + 3 * torch.sin(x)
 
 
-@pytest.mark.parametrize("activation", [torch.nn.ELU(alpha=10.0), Steeper(), torch.nn.Sigmoid()])
+OTHERS = [
+    torch.nn.ELU(alpha=10.0),
+    torch.nn.ELU(alpha=-4.0),
+    Steeper(),
+    torch.nn.Sigmoid(),
+]
+
+
+@pytest.mark.parametrize("activation", OTHERS)
 def test_other_activations_are_not_certified_as_the_ones_that_were_there(activation):
     net = SandwichMLP(2, (16, 16), "elu", lipschitz=KAPPA).double()
     for i in range(2):
@@ -54,6 +68,14 @@ def test_other_activations_are_not_certified_as_the_ones_that_were_there(activat
     x = steepest(net, torch.randn(50, 2, dtype=torch.float64))
     certificate = net.certificate()
     assert certificate is None or certificate >= local_norms(net, x).max()
+
+
+@pytest.mark.parametrize("make", [SandwichMLP, LipschitzMLP])
+def test_activations_with_a_step_or_falling_ones_are_not_certified(make):
+    for activation in (torch.nn.Softplus(threshold=1), torch.nn.ELU(alpha=-4.0)):
+        net = make(2, (16, 16), "elu", lipschitz=KAPPA)
+        net.activations[1] = activation
+        assert net.certificate() is None
 
 
 def test_certificates_leave_modes_as_they_are():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -41,6 +42,21 @@ def test_commands_of_a_card_on_the_hub_work_from_top_to_bottom():
     assert fetched < card.index("impflow-zoo train impflow-power-plant/recipe.yaml --data FOLDER\n")
     assert fetched < card.index("--seed 1 --out runs/again")
     assert "hub_configs/" not in card
+
+
+@pytest.mark.parametrize(
+    ("name", "cited"),
+    [
+        ("mixed-kin8nm", ["lu2021implicit", "durkan2019neural"]),
+        ("mixed-protein", ["ahn2022invertible", "durkan2019neural"]),
+        ("impflow-protein", ["lu2021implicit"]),
+    ],
+)
+def test_cards_cite_the_paper_of_every_kind_of_block(name, cited):
+    zoo = registry.zoo_folder()
+    text = trained_card(Record(ModelFolder(zoo / name)), zoo)
+    assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == cited
+    assert text.count("| paper | [") == len(cited)
 
 
 def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
