@@ -49,6 +49,7 @@ def measure(name: str, data: str | None, count: int) -> dict[str, Any]:
     return {
         "model": name.rsplit("/", 1)[-1],
         "nets": model.config.net,
+        "frequency": model.config.frequency,
         "parameters": sum(p.numel() for p in model.parameters()),
         "bound": model.config.lipschitz,
         "mean": float(norms.mean()),
@@ -63,7 +64,7 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
     rows = [
         (
             f["model"],
-            f["nets"],
+            f["nets"] + (f", frequency {f['frequency']:g}" if f["frequency"] else ""),
             f"{f['parameters']:,}",
             f"{f['bound']:g}",
             f"{f['mean']:.3f}",
