@@ -48,7 +48,8 @@ def test_commands_of_a_card_on_the_hub_work_from_top_to_bottom():
     ("name", "cited"),
     [
         ("mixed-kin8nm", ["lu2021implicit", "durkan2019neural"]),
-        ("mixed-protein", ["ahn2022invertible", "durkan2019neural"]),
+        ("mixed-protein", ["lu2021implicit", "durkan2019neural"]),
+        ("monotone-protein", ["ahn2022invertible"]),
         ("impflow-protein", ["lu2021implicit"]),
     ],
 )
