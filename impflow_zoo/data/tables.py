@@ -39,7 +39,7 @@ def open_table(
         revision: branch, tag or commit of a Hub set.
 
     Returns:
-        The rows as float64, with `.columns`.
+        The rows as float64. ``columns`` of the source names them.
 
     Raises:
         DataError: for a set, split or column that does not exist, a column that is not numeric, a
