@@ -209,8 +209,7 @@ def check_certificate(
         raise WeightsError(f"{name}: the certificate in {CONFIG} belongs to other nets")
     for net, bound in recorded.items():
         proven = found[net].bound
-        # Rounding of float32 norms on another processor moves the bound of a net by some 1e-6.
-        if bound is not None and (proven is None or proven > bound * (1 + 1e-5)):
+        if bound is not None and (proven is None or proven > bound * (1 + 1e-6)):
             raise WeightsError(f"{name}: {found[net]}, but {CONFIG} records {bound}")
     return list(found.values())
 

@@ -154,6 +154,17 @@ def test_a_wide_layer_converges_in_float32_too(monkeypatch) -> None:
     assert sum(steps) < 400
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_the_norm_of_a_wide_layer_is_exact_to_the_rounding_of_float32(training: bool) -> None:
+    """A norm too small by 1e-6 leaves a weight too large: its recorded certificate is refused."""
+    torch.manual_seed(0)
+    layer = LipschitzConv2d(3, 512, 3, (32, 32), 0.9).train(training)
+    layer.normalised_weight()
+    attained = float(layer.attained().detach())
+    image = layer.double().operator(layer.weight, layer.vector)
+    assert attained == pytest.approx(float(image.norm().detach()), rel=5e-7)
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("training", [False, True])
 def test_channels_that_are_apart_hide_no_norm(kernel: int, training: bool) -> None:

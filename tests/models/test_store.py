@@ -259,13 +259,6 @@ def _lower_certificate(folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(data))
 
 
-def test_a_certificate_of_another_processor_is_accepted(folder):
-    data = json.loads((folder / CONFIG).read_text())
-    data["certificate"][0]["bound"] *= 1 - 5e-6
-    (folder / CONFIG).write_text(json.dumps(data))
-    ImpFlow.from_pretrained(folder, verify=True)
-
-
 UNTRUE = {
     "golden log-probabilities": (
         _shift_golden,
