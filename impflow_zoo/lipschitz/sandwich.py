@@ -103,8 +103,8 @@ def _cayley(free: Tensor) -> tuple[Tensor, Tensor]:
 class SandwichMLP(Perceptron):
     """A multilayer perceptron with a Lipschitz bound that is proved for all its layers together.
 
-    It costs as much per row as a `LipschitzMLP` of the same sizes and has two to three times its
-    parameters. A `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its
+    It costs as much per row as a `LipschitzMLP` of the same sizes. With two hidden layers or more it
+    has two to three times its parameters. A `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its
     slopes stay well below the bound. The weights of this net satisfy a semidefinite certificate
     (LipSDP), and its slopes can come close to the bound.
 
