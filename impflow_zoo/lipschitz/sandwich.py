@@ -103,10 +103,10 @@ def _cayley(free: Tensor) -> tuple[Tensor, Tensor]:
 class SandwichMLP(Perceptron):
     """A multilayer perceptron with a Lipschitz bound that is proved for all its layers together.
 
-    It costs as much per row as a `LipschitzMLP` of the same sizes. With two hidden layers or more it
-    has two to three times its parameters. A `LipschitzMLP` is bounded by the product of its layers' norms, which is loose: its
-    slopes stay well below the bound. The weights of this net satisfy a semidefinite certificate
-    (LipSDP), and its slopes can come close to the bound.
+    It costs as much per row as a `LipschitzMLP` of the same sizes. With two hidden layers or more
+    it has two to three times its parameters. A `LipschitzMLP` is bounded by the product of its
+    layers' norms, which is loose: its slopes stay well below the bound. The weights of this net
+    satisfy a semidefinite certificate (LipSDP), and its slopes can come close to the bound.
 
     With `[A_k B_k]` the pair of layer `k`, `F_k` the diagonal matrix of its frequencies and `L` the
     bound, the weights are `W_0 = sqrt(2 L) F_0 B_0`, `W_k = 2 F_k B_k A_(k-1)^T F_(k-1)^-1` and, in

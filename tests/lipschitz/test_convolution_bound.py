@@ -73,7 +73,7 @@ def test_fourier_bound_of_smooth_kernels_is_within_a_percent(
 
 @pytest.mark.parametrize(
     ("channels", "kernel", "size"),
-    [(24, 3, (8, 8)), (60, 3, (4, 4)), (6, 5, (16, 16)), (48, 3, (16, 16))],
+    [(24, 3, (8, 8)), (60, 3, (4, 4)), (6, 5, (16, 16)), (48, 3, (16, 16)), (400, 3, (2, 2))],
 )
 def test_layers_on_small_maps_are_bounded_within_a_millionth(
     channels: int, kernel: int, size: tuple[int, int]
@@ -83,6 +83,13 @@ def test_layers_on_small_maps_are_bounded_within_a_millionth(
         layer.weight.mul_(5)
     layer.eval().converge()
     assert 0.9 * (1 - 1e-6) <= layer.norm_bound() <= 0.9 * (1 + 1e-6)
+
+
+def test_a_long_strip_has_no_larger_rounding_than_is_promised() -> None:
+    weight = torch.randn(1, 1, 3, 1, dtype=torch.float64).expand(1, 1, 3, 3) * torch.eye(3)[1]
+    norm = float(torch.fft.fft(weight[0, 0, :, 1], n=2**12).abs().amax())
+    for length in (2**8, 2**17):
+        assert convolution_norm_bound(weight, (length, 1), lambda _: norm) <= norm * (1 + 1e-6)
 
 
 def test_bound_of_nothing_is_zero() -> None:
