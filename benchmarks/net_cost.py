@@ -1,12 +1,12 @@
-"""What a sandwich net costs beside a spectral net of the same widths.
+"""What a sandwich net, and learned frequencies, cost beside a spectral net of the same widths.
 
     python benchmarks/net_cost.py [--publish]
 
-A flow of five ResFlow blocks of either net, one thread, in turn, the median of several runs.
+A flow of five ResFlow blocks of each net, one thread, in turn, the median of several runs.
 `evaluation` is `encode`, `log-density` the log-determinant with it, `training` a training step
 with AdamW. The sandwich net has learned a map of slopes as those of trained models. The spectral
 net has the weights that evaluate the same map, and a bound that leaves them as they are: so solvers
-take the same number of steps.
+take the same number of steps. The third net is the spectral one with a frequency for each neuron.
 """
 
 from __future__ import annotations
@@ -69,6 +69,17 @@ def spectral(net: SandwichMLP) -> LipschitzMLP:
     return same
 
 
+def with_frequencies(net: LipschitzMLP) -> LipschitzMLP:
+    """The spectral net with a learned frequency for each neuron, which is 1 so far."""
+    same = LipschitzMLP(net.features, net.hidden_features, activation="halfsin", frequency=1.0)
+    missing, unknown = same.load_state_dict(net.state_dict(), strict=False)
+    assert not unknown
+    assert all(name.startswith("log_frequencies") for name in missing)
+    for layer in same.bounded_layers():
+        layer.coefficient = 1e6
+    return same
+
+
 def tasks(net: nn.Module, features: int, rows: int) -> dict[str, Callable]:
     """What is timed, by its name."""
     blocks = [ResFlowTransform(copy.deepcopy(net)) for _ in range(BLOCKS)]
@@ -99,7 +110,8 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     figures = []
     for features, rows, widths in CASES:
         net = learned(features, widths)
-        nets = {"spectral": spectral(net), "sandwich": net}
+        plain = spectral(net)
+        nets = {"spectral": plain, "sandwich": net, "frequencies": with_frequencies(plain)}
         runs = {kind: tasks(net, features, rows) for kind, net in nets.items()}
         times: dict[str, dict[str, list[float]]] = {kind: {t: [] for t in TASKS} for kind in nets}
         for _ in range(repeats):
@@ -116,27 +128,33 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
-    """The table of the guide: how many times as long a sandwich net takes."""
-    rows = [
-        (
-            str(f["features"]),
-            str(f["rows"]),
-            "-".join(map(str, f["widths"])),
-            *(f"{f['sandwich'][task] / f['spectral'][task]:.2f}" for task in TASKS),
+    """The tables of the guide: how many times as long as the spectral net the others take."""
+    header = f"d | rows | widths | {' | '.join(TASKS)}"
+    return {
+        name: markdown(
+            header,
+            [
+                (
+                    str(f["features"]),
+                    str(f["rows"]),
+                    "-".join(map(str, f["widths"])),
+                    *(f"{f[kind][task] / f['spectral'][task]:.2f}" for task in TASKS),
+                )
+                for f in figures
+            ],
         )
-        for f in figures
-    ]
-    return {"cost table": markdown(f"d | rows | widths | {' | '.join(TASKS)}", rows)}
+        for name, kind in (("cost table", "sandwich"), ("frequency table", "frequencies"))
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--publish", action="store_true", help="write the guide's table")
+    parser.add_argument("--publish", action="store_true", help="write the guide's tables")
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures = measure(options.repeats)
-    print(*tables(figures).values())
+    print(*tables(figures).values(), sep="\n\n")
     if options.publish:
         publish(GUIDE, tables(figures), figures, "net-cost")
 
