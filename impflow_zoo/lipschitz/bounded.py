@@ -96,8 +96,8 @@ class BoundedNet(nn.Module):
         function, before, after = folded(activation)
         if self.log_frequencies:
             # Beyond these bounds products of frequencies leave float32.
-            frequency = self.log_frequencies[i - len(self.activations)].clamp(-8.0, 8.0).exp()
-            before, after = before * frequency, after / frequency
+            w = nn.functional.hardtanh(self.log_frequencies[i - len(self.activations)], -8, 8).exp()
+            before, after = before * w, after / w
         return function, before, after
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:

@@ -68,16 +68,17 @@ class CayleyLayer(LipschitzLayer):
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
-        return norms_of([self])[0]
+        p, q, factor = norms_of([self])[0]
+        return p.mT * factor, q.mT * -factor
 
     def state(self) -> tuple[Tensor, ...]:
         return ()
 
-    def attained(self) -> tuple[Tensor, Tensor]:
-        """The pair, which takes the place of a norm."""
+    def attained(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`A^T`, `-B^T` and a factor that both need, in the place of a norm."""
         return _cayley(self.weight)
 
-    def iterate(self) -> tuple[Tensor, Tensor]:
+    def iterate(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.attained()
 
     def extra_repr(self) -> str:
@@ -85,19 +86,21 @@ class CayleyLayer(LipschitzLayer):
         return f"{len(self.weight) - size}, {size}"
 
 
-def _cayley(free: Tensor) -> tuple[Tensor, Tensor]:
-    """`[A B] = [2 Z - I, -2 Z V^T]` of `[S; V]`, with `Z = (I + S - S^T + V^T V)^-T`."""
-    free = free / (free.detach().abs().amax() / _LARGEST).clamp(min=1)
+def _cayley(free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`P = 2 N - I` and `Q = 2 V N` of `[S; V]`, with `N = (I + S - S^T + V^T V)^-1`, and a factor.
+
+    Before rounding `P` is `A^T` and `Q` is `-B^T`. The factor shrinks both to `P^T P + Q^T Q <= I`.
+    """
+    largest = torch.linalg.vector_norm(free.detach(), math.inf)
+    free = free / (largest / _LARGEST).clamp(min=1)
     square, rest = free.split((free.shape[1], free.shape[0] - free.shape[1]))
     identity = torch.eye(len(square), dtype=free.dtype, device=free.device)
     total = torch.addmm(identity + square - square.mT, rest.mT, rest)
-    twice = 2 * torch.linalg.inv_ex(total)[0].mT
-    a, negative_b = twice - identity, twice @ rest.mT
-    excess = -identity
-    for fixed in (a.detach(), negative_b.detach()):
-        excess = torch.addmm(excess, fixed, fixed.mT)
-    rounding = (1 + torch.linalg.matrix_norm(excess)).sqrt()
-    return a / rounding, negative_b / -rounding
+    twice = 2 * torch.linalg.inv_ex(total)[0]
+    p, q = twice - identity, rest @ twice
+    excess = torch.addmm(identity, p.detach().mT, p.detach(), beta=-1)
+    excess = torch.addmm(excess, q.detach().mT, q.detach())
+    return p, q, (1 + torch.linalg.vector_norm(excess)).rsqrt()
 
 
 class SandwichMLP(Perceptron):
@@ -165,11 +168,15 @@ class SandwichMLP(Perceptron):
 
     def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
         i %= len(norms)
-        # The factor is 2 in inner layers, sqrt(2 L) at one end, and L in a net of one layer.
+        # It is -2 in inner layers, -sqrt(2 L) at one end, and -L in a net of one layer.
         ends = (i == 0) + (i == len(norms) - 1)
+        _, q, factor = norms[i]
+        factor = -2 * (self.lipschitz / 2) ** (ends / 2) * factor
+        if i == 0:
+            return q.mT * spread(factor * rows, 1)
+        p, _, before = norms[i - 1]
         with without_autocast(self.layers[i]):
-            weight = norms[i][1] * spread(2 * (self.lipschitz / 2) ** (ends / 2) * rows, 1)
-            return weight @ (norms[i - 1][0] * spread(columns, 1)).mT if i else weight * columns
+            return q.mT @ p * (spread(factor * before * rows, 1) * columns)
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
         """The net at a context. Without gradients its weights are kept until anything changes."""
