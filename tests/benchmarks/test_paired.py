@@ -18,6 +18,11 @@ def test_mean_and_error_of_known_differences():
     assert error == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3 / 4))
 
 
+def test_the_largest_differences_can_be_left_out():
+    differences = torch.tensor([1.0, -9.0, 2.0, 8.0, 3.0], dtype=torch.float64)
+    assert mean_and_error(differences, without=2) == (2, pytest.approx(1 / math.sqrt(3)))
+
+
 def test_a_model_is_level_with_itself():
     """The seed of the rounding noise is the same for both models."""
     script, name = str(CHECKOUT / "benchmarks" / "paired.py"), "impflow-power-plant"
