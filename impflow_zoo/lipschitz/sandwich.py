@@ -45,9 +45,10 @@ SANDWICH_ACTIVATIONS = tuple(name for name in ACTIVATIONS if _is_monotone(name))
 class CayleyLayer(LipschitzLayer):
     """A pair of matrices `[A B]` with orthonormal rows, and a bias.
 
-    The pair is the Cayley transform of a free matrix. It is then divided by what rounding leaves
-    of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. A matrix
-    with entries above 30 is first scaled down. Gradients take both divisors as constants.
+    The pair is the Cayley transform of a free matrix. A factor then shrinks it by what rounding
+    leaves of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. A
+    matrix with entries above 30 is first scaled down. Gradients take this scale and the factor as
+    constants.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -69,13 +70,13 @@ class CayleyLayer(LipschitzLayer):
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
         p, q, factor = norms_of([self])[0]
-        return p.mT * factor, q.mT * -factor
+        return factor * p.mT, -factor * q.mT
 
     def state(self) -> tuple[Tensor, ...]:
         return ()
 
     def attained(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`A^T`, `-B^T` and a factor that both need, in the place of a norm."""
+        """`P`, `[out, out]`, `Q`, `[in, out]`, and a factor, see `_cayley`; no norm is needed."""
         return _cayley(self.weight)
 
     def iterate(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,9 +88,9 @@ class CayleyLayer(LipschitzLayer):
 
 
 def _cayley(free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`P = 2 N - I` and `Q = 2 V N` of `[S; V]`, with `N = (I + S - S^T + V^T V)^-1`, and a factor.
+    """`P`, `Q` and a factor `f` of `[S; V]`: the pair is `A = f P^T` and `B = -f Q^T`.
 
-    Before rounding `P` is `A^T` and `Q` is `-B^T`. The factor shrinks both to `P^T P + Q^T Q <= I`.
+    `P = 2 N - I` and `Q = 2 V N`, with `N = (I + S - S^T + V^T V)^-1`. Without rounding `f` is 1.
     """
     largest = torch.linalg.vector_norm(free.detach(), math.inf)
     free = free / (largest / _LARGEST).clamp(min=1)
@@ -168,15 +169,15 @@ class SandwichMLP(Perceptron):
 
     def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
         i %= len(norms)
-        # It is -2 in inner layers, -sqrt(2 L) at one end, and -L in a net of one layer.
         ends = (i == 0) + (i == len(norms) - 1)
-        _, q, factor = norms[i]
-        factor = -2 * (self.lipschitz / 2) ** (ends / 2) * factor
-        if i == 0:
+        _, q, shrinking = norms[i]
+        # `Q` is `-B^T`: -2 in inner layers, -sqrt(2 L) at one end, and -L in a net of one layer.
+        factor = -2 * (self.lipschitz / 2) ** (ends / 2) * shrinking
+        if i == 0:  # nothing stands before the first layer that scales its columns
             return q.mT * spread(factor * rows, 1)
-        p, _, before = norms[i - 1]
+        p, _, shrinking = norms[i - 1]
         with without_autocast(self.layers[i]):
-            return q.mT @ p * (spread(factor * before * rows, 1) * columns)
+            return q.mT @ p * (spread(factor * shrinking * rows, 1) * columns)
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
         """The net at a context. Without gradients its weights are kept until anything changes."""

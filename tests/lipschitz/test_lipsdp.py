@@ -29,9 +29,8 @@ KAPPA = 0.9
 def test_the_certificate_does_not_trust_the_construction():
     net = SandwichMLP(3, (8, 8), lipschitz=KAPPA).double()
     layer = net.layers[-1]
-    honest = type(layer).attained
-    p, q, factor = honest(layer)
-    layer.attained = lambda: (p, q, 3 * factor)  # no pair at all
+    p, q, factor = layer.attained()
+    layer.attained = lambda: (p, q, 3 * factor)  # rows three times as long as those of a pair
     x = torch.randn(50, 3, dtype=torch.float64)
     assert net.certificate() > KAPPA * (1 + 1e-3)
     assert net.certificate() >= local_norms(net, steepest(net, x)).max()
