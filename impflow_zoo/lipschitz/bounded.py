@@ -95,7 +95,7 @@ class BoundedNet(nn.Module):
         activation = self.activations[i] if i >= 0 else cast(nn.Module, self.first)
         function, before, after = folded(activation)
         if self.log_frequencies:
-            # Products beyond the bounds leave float32. `hardtanh` is a cheaper `clamp` in training.
+            # Beyond 8 products of frequencies leave float32. `hardtanh` is a cheaper `clamp`.
             w = nn.functional.hardtanh(self.log_frequencies[i - len(self.activations)], -8, 8).exp()
             before, after = before * w, after / w
         return function, before, after
