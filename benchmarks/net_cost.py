@@ -58,11 +58,11 @@ def spectral(net: SandwichMLP) -> LipschitzMLP:
     """The spectral net that evaluates the same map."""
     widths, count = net.hidden_features, len(net.hidden_features)
     same = LipschitzMLP(net.features, widths, activation="halfsin")
-    bound = net.at(None)
+    bound, scales = net.at(None), same.folded()
     for i, layer in enumerate(same.bounded_layers()):
         # Frequencies are in the weights of the bound net; here the activation scales by itself.
-        before = same.folded(i)[1] if i < count else 1.0
-        after = same.folded(i - 1)[2] if i else 1.0
+        before = scales[i][1] if i < count else 1.0
+        after = scales[i - 1][2] if i else 1.0
         layer.weight.copy_(bound.weights[i] / (before * after))
         layer.bias.copy_(bound.biases[i] / before)
         layer.coefficient = 1e6  # the product of the norms may exceed 1, the slopes do not
@@ -114,11 +114,13 @@ def measure(repeats: int) -> list[dict[str, Any]]:
         nets = {"spectral": plain, "sandwich": net, "frequencies": with_frequencies(plain)}
         runs = {kind: tasks(net, features, rows) for kind, net in nets.items()}
         times: dict[str, dict[str, list[float]]] = {kind: {t: [] for t in TASKS} for kind in nets}
-        for _ in range(repeats):
+        for repeat in range(repeats):
+            first = repeat % len(nets)  # each net is first as often as another
             for task in TASKS:
-                for kind, run in runs.items():
+                for kind in [*nets][first:] + [*nets][:first]:
+                    torch.manual_seed(repeat)  # training draws as many terms of series for each net
                     start = time.perf_counter()
-                    run[task]()
+                    runs[kind][task]()
                     times[kind][task].append(1e3 * (time.perf_counter() - start))
         medians = {
             kind: {t: median(found) for t, found in own.items()} for kind, own in times.items()
