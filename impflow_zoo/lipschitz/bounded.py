@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -86,19 +86,24 @@ class BoundedNet(nn.Module):
         """The layers, as what they are."""
         return cast(list[LipschitzLayer], list(self.layers))
 
-    def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
-        """The weight of layer `i`, times scales of its rows and of its columns."""
-        return self.bounded_layers()[i].in_use(norms[i], spread(rows, 1) * columns)
+    def weights_in_use(
+        self, rows: Sequence[Scale], columns: Sequence[Scale], *, training: bool | None = None
+    ) -> list[Tensor]:
+        """The weights of all layers, times scales of their rows and of their columns."""
+        layers = self.bounded_layers()
+        each = zip(layers, norms_of(layers, training=training), rows, columns, strict=True)
+        return [layer.in_use(norm, spread(row, 1) * column) for layer, norm, row, column in each]
 
-    def folded(self, i: int) -> tuple[Function, Scale, Scale]:
-        """Activation `i`, -1 for the first, as a function, and the scales before and after it."""
-        activation = self.activations[i] if i >= 0 else cast(nn.Module, self.first)
-        function, before, after = folded(activation)
-        if self.log_frequencies:
-            # Beyond 8 products of frequencies leave float32. `hardtanh` is a cheaper `clamp`.
-            w = nn.functional.hardtanh(self.log_frequencies[i - len(self.activations)], -8, 8).exp()
-            before, after = before * w, after / w
-        return function, before, after
+    def folded(self) -> list[tuple[Function, Scale, Scale]]:
+        """Each activation as a function, and the scales before and after it, `first` in front."""
+        first = [] if self.first is None else [self.first]
+        found = [folded(activation) for activation in (*first, *self.activations)]
+        if not self.log_frequencies:
+            return found
+        # Beyond 8 products of frequencies leave float32. `hardtanh` is a cheaper `clamp`.
+        w = nn.functional.hardtanh(torch.cat([*self.log_frequencies]), -8, 8).exp()
+        each = (t.split([len(log) for log in self.log_frequencies]) for t in (w, 1 / w))
+        return [(f, a * w, b * v) for (f, a, b), w, v in zip(found, *each, strict=True)]
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
         """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
@@ -112,26 +117,21 @@ class BoundedNet(nn.Module):
                     f"layer {i} has hooks or a replaced forward, which do not run: "
                     "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
                 )
-        first, scale = None, cast(Scale, 1.0)
+        first, mixing, inner = None, self.mixing(), self.folded()
+        rows, columns = [*(before for _, before, _ in inner), 1.0], [1.0, *(b for _, _, b in inner)]
         if self.first is not None:
-            function, before, scale = self.folded(-1)
-            first = function, spread(before, len(self.shape) - 1)
-        norms, mixing = norms_of(self.bounded_layers(), training=training), self.mixing()
-        functions, weights, biases = [], [], []
-        given = context if self.context_features else None
-        for i, layer in enumerate(self.bounded_layers()[:-1]):
-            function, before, after = self.folded(i)
-            bias = layer.bias if given is None else layer.bias + self.context_layers[i](given)
-            functions.append(function)
-            weights.append(self.weight_in_use(norms, i, before, scale))
-            biases.append(bias * before)
-            if mixing is None:
-                scale = after
-            else:
-                mixing[i] = mixing[i][0], mixing[i][1] * after
-        weights.append(self.weight_in_use(norms, -1, 1.0, scale))
-        biases.append(self.bounded_layers()[-1].bias)
-        return BoundLayers(self.shape, functions, weights, biases, first, mixing)
+            first = inner[0][0], spread(rows[0], len(self.shape) - 1)
+            del inner[0], rows[0], columns[0]
+        if mixing is not None:
+            mixing = [(a, b * own) for (a, b), own in zip(mixing, columns[1:], strict=True)]
+            columns = columns[:1] * len(rows)
+        weights = self.weights_in_use(rows, columns, training=training)
+        biases: list[Tensor] = [layer.bias for layer in self.bounded_layers()]
+        for i, shift in enumerate(self.context_layers if context is not None else ()):
+            biases[i] = biases[i] + shift(context)
+        for i, (_, before, _) in enumerate(inner):
+            biases[i] = biases[i] * before
+        return BoundLayers(self.shape, [f for f, _, _ in inner], weights, biases, first, mixing)
 
     def bind(self, context: Tensor | None) -> BoundLayers | None:
         """The net at a context; None if it has hooks, which run where it is called."""

@@ -45,7 +45,7 @@ class LipschitzLayer(nn.Module):
     coefficient: float
 
     def state(self) -> tuple[Tensor, ...]:
-        """The tensors that `converge` reads and writes; none if evaluation does not need it."""
+        """The tensors that `converge` reads and writes; none if nothing is iterated."""
         return self.weight, self.vector
 
     @torch.no_grad()
@@ -202,7 +202,7 @@ def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) 
 @torch.no_grad()
 def _settle(layers: Sequence[LipschitzLayer]) -> None:
     """Settle the layers whose weight or vector is another than when they were settled last."""
-    states = {layer: state for layer in layers if (state := layer.state())}
+    states = {layer: layer.state() for layer in layers}
     for layer in states:
         if layer.settled is not None and layer.settled.device != layer.weight.device:
             layer.settled = None  # state of another device was assigned

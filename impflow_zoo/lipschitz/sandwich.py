@@ -6,7 +6,7 @@ import itertools
 import math
 import weakref
 from collections.abc import MutableMapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from impflow_zoo.lipschitz.activations import (
 )
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.lipschitz.lipsdp import maps_of, optimised_multipliers, proved_bound
-from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
+from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, spread
 from impflow_zoo.lipschitz.perceptron import Perceptron
 from impflow_zoo.numerics.modes import recording, without_autocast
 
@@ -45,10 +45,9 @@ SANDWICH_ACTIVATIONS = tuple(name for name in ACTIVATIONS if _is_monotone(name))
 class CayleyLayer(LipschitzLayer):
     """A pair of matrices `[A B]` with orthonormal rows, and a bias.
 
-    The pair is the Cayley transform of a free matrix. A factor then shrinks it by what rounding
-    leaves of `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. A
-    matrix with entries above 30 is first scaled down. Gradients take this scale and the factor as
-    constants.
+    The pair is the Cayley transform of a free matrix. It is shrunk by what rounding leaves of
+    `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. A matrix with
+    entries above 30 is first scaled down. Gradients take both factors as constants.
 
     References:
         Direct Parameterization of Lipschitz-Bounded Deep Networks (Wang & Manchester, 2023), 3
@@ -69,39 +68,35 @@ class CayleyLayer(LipschitzLayer):
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """`A`, `[out, out]`, and `B`, `[out, in]`."""
-        p, q, factor = norms_of([self])[0]
-        return factor * p.mT, -factor * q.mT
+        with without_autocast(self):
+            p, q, rounding = self.transform()
+            shrunk = (1 + rounding).rsqrt()
+            return -shrunk * p.mT, -2 * shrunk * q.mT
 
     def state(self) -> tuple[Tensor, ...]:
-        return ()
+        return ()  # nothing is iterated
 
-    def attained(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`P`, `[out, out]`, `Q`, `[in, out]`, and a factor, see `_cayley`; no norm is needed."""
-        return _cayley(self.weight)
+    def transform(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`P`, `[out, out]`, `Q`, `[in, out]`, and their rounding.
 
-    def iterate(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.attained()
+        With a free matrix `[S; V]` and `N = (I + S - S^T + V^T V)^-1` these are `P = I - 2 N` and
+        `Q = V N`. Without rounding the pair is `A = -P^T` and `B = -2 Q^T`; the rounding is the
+        norm of `A A^T + B B^T - I`.
+        """
+        largest = self.weight.detach().abs().amax()
+        free = self.weight / (largest / _LARGEST).clamp(min=1)
+        square, rest = free.split((free.shape[1], free.shape[0] - free.shape[1]))
+        identity = torch.eye(len(square), dtype=free.dtype, device=free.device)
+        total = torch.addmm(identity + square - square.mT, rest.mT, rest)
+        inverse = torch.linalg.inv_ex(total)[0]
+        p, q = torch.add(identity, inverse, alpha=-2), rest @ inverse
+        with torch.no_grad():
+            excess = torch.addmm(identity, p.mT, p, beta=-1)
+            return p, q, torch.linalg.vector_norm(torch.addmm(excess, q.mT, q, alpha=4))
 
     def extra_repr(self) -> str:
         size = len(self.bias)
         return f"{len(self.weight) - size}, {size}"
-
-
-def _cayley(free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`P`, `Q` and a factor `f` of `[S; V]`: the pair is `A = f P^T` and `B = -f Q^T`.
-
-    `P = 2 N - I` and `Q = 2 V N`, with `N = (I + S - S^T + V^T V)^-1`. Without rounding `f` is 1.
-    """
-    largest = torch.linalg.vector_norm(free.detach(), math.inf)
-    free = free / (largest / _LARGEST).clamp(min=1)
-    square, rest = free.split((free.shape[1], free.shape[0] - free.shape[1]))
-    identity = torch.eye(len(square), dtype=free.dtype, device=free.device)
-    total = torch.addmm(identity + square - square.mT, rest.mT, rest)
-    twice = 2 * torch.linalg.inv_ex(total)[0]
-    p, q = twice - identity, rest @ twice
-    excess = torch.addmm(identity, p.detach().mT, p.detach(), beta=-1)
-    excess = torch.addmm(excess, q.detach().mT, q.detach())
-    return p, q, (1 + torch.linalg.vector_norm(excess)).rsqrt()
 
 
 class SandwichMLP(Perceptron):
@@ -167,17 +162,21 @@ class SandwichMLP(Perceptron):
         widths = [features, *self.hidden_features, features]
         self.layers = nn.ModuleList(CayleyLayer(n, m) for n, m in itertools.pairwise(widths))
 
-    def weight_in_use(self, norms: Sequence[Any], i: int, rows: Scale, columns: Scale) -> Tensor:
-        i %= len(norms)
-        ends = (i == 0) + (i == len(norms) - 1)
-        _, q, shrinking = norms[i]
-        # `Q` is `-B^T`: -2 in inner layers, -sqrt(2 L) at one end, and -L in a net of one layer.
-        factor = -2 * (self.lipschitz / 2) ** (ends / 2) * shrinking
-        if i == 0:  # nothing stands before the first layer that scales its columns
-            return q.mT * spread(factor * rows, 1)
-        p, _, shrinking = norms[i - 1]
-        with without_autocast(self.layers[i]):
-            return q.mT @ p * (spread(factor * shrinking * rows, 1) * columns)
+    def weights_in_use(
+        self, rows: Sequence[Scale], columns: Sequence[Scale], *, training: bool | None = None
+    ) -> list[Tensor]:
+        layers = cast(list[CayleyLayer], self.bounded_layers())
+        with without_autocast(*layers):
+            found = [layer.transform() for layer in layers]
+            kept = 1 / (1 + torch.stack([rounding for _, _, rounding in found]).amax())
+            weights = [found[0][1].mT]
+            weights += [q.mT @ p for (p, _, _), (_, q, _) in itertools.pairwise(found)]
+        for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+            ends = (i == 0) + (i == len(layers) - 1)
+            # With `A = -P^T` and `B = -2 Q^T` the product `2 B A^T` is `4 Q^T P`.
+            factor = (4 if i else -4) * (self.lipschitz / 2) ** (ends / 2) * kept
+            weights[i] = weights[i] * (spread(factor * row, 1) * column)
+        return weights
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
         """The net at a context. Without gradients its weights are kept until anything changes."""
@@ -204,8 +203,10 @@ class SandwichMLP(Perceptron):
         if context is None or not self.context_features:
             return bound
         biases = [
-            (layer.bias + shift(context)) * self.folded(i)[1]
-            for i, (layer, shift) in enumerate(zip(layers, self.context_layers, strict=False))
+            (layer.bias + shift(context)) * before
+            for layer, shift, (_, before, _) in zip(
+                layers, self.context_layers, self.folded(), strict=False
+            )
         ]
         return bound.having(bound.weights, [*biases, bound.biases[-1]])
 
@@ -219,7 +220,7 @@ class SandwichMLP(Perceptron):
         if maps is None or not all(bool(p.isfinite().all()) for p in self.parameters()):
             return None
         bound = self.lipschitz
-        inner = [self.folded(i)[1] for i in range(len(self.activations))]
+        inner = [before for _, before, _ in self.folded()]
         multipliers = [bound / torch.as_tensor(scale).double() ** 2 for scale in inner]
         return proved_bound(maps, multipliers, bound) or proved_bound(
             maps, *optimised_multipliers(maps)

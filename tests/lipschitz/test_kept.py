@@ -96,7 +96,7 @@ def test_layers_with_hooks_are_refused_at_any_time():
 def test_nothing_is_computed_again_without_a_change(monkeypatch):
     net, x, context = made()
     before = net(x, context)
-    monkeypatch.setattr(net, "weight_in_use", None)
+    monkeypatch.setattr(net, "weights_in_use", None)
     assert torch.equal(net(x, context), before)
     assert not torch.equal(net(x, context + 1), before)  # contexts are none of what is kept
 

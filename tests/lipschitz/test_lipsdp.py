@@ -29,8 +29,12 @@ KAPPA = 0.9
 def test_the_certificate_does_not_trust_the_construction():
     net = SandwichMLP(3, (8, 8), lipschitz=KAPPA).double()
     layer = net.layers[-1]
-    p, q, factor = layer.attained()
-    layer.attained = lambda: (p, q, 3 * factor)  # rows three times as long as those of a pair
+    p, q, rounding = layer.transform()
+    layer.transform = lambda: (
+        3 * p,
+        3 * q,
+        rounding,
+    )  # rows three times as long as those of a pair
     x = torch.randn(50, 3, dtype=torch.float64)
     assert net.certificate() > KAPPA * (1 + 1e-3)
     assert net.certificate() >= local_norms(net, steepest(net, x)).max()

@@ -44,11 +44,10 @@ def test_pairs_have_rows_no_longer_than_orthonormal_ones(factor, dtype):
 def test_weights_are_products_of_the_pairs(hidden):
     """Equation (6) of Wang & Manchester, with frequencies."""
     net, count = SandwichMLP(3, hidden, "elu", KAPPA, frequency=2.0).double(), len(hidden)
-    for i, layer in enumerate(net.layers):
-        p, q, factor = layer.attained()
-        found = p, q, (i + 2) * factor  # far from 1: a missing factor shows
-        layer.iterate = layer.attained = lambda found=found: found
     pairs = [layer.pair() for layer in net.layers]
+    for i, layer in enumerate(net.layers):
+        found = (*layer.transform()[:2], torch.tensor(0.5 * i))  # a rounding that shows
+        layer.transform = lambda found=found: found
     frequencies = [log.exp() for log in net.log_frequencies]
     for k, weight in enumerate(net.at(None).weights):
         expected = (2 if 0 < k < count else math.sqrt(2 * KAPPA) if count else KAPPA) * pairs[k][1]
@@ -56,7 +55,7 @@ def test_weights_are_products_of_the_pairs(hidden):
             expected = expected @ pairs[k - 1][0].mT / frequencies[k - 1]
         if k < count:
             expected = frequencies[k][:, None] * expected
-        torch.testing.assert_close(weight, expected)
+        torch.testing.assert_close(weight, expected / (1 + 0.5 * count))
 
 
 @every_activation
