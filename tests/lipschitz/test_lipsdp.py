@@ -30,11 +30,8 @@ def test_the_certificate_does_not_trust_the_construction():
     net = SandwichMLP(3, (8, 8), lipschitz=KAPPA).double()
     layer = net.layers[-1]
     p, q, rounding = layer.transform()
-    layer.transform = lambda: (
-        3 * p,
-        3 * q,
-        rounding,
-    )  # rows three times as long as those of a pair
+    # Rows three times as long as those of a pair.
+    layer.transform = lambda: (3 * p, 3 * q, rounding)
     x = torch.randn(50, 3, dtype=torch.float64)
     assert net.certificate() > KAPPA * (1 + 1e-3)
     assert net.certificate() >= local_norms(net, steepest(net, x)).max()
