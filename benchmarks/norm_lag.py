@@ -30,8 +30,9 @@ def lags(folder: Path) -> list[float]:
     model.train()
     found = []
     for layer in model.modules():
-        if isinstance(layer, LipschitzLayer) and layer.state():  # none in sandwich nets
-            norm = float(layer.iterate())
+        if isinstance(layer, LipschitzLayer) and hasattr(layer, "vector"):
+            layer.advance()
+            norm = float(layer.attained())
             layer.double().converge()
             found.append(1 - norm / float(layer.attained()))
     return found

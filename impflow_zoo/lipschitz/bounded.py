@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import cast
+import weakref
+from collections.abc import MutableMapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.activations import contracts, folded, make_activation, slopes, watched
 from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
 from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
+from impflow_zoo.numerics.modes import recording
 from impflow_zoo.numerics.settings import is_real, is_whole
+
+# What evaluation without gradients has made, and what it depends on. It stands here so that copies
+# and pickles of nets are without it.
+_KEPT: MutableMapping[nn.Module, tuple[Any, tuple[BoundLayers, list[Scale]]]]
+_KEPT = weakref.WeakKeyDictionary()
 
 
 class BoundedNet(nn.Module):
@@ -110,13 +117,51 @@ class BoundedNet(nn.Module):
         return None
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
-        """The net at a context, its weights normalised once; `training` as in `norms_of`."""
-        for i, layer in enumerate(self.bounded_layers()):
+        """The net at a context; `training` as in `norms_of`.
+
+        In evaluation without gradients its weights are kept until anything changes.
+        """
+        layers = self.bounded_layers()
+        for i, layer in enumerate(layers):
             if watched(layer) or type(layer).forward is not LipschitzLayer.forward:
                 raise ValueError(
                     f"layer {i} has hooks or a replaced forward, which do not run: "
                     "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
                 )
+        own = [p for x in layers for p in (x.weight, x.bias)] + [*self.log_frequencies]
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or any(layer.training if training is None else training for layer in layers)
+            or any(p.is_inference() or not isinstance(p, nn.Parameter) for p in own)
+        ):
+            bound, befores = self._without_context(training)
+        else:
+            now, known = self._dependencies(), _KEPT.get(self)
+            if known is None or known[0][0] != now[0] or not known[0][1].equal(now[1]):
+                with recording(mode=False):  # inference tensors could not enter graphs later
+                    made = self._without_context(training)
+                    known = _KEPT[self] = self._dependencies(), made
+            bound, befores = known[1]
+        if context is None or not self.context_layers:
+            return bound
+        each = zip(bound.biases, self.context_layers, befores, strict=False)
+        biases = [bias + shift(context) * before for bias, shift, before in each]
+        return bound.having(bound.weights, [*biases, bound.biases[-1]])
+
+    def _dependencies(self) -> tuple[list[Any], Tensor]:
+        """What the net depends on: numbers and functions, and all tensors as one."""
+        activations = [a for a in (self.first, *self.activations) if a is not None]
+        scales = [part for pair in self.mixing() or () for part in pair]
+        parts = [*(part for a in activations for part in folded(a)), *scales, *self.log_frequencies]
+        for layer in self.bounded_layers():
+            parts += [*layer.state(), layer.bias, layer.coefficient]
+        tensors = torch.cat([part.flatten() for part in parts if isinstance(part, Tensor)])
+        others = [part for part in parts if not isinstance(part, Tensor)]
+        return [self.lipschitz, tensors.dtype, tensors.device, *others], tensors
+
+    def _without_context(self, training: bool | None) -> tuple[BoundLayers, list[Scale]]:
+        """The net at no context, its weights normalised once, and the scales of its biases."""
         first, mixing, inner = None, self.mixing(), self.folded()
         rows, columns = [*(before for _, before, _ in inner), 1.0], [1.0, *(b for _, _, b in inner)]
         if self.first is not None:
@@ -124,14 +169,12 @@ class BoundedNet(nn.Module):
             del inner[0], rows[0], columns[0]
         if mixing is not None:
             mixing = [(a, b * own) for (a, b), own in zip(mixing, columns[1:], strict=True)]
-            columns = columns[:1] * len(rows)
+            columns = [1.0] * len(rows)  # `mixing` holds the scales after activations
         weights = self.weights_in_use(rows, columns, training=training)
-        biases: list[Tensor] = [layer.bias for layer in self.bounded_layers()]
-        for i, shift in enumerate(self.context_layers if context is not None else ()):
-            biases[i] = biases[i] + shift(context)
-        for i, (_, before, _) in enumerate(inner):
-            biases[i] = biases[i] * before
-        return BoundLayers(self.shape, [f for f, _, _ in inner], weights, biases, first, mixing)
+        *hidden, last = (layer.bias for layer in self.bounded_layers())
+        biases = [*(bias * before for bias, before in zip(hidden, rows, strict=False)), last]
+        functions = [f for f, _, _ in inner]
+        return BoundLayers(self.shape, functions, weights, biases, first, mixing), rows
 
     def bind(self, context: Tensor | None) -> BoundLayers | None:
         """The net at a context; None if it has hooks, which run where it is called."""

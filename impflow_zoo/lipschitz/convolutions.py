@@ -35,11 +35,6 @@ class LipschitzConv2d(LipschitzLayer):
         kernel_size: an odd number; the padding keeps the size of the image.
         image_size: height and width of the images.
         coefficient: largest norm allowed; smaller weights are not changed.
-
-    Example:
-        >>> layer = LipschitzConv2d(3, 8, 3, image_size=(4, 4), coefficient=0.9)
-        >>> layer(torch.zeros(2, 3, 4, 4)).shape
-        torch.Size([2, 8, 4, 4])
     """
 
     def __init__(

@@ -45,14 +45,16 @@ class LipschitzLayer(nn.Module):
     coefficient: float
 
     def state(self) -> tuple[Tensor, ...]:
-        """The tensors that `converge` reads and writes; none if nothing is iterated."""
+        """The tensors that the weight in use depends on."""
         return self.weight, self.vector
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Bring the vector to convergence and remember for which weight that was."""
-        self.converge()
-        self.settled = torch.cat([t.flatten() for t in self.state()])
+        """Bring the vector to convergence, unless it has converged for this weight already."""
+        now, known = torch.cat([t.flatten() for t in self.state()]), self.settled
+        if known is None or known.device != now.device or not known.equal(now):
+            self.converge()
+            self.settled = torch.cat([t.flatten() for t in self.state()])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
@@ -79,12 +81,6 @@ class LipschitzLayer(nn.Module):
         image = self.operator(self.tall(self.weight), v)
         # `sum` adds in pairs: `torch.dot` of 500,000 numbers in float32 is off by 3e-6.
         return (self.unit(image.detach()) * image).sum()
-
-    def iterate(self) -> Any:
-        """`attained()` of a vector that was updated as in training."""
-        with torch.no_grad():
-            self.advance()
-        return self.attained()
 
     def length(self, vector: Tensor) -> Tensor:
         """The norm of a flat vector."""
@@ -116,14 +112,6 @@ class LipschitzLinear(LipschitzLayer):
         in_features: size of the input.
         out_features: size of the output.
         coefficient: largest norm allowed; smaller weights are not changed.
-
-    Example:
-        >>> layer = LipschitzLinear(2, 2, coefficient=0.9)
-        >>> with torch.no_grad():
-        ...     _ = layer.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
-        >>> layer.eval().normalised_weight()
-        tensor([[0.9000, 0.0000],
-                [0.0000, 0.3000]], grad_fn=<DivBackward0>)
     """
 
     def __init__(self, in_features: int, out_features: int, coefficient: float = 0.97) -> None:
@@ -185,39 +173,19 @@ def spread(scale: Scale, dims: int) -> Scale:
 def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Any]:
     """What `in_use` of some layers takes, in their own types, autocast or not.
 
-    In training mode, or as `training` says, norms are iterated. In evaluation mode the host waits
-    once for all layers, to see whether anything has changed.
+    In training mode, or as `training` says, norms are iterated.
     """
     with without_autocast(*layers):
-        iterated = {
-            layer: layer.iterate()
-            for layer in layers
-            if (layer.training if training is None else training)
-        }
-        _settle([layer for layer in layers if layer not in iterated])
-        norms = ((layer, iterated.get(layer)) for layer in layers)
-        return [layer.attained() if norm is None else norm for layer, norm in norms]
-
-
-@torch.no_grad()
-def _settle(layers: Sequence[LipschitzLayer]) -> None:
-    """Settle the layers whose weight or vector is another than when they were settled last."""
-    states = {layer: layer.state() for layer in layers}
-    for layer in states:
-        if layer.settled is not None and layer.settled.device != layer.weight.device:
-            layer.settled = None  # state of another device was assigned
-    known = [layer.settled for layer in states if layer.settled is not None]
-    now = [t.flatten() for state in states.values() for t in state]
-    if now and not (len(known) == len(states) and torch.equal(torch.cat(now), torch.cat(known))):
-        for layer, state in states.items():
-            own = torch.cat([t.flatten() for t in state])
-            if layer.settled is None or not torch.equal(own, layer.settled):
-                layer.settle()
+        with torch.no_grad():
+            for layer in layers:
+                iterated = layer.training if training is None else training
+                (layer.advance if iterated else layer.settle)()
+        return [layer.attained() for layer in layers]
 
 
 def refresh_norms(module: nn.Module) -> None:
     """Run the power iteration of every layer to convergence, for instance before saving."""
     with without_autocast(module):
         for layer in module.modules():
-            if isinstance(layer, LipschitzLayer) and layer.state():
+            if isinstance(layer, LipschitzLayer):
                 layer.settle()

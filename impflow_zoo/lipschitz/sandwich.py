@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-import weakref
-from collections.abc import MutableMapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import (
     ACTIVATIONS,
-    folded,
     make_activation,
     slopes,
-    watched,
 )
-from impflow_zoo.lipschitz.bound_layers import BoundLayers
 from impflow_zoo.lipschitz.lipsdp import maps_of, optimised_multipliers, proved_bound
 from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, spread
 from impflow_zoo.lipschitz.perceptron import Perceptron
-from impflow_zoo.numerics.modes import recording, without_autocast
+from impflow_zoo.numerics.modes import without_autocast
 
 __all__ = ["SANDWICH_ACTIVATIONS", "CayleyLayer", "SandwichMLP"]
 
-# What evaluation without gradients has computed: the net at no context, and what it depends on.
-# It stands here so that copies and pickles of nets are without it.
-_KEPT: MutableMapping[
-    nn.Module, tuple[list[Any], torch.dtype, torch.device, Tensor, BoundLayers]
-] = weakref.WeakKeyDictionary()
 _LARGEST = 30.0  # free matrices are scaled down to it: with larger entries float32 loses digits
 
 
@@ -58,6 +49,8 @@ class CayleyLayer(LipschitzLayer):
         out_features: rows of `A` and `B`, and columns of `A`.
     """
 
+    coefficient = 1.0
+
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features + in_features, out_features))
@@ -74,7 +67,10 @@ class CayleyLayer(LipschitzLayer):
             return -shrunk * p.mT, -2 * shrunk * q.mT
 
     def state(self) -> tuple[Tensor, ...]:
-        return ()  # nothing is iterated
+        return (self.weight,)
+
+    def settle(self) -> None:
+        """Nothing is iterated."""
 
     def transform(self) -> tuple[Tensor, Tensor, Tensor]:
         """`P`, `[out, out]`, `Q`, `[in, out]`, and their rounding.
@@ -177,38 +173,6 @@ class SandwichMLP(Perceptron):
             factor = (4 if i else -4) * (self.lipschitz / 2) ** (ends / 2) * kept
             weights[i] = weights[i] * (spread(factor * row, 1) * column)
         return weights
-
-    def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
-        """The net at a context. Without gradients its weights are kept until anything changes."""
-        layers = self.bounded_layers()
-        tensors: list[Tensor] = [t for layer in layers for t in (layer.weight, layer.bias)]
-        tensors += self.log_frequencies
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or any(map(watched, layers))
-            or not all(isinstance(t, nn.Parameter) for t in tensors)
-        ):
-            return super().at(context, training=training)
-        parts = [part for activation in self.activations for part in folded(activation)]
-        tensors += [part for part in parts if isinstance(part, Tensor)]
-        plain = [self.lipschitz, *(part for part in parts if not isinstance(part, Tensor))]
-        now = torch.cat([t.flatten() for t in tensors])
-        known = _KEPT.get(self)
-        if known is None or known[:3] != (plain, now.dtype, now.device) or not now.equal(known[3]):
-            with recording(mode=False):  # inference tensors could not enter graphs later
-                bound = super().at(None, training=training)
-                known = _KEPT[self] = plain, now.dtype, now.device, now, bound
-        bound = known[4]
-        if context is None or not self.context_features:
-            return bound
-        biases = [
-            (layer.bias + shift(context)) * before
-            for layer, shift, (_, before, _) in zip(
-                layers, self.context_layers, self.folded(), strict=False
-            )
-        ]
-        return bound.having(bound.weights, [*biases, bound.biases[-1]])
 
     @torch.no_grad()
     def certificate(self) -> float | None:

@@ -80,7 +80,10 @@ class PublishedLayer(LipschitzLayer):
         return self.space[0] == 1 or self.space in ((2, math.inf), (math.inf, math.inf))
 
     def state(self) -> tuple[Tensor, ...]:
-        return ()
+        return self.weight, self.u, self.v
+
+    def settle(self) -> None:
+        """Nothing: the vectors stay as they came."""
 
     def attained(self) -> Tensor:
         return torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))

@@ -73,8 +73,7 @@ class PublishedConvNet(LipschitzConvNet):
         super().__init__(channels, image_size, width, kernels, activation, preactivation, lipschitz)
         self.lipschitz = None  # as in `PublishedMLP`
         layers = nn.ModuleList()
-        known = self.bounded_layers()
-        for own, space in zip(known, spaces(norm, len(known)), strict=True):
+        for own, space in zip(self.bounded_layers(), spaces(norm, len(kernels)), strict=True):
             outputs, inputs, kernel, _ = own.weight.shape
             layer = PublishedConv2d(inputs, outputs, kernel, image_size, own.coefficient)
             layers.append(layer.between(space))

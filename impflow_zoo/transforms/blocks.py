@@ -100,14 +100,6 @@ class MonotoneTransform(ResidualBlock):
         net: `g`.
         logdet: how log-determinants are computed.
         solver: how roots are found.
-
-    Example:
-        >>> import torch
-        >>> from impflow_zoo import LipschitzMLP
-        >>> t = MonotoneTransform(LipschitzMLP(features=2)).eval()
-        >>> x = torch.randn(3, 2)
-        >>> torch.allclose(t.decode(t.encode(x)), x, atol=1e-4)
-        True
     """
 
     steps = (Step("net", inverted=True), Step("net", sign=-1))

@@ -1,4 +1,4 @@
-"""What a sandwich net keeps in evaluation without gradients, and when it computes it again."""
+"""What a net keeps in evaluation without gradients, and when it computes it again."""
 
 from __future__ import annotations
 
@@ -10,26 +10,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from impflow_zoo import ResFlowTransform, SandwichMLP
+from impflow_zoo import (
+    LipschitzConvNet,
+    LipschitzDenseNet,
+    LipschitzMLP,
+    ResFlowTransform,
+    SandwichMLP,
+)
+from impflow_zoo.lipschitz.bounded import BoundedNet
+from impflow_zoo.lipschitz.norms import refresh_norms
+from impflow_zoo.published.nets import PublishedMLP
+
+KINDS = {
+    "sandwich": lambda: SandwichMLP(3, (6, 5), "shifted-lipswish", context_features=2),
+    "spectral": lambda: LipschitzMLP(3, (6, 5), "lipswish", context_features=2, frequency=2.0),
+    "convolutions": lambda: LipschitzConvNet(
+        2, (3, 3), 4, (3, 1, 3), preactivation=True, context_features=2, frequency=2.0
+    ),
+    "dense": lambda: LipschitzDenseNet(2, (3, 3), 3, 2, activation="lipswish", context_features=2),
+}
 
 
-def made_with(seed: int) -> SandwichMLP:
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+def made_with(seed: int, kind: str) -> BoundedNet:
     torch.manual_seed(seed)
-    return SandwichMLP(3, (6, 5), "shifted-lipswish", context_features=2).eval()
+    return KINDS[kind]().eval()
 
 
-def made() -> tuple[SandwichMLP, Tensor, Tensor]:
-    return made_with(0), torch.randn(4, 3), torch.randn(4, 2)
+def made(kind: str = "sandwich") -> tuple[BoundedNet, Tensor, Tensor]:
+    net = made_with(0, kind)
+    return net, torch.randn(4, *net.shape), torch.randn(4, 2)
 
 
-def computed_again(net: SandwichMLP, x: Tensor, context: Tensor) -> Tensor:
+def computed_again(net: BoundedNet, x: Tensor, context: Tensor) -> Tensor:
     """What the net answers within a graph, for which it keeps nothing."""
     with torch.enable_grad():
         return net(x, context).detach()
 
 
-def double_weight(net: SandwichMLP) -> None:
-    parametrize.register_parametrization(net.layers[1], "weight", Times(2.0))
+def shrink_weight(net: BoundedNet, kind: str = "sandwich") -> None:
+    parametrize.register_parametrization(net.layers[1], "weight", Times(0.1))
+
+
+def lower_bound(net: BoundedNet, kind: str) -> None:
+    if kind == "sandwich":
+        net.lipschitz = 0.5
+    else:
+        net.layers[0].coefficient = 0.1
+
+
+def change_scale(net: BoundedNet, kind: str) -> None:
+    activation = net.activations[0]
+    (activation.shifted if kind == "sandwich" else activation).beta.add_(1)
 
 
 class Times(nn.Module):
@@ -42,42 +78,56 @@ class Times(nn.Module):
 
 
 CHANGES = {
-    "bound": lambda net: setattr(net, "lipschitz", 0.5),
-    "activation": lambda net: net.activations.__setitem__(0, nn.Tanh()),
-    "scale of an activation": lambda net: net.activations[0].shifted.beta.add_(1),
-    "hook": lambda net: net.activations[1].register_forward_hook(lambda _, x, y: y / 2),
-    "parametrization": double_weight,
-    "loaded weights": lambda net: net.load_state_dict(made_with(1).state_dict()),
-    "weight of another net": lambda net: net.layers[0].load_state_dict(
-        SandwichMLP(3, (6,)).layers[0].state_dict(), assign=True
+    "bound": lower_bound,
+    "activation": lambda net, _: net.activations.__setitem__(0, nn.Tanh()),
+    "scale of an activation": change_scale,
+    "hook": lambda net, _: net.activations[1].register_forward_hook(lambda _, x, y: y / 2),
+    "parametrization": shrink_weight,
+    "loaded weights": lambda net, kind: net.load_state_dict(made_with(1, kind).state_dict()),
+    "weight of another net": lambda net, kind: net.layers[0].load_state_dict(
+        made_with(1, kind).layers[0].state_dict(), assign=True
     ),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @torch.no_grad()
-def test_a_change_counts(change):
-    net, x, context = made()
+def test_a_change_counts(change, kind):
+    net, x, context = made(kind)
     before = net(x, context)
-    change(net)
+    change(net, kind)
     assert not torch.equal(net(x, context), before)
     assert torch.equal(net(x, context), computed_again(net, x, context))
 
 
 @torch.no_grad()
-def test_a_change_of_any_tensor_counts():
-    net, x, context = made()
+def test_a_change_of_any_tensor_counts(kind):
+    net, x, context = made(kind)
     for name, tensor in net.state_dict().items():
         before = net(x, context)
         tensor.flatten()[-1].add_(0.1)
-        assert not torch.equal(net(x, context), before), name
+        if name.endswith("vector"):  # it converges again
+            torch.testing.assert_close(net(x, context), before)
+        else:
+            assert not torch.equal(net(x, context), before), name
         assert torch.equal(net(x, context), computed_again(net, x, context)), name
+
+
+@torch.no_grad()
+def test_a_change_of_the_vectors_of_published_layers_counts():
+    torch.manual_seed(0)
+    net, x = PublishedMLP(3, (6, 5), norm="2222").eval(), torch.randn(4, 3)
+    for name, tensor in net.named_buffers():
+        if not name.endswith("vector"):
+            before = net(x)
+            tensor.mul_(3)
+            assert not torch.equal(net(x), before), name
 
 
 @torch.no_grad()
 def test_what_a_parametrization_reads_counts():
     net, x, context = made()
-    double_weight(net)
+    shrink_weight(net)
     before = net(x, context)
     net.layers[1].parametrizations.weight[0].factor = 3.0
     assert not torch.equal(net(x, context), before)
@@ -93,8 +143,8 @@ def test_layers_with_hooks_are_refused_at_any_time():
 
 
 @torch.no_grad()
-def test_nothing_is_computed_again_without_a_change(monkeypatch):
-    net, x, context = made()
+def test_nothing_is_computed_again_without_a_change(kind, monkeypatch):
+    net, x, context = made(kind)
     before = net(x, context)
     monkeypatch.setattr(net, "weights_in_use", None)
     assert torch.equal(net(x, context), before)
@@ -102,8 +152,20 @@ def test_nothing_is_computed_again_without_a_change(monkeypatch):
 
 
 @torch.no_grad()
-def test_autocast_leaves_no_trace():
-    net, x, context = made()
+def test_training_keeps_nothing(kind):
+    net, x, context = made(kind)
+    net(x, context)
+    net.train()
+    for _ in range(2):
+        net.layers[0].weight.mul_(0.1)
+        before = net(x, context)
+        net.layers[0].weight.mul_(0.1)
+        assert not torch.equal(net(x, context), before)
+
+
+@torch.no_grad()
+def test_autocast_leaves_no_trace(kind):
+    net, x, context = made(kind)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = net(x, context)
     assert rounded.dtype == torch.bfloat16
@@ -112,8 +174,9 @@ def test_autocast_leaves_no_trace():
 
 
 @torch.no_grad()
-def test_copies_compute_their_own():
-    net, x, context = made()
+def test_copies_compute_their_own(kind):
+    net, x, context = made(kind)
+    refresh_norms(net)
     size = len(pickle.dumps(net))
     before = net(x, context)
     assert len(pickle.dumps(net)) == size
@@ -124,8 +187,8 @@ def test_copies_compute_their_own():
     assert torch.equal(net(x, context), before)
 
 
-def test_what_inference_mode_has_kept_serves_within_a_graph():
-    net, x, context = made()
+def test_what_inference_mode_has_kept_serves_within_a_graph(kind):
+    net, x, context = made(kind)
     with torch.inference_mode():
         net(x, context)
     with torch.no_grad():
@@ -136,8 +199,8 @@ def test_what_inference_mode_has_kept_serves_within_a_graph():
 
 
 @torch.no_grad()
-def test_another_type_counts():
-    net, x, context = made()
+def test_another_type_counts(kind):
+    net, x, context = made(kind)
     before = net(x, context)
     double = net.double()(x.double(), context.double())
     assert double.dtype == torch.float64
