@@ -30,7 +30,7 @@ def lags(folder: Path) -> list[float]:
     model.train()
     found = []
     for layer in model.modules():
-        if isinstance(layer, LipschitzLayer) and hasattr(layer, "vector"):
+        if isinstance(layer, LipschitzLayer) and "vector" in layer.state_dict():
             layer.advance()
             norm = float(layer.attained())
             layer.double().converge()

@@ -16,8 +16,8 @@ from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
 from impflow_zoo.numerics.modes import recording
 from impflow_zoo.numerics.settings import is_real, is_whole
 
-# What evaluation without gradients has made, and what it depends on. It stands here so that copies
-# and pickles of nets are without it.
+# For each net what its weights depend on, and what evaluation without gradients made of that. A
+# global map, so that copies and pickles of nets are without it.
 _KEPT: MutableMapping[nn.Module, tuple[Any, tuple[BoundLayers, list[Scale]]]]
 _KEPT = weakref.WeakKeyDictionary()
 
@@ -119,7 +119,7 @@ class BoundedNet(nn.Module):
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
         """The net at a context; `training` as in `norms_of`.
 
-        In evaluation without gradients its weights are kept until anything changes.
+        In evaluation without gradients its weights are kept until `_dependencies` change.
         """
         layers = self.bounded_layers()
         for i, layer in enumerate(layers):
@@ -128,12 +128,11 @@ class BoundedNet(nn.Module):
                     f"layer {i} has hooks or a replaced forward, which do not run: "
                     "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
                 )
-        own = [p for x in layers for p in (x.weight, x.bias)] + [*self.log_frequencies]
         if (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or any(layer.training if training is None else training for layer in layers)
-            or any(p.is_inference() or not isinstance(p, nn.Parameter) for p in own)
+            or any(p.is_inference() or not isinstance(p, nn.Parameter) for p in self.parameters())
         ):
             bound, befores = self._without_context(training)
         else:
@@ -141,16 +140,18 @@ class BoundedNet(nn.Module):
             if known is None or known[0][0] != now[0] or not known[0][1].equal(now[1]):
                 with recording(mode=False):  # inference tensors could not enter graphs later
                     made = self._without_context(training)
-                    known = _KEPT[self] = self._dependencies(), made
+                    known = self._dependencies(), made
+                if not any(map(watched, self.modules())):  # a hook may hold the net
+                    _KEPT[self] = known
             bound, befores = known[1]
         if context is None or not self.context_layers:
             return bound
         each = zip(bound.biases, self.context_layers, befores, strict=False)
-        biases = [bias + shift(context) * before for bias, shift, before in each]
+        biases = [bias + shift(context).to(bias.dtype) * before for bias, shift, before in each]
         return bound.having(bound.weights, [*biases, bound.biases[-1]])
 
     def _dependencies(self) -> tuple[list[Any], Tensor]:
-        """What the net depends on: numbers and functions, and all tensors as one."""
+        """What `_without_context` reads (sub-classes add to it): values, and all tensors as one."""
         activations = [a for a in (self.first, *self.activations) if a is not None]
         scales = [part for pair in self.mixing() or () for part in pair]
         parts = [*(part for a in activations for part in folded(a)), *scales, *self.log_frequencies]

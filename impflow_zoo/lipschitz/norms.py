@@ -45,7 +45,7 @@ class LipschitzLayer(nn.Module):
     coefficient: float
 
     def state(self) -> tuple[Tensor, ...]:
-        """The tensors that the weight in use depends on."""
+        """The tensors that the weight in use depends on; sub-classes with more add them."""
         return self.weight, self.vector
 
     @torch.no_grad()
@@ -173,7 +173,7 @@ def spread(scale: Scale, dims: int) -> Scale:
 def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Any]:
     """What `in_use` of some layers takes, in their own types, autocast or not.
 
-    In training mode, or as `training` says, norms are iterated.
+    In training mode, or as `training` says, norms are iterated. In evaluation they are settled.
     """
     with without_autocast(*layers):
         with torch.no_grad():
@@ -184,7 +184,7 @@ def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) 
 
 
 def refresh_norms(module: nn.Module) -> None:
-    """Run the power iteration of every layer to convergence, for instance before saving."""
+    """Bring the vectors of all layers to convergence, for instance before saving."""
     with without_autocast(module):
         for layer in module.modules():
             if isinstance(layer, LipschitzLayer):

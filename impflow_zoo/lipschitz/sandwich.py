@@ -49,7 +49,7 @@ class CayleyLayer(LipschitzLayer):
         out_features: rows of `A` and `B`, and columns of `A`.
     """
 
-    coefficient = 1.0
+    coefficient = 1.0  # `A A^T + B B^T <= I`
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()

@@ -83,7 +83,7 @@ class PublishedLayer(LipschitzLayer):
         return self.weight, self.u, self.v
 
     def settle(self) -> None:
-        """Nothing: the vectors stay as they came."""
+        """Nothing: in evaluation the vectors stay as they came."""
 
     def attained(self) -> Tensor:
         return torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))

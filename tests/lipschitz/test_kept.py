@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
+import math
 import pickle
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -161,6 +165,43 @@ def test_training_keeps_nothing(kind):
         before = net(x, context)
         net.layers[0].weight.mul_(0.1)
         assert not torch.equal(net(x, context), before)
+
+
+@torch.no_grad()
+def test_a_net_that_its_own_hook_holds_is_freed(kind):
+    net, x, context = made(kind)
+    hook = partial(lambda held, *_: None, net)
+    net.activations[0].register_forward_hook(hook)
+    net(x, context)
+    left = weakref.ref(net)
+    del net, hook
+    gc.collect()
+    assert left() is None
+
+
+@torch.no_grad()
+def test_contexts_are_rounded_once_under_autocast():
+    net, context = LipschitzMLP(3, (6,), "sin", context_features=2).eval(), torch.randn(4, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net.bind(context).biases[0]
+        shift = net.context_layers[0](context)
+    assert torch.equal(found, net.at(None).biases[0] + 2 * math.pi * shift.float())
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script")
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["spectral", "convolutions", "dense"])
+def test_derivatives_by_a_parameter_alone_are_there(kind):
+    net, x, context = made(kind)
+    before = net(x, context)
+    for name, parameter in net.named_parameters():
+        tangent = torch.func.jvp(
+            lambda p, name=name: torch.func.functional_call(net, {name: p}, (x, context)),
+            (parameter.detach(),),
+            (torch.ones_like(parameter),),
+        )[1]
+        assert tangent.any(), name
+    assert torch.equal(net(x, context), before)
 
 
 @torch.no_grad()
