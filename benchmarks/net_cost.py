@@ -151,7 +151,7 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--publish", action="store_true", help="write the guide's tables")
     options = parser.parse_args()
     torch.set_num_threads(1)
