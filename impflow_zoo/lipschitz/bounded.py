@@ -119,7 +119,7 @@ class BoundedNet(nn.Module):
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
         """The net at a context; `training` as in `norms_of`.
 
-        In evaluation without gradients its weights are kept until `_dependencies` change.
+        In evaluation without gradients its weights are kept until any of `_dependencies` changes.
         """
         layers = self.bounded_layers()
         for i, layer in enumerate(layers):

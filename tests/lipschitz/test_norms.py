@@ -9,7 +9,8 @@ import torch
 from support.slopes import spectral_norm
 from torch.optim.swa_utils import AveragedModel
 
-from impflow_zoo import LipschitzMLP
+from impflow_zoo import LipschitzMLP, MonotoneTransform
+from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 
 
@@ -18,6 +19,21 @@ def linear(factor=1.0, coefficient=0.9):
     with torch.no_grad():
         layer.weight.copy_(factor * torch.randn(4, 5))
     return layer
+
+
+def test_a_weight_is_divided_by_its_norm_over_the_coefficient():
+    layer = LipschitzLinear(2, 2, coefficient=0.9)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
+    expected = torch.tensor([[0.9, 0.0], [0.0, 0.3]])
+    torch.testing.assert_close(layer.eval().normalised_weight(), expected)
+
+
+def test_layers_and_blocks_work_as_they_are_made():
+    convolution = LipschitzConv2d(3, 8, 3, image_size=(4, 4), coefficient=0.9)
+    assert convolution(torch.zeros(2, 3, 4, 4)).shape == (2, 8, 4, 4)
+    block, x = MonotoneTransform(LipschitzMLP(features=2)).eval(), torch.randn(3, 2)
+    torch.testing.assert_close(block.decode(block.encode(x)), x, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
