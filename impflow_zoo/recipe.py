@@ -73,9 +73,10 @@ class TrainingSettings:
     """How the model is trained. The learning rate warms up, and weight decay is decoupled.
 
     Arguments:
-        optimizer: `"adamw"`, with betas of 0.9 and 0.99; or `"muon"`, which needs torch 2.9: Muon
-            (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) for matrices, AdamW
-            for all other parameters, kernels of convolutions among them.
+        optimizer: `"adamw"`, with betas of 0.9 and 0.99; or `"muon"`: Muon
+            (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) for matrices and for
+            kernels of convolutions, as matrices `[out, in height width]`; AdamW
+            for all other parameters.
         steps: optimisation steps.
         batch_size: rows per step.
         learning_rate: learning rate after the warm-up.

@@ -17,6 +17,7 @@ from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solver import NumericalWarning, Solution
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
+from impflow_zoo.training.muon import Muon, takes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Optimisation", "learning_rate"]
@@ -114,15 +115,12 @@ def optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by their names in a checkpoint."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    muon = settings.optimizer == "muon"
-    matrices = [p for p in model.parameters() if muon and p.dim() == 2]
-    others = [p for p in model.parameters() if not muon or p.dim() != 2]
+    matrices = [p for p in model.parameters() if settings.optimizer == "muon" and takes(p)]
+    others = [p for p in model.parameters() if settings.optimizer != "muon" or not takes(p)]
     adamw = torch.optim.AdamW(_groups(others, decay), lr=rate, betas=(0.9, 0.99), fused=True)
     found: dict[str, torch.optim.Optimizer] = {"optimizer": adamw}
     if matrices:
-        found["muon"] = torch.optim.Muon(
-            matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-        )
+        found["muon"] = Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     return found
 
 

@@ -90,8 +90,6 @@ def train(
         resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
     else:
         _check_new(ModelFolder(folder), own)
-    if any(s.optimizer == "muon" for s in recipe.runs) and not hasattr(torch.optim, "Muon"):
-        raise ModelError(f"optimizer: muon needs torch 2.9, this is torch {torch.__version__}")
     least = recipe.config.least_size
     if least > _LARGEST:
         raise ModelError(

@@ -31,7 +31,13 @@ IMAGE = {
         **{"kind": "image", "channels": 1, "image_size": [4, 4], "blocks": [1, 1], "width": 4},
         **{"actnorm": True, "whiten": True},
     },
-    "training": {**TRAINING, "batch_size": 9, "flip": True, "validation_limit": 7},
+    "training": {
+        **TRAINING,
+        "batch_size": 9,
+        "flip": True,
+        "validation_limit": 7,
+        "optimizer": "muon",
+    },
 }
 NOISY = {
     "config": {"net": "spectral", "logdet": {"mode": "unbiased"}},
@@ -52,7 +58,7 @@ def table(folder: Path) -> None:
 
 
 def images(folder: Path, data: Path) -> None:
-    """The same for images, with convolutions, ActNorm and mirrors, and rows that are left out."""
+    """The same for images, with kernels, Muon, ActNorm, mirrors, and rows that are left out."""
     where = {"dataset": str(data), "validation_rows": 20, "corrupt": "skip"}
     train(folder, "images", {**IMAGE, "data": where})
 

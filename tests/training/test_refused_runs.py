@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support.runs import train
 from support.small_models import make, write_recipe
 
@@ -203,11 +202,3 @@ def test_data_on_disk_take_the_place_of_a_toy(tmp_path):
     recipe = write_recipe(recipe.parent, data={"train_rows": 500, "dataset": str(tmp_path)})
     with pytest.raises(DataError, match="train_rows is only for toys"):
         train(recipe, tmp_path / "other")
-
-
-def test_muon_needs_a_torch_that_has_it(tmp_path, monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    recipe = write_recipe(tmp_path, training={"optimizer": "muon"})
-    with pytest.raises(ModelError, match="optimizer: muon needs torch 2.9, this is torch"):
-        train(recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()

@@ -11,8 +11,9 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.image_sets import image_set, pictures
 from support.runs import assert_same_run, log, timeless, train, trainer
-from support.small_models import write_recipe
+from support.small_models import write_image_recipe, write_recipe
 
 from impflow_zoo import (
     create_model,
@@ -76,11 +77,16 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
-def test_both_optimizers_of_a_run_with_muon_go_on(tmp_path):
-    recipe = write_recipe(tmp_path, training={"optimizer": "muon"})
+@pytest.mark.parametrize("kind", ["table", "images"])
+def test_both_optimizers_of_a_run_with_muon_go_on(kind, tmp_path):
+    muon = {"optimizer": "muon"}
+    if kind == "table":
+        recipe = write_recipe(tmp_path, training=muon)
+    else:
+        recipe = write_image_recipe(tmp_path, image_set(tmp_path, pictures(8)), training=muon)
     train(recipe, tmp_path / "whole")
     train(recipe, tmp_path / "parts", max_minutes=0.0)
+    assert any(name.startswith("muon") for name in load_file(tmp_path / "parts" / CHECKPOINT))
     train(recipe, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 

@@ -60,7 +60,6 @@ def test_weight_decay_shrinks_weights_whatever_the_gradient(tmp_path, monkeypatc
         torch.testing.assert_close(p.detach(), before[name] * left, msg=name)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
 def test_muon_turns_matrices_and_adam_moves_the_rest(tmp_path):
     run = trainer(tmp_path, optimizer="muon", learning_rate=0.01)
     before = parameters(run.model)
