@@ -1,4 +1,4 @@
-"""The pictures of the explanations: residual maps, log-determinants, roots, tight nets.
+"""The pictures of the explanations: residual maps, log-determinants, roots, tight nets, radius.
 
 python examples/explanations.py [--out docs/pictures]
 """
@@ -11,10 +11,13 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
+from torch.nn import functional
 
-from impflow_zoo import LipschitzMLP, SandwichMLP, Solver
+from impflow_zoo import LipschitzMLP, RadialTransform, SandwichMLP, Solver
 from impflow_zoo.smoke import smoke
+from impflow_zoo.transforms.whitening import Whitening
 
 KAPPA = 0.8
 
@@ -150,6 +153,68 @@ def tight_nets(steps: int) -> Figure:
     return figure
 
 
+def patches(count: int) -> Tensor:
+    """Patches of 8x8 grey pixels of scikit-learn's two photographs, less their mean, `[n, 64]`."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for photograph in load_sample_images().images:
+        grey = torch.tensor(photograph).float().mean(dim=2) / 256
+        grey = grey + torch.rand(grey.shape, generator=generator) / 256
+        every = grey.unfold(0, 8, 1).unfold(1, 8, 1).flatten(2).flatten(0, 1)
+        parts.append(every[torch.randperm(len(every), generator=generator)[: count // 2]])
+    rows = torch.cat(parts)[torch.randperm(count, generator=generator)]
+    return rows - rows.mean(dim=1, keepdim=True)
+
+
+def radial(steps: int) -> Figure:
+    """The lengths of whitened patches before and after a radial layer, and their contrast."""
+    torch.manual_seed(0)
+    rows = patches(8000)[:, :-1]  # the last pixel follows from the others
+    features = rows.shape[1]
+    whitening, layer = Whitening(features), RadialTransform(features)
+    with torch.no_grad():
+        x, _ = whitening.train()(rows)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    for _ in range(steps):
+        z, logabsdet = layer(x)
+        loss = (0.5 * z.square().sum(dim=1) - logabsdet).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        z, _ = layer(x)
+        u = torch.linspace(-2.5, 2.5, 200)
+        line = torch.zeros(len(u), features)
+        line[:, 0] = features**0.5 * u.exp()
+        curve = layer(line)[0][:, 0].div(features**0.5).log()
+        order = x.norm(dim=1).argsort()[torch.linspace(0, len(x) - 1, 9).long()[1:-1]]
+        shown = [whitening.inverse(part[order])[0] for part in (x, z)]
+
+    def lengths(rows: Tensor) -> Tensor:
+        return rows.norm(dim=1) / features**0.5
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.5))
+    bins = torch.logspace(-1.5, 0.9, 80)
+    samples = {"whitened patches": x, "behind the layer": z, "Gaussian": torch.randn_like(x)}
+    for label, part in samples.items():
+        left.hist(lengths(part), bins, histtype="step", linewidth=1.5, label=label)
+    left.set(xscale="log", xlabel="length / sqrt(63)", ylabel="patches", title="lengths")
+    left.legend(frameon=False, loc="upper left", fontsize="small")
+    middle.plot(u, u, color="black", linewidth=0.8, label="identity")
+    middle.plot(u, curve, color="C1", label="f")
+    middle.set(xlabel="log length before", ylabel="log length after", title="the spline")
+    middle.legend(frameon=False)
+    tiles = []
+    for part in shown:
+        whole = torch.cat((part, -part.sum(dim=1, keepdim=True)), dim=1).view(-1, 8, 8)
+        tiles.append(torch.cat([*functional.pad(whole, (1, 1, 1, 1), value=torch.nan)], dim=1))
+    right.imshow(torch.cat(tiles), cmap="gray", vmin=-0.4, vmax=0.4, aspect="equal")
+    right.set(xticks=[], yticks=[4.5, 14.5], title="seven patches, from the least contrast")
+    right.set_yticklabels(["before", "after"])
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
@@ -160,6 +225,7 @@ def main() -> None:
         "logdet_estimates": logdet_estimates(),
         "root_methods": root_methods(),
         "tight_nets": tight_nets(steps=3 if smoke() else 400),
+        "radial": radial(steps=3 if smoke() else 200),
     }
     for name, figure in pictures.items():
         figure.savefig(options.out / f"{name}.png", dpi=110)

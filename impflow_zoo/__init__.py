@@ -21,6 +21,7 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.registry import create_model, list_models
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
+from impflow_zoo.transforms.radial import RadialTransform
 
 __all__ = [
     "ImageConfig",
@@ -37,6 +38,7 @@ __all__ = [
     "MonotoneFlow",
     "MonotoneTransform",
     "NumericalWarning",
+    "RadialTransform",
     "ResFlow",
     "ResFlowTransform",
     "SandwichMLP",

@@ -23,7 +23,7 @@ _SECTIONS = {
     "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",
     "The zoo": "create_model list_models evaluate register_model register_block",
-    "Blocks": "ImpFlowTransform ResFlowTransform MonotoneTransform",
+    "Blocks": "ImpFlowTransform ResFlowTransform MonotoneTransform RadialTransform",
     "Nets": "LipschitzMLP SandwichMLP LipschitzConvNet LipschitzDenseNet",
     "Numerics": "Solver LogDet SolverError NumericalWarning",
 }

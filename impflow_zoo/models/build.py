@@ -23,6 +23,7 @@ from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
 from impflow_zoo.transforms.labels import OneHotContext, PerLabel
+from impflow_zoo.transforms.radial import RadialTransform
 from impflow_zoo.transforms.torus import TorusNet
 from impflow_zoo.transforms.whitening import Whitening
 from impflow_zoo.transforms.whole import WholeTransform
@@ -79,10 +80,14 @@ class TableBuilder(_Builder):
         for i, name in enumerate(names):
             if config.actnorm and i:
                 yield from on_plain(config, self.actnorm)
+            if config.radial:
+                yield from on_plain(config, RadialTransform)
             if name and name not in BLOCKS:
                 yield other_block(name, config, i)
             else:
                 yield self.block(self.net, BLOCKS.get(name))
+        if config.radial:
+            yield from on_plain(config, RadialTransform)
 
     def net(self) -> nn.Module:
         """A new net."""
@@ -132,6 +137,8 @@ class ImageBuilder(_Builder):
         config, (channels, height, width) = self.config, self.config.scales[i]
         if config.whiten:
             yield Whitening(channels)
+            if config.radial:
+                yield RadialTransform(channels)
         elif i == 0 and config.actnorm:
             yield self.actnorm(channels)
         for _ in range(config.blocks[i]):

@@ -67,6 +67,8 @@ class ImageConfig:
         squeeze_first: squeeze once more, before the first scale.
         actnorm: put an `ActNorm` before the first block and after every block.
         whiten: start each scale with a `Whitening`, the first one in place of its ActNorm.
+        radial: scale the channels of every position by a `RadialTransform` after the `Whitening`
+            of each scale; needs `whiten`.
         factor_out: after each scale but the last, half of the channels become latents.
         context_features: size of a context row, or None for an unconditional density.
         context_columns: name of the label column that the images are conditioned on; labels are
@@ -96,6 +98,7 @@ class ImageConfig:
     squeeze_first: bool = False
     actnorm: bool = True
     whiten: bool = False
+    radial: bool = False
     factor_out: bool = False
     context_features: int | None = None
     context_columns: tuple[str, ...] = ()
@@ -123,6 +126,7 @@ class ImageConfig:
             object.__setattr__(self, "context_features", 1)
         require_sizes(self, "image_size", "blocks", "width", "context_features")
         require_choice("net", self.net, ("conv", "dense"))
+        require(self.whiten or not self.radial, "radial", self.radial, "false without whiten")
         odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
         require_choice("activation", self.activation, ACTIVATIONS)

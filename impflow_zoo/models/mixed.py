@@ -17,6 +17,7 @@ from impflow_zoo.models.classes import registered
 from impflow_zoo.models.fields import ConfigError, ModelError, require
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
+from impflow_zoo.transforms.radial import RadialTransform
 
 __all__ = ["BLOCKS", "made", "off_meta", "other_block", "register_block", "require_blocks"]
 
@@ -85,6 +86,11 @@ def other_block(name: str, config: Any, number: int) -> Transform:
     """A block of a registered kind."""
     with off_meta():
         return registered("block", name, _OTHERS)(config, number)
+
+
+@register_block("radial")
+def _radial(config: Any, number: int) -> Transform:
+    return RadialTransform(config.features)
 
 
 def off_meta() -> torch.device:

@@ -25,6 +25,7 @@ from impflow_zoo.models.mixed import off_meta, register_block
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.radial import RadialTransform
 from impflow_zoo.transforms.whitening import Whitening
 
 __all__ = ["SplineFlow", "without_constants"]
@@ -68,7 +69,11 @@ class SplineFlow(FlowModel):
         for number in range(config.blocks):
             if config.actnorm and number:
                 steps.append(ActNorm(config.features))
+            if config.radial:
+                steps.append(RadialTransform(config.features))
             steps += _permuted_layer(config, number)
+        if config.radial:
+            steps.append(RadialTransform(config.features))
         return table_transform(config, steps)
 
 

@@ -20,7 +20,7 @@ class SplineConfig(ColumnsConfig):
         https://arxiv.org/abs/1906.04032
 
     Arguments:
-        actnorm, whiten: as in `TabularConfig`.
+        actnorm, whiten, radial: as in `TabularConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
             `"autoregressive"` each column given those before it, which fits better and samples
             more slowly.
@@ -37,6 +37,7 @@ class SplineConfig(ColumnsConfig):
     blocks: int = 6
     actnorm: bool = False
     whiten: bool = False
+    radial: bool = False
     layers: str = "coupling"
     hidden_features: int = 64
     bins: int = 8

@@ -30,9 +30,11 @@ class TabularConfig(ColumnsConfig):
     Arguments:
         blocks: number of blocks of the model's own kind; or their names, in order from data to
             noise: `implicit`, `residual`, `monotone`, `spline-coupling`, `spline-autoregressive`,
-            or a name registered by `register_block`.
+            `radial`, or a name registered by `register_block`.
         actnorm: put an `ActNorm` between blocks.
         whiten: put a `Whitening` before the first block.
+        radial: put a `RadialTransform` before every block and behind the last one: for patches,
+            coefficients and other data whose length varies by orders of magnitude.
         hidden_features: sizes of the hidden layers of every net.
         net: `"sandwich"` for `SandwichMLP`, or `"spectral"` for `LipschitzMLP`.
         activation: activation of every net, see these classes; None is `"halfsin"` for sandwich
@@ -54,6 +56,7 @@ class TabularConfig(ColumnsConfig):
     blocks: int | tuple[str, ...] = 5
     actnorm: bool = True
     whiten: bool = False
+    radial: bool = False
     hidden_features: tuple[int, ...] = (128, 128)
     net: str = "sandwich"
     activation: str | None = None
