@@ -20,6 +20,7 @@ from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.publishing.pairs import lead
 from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
+from impflow_zoo.standard_errors import clustered
 
 GUIDE = ROOT / "docs" / "which-net.md"
 PICTURE = ROOT / "docs" / "pictures" / "beside-splines.png"
@@ -55,7 +56,7 @@ def table(figures: list[dict[str, Any]]) -> str:
         goal = found["spline"][-1][1]
         rows.append(
             (
-                name,
+                f"{name}{clustered(own['impflow'].entry.groups)}",
                 *(_score(record) for record in own.values()),
                 f"{gain:+.3f} ± {error:.3f}",
                 *(_minutes(found[f], goal) for f in FAMILIES),
@@ -77,7 +78,7 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _score(record: Record) -> str:
-    """The score, of several seeds the mean, with its standard error over rows."""
+    """The score, of several seeds the mean, with its standard error over rows or groups."""
     mean = (record.over_seeds or (record.entry.value,))[0]
     return f"{mean:.3f} ± {record.entry.stderr:.3f}"
 

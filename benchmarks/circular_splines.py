@@ -29,6 +29,7 @@ from impflow_zoo.data.torus import log_density
 from impflow_zoo.recipe import read_recipe
 from impflow_zoo.registry import zoo_folder
 from impflow_zoo.smoke import smoke
+from impflow_zoo.standard_errors import standard_error
 
 GUIDE = ROOT / "docs" / "columns.md"
 PICTURE = ROOT / "docs" / "pictures" / "torus.png"
@@ -91,7 +92,7 @@ def figure(name: str, flow: torch.nn.Module, log_prob: LogProb, **more: Any) -> 
         "parameters": sum(p.numel() for p in flow.parameters()),
         "value": float(-value.mean()) / math.log(2),
         "excess": float(excess.mean()),
-        "error": float(excess.std()) / len(rows) ** 0.5,
+        "error": float(standard_error(excess)),
         "jump": jump(log_prob),
         **more,
     }

@@ -14,8 +14,9 @@ import torch
 import typer
 from torch import Tensor
 
-from impflow_zoo.data import Source, open_source
+from impflow_zoo.data import Source, TableSource, open_source
 from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.standard_errors import standard_error
 
 _BATCH = 20_000  # rows in memory at a time
 
@@ -34,7 +35,7 @@ def fit(source: Source) -> tuple[Tensor, Tensor]:
 
 
 def score(source: Source, mean: Tensor, covariance: Tensor) -> tuple[float, float]:
-    """Mean log-density in nats, and its standard error."""
+    """Mean log-density in nats, and its standard error, clustered if the rows have groups."""
     factor = torch.linalg.cholesky(covariance)
     constant = factor.diagonal().log().sum() + 0.5 * len(mean) * math.log(2 * math.pi)
     scores = torch.cat(
@@ -44,7 +45,8 @@ def score(source: Source, mean: Tensor, covariance: Tensor) -> tuple[float, floa
             for rows in batches(source)
         ]
     )
-    return float(scores.mean() - constant), float(scores.std() / math.sqrt(len(scores)))
+    groups = source.groups if isinstance(source, TableSource) else None
+    return float(scores.mean() - constant), float(standard_error(scores, groups))
 
 
 def main(

@@ -2,52 +2,146 @@
 
 Run:
     python benchmarks/paired.py impflow-protein runs/impflow-protein --data FOLDER [--without 5]
+    python benchmarks/paired.py runs/a,runs/a-1,runs/a-2 runs/b,runs/b-1,runs/b-2 --data FOLDER
 
 Rows that are hard for one model are hard for the other. So the error of the mean difference is
-smaller than that of two independent means. Both models must be of the same columns.
+smaller than that of two independent means. All models must be of the same columns.
+
+A side may name several trainings, with commas, which differ in their seeds. With `a_si` the score
+of row `i` by training `s` of side `a`, the lead is the mean over rows of
+
+    d_i = mean_s a_si - mean_s b_si
+
+and its error `sqrt(e^2 + v_a / S_a + v_b / S_b)`: `e` is the standard error of the mean of `d_i`,
+clustered by group where rows have groups, and `v_a` is the variance between the `S_a` means over
+rows of the trainings of side `a`. A side with one training has no `v`: the error leaves its seed
+out, and the output says so. Chance that hangs on both the row and the training enters both terms,
+so the error is a little too large. Three trainings tell `v` only roughly.
+
+A lead of less than two of its errors is called level.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import Result
 from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.standard_errors import clustered, same_groups, standard_error
 
 
-def differences(first: Result, second: Result) -> Tensor:
-    """By how much the first model is better on each row, `[n]`."""
-    if (first.metric, first.n) != (second.metric, second.n):
-        raise DataError("the models are not scored on the same rows")
-    return METRICS[first.metric].sign * (first.per_row - second.per_row)
+@dataclass(frozen=True)
+class Lead:
+    """By how much the first side is better.
+
+    Arguments:
+        value, error: in units of the metric.
+        n: number of rows.
+        groups: number of groups that the rows come in; None for independent rows.
+        trainings: number of trainings of each side.
+    """
+
+    value: float
+    error: float
+    n: int
+    groups: int | None
+    trainings: tuple[int, int]
+
+    @property
+    def level(self) -> bool:
+        """Whether the lead is below two of its errors."""
+        return self.value == 0 or not abs(self.value) >= 2 * self.error  # the error may be NaN
+
+    def text(self, unit: str) -> str:
+        """The lead in a line."""
+        of_one = ", without the error of a single seed" if 1 in self.trainings else ""
+        first, second = self.trainings
+        return (
+            f"{self.value:+.4f} +- {self.error:.4f} {unit}, n = {self.n}{clustered(self.groups)}, "
+            f"{first} against {second} trainings{of_one}{': level' if self.level else ''}"
+        )
 
 
-def mean_and_error(values: Tensor, without: int = 0) -> tuple[float, float]:
-    """Mean of `values` `[n]` and its standard error, without some of the largest magnitude."""
+def lead(first: Sequence[Result], second: Sequence[Result], without: int = 0) -> Lead:
+    """The lead of one side over another, without some rows of the largest difference.
+
+    Raises:
+        DataError: if the trainings are not scored on the same rows, or too few are left.
+    """
+    one = first[0]
+    for other in (*first, *second):
+        if (other.metric, other.n) != (one.metric, one.n):
+            raise DataError("the models are not scored on the same rows")
+        if not same_groups(other.row_groups, one.row_groups):
+            raise DataError("the models are scored on rows of other groups")
+    sides = [torch.stack([result.per_row for result in side]) for side in (first, second)]
+    apart = METRICS[one.metric].sign * (sides[0].mean(dim=0) - sides[1].mean(dim=0))
+    kept = _smallest(apart, without)
+    apart, groups = apart[kept], None if one.row_groups is None else one.row_groups[kept]
+    over_rows = float(standard_error(apart, groups))
+    over_seeds = [float(standard_error(s[:, kept].mean(dim=1))) for s in sides if len(s) > 1]
+    return Lead(
+        float(apart.mean()),
+        math.hypot(over_rows, *over_seeds),
+        len(apart),
+        None if groups is None else len(groups.unique()),
+        (len(first), len(second)),
+    )
+
+
+def _smallest(values: Tensor, without: int) -> Tensor:
+    """The indices of all but some values of the largest magnitude, in order."""
     if not 0 <= without < len(values) - 1:
         raise DataError(f"{without} of {len(values)} rows cannot be left out")
-    kept = values[values.abs().argsort()[: len(values) - without]]
-    return float(kept.mean()), float(kept.std() / len(kept) ** 0.5)
+    return values.abs().argsort()[: len(values) - without].sort().values
+
+
+def refuse_other_columns(models: Sequence[FlowModel]) -> None:
+    """Scores of models of other columns are densities of other things.
+
+    Raises:
+        DataError: if they are not all of the same columns, given the same columns.
+    """
+    one, *others = (_what(model) for model in models)
+    for other in others:
+        if other != one:
+            raise DataError(f"the models are of different columns: {one} and {other}")
+
+
+def _what(model: FlowModel) -> str:
+    """What a model is a density of, whatever the order of its columns."""
+    config = model.config
+    columns = getattr(config, "columns", ()) or [f"{'x'.join(map(str, config.shape))} values"]
+    given = sorted(getattr(config, "context_columns", ()))
+    return ", ".join(sorted(columns)) + (f" given {', '.join(given)}" if given else "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs=2, metavar="MODEL", help="name or folder")
-    parser.add_argument("--data", help="not needed where both models ship the same rows")
+    parser.add_argument(
+        "sides", nargs=2, metavar="MODEL[,MODEL...]", help="name or folder of each training"
+    )
+    parser.add_argument("--data", help="not needed where all models ship the same rows")
     parser.add_argument(
         "--without", type=int, default=0, metavar="N", help="leave out the N largest differences"
     )
     options = parser.parse_args()
     split = "test" if options.data else None  # shipped rows have no splits
-    first, second = (evaluate(create_model(name), options.data, split) for name in options.models)
-    lead, error = mean_and_error(differences(first, second), options.without)
-    unit, rows = METRICS[first.metric].unit, first.n - options.without
-    print(f"{lead:+.4f} +- {error:.4f} {unit}, n = {rows}")
+    sides = [[create_model(name) for name in side.split(",")] for side in options.sides]
+    refuse_other_columns([*sides[0], *sides[1]])
+    first, second = ([evaluate(m, options.data, split) for m in side] for side in sides)
+    found = lead(first, second, options.without)
+    print(found.text(METRICS[first[0].metric].unit))
 
 
 if __name__ == "__main__":

@@ -30,31 +30,39 @@ from impflow_zoo.data.loading import load_split
 from impflow_zoo.numerics.seeds import mix
 from impflow_zoo.smoke import smoke
 
-__all__ = ["SIZES", "cut", "keyed_uniform", "read"]
+__all__ = ["SIZES", "cut", "keyed_uniform", "photographs_of", "read"]
 
 SIZES = {"train": 1_000_000, "validation": 50_000, "test": 250_000}
 SIDE = 8
 GREY = (0.2989, 0.5870, 0.1140)
 EVERY = 10  # one training photograph in so many is kept for validation
 AT_ONCE = 50_000  # patches cut at a time
+NUMBERS = 3 + SIDE**2  # random numbers of a row: photograph, top, left, and noise of each pixel
 
 
-def read(photographs: str, split: str) -> Tensor:
-    """Cut the patches of a split from a set with a column of images, float32 `(n, 63)`.
+def read(photographs: str, split: str) -> tuple[Tensor, Tensor]:
+    """Cut the patches of a split from a set with a column of images.
 
     Training and validation patches come from different photographs of the `train` split: every
     tenth is kept for validation (of BSDS300's 200: 180 and 20). Test patches come from `test`.
+
+    Returns:
+        The patches, float32 `(n, 63)`, and which photograph of `train` or `test` each is from,
+        counted from 0, int64 `(n,)`.
     """
     data, name = load_split(photographs, "test" if split == "test" else "train")
     column = image_column(data.features, name)
-    grey = []
+    grey, numbers = [], []
     for i, row in enumerate(data):
         if split == "test" or (i % EVERY == EVERY - 1) == (split == "validation"):
             colours = numpy.asarray(row[column].convert("RGB"))
             rounded = numpy.rint(colours @ numpy.array(GREY))  # as the published patches are
             grey.append(torch.from_numpy(rounded.astype(numpy.uint8)))
+            numbers.append(i)
     size = 100 if smoke() else SIZES[split]
-    return cut(grey, size, mix(0, list(SIZES).index(split)))
+    seed = mix(0, list(SIZES).index(split))
+    patches = cut(grey, size, seed)
+    return patches, torch.tensor(numbers)[photographs_of(torch.arange(size), len(grey), seed)]
 
 
 def cut(photographs: list[Tensor], size: int, seed: int) -> Tensor:
@@ -80,8 +88,8 @@ def cut(photographs: list[Tensor], size: int, seed: int) -> Tensor:
     across = torch.arange(SIDE)
     parts = []
     for rows in torch.arange(size).split(AT_ONCE):
-        random = keyed_uniform(mix(seed), rows, 3 + SIDE**2)
-        photograph = (random[:, 0] * len(shapes)).long()
+        random = keyed_uniform(mix(seed), rows, NUMBERS)
+        photograph = photographs_of(rows, len(shapes), seed)
         height, width = shapes[photograph].unbind(1)
         top = (random[:, 1] * (height - SIDE + 1)).long()
         left = (random[:, 2] * (width - SIDE + 1)).long()
@@ -91,6 +99,12 @@ def cut(photographs: list[Tensor], size: int, seed: int) -> Tensor:
         values = (grey + random[:, 3:]) / 256
         parts.append((values - values.mean(1, keepdim=True))[:, :-1].float())
     return torch.cat(parts)
+
+
+def photographs_of(rows: Tensor, count: int, seed: int) -> Tensor:
+    """Which of `count` photographs each of some rows of `cut` is from, `(n,)`, by row numbers."""
+    first = keyed_uniform(mix(seed), rows * NUMBERS, 1)  # of the numbers of a row
+    return (first[:, 0] * count).long()
 
 
 def _signed(word: int) -> int:

@@ -5,7 +5,7 @@
 
 FILES is where the published files lie: see `papamakarios.py` for their names. PHOTOGRAPHS is a set
 of images that `datasets` opens, with the splits train and test. FOLDER gets `train.parquet`,
-`validation.parquet` and `test.parquet`.
+`validation.parquet` and `test.parquet`. Rows of `bsds300` have a group, their photograph.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.parquet
 import typer
 from torch import Tensor
 
+from impflow_zoo.data.tables import GROUP
 from impflow_zoo.mistakes import in_one_line
 
 Name = StrEnum("Name", ["bsds300", *papamakarios.READERS])
@@ -35,18 +36,22 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     if name == Name.bsds300:
         for split in patches.SIZES:
-            write(folder, split, patches.read(source, split))
+            write(folder, split, *patches.read(source, split))
         return
     rows = papamakarios.READERS[name](Path(source).expanduser())
     for split, values in zip(patches.SIZES, rows, strict=True):
         write(folder, split, values)
 
 
-def write(folder: Path, split: str, rows: Tensor) -> None:
-    """Write the rows of a split, with columns `x0`, `x1`, ..."""
-    table = pyarrow.table({f"x{i}": column.numpy() for i, column in enumerate(rows.T)})
-    pyarrow.parquet.write_table(table, folder / f"{split}.parquet")
-    print(f"{len(rows):,} rows of {rows.shape[1]} columns in {folder / split}.parquet")
+def write(folder: Path, split: str, rows: Tensor, groups: Tensor | None = None) -> None:
+    """Write the rows of a split, with columns `x0`, `x1`, ..., and the group of each row."""
+    columns = {f"x{i}": column.numpy() for i, column in enumerate(rows.T)}
+    in_groups = ""
+    if groups is not None:
+        columns[GROUP] = groups.numpy()
+        in_groups = f" in {len(groups.unique())} groups"
+    pyarrow.parquet.write_table(pyarrow.table(columns), folder / f"{split}.parquet")
+    print(f"{len(rows):,} rows{in_groups} of {rows.shape[1]} columns in {folder / split}.parquet")
 
 
 if __name__ == "__main__":

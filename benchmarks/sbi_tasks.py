@@ -27,6 +27,7 @@ from sbi.utils.sbiutils import standardizing_net, standardizing_transform
 from torch import Tensor, nn
 
 from impflow_zoo import ImpFlowTransform, ResFlowTransform, SandwichMLP
+from impflow_zoo.standard_errors import standard_error
 
 
 def two_moons(theta: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ def main() -> None:
         estimator = trainer.train(stop_after_epochs=options.patience, **rate).eval()
         with torch.no_grad():
             score = estimator.log_prob(held_out[None], condition=seen)[0]
-        error = score.std() / len(score) ** 0.5
+        error = standard_error(score)
         parameters = sum(p.numel() for p in estimator.parameters())
         print(
             f"\n{options.task} {name}: {score.mean():.3f} +- {error:.3f} nats, "

@@ -34,6 +34,7 @@ from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.record import Record
 from impflow_zoo.registry import zoo_folder
 from impflow_zoo.smoke import smoke
+from impflow_zoo.standard_errors import clustered
 from impflow_zoo.training.optimisation import optimizers
 
 GUIDE = ROOT / "docs" / "which-flow.md"
@@ -184,6 +185,7 @@ def compared(data: str, repeats: int) -> list[dict[str, Any]]:
             "unit": METRICS[record.entry.metric].unit,
             "value": record.entry.value,
             "stderr": record.entry.stderr,
+            "groups": record.entry.groups,
             "behind": sign * (best.entry.value - record.entry.value),
             "paired": paired_error(best.folder, record.folder),
             "parameters": record.parameters,
@@ -203,7 +205,7 @@ def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
         by_data.setdefault(f["data"], []).append(
             (
                 f"[{f['family']}](../hub_configs/{f['model']})",
-                f"{f['value']:.3f} ± {f['stderr']:.3f} {f['unit']}",
+                f"{f['value']:.3f} ± {f['stderr']:.3f} {f['unit']}{clustered(f.get('groups'))}",
                 behind,
                 f"{f['parameters']:,}",
                 f"{f['minutes']:.1f}",

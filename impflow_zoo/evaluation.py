@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import DataError, ImageStream, Source
+from impflow_zoo.data import DataError, ImageStream, Source, TableSource
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
@@ -23,6 +23,7 @@ from impflow_zoo.processes import together
 from impflow_zoo.registry import Split, create_model, scored_split
 from impflow_zoo.scoring import Score, model_input, open_rows, score, source_options
 from impflow_zoo.smoke import few_rows
+from impflow_zoo.standard_errors import clustered, standard_error
 
 __all__ = ["Result", "evaluate", "shown_rows"]
 
@@ -35,7 +36,7 @@ class Result:
         metric: `"log_likelihood"` (nats per row, higher is better), `"bits"` or `"bits_per_dim"`
             (lower is better).
         value: mean over the rows.
-        stderr: standard error of the mean over the rows.
+        stderr: standard error of the mean over the rows, clustered by group if they have groups.
         estimator_stderr: the part of `stderr` that comes from estimated log-determinants.
         n: rows scored.
         dataset, split, revision, seed: the rows, and the seed of probes and noise.
@@ -53,6 +54,8 @@ class Result:
         published_on: the data of the card's value, in words.
         per_row: the metric of each row, `[n]`, float64.
         predictive: for conditional models, how well each column is predicted.
+        groups: number of groups that the rows come in; None for independent rows.
+        row_groups: the group of each row, `[n]`, numbered from 0 in the order of the rows.
     """
 
     metric: str
@@ -75,13 +78,15 @@ class Result:
     published_on: str | None = None
     per_row: Tensor | None = field(default=None, repr=False, compare=False)
     predictive: tuple[Predictive, ...] = ()
+    groups: int | None = None
+    row_groups: Tensor | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but `per_row`; numbers that are not finite become None, as JSON has none."""
+        """All fields but those of rows; numbers that are not finite become None: JSON has none."""
         known = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in vars(self).items()
-            if key != "per_row"
+            if key not in ("per_row", "row_groups")
         }
         return {**known, "predictive": [vars(column) for column in self.predictive]}
 
@@ -95,7 +100,9 @@ class Result:
         lines = {
             "model": name,
             "data": f"{self.dataset}{split}: {self.n} rows{skipped}",
-            self.metric.replace("_", " "): f"{self.value:.4f} +- {self.stderr:.4f} {unit}",
+            self.metric.replace("_", " "): (
+                f"{self.value:.4f} +- {self.stderr:.4f} {unit}{clustered(self.groups)}"
+            ),
             "on the card": card,
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
@@ -149,7 +156,8 @@ def evaluate(
         progress: show a progress bar on stderr.
 
     Returns:
-        A `Result`: value, standard error over rows, standard error of the estimator, and more.
+        A `Result`: value, standard error (clustered by the column `group` of a table that has one),
+        standard error of the estimator, and more.
 
     Raises:
         DataError: if the data cannot be opened or does not fit the model.
@@ -192,13 +200,14 @@ def evaluate(
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
     n = len(values)
+    groups = _groups(source, n)
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
     nets, card = sum(len(block.steps) for block in model.blocks()), where.published
     return Result(
         metric=config.metric,
         value=float(values.mean()),
-        stderr=float(values.std() / n**0.5) if n > 1 else math.nan,
+        stderr=float(standard_error(values, groups)),
         estimator_stderr=(means["variance"] / n) ** 0.5 * unit,
         n=n,
         dataset=where.dataset,
@@ -216,7 +225,15 @@ def evaluate(
         published_on=card.rows if card else None,
         per_row=values,
         predictive=predicted,
+        groups=None if groups is None else len(groups.unique()),
+        row_groups=groups,
     )
+
+
+def _groups(source: Source | ImageStream, n: int) -> Tensor | None:
+    """The groups of the first rows, if they have any."""
+    groups = source.groups if isinstance(source, TableSource) else None
+    return None if groups is None else groups[:n]
 
 
 def _predicted(

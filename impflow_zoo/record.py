@@ -50,8 +50,8 @@ class Entry:
     Arguments:
         data: name of the data set on the card.
         split: split of the data set.
-        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive: as in
-            `evaluate`.
+        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive, groups: as
+            in `evaluate`.
     """
 
     data: str
@@ -65,6 +65,7 @@ class Entry:
     logdet: str
     round_trip: float
     predictive: tuple[Predictive, ...] = ()
+    groups: int | None = None
 
     @classmethod
     def of(cls, result: Result, data: str, split: str) -> Entry:

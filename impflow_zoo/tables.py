@@ -20,6 +20,7 @@ from impflow_zoo.models.writing import write_together
 from impflow_zoo.publishing import pairs
 from impflow_zoo.publishing.cards import trained_card
 from impflow_zoo.record import Record, records
+from impflow_zoo.standard_errors import clustered
 
 __all__ = ["between", "documents", "zoo_table"]
 
@@ -39,6 +40,7 @@ def _row(record: Record) -> dict[str, object]:
         "stderr": entry and entry.stderr,
         "estimator_stderr": entry and entry.estimator_stderr,
         "n": entry and entry.n,
+        "groups": entry and entry.groups,
         "seeds": facts and 1 + len(facts.repeats),
         "seeds_mean": mean and f"{mean:.5f}",
         "seeds_std": deviation and f"{deviation:.5f}",
@@ -60,7 +62,8 @@ def zoo_table(found: Sequence[Record]) -> str:
             _link(record),
             record.stated.model,
             record.data,
-            f"{entry.value:.3f} ± {entry.stderr:.3f} {METRICS[entry.metric].unit}",
+            f"{entry.value:.3f} ± {entry.stderr:.3f} {METRICS[entry.metric].unit}"
+            + clustered(entry.groups),
             f"{record.parameters:,}",
             f"{record.margin:.4f}" if record.margin else "",
             f"{facts.minutes:.0f} min, {facts.hardware}" if (facts := record.facts) else "",

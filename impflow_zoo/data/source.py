@@ -121,9 +121,11 @@ class TableSource(Source):
         values: the rows, float64 with shape `(N, D)`.
         columns: the names of the `D` columns.
         named: whether the names come from the data; other files are then read by these names.
+        groups: the group of each row, int64 with shape `(N,)`; None if all rows are independent.
 
     Raises:
-        DataError: for an empty table, a column named twice, or a value that is NaN or infinite.
+        DataError: for an empty table, a column named twice, a value that is NaN or infinite, or
+            another number of groups than of rows.
 
     Example:
         >>> source = TableSource("small", torch.eye(2, dtype=torch.float64), ("a", "b"))
@@ -132,9 +134,17 @@ class TableSource(Source):
     """
 
     def __init__(
-        self, name: str, values: Tensor, columns: Sequence[str], *, named: bool = False
+        self,
+        name: str,
+        values: Tensor,
+        columns: Sequence[str],
+        *,
+        named: bool = False,
+        groups: Tensor | None = None,
     ) -> None:
         super().__init__(name, len(values))
+        if groups is not None and groups.shape != (len(values),):
+            raise DataError(f"{name}: groups of {len(groups)} rows, the table has {len(values)}")
         if len({*columns}) < len(columns):
             raise DataError(f"{name}: a column is named twice among {', '.join(columns)}")
         bad = (~values.isfinite()).nonzero()
@@ -144,7 +154,7 @@ class TableSource(Source):
                 f"{name}: row {row}, column {columns[column]!r} is {float(values[row, column])} "
                 f"({len(bad)} values in all are missing or not finite): drop or fill these rows"
             )
-        self.columns, self.named = tuple(columns), named
+        self.columns, self.named, self.groups = tuple(columns), named, groups
         self._values = values
 
     def read(self, indices: Sequence[int] | Tensor) -> Batch:
@@ -152,12 +162,15 @@ class TableSource(Source):
         return Batch(index, self._values[index])
 
     def part(self, rows: range) -> TableSource:
-        return TableSource(self.name, self.rows(rows), self.columns, named=self.named)
+        groups = None if self.groups is None else self.groups[torch.as_tensor(rows)]
+        return TableSource(
+            self.name, self.rows(rows), self.columns, named=self.named, groups=groups
+        )
 
     def chosen(self, columns: Sequence[str]) -> TableSource:
         """Some of its columns, in an order."""
         values = self._values[:, [self.columns.index(column) for column in columns]]
-        return TableSource(self.name, values, columns, named=self.named)
+        return TableSource(self.name, values, columns, named=self.named, groups=self.groups)
 
 
 def fingerprint(source: Source) -> str:

@@ -1,4 +1,8 @@
-"""Tables through `datasets`: chosen columns, or all numeric ones, as float64 rows."""
+"""Tables through `datasets`: chosen columns, or all numeric ones, as float64 rows.
+
+Rows may have a group, such as the photograph that a patch is from, in a column named `group`. It is
+never one of the columns of a model.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from impflow_zoo.data.loading import load_split
 from impflow_zoo.data.source import DataError, TableSource
@@ -15,9 +20,11 @@ from impflow_zoo.data.source import DataError, TableSource
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["open_table"]
+__all__ = ["GROUP", "open_table"]
 
+GROUP = "group"  # the column that tells which rows belong together
 _NUMERIC = re.compile(r"u?int\d+|float\d+")
+_LABELS = re.compile(r"u?int\d+|(large_)?string")  # whole numbers or text
 _REPEATED = re.compile(r"^(-?\d+\.\d+)\.\d+$")  # pandas tells equal names apart
 _LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, saved as a column
 
@@ -35,20 +42,35 @@ def open_table(
         dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
         split: name of the split; None uses the whole of a set with one split.
         columns: the columns to take, in this order. None takes all numeric ones in the order of the
-            file, except an index saved by pandas.
+            file, except `group` and an index saved by pandas.
         revision: branch, tag or commit of a Hub set.
 
     Returns:
-        The rows as float64. ``columns`` of the source names them.
+        The rows as float64. ``columns`` of the source names them. If there is a column `group`, of
+        whole numbers or text, ``groups`` numbers its values from 0 in the order of the rows.
 
     Raises:
         DataError: for a set, split or column that does not exist, a column that is not numeric, a
-            table with no numeric column or no rows, or a value that is missing, NaN or infinite.
+            table with no numeric column or no rows, a value that is missing, NaN or infinite, or a
+            row without a group.
     """
     data, name = load_split(dataset, split, revision=revision)
     chosen = _numeric_columns(data, name) if columns is None else _checked(columns, data, name)
     values = torch.tensor(data.select_columns(chosen).to_pandas().to_numpy("float64"))
-    return TableSource(name, values, chosen, named=True)
+    return TableSource(name, values, chosen, named=True, groups=_groups(data, name))
+
+
+def _groups(data: Dataset, name: str) -> Tensor | None:
+    """The groups of the rows, numbered in the order in which they appear, if they have any."""
+    if GROUP not in data.column_names:
+        return None
+    labels = data.select_columns([GROUP]).to_pandas()[GROUP]
+    found = f"{name}: column {GROUP!r} tells which rows belong together"
+    if labels.isna().any():
+        raise DataError(f"{found}, and row {labels.isna().argmax()} has none: fill or rename it")
+    if not _LABELS.fullmatch(data.features[GROUP].dtype):
+        raise DataError(f"{found}, by whole numbers or text: rename it if it is a quantity")
+    return torch.from_numpy(labels.factorize()[0])
 
 
 def _numeric_columns(data: Dataset, name: str) -> list[str]:
@@ -58,7 +80,7 @@ def _numeric_columns(data: Dataset, name: str) -> list[str]:
     chosen = [
         column
         for column in data.column_names
-        if _is_numeric(data, column) and not _LEFT_BY_PANDAS.fullmatch(column)
+        if _is_numeric(data, column) and not _no_feature(column)
     ]
     if not chosen:
         raise DataError(
@@ -67,7 +89,16 @@ def _numeric_columns(data: Dataset, name: str) -> list[str]:
     return chosen
 
 
+def _no_feature(column: str) -> bool:
+    return column == GROUP or _LEFT_BY_PANDAS.fullmatch(column) is not None
+
+
 def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
+    if GROUP in columns:
+        raise DataError(
+            f"{name}: column {GROUP!r} tells which rows belong together, a model cannot take it: "
+            "rename it if it is a feature"
+        )
     missing = [column for column in columns if column not in data.column_names]
     if missing:
         _refuse_missing_header(data.column_names, name)

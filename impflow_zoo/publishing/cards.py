@@ -215,7 +215,9 @@ def _metadata(name: str, recipe: Recipe, entry: Entry | None, *, image: bool) ->
         metric_type=entry.metric,
         metric_value=entry.value,
         metric_args={
-            key: getattr(entry, key) for key in ("stderr", "estimator_stderr", "n", "seed")
+            key: value
+            for key in ("stderr", "groups", "estimator_stderr", "n", "seed")
+            if (value := getattr(entry, key)) is not None
         },
     )
     return ModelCardData(

@@ -1,7 +1,7 @@
 """Does ImpFlow beat ResFlow at equal size? The table and the picture, from the models' folders.
 
-`scores.safetensors` holds the metric of each row that a card speaks of: two models of the same rows
-are compared row by row.
+`scores.safetensors` holds the metric of each row that a card speaks of, and the group of each if
+rows have groups: two models of the same rows are compared row by row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialise
 
@@ -21,6 +20,7 @@ from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.pictures import Points, draw_curves
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Entry, Record
+from impflow_zoo.standard_errors import clustered, same_groups, standard_error
 
 __all__ = ["lead", "markdown", "paired_error", "picture", "scores_file", "table", "trained_pairs"]
 
@@ -54,9 +54,9 @@ def lead(pair: Pair) -> tuple[float, float, str]:
     """By how much the first model is better, the error, and `"paired"` or `"unpaired"`.
 
     The error is the standard error of differences row by row if both folders have the scores of
-    rows, else the error of the difference of two independent means, which is larger. Where recipes
-    were trained with several seeds, their means are compared, and the spread over seeds enters the
-    error.
+    rows, else the error of the difference of two independent means, which is larger. Both are
+    clustered by group where rows have groups. Where recipes were trained with several seeds, their
+    means are compared, and the spread over seeds enters the error.
     """
     means, deviations, seeds = zip(
         *(r.over_seeds or (_entry(r).value, 0.0, 1) for r in pair), strict=True
@@ -76,7 +76,8 @@ def _cells(pair: Pair) -> tuple[str, ...]:
         _both(record.parameters for record in pair),
         _both(record.facts.rows_seen if record.facts else None for record in pair),
         *map(_value, pair),
-        f"{gain:+.4f} ± {error:.4f} {METRICS[_entry(pair[0]).metric].unit}, {how}",
+        f"{gain:+.4f} ± {error:.4f} {METRICS[_entry(pair[0]).metric].unit}, {how}"
+        + clustered(_entry(pair[0]).groups),
     )
 
 
@@ -103,31 +104,36 @@ def _curves(pair: Pair) -> list[Points] | None:
 
 
 def scores_file(result: Result, recipe: Recipe) -> bytes:
-    """The content of `scores.safetensors`: the metric of each row, and which rows they are."""
+    """The content of `scores.safetensors`: metric and group of each row, and what rows they are."""
     assert result.per_row is not None
     rows = json.dumps([recipe.card.data_name, recipe.data.test, result.seed])
-    return serialise({"metric": result.per_row.float().contiguous()}, metadata={"rows": rows})
+    tensors = {"metric": result.per_row.float().contiguous()}
+    if result.row_groups is not None:
+        tensors["group"] = result.row_groups.int().contiguous()
+    return serialise(tensors, metadata={"rows": rows})
 
 
 def paired_error(one: ModelFolder, other: ModelFolder) -> float | None:
     """Standard error of the difference of two models' means over the same rows.
 
     Rows that are hard for one model are hard for the other: this error is smaller than that of two
-    independent means.
+    independent means. It is clustered by group where rows have groups.
 
     Returns:
-        None where a folder has no scores, or they are not of the same rows and noise.
+        None where a folder has no scores, or they are not of the same rows, groups and noise.
     """
-    scores, rows = [], []
+    scores, rows, groups = [], [], []
     for folder in (one, other):
         if not folder.has(SCORES):
             return None
         with safe_open(folder.path / SCORES, framework="pt") as file:
             scores.append(file.get_tensor("metric").double())
             rows.append((file.metadata()["rows"], len(scores[-1])))
-    if rows[0] != rows[1] or len(scores[0]) < 2:
+            names = file.keys()
+            groups.append(file.get_tensor("group") if "group" in names else None)
+    if rows[0] != rows[1] or len(scores[0]) < 2 or not same_groups(*groups):
         return None
-    return float(torch.std(scores[0] - scores[1])) / len(scores[0]) ** 0.5
+    return float(standard_error(scores[0] - scores[1], groups[0]))
 
 
 def picture(pairs: Sequence[Pair], path: Path) -> None:

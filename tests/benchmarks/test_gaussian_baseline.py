@@ -15,6 +15,9 @@ import torch
 from support.checkout import CHECKOUT
 from support.command_line import call
 
+from impflow_zoo.data import TableSource
+from impflow_zoo.standard_errors import standard_error
+
 SCRIPT = CHECKOUT / "benchmarks" / "gaussian_baseline.py"
 
 
@@ -48,6 +51,18 @@ def test_score(baseline: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == (
         f"{folder} (test): {value:.3f} +- {stderr:.3f} nats, n = 230, fit on 500\n"
     )
+
+
+def test_the_error_of_rows_in_groups_is_clustered(baseline: ModuleType) -> None:
+    rows, groups = torch.randn(90, 2, dtype=torch.float64), torch.arange(90) // 10
+    plain = TableSource("rows", rows, "ab")
+    grouped = TableSource("rows", rows, "ab", groups=groups)
+    fitted = baseline.fit(plain)
+    log_prob = torch.distributions.MultivariateNormal(*fitted).log_prob(rows)
+    for source, known in ((plain, None), (grouped, groups)):
+        value, error = baseline.score(source, *fitted)
+        assert value == pytest.approx(float(log_prob.mean()))
+        assert error == pytest.approx(float(standard_error(log_prob, known)))
 
 
 def test_mistake() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import patches
+import prepare
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,7 @@ from patches import SIZES, cut, keyed_uniform, read
 from support.image_sets import photograph, save
 from torch import Tensor
 
-from impflow_zoo.data import DataError
+from impflow_zoo.data import DataError, open_table
 
 GREY = np.array([0.2989, 0.5870, 0.1140])
 
@@ -60,14 +61,32 @@ def test_rows_are_patches_of_the_right_photographs(
     folder = save(tmp_path / "photos", **photographs)
     monkeypatch.setitem(SIZES, split, 60)
     places = []
-    for row in read(folder, split):
+    for row, number in zip(*read(folder, split), strict=True):
         (place,) = where(row, photographs["test" if split == "test" else "train"])
+        assert place[0] == number
         places.append(place)
     assert len(set(places)) > 55  # a few may coincide
     used = {place[0] for place in places}
     allowed = {"train": {*range(20)} - {9, 19}, "validation": {9, 19}, "test": {*range(5)}}[split]
     assert used <= allowed
     assert len(used) >= min(10, len(allowed))
+
+
+def test_the_command_stores_the_photograph_of_each_row(
+    tmp_path: Path, photographs: dict[str, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its group: the rows themselves are those of `read`."""
+    folder = save(tmp_path / "photos", **photographs)
+    for split in SIZES:
+        monkeypatch.setitem(SIZES, split, 40)
+    prepare.main(prepare.Name.bsds300, folder, tmp_path / "out")
+    for split in SIZES:
+        rows, numbers = read(folder, split)
+        source = open_table(tmp_path / "out", split)
+        assert source.columns == tuple(f"x{i}" for i in range(63))
+        assert source.rows(range(40)).equal(rows.double())
+        named = dict(zip(source.groups.tolist(), numbers.tolist(), strict=True))
+        assert [named[group] for group in source.groups.tolist()] == numbers.tolist()
 
 
 def test_a_row_depends_on_its_number_and_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ ROOMS = {  # what a room may import beside itself
         "recipe",
         "record",
         "registry",
+        "standard_errors",
     },
     "demo": {
         "lipschitz",

@@ -18,6 +18,7 @@ from impflow_zoo.models.folder import SCORES, ModelFolder
 from impflow_zoo.publishing import pairs
 from impflow_zoo.recipe import CardSettings, DataSettings
 from impflow_zoo.record import Entry, Record
+from impflow_zoo.standard_errors import standard_error
 
 
 def row(folder: Path, name: str, value: float | None, **known: Any) -> Any:
@@ -38,6 +39,16 @@ def row(folder: Path, name: str, value: float | None, **known: Any) -> Any:
     )
     made.over_seeds = Record.over_seeds.func(made)
     return made
+
+
+def write_scores(
+    folder: Path, scores: torch.Tensor, groups: torch.Tensor | None = None, seed: int = 0
+) -> None:
+    """The scores of a folder's rows, and their groups."""
+    folder.mkdir(exist_ok=True)
+    result = SimpleNamespace(per_row=scores, row_groups=groups, seed=seed)
+    recipe = SimpleNamespace(card=CardSettings(data_name="a"), data=DataSettings())
+    (folder / SCORES).write_bytes(pairs.scores_file(result, recipe))
 
 
 @pytest.fixture
@@ -83,10 +94,7 @@ def test_scores_of_the_same_rows_are_compared_row_by_row(rows, tmp_path):
     hard = torch.randn(1000)
 
     def write(model: str, scores: torch.Tensor, seed: int = 0) -> None:
-        (tmp_path / model).mkdir(exist_ok=True)
-        result = SimpleNamespace(per_row=scores, seed=seed)
-        recipe = SimpleNamespace(card=CardSettings(data_name="a"), data=DataSettings())
-        (tmp_path / model / SCORES).write_bytes(pairs.scores_file(result, recipe))
+        write_scores(tmp_path / model, scores, seed=seed)
 
     write("impflow-a", hard)
     write("resflow-a", hard + 0.5 + 0.1 * torch.randn(1000))
@@ -96,6 +104,24 @@ def test_scores_of_the_same_rows_are_compared_row_by_row(rows, tmp_path):
     for other in ({"scores": hard[:999]}, {"scores": hard, "seed": 1}):
         write("resflow-a", **other)
         assert "± 0.0500 bits, unpaired |" in pairs.table([(rows[0], rows[1])])
+
+
+def test_errors_of_rows_in_groups_are_clustered(tmp_path):
+    """In the table, too; other groups are other rows, and are compared as if independent."""
+    groups = torch.arange(1000) // 20
+    apart = 0.5 + torch.randn(50)[groups] + torch.randn(1000)
+    first, second = (row(tmp_path, f"{f}-a", 2.0, groups=50) for f in ("impflow", "resflow"))
+    write_scores(first.folder.path, torch.zeros(1000), groups)
+    write_scores(second.folder.path, apart, groups)
+    _, error, how = pairs.lead((first, second))
+    known = float(standard_error(apart.double(), groups))
+    assert (error, how) == (pytest.approx(known, rel=1e-6), "paired")
+    assert known > 3 * float(standard_error(apart))
+    line = pairs.table([(first, second)]).splitlines()[2]
+    assert line.endswith(f" ± {error:.4f} bits, paired, clustered by 50 groups |")
+    for others in (groups.flip(0), None):
+        write_scores(second.folder.path, apart, others)
+        assert pairs.lead((first, second))[1:] == (pytest.approx(0.03 * 2**0.5), "unpaired")
 
 
 def test_a_pair_without_curves_is_left_out_of_the_picture(rows, tmp_path):

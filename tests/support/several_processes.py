@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 from support.small_models import write_recipe
 
 from impflow_zoo import training
+from impflow_zoo.data import open_toy
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.models import writing
 from impflow_zoo.processes import together
@@ -103,6 +105,17 @@ def scored(folder: Path) -> None:
     (folder / f"scored-{together().rank}.json").write_text(json.dumps(result))
 
 
+def grouped(folder: Path) -> None:
+    """The same for rows that come in groups."""
+    rank = together().rank
+    rows = open_toy("moons", 101).rows(range(101))
+    table = pandas.DataFrame(rows, columns=["a", "b"]).assign(group=[i % 7 for i in range(101)])
+    table.to_parquet(folder / f"rows-{rank}.parquet", index=False)
+    result = evaluate(folder / "table", folder / f"rows-{rank}.parquet", batch_size=20)
+    known = {"stderr": result.stderr, "groups": result.row_groups.tolist()}
+    (folder / f"grouped-{rank}.json").write_text(json.dumps(known))
+
+
 def forbid_writing() -> None:
     """Only the first process may write."""
     if not together().first:
@@ -121,6 +134,7 @@ def main(folder: Path, data: Path) -> None:
     images(folder, data)
     failing(folder)
     scored(folder)
+    grouped(folder)
     torch.set_default_dtype(torch.float32)
     noisy(folder)
     resumed(folder)

@@ -184,6 +184,16 @@ def test_shares_of_the_rows_make_the_same_score(both):
         assert first[key] == close, key
 
 
+def test_shares_of_the_rows_keep_their_groups(both):
+    one, first, second = (
+        json.loads(path.read_text())
+        for path in (*both[0].glob("grouped-*"), *sorted(both[1].glob("grouped-*")))
+    )
+    assert first == second
+    assert one["groups"] == first["groups"] == [i % 7 for i in range(101)]
+    assert first["stderr"] == pytest.approx(one["stderr"], rel=1e-12)
+
+
 def test_the_log_says_what_it_ran_on(both):
     header = json.loads((both[1] / "table" / LOG).read_text().splitlines()[0])
     assert header["hardware"] == f"2 processes, each on 1 of {os.cpu_count()} CPU threads"

@@ -1,0 +1,81 @@
+"""Groups of the rows of a table: read beside them, and never one of their columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+
+from impflow_zoo.data import DataError, TableSource, fingerprint, open_source, open_table
+
+FRAME = pandas.DataFrame({"a": [1.5, 2.5, 3.5, 4.5], "group": [7, 3, 7, 7], "b": [5, 6, 7, 8]})
+ROWS = [[1.5, 5], [2.5, 6], [3.5, 7], [4.5, 8]]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def written(path: Path, groups: object = None) -> Path:
+    """The table in a file, with other groups if some are given."""
+    frame = FRAME if groups is None else FRAME.assign(group=groups)
+    getattr(frame, f"to_{path.suffix[1:]}")(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("groups", [[7, 3, 7, 7], ["sky", "sea", "sky", "sky"]], ids=str)
+@pytest.mark.parametrize("columns", [None, ["b", "a"]], ids=str)
+def test_groups_are_numbered_in_the_order_of_the_rows(tmp_path, suffix, groups, columns):
+    source = open_source(written(tmp_path / f"t.{suffix}", groups), columns=columns)
+    assert isinstance(source, TableSource)
+    assert source.groups.tolist() == [0, 1, 0, 0]
+    assert source.columns == tuple(columns or ("a", "b"))
+    assert source.rows(range(4)).tolist() == [row[::-1] if columns else row for row in ROWS]
+
+
+def test_a_table_without_the_column_has_no_groups(tmp_path):
+    path = tmp_path / "t.csv"
+    FRAME.drop(columns="group").to_csv(path, index=False)
+    assert open_table(path).groups is None
+    assert open_source("toy:moons").groups is None
+
+
+def test_groups_go_with_their_rows(tmp_path):
+    source = open_table(written(tmp_path / "t.csv"))
+    part = source.part(range(1, 4, 2))
+    assert part.groups.tolist() == [1, 0]
+    assert part.rows(range(2)).tolist() == [ROWS[1], ROWS[3]]
+    assert source.chosen(["b"]).groups.tolist() == [0, 1, 0, 0]
+
+
+def test_groups_are_no_part_of_what_tells_sets_apart(tmp_path):
+    """A run that began on the same rows without groups goes on."""
+    source = open_table(written(tmp_path / "t.csv"))
+    plain = TableSource("plain", torch.tensor(ROWS, dtype=torch.float64), ("a", "b"))
+    assert fingerprint(source) == fingerprint(plain)
+
+
+BAD = {
+    "a row without one": ([7, None, 7, 7], None, "and row 1 has none: fill or rename it"),
+    "an empty text": (["x", "", "x", "x"], None, "and row 1 has none: fill or rename it"),
+    "a quantity": ([0.5, 1.5, 0.5, 0.5], None, "by whole numbers or text: rename it if it is a"),
+    "asked for as a feature": ([7, 3, 7, 7], ["a", "group"], "'group' .* a model cannot take it"),
+}
+
+
+@pytest.mark.parametrize(("groups", "columns", "message"), BAD.values(), ids=BAD)
+def test_mistakes(tmp_path, groups, columns, message):
+    path = written(tmp_path / "t.csv", groups)
+    with pytest.raises(DataError, match=message) as caught:
+        open_table(path, columns=columns)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_group_for_every_row():
+    with pytest.raises(DataError, match="two: groups of 3 rows, the table has 2"):
+        TableSource("two", torch.eye(2, dtype=torch.float64), "ab", groups=torch.arange(3))
