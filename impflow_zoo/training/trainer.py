@@ -141,7 +141,8 @@ class Trainer:
         self._begin(before=asdict(before))
 
     def _take_weights(self, start: ModelFolder) -> None:
-        load_weights(self.model, start.weights(start.config()), start.name)
+        _, weights = start.config_and_weights()
+        load_weights(self.model, weights, start.name)
         self.model.float()
 
     def _begin(self, **known: Any) -> None:

@@ -104,7 +104,7 @@ def forbid_writing() -> None:
         def refuse(*arguments: object) -> None:
             raise AssertionError("two processes write")
 
-        writing._rename = refuse  # type: ignore[assignment]
+        writing._begin = refuse  # type: ignore[assignment]
 
 
 def main(folder: Path, data: Path) -> None:

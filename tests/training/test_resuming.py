@@ -11,12 +11,11 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import killed_runs
 from support.runs import assert_same_run, log, timeless, train, trainer
 from support.small_models import write_recipe
 
-from impflow_zoo import (
-    create_model,
-)
+from impflow_zoo import create_model
 from impflow_zoo.data import open_source
 from impflow_zoo.facts import read_log
 from impflow_zoo.models.fields import ModelError
@@ -74,6 +73,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path
     state = train(recipe, tmp_path, resume=True)
     assert state["step"] == 20
     assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_goes_on_wherever_it_was_killed_while_it_wrote(every, tmp_path):
+    """Its model, its checkpoint, its log and the rest."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, killed_runs.__file__, str(tmp_path), str(every)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert int(ended.stdout) * every > 40  # steps of a log, a model, facts and a checkpoint
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="needs torch 2.9")
