@@ -103,6 +103,7 @@ def evaluate(
         batch_size=batch_size,
         skip_corrupt=skip_corrupt,
         streaming=streaming,
+        processes=processes,
         progress=True,
     )
     if not processes.first:

@@ -55,7 +55,7 @@ def train(
     """Train the model of a recipe.
 
     Several processes (`accelerate launch`, `torchrun`) share each batch and take the same steps as
-    one process. The first process writes the files.
+    one process. The first process writes the files. An error in one of them ends all.
 
     Arguments:
         recipe_file: path of a recipe.
@@ -85,11 +85,8 @@ def train(
         seed = convert(seed, int, "seed")
         recipe = recipe.with_seed(seed)
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
-    own = path if seed is None else None
-    if resume:
-        resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
-    else:
-        _check_new(ModelFolder(folder), own)
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file: --out takes a folder")
     if any(s.optimizer == "muon" for s in recipe.runs) and not hasattr(torch.optim, "Muon"):
         raise ModelError(f"optimizer: muon needs torch 2.9, this is torch {torch.__version__}")
     least = recipe.config.least_size
@@ -98,43 +95,51 @@ def train(
             f"the config needs at least {least:.3g} numbers: use fewer blocks or smaller sizes"
         )
     processes = together(device)
-    resume = processes.gather(resume)[0]  # all have looked before anybody writes
-    train_rows, validation_rows = open_splits(recipe, data)
-    torch.manual_seed(recipe.training.seed)
-    config = _with_columns(recipe.config, train_rows)
-    model = model_class(recipe.model)(config).to(processes.device)
-    start = None if init_from is None else ModelFolder.open(locate(init_from))
-    first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
-    if first >= len(recipe.runs):
-        raise CheckpointError(f"{folder.name} is in stage {first}, which the recipe does not have")
-    best: float | None = None
-    kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-    for stage, settings in enumerate(recipe.runs[first:], start=first):
-        trainer = Trainer(
-            model,
-            settings,
-            train_rows,
-            validation_rows,
-            folder,
-            stage=stage,
-            processes=processes,
-            progress=progress,
-        )
-        if resume and stage == first:
-            trainer.resume()
-        elif stage:
-            trainer.go_on(best)
+    with processes.united():
+        own = path if seed is None else None
+        if resume:
+            resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
         else:
-            trainer.prepare(start)
-        if processes.first:
-            write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
-        if not trainer.finished:
-            trainer.run(deadline)
-        best = trainer.state["best"]
-        if trainer.stopped or best is None:
-            break
-    return dict(trainer.state)
+            _check_new(ModelFolder(folder), own)
+        resume = processes.gather(resume)[0]  # all have looked before anybody writes
+        train_rows, validation_rows = open_splits(recipe, data)
+        torch.manual_seed(recipe.training.seed)
+        config = _with_columns(recipe.config, train_rows)
+        model = model_class(recipe.model)(config).to(processes.device)
+        start = None if init_from is None else ModelFolder.open(locate(init_from))
+        first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
+        if first >= len(recipe.runs):
+            raise CheckpointError(
+                f"{folder.name} is in stage {first}, which the recipe does not have"
+            )
+        best: float | None = None
+        kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
+        deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+        for stage, settings in enumerate(recipe.runs[first:], start=first):
+            trainer = Trainer(
+                model,
+                settings,
+                train_rows,
+                validation_rows,
+                folder,
+                stage=stage,
+                processes=processes,
+                progress=progress,
+            )
+            if resume and stage == first:
+                trainer.resume()
+            elif stage:
+                trainer.go_on(best)
+            else:
+                trainer.prepare(start)
+            if processes.first:
+                write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
+            if not trainer.finished:
+                trainer.run(deadline)
+            best = trainer.state["best"]
+            if trainer.stopped or best is None:
+                break
+        return dict(trainer.state)
 
 
 def _check_new(folder: ModelFolder, own: Path | None) -> None:
@@ -150,8 +155,6 @@ def _check_new(folder: ModelFolder, own: Path | None) -> None:
         ModelError: if the folder holds a run, a model, or files of the names that a run writes.
     """
     name = folder.name
-    if folder.path.exists() and not folder.path.is_dir():
-        raise ModelError(f"{name} is a file: --out takes a folder")
     if folder.has(CHECKPOINT):
         raise CheckpointError(f"{name} holds a run already: --resume it, or choose another --out")
     others = () if folder.has(LOG) else (CONFIG, GOLDEN, RECIPE, TRAINING)
