@@ -34,6 +34,7 @@ __all__ = [
     "CONFIG",
     "CURVE",
     "GOLDEN",
+    "LOCK",
     "LOG",
     "PICTURE",
     "PUBLISHED",
@@ -56,6 +57,7 @@ CARD, PICTURE, CURVE = "README.md", "density.png", "curve.png"
 TEST_ROWS = "test.parquet"  # the split that the card speaks of
 SCORES = "scores.safetensors"  # of these rows, one by one; in checkouts alone
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # of a training run
+LOCK = ".lock"  # while a run is in the folder
 _DATA = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING, RESULTS, TEST_ROWS)  # what code reads
 PUBLISHED = (*_DATA, CARD, PICTURE, CURVE)  # what goes to the Hub
 _PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")

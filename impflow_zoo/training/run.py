@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
 from impflow_zoo.registry import locate
 from impflow_zoo.scoring import open_rows
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
+from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train"]
@@ -76,7 +78,8 @@ def train(
         nats, and more.
 
     Raises:
-        ConfigError, DataError, ModelError: for mistakes in recipe, data or folders.
+        ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another
+            run trains in the folder.
     """
     path = Path(recipe_file)
     data = None if data is None else os.fspath(data)
@@ -95,7 +98,7 @@ def train(
             f"the config needs at least {least:.3g} numbers: use fewer blocks or smaller sizes"
         )
     processes = together(device)
-    with processes.united():
+    with processes.united(), only_run(folder) if processes.first else nullcontext():
         own = path if seed is None else None
         if resume:
             resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)

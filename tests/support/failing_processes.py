@@ -23,6 +23,7 @@ from impflow_zoo import evaluate, evaluation, scoring, training
 from impflow_zoo.data import DataError
 from impflow_zoo.processes import together
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.optimisation import Optimisation
 
 BATCH, DISK = DataError("row 7 cannot be read"), OSError(28, "No space left on device")
@@ -73,6 +74,8 @@ def main(folder: Path) -> None:
     for name, failure in FAILURES.items():
         with failing(*failure):
             heard_of[name] = heard(train(name))
+    with only_run(folder / "folder") if rank == 0 else nullcontext():
+        heard_of["folder"] = heard(train("folder"))
     heard_of["nothing"] = heard(train("nothing"))
     with failing(1, evaluation, "open_rows", BATCH, 0):
         rows = {"dataset": "toy:moons", "limit": 9, "processes": together()}

@@ -37,6 +37,7 @@ ERRORS = {
     "validation": (1, "TypeError: a mistake"),
     "model": (0, "OSError: [Errno 28] No space left on device"),
     "last checkpoint": (0, "OSError: [Errno 28] No space left on device"),
+    "folder": (0, "ModelError: another run trains in "),
     "data": (1, "DataError: row 7 cannot be read"),
 }
 
