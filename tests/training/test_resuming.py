@@ -15,7 +15,7 @@ from support import killed_runs
 from support.runs import assert_same_run, log, timeless, train, trainer
 from support.small_models import write_recipe
 
-from impflow_zoo import create_model
+from impflow_zoo import create_model, scoring
 from impflow_zoo.data import open_source
 from impflow_zoo.facts import read_log
 from impflow_zoo.models.fields import ModelError
@@ -98,6 +98,27 @@ def test_both_optimizers_of_a_run_with_muon_go_on(tmp_path):
     train(recipe, tmp_path / "parts", max_minutes=0.0)
     train(recipe, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [6, 20])
+def test_a_signal_ends_a_long_validation_which_is_done_later(
+    step, uninterrupted, tmp_path, monkeypatch
+):
+    recipe, whole = uninterrupted
+    validate = Trainer.validate
+
+    def interrupted(self: Trainer) -> None:
+        if self.state["step"] == step:
+            patch.setattr(scoring, "_BATCH_SIZE", 10)  # of 50 rows
+            os.kill(os.getpid(), signal.SIGINT)
+        validate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", interrupted)
+        assert train(recipe, tmp_path)["step"] == step
+    assert [line["step"] for line in log(tmp_path) if "validation" in line][-1:] != [step]
+    train(recipe, tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
