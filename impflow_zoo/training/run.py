@@ -14,6 +14,7 @@ import torch
 
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.facts import read_lines
+from impflow_zoo.memory import enough_memory
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
@@ -40,6 +41,10 @@ from impflow_zoo.training.trainer import Trainer
 __all__ = ["open_splits", "train"]
 
 _LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
+_NEEDS_LESS = (
+    "a smaller training.batch_size of the recipe needs less, and so does a smaller model "
+    "(config.blocks, hidden_features or width)"
+)
 
 
 def train(
@@ -80,6 +85,7 @@ def train(
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another
             run trains in the folder.
+        NotEnoughMemoryError: if a step needs more memory than there is.
     """
     path = Path(recipe_file)
     data = None if data is None else os.fspath(data)
@@ -98,7 +104,11 @@ def train(
             f"the config needs at least {least:.3g} numbers: use fewer blocks or smaller sizes"
         )
     processes = together(device)
-    with processes.united(), only_run(folder) if processes.first else nullcontext():
+    with (
+        processes.united(),
+        only_run(folder) if processes.first else nullcontext(),
+        enough_memory(_NEEDS_LESS),
+    ):
         own = path if seed is None else None
         if resume:
             resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)

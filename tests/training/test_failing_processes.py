@@ -18,6 +18,8 @@ from impflow_zoo import evaluate, processes
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.processes import ProcessError, Processes, together
 
+NEEDS_LESS = "a smaller training.batch_size of the recipe needs less"
+
 
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory) -> list[dict[str, str]]:
@@ -32,7 +34,7 @@ def heard(tmp_path_factory) -> list[dict[str, str]]:
 ERRORS = {
     "first batch": (1, "DataError: row 7 cannot be read"),
     "batch": (1, "DataError: row 7 cannot be read"),
-    "step": (1, "RuntimeError: DefaultCPUAllocator: can't allocate memory"),
+    "step": (1, f"NotEnoughMemoryError: not enough memory: {NEEDS_LESS}"),
     "log": (0, "OSError: [Errno 28] No space left on device"),
     "validation": (1, "TypeError: a mistake"),
     "model": (0, "OSError: [Errno 28] No space left on device"),

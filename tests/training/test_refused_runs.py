@@ -19,6 +19,7 @@ from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG
 from impflow_zoo.publishing import staging
+from impflow_zoo.training import Trainer
 
 
 def refused(folder: Path, message: str, error: type[Exception] = ModelError, **options: Any):
@@ -211,3 +212,11 @@ def test_muon_needs_a_torch_that_has_it(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="optimizer: muon needs torch 2.9, this is torch"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_beyond_the_memory_says_what_needs_less(tmp_path, monkeypatch):
+    def step(self: Trainer) -> dict[str, float]:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    refused(tmp_path, r"^not enough memory: a smaller training\.batch_size", MemoryError)
