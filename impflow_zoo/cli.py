@@ -19,6 +19,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="impflow-zoo",
     help="Implicit and residual normalizing flows: list, evaluate, sample, train, certify models.",
+    epilog="IMPFLOW_ZOO_TRACEBACK=1 in the environment shows the traceback of an error, "
+    "for bug reports.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -103,6 +105,7 @@ def evaluate(
         batch_size=batch_size,
         skip_corrupt=skip_corrupt,
         streaming=streaming,
+        processes=processes,
         progress=True,
     )
     if not processes.first:

@@ -19,7 +19,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.predictive import Predictive, predictive
-from impflow_zoo.processes import together
+from impflow_zoo.processes import Processes, alone
 from impflow_zoo.registry import Split, create_model, scored_split
 from impflow_zoo.scoring import Score, model_input, open_rows, score, source_options
 from impflow_zoo.smoke import few_rows
@@ -128,13 +128,13 @@ def evaluate(
     revision: str | None = None,
     skip_corrupt: bool = False,
     streaming: bool = False,
+    processes: Processes | None = None,
     progress: bool = False,
 ) -> Result:
     """Evaluate a model on a split of a data set.
 
     Probes and dequantisation noise of a row depend only on the seed and its index. So the value
-    does not depend on the batch size or on the number of processes that share the rows
-    (`accelerate launch`, `torchrun`).
+    does not depend on the batch size or on the number of processes that share the rows.
 
     Arguments:
         model: a model, a local folder, a Hub id, or a name from `list_models`; a model that is
@@ -153,6 +153,9 @@ def evaluate(
             one.
         streaming: evaluate images while they are downloaded, and keep none; with `limit`, only the
             first rows are downloaded.
+        processes: share the rows with these processes, which all have to call `evaluate`:
+            `impflow_zoo.processes.together()` names those of a launcher (`torchrun`, `accelerate
+            launch`). None scores all rows in this process, whatever others do.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -161,16 +164,16 @@ def evaluate(
 
     Raises:
         DataError: if the data cannot be opened or does not fit the model.
-        ModelError: if the model cannot be loaded, or an argument is out of its range.
+        ModelError: if the model cannot be loaded, an argument is out of its range, or another
+            process has failed.
         SolverError: if a root is not found.
         NoContractionError: if a net is not a contraction at some row.
         NotFiniteError: if an intermediate value is not finite.
     """
-    if isinstance(model, FlowModel):
-        processes = together(next(model.parameters()).device.type)
-    else:
-        processes = together()
-        model = create_model(model, device=processes.device)
+    processes = processes or alone()
+    if not isinstance(model, FlowModel):
+        with processes.united():
+            model = create_model(model, device=processes.device)
     config = model.config
     if not isinstance(dataset, str | os.PathLike | None):
         raise ModelError(
@@ -182,10 +185,10 @@ def evaluate(
             raise ModelError(f"{name}={value!r}: a whole number is needed")
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
-    where = scored_split(model, dataset, split, revision)
-    source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
-    start = time.perf_counter()
-    with _evaluating(model):
+    with _evaluating(model), processes.united():
+        where = scored_split(model, dataset, split, revision)
+        source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+        start = time.perf_counter()
         scored = score(
             model,
             source,
@@ -195,6 +198,7 @@ def evaluate(
             processes=processes,
             progress=progress,
         )
+    with _evaluating(model):
         round_trip = _round_trip(model, scored)
         predicted = _predicted(model, source, seed, limit) if processes.first else ()
     metric = model.preprocessing.metric
