@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from tqdm import tqdm
 
 from impflow_zoo.data import DataError
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.texts import printable_output
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 from impflow_zoo.transforms.labels import LabelError
 
-__all__ = ["MISTAKES", "in_one_line"]
+__all__ = ["MISTAKES", "in_one_line", "is_out_of_memory"]
 
 _OURS = (ModelError, DataError, LabelError, *NUMERICAL_ERRORS)
 MISTAKES = (*_OURS, HfHubHTTPError, EntryNotFoundError, OSError)
@@ -30,9 +32,22 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # torch has no type
 def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
     """Within the block, mistakes of users end the process, and warnings take one line.
 
+    No control character of a stranger's text reaches the terminal.
+
     Arguments:
         name: of the program, in front of each line.
     """
+    with printable_output():
+        try:
+            with _mistakes_told(name):
+                yield
+        except Exception:  # outside, the interpreter would print it as it is
+            traceback.print_exc()
+            sys.exit(1)
+
+
+@contextmanager
+def _mistakes_told(name: str) -> Iterator[None]:
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)  # what matters ends in our line
@@ -43,12 +58,16 @@ def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
     except MISTAKES as error:
         _fail(name, error)
     except (MemoryError, RuntimeError) as error:
-        known = any(sign in str(error) for sign in _OUT_OF_MEMORY)
-        if isinstance(error, RuntimeError) and not known:
+        if not is_out_of_memory(error):
             raise
         _fail(name, "not enough memory: ask for fewer rows")
     finally:
         log.setLevel(level)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _warn(name: str, message: Warning | str, *_: Any, **__: Any) -> None:
