@@ -11,6 +11,7 @@ import torch
 
 from impflow_zoo.data.loading import load_split
 from impflow_zoo.data.source import DataError, TableSource
+from impflow_zoo.data.spreadsheets import plain_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,9 +47,20 @@ def open_table(
             table with no numeric column or no rows, or a value that is missing, NaN or infinite.
     """
     data, name = load_split(dataset, split, revision=revision)
+    data = _with_plain_names(data, name)
     chosen = _numeric_columns(data, name) if columns is None else _checked(columns, data, name)
     values = torch.tensor(data.select_columns(chosen).to_pandas().to_numpy("float64"))
     return TableSource(name, values, chosen, named=True)
+
+
+def _with_plain_names(data: Dataset, name: str) -> Dataset:
+    """The table without the quotes that keep names of columns from being formulas."""
+    names = {column: plain_name(column) for column in data.column_names}
+    if [*names] == [*names.values()]:
+        return data
+    if len({*names.values()}) < len(names):
+        raise DataError(f"{name}: a column is named twice among {', '.join(names.values())}")
+    return data.rename_columns(names)
 
 
 def _numeric_columns(data: Dataset, name: str) -> list[str]:
