@@ -133,6 +133,7 @@ def sample(
     import torch
 
     from impflow_zoo import pictures
+    from impflow_zoo.data.spreadsheets import as_csv
     from impflow_zoo.given import read_given
     from impflow_zoo.processes import together
 
@@ -156,7 +157,7 @@ def sample(
         if context is not None:
             names = list(getattr(loaded.config, "context_columns", ()))
             table[names] = context.repeat_interleave(n, dim=0).numpy()
-        writing.write_whole(out, table.to_csv(index=False).encode())
+        writing.write_whole(out, as_csv(table))
     data = {"model": model, "n": n, "out": str(out)}
     _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 

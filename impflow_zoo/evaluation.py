@@ -114,7 +114,7 @@ class Result:
             del lines["truncation"]
         if self.predictive:
             lines["prediction of"] = "; ".join(map(str, self.predictive))
-        return "\n".join(f"{key:20} {text}" for key, text in lines.items())
+        return "\n".join(f"{key:20} {' '.join(text.split())}" for key, text in lines.items())
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from impflow_zoo.data import DataError
 from impflow_zoo.memory import NotEnoughMemoryError, enough_memory
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.texts import printable_output
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 from impflow_zoo.transforms.labels import LabelError
 
@@ -34,10 +35,22 @@ def in_one_line(name: str = "impflow-zoo") -> Iterator[None]:
     """Within the block, mistakes of users end the process, and warnings take one line.
 
     If the environment variable `IMPFLOW_ZOO_TRACEBACK` is set, a traceback stands before the line.
+    No control character of a stranger's text reaches the terminal.
 
     Arguments:
         name: of the program, in front of each line.
     """
+    with printable_output():
+        try:
+            with _mistakes_told(name):
+                yield
+        except Exception:  # outside, the interpreter would print it as it is
+            traceback.print_exc()
+            sys.exit(1)
+
+
+@contextmanager
+def _mistakes_told(name: str) -> Iterator[None]:
     log = logging.getLogger("huggingface_hub")
     level = log.level
     log.setLevel(logging.ERROR)  # what matters ends in our line
