@@ -12,6 +12,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.modes import recording
 from impflow_zoo.numerics.probes import Probes
@@ -145,6 +146,7 @@ class ResidualBlock(Transform):
             value = value.clone() if value.is_inference() else value
             if context is not None and context.is_inference():
                 context = context.clone()
+            detached = None if context is None else context.detach()
             nets = {name: getattr(self, name) for name in self.nets}
             bound = {name: bind(net, context) for name, net in nets.items()}
             total = None
@@ -163,6 +165,7 @@ class ResidualBlock(Transform):
                     training=self.training,
                     kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
                     salt=self.nets.index(step.net),
+                    equation=partial(Equation, nets[step.net], context=detached, sign=step.sign),
                     probes=probes,
                     report=report,
                     doubts=doubts,
