@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import DataError, ImageStream, Source
+from impflow_zoo.models.digits import LARGEST_ERROR, remedy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.settings import is_whole
+from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.predictive import Predictive, predictive
 from impflow_zoo.processes import together
 from impflow_zoo.registry import Split, create_model, scored_split
@@ -46,7 +50,8 @@ class Result:
             the last ones.
         solver_steps: network evaluations per root.
         round_trip: largest error after encoding and decoding at most 100 rows, in standard
-            deviations of a column over these rows (images: pixels in [0, 1]).
+            deviations of a column over these rows (images: pixels in [0, 1]). More than 0.01
+            emits a `NumericalWarning`.
         seconds: wall time.
         published: the value on the model's card, if it has one for this split.
         skipped: rows left out because they cannot be read.
@@ -76,13 +81,22 @@ class Result:
     per_row: Tensor | None = field(default=None, repr=False, compare=False)
     predictive: tuple[Predictive, ...] = ()
 
+    @property
+    def round_trip_inaccurate(self) -> bool:
+        """Whether `round_trip` is more than 0.01."""
+        return not self.round_trip <= LARGEST_ERROR
+
     def to_dict(self) -> dict[str, Any]:
-        """All fields but `per_row`; numbers that are not finite become None, as JSON has none."""
+        """All fields but `per_row`, and `round_trip_inaccurate`.
+
+        Numbers that are not finite become None, as JSON has none.
+        """
         known = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in vars(self).items()
             if key != "per_row"
         }
+        known["round_trip_inaccurate"] = self.round_trip_inaccurate
         return {**known, "predictive": [vars(column) for column in self.predictive]}
 
     def report(self, name: str) -> str:
@@ -105,6 +119,9 @@ class Result:
         }
         if self.logdet == "exact":
             del lines["truncation"]
+            lines["estimator error"] = "none (log-det exact)"
+        if self.round_trip_inaccurate:
+            lines["round trip"] += f", which is inaccurate: more than {LARGEST_ERROR}"
         if self.predictive:
             lines["prediction of"] = "; ".join(map(str, self.predictive))
         return "\n".join(f"{key:20} {text}" for key, text in lines.items())
@@ -187,7 +204,7 @@ def evaluate(
             processes=processes,
             progress=progress,
         )
-        round_trip = _round_trip(model, scored)
+        round_trip = _round_trip(model, scored, said=processes.first)
         predicted = _predicted(model, source, seed, limit) if processes.first else ()
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
@@ -266,12 +283,24 @@ def shown_rows(
 
 
 @torch.no_grad()
-def _round_trip(model: FlowModel, scored: Score) -> float:
+def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
+    """The largest error of the first rows; where it is large, a warning if it is to be `said`."""
     assert scored.first is not None
     x, context = model.parted(scored.first.to(next(model.parameters()).device))
-    back = model.decode(model.encode(x, context), context)
+    # `model.decode` would warn of its own guess, where the error is known here.
+    z = model.encode(x, context)
+    back, _ = walk(model.transform, z, context, backwards=True, want_logdet=False)
     error = model.preprocessing.difference(back, x).abs()
     if x.dim() == 2:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)
-    return float(error.max())
+    worst = float(error.max())
+    if said and not worst <= LARGEST_ERROR:
+        unit = METRICS[model.config.metric].round_trip
+        warnings.warn(
+            f"decoding the latents of {len(x)} rows in {x.dtype} is off by up to {worst:.1e}, "
+            f"{unit}{remedy(x.dtype)}",
+            NumericalWarning,
+            stacklevel=4,
+        )
+    return worst

@@ -53,6 +53,7 @@ def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
     text = str(numbers)
     assert "log-density | -" in text
     assert "iterations per root | " in text
+    assert "±" not in text  # no estimate, no error of it
 
 
 def test_a_model_without_rows_shows_samples():
