@@ -13,7 +13,7 @@ from support.small_models import make
 
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError, open_table
-from impflow_zoo.demo import exhibits, uploads
+from impflow_zoo.demo import uploads
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.numbers import margin_in_words, numbers_of
 from impflow_zoo.demo.uploads import score_file
@@ -175,7 +175,7 @@ def test_more_numeric_columns_than_a_model_without_names_takes_are_refused(tmp_p
 
 def test_a_table_is_no_file_for_a_model_of_images(tmp_path):
     exhibit = Exhibit("images", make_images())
-    with pytest.raises(DataError, match="no column of images, only a, b"):
+    with pytest.raises(DataError, match="no column of images, a CSV file holds none"):
         score_file(exhibit, file(tmp_path, "a,b\n1,2\n"), tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_files_that_are_too_large_are_refused_unread(tmp_path, monkeypatch):
 
 def test_reading_leaves_nothing_behind(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    cache = tmp_path / exhibits.CACHE
+    cache = tmp_path / "datasets"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
     score_file(space(), file(tmp_path, "a,b,c\n1,2,3\n"), tmp_path)
     assert not [path for path in cache.rglob("*") if path.stat().st_size > 0]
