@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from impflow_zoo.data.decoding import decode
 from impflow_zoo.data.labels import labelled, read_columns
 from impflow_zoo.data.loading import load_split, one_line
 from impflow_zoo.data.pixels import ImageFormat, as_tensor
@@ -62,7 +63,7 @@ class _Images:
         self.name, self._form, self._skip_corrupt = name, form, skip_corrupt
         self._shape = (form.channels + (form.label is not None), *form.size)
         column = image_column(data.features or {}, name)
-        self._feature, self._column = data.features[column], column
+        self._mode, self._column = data.features[column].mode, column
         used = read_columns(column, form.label, data.features or {}, name)
         self._stored = data.select_columns(used).cast_column(column, Image(decode=False))
         self._warned: set[int] = set()
@@ -96,7 +97,7 @@ class _Images:
         cell, cause, image = example[self._column], None, None
         reason = f"row {number} has no image"
         try:
-            image = None if cell is None else self._feature.decode_example(cell)
+            image = None if cell is None else decode(cell, self._mode)
         except Exception as error:  # a codec's own
             cause = error
             said = _ADDRESS.sub("", one_line(error))

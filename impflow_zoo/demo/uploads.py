@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import Batch, DataError, Source, TableSource
-from impflow_zoo.data.spreadsheets import as_csv
+from impflow_zoo.data.csv_files import read_rows
+from impflow_zoo.data.spreadsheets import safe_cell
 from impflow_zoo.demo.exhibits import Exhibit
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.models.config import Config
@@ -90,14 +93,10 @@ def read_upload(config: Config, path: Path, folder: Path) -> tuple[str, Any, tup
     Raises:
         DataError, ModelError: if the file is too large, or has no rows that the model takes.
     """
-    import datasets
-    import pandas
-
     _check_size(path)
-    datasets.config.HF_DATASETS_CACHE = folder
-    source = open_rows(config, str(path), None)
-    if COLUMN in pandas.read_csv(path, dtype=str, nrows=0):
+    if COLUMN in next(read_rows(path)):
         raise DataError(f"there is a column {COLUMN} already: rename it")
+    source = open_rows(config, str(path), None)
     assert isinstance(source, TableSource), "a model of images takes no CSV file"
     return source.name, source.rows(range(len(source))).numpy(), source.columns
 
@@ -106,12 +105,18 @@ def write_scored(path: Path, out: Path, log_prob: list[float]) -> pandas.DataFra
     """Write a file with a column more, and return its first rows; a worker calls this."""
     import pandas
 
-    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-    table[COLUMN] = log_prob
-    out.write_bytes(as_csv(table))
+    added = [COLUMN, *log_prob]
+    with out.open("w", encoding="utf-8", newline="") as file:
+        rows = (
+            [*map(safe_cell, row), more] for row, more in zip(read_rows(path), added, strict=True)
+        )
+        csv.writer(file, lineterminator="\n").writerows(rows)
     columns, letters = _SHOWN
-    shown = table.iloc[:5, [*range(min(columns, table.shape[1] - 1)), -1]]
-    return shown.rename(columns=lambda name: name[:letters]).map(lambda cell: str(cell)[:letters])
+    names, *head = (
+        [cell[:letters] for cell in (*row[:-1][:columns], row[-1])]
+        for row in itertools.islice(read_rows(out), 6)
+    )
+    return pandas.DataFrame(head, columns=names)
 
 
 def _check_size(path: Path) -> None:
