@@ -19,6 +19,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="impflow-zoo",
     help="Implicit and residual normalizing flows: list, evaluate, sample, train, certify models.",
+    epilog="IMPFLOW_ZOO_TRACEBACK=1 in the environment shows the traceback of an error, "
+    "for bug reports.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -103,6 +105,7 @@ def evaluate(
         batch_size=batch_size,
         skip_corrupt=skip_corrupt,
         streaming=streaming,
+        processes=processes,
         progress=True,
     )
     if not processes.first:
@@ -130,6 +133,7 @@ def sample(
     import torch
 
     from impflow_zoo import pictures
+    from impflow_zoo.data.spreadsheets import as_csv
     from impflow_zoo.given import read_given
     from impflow_zoo.processes import together
 
@@ -153,7 +157,7 @@ def sample(
         if context is not None:
             names = list(getattr(loaded.config, "context_columns", ()))
             table[names] = context.repeat_interleave(n, dim=0).numpy()
-        writing.write_whole(out, table.to_csv(index=False).encode())
+        writing.write_whole(out, as_csv(table))
     data = {"model": model, "n": n, "out": str(out)}
     _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 

@@ -9,16 +9,22 @@ from torch import Tensor
 
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.predictive import centred, drawn, pit
+from impflow_zoo.texts import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_conditional", "samples_of_labels"]
+__all__ = ["as_label", "draw_conditional", "samples_of_labels"]
 
 _BINS = 24  # of the context, with equally many rows each
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
+
+
+def as_label(name: str) -> str:
+    """A label that shows a name as it is; matplotlib sets formulas between dollars."""
+    return printable(name).replace("$", r"\$")
 
 
 def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) -> None:
@@ -43,8 +49,8 @@ def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) 
     _predictive(left, x[:, 0], context[:, chosen].contiguous(), samples[:, :, 0])
     names = getattr(model.config, "columns", ()) or ("x0",)
     given = getattr(model.config, "context_columns", ()) or [f"c{i}" for i in range(len(together))]
-    left.set_xlabel(given[chosen])
-    left.set_ylabel(names[0])
+    left.set_xlabel(as_label(given[chosen]))
+    left.set_ylabel(as_label(names[0]))
     _calibration(middle, right, pit(*centred(model, samples, x)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import DataError, ImageStream, Source, TableSource
+from impflow_zoo.models.digits import LARGEST_ERROR, remedy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.settings import is_whole
+from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.predictive import Predictive, predictive
-from impflow_zoo.processes import together
+from impflow_zoo.processes import Processes, alone
 from impflow_zoo.registry import Split, create_model, scored_split
 from impflow_zoo.scoring import Score, model_input, open_rows, score, source_options
 from impflow_zoo.smoke import few_rows
@@ -47,7 +51,8 @@ class Result:
             the last ones.
         solver_steps: network evaluations per root.
         round_trip: largest error after encoding and decoding at most 100 rows, in standard
-            deviations of a column over these rows (images: pixels in [0, 1]).
+            deviations of a column over these rows (images: pixels in [0, 1]). More than 0.01
+            emits a `NumericalWarning`.
         seconds: wall time.
         published: the value on the model's card, if it has one for this split.
         skipped: rows left out because they cannot be read.
@@ -81,13 +86,22 @@ class Result:
     groups: int | None = None
     row_groups: Tensor | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def round_trip_inaccurate(self) -> bool:
+        """Whether `round_trip` is more than 0.01."""
+        return not self.round_trip <= LARGEST_ERROR
+
     def to_dict(self) -> dict[str, Any]:
-        """All fields but those of rows; numbers that are not finite become None: JSON has none."""
+        """All fields but those of rows, and `round_trip_inaccurate`.
+
+        Numbers that are not finite become None, as JSON has none.
+        """
         known = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in vars(self).items()
             if key not in ("per_row", "row_groups")
         }
+        known["round_trip_inaccurate"] = self.round_trip_inaccurate
         return {**known, "predictive": [vars(column) for column in self.predictive]}
 
     def report(self, name: str) -> str:
@@ -112,9 +126,12 @@ class Result:
         }
         if self.logdet == "exact":
             del lines["truncation"]
+            lines["estimator error"] = "none (log-det exact)"
+        if self.round_trip_inaccurate:
+            lines["round trip"] += f", which is inaccurate: more than {LARGEST_ERROR}"
         if self.predictive:
             lines["prediction of"] = "; ".join(map(str, self.predictive))
-        return "\n".join(f"{key:20} {text}" for key, text in lines.items())
+        return "\n".join(f"{key:20} {' '.join(text.split())}" for key, text in lines.items())
 
 
 def evaluate(
@@ -128,13 +145,13 @@ def evaluate(
     revision: str | None = None,
     skip_corrupt: bool = False,
     streaming: bool = False,
+    processes: Processes | None = None,
     progress: bool = False,
 ) -> Result:
     """Evaluate a model on a split of a data set.
 
     Probes and dequantisation noise of a row depend only on the seed and its index. So the value
-    does not depend on the batch size or on the number of processes that share the rows
-    (`accelerate launch`, `torchrun`).
+    does not depend on the batch size or on the number of processes that share the rows.
 
     Arguments:
         model: a model, a local folder, a Hub id, or a name from `list_models`; a model that is
@@ -153,6 +170,9 @@ def evaluate(
             one.
         streaming: evaluate images while they are downloaded, and keep none; with `limit`, only the
             first rows are downloaded.
+        processes: share the rows with these processes, which all have to call `evaluate`:
+            `impflow_zoo.processes.together()` names those of a launcher (`torchrun`, `accelerate
+            launch`). None scores all rows in this process, whatever others do.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -161,16 +181,16 @@ def evaluate(
 
     Raises:
         DataError: if the data cannot be opened or does not fit the model.
-        ModelError: if the model cannot be loaded, or an argument is out of its range.
+        ModelError: if the model cannot be loaded, an argument is out of its range, or another
+            process has failed.
         SolverError: if a root is not found.
         NoContractionError: if a net is not a contraction at some row.
         NotFiniteError: if an intermediate value is not finite.
     """
-    if isinstance(model, FlowModel):
-        processes = together(next(model.parameters()).device.type)
-    else:
-        processes = together()
-        model = create_model(model, device=processes.device)
+    processes = processes or alone()
+    if not isinstance(model, FlowModel):
+        with processes.united():
+            model = create_model(model, device=processes.device)
     config = model.config
     if not isinstance(dataset, str | os.PathLike | None):
         raise ModelError(
@@ -182,10 +202,10 @@ def evaluate(
             raise ModelError(f"{name}={value!r}: a whole number is needed")
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
-    where = scored_split(model, dataset, split, revision)
-    source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
-    start = time.perf_counter()
-    with _evaluating(model):
+    with _evaluating(model), processes.united():
+        where = scored_split(model, dataset, split, revision)
+        source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+        start = time.perf_counter()
         scored = score(
             model,
             source,
@@ -195,7 +215,8 @@ def evaluate(
             processes=processes,
             progress=progress,
         )
-        round_trip = _round_trip(model, scored)
+    with _evaluating(model):
+        round_trip = _round_trip(model, scored, said=processes.first)
         predicted = _predicted(model, source, seed, limit) if processes.first else ()
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
@@ -283,12 +304,24 @@ def shown_rows(
 
 
 @torch.no_grad()
-def _round_trip(model: FlowModel, scored: Score) -> float:
+def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
+    """The largest error of the first rows; where it is large, a warning if it is to be `said`."""
     assert scored.first is not None
     x, context = model.parted(scored.first.to(next(model.parameters()).device))
-    back = model.decode(model.encode(x, context), context)
+    # `model.decode` would warn of its own guess, where the error is known here.
+    z = model.encode(x, context)
+    back, _ = walk(model.transform, z, context, backwards=True, want_logdet=False)
     error = model.preprocessing.difference(back, x).abs()
     if x.dim() == 2:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)
-    return float(error.max())
+    worst = float(error.max())
+    if said and not worst <= LARGEST_ERROR:
+        unit = METRICS[model.config.metric].round_trip
+        warnings.warn(
+            f"decoding the latents of {len(x)} rows in {x.dtype} is off by up to {worst:.1e}, "
+            f"{unit}{remedy(x.dtype)}",
+            NumericalWarning,
+            stacklevel=4,
+        )
+    return worst

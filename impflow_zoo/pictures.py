@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.conditional_picture import draw_conditional, samples_of_labels
+from impflow_zoo.conditional_picture import as_label, draw_conditional, samples_of_labels
 from impflow_zoo.latents import through_latents
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
@@ -264,7 +264,7 @@ def pairs(samples: Tensor, rows: Tensor | None, names: list[str]) -> Figure:
             axes.scatter(x, y, s=2, color=colour, alpha=0.5, linewidths=0)
             axes.set_ylim(*limits[i])
         axes.set_xlim(*limits[j])
-        axes.set(xlabel=names[j], ylabel=names[i])
+        axes.set(xlabel=as_label(names[j]), ylabel=as_label(names[i]))
         axes.tick_params(labelsize=7)
         axes.label_outer()
     legend = grid[0][0].get_legend_handles_labels()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
-__all__ = ["Score", "model_input", "open_rows", "score", "source_options"]
+__all__ = ["Score", "StoppedError", "model_input", "open_rows", "score", "source_options"]
 
 _BATCH_SIZE, _BATCH_ENTRIES = 1000, 400_000  # rows, or entries of rows, at a time
 _KEPT = 100  # rows for a round trip
@@ -112,6 +113,10 @@ class Score:
         return self.figures["log_prob"]
 
 
+class StoppedError(Exception):
+    """Scoring has ended before the last row, as it was asked to."""
+
+
 _NOTHING = Score({key: torch.zeros(0, dtype=torch.float64) for key in _FIGURES})
 
 
@@ -124,6 +129,7 @@ def score(
     batch_size: int | None = None,
     processes: Processes | None = None,
     progress: bool = False,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Score:
     """Log-probability of each row of a source, in its order; several processes share the rows.
 
@@ -131,6 +137,7 @@ def score(
         DataError: if there is no row to score, or a stream to share.
         SolverError, NoContractionError, NotFiniteError: in all processes, if one cannot score a
             row of its share.
+        StoppedError: in all processes, if one is asked to stop between two batches.
     """
     processes = processes or Processes()
     if isinstance(source, ImageStream) and processes.count > 1:
@@ -160,8 +167,10 @@ def score(
                 bar.update(len(batch.index) + batch.left_out)
                 parts.append(_score_batch(model, batch, seed, source.name, missing))
                 missing = max(0, missing - len(batch.index))
+                if asked_to_stop():
+                    raise StoppedError
             own = _joined(parts)
-    except NUMERICAL_ERRORS as error:
+    except (*NUMERICAL_ERRORS, StoppedError) as error:
         own = error  # the others wait to hear of it
     shares = processes.gather(own)
     for share in shares:

@@ -13,6 +13,7 @@ import pandas
 import typer
 
 from impflow_zoo import registry
+from impflow_zoo.data.spreadsheets import as_csv
 from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.folder import CARD
 from impflow_zoo.models.metrics import METRICS
@@ -121,7 +122,7 @@ def documents(root: Path) -> dict[Path, str]:
         if record.entry is not None
     }
     rows = pandas.DataFrame([_row(record) for record in found], dtype=object)
-    made[root / "results.csv"] = rows.to_csv(index=False, lineterminator="\n")
+    made[root / "results.csv"] = as_csv(rows).decode()
     for name, marker, table in (
         ("models.md", "zoo table", zoo_table(found)),
         ("impflow-beside-resflow.md", "pairs table", pairs.table(pairs.trained_pairs(found))),

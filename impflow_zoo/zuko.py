@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
+from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.transforms.base import ResidualBlock
 
 try:
@@ -68,7 +69,9 @@ class BlockTransform(Transform):
 
     def _call(self, x: Tensor) -> Tensor:
         rows, context, batch = self._rows(x)
-        y = self.block.decode(rows, context) if self.reverse else self.block.encode(rows, context)
+        call = self.block.decode if self.reverse else self.block.encode
+        with without_autocast(rows):  # it is no layer of a net: densities and samples depend on it
+            y = call(rows, context)
         return y.unflatten(0, batch) if batch else y[0]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:

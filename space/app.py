@@ -3,4 +3,4 @@
 from impflow_zoo.demo import serve
 
 if __name__ == "__main__":
-    serve()
+    serve(allowed_hosts=["*.hf.space"])

@@ -19,6 +19,7 @@ BASE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["u
 # Documents outside `docs`, and the pages that the build makes of them.
 COPIED = {
     "CONTRIBUTING.md": "project/contributing",
+    "SECURITY.md": "project/security",
     "CHANGELOG.md": "project/changelog",
     "MODEL_CARD.md": "project/model-card",
     "benchmarks/README.md": "project/benchmarks",

@@ -27,6 +27,7 @@ print(f"{len(certificates)} nets, margin {worst(certificates).margin:.4f}")
 #
 # The inverse is found by iteration. Its error is also bounded: the distance between the iterate and
 # the root of ``w + g(w) = y`` is at most ``residual / (1 - kappa)``, with the certified ``kappa``.
+# ``error_bound`` is this bound; it covers the rounding of the residual.
 
 net = next(iter(model.blocks())).net_z.double()
 y = torch.randn(400, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

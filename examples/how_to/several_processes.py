@@ -56,5 +56,6 @@ plt.show()
 folder.cleanup()
 
 # %%
-# ``evaluate`` is started in the same way and shares its rows. The score does not depend on the
-# number of processes. :doc:`/your-own-data` says how gradients are summed.
+# ``impflow-zoo evaluate`` is started in the same way and shares its rows; in Python,
+# ``evaluate(model, processes=together())`` does, with ``impflow_zoo.processes.together``. The score
+# does not depend on the number of processes. :doc:`/your-own-data` says how gradients are summed.

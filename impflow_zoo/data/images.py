@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["ImageSource", "ImageStream", "image_column"]
 
 _CACHE = 2**30  # bytes of decoded images kept in memory; a larger set is decoded each time
+_PROTOCOL = re.compile(r"(\w+)://")
+_PLACES = {"hf", "file", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}  # and archives there
 _ADDRESS = re.compile(r" ?<[^>]* at 0x[0-9a-f]+>")  # PIL's name for bytes without a file
 _REMEDY = "to leave such rows out, see --skip-corrupt of evaluate and data.corrupt of recipes"
 
@@ -191,6 +193,8 @@ def _with_bytes(cell: Any) -> Any:
     """A cell whose bytes are here: a file out of reach is no image that cannot be decoded."""
     if cell is None or cell["bytes"] is not None or "://" not in (cell["path"] or ""):
         return cell
+    if not {*_PROTOCOL.findall(cell["path"])} <= _PLACES:
+        raise ValueError(f"it is elsewhere, at {cell['path']}: only files of the set are read")
     import fsspec
 
     with fsspec.open(cell["path"], "rb") as file:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from impflow_zoo.data.loading import load_split
 from impflow_zoo.data.source import DataError, TableSource
+from impflow_zoo.data.spreadsheets import plain_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,6 +56,7 @@ def open_table(
             row without a group.
     """
     data, name = load_split(dataset, split, revision=revision)
+    data = _with_plain_names(data, name)
     chosen = _numeric_columns(data, name) if columns is None else _checked(columns, data, name)
     values = torch.tensor(data.select_columns(chosen).to_pandas().to_numpy("float64"))
     return TableSource(name, values, chosen, named=True, groups=_groups(data, name))
@@ -71,6 +73,16 @@ def _groups(data: Dataset, name: str) -> Tensor | None:
     if not _LABELS.fullmatch(data.features[GROUP].dtype):
         raise DataError(f"{found}, by whole numbers or text: rename it if it is a quantity")
     return torch.from_numpy(labels.factorize()[0])
+
+
+def _with_plain_names(data: Dataset, name: str) -> Dataset:
+    """The table without the quotes that keep names of columns from being formulas."""
+    names = {column: plain_name(column) for column in data.column_names}
+    if [*names] == [*names.values()]:
+        return data
+    if len({*names.values()}) < len(names):
+        raise DataError(f"{name}: a column is named twice among {', '.join(names.values())}")
+    return data.rename_columns(names)
 
 
 def _numeric_columns(data: Dataset, name: str) -> list[str]:

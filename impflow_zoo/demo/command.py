@@ -26,8 +26,13 @@ def demo(
         str | None,
         typer.Option(help="Where to compute, such as cuda:1; default: a GPU if there is one."),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name that browsers reach a proxy by; may be repeated."),
+    ] = None,
 ) -> None:
     """Show a model in the browser; Ctrl-C stops."""
     from impflow_zoo.demo.server import serve
 
-    serve(model, data, split, host=host, port=port, device=device)
+    names = allowed_host or ()
+    serve(model, data, split, host=host, port=port, device=device, allowed_hosts=names)

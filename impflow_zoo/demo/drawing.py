@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from impflow_zoo.conditional_picture import as_label
 from impflow_zoo.demo.exhibits import Exhibit
 from impflow_zoo.latents import through_latents
 from impflow_zoo.models.flow import FlowModel
@@ -148,7 +149,8 @@ def _predictive(exhibit: Exhibit, samples: Tensor, context: Tensor) -> Figure:
     ends = (float(x[0]), float(x[-1]))
     axes.hist(samples[:, 0].numpy(), 60, range=ends, density=True, color="#bfdbfe")
     axes.plot(x.numpy(), density.numpy(), color="#1d4ed8")
-    axes.set(xlabel=column_names(model.config)[0], title="predictive density, samples below it")
+    axes.set_xlabel(as_label(column_names(model.config)[0]))
+    axes.set_title("predictive density, samples below it")
     return figure
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import Batch, DataError, Source, is_toy
+from impflow_zoo.demo.workers import Workers
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.pictures import column_names
@@ -21,11 +22,9 @@ from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, list_models, scored_split
 from impflow_zoo.scoring import open_rows
 
-__all__ = ["CACHE", "READING", "Exhibit", "Hall", "Rows"]
+__all__ = ["Exhibit", "Hall", "Rows"]
 
 _DRAWN = {1: 500, 3: 8}  # samples that stand for rows where there are none, by dimensions of a row
-READING = threading.Lock()  # uploads remove what reading a file leaves in the cache
-CACHE = "datasets"  # its folder
 
 
 class Rows(Source):
@@ -127,15 +126,22 @@ class Hall:
             that the package makes.
         device: where to compute.
         scratch: folder for files that nobody needs after the server.
+        workers: processes that read users' files.
 
     Raises:
         ModelError, DataError: if the first model or its data cannot be opened.
     """
 
     def __init__(
-        self, first: str, data: str | None, split: str | None, device: str | None, scratch: Path
+        self,
+        first: str,
+        data: str | None,
+        split: str | None,
+        device: str | None,
+        scratch: Path,
+        workers: Workers,
     ) -> None:
-        self.first, self.scratch = first, scratch
+        self.first, self.scratch, self.workers = first, scratch, workers
         self._data, self._split, self._device = data, split, device
         self.names = list(dict.fromkeys((first, *list_models())))
         self._opened, self._opening = functools.cache(self._open), threading.Lock()
@@ -160,8 +166,7 @@ class Hall:
         if self._data is None and not (is_toy(where.dataset) or os.path.exists(where.dataset)):
             return Exhibit(name, model)
         try:
-            with READING:
-                source = open_rows(model.config, where.dataset, where.split, where.revision)
+            source = open_rows(model.config, where.dataset, where.split, where.revision)
             return Exhibit(name, model, source)
         except (DataError, ModelError) as error:
             return Exhibit(name, model, note=str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +46,7 @@ class RowNumbers:
         """The figures as a Markdown table."""
         shown = ", ".join(f"{value:.4f}" for value in self.latents[:6].tolist())
         more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
-        error = "" if math.isnan(self.error) else f" ± {self.error:.2g}"
+        error = f" ± {self.error:.2g}" if self.error > 0 else ""  # none of exact log-determinants
         lines = {
             "log-density": f"{self.log_prob:.4f}{error} nats",
             "in the model's metric": self.in_metric,

@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 
 import impflow_zoo.demo.tabs as tabs
+from impflow_zoo.demo import file_tab
 from impflow_zoo.demo.drawing import density_map, samples_picture
 from impflow_zoo.demo.exhibits import Exhibit, Hall
+from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.mistakes import MISTAKES
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.record import Record
+from impflow_zoo.texts import in_markdown
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr
@@ -41,7 +44,7 @@ def build(hall: Hall) -> gr.Blocks:
         about = gr.Markdown(elem_id="about")
         picture = tabs.picture_box(elem_id="picture")
 
-        @tabs.in_a_line
+        @in_a_line
         def begin(chosen: str) -> tuple[str, Image.Image]:
             exhibit = hall.open(chosen)
             return _about(exhibit), first_picture(exhibit)
@@ -49,6 +52,7 @@ def build(hall: Hall) -> gr.Blocks:
         gr.on([page.load, name.change], begin, name, [about, picture], api_visibility="private")
 
         @gr.render(inputs=name)
+        @in_a_line
         def below(chosen: str) -> None:
             try:
                 exhibit = hall.open(chosen)
@@ -70,7 +74,7 @@ def build(hall: Hall) -> gr.Blocks:
                 with gr.Tab("Certificate", id="certificate"):
                     tabs.certificate(exhibit)
                 with gr.Tab("Your file", id="file"):
-                    tabs.upload(exhibit, hall.scratch, looked_at)
+                    file_tab.upload(exhibit, hall, looked_at)
             _keep_drawing(exhibit, picture, settings, point)
 
     return page
@@ -117,7 +121,7 @@ def _keep_drawing(
 ) -> None:
     """Draw again whenever a setting or the point changes; a click on the map moves the point."""
 
-    @tabs.in_a_line
+    @in_a_line
     def draw(view: str, seed: int | None, temperature: float, *rest: float) -> Image.Image:
         if not exhibit.in_plane:
             return samples_picture(exhibit, seed or 0, temperature, rest)
@@ -128,6 +132,7 @@ def _keep_drawing(
     tabs.on_change([*settings, *point], draw, picture)
     if exhibit.in_plane:
 
+        @in_a_line
         def move(view: str, event: gr.SelectData) -> Any:
             at = density_map(exhibit).point(event.index) if view == "density" else None
             return gr.skip() if at is None else list(at)
@@ -145,4 +150,4 @@ def _about(exhibit: Exhibit) -> str:
             unit = METRICS[exhibit.model.config.metric].unit
             text += f"; {record.entry.value:.4f} {unit} on {record.entry.rows}"
     rows = "held-out rows" if exhibit.held_out else "no held-out rows at hand, samples alone"
-    return f"{text}; {rows}" + (f" ({exhibit.note})" if exhibit.note else "")
+    return in_markdown(f"{text}; {rows}" + (f" ({exhibit.note})" if exhibit.note else ""))

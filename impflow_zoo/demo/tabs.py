@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,43 +12,22 @@ from impflow_zoo.data import Source
 from impflow_zoo.demo.drawing import density_map, images_picture, way_picture
 from impflow_zoo.demo.exhibits import Exhibit, Rows
 from impflow_zoo.demo.numbers import margin_in_words, numbers_of
-from impflow_zoo.demo.uploads import COLUMN, Scored, score_file
+from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.lipschitz.certify import certify
-from impflow_zoo.mistakes import MISTAKES
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr
 
 __all__ = [
     "certificate",
-    "in_a_line",
     "on_change",
     "picture_box",
     "point",
     "row",
     "slider",
     "slider_ends",
-    "upload",
     "way",
 ]
-
-
-def in_a_line(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose refusals are said on the page, in a line."""
-
-    @functools.wraps(function)
-    def told(*args: Any) -> Any:
-        try:
-            return function(*args)
-        except MISTAKES as error:
-            raise gr.Error(in_one_line(error), duration=None, print_exception=False) from None
-
-    return told
-
-
-def in_one_line(error: BaseException) -> str:
-    """What an error says, in a line."""
-    return " ".join(str(error).split())
 
 
 def on_change(inputs: Sequence[Any], function: Callable[..., Any], outputs: Any) -> None:
@@ -164,42 +141,3 @@ def certificate(exhibit: Exhibit) -> None:
         return f"Proven now: {margin_in_words(found)}.\n\n{lines}"
 
     start.click(prove, None, text, api_visibility="private")
-
-
-def upload(exhibit: Exhibit, scratch: Path, looked_at: tuple[Any, Any] | None) -> None:
-    """Score a file, show its first rows, and give it back with a column more.
-
-    Arguments:
-        exhibit: the model.
-        scratch: folder for results.
-        looked_at: the slider over rows and the set it goes over, if there are any.
-    """
-    label = "CSV with the columns of the model"
-    file = gr.File(file_types=[".csv"], label=label, interactive=True, elem_id="file")
-    text = gr.Markdown(elem_id="scored")
-    table = gr.Dataframe(interactive=False, visible=False)
-    out = gr.File(
-        label=f"With the column {COLUMN}", interactive=False, visible=False, elem_id="out"
-    )
-    outputs = [text, table, out, *(looked_at or ())]
-
-    def told(line: str, scored: Scored | None = None) -> list[Any]:
-        head, path = (scored.head, str(scored.out)) if scored else (None, None)
-        found = [line, *(gr.update(value=value, visible=bool(scored)) for value in (head, path))]
-        if looked_at is None:
-            return found
-        rows, name = exhibit.rows, exhibit.rows_in_words
-        if scored:
-            rows, name = scored.rows, scored.name
-        number = gr.update(value=0, maximum=max(1, len(rows) - 1), label=f"Row of {name}")
-        return [*found, number, scored and rows]
-
-    def score(path: str, progress: Any = gr.Progress(track_tqdm=True)) -> list[Any]:  # noqa: B008
-        try:
-            scored = score_file(exhibit, Path(path), scratch)
-        except MISTAKES as error:
-            return told(f"Not scored: {in_one_line(error)}")
-        return told(scored.text, scored)
-
-    file.upload(score, file, outputs, api_visibility="private")
-    file.clear(lambda: told(""), None, outputs, api_visibility="private")

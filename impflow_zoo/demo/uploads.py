@@ -1,25 +1,33 @@
-"""Files of users: refused early, scored row by row, given back with a column more."""
+"""Files of users: read within limits, scored row by row, given back with a column more."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from impflow_zoo.data import DataError, Source
-from impflow_zoo.demo.exhibits import CACHE, READING, Exhibit
+import torch
+from torch import Tensor
+
+from impflow_zoo.data import Batch, DataError, Source, TableSource
+from impflow_zoo.data.spreadsheets import as_csv
+from impflow_zoo.demo.exhibits import Exhibit
+from impflow_zoo.demo.workers import Workers
+from impflow_zoo.models.config import Config
 from impflow_zoo.scoring import open_rows, score
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMN", "LARGEST", "ROWS", "Scored", "score_file"]
+__all__ = ["COLUMN", "LARGEST", "ROWS", "Scored", "read_upload", "score_file", "write_scored"]
 
 LARGEST = 100_000_000  # bytes; the server takes no more
 ROWS = 1_000_000  # of a file; fewer are taken
 COLUMN = "log_prob"
+_SCORING = 600.0  # seconds that the rows of a file may be scored
+_SHOWN = 30, 80  # columns of a table, and letters of a cell
 
 
 @dataclass(frozen=True)
@@ -41,50 +49,90 @@ class Scored:
     text: str
 
 
-def score_file(exhibit: Exhibit, path: Path, scratch: Path) -> Scored:
+def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> Scored:
     """Log-densities of the rows of a CSV file.
 
     Arguments:
         exhibit: the model.
         path: of the file.
-        scratch: folder for the result; reading leaves nothing there.
+        folder: for the result, and for what reading leaves.
+        workers: processes that read the file.
 
     Raises:
-        DataError: if the file is too large, has the new column, or no rows that the model takes.
+        DataError: if the file is too large, has the new column, or no rows that the model takes, or
+            takes too much time or memory.
         ModelError: if values are outside the bounds of the model.
     """
-    import pandas
-
+    out = folder / f"{path.stem}-scored.csv"
     try:
-        _check_size(path)
-        with READING:
-            source = open_rows(exhibit.model.config, str(path), None)
-            shutil.rmtree(scratch / CACHE / "csv", ignore_errors=True)
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-        if COLUMN in table:
-            raise DataError(f"{path.name}: there is a column {COLUMN} already: rename it")
-        scored = score(exhibit.model, source, seed=0, progress=True)
+        name, values, columns = workers.call(
+            read_upload, exhibit.model.config, path, folder, folder=folder
+        )
+        rows = TableSource(name.replace(str(path), path.name), torch.from_numpy(values), columns)
+        scored = score(exhibit.model, _InTime(rows), seed=0, progress=True)
+        finite = scored.log_prob.isfinite()
+        if not finite.any():
+            raise DataError("no row has a finite log-density, all are too far away")
+        head = workers.call(write_scored, path, out, scored.log_prob.tolist(), folder=folder)
     except DataError as error:  # users know their file by its name alone
-        raise DataError(str(error).replace(str(path), path.name)) from None
-    finite = scored.log_prob.isfinite()
-    if not finite.any():
-        raise DataError(f"{path.name}: no row has a finite log-density, all are too far away")
-    table[COLUMN] = scored.log_prob.tolist()
-    out = Path(tempfile.mkdtemp(dir=scratch)) / f"{path.stem}-scored.csv"
-    table.to_csv(out, index=False)
+        said = str(error).replace(str(path), path.name)
+        raise DataError(said if path.name in said else f"{path.name}: {said}") from None
     lost = int((~finite).sum())
     mean = float(scored.log_prob[finite].mean())
-    text = f"{path.name}: {len(table)} rows, mean log-density {mean:.4f} nats"
+    text = f"{path.name}: {len(rows)} rows, mean log-density {mean:.4f} nats"
     text += f"; none in {lost} rows, too far away" if lost else ""
-    return Scored(path.name, source, out, table.head(), text)
+    return Scored(path.name, rows, out, head, text)
+
+
+def read_upload(config: Config, path: Path, folder: Path) -> tuple[str, Any, tuple[str, ...]]:
+    """The name, the rows as an array, and the columns of a file; a worker calls this.
+
+    Raises:
+        DataError, ModelError: if the file is too large, or has no rows that the model takes.
+    """
+    import datasets
+    import pandas
+
+    _check_size(path)
+    datasets.config.HF_DATASETS_CACHE = folder
+    source = open_rows(config, str(path), None)
+    if COLUMN in pandas.read_csv(path, dtype=str, nrows=0):
+        raise DataError(f"there is a column {COLUMN} already: rename it")
+    assert isinstance(source, TableSource), "a model of images takes no CSV file"
+    return source.name, source.rows(range(len(source))).numpy(), source.columns
+
+
+def write_scored(path: Path, out: Path, log_prob: list[float]) -> pandas.DataFrame:
+    """Write a file with a column more, and return its first rows; a worker calls this."""
+    import pandas
+
+    table = pandas.read_csv(path, dtype=str, keep_default_na=False)
+    table[COLUMN] = log_prob
+    out.write_bytes(as_csv(table))
+    columns, letters = _SHOWN
+    shown = table.iloc[:5, [*range(min(columns, table.shape[1] - 1)), -1]]
+    return shown.rename(columns=lambda name: name[:letters]).map(lambda cell: str(cell)[:letters])
 
 
 def _check_size(path: Path) -> None:
     """Refuse a file of too many bytes or lines before it is read."""
     size = path.stat().st_size
     if size > LARGEST:
-        raise DataError(f"{path.name}: {size:,} bytes, a file of at most {LARGEST:,} is taken")
+        raise DataError(f"{size:,} bytes, a file of at most {LARGEST:,} is taken")
     with path.open("rb") as file:
         rows = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
     if rows >= ROWS:
-        raise DataError(f"{path.name}: {rows:,} rows, fewer than {ROWS:,} are taken")
+        raise DataError(f"{rows:,} rows, fewer than {ROWS:,} are taken")
+
+
+class _InTime(TableSource):
+    """Rows of a table that can be read for some time only."""
+
+    def __init__(self, rows: TableSource) -> None:
+        super().__init__(rows.name, rows.rows(range(len(rows))), rows.columns)
+        self._end = time.monotonic() + _SCORING
+
+    def read(self, indices: Sequence[int] | Tensor) -> Batch:
+        if time.monotonic() > self._end:
+            raise DataError(f"its rows take more than {_SCORING:.0f} seconds to score: give fewer")
+        return super().read(indices)

@@ -90,7 +90,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        stated = folder.config()
+        stated, weights = folder.config_and_weights()
         wanted = model_class(stated.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
@@ -106,7 +106,6 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
-        weights = folder.weights(stated)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
             model = (cls if issubclass(cls, wanted) else wanted)(config)

@@ -25,7 +25,7 @@ from impflow_zoo.models.classes import model_class, require_config
 from impflow_zoo.models.config import Config, parse, to_json
 from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.hub import snapshot
-from impflow_zoo.models.writing import write_together
+from impflow_zoo.models.writing import finish_save, write_together
 from impflow_zoo.numerics.settings import is_whole
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "CONFIG",
     "CURVE",
     "GOLDEN",
+    "LOCK",
     "LOG",
     "PICTURE",
     "PUBLISHED",
@@ -56,6 +57,7 @@ CARD, PICTURE, CURVE = "README.md", "density.png", "curve.png"
 TEST_ROWS = "test.parquet"  # the split that the card speaks of
 SCORES = "scores.safetensors"  # of these rows, one by one; in checkouts alone
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # of a training run
+LOCK = ".lock"  # while a run is in the folder
 _DATA = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING, RESULTS, TEST_ROWS)  # what code reads
 PUBLISHED = (*_DATA, CARD, PICTURE, CURVE)  # what goes to the Hub
 _PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")
@@ -89,7 +91,10 @@ class ConfigFile:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder that holds a model, or is to hold one."""
+    """A folder that holds a model, or is to hold one.
+
+    A save into it that was killed is finished, or has not happened.
+    """
 
     path: Path
     name: str = ""  # what messages call it; empty is its path
@@ -97,6 +102,7 @@ class ModelFolder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or str(self.path))
+        finish_save(self.path)
 
     @classmethod
     def open(
@@ -170,6 +176,25 @@ class ModelFolder:
             raise ConfigError(f"{self.name}: {readable(error)}") from None
         return ConfigFile(kind.__name__, config, weights and weights["sha256"], certificate)
 
+    def config_and_weights(self) -> tuple[ConfigFile, dict[str, Tensor]]:
+        """Read config and weights of one save, though a training may save others meanwhile.
+
+        Raises:
+            ConfigError, WeightsError: if they are missing, damaged, or do not fit together.
+        """
+        while True:
+            stated = self.config()
+            try:
+                found: dict[str, Tensor] | WeightsError = self.weights(stated)
+            except WeightsError as error:
+                found = error
+            finish_save(self.path)
+            if self.config() == stated:  # else somebody saved another model meanwhile
+                break
+        if isinstance(found, WeightsError):
+            raise found
+        return stated, found
+
     def weights(self, stated: ConfigFile) -> dict[str, Tensor]:
         """Read the weights that `config` found stated: others raise a `WeightsError`."""
         if not self.has(WEIGHTS):
@@ -221,8 +246,9 @@ class ModelFolder:
             self.replace({k: new for k, new in after.items() if new != before.get(k)})
 
     def contents(self) -> dict[str, bytes]:
-        """What is in each file."""
-        return {path.name: path.read_bytes() for path in self.path.iterdir() if path.is_file()}
+        """What is in each file; hidden ones, such as locks, are not of the model."""
+        files = [path for path in self.path.iterdir() if path.is_file()]
+        return {path.name: path.read_bytes() for path in files if not path.name.startswith(".")}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from nflows.transforms import CompositeTransform, Transform
@@ -63,14 +63,14 @@ class TablePreprocessing:
     @torch.no_grad()
     def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
         """Learn from raw training rows, and their contexts, what the transform starts with."""
-        step = next((step for step in transform.modules() if isinstance(step, Standardise)), None)
-        if step is None or not isinstance(transform, CompositeTransform):
+        parts = _until_standardised(transform)
+        if not parts:
             raise ModelError("this model has no Standardise, so there is nothing to learn")
-        steps, *_ = transform.children()
+        *first, step = parts
         x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
         dtype = next(step.buffers()).dtype
         self.check(x.to(dtype))
-        for earlier in itertools.takewhile(lambda other: other is not step, steps.children()):
+        for earlier in first:
             x, _ = earlier(x)
         mean, std = _moments(x, self.columns, dtype)
         angles = list(self.periods.periods)  # which keep their scale
@@ -80,9 +80,32 @@ class TablePreprocessing:
             assert isinstance(transform, StandardisedContext)
             transform.set(*_moments(context, self.given, dtype))
 
+    def spread(self, transform: Transform) -> Tensor | None:
+        """The standard deviation of each column in the training rows, `[D]`, as the model knows it.
+
+        Of bounded columns it is half the width of what is standardised to the range from -1 to 1.
+        None if the transform has no standardisation.
+        """
+        parts = _until_standardised(transform)
+        if not parts:
+            return None
+        one = torch.ones_like(next(parts[-1].buffers()))
+        ends = torch.stack((one, -one))
+        for part in reversed(parts):
+            ends, _ = part.inverse(ends)
+        return self.difference(ends[:1], ends[1:])[0].abs() / 2
+
     def metric(self, log_prob: Tensor) -> Tensor:
         """The model's metric from log-probabilities of model input in nats."""
         return log_prob * self.per_nat
+
+
+def _until_standardised(transform: Transform) -> list[Any]:
+    """The parts up to the standardisation, in order; none if there is no such part."""
+    parts, *_ = transform.children() if isinstance(transform, CompositeTransform) else ([],)
+    found = list(parts)
+    kinds = [isinstance(part, Standardise) for part in found]
+    return found[: kinds.index(True) + 1] if any(kinds) else []
 
 
 def _moments(x: Tensor, names: Sequence[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -141,6 +164,9 @@ class ImagePreprocessing:
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
         """`x - y` of model inputs."""
         return x - y
+
+    def spread(self, transform: Transform) -> None:
+        """None: there is no standardisation."""
 
     def check(self, x: Tensor, *, raw: bool = False) -> None:
         """Refuse model input outside of [0, 1]."""

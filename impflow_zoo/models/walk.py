@@ -8,9 +8,10 @@ from typing import Any
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
+from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.images import Multiscale
+from impflow_zoo.transforms.whole import WholeTransform
 
 __all__ = ["walk"]
 
@@ -23,7 +24,7 @@ def walk(
     backwards: bool = False,
     **asked: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The transformed rows, `[B, ...]`, and the log-determinants, `[B]`.
+    """The transformed rows, `[B, ...]`, and the log-determinants, `[B]`; autocast rounds neither.
 
     Arguments:
         transform: the transform; a composite is walked through part by part.
@@ -33,18 +34,25 @@ def walk(
         asked: of blocks of ours, as in `ResidualBlock.run`. Zeros stand for log-determinants that
             are not computed.
     """
-    asked["backwards"] = backwards
+    with without_autocast(x):
+        return _walk(transform, x, context, asked | {"backwards": backwards})
+
+
+def _walk(
+    transform: Transform, x: Tensor, context: Tensor | None, asked: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    backwards = asked["backwards"]
     if isinstance(transform, CompositeTransform):
         parts, *_ = transform.children()  # nflows keeps them in its first child, a list
-        if isinstance(transform, StandardisedContext):
+        if isinstance(transform, WholeTransform):
             context = transform.seen(context)
         total = x.new_zeros(len(x))
         for part in reversed(list(parts.children())) if backwards else parts.children():
-            x, logdet = walk(part, x, context, **asked)
+            x, logdet = _walk(part, x, context, asked)
             total = total + logdet
         return x, total
     if isinstance(transform, Multiscale):
-        through = partial(walk, context=context, **asked)
+        through = partial(_walk, context=context, asked=asked)
         return (transform.merge if backwards else transform.split)(through, x)
     if isinstance(transform, ResidualBlock):
         return transform.run(x, context, **asked)

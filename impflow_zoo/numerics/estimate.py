@@ -96,9 +96,7 @@ def _solve(point: Linearization, v: Tensor, rtol: float, *, gradient: bool) -> E
     space = arnoldi(point.vjp, v, rtol)
     value, solved, products = space.log_form(rtol), None, space.products
     if gradient:
-        narrow = torch.is_autocast_enabled(v.device.type)
-        dtype = torch.get_autocast_dtype(v.device.type) if narrow else v.dtype
-        solved = solve_transposed(point, v, max(rtol, 8 * torch.finfo(dtype).eps), start=space)
+        solved = solve_transposed(point, v, max(rtol, 8 * torch.finfo(v.dtype).eps), start=space)
         value, products = _with_gradient(value, point, solved.u, v), solved.products
     return Estimate(value, mode="unbiased", products=products, solved=solved)
 

@@ -19,14 +19,14 @@ def recording(*, mode: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def without_autocast(*modules: nn.Module) -> Iterator[None]:
-    """No rounding by autocast, neither on the CPU nor where the parameters are.
+def without_autocast(*where: nn.Module | Tensor) -> Iterator[None]:
+    """No rounding by autocast, neither on the CPU nor where tensors or the parameters are.
 
-    Autocast would round the products from which norms, weights and proofs are made.
+    Autocast would round the products from which norms, weights, proofs and densities are made.
     """
-    places = {"cpu", *(p.device.type for module in modules for p in module.parameters())}
+    tensors = (t for one in where for t in ([one] if isinstance(one, Tensor) else one.parameters()))
     with ExitStack() as stack:
-        for place in places - {"meta"}:
+        for place in {"cpu", *(t.device.type for t in tensors)} - {"meta"}:
             if torch.is_autocast_enabled(place):
                 stack.enter_context(torch.autocast(place, enabled=False))
         yield

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.adjoint import solve_transposed
 from impflow_zoo.numerics.bound import BoundNet, Linearization
+from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.estimate import exact, truncated, unbiased
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import forbid_second_order, recording
@@ -32,6 +33,7 @@ class ResidualMap:
     logdet: LogDet = field(default_factory=LogDet)  # how log-determinants are computed
     training: bool = False  # take the tolerances of training, and warn instead of raising
     kappa: float | None = None  # Lipschitz constant of `g` in the 2-norm, where known
+    equation: Callable[[Tensor], Equation] | None = None  # of a root, at a right-hand side
     salt: int = 0  # tells the seeded probes of this map from those of others
     probes: Probes = field(default_factory=Probes)  # where probes come from
     report: Report | None = None  # filled in with roots and log-determinants
@@ -68,7 +70,8 @@ class ResidualMap:
         """The root; the net there if gradients are recorded; a place for its dense Jacobian."""
         solution = self.solver.search(self.net, y, kappa=self.kappa, training=self.training)
         if self.report is not None:
-            self.report.roots.append(solution)
+            equation = None if self.equation is None else self.equation(y.detach())
+            self.report.roots.append(replace(solution, equation=equation))
         self._doubt((~solution.converged).any(), partial(solution.refuse, training=self.training))
         root = solution.value
         wanted = torch.is_grad_enabled() and (y.requires_grad or self.net.wants_gradients(root))

@@ -26,6 +26,7 @@ from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.predictive import Predictive
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Entry, Record, records
+from impflow_zoo.texts import in_markdown
 
 __all__ = ["FIGURES", "Beside", "figures", "pending_card", "readable", "siblings", "trained_card"]
 
@@ -115,6 +116,14 @@ def _example(record: Record) -> tuple[float, ...]:
     return tuple(float(f"{value:.3g}") for value in golden["context"][0].tolist())
 
 
+def _given(record: Record, example: Sequence[float]) -> str:
+    """What `--given` takes: an example, or a file if a name needs quotes in a shell."""
+    names = getattr(record.stated.config, "context_columns", ())
+    if not all(re.fullmatch(r"[\w.-]+", name) for name in names):
+        return "FILE"
+    return ",".join(f"{name}={value:g}" for name, value in zip(names, example, strict=False))
+
+
 def _compared(other: Record, own: Record) -> str:
     """Size and rows seen of a model, in words, beside those of another one."""
     rows, own_rows = (record.facts.rows_seen if record.facts else 0 for record in (other, own))
@@ -161,6 +170,7 @@ def trained_card(
         beside=[*figures(zoo, record.recipe.card.data_name), *siblings(record, others)],
         predictions=list(_predictions(record, others)),
         example=_example(record),
+        given=_given(record, _example(record)),
         image=isinstance(record.stated.config, ImageConfig),
         metric=METRICS[entry.metric],
         evaluate_options=_evaluate_options(record),
@@ -195,6 +205,7 @@ def _rendered(template: str, record: Record, **texts: Any) -> str:
         record=record,
         recipe=recipe,
         words=recipe.card,
+        in_markdown=in_markdown,
         train_options=" --data FOLDER" if recipe.data.dataset is None else "",
         citation=citation,
         papers=re.findall(r"\btitle=\{(.+?)\}.*?\burl=\{(.+?)\}", citation, re.DOTALL),

@@ -129,7 +129,7 @@ def _facts_of(run: Path) -> TrainingFacts:
     """The facts of a run, which has to have weights."""
     if not run.is_dir():
         raise ModelError(f"{run} is not the folder of a run")
-    if not (run / WEIGHTS).is_file():
+    if not ModelFolder(run).has(WEIGHTS):
         raise ModelError(f"{run} holds no weights yet: the first validation saves them")
     return TrainingFacts.read(run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.facts import read_lines
+from impflow_zoo.memory import enough_memory
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
@@ -33,11 +35,16 @@ from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
 from impflow_zoo.registry import locate
 from impflow_zoo.scoring import open_rows
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
+from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train"]
 
 _LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
+_NEEDS_LESS = (
+    "a smaller training.batch_size of the recipe needs less, and so does a smaller model "
+    "(config.blocks, hidden_features or width)"
+)
 
 
 def train(
@@ -55,7 +62,7 @@ def train(
     """Train the model of a recipe.
 
     Several processes (`accelerate launch`, `torchrun`) share each batch and take the same steps as
-    one process. The first process writes the files.
+    one process. The first process writes the files. An error in one of them ends all.
 
     Arguments:
         recipe_file: path of a recipe.
@@ -76,7 +83,9 @@ def train(
         nats, and more.
 
     Raises:
-        ConfigError, DataError, ModelError: for mistakes in recipe, data or folders.
+        ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another
+            run trains in the folder.
+        NotEnoughMemoryError: if a step needs more memory than there is.
     """
     path = Path(recipe_file)
     data = None if data is None else os.fspath(data)
@@ -85,54 +94,63 @@ def train(
         seed = convert(seed, int, "seed")
         recipe = recipe.with_seed(seed)
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
-    own = path if seed is None else None
-    if resume:
-        resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
-    else:
-        _check_new(ModelFolder(folder), own)
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file: --out takes a folder")
     least = recipe.config.least_size
     if least > _LARGEST:
         raise ModelError(
             f"the config needs at least {least:.3g} numbers: use fewer blocks or smaller sizes"
         )
     processes = together(device)
-    resume = processes.gather(resume)[0]  # all have looked before anybody writes
-    train_rows, validation_rows = open_splits(recipe, data)
-    torch.manual_seed(recipe.training.seed)
-    config = _with_columns(recipe.config, train_rows)
-    model = model_class(recipe.model)(config).to(processes.device)
-    start = None if init_from is None else ModelFolder.open(locate(init_from))
-    first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
-    if first >= len(recipe.runs):
-        raise CheckpointError(f"{folder.name} is in stage {first}, which the recipe does not have")
-    best: float | None = None
-    kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-    for stage, settings in enumerate(recipe.runs[first:], start=first):
-        trainer = Trainer(
-            model,
-            settings,
-            train_rows,
-            validation_rows,
-            folder,
-            stage=stage,
-            processes=processes,
-            progress=progress,
-        )
-        if resume and stage == first:
-            trainer.resume()
-        elif stage:
-            trainer.go_on(best)
+    with (
+        processes.united(),
+        only_run(folder) if processes.first else nullcontext(),
+        enough_memory(_NEEDS_LESS),
+    ):
+        own = path if seed is None else None
+        if resume:
+            resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
         else:
-            trainer.prepare(start)
-        if processes.first:
-            write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
-        if not trainer.finished:
-            trainer.run(deadline)
-        best = trainer.state["best"]
-        if trainer.stopped or best is None:
-            break
-    return dict(trainer.state)
+            _check_new(ModelFolder(folder), own)
+        resume = processes.gather(resume)[0]  # all have looked before anybody writes
+        train_rows, validation_rows = open_splits(recipe, data)
+        torch.manual_seed(recipe.training.seed)
+        config = _with_columns(recipe.config, train_rows)
+        model = model_class(recipe.model)(config).to(processes.device)
+        start = None if init_from is None else ModelFolder.open(locate(init_from))
+        first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
+        if first >= len(recipe.runs):
+            raise CheckpointError(
+                f"{folder.name} is in stage {first}, which the recipe does not have"
+            )
+        best: float | None = None
+        kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
+        deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+        for stage, settings in enumerate(recipe.runs[first:], start=first):
+            trainer = Trainer(
+                model,
+                settings,
+                train_rows,
+                validation_rows,
+                folder,
+                stage=stage,
+                processes=processes,
+                progress=progress,
+            )
+            if resume and stage == first:
+                trainer.resume()
+            elif stage:
+                trainer.go_on(best)
+            else:
+                trainer.prepare(start)
+            if processes.first:
+                write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
+            if not trainer.finished:
+                trainer.run(deadline)
+            best = trainer.state["best"]
+            if trainer.stopped or best is None:
+                break
+        return dict(trainer.state)
 
 
 def _check_new(folder: ModelFolder, own: Path | None) -> None:
@@ -148,8 +166,6 @@ def _check_new(folder: ModelFolder, own: Path | None) -> None:
         ModelError: if the folder holds a run, a model, or files of the names that a run writes.
     """
     name = folder.name
-    if folder.path.exists() and not folder.path.is_dir():
-        raise ModelError(f"{name} is a file: --out takes a folder")
     if folder.has(CHECKPOINT):
         raise CheckpointError(f"{name} holds a run already: --resume it, or choose another --out")
     others = () if folder.has(LOG) else (CONFIG, GOLDEN, RECIPE, TRAINING)

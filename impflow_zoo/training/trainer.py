@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +37,7 @@ from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.processes import Processes
 from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.scoring import score
+from impflow_zoo.scoring import StoppedError, score
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.checkpoint import (
     CheckpointError,
@@ -99,20 +99,29 @@ class Trainer:
             "best": None,
             "best_step": 0,
             "waited": 0,
+            "validated": 0,
             "seconds": 0.0,
             "seed": settings.seed,
             "data_rows": len(rows),
             "data": fingerprint(rows),
         }
         self.unlogged: list[dict[str, float]] = []  # figures of steps since the last line
+        self.signals: list[int] = []  # that ask to stop
         self.stopped = False
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or patience is at an end."""
+        """Whether all steps are done and validated, or patience is at an end."""
         patience = self.settings.patience
         waited = patience is not None and self.state["waited"] >= patience
-        return waited or self.state["step"] >= self.settings.steps
+        return waited or (self.state["step"] >= self.settings.steps and not self.owes_validation)
+
+    @property
+    def owes_validation(self) -> bool:
+        """Whether the weights of this step are to be validated, and have not been yet."""
+        step = self.state["step"]
+        due = step % self.settings.validate_every == 0 or step == self.settings.steps
+        return due and self.state["validated"] < step
 
     @property
     def averaged(self) -> FlowModel:
@@ -141,7 +150,8 @@ class Trainer:
         self._begin(before=asdict(before))
 
     def _take_weights(self, start: ModelFolder) -> None:
-        load_weights(self.model, start.weights(start.config()), start.name)
+        _, weights = start.config_and_weights()
+        load_weights(self.model, weights, start.name)
         self.model.float()
 
     def _begin(self, **known: Any) -> None:
@@ -195,7 +205,7 @@ class Trainer:
         if self.state["step"] == 0:
             self.checkpoint()  # what the data have taught so far
         with (
-            _stop_requests() as signals,
+            _stop_requests() as self.signals,
             tqdm(
                 total=self.settings.steps,
                 initial=self.state["step"],
@@ -204,21 +214,24 @@ class Trainer:
             ) as bar,
         ):
             while not self.finished:
-                self.unlogged.append(self.step())
-                self.state["step"] += 1
+                if not self.owes_validation:  # else the run was stopped in it
+                    self.unlogged.append(self.step())
+                    self.state["step"] += 1
                 now = time.perf_counter()
                 self.state["seconds"] = before + now - start
                 step, last = self.state["step"], self.state["step"] == self.settings.steps
-                if step % self.settings.log_every == 0 or last:
+                if self.unlogged and (step % self.settings.log_every == 0 or last):
                     figures, self.unlogged = means(self.unlogged), []
                     counts = {key: self.state[key] for key in ("skipped", "left_out")}
                     self._log(**figures, **counts)
                     bar.set_postfix(log_density=figures["log_density"], refresh=False)
-                bar.update()
-                if step % self.settings.validate_every == 0 or last:
-                    self.validate()
+                bar.update(step - bar.n)
+                if self.owes_validation:
+                    with suppress(StoppedError):
+                        self.validate()
+                        self.state["validated"] = step
                 late = deadline is not None and now >= deadline
-                if self.processes.any(bool(signals) or late):
+                if self.processes.any(bool(self.signals) or late):
                     self.stopped = True
                     break
                 if now >= due:
@@ -259,6 +272,9 @@ class Trainer:
 
         Weights that fail to score a row (its root is not found, for example) are not kept, and
         training goes on.
+
+        Raises:
+            StoppedError: if a signal asks to stop meanwhile; a resumed run validates them again.
         """
         model = copy.deepcopy(self.averaged).eval()
         found = torch.tensor(math.nan)
@@ -269,6 +285,7 @@ class Trainer:
                 seed=self.settings.seed,
                 limit=self.settings.validation_limit,
                 processes=self.processes,
+                asked_to_stop=lambda: bool(self.signals),
             ).log_prob
         except NUMERICAL_ERRORS as error:
             if self.processes.first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -12,8 +13,9 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.modes import recording, without_autocast
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Doubts, Report
 from impflow_zoo.numerics.residual import ResidualMap
@@ -52,6 +54,8 @@ class ResidualBlock(Transform):
     in training mode it warns with `NumericalWarning`, as do log-determinants of nets with ReLU.
 
     As a layer of another net a block is called by `encode`, which computes no log-determinant.
+    Within `torch.autocast` its nets are then evaluated in the narrow type. Log-determinants, and
+    the values that come with them, are computed in the type of the parameters.
 
     Arguments:
         logdet: `"auto"`, `"exact"`, `"unbiased"`, `"truncated"` or a `LogDet`.
@@ -140,11 +144,15 @@ class ResidualBlock(Transform):
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if want_logdet and self.training and torch.is_grad_enabled():
             self._warn_of_kinks()
-        with recording(mode=torch.is_grad_enabled()):
+        # Rounded nets move densities by whole nats. A layer without a density may be rounded.
+        precise = without_autocast(inputs) if want_logdet else nullcontext()
+        with recording(mode=torch.is_grad_enabled()), precise:
             # Graphs could not keep what was made in inference mode.
             value = value.clone() if value.is_inference() else value
-            if context is not None and context.is_inference():
-                context = context.clone()
+            if context is not None:
+                context = context.to(value.dtype) if context.is_floating_point() else context
+                context = context.clone() if context.is_inference() else context
+            detached = None if context is None else context.detach()
             nets = {name: getattr(self, name) for name in self.nets}
             bound = {name: bind(net, context) for name, net in nets.items()}
             total = None
@@ -163,6 +171,7 @@ class ResidualBlock(Transform):
                     training=self.training,
                     kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
                     salt=self.nets.index(step.net),
+                    equation=partial(Equation, nets[step.net], context=detached, sign=step.sign),
                     probes=probes,
                     report=report,
                     doubts=doubts,
@@ -254,8 +263,8 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
         )
     for narrow in {p.dtype for p in parameters} - {torch.float32, torch.float64}:
         raise ValueError(
-            f"parameters of type {narrow}: torch.float32 or torch.float64 is needed to find "
-            "roots; for narrow arithmetic within the nets use torch.autocast"
+            f"parameters of type {narrow}: torch.float32 or torch.float64 is needed, convert them "
+            "by .float()"
         )
     dtype = torch.promote_types(inputs.dtype, torch.float32)
     found = {"parameters": {p.dtype for p in parameters}}

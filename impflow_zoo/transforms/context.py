@@ -47,7 +47,6 @@ class StandardisedContext(WholeTransform):
         self.context_std.copy_(std)
 
     def seen(self, context: Tensor | None) -> Tensor | None:
-        """What the parts are given for contexts, `[B, features]`; for None, None."""
         if context is None:
             return None
         expected = self.context_mean
@@ -62,9 +61,3 @@ class StandardisedContext(WholeTransform):
     def like(self, noise: Tensor) -> Tensor:
         """Contexts as they come, from standard normal noise, `[B, features]`."""
         return self.context_mean + self.context_std * noise
-
-    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return super().forward(inputs, self.seen(context))
-
-    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return super().inverse(inputs, self.seen(context))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
+from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.transforms.base import check_finite
 
 __all__ = ["WholeTransform"]
@@ -15,6 +16,8 @@ __all__ = ["WholeTransform"]
 
 class WholeTransform(CompositeTransform):
     """A composite that refuses rows of another shape or type, and rows with NaN or infinity.
+
+    Within `torch.autocast` it computes in the type of its parameters.
 
     Arguments:
         steps: the parts.
@@ -27,11 +30,17 @@ class WholeTransform(CompositeTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "inputs", self.shape)
-        return super().forward(inputs, context)
+        with without_autocast(inputs):
+            return super().forward(inputs, self.seen(context))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "noise", (math.prod(self.shape),))
-        return super().inverse(inputs, context)
+        with without_autocast(inputs):
+            return super().inverse(inputs, self.seen(context))
+
+    def seen(self, context: Tensor | None) -> Tensor | None:
+        """What the parts are given for contexts, `[B, ...]`; for None, None."""
+        return context
 
 
 def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> None:

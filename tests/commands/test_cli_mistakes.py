@@ -136,7 +136,7 @@ MISTAKES = {
     ),
     "more samples than memory": (
         ["sample", "{plane}", "--out", "{}/x.csv", "-n", 10**16],
-        "not enough memory",
+        "not enough memory: fewer rows at a time need less (sample: -n, evaluate: --batch-size)",
     ),
     "certify damage": (["certify", _damaged], "truncated or damaged"),
     "no recipe": (["train", "{}/none.yaml"], "none.yaml cannot be read: No such file"),
@@ -189,6 +189,18 @@ def test_a_mistake_ends_in_one_line(arguments, message, run, plane, space, tmp_p
     assert len(lines) == 1
     assert lines[0].startswith("impflow-zoo: ")
     assert sorted(tmp_path.rglob("*")) == before  # nothing half-written
+
+
+def test_a_traceback_is_shown_on_request(run, tmp_path, monkeypatch):
+    recipe = _file("r.yaml", b"model: [")(tmp_path)
+    line = run("train", recipe).err
+    monkeypatch.setenv("IMPFLOW_ZOO_TRACEBACK", "1")
+    outcome = run("train", recipe)
+    assert outcome.code == 2
+    assert outcome.err.startswith("Traceback")
+    assert "yaml.parser.ParserError" in outcome.err  # what the line was made of
+    assert outcome.err.endswith(line)
+    assert "IMPFLOW_ZOO_TRACEBACK=1" in run("--help").out
 
 
 USAGE = {

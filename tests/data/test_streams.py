@@ -176,6 +176,17 @@ def test_a_file_out_of_reach_is_no_corrupt_image():
         next(stream.batches(2))
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x.png", "zip://x.png::s3://a/b.zip"])
+def test_nothing_is_fetched_from_an_address_in_a_row(address):
+    data = datasets.Dataset.from_dict(
+        {"image": [{"bytes": None, "path": address}]},
+        features=datasets.Features({"image": datasets.Image()}),
+    )
+    stream = ImageStream("set", data.to_iterable_dataset(), FORM)
+    with pytest.raises(DataError, match="it is elsewhere, at .*: only files of the set"):
+        next(stream.batches(1))
+
+
 def test_a_stream_validates(tmp_path):
     """A pass in order is all that a validation is."""
     model, dataset = small(), image_set(tmp_path / "set", GOOD)

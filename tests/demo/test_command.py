@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 
@@ -48,6 +49,10 @@ MISTAKES = {
     "other data": (["{space}", "--data", "toy:moons"], "its columns are x, y, not a, b, c"),
     "unknown split": (["{plane}", "--split", "dev"], "no split 'dev'"),
     "no such host": (["{plane}", "--host", "203.0.113.1"], "is no address of this machine"),
+    "an address for a host": (
+        ["{plane}", "--allowed-host", "https://a.example/"],
+        "is no host: name it alone, such as demo.example.org",
+    ),
     "no such device": (["{plane}", "--device", "mps"], "device='mps': "),
 }
 
@@ -61,3 +66,15 @@ def test_a_mistake_ends_in_one_line(arguments, message, run, plane, space, tmp_p
     assert (outcome.code, outcome.out) == (2, "")
     assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_port_in_use_is_told_in_a_line(run, plane):
+    pytest.importorskip("gradio", reason="the demo needs the extra demo")
+    pytest.importorskip("matplotlib")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        outcome = run("demo", plane, "--port", port)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        f"impflow-zoo: port {port} of 127.0.0.1 is not free: name another one with --port\n"
+    )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
-from support.checkout import CHECKOUT
 from support.demo_page import CHROMIUM, PATIENCE, Page, Server, served
 
 from impflow_zoo import create_model
@@ -27,9 +26,21 @@ TABLE, PLANE = "impflow-power-plant", "impflow-8gaussians"
 GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist14-given-label"
 
 
+APP = """
+from support import readers
+from impflow_zoo.cli import main
+from impflow_zoo.demo import uploads
+
+if __name__ == "__main__":
+    uploads.read_upload = readers.by_name
+    main()
+"""
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with served(tmp_path_factory.mktemp("server"), "-m", "impflow_zoo", "demo", TABLE) as found:
+    folder = tmp_path_factory.mktemp("server")
+    with served(folder, write(folder, "app.py", APP), "demo", TABLE) as found:
         yield found
 
 
@@ -203,11 +214,51 @@ def test_two_users_have_their_own_state(page, server, browser, tmp_path):
     context.close()
 
 
-def test_a_port_in_use_is_told_in_a_line(server):
-    port = server.address.rstrip("/").rpartition(":")[2]
-    command = [sys.executable, "-m", "impflow_zoo", "demo", GIVEN, "--port", port]
-    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == (
-        f"impflow-zoo: port {port} of 127.0.0.1 is not free: name another one with --port"
+def test_names_of_strangers_are_shown_as_they_are(page, tmp_path):
+    image = "<img src=x onerror=alert(1)>"
+    said = page.upload(write(tmp_path, "bad.csv", f"{image},**b**\n1,2\n"))
+    assert f"only {image}, **b**" in said
+    columns = ",".join(create_model(TABLE).config.columns)
+    rows = f"{columns},{image},$$x$$\n14.96,41.76,1024.07,73.17,463,{image},=1+1\n"
+    assert "good.csv: 1 rows" in page.upload(write(tmp_path, "good.csv", rows))
+    page.tab.locator("#rows").get_by_text(image).first.wait_for(state="attached")
+    assert page.tab.locator("img[src=x]").count() == 0
+    with page.tab.expect_download() as started:
+        page.tab.locator("#out a").first.click()
+    assert "'=1+1" in started.value.path().read_text()
+
+
+def test_nothing_is_fetched_from_an_address(page, tmp_path):
+    page.tab.route(
+        "**/queue/join*",
+        lambda route: route.continue_(
+            post_data=re.sub(
+                r'"path":"[^"]*"', '"path":"http://a.example/x.csv"', route.request.post_data
+            )
+        ),
     )
+    page.open_tab("Your file")
+    page.tab.set_input_files("#file input[type=file]", write(tmp_path, "x.csv", "a\n1\n"))
+    toast = page.tab.get_by_test_id("toast-body").first.inner_text()
+    assert "Upload a file: none is fetched." in toast
+
+
+def test_files_go_on_beside_a_slow_one_and_ctrl_c_leaves_nothing(server, browser, tmp_path):
+    pages = [Page(browser.new_context(), server.address) for _ in range(3)]
+    for page in pages:
+        page.open_tab("Your file")
+    slow, good, raw = pages
+    slow.tab.set_input_files("#file input[type=file]", write(tmp_path, "slow.csv", "a\n1\n"))
+    while not [*server.temporary.glob("*/*/begun")]:
+        slow.tab.wait_for_timeout(50)
+    columns = ",".join(create_model(TABLE).config.columns)
+    rows = f"{columns}\n14.96,41.76,1024.07,73.17,463\n"
+    assert "good.csv: 1 rows" in good.upload(write(tmp_path, "good.csv", rows))
+    raw.tab.set_input_files("#file input[type=file]", write(tmp_path, "raw.csv", rows))
+    unforeseen = raw.tab.get_by_text("Not scored: Something went wrong on the server")
+    unforeseen.wait_for()
+    assert "KeyError" in server.errors.read_text()
+    assert "\x1b" not in server.errors.read_text()
+    assert not [*server.temporary.rglob("good.csv"), *server.temporary.rglob("raw.csv")]
+    assert [*server.temporary.rglob("slow.csv")]  # it is still being read
+    server.stop(signal.SIGINT)

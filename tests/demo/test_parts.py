@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas
@@ -13,10 +14,10 @@ from support.small_models import make
 
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError, open_table
-from impflow_zoo.demo import exhibits, uploads
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.numbers import margin_in_words, numbers_of
-from impflow_zoo.demo.uploads import score_file
+from impflow_zoo.demo.uploads import read_upload, score_file
+from impflow_zoo.demo.workers import Workers
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.models.fields import ModelError
 
@@ -36,6 +37,13 @@ def space(**settings: object) -> Exhibit:
     return Exhibit("space", model)
 
 
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    found = Workers()
+    yield found
+    found.close()
+
+
 def file(folder: Path, text: str) -> Path:
     path = folder / "mine.csv"
     path.write_text(text)
@@ -53,6 +61,7 @@ def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
     text = str(numbers)
     assert "log-density | -" in text
     assert "iterations per root | " in text
+    assert "±" not in text  # no estimate, no error of it
 
 
 def test_a_model_without_rows_shows_samples():
@@ -126,10 +135,10 @@ def test_certificates_are_put_in_words():
     assert margin_in_words([Certificate("mine", None)]) == "1 nets: not certified"
 
 
-def test_a_file_comes_back_with_a_column_more(tmp_path):
+def test_a_file_comes_back_with_a_column_more(workers, tmp_path):
     path = file(tmp_path, "c,note,a,b\n1.50,x,2,3\n4,,5,6\n\n")
     exhibit = space()
-    scored = score_file(exhibit, path, tmp_path)
+    scored = score_file(exhibit, path, tmp_path, workers)
     table = pandas.read_csv(scored.out, dtype=str, keep_default_na=False)
     assert [*table.columns] == ["c", "note", "a", "b", "log_prob"]
     assert table.c.tolist() == ["1.50", "4"]  # as they were written
@@ -137,6 +146,7 @@ def test_a_file_comes_back_with_a_column_more(tmp_path):
     found = torch.tensor(table.log_prob.astype(float).to_numpy()).float()
     torch.testing.assert_close(found, exhibit.model.log_prob(rows).detach())
     assert scored.text.startswith("mine.csv: 2 rows, mean log-density")
+    assert str(tmp_path) not in scored.rows.name
     numbers = numbers_of(exhibit.model, Rows("row", scored.rows.rows([1]), 1))
     assert numbers.log_prob == pytest.approx(float(found[1]), rel=1e-5)
 
@@ -157,49 +167,62 @@ BAD = {
 
 @pytest.mark.filterwarnings("ignore:.*no finite log-density")
 @pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD)
-def test_a_bad_file_is_refused_in_a_line(text, message, tmp_path):
+def test_a_bad_file_is_refused_in_a_line(text, message, workers, tmp_path):
     exhibit = space(bounds={"a": (0, None)})
     with pytest.raises((DataError, ModelError)) as refused:
-        score_file(exhibit, file(tmp_path, text), tmp_path)
+        score_file(exhibit, file(tmp_path, text), tmp_path, workers)
     assert message in str(refused.value)
     assert str(tmp_path) not in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]  # nothing half-written
+    assert not [*tmp_path.glob("*scored*")]  # nothing half-written
 
 
-def test_more_numeric_columns_than_a_model_without_names_takes_are_refused(tmp_path):
+def test_more_numeric_columns_than_a_model_without_names_takes_are_refused(workers, tmp_path):
     exhibit = Exhibit("plane", make(dtype=torch.float32))
     with pytest.raises(DataError, match="rows of shape \\[3\\], the model takes \\[2\\]"):
-        score_file(exhibit, file(tmp_path, "x,y,more\n1,2,3\n"), tmp_path)
+        score_file(exhibit, file(tmp_path, "x,y,more\n1,2,3\n"), tmp_path, workers)
 
 
-def test_a_table_is_no_file_for_a_model_of_images(tmp_path):
+def test_a_table_is_no_file_for_a_model_of_images(workers, tmp_path):
     exhibit = Exhibit("images", make_images())
     with pytest.raises(DataError, match="no column of images, only a, b"):
-        score_file(exhibit, file(tmp_path, "a,b\n1,2\n"), tmp_path)
+        score_file(exhibit, file(tmp_path, "a,b\n1,2\n"), tmp_path, workers)
 
 
 def test_files_that_are_too_large_are_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "open_rows", lambda *_: pytest.fail("it was read"))
-    path = file(tmp_path, "a,b,c\n" + "1,2,3\n" * 1_000_000)
+    monkeypatch.setattr("impflow_zoo.demo.uploads.open_rows", lambda *_: pytest.fail("it was read"))
+    path, config = file(tmp_path, "a,b,c\n" + "1,2,3\n" * 1_000_000), space().model.config
     with pytest.raises(DataError, match="1,000,000 rows, fewer than 1,000,000 are taken"):
-        score_file(space(), path, tmp_path)
+        read_upload(config, path, tmp_path)
     with path.open("wb") as large:
         large.truncate(100_000_001)
     with pytest.raises(DataError, match="100,000,001 bytes, a file of at most 100,000,000"):
-        score_file(space(), path, tmp_path)
+        read_upload(config, path, tmp_path)
 
 
-def test_reading_leaves_nothing_behind(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    cache = tmp_path / exhibits.CACHE
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
-    score_file(space(), file(tmp_path, "a,b,c\n1,2,3\n"), tmp_path)
-    assert not [path for path in cache.rglob("*") if path.stat().st_size > 0]
+def test_rows_are_not_scored_for_ever(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr("impflow_zoo.demo.uploads._SCORING", 0.0)
+    with pytest.raises(DataError, match="mine.csv: its rows take more than 0 seconds to score"):
+        score_file(space(), file(tmp_path, "a,b,c\n1,2,3\n"), tmp_path, workers)
 
 
-def test_rows_of_a_hall(tmp_path):
-    hall = Hall(DEFAULT, None, None, "cpu", tmp_path)
+def test_long_names_and_cells_are_shown_in_part(workers, tmp_path):
+    names = ",".join(f"more{i}" for i in range(100))
+    text = f"a,b,c,note,{names}\n1,2,3,{'x' * 10_000}{',' * 100}\n"
+    scored = score_file(space(), file(tmp_path, text), tmp_path, workers)
+    assert [*scored.head.columns[:4], scored.head.columns[-1]] == [
+        "a",
+        "b",
+        "c",
+        "note",
+        "log_prob",
+    ]
+    assert scored.head.shape == (1, 31)
+    assert len(scored.head.note[0]) == 80
+
+
+def test_rows_of_a_hall(workers, tmp_path):
+    hall = Hall(DEFAULT, None, None, "cpu", tmp_path, workers)
     assert len(hall.names) > 20
     assert len(hall.open(DEFAULT).held_out) == 946
     assert hall.open("impflow-checkerboard").held_out.name == "toy:checkerboard"
@@ -207,17 +230,17 @@ def test_rows_of_a_hall(tmp_path):
     assert hall.open(DEFAULT) is hall.open(DEFAULT)
 
 
-def test_data_that_are_asked_for_fit_the_first_model_or_are_refused(tmp_path):
+def test_data_that_are_asked_for_fit_the_first_model_or_are_refused(workers, tmp_path):
     rows = power_plant().rows.rows(range(4)).numpy()
     path = tmp_path / "test.csv"
     pandas.DataFrame(rows, columns=power_plant().columns).to_csv(path, index=False)
-    hall = Hall(DEFAULT, str(path), None, "cpu", tmp_path)
+    hall = Hall(DEFAULT, str(path), None, "cpu", tmp_path, workers)
     assert len(hall.open(DEFAULT).held_out) == 4
     other = hall.open("impflow-kin8nm")
     assert other.held_out is None
     assert "test.csv" in other.note
     with pytest.raises(DataError, match="no column"):
-        Hall("impflow-kin8nm", str(path), None, "cpu", tmp_path)
+        Hall("impflow-kin8nm", str(path), None, "cpu", tmp_path, workers)
 
 
 def test_a_row_keeps_its_number():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import http.client
 import shutil
+import signal
+import socket
+import time
 import tomllib
-import urllib.request
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from support.checkout import CHECKOUT
-from support.demo_page import served
+from support.demo_page import Server, served
 
 SPACE = CHECKOUT / "space"
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
@@ -53,12 +56,39 @@ def test_it_holds_nothing_else():
     }
 
 
-def test_it_starts_as_on_the_hub(tmp_path):
+FILE = (
+    b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.csv"\r\n\r\n'
+    b"a,b\n1,2\r\n--b--\r\n"
+)
+
+
+def _ask(server: Server, what: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
+    """Status and text of an answer; a body is sent as a form."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port)
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    connection.request("POST" if body else "GET", what, body, {**form, **headers})
+    with contextlib.closing(connection), connection.getresponse() as answer:
+        return answer.status, answer.read().decode()
+
+
+def test_it_starts_as_on_the_hub_and_leaves_nothing(tmp_path):
     pytest.importorskip("gradio", reason="the demo needs the extra demo")
     pytest.importorskip("matplotlib", reason="the demo needs the extra demo")
     folder = shutil.copytree(SPACE, tmp_path / "space")
+    there = {"Host": "me-space.hf.space", "Origin": "https://me-space.hf.space"}
     with served(folder, "app.py", GRADIO_SERVER_NAME="0.0.0.0", SPACE_ID="me/space") as server:
-        port = re.search(r":(\d+)", server.address)[1]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
-            page = answer.read().decode()
-    assert "impflow_zoo" in page
+        status, page = _ask(server, "/", **there)
+        assert (status, "impflow_zoo" in page) == (200, True)
+        for foreign in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            status, said = _ask(server, "/gradio_api/upload", FILE, **foreign)
+            assert (status, said.count("\n")) == (403, 1)
+        assert not [*server.temporary.rglob("x.csv")]
+        assert _ask(server, "/gradio_api/upload", FILE, **there)[0] == 200
+        assert [*server.temporary.rglob("x.csv")]
+        with socket.create_connection(("127.0.0.1", server.port)) as half:
+            head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost:{server.port}\r\n"
+            form = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9999\r\n\r\n"
+            half.sendall(head.encode() + form.encode() + FILE[:-9])
+            while not [*server.temporary.glob("*/gradio/tmp*")]:
+                time.sleep(0.05)
+            server.stop(signal.SIGTERM)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import datasets
+import pandas
 import pytest
 import torch
 from support.small_models import config, make
@@ -15,7 +16,9 @@ from support.small_models import config, make
 from impflow_zoo import (
     ImpFlow,
     LogDet,
+    NumericalWarning,
     ResFlow,
+    create_model,
     evaluate,
     scoring,
 )
@@ -90,9 +93,32 @@ def test_a_scored_batch_keeps_no_other_rows():
 
 def test_a_wrong_inverse_is_seen(monkeypatch):
     model = affine(ImpFlow)
-    decode = model.decode
-    monkeypatch.setattr(model, "decode", lambda *z: decode(*z) * 0.98)
-    assert evaluate(model, **MOONS, limit=100).round_trip > 0.01
+    standardise, _ = model.transform._transforms
+    inverse = standardise.inverse
+    monkeypatch.setattr(standardise, "inverse", lambda z, c=None: (inverse(z)[0] * 0.98, z[:, 0]))
+    with pytest.warns(NumericalWarning, match="100 rows in torch.float64 is off by up to"):
+        result = evaluate(model, **MOONS, limit=100)
+    assert result.round_trip > 0.01
+    assert result.to_dict()["round_trip_inaccurate"]
+    assert "standard deviations of a column, which is inaccurate: more than 0.01" in result.report(
+        ""
+    )
+
+
+def test_a_round_trip_without_enough_digits_is_said_once(tmp_path):
+    """Rows 20 standard deviations away, where the spline of the model is flat."""
+    model = create_model("mixed-power-plant")
+    standardise = model.transform._transforms[0]
+    x = 20 * torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    rows = standardise.inverse(x)[0].numpy()
+    path = tmp_path / "far.csv"
+    pandas.DataFrame(rows, columns=model.config.columns).to_csv(path, index=False)
+    with pytest.warns(NumericalWarning) as caught:
+        result = evaluate(model, path)
+    assert len(caught) == 1
+    assert "of a column: use model.double()" in str(caught[0].message)
+    assert result.round_trip_inaccurate
+    assert not evaluate(model.double(), path).round_trip_inaccurate
 
 
 @pytest.mark.parametrize("mode", ["unbiased", "truncated"])

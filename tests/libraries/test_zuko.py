@@ -46,6 +46,15 @@ def base(*batch: int) -> Independent:
 
 
 @every_block
+def test_autocast_rounds_nothing(name):
+    t, x = BlockTransform(BLOCKS[name]().float()), torch.randn(4, 3)
+    expected = (*t.call_and_ladj(x), t(x), t.inv(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = (*t.call_and_ladj(x), t(x), t.inv(x))
+    assert all(map(torch.equal, found, expected))
+
+
+@every_block
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_transform(name, shapes):
     points, contexts = shapes

@@ -57,6 +57,7 @@ ROOMS = {  # what a room may import beside itself
         "data",
         "models",
         "facts",
+        "memory",
         "processes",
         "recipe",
         "registry",

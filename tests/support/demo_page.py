@@ -6,8 +6,10 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,35 +25,73 @@ PATIENCE = 60  # seconds that a busy machine is given
 
 @dataclass(frozen=True)
 class Server:
-    """Where it answers, and what it wrote to stderr so far."""
+    """A server in a process of its own.
+
+    Arguments:
+        address: where it answers.
+        errors: what it wrote to stderr so far.
+        temporary: the folder for its temporary files.
+        process: its process, which leads a group of its own.
+    """
 
     address: str
     errors: Path
+    temporary: Path
+    process: subprocess.Popen[str]
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.address.rstrip("/").rpartition(":")[2])
+
+    def stop(self, how: signal.Signals) -> None:
+        """Stop it by a signal, and check that nothing is left: no file, no process, no error."""
+        self.process.send_signal(how)
+        assert self.process.wait(PATIENCE) == 0, self.errors.read_text()
+        assert [*self.temporary.iterdir()] == []
+        end = time.monotonic() + PATIENCE
+        while _is_there(self.process.pid):
+            assert time.monotonic() < end, "a process of the server is still there"
+            time.sleep(0.05)
+        assert "ERROR" not in self.errors.read_text()
 
 
 @contextlib.contextmanager
 def served(folder: Path, *words: object, **environment: str) -> Iterator[Server]:
     """A server started by `python WORDS` in a folder, until the block ends."""
-    errors = folder / "errors.txt"
-    paths = {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    errors, temporary = folder / "errors.txt", folder / "temporary"
+    temporary.mkdir()
+    own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": str(temporary)}
+    paths = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests")))
     with (
         errors.open("wb") as stderr,
         subprocess.Popen(
             [sys.executable, *map(str, words)],
             cwd=folder,
-            env={**os.environ, **paths, **environment},
+            env={**os.environ, **own, "PYTHONPATH": paths, **environment},
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            start_new_session=True,
         ) as process,
     ):
         try:
             assert process.stdout is not None
             found = re.search(r"http://\S+", process.stdout.readline())
             assert found, errors.read_text()
-            yield Server(found[0], errors)
+            yield Server(found[0], errors, temporary, process)
         finally:
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _is_there(group: int) -> bool:
+    """Whether a group of processes has any left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class Page:

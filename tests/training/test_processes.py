@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import several_processes
+from support.launcher import environment, launch
 from support.small_models import write_recipe
 
 from impflow_zoo import processes, training
@@ -32,37 +32,6 @@ CLOCKS = {"seconds", "rows_per_second", "hardware"}
 def log(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / LOG).read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in CLOCKS} for line in lines]
-
-
-def launch(count: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """Run python as several processes that know of each other, as a launcher would."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = []
-    for rank in range(count):
-        word = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-        environment = {
-            **os.environ,
-            **{key: str(value) for key, value in word.items()},
-            "MASTER_ADDR": "127.0.0.1",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *arguments],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    ended = []
-    for process in started:
-        out, err = process.communicate(timeout=300)
-        ended.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
-    return ended
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +137,17 @@ def test_a_step_that_one_process_cannot_take_is_skipped_by_all(both):
 
 def test_shares_of_the_rows_make_the_same_score(both):
     clock = {"seconds", "round_trip", "solver_steps"}
-    one, first, second = (
+    one, first, second, alone = (
         {k: v for k, v in json.loads(path.read_text()).items() if k not in clock}
         for path in (
             both[0] / "scored-0.json",
             both[1] / "scored-0.json",
             both[1] / "scored-1.json",
+            both[1] / "scored-alone.json",
         )
     )
     assert first == second
+    assert alone["value"] == pytest.approx(first["value"], rel=1e-12)
     assert one.pop("dataset") == first.pop("dataset")
     assert one["n"] == 101
     for key, value in one.items():
@@ -262,13 +233,6 @@ def test_every_process_needs_a_row(tmp_path):
         Trainer(*settings, processes=Processes(0, 33), progress=False)
 
 
-def test_several_processes_need_accelerate(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(ModelError, match=r"pip install 'impflow_zoo\[train\]'"):
-        together()
-
-
 BAD_DEVICES: dict[str, Callable[[Path], object]] = {
     "alone": lambda folder: together("cuda:99"),
     "training": lambda folder: training.train(write_recipe(folder), device="cuda:99"),
@@ -283,7 +247,8 @@ def test_a_device_that_is_not_there_is_named(use, tmp_path):
 
 @pytest.mark.parametrize("device", ["cuda:99", "cpu:0"])
 def test_several_processes_refuse_a_device_they_cannot_share(device, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in environment(0, 2).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ModelError, match=f"device='{device}'"):
         together(device)
 

@@ -18,6 +18,7 @@ from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG
 from impflow_zoo.publishing import staging
+from impflow_zoo.training import Trainer
 
 
 def refused(folder: Path, message: str, error: type[Exception] = ModelError, **options: Any):
@@ -202,3 +203,11 @@ def test_data_on_disk_take_the_place_of_a_toy(tmp_path):
     recipe = write_recipe(recipe.parent, data={"train_rows": 500, "dataset": str(tmp_path)})
     with pytest.raises(DataError, match="train_rows is only for toys"):
         train(recipe, tmp_path / "other")
+
+
+def test_a_batch_beyond_the_memory_says_what_needs_less(tmp_path, monkeypatch):
+    def step(self: Trainer) -> dict[str, float]:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    refused(tmp_path, r"^not enough memory: a smaller training\.batch_size", MemoryError)

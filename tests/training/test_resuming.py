@@ -11,13 +11,12 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import killed_runs
 from support.image_sets import image_set, pictures
 from support.runs import assert_same_run, log, timeless, train, trainer
 from support.small_models import write_image_recipe, write_recipe
 
-from impflow_zoo import (
-    create_model,
-)
+from impflow_zoo import create_model, scoring
 from impflow_zoo.data import open_source
 from impflow_zoo.facts import read_log
 from impflow_zoo.models.fields import ModelError
@@ -77,6 +76,22 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_goes_on_wherever_it_was_killed_while_it_wrote(every, tmp_path):
+    """Its model, its checkpoint, its log and the rest."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, killed_runs.__file__, str(tmp_path), str(every)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert int(ended.stdout) * every > 40  # steps of a log, a model, facts and a checkpoint
+
+
 @pytest.mark.parametrize("kind", ["table", "images"])
 def test_both_optimizers_of_a_run_with_muon_go_on(kind, tmp_path):
     muon = {"optimizer": "muon"}
@@ -89,6 +104,27 @@ def test_both_optimizers_of_a_run_with_muon_go_on(kind, tmp_path):
     assert any(name.startswith("muon") for name in load_file(tmp_path / "parts" / CHECKPOINT))
     train(recipe, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [6, 20])
+def test_a_signal_ends_a_long_validation_which_is_done_later(
+    step, uninterrupted, tmp_path, monkeypatch
+):
+    recipe, whole = uninterrupted
+    validate = Trainer.validate
+
+    def interrupted(self: Trainer) -> None:
+        if self.state["step"] == step:
+            patch.setattr(scoring, "_BATCH_SIZE", 10)  # of 50 rows
+            os.kill(os.getpid(), signal.SIGINT)
+        validate(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", interrupted)
+        assert train(recipe, tmp_path)["step"] == step
+    assert [line["step"] for line in log(tmp_path) if "validation" in line][-1:] != [step]
+    train(recipe, tmp_path, resume=True)
+    assert_same_run(tmp_path, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)

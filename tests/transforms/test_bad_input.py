@@ -131,7 +131,7 @@ BAD = {
     ),
     "parameters-half": (
         lambda: block().half()(X.half()),
-        r"parameters of type torch.float16: torch.float32 or torch.float64 is needed.*autocast",
+        r"parameters of type torch.float16: torch.float32 or .*, convert them by .float\(\)$",
     ),
     "net-a-function": (lambda: ImpFlowTransform(mlp(), torch.sin), "a torch module is needed"),
     "net-a-number": (lambda: ImpFlowTransform(3, mlp()), "net_x=3: a torch module is needed"),

@@ -1,0 +1,67 @@
+"""Requests that pages of other sites have made a browser send are refused.
+
+A site can point a name of its own at this machine (DNS rebinding): the header `Host` tells. A page
+can send a file to another address than its own: the header `Origin` tells.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+__all__ = ["OwnHosts"]
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PORTS = {"http": 80, "https": 443}
+_SAID = (
+    b"This address is none of the demo's own. Whoever runs it can allow a host: "
+    b"impflow-zoo demo --allowed-host NAME\n"
+)
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class OwnHosts:
+    """An ASGI app that passes on what was sent to the server's own hosts, from their own pages.
+
+    These are the loopback addresses at the port that is served, and named hosts at any port.
+
+    Arguments:
+        app: to pass requests on to.
+        named: further hosts, such as `demo.example.org` or `*.hf.space`.
+    """
+
+    def __init__(self, app: App, named: Iterable[str] = ()) -> None:
+        self.app = app
+        self._named = [name.strip("[]").lower() for name in named]
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_own(scope):
+            start = {"type": "http.response.start", "status": 403}
+            await send({**start, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
+            await send({"type": "http.response.body", "body": _SAID})
+        elif scope["type"] == "websocket" and not self._is_own(scope):
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_own(self, scope: Message) -> bool:
+        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+        hosts = [f"http://{value}" for name, value in headers if name == b"host"]
+        origins = [value for name, value in headers if name == b"origin"]
+        port = scope["server"][1]
+        return len(hosts) == 1 and all(self._serves(url, port) for url in (*hosts, *origins))
+
+    def _serves(self, url: str, port: int) -> bool:
+        try:
+            parts = urlsplit(url)
+            host, asked = parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+        except ValueError:
+            return False
+        if any(fnmatch.fnmatchcase(host, name) for name in self._named):
+            return True
+        return host in _LOOPBACK and asked == port

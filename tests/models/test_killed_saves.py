@@ -1,0 +1,160 @@
+"""Saves that are killed, or that meet: a folder holds the old files or the new ones."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+from support.killed import kill_at_every_step
+from support.small_models import make
+
+from impflow_zoo import create_model
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.folder import RESULTS, TRAINING, WEIGHTS, ConfigFile, ModelFolder
+from impflow_zoo.models.writing import finish_save, write_together, write_whole
+
+JOURNAL = ".impflow-zoo-save"
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot fork here")
+Files = dict[str, bytes]
+
+
+def contents(folder: Path) -> Files:
+    """All files, hidden ones too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def sets(folder, tmp_path) -> tuple[Files, Files]:
+    """The files of two models: `folder` holds the first; a save of the second deletes one."""
+    make(dtype=torch.float32, seed=1).save_pretrained(tmp_path / "other")
+    (folder / RESULTS).write_bytes(b"old")
+    return contents(folder), {**contents(tmp_path / "other"), TRAINING: b"new"}
+
+
+def save(folder: Path, files: Files) -> None:
+    """The files and no others."""
+    gone = dict.fromkeys(ModelFolder(folder).contents().keys() - files.keys())
+    write_together({folder / name: content for name, content in {**gone, **files}.items()})
+
+
+@forks
+def test_a_killed_save_leaves_the_old_files_or_the_new_ones(folder, sets):
+    found = []
+    for _ in kill_at_every_step(lambda: save(folder, sets[1])):
+        create_model(folder)
+        found.append(sets.index(ModelFolder(folder).contents()))
+        save(folder, sets[0])
+        assert contents(folder) == sets[0]  # and nothing else is left
+    assert contents(folder) == sets[1]
+    assert len(found) > 20
+    assert set(found) == {0, 1}
+    assert found == sorted(found)  # new for good once it is
+
+
+@forks
+def test_who_finishes_a_killed_save_may_be_killed_too(folder, sets):
+    kill_after_commit(folder, sets[1])
+    deaths = len([*kill_at_every_step(lambda: finish_save(folder))])
+    assert deaths > 3
+    assert contents(folder) == sets[1]
+
+
+def kill_after_commit(folder: Path, files: Files) -> None:
+    for _ in kill_at_every_step(lambda: save(folder, files)):
+        if (folder / JOURNAL).exists():
+            return
+
+
+@forks
+@pytest.mark.parametrize(
+    "opened",
+    [
+        lambda folder: create_model(folder),
+        lambda folder: ModelFolder(folder).has(RESULTS),
+        lambda folder: write_whole(folder / "notes", b"mine"),
+    ],
+    ids=["loaded", "looked at", "written to"],
+)
+def test_whoever_opens_the_folder_finishes_a_killed_save(opened, folder, sets):
+    kill_after_commit(folder, sets[1])
+    opened(folder)
+    assert {**contents(folder), "notes": b"mine"} == {**sets[1], "notes": b"mine"}
+
+
+@forks
+def test_a_single_file_is_old_or_new_as_well(tmp_path):
+    path = tmp_path / "checkpoint"
+    found = []
+    write_whole(path, b"old")
+    for _ in kill_at_every_step(lambda: write_whole(path, b"new")):
+        found.append(path.read_bytes())
+        write_whole(path, b"old")
+        assert contents(tmp_path) == {"checkpoint": b"old"}
+    assert [*dict.fromkeys(found)] == [b"old", b"new"]
+
+
+def test_a_save_waits_for_one_that_is_under_way(tmp_path, monkeypatch):
+    """Its temporary files stay, and the folder does not hold a mixture afterwards."""
+    paths = [tmp_path / name for name in "ab"]
+    reached, go_on = threading.Event(), threading.Event()
+
+    def stopped(descriptor: int, flush: Callable[[int], None] = os.fsync) -> None:
+        reached.set()
+        go_on.wait(timeout=60)
+        flush(descriptor)
+
+    def started(content: bytes) -> threading.Thread:
+        thread = threading.Thread(target=write_together, args=[dict.fromkeys(paths, content)])
+        thread.start()
+        return thread
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    first = started(b"first")
+    reached.wait(timeout=60)
+    second = started(b"second")
+    second.join(timeout=0.2)
+    assert second.is_alive()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]  # a temporary one
+    go_on.set()
+    for thread in (first, second):
+        thread.join(timeout=60)
+    assert contents(tmp_path) == {"a": b"second", "b": b"second"}
+
+
+def test_a_model_is_read_whole_while_another_is_saved(folder, sets, monkeypatch):
+    weights, meanwhile = ModelFolder.weights, [lambda: save(folder, sets[1])]
+
+    def late(self: ModelFolder, stated: ConfigFile) -> dict[str, torch.Tensor]:
+        if meanwhile:
+            meanwhile.pop()()
+        return weights(self, stated)
+
+    monkeypatch.setattr(ModelFolder, "weights", late)
+    expected = load(sets[1][WEIGHTS])
+    found = create_model(folder).state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    "journal",
+    [b"", b"[]", b'{"": true}', b'{"..": true}', b'{"../mine": false}', b"[" * 100_000],
+    ids=["empty", "no object", "no name", "parent", "elsewhere", "deep"],
+)
+def test_a_journal_that_no_save_wrote_is_refused(journal, folder):
+    (folder.parent / "mine").write_text("mine")
+    (folder / JOURNAL).write_bytes(journal)
+    with pytest.raises(ModelError, match="save is damaged: delete it, and save"):
+        create_model(folder)
+    assert (folder.parent / "mine").read_text() == "mine"
+
+
+def test_hidden_files_are_not_the_model_s(folder):
+    (folder / ".lock").write_text("mine")
+    with ModelFolder(folder).changed() as draft:
+        assert not draft.has(".lock")
+    assert (folder / ".lock").read_text() == "mine"
