@@ -237,9 +237,23 @@ def _join(rank: int, count: int, backend: str) -> None:
             f"come to {address}:{port} within {_PATIENCE:.0f} seconds: start all of them with "
             "torchrun, or unset WORLD_SIZE"
         ) from error
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+    with _nothing_printed():
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     # Threads of the exchange that still run when Python is gone may abort the process.
     atexit.register(_leave)
+
+
+@contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep stdout for results: the Gloo of torch 2.9 and 2.10 prints there, past Python."""
+    stdout = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _knock(address: str, port: int, end: float) -> None:
