@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,6 +220,17 @@ def test_long_names_and_cells_are_shown_in_part(workers, tmp_path):
     ]
     assert scored.head.shape == (1, 31)
     assert len(scored.head.note[0]) == 80
+
+
+def test_thousands_of_columns_are_read_in_a_moment(tmp_path):
+    names = ["a", "b", "c", *(f"c{i}" for i in range(8000))]
+    path = file(tmp_path, f"{','.join(names)}\n{','.join(['2'] * len(names))}\n")
+    start = time.process_time()
+    _, values, _ = read_upload(space().model.config, path, tmp_path)
+    assert values.tolist() == [[2, 2, 2]]
+    with pytest.raises(DataError, match="rows of shape \\[8003\\], the model takes \\[2\\]"):
+        read_upload(make(dtype=torch.float32).config, path, tmp_path)
+    assert time.process_time() - start < 3
 
 
 def test_rows_of_a_hall(workers, tmp_path):
