@@ -84,7 +84,7 @@ def source_options(config: Config) -> dict[str, Any]:
         prepare = asdict(config.prepare)
         label = next(iter(given), None)
         return {"image": ImageFormat(config.channels, (height, width), **prepare, label=label)}
-    return {"columns": (*config.columns, *given) or None}
+    return {"columns": (*config.columns, *given) or None, "features": config.shape[0]}
 
 
 @dataclass(frozen=True)

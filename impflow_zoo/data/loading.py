@@ -1,33 +1,49 @@
-"""One split of a `datasets` set, from the Hub, a local folder or a single file."""
+"""One split of a set: CSV files on this disk, or a `datasets` set from the Hub or this disk."""
 
 from __future__ import annotations
 
 import glob
 import importlib.util
+import itertools
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from impflow_zoo.data.files import FORMATS, check_files
 from impflow_zoo.data.source import DataError, UnknownSplitError
 
-__all__ = ["load_split", "one_line", "pick_split"]
+__all__ = ["FoundSplit", "find_split", "load_split", "one_line", "pick_split"]
 
-_FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-# CSV files on disk are read whole: else the first rows decide whether a column holds whole numbers.
-_IN_ONE_PIECE: dict[str, Any] = {"chunksize": 2**40}  # rows
 _NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
-def load_split(
+@dataclass(frozen=True)
+class FoundSplit:
+    """One split: CSV files, or a set that `datasets` has opened.
+
+    Arguments:
+        name: its name in messages.
+        csv: CSV files on this disk, which are yet to be read; None for other data.
+        data: other data, a `Dataset` or an `IterableDataset`.
+    """
+
+    name: str
+    csv: list[Path] | None = None
+    data: Any = None
+
+
+def find_split(
     dataset: str | os.PathLike[str],
     split: str | None = None,
     *,
     revision: str | None = None,
     streaming: bool = False,
-) -> tuple[Any, str]:
-    """Open one split.
+) -> FoundSplit:
+    """Find one split, and open it unless it is of CSV files on this disk.
 
     Arguments:
         dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
@@ -37,9 +53,6 @@ def load_split(
         revision: branch, tag or commit of a Hub set.
         streaming: open the set as a stream, whose rows come in order and are not kept.
 
-    Returns:
-        The split, a `Dataset` or an `IterableDataset`, and its name in messages.
-
     Raises:
         DataError: for a set or split that does not exist or cannot be read.
     """
@@ -47,29 +60,56 @@ def load_split(
     path = Path(dataset).expanduser()
     if not dataset.strip():
         raise DataError("the name of a data set is empty")
+    where: dict[str, Any] = {"path": str(path.absolute())}
+    files: dict[str, list[Path]] = {}
     if path.is_file():
-        where = _file(path)
+        named = _SPLIT_IN_NAME.search(path.stem.lower())
+        only, kind = named[1] if named else "train", FORMATS.get(path.suffix.lower())
+        where = {"path": kind, "data_files": {only: glob.escape(where["path"])}}
+        files = {only: [path]}
     elif path.is_dir():
-        where = {"path": str(path.absolute()), **(_IN_ONE_PIECE if _of_csv_files(path) else {})}
         if glob.has_magic(where["path"]):
             raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
+        files = _files_of(dataset, where["path"])
+    elif path.exists():
+        raise DataError(f"{dataset} is neither a file nor a folder: write the data to a file first")
     elif _looks_local(dataset):
         raise DataError(f"no such file or folder: {dataset}")
     else:
         where = {"path": dataset, "revision": revision}
-    try:
-        splits = _load(**where, streaming=streaming)
-    except Exception as error:  # datasets lets errors of every library below it through
-        if any(said in f"{error} {one_line(error)}" for said in _NO_ROWS):
-            raise DataError(f"{dataset}: the set is empty, it has no rows") from error
-        hint = "" if path.exists() else " (and there is no local file or folder of that name)"
-        raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
+    if files:
+        split = pick_split(dataset, list(files), split)
+        if all(file.suffix.lower() == ".csv" for file in files[split]):
+            check_files(files[split])
+            return FoundSplit(f"{dataset} ({split})", csv=files[split])
+        check_files(itertools.chain(*files.values()))  # `datasets` opens those of all splits
+    import datasets  # half a second or more
+
+    splits = _quietly(dataset, datasets.load_dataset, **where, streaming=streaming)
     split = pick_split(dataset, list(splits), split)
-    columns = splits[split].column_names or ()
-    plain = not any(mark in column for column in columns for mark in ";\t")  # else no separators
-    if where["path"] == "csv" and plain and any(c.startswith("__index_level_") for c in columns):
-        raise DataError(f"{dataset}: rows have more fields than the first line has names")
-    return splits[split], f"{dataset} ({split})"
+    _check_fields(dataset, splits[split])
+    return FoundSplit(f"{dataset} ({split})", data=splits[split])
+
+
+def load_split(
+    dataset: str | os.PathLike[str], split: str | None = None, **options: Any
+) -> tuple[Any, str]:
+    """Open one split of a set that may hold images, which CSV files do not.
+
+    Arguments:
+        dataset, split: as for `find_split`.
+        options: its other arguments.
+
+    Returns:
+        The split, a `Dataset` or an `IterableDataset`, and its name in messages.
+
+    Raises:
+        DataError: as `find_split`, and for CSV files.
+    """
+    found = find_split(dataset, split, **options)
+    if found.csv is not None:
+        raise DataError(f"{found.name}: no column of images, a CSV file holds none")
+    return found.data, found.name
 
 
 def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
@@ -91,40 +131,43 @@ def one_line(error: BaseException) -> str:
     while type(error).__name__.startswith("DatasetGeneration") and error.__cause__ is not None:
         error = error.__cause__
     first, *more = map(str.strip, str(error).strip().splitlines() or [type(error).__name__])
-    return " ".join((first, *more))[:300] if first.endswith(":") else first
+    return " ".join((first, *more))[:300] if first.endswith((":", "cast")) else first
 
 
-def _load(**arguments: Any) -> dict[str, Any]:
-    import datasets  # half a second or more
+def _files_of(dataset: str, folder: str) -> dict[str, list[Path]]:
+    """The files of each split of a folder, none of which is opened."""
+    import datasets
+
+    builder = _quietly(dataset, datasets.load_dataset_builder, path=folder)
+    found = builder.config.data_files or {}
+    return {str(split): [Path(file) for file in files] for split, files in found.items()}
+
+
+def _quietly(dataset: str, function: Callable[..., Any], **arguments: Any) -> Any:
+    """Call a function of `datasets`, whose errors come from all libraries below it."""
+    import datasets
 
     level = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it raises what it logs as an error
     try:
-        return datasets.load_dataset(**arguments)
+        return function(**arguments)
+    except Exception as error:
+        if any(said in f"{error} {one_line(error)}" for said in _NO_ROWS):
+            raise DataError(f"{dataset}: the set is empty, it has no rows") from error
+        known = os.path.exists(os.path.expanduser(dataset))
+        hint = "" if known else " (and there is no local file or folder of that name)"
+        raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
     finally:
         datasets.logging.set_verbosity(level)
 
 
-def _file(path: Path) -> dict[str, Any]:
-    """What `datasets` has to be told of a single file."""
-    kind = _FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise DataError(
-            f"{path}: cannot read files of type {path.suffix or '(none)'}, "
-            f"only {', '.join(_FORMATS)}"
-        )
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty")
-    named = _SPLIT_IN_NAME.search(path.stem.lower())
-    files = {named[1] if named else "train": glob.escape(str(path.absolute()))}
-    return {"path": kind, "data_files": files, **(_IN_ONE_PIECE if kind == "csv" else {})}
-
-
-def _of_csv_files(folder: Path) -> bool:
-    """Whether a folder holds CSV files and no other data; hidden files and texts do not count."""
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    seen = (file for file in files if not any(part.startswith(".") for part in file.parts))
-    return {file.suffix.lower() for file in seen} - {"", ".md", ".txt"} == {".csv"}
+def _check_fields(dataset: str, data: Any) -> None:
+    """Refuse CSV files of the Hub whose surplus fields pandas has made an index."""
+    columns = data.column_names or ()
+    plain = not any(mark in column for column in columns for mark in ";\t")  # else no separators
+    indexed = any(column.startswith("__index_level_") for column in columns)
+    if data.info.builder_name == "csv" and indexed and plain:
+        raise DataError(f"{dataset}: rows have more fields than the first line has names")
 
 
 def _names_a_format(dataset: str) -> bool:
@@ -138,5 +181,5 @@ def _looks_local(dataset: str) -> bool:
         dataset.startswith(("/", ".", "~", "\\"))
         or dataset.count("/") > 1
         or _names_a_format(dataset)
-        or Path(dataset).suffix.lower() in _FORMATS
+        or Path(dataset).suffix.lower() in FORMATS
     )

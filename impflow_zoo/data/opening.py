@@ -29,6 +29,7 @@ def open_source(
     split: str | None = None,
     *,
     columns: Sequence[str] | None = None,
+    features: int | None = None,
     revision: str | None = None,
     size: int | None = None,
     image: ImageFormat | None = None,
@@ -42,6 +43,7 @@ def open_source(
             validation and test of a toy are independent samples; None draws another independent
             sample.
         columns: columns of a table; None takes all numeric ones. A toy has two columns.
+        features: number of columns of a table that are needed, if none are named.
         revision: branch, tag or commit of a Hub set.
         size: number of rows of a toy; None is 10,000.
         image: the format of the images, which are the rows then, uint8; None for tables.
@@ -78,7 +80,7 @@ def open_source(
     if image is not None:
         return ImageSource.open(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)
     _refuse(dataset, skip_corrupt=skip_corrupt)
-    return open_table(dataset, split, columns=columns, revision=revision)
+    return open_table(dataset, split, columns=columns, features=features, revision=revision)
 
 
 def _refuse(dataset: str, **settings: object) -> None:

@@ -24,7 +24,13 @@ _LOOKED_AT = 16  # rows at each end of a set that its fingerprint is made of
 
 
 class DataError(ValueError):
-    """An error in data, in one line that names the cause and the remedy."""
+    """An error in data, in one line that names the cause and the remedy.
+
+    Names and values of strangers may hold line breaks and codes for terminals: they are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class UnknownSplitError(DataError):
@@ -32,7 +38,7 @@ class UnknownSplitError(DataError):
 
 
 class LeftOutWarning(UserWarning):
-    """A row of a set cannot be read and is left out, as asked."""
+    """A row of a set cannot be read and is left out, as asked, or a column holds no numbers."""
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,21 @@
-"""Tables through `datasets`: chosen columns, or all numeric ones, as float64 rows."""
+"""Tables: chosen columns, or all numeric ones, as float64 rows."""
 
 from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from impflow_zoo.data.loading import load_split
-from impflow_zoo.data.source import DataError, TableSource
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from impflow_zoo.data.columns import Columns, columns_of, listed
+from impflow_zoo.data.csv_files import read_columns, refuse_missing_header, separator_hint
+from impflow_zoo.data.loading import find_split
+from impflow_zoo.data.source import DataError, LeftOutWarning, TableSource
 
 __all__ = ["open_table"]
 
-_NUMERIC = re.compile(r"u?int\d+|float\d+")
-_REPEATED = re.compile(r"^(-?\d+\.\d+)\.\d+$")  # pandas tells equal names apart
 _LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, saved as a column
 
 
@@ -27,6 +24,7 @@ def open_table(
     split: str | None = None,
     *,
     columns: Sequence[str] | None = None,
+    features: int | None = None,
     revision: str | None = None,
 ) -> TableSource:
     """Open a table.
@@ -34,86 +32,69 @@ def open_table(
     Arguments:
         dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
         split: name of the split; None uses the whole of a set with one split.
-        columns: the columns to take, in this order. None takes all numeric ones in the order of the
-            file, except an index saved by pandas.
+        columns: the columns to take, in this order. If none are named, all numeric ones are taken
+            in the order of the file, except an index saved by pandas, and a warning names the
+            others.
+        features: number of columns that are needed if none are named; None takes any number.
         revision: branch, tag or commit of a Hub set.
 
     Returns:
         The rows as float64. ``columns`` of the source names them.
 
     Raises:
-        DataError: for a set, split or column that does not exist, a column that is not numeric, a
-            table with no numeric column or no rows, or a value that is missing, NaN or infinite.
+        DataError: for a set, split or column that does not exist, a column that is not numeric or
+            holds whole numbers above 2^53, a table with no numeric column, another number of
+            columns or no rows, a value that is missing, NaN or infinite, a CSV file whose rows do
+            not fit its header, or a table above the limits of `impflow_zoo.data.limits`.
     """
-    data, name = load_split(dataset, split, revision=revision)
-    chosen = _numeric_columns(data, name) if columns is None else _checked(columns, data, name)
-    values = torch.tensor(data.select_columns(chosen).to_pandas().to_numpy("float64"))
-    return TableSource(name, values, chosen, named=True)
+    import numpy
+
+    found = find_split(dataset, split, revision=revision)
+    name = found.name
+    if found.csv is None:
+        table = columns_of(found.data, name, columns or None)
+    else:
+        table = read_columns(found.csv, name, columns or None)
+    chosen = _checked(columns, table, name) if columns else _numeric(table, name, features)
+    values = numpy.column_stack([table.numbers[column] for column in chosen])
+    return TableSource(name, torch.from_numpy(values), chosen, named=True)
 
 
-def _numeric_columns(data: Dataset, name: str) -> list[str]:
-    _refuse_missing_header(data.column_names, name)
-    if hint := _separator_hint(data.column_names):
-        raise DataError(f"{name}: the columns are {', '.join(data.column_names)}{hint}")
-    chosen = [
-        column
-        for column in data.column_names
-        if _is_numeric(data, column) and not _LEFT_BY_PANDAS.fullmatch(column)
-    ]
+def _numeric(table: Columns, name: str, features: int | None) -> list[str]:
+    """The columns that are numbers; a warning names the others."""
+    refuse_missing_header(table.names, name)
+    if hint := separator_hint(table.names):
+        raise DataError(f"{name}: the columns are {listed(table.names)}{hint}")
+    indexes = {c: "has no name, as an index" for c in table.names if _LEFT_BY_PANDAS.fullmatch(c)}
+    reasons = {**table.reasons, **indexes}
+    chosen = [column for column in table.names if column not in reasons]
+    unused = listed([f"{column!r} {reason}" for column, reason in reasons.items()])
     if not chosen:
+        raise DataError(f"{name}: no numeric column, only {listed(table.names) or 'nothing'}")
+    if features not in (None, len(chosen)):
+        hint = f"; not used: {unused}" if unused else ""
         raise DataError(
-            f"{name}: no numeric column, only {', '.join(data.column_names) or 'nothing'}"
+            f"{name}: rows of shape [{len(chosen)}], the model takes [{features}]{hint}"
+        )
+    if unused:
+        warnings.warn(
+            f"{name}: columns that are not used: {unused}; name the columns to use in "
+            "config.columns",
+            LeftOutWarning,
+            stacklevel=3,
         )
     return chosen
 
 
-def _checked(columns: Sequence[str], data: Dataset, name: str) -> list[str]:
-    missing = [column for column in columns if column not in data.column_names]
+def _checked(columns: Sequence[str], table: Columns, name: str) -> list[str]:
+    known = set(table.names)
+    missing = [column for column in columns if column not in known]
     if missing:
-        _refuse_missing_header(data.column_names, name)
+        refuse_missing_header(table.names, name)
         raise DataError(
-            f"{name}: no column {', '.join(missing)}, only {', '.join(data.column_names)}"
-            f"{_separator_hint(data.column_names)}"
+            f"{name}: no column {listed(missing)}, only {listed(table.names)}"
+            f"{separator_hint(table.names)}"
         )
-    for column in columns:
-        if not _is_numeric(data, column):
-            why = _first_text(data, column) or f", it is {str(data.features[column])[:40]}"
-            raise DataError(f"{name}: column {column!r} is not numeric{why}")
+    for column, reason in table.reasons.items():
+        raise DataError(f"{name}: column {column!r} {reason}")
     return list(columns)
-
-
-def _separator_hint(names: Sequence[str]) -> str:
-    """A CSV file with another separator comes as one column whose name has them all."""
-    for mark in (";", "\t"):
-        if any(mark in name for name in names):
-            return f" (columns seem to be separated by {mark!r}: a CSV file needs commas)"
-    return ""
-
-
-def _first_text(data: Dataset, column: str) -> str:
-    """Where the first value stands that is no number: often one stray cell in a CSV file."""
-    for row, value in enumerate(data[column]):
-        try:
-            float(value)
-        except (TypeError, ValueError):
-            return f", row {row} holds {str(value)[:40]!r}"
-    return ""
-
-
-def _is_numeric(data: Dataset, column: str) -> bool:
-    feature = data.features[column]
-    plain = type(feature).__name__ == "Value"  # class labels have a type of numbers, too
-    return plain and _NUMERIC.fullmatch(feature.dtype) is not None
-
-
-def _refuse_missing_header(names: Sequence[str], name: str) -> None:
-    """A CSV file without a header would lose its first row to the names, without a word."""
-    try:
-        numbers = [float(_REPEATED.sub(r"\1", column)) for column in names]
-    except ValueError:
-        return
-    if numbers and numbers != [float(i) for i in range(len(numbers))]:
-        raise DataError(
-            f"{name}: the column names are the numbers {', '.join(names[:3])}...: "
-            "the file seems to lack its header, add a first line with names"
-        )

@@ -104,3 +104,5 @@ def test_dataset_repositories_in_trouble(hub, online, models):
     hub.add("someone/broken", {"test.parquet": table(rows(5).tolist())[:-50]}, kind="dataset")
     for name in ("missing", "gated", "broken"):
         fails(online(score, REPO, f"someone/{name}"), "DataError", f"someone/{name}")
+    hub.add("someone/shifted", {"test.csv": b"x0,x1\n1.5,2,3\n4,5,6\n"}, kind="dataset")
+    fails(online(score, REPO, "someone/shifted"), "DataError", "rows have more fields than the")

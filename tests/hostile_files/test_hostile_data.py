@@ -1,0 +1,201 @@
+"""Data files that are made to hang, to unpack without end, or to be opened by another program."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import os
+import signal
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import numpy
+import pyarrow
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from impflow_zoo.data import DataError, ImageFormat, ImageStream, limits, open_source, open_table
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="devices and pipes of POSIX")
+FORM = ImageFormat(3, (8, 8), resize=True)
+TABLE = b"a,b\n" + b"1,2\n" * 100_000
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _in_time() -> Iterator[None]:
+    """Whatever waits for a pipe ends in an error."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def written(name: str, content: bytes) -> Callable[[Path], Path]:
+    """A file, or a folder with a file if the name has a slash."""
+
+    def write(root: Path) -> Path:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return root / name.split("/")[0]
+
+    return write
+
+
+def pipe(name: str) -> Callable[[Path], Path]:
+    def make(root: Path) -> Path:
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        os.mkfifo(path)
+        return root / name.split("/")[0]
+
+    return make
+
+
+def device(name: str) -> Callable[[Path], Path]:
+    def link(root: Path) -> Path:
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to("/dev/zero")
+        return root / name.split("/")[0]
+
+    return link
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return made.getvalue()
+
+
+def picture(side: int = 8, kind: str = "PNG") -> bytes:
+    """A grey image of 8x8 pixels, which says that it is larger if it is a PNG file."""
+    made = io.BytesIO()
+    Image.new("L", (8, 8)).save(made, kind)
+    content = bytearray(made.getvalue())
+    if kind == "PNG":
+        content[16:24] = struct.pack(">II", side, side)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+def constant_rows(root: Path) -> Path:
+    """300 million equal numbers in a hundred kilobytes, which is one file under many names."""
+    some = pyarrow.table({"a": numpy.full(10**6, 0.5)})
+    (root / "d").mkdir()
+    with parquet.ParquetWriter(root / "d" / "train-0.parquet", some.schema) as file:
+        for _ in range(10):
+            file.write_table(some)
+    for i in range(1, 30):
+        os.link(root / "d" / "train-0.parquet", root / "d" / f"train-{i}.parquet")
+    return root / "d"
+
+
+NO_TEXT = "no text in UTF-8: save it as UTF-8"
+NO_TYPE = "cannot read files of type"
+TABLES = {
+    "a device": (lambda _: Path("/dev/zero"), "neither a file nor a folder"),
+    "a link to a device": (device("t.csv"), "neither a file nor a folder"),
+    "a pipe": (pipe("t.csv"), "neither a file nor a folder"),
+    "a pipe in a folder": (pipe("d/train.csv"), "cannot load dataset"),
+    "a device in a folder": (device("d/train.json"), "cannot load dataset"),
+    "gzip called CSV": (written("t.csv", gzip.compress(TABLE)), NO_TEXT),
+    "gzip called CSV in a folder": (written("d/train.csv", gzip.compress(TABLE)), NO_TEXT),
+    "bzip2 called JSON": (written("t.json", bz2.compress(TABLE)), NO_TEXT),
+    "zip called CSV": (written("t.csv", zipped("t.csv", TABLE)), NO_TEXT),
+    "zip called JSON in a folder": (written("d/train.jsonl", zipped("t.jsonl", TABLE)), NO_TEXT),
+    "gzip called parquet": (written("t.parquet", gzip.compress(TABLE)), "magic bytes not found"),
+    "gzip": (written("t.csv.gz", gzip.compress(TABLE)), NO_TYPE),
+    "gzip in a folder": (written("d/train.csv.gz", gzip.compress(TABLE)), NO_TYPE),
+    "zip in a folder": (written("d/train.zip", zipped("t.csv", TABLE)), NO_TYPE),
+    "JSON in UTF-16": (written("t.json", '{"a": 1}\n'.encode("utf-16")), NO_TEXT),
+    "constant rows": (constant_rows, "bytes unfold to 2,0.*, at most 2,000,000,000 .*TABLE_BYTES"),
+}
+IMAGES = {
+    "13,000 x 13,000 pixels": (picture(13_000), r"89,478,485 pixels \(PIL.Image.MAX_IMAGE_PIXELS"),
+    "30,000 x 30,000 pixels": (picture(30_000), r"89,478,485 pixels \(PIL.Image.MAX_IMAGE_PIXELS"),
+    "PostScript": (POSTSCRIPT, "cannot identify image file"),
+    "another format": (picture(8, "PCX"), "cannot identify image file"),
+    "gzip": (gzip.compress(picture(8)), "cannot identify image file"),
+    "nothing": (b"", "cannot decode the image of row 0"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), TABLES.values(), ids=TABLES)
+def test_tables(make, message, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(DataError, match=message) as refused:
+        open_table(path)
+    assert str(refused.value).isprintable()
+    with pytest.raises(DataError):
+        open_source(path, image=FORM)
+
+
+@pytest.mark.parametrize(("content", "message"), IMAGES.values(), ids=IMAGES)
+def test_images(content, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "subprocess", None)  # Pillow would call Ghostscript
+    folder = written("d/train/a.png", content)(tmp_path)
+    with pytest.raises(DataError, match=message) as refused:
+        open_source(folder, image=FORM).read([0])
+    assert "\n" not in str(refused.value)
+    with pytest.raises(DataError, match=message):
+        next(ImageStream.open(folder, None, FORM).batches(1))
+
+
+@pytest.mark.parametrize("name", ["a.eps", "train.zip", "a.png.gz"])
+def test_a_folder_of_something_else_than_images(name, tmp_path):
+    with pytest.raises(DataError, match="cannot read files of type|no column of images|any data"):
+        open_source(written(f"d/{name}", zipped("a.png", picture(8)))(tmp_path), image=FORM)
+
+
+def test_a_pipe_that_a_cell_names(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    cells = {"image": [{"bytes": None, "path": str(tmp_path / "pipe.png")}]}
+    features = datasets.Features({"image": datasets.Image()})
+    made = datasets.Dataset.from_dict(cells, features=features)
+    parquet.write_table(made.data.table, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="there is no file .*pipe.png"):
+        open_source(tmp_path / "t.parquet", image=FORM).read([0])
+
+
+def test_limits_may_be_raised(tmp_path, monkeypatch):
+    parquet.write_table(pyarrow.table({"a": [0.5] * 100_000}), tmp_path / "t.parquet")
+    monkeypatch.setattr(limits, "TABLE_BYTES", 700_000)
+    with pytest.raises(DataError, match="bytes unfold to 800,000, at most 700,000 are read"):
+        open_table(tmp_path / "t.parquet")
+    monkeypatch.setattr(limits, "TABLE_BYTES", 800_000)
+    assert len(open_table(tmp_path / "t.parquet")) == 100_000
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)
+    folder = written("d/train/a.png", picture(8))(tmp_path)
+    with pytest.raises(DataError, match="more than 63 pixels"):
+        open_source(folder, image=ImageFormat(1, (8, 8))).read([0])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
+    assert open_source(folder, image=ImageFormat(1, (8, 8))).rows([0]).shape == (1, 1, 8, 8)
+
+
+def test_data_that_pack_badly_meet_the_same_limit(tmp_path, monkeypatch):
+    a, b = numpy.random.default_rng(0).standard_normal((2, 1000))
+    parquet.write_table(pyarrow.table({"a": a, "b": b}), tmp_path / "t.parquet")
+    monkeypatch.setattr(limits, "TABLE_BYTES", 10_000)
+    with pytest.raises(DataError, match="1,000 rows of 2 numbers take more than 10,000 bytes"):
+        open_table(tmp_path / "t.parquet")
+    assert len(open_table(tmp_path / "t.parquet", columns=["b"])) == 1000
