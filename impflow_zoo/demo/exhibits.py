@@ -21,11 +21,9 @@ from impflow_zoo.processes import together
 from impflow_zoo.registry import create_model, list_models, scored_split
 from impflow_zoo.scoring import open_rows
 
-__all__ = ["CACHE", "READING", "Exhibit", "Hall", "Rows"]
+__all__ = ["Exhibit", "Hall", "Rows"]
 
 _DRAWN = {1: 500, 3: 8}  # samples that stand for rows where there are none, by dimensions of a row
-READING = threading.Lock()  # uploads remove what reading a file leaves in the cache
-CACHE = "datasets"  # its folder
 
 
 class Rows(Source):
@@ -160,8 +158,7 @@ class Hall:
         if self._data is None and not (is_toy(where.dataset) or os.path.exists(where.dataset)):
             return Exhibit(name, model)
         try:
-            with READING:
-                source = open_rows(model.config, where.dataset, where.split, where.revision)
+            source = open_rows(model.config, where.dataset, where.split, where.revision)
             return Exhibit(name, model, source)
         except (DataError, ModelError) as error:
             return Exhibit(name, model, note=str(error))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+import csv
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impflow_zoo.data import DataError, Source
-from impflow_zoo.demo.exhibits import CACHE, READING, Exhibit
+from impflow_zoo.data.csv_files import read_rows
+from impflow_zoo.demo.exhibits import Exhibit
 from impflow_zoo.scoring import open_rows, score
 
 if TYPE_CHECKING:
@@ -57,11 +59,8 @@ def score_file(exhibit: Exhibit, path: Path, scratch: Path) -> Scored:
 
     try:
         _check_size(path)
-        with READING:
-            source = open_rows(exhibit.model.config, str(path), None)
-            shutil.rmtree(scratch / CACHE / "csv", ignore_errors=True)
-        table = pandas.read_csv(path, dtype=str, keep_default_na=False)
-        if COLUMN in table:
+        source = open_rows(exhibit.model.config, str(path), None)
+        if COLUMN in next(read_rows(path)):
             raise DataError(f"{path.name}: there is a column {COLUMN} already: rename it")
         scored = score(exhibit.model, source, seed=0, progress=True)
     except DataError as error:  # users know their file by its name alone
@@ -69,14 +68,17 @@ def score_file(exhibit: Exhibit, path: Path, scratch: Path) -> Scored:
     finite = scored.log_prob.isfinite()
     if not finite.any():
         raise DataError(f"{path.name}: no row has a finite log-density, all are too far away")
-    table[COLUMN] = scored.log_prob.tolist()
     out = Path(tempfile.mkdtemp(dir=scratch)) / f"{path.stem}-scored.csv"
-    table.to_csv(out, index=False)
+    with out.open("w", encoding="utf-8", newline="") as file:
+        columns = [COLUMN, *scored.log_prob.tolist()]
+        rows = zip(read_rows(path), columns, strict=True)
+        csv.writer(file, lineterminator="\n").writerows([*row, value] for row, value in rows)
     lost = int((~finite).sum())
     mean = float(scored.log_prob[finite].mean())
-    text = f"{path.name}: {len(table)} rows, mean log-density {mean:.4f} nats"
+    text = f"{path.name}: {len(source)} rows, mean log-density {mean:.4f} nats"
     text += f"; none in {lost} rows, too far away" if lost else ""
-    return Scored(path.name, source, out, table.head(), text)
+    names, *head = itertools.islice(read_rows(out), 6)
+    return Scored(path.name, source, out, pandas.DataFrame(head, columns=names), text)
 
 
 def _check_size(path: Path) -> None:

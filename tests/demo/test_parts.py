@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 
 import pandas
@@ -13,7 +14,7 @@ from support.small_models import make
 
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError, open_table
-from impflow_zoo.demo import exhibits, uploads
+from impflow_zoo.demo import uploads
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.numbers import margin_in_words, numbers_of
 from impflow_zoo.demo.uploads import score_file
@@ -175,7 +176,7 @@ def test_more_numeric_columns_than_a_model_without_names_takes_are_refused(tmp_p
 
 def test_a_table_is_no_file_for_a_model_of_images(tmp_path):
     exhibit = Exhibit("images", make_images())
-    with pytest.raises(DataError, match="no column of images, only a, b"):
+    with pytest.raises(DataError, match="no column of images, a CSV file holds none"):
         score_file(exhibit, file(tmp_path, "a,b\n1,2\n"), tmp_path)
 
 
@@ -190,9 +191,19 @@ def test_files_that_are_too_large_are_refused_unread(tmp_path, monkeypatch):
         score_file(space(), path, tmp_path)
 
 
+def test_thousands_of_columns_are_read_in_a_moment(tmp_path):
+    names = ["a", "b", "c", *(f"c{i}" for i in range(8000))]
+    path = file(tmp_path, f"{','.join(names)}\n{','.join(['2'] * len(names))}\n")
+    start = time.process_time()
+    assert score_file(space(), path, tmp_path).text.startswith("mine.csv: 1 rows")
+    with pytest.raises(DataError, match="rows of shape \\[8003\\], the model takes \\[2\\]"):
+        score_file(Exhibit("plane", make(dtype=torch.float32)), path, tmp_path)
+    assert time.process_time() - start < 3
+
+
 def test_reading_leaves_nothing_behind(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
-    cache = tmp_path / exhibits.CACHE
+    cache = tmp_path / "datasets"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
     score_file(space(), file(tmp_path, "a,b,c\n1,2,3\n"), tmp_path)
     assert not [path for path in cache.rglob("*") if path.stat().st_size > 0]
