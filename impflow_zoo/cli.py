@@ -174,6 +174,10 @@ def train(
         int | None,
         typer.Option(min=0, max=2**63 - 1, help="Overrides the recipe; repeat it with --resume."),
     ] = None,
+    accept_outliers: Annotated[
+        bool,
+        typer.Option("--accept-outliers", help="Train on values like 1e30 among hundreds."),
+    ] = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -199,6 +203,7 @@ def train(
         seed=seed,
         max_minutes=max_minutes,
         device=device,
+        accept_outliers=accept_outliers,
     )
     if not together(device).first:
         return

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
+from impflow_zoo.data.outliers import refuse_outliers
 from impflow_zoo.facts import read_lines
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
@@ -50,6 +51,7 @@ def train(
     seed: int | None = None,
     max_minutes: float | None = None,
     device: str | torch.device | None = None,
+    accept_outliers: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the model of a recipe.
@@ -69,6 +71,8 @@ def train(
         seed: overrides the seed of the recipe; to be given again with `resume`.
         max_minutes: write a checkpoint and stop after this time.
         device: device of the training; None takes a GPU if there is one.
+        accept_outliers: train on values that are absurd for their column, such as 1e30 among
+            hundreds, instead of refusing them.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -99,7 +103,7 @@ def train(
         )
     processes = together(device)
     resume = processes.gather(resume)[0]  # all have looked before anybody writes
-    train_rows, validation_rows = open_splits(recipe, data)
+    train_rows, validation_rows = open_splits(recipe, data, accept_outliers=accept_outliers)
     torch.manual_seed(recipe.training.seed)
     config = _with_columns(recipe.config, train_rows)
     model = model_class(recipe.model)(config).to(processes.device)
@@ -221,11 +225,14 @@ def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
         )
 
 
-def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
+def open_splits(
+    recipe: Recipe, data: str | None, *, accept_outliers: bool = False
+) -> tuple[Source, Source]:
     """The training and validation rows of a recipe.
 
     Raises:
-        DataError: if neither the recipe nor the user names a data set.
+        DataError: if neither the recipe nor the user names a data set, or a value is absurd for its
+            column and not to be accepted.
     """
     settings = recipe.data
     dataset = settings.dataset if data is None else data
@@ -242,6 +249,8 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
         raise DataError("data.train_rows is only for toys, leave it out")
     size = settings.train_rows if is_toy(dataset) else None  # another --data has its own number
     rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
+    if not accept_outliers:
+        refuse_outliers(rows)
     held_out = settings.validation_rows
     if held_out is not None:
         if not 0 < held_out < len(rows):
@@ -251,12 +260,15 @@ def open_splits(recipe: Recipe, data: str | None) -> tuple[Source, Source]:
     validation = settings.validation
     config = _with_columns(recipe.config, rows)
     try:
-        return rows, open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+        validation_rows = open_rows(config, dataset, validation, revision, skip_corrupt=skip)
     except UnknownSplitError as error:
         raise DataError(
             f"{error}; or set data.validation_rows in the recipe, to hold out rows of "
             f"{settings.train!r}"
         ) from None
+    if not accept_outliers:
+        refuse_outliers(validation_rows)
+    return rows, validation_rows
 
 
 def _with_columns(config: Config, rows: Source) -> Config:

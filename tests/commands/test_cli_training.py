@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from support.small_models import write_recipe
 
 from impflow_zoo import allocator
+from impflow_zoo.data import open_toy
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.models.folder import (
     CARD,
@@ -50,6 +52,48 @@ def test_train_then_resume_then_start_from_it(run, tmp_path):
     }
     third = run("train", recipe, "--out", tmp_path / "b", "--init-from", tmp_path / "a", "--json")
     assert third.json["step"] == 4
+
+
+def write_table(folder: Path, rows: list[str], header: str = "a,b") -> Path:
+    """A table of 60 points of a toy and a few more rows."""
+    points = open_toy("moons", 60).rows(range(60)).tolist()
+    tail = "," * (header.count(",") - 1)
+    path = folder / "own.csv"
+    path.write_text("\n".join([header, *(f"{x},{y}{tail}" for x, y in points), *rows]))
+    return path
+
+
+def test_an_absurd_value_is_trained_on_only_if_asked(run, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None, "validation_rows": 10})
+    table = write_table(tmp_path, ["0.5,1e9", "0,0"])
+    out = tmp_path / "run"
+    words = ["train", recipe, "--out", out, "--data", table]
+    refused = run(*words)
+    assert refused.code == 2
+    assert "row 60, column 'b' is 1e+09, " in refused.err
+    assert "--accept-outliers" in refused.err
+    assert refused.err.count("\n") == 1
+    assert not out.exists()
+    done = run(*words, "--accept-outliers")
+    assert done.code == 0, done.err
+    assert run("evaluate", out, "--dataset", table, "--json").json["n"] == 62
+
+
+@pytest.mark.filterwarnings("default::impflow_zoo.data.LeftOutWarning")
+def test_columns_that_are_not_used_are_named(run, tmp_path):
+    data = {"dataset": None, "validation_rows": 10}
+    recipe = write_recipe(tmp_path / "two", data=data)
+    table = write_table(tmp_path, ["0,0,x,y"], header="a,b,c,note")
+    done = run("train", recipe, "--out", tmp_path / "run", "--data", table)
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.err.splitlines() if "not used" in line]
+    assert line.startswith("impflow-zoo: ")
+    assert "'c' is not numeric, row 60 holds 'x', 'note' is not numeric, row 60 holds 'y'" in line
+    recipe = write_recipe(tmp_path / "three", config={"features": 3}, data=data)
+    refused = run("train", recipe, "--out", tmp_path / "other", "--data", table)
+    assert refused.code == 2
+    assert refused.err.count("\n") == 1
+    assert "rows of shape [2], the model takes [3]; not used: 'c' is not numeric" in refused.err
 
 
 BLOCKS = """

@@ -183,6 +183,16 @@ def test_a_constant_column_is_refused(tmp_path):
     refused(tmp_path, "at least two are needed", data={**data, "validation_rows": 7})
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_absurd_values_are_refused(split, tmp_path):
+    folder = write_moons(tmp_path / "data")
+    with (folder / f"{split}.csv").open("a") as file:
+        file.write("\n0.5,1e30")
+    message = rf"\({split}\): row 200, column 'b' is 1e\+30, .*accept_outliers=True"
+    refused(tmp_path, message, DataError, data={"dataset": str(folder)})
+    assert not (tmp_path / "run").exists()
+
+
 def test_contexts_without_names_are_refused(tmp_path):
     refused(tmp_path, "this model's contexts have no names", config={"context_features": 2})
 

@@ -1,0 +1,56 @@
+"""Values that are absurd for their column, such as 1e30 among hundreds: a slip of the pen, or a
+mark for a missing value. One of them takes all meaning from a column's mean and spread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from impflow_zoo.data.source import DataError, Source, TableSource
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["refuse_outliers"]
+
+_FACTOR = 1e6
+_NO_SCALE = 1e12  # for a column of two values, which has no scale of its own
+_QUANTILE = 0.9
+
+
+def refuse_outliers(source: Source) -> None:
+    """Refuse a table with an absurd value; other data are left alone.
+
+    The value of a column that is farthest from its median is absurd if it is a million times as far
+    as 90 % of the nearer values. Values that are equal to the median or to the farthest value do
+    not count, so that a mark for missing values is found even if it is frequent. If there are no
+    other values, it is absurd from 1e18 on, or from 1e18 times the median.
+
+    Raises:
+        DataError: naming row, column and value.
+    """
+    if not isinstance(source, TableSource):
+        return
+    values = source.rows(range(len(source))).numpy()
+    for place, column in enumerate(source.columns):
+        row = _absurd(values[:, place])
+        if row is not None:
+            raise DataError(
+                f"{source.name}: row {row}, column {column!r} is {values[row, place]:g}, a million "
+                "times as far from the median as other values: correct it, or train on it with "
+                "--accept-outliers (accept_outliers=True)"
+            )
+
+
+def _absurd(values: numpy.ndarray) -> int | None:
+    """The first row that holds an absurd value, if there is one."""
+    import numpy
+
+    with numpy.errstate(all="ignore"):
+        median = float(numpy.median(values))
+        distances = numpy.abs(values - median)
+    farthest = distances.max()
+    others = distances[(distances > 0) & (distances < farthest)]
+    scale = _NO_SCALE * max(1.0, abs(median))
+    if len(others):
+        scale = float(numpy.quantile(others, _QUANTILE, method="lower"))
+    return int(distances.argmax()) if farthest > _FACTOR * scale else None
