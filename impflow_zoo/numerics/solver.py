@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.bound import BoundNet, ModuleNet, Net
+from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.modes import recording
 from impflow_zoo.numerics.rows import wide_norm
@@ -196,6 +197,7 @@ class Solver:
             solution.refuse(training=training)
         return solution
 
+    @uncompiled
     @recording(mode=False)
     def search(
         self,

@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
-from impflow_zoo.transforms.base import check_finite
+from impflow_zoo.numerics.finite import blaming_weights, check_finite
 
 __all__ = ["WholeTransform"]
 
 
 class WholeTransform(CompositeTransform):
     """A composite that refuses rows of another shape or type, and rows with NaN or infinity.
+
+    In evaluation it refuses such results as well, naming a weight or the rows.
 
     Arguments:
         steps: the parts.
@@ -27,11 +29,26 @@ class WholeTransform(CompositeTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "inputs", self.shape)
-        return super().forward(inputs, context)
+        with blaming_weights(self):
+            return self.checked(*super().forward(inputs, context))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "noise", (math.prod(self.shape),))
-        return super().inverse(inputs, context)
+        with blaming_weights(self):
+            return self.checked(*super().inverse(inputs, context))
+
+    def checked(self, outputs: Tensor, logabsdet: Tensor) -> tuple[Tensor, Tensor]:
+        """Results, if they are finite; in training they may be anything.
+
+        Raises:
+            NotFiniteError: naming the rows.
+        """
+        total = outputs.detach().sum() + logabsdet.detach().sum()
+        if not self.training and not bool(total.isfinite()):
+            why = f"numbers there are too large for {outputs.dtype}"
+            check_finite(outputs, "results", why)
+            check_finite(logabsdet, "log-determinants", why)
+        return outputs, logabsdet
 
 
 def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> None:
