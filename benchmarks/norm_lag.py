@@ -33,7 +33,7 @@ def lags(folder: Path) -> list[float]:
         if isinstance(layer, LipschitzLayer) and "vector" in layer.state_dict():
             layer.advance()
             norm = float(layer.attained())
-            layer.double().converge()
+            layer.double().settle()
             found.append(1 - norm / float(layer.attained()))
     return found
 

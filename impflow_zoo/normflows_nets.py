@@ -79,7 +79,7 @@ def _fill(layers: Sequence[LipschitzLinear | LipschitzConv2d], theirs: Sequence[
         layer.to(weight.device, weight.dtype)
         layer.weight.copy_(weight)
         layer.bias.copy_(other.bias)
-        layer.converge()
+        layer.settle()
         norms.append(float(layer.attained()) * (1 + _ROUNDING))
         allowed.append(float(other.coeff))
         # Where its own power iteration has not converged, the norm is above the coefficient.

@@ -176,13 +176,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+# Where a module keeps its hooks; those of `state_dict` do not take part in calls.
+_HOOKS = [name for name in vars(nn.Module()) if name.endswith("hooks") and "state_dict" not in name]
+
+
 def watched(module: nn.Module) -> bool:
     """Whether a module has hooks, or a method that somebody replaced on it."""
-    return any(
-        bool(value) if name.endswith("hooks") else name in ("forward", "scales")
-        for name, value in vars(module).items()
-        if "state_dict" not in name
-    )
+    own = vars(module)
+    return any(map(own.get, _HOOKS)) or "forward" in own or "scales" in own
 
 
 def folded(

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import weakref
-from collections.abc import MutableMapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.lipschitz.activations import contracts, folded, make_activation, slopes, watched
+from impflow_zoo.lipschitz.activations import (
+    Scaled,
+    contracts,
+    folded,
+    make_activation,
+    slopes,
+    watched,
+)
 from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
-from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, norms_of, spread
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.lipschitz.kept import Kept, is_ours
+from impflow_zoo.lipschitz.norms import (
+    LipschitzLayer,
+    Scale,
+    SpectralLayer,
+    is_replaced,
+    norms_of,
+    spread,
+)
+from impflow_zoo.numerics.modes import is_transforming
 from impflow_zoo.numerics.settings import is_real, is_whole
-
-# For each net what its weights depend on, and what evaluation without gradients made of that. A
-# global map, so that copies and pickles of nets are without it.
-_KEPT: MutableMapping[nn.Module, tuple[Any, tuple[BoundLayers, list[Scale]]]]
-_KEPT = weakref.WeakKeyDictionary()
 
 
 class BoundedNet(nn.Module):
@@ -27,6 +38,11 @@ class BoundedNet(nn.Module):
 
     Contexts go through linear maps and are added before each activation, one number for each
     feature or channel. Sub-classes make `layers`.
+
+    A call multiplies all factors into the weights once, and does not call the layers. In evaluation
+    the weights are kept as long as no gradient flows to the net and nothing in it changes; those of
+    classes that are not of this package are not kept. If a layer has hooks, such as those of
+    `torch.nn.utils.prune`, or another `forward`, the net calls its layers one by one.
 
     A learned frequency `w` of a feature or channel replaces `f(t)` by `f(w t) / w`. The slopes and
     the bounds stay the same, and both factors are multiplied into the weights.
@@ -49,6 +65,7 @@ class BoundedNet(nn.Module):
         if not (context_features is None or (is_whole(context_features) and context_features >= 0)):
             raise ValueError(f"context_features={context_features!r}: a size or None is needed")
         self.lipschitz, self.context_features = float(lipschitz), context_features
+        self.kept: Kept[tuple[BoundLayers, list[Scale]]] = Kept()
 
     def start(
         self,
@@ -97,69 +114,64 @@ class BoundedNet(nn.Module):
         self, rows: Sequence[Scale], columns: Sequence[Scale], *, training: bool | None = None
     ) -> list[Tensor]:
         """The weights of all layers, times scales of their rows and of their columns."""
-        layers = self.bounded_layers()
+        layers = cast(list[SpectralLayer], self.bounded_layers())
         each = zip(layers, norms_of(layers, training=training), rows, columns, strict=True)
         return [layer.in_use(norm, spread(row, 1) * column) for layer, norm, row, column in each]
+
+    def frequencies(self) -> Iterator[tuple[Scale, Scale]]:
+        """`w` and `1 / w` of each activation, `first` in front; ones if none are learned."""
+        if not self.log_frequencies:
+            return itertools.repeat((1.0, 1.0))
+        # Beyond 8 products of frequencies leave float32. `hardtanh` is a cheaper `clamp`.
+        w = nn.functional.hardtanh(torch.cat([*self.log_frequencies]), -8, 8).exp()
+        sizes = [len(log) for log in self.log_frequencies]
+        return zip(w.split(sizes), (1 / w).split(sizes), strict=True)
 
     def folded(self) -> list[tuple[Function, Scale, Scale]]:
         """Each activation as a function, and the scales before and after it, `first` in front."""
         first = [] if self.first is None else [self.first]
         found = [folded(activation) for activation in (*first, *self.activations)]
-        if not self.log_frequencies:
-            return found
-        # Beyond 8 products of frequencies leave float32. `hardtanh` is a cheaper `clamp`.
-        w = nn.functional.hardtanh(torch.cat([*self.log_frequencies]), -8, 8).exp()
-        each = (t.split([len(log) for log in self.log_frequencies]) for t in (w, 1 / w))
-        return [(f, a * w, b * v) for (f, a, b), w, v in zip(found, *each, strict=True)]
+        pairs = zip(found, self.frequencies(), strict=False)
+        return [(f, a * w, b * v) for (f, a, b), (w, v) in pairs]
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
         """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
         return None
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
-        """The net at a context; `training` as in `norms_of`.
-
-        In evaluation without gradients its weights are kept until any of `_dependencies` changes.
-        """
-        layers = self.bounded_layers()
-        for i, layer in enumerate(layers):
-            if watched(layer) or type(layer).forward is not LipschitzLayer.forward:
-                raise ValueError(
-                    f"layer {i} has hooks or a replaced forward, which do not run: "
-                    "put them on the net (torch.nn.utils.prune.remove makes a pruning permanent)"
-                )
-        if (
-            torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or any(layer.training if training is None else training for layer in layers)
-            or any(p.is_inference() or not isinstance(p, nn.Parameter) for p in self.parameters())
-        ):
-            bound, befores = self._without_context(training)
-        else:
-            now, known = self._dependencies(), _KEPT.get(self)
-            if known is None or known[0][0] != now[0] or not known[0][1].equal(now[1]):
-                with recording(mode=False):  # inference tensors could not enter graphs later
-                    made = self._without_context(training)
-                    known = self._dependencies(), made
-                if not any(map(watched, self.modules())):  # a hook may hold the net
-                    _KEPT[self] = known
-            bound, befores = known[1]
+        """The net at a context, without its layers' hooks; `training` as in `norms_of`."""
+        make = partial(self._without_context, training)
+        sources = self._sources(training)
+        bound, befores = make() if sources is None else self.kept.get(*sources, make)
         if context is None or not self.context_layers:
             return bound
         each = zip(bound.biases, self.context_layers, befores, strict=False)
         biases = [bias + shift(context).to(bias.dtype) * before for bias, shift, before in each]
         return bound.having(bound.weights, [*biases, bound.biases[-1]])
 
-    def _dependencies(self) -> tuple[list[Any], Tensor]:
-        """What `_without_context` reads (sub-classes add to it): values, and all tensors as one."""
-        activations = [a for a in (self.first, *self.activations) if a is not None]
-        scales = [part for pair in self.mixing() or () for part in pair]
-        parts = [*(part for a in activations for part in folded(a)), *scales, *self.log_frequencies]
+    def _sources(self, training: bool | None) -> tuple[list[Tensor], list[object]] | None:
+        """All tensors and settings of the net; None if what is made of them cannot be kept."""
+        if torch.compiler.is_compiling() or is_transforming():
+            return None
+        recorded = torch.is_grad_enabled()
         for layer in self.bounded_layers():
-            parts += [*layer.state(), layer.bias, layer.coefficient]
-        tensors = torch.cat([part.flatten() for part in parts if isinstance(part, Tensor)])
-        others = [part for part in parts if not isinstance(part, Tensor)]
-        return [self.lipschitz, tensors.dtype, tensors.device, *others], tensors
+            iterated = layer.training if training is None else training
+            if iterated or (recorded and layer.bias.requires_grad):  # as in most nets that train
+                return None
+        modules = list(self.modules())
+        tensors = [p for module in modules for p in module._parameters.values() if p is not None]
+        for p in tensors:
+            # Other tensors in place of parameters may have derivatives of other kinds.
+            if (recorded and p.requires_grad) or not isinstance(p, nn.Parameter):
+                return None
+        tensors += (b for module in modules for b in module._buffers.values() if b is not None)
+        settings: list[object] = [*modules]
+        for module in modules:
+            if isinstance(module, (BoundedNet, LipschitzLayer, Scaled)):
+                if not is_ours(type(module)):
+                    return None
+                settings += (watched(module), *vars(module).values())
+        return tensors, settings
 
     def _without_context(self, training: bool | None) -> tuple[BoundLayers, list[Scale]]:
         """The net at no context, its weights normalised once, and the scales of its biases."""
@@ -178,8 +190,8 @@ class BoundedNet(nn.Module):
         return BoundLayers(self.shape, functions, weights, biases, first, mixing), rows
 
     def bind(self, context: Tensor | None) -> BoundLayers | None:
-        """The net at a context; None if it has hooks, which run where it is called."""
-        if watched(self):
+        """The net at a context; None if it or a layer has hooks, which run where it is called."""
+        if watched(self) or any(map(is_replaced, self.bounded_layers())):
             return None
         self.check_context(context)
         return self.at(context)
@@ -198,17 +210,57 @@ class BoundedNet(nn.Module):
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
         self.check_context(context, len(x))
+        if any(map(is_replaced, self.bounded_layers())):
+            return self._by_layers(x, context)
         return self.at(context).in_graph(x)
+
+    def _by_layers(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The same by calls of all layers and activations, one by one."""
+        if not is_ours(type(self).weights_in_use):
+            raise ValueError(
+                f"{type(self).__name__} has weights_in_use of its own: layers with hooks, or with "
+                "another forward, would not know them. Put hooks on the net or its activations"
+            )
+        frequencies, mixing = self.frequencies(), self.mixing() or itertools.repeat(None)
+
+        def activated(activation: nn.Module, h: Tensor) -> Tensor:
+            before, after = (spread(w, h.dim() - 2) for w in next(frequencies))
+            found: Tensor = activation(before * h)
+            return after * found
+
+        if self.first is not None:
+            x = activated(self.first, x)
+        *hidden, last = self.layers
+        parts = zip(hidden, self.activations, mixing, strict=False)
+        for i, (layer, activation, scalars) in enumerate(parts):
+            h = layer(self.entering(i, x))
+            if context is not None and self.context_layers:
+                h = h + spread(self.context_layers[i](context), h.dim() - 2)
+            h = activated(activation, h)
+            x = h if scalars is None else torch.cat((scalars[0] * x, scalars[1] * h), dim=1)
+        found: Tensor = last(self.entering(len(hidden), x))
+        return found
+
+    def entering(self, i: int, x: Tensor) -> Tensor:
+        """What a layer is called with, by its number and the values before it."""
+        return x
 
     def certificate(self) -> float | None:
         """Upper bound on the net's Lipschitz constant at its current weights, in the 2-norm.
 
-        None if there is no proof: weights are not finite, or an activation has hooks or is not one
-        whose constant is known to be at most 1.
+        None if there is no proof: weights are not finite, a layer has hooks or another `forward`,
+        a sub-class has `weights_in_use` of its own, or an activation has hooks or is not one whose
+        constant is known to be at most 1.
         """
         activations = [a for a in (self.first, *self.activations) if a is not None]
+        own = is_ours(type(self).weights_in_use)  # nobody knows what others make of the layers
+        known = own and self.has_known_weights() and all(map(contracts, activations))
+        return self.bound() if known else None
+
+    def has_known_weights(self) -> bool:
+        """Whether all weights are finite, and those of the layers are what the net uses."""
         finite = all(bool(p.isfinite().all()) for p in self.parameters())
-        return self.bound() if finite and all(map(contracts, activations)) else None
+        return finite and not any(map(is_replaced, self.bounded_layers()))
 
     def bound(self) -> float:
         """The certificate of finite weights and activations with a constant of at most 1."""

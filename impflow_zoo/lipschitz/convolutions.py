@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impflow_zoo.lipschitz.convolution_bound import convolution_norm_bound
-from impflow_zoo.lipschitz.norms import LipschitzLayer, Scale, unit
+from impflow_zoo.lipschitz.norms import Scale, SpectralLayer, unit
 
 __all__ = ["LipschitzConv2d"]
 
@@ -18,7 +18,7 @@ Product = Callable[[Tensor], Tensor]
 _STEPS = 30  # of the first Krylov space towards convergence
 
 
-class LipschitzConv2d(LipschitzLayer):
+class LipschitzConv2d(SpectralLayer):
     """A convolution with zero padding, whose operator norm does not exceed a coefficient.
 
     The norm is the norm of the linear map `[in, H, W] -> [out, H, W]`, borders included. The norm
@@ -66,35 +66,40 @@ class LipschitzConv2d(LipschitzLayer):
         return super().in_use(norm, scale).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def converge(self) -> None:
+    def converged(self) -> Tensor:
+        v = self.vector
         if not self._usable():
-            return
+            return v
         # Relative residual of `A^T A v`; the relative error of the norm is about its square.
         limit = 1e-7 if self.weight.dtype == torch.float64 else 1e-5
+        forward, backward = self._products(self.weight)
         # The vector may belong to a smaller singular value: products do not mix channels that are
         # not connected.
-        self._improve(_STEPS, self._other(), gain=1e-6)
+        other = self._found(_STEPS, self._other())
+        if bool(self.length(forward(other)) > (1 + 1e-6) * self.length(forward(v))):
+            v = other
         # Training crowds the top of the spectrum, and a restart loses what tells vectors apart: so
         # spaces grow, up to 2^23 entries of a basis.
-        largest = max(_STEPS, 2**23 // len(self.vector))
-        forward, backward = self._products(self.weight)
+        largest = max(_STEPS, 2**23 // len(v))
         for i in range(12):
-            image = forward(self.vector)
-            sigma = self.length(image) / self.length(self.vector)
-            residual = backward(image) - sigma**2 * self.vector
+            image = forward(v)
+            sigma = self.length(image) / self.length(v)
+            residual = backward(image) - sigma**2 * v
             if bool(self.length(residual) <= limit * sigma**2):
                 break
-            self._improve(min(_STEPS << i, largest), self.vector)
+            v = self._found(min(_STEPS << i, largest), v)
+        return v
 
-    def advance(self) -> None:
-        if self._usable():
-            # A push: products stay at an exact singular vector, even if others have larger values.
-            v = unit(self.vector + 1e-3 * self._other())
-            for _ in range(5):
-                v, gain = leading_vector(*self._products(self.weight), v, 6)
-                if bool(gain <= 1 + 1e-4):
-                    break
-            self.vector.copy_(v)
+    def advanced(self) -> Tensor:
+        if not self._usable():
+            return self.vector.clone()
+        # A push: products stay at an exact singular vector, even if others have larger values.
+        v = unit(self.vector + 1e-3 * self._other())
+        for _ in range(5):
+            v, gain = leading_vector(*self._products(self.weight), v, 6)
+            if bool(gain <= 1 + 1e-4):
+                break
+        return v
 
     def _usable(self) -> bool:
         """Whether the weight is finite and not zero, so that a vector can be found."""
@@ -110,13 +115,9 @@ class LipschitzConv2d(LipschitzLayer):
         position = torch.arange(len(self.vector)).to(self.vector)
         return unit(torch.cos(position**2))
 
-    def _improve(self, steps: int, v: Tensor, gain: float = -1.0) -> None:
-        """Keep what a Krylov space finds if its norm is larger than the vector's by a gain."""
-        forward, backward = self._products(self.weight)
-        v = self.unit(leading_vector(forward, backward, v, steps)[0])
-        known = self.length(forward(self.vector))
-        if gain < 0 or bool(self.length(forward(v)) > (1 + gain) * known):
-            self.vector.copy_(v)
+    def _found(self, steps: int, v: Tensor) -> Tensor:
+        """What a Krylov space that starts from a vector finds."""
+        return self.unit(leading_vector(*self._products(self.weight), v, steps)[0])
 
     def length(self, vector: Tensor) -> Tensor:
         # Plane by plane: float32 loses 1e-5 of the norm in one sum of 500,000 squares.
@@ -128,9 +129,10 @@ class LipschitzConv2d(LipschitzLayer):
         """An upper bound on the norm in float64, by `convolution_norm_bound`."""
         weight = self.normalised_weight(training=False).double()
         forward, backward = self._products(weight)
+        start = self.settled().to(weight)
 
         def estimate(steps: int) -> float:
-            v = leading_vector(forward, backward, self.vector.to(weight), steps)[0]
+            v = leading_vector(forward, backward, start, steps)[0]
             return float(torch.linalg.vector_norm(forward(self.unit(v))))
 
         return convolution_norm_bound(weight, self.image_size, estimate)

@@ -8,79 +8,121 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from impflow_zoo.lipschitz.activations import watched
 from impflow_zoo.lipschitz.bound_layers import BoundLayers
-from impflow_zoo.numerics.modes import without_autocast
+from impflow_zoo.lipschitz.kept import Kept, is_ours
+from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.modes import is_transforming, without_autocast
 
-__all__ = ["LipschitzLayer", "LipschitzLinear", "refresh_norms"]
+__all__ = ["LipschitzLayer", "LipschitzLinear", "SpectralLayer", "is_replaced", "refresh_norms"]
 
 Scale = Tensor | float
 
 
 class LipschitzLayer(nn.Module):
+    """A linear map with a bias, `W x + b`, where the norm of `W` is at most `coefficient`.
+
+    Sub-classes define `normalised_weight`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+    coefficient: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
+        return BoundLayers((), (), (self.normalised_weight(),), (self.bias,)).in_graph(x)
+
+    def normalised_weight(self, *, training: bool | None = None) -> Tensor:
+        """`W`; `training` as in `norms_of`."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its normalised weight")
+
+    @torch.no_grad()
+    def norm_bound(self) -> float:
+        """The norm of `W` in evaluation, by singular values in float64, rounding included."""
+        weight = self.normalised_weight(training=False).double()
+        return float(torch.linalg.matrix_norm(weight, 2)) * (1 + 1e-12)
+
+    def settle(self) -> None:
+        """Bring buffers to what evaluation uses: nothing, if there are none."""
+
+
+class SpectralLayer(LipschitzLayer):
     """A layer with `W / max(1, |W| / coefficient)` in place of its weight `W`.
 
     Power iteration approximates the operator norm `|W| = |W v|` from below. In training mode it
-    runs whenever the weight is normalised. In evaluation mode the vector `v` is iterated to
-    convergence once, and again when any entry of the weight or of the vector has changed.
-    A vector that attains the norm already is not changed, so a loaded layer is bit-equal to the
-    saved one.
+    runs whenever the weight is normalised, and the buffer `vector` takes its `v`. Evaluation
+    iterates `v` to convergence, starting from the buffer, and writes nothing. It does so once, and
+    again when the layer has changed. A vector that attains the norm already stays as it is, so a
+    loaded layer is bit-equal to the saved one.
     Where outputs are fewer than inputs, the adjoint takes the place of `W`: it has the same norm,
     and its vector is smaller.
     Gradients take `v` and `u = W v / |W v|` as constants and flow through `u . W v`.
 
-    Sub-classes define the `operator` and the `adjoint`; `converge`, which iterates the vector to
-    convergence; `advance`, the update in training; and `norm_bound`, a proved bound on the norm of
-    the normalised operator.
+    Sub-classes define the `operator` and the `adjoint`, and two vectors: `converged`, and
+    `advanced` by the iterations of one training step. The converged vectors of classes that are not
+    of this package are not kept.
     """
 
-    operator: Callable[[Tensor, Tensor], Tensor]  # of a weight `W` and `v`: `W v` as a flat vector
-    adjoint: Callable[[Tensor], Tensor]  # of a weight: the weight of the adjoint operator
-    converge: Callable[[], None]
-    advance: Callable[[], None]
-    norm_bound: Callable[[], float]
-    weight: nn.Parameter
-    bias: nn.Parameter
     vector: Tensor
-    settled: Tensor | None = None  # what `state` was when the vector converged
-    coefficient: float
 
-    def state(self) -> tuple[Tensor, ...]:
-        """The tensors that the weight in use depends on; sub-classes with more add them."""
-        return self.weight, self.vector
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Kept[Tensor] = Kept()
+
+    def operator(self, weight: Tensor, v: Tensor) -> Tensor:
+        """`W v` as a flat vector."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its operator")
+
+    def adjoint(self, weight: Tensor) -> Tensor:
+        """The weight of the adjoint operator of a weight."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its adjoint")
+
+    def converged(self) -> Tensor:
+        """The buffer's vector, iterated to convergence."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its converged vector")
+
+    def advanced(self) -> Tensor:
+        """The buffer's vector, iterated as far as a training step does."""
+        raise NotImplementedError(f"{type(self).__name__} has to define its advanced vector")
+
+    @torch.no_grad()
+    def advance(self) -> Tensor:
+        """Write the advanced vector into the buffer, and return it."""
+        vector = self.advanced()
+        self.vector.copy_(vector)
+        return vector
+
+    @uncompiled
+    @torch.no_grad()
+    def settled(self, find: Callable[[], Tensor] | None = None) -> Tensor:
+        """The converged vector, kept; another function may find it."""
+        find = self.converged if find is None else find
+        if is_transforming() or not is_ours(type(self)):
+            return find()
+        return self.kept.get((self.weight, self.vector), [self, *vars(self).values()], find)
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Bring the vector to convergence, unless it has converged for this weight already."""
-        now, known = torch.cat([t.flatten() for t in self.state()]), self.settled
-        if known is None or known.device != now.device or not known.equal(now):
-            self.converge()
-            self.settled = torch.cat([t.flatten() for t in self.state()])
+        """Write the converged vector into the buffer, for instance before saving."""
+        self.vector.copy_(self.settled())
+        self.settled(self.vector.clone)  # which has converged
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        self.settled = None  # a vector in another type has not converged for the weight in it
-        return self
+    def norm(self, *, iterate: bool) -> Any:
+        """`|W|`, iterated by one training step or to convergence; differentiable in `W`."""
+        return self.attained(self.advance() if iterate else self.settled())
 
-    def _start(self, plain: nn.Linear | nn.Conv2d, coefficient: float, pixels: int) -> None:
-        """Take weight and bias of a layer of torch; the vector waits for a use or a file."""
-        assert plain.bias is not None
-        self.coefficient = float(coefficient)
-        self.weight, self.bias = (nn.Parameter(p.detach()) for p in (plain.weight, plain.bias))
-        outputs, inputs, *_ = self.weight.shape
-        self.register_buffer("vector", torch.zeros(min(outputs, inputs) * pixels))
+    def attained(self, vector: Tensor | None = None) -> Any:
+        """`|W v|` at a vector, by default that of the buffer; differentiable in `W`."""
+        v = self.vector if vector is None else vector
+        image = self.operator(self.tall(self.weight), v)
+        # `sum` adds in pairs: `torch.dot` of 500,000 numbers in float32 is off by 3e-6.
+        return (self.unit(image.detach()) * image).sum()
 
     def tall(self, weight: Tensor) -> Tensor:
         """A weight, or its adjoint if that has more outputs."""
         outputs, inputs, *_ = weight.shape
         return weight if outputs >= inputs else self.adjoint(weight)
-
-    def attained(self) -> Any:
-        """`|W v|`, differentiable in `W`."""
-        # The next forward may come before this one's backward.
-        v = self.vector.clone() if torch.is_grad_enabled() else self.vector
-        image = self.operator(self.tall(self.weight), v)
-        # `sum` adds in pairs: `torch.dot` of 500,000 numbers in float32 is off by 3e-6.
-        return (self.unit(image.detach()) * image).sum()
 
     def length(self, vector: Tensor) -> Tensor:
         """The norm of a flat vector."""
@@ -96,16 +138,20 @@ class LipschitzLayer(nn.Module):
         weight = self.weight / (norm.clamp(min=self.coefficient) / (self.coefficient * number))
         return weight * spread(scale, weight.dim() - 2) if isinstance(scale, Tensor) else weight
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
-        return BoundLayers((), (), (self.normalised_weight(),), (self.bias,)).in_graph(x)
-
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """The weight in use, with the shape of `weight`; `training` as in `norms_of`."""
         return self.in_use(norms_of([self], training=training)[0])
 
+    def _start(self, plain: nn.Linear | nn.Conv2d, coefficient: float, pixels: int) -> None:
+        """Take weight and bias of a layer of torch; the vector waits for a use or a file."""
+        assert plain.bias is not None
+        self.coefficient = float(coefficient)
+        self.weight, self.bias = (nn.Parameter(p.detach()) for p in (plain.weight, plain.bias))
+        outputs, inputs, *_ = self.weight.shape
+        self.register_buffer("vector", torch.zeros(min(outputs, inputs) * pixels))
 
-class LipschitzLinear(LipschitzLayer):
+
+class LipschitzLinear(SpectralLayer):
     """A linear layer with bounded spectral norm.
 
     Arguments:
@@ -125,27 +171,21 @@ class LipschitzLinear(LipschitzLayer):
         return weight.mT
 
     @torch.no_grad()
-    def converge(self) -> None:
-        if bool(self.weight.isfinite().all()):
-            _, s, vh = torch.linalg.svd(self.tall(self.weight), full_matrices=False)
-            rounding = 16 * torch.finfo(s.dtype).eps
-            if not bool(self.attained() >= (1 - rounding) * s[0]):
-                self.vector.copy_(vh[0])
+    def converged(self) -> Tensor:
+        # Without a branch on the numbers, which `torch.func.vmap` could not take.
+        weight = self.tall(self.weight).nan_to_num(0.0, 0.0, 0.0)
+        _, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        rounding = 16 * torch.finfo(s.dtype).eps
+        return torch.where(self.attained() >= (1 - rounding) * s[0], self.vector, vh[0])
 
-    def advance(self) -> None:
-        """Square `W^T W` eight times: 256 power iterations, from every start at once.
+    def advanced(self) -> Tensor:
+        """By eight squarings of `W^T W`: 256 power iterations, from every start at once.
 
         Power iteration from the vector of the last step would be cheaper. But it does not find
         another singular vector that has overtaken, as the two are orthogonal.
         """
         weight = self.tall(self.weight)
-        self.vector.copy_(_leading(weight.mT @ weight))
-
-    @torch.no_grad()
-    def norm_bound(self) -> float:
-        """The spectral norm, by singular values in float64, rounding included."""
-        weight = self.normalised_weight(training=False).double()
-        return float(torch.linalg.matrix_norm(weight, 2)) * (1 + 1e-12)
+        return _leading(weight.mT @ weight)
 
 
 def _leading(power: Tensor) -> Tensor:
@@ -170,17 +210,20 @@ def spread(scale: Scale, dims: int) -> Scale:
     return scale.view(*scale.shape, *[1] * dims) if isinstance(scale, Tensor) else scale
 
 
-def norms_of(layers: Sequence[LipschitzLayer], *, training: bool | None = None) -> list[Any]:
+def norms_of(layers: Sequence[SpectralLayer], *, training: bool | None = None) -> list[Any]:
     """What `in_use` of some layers takes, in their own types, autocast or not.
 
-    In training mode, or as `training` says, norms are iterated. In evaluation they are settled.
+    In training mode, or as `training` says, norms are iterated. In evaluation they have converged.
     """
     with without_autocast(*layers):
-        with torch.no_grad():
-            for layer in layers:
-                iterated = layer.training if training is None else training
-                (layer.advance if iterated else layer.settle)()
-        return [layer.attained() for layer in layers]
+        return [
+            layer.norm(iterate=layer.training if training is None else training) for layer in layers
+        ]
+
+
+def is_replaced(layer: LipschitzLayer) -> bool:
+    """Whether a layer has hooks or another `forward`: then it has to be called for them to run."""
+    return watched(layer) or type(layer).forward is not LipschitzLayer.forward
 
 
 def refresh_norms(module: nn.Module) -> None:

@@ -34,7 +34,7 @@ SANDWICH_ACTIVATIONS = tuple(name for name in ACTIVATIONS if _is_monotone(name))
 
 
 class CayleyLayer(LipschitzLayer):
-    """A pair of matrices `[A B]` with orthonormal rows, and a bias.
+    """A pair of matrices `[A B]` with orthonormal rows, and a bias; called, it is `B x + b`.
 
     The pair is the Cayley transform of a free matrix. It is shrunk by what rounding leaves of
     `A A^T + B B^T - I`, so that `A A^T + B B^T <= I` holds for weights of any size. A matrix with
@@ -66,11 +66,9 @@ class CayleyLayer(LipschitzLayer):
             shrunk = (1 + rounding).rsqrt()
             return -shrunk * p.mT, -2 * shrunk * q.mT
 
-    def state(self) -> tuple[Tensor, ...]:
-        return (self.weight,)
-
-    def settle(self) -> None:
-        """Nothing is iterated."""
+    def normalised_weight(self, *, training: bool | None = None) -> Tensor:
+        """`B`, in any mode."""
+        return self.pair()[1]
 
     def transform(self) -> tuple[Tensor, Tensor, Tensor]:
         """`P`, `[out, out]`, `Q`, `[in, out]`, and their rounding.
@@ -168,11 +166,21 @@ class SandwichMLP(Perceptron):
             weights = [found[0][1].mT]
             weights += [q.mT @ p for (p, _, _), (_, q, _) in itertools.pairwise(found)]
         for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
-            ends = (i == 0) + (i == len(layers) - 1)
             # With `A = -P^T` and `B = -2 Q^T` the product `2 B A^T` is `4 Q^T P`.
-            factor = (4 if i else -4) * (self.lipschitz / 2) ** (ends / 2) * kept
+            factor = (2 if i else -2) * self._factor(i) * kept
             weights[i] = weights[i] * (spread(factor * row, 1) * column)
         return weights
+
+    def _factor(self, i: int) -> float:
+        """The number before `B_i A_(i-1)^T`, or before `B_0`."""
+        ends = (i == 0) + (i == len(self.layers) - 1)
+        return 2 * (self.lipschitz / 2) ** (ends / 2)
+
+    def entering(self, i: int, x: Tensor) -> Tensor:
+        """A layer is `B_i x + b_i`; the rest of the weight comes before it."""
+        if i:
+            x = x @ cast(CayleyLayer, self.layers[i - 1]).pair()[0]
+        return self._factor(i) * x
 
     @torch.no_grad()
     def certificate(self) -> float | None:
@@ -180,8 +188,8 @@ class SandwichMLP(Perceptron):
 
         None if there is no proof, for instance if weights are not finite.
         """
-        maps = maps_of(self)
-        if maps is None or not all(bool(p.isfinite().all()) for p in self.parameters()):
+        maps = maps_of(self) if self.has_known_weights() else None
+        if maps is None:
             return None
         bound = self.lipschitz
         inner = [before for _, before, _ in self.folded()]

@@ -22,11 +22,12 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.walk import walk
+from impflow_zoo.numerics.finite import check_finite
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_real, is_whole
-from impflow_zoo.transforms.base import ResidualBlock, check_finite
+from impflow_zoo.transforms.base import ResidualBlock
 
 if TYPE_CHECKING:
     from normflows import NormalizingFlow
@@ -97,8 +98,14 @@ class Density(nn.Module):
 
         Raises:
             ValueError: for input of the wrong type or shape, or with NaN or infinity.
+            NotFiniteError: in evaluation, if a weight holds NaN or infinity, or if a row is so far
+                from the training data that numbers are too large, naming either.
         """
-        return self._log_prob(*self._checked(x, context), Probes(), report)
+        value = self._log_prob(*self._checked(x, context), Probes(), report)
+        if not self.training:
+            why = f"too far from the training data for {value.dtype}"
+            check_finite(value.detach(), "log-densities", why)
+        return value
 
     def log_prob_with_error(
         self,
@@ -112,7 +119,8 @@ class Density(nn.Module):
 
         The error is that of the estimated log-determinants: zero if they are exact. Rounding is no
         part of it. With `logdet="unbiased"` both come from eight draws. The error is NaN for a
-        single seeded probe.
+        single seeded probe. The value is `-inf` for rows that `log_prob` refuses as too far from
+        the training data.
 
         Arguments:
             x, context, report: as in `log_prob`.

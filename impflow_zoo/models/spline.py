@@ -24,6 +24,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.mixed import off_meta, register_block
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
+from impflow_zoo.numerics.finite import refuse_rows
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.radial import RadialTransform
 from impflow_zoo.transforms.whitening import Whitening
@@ -133,24 +134,45 @@ def without_constants(make: Callable[[], nn.Module]) -> nn.Module:
     return layer
 
 
+Inverse = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _in_float64(inverse: Inverse, inputs: Tensor, parameters: Tensor) -> tuple[Tensor, ...]:
+    """The inverse of splines, in which float32 may make the discriminant negative.
+
+    Raises:
+        NotFiniteError: naming the rows that nflows answers with a bare AssertionError.
+    """
+    wide = inputs.double(), parameters.double()
+    try:
+        return tuple(value.to(inputs.dtype) for value in inverse(*wide))
+    except AssertionError:
+        lost = torch.tensor([_fails(inverse, *(t[[i]] for t in wide)) for i in range(len(inputs))])
+        refuse_rows(lost, "splines with", f"numbers there are too large for {inputs.dtype}")
+        raise
+
+
+def _fails(inverse: Inverse, inputs: Tensor, parameters: Tensor) -> bool:
+    try:
+        inverse(inputs, parameters)
+    except AssertionError:
+        return True
+    return False
+
+
 class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
-    """nflows' layer; its inverse in float64, as the discriminant may come out negative in float32,
-    which nflows answers with a bare AssertionError."""
+    """nflows' layer with its inverse in float64."""
 
     def _piecewise_cdf(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
     ) -> Any:
         if not inverse:
             return super()._piecewise_cdf(inputs, transform_params)
-        x, logabsdet = super()._piecewise_cdf(
-            inputs.double(), transform_params.double(), inverse=True
-        )
-        return x.to(inputs.dtype), logabsdet.to(inputs.dtype)
+        return _in_float64(partial(super()._piecewise_cdf, inverse=True), inputs, transform_params)
 
 
 class _Autoregressive(MaskedPiecewiseRationalQuadraticAutoregressiveTransform):
-    """nflows' layer; its inverse in float64, see `_Coupling`."""
+    """nflows' layer with its inverse in float64."""
 
     def _elementwise_inverse(self, inputs: Tensor, autoregressive_params: Tensor) -> Any:
-        found = super()._elementwise_inverse(inputs.double(), autoregressive_params.double())
-        return tuple(value.to(inputs.dtype) for value in found)
+        return _in_float64(super()._elementwise_inverse, inputs, autoregressive_params)

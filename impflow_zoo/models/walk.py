@@ -8,6 +8,7 @@ from typing import Any
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
+from impflow_zoo.numerics.finite import blaming_weights
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import Multiscale
@@ -26,6 +27,8 @@ def walk(
 ) -> tuple[Tensor, Tensor]:
     """The transformed rows, `[B, ...]`, and the log-determinants, `[B]`; autocast rounds neither.
 
+    A `WholeTransform` refuses results with NaN or infinity, as when it is called.
+
     Arguments:
         transform: the transform; a composite is walked through part by part.
         x: the rows.
@@ -41,16 +44,12 @@ def walk(
 def _walk(
     transform: Transform, x: Tensor, context: Tensor | None, asked: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    backwards = asked["backwards"]
+    if isinstance(transform, WholeTransform):
+        with blaming_weights(transform):
+            return transform.checked(*_walk_parts(transform, x, transform.seen(context), asked))
     if isinstance(transform, CompositeTransform):
-        parts, *_ = transform.children()  # nflows keeps them in its first child, a list
-        if isinstance(transform, WholeTransform):
-            context = transform.seen(context)
-        total = x.new_zeros(len(x))
-        for part in reversed(list(parts.children())) if backwards else parts.children():
-            x, logdet = _walk(part, x, context, asked)
-            total = total + logdet
-        return x, total
+        return _walk_parts(transform, x, context, asked)
+    backwards = asked["backwards"]
     if isinstance(transform, Multiscale):
         through = partial(_walk, context=context, asked=asked)
         return (transform.merge if backwards else transform.split)(through, x)
@@ -61,3 +60,15 @@ def _walk(
         name, shape = type(transform).__name__, tuple(whole[1].shape)
         raise ValueError(f"{name} has log-determinants of shape {shape}: [{len(x)}] is needed")
     return whole
+
+
+def _walk_parts(
+    transform: CompositeTransform, x: Tensor, context: Tensor | None, asked: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Through a composite part by part."""
+    parts, *_ = transform.children()  # nflows keeps them in its first child, a list
+    total = x.new_zeros(len(x))
+    for part in reversed(list(parts.children())) if asked["backwards"] else parts.children():
+        x, logdet = _walk(part, x, context, asked)
+        total = total + logdet
+    return x, total

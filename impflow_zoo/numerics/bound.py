@@ -14,13 +14,14 @@ called through `forward`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from impflow_zoo.numerics.compiled import as_written
 from impflow_zoo.numerics.modes import recording
 
 __all__ = ["BoundNet", "Linearization", "ModuleNet"]
@@ -205,8 +206,8 @@ class ModuleNet(BoundNet):
             ValueError: if the net does not answer with a tensor of the shape of its input.
         """
         inputs = [x] if self.context is None else [x, self.context]
-        with _eagerly():
-            value = self.net(*(t.clone() for t in inputs))
+        net = self._written if torch.is_grad_enabled() else self.net
+        value = net(*(t.clone() for t in inputs))
         if not isinstance(value, Tensor):
             raise ValueError(f"the net returns a {type(value).__name__}: one tensor is needed")
         if value.shape != x.shape:
@@ -215,6 +216,12 @@ class ModuleNet(BoundNet):
                 "a residual map needs a net that keeps the shape of its input"
             )
         return value if self.sign == 1 else -value
+
+    @cached_property
+    def _written(self) -> Net:
+        """The net without compiled code."""
+        net: Net = as_written(self.net)
+        return net
 
     def rows(self, index: Tensor) -> ModuleNet:
         if self.context is None:
@@ -229,12 +236,3 @@ class ModuleNet(BoundNet):
         if not torch.is_grad_enabled() or super().wants_gradients(x):
             return torch.is_grad_enabled()
         return self.in_graph(x.detach()).requires_grad
-
-
-def _eagerly() -> AbstractContextManager[object]:
-    """Run compiled nets as they were written, where gradients are recorded."""
-    # The name of the compiler's module: nothing is compiled unless it was imported.
-    if torch.is_grad_enabled() and "torch._dynamo" in sys.modules:
-        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-        return stance
-    return nullcontext()

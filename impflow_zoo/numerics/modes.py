@@ -1,4 +1,4 @@
-"""Contexts for torch: record gradients or not, no autocast, no second derivatives."""
+"""Modes of torch: gradients are recorded or not, autocast, transforms of `torch.func`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-__all__ = ["recording", "without_autocast"]
+__all__ = ["is_dual", "is_transforming", "recording", "without_autocast"]
 
 
 @contextmanager
@@ -16,6 +17,19 @@ def recording(*, mode: bool = True) -> Iterator[None]:
     """Record gradients or not, and leave `torch.inference_mode`, whose tensors enter no graph."""
     with torch.inference_mode(mode=False), torch.set_grad_enabled(mode):
         yield
+
+
+def is_dual(*tensors: Tensor) -> bool:
+    """Whether a tensor has a forward-mode derivative."""
+    if forward_ad._current_level < 0:  # nobody asks for such derivatives
+        return False
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def is_transforming() -> bool:
+    """Whether `torch.func` is transforming a function: its tensors are no tensors elsewhere."""
+    # By a private name: torch has no other way to ask.
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from torch import Tensor
 from impflow_zoo.numerics.adjoint import solve_transposed
 from impflow_zoo.numerics.bound import BoundNet, Linearization
 from impflow_zoo.numerics.equation import Equation
-from impflow_zoo.numerics.estimate import exact, truncated, unbiased
+from impflow_zoo.numerics.estimate import Estimate, exact, truncated, unbiased
+from impflow_zoo.numerics.finite import check_finite, refuse_rows
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import forbid_second_order, recording
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Doubts, Report
-from impflow_zoo.numerics.solver import Solver
+from impflow_zoo.numerics.search import Status
+from impflow_zoo.numerics.solver import Solution, Solver
 
 __all__ = ["ResidualMap"]
 
@@ -72,7 +74,7 @@ class ResidualMap:
         if self.report is not None:
             equation = None if self.equation is None else self.equation(y.detach())
             self.report.roots.append(replace(solution, equation=equation))
-        self._doubt((~solution.converged).any(), partial(solution.refuse, training=self.training))
+        self._doubt((~solution.converged).any(), partial(self._refuse_root, solution))
         root = solution.value
         wanted = torch.is_grad_enabled() and (y.requires_grad or self.net.wants_gradients(root))
         known: list[Tensor | None] = []
@@ -106,7 +108,8 @@ class ResidualMap:
             alone = replace(estimate, value=estimate.value.detach(), solved=None)
             report.logdets.append(alone)
         # As for inputs, the sum is finite if every entry is.
-        self._doubt(estimate.value.detach().sum(), partial(estimate.refuse, training=self.training))
+        then = partial(self._refuse_logdet, point, estimate)
+        self._doubt(estimate.value.detach().sum(), then)
         if (solved := estimate.solved) is not None:
             failed = solved.failed & estimate.value.isfinite()
             name, setting = "the gradient of log det(I + J)", "LogDet(rtol=)"
@@ -114,11 +117,36 @@ class ResidualMap:
             self._doubt(failed.any(), then)
         return point, estimate.value
 
+    def _refuse_root(self, solution: Solution) -> None:
+        """Say why a root was not found; in training warn."""
+        if not self.training:
+            refuse_rows(
+                solution.status == Status.NOT_FINITE,
+                "the search for a root met",
+                _too_large(solution.value),
+            )
+        solution.refuse(training=self.training)
+
+    def _refuse_logdet(self, point: Linearization, estimate: Estimate) -> None:
+        """Say why there is no log-determinant; where a series diverges in training, warn."""
+        if estimate.mode == "exact" or not self.training:
+            # Where the net itself is no number, this says nothing of its slopes.
+            jacobian = point.known_jacobian
+            products = point.vjp(torch.ones_like(point.x)) if jacobian is None else jacobian
+            for found, name in ((point.value, "values"), (products, "derivatives")):
+                check_finite(found.detach(), f"{name} of a net", _too_large(found))
+        estimate.refuse(training=self.training)
+
     def _doubt(self, wrong: Tensor, then: Callable[[], None]) -> None:
         doubts = Doubts() if self.doubts is None else self.doubts
         doubts.add(wrong, then)
         if self.doubts is None:
             doubts.settle()
+
+
+def _too_large(x: Tensor) -> str:
+    """Why numbers are not finite, if all weights and inputs are."""
+    return f"numbers there are too large for {x.dtype}"
 
 
 class _ImplicitRoot(torch.autograd.Function):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.bound import BoundNet, ModuleNet, Net
+from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.modes import recording
@@ -218,6 +219,7 @@ class Solver:
             solution.refuse(training=training)
         return solution
 
+    @uncompiled
     @recording(mode=False)
     def search(
         self,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
-from impflow_zoo.lipschitz.norms import LipschitzLayer, LipschitzLinear
+from impflow_zoo.lipschitz.norms import LipschitzLinear, SpectralLayer
 from impflow_zoo.numerics.modes import without_autocast
 
 __all__ = ["PublishedConv2d", "PublishedLinear", "Space", "spaces"]
@@ -43,7 +44,7 @@ def spaces(norm: str, layers: int) -> list[Space]:
     return list(itertools.pairwise(_ORDERS[order] for order in orders))
 
 
-class PublishedLayer(LipschitzLayer):
+class PublishedLayer(SpectralLayer):
     """What `PublishedLinear` and `PublishedConv2d` share: a layer from a p-norm to a q-norm.
 
     Where the norm has a closed form, every row (or column, from the 1-norm) is shrunk on its own.
@@ -63,7 +64,7 @@ class PublishedLayer(LipschitzLayer):
             self.register_buffer(name, torch.zeros(size * len(self.vector) // min(channels)))
         if not self.weight.is_meta:  # bounded before vectors are loaded, too
             with torch.no_grad(), without_autocast(self):
-                self.converge()
+                self.vector.copy_(self.converged())
                 self.advance()
 
     def between(self, space: Space) -> Self:
@@ -79,24 +80,27 @@ class PublishedLayer(LipschitzLayer):
         """Whether the norm needs no power vectors."""
         return self.space[0] == 1 or self.space in ((2, math.inf), (math.inf, math.inf))
 
-    def state(self) -> tuple[Tensor, ...]:
-        return self.weight, self.u, self.v
+    def settled(self, find: Callable[[], Tensor] | None = None) -> Tensor:
+        """The vector as it is: evaluation does not use it."""
+        return self.vector
 
     def settle(self) -> None:
         """Nothing: in evaluation the vectors stay as they came."""
 
-    def attained(self) -> Tensor:
+    def attained(self, vector: Tensor | None = None) -> Tensor:
         return torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
 
-    def advance(self) -> None:
+    @torch.no_grad()
+    def advance(self) -> Tensor:
         if self.has_closed_form:
-            return
+            return self.vector
         if self.space != (2, 2):
             raise ValueError("power vectors between these norms are not trained: call eval() first")
-        super().advance()
-        image = self.unit(self.operator(self.tall(self.weight), self.vector))
-        self.u.copy_(image if len(self.u) >= len(self.v) else self.vector)
-        self.v.copy_(self.vector if len(self.u) >= len(self.v) else image)
+        vector = super().advance()
+        image = self.unit(self.operator(self.tall(self.weight), vector))
+        self.u.copy_(image if len(self.u) >= len(self.v) else vector)
+        self.v.copy_(vector if len(self.u) >= len(self.v) else image)
+        return vector
 
     def in_use(self, norm: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         if self.has_closed_form:

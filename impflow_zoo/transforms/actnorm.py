@@ -6,7 +6,7 @@ import nflows.transforms
 import torch
 from torch import Tensor
 
-from impflow_zoo.transforms.base import check_finite
+from impflow_zoo.numerics.finite import check_finite
 
 __all__ = ["ActNorm"]
 

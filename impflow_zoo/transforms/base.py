@@ -11,19 +11,24 @@ from typing import Any, ClassVar
 import torch
 from nflows.transforms import Transform
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.equation import Equation
+from impflow_zoo.numerics.finite import NotFiniteError, blaming_weights, check_finite
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.modes import recording, without_autocast
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Doubts, Report
 from impflow_zoo.numerics.residual import ResidualMap
-from impflow_zoo.numerics.rows import listed
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.transforms.binding import bind
+from impflow_zoo.transforms.checks import check_call
 
-__all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
+__all__ = ["NUMERICAL_ERRORS", "ResidualBlock", "Step"]
+
+# Numerical failures, not mistakes of a user: training skips them and goes on.
+NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,11 @@ class ResidualBlock(Transform):
         Raises:
             SolverError: if a root is not found (evaluation mode).
             NoContractionError: if `log|det dz/dx|` does not exist: a net is not a contraction.
-            ValueError: for inputs that are not floating point, not finite, of the wrong shape, or
-                of another type or device than the parameters.
+            NotFiniteError: for inputs with NaN or infinity; if a result is none or none can be
+                found (evaluation mode), because of weights with NaN or infinity, which it names,
+                or rows with too large numbers.
+            ValueError: for inputs that are not floating point, of the wrong shape, or of another
+                type or device than the parameters.
             TypeError: if inputs or context are not tensors.
             RuntimeError: within `torch.func` transforms and forward-mode differentiation.
         """
@@ -119,6 +127,7 @@ class ResidualBlock(Transform):
         """Names of the nets, each once, in the order of the steps."""
         return tuple(dict.fromkeys(step.net for step in self.steps))
 
+    @uncompiled
     def run(
         self,
         inputs: Tensor,
@@ -139,43 +148,24 @@ class ResidualBlock(Transform):
             report: receives statistics of roots and log-determinants.
         """
         doubts, probes = Doubts(), probes or Probes()
-        self._check(inputs, context, doubts)
+        check_call(self, inputs, context, doubts)
         # A layer before this one answers in bfloat16 under autocast; roots need more than that.
         value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if want_logdet and self.training and torch.is_grad_enabled():
             self._warn_of_kinks()
         # Rounded nets move densities by whole nats. A layer without a density may be rounded.
         precise = without_autocast(inputs) if want_logdet else nullcontext()
-        with recording(mode=torch.is_grad_enabled()), precise:
+        with blaming_weights(self), recording(mode=torch.is_grad_enabled()), precise:
             # Graphs could not keep what was made in inference mode.
             value = value.clone() if value.is_inference() else value
             if context is not None:
                 context = context.to(value.dtype) if context.is_floating_point() else context
                 context = context.clone() if context.is_inference() else context
-            detached = None if context is None else context.detach()
-            nets = {name: getattr(self, name) for name in self.nets}
-            bound = {name: bind(net, context) for name, net in nets.items()}
+            bound = {name: bind(getattr(self, name), context) for name in self.nets}
+            call = {"probes": probes, "report": report, "doubts": doubts}
             total = None
             for step in reversed(self.steps) if backwards else self.steps:
-                net = bound[step.net]
-                if net.shape is not None and value.shape[1:] != net.shape:
-                    expected = ", ".join(map(str, net.shape))
-                    raise ValueError(
-                        f"input of shape {tuple(value.shape)}: this net takes [B, {expected}]"
-                    )
-                kappa = getattr(nets[step.net], "lipschitz", None)
-                residual_map = ResidualMap(
-                    net if step.sign == 1 else net.negated(),
-                    solver=self.solver,
-                    logdet=self.logdet,
-                    training=self.training,
-                    kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
-                    salt=self.nets.index(step.net),
-                    equation=partial(Equation, nets[step.net], context=detached, sign=step.sign),
-                    probes=probes,
-                    report=report,
-                    doubts=doubts,
-                )
+                residual_map = self._map(step, bound[step.net], value, context, **call)
                 inverted = step.inverted != backwards
                 if not want_logdet:
                     value = residual_map.inverse(value) if inverted else residual_map.value(value)
@@ -186,8 +176,37 @@ class ResidualBlock(Transform):
                 else:
                     value, logdet = residual_map.value_and_logdet(value)
                 total = logdet if total is None else total + logdet
+            if not self.training:  # training skips a step whose loss is not finite
+                why = f"inputs there are too large for {value.dtype}"
+                then = partial(check_finite, value.detach(), "results", why)
+                doubts.add(value.detach().sum(), then)
             doubts.settle()
         return value, value.new_zeros(len(value)) if total is None else total
+
+    def _map(
+        self, step: Step, net: BoundNet, x: Tensor, context: Tensor | None, **call: Any
+    ) -> ResidualMap:
+        """The residual map of a step, with what belongs to this call, for rows of the shape of x.
+
+        Raises:
+            ValueError: if the net takes no such rows.
+        """
+        if net.shape is not None and x.shape[1:] != net.shape:
+            expected = ", ".join(map(str, net.shape))
+            raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
+        module = getattr(self, step.net)
+        kappa = getattr(module, "lipschitz", None)
+        context = None if context is None else context.detach()
+        return ResidualMap(
+            net if step.sign == 1 else net.negated(),
+            solver=self.solver,
+            logdet=self.logdet,
+            training=self.training,
+            kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
+            salt=self.nets.index(step.net),
+            equation=partial(Equation, module, context=context, sign=step.sign),
+            **call,
+        )
 
     def _warn_of_kinks(self) -> None:
         if any(isinstance(module, nn.ReLU) for module in self.modules()):
@@ -195,90 +214,4 @@ class ResidualBlock(Transform):
                 "gradients of log-determinants are biased with ReLU, whose second derivative "
                 "vanishes: train with a smooth activation, such as 'elu' or 'lipswish'"
             )
-            warnings.warn(message, NumericalWarning, stacklevel=4)
-
-    def _check(self, inputs: Tensor, context: Tensor | None, doubts: Doubts) -> None:
-        """Refuse inputs and contexts as `forward` says, now or at the end of the call."""
-        for name, x, kind in (("inputs", inputs, Tensor), ("context", context, Tensor | None)):
-            if not isinstance(x, kind):
-                raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
-        if not inputs.is_floating_point():
-            raise ValueError(
-                f"inputs of type {inputs.dtype}: floating point is needed "
-                "(images: dequantise to [0, 1] first)"
-            )
-        if inputs.dim() < 2:
-            raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows are needed, [B, ...]")
-        if context is not None and len(context) != len(inputs):
-            raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
-        # By a private name: torch has no other way to ask whether it is transforming a function.
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            raise RuntimeError(
-                "transforms of torch.func over a block are not supported: use torch.autograd.grad, "
-                "or the rows of one batch (torch.func.functional_call of a block works)"
-            )
-        parameters = list(self.parameters())
-        tensors = [t for t in (inputs, context, *parameters) if t is not None]
-        if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):  # would be lost
-            raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
-        _check_place(inputs, context, [p for p in parameters if p.is_floating_point()])
-        for name, x in (("inputs", inputs), ("context", context)):
-            if x is not None and x.is_floating_point():
-                # Their sum is not finite if an entry is not.
-                doubts.add(x.detach().sum(), partial(check_finite, x, name))
-
-
-class NotFiniteError(ValueError):
-    """A tensor holds NaN or infinity."""
-
-
-# Numerical failures, not mistakes of a user: training skips them and goes on.
-NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
-
-
-def check_finite(x: Tensor, name: str) -> None:
-    """Refuse NaN and infinity, naming the rows.
-
-    Raises:
-        NotFiniteError: if there are any.
-    """
-    rows = (~torch.isfinite(x[:, None].flatten(1)).all(dim=1)).nonzero()[:, 0].tolist()
-    if rows:
-        where = f"{len(rows)} of {len(x)} rows: {listed(rows)}"
-        raise NotFiniteError(f"{name} with NaN or infinity in {where}")
-
-
-def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:
-    """A `ValueError` where inputs, context and parameters do not go together."""
-    others = [*parameters] if context is None else [context, *parameters]
-    devices = {t.device for t in others} - {inputs.device}
-    if devices:
-        raise ValueError(
-            f"inputs are on {inputs.device}, context or parameters on "
-            f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
-        )
-    if any(p.is_inference() for p in parameters):
-        raise ValueError(
-            "parameters were made within torch.inference_mode: copy them outside of it"
-        )
-    for narrow in {p.dtype for p in parameters} - {torch.float32, torch.float64}:
-        raise ValueError(
-            f"parameters of type {narrow}: torch.float32 or torch.float64 is needed, convert them "
-            "by .float()"
-        )
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
-    found = {"parameters": {p.dtype for p in parameters}}
-    if context is not None and context.is_floating_point():
-        found["context"] = {context.dtype}
-    # Types of 32 bits and less go together under autocast.
-    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in {dtype}.union(
-        *found.values()
-    ):
-        return
-    for name, types in found.items():
-        if types and dtype not in types:
-            names = ", ".join(sorted(map(str, types)))
-            raise ValueError(
-                f"inputs of type {dtype}, {name} of type {names}: convert either, by .to({names}) "
-                f"or .to({dtype})"
-            )
+            warnings.warn(message, NumericalWarning, stacklevel=5)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from impflow_zoo.numerics.bound import BoundNet, ModuleNet
+from impflow_zoo.numerics.compiled import unwrapped
 
 try:
     from impflow_zoo.fast import faster
@@ -30,9 +31,7 @@ def bind(net: nn.Module, context: Tensor | None) -> BoundNet:
         net: any module from `[B, ...]` to the same shape.
         context: one context per row, or None.
     """
-    own = None
-    # What `torch.compile` wraps is its only child: nets that bind themselves need no compiler.
-    inner: Any = next(net.children()) if type(net).__name__ == "OptimizedModule" else net
+    own, inner = None, unwrapped(net)  # nets that bind themselves need no compiler
     if _defines_bind(inner):
         own = inner.bind(context)
     return ModuleNet(net, context) if own is None else faster(own)

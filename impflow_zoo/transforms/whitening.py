@@ -7,8 +7,8 @@ from nflows.transforms import LULinear
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.numerics.finite import check_finite
 from impflow_zoo.numerics.modes import without_autocast
-from impflow_zoo.transforms.base import check_finite
 
 __all__ = ["Whitening"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
+from impflow_zoo.numerics.finite import blaming_weights, check_finite
 from impflow_zoo.numerics.modes import without_autocast
-from impflow_zoo.transforms.base import check_finite
 
 __all__ = ["WholeTransform"]
 
@@ -17,7 +17,8 @@ __all__ = ["WholeTransform"]
 class WholeTransform(CompositeTransform):
     """A composite that refuses rows of another shape or type, and rows with NaN or infinity.
 
-    Within `torch.autocast` it computes in the type of its parameters.
+    In evaluation it refuses such results as well, naming a weight or the rows. Within
+    `torch.autocast` it computes in the type of its parameters.
 
     Arguments:
         steps: the parts.
@@ -30,17 +31,30 @@ class WholeTransform(CompositeTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "inputs", self.shape)
-        with without_autocast(inputs):
-            return super().forward(inputs, self.seen(context))
+        with blaming_weights(self), without_autocast(inputs):
+            return self.checked(*super().forward(inputs, self.seen(context)))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "noise", (math.prod(self.shape),))
-        with without_autocast(inputs):
-            return super().inverse(inputs, self.seen(context))
+        with blaming_weights(self), without_autocast(inputs):
+            return self.checked(*super().inverse(inputs, self.seen(context)))
 
     def seen(self, context: Tensor | None) -> Tensor | None:
         """What the parts are given for contexts, `[B, ...]`; for None, None."""
         return context
+
+    def checked(self, outputs: Tensor, logabsdet: Tensor) -> tuple[Tensor, Tensor]:
+        """Results, if they are finite; in training they may be anything.
+
+        Raises:
+            NotFiniteError: naming the rows.
+        """
+        total = outputs.detach().sum() + logabsdet.detach().sum()
+        if not self.training and not bool(total.isfinite()):
+            why = f"numbers there are too large for {outputs.dtype}"
+            check_finite(outputs, "results", why)
+            check_finite(logabsdet, "log-determinants", why)
+        return outputs, logabsdet
 
 
 def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> None:

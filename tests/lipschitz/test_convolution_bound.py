@@ -81,7 +81,7 @@ def test_layers_on_small_maps_are_bounded_within_a_millionth(
     layer = LipschitzConv2d(channels, channels, kernel, size, 0.9)
     with torch.no_grad():
         layer.weight.mul_(5)
-    layer.eval().converge()
+    layer.eval().settle()
     assert 0.9 * (1 - 1e-6) <= layer.norm_bound() <= 0.9 * (1 + 1e-6)
 
 

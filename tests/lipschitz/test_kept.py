@@ -1,4 +1,4 @@
-"""What a net keeps in evaluation without gradients, and when it computes it again."""
+"""What a net keeps in evaluation while no gradient flows to it, and when it computes it again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from impflow_zoo import (
     SandwichMLP,
 )
 from impflow_zoo.lipschitz.bounded import BoundedNet
-from impflow_zoo.lipschitz.norms import refresh_norms
+from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
+from impflow_zoo.lipschitz.norms import LipschitzLinear, refresh_norms
 from impflow_zoo.published.nets import PublishedMLP
 
 KINDS = {
@@ -137,22 +138,122 @@ def test_what_a_parametrization_reads_counts():
     assert not torch.equal(net(x, context), before)
 
 
-@torch.no_grad()
-def test_layers_with_hooks_are_refused_at_any_time():
-    net, x, context = made()
-    net(x, context)
-    net.layers[0].register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match="layer 0 has hooks"):
-        net(x, context)
+def doubled(kind: str) -> BoundedNet:
+    """A net of a class whose weights also depend on a parameter and an attribute of its own."""
+    base = type(KINDS[kind]())
+
+    class Doubled(base):
+        factor = 2.0
+
+        def weights_in_use(self, *args, **options):
+            weights = super().weights_in_use(*args, **options)
+            return [*weights[:-1], self.factor * self.scale * weights[-1]]
+
+    net = made_with(0, kind)
+    net.scale = nn.Parameter(torch.ones(()))
+    net.__class__ = Doubled
+    return net
 
 
 @torch.no_grad()
-def test_nothing_is_computed_again_without_a_change(kind, monkeypatch):
+def test_weights_of_a_sub_class_are_those_that_it_makes_now(kind):
+    net, x, context = doubled(kind), torch.randn(4, *made_with(0, kind).shape), torch.randn(4, 2)
+    last = net.layers[-1].bias.view(-1, *[1] * (x.dim() - 2))
+    before = net(x, context) - last
+    net.scale.mul_(2)
+    torch.testing.assert_close(net(x, context) - last, 2 * before)
+    net.factor = 1.0
+    torch.testing.assert_close(net(x, context) - last, before)
+
+
+@torch.no_grad()
+def test_norms_of_a_sub_class_of_a_layer_are_those_that_it_has_now():
+    class Masked(LipschitzLinear):
+        mask = 1.0
+
+        def tall(self, weight: Tensor) -> Tensor:
+            return super().tall(self.mask * weight)
+
+    layer = Masked(3, 4, coefficient=0.01).eval()
+    layer.normalised_weight()
+    layer.mask = torch.tensor([0.0, 1.0, 0.0])  # what is left of the weight is its second column
+    norm = layer.weight[:, 1].norm()
+    torch.testing.assert_close(layer.normalised_weight(), layer.weight / (norm / 0.01))
+
+
+@torch.no_grad()
+def test_the_size_of_images_counts():
+    """The norm of a convolution depends on it, and a vector of 2x8 pixels fits 4x4 ones."""
+    layer = LipschitzConv2d(2, 3, 3, (2, 8), coefficient=0.1).eval()
+    other = copy.deepcopy(layer)
+    layer.normalised_weight()
+    layer.image_size = other.image_size = (4, 4)
+    assert torch.equal(layer.normalised_weight(), other.normalised_weight())
+
+
+def gradient_of_log_prob(block: ResFlowTransform, x: Tensor, context: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    z, logabsdet = block(x, context)
+    return torch.autograd.grad(logabsdet.sum() - z.square().sum(), x)[0]
+
+
+@pytest.mark.parametrize("mode", ["no gradients", "frozen"])
+def test_nothing_is_computed_again_without_a_change(kind, mode, monkeypatch):
     net, x, context = made(kind)
-    before = net(x, context)
-    monkeypatch.setattr(net, "weights_in_use", None)
-    assert torch.equal(net(x, context), before)
-    assert not torch.equal(net(x, context + 1), before)  # contexts are none of what is kept
+    block = ResFlowTransform(net, "exact").eval()
+    if mode == "frozen":  # as for Langevin steps and inverse problems, which differentiate by `x`
+        net.requires_grad_(requires_grad=False)
+        x.requires_grad_()
+    folds, make = [], type(net).weights_in_use
+    monkeypatch.setattr(
+        type(net), "weights_in_use", lambda *a, **o: folds.append(1) or make(*a, **o)
+    )
+    with torch.set_grad_enabled(mode == "frozen"):
+        before = net(x, context)
+        assert torch.equal(net(x, context), before)
+        assert not torch.equal(net(x, context + 1), before)  # contexts are none of what is kept
+        for _ in range(3):
+            block.encode(x, context)
+            block.decode(x, context)
+    if mode == "frozen":
+        gradient_of_log_prob(block, x.detach(), context)
+    assert len(folds) == 1
+
+
+def test_gradients_through_kept_weights_are_those_through_fresh_ones(kind):
+    net, x, context = made(kind)
+    block = ResFlowTransform(net, "exact").eval()
+    context.requires_grad_()
+    expected = gradient_of_log_prob(block, x, context)
+    net.requires_grad_(requires_grad=False)
+    with torch.inference_mode():
+        net(x, context)
+    torch.testing.assert_close(gradient_of_log_prob(block, x, context), expected)
+    block.encode(x, context).sum().backward()
+    assert context.grad.any()
+
+
+def test_weights_that_gradients_flow_to_are_not_kept(kind):
+    net, x, context = made(kind)
+    with torch.no_grad():
+        net(x, context)
+    for parameter in net.parameters():
+        net.requires_grad_(requires_grad=False)
+        parameter.requires_grad_()
+        (gradient,) = torch.autograd.grad(net(x, context).square().sum(), parameter)
+        assert gradient.any()
+
+
+@torch.no_grad()
+def test_evaluation_writes_nothing(kind):
+    net, x, context = made(kind)
+    before = {name: (t.clone(), t._version) for name, t in net.state_dict().items()}
+    net(x, context)
+    ResFlowTransform(net).eval()(x, context)
+    net.certificate()
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name][0])
+        assert tensor._version == before[name][1], name
 
 
 @torch.no_grad()
@@ -217,9 +318,10 @@ def test_autocast_leaves_no_trace(kind):
 @torch.no_grad()
 def test_copies_compute_their_own(kind):
     net, x, context = made(kind)
-    refresh_norms(net)
     size = len(pickle.dumps(net))
     before = net(x, context)
+    assert len(pickle.dumps(net)) == size
+    refresh_norms(net)
     assert len(pickle.dumps(net)) == size
     for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert torch.equal(copied(x, context), before)

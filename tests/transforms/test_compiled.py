@@ -1,4 +1,7 @@
-"""Nets under `torch.compile`: roots by compiled code, derivatives as ever, the same numbers."""
+"""Nets, blocks and models under `torch.compile`: the same numbers as without.
+
+Compiled nets find roots by compiled code, and derivatives as ever. Blocks run as they are written.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,21 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_models import make as make_model
+from support.small_models import rows
 from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 
 from impflow_zoo import (
+    ImpFlow,
     ImpFlowTransform,
     LipschitzConvNet,
     LipschitzMLP,
+    MonotoneFlow,
+    ResFlow,
     ResFlowTransform,
     SandwichMLP,
+    Solver,
 )
 from impflow_zoo.transforms.blocks import MonotoneTransform
 
@@ -73,6 +82,25 @@ def in_place(net: nn.Module, backend: Any) -> nn.Module:
     return net
 
 
+def by_parts(net: nn.Module, backend: Any) -> nn.Module:
+    net.inner = torch.compile(net.inner, backend=backend)
+    net.outer.compile(backend=backend)
+    return net
+
+
+def by_method(net: nn.Module, backend: Any) -> nn.Module:
+    net.forward = torch.compile(net.forward, backend=backend)
+    return net
+
+
+def by_class(net: nn.Module, backend: Any) -> nn.Module:
+    class Decorated(type(net)):
+        forward = torch.compile(type(net).forward, backend=backend)
+
+    net.__class__ = Decorated
+    return net
+
+
 def everything(block: nn.Module, x: Tensor) -> list[Tensor]:
     """Both directions and all gradients."""
     torch.manual_seed(0)
@@ -117,6 +145,94 @@ def test_a_compiled_net_alone_gives_the_same_numbers(net: str, training: bool):
     assert backend.calls
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("compiled", [by_parts, by_method, by_class])
+def test_numbers_stay_where_parts_of_a_net_are_compiled(compiled, training: bool):
+    torch._dynamo.reset()
+    net, x, backend = User().double(), torch.randn(5, 2, dtype=torch.float64), Backend()
+    plain = ResFlowTransform(copy.deepcopy(net), "exact").train(training)
+    fast = ResFlowTransform(compiled(net, backend), "exact").train(training)
+    for a, b in zip(everything(plain, x), everything(fast, x), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+    assert backend.calls
+
+
+COMPILERS = {
+    "eager": pytest.param("eager", id="eager"),
+    "inductor": pytest.param("inductor", id="inductor", marks=pytest.mark.slow),
+}
+every_compiler = pytest.mark.parametrize("backend", COMPILERS.values())
+quiet = pytest.mark.filterwarnings(  # of the compiler itself
+    "ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+
+
+@quiet
+@every_compiler
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_compiled_block_gives_the_same_numbers(name: str, net: str, training: bool, backend: str):
+    torch._dynamo.reset()
+    make, shape = NETS[net]
+    options = {"logdet": "truncated" if len(shape) > 1 else "exact"}
+    block = BLOCKS[name](make().double(), make().double(), **options).train(training)
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    block(x)
+    state = copy.deepcopy(block.state_dict())
+    compiled = torch.compile(block, backend=backend)
+    found = []
+    for call in (block, compiled, lambda x: compiled(inputs=x, context=None)):
+        block.load_state_dict(state)  # training iterates norms
+        inputs = x.clone().requires_grad_()
+        z, logabsdet = call(inputs)
+        loss = z.square().sum() + logabsdet.sum()
+        found.append([z, logabsdet, *torch.autograd.grad(loss, [inputs, *block.parameters()])])
+    for others in found[1:]:
+        for a, b in zip(found[0], others, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+@quiet
+@every_compiler
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("kind", [ResFlow, ImpFlow, MonotoneFlow])
+def test_a_compiled_model_gives_the_same_numbers(kind, training: bool, backend: str):
+    torch._dynamo.reset()
+    model = make_model(kind, whiten=True).train(training)
+    x = rows(4)
+    model.log_prob(x)
+    noise = model.encode(x).detach()
+    calls = {
+        "log_prob": (model.log_prob, x),
+        "transform": (model.transform, x),
+        "inverse": (model.transform.inverse, noise),
+        "encode": (model.encode, x),
+        "decode": (model.decode, noise),
+    }
+    for name, (call, inputs) in calls.items():
+        found = []
+        for function in (call, torch.compile(call, backend=backend)):
+            values = function(inputs)
+            values = values if isinstance(values, tuple) else (values,)
+            loss = sum(value.square().sum() for value in values)
+            gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+            found.append([*values, *(g for g in gradients if g is not None)])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_a_solver_within_compiled_code_gives_the_same_numbers():
+    torch._dynamo.reset()
+    net, y = LipschitzMLP(2, (8,)).double().eval(), torch.randn(5, 2, dtype=torch.float64)
+
+    def root(y: Tensor) -> Tensor:
+        return Solver().solve(net, y).value
+
+    found = torch.compile(root, backend="eager")(y)
+    torch.testing.assert_close(found, root(y), rtol=1e-9, atol=1e-9)
 
 
 class Halved(nn.Linear):

@@ -107,10 +107,7 @@ def test_in_half_precision(kind: str, name: str, training: bool) -> None:
 def test_with_checkpoints(kind: str, name: str, training: bool, narrow: bool) -> None:
     """One more evaluation in the backward pass; the first call in evaluation finds the norms."""
     block, x = made(kind, name, training=training)
-    fresh, calls = copy.deepcopy(block), 0
-    for layer in fresh.modules():
-        if hasattr(layer, "settled"):
-            layer.settled = None
+    fresh, calls = copy.deepcopy(block), 0  # without what the block keeps
 
     def call(x: Tensor) -> Tensor:
         nonlocal calls

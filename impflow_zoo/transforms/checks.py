@@ -1,0 +1,83 @@
+"""What a block refuses: inputs, contexts and parameters that do not go together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from impflow_zoo.numerics.finite import check_finite
+from impflow_zoo.numerics.modes import is_dual, is_transforming
+from impflow_zoo.numerics.report import Doubts
+
+__all__ = ["check_call"]
+
+
+def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, doubts: Doubts) -> None:
+    """Refuse inputs and contexts of a block as `ResidualBlock.forward` says.
+
+    Whether all numbers are finite is checked at the end of the call, with the other doubts.
+    """
+    for name, x, kind in (("inputs", inputs, Tensor), ("context", context, Tensor | None)):
+        if not isinstance(x, kind):
+            raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
+    if not inputs.is_floating_point():
+        raise ValueError(
+            f"inputs of type {inputs.dtype}: floating point is needed "
+            "(images: dequantise to [0, 1] first)"
+        )
+    if inputs.dim() < 2:
+        raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows are needed, [B, ...]")
+    if context is not None and len(context) != len(inputs):
+        raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
+    if is_transforming():
+        raise RuntimeError(
+            "transforms of torch.func over a block are not supported: use torch.autograd.grad, "
+            "or the rows of one batch (torch.func.functional_call of a block works)"
+        )
+    parameters = list(module.parameters())
+    tensors = [t for t in (inputs, context, *parameters) if t is not None]
+    if is_dual(*tensors):  # derivatives would be lost
+        raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
+    _check_place(inputs, context, [p for p in parameters if p.is_floating_point()])
+    for name, x in (("inputs", inputs), ("context", context)):
+        if x is not None and x.is_floating_point():
+            # Their sum is not finite if an entry is not.
+            doubts.add(x.detach().sum(), partial(check_finite, x, name))
+
+
+def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:
+    """A `ValueError` where inputs, context and parameters do not go together."""
+    others = [*parameters] if context is None else [context, *parameters]
+    devices = {t.device for t in others} - {inputs.device}
+    if devices:
+        raise ValueError(
+            f"inputs are on {inputs.device}, context or parameters on "
+            f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
+        )
+    if any(p.is_inference() for p in parameters):
+        raise ValueError(
+            "parameters were made within torch.inference_mode: copy them outside of it"
+        )
+    for narrow in {p.dtype for p in parameters} - {torch.float32, torch.float64}:
+        raise ValueError(
+            f"parameters of type {narrow}: torch.float32 or torch.float64 is needed, convert them "
+            "by .float()"
+        )
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    found = {"parameters": {p.dtype for p in parameters}}
+    if context is not None and context.is_floating_point():
+        found["context"] = {context.dtype}
+    # Types of 32 bits and less go together under autocast.
+    if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in {dtype}.union(
+        *found.values()
+    ):
+        return
+    for name, types in found.items():
+        if types and dtype not in types:
+            names = ", ".join(sorted(map(str, types)))
+            raise ValueError(
+                f"inputs of type {dtype}, {name} of type {names}: convert either, by .to({names}) "
+                f"or .to({dtype})"
+            )
