@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import readable
+from impflow_zoo.models.reading import readable
 
 __all__ = ["ConversionError", "Standin", "Storage", "StoredTensor", "read_pickle"]
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from impflow_zoo.lipschitz.certify import Certificate
 from impflow_zoo.models.classes import model_class, require_config
 from impflow_zoo.models.config import Config, parse, to_json
-from impflow_zoo.models.fields import ConfigError, ModelError, convert
+from impflow_zoo.models.fields import ConfigError, ModelError, convert, require
 from impflow_zoo.models.hub import snapshot
+from impflow_zoo.models.reading import JSON_BYTES, read_json, readable
 from impflow_zoo.models.writing import write_together
 from impflow_zoo.numerics.settings import is_whole
 
@@ -47,7 +48,6 @@ __all__ = [
     "ModelFolder",
     "WeightsError",
     "read_safetensors",
-    "readable",
 ]
 
 CONFIG, WEIGHTS, GOLDEN = "config.json", "model.safetensors", "golden.safetensors"
@@ -76,7 +76,7 @@ class ConfigFile:
     certificate: tuple[Certificate, ...] = ()  # the Lipschitz bounds at save time
 
     def text(self) -> bytes:
-        """The content of the file."""
+        """The content of the file, or a `ConfigError` if nobody could read one of its size."""
         data = {
             "format": _FORMAT,
             "model": self.model,
@@ -84,7 +84,10 @@ class ConfigFile:
             "weights": None if self.sha256 is None else {"sha256": self.sha256},
             "certificate": [vars(c) for c in self.certificate],
         }
-        return (json.dumps(data, indent=2) + "\n").encode()
+        content = (json.dumps(data, indent=2) + "\n").encode()
+        size = len(content)
+        require(size <= JSON_BYTES, CONFIG, f"{size:,} bytes", f"{JSON_BYTES:,} at most")
+        return content
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,7 @@ class ModelFolder:
             if self.has(LOG):
                 reason = "a run writes a model at its first validation, which has not happened yet"
             raise ConfigError(f"{self.name} has no {CONFIG}: {reason}")
-        try:
-            data = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{self.name}: {CONFIG} is not valid JSON ({error})") from None
+        data = read_json(self.path / CONFIG, f"{self.name}: {CONFIG}")
         if not isinstance(data, dict):
             raise ConfigError(f"{self.name}: {CONFIG} is not a JSON object")
         version = data.get("format")
@@ -234,9 +234,3 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} is truncated or damaged: {readable(error)}; copy it again"
         ) from None
-
-
-def readable(problem: object) -> str:
-    """A problem in one line that fits a screen, whatever the file put into it."""
-    text = "".join(c if c.isprintable() else " " for c in str(problem))
-    return text if len(text) <= 300 else f"{text[:300]}..."

@@ -31,9 +31,9 @@ from impflow_zoo.models.folder import (
     ModelFolder,
     WeightsError,
     read_safetensors,
-    readable,
 )
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.models.reading import readable
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.context import StandardisedContext
