@@ -106,7 +106,14 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
-        weights = folder.weights(stated)
+        try:
+            weights = folder.weights(stated)
+        except DamagedError:  # in the cache, perhaps
+            with suppress(OSError):
+                folder = opened(force_download=not local_files_only)
+            weights = folder.weights(stated)
+        kind = cls if issubclass(cls, wanted) else wanted
+        store.require_fitting(kind, config, weights, folder.name)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
             model = (cls if issubclass(cls, wanted) else wanted)(config)

@@ -13,6 +13,7 @@ import torch
 
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.facts import read_lines
+from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
@@ -37,7 +38,8 @@ from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train"]
 
-_LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
+_MOST_NUMBERS = 1e10  # of a model: with gradients and averages 200 GB
+_MOST_TENSORS = 1e5
 
 
 def train(
@@ -92,17 +94,14 @@ def train(
         _check_new(ModelFolder(folder), own)
     if any(s.optimizer == "muon" for s in recipe.runs) and not hasattr(torch.optim, "Muon"):
         raise ModelError(f"optimizer: muon needs torch 2.9, this is torch {torch.__version__}")
-    least = recipe.config.least_size
-    if least > _LARGEST:
-        raise ModelError(
-            f"the config needs at least {least:.3g} numbers: use fewer blocks or smaller sizes"
-        )
     processes = together(device)
     resume = processes.gather(resume)[0]  # all have looked before anybody writes
     train_rows, validation_rows = open_splits(recipe, data)
     torch.manual_seed(recipe.training.seed)
     config = _with_columns(recipe.config, train_rows)
-    model = model_class(recipe.model)(config).to(processes.device)
+    advice = f"the config needs more than {_MOST_NUMBERS:.0e} numbers: use smaller sizes"
+    with Budget(_MOST_NUMBERS, _MOST_TENSORS, advice):
+        model = model_class(recipe.model)(config).to(processes.device)
     start = None if init_from is None else ModelFolder.open(locate(init_from))
     first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
     if first >= len(recipe.runs):
