@@ -48,7 +48,7 @@ class Result:
         round_trip: largest error after encoding and decoding at most 100 rows, in standard
             deviations of a column over these rows (images: pixels in [0, 1]).
         seconds: wall time.
-        published: the value on the model's card, if it has one for this split.
+        published: the value on the model's card, if the card has one of these rows, all of them.
         skipped: rows left out because they cannot be read.
         published_on: the data of the card's value, in words.
         per_row: the metric of each row, `[n]`, float64.
@@ -195,6 +195,8 @@ def evaluate(
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
     nets, card = sum(len(block.steps) for block in model.blocks()), where.published
+    if card and card.n != n:  # a part of the rows
+        card = None
     return Result(
         metric=config.metric,
         value=float(values.mean()),

@@ -108,7 +108,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to score a model on, and what its card says of them."""
+    """Rows to score a model on, and the score on its card if the card is about these rows."""
 
     dataset: str
     split: str | None
@@ -138,21 +138,21 @@ def scored_split(
     except ConfigError:  # of another version, or damaged: only the number beside depends on it
         if dataset is None:
             raise
-    of_card = split in (None, data.test) and revision in (None, data.revision)
-    entry = Record(folder).entry if folder and of_card else None
-    if dataset is not None:
-        on_disk = os.path.exists(dataset)
-        if revision is not None and on_disk:
-            raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
-        if dataset == data.dataset:
-            return Split(dataset, split or data.test, revision, entry)
-        # What users bring on disk may well be the card's data; the Hub's is known by its name.
-        return Split(dataset, split, revision, entry if on_disk else None)
     shipped = folder.file(TEST_ROWS) if folder else None
-    if shipped is not None and split in (None, data.test) and revision is None:
-        return Split(str(shipped), None, None, entry)
-    if data.dataset is not None:
-        return Split(data.dataset, split or data.test, revision or data.revision, entry)
+    entry = Record(folder).entry if folder and split in (None, data.test) else None
+    if dataset is not None and revision is not None and os.path.exists(dataset):
+        raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
+    if dataset is None:
+        if shipped is not None and split in (None, data.test) and revision is None:
+            return Split(str(shipped), None, None, entry)
+        dataset, revision = data.dataset, revision or data.revision
+    if dataset is not None:
+        # Rows on disk may be any rows, but for the file that the card is about.
+        of_card = (dataset, revision) == (data.dataset, data.revision)
+        if os.path.exists(dataset):
+            of_card = shipped is not None and os.path.samefile(dataset, shipped)
+        split = split or (data.test if dataset == data.dataset else None)
+        return Split(dataset, split, revision, entry if of_card else None)
     own = f"; its card is about the split {data.test!r} of {words.data_name} {words.data_url}"
     if shipped is not None:
         own = f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"
