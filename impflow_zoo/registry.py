@@ -20,6 +20,7 @@ __all__ = [
     "create_model",
     "list_models",
     "locate",
+    "refuse_two_meanings",
     "scored_split",
     "zoo_folder",
 ]
@@ -78,7 +79,11 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
 def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     """Where a model's files are: a folder or a Hub id.
 
-    Weights that come with the package are taken from there, unless a revision is asked for.
+    Weights that come with the package are taken from there, unless a revision is asked for. A path
+    object means a folder.
+
+    Raises:
+        ModelError: if a name is unknown, or means a folder here and a model of the zoo.
     """
     if not isinstance(model, str | os.PathLike):
         raise ModelError(
@@ -87,10 +92,13 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         )
     given = os.fspath(model)
     name, at, asked = given.partition("@")
-    if os.path.isdir(given) or os.path.isdir(name) or "/" in given or os.sep in given:
+    if not isinstance(model, str) or "/" in given or os.sep in given:
+        return given
+    refuse_two_meanings(name)
+    if os.path.isdir(given) or os.path.isdir(name):
         return given
     folder = zoo_folder() / name
-    if not (folder / CONFIG).is_file() or name.startswith("."):
+    if not _in_zoo(name):
         names = list_models(pretrained=None)
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
@@ -103,7 +111,34 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         raise ModelError(
             f"there are no weights for {name} yet: {folder / CARD} says how to get them"
         )
-    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}{at}{asked}"
+    return f"{_hub_id(name)}{at}{asked}"
+
+
+def refuse_two_meanings(name: str) -> None:
+    """Refuse the name of a folder in the working directory that is also a name of the zoo.
+
+    Arguments:
+        name: the name, without a revision.
+
+    Raises:
+        ModelError: saying how to name either.
+    """
+    folder = zoo_folder() / name
+    if not (os.path.isdir(name) and _in_zoo(name)) or os.path.samefile(name, folder):
+        return
+    other = folder if (folder / WEIGHTS).is_file() else _hub_id(name)
+    raise ModelError(
+        f"{name} is a folder here and a model of the zoo: write ./{name} for the folder, or "
+        f"{other} for the model of the zoo"
+    )
+
+
+def _in_zoo(name: str) -> bool:
+    return not name.startswith(".") and (zoo_folder() / name / CONFIG).is_file()
+
+
+def _hub_id(name: str) -> str:
+    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}"
 
 
 @dataclass(frozen=True)

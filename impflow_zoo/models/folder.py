@@ -115,7 +115,10 @@ class ModelFolder:
         """
         name = os.fspath(model)
         if "@" in name and not os.path.isdir(name):
-            name, revision = name.rsplit("@", 1)
+            name, stated = name.rsplit("@", 1)
+            if revision not in (None, stated):
+                raise ModelError(f"{name}@{stated} and revision={revision!r}: give one revision")
+            revision = stated
         if os.path.isdir(name):
             if revision is not None:
                 raise ModelError(f"{name} is a folder and has no revisions: leave {revision!r} out")
