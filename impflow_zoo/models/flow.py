@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -15,7 +17,7 @@ from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.fields import ModelError, usable_device
-from impflow_zoo.models.folder import CARD, ModelFolder
+from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
@@ -82,14 +84,15 @@ class FlowModel(Density, PyTorchModelHubMixin):
             huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors,
                 said in one line.
         """
-        folder = ModelFolder.open(
+        opened = partial(
+            ModelFolder.open,
             pretrained_model_name_or_path,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
-            force_download=force_download,
         )
+        folder = opened(force_download=force_download)
         stated = folder.config()
         wanted = model_class(stated.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
@@ -116,7 +119,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         store.require_fitting(kind, config, weights, folder.name)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
-            model = (cls if issubclass(cls, wanted) else wanted)(config)
+            model = kind(config)
             store.load_weights(model, weights, folder.name)
             model = model.to(dtype=dtype).eval()
             if device is not None:

@@ -45,6 +45,7 @@ __all__ = [
     "TRAINING",
     "WEIGHTS",
     "ConfigFile",
+    "DamagedError",
     "ModelFolder",
     "WeightsError",
     "read_safetensors",
@@ -64,6 +65,10 @@ _FORMAT = 1
 
 class WeightsError(ModelError):
     """Weights are missing, incomplete, of another shape, damaged, or not those of the config."""
+
+
+class DamagedError(WeightsError):
+    """A file does not hold what was written into it."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ class ModelFolder:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         tensors = read_safetensors(path)
         if stated.sha256 not in (None, found):
-            raise WeightsError(
+            raise DamagedError(
                 f"{self.name}: {WEIGHTS} has sha256 {found[:12]}..., the config records "
                 f"{str(stated.sha256)[:12]}...: download it again, or save the model again"
             )
@@ -224,11 +229,11 @@ class ModelFolder:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or a `WeightsError` if it is damaged."""
+    """All tensors of a safetensors file, or a `DamagedError`."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(
+        raise DamagedError(
             f"{path} is truncated or damaged: {readable(error)}; copy it again"
         ) from None
