@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from contextlib import suppress
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -151,7 +153,11 @@ class FlowModel(Density, PyTorchModelHubMixin):
             card: text of the README.md.
             model_card_kwargs: `card` and the `repo_id` it is to name, from `push_to_hub`.
             push_to_hub_kwargs: passed to `push_to_hub`.
+
+        Raises:
+            TypeError: for an option that `push_to_hub` does not have; nothing is written.
         """
+        _refuse_unknown(push_to_hub_kwargs)
         folder, words = Path(save_directory), model_card_kwargs or {}
         own, known = repo_id or folder.resolve().name, card or (folder / CARD).exists()
         store.save(self, folder, card or words.get("card"), words.get("repo_id", own))
@@ -172,13 +178,24 @@ class FlowModel(Density, PyTorchModelHubMixin):
 
         Raises:
             huggingface_hub.errors.HfHubHTTPError: the Hub's own errors, said in one line.
+            TypeError: for an option of another name; nothing is sent.
         """
+        _refuse_unknown(options)
         with one_line_errors(repo_id, saves=True):
             if "/" not in repo_id:  # the Hub knows the owner, whom the card is to name
                 known = {key: options.get(key) for key in ("token", "private")}
                 repo_id = HfApi().create_repo(repo_id, exist_ok=True, **known).repo_id
             words = {"repo_id": repo_id, **(model_card_kwargs or {})}
             return super().push_to_hub(repo_id, model_card_kwargs=words, **options)
+
+
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    known = signature(PyTorchModelHubMixin.push_to_hub).parameters
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, "card", "push_to_hub"], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"unknown option {name!r}{hint}")
 
 
 @register_model
