@@ -71,7 +71,7 @@ class Layer(Transform):
 
 @dataclass(frozen=True)
 class YardstickConfig(ImageConfig):
-    """Settings of an image model whose weights are fewer than those of our nets would be."""
+    """Settings of an image model whose blocks are none of ours."""
 
     kind: ClassVar[str] = "image-yardstick"
 
@@ -81,10 +81,6 @@ class YardstickConfig(ImageConfig):
         assert isinstance(config, ImageConfig)
         known = {field.name: getattr(config, field.name) for field in fields(ImageConfig)}
         return cls(**{**known, **changes})
-
-    @property
-    def least_size(self) -> int:
-        return 1
 
 
 class CouplingBuilder(ImageBuilder):

@@ -5,40 +5,50 @@ from __future__ import annotations
 import contextlib
 import io
 import mmap
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
 from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from conversion.pickles import ConversionError, Storage, StoredTensor, read_pickle
+from impflow_zoo.models.reading import open_file
 
 __all__ = ["Archive", "open_archive"]
 
+_READ = 4  # times the size of the file
 
-@dataclass(frozen=True)
+
+@dataclass
 class Archive:
     """An open checkpoint: its objects, with tensors that are read when asked for.
 
     Arguments:
         content: what was saved.
         bytes_of: the bytes of a storage.
+        most: how many bytes may be read in all; a storage is read for each of its tensors.
     """
 
     content: Any
     bytes_of: Callable[[Storage], bytes]
+    most: int
 
     def read(self, tensor: StoredTensor) -> Tensor:
         """A tensor's numbers, on their own memory."""
         storage = tensor.storage
+        size = storage.size * storage.dtype.itemsize
+        self.most -= size
+        if self.most < 0:
+            raise ConversionError("tensors share storages, or are larger than the file: refused")
         with _damages():
             data = self.bytes_of(storage)
-        if len(data) != storage.size * storage.dtype.itemsize:
+        if len(data) != size:
             raise ConversionError(f"storage {storage.key!r} is of another size: damaged")
         if not data:
             return torch.empty(tensor.shape, dtype=storage.dtype)
@@ -54,12 +64,13 @@ def open_archive(path: Path) -> Iterator[Archive]:
         ConversionError: if it is no checkpoint, damaged, or holds a name that is not allowed.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below
+        file = open_file(path)
     except OSError as error:
         raise ConversionError(f"{path} cannot be read: {error.strerror}") from None
     with file:
         with _damages():
-            archive = _open_zip(file) if zipfile.is_zipfile(path) else _open_row(file)
+            size = os.fstat(file.fileno()).st_size
+            archive = (_open_zip if zipfile.is_zipfile(file) else _open_row)(file, size)
         yield archive
 
 
@@ -69,11 +80,20 @@ def _damages() -> Iterator[None]:
         yield
     except ConversionError:
         raise
-    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, KeyError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        struct.error,
+        EOFError,
+        KeyError,
+        OSError,
+        OverflowError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise ConversionError(f"the checkpoint is damaged: {error}") from None
 
 
-def _open_zip(file: BinaryIO) -> Archive:
+def _open_zip(file: IO[bytes], size: int) -> Archive:
     archive = zipfile.ZipFile(file)
     names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(names) != 1:
@@ -84,16 +104,19 @@ def _open_zip(file: BinaryIO) -> Archive:
         info = archive.getinfo(root + name)
         if info.compress_type != zipfile.ZIP_STORED:
             raise ConversionError(f"{name} is compressed, which torch.save never does: refused")
+        if max(info.file_size, info.compress_size) > size:
+            raise ConversionError(f"{name} is larger than the file: damaged")
         return archive.read(info)
 
     if f"{root}byteorder" in archive.namelist():
         _require_little_endian(entry("byteorder") == b"little")
     content = read_pickle(io.BytesIO(entry("data.pkl")), {})
-    return Archive(content, lambda storage: entry(f"data/{storage.key}"))
+    return Archive(content, lambda storage: entry(f"data/{storage.key}"), _READ * size)
 
 
-def _open_row(file: BinaryIO) -> Archive:
+def _open_row(file: IO[bytes], size: int) -> Archive:
     """Five pickles (magic number, protocol, system, objects, storage keys), then the storages."""
+    file.seek(0)
     if file.read(1) != b"\x80":
         raise ConversionError("neither a zip archive nor a pickle: not written by torch.save")
     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -117,7 +140,7 @@ def _open_row(file: BinaryIO) -> Archive:
             raise ConversionError(f"storage {key!r} ends after the file: truncated")
         places[storage.key] = slice(data.tell(), end)
         data.seek(end)
-    return Archive(content, lambda storage: data[places[storage.key]])
+    return Archive(content, lambda storage: data[places[storage.key]], _READ * size)
 
 
 def _require_little_endian(little: bool) -> None:

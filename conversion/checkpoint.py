@@ -21,6 +21,7 @@ _KEY = re.compile(
     r"(?P<unit>(transforms\.(?P<scale>\d+)\.)?chain\.(?P<index>\d+))\."
     r"((?P<net>nnet|nnet_x|nnet_z)\.(?P<flat>nnet\.)?(?P<place>\d+)\.|fc_module\.)?(?P<name>\w+)"
 )
+_LONGEST_NAME = 200  # which the patterns below take no time for
 # Of estimators, of copies of nets, or computed from other tensors: no value depends on them.
 _DROPPED = re.compile(
     r".*(\.nnet_[xz]_copy\..*|\.(lamb|geom_p|last_n_samples|last_firmom|last_secmom)"
@@ -112,6 +113,9 @@ def _plain(tensors: Any) -> dict[str, StoredTensor]:
     )
     if not known:
         raise ConversionError("the weights are not tensors with a name: damaged")
+    longest = max(tensors, key=len, default="")
+    if len(longest) > _LONGEST_NAME:
+        raise ConversionError(f"a tensor has a name of {len(longest)} characters: damaged")
     return {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
 
 
@@ -129,8 +133,12 @@ def _place(key: str) -> Place:
 def names_of(model: FlowModel, checkpoint: Checkpoint) -> dict[str, str]:
     """The key in the checkpoint for each key of the model's state that is copied.
 
+    Arguments:
+        model: what it is for; it needs no numbers.
+        checkpoint: where the numbers are.
+
     Raises:
-        ConversionError: if model and checkpoint have not the same layers.
+        ConversionError: if model and checkpoint have not the same tensors.
     """
     units = sorted({(place.scale, place.index) for place in checkpoint.places})
     parts = [
@@ -154,7 +162,23 @@ def names_of(model: FlowModel, checkpoint: Checkpoint) -> dict[str, str]:
                 f"{place.key} has no place where the settings describe {type(part).__name__}: "
                 "correct act, vnorms, dims, kernels, preact, actnorm or fc_end by --set"
             )
+    for key, tensor in own.items():
+        _require_counterpart(key, tensor, names.get(key), checkpoint)
     return names
+
+
+def _require_counterpart(key: str, own: Tensor, source: str | None, checkpoint: Checkpoint) -> None:
+    if source is None:
+        if not (key.endswith(("._scale", "._shift")) or re.search("_distr|permutation", key)):
+            raise ConversionError(
+                f"nothing in the checkpoint for {key}: correct act, vnorms or dims by --set"
+            )
+    elif checkpoint.tensors[source].shape != own.shape:
+        raise ConversionError(
+            f"{source} has shape {checkpoint.tensors[source].shape}, the settings describe "
+            f"{tuple(own.shape)}: correct dims, idim, fc_idim, kernels, imagesize, vnorms or "
+            "factor_out by --set"
+        )
 
 
 def _name(part: nn.Module, place: Place) -> str:
@@ -181,24 +205,11 @@ def weights_of(
         averaged: take the averaged weights.
 
     Raises:
-        ConversionError: if there are tensors missing, of another shape, or not finite.
+        ConversionError: if a number is not finite.
     """
-    weights = {}
-    for key, own in model.state_dict().items():
-        if key not in names:
-            if not (key.endswith(("._scale", "._shift")) or re.search("_distr|permutation", key)):
-                raise ConversionError(
-                    f"nothing in the checkpoint for {key}: correct act, vnorms or dims by --set"
-                )
-            weights[key] = own
-            continue
-        source = names[key]
-        if checkpoint.tensors[source].shape != own.shape:
-            raise ConversionError(
-                f"{source} has shape {checkpoint.tensors[source].shape}, the settings describe "
-                f"{tuple(own.shape)}: correct dims, idim, fc_idim, kernels, imagesize, vnorms or "
-                "factor_out by --set"
-            )
+    weights = model.state_dict()
+    for key, source in names.items():
+        own = weights[key]
         weights[key] = checkpoint.read(source, averaged=averaged).to(own.dtype)
         if not bool(weights[key].isfinite().all()):
             raise ConversionError(f"{source} holds NaN or infinity")

@@ -18,6 +18,7 @@ from conversion.checkpoint import Checkpoint, names_of, weights_of
 from conversion.pickles import ConversionError
 from conversion.settings import Settings, config_of, read_settings
 from impflow_zoo.lipschitz.certify import certify, worst
+from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.flow import FlowModel, ImpFlow, ResFlow
 from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS, ConfigFile, ModelFolder
 from impflow_zoo.models.store import golden_batch
@@ -67,17 +68,23 @@ def convert(
         averaged = bool(checkpoint.averages) and weights != "raw"
         settings = read_settings(checkpoint.args, overrides or {})
         config = config_of(checkpoint, settings)
-        most = source.stat().st_size // 2
-        if config.least_size > most:  # before anything of that size is built
-            raise ConversionError(
-                f"the settings describe {config.least_size} numbers or more, the checkpoint holds "
-                f"{most} at most: correct dims, idim, nblocks or imagesize by --set"
-            )
+        kind = ResFlow if checkpoint.first.net == "nnet" else ImpFlow
+        with torch.device("meta"), _budget(source, checkpoint):
+            names = names_of(kind(config), checkpoint)  # before anything of that size is built
         with torch.random.fork_rng(devices=[]):
-            model = (ResFlow if checkpoint.first.net == "nnet" else ImpFlow)(config).eval()
-        names = names_of(model, checkpoint)
+            model = kind(config).eval()
         model.load_state_dict(weights_of(model, checkpoint, names, averaged=averaged))
         return Converted(source, model, names, settings, averaged)
+
+
+def _budget(source: Path, checkpoint: Checkpoint) -> Budget:
+    """What the model of a checkpoint may take while it is made."""
+    numbers, tensors = source.stat().st_size // 2, len(checkpoint.tensors)
+    message = (
+        f"the settings describe far more than the {tensors:,} tensors of the checkpoint hold: "
+        "correct dims, idim, nblocks or imagesize by --set"
+    )
+    return Budget(4 * numbers, 4 * tensors + 1000, message)
 
 
 def write(converted: Converted, folder: Path, *, verify: bool = False) -> list[str]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import readable
+from impflow_zoo.models.reading import readable
 
 __all__ = ["ConversionError", "Standin", "Storage", "StoredTensor", "read_pickle"]
 
@@ -63,7 +63,7 @@ class Standin:
     """An object of a class that is not imported: its name, and the state that was saved."""
 
     name: str
-    state: dict[Any, Any] = field(default_factory=dict)
+    state: dict[Any, Any] = field(default_factory=dict, repr=False)  # may be 2^40 values in words
 
 
 @dataclass(frozen=True)

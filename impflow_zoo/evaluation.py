@@ -54,7 +54,7 @@ class Result:
             deviations of a column over these rows (images: pixels in [0, 1]). More than 0.01
             emits a `NumericalWarning`.
         seconds: wall time.
-        published: the value on the model's card, if it has one for this split.
+        published: the value on the model's card, if the card has one of these rows, all of them.
         skipped: rows left out because they cannot be read.
         published_on: the data of the card's value, in words.
         per_row: the metric of each row, `[n]`, float64.
@@ -225,6 +225,8 @@ def evaluate(
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
     nets, card = sum(len(block.steps) for block in model.blocks()), where.published
+    if card and card.n != n:  # a part of the rows
+        card = None
     return Result(
         metric=config.metric,
         value=float(values.mean()),

@@ -13,6 +13,7 @@ from typing import Any
 
 from impflow_zoo.models.fields import ConfigError, ModelError, convert, convert_fields
 from impflow_zoo.models.folder import LOG, TRAINING
+from impflow_zoo.models.reading import read_json
 from impflow_zoo.models.writing import write_whole
 
 __all__ = [
@@ -108,8 +109,8 @@ class TrainingFacts:
         if not path.is_file():
             raise ModelError(f"{folder} has no {TRAINING}: stage it from a run")
         try:
-            facts: TrainingFacts = convert(json.loads(path.read_text("utf-8")), cls, TRAINING)
-        except ValueError as error:
+            facts: TrainingFacts = convert(read_json(path, TRAINING), cls, TRAINING)
+        except ConfigError as error:
             raise ModelError(f"{path} is damaged: stage the model from its run again") from error
         return facts
 
@@ -235,7 +236,7 @@ def _line(text: str) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
         numbers = (line["step"], line["rows_seen"], line["seconds"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return line if all(isinstance(number, int | float) for number in numbers) else None
 

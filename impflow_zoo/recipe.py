@@ -20,6 +20,7 @@ from impflow_zoo.models.fields import (
     require_sizes,
 )
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.reading import parse_yaml, read_yaml, readable
 from impflow_zoo.smoke import tiny
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "read_recipe",
     "with_seed",
 ]
+
+_MOST_STAGES, _MOST = 100, 10**12  # stages; steps or rows
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class DataSettings:
         require_choice("corrupt", self.corrupt, ("stop", "skip"))
         if self.revision is not None and self.dataset is None:
             raise ConfigError("data.revision needs a Hub set in data.dataset")
-        require_sizes(self, "validation_rows", "train_rows")
+        require_sizes(self, "train_rows", most=10_000_000)
+        require_sizes(self, "validation_rows", most=_MOST)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,9 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         require_choice("optimizer", self.optimizer, ("adamw", "muon"))
-        require_sizes(self, "steps", "batch_size", "validate_every", "log_every")
-        require_sizes(self, "validation_limit", "patience")
+        require_sizes(self, "batch_size")
+        require_sizes(self, "steps", "validate_every", "log_every", most=_MOST)
+        require_sizes(self, "validation_limit", "patience", most=_MOST)
         for name in ("warmup_steps", "weight_decay", "checkpoint_minutes", "final_learning_rate"):
             value = getattr(self, name)
             require(value is None or value >= 0, name, value, "at least 0")
@@ -187,31 +192,13 @@ class Recipe:
         )
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which PyYAML would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} given twice")
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
-
-
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
         ConfigError: if the file is missing, is not YAML, or holds an unknown setting.
     """
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"recipe {path} is not valid YAML: {reason}") from None
+    data = read_yaml(path, f"recipe {path}")
     if not isinstance(data, dict):
         raise ConfigError(f"recipe {path} holds no settings")
     try:
@@ -219,24 +206,30 @@ def read_recipe(path: Path) -> Recipe:
             require_choice("recipe key", str(key), [f.name for f in fields(Recipe)])
         if "model" not in data:
             raise ConfigError(f"it names no model: choose {' or '.join(model_names())}")
-        training, words, stages = (data.get(key) or {} for key in ("training", "card", "stages"))
+        training = data.get("training", {})
         recipe = Recipe(
             model_class(data["model"]).__name__,
             parse(data.get("config")),
-            convert(data.get("data") or {}, DataSettings, "data"),
+            convert(data.get("data", {}), DataSettings, "data"),
             convert(training, TrainingSettings, "training"),
-            convert(words, CardSettings, "card"),
+            convert(data.get("card", {}), CardSettings, "card"),
         )
-        if isinstance(stages, list):
-            seed = recipe.training.seed
-            stages = [
-                {**training, "seed": seed + i, **own} if isinstance(own, dict) else own
-                for i, own in enumerate(stages)
-            ]
-        stages = convert(stages or [], tuple[TrainingSettings, ...], "stages")
+        stages = _stages(data.get("stages", []), training, recipe.training.seed)
         return tiny(replace(recipe, stages=stages))
     except ConfigError as error:
-        raise ConfigError(f"recipe {path}: {error}") from None
+        raise ConfigError(f"recipe {path}: {readable(error)}") from None
+
+
+def _stages(stages: Any, training: dict[str, Any], seed: int) -> tuple[TrainingSettings, ...]:
+    """The settings of stages, each of which states its differences from `training`."""
+    if isinstance(stages, list):
+        require(len(stages) <= _MOST_STAGES, "stages", stages, f"{_MOST_STAGES} at most")
+        stages = [
+            {**training, "seed": seed + i, **own} if isinstance(own, dict) else own
+            for i, own in enumerate(stages)
+        ]
+    found: tuple[TrainingSettings, ...] = convert(stages, tuple[TrainingSettings, ...], "stages")
+    return found
 
 
 def differences(one: Recipe, other: Recipe, *, more_stages: bool = False) -> list[str]:
@@ -295,8 +288,8 @@ def _stated(settings: Any) -> Any:
 
 def with_seed(text: bytes, seed: int) -> bytes:
     """The text of a recipe with another seed, without its comments."""
-    sections = yaml.safe_load(text)
-    training = sections.get("training") or {}
+    sections = parse_yaml(text, "recipe")
+    training = sections.get("training", {})
     if stages := sections.get("stages"):  # two of them may be one object
         off = seed - training.get("seed", 0)
         sections["stages"] = [

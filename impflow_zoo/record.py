@@ -21,7 +21,7 @@ import torch
 from impflow_zoo.facts import TrainingFacts
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.classes import model_class
-from impflow_zoo.models.fields import ModelError, convert
+from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.folder import (
     CONFIG,
     RECIPE,
@@ -29,8 +29,8 @@ from impflow_zoo.models.folder import (
     TRAINING,
     ConfigFile,
     ModelFolder,
-    readable,
 )
+from impflow_zoo.models.reading import read_json, readable
 from impflow_zoo.predictive import Predictive
 from impflow_zoo.recipe import Recipe, read_recipe
 
@@ -123,9 +123,8 @@ class Record:
         if path is None:
             return ()
         try:
-            found = convert(json.loads(path.read_text("utf-8")), tuple[Entry, ...], RESULTS)
-            return tuple(found)
-        except ValueError as error:
+            return tuple(convert(read_json(path, RESULTS), tuple[Entry, ...], RESULTS))
+        except ConfigError as error:
             raise ModelError(
                 f"{self.folder.name}: {RESULTS} is damaged ({readable(error)}): delete it and "
                 "stage the model again"

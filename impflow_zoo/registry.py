@@ -20,6 +20,7 @@ __all__ = [
     "create_model",
     "list_models",
     "locate",
+    "refuse_two_meanings",
     "scored_split",
     "zoo_folder",
 ]
@@ -78,7 +79,11 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
 def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     """Where a model's files are: a folder or a Hub id.
 
-    Weights that come with the package are taken from there, unless a revision is asked for.
+    Weights that come with the package are taken from there, unless a revision is asked for. A path
+    object means a folder.
+
+    Raises:
+        ModelError: if a name is unknown, or means a folder here and a model of the zoo.
     """
     if not isinstance(model, str | os.PathLike):
         raise ModelError(
@@ -87,10 +92,13 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         )
     given = os.fspath(model)
     name, at, asked = given.partition("@")
-    if os.path.isdir(given) or os.path.isdir(name) or "/" in given or os.sep in given:
+    if not isinstance(model, str) or "/" in given or os.sep in given:
+        return given
+    refuse_two_meanings(name)
+    if os.path.isdir(given) or os.path.isdir(name):
         return given
     folder = zoo_folder() / name
-    if not (folder / CONFIG).is_file() or name.startswith("."):
+    if not _in_zoo(name):
         names = list_models(pretrained=None)
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
@@ -103,12 +111,39 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         raise ModelError(
             f"there are no weights for {name} yet: {folder / CARD} says how to get them"
         )
-    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}{at}{asked}"
+    return f"{_hub_id(name)}{at}{asked}"
+
+
+def refuse_two_meanings(name: str) -> None:
+    """Refuse the name of a folder in the working directory that is also a name of the zoo.
+
+    Arguments:
+        name: the name, without a revision.
+
+    Raises:
+        ModelError: saying how to name either.
+    """
+    folder = zoo_folder() / name
+    if not (os.path.isdir(name) and _in_zoo(name)) or os.path.samefile(name, folder):
+        return
+    other = folder if (folder / WEIGHTS).is_file() else _hub_id(name)
+    raise ModelError(
+        f"{name} is a folder here and a model of the zoo: write ./{name} for the folder, or "
+        f"{other} for the model of the zoo"
+    )
+
+
+def _in_zoo(name: str) -> bool:
+    return not name.startswith(".") and (zoo_folder() / name / CONFIG).is_file()
+
+
+def _hub_id(name: str) -> str:
+    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to score a model on, and what its card says of them."""
+    """Rows to score a model on, and the score on its card if the card is about these rows."""
 
     dataset: str
     split: str | None
@@ -138,21 +173,21 @@ def scored_split(
     except ConfigError:  # of another version, or damaged: only the number beside depends on it
         if dataset is None:
             raise
-    of_card = split in (None, data.test) and revision in (None, data.revision)
-    entry = Record(folder).entry if folder and of_card else None
-    if dataset is not None:
-        on_disk = os.path.exists(dataset)
-        if revision is not None and on_disk:
-            raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
-        if dataset == data.dataset:
-            return Split(dataset, split or data.test, revision, entry)
-        # What users bring on disk may well be the card's data; the Hub's is known by its name.
-        return Split(dataset, split, revision, entry if on_disk else None)
     shipped = folder.file(TEST_ROWS) if folder else None
-    if shipped is not None and split in (None, data.test) and revision is None:
-        return Split(str(shipped), None, None, entry)
-    if data.dataset is not None:
-        return Split(data.dataset, split or data.test, revision or data.revision, entry)
+    entry = Record(folder).entry if folder and split in (None, data.test) else None
+    if dataset is not None and revision is not None and os.path.exists(dataset):
+        raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
+    if dataset is None:
+        if shipped is not None and split in (None, data.test) and revision is None:
+            return Split(str(shipped), None, None, entry)
+        dataset, revision = data.dataset, revision or data.revision
+    if dataset is not None:
+        # Rows on disk may be any rows, but for the file that the card is about.
+        of_card = (dataset, revision) == (data.dataset, data.revision)
+        if os.path.exists(dataset):
+            of_card = shipped is not None and os.path.samefile(dataset, shipped)
+        split = split or (data.test if dataset == data.dataset else None)
+        return Split(dataset, split, revision, entry if of_card else None)
     own = f"; its card is about the split {data.test!r} of {words.data_name} {words.data_url}"
     if shipped is not None:
         own = f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"

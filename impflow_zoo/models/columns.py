@@ -26,6 +26,8 @@ from impflow_zoo.transforms.whole import WholeTransform
 
 __all__ = ["ColumnsConfig", "angles_of", "on_plain", "table_transform"]
 
+_MOST_COLUMNS = 50_000
+
 
 @dataclass(frozen=True)
 class ColumnsConfig:
@@ -62,7 +64,7 @@ class ColumnsConfig:
         convert_fields(self)
         if self.context_columns and self.context_features is None:
             object.__setattr__(self, "context_features", len(self.context_columns))
-        require_sizes(self, "features", "context_features")
+        require_sizes(self, "features", "context_features", most=_MOST_COLUMNS)
         require_choice("metric", self.metric, ("log_likelihood", "bits"))
         given = self.context_features or 0
         self._require_length("columns", self.features)
@@ -76,8 +78,9 @@ class ColumnsConfig:
         steps = all(0 <= step < math.inf for step in self.rounding)
         require(steps, "rounding", self.rounding, "steps of at least 0")
 
+        known = set(self.columns)
         for name, ends in self.bounds.items():
-            require(name in self.columns, "bounds", name, "names of columns")
+            require(name in known, "bounds", name, "names of columns")
             require(len(ends) == 2, f"bounds.{name}", ends, "[low, high]")
             low, high = self.bounds_of(name)
             wide = low < high and (low, high) != (-math.inf, math.inf)
@@ -101,11 +104,6 @@ class ColumnsConfig:
     def shape(self) -> tuple[int, ...]:
         """Shape of one row as the user has it."""
         return (self.features,)
-
-    @property
-    def least_size(self) -> int:
-        """How many numbers the weights hold at least."""
-        return 0
 
 
 def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeTransform:
@@ -135,13 +133,15 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeT
 
 def angles_of(config: ColumnsConfig) -> list[int]:
     """Numbers of the columns that have a period."""
-    return [config.columns.index(name) for name in getattr(config, "periodic", ())]
+    periods = getattr(config, "periodic", {})
+    numbers = {name: i for i, name in enumerate(config.columns)} if periods else {}
+    return [numbers[name] for name in periods]
 
 
 def on_plain(config: ColumnsConfig, make: Callable[[int], Transform]) -> list[Transform]:
     """A transform of the columns that are no angles; angles keep their scale. None if all are."""
-    angles = angles_of(config)
-    plain = [i for i in range(config.features) if i not in angles]
+    angles = set(angles_of(config))
     if not angles:
         return [make(config.features)]
+    plain = [i for i in range(config.features) if i not in angles]
     return [OnColumns(make(len(plain)), plain)] if plain else []

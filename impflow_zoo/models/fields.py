@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import reprlib
 import sys
@@ -16,6 +17,7 @@ import torch
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 __all__ = [
+    "MOST_BLOCKS",
     "ConfigError",
     "ModelError",
     "convert",
@@ -25,6 +27,8 @@ __all__ = [
     "require_sizes",
     "usable_device",
 ]
+
+MOST_BLOCKS = 1000  # of a model, or of one of its scales
 
 
 class ModelError(ValueError):
@@ -48,12 +52,14 @@ def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None
         raise ConfigError(f"unknown {name} {value!r}: choose {', '.join(known)}")
 
 
-def require_sizes(settings: Any, *names: str) -> None:
-    """Refuse fields that hold a size below 1; None is no size."""
+def require_sizes(settings: Any, *names: str, most: int = 1_000_000) -> None:
+    """Refuse fields with a size below 1 or above a limit, or with over 100 sizes; None has none."""
     for name in names:
         value = getattr(settings, name)
         sizes = value if isinstance(value, tuple) else () if value is None else (value,)
+        require(len(sizes) <= 100, name, value, "100 sizes at most")
         require(all(size >= 1 for size in sizes), name, value, "at least 1")
+        require(all(size <= most for size in sizes), name, value, f"at most {most:,}")
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -68,19 +74,25 @@ def usable_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, which take long to find out."""
+    return typing.get_type_hints(cls)
+
+
 def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
     """Build a dataclass from its fields as JSON objects; `path` stands before their names."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
+            close = difflib.get_close_matches(str(key)[:50], fields, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"unknown config key {path + str(key)!r}{hint}")
     for name, f in fields.items():
         absent = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if absent and name not in data:
             raise ConfigError(f"config key {path + name!r} is missing")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     values = {k: convert(v, hints[k], path + k) for k, v in data.items()}
     try:
         return cls(**values)
@@ -90,7 +102,8 @@ def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
 
 def convert_fields(settings: Any) -> None:
     """Give the fields of a frozen dataclass their types, in `__post_init__`, by `convert`."""
-    hints = typing.get_type_hints(type(settings))
+    kind: Any = type(settings)
+    hints = _hints(kind)
     for f in dataclasses.fields(settings):
         value = convert(getattr(settings, f.name), hints[f.name], f.name)
         object.__setattr__(settings, f.name, value)
@@ -125,7 +138,7 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     if dataclasses.is_dataclass(annotation):
         wanted = "settings by name"
     hint = f", such as [{value}]" if origin is tuple and is_real(value) else ""
-    text = value if is_number and isinstance(value, str) else ""
+    text = value[:40] if is_number and isinstance(value, str) else ""
     if re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", text, re.IGNORECASE):
         hint = ", without quotes, such as 1000 or 1.0e-3"  # YAML reads `1e-3` as text
     raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+from contextlib import suppress
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -15,7 +19,7 @@ from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.fields import ModelError, usable_device
-from impflow_zoo.models.folder import CARD, ModelFolder
+from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
@@ -82,15 +86,21 @@ class FlowModel(Density, PyTorchModelHubMixin):
             huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors,
                 said in one line.
         """
-        folder = ModelFolder.open(
+        opened = partial(
+            ModelFolder.open,
             pretrained_model_name_or_path,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
-            force_download=force_download,
         )
-        stated, weights = folder.config_and_weights()
+        folder = opened(force_download=force_download)
+        try:
+            stated, weights = folder.config_and_weights()
+        except DamagedError:  # in the cache, perhaps
+            with suppress(OSError):
+                folder = opened(force_download=not local_files_only)
+            stated, weights = folder.config_and_weights()
         wanted = model_class(stated.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
@@ -106,9 +116,11 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
+        kind = cls if issubclass(cls, wanted) else wanted
+        store.require_fitting(kind, config, weights, folder.name)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
-            model = (cls if issubclass(cls, wanted) else wanted)(config)
+            model = kind(config)
             store.load_weights(model, weights, folder.name)
             model = model.to(dtype=dtype).eval()
             if device is not None:
@@ -140,7 +152,11 @@ class FlowModel(Density, PyTorchModelHubMixin):
             card: text of the README.md.
             model_card_kwargs: `card` and the `repo_id` it is to name, from `push_to_hub`.
             push_to_hub_kwargs: passed to `push_to_hub`.
+
+        Raises:
+            TypeError: for an option that `push_to_hub` does not have; nothing is written.
         """
+        _refuse_unknown(push_to_hub_kwargs)
         folder, words = Path(save_directory), model_card_kwargs or {}
         own, known = repo_id or folder.resolve().name, card or (folder / CARD).exists()
         store.save(self, folder, card or words.get("card"), words.get("repo_id", own))
@@ -161,13 +177,24 @@ class FlowModel(Density, PyTorchModelHubMixin):
 
         Raises:
             huggingface_hub.errors.HfHubHTTPError: the Hub's own errors, said in one line.
+            TypeError: for an option of another name; nothing is sent.
         """
+        _refuse_unknown(options)
         with one_line_errors(repo_id, saves=True):
             if "/" not in repo_id:  # the Hub knows the owner, whom the card is to name
                 known = {key: options.get(key) for key in ("token", "private")}
                 repo_id = HfApi().create_repo(repo_id, exist_ok=True, **known).repo_id
             words = {"repo_id": repo_id, **(model_card_kwargs or {})}
             return super().push_to_hub(repo_id, model_card_kwargs=words, **options)
+
+
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    known = signature(PyTorchModelHubMixin.push_to_hub).parameters
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, "card", "push_to_hub"], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"unknown option {name!r}{hint}")
 
 
 @register_model

@@ -23,8 +23,9 @@ from torch import Tensor
 from impflow_zoo.lipschitz.certify import Certificate
 from impflow_zoo.models.classes import model_class, require_config
 from impflow_zoo.models.config import Config, parse, to_json
-from impflow_zoo.models.fields import ConfigError, ModelError, convert
+from impflow_zoo.models.fields import ConfigError, ModelError, convert, require
 from impflow_zoo.models.hub import snapshot
+from impflow_zoo.models.reading import JSON_BYTES, read_json, readable
 from impflow_zoo.models.writing import finish_save, write_together
 from impflow_zoo.numerics.settings import is_whole
 
@@ -45,10 +46,10 @@ __all__ = [
     "TRAINING",
     "WEIGHTS",
     "ConfigFile",
+    "DamagedError",
     "ModelFolder",
     "WeightsError",
     "read_safetensors",
-    "readable",
 ]
 
 CONFIG, WEIGHTS, GOLDEN = "config.json", "model.safetensors", "golden.safetensors"
@@ -68,6 +69,10 @@ class WeightsError(ModelError):
     """Weights are missing, incomplete, of another shape, damaged, or not those of the config."""
 
 
+class DamagedError(WeightsError):
+    """A file does not hold what was written into it."""
+
+
 @dataclass(frozen=True)
 class ConfigFile:
     """What `config.json` says."""
@@ -78,7 +83,7 @@ class ConfigFile:
     certificate: tuple[Certificate, ...] = ()  # the Lipschitz bounds at save time
 
     def text(self) -> bytes:
-        """The content of the file."""
+        """The content of the file, or a `ConfigError` if nobody could read one of its size."""
         data = {
             "format": _FORMAT,
             "model": self.model,
@@ -86,7 +91,10 @@ class ConfigFile:
             "weights": None if self.sha256 is None else {"sha256": self.sha256},
             "certificate": [vars(c) for c in self.certificate],
         }
-        return (json.dumps(data, indent=2) + "\n").encode()
+        content = (json.dumps(data, indent=2) + "\n").encode()
+        size = len(content)
+        require(size <= JSON_BYTES, CONFIG, f"{size:,} bytes", f"{JSON_BYTES:,} at most")
+        return content
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,10 @@ class ModelFolder:
         """
         name = os.fspath(model)
         if "@" in name and not os.path.isdir(name):
-            name, revision = name.rsplit("@", 1)
+            name, stated = name.rsplit("@", 1)
+            if revision not in (None, stated):
+                raise ModelError(f"{name}@{stated} and revision={revision!r}: give one revision")
+            revision = stated
         if os.path.isdir(name):
             if revision is not None:
                 raise ModelError(f"{name} is a folder and has no revisions: leave {revision!r} out")
@@ -142,10 +153,7 @@ class ModelFolder:
             if self.has(LOG):
                 reason = "a run writes a model at its first validation, which has not happened yet"
             raise ConfigError(f"{self.name} has no {CONFIG}: {reason}")
-        try:
-            data = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{self.name}: {CONFIG} is not valid JSON ({error})") from None
+        data = read_json(self.path / CONFIG, f"{self.name}: {CONFIG}")
         if not isinstance(data, dict):
             raise ConfigError(f"{self.name}: {CONFIG} is not a JSON object")
         version = data.get("format")
@@ -201,16 +209,11 @@ class ModelFolder:
             self._refuse_pickle()
             raise WeightsError(f"{self.name} has no {WEIGHTS}: no weights were published with it")
         path = self.path / WEIGHTS
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
         tensors = read_safetensors(path)
-        least, size = stated.config.least_size, sum(t.numel() for t in tensors.values())
-        if least > size:  # before anything of that size is built
-            raise WeightsError(
-                f"{self.name}: the config needs at least {least:.3g} numbers, {WEIGHTS} holds "
-                f"{size:.3g}: weights of another architecture?"
-            )
         if stated.sha256 not in (None, found):
-            raise WeightsError(
+            raise DamagedError(
                 f"{self.name}: {WEIGHTS} has sha256 {found[:12]}..., the config records "
                 f"{str(stated.sha256)[:12]}...: download it again, or save the model again"
             )
@@ -252,17 +255,11 @@ class ModelFolder:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, or a `WeightsError` if it is damaged."""
+    """All tensors of a safetensors file, or a `DamagedError`."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(
+        raise DamagedError(
             f"{path} is truncated or damaged: {readable(error)}; copy it again"
         ) from None
-
-
-def readable(problem: object) -> str:
-    """A problem in one line that fits a screen, whatever the file put into it."""
-    text = "".join(c if c.isprintable() else " " for c in str(problem))
-    return text if len(text) <= 300 else f"{text[:300]}..."

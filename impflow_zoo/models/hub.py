@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ __all__ = ["check_repository", "one_line_errors"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"(?!/)(?!.*\.\.)[\w.+/-]{1,200}")  # a branch may hold '/', never climb
 _LIBRARY = "impflow_zoo"  # what the Hub counts downloads under
+# What the client runs into where the answer is not one of a Hub.
+_NO_ANSWER = (AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _LOGIN = "log in with `hf auth login` or give token="
 
 
@@ -60,7 +63,7 @@ def snapshot(
 
     A commit that is in the cache, `local_files_only` and offline mode make no request. Where the
     Hub is out of reach, the cache does. A cache of unknown origin without the `needed` files is not
-    taken for the model.
+    taken for the model. A file in the cache that is not as long as on the Hub is fetched anew.
 
     Returns:
         The folder in the cache, and the names of all files of the repository, as far as known.
@@ -76,23 +79,26 @@ def snapshot(
         if force_download or not (local_files_only or isinstance(cached, str)):
             try:  # a short try, without the client's patience, tells whether the Hub is there
                 api, branch = HfApi(token=token), revision or "main"
-                api.model_info(repo_id, revision=branch, timeout=HF_HUB_ETAG_TIMEOUT)
-            except (HTTPError, OSError) as error:  # as in huggingface_hub: the cache may still do
+                info = api.model_info(repo_id, revision=branch, timeout=HF_HUB_ETAG_TIMEOUT)
+                if not _COMMIT.fullmatch(info.sha or ""):
+                    raise ValueError("no commit")
+            except (HTTPError, OSError, *_NO_ANSWER) as error:  # the cache may still do
                 if force_download or isinstance(error, RevisionNotFoundError):
                     raise
                 unreachable, local_files_only = error, True
+        fetched = partial(
+            snapshot_download,
+            repo_id,
+            cache_dir=cache_dir,
+            library_name=_LIBRARY,
+            tqdm_class=_NoBar,
+            token=token,
+            local_files_only=local_files_only,
+        )
         try:
             path = Path(
-                snapshot_download(
-                    repo_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    allow_patterns=list(names),
-                    library_name=_LIBRARY,
-                    tqdm_class=_NoBar,
-                    token=token,
-                    local_files_only=local_files_only,
-                    force_download=force_download,
+                fetched(
+                    revision=revision, allow_patterns=list(names), force_download=force_download
                 )
             )
         except LocalEntryNotFoundError:
@@ -107,7 +113,18 @@ def snapshot(
                 missing = _reason(f"{name} ({file})", None, loading=True)
                 raise LocalEntryNotFoundError(missing) from None
         return path, frozenset()
+    sizes = {file.path: file.size for file in tree if (path / file.path).is_file()}
+    if damaged := _damaged(path, sizes):
+        with suppress(HTTPError, OSError, RuntimeError, *_NO_ANSWER):
+            fetched(revision=path.name, allow_patterns=damaged, force_download=True)
+    for file in _damaged(path, sizes):
+        said = f"{name}: {file} is damaged in the cache: load it once online, or delete {path}"
+        raise LocalEntryNotFoundError(said)
     return path, frozenset(file.path for file in tree)
+
+
+def _damaged(folder: Path, sizes: dict[str, int]) -> list[str]:
+    return [name for name, size in sizes.items() if (folder / name).stat().st_size != size]
 
 
 def check_repository(repo_id: str) -> None:
@@ -138,14 +155,16 @@ def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) ->
     except HfHubHTTPError as error:
         error.args = (_reason(name, error, loading=loading),)
         raise error from None
-    except (LocalEntryNotFoundError, ValueError) as error:
-        cause = error if isinstance(error, UnicodeError) else error.__cause__
-        if cause is None and not isinstance(error, LocalEntryNotFoundError):
+    except LocalEntryNotFoundError as error:
+        raise LocalEntryNotFoundError(_reason(name, error.__cause__, loading=loading)) from None
+    except (HTTPError, OfflineModeIsEnabled, UnicodeEncodeError) as error:
+        raise LocalEntryNotFoundError(_reason(name, error, loading=loading)) from None
+    except _NO_ANSWER as error:
+        if not loading and error.__cause__ is None:
             raise
         # force_download that failed is a ValueError: what failed is the cause
+        cause = error.__cause__ or error
         raise LocalEntryNotFoundError(_reason(name, cause, loading=loading)) from None
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise LocalEntryNotFoundError(_reason(name, error, loading=loading)) from None
     except (RuntimeError, OSError) as error:
         if str(error).startswith("Consistency check failed"):
             raise OSError(f"{name}: a download was interrupted or is damaged: try again") from None
@@ -179,6 +198,8 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
         return f"{name}: the Hub did not answer in time: try again later"
     if "RemoteProtocol" in kind:
         return f"{name}: the connection was interrupted: try again"
-    if isinstance(error, UnicodeError) or "LocalProtocol" in kind:
+    if isinstance(error, UnicodeEncodeError) or "LocalProtocol" in kind:
         return f"{name}: the request cannot be sent, is the token valid? {_LOGIN}"
+    if isinstance(error, _NO_ANSWER):
+        return f"{name}: the answer is none of a Hub, perhaps of a login page: check the network"
     return f"{name}: no connection to the Hub: check the network and HF_ENDPOINT{here}"

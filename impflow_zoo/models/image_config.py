@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from impflow_zoo.lipschitz.activations import ACTIVATIONS
 from impflow_zoo.models.fields import (
+    MOST_BLOCKS,
     convert_fields,
     require,
     require_choice,
@@ -17,6 +17,9 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 
 __all__ = ["ImageConfig", "Preparation"]
+
+_MOST_PIXELS = 4096  # of a side
+_WIDEST_KERNEL = 15
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,11 @@ class ImageConfig:
         convert_fields(self)
         require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
         require(len(self.image_size) == 2, "image_size", self.image_size, "height and width")
+        require_sizes(self, "image_size", most=_MOST_PIXELS)
         require(1 <= self.bits <= 8, "bits", self.bits, "between 1 and 8")
         require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
         require(bool(self.blocks), "blocks", self.blocks, "one number for each scale")
+        require_sizes(self, "blocks", most=MOST_BLOCKS)
         halvings = 2 ** (len(self.blocks) - 1 + self.squeeze_first)
         expected = f"multiples of {halvings} for {len(self.blocks)} scales"
         whole = not any(n % halvings for n in self.image_size)
@@ -124,10 +129,11 @@ class ImageConfig:
             require(2 <= (self.classes or 0) <= 256, "classes", self.classes, "between 2 and 256")
             require(given in (None, 1), "context_features", given, "1 for a label")
             object.__setattr__(self, "context_features", 1)
-        require_sizes(self, "image_size", "blocks", "width", "context_features")
+        require_sizes(self, "width", "context_features")
+        require_sizes(self, "kernels", most=_WIDEST_KERNEL)
         require_choice("net", self.net, ("conv", "dense"))
         require(self.whiten or not self.radial, "radial", self.radial, "false without whiten")
-        odd = bool(self.kernels) and all(k >= 1 and k % 2 for k in self.kernels)
+        odd = bool(self.kernels) and all(k % 2 for k in self.kernels)
         require(odd, "kernels", self.kernels, "odd sizes")
         require_choice("activation", self.activation, ACTIVATIONS)
         none = self.frequency is None or self.net == "conv"
@@ -150,17 +156,3 @@ class ImageConfig:
                 height, width = height // 2, width // 2
             shapes.append((channels, height, width))
         return shapes
-
-    @property
-    def least_size(self) -> int:
-        """How many numbers the weights hold at least; more if a block has more than one net."""
-        scales = zip(self.blocks, self.scales, strict=True)
-        nets = sum(n * self._net_size(c, height * width) for n, (c, height, width) in scales)
-        return nets + self.whiten * sum(channels**2 for channels, _, _ in self.scales)
-
-    def _net_size(self, channels: int, pixels: int) -> int:
-        """Less than the weights of a net and the vectors of its larger kernels' norms."""
-        widths = [channels, *[self.width] * (len(self.kernels) - 1), channels]
-        last = 1 if self.net == "dense" else self.kernels[-1]
-        sizes = zip(itertools.pairwise(widths), (*self.kernels[:-1], last), strict=True)
-        return sum(n * m * k * k + min(n, m) * pixels * (k > 1) for (n, m), k in sizes)

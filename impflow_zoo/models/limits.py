@@ -23,7 +23,8 @@ class Limits:
 
     def __init__(self, columns: tuple[str, ...], bounds: dict[str, tuple[float, float]]) -> None:
         self.columns = columns
-        self.bounds = {columns.index(name): ends for name, ends in bounds.items()}
+        numbers = {name: i for i, name in enumerate(columns)}
+        self.bounds = {numbers[name]: ends for name, ends in bounds.items()}
 
     def inside(self, x: Tensor) -> Tensor:
         """Which rows, `[B, D]`, are strictly within all bounds, `[B]`."""

@@ -14,7 +14,7 @@ from nflows.transforms import Transform
 from torch import nn
 
 from impflow_zoo.models.classes import registered
-from impflow_zoo.models.fields import ConfigError, ModelError, require
+from impflow_zoo.models.fields import MOST_BLOCKS, ConfigError, ModelError, require
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 from impflow_zoo.transforms.radial import RadialTransform
@@ -65,6 +65,7 @@ def require_blocks(blocks: int | Sequence[str], *, angles: bool = False) -> None
     """
     number = blocks if isinstance(blocks, int) else len(blocks)
     require(number >= 1, "blocks", blocks, "at least 1")
+    require(number <= MOST_BLOCKS, "blocks", blocks, f"at most {MOST_BLOCKS:,}")
     for name in () if isinstance(blocks, int) else blocks:
         if name not in BLOCKS:
             registered("block", name, _OTHERS, BLOCKS)

@@ -18,7 +18,8 @@ class Periods:
     """
 
     def __init__(self, columns: Sequence[str], periods: Mapping[str, float]) -> None:
-        self.periods = {list(columns).index(name): period for name, period in periods.items()}
+        numbers = {name: i for i, name in enumerate(columns)}
+        self.periods = {numbers[name]: period for name, period in periods.items()}
 
     def reduced(self, x: Tensor) -> Tensor:
         """Rows, `[B, D]`, with these columns from 0 to their period."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from impflow_zoo.models.columns import ColumnsConfig
-from impflow_zoo.models.fields import require, require_choice, require_sizes
+from impflow_zoo.models.fields import MOST_BLOCKS, require, require_choice, require_sizes
 
 __all__ = ["SplineConfig"]
 
@@ -49,18 +49,10 @@ class SplineConfig(ColumnsConfig):
         require_choice("layers", self.layers, ("coupling", "autoregressive"))
         least = 2 if self.layers == "coupling" else 1
         require(self.features >= least, "features", self.features, f"at least {least}")
-        require_sizes(self, "blocks", "hidden_features")
+        require_sizes(self, "blocks", most=MOST_BLOCKS)
+        require_sizes(self, "hidden_features")
         require(2 <= self.bins <= 500, "bins", self.bins, "between 2 and 500")
         # nflows finds the bin of the bound itself by adding 1e-6 to it.
         bound = self.tail_bound
         require(0 < bound <= 16, "tail_bound", bound, "a positive number up to 16")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "between 0 and 1")
-
-    @property
-    def least_size(self) -> int:
-        """How many numbers the weights hold at least."""
-        width = self.hidden_features
-        outputs = self.features // 2 if self.layers == "coupling" else self.features
-        layer = 4 * width**2 + width * outputs * (3 * self.bins - 1)
-        whitening = self.features**2 if self.whiten else 0
-        return self.blocks * layer + whitening

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
+from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.classes import model_class, registered_name
 from impflow_zoo.models.folder import (
     CARD,
@@ -31,8 +32,8 @@ from impflow_zoo.models.folder import (
     ModelFolder,
     WeightsError,
     read_safetensors,
-    readable,
 )
+from impflow_zoo.models.reading import readable
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
@@ -42,18 +43,32 @@ if TYPE_CHECKING:
     from impflow_zoo.models.config import Config
     from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["check_certificate", "golden_batch", "load_weights", "verify"]
+__all__ = ["check_certificate", "golden_batch", "load_weights", "require_fitting", "verify"]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _RTOL = 1e-5  # of answers beside the golden ones
 
 
+def require_fitting(
+    kind: type[FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
+) -> None:
+    """Refuse weights that are not those of a config, before a model of its size is made."""
+    own = _blank(kind, config, weights, name)
+    _fitting(weights, own, name)
+
+
+def _blank(
+    kind: type[FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """The state of a new model, without numbers; within what a model of the weights may take."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]), Budget.of(weights, name):
+        return kind(config).state_dict()
+
+
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Load strictly: every tensor, no other, each of the right shape, or a `WeightsError`."""
     own = model.state_dict()
-    weights = _current(weights, own)
-    if problem := _mismatch(own, weights):
-        raise WeightsError(f"{name}: {readable(problem)}: weights of another architecture?")
+    weights = _fitting(weights, own, name)
     for key, tensor in weights.items():
         fitting = _FLOATS if own[key].is_floating_point() else (own[key].dtype,)
         if tensor.dtype not in fitting:
@@ -68,7 +83,17 @@ def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) 
     model.load_state_dict(weights, strict=True)
 
 
-def _current(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _fitting(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """The weights for a state, under the names that it has, or a `WeightsError`."""
+    found = _current(weights, own)
+    if problem := _mismatch(own, found):
+        raise WeightsError(f"{name}: {readable(problem)}: weights of another architecture?")
+    return found
+
+
+def _current(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights without what older files hold of a norm: both singular vectors, and the norm."""
     found = {}
     for key, tensor in weights.items():
@@ -132,9 +157,8 @@ def _check_kind(model: FlowModel) -> str:
     kind = registered_name(type(model))
     if kind is None:
         raise WeightsError(f"{type(model).__name__} is not a registered model: see register_model")
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        expected = model_class(kind)(model.config).state_dict()
-    if problem := _mismatch(expected, model.state_dict()):
+    own = model.state_dict()
+    if problem := _mismatch(_blank(model_class(kind), model.config, own, kind), own):
         raise WeightsError(
             f"{problem}: the saved model could not be loaded, as {kind} makes other tensors "
             "from its config (was a net replaced or compiled, or is this a sub-class?)"

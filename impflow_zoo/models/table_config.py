@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,7 +15,7 @@ from impflow_zoo.models.fields import (
     require_choice,
     require_sizes,
 )
-from impflow_zoo.models.mixed import BLOCKS, require_blocks
+from impflow_zoo.models.mixed import require_blocks
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 
@@ -87,25 +86,12 @@ class TabularConfig(ColumnsConfig):
             )
         require_choice("activation", activation, choices)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
+        unbounded = set(self.columns) - set(self.bounds)
         for name, period in self.periodic.items():
-            known = name in self.columns and name not in self.bounds
-            require(known, "periodic", name, "names of columns without bounds")
+            require(name in unbounded, "periodic", name, "names of columns without bounds")
             require(0 < period < math.inf, f"periodic.{name}", period, "a positive number")
 
     @property
     def seen_features(self) -> int | None:
         """Size of the contexts that blocks see."""
         return self.embedding_net[-1] if self.embedding_net else self.context_features
-
-    @property
-    def least_size(self) -> int:
-        """How many numbers the weights hold at least; more if a block has more than one net."""
-        sizes = (self.features, *self.hidden_features, self.features)
-        context = (self.seen_features or 0) * sum(self.hidden_features)
-        embedding = (self.context_features or 0, *self.embedding_net)
-        square = self.net == "sandwich"
-        layers = sum((m + square * n) * n for m, n in itertools.pairwise(sizes))
-        own = self.blocks if isinstance(self.blocks, int) else sum(b in BLOCKS for b in self.blocks)
-        whitening = self.features**2 if self.whiten else 0
-        embedded = sum(m * n for m, n in itertools.pairwise(embedding))
-        return own * (context + layers) + whitening + embedded

@@ -78,15 +78,9 @@ class MixtureConfig(ColumnsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_sizes(self, "components", "hidden_features")
+        require_sizes(self, "components", most=10_000)
+        require_sizes(self, "hidden_features")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "between 0 and 1")
-
-    @property
-    def least_size(self) -> int:
-        """How many numbers the weights hold at least."""
-        return self.hidden_features * (
-            4 * self.hidden_features + 3 * self.components * self.features
-        )
 
 
 @register_model

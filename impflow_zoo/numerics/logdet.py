@@ -11,6 +11,7 @@ __all__ = ["LogDet", "NoContractionError"]
 
 MODES = ("auto", "exact", "unbiased", "truncated")
 SERIES = ("solve", "roulette")
+_MOST = 10_000  # terms or probes: time and memory are in proportion to them
 
 
 class NoContractionError(ValueError):
@@ -39,8 +40,9 @@ class LogDet:
             and the default.
         n_terms: number of terms of `"truncated"`; the largest dimension of a Krylov subspace of
             `"auto"` in evaluation; the number of terms that `"roulette"` always takes (at most 2).
-        n_probes: number of probes that estimates in evaluation average over; the standard error
-            needs two.
+            10,000 at most.
+        n_probes: number of probes that estimates in evaluation average over, 10,000 at most; the
+            standard error needs two.
         seed: seed of these probes.
 
     Raises:
@@ -71,6 +73,8 @@ class LogDet:
                 raise ValueError(
                     f"LogDet({name}={value!r}): a whole number of at least {least} is needed"
                 )
+            if name != "seed" and value > _MOST:
+                raise ValueError(f"LogDet({name}={value!r}): {_MOST} at most")
 
     @classmethod
     def of(cls, logdet: str | LogDet) -> LogDet:

@@ -21,6 +21,7 @@ from impflow_zoo.numerics.settings import is_real, is_whole
 __all__ = ["NumericalWarning", "Solution", "Solver", "SolverError"]
 
 FEW_FEATURES = 8  # up to here secants soon span the space, and dense systems are cheap
+_MOST_STEPS = 1_000_000
 DENSE = 512  # features up to which dense Jacobians are the last resort, of roots and derivatives
 
 
@@ -132,7 +133,7 @@ class Solver:
         atol: absolute tolerance; None takes the same number as `rtol`.
         max_steps: largest number of net evaluations per row and method. None is 200 in training
             and 1000 in evaluation, where fixed-point iteration may take as many (up to 10,000) as
-            a known Lipschitz constant may require.
+            a known Lipschitz constant may require. 1,000,000 at most.
         backward_rtol: relative tolerance of the linear solve in the backward pass. None takes
             `1e-3` for float32 in training, else `1e-6`; for float64 always `1e-12`.
 
@@ -161,6 +162,8 @@ class Solver:
         steps = self.max_steps
         if steps is not None and not (is_whole(steps) and steps >= 1):
             raise ValueError(f"Solver(max_steps={steps!r}): a whole number of at least 1 is needed")
+        if steps is not None and steps > _MOST_STEPS:
+            raise ValueError(f"Solver(max_steps={steps!r}): {_MOST_STEPS} at most")
 
     def tolerances(self, dtype: torch.dtype, *, training: bool) -> tuple[float, float]:
         """`(rtol, atol)` for a data type, the defaults filled in."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from impflow_zoo.models.fields import ConfigError, require, require_sizes
+from impflow_zoo.models.fields import MOST_BLOCKS, ConfigError, require, require_sizes
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.published.layers import spaces
@@ -71,20 +69,9 @@ class PublishedImageConfig(ImageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.fc_blocks >= 0, "fc_blocks", self.fc_blocks, "at least 0")
+        blocks, most = self.fc_blocks, f"between 0 and {MOST_BLOCKS:,}"
+        require(0 <= blocks <= MOST_BLOCKS, "fc_blocks", blocks, most)
         require_sizes(self, "fc_hidden")
         _require(self, layers=len(self.kernels), net="conv", frequency=None, context_features=None)
         if self.fc_blocks:
             _require(self, layers=len(self.fc_hidden) + 1)
-
-    @property
-    def least_size(self) -> int:
-        """How many numbers the weights hold at least; more if a block has more than one net."""
-        features = math.prod(self.scales[-1])
-        sizes = (features, *self.fc_hidden, features)
-        fully = self.fc_blocks * sum(m * n for m, n in itertools.pairwise(sizes))
-        return super().least_size + fully
-
-    def _net_size(self, channels: int, pixels: int) -> int:
-        # Layers between other norms may have no vectors.
-        return super()._net_size(channels, pixels if self.norm == "2" else 0)

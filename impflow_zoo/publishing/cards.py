@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.lipschitz.certify import worst
@@ -23,6 +22,7 @@ from impflow_zoo.models.fields import ConfigError, ModelError, convert
 from impflow_zoo.models.folder import GOLDEN, RECIPE, RESULTS, TEST_ROWS, TRAINING, read_safetensors
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.reading import read_yaml
 from impflow_zoo.predictive import Predictive
 from impflow_zoo.recipe import Recipe
 from impflow_zoo.record import Entry, Record, records
@@ -63,10 +63,10 @@ def figures(zoo: Path, data: str) -> tuple[Beside, ...]:
     if not path.is_file():
         return ()
     try:
-        known = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        known = read_yaml(path, FIGURES) or {}
         return tuple(convert(known.get(data, ()), tuple[Beside, ...], data))
-    except (yaml.YAMLError, ConfigError, AttributeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    except (ConfigError, AttributeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def siblings(record: Record, others: Iterable[Record]) -> Iterator[Beside]:

@@ -78,11 +78,12 @@ def parcels(models: Sequence[str] = ()) -> list[Parcel]:
         models: names of the zoo or folders; all of the zoo if empty.
 
     Raises:
-        ModelError: if one is neither.
+        ModelError: if one is neither, or both.
     """
     zoo = registry.zoo_folder()
     folders = []
     for model in models:
+        registry.refuse_two_meanings(model)
         folder = Path(os.path.abspath(model if os.path.isdir(model) else zoo / model))
         if not (model and _holds_a_model(folder)):
             raise ModelError(f"{model!r} is neither a model of the zoo nor a folder of a model")

@@ -16,6 +16,7 @@ from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, 
 from impflow_zoo.data.outliers import refuse_outliers
 from impflow_zoo.facts import read_lines
 from impflow_zoo.memory import enough_memory
+from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
@@ -41,11 +42,12 @@ from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train"]
 
-_LARGEST = 1e10  # numbers of a model: with gradients and averages 200 GB
 _NEEDS_LESS = (
     "a smaller training.batch_size of the recipe needs less, and so does a smaller model "
     "(config.blocks, hidden_features or width)"
 )
+_MOST_NUMBERS = 1e10  # of a model: with gradients and averages 200 GB
+_MOST_TENSORS = 1e5
 
 
 def train(
@@ -100,11 +102,6 @@ def train(
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file: --out takes a folder")
-    least = recipe.config.least_size
-    if least > _LARGEST:
-        raise ModelError(
-            f"the config needs at least {least:.3g} numbers: use fewer blocks or smaller sizes"
-        )
     processes = together(device)
     with (
         processes.united(),
@@ -120,7 +117,9 @@ def train(
         train_rows, validation_rows = open_splits(recipe, data, accept_outliers=accept_outliers)
         torch.manual_seed(recipe.training.seed)
         config = _with_columns(recipe.config, train_rows)
-        model = model_class(recipe.model)(config).to(processes.device)
+        advice = f"the config needs more than {_MOST_NUMBERS:.0e} numbers: use smaller sizes"
+        with Budget(_MOST_NUMBERS, _MOST_TENSORS, advice):
+            model = model_class(recipe.model)(config).to(processes.device)
         start = None if init_from is None else ModelFolder.open(locate(init_from))
         first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
         if first >= len(recipe.runs):

@@ -41,6 +41,8 @@ class Whitening(LULinear):
     initialized: Tensor
 
     def __init__(self, features: int) -> None:
+        # nflows takes indices of so many entries by NumPy: who counts torch's tensors has to know.
+        torch.empty(features, features, device="meta")
         super().__init__(features)
         # nflows keeps its diagonal above 1e-3: scales of data have no such bound.
         nn.init.zeros_(self.unconstrained_upper_diag)

@@ -37,7 +37,7 @@ def _file(name: str, content: bytes) -> Callable[[Path], Path]:
 
 
 def _huge(folder: Path) -> Path:
-    return write_recipe(folder, config={"blocks": 10**12})
+    return write_recipe(folder, config={"hidden_features": [10**6]})
 
 
 def _no_model_yet(folder: Path) -> Path:
@@ -145,7 +145,7 @@ MISTAKES = {
     "recipe is no text": (["train", _file("r.yaml", b"\xff\x00")], "is not valid YAML"),
     "recipe beyond any memory": (
         ["train", _huge, "--out", "{}/run"],
-        "numbers: use fewer",
+        "numbers: use smaller sizes",
     ),
     "recipe of an unknown model": (["train", _file("r.yaml", b"model: Glow")], "unknown model"),
     "recipe without a model": (

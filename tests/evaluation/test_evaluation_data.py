@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import RESULTS, ModelFolder
 from impflow_zoo.record import Entry, Record, results_text
+from impflow_zoo.registry import scored_split
 
 MOONS = {"dataset": "toy:moons", "split": "test"}
 
@@ -33,7 +36,7 @@ KNOWN = Entry(
     value=-2.5,
     stderr=0.1,
     estimator_stderr=0.0,
-    n=1000,
+    n=10_000,
     seed=0,
     logdet="exact",
     round_trip=1e-6,
@@ -50,24 +53,58 @@ def folder(tmp_path) -> Path:
 
 
 SPLITS = {
-    "the recipe's": ({}, "toy:moons", "test", -2.5),
-    "the recipe's, by name": ({"dataset": "toy:moons", "split": "test"}, "toy:moons", "test", -2.5),
-    "another split": ({"split": "train"}, "toy:moons", "train", None),
-    "another split, by name": ({**MOONS, "split": "train"}, "toy:moons", "train", None),
-    "other data": ({"dataset": "toy:rings"}, "toy:rings", None, None),
+    "the recipe's": ({}, "toy:moons", "test"),
+    "the recipe's, by name": ({"dataset": "toy:moons", "split": "test"}, "toy:moons", "test"),
+    "another split": ({"split": "train"}, "toy:moons", "train"),
+    "another split, by name": ({**MOONS, "split": "train"}, "toy:moons", "train"),
+    "other data": ({"dataset": "toy:rings"}, "toy:rings", None),
 }
 
 
-@pytest.mark.parametrize(("asked", "dataset", "split", "published"), SPLITS.values(), ids=SPLITS)
-def test_the_card_s_number_stands_beside_its_own_data_alone(
-    asked, dataset, split, published, folder
-):
+@pytest.mark.parametrize(("asked", "dataset", "split"), SPLITS.values(), ids=SPLITS)
+def test_the_rows_are_those_asked_for(asked, dataset, split, folder):
     result = evaluate(folder, **asked, limit=5)
-    assert (result.dataset, result.split, result.published) == (dataset, split, published)
+    assert (result.dataset, result.split) == (dataset, split)
     source = open_source(dataset, split).rows(range(5))
     expected = FlowModel.from_pretrained(folder).log_prob(source).detach().mean()
     assert result.value == pytest.approx(float(expected))
-    assert ("(1,000 rows of made-up)" in result.report("flow")) == (published is not None)
+
+
+ROWS = {
+    "those of the recipe": ({}, True),
+    "those of the recipe, by name": (MOONS, True),
+    "another split": ({"split": "train"}, False),
+    "another set": ({"dataset": "toy:rings", "split": "test"}, False),
+    "another revision": ({"dataset": "toy:moons", "revision": "abc"}, False),
+    "a file": ({"dataset": "test.csv"}, False),
+    "a file, its split": ({"dataset": "test.csv", "split": "test"}, False),
+}
+
+
+@pytest.mark.parametrize(("asked", "own"), ROWS.values(), ids=ROWS)
+def test_the_card_is_about_its_own_rows_alone(asked, own, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path / "test.csv")
+    model = FlowModel.from_pretrained(folder)
+    where = scored_split(model, **{"dataset": None, "split": None, **asked})
+    assert (where.published is not None) == own
+
+
+def test_the_card_is_about_one_revision_of_its_data(folder):
+    write_recipe(folder, data={"dataset": "owner/data", "revision": "abc"})
+    model = FlowModel.from_pretrained(folder)
+    assert scored_split(model, None, None).published is not None
+    assert scored_split(model, "owner/data", "test", "abc").published is not None
+    assert scored_split(model, "owner/data", "test").published is None
+    assert scored_split(model, None, None, "def").published is None
+
+
+def test_the_card_s_number_stands_beside_all_of_its_rows_alone(folder):
+    (folder / RESULTS).write_text(results_text([replace(KNOWN, n=5)]))
+    part, whole = evaluate(folder, limit=4), evaluate(folder, limit=5)
+    assert (part.published, whole.published) == (None, -2.5)
+    assert "on the card          -\n" in part.report("flow")
+    assert "on the card          -2.5000 nats (5 rows of made-up)" in whole.report("flow")
 
 
 def test_rows_without_a_density_are_named(folder, tmp_path):
@@ -87,15 +124,19 @@ def table(path: Path, n: int = 4, columns: str = "ab", value: float = MEAN) -> P
     return path
 
 
-def test_the_split_that_ships_with_a_model_is_scored_whole(folder):
+def test_the_split_that_ships_with_a_model_is_scored_whole(folder, tmp_path):
     import pyarrow
     import pyarrow.parquet
 
     rows = {"a": [3.0, 2.5, 3.5], "b": [3.0, 3.5, 2.5]}
     pyarrow.parquet.write_table(pyarrow.table(rows), folder / "test.parquet")
+    (folder / RESULTS).write_text(results_text([replace(KNOWN, n=3)]))
     result = evaluate(folder)
     assert (result.n, result.published) == (3, -2.5)
     assert result.dataset == str(folder / "test.parquet")
+    assert evaluate(folder, folder / "test.parquet").published == -2.5
+    copy = shutil.copy(folder / "test.parquet", tmp_path / "other.parquet")
+    assert evaluate(folder, copy).published is None
     write_recipe(folder, data={"dataset": None})
     with pytest.raises(ModelError, match="no data to evaluate on: .*; only the split 'test' ships"):
         evaluate(folder, split="train")
@@ -104,15 +145,13 @@ def test_the_split_that_ships_with_a_model_is_scored_whole(folder):
 def test_a_damaged_recipe_matters_only_where_it_names_the_data(folder, tmp_path):
     (folder / "recipe.yaml").write_text("model: ImpFlow\nsettings: {}\n")
     result = evaluate(folder, str(table(tmp_path / "test.csv")))
-    assert (result.n, result.published) == (4, -2.5)
+    assert (result.n, result.published) == (4, None)
     with pytest.raises(ConfigError, match="unknown recipe key 'settings'"):
         evaluate(folder)
 
 
-def test_a_recipe_that_asks_for_a_folder_leaves_the_card_s_number_to_it(folder, tmp_path):
+def test_a_recipe_that_names_no_data_asks_for_them(folder):
     write_recipe(folder, data={"dataset": None})
-    assert evaluate(folder, str(table(tmp_path / "test.csv"))).published == -2.5
-    assert evaluate(folder, "toy:moons", limit=5).published is None
     with pytest.raises(ModelError, match="no data to evaluate on: name a Hub id"):
         evaluate(folder)
 
@@ -210,10 +249,13 @@ def test_modes_of_modules_are_as_they_were(folder):
     assert not block.training
 
 
-def test_a_folder_of_a_toy_s_name_is_not_that_toy(folder, tmp_path, monkeypatch):
-    (tmp_path / "rings").mkdir()
+def test_a_folder_of_the_name_of_a_set_is_not_that_set(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert evaluate(folder, "toy:rings", limit=5).published is None
+    model = FlowModel.from_pretrained(folder)
+    assert scored_split(model, "toy:moons", "test").published is not None
+    (tmp_path / "toy:moons").mkdir()
+    assert scored_split(model, "toy:moons", "test").published is None
+    assert scored_split(model, None, None).published is None
 
 
 @pytest.mark.parametrize("series", ["solve", "roulette"])

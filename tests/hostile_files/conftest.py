@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from support.hostile import Files
+from support.hostile import Files, little_memory
 from support.small_models import make
 
 from impflow_zoo import ResFlow
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.image_config import ImageConfig
-
-_HEADROOM = 4 * 2**30  # bytes of address space a load may take on top; absurd sizes take more
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +42,5 @@ def _saved(model: FlowModel, folder: Path) -> Files:
 
 @pytest.fixture(scope="module", autouse=True)
 def _little_memory() -> Iterator[None]:
-    if not sys.platform.startswith("linux"):
+    with little_memory():
         yield
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + _HEADROOM, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

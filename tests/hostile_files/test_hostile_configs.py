@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.hostile import FEW, MANY, VALUES, changed, loads_or_says_why
+from nflows.transforms import MaskedAffineAutoregressiveTransform, Transform
+from support.hostile import FEW, MANY, VALUES, answer_or_none, changed, loads_or_says_why
 
-from impflow_zoo import ResFlow, TabularConfig
-from impflow_zoo.models.folder import CONFIG
-from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.published import PublishedImageConfig
+from impflow_zoo import TabularConfig, create_model, register_block
+from impflow_zoo.models import mixed
+from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.folder import CONFIG, RESULTS, TRAINING, ModelFolder
+from impflow_zoo.models.yardsticks import LinearGaussian, LinearGaussianConfig
+from impflow_zoo.record import Record
 
 
 def check_config(files: dict[str, bytes], folder: Path, data: st.DataObject) -> None:
@@ -90,25 +93,136 @@ def test_absurd_image_configs_are_refused(image_files, tmp_path, old, new):
     assert not loads_or_says_why(tmp_path, {**image_files, CONFIG: config})
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        TabularConfig(features=3, blocks=2, hidden_features=(5, 7), context_features=2),
-        TabularConfig(features=3, blocks=1, hidden_features=()),
-        TabularConfig(
-            features=3, blocks=1, hidden_features=(3,), context_features=2, embedding_net=(50, 4)
-        ),
-        TabularConfig(features=40, blocks=1, hidden_features=(1,), whiten=True),
-        ImageConfig(image_size=(4, 4), blocks=(1, 2), width=4),
-        ImageConfig(image_size=(4, 4), blocks=(1, 1, 1), width=1, squeeze_first=False, whiten=True),
-        ImageConfig(image_size=(4, 4), blocks=(1, 1), width=4, factor_out=True, net="dense"),
-        ImageConfig(image_size=(1, 1), channels=1, blocks=(1,), kernels=(1,), actnorm=False),
-        ImageConfig(image_size=(2, 2), blocks=(1,), kernels=(3,), net="dense", actnorm=False),
-        PublishedImageConfig(image_size=(2, 2), blocks=(1,), width=2, fc_blocks=1, fc_hidden=(3,)),
-        PublishedImageConfig(image_size=(2, 2), blocks=(1,), width=2, norm="ffff"),
-    ],
-)
-def test_no_model_is_smaller_than_its_least_size(config):
-    """Else a model that was saved could not be loaded."""
-    size = sum(t.numel() for t in ResFlow(config).state_dict().values())
-    assert 0.1 * size < config.least_size <= size
+WIDE = {"hidden_features": [60_000]}
+NAMES = [f"c{i}" for i in range(40_000)]
+ABSURD = {
+    "wide spline block": ("ImpFlow", "tabular", {"blocks": ["spline-autoregressive"], **WIDE}),
+    "wide spline block behind another": (
+        "ImpFlow",
+        "tabular",
+        {"blocks": ["implicit", "spline-coupling"], **WIDE},
+    ),
+    "many blocks": ("ResFlow", "tabular", {"features": 1, "blocks": 200_000}),
+    "many named blocks": ("ResFlow", "tabular", {"features": 1, "blocks": ["residual"] * 150_000}),
+    "as many blocks as there may be": ("ResFlow", "tabular", {"features": 1, "blocks": 1000}),
+    "many layers": ("ResFlow", "tabular", {"blocks": 1000, "hidden_features": [1] * 100}),
+    "wide embedding": (
+        "ImpFlow",
+        "tabular",
+        {"context_features": 1, "embedding_net": [60_000, 60_000, 1]},
+    ),
+    "wide context": ("ImpFlow", "tabular", {"context_features": 50_000}),
+    "many columns that are whitened": ("ImpFlow", "tabular", {"features": 50_000, "whiten": True}),
+    "many columns with bounds and periods": (
+        "ImpFlow",
+        "tabular",
+        {
+            "features": 40_000,
+            "columns": NAMES,
+            "bounds": {name: [0, 1] for name in NAMES[::2]},
+            "periodic": dict.fromkeys(NAMES[1::2], 1),
+        },
+    ),
+    "probes": ("ImpFlow", "tabular", {"logdet": {"n_probes": 10**9}}),
+    "terms": ("ImpFlow", "tabular", {"logdet": {"n_terms": 10**9}}),
+    "steps": ("ImpFlow", "tabular", {"solver": {"max_steps": 10**12}}),
+    "wide splines": ("SplineFlow", "spline", {"hidden_features": 60_000}),
+    "many spline layers": ("SplineFlow", "spline", {"blocks": 200_000}),
+    "many spline layers of one width": ("SplineFlow", "spline", {"blocks": 1000}),
+    "splines of many columns": ("SplineFlow", "spline", {"features": 50_000, "blocks": 1000}),
+    "bins": ("SplineFlow", "spline", {"bins": 10**9}),
+    "components": ("MixtureDensityNetwork", "mixture", {"components": 10**9}),
+    "many components": ("MixtureDensityNetwork", "mixture", {"components": 10**4}),
+    "wide mixture": ("MixtureDensityNetwork", "mixture", {"hidden_features": 60_000}),
+    "many columns of a Gaussian": ("LinearGaussian", "linear-gaussian", {"features": 50_000}),
+    "wide images": ("ResFlow", "image", {"width": 60_000}),
+    "wide dense nets": ("ResFlow", "image", {"width": 60_000, "net": "dense"}),
+    "large kernels": ("ResFlow", "image", {"kernels": [3, 99_999, 3]}),
+    "many layers of images": ("ResFlow", "image", {"kernels": [1] * 50_000}),
+    "large images": ("ResFlow", "image", {"image_size": [2**22, 2**22]}),
+    "large images of small kernels": (
+        "ResFlow",
+        "image",
+        {"image_size": [2**22, 2**22], "kernels": [1]},
+    ),
+    "large images that fit the limits": ("ResFlow", "image", {"image_size": [4096, 4096]}),
+    "many scales": ("ResFlow", "image", {"image_size": [4096, 4096], "blocks": [1] * 13}),
+    "scales without end": ("ResFlow", "image", {"blocks": [1] * 100_000}),
+    "many blocks of images": ("ResFlow", "image", {"blocks": [10**6]}),
+    "whitened scales": (
+        "ResFlow",
+        "image",
+        {"image_size": [4096, 4096], "blocks": [1] * 12, "whiten": True},
+    ),
+    "classes": ("ResFlow", "image", {"context_columns": ["label"], "classes": 10**9}),
+    "wide published nets": ("ResFlow", "published-tabular", WIDE),
+    "wide layers behind images": (
+        "ResFlow",
+        "published-image",
+        {"fc_blocks": 1, "fc_hidden": [10**6]},
+    ),
+    "many layers behind images": ("ResFlow", "published-image", {"fc_blocks": 10**6}),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_no_config_takes_more_than_its_weights_hold(name, files, tmp_path):
+    model, kind, settings = ABSURD[name]
+    known = {} if "image" in kind else {"features": 2}
+    config = {**json.loads(files[CONFIG]), "model": model}
+    config["config"] = {"kind": kind, **known, **settings}
+    content = json.dumps(config).encode()
+    assert not loads_or_says_why(tmp_path, {**files, CONFIG: content})
+
+
+FILES = {
+    "deep": "[" * 100_000,
+    "deep and closed": _nested(100_000),
+    "digits": '[{"n": ' + "9" * 5000 + "}]",
+    "key given twice": '{"steps": 1, "steps": 2}',
+    "larger than any": " " * 2_000_001,
+    "binary": "\x00",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_absurd_records_are_refused(content, tmp_path):
+    for name in (RESULTS, TRAINING, CONFIG):
+        (tmp_path / name).write_text(content)
+    folder = ModelFolder(tmp_path)
+    for read in (folder.config, lambda: Record(folder).entries, lambda: Record(folder).facts):
+        assert answer_or_none(read) is None
+
+
+def test_a_key_that_is_given_twice_is_named(files, tmp_path):
+    config = files[CONFIG].replace(b'"features": 2', b'"features": 2, "features": 3')
+    (tmp_path / CONFIG).write_bytes(config)
+    with pytest.raises(ConfigError, match="config.json is not valid JSON: 'features' given twice"):
+        ModelFolder(tmp_path).config()
+
+
+def test_a_config_that_nobody_could_read_is_not_saved(tmp_path):
+    names = tuple("x" * 5000 + str(i) for i in range(400))
+    with pytest.raises(ConfigError, match="config.json='.* bytes': 2,000,000 at most"):
+        LinearGaussian(LinearGaussianConfig(400, columns=names)).save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_blocks_of_other_packages_take_no_more_either(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(mixed, "_OTHERS", dict(mixed._OTHERS))
+
+    @register_block("theirs")
+    def _theirs(config: TabularConfig, number: int) -> Transform:
+        return MaskedAffineAutoregressiveTransform(config.features, config.hidden_features[0])
+
+    def stated(width: int) -> bytes:
+        config = json.loads(files[CONFIG])
+        config["config"] |= {"blocks": ["theirs"], "hidden_features": [width]}
+        return json.dumps(config).encode()
+
+    for width in (8, 60_000):
+        assert not loads_or_says_why(tmp_path, {**files, CONFIG: stated(width)})
+        what = "missing" if width == 8 else "makes far more"
+        with pytest.raises(ModelError, match=f"{what}.*weights of another architecture"):
+            create_model(tmp_path)

@@ -39,10 +39,6 @@ class GaussianConfig:
     def shape(self) -> tuple[int, ...]:
         return (self.features,)
 
-    @property
-    def least_size(self) -> int:
-        return self.features**2
-
 
 class Gaussian(FlowModel):
     config_types: ClassVar = (GaussianConfig,)

@@ -134,6 +134,20 @@ def test_what_is_pushed_is_what_is_saved(push, model, tmp_path, uploads):
     assert torch.equal(upload["model"].log_prob(x), model.log_prob(x))
 
 
+@pytest.mark.parametrize("push", [False, True])
+@pytest.mark.parametrize(
+    ("option", "meant"), [("crad", "card"), ("push_to_hbu", "push_to_hub"), ("privat", "private")]
+)
+def test_an_option_of_another_name_is_refused(option, meant, push, model, tmp_path, uploads):
+    message = f"unknown option '{option}'; did you mean '{meant}'"
+    with pytest.raises(TypeError, match=message):
+        model.save_pretrained(tmp_path / "flow", push_to_hub=push, **{option: True})
+    with pytest.raises(TypeError, match=message):
+        model.push_to_hub("flow", **{option: True})
+    assert not (tmp_path / "flow").exists()
+    assert not uploads
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_narrow_weights_are_widened(dtype, tmp_path):
     make().save_pretrained(tmp_path)

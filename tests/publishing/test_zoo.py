@@ -25,6 +25,7 @@ from impflow_zoo.models.folder import (
     ConfigFile,
     ModelFolder,
 )
+from impflow_zoo.publishing.sending import parcels
 from impflow_zoo.recipe import fingerprint, read_recipe
 from impflow_zoo.record import Record
 from impflow_zoo.registry import locate, zoo_folder
@@ -139,6 +140,27 @@ def test_both_of_a_pair_have_as_many_parameters(folder):
 def test_an_unknown_name_is_told_the_close_ones():
     with pytest.raises(ModelError, match=r"no model 'impflow-power-plnat'.*impflow-power-plant"):
         create_model("impflow-power-plnat")
+
+
+def test_a_folder_of_a_model_s_name_is_told_from_the_model(tmp_path, monkeypatch):
+    name, zoo = "impflow-power-plant", zoo_folder()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    for meant in (locate, lambda name: parcels([name])):
+        with pytest.raises(ModelError, match=rf"write \./{name} for the folder, or .*{name} for"):
+            meant(name)
+    with pytest.raises(ModelError, match="is a folder here and a model of the zoo"):
+        locate(f"{name}@v1")
+    for path in (f"./{name}", Path(name), zoo / name):
+        assert locate(path) == str(path)
+    monkeypatch.chdir(zoo)
+    assert locate(name) == name
+
+
+def test_a_model_is_asked_for_in_one_revision():
+    for model in ("owner/name@v1", "impflow-power-plant@v1"):
+        with pytest.raises(ModelError, match="@v1 and revision='v2': give one revision"):
+            create_model(model, revision="v2")
 
 
 def test_weights_that_are_not_here_come_from_the_namespace(tmp_path, monkeypatch):

@@ -51,12 +51,13 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong with a request: a status, a delay, a body cut short or changed."""
+    """What goes wrong with a request: a status, a delay, headers, a body cut short or changed."""
 
     status: int | None = None
     delay: float = 0.0
     cut: int | None = None
     body: Callable[[bytes], bytes] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     times: int = 10**9
 
 
@@ -180,8 +181,6 @@ class _Handler(BaseHTTPRequestHandler):
             first, last = int(match[1]), int(match[2] or len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             status, content = 206, content[first : last + 1]
-        if self.fault.body is not None:
-            content = self.fault.body(content)
         self._send(status, headers, content)
 
     def _create(self) -> None:
@@ -252,10 +251,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, headers: dict[str, str] | None = None, content: bytes = b""
     ) -> None:
+        if self.fault.body is not None:
+            content = self.fault.body(content)
         self.send_response(status)
-        for key, value in (headers or {}).items():
+        known = {**(headers or {}), "Content-Length": str(len(content)), **self.fault.headers}
+        for key, value in known.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content[: self.fault.cut])

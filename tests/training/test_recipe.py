@@ -59,6 +59,17 @@ WRONG = {
     "no model": ({"model": None}, "unknown model None"),
     "no config": ({"config": None}, "config holds nothing: settings by name"),
     "no kind": ({"config": {"features": 2}}, "'kind' is missing: tabular or image"),
+    **{
+        f"{name} of {value}": ({name: value}, f"'{name}' is .*{kind} expected")
+        for name, kind in (
+            ("data", "settings by name"),
+            ("training", "settings by name"),
+            ("card", "settings by name"),
+            ("stages", "list"),
+        )
+        for value in (None, 0, False, "", *([[]] if name != "stages" else [{}]))
+    },
+    "too many stages": ({"stages": [{}] * 101}, "stages=.*: 100 at most"),
     "section of a list": ({"data": [1]}, r"'data' is \[1\]: settings by name"),
     "section of text": ({"training": "fast"}, "'training' is 'fast': settings by name"),
     "unknown setting": (
@@ -121,6 +132,7 @@ FILES = {
     "a list": (b"- 1\n", "holds no settings"),
     "cut": (b"model: [", "is not valid YAML"),
     "key of two parts": (b"? [a, b]\n: 3\n", "is not valid YAML"),
+    "larger than any recipe": (b"#" * 300_000, "larger than 250,000 bytes"),
     "twice": (b"training:\n  steps: 3\n  steps: 4\n", "line 3: 'steps' given twice"),
     "binary": (b"\xff\xfe\x00", "is not valid YAML"),
     "code": (b"model: !!python/object/apply:os.getcwd []\n", "is not valid YAML"),
