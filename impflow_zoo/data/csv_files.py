@@ -106,10 +106,13 @@ def _numbered(groups: Sequence[str], name: str) -> numpy.ndarray:
     """Groups, numbered. They are quantities if all are numbers, some of which are not whole."""
     import pandas
 
-    cells = pandas.Series([None if cell.strip() in _MISSING else cell for cell in groups])
+    stripped = [cell.strip() for cell in groups]
+    missing = {*_MISSING, "nan", "NaN"}
+    cells = pandas.Series([None if cell in missing else cell for cell in stripped])
     numbers = pandas.to_numeric(cells, errors="coerce")
-    quantities = bool(numbers.notna().all() and (numbers % 1 != 0).any())
-    return numbered(cells, name, labels=not quantities)
+    if not numbers.notna().all():  # text, or a row without a group
+        return numbered(cells, name, labels=True)
+    return numbered(numbers, name, labels=bool((numbers % 1 == 0).all()))
 
 
 def refuse_missing_header(names: Sequence[str], name: str) -> None:
@@ -178,7 +181,7 @@ class _Column:
         if self.reason:
             return
         try:
-            part = numpy.fromiter(map(float, cells), float, len(cells))
+            part = numpy.fromiter(map(_number, cells), float, len(cells))
         except ValueError:
             part = numpy.array(self._numbers(cells, start))
         large = numpy.flatnonzero(numpy.abs(part) >= _EXACT)
@@ -199,11 +202,18 @@ class _Column:
         found = []
         for row, cell in enumerate(cells, start):
             try:
-                found.append(math.nan if cell.strip() in _MISSING else float(cell))
+                found.append(math.nan if cell.strip() in _MISSING else _number(cell))
             except ValueError:
                 self.reason = f"is not numeric, row {row} holds {cell[:40]!r}"
                 break
         return found
+
+
+def _number(cell: str) -> float:
+    """The number in a cell. Python also reads 12_3 as 123, which may be a code."""
+    if "_" in cell:
+        raise ValueError("a number has no underscores")
+    return float(cell)
 
 
 def _is_rounded(cell: str, number: float) -> bool:

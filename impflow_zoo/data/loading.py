@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import importlib.util
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def find_split(
             check_files(files[split])
             return FoundSplit(f"{dataset} ({split})", csv=files[split])
         check_files(itertools.chain(*files.values()))  # `datasets` opens those of all splits
+        where["description"] = _state(itertools.chain(*files.values()))
     import datasets  # half a second or more
 
     splits = _quietly(dataset, datasets.load_dataset, **where, streaming=streaming)
@@ -132,6 +134,16 @@ def one_line(error: BaseException) -> str:
         error = error.__cause__
     first, *more = map(str.strip, str(error).strip().splitlines() or [type(error).__name__])
     return " ".join((first, *more))[:300] if first.endswith((":", "cast")) else first
+
+
+def _state(files: Iterable[Path]) -> str:
+    """A text that changes when a file is replaced.
+
+    `datasets` keeps what it has read by the path and the time of modification, which a copy may
+    share with the file before it. It takes this text as part of the name.
+    """
+    found = [(file.stat().st_size, file.stat().st_ino, file.stat().st_ctime_ns) for file in files]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _files_of(dataset: str, folder: str) -> dict[str, list[Path]]:

@@ -124,8 +124,11 @@ def _check_size(path: Path) -> None:
     size = path.stat().st_size
     if size > LARGEST:
         raise DataError(f"{size:,} bytes, a file of at most {LARGEST:,} is taken")
+    ends = {b"\n": 0, b"\r": 0}  # a line ends with either, or with both
     with path.open("rb") as file:
-        rows = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) - 1
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            ends = {end: count + chunk.count(end) for end, count in ends.items()}
+    rows = max(ends.values()) - 1
     if rows >= ROWS:
         raise DataError(f"{rows:,} rows, fewer than {ROWS:,} are taken")
 

@@ -315,6 +315,11 @@ class Density(nn.Module):
                 f"{name} is on {x.device}, the model on {reference.device}: "
                 "move them to one device with .to(device)"
             )
+        if reference.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"parameters of type {reference.dtype}: densities need torch.float32 or "
+                "torch.float64, convert the model by .float()"
+            )
         if not x.is_floating_point():
             raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
         check_finite(x, name)

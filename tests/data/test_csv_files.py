@@ -31,7 +31,7 @@ def file(folder: Path, text: str | bytes, name: str = "t.csv") -> Path:
 
 def is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        return math.isfinite(float(cell)) and "_" not in cell
     except ValueError:
         return False
 
@@ -145,6 +145,12 @@ def test_bytes_are_no_table(tmp_path, content):
             open_table(file(tmp_path, content))
     else:
         is_read_right(file(tmp_path, content), text)
+
+
+def test_a_cell_with_an_underscore_is_a_code_and_no_number(tmp_path):
+    path = file(tmp_path, "id,b\n12_3,2\n4_56,3\n")
+    with pytest.warns(LeftOutWarning, match="'id' is not numeric, row 0 holds '12_3'"):
+        assert open_table(path).columns == ("b",)
 
 
 def test_numbers_of_every_length_are_read_to_the_last_bit(tmp_path):

@@ -38,6 +38,12 @@ def test_groups_are_numbered_in_the_order_of_the_rows(tmp_path, suffix, groups, 
     assert source.rows(range(4)).tolist() == [row[::-1] if columns else row for row in ROWS]
 
 
+def test_one_number_is_one_group_however_it_is_written(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,group\n1,1\n2,1.0\n3, 1\n4,2\n")
+    assert open_table(path).groups.tolist() == [0, 0, 0, 1]
+
+
 def test_a_table_without_the_column_has_no_groups(tmp_path):
     path = tmp_path / "t.csv"
     FRAME.drop(columns="group").to_csv(path, index=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -293,3 +294,21 @@ def test_numbers_that_are_stored_as_text_are_named(tmp_path):
     pandas.DataFrame({"a": ["1", "2"]}).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"column 'a' is not numeric, it is Value\('.*string'\)"):
         open_table(tmp_path / "t.parquet", columns=["a"])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "folder"])
+def test_a_file_that_was_replaced_is_read_again(tmp_path, suffix, whole):
+    """Though the new one has the time of the old one, as a copy may have."""
+    path = tmp_path / "set" / f"test.{suffix}"
+    path.parent.mkdir()
+    for rows in (2, 3):
+        new = tmp_path / f"new.{suffix}"
+        frame = pandas.DataFrame({"a": range(rows), "b": range(rows)})
+        if suffix == "jsonl":
+            frame.to_json(new, orient="records", lines=True)
+        else:
+            getattr(frame, f"to_{suffix}")(new, index=False)
+        os.utime(new, (1.6e9, 1.6e9))
+        os.replace(new, path)
+        assert len(open_table(path.parent if whole else path)) == rows

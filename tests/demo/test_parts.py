@@ -47,7 +47,7 @@ def workers() -> Iterator[Workers]:
 
 def file(folder: Path, text: str) -> Path:
     path = folder / "mine.csv"
-    path.write_text(text)
+    path.write_text(text, newline="")
     return path
 
 
@@ -199,6 +199,14 @@ def test_files_that_are_too_large_are_refused_unread(tmp_path, monkeypatch):
         large.truncate(100_000_001)
     with pytest.raises(DataError, match="100,000,001 bytes, a file of at most 100,000,000"):
         read_upload(config, path, tmp_path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"], ids=["LF", "CR", "CRLF"])
+def test_rows_are_counted_whatever_ends_them(end, tmp_path, monkeypatch):
+    monkeypatch.setattr("impflow_zoo.demo.uploads.ROWS", 3)
+    path = file(tmp_path, end.join(["a,b,c", *["1,2,3"] * 3, ""]))
+    with pytest.raises(DataError, match="3 rows, fewer than 3 are taken"):
+        read_upload(space().model.config, path, tmp_path)
 
 
 def test_rows_are_not_scored_for_ever(workers, tmp_path, monkeypatch):

@@ -86,3 +86,13 @@ def test_gradients_are_the_same(name: str, training: bool) -> None:
         gradients.append([inputs.grad, *(p.grad for p in own.parameters())])
     for expected, ours in zip(*gradients, strict=True):
         assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("name", ["SplineFlow", "mixture", "ImpFlow", "images"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_half_precision_are_refused(name, dtype):
+    model, x, context = made(name, training=False)
+    model.to(dtype)
+    for call in (lambda: model.log_prob(x, context), lambda: model.encode(x, context)):
+        with pytest.raises(ValueError, match=r"convert the model by \.float\(\)"):
+            call()
