@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, distributed
 
 from impflow_zoo.models.fields import ModelError, usable_device
-from impflow_zoo.models.folder import readable
+from impflow_zoo.models.reading import readable
 
 __all__ = ["ProcessError", "Processes", "alone", "together"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+import impflow_zoo.demo.file_tab as file_tab
 import impflow_zoo.demo.tabs as tabs
-from impflow_zoo.demo import file_tab
 from impflow_zoo.demo.drawing import density_map, samples_picture
 from impflow_zoo.demo.exhibits import Exhibit, Hall
 from impflow_zoo.demo.words import in_a_line

@@ -40,6 +40,20 @@ def test_pairs_have_rows_no_longer_than_orthonormal_ones(factor, dtype):
         assert largest >= 1 - 100 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_layer_alone_is_a_bounded_linear_map(training):
+    layer, x = CayleyLayer(5, 7).double().train(training), torch.randn(4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    b = layer.pair()[1]
+    torch.testing.assert_close(layer(x), x @ b.mT + layer.bias)
+    assert torch.equal(layer.normalised_weight(), b)
+    assert layer.norm_bound() == pytest.approx(float(torch.linalg.matrix_norm(b, 2).detach()))
+    assert layer.norm_bound() <= layer.coefficient * (1 + 1e-12)
+    layer(x).sum().backward()
+    assert layer.weight.grad.any()
+
+
 @pytest.mark.parametrize("hidden", [(), (6,), (6, 5, 4)])
 def test_weights_are_products_of_the_pairs(hidden):
     """Equation (6) of Wang & Manchester, with frequencies."""

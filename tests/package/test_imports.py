@@ -74,12 +74,15 @@ ROOMS = {  # what a room may import beside itself
         "record",
         "registry",
         "standard_errors",
+        "texts",
     },
     "demo": {
+        "conditional_picture",
         "lipschitz",
         "data",
         "models",
         "latents",
+        "memory",
         "mistakes",
         "numerics",
         "pictures",
@@ -87,6 +90,7 @@ ROOMS = {  # what a room may import beside itself
         "record",
         "registry",
         "scoring",
+        "texts",
     },
 }
 
