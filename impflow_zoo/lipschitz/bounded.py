@@ -159,7 +159,8 @@ class BoundedNet(nn.Module):
             if iterated or (recorded and layer.bias.requires_grad):  # as in most nets that train
                 return None
         modules = list(self.modules())
-        tensors = [p for module in modules for p in module._parameters.values() if p is not None]
+        parameters = (p for module in modules for p in module._parameters.values())
+        tensors: list[Tensor] = [p for p in parameters if p is not None]
         for p in tensors:
             # Other tensors in place of parameters may have derivatives of other kinds.
             if (recorded and p.requires_grad) or not isinstance(p, nn.Parameter):
