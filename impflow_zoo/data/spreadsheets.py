@@ -38,10 +38,13 @@ def plain_name(name: str) -> str:
 
 def as_csv(table: pandas.DataFrame) -> bytes:
     """A table as a CSV file without formulas, UTF-8."""
+    import pandas
+
     safe = table.set_axis([safe_cell(name) for name in table.columns], axis=1)
     for i, kind in enumerate(table.dtypes):
         if kind.kind not in "biuf":
-            safe.isetitem(i, table.iloc[:, i].map(safe_cell))
+            cells = [safe_cell(cell) for cell in table.iloc[:, i]]  # `map` would turn 7 into 7.0
+            safe.isetitem(i, pandas.Series(cells, table.index, dtype=object))
     return safe.to_csv(index=False, lineterminator="\n").encode()
 
 

@@ -74,11 +74,10 @@ def _read(path: Path, name: str, most: int) -> bytes:
 def _parsed(parse: Callable[[str], Any], content: bytes, name: str, language: str) -> Any:
     try:
         return parse(content.decode())
-    except (ValueError, yaml.YAMLError) as error:
-        reason = readable(" ".join(str(error).split()))
-    except RecursionError:
-        reason = "it is nested too deeply"
-    raise ConfigError(f"{name} is not valid {language}: {reason}")
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        deep = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if deep else " ".join(str(error).split())
+        raise ConfigError(f"{name} is not valid {language}: {readable(reason)}") from None
 
 
 def _json(text: str) -> Any:

@@ -161,7 +161,7 @@ def test_an_entry_point_is_loaded_when_its_name_is_asked_for(tmp_path, monkeypat
 BAD = {
     "unknown": (
         {"blocks": ["implicit", "no-such"]},
-        "unknown block 'no-such': this version knows .*implicit, monotone, residual, spline-auto",
+        "unknown block 'no-such': this version knows .*implicit, monotone, radial, residual, spl",
     ),
     "none": ({"blocks": []}, r"blocks=\(\): at least 1 expected"),
     "zero": ({"blocks": 0}, "blocks=0: at least 1"),
