@@ -25,7 +25,7 @@ from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.transforms.binding import bind
 from impflow_zoo.transforms.checks import check_call
 
-__all__ = ["NUMERICAL_ERRORS", "ResidualBlock", "Step"]
+__all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
 
 # Numerical failures, not mistakes of a user: training skips them and goes on.
 NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)

@@ -17,7 +17,10 @@ __all__ = ["check_call"]
 def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, doubts: Doubts) -> None:
     """Refuse inputs and contexts of a block as `ResidualBlock.forward` says.
 
-    Whether all numbers are finite is checked at the end of the call, with the other doubts.
+    Arguments:
+        module: the block, for its parameters.
+        inputs, context: of the call.
+        doubts: receives what is checked at the end of the call: whether all numbers are finite.
     """
     for name, x, kind in (("inputs", inputs, Tensor), ("context", context, Tensor | None)):
         if not isinstance(x, kind):

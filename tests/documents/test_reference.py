@@ -27,7 +27,6 @@ IN_WORDS = {
     "impflow_zoo.registry.locate",
     "impflow_zoo.registry.scored_split",
     "impflow_zoo.transforms.actnorm.ActNorm",
-    "impflow_zoo.transforms.base.check_finite",
     "impflow_zoo.transforms.mixture.normal_quantile",
 }
 # Methods that the public contract promises, beside the names of `__all__`.
