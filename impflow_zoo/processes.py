@@ -211,6 +211,8 @@ def _launched() -> tuple[int, int]:
         numbers[name] = int(text)
     if not all(os.environ.get(name) for name in _LAUNCHER):
         return 0, 1
+    if numbers["MASTER_PORT"] > 65535:
+        raise ModelError("MASTER_PORT in the environment is above 65535: a port is needed")
     if numbers["RANK"] >= numbers["WORLD_SIZE"]:
         raise ModelError("RANK in the environment is not below WORLD_SIZE: use a launcher")
     return numbers["RANK"], numbers["WORLD_SIZE"]

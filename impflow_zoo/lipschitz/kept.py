@@ -19,10 +19,9 @@ T = TypeVar("T")
 class Kept(Generic[T]):
     """A value, and the tensors and the settings from which it was made.
 
-    Tensors are compared by their entries: an edit of ``tensor.data`` leaves no
-    other trace.
-    Copies and pickles are empty. Threads may use it at once: the worst is that several make the
-    same value.
+    Tensors are compared by their entries: an edit of ``tensor.data`` leaves no other trace. Copies
+    and pickles are empty. Threads may use it at once: the worst is that several make the same
+    value.
     """
 
     def __init__(self) -> None:

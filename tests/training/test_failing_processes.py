@@ -133,8 +133,9 @@ def test_there_is_no_launcher_unless_it_says_all(missing, set_environment):
         ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x' in the environment: a launcher sets a whole number"),
         ({"RANK": "-1"}, "RANK='-1' in the environment"),
         ({**environment(2, 2)}, "RANK in the environment is not below WORLD_SIZE"),
+        ({**environment(0, 2), "MASTER_PORT": "99999"}, "MASTER_PORT in the environment is above"),
     ],
-    ids=["text", "negative", "too many"],
+    ids=["text", "negative", "too many", "no port"],
 )
 def test_an_environment_that_makes_no_sense_is_refused(words, message, set_environment):
     set_environment(**words)
