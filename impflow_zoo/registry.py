@@ -95,6 +95,11 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     if not isinstance(model, str) or "/" in given or os.sep in given:
         return given
     refuse_two_meanings(name)
+    if at and os.path.isdir(given) and _in_zoo(name):
+        raise ModelError(
+            f"{given} is a folder here and a revision of {_hub_id(name)}: write ./{given} for the "
+            f"folder, or {_hub_id(given)} for the model on the Hub"
+        )
     if os.path.isdir(given) or os.path.isdir(name):
         return given
     folder = zoo_folder() / name

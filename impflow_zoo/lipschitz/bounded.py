@@ -171,7 +171,10 @@ class BoundedNet(nn.Module):
             if isinstance(module, (BoundedNet, LipschitzLayer, Scaled)):
                 if not is_ours(type(module)):
                     return None
-                settings += (watched(module), *vars(module).values())
+                values = vars(module).values()
+                if any(isinstance(value, Tensor) for value in values):  # in place of a parameter
+                    return None
+                settings += (watched(module), *values)
         return tensors, settings
 
     def _without_context(self, training: bool | None) -> tuple[BoundLayers, list[Scale]]:

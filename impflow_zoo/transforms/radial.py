@@ -9,6 +9,8 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.numerics.settings import is_whole
+
 __all__ = ["RadialTransform"]
 
 _LEAST = 1e-3  # width and height of a bin, relative to their mean, and slope at a knot
@@ -56,7 +58,8 @@ class RadialTransform(Transform):
 
     def __init__(self, features: int, bins: int = 24, tail_bound: float = 4.0) -> None:
         super().__init__()
-        if features < 1 or bins < 1 or not 0 < tail_bound < 100:
+        whole = is_whole(features) and is_whole(bins)
+        if not whole or features < 1 or bins < 1 or not 0 < tail_bound < 100:
             raise ValueError(
                 f"features={features}, bins={bins}, tail_bound={tail_bound}: at least one feature "
                 "and one bin, and a bound between 0 and 100 are needed"

@@ -349,3 +349,20 @@ def test_another_type_counts(kind):
     assert double.dtype == torch.float64
     torch.testing.assert_close(double.float(), before, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(net.float()(x, context), before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tensor_in_place_of_a_parameter_has_its_gradient_and_its_edits_are_seen(kind):
+    """As a hypernetwork puts it there."""
+    net, x, context = made(kind)
+    net.requires_grad_(requires_grad=False)
+    net(x, context)
+    layer = net.bounded_layers()[0]
+    weight, scale = layer.weight.detach().clone(), torch.tensor(0.5, requires_grad=True)
+    del layer.weight
+    layer.weight = weight * scale
+    net(x, context).sum().backward()
+    assert scale.grad is not None
+    with torch.no_grad():
+        before = net(x, context)
+        layer.weight.mul_(0.2)
+        assert not torch.equal(net(x, context), before)

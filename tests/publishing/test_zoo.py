@@ -151,7 +151,11 @@ def test_a_folder_of_a_model_s_name_is_told_from_the_model(tmp_path, monkeypatch
             meant(name)
     with pytest.raises(ModelError, match="is a folder here and a model of the zoo"):
         locate(f"{name}@v1")
-    for path in (f"./{name}", Path(name), zoo / name):
+    (tmp_path / f"{name}@v2").mkdir()
+    (tmp_path / name).rmdir()
+    with pytest.raises(ModelError, match=rf"write \./{name}@v2 for the folder, or .*{name}@v2 for"):
+        locate(f"{name}@v2")
+    for path in (f"./{name}", Path(name), zoo / name, f"./{name}@v2"):
         assert locate(path) == str(path)
     monkeypatch.chdir(zoo)
     assert locate(name) == name

@@ -172,6 +172,7 @@ def test_a_recipe_trains_it(tmp_path):
         (lambda: RadialTransform(3)(torch.zeros(2, 3).double()), "takes torch.float32"),
         (lambda: RadialTransform(0), "at least one feature"),
         (lambda: RadialTransform(2, bins=0), "one bin"),
+        (lambda: RadialTransform(2.5), "features=2.5, bins=24"),
         (lambda: RadialTransform(2, tail_bound=0), "a bound between 0 and 100"),
         (lambda: ImageConfig(1, (4, 4), blocks=(1,), radial=True), "radial=True: .*without whiten"),
     ],
