@@ -39,18 +39,18 @@ def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
 
 @contextmanager
 def blaming_weights(module: nn.Module) -> Iterator[None]:
-    """Where the block fails, and a weight of the module is not finite, say so instead.
+    """If the block of code fails and a weight of the module is not finite, name the weight instead.
 
     Raises:
         NotFiniteError: naming the weight.
     """
     try:
         yield
-    except Exception:  # numbers that are none lead to errors of any kind
+    except Exception:  # NaN leads to errors of any kind
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if not tensor.is_meta and not bool(tensor.detach().isfinite().all()):
                 raise NotFiniteError(
-                    f"the weight {name} holds NaN or infinity: load weights without, or train "
-                    "with a smaller learning rate"
+                    f"the weight {name} holds NaN or infinity: load finite weights, or train with "
+                    "a smaller learning rate"
                 ) from None
         raise

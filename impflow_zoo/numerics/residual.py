@@ -20,6 +20,7 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import forbid_second_order, recording
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Doubts, Report
+from impflow_zoo.numerics.rows import wide_norm
 from impflow_zoo.numerics.search import Status
 from impflow_zoo.numerics.solver import Solution, Solver
 
@@ -74,7 +75,7 @@ class ResidualMap:
         if self.report is not None:
             equation = None if self.equation is None else self.equation(y.detach())
             self.report.roots.append(replace(solution, equation=equation))
-        self._doubt((~solution.converged).any(), partial(self._refuse_root, solution))
+        self._doubt((~solution.converged).any(), partial(self._refuse_root, solution, y.detach()))
         root = solution.value
         wanted = torch.is_grad_enabled() and (y.requires_grad or self.net.wants_gradients(root))
         known: list[Tensor | None] = []
@@ -117,14 +118,13 @@ class ResidualMap:
             self._doubt(failed.any(), then)
         return point, estimate.value
 
-    def _refuse_root(self, solution: Solution) -> None:
+    def _refuse_root(self, solution: Solution, y: Tensor) -> None:
         """Say why a root was not found; in training warn."""
         if not self.training:
-            refuse_rows(
-                solution.status == Status.NOT_FINITE,
-                "the search for a root met",
-                _too_large(solution.value),
-            )
+            # A root may be a thousand times as long as `y`.
+            far = wide_norm(y) > 1e-3 * torch.finfo(y.dtype).max
+            lost = (solution.status == Status.NOT_FINITE) | (far & ~solution.converged)
+            refuse_rows(lost, "the search for a root met", _too_large(y))
         solution.refuse(training=self.training)
 
     def _refuse_logdet(self, point: Linearization, estimate: Estimate) -> None:
