@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.util
 import os
 import re
 import shutil
@@ -133,6 +134,9 @@ def _is_free(host: str | None, port: int) -> bool:
 @contextmanager
 def _scratch() -> Iterator[Path]:
     """A folder for all temporary files of the process, which is removed at the end."""
+    # Sockets of processes live in a folder that multiprocessing makes once and removes at exit:
+    # outside, because their paths are limited to some 100 characters.
+    multiprocessing.util.get_temp_dir()
     before, scratch = tempfile.tempdir, Path(tempfile.mkdtemp(prefix="impflow-zoo-"))
     try:
         tempfile.tempdir = str(scratch)
