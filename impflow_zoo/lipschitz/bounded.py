@@ -131,7 +131,9 @@ class BoundedNet(nn.Module):
         """Each activation as a function, and the scales before and after it, `first` in front."""
         first = [] if self.first is None else [self.first]
         found = [folded(activation) for activation in (*first, *self.activations)]
-        pairs = zip(found, self.frequencies(), strict=False)
+        if not self.log_frequencies:
+            return found
+        pairs = zip(found, self.frequencies(), strict=True)
         return [(f, a * w, b * v) for (f, a, b), (w, v) in pairs]
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
