@@ -94,12 +94,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     name, at, asked = given.partition("@")
     if not isinstance(model, str) or "/" in given or os.sep in given:
         return given
-    refuse_two_meanings(name)
-    if at and os.path.isdir(given) and _in_zoo(name):
-        raise ModelError(
-            f"{given} is a folder here and a revision of {_hub_id(name)}: write ./{given} for the "
-            f"folder, or {_hub_id(given)} for the model on the Hub"
-        )
+    refuse_two_meanings(given)
     if os.path.isdir(given) or os.path.isdir(name):
         return given
     folder = zoo_folder() / name
@@ -119,23 +114,25 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     return f"{_hub_id(name)}{at}{asked}"
 
 
-def refuse_two_meanings(name: str) -> None:
+def refuse_two_meanings(given: str) -> None:
     """Refuse the name of a folder in the working directory that is also a name of the zoo.
 
     Arguments:
-        name: the name, without a revision.
+        given: the name, or `name@revision`.
 
     Raises:
         ModelError: saying how to name either.
     """
+    name = given.partition("@")[0]
     folder = zoo_folder() / name
-    if not (os.path.isdir(name) and _in_zoo(name)) or os.path.samefile(name, folder):
-        return
-    other = folder if (folder / WEIGHTS).is_file() else _hub_id(name)
-    raise ModelError(
-        f"{name} is a folder here and a model of the zoo: write ./{name} for the folder, or "
-        f"{other} for the model of the zoo"
-    )
+    for here in dict.fromkeys((name, given)):
+        if os.path.isdir(here) and _in_zoo(name) and not os.path.samefile(here, folder):
+            shipped = here == name and (folder / WEIGHTS).is_file()
+            other = folder if shipped else _hub_id(here)
+            raise ModelError(
+                f"{here} is a folder here and a model of the zoo: write ./{here} for the folder, "
+                f"or {other} for the model of the zoo"
+            )
 
 
 def _in_zoo(name: str) -> bool:

@@ -11,7 +11,7 @@ from impflow_zoo.numerics.finite import check_finite
 from impflow_zoo.numerics.modes import is_dual, is_transforming
 from impflow_zoo.numerics.report import Doubts
 
-__all__ = ["check_call"]
+__all__ = ["check_call", "check_channels"]
 
 
 def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, doubts: Doubts) -> None:
@@ -48,6 +48,26 @@ def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, doubts
         if x is not None and x.is_floating_point():
             # Their sum is not finite if an entry is not.
             doubts.add(x.detach().sum(), partial(check_finite, x, name))
+
+
+def check_channels(inputs: Tensor, features: int, dtype: torch.dtype) -> None:
+    """Refuse what is neither rows, `[B, features]`, nor maps, `[B, features, H, W]`.
+
+    Arguments:
+        inputs: what is given.
+        features: size of the rows, or channels of the maps.
+        dtype: the type that is needed.
+
+    Raises:
+        ValueError: for another shape or type.
+    """
+    if inputs.dim() not in (2, 4) or inputs.shape[1] != features:
+        raise ValueError(
+            f"inputs of shape {tuple(inputs.shape)}: [B, {features}] or [B, {features}, H, W] is "
+            "needed"
+        )
+    if inputs.dtype != dtype:
+        raise ValueError(f"inputs of type {inputs.dtype}: this transform takes {dtype}")
 
 
 def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Parameter]) -> None:

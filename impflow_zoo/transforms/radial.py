@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impflow_zoo.numerics.settings import is_whole
+from impflow_zoo.transforms.checks import check_channels
 
 __all__ = ["RadialTransform"]
 
@@ -101,13 +102,7 @@ class RadialTransform(Transform):
         It is cut off where the spline has ended. So rows of zeros, and rows whose squares overflow,
         have finite values and derivatives.
         """
-        n, dtype = self.features, self.widths.dtype
-        if inputs.dim() not in (2, 4) or inputs.shape[1] != n:
-            raise ValueError(
-                f"inputs of shape {tuple(inputs.shape)}: [B, {n}] or [B, {n}, H, W] is needed"
-            )
-        if inputs.dtype != dtype:
-            raise ValueError(f"inputs of type {inputs.dtype}: this transform takes {dtype}")
+        check_channels(inputs, self.features, self.widths.dtype)
         end = math.exp(self.tail_bound + 1)
         square = inputs.double().square().mean(dim=1)
         return 0.5 * square.clamp(end**-2, end**2).log()

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from impflow_zoo.numerics.finite import check_finite
 from impflow_zoo.numerics.modes import without_autocast
+from impflow_zoo.transforms.checks import check_channels
 
 __all__ = ["Whitening"]
 
@@ -58,28 +59,19 @@ class Whitening(LULinear):
         return self.unconstrained_upper_diag.sum()
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self._check(inputs)
+        check_channels(inputs, self.features, self.bias.dtype)
         if self.training and not self.initialized and len(inputs):
             self._initialise(inputs)
         z = functional.linear(inputs.movedim(1, -1), self.weight(), self.bias).movedim(-1, 1)
         return z, self._volume(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self._check(inputs)
+        check_channels(inputs, self.features, self.bias.dtype)
         z = inputs.transpose(0, 1).flatten(1) - self.bias[:, None]
         with without_autocast(self):
             x, _ = torch.linalg.solve_ex(self.weight(), z)
         x = x.reshape(self.features, len(inputs), *inputs.shape[2:]).transpose(0, 1)
         return x, -self._volume(inputs)
-
-    def _check(self, inputs: Tensor) -> None:
-        n, weights = self.features, self.bias.dtype
-        if inputs.dim() not in (2, 4) or inputs.shape[1] != n:
-            raise ValueError(
-                f"inputs of shape {tuple(inputs.shape)}: [B, {n}] or [B, {n}, H, W] is needed"
-            )
-        if inputs.dtype != weights:
-            raise ValueError(f"inputs of type {inputs.dtype}: this transform takes {weights}")
 
     def _volume(self, inputs: Tensor) -> Tensor:
         """The log-determinant of each row, `[B]`."""

@@ -93,7 +93,7 @@ def test_any_weights_are_invertible():
 
 
 def test_it_makes_a_density_of_heavy_tails_gaussian():
-    """Student's t in 8 dimensions: its exact score is met, which no linear map comes near."""
+    """Student's t in 8 dimensions: its exact score is met, which no Gaussian comes near."""
     torch.manual_seed(0)
     features, freedom = 8, 3.0
 
@@ -113,7 +113,6 @@ def test_it_makes_a_density_of_heavy_tails_gaussian():
         loss.backward()
         optimizer.step()
     test = rows(4000)
-    student = torch.distributions.StudentT(freedom)
     constant = (
         math.lgamma((freedom + features) / 2)
         - math.lgamma(freedom / 2)
@@ -123,8 +122,9 @@ def test_it_makes_a_density_of_heavy_tails_gaussian():
     with torch.no_grad():
         z, logabsdet = layer(test)
     assert float((exact - normal(z) - logabsdet).mean()) < 0.05
-    assert float((exact - normal(test)).mean()) > 2
-    assert student.df == freedom
+    scale = test.square().mean().sqrt()  # of the best Gaussian
+    gaussian = normal(test / scale) - features * scale.log()
+    assert float((exact - gaussian).mean()) > 0.5
 
 
 MODELS = {
