@@ -279,9 +279,7 @@ def stage(
 
     result = staging.stage(run, folder, data=data, repeats=repeat or ())
     name = folder.absolute().name
-    text = result.report(name) if result else f"{name}: no weights; config and card written"
-    figures = result.to_dict() if result else {"value": None}
-    _say(text, {"model": name, **figures}, as_json=as_json)
+    _say(result.report(name), {"model": name, **result.to_dict()}, as_json=as_json)
 
 
 @app.command()
