@@ -198,7 +198,14 @@ def _opened(
 def shown_rows(
     model: FlowModel, result: Result, limit: int | None = None, *, streaming: bool = False
 ) -> Tensor:
-    """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
+    """Some of the rows that a result speaks of, `[N, ...]`, for a picture.
+
+    Arguments:
+        model: the model that was evaluated.
+        result: of `evaluate`.
+        limit: the number of rows; None takes 2,000 of a table, or 100 images.
+        streaming: as in `evaluate`.
+    """
     source = _opened(model, result, skip_corrupt=result.skipped > 0, streaming=streaming)
     wanted = min(
         result.n + result.skipped, limit or (2000 if len(model.config.shape) == 1 else 100)
