@@ -17,11 +17,15 @@ version = release = installed(project)
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "myst_parser",
     "sphinx_design",
+    "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "machinery.site",
 ]
+viewcode_line_numbers = True
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
 exclude_patterns = ["machinery", "pictures"]
 highlight_language = "text"
 default_role = "py:obj"  # `Solver` in a docstring leads to its page
