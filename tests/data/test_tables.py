@@ -86,9 +86,10 @@ def test_single_file_is_one_split(tmp_path: Path, suffix: str, stem: str, split:
 
 
 @unused
+@pytest.mark.parametrize("lines", [True, False], ids=["lines", "list"])
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
-def test_lines_of_json_are_a_table(tmp_path: Path, name: str) -> None:
-    FRAME.to_json(tmp_path / name, orient="records", lines=True)
+def test_objects_of_json_are_rows(tmp_path: Path, name: str, lines: bool) -> None:
+    FRAME.to_json(tmp_path / name, orient="records", lines=lines, indent=None if lines else 2)
     assert everything(open_table(str(tmp_path / name))) == NUMERIC
 
 
@@ -281,18 +282,19 @@ def test_a_parquet_file_without_rows(tmp_path):
         open_table(tmp_path / "t.parquet")
 
 
-def test_an_error_that_goes_on_in_a_second_line_is_told_whole(tmp_path):
+def test_files_of_one_table_have_the_same_columns(tmp_path):
     (tmp_path / "set").mkdir()
     for name in "ac":
         frame = pandas.DataFrame({name: [1]})
         frame.to_parquet(tmp_path / "set" / f"{name}-train.parquet")
-    with pytest.raises(DataError, match=r"cannot load dataset .*:.*\bc\b"):
+    message = r"c-train.parquet: its columns are c, those of a-train.parquet are a"
+    with pytest.raises(DataError, match=message):
         open_table(tmp_path / "set")
 
 
 def test_numbers_that_are_stored_as_text_are_named(tmp_path):
     pandas.DataFrame({"a": ["1", "2"]}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"column 'a' is not numeric, it is Value\('.*string'\)"):
+    with pytest.raises(DataError, match=r"column 'a' is not numeric, it is .*string"):
         open_table(tmp_path / "t.parquet", columns=["a"])
 
 
