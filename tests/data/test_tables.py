@@ -17,6 +17,7 @@ from impflow_zoo.data import (
     LeftOutWarning,
     Source,
     TableSource,
+    checksum,
     fingerprint,
     open_source,
     open_table,
@@ -251,6 +252,21 @@ def test_sets_of_rows_are_told_apart_by_their_rows():
     last[-1, 1] += 1
     assert of(rows) == of(rows.clone(), "b")
     assert len({of(rows), of(last), of(rows[:-1]), of(rows.flip(1)), of(rows[:1])}) == 5
+
+
+def test_a_checksum_sees_every_row_and_their_order(monkeypatch: pytest.MonkeyPatch):
+    def of(values: torch.Tensor) -> str:
+        return checksum(TableSource("a", values, ("x", "y")))
+
+    rows = torch.arange(200, dtype=torch.float64).view(100, 2)
+    whole, changed = of(rows), set()
+    for i in range(100):
+        other = rows.clone()
+        other[i, i % 2] += 0.5
+        changed.add(of(other))
+    assert len({whole, of(rows[:-1]), of(rows.flip(0)), *changed}) == 103
+    monkeypatch.setattr("impflow_zoo.data.source._AT_ONCE", 7)
+    assert of(rows) == whole
 
 
 def test_the_file_is_read_that_was_named(tmp_path, monkeypatch):
