@@ -122,19 +122,19 @@ def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
 
 def _on_disk(dataset: str) -> Path | None:
     """The file or folder that a name stands for; None if it stands for a set on the Hub."""
-    path = Path(dataset).expanduser()
     if not dataset.strip():
         raise DataError("the name of a data set is empty")
-    if path.is_file():
+    path = Path(os.path.expanduser(dataset))
+    if os.path.isfile(path):  # `Path` itself refuses long names
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         if glob.has_magic(str(path.absolute())):
             raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise DataError(f"{dataset} is neither a file nor a folder: write the data to a file first")
     if _looks_local(dataset):
-        raise DataError(f"no such file or folder: {dataset}")
+        raise DataError(f"no such file or folder: {dataset[:200]}")
     return None
 
 

@@ -30,7 +30,7 @@ def builder_of(dataset: str, **where: Any) -> Any:
     """
     import datasets  # half a second or more
 
-    if (folder := Path(where["path"])).is_dir():
+    if os.path.isdir(folder := Path(where["path"])):
         _refuse_addresses(dataset, folder)
     return quietly(dataset, datasets.load_dataset_builder, **where)
 
@@ -74,7 +74,9 @@ def quietly(dataset: str, function: Callable[..., Any], **arguments: Any) -> Any
             raise DataError(f"{dataset}: the set is empty, it has no rows") from error
         known = os.path.exists(os.path.expanduser(dataset))
         hint = "" if known else " (and there is no local file or folder of that name)"
-        raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
+        raise DataError(
+            f"cannot load dataset {dataset[:200]!r}: {one_line(error)}{hint}"
+        ) from error
     finally:
         datasets.logging.set_verbosity(level)
 

@@ -13,6 +13,7 @@ from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
+from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.build import BUILDERS, Noise
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
@@ -66,7 +67,8 @@ class Density(nn.Module):
         require_config(type(self), self.config)
         self.preprocessing = preprocessing_of(self.config)
         try:
-            transform = self.build()
+            with Budget.of_any():
+                transform = self.build()
         except ValueError as error:  # a net that cannot be: the nets say why
             raise ConfigError(str(error)) from None
         self.flow = Flow(transform, Noise([math.prod(self.config.shape)]))

@@ -97,7 +97,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         names = list_models(pretrained=None)
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
-            f"no model {name!r} in the zoo and no folder of that name; there are: "
+            f"no model {name[:200]!r} in the zoo and no folder of that name; there are: "
             + ", ".join(close)
         )
     if (folder / WEIGHTS).is_file() and not (at or revision):
@@ -136,7 +136,7 @@ def _trained(folder: Path) -> bool:
 
 
 def _in_zoo(name: str) -> bool:
-    return not name.startswith(".") and (zoo_folder() / name / CONFIG).is_file()
+    return not name.startswith(".") and os.path.isfile(zoo_folder() / name / CONFIG)
 
 
 def _hub_id(name: str) -> str:
