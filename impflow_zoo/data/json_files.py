@@ -22,6 +22,7 @@ __all__ = ["read_json"]
 
 _AT_ONCE = 10_000  # rows
 _COMMA = re.compile(r"\s*([,\]]?)\s*")
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON may escape
 _START = re.compile(r"\s*\[\s*")
 
 
@@ -48,6 +49,8 @@ def read_json(files: Sequence[Path], name: str, wanted: Sequence[str] | None) ->
     while some := list(itertools.islice(rows, _AT_ONCE)):
         if not names:
             names = dict.fromkeys(some[0])
+            if any(map(_NO_TEXT.search, names)):
+                raise DataError(f"{name}: the name of a column is no text")
             asked = set(names if wanted is None else wanted)
             columns = {key: _Column() for key in names if key in asked}
         for row, cells in enumerate(some, count):

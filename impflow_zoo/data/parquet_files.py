@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["flat_columns", "read_parquet", "unfolded"]
 
-_LOOKED_AT = 100_000  # rows, for a text that is no number
+_LOOKED_AT = 1000  # rows, for a text that is no number
+_AT_ONCE = 10_000_000  # numbers
 
 
 def read_parquet(files: Sequence[Path], name: str, wanted: Sequence[str] | None) -> Columns:
@@ -54,18 +55,20 @@ def read_parquet(files: Sequence[Path], name: str, wanted: Sequence[str] | None)
             names = names or found
             refuse_other_columns(found, names, file, files[0])
             size += _rows(parquet)
-    asked = [column for column in dict.fromkeys(wanted or names) if column in names]
+    known = set(names)
+    asked = [column for column in dict.fromkeys(wanted or names) if column in known]
     reasons = _reasons(files, asked)
-    check_table(size, len(asked) - len(reasons), name)
-    numbers = {}
-    for column in asked:
-        if column not in reasons:
-            parts = [_numbers(file, column) for file in files]
-            if any(part is None for part in parts):
-                reasons[column] = TOO_LARGE
-            else:
-                numbers[column] = _joined([part for part in parts if part is not None])
-    return Columns(tuple(names), numbers, reasons, _groups(files, name) if GROUP in names else None)
+    plain = [column for column in asked if column not in reasons]
+    check_table(size, len(plain), name)
+    parts: dict[str, list[numpy.ndarray]] = {column: [] for column in plain}
+    for file in files:
+        _read_numbers(file, parts, reasons)
+    return Columns(
+        tuple(names),
+        {column: _joined(parts[column]) for column in plain if column not in reasons},
+        reasons,
+        _groups(files, name) if GROUP in known else None,
+    )
 
 
 def flat_columns(file: Path) -> list[str]:
@@ -141,18 +144,17 @@ def _longest(file: Path, group: int, path: str) -> int:
 def _reasons(files: Sequence[Path], columns: Sequence[str]) -> dict[str, str]:
     """Why some columns are no numbers."""
     reasons: dict[str, str] = {}
-    start = 0
-    for file in files:
+    for number, file in enumerate(files):
         with _opened(file) as parquet:
-            schema, size = parquet.schema_arrow, _rows(parquet)
+            schema = parquet.schema_arrow
         classes = _class_labels(schema)
-        for column in columns:
-            kind = schema.field(column).type
-            if column not in reasons and (column in classes or not _is_number(kind)):
-                what = "a class label" if column in classes else str(kind)[:40]
-                found = _first_text(file, column, kind, start)
-                reasons[column] = found or f"is not numeric, it is {what}"
-        start += size
+        kinds = {column: schema.field(column).type for column in columns if column not in reasons}
+        others = {c: kind for c, kind in kinds.items() if c in classes or not _is_number(kind)}
+        for column, kind in others.items():
+            what = "a class label" if column in classes else str(kind)[:40]
+            reasons[column] = f"is not numeric, it is {what}"
+        if number == 0:
+            reasons |= _first_texts(file, [c for c, kind in others.items() if _is_text(kind)])
     return reasons
 
 
@@ -171,34 +173,49 @@ def _class_labels(schema: pyarrow.Schema) -> set[str]:
         return set()
 
 
-def _first_text(file: Path, column: str, kind: pyarrow.DataType, start: int) -> str:
-    """Where the first text stands that is no number; nothing if there is none."""
-    if not _is_text(kind):
-        return ""
-    with _opened(file, [column]) as parquet:
-        rows = (
-            cell for batch in parquet.iter_batches(columns=[column]) for cell in batch.column(0)
-        )
-        for row, cell in enumerate(itertools.islice(rows, _LOOKED_AT), start):
-            text = cell.as_py()
-            try:
-                float("nan" if text is None else text)
-            except ValueError:
-                return text_cell(row, text)
-    return ""
+def _first_texts(file: Path, columns: Sequence[str]) -> dict[str, str]:
+    """In which of the first rows columns of text hold one that is no number."""
+    found: dict[str, str] = {}
+    with _opened(file, columns) as parquet:
+        batches = parquet.iter_batches(_LOOKED_AT, columns=columns) if columns else iter(())
+        for first in itertools.islice(batches, 1):
+            for column in columns:
+                texts = enumerate(cell.as_py() for cell in first[column])
+                others = (t for t in texts if t[1] is not None and not _says_a_number(t[1]))
+                for row, text in itertools.islice(others, 1):
+                    found[column] = text_cell(row, text)
+    return found
 
 
-def _numbers(file: Path, column: str) -> numpy.ndarray | None:
-    """A column, float64; None if it holds whole numbers that are too large."""
+def _says_a_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_numbers(
+    file: Path, parts: Mapping[str, list[numpy.ndarray]], reasons: dict[str, str]
+) -> None:
+    """Add the numbers of a file to those of its columns, some columns at a time.
+
+    Arguments:
+        file: the path.
+        parts: float64 arrays by column.
+        reasons: receives why a column is none after all.
+    """
     import pyarrow
 
     with _opened(file) as parquet:
-        values = parquet.read(columns=[column])[column]
-        try:
-            found: numpy.ndarray = values.cast(pyarrow.float64()).to_numpy()
-        except pyarrow.ArrowInvalid:  # a cast of whole numbers is exact or fails
-            return None
-        return found
+        step, columns = max(1, _AT_ONCE // max(1, _rows(parquet))), list(parts)
+        for i in range(0, len(columns), step):
+            table = parquet.read(columns=columns[i : i + step])
+            for column in columns[i : i + step]:
+                try:
+                    parts[column].append(table[column].cast(pyarrow.float64()).to_numpy())
+                except pyarrow.ArrowInvalid:  # a cast of whole numbers is exact or fails
+                    reasons[column] = TOO_LARGE
 
 
 def _joined(parts: list[numpy.ndarray]) -> numpy.ndarray:
@@ -215,11 +232,12 @@ def _groups(files: Sequence[Path], name: str) -> numpy.ndarray:
 
     chunks: list[pyarrow.Array] = []
     for file in files:
-        with _opened(file, [GROUP]) as parquet:
+        with _opened(file) as parquet:
             kind = parquet.schema_arrow.field(GROUP).type
-            texts = types.is_dictionary(kind) and _is_text(kind.value_type)
-            if not (texts or types.is_integer(kind)):
-                return numbered(pandas.Series(dtype=object), name, labels=False)
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        if not (_is_text(kind) or types.is_integer(kind)):
+            return numbered(pandas.Series(dtype=object), name, labels=False)
+        with _opened(file, [GROUP]) as parquet:
             chunks += parquet.read(columns=[GROUP])[GROUP].chunks
     try:
         groups = pyarrow.chunked_array(chunks).unify_dictionaries().to_pandas()

@@ -16,6 +16,7 @@ __all__ = ["builder_of", "files_of_builder", "one_line", "quietly", "refuse_othe
 
 _NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
 _PAGES = ("README.md", ".huggingface.yaml")  # where a set may name its files
+_SETTINGS, _DEPTH = 250_000, 30  # characters, and levels
 
 
 def builder_of(dataset: str, **where: Any) -> Any:
@@ -31,7 +32,7 @@ def builder_of(dataset: str, **where: Any) -> Any:
     import datasets  # half a second or more
 
     if os.path.isdir(folder := Path(where["path"])):
-        _refuse_addresses(dataset, folder)
+        _check_pages(dataset, folder)
     return quietly(dataset, datasets.load_dataset_builder, **where)
 
 
@@ -89,28 +90,53 @@ def one_line(error: BaseException) -> str:
     return (" ".join((first, *more)) if first.endswith((":", "cast")) else first)[:300]
 
 
-def _refuse_addresses(dataset: str, folder: Path) -> None:
-    """Refuse a folder whose page names files elsewhere, which `datasets` would ask for at once."""
+def _check_pages(dataset: str, folder: Path) -> None:
+    """Refuse a folder whose page would take `datasets` without end, or to places elsewhere.
+
+    Raises:
+        DataError: if the settings on a page are long, deep, or have aliases, which may stand for
+            billions of values; or if they name an address.
+    """
     for page in _PAGES:
         try:
             text = (folder / page).read_text(encoding="utf-8")
-            head = text.split("---")[1] if page == "README.md" else text
-            settings = yaml.safe_load(head)
-        except (OSError, IndexError, RecursionError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError):
+            continue
+        if page == "README.md":
+            _, head, *_ = (*text.split("---", 2), "")
+        else:
+            head = text
+        if len(head) > _SETTINGS:
+            raise DataError(f"{dataset}: the settings in {page} are too long")
+        try:
+            settings = yaml.safe_load(head) if _is_flat(head) else None
+        except (yaml.YAMLError, ValueError):
             continue  # `datasets` says what is wrong with it
+        if settings is None and head.strip():
+            raise DataError(f"{dataset}: the settings in {page} have aliases, or are too deep")
         configs = settings.get("configs") if isinstance(settings, dict) else None
         for name in _texts(configs):
             if "://" in name:
                 raise DataError(f"{dataset}: its page names a file outside of the set, {name}")
 
 
+def _is_flat(text: str) -> bool:
+    """Whether YAML has no aliases and few levels; it is read no further than that."""
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH or isinstance(event, yaml.AliasEvent):
+            return False
+    return True
+
+
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in lists and mappings, which aliases may lead to many times."""
-    left, seen = [value], set[int]()
+    """The texts in lists and mappings."""
+    left = [value]
     while left:
         value = left.pop()
         if isinstance(value, str):
             yield value
-        elif isinstance(value, dict | list) and id(value) not in seen:
-            seen.add(id(value))
+        elif isinstance(value, dict | list):
             left += value.values() if isinstance(value, dict) else value

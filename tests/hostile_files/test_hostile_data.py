@@ -10,6 +10,7 @@ import signal
 import struct
 import sys
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -155,6 +156,7 @@ TABLES = {
     "half a list": (written("t.json", b'[{"a": 1} {"a": 2}]'), "row 1 is no JSON: ',' or ']' exp"),
     "a name twice": (written("t.json", b'{"a": 1, "a": 2}'), "row 0 .*: a name stands twice"),
     "a column too late": (written("t.json", b'{"a": 1}\n{"b": 2}'), "row 1 has a column 'b', the"),
+    "half a character": (written("t.json", b'{"\\ud800": 1}'), "name of a column is no text"),
     "nothing in a list": (written("t.json", b" [ ]"), "the set is empty"),
     "digits": (
         written("t.json", b'{"a": ' + b"9" * 5000 + b"}"),
@@ -239,6 +241,18 @@ def test_texts_that_a_file_keeps_once_unfold_nowhere(page, tmp_path):
     assert not list((tmp_path / "cache").glob("**/*.arrow"))
 
 
+@pytest.mark.parametrize("value", [1.0, "1"], ids=["numbers", "texts of numbers"])
+def test_many_columns_take_a_second(value, tmp_path):
+    table = pyarrow.table({f"c{i}": [value] for i in range(4000)} | {"a": [0.5]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    before = time.process_time()
+    assert open_table(tmp_path / "t.parquet", columns=["a"]).rows([0]).item() == 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeftOutWarning)
+        assert len(open_table(tmp_path / "t.parquet").columns) in (1, 4001)
+    assert time.process_time() - before < 2
+
+
 def test_lists_beside_images_are_not_read(tmp_path):
     cells = {"image": [{"bytes": picture(), "path": None}], "texts": [["a", "b"]]}
     features = datasets.Features(
@@ -263,6 +277,18 @@ def test_the_page_of_a_set_names_no_files_of_others(outside, tmp_path):
             open_source(folder, **options)
     (folder / "README.md").write_text(page.replace(place, "sub/*.csv"))
     assert open_source(folder).rows([0]).item() == 1
+
+
+def test_the_page_of_a_set_is_read_at_once(tmp_path):
+    folder = written("d/train.csv", b"a\n1\n")(tmp_path)
+    laughs = ["a0: &a0 [x]"]  # ten lines that stand for ten billion values
+    laughs += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 11)]
+    for settings in ("\n".join([*laughs, "configs: *a10"]), "configs: " + "[" * 100_000):
+        (folder / "README.md").write_text(f"---\n{settings}\n---\nText.\n")
+        with pytest.raises(DataError, match="the settings in README.md have aliases, or are too"):
+            open_table(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nText --- with\nhttps://a.example\n")
+    assert open_table(folder).rows([0]).item() == 1
 
 
 def test_limits_may_be_raised(tmp_path, monkeypatch):
