@@ -10,6 +10,7 @@ from impflow_zoo.data.source import (
     Source,
     TableSource,
     UnknownSplitError,
+    checksum,
     fingerprint,
 )
 from impflow_zoo.data.tables import open_table
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "TableSource",
     "UnknownSplitError",
+    "checksum",
     "fingerprint",
     "is_toy",
     "open_source",

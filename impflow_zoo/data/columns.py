@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import itertools
-import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impflow_zoo.data.limits import check_table
 from impflow_zoo.data.source import DataError
 
 if TYPE_CHECKING:
     import numpy
     import pandas
-    from datasets import Dataset
 
-__all__ = ["GROUP", "TOO_LARGE", "Columns", "columns_of", "listed", "numbered"]
+__all__ = [
+    "EXACT",
+    "GROUP",
+    "TOO_LARGE",
+    "Columns",
+    "listed",
+    "numbered",
+    "refuse_other_columns",
+    "text_cell",
+]
 
+EXACT = 2**53  # float64 holds all whole numbers up to it
 GROUP = "group"  # the column that tells which rows belong together
 
 TOO_LARGE = (
     "holds whole numbers above 2^53, which float64 rounds: subtract an offset, or leave it out"
 )
 _LISTED = 20  # names
-_NUMERIC = re.compile(r"u?int\d+|float\d+")
-_LABELS = re.compile(r"u?int\d+|(large_)?string")  # whole numbers or text
 
 
 @dataclass(frozen=True)
@@ -44,39 +51,6 @@ class Columns:
     numbers: dict[str, numpy.ndarray]
     reasons: dict[str, str]
     groups: numpy.ndarray | None = None
-
-
-def columns_of(data: Dataset, name: str, wanted: Sequence[str] | None) -> Columns:
-    """The columns of a set that `datasets` has opened.
-
-    Arguments:
-        data: the set.
-        name: its name, for messages.
-        wanted: the columns asked for; None asks for all. Names that it does not have are passed
-            over.
-
-    Raises:
-        DataError: if the table is larger than the limits.
-    """
-    import pyarrow
-
-    features = dict(data.features)
-    asked = [column for column in (features if wanted is None else wanted) if column in features]
-    plain = [column for column in asked if _is_numeric(features[column])]
-    check_table(len(data), len(plain), name)
-    table = data.with_format("arrow")[:]
-    reasons = {c: _reason(data, c, features[c]) for c in asked if c not in plain}
-    numbers = {}
-    for column in plain:
-        try:
-            numbers[column] = table[column].cast(pyarrow.float64()).to_numpy()
-        except pyarrow.ArrowInvalid:  # a cast of whole numbers is exact or fails
-            reasons[column] = TOO_LARGE
-    groups = None
-    if GROUP in features:
-        labels = _LABELS.fullmatch(getattr(features[GROUP], "dtype", "")) is not None
-        groups = numbered(table[GROUP].to_pandas(), name, labels=labels)
-    return Columns(tuple(features), numbers, reasons, groups)
 
 
 def numbered(groups: pandas.Series, name: str, *, labels: bool) -> numpy.ndarray:
@@ -105,16 +79,22 @@ def listed(names: Collection[str]) -> str:
     return ", ".join(itertools.islice(names, _LISTED)) + more
 
 
-def _is_numeric(feature: object) -> bool:
-    plain = type(feature).__name__ == "Value"  # class labels have a type of numbers, too
-    return plain and _NUMERIC.fullmatch(getattr(feature, "dtype", "")) is not None
+def text_cell(row: int, cell: object) -> str:
+    """The reason of a column that holds something else than numbers."""
+    return f"is not numeric, row {row} holds {str(cell)[:40]!r}"
 
 
-def _reason(data: Dataset, column: str, feature: object) -> str:
-    """Where the first value stands that is no number, or of which type the column is."""
-    for row, value in enumerate(data[column]):
-        try:
-            float(value)
-        except (TypeError, ValueError):
-            return f"is not numeric, row {row} holds {str(value)[:40]!r}"
-    return f"is not numeric, it is {str(feature)[:40]}"
+def refuse_other_columns(
+    found: Sequence[str], names: Sequence[str], file: Path, first: Path
+) -> None:
+    """The files of a table have the same columns, each once, in any order.
+
+    Raises:
+        DataError: if a file has others than the first one, `names`, or one twice.
+    """
+    if twice := [name for name, count in Counter(found).items() if count > 1]:
+        raise DataError(f"{file}: several columns are called {twice[0]!r}: rename them")
+    if set(found) != set(names):
+        raise DataError(
+            f"{file}: its columns are {listed(found)}, those of {first.name} are {listed(names)}"
+        )

@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from impflow_zoo.data.columns import GROUP, TOO_LARGE, Columns, listed, numbered
+from impflow_zoo.data.columns import (
+    EXACT,
+    GROUP,
+    TOO_LARGE,
+    Columns,
+    listed,
+    numbered,
+    text_cell,
+)
 from impflow_zoo.data.limits import check_table
 from impflow_zoo.data.source import DataError
 from impflow_zoo.data.spreadsheets import plain_name
@@ -19,13 +27,19 @@ from impflow_zoo.data.spreadsheets import plain_name
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["not_utf8", "read_columns", "read_rows", "refuse_missing_header", "separator_hint"]
+__all__ = [
+    "lines_of",
+    "not_utf8",
+    "read_csv",
+    "read_rows",
+    "refuse_missing_header",
+    "separator_hint",
+]
 
 _CELLS = 1_000_000  # converted at a time
 _LONGEST = 10_000_000  # characters of a line
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")  # characters that no text has
 _MISSING = frozenset({"", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "<NA>"})
-_EXACT = 2**53  # float64 holds all whole numbers up to it
 
 
 def read_rows(path: Path) -> Iterator[list[str]]:
@@ -40,7 +54,7 @@ def read_rows(path: Path) -> Iterator[list[str]]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(_lines(file, path), strict=True)
+            reader = csv.reader(lines_of(file, path), strict=True)
             rows = filter(None, reader)
             header = _named(next(rows, []), path)
             yield header
@@ -58,7 +72,7 @@ def read_rows(path: Path) -> Iterator[list[str]]:
         raise DataError(f"{path}: line {reader.line_num}: {error}: check the quotes") from None
 
 
-def read_columns(files: Sequence[Path], name: str, wanted: Sequence[str] | None) -> Columns:
+def read_csv(files: Sequence[Path], name: str, wanted: Sequence[str] | None) -> Columns:
     """The columns of CSV files, one below the other.
 
     Arguments:
@@ -145,7 +159,7 @@ def not_utf8(path: Path) -> DataError:
     return DataError(f"{path}: no text in UTF-8: save it as UTF-8 (unpack a compressed file first)")
 
 
-def _lines(file: TextIO, path: Path) -> Iterator[str]:
+def lines_of(file: TextIO, path: Path) -> Iterator[str]:
     """The lines of a file, none of which may fill the memory."""
     while line := file.readline(_LONGEST):
         if len(line) == _LONGEST:
@@ -184,7 +198,7 @@ class _Column:
             part = numpy.fromiter(map(_number, cells), float, len(cells))
         except ValueError:
             part = numpy.array(self._numbers(cells, start))
-        large = numpy.flatnonzero(numpy.abs(part) >= _EXACT)
+        large = numpy.flatnonzero(numpy.abs(part) >= EXACT)
         if any(_is_rounded(cells[i], part[i]) for i in large.tolist()):
             self.reason = TOO_LARGE
         self._parts.append(part)
@@ -204,7 +218,7 @@ class _Column:
             try:
                 found.append(math.nan if cell.strip() in _MISSING else _number(cell))
             except ValueError:
-                self.reason = f"is not numeric, row {row} holds {cell[:40]!r}"
+                self.reason = text_cell(row, cell)
                 break
         return found
 
@@ -219,4 +233,4 @@ def _number(cell: str) -> float:
 def _is_rounded(cell: str, number: float) -> bool:
     """Whether a cell is a whole number that float64 cannot hold."""
     digits = cell.strip().lstrip("+-0")
-    return digits.isdigit() and math.isfinite(number) and int(digits) > _EXACT
+    return digits.isdigit() and math.isfinite(number) and int(digits) > EXACT

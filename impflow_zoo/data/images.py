@@ -15,8 +15,9 @@ from torch import Tensor
 
 from impflow_zoo.data.decoding import decode
 from impflow_zoo.data.labels import labelled, read_columns
-from impflow_zoo.data.loading import load_split, one_line
+from impflow_zoo.data.loading import load_split
 from impflow_zoo.data.pixels import ImageFormat, as_tensor
+from impflow_zoo.data.sets import one_line
 from impflow_zoo.data.source import Batch, DataError, LeftOutWarning, Source
 
 if TYPE_CHECKING:

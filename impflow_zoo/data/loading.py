@@ -1,50 +1,49 @@
-"""One split of a set: CSV files on this disk, or a `datasets` set from the Hub or this disk."""
+"""One split of a set on the Hub or on this disk: the files of a table, or a set of images."""
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import importlib.util
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.data.files import FORMATS, check_files
+from impflow_zoo.data.files import FORMATS, check_images, check_tables, require_tables
+from impflow_zoo.data.parquet_files import flat_columns
+from impflow_zoo.data.sets import builder_of, files_of_builder, quietly, refuse_other_places
 from impflow_zoo.data.source import DataError, UnknownSplitError
 
-__all__ = ["FoundSplit", "find_split", "load_split", "one_line", "pick_split"]
+__all__ = ["FoundTable", "find_table", "load_split", "pick_split"]
 
-_NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
 @dataclass(frozen=True)
-class FoundSplit:
-    """One split: CSV files, or a set that `datasets` has opened.
+class FoundTable:
+    """The files of one split of a table.
 
     Arguments:
         name: its name in messages.
-        csv: CSV files on this disk, which are yet to be read; None for other data.
-        data: other data, a `Dataset` or an `IterableDataset`.
+        files: paths on this disk, all of one type.
+        folder: where files of the Hub are kept; None for others.
     """
 
     name: str
-    csv: list[Path] | None = None
-    data: Any = None
+    files: list[Path]
+    folder: Path | None = None
 
 
-def find_split(
-    dataset: str | os.PathLike[str],
-    split: str | None = None,
-    *,
-    revision: str | None = None,
-    streaming: bool = False,
-) -> FoundSplit:
-    """Find one split, and open it unless it is of CSV files on this disk.
+def find_table(
+    dataset: str | os.PathLike[str], split: str | None = None, *, revision: str | None = None
+) -> FoundTable:
+    """Find the files of one split of a table. Those of a set on the Hub are fetched.
 
     Arguments:
         dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
@@ -52,66 +51,59 @@ def find_split(
             split, `train` if it names none.
         split: name of the split; may be left out if there is only one.
         revision: branch, tag or commit of a Hub set.
-        streaming: open the set as a stream, whose rows come in order and are not kept.
 
     Raises:
-        DataError: for a set or split that does not exist or cannot be read.
+        DataError: for a set or split that does not exist or has other files.
     """
     dataset = os.fspath(dataset)
-    path = Path(dataset).expanduser()
-    if not dataset.strip():
-        raise DataError("the name of a data set is empty")
-    where: dict[str, Any] = {"path": str(path.absolute())}
-    files: dict[str, list[Path]] = {}
-    if path.is_file():
-        named = _SPLIT_IN_NAME.search(path.stem.lower())
-        only, kind = named[1] if named else "train", FORMATS.get(path.suffix.lower())
-        where = {"path": kind, "data_files": {only: glob.escape(where["path"])}}
-        files = {only: [path]}
-    elif path.is_dir():
-        if glob.has_magic(where["path"]):
-            raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
-        files = _files_of(dataset, where["path"])
-    elif path.exists():
-        raise DataError(f"{dataset} is neither a file nor a folder: write the data to a file first")
-    elif _looks_local(dataset):
-        raise DataError(f"no such file or folder: {dataset}")
-    else:
-        where = {"path": dataset, "revision": revision}
-    if files:
-        split = pick_split(dataset, list(files), split)
-        if all(file.suffix.lower() == ".csv" for file in files[split]):
-            check_files(files[split])
-            return FoundSplit(f"{dataset} ({split})", csv=files[split])
-        check_files(itertools.chain(*files.values()))  # `datasets` opens those of all splits
-        where["description"] = _state(itertools.chain(*files.values()))
-    import datasets  # half a second or more
-
-    splits = _quietly(dataset, datasets.load_dataset, **where, streaming=streaming)
-    split = pick_split(dataset, list(splits), split)
-    _check_fields(dataset, splits[split])
-    return FoundSplit(f"{dataset} ({split})", data=splits[split])
+    here = _on_disk(dataset)
+    path = here or _fetched(dataset, revision)
+    files = {_split_of(path): [path]} if path.is_file() else _files_of(dataset, path)
+    split = pick_split(dataset, list(files), split)
+    found = files[split]
+    check_tables(found)
+    kinds = sorted({FORMATS[file.suffix.lower()] for file in found})
+    if len(kinds) > 1:
+        raise DataError(f"{dataset} ({split}) has files of several types: {', '.join(kinds)}")
+    return FoundTable(f"{dataset} ({split})", found, None if here else path)
 
 
 def load_split(
-    dataset: str | os.PathLike[str], split: str | None = None, **options: Any
+    dataset: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    revision: str | None = None,
+    streaming: bool = False,
 ) -> tuple[Any, str]:
-    """Open one split of a set that may hold images, which CSV files do not.
+    """Open one split of a set that may hold images, which CSV and JSON files do not.
 
     Arguments:
-        dataset, split: as for `find_split`.
-        options: its other arguments.
+        dataset, split, revision: as for `find_table`; a folder may also hold files of images.
+        streaming: open the set as a stream, whose rows come in order and are not kept.
 
     Returns:
         The split, a `Dataset` or an `IterableDataset`, and its name in messages.
 
     Raises:
-        DataError: as `find_split`, and for CSV files.
+        DataError: for a set or split that does not exist or cannot be read, and for CSV and JSON
+            files.
     """
-    found = find_split(dataset, split, **options)
-    if found.csv is not None:
-        raise DataError(f"{found.name}: no column of images, a CSV file holds none")
-    return found.data, found.name
+    dataset = os.fspath(dataset)
+    path = _on_disk(dataset)
+    if path is None:
+        builder = builder_of(dataset, path=dataset, revision=revision)
+        refuse_other_places(dataset, files_of_builder(builder), f"hf://datasets/{dataset}@")
+    else:
+        builder = _local_builder(dataset, path)
+    files = files_of_builder(builder)
+    split = pick_split(dataset, list(files or builder.info.splits or ()), split)
+    name = f"{dataset} ({split})"
+    if (kind := builder.info.builder_name) in ("csv", "json"):
+        raise DataError(f"{name}: no column of images, a {kind.upper()} file holds none")
+    if streaming:
+        return quietly(dataset, builder.as_streaming_dataset, split=split), name
+    quietly(dataset, builder.download_and_prepare)
+    return quietly(dataset, builder.as_dataset, split=split), name
 
 
 def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
@@ -128,12 +120,90 @@ def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
     raise UnknownSplitError(f"{dataset} has {found}, choose one of: {', '.join(existing)}")
 
 
-def one_line(error: BaseException) -> str:
-    """The error underneath, in one line: wrappers say less than what they wrap."""
-    while type(error).__name__.startswith("DatasetGeneration") and error.__cause__ is not None:
-        error = error.__cause__
-    first, *more = map(str.strip, str(error).strip().splitlines() or [type(error).__name__])
-    return " ".join((first, *more))[:300] if first.endswith((":", "cast")) else first
+def _on_disk(dataset: str) -> Path | None:
+    """The file or folder that a name stands for; None if it stands for a set on the Hub."""
+    if not dataset.strip():
+        raise DataError("the name of a data set is empty")
+    path = Path(os.path.expanduser(dataset))
+    if os.path.isfile(path):  # `Path` itself refuses long names
+        return path
+    if os.path.isdir(path):
+        if glob.has_magic(str(path.absolute())):
+            raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
+        return path
+    if os.path.exists(path):
+        raise DataError(f"{dataset} is neither a file nor a folder: write the data to a file first")
+    if _looks_local(dataset):
+        raise DataError(f"no such file or folder: {dataset[:200]}")
+    return None
+
+
+def _looks_local(dataset: str) -> bool:
+    return (
+        dataset.startswith(("/", ".", "~", "\\"))
+        or dataset.count("/") > 1
+        or _names_a_format(dataset)
+        or Path(dataset).suffix.lower() in FORMATS
+    )
+
+
+def _names_a_format(dataset: str) -> bool:
+    """Whether `datasets` takes a name for a format, such as csv: it would read what lies around."""
+    module = f"datasets.packaged_modules.{dataset}"
+    return dataset.isidentifier() and importlib.util.find_spec(module) is not None
+
+
+def _split_of(file: Path) -> str:
+    """The split that a file's name tells."""
+    named = _SPLIT_IN_NAME.search(file.stem.lower())
+    return named[1] if named else "train"
+
+
+def _files_of(dataset: str, folder: Path) -> dict[str, list[Path]]:
+    """The files of each split of a folder, none of which is opened."""
+    where = str(folder.absolute())
+    found = files_of_builder(builder_of(dataset, path=where))
+    refuse_other_places(dataset, found, where + os.sep)
+    return {split: [Path(file) for file in files] for split, files in found.items()}
+
+
+def _fetched(dataset: str, revision: str | None) -> Path:
+    """The folder of a table on the Hub, with its files; those in the cache if it is not there."""
+    from huggingface_hub import snapshot_download
+
+    fetch = functools.partial(snapshot_download, dataset, repo_type="dataset", revision=revision)
+    try:
+        files = files_of_builder(builder_of(dataset, path=dataset, revision=revision))
+        if not files:  # what `datasets` has kept of an earlier visit
+            raise DataError(f"cannot load dataset {dataset!r}: Couldn't reach the Hub")
+    except DataError as error:
+        if not isinstance(error.__cause__, ConnectionError | None):
+            raise
+        with suppress(OSError, ValueError):
+            return Path(fetch(local_files_only=True))
+        raise
+    place = f"hf://datasets/{dataset}@"
+    refuse_other_places(dataset, files, place)
+    names = [file.removeprefix(place).partition("/")[2] for some in files.values() for file in some]
+    require_tables(names)
+    patterns = [*map(glob.escape, names), "README.md"]
+    return Path(quietly(dataset, fetch, allow_patterns=patterns))
+
+
+def _local_builder(dataset: str, path: Path) -> Any:
+    """What `datasets` makes of a file or folder on this disk, none of whose files is opened."""
+    where: dict[str, Any] = {"path": str(path.absolute())}
+    if path.is_file():
+        kind = FORMATS.get(path.suffix.lower())
+        where = {"path": kind, "data_files": {_split_of(path): glob.escape(where["path"])}}
+        files = [path]
+    else:
+        files = list(itertools.chain(*_files_of(dataset, path).values()))
+    check_images(files)
+    parquet = [file for file in files if file.suffix.lower() == ".parquet"]
+    if parquet and parquet == files:
+        where["columns"] = flat_columns(files[0])
+    return builder_of(dataset, **where, description=_state(files))
 
 
 def _state(files: Iterable[Path]) -> str:
@@ -144,54 +214,3 @@ def _state(files: Iterable[Path]) -> str:
     """
     found = [(file.stat().st_size, file.stat().st_ino, file.stat().st_ctime_ns) for file in files]
     return hashlib.sha256(repr(found).encode()).hexdigest()
-
-
-def _files_of(dataset: str, folder: str) -> dict[str, list[Path]]:
-    """The files of each split of a folder, none of which is opened."""
-    import datasets
-
-    builder = _quietly(dataset, datasets.load_dataset_builder, path=folder)
-    found = builder.config.data_files or {}
-    return {str(split): [Path(file) for file in files] for split, files in found.items()}
-
-
-def _quietly(dataset: str, function: Callable[..., Any], **arguments: Any) -> Any:
-    """Call a function of `datasets`, whose errors come from all libraries below it."""
-    import datasets
-
-    level = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it raises what it logs as an error
-    try:
-        return function(**arguments)
-    except Exception as error:
-        if any(said in f"{error} {one_line(error)}" for said in _NO_ROWS):
-            raise DataError(f"{dataset}: the set is empty, it has no rows") from error
-        known = os.path.exists(os.path.expanduser(dataset))
-        hint = "" if known else " (and there is no local file or folder of that name)"
-        raise DataError(f"cannot load dataset {dataset!r}: {one_line(error)}{hint}") from error
-    finally:
-        datasets.logging.set_verbosity(level)
-
-
-def _check_fields(dataset: str, data: Any) -> None:
-    """Refuse CSV files of the Hub whose surplus fields pandas has made an index."""
-    columns = data.column_names or ()
-    plain = not any(mark in column for column in columns for mark in ";\t")  # else no separators
-    indexed = any(column.startswith("__index_level_") for column in columns)
-    if data.info.builder_name == "csv" and indexed and plain:
-        raise DataError(f"{dataset}: rows have more fields than the first line has names")
-
-
-def _names_a_format(dataset: str) -> bool:
-    """Whether `datasets` takes a name for a format, such as csv: it would read what lies around."""
-    module = f"datasets.packaged_modules.{dataset}"
-    return dataset.isidentifier() and importlib.util.find_spec(module) is not None
-
-
-def _looks_local(dataset: str) -> bool:
-    return (
-        dataset.startswith(("/", ".", "~", "\\"))
-        or dataset.count("/") > 1
-        or _names_a_format(dataset)
-        or Path(dataset).suffix.lower() in FORMATS
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from impflow_zoo.data.images import ImageSource
 from impflow_zoo.data.loading import pick_split
@@ -21,7 +20,7 @@ _TOY_SPLITS = ["train", "validation", "test"]
 
 def is_toy(dataset: str | os.PathLike[str] | None) -> bool:
     """Whether a name is the name of a toy, which has any number of rows."""
-    return os.fspath(dataset or "").startswith("toy:") and not Path(dataset or "").exists()
+    return os.fspath(dataset or "").startswith("toy:") and not os.path.exists(dataset or "")
 
 
 def open_source(
@@ -74,7 +73,7 @@ def open_source(
             known, wanted = (", ".join(names) for names in (toy.columns, columns))
             raise DataError(f"{dataset}: its columns are {known}, not {wanted}")
         return toy.chosen(columns)
-    if ":" in dataset and not Path(dataset).exists():
+    if ":" in dataset and not os.path.exists(dataset):
         raise DataError(f"{dataset}: unknown kind of data: use toy:NAME, a Hub id or a path")
     _refuse(dataset, size=size)
     if image is not None:

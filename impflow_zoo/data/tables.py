@@ -13,13 +13,16 @@ from collections.abc import Sequence
 
 import torch
 
-from impflow_zoo.data.columns import GROUP, Columns, columns_of, listed
-from impflow_zoo.data.csv_files import read_columns, refuse_missing_header, separator_hint
-from impflow_zoo.data.loading import find_split
+from impflow_zoo.data.columns import GROUP, Columns, listed
+from impflow_zoo.data.csv_files import read_csv, refuse_missing_header, separator_hint
+from impflow_zoo.data.json_files import read_json
+from impflow_zoo.data.loading import find_table
+from impflow_zoo.data.parquet_files import read_parquet
 from impflow_zoo.data.source import DataError, LeftOutWarning, TableSource
 
 __all__ = ["GROUP", "open_table"]
 
+_READERS = {".csv": read_csv, ".json": read_json, ".jsonl": read_json, ".parquet": read_parquet}
 _LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, saved as a column
 
 
@@ -55,12 +58,15 @@ def open_table(
     """
     import numpy
 
-    found = find_split(dataset, split, revision=revision)
-    name = found.name
-    if found.csv is None:
-        table = columns_of(found.data, name, columns or None)
-    else:
-        table = read_columns(found.csv, name, columns or None)
+    found = find_table(dataset, split, revision=revision)
+    name, read = found.name, _READERS[found.files[0].suffix.lower()]
+    try:
+        table = read(found.files, name, columns or None)
+    except DataError as error:
+        if found.folder is None:
+            raise
+        # The user knows the file by its name on the Hub.
+        raise DataError(str(error).replace(str(found.folder), os.fspath(dataset))) from None
     chosen = _checked(columns, table, name) if columns else _numeric(table, name, features)
     values = numpy.column_stack([table.numbers[column] for column in chosen])
     groups = None if table.groups is None else torch.from_numpy(table.groups)

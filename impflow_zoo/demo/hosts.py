@@ -11,18 +11,25 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["OwnHosts"]
+__all__ = ["OwnHosts", "answer"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
 _SAID = (
-    b"This address is none of the demo's own. Whoever runs it can allow a host: "
-    b"impflow-zoo demo --allowed-host NAME\n"
+    "This address is none of the demo's own. Whoever runs it can allow a host: "
+    "impflow-zoo demo --allowed-host NAME\n"
 )
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+async def answer(send: Send, status: int, text: str) -> None:
+    """Answer a request by a plain text."""
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})
 
 
 class OwnHosts:
@@ -41,9 +48,7 @@ class OwnHosts:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_own(scope):
-            start = {"type": "http.response.start", "status": 403}
-            await send({**start, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
-            await send({"type": "http.response.body", "body": _SAID})
+            await answer(send, 403, _SAID)
         elif scope["type"] == "websocket" and not self._is_own(scope):
             await send({"type": "websocket.close", "code": 1008})
         else:

@@ -38,7 +38,7 @@ def first_picture(exhibit: Exhibit) -> Image.Image:
 
 def build(hall: Hall) -> gr.Blocks:
     """The page of a server."""
-    with gr.Blocks(title="impflow_zoo", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+    with gr.Blocks(title="impflow_zoo", analytics_enabled=False, delete_cache=(60, 600)) as page:
         gr.Markdown(_TITLE)
         name = gr.Dropdown(hall.names, value=hall.first, label="Model", elem_id="model")
         about = gr.Markdown(elem_id="about")

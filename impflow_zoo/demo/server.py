@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing.util
 import os
@@ -37,8 +38,9 @@ def serve(
 ) -> None:
     """Serve the demo until Ctrl-C or SIGTERM; its address is printed when it is up.
 
-    Files of users are removed as soon as they are read. Others are kept in a temporary folder,
-    which is removed at the end.
+    Files of users are removed as soon as they are read, and scored ones as soon as they are
+    fetched. Others are kept in a temporary folder for ten minutes. The folder is removed at the
+    end, and the process ends.
 
     Arguments:
         model: the one to begin with: a name of the zoo, a Hub id, or a folder.
@@ -73,6 +75,7 @@ def serve(
         from impflow_zoo.demo.exhibits import Hall
         from impflow_zoo.demo.hosts import OwnHosts
         from impflow_zoo.demo.page import build, first_picture
+        from impflow_zoo.demo.quota import Quota
         from impflow_zoo.demo.uploads import LARGEST
         from impflow_zoo.demo.workers import Workers
 
@@ -96,7 +99,12 @@ def serve(
                 max_file_size=LARGEST,
                 ssr_mode=False,
                 footer_links=[],
-                app_kwargs={"middleware": [Middleware(OwnHosts, named=names)]},
+                app_kwargs={
+                    "middleware": [
+                        Middleware(OwnHosts, named=names),
+                        Middleware(Quota, folder=scratch, largest=LARGEST),
+                    ]
+                },
                 css="#picture img {max-height: 640px}",
                 theme=gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
             )
@@ -166,6 +174,12 @@ def _until_told_to_stop() -> Iterator[None]:
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except SystemExit:
+        # Threads may be computing. Python would end them somewhere within torch, which aborts.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

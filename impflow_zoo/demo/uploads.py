@@ -17,6 +17,7 @@ from impflow_zoo.data import Batch, DataError, Source, TableSource
 from impflow_zoo.data.csv_files import read_rows
 from impflow_zoo.data.spreadsheets import safe_cell
 from impflow_zoo.demo.exhibits import Exhibit
+from impflow_zoo.demo.quota import SCORED
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.models.config import Config
@@ -67,7 +68,7 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
             takes too much time or memory.
         ModelError: if values are outside the bounds of the model.
     """
-    out = folder / f"{path.stem}-scored.csv"
+    out = folder / f"{path.stem}{SCORED}"
     try:
         name, values, columns = workers.call(
             read_upload, exhibit.model.config, path, folder, folder=folder

@@ -1,4 +1,10 @@
-"""How much a model may take: counted while it is made, before memory is taken."""
+"""How much a model may take: counted while it is made, before memory is taken.
+
+A model of more numbers needs a larger limit:
+
+    from impflow_zoo.models import budget
+    budget.NUMBERS = 2_000_000_000
+"""
 
 from __future__ import annotations
 
@@ -11,7 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from impflow_zoo.models.fields import ConfigError
 
-__all__ = ["Budget"]
+__all__ = ["NUMBERS", "Budget"]
+
+NUMBERS = 500_000_000  # of a model, 2 GB in float32
+_TENSORS = 1_000_000
 
 _MAKERS = (
     torch.arange,
@@ -50,6 +59,15 @@ class Budget(TorchFunctionMode):
     def __init__(self, numbers: float, tensors: float, message: str) -> None:
         super().__init__()
         self._numbers, self._tensors, self._message = numbers, tensors, message
+
+    @classmethod
+    def of_any(cls) -> Budget:
+        """What any model may take."""
+        message = (
+            f"the config needs more than {NUMBERS:,} numbers: use smaller sizes, or raise "
+            "impflow_zoo.models.budget.NUMBERS"
+        )
+        return cls(NUMBERS, _TENSORS, message)
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], name: str) -> Budget:

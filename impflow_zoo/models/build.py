@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
-from impflow_zoo.models.columns import angles_of, on_plain, table_transform
+from impflow_zoo.models.columns import angles_of, on_plain
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.mixed import BLOCKS, made, other_block
 from impflow_zoo.models.table_config import TabularConfig
+from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale

@@ -1,15 +1,13 @@
-"""The settings of columns, and the preprocessing that a model of a table starts with."""
+"""The settings of columns, and which of them are angles."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from nflows.transforms import Transform
-from torch import nn
 
 from impflow_zoo.models.fields import (
     ConfigError,
@@ -18,13 +16,9 @@ from impflow_zoo.models.fields import (
     require_choice,
     require_sizes,
 )
-from impflow_zoo.transforms.bounds import Bounded
-from impflow_zoo.transforms.context import StandardisedContext
-from impflow_zoo.transforms.standardise import Standardise
-from impflow_zoo.transforms.torus import Angles, CircleToLine, OnColumns
-from impflow_zoo.transforms.whole import WholeTransform
+from impflow_zoo.transforms.torus import OnColumns
 
-__all__ = ["ColumnsConfig", "angles_of", "on_plain", "table_transform"]
+__all__ = ["ColumnsConfig", "angles_of", "on_plain"]
 
 _MOST_COLUMNS = 50_000
 
@@ -104,31 +98,6 @@ class ColumnsConfig:
     def shape(self) -> tuple[int, ...]:
         """Shape of one row as the user has it."""
         return (self.features,)
-
-
-def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeTransform:
-    """The transform of rows in the data's own units, `[B, D]`, to noise, `[B, D]`.
-
-    Arguments:
-        config: the columns.
-        steps: transforms of standardised rows to noise; their contexts are standardised, too.
-    """
-    parts: list[Transform] = [Standardise(config.features), *steps]
-    if angles := angles_of(config):
-        periods = getattr(config, "periodic", {})
-        parts.insert(0, Angles([periods.get(name, 0.0) for name in config.columns]))
-        parts.append(OnColumns(CircleToLine(), angles))
-    if config.bounds:
-        low, high = zip(*map(config.bounds_of, config.columns), strict=True)
-        parts.insert(0, Bounded(low, high))
-    if config.context_features is None:
-        return WholeTransform(parts, config.shape)
-    sizes = (config.context_features, *getattr(config, "embedding_net", ()))
-    layers: list[nn.Module] = []
-    for n, m in itertools.pairwise(sizes):
-        layers += [nn.Linear(n, m), nn.SiLU()]
-    net = nn.Sequential(*layers[:-1]) if layers else None
-    return StandardisedContext(parts, config.shape, config.context_features, net)
 
 
 def angles_of(config: ColumnsConfig) -> list[int]:

@@ -13,6 +13,7 @@ from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
+from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.build import BUILDERS, Noise
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
@@ -66,7 +67,8 @@ class Density(nn.Module):
         require_config(type(self), self.config)
         self.preprocessing = preprocessing_of(self.config)
         try:
-            transform = self.build()
+            with Budget.of_any():
+                transform = self.build()
         except ValueError as error:  # a net that cannot be: the nets say why
             raise ConfigError(str(error)) from None
         self.flow = Flow(transform, Noise([math.prod(self.config.shape)]))
@@ -294,9 +296,9 @@ class Density(nn.Module):
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """`transform.inverse` without computing the log-determinant.
 
-        In evaluation mode a model of a table emits a `NumericalWarning` where rounding of noise
-        far from zero moves a row by more than 0.01 standard deviations of a column. It decodes at
-        most 100 rows again for it; rows of standard normal noise are none of them.
+        In evaluation mode both emit a `NumericalWarning` for a model of a table where rounding of
+        noise far from zero moves a row by more than 0.01 standard deviations of a column. They
+        decode at most 100 rows again for it; rows of standard normal noise are none of them.
 
         Arguments:
             z: noise with shape `[B, D]`.
@@ -312,8 +314,7 @@ class Density(nn.Module):
         _require_rows(z, "noise", (math.prod(self.config.shape),))
         z, context = self._converted(z, "noise"), self._checked_context(context, len(z))
         x, _ = walk(self.transform, z, context, backwards=True, want_logdet=False)
-        if not self.training:
-            warn_of_lost_digits(self.transform, self.preprocessing, z, context, x)
+        warn_of_lost_digits(self.transform, self.preprocessing, z, context, x)
         return x
 
     def to_data(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from impflow_zoo.models.preprocessing import ImagePreprocessing, TablePreprocessing
 from impflow_zoo.models.walk import walk
+from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
@@ -30,6 +31,7 @@ def remedy(dtype: torch.dtype) -> str:
     return "" if dtype == torch.float64 else ": use model.double()"
 
 
+@uncompiled
 @torch.no_grad()
 def warn_of_lost_digits(
     transform: Transform,
@@ -40,12 +42,16 @@ def warn_of_lost_digits(
 ) -> None:
     """Emit a `NumericalWarning` if noise far from zero, moved by its rounding, decodes elsewhere.
 
+    It is called where noise is decoded, and names the line that asked for it.
+
     Arguments:
-        transform, preprocessing: of a model of a table; images are not checked.
+        transform, preprocessing: of a model of a table; images are not checked, nor is training.
         z: noise, with shape `[B, D]`.
         context: one context per row, or None.
         x: the rows that it decodes to.
     """
+    if transform.training:
+        return
     # A normal row is longer than sqrt(D) + 6 with a probability below exp(-18), so samples are not
     # decoded twice. Near zero the map cannot be steep over more than a small part of the noise: a
     # factor of 1e5, which 1e-7 takes to lose 0.01, would spread the samples over 1e5 deviations.
@@ -66,9 +72,9 @@ def warn_of_lost_digits(
     error = (preprocessing.difference(others, x[rows]) / spread).abs().amax(dim=1)
     if count := int((error > LARGEST_ERROR).sum()):
         warnings.warn(
-            f"decode: in {count} of {len(rows)} rows of noise far from zero, rounding the noise to "
+            f"in {count} of {len(rows)} rows of noise far from zero, rounding the noise to "
             f"{z.dtype} moves what it decodes to by up to {float(error.max()):.1e} standard "
             f"deviations of a column{remedy(z.dtype)}",
             NumericalWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from impflow_zoo.numerics.settings import is_real, is_whole
+from impflow_zoo.numerics.solver import Solver
 
 __all__ = [
     "MOST_BLOCKS",
@@ -25,6 +26,7 @@ __all__ = [
     "require",
     "require_choice",
     "require_sizes",
+    "require_tolerances",
     "usable_device",
 ]
 
@@ -60,6 +62,13 @@ def require_sizes(settings: Any, *names: str, most: int = 1_000_000) -> None:
         require(len(sizes) <= 100, name, value, "100 sizes at most")
         require(all(size >= 1 for size in sizes), name, value, "at least 1")
         require(all(size <= most for size in sizes), name, value, f"at most {most:,}")
+
+
+def require_tolerances(solver: Solver) -> None:
+    """Refuse tolerances that any number would meet."""
+    for name in ("rtol", "atol", "backward_rtol"):
+        value = getattr(solver, name)
+        require(value is None or value <= 1, f"solver.{name}", value, "at most 1")
 
 
 def usable_device(device: str | torch.device) -> torch.device:

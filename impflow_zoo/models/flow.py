@@ -117,11 +117,12 @@ class FlowModel(Density, PyTorchModelHubMixin):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
         kind = cls if issubclass(cls, wanted) else wanted
-        store.require_fitting(kind, config, weights, folder.name)
+        blank = store.blank_state(kind, config, weights, folder.name)
+        weights = store.fitting(weights, blank, folder.name)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
             model = kind(config)
-            store.load_weights(model, weights, folder.name)
+            store.load_weights(model, weights)
             model = model.to(dtype=dtype).eval()
             if device is not None:
                 model.to(device=usable_device(device))

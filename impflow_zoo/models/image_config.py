@@ -12,6 +12,7 @@ from impflow_zoo.models.fields import (
     require,
     require_choice,
     require_sizes,
+    require_tolerances,
 )
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
@@ -116,6 +117,7 @@ class ImageConfig:
         require(len(self.image_size) == 2, "image_size", self.image_size, "height and width")
         require_sizes(self, "image_size", most=_MOST_PIXELS)
         require(1 <= self.bits <= 8, "bits", self.bits, "between 1 and 8")
+        require_tolerances(self.solver)
         require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
         require(bool(self.blocks), "blocks", self.blocks, "one number for each scale")
         require_sizes(self, "blocks", most=MOST_BLOCKS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,7 @@ __all__ = ["JSON_BYTES", "open_file", "parse_yaml", "read_json", "read_yaml", "r
 JSON_BYTES, _YAML_BYTES = 2_000_000, 250_000  # what either parser reads in half a second
 _YAML_VALUES, _YAML_DEPTH = 10_000, 30
 _DIGITS = 100  # of a number
+_OTHER = re.compile(r"[-+]?0[0-9_]+|[^:]+:.*")  # octal numbers of YAML 1.1, and sexagesimal ones
 
 
 def readable(problem: object) -> str:
@@ -64,8 +66,9 @@ def _read(path: Path, name: str, most: int) -> bytes:
     try:
         with open_file(path) as file:
             content = file.read(most + 1)
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name may hold what no name of a file may
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{readable(name)} cannot be read: {reason}") from None
     if len(content) > most:
         raise ConfigError(f"{name} is larger than {most:,} bytes")
     return content
@@ -129,9 +132,14 @@ class _Loader(yaml.SafeLoader):
         if kind in ("int", "float"):
             self._refuse(len(node.value) > _DIGITS, f"line {line}: a number has too many digits")
         try:
-            return super().construct_object(node, deep)
+            found = super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise yaml.YAMLError(f"line {line}: {node.value!r} is no {kind}") from None
+        if kind in ("int", "float") and _OTHER.fullmatch(node.value):
+            raise yaml.YAMLError(
+                f"line {line}: YAML reads {node.value} as {found}: write it another way"
+            )
+        return found
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

@@ -97,7 +97,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         names = list_models(pretrained=None)
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
-            f"no model {name!r} in the zoo and no folder of that name; there are: "
+            f"no model {name[:200]!r} in the zoo and no folder of that name; there are: "
             + ", ".join(close)
         )
     if (folder / WEIGHTS).is_file() and not (at or revision):
@@ -138,7 +138,7 @@ def _trained(folder: Path) -> bool:
 
 def _in_zoo(name: str) -> bool:
     folder = zoo_folder() / name
-    return not name.startswith(".") and any((folder / file).is_file() for file in (RECIPE, CONFIG))
+    return not name.startswith(".") and any(os.path.isfile(folder / f) for f in (RECIPE, CONFIG))
 
 
 def _hub_id(name: str) -> str:

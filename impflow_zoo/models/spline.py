@@ -19,11 +19,11 @@ from nflows.transforms import (
 from torch import Tensor, nn
 
 from impflow_zoo.models.classes import register_model
-from impflow_zoo.models.columns import table_transform
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.mixed import off_meta, register_block
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
+from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.numerics.finite import refuse_rows
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.radial import RadialTransform

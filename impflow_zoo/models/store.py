@@ -43,21 +43,20 @@ if TYPE_CHECKING:
     from impflow_zoo.models.config import Config
     from impflow_zoo.models.flow import FlowModel
 
-__all__ = ["check_certificate", "golden_batch", "load_weights", "require_fitting", "verify"]
+__all__ = [
+    "blank_state",
+    "check_certificate",
+    "fitting",
+    "golden_batch",
+    "load_weights",
+    "verify",
+]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _RTOL = 1e-5  # of answers beside the golden ones
 
 
-def require_fitting(
-    kind: type[FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
-) -> None:
-    """Refuse weights that are not those of a config, before a model of its size is made."""
-    own = _blank(kind, config, weights, name)
-    _fitting(weights, own, name)
-
-
-def _blank(
+def blank_state(
     kind: type[FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
 ) -> dict[str, Tensor]:
     """The state of a new model, without numbers; within what a model of the weights may take."""
@@ -65,32 +64,38 @@ def _blank(
         return kind(config).state_dict()
 
 
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], name: str) -> None:
-    """Load strictly: every tensor, no other, each of the right shape, or a `WeightsError`."""
-    own = model.state_dict()
-    weights = _fitting(weights, own, name)
-    for key, tensor in weights.items():
-        fitting = _FLOATS if own[key].is_floating_point() else (own[key].dtype,)
-        if tensor.dtype not in fitting:
-            raise WeightsError(
-                f"{name}: {key} is of type {tensor.dtype}, one of {fitting} is needed"
-            )
+def fitting(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """The weights for a state, under the names that it has.
+
+    Arguments:
+        weights: as a file holds them.
+        own: the state of the model that they are for, with or without numbers.
+        name: of the model, for messages.
+
+    Raises:
+        WeightsError: unless there is every tensor and no other, each of the right shape and type,
+            and finite.
+    """
+    found = _current(weights, own)
+    if problem := _mismatch(own, found):
+        raise WeightsError(f"{name}: {readable(problem)}: weights of another architecture?")
+    for key, tensor in found.items():
+        types = _FLOATS if own[key].is_floating_point() else (own[key].dtype,)
+        if tensor.dtype not in types:
+            raise WeightsError(f"{name}: {key} is of type {tensor.dtype}, one of {types} is needed")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(f"{name}: {key} holds NaN or infinity")
+    return found
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load `fitting` weights; the model takes their type, which is float32 at least."""
     dtypes = {t.dtype for t in weights.values() if t.is_floating_point()}
     if len(dtypes) == 1:
         model.to(torch.promote_types(dtypes.pop(), torch.float32))  # roots need no less
     model.load_state_dict(weights, strict=True)
-
-
-def _fitting(
-    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str
-) -> dict[str, Tensor]:
-    """The weights for a state, under the names that it has, or a `WeightsError`."""
-    found = _current(weights, own)
-    if problem := _mismatch(own, found):
-        raise WeightsError(f"{name}: {readable(problem)}: weights of another architecture?")
-    return found
 
 
 def _current(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -158,7 +163,7 @@ def _check_kind(model: FlowModel) -> str:
     if kind is None:
         raise WeightsError(f"{type(model).__name__} is not a registered model: see register_model")
     own = model.state_dict()
-    if problem := _mismatch(_blank(model_class(kind), model.config, own, kind), own):
+    if problem := _mismatch(blank_state(model_class(kind), model.config, own, kind), own):
         raise WeightsError(
             f"{problem}: the saved model could not be loaded, as {kind} makes other tensors "
             "from its config (was a net replaced or compiled, or is this a sub-class?)"

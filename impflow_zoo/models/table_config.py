@@ -14,6 +14,7 @@ from impflow_zoo.models.fields import (
     require,
     require_choice,
     require_sizes,
+    require_tolerances,
 )
 from impflow_zoo.models.mixed import require_blocks
 from impflow_zoo.numerics.logdet import LogDet
@@ -85,6 +86,7 @@ class TabularConfig(ColumnsConfig):
                 f"{', '.join(choices)}"
             )
         require_choice("activation", activation, choices)
+        require_tolerances(self.solver)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         unbounded = set(self.columns) - set(self.bounds)
         for name, period in self.periodic.items():

@@ -10,10 +10,11 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.models.classes import register_model
-from impflow_zoo.models.columns import ColumnsConfig, table_transform
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import require, require_sizes
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.spline import without_constants
+from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.transforms.mixture import MixtureAutoregressive
 from impflow_zoo.transforms.whitening import Whitening
 

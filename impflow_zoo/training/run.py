@@ -17,7 +17,6 @@ import torch
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.data.outliers import refuse_outliers
 from impflow_zoo.evaluation.processes import together
-from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
@@ -48,8 +47,6 @@ _NEEDS_LESS = (
     "a smaller training.batch_size of the recipe needs less, and so does a smaller model "
     "(config.blocks, hidden_features or width)"
 )
-_MOST_NUMBERS = 1e10  # of a model: with gradients and averages 200 GB
-_MOST_TENSORS = 1e5
 
 
 def train(
@@ -125,9 +122,7 @@ def train(
         train_rows, validation_rows = open_splits(recipe, data, accept_outliers=accept_outliers)
         torch.manual_seed(recipe.training.seed)
         config = _with_columns(recipe.config, train_rows)
-        advice = f"the config needs more than {_MOST_NUMBERS:.0e} numbers: use smaller sizes"
-        with Budget(_MOST_NUMBERS, _MOST_TENSORS, advice):
-            model = model_class(recipe.model)(config).to(processes.device)
+        model = model_class(recipe.model)(config).to(processes.device)
         start = None if init_from is None else ModelFolder.open(locate(init_from))
         first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
         if first >= len(recipe.runs):

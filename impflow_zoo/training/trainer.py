@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from impflow_zoo.data import DataError, Source, fingerprint
+from impflow_zoo.data import DataError, Source, checksum, fingerprint
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.scoring import StoppedError, score
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
-from impflow_zoo.models.store import load_weights
+from impflow_zoo.models.store import fitting, load_weights
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.training.batches import Batches
@@ -104,6 +104,7 @@ class Trainer:
             "seed": settings.seed,
             "data_rows": len(rows),
             "data": fingerprint(rows),
+            "checksum": checksum(rows),
         }
         self.unlogged: list[dict[str, float]] = []  # figures of steps since the last line
         self.signals: list[int] = []  # that ask to stop
@@ -151,7 +152,7 @@ class Trainer:
 
     def _take_weights(self, start: ModelFolder) -> None:
         _, weights = start.config_and_weights()
-        load_weights(self.model, weights, start.name)
+        load_weights(self.model, fitting(weights, self.model.state_dict(), start.name))
         self.model.float()
 
     def _begin(self, **known: Any) -> None:
@@ -168,7 +169,8 @@ class Trainer:
         state = read_checkpoint(
             self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizers
         )
-        if state["data"] != self.state["data"]:
+        own = self.state["data"], self.state["checksum"]
+        if (state["data"], state.get("checksum", own[1])) != own:
             raise CheckpointError(
                 f"{self.folder} was trained on other rows: give the same data, with the "
                 "same columns, with --data"

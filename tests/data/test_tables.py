@@ -17,6 +17,7 @@ from impflow_zoo.data import (
     LeftOutWarning,
     Source,
     TableSource,
+    checksum,
     fingerprint,
     open_source,
     open_table,
@@ -86,9 +87,10 @@ def test_single_file_is_one_split(tmp_path: Path, suffix: str, stem: str, split:
 
 
 @unused
+@pytest.mark.parametrize("lines", [True, False], ids=["lines", "list"])
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
-def test_lines_of_json_are_a_table(tmp_path: Path, name: str) -> None:
-    FRAME.to_json(tmp_path / name, orient="records", lines=True)
+def test_objects_of_json_are_rows(tmp_path: Path, name: str, lines: bool) -> None:
+    FRAME.to_json(tmp_path / name, orient="records", lines=lines, indent=None if lines else 2)
     assert everything(open_table(str(tmp_path / name))) == NUMERIC
 
 
@@ -252,6 +254,21 @@ def test_sets_of_rows_are_told_apart_by_their_rows():
     assert len({of(rows), of(last), of(rows[:-1]), of(rows.flip(1)), of(rows[:1])}) == 5
 
 
+def test_a_checksum_sees_every_row_and_their_order(monkeypatch: pytest.MonkeyPatch):
+    def of(values: torch.Tensor) -> str:
+        return checksum(TableSource("a", values, ("x", "y")))
+
+    rows = torch.arange(200, dtype=torch.float64).view(100, 2)
+    whole, changed = of(rows), set()
+    for i in range(100):
+        other = rows.clone()
+        other[i, i % 2] += 0.5
+        changed.add(of(other))
+    assert len({whole, of(rows[:-1]), of(rows.flip(0)), *changed}) == 103
+    monkeypatch.setattr("impflow_zoo.data.source._AT_ONCE", 7)
+    assert of(rows) == whole
+
+
 def test_the_file_is_read_that_was_named(tmp_path, monkeypatch):
     """`datasets` takes brackets for a pattern, and some names of folders for names of formats."""
     for folder, value in (("p [2]", 1), ("p 2", 7), ("csv", 3)):
@@ -281,18 +298,19 @@ def test_a_parquet_file_without_rows(tmp_path):
         open_table(tmp_path / "t.parquet")
 
 
-def test_an_error_that_goes_on_in_a_second_line_is_told_whole(tmp_path):
+def test_files_of_one_table_have_the_same_columns(tmp_path):
     (tmp_path / "set").mkdir()
     for name in "ac":
         frame = pandas.DataFrame({name: [1]})
         frame.to_parquet(tmp_path / "set" / f"{name}-train.parquet")
-    with pytest.raises(DataError, match=r"cannot load dataset .*:.*\bc\b"):
+    message = r"c-train.parquet: its columns are c, those of a-train.parquet are a"
+    with pytest.raises(DataError, match=message):
         open_table(tmp_path / "set")
 
 
 def test_numbers_that_are_stored_as_text_are_named(tmp_path):
     pandas.DataFrame({"a": ["1", "2"]}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"column 'a' is not numeric, it is Value\('.*string'\)"):
+    with pytest.raises(DataError, match=r"column 'a' is not numeric, it is .*string"):
         open_table(tmp_path / "t.parquet", columns=["a"])
 
 

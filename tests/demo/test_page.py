@@ -33,6 +33,7 @@ from impflow_zoo.demo import uploads
 
 if __name__ == "__main__":
     uploads.read_upload = readers.by_name
+    uploads.score = readers.saying_so(uploads.score)
     main()
 """
 
@@ -243,11 +244,11 @@ def test_nothing_is_fetched_from_an_address(page, tmp_path):
     assert "Upload a file: none is fetched." in toast
 
 
-def test_files_go_on_beside_a_slow_one_and_ctrl_c_leaves_nothing(server, browser, tmp_path):
-    pages = [Page(browser.new_context(), server.address) for _ in range(3)]
+def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser, tmp_path):
+    pages = [Page(browser.new_context(), server.address) for _ in range(4)]
     for page in pages:
         page.open_tab("Your file")
-    slow, good, raw = pages
+    slow, good, raw, long = pages
     slow.tab.set_input_files("#file input[type=file]", write(tmp_path, "slow.csv", "a\n1\n"))
     while not [*server.temporary.glob("*/*/begun")]:
         slow.tab.wait_for_timeout(50)
@@ -260,5 +261,14 @@ def test_files_go_on_beside_a_slow_one_and_ctrl_c_leaves_nothing(server, browser
     assert "KeyError" in server.errors.read_text()
     assert "\x1b" not in server.errors.read_text()
     assert not [*server.temporary.rglob("good.csv"), *server.temporary.rglob("raw.csv")]
+    with good.tab.expect_download() as started:
+        good.tab.locator("#out a").first.click()
+    assert started.value.path().read_text().startswith(columns)
+    assert not [*server.temporary.rglob("good-scored.csv")]
+    body = f"{columns}\n" + "14.96,41.76,1024.07,73.17,463\n" * 100_000
+    long.tab.set_input_files("#file input[type=file]", write(tmp_path, "long.csv", body))
+    while not [*server.temporary.rglob("scoring-100000")]:
+        long.tab.wait_for_timeout(50)
     assert [*server.temporary.rglob("slow.csv")]  # it is still being read
-    server.stop(signal.SIGINT)
+    server.stop(signal.SIGTERM)
+    assert "terminate" not in server.errors.read_text()

@@ -21,6 +21,7 @@ CONTRACT = [
 # Short functions whose first line speaks of all arguments, and classes that take those of another.
 IN_WORDS = {
     "impflow_zoo.data.ImageSource",
+    "impflow_zoo.data.checksum",
     "impflow_zoo.data.fingerprint",
     "impflow_zoo.data.is_toy",
     "impflow_zoo.evaluation.rows.Split",

@@ -11,11 +11,23 @@ from hypothesis import strategies as st
 from nflows.transforms import MaskedAffineAutoregressiveTransform, Transform
 from support.hostile import FEW, MANY, VALUES, answer_or_none, changed, loads_or_says_why
 
-from impflow_zoo import TabularConfig, create_model, register_block
-from impflow_zoo.models import mixed
+from impflow_zoo import (
+    ImpFlow,
+    ResFlow,
+    Solver,
+    SplineFlow,
+    TabularConfig,
+    create_model,
+    evaluate,
+    register_block,
+)
+from impflow_zoo.data import DataError, open_table
+from impflow_zoo.models import budget, mixed
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import CONFIG, RESULTS, TRAINING, ModelFolder
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.yardsticks import LinearGaussian, LinearGaussianConfig
+from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.zoo.record import Record
 
 
@@ -173,6 +185,49 @@ def test_no_config_takes_more_than_its_weights_hold(name, files, tmp_path):
     config["config"] = {"kind": kind, **known, **settings}
     content = json.dumps(config).encode()
     assert not loads_or_says_why(tmp_path, {**files, CONFIG: content})
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        (ImpFlow, {"kind": "tabular", "features": 30_000, "whiten": True}),
+        (ResFlow, {"kind": "image", "width": 60_000}),
+        (SplineFlow, {"kind": "spline", "features": 2, "hidden_features": 60_000}),
+    ],
+    ids=["tables", "images", "splines"],
+)
+def test_no_config_makes_a_model_of_gigabytes_in_python_either(model, config, monkeypatch):
+    message = "the config needs more than 500,000,000 numbers: .*impflow_zoo.models.budget.NUMBERS"
+    with pytest.raises(ConfigError, match=message):
+        model(config)
+    small = {"kind": "tabular", "features": 2, "hidden_features": [8]}
+    ImpFlow(small)
+    monkeypatch.setattr(budget, "NUMBERS", 100)
+    with pytest.raises(ConfigError, match="more than 100 numbers"):
+        ImpFlow(small)
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol", "backward_rtol"])
+def test_tolerances_that_ask_for_nothing_are_refused(name):
+    for kind, known in ((TabularConfig, {"features": 2}), (ImageConfig, {})):
+        kind(**known, solver=Solver(**{name: 1.0}))
+        with pytest.raises(ConfigError, match=f"solver.{name}=1e.300: at most 1 expected"):
+            kind(**known, solver=Solver(**{name: 1e300}))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 5000 + "/y", "./" + "x" * 5000, "a\0b"])
+def test_names_that_no_file_can_have_are_unknown_names(name):
+    model = ImpFlow(TabularConfig(features=2, hidden_features=(8,))).eval()
+    for call in (
+        create_model,
+        ImpFlow.from_pretrained,
+        lambda name: read_recipe(Path(name)),
+        lambda name: evaluate(model, name),
+        lambda name: open_table(f"{name}.csv"),
+    ):
+        with pytest.raises((ModelError, DataError)) as refused:
+            call(name)
+        assert len(str(refused.value)) < 2000
 
 
 FILES = {

@@ -143,6 +143,14 @@ def test_absurd_settings_are_refused(config: dict[str, Any], tmp_path):
     assert answer_or_none(read_recipe, path) is None
 
 
+@pytest.mark.parametrize("number", ["010", "0_7", "1:30", "1:30.5"])
+def test_numbers_that_yaml_reads_as_others_are_refused(number, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT.replace("{steps: 4,", f"{{steps: {number},"))
+    with pytest.raises(ConfigError, match=f"line 5: YAML reads {number} as "):
+        read_recipe(path)
+
+
 def test_what_is_no_file_is_no_recipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path(os.devnull), Path("/dev/zero"), tmp_path):

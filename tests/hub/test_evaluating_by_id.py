@@ -104,5 +104,69 @@ def test_dataset_repositories_in_trouble(hub, online, models):
     hub.add("someone/broken", {"test.parquet": table(rows(5).tolist())[:-50]}, kind="dataset")
     for name in ("missing", "gated", "broken"):
         fails(online(score, REPO, f"someone/{name}"), "DataError", f"someone/{name}")
-    hub.add("someone/shifted", {"test.csv": b"x0,x1\n1.5,2,3\n4,5,6\n"}, kind="dataset")
-    fails(online(score, REPO, "someone/shifted"), "DataError", "rows have more fields than the")
+
+
+CSV = b"x0,x1,note\n1.5,2,good\n4,5,7\n"
+TABLES = {
+    "one field more": (b"x0,x1\n1.5,2,3\n4,5,6\n", "row 0 (line 2) has 3 fields"),
+    "text in a column": (CSV, "'note' is not numeric, row 0 holds 'good'"),
+    "whole numbers above 2^53": (b"x0,x1\n9007199254740993,1\n", "'x0' holds whole numbers above"),
+    "Latin-1": ("x0,x1,gr\xfc\xdf\n1,2,3\n".encode("latin-1"), "save it as UTF-8"),
+    "a name twice": (b"x0,x0\n1,2\n", "several columns are called 'x0'"),
+    "semicolons": (b"x0;x1\n1,5;2\n", "separated by ';'"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_csv_files_of_the_hub_are_read_as_strictly_as_others(hub, online, name):
+    content, said = TABLES[name]
+    hub.add("someone/table", {"README.md": b"# Rows", "test.csv": content}, kind="dataset")
+    columns = ["x0", "note"] if content is CSV else ["x0"]
+    said_of_all = online(opened, "someone/table", columns)
+    assert fails(said_of_all, "DataError", said).startswith("someone/table")
+
+
+def opened(dataset: str, columns: list[str] | None = None, **options: Any) -> list[list[float]]:
+    from impflow_zoo.data import open_table
+
+    source = open_table(dataset, columns=columns, **options)
+    return source.rows(range(len(source))).tolist()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_tables_of_the_hub_are_kept_for_times_without_it(hub, online, offline, kind):
+    content = {
+        "csv": b"x0,x1\n1.5,2\n",
+        "jsonl": b'{"x0": 1.5, "x1": 2}',
+        "parquet": table([[1.5, 2.0]]),
+    }[kind]
+    files = {f"data/{split}.{kind}": content for split in ("train", "test")}
+    old = hub.add("someone/kept", files, kind="dataset")
+    assert online(opened, "someone/kept", split="test") == [[1.5, 2]]
+    hub.requests.clear()
+    assert offline(opened, "someone/kept", split="train") == [[1.5, 2]]
+    assert offline(opened, "someone/kept", split="train", revision=old) == [[1.5, 2]]
+    fails(offline(opened, "someone/kept", split="valid"), "DataError", "test")
+    fails(offline(opened, "someone/other"), "DataError", "Couldn't reach 'someone/other'")
+    assert hub.requests == []
+    hub.add("someone/kept", {f"train.{kind}": content}, kind="dataset")
+    assert online(opened, "someone/kept") == [[1.5, 2]]
+    assert online(opened, "someone/kept", split="test", revision=old) == [[1.5, 2]]
+
+
+def test_sets_of_the_hub_hold_their_own_tables(hub, online, tmp_path):
+    (tmp_path / "secret.csv").write_text("a\n7\n")
+    hub.add("someone/other", {"test.csv": b"a\n1\n"}, kind="dataset")
+    elsewhere = "belong to someone/page"
+    places = {
+        str(tmp_path / "secret.csv"): elsewhere,
+        "hf://datasets/someone/other/test.csv": elsewhere,
+        "train.csv.gz": "cannot read files of type .gz",
+    }
+    for place, said in places.items():
+        page = f"---\nconfigs:\n- config_name: default\n  data_files: {place!r}\n---\n".encode()
+        files = {"README.md": page, "train.csv": b"a\n1\n", "train.csv.gz": b"a"}
+        hub.add("someone/page", files, kind="dataset")
+        hub.requests.clear()
+        fails(online(opened, "someone/page"), "DataError", said)
+        assert not [path for _, path in hub.requests if path.endswith((".csv", ".gz"))]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from support import image_models, small_models
@@ -39,20 +43,42 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+WAYS: dict[str, Callable[[FlowModel, Tensor], Tensor]] = {
+    "decode": lambda model, z: model.decode(z),
+    "transform.inverse": lambda model, z: model.transform.inverse(z)[0],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @torch.no_grad()
-def test_far_noise_is_warned_of_where_digits_are_lost() -> None:
-    model = create_model(SPLINES)
+def test_far_noise_is_warned_of_where_digits_are_lost(way: str) -> None:
+    model, decode = create_model(SPLINES), WAYS[way]
     x = far_rows(model)
     z = model.encode(x)
     with pytest.warns(
         NumericalWarning,
-        match=r"^decode: in \d+ of 100 rows .* torch.float32 .* a column: use model.double\(\)$",
+        match=r"^in \d+ of 100 rows .* torch.float32 .* a column: use model.double\(\)$",
     ) as caught:
-        back = model.decode(z)
+        back = decode(model, z)
     assert caught[0].filename == __file__
     assert error(model, back, x) > 5
     model.double()
-    assert error(model, model.decode(model.encode(x.double())), x.double()) < 1e-3  # no warning
+    assert error(model, decode(model, model.encode(x.double())), x.double()) < 1e-3  # no warning
+
+
+@torch.no_grad()
+def test_contexts_and_copies_of_a_transform_are_checked_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = small_models.make(MonotoneFlow, context_features=1)
+    again = decoded(monkeypatch)
+    far = 100 * torch.randn(3, 2, dtype=torch.float64)
+    context = torch.zeros(3, 1, dtype=torch.float64)
+    copy.deepcopy(model).transform.inverse(far, context)
+    pickle.loads(pickle.dumps(model.transform)).inverse(far, context)
+    assert again == [3, 3]
+    model.train().transform.inverse(far, context)
+    assert again == [3, 3]
 
 
 @torch.no_grad()

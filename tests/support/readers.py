@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from impflow_zoo.data import DataError
 from impflow_zoo.demo.uploads import read_upload
 
-__all__ = ["add", "bloat", "by_name", "die", "fail", "refuse", "sleep", "write"]
+__all__ = ["add", "bloat", "by_name", "die", "fail", "refuse", "saying_so", "sleep", "write"]
 
 
 def add(a: int, b: int) -> int:
@@ -55,6 +56,16 @@ def refuse() -> None:
 def fail() -> None:
     """What nobody thought of."""
     raise KeyError("\x1b[31mraw")
+
+
+def saying_so(score: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that scores, and leaves a file that says so, with the number of rows."""
+
+    def scored(model: Any, source: Any, **options: Any) -> Any:
+        Path(tempfile.gettempdir(), f"scoring-{len(source)}").touch()
+        return score(model, source, **options)
+
+    return scored
 
 
 def by_name(config: Any, path: Path, folder: Path) -> Any:

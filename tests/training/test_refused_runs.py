@@ -147,7 +147,10 @@ def test_a_run_goes_on_with_the_rows_it_had(tmp_path):
     write_moons(tmp_path / "turned", columns="b,a")
     recipe = write_recipe(tmp_path / "recipe", data={"dataset": None})
     train(recipe, tmp_path / "run", data=str(tmp_path / "one"), max_minutes=0.0)
-    for other in ("other", "turned"):
+    middle = write_moons(tmp_path / "middle", 200) / "train.csv"
+    lines = middle.read_text().splitlines()
+    middle.write_text("\n".join([*lines[:100], "0.5,0.5", *lines[101:]]))
+    for other in ("other", "turned", "middle"):
         with pytest.raises(ModelError, match="was trained on other rows: .* --data"):
             train(recipe, tmp_path / "run", data=str(tmp_path / other), resume=True)
     assert train(recipe, tmp_path / "run", data=str(tmp_path / "one"), resume=True)["step"] == 4

@@ -1,0 +1,86 @@
+"""Files of users: how much room they take together, and when they go."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from impflow_zoo.demo import quota
+from impflow_zoo.demo.quota import Quota
+
+UPLOAD = "/gradio_api/upload"
+
+
+def ask(folder: Path, path: str, method: str = "POST", size: int | None = 10) -> int | None:
+    """The status that the quota answers a request with; None if it passes the request on."""
+    sent: list[dict[str, Any]] = []
+
+    async def app(*_: Any) -> None:
+        pass
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [] if size is None else [(b"content-length", str(size).encode())]
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    asyncio.run(Quota(app, folder, largest=100)(scope, None, send))
+    return sent[0]["status"] if sent else None
+
+
+def test_files_are_taken_while_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(quota, "BYTES", 1000)
+    monkeypatch.setattr(quota, "FILES", 3)
+    assert ask(tmp_path, UPLOAD) is None
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.csv").write_bytes(bytes(980))
+    assert ask(tmp_path, UPLOAD, size=20) is None
+    assert ask(tmp_path, UPLOAD, size=21) == 503
+    assert ask(tmp_path, "/", "GET", size=None) is None
+    (tmp_path / "a" / "one.csv").write_bytes(b"")
+    for name in ("two", "three"):
+        (tmp_path / name).touch()
+    assert ask(tmp_path, UPLOAD) == 503
+
+
+def test_what_is_on_its_way_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(quota, "BYTES", 100)
+    statuses: list[int] = []
+
+    async def upload(app: Quota, size: int) -> None:
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        headers = [(b"content-length", str(size).encode())]
+        scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers}
+        await app(scope, None, send)
+
+    async def slow(*_: Any) -> None:
+        await asyncio.sleep(0.2)
+
+    async def three() -> None:
+        app = Quota(slow, tmp_path, largest=100)
+        await asyncio.gather(*(upload(app, size) for size in (60, 30, 60)))
+        await upload(app, 60)
+
+    asyncio.run(three())
+    assert statuses == [503]
+
+
+@pytest.mark.parametrize("size", [None, 2_000_000])
+def test_what_does_not_tell_its_size_or_is_too_large_is_refused(tmp_path, size):
+    assert ask(tmp_path, UPLOAD, size=size) == 413
+
+
+def test_a_file_that_was_scored_goes_once_it_was_fetched(tmp_path):
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    own, other, outside = folder / "a-scored.csv", folder / "a.csv", tmp_path / "b-scored.csv"
+    for file in (own, other, outside):
+        file.touch()
+        ask(folder, f"/gradio_api/file={file}", "HEAD", None)
+        assert file.exists()
+        ask(folder, f"/gradio_api/file={file}", "GET", None)
+    assert [own.exists(), other.exists(), outside.exists()] == [False, True, True]
