@@ -138,6 +138,10 @@ MISTAKES = {
         ["sample", "{plane}", "--out", "{}/x.csv", "-n", 10**16],
         "not enough memory: fewer rows at a time need less (sample: -n, evaluate: --batch-size)",
     ),
+    "far more samples than memory": (
+        ["sample", "{plane}", "--out", "{}/x.csv", "-n", 2**63 - 1],
+        "not enough memory: fewer rows at a time need less (sample: -n, evaluate: --batch-size)",
+    ),
     "certify damage": (["certify", _damaged], "truncated or damaged"),
     "no recipe": (["train", "{}/none.yaml"], "none.yaml cannot be read: No such file"),
     "recipe is a folder": (["train", "{}"], "cannot be read: Is a directory"),
@@ -214,6 +218,8 @@ USAGE = {
     "negative temperature": ["sample", DEFAULT, "--out", "x.csv", "--temperature", "-1"],
     "negative seed": ["evaluate", DEFAULT, "--seed", "-1"],
     "huge seed": ["evaluate", DEFAULT, "--seed", str(2**63)],
+    "huge seed of a training": ["train", "recipe.yaml", "--seed", str(2**63)],
+    "more samples than numbers": ["sample", DEFAULT, "--out", "x.csv", "-n", str(2**63)],
     "negative time": ["train", "recipe.yaml", "--max-minutes", "-1"],
 }
 
