@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import watched
-from impflow_zoo.lipschitz.bound_layers import BoundLayers
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers
 from impflow_zoo.lipschitz.kept import Kept, is_ours
 from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.modes import is_transforming, without_autocast
@@ -31,7 +31,7 @@ class LipschitzLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
-        return BoundLayers((), (), (self.normalised_weight(),), (self.bias,)).in_graph(x)
+        return FoldedLayers((), (), (self.normalised_weight(),), (self.bias,)).forward(x)
 
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """`W`; `training` as in `norms_of`."""

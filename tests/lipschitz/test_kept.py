@@ -21,8 +21,8 @@ from impflow_zoo import (
     ResFlowTransform,
     SandwichMLP,
 )
-from impflow_zoo.lipschitz.bounded import BoundedNet
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
+from impflow_zoo.lipschitz.net import LipschitzNet
 from impflow_zoo.lipschitz.norms import LipschitzLinear, refresh_norms
 from impflow_zoo.published.nets import PublishedMLP
 
@@ -41,34 +41,34 @@ def kind(request) -> str:
     return request.param
 
 
-def made_with(seed: int, kind: str) -> BoundedNet:
+def made_with(seed: int, kind: str) -> LipschitzNet:
     torch.manual_seed(seed)
     return KINDS[kind]().eval()
 
 
-def made(kind: str = "sandwich") -> tuple[BoundedNet, Tensor, Tensor]:
+def made(kind: str = "sandwich") -> tuple[LipschitzNet, Tensor, Tensor]:
     net = made_with(0, kind)
     return net, torch.randn(4, *net.shape), torch.randn(4, 2)
 
 
-def computed_again(net: BoundedNet, x: Tensor, context: Tensor) -> Tensor:
+def computed_again(net: LipschitzNet, x: Tensor, context: Tensor) -> Tensor:
     """What the net answers within a graph, for which it keeps nothing."""
     with torch.enable_grad():
         return net(x, context).detach()
 
 
-def shrink_weight(net: BoundedNet, kind: str = "sandwich") -> None:
+def shrink_weight(net: LipschitzNet, kind: str = "sandwich") -> None:
     parametrize.register_parametrization(net.layers[1], "weight", Times(0.1))
 
 
-def lower_bound(net: BoundedNet, kind: str) -> None:
+def lower_bound(net: LipschitzNet, kind: str) -> None:
     if kind == "sandwich":
         net.lipschitz = 0.5
     else:
         net.layers[0].coefficient = 0.1
 
 
-def change_scale(net: BoundedNet, kind: str) -> None:
+def change_scale(net: LipschitzNet, kind: str) -> None:
     activation = net.activations[0]
     (activation.shifted if kind == "sandwich" else activation).beta.add_(1)
 
@@ -138,7 +138,7 @@ def test_what_a_parametrization_reads_counts():
     assert not torch.equal(net(x, context), before)
 
 
-def doubled(kind: str) -> BoundedNet:
+def doubled(kind: str) -> LipschitzNet:
     """A net of a class whose weights also depend on a parameter and an attribute of its own."""
     base = type(KINDS[kind]())
 
@@ -284,7 +284,7 @@ def test_a_net_that_its_own_hook_holds_is_freed(kind):
 def test_contexts_are_rounded_once_under_autocast():
     net, context = LipschitzMLP(3, (6,), "sin", context_features=2).eval(), torch.randn(4, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        found = net.bind(context).biases[0]
+        found = net.fold(context).biases[0]
         shift = net.context_layers[0](context)
     assert torch.equal(found, net.at(None).biases[0] + 2 * math.pi * shift.float())
 
@@ -335,9 +335,9 @@ def test_what_inference_mode_has_kept_serves_within_a_graph(kind):
     with torch.inference_mode():
         net(x, context)
     with torch.no_grad():
-        bound = net.bind(context)
+        bound = net.fold(context)
     x.requires_grad_()
-    bound.in_graph(x).sum().backward()
+    bound.forward(x).sum().backward()
     assert x.grad.isfinite().all()
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.activations import (
     Scaled,
     contracts,
-    folded,
     make_activation,
+    scaled_function,
     slopes,
     watched,
 )
-from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers, Function
 from impflow_zoo.lipschitz.kept import Kept, is_ours
 from impflow_zoo.lipschitz.norms import (
     LipschitzLayer,
@@ -29,11 +29,12 @@ from impflow_zoo.lipschitz.norms import (
     norms_of,
     spread,
 )
+from impflow_zoo.numerics.folded import FoldedModule, FoldedNet
 from impflow_zoo.numerics.modes import is_transforming
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 
-class BoundedNet(nn.Module):
+class LipschitzNet(nn.Module):
     """Layers of bounded norm with an activation between them.
 
     Contexts go through linear maps and are added before each activation, one number for each
@@ -65,7 +66,7 @@ class BoundedNet(nn.Module):
         if not (context_features is None or (is_whole(context_features) and context_features >= 0)):
             raise ValueError(f"context_features={context_features!r}: a size or None is needed")
         self.lipschitz, self.context_features = float(lipschitz), context_features
-        self.kept: Kept[tuple[BoundLayers, list[Scale]]] = Kept()
+        self.kept: Kept[tuple[FoldedLayers, list[Scale]]] = Kept()
 
     def start(
         self,
@@ -130,26 +131,26 @@ class BoundedNet(nn.Module):
     def folded(self) -> list[tuple[Function, Scale, Scale]]:
         """Each activation as a function, and the scales before and after it, `first` in front."""
         first = [] if self.first is None else [self.first]
-        found = [folded(activation) for activation in (*first, *self.activations)]
+        found = [scaled_function(activation) for activation in (*first, *self.activations)]
         if not self.log_frequencies:
             return found
         pairs = zip(found, self.frequencies(), strict=True)
         return [(f, a * w, b * v) for (f, a, b), (w, v) in pairs]
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
-        """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
+        """The scalars by which a layer appends to its input, see `FoldedLayers`; or None."""
         return None
 
-    def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
+    def at(self, context: Tensor | None, *, training: bool | None = None) -> FoldedLayers:
         """The net at a context, without its layers' hooks; `training` as in `norms_of`."""
         make = partial(self._without_context, training)
         sources = self._sources(training)
-        bound, befores = make() if sources is None else self.kept.get(*sources, make)
+        folded, befores = make() if sources is None else self.kept.get(*sources, make)
         if context is None or not self.context_layers:
-            return bound
-        each = zip(bound.biases, self.context_layers, befores, strict=False)
-        biases = [bias + shift(context).to(bias.dtype) * before for bias, shift, before in each]
-        return bound.having(bound.weights, [*biases, bound.biases[-1]])
+            return folded
+        triples = zip(folded.biases, self.context_layers, befores, strict=False)
+        biases = [bias + shift(context).to(bias.dtype) * before for bias, shift, before in triples]
+        return folded.shifted([*biases, folded.biases[-1]])
 
     def _sources(self, training: bool | None) -> tuple[list[Tensor], list[object]] | None:
         """All tensors and settings of the net; None if what is made of them cannot be kept."""
@@ -170,7 +171,7 @@ class BoundedNet(nn.Module):
         tensors += (b for module in modules for b in module._buffers.values() if b is not None)
         settings: list[object] = [*modules]
         for module in modules:
-            if isinstance(module, (BoundedNet, LipschitzLayer, Scaled)):
+            if isinstance(module, (LipschitzNet, LipschitzLayer, Scaled)):
                 if not is_ours(type(module)):
                     return None
                 values = vars(module).values()
@@ -179,7 +180,7 @@ class BoundedNet(nn.Module):
                 settings += (watched(module), *values)
         return tensors, settings
 
-    def _without_context(self, training: bool | None) -> tuple[BoundLayers, list[Scale]]:
+    def _without_context(self, training: bool | None) -> tuple[FoldedLayers, list[Scale]]:
         """The net at no context, its weights normalised once, and the scales of its biases."""
         first, mixing, inner = None, self.mixing(), self.folded()
         rows, columns = [*(before for _, before, _ in inner), 1.0], [1.0, *(b for _, _, b in inner)]
@@ -193,14 +194,21 @@ class BoundedNet(nn.Module):
         *hidden, last = (layer.bias for layer in self.bounded_layers())
         biases = [*(bias * before for bias, before in zip(hidden, rows, strict=False)), last]
         functions = [f for f, _, _ in inner]
-        return BoundLayers(self.shape, functions, weights, biases, first, mixing), rows
+        return FoldedLayers(self.shape, functions, weights, biases, first, mixing), rows
 
-    def bind(self, context: Tensor | None) -> BoundLayers | None:
-        """The net at a context; None if it or a layer has hooks, which run where it is called."""
+    def fold(self, context: Tensor | None) -> FoldedNet:
+        """The net at a context, in the form of its class; as it is called if it has hooks."""
         if watched(self) or any(map(is_replaced, self.bounded_layers())):
-            return None
+            return FoldedModule(self, context)
         self.check_context(context)
-        return self.at(context)
+        plain = self.at(context)
+        # Autocast rounds operations of torch alone.
+        narrow = torch.is_autocast_enabled(plain.weights[0].device.type)
+        return plain if narrow else self.form(plain)
+
+    def form(self, plain: FoldedLayers) -> FoldedLayers:
+        """The form in which a block evaluates and differentiates the net."""
+        return plain
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Evaluate the net.
@@ -218,7 +226,7 @@ class BoundedNet(nn.Module):
         self.check_context(context, len(x))
         if any(map(is_replaced, self.bounded_layers())):
             return self._by_layers(x, context)
-        return self.at(context).in_graph(x)
+        return self.at(context).forward(x)
 
     def _by_layers(self, x: Tensor, context: Tensor | None) -> Tensor:
         """The same by calls of all layers and activations, one by one."""
