@@ -14,9 +14,9 @@ from impflow_zoo.lipschitz import folded_perceptron
 from impflow_zoo.lipschitz.activations import Sin
 from impflow_zoo.lipschitz.derivatives import SiLU
 from impflow_zoo.lipschitz.folded_perceptron import FoldedPerceptron
+from impflow_zoo.lipschitz.published_nets import PublishedMLP
 from impflow_zoo.numerics.folded import FoldedModule, FoldedNet, Negated, fold
 from impflow_zoo.numerics.report import Report
-from impflow_zoo.published.nets import PublishedMLP
 from impflow_zoo.testing import dense_logdet
 
 NETS: dict[str, dict[str, Any]] = {
