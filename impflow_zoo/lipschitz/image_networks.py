@@ -146,7 +146,7 @@ class LipschitzDenseNet(ImageNet):
         both = functional.normalize(functional.softplus(self.concatenation), dim=1)
         return [(old, new) for old, new in both]
 
-    def bound(self) -> float:
+    def proved_bound(self) -> float:
         *dense, last = self.bounded_layers()
         bound: float = last.norm_bound()
         for layer, (old, new) in zip(dense, self.mixing(), strict=True):

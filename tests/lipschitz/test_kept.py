@@ -366,3 +366,68 @@ def test_a_tensor_in_place_of_a_parameter_has_its_gradient_and_its_edits_are_see
         before = net(x, context)
         layer.weight.mul_(0.2)
         assert not torch.equal(net(x, context), before)
+
+
+def held_tensors() -> dict[int, int]:
+    """The memory of all tensors of this process, by its address."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    storages = [t.untyped_storage() for t in tensors if not t.is_meta]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SandwichMLP(4, (64, 64)),
+        lambda: LipschitzMLP(4, (64, 64, 64), frequency=2.0),
+        lambda: LipschitzConvNet(3, (8, 8), 32),
+        lambda: LipschitzDenseNet(3, (8, 8), 32),
+    ],
+    ids=KINDS,
+)
+def test_no_more_than_one_copy_of_the_weights_is_kept(make):
+    """After evaluation with and without gradients, certificates, and saving."""
+    net = make().eval()
+    x, before = torch.randn(4, *net.shape), held_tensors()
+    block = ResFlowTransform(net, "exact" if len(net.shape) == 1 else "unbiased").eval()
+    for recorded in (True, False):
+        net.requires_grad_(requires_grad=recorded)
+        block(x)
+        block.decode(x)
+        with torch.no_grad():
+            block(x)
+    net.certificate()
+    refresh_norms(net)
+    with torch.inference_mode():
+        net(x)
+    more = sum(size for address, size in held_tensors().items() if address not in before)
+    assert more <= 1.1 * sum(t.nbytes for t in net.state_dict().values())
+
+
+EDITS = {
+    "entry": lambda t: t.view(-1)[-1].add_(0.1),
+    "all": lambda t: t.mul_(-1),
+    "order": lambda t: t.copy_(t.flip(0)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit_that_leaves_no_trace_but_the_entries_counts(kind, edit):
+    net, x, context = made(kind)
+    weight = net.layers[1].weight
+    before, version = net(x, context), weight._version
+    edit(weight.data)
+    assert weight._version == version
+    assert not torch.equal(net(x, context), before)
+    assert torch.equal(net(x, context), computed_again(net, x, context))
+
+
+@torch.no_grad()
+def test_another_tensor_as_the_data_of_a_parameter_counts(kind):
+    net, x, context = made(kind)
+    before = net(x, context)
+    net.layers[0].weight.data = 0.1 * net.layers[0].weight
+    assert not torch.equal(net(x, context), before)
+    assert torch.equal(net(x, context), computed_again(net, x, context))
