@@ -12,8 +12,9 @@ import torch
 from cases import Side
 from torch import Tensor
 
-from impflow_zoo.fast.perceptron import FastPerceptron, Tape
-from impflow_zoo.lipschitz.bound_layers import BoundLayers
+from impflow_zoo.lipschitz.folded_convolutions import FoldedConvolutions
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers
+from impflow_zoo.lipschitz.folded_perceptron import FoldedPerceptron, PerceptronPoint
 
 __all__ = ["Counts", "counting"]
 
@@ -52,18 +53,30 @@ def counting(side: Side) -> Iterator[Counts]:
 
         return counted
 
-    def products(tape: Tape, seeds: Tensor | None, **options: Any) -> Any:
-        counts.products += tape.value.shape[1] if seeds is None else seeds.shape[1]
-        return by_hand(tape, seeds, **options)
+    def products(point: PerceptronPoint, seeds: Tensor, **options: Any) -> Any:
+        counts.products += seeds.shape[1]
+        return by_hand(point, seeds, **options)
 
-    by_hand = Tape.products
-    others = [kind for kind in side.kinds if not hasattr(kind, "bind")]
+    def traced(net: FoldedConvolutions, x: Tensor) -> Any:
+        counts.evaluations += 1
+        value, pullback = trace(net, x)
+
+        def counted(v: Tensor) -> Tensor:
+            counts.products += 1
+            return pullback(v)
+
+        return value, counted
+
+    by_hand, trace = PerceptronPoint.products, FoldedConvolutions.trace
+    others = [kind for kind in side.kinds if not hasattr(kind, "fold")]
     patches = [
         *((kind, "forward", evaluated(kind.forward)) for kind in others),
-        (BoundLayers, "in_graph", evaluated(BoundLayers.in_graph)),
-        (FastPerceptron, "record", evaluated(FastPerceptron.record)),
-        (FastPerceptron, "value", evaluated(FastPerceptron.value)),
-        (Tape, "products", products),
+        (FoldedLayers, "forward", evaluated(FoldedLayers.forward)),
+        (FoldedPerceptron, "linearize", evaluated(FoldedPerceptron.linearize)),
+        (FoldedPerceptron, "value", evaluated(FoldedPerceptron.value)),
+        (FoldedConvolutions, "value", evaluated(FoldedConvolutions.value)),
+        (FoldedConvolutions, "trace", traced),
+        (PerceptronPoint, "products", products),
         (torch.autograd, "grad", counted_grad),
         (Tensor, "backward", counted_backward),
     ]

@@ -26,8 +26,8 @@ from torch import Tensor
 from impflow_zoo import LipschitzMLP, LogDet, Solver
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.numerics.equation import Equation
+from impflow_zoo.numerics.folded import fold
 from impflow_zoo.numerics.residual import ResidualMap
-from impflow_zoo.transforms.binding import bind
 
 SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
@@ -80,7 +80,7 @@ def measure_logdet(net: LipschitzMLP, choice: LogDet, x: Tensor) -> dict[str, fl
         settings = choice.seeded(seed)
         return ResidualMap(bound, logdet=settings, kappa=LIPSCHITZ).value_and_logdet(x)[1]
 
-    bound = bind(net, None)
+    bound = fold(net, None)
     with torch.no_grad():
         draws = torch.stack([value(seed) for seed in range(DRAWS)]).double()
         errors = draws - reference
@@ -123,7 +123,7 @@ def reference_logdet(net: LipschitzMLP, x: Tensor) -> Tensor:
     double = make_net(net.features).double()
     double.load_state_dict(net.state_dict())
     with torch.no_grad():
-        return ResidualMap(bind(double, None), logdet=LogDet("exact")).value_and_logdet(x.double())[
+        return ResidualMap(fold(double, None), logdet=LogDet("exact")).value_and_logdet(x.double())[
             1
         ]
 
@@ -131,7 +131,7 @@ def reference_logdet(net: LipschitzMLP, x: Tensor) -> Tensor:
 def measure_solver(net: LipschitzMLP, method: str, y: Tensor, *, training: bool) -> dict[str, Any]:
     """Steps, cost and largest error bound of the roots by a method."""
     with torch.no_grad():
-        bound = bind(net, None)
+        bound = fold(net, None)
 
         def solve() -> Any:
             solver = Solver(method=method)

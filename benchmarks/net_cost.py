@@ -58,7 +58,7 @@ def spectral(net: SandwichMLP) -> LipschitzMLP:
     """The spectral net that evaluates the same map."""
     widths, count = net.hidden_features, len(net.hidden_features)
     same = LipschitzMLP(net.features, widths, activation="halfsin")
-    bound, scales = net.at(None), same.folded()
+    bound, scales = net.at(None), same.scaled_functions()
     for i, layer in enumerate(same.bounded_layers()):
         # Frequencies are in the weights of the bound net; here the activation scales by itself.
         before = scales[i][1] if i < count else 1.0

@@ -21,8 +21,8 @@ from impflow_zoo import create_model, evaluate
 from impflow_zoo.evaluation import shown_rows
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.mistakes import in_one_line
+from impflow_zoo.numerics.folded import fold
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.binding import bind
 
 GUIDE = ROOT / "docs" / "which-net.md"
 HEADER = "model | nets | parameters | bound | mean local norm | largest, median over nets | result"
@@ -37,7 +37,7 @@ def local_norms(model: FlowModel, rows: Tensor) -> Iterator[Tensor]:
         if isinstance(step, ResidualBlock):
             for part in step.steps:
                 point = value if part.inverted else before
-                jacobian = bind(getattr(step, part.net), None).linearize(point).jacobian()
+                jacobian = fold(getattr(step, part.net), None).linearize(point).jacobian()
                 yield torch.linalg.matrix_norm(jacobian, 2)
 
 

@@ -186,7 +186,7 @@ def watched(module: nn.Module) -> bool:
     return any(map(own.get, _HOOKS)) or "forward" in own or "scales" in own
 
 
-def folded(
+def scaled_function(
     activation: nn.Module,
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | float, Tensor | float]:
     """An activation as a function, a scalar before and a scalar after it.

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import expansion
-from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
+from impflow_zoo.lipschitz.folded_convolutions import FoldedConvolutions
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers
+from impflow_zoo.lipschitz.net import LipschitzNet, check_sizes
 from impflow_zoo.numerics.settings import is_whole
 
 __all__ = ["LipschitzConvNet", "LipschitzDenseNet"]
@@ -25,7 +27,15 @@ def _shape(channels: int, image_size: tuple[int, int]) -> tuple[int, int, int]:
     return (channels, *image_size)
 
 
-class LipschitzConvNet(BoundedNet):
+class ImageNet(LipschitzNet):
+    """What convolutional nets share. Sub-classes make `layers`."""
+
+    def form(self, plain: FoldedLayers) -> FoldedLayers:
+        parts = plain.functions, plain.weights, plain.biases, plain.first, plain.mixing
+        return FoldedConvolutions(plain.shape, *parts)
+
+
+class LipschitzConvNet(ImageNet):
     """A convolutional net with a bounded Lipschitz constant.
 
     Every convolution gets an equal share of the constant. An unconstrained linear map of the
@@ -80,7 +90,7 @@ class LipschitzConvNet(BoundedNet):
         )
 
 
-class LipschitzDenseNet(BoundedNet):
+class LipschitzDenseNet(ImageNet):
     """The net `g` of an invertible DenseNet: each layer sees the outputs of all earlier layers.
 
     A layer is the learnable concatenation `[a h, b act(conv(h))]` with positive `a`, `b` and
@@ -136,7 +146,7 @@ class LipschitzDenseNet(BoundedNet):
         both = functional.normalize(functional.softplus(self.concatenation), dim=1)
         return [(old, new) for old, new in both]
 
-    def bound(self) -> float:
+    def proved_bound(self) -> float:
         *dense, last = self.bounded_layers()
         bound: float = last.norm_bound()
         for layer, (old, new) in zip(dense, self.mixing(), strict=True):

@@ -1,4 +1,9 @@
-"""What evaluation makes of the tensors of a module, kept until one of them changes."""
+"""What evaluation makes of the tensors of a module, kept until one of them changes.
+
+There is one mechanism: a module that keeps something has an attribute `kept`, a `Kept`. A net keeps
+its folded weights, a layer the singular vector of its weight. Beside that, nothing is kept that is
+as large as a tensor of the module.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +12,99 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.lipschitz.activations import watched
+from impflow_zoo.numerics.modes import is_transforming, recording
 
-__all__ = ["Kept", "is_ours"]
+__all__ = ["Kept", "is_ours", "sources"]
 
 T = TypeVar("T")
+Sources = tuple[Sequence[Tensor], Sequence[object]]  # tensors, and settings that are no tensors
+_ROW = 256  # entries behind one number of a checksum
 
 
 class Kept(Generic[T]):
-    """A value, and the tensors and the settings from which it was made.
+    """A value, and what tells whether the tensors and settings it was made from have changed.
 
-    Tensors are compared by their entries: an edit of ``tensor.data`` leaves no other trace. Copies
-    and pickles are empty. Threads may use it at once: the worst is that several make the same
-    value.
+    Tensors have a version, which every operation of torch in place raises. An edit of
+    ``tensor.data`` leaves no trace but in the entries: of these there is a checksum. Settings are
+    compared by identity. Copies and pickles are empty. Threads may use it at once: the worst is
+    that several make the same value.
     """
 
     def __init__(self) -> None:
-        self._known: tuple[Tensor, list[object], T] | None = None
+        self._state: tuple[list[int], Tensor, Sequence[object], T] | None = None
 
-    def get(self, tensors: Sequence[Tensor], settings: list[object], make: Callable[[], T]) -> T:
-        """The value of these tensors and settings, made by a function if it is not known.
+    def get(self, sources: Sources, make: Callable[[], T]) -> T:
+        """The value of these sources, made by a function if it is not there.
 
         Arguments:
-            tensors: all of them, on one device; gradients are not recorded, or none needs any.
-            settings: anything else that the value depends on; compared by identity.
+            sources: all tensors, on one device, and anything else that the value depends on;
+                gradients are not recorded, or no tensor needs any.
             make: makes the value, of tensors without a graph.
         """
-        now, known = torch.cat([t.flatten() for t in tensors]), self._known
-        if known is None or not _same(known[0], now) or not _identical(known[1], settings):
+        tensors, settings = sources
+        versions = [-1 if t.is_inference() else t._version for t in tensors]
+        checksum, state = _checksum(tensors), self._state
+        if state is None or not _is_same(state, versions, checksum, settings):
             with recording(mode=False):  # tensors of inference mode could not enter graphs later
-                known = self._known = now, settings, make()
-        return known[2]
+                state = self._state = versions, checksum, settings, make()
+        return state[3]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Kept, ()
 
 
-def _same(known: Tensor, now: Tensor) -> bool:
-    alike = known.dtype == now.dtype and known.device == now.device
-    return alike and known.equal(now)
+def _checksum(tensors: Sequence[Tensor]) -> Tensor:
+    """One number for every 256 entries of the tensors: their sum, each with a weight of its own."""
+    entries = torch.cat([t.detach().flatten() for t in tensors])
+    rows = functional.pad(entries, (0, -len(entries) % _ROW)).view(-1, _ROW)
+    return rows @ torch.arange(1, _ROW + 1, dtype=rows.dtype, device=rows.device).sqrt()
 
 
-def _identical(known: list[object], now: list[object]) -> bool:
-    return len(known) == len(now) and all(map(operator.is_, known, now))
+def _is_same(
+    state: tuple[list[int], Tensor, Sequence[object], Any],
+    versions: list[int],
+    checksum: Tensor,
+    settings: Sequence[object],
+) -> bool:
+    old_versions, old, old_settings, _ = state
+    if len(old_settings) != len(settings) or not all(map(operator.is_, old_settings, settings)):
+        return False
+    alike = old.dtype == checksum.dtype and old.device == checksum.device
+    return alike and old_versions == versions and old.equal(checksum)
+
+
+def sources(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Sources | None:
+    """All tensors of a net, and the settings of its modules.
+
+    None if what is made of them may not be kept: if gradients flow to them, or if nobody knows what
+    else it depends on. Code within `torch.compile` and transforms of `torch.func` keeps nothing.
+
+    Arguments:
+        net: the net.
+        kinds: the classes whose attributes count, if they are of this package. Modules of such a
+            class that are not are unknown; modules of other classes are called, not kept.
+    """
+    if torch.compiler.is_compiling() or is_transforming():
+        return None
+    modules, recorded = list(net.modules()), torch.is_grad_enabled()
+    tensors = [p for module in modules for p in module._parameters.values() if p is not None]
+    for p in tensors:
+        # Other tensors in place of parameters may have derivatives of other kinds.
+        if (recorded and p.requires_grad) or not isinstance(p, nn.Parameter):
+            return None
+    buffers = [b for module in modules for b in module._buffers.values() if b is not None]
+    settings: list[object] = [*modules]
+    for module in modules:
+        if isinstance(module, kinds):
+            values = vars(module).values()
+            if not is_ours(type(module)) or any(isinstance(value, Tensor) for value in values):
+                return None
+            settings += (watched(module), *values)
+    return [*tensors, *buffers], settings
 
 
 def is_ours(thing: Any) -> bool:

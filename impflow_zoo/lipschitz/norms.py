@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import watched
-from impflow_zoo.lipschitz.bound_layers import BoundLayers
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers
 from impflow_zoo.lipschitz.kept import Kept, is_ours
 from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.finite import NotFiniteError, overflows, too_large
 from impflow_zoo.numerics.modes import is_transforming, without_autocast
 
 __all__ = ["LipschitzLayer", "LipschitzLinear", "SpectralLayer", "is_replaced", "refresh_norms"]
@@ -31,7 +33,7 @@ class LipschitzLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
-        return BoundLayers((), (), (self.normalised_weight(),), (self.bias,)).in_graph(x)
+        return FoldedLayers((), (), (self.normalised_weight(),), (self.bias,)).forward(x)
 
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """`W`; `training` as in `norms_of`."""
@@ -100,7 +102,14 @@ class SpectralLayer(LipschitzLayer):
         find = self.converged if find is None else find
         if is_transforming() or not is_ours(type(self)):
             return find()
-        return self.kept.get((self.weight, self.vector), [self, *vars(self).values()], find)
+        settings = [self, *vars(self).values()]
+        return self.kept.get(((self.weight, self.vector), settings), partial(self._measure, find))
+
+    def _measure(self, find: Callable[[], Tensor]) -> Tensor:
+        """The vector that a function finds, unless the weight has no norm in its type."""
+        if overflows(self.weight):
+            raise NotFiniteError(f"the weight of this layer {too_large(self.weight)}")
+        return find()
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -116,8 +125,10 @@ class SpectralLayer(LipschitzLayer):
         """`|W v|` at a vector, by default that of the buffer; differentiable in `W`."""
         v = self.vector if vector is None else vector
         image = self.operator(self.tall(self.weight), v)
-        # `sum` adds in pairs: `torch.dot` of 500,000 numbers in float32 is off by 3e-6.
-        return (self.unit(image.detach()) * image).sum()
+        u, length = image.detach(), self.length(image.detach())
+        # `sum` adds in pairs: `torch.dot` of 500,000 numbers in float32 is off by 3e-6. Where
+        # squares overflow, the ratio is NaN: a number would leave the weight without its bound.
+        return (u * image).sum() / length.clamp(min=torch.finfo(u.dtype).tiny)
 
     def tall(self, weight: Tensor) -> Tensor:
         """A weight, or its adjoint if that has more outputs."""

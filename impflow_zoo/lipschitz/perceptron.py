@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from torch import nn
 
 from impflow_zoo.lipschitz.activations import expansion
-from impflow_zoo.lipschitz.bounded import BoundedNet, check_sizes
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers
+from impflow_zoo.lipschitz.folded_perceptron import FoldedPerceptron
+from impflow_zoo.lipschitz.net import LipschitzNet, check_sizes
 from impflow_zoo.lipschitz.norms import LipschitzLinear
 
 __all__ = ["LipschitzMLP"]
 
 
-class Perceptron(BoundedNet):
+class Perceptron(LipschitzNet):
     """What perceptrons share. Sub-classes make `layers`."""
 
     def __init__(
@@ -32,6 +34,9 @@ class Perceptron(BoundedNet):
         check_sizes(features=features, hidden_features=self.hidden_features)
         self.features = features
         self.start(activation, self.hidden_features, frequency)
+
+    def form(self, plain: FoldedLayers) -> FoldedLayers:
+        return FoldedPerceptron.of(plain)
 
 
 class LipschitzMLP(Perceptron):

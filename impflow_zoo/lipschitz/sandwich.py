@@ -192,7 +192,7 @@ class SandwichMLP(Perceptron):
         if maps is None:
             return None
         bound = self.lipschitz
-        inner = [before for _, before, _ in self.folded()]
+        inner = [before for _, before, _ in self.scaled_functions()]
         multipliers = [bound / torch.as_tensor(scale).double() ** 2 for scale in inner]
         return proved_bound(maps, multipliers, bound) or proved_bound(
             maps, *optimised_multipliers(maps)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.bound import Linearization
+from impflow_zoo.numerics.folded import Point
 from impflow_zoo.numerics.krylov import MAX_RESTARTS, Krylov, solve_linear
 from impflow_zoo.numerics.rows import norm, plus_identity, solve
 from impflow_zoo.numerics.solver import DENSE, FEW_FEATURES, refuse
@@ -37,7 +37,7 @@ class Solved:
 
 
 def solve_transposed(
-    point: Linearization, t: Tensor, rtol: float, *, start: Krylov | None = None
+    point: Point, t: Tensor, rtol: float, *, start: Krylov | None = None
 ) -> Solved:
     """Solve by dense Jacobians that are known or small; else in Krylov subspaces, to `rtol |t|`.
 
@@ -45,10 +45,10 @@ def solve_transposed(
     Rows whose solution has no correct digit because of rounding fail. `start` is the Krylov
     subspace of `t`, if it exists already.
     """
-    size, known = norm(t), point.known_jacobian is not None
+    size, dense = norm(t), point.known_jacobian is not None
     valid = (size > 0) & (size < torch.inf)
     rounding = _ROUNDING * torch.finfo(t.dtype).eps / size
-    if start is None and (known or point.features <= FEW_FEATURES):
+    if start is None and (dense or point.features <= FEW_FEATURES):
         u = _solve_densely(point.jacobian(), t)
         residual = norm(u) * rounding
         return Solved(u, residual, valid & ~(residual <= 1), 0, rtol)

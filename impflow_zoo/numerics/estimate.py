@@ -1,22 +1,29 @@
 """Estimates of `log det(I + J)` at a point, one function for each way to make one.
 
-`gradient` makes an estimate part of the graph of the point. `kappa` is the Lipschitz constant of
-the net in the 2-norm, or None. `salt` gives each net its own seeded probes.
+All of them come from `log det(I + J) = tr log(I + J) = sum_k (-1)^(k+1) / k tr(J^k)`, which
+converges for `|J| < 1`; for a probe `v` of random signs `tr(A)` is the mean of `v^T A v`.
+
+    exact        the determinant itself, from `d` products with unit vectors
+    unbiased     `v^T log(I + J^T) v` of a fresh probe
+    truncated    the mean over a few seeded probes, the same in every call
+
+With `gradient` the answer is in the graph of `x` and the net; functions then return `g(x)`, which
+comes from the same graph. `kappa` is the Lipschitz constant of the net in the 2-norm, or None.
+`salt` gives each net its own seeded probes.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.adjoint import Solved, solve_transposed
-from impflow_zoo.numerics.bound import Linearization
+from impflow_zoo.numerics.folded import FoldedNet, Point
 from impflow_zoo.numerics.krylov import Krylov, arnoldi
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.modes import forbid_second_order
@@ -71,47 +78,71 @@ class Estimate:
         warnings.warn(message, NumericalWarning, stacklevel=3)
 
 
-def exact(point: Linearization, *, gradient: bool) -> Estimate:
+def exact(net: FoldedNet, x: Tensor, point: Point, *, gradient: bool) -> tuple[Tensor, Estimate]:
     """The determinant of the dense matrix."""
-    if gradient:
-        jacobian = point.attach(None)
-        point.known_jacobian = jacobian.detach()
-    else:
-        jacobian = point.jacobian()
+    if not gradient:
+        return point.value, _exact(point.jacobian())
+    g, jacobian = net.attach(x, point.unit_vectors(), point)
+    point.known_jacobian = jacobian.detach()
+    return g, _exact(jacobian)
+
+
+def _exact(jacobian: Tensor) -> Estimate:
     return Estimate(logdet(plus_identity(jacobian)), Bias(0.0, 0.0))
 
 
 def unbiased(
-    point: Linearization, settings: LogDet, kappa: float | None, probes: Probes, *, gradient: bool
-) -> Estimate:
-    """A random estimate, by a fresh probe."""
+    net: FoldedNet,
+    x: Tensor,
+    point: Point,
+    settings: LogDet,
+    kappa: float | None,
+    probes: Probes,
+    *,
+    gradient: bool,
+) -> tuple[Tensor, Estimate]:
+    """A random estimate, by a fresh probe `v`.
+
+    The value is that of the series. Its gradient is not: `d log det(I + J) = tr((I + J)^-1 dJ)` is
+    the mean of `u^T dJ v` with `u = (I + J)^-T v`, or with the same sum of powers in place of `u`.
+    """
     if settings.series == "roulette":
-        return _roulette(point, min(settings.n_terms, 2), kappa, probes, gradient=gradient)
-    v = probes.fresh(point.x)
-    return _solve(point, v, settings.rtol or _default_rtol(v.dtype), gradient=gradient)
+        estimate, u, v = _roulette(point, min(settings.n_terms, 2), kappa, probes)
+    else:
+        v = probes.fresh(point.value)
+        rtol = settings.rtol or _default_rtol(v.dtype)
+        estimate, u = _solve(point, v, rtol, gradient=gradient)
+    if not gradient:
+        return point.value, estimate
+    g, products = net.attach(x, u.detach().flatten(1)[:, None], point)
+    surrogate = (products[:, 0] * v.flatten(1)).sum(dim=1)
+    if surrogate.requires_grad:
+        surrogate.register_hook(forbid_second_order)
+    return g, replace(estimate, value=estimate.value + (surrogate - surrogate.detach()))
 
 
-def _solve(point: Linearization, v: Tensor, rtol: float, *, gradient: bool) -> Estimate:
-    """Value `v^T log(I + J^T) v`, gradient `u^T dJ v` with `(I + J)^T u = v`."""
+def _solve(point: Point, v: Tensor, rtol: float, *, gradient: bool) -> tuple[Estimate, Tensor]:
+    """The value `v^T log(I + J^T) v`, and `u`: both from one Krylov subspace, if it suffices."""
     space = arnoldi(point.vjp, v, rtol)
-    value, solved, products = space.log_form(rtol), None, space.products
-    if gradient:
-        solved = solve_transposed(point, v, max(rtol, 8 * torch.finfo(v.dtype).eps), start=space)
-        value, products = _with_gradient(value, point, solved.u, v), solved.products
-    return Estimate(value, mode="unbiased", products=products, solved=solved)
+    estimate = Estimate(space.log_form(rtol), mode="unbiased", products=space.products)
+    if not gradient:
+        return estimate, v
+    solved = solve_transposed(point, v, max(rtol, 8 * torch.finfo(v.dtype).eps), start=space)
+    return replace(estimate, products=solved.products, solved=solved), solved.u
 
 
 def _roulette(
-    point: Linearization, exact: int, kappa: float | None, probes: Probes, *, gradient: bool
-) -> Estimate:
-    """The randomly stopped series of Chen et al. (2019), equations 6 and 8.
+    point: Point, exact: int, kappa: float | None, probes: Probes
+) -> tuple[Estimate, Tensor, Tensor]:
+    """The randomly stopped series of Chen et al. (2019), equations 6 and 8, and `u` and `v`.
 
-    The first `exact` terms are always taken. Then it stops at a rate of `1 - kappa`, at most 0.5.
+    The first `exact` terms are always taken. Then it stops at a rate of `1 - kappa`, at most 0.5. A
+    term that is reached with probability `p` counts `1 / p` times.
     """
     stop = min(1 - kappa if kappa is not None and kappa < 1 else 0.1, 0.5)
-    lengths = exact + probes.lengths(point.x, stop)
+    lengths = exact + probes.lengths(point.value, stop)
     n = int(lengths.amax()) if len(lengths) else exact
-    v = probes.fresh(point.x)
+    v = probes.fresh(point.value)
     power, total, u = v, torch.zeros_like(v.flatten(1)[:, 0]), v
     for k in range(1, n + 1):
         power = point.vjp(power)
@@ -120,14 +151,11 @@ def _roulette(
         u = u + power * weight.view(-1, *[1] * (v.dim() - 1))
     # Contractions in the 1-norm or the maximum norm stretch 2-norms by so much at most.
     bounded = norm(power) <= point.features**0.5 * norm(v)
-    value = torch.where(bounded, total, torch.nan)
-    if gradient:
-        value = _with_gradient(value, point, u, v)
-    return Estimate(value, mode="unbiased", products=n)
+    return Estimate(torch.where(bounded, total, torch.nan), mode="unbiased", products=n), u, v
 
 
 def truncated(
-    point: Linearization,
+    point: Point,
     settings: LogDet,
     kappa: float | None,
     probes: Probes,
@@ -141,11 +169,10 @@ def truncated(
     rtol, terms, form = min(settings.rtol or loosest, loosest), None, 1e-3 * loosest
     if settings.mode == "truncated":  # asked for by name: the plain series of `n_terms`
         rtol, terms, form = 0.0, settings.n_terms, 0.0
-    product = partial(point.vjp, create_graph=gradient)
     values, biases = [], []
     for i in range(settings.n_probes):
         v = probes.seeded(point.x, settings.seed, salt, i)
-        space = arnoldi(product, v, rtol, settings.n_terms, differentiable=gradient)
+        space = arnoldi(point.vjp, v, rtol, settings.n_terms, differentiable=gradient)
         value = space.log_form(form, terms=terms)
         if gradient:
             whole = space.log_form(form, dims=space.all_dims, terms=terms)
@@ -195,12 +222,3 @@ def truncation_bound(kappa: float | None, features: int, n_terms: int) -> float:
         return math.inf
     head = sum(kappa**k / k for k in range(1, n_terms + 1))
     return max(features * (-math.log1p(-kappa) - head), 0.0)
-
-
-def _with_gradient(value: Tensor, point: Linearization, u: Tensor, v: Tensor) -> Tensor:
-    """Give `value` the gradient of `u^T J v`, row by row, at the price of one double product."""
-    products = point.attach(u.detach().flatten(1)[:, None])[:, 0]
-    surrogate = (products * v.flatten(1)).sum(dim=1)
-    if surrogate.requires_grad:
-        surrogate.register_hook(forbid_second_order)
-    return value.detach() + (surrogate - surrogate.detach())

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from impflow_zoo.numerics.rows import listed
 
-__all__ = ["NotFiniteError", "blaming_weights", "check_finite", "refuse_rows"]
+__all__ = [
+    "NotFiniteError",
+    "blaming_weights",
+    "check_finite",
+    "overflows",
+    "refuse_rows",
+    "too_large",
+]
 
 
 class NotFiniteError(ValueError):
@@ -39,18 +46,39 @@ def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
 
 @contextmanager
 def blaming_weights(module: nn.Module) -> Iterator[None]:
-    """If the block of code fails and a weight of the module is not finite, name the weight instead.
+    """If the block of code fails because of a weight of the module, name the weight instead.
 
     Raises:
-        NotFiniteError: naming the weight.
+        NotFiniteError: naming a weight that is not finite, or whose squares are not.
     """
     try:
         yield
-    except Exception:  # NaN leads to errors of any kind
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            if not tensor.is_meta and not bool(tensor.detach().isfinite().all()):
+    except Exception as error:  # NaN leads to errors of any kind
+        tensors = (*module.named_parameters(), *module.named_buffers())
+        weights = [(name, t.detach()) for name, t in tensors if not t.is_meta]
+        for name, weight in weights:
+            if not bool(weight.isfinite().all()):
                 raise NotFiniteError(
                     f"the weight {name} holds NaN or infinity: load finite weights, or train with "
                     "a smaller learning rate"
                 ) from None
+        if type(error) not in (ValueError, TypeError):  # by which arguments are refused
+            for name, weight in weights:
+                if overflows(weight):
+                    raise NotFiniteError(f"the weight {name} {too_large(weight)}") from None
         raise
+
+
+def overflows(weight: Tensor) -> bool:
+    """Whether a weight is finite and its norm is not, as the sum of its squares overflows."""
+    infinite = weight.is_floating_point() and bool(weight.square().sum().isinf())
+    return infinite and bool(weight.isfinite().all())
+
+
+def too_large(weight: Tensor) -> str:
+    """Why a weight that overflows is refused."""
+    return (
+        f"has entries up to {float(weight.abs().amax()):.1e}: its norm is too large for "
+        f"{weight.dtype}, and what it is part of has no bound. Load smaller weights, or train with "
+        "a smaller learning rate"
+    )

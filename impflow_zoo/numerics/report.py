@@ -1,4 +1,4 @@
-"""Statistics of the numerics of a call, and checks that are postponed to its end."""
+"""What a call of a block carries: its mode, its random numbers, its report and its checks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.estimate import Estimate
+from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.solver import Solution
 
-__all__ = ["Doubts", "Report"]
+__all__ = ["Call", "Checks", "Report"]
 
 
 @dataclass
@@ -23,20 +24,49 @@ class Report:
     logdets: list[Estimate] = field(default_factory=list)
 
 
-class Doubts:
-    """Conditions that must hold, collected over a call: the host waits for all of them once."""
+class Checks:
+    """Conditions that must hold, each a number on the device.
 
-    def __init__(self) -> None:
-        self._noted: list[tuple[Tensor, Callable[[], None]]] = []
+    To look at a number the host waits for the device. Postponed, all conditions of a call are
+    looked at together.
 
-    def add(self, number: Tensor, then: Callable[[], None]) -> None:
+    Arguments:
+        postponed: look at the conditions in `run` alone.
+    """
+
+    def __init__(self, *, postponed: bool = False) -> None:
+        self._postponed = postponed
+        self._conditions: list[tuple[Tensor, Callable[[], None]]] = []
+
+    def add(self, number: Tensor, complain: Callable[[], None]) -> None:
         """Add a number, finite and not `True` if all is well, and a function to call if not."""
-        self._noted.append((number, then))
+        self._conditions.append((number, complain))
+        if not self._postponed:
+            self.run()
 
-    def settle(self) -> None:
+    def run(self) -> None:
         """Check all conditions in order, and call the functions of those that fail."""
-        noted, self._noted = self._noted, []
-        found = torch.stack([number for number, _ in noted]).tolist() if noted else []
-        for (number, then), value in zip(noted, found, strict=True):
+        conditions, self._conditions = self._conditions, []
+        if not conditions:
+            return
+        values = torch.stack([number for number, _ in conditions]).tolist()
+        for (number, complain), value in zip(conditions, values, strict=True):
             if value if number.dtype == torch.bool else not math.isfinite(value):
-                then()
+                complain()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What belongs to one call of a block, and not to one of its residual maps.
+
+    Arguments:
+        training: take the tolerances of training, and warn instead of raising.
+        probes: where the probes of log-determinants come from.
+        report: filled in with roots and log-determinants.
+        checks: receives what must hold.
+    """
+
+    training: bool = False
+    probes: Probes = field(default_factory=Probes)
+    report: Report | None = None
+    checks: Checks = field(default_factory=Checks)

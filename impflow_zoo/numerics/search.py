@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.numerics.folded import FoldedNet
 from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.rows import wide_norm
 
@@ -115,7 +115,7 @@ class _Rows:
 
 
 def find_roots(
-    net: BoundNet, y: Tensor, tolerance: Tensor, legs: Sequence[Leg]
+    net: FoldedNet, y: Tensor, tolerance: Tensor, legs: Sequence[Leg]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Search for `w` with `w + g(w) = y`, row by row, one method after the other.
 
@@ -140,7 +140,7 @@ def find_roots(
     return found.best_w().reshape(y.shape), residual, found.steps, status
 
 
-def _start(net: BoundNet, y: Tensor, tolerance: Tensor) -> _Rows:
+def _start(net: FoldedNet, y: Tensor, tolerance: Tensor) -> _Rows:
     """Rows that were evaluated once, at `w = y`."""
     value, y = net.value(y).flatten(1), y.flatten(1)
     point = torch.cat((y, torch.sub(y, value).sub_(y)), dim=1)
@@ -159,7 +159,9 @@ def _start(net: BoundNet, y: Tensor, tolerance: Tensor) -> _Rows:
     )
 
 
-def _search(net: BoundNet, shape: torch.Size, found: _Rows, index: Tensor | None, leg: Leg) -> bool:
+def _search(
+    net: FoldedNet, shape: torch.Size, found: _Rows, index: Tensor | None, leg: Leg
+) -> bool:
     """Work until every row is solved or given up; False if surely none was given up.
 
     `index` are the rows to work on, by their numbers in `found`; None: all, evaluated once.

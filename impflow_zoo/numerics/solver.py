@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.bound import BoundNet, ModuleNet, Net
 from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.equation import Equation
+from impflow_zoo.numerics.folded import FoldedModule, FoldedNet, Net
 from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.modes import recording
 from impflow_zoo.numerics.rows import wide_norm
@@ -45,7 +45,7 @@ class Solution:
         tolerance: the residual asked for, `[B]`.
         kappa: Lipschitz constant of `g` in the 2-norm, or None if it is not known.
         max_steps: the largest budget of a method, for the message.
-        equation: what `value` solves, for the error bound; None if only the bound net is known.
+        equation: what `value` solves, for the error bound; None if only the folded net is known.
     """
 
     value: Tensor
@@ -182,7 +182,7 @@ class Solver:
 
     def solve(
         self,
-        g: BoundNet | Net,
+        g: FoldedNet | Net,
         y: Tensor,
         context: Tensor | None = None,
         *,
@@ -193,7 +193,7 @@ class Solver:
         """Find `w` with `w + g(w) = y` for every row of `y`. No gradient is recorded.
 
         Arguments:
-            g: a net, called as `g(w)`, or `g(w, context)` if there is a context; or a bound one,
+            g: a net, called as `g(w)`, or `g(w, context)` if there is a context; or a folded one,
                 which gives no error bound.
             y: right-hand sides, with shape `[B, ...]`, in float32 or float64.
             context: one context per row, or None.
@@ -213,9 +213,9 @@ class Solver:
                 f"y of shape {tuple(y.shape)} and type {y.dtype}: rows of float32 or float64 are "
                 "needed, [B, ...]"
             )
-        net = g if isinstance(g, BoundNet) else ModuleNet(g, context)
+        net = g if isinstance(g, FoldedNet) else FoldedModule(g, context)
         solution = self.search(net, y, kappa=kappa, training=training)
-        if not isinstance(g, BoundNet):
+        if not isinstance(g, FoldedNet):
             context = None if context is None else context.detach()
             solution = replace(solution, equation=Equation(g, y.detach(), context))
         if throw and not bool(solution.converged.all()):
@@ -226,7 +226,7 @@ class Solver:
     @recording(mode=False)
     def search(
         self,
-        net: BoundNet,
+        net: FoldedNet,
         y: Tensor,
         *,
         kappa: float | None = None,

@@ -12,17 +12,16 @@ import torch
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
-from impflow_zoo.numerics.bound import BoundNet
 from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.finite import NotFiniteError, blaming_weights, check_finite
+from impflow_zoo.numerics.folded import Negated, fold
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.modes import recording, without_autocast
 from impflow_zoo.numerics.probes import Probes
-from impflow_zoo.numerics.report import Doubts, Report
+from impflow_zoo.numerics.report import Call, Checks, Report
 from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
-from impflow_zoo.transforms.binding import bind
 from impflow_zoo.transforms.checks import check_call
 
 __all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
@@ -147,66 +146,54 @@ class ResidualBlock(Transform):
             probes: the source of the probes of log-determinants.
             report: receives statistics of roots and log-determinants.
         """
-        doubts, probes = Doubts(), probes or Probes()
-        check_call(self, inputs, context, doubts)
-        # A layer before this one answers in bfloat16 under autocast; roots need more than that.
-        value = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        call = Call(self.training, probes or Probes(), report, Checks(postponed=True))
+        check_call(self, inputs, context, call.checks)
         if want_logdet and self.training and torch.is_grad_enabled():
             self._warn_of_kinks()
         # Rounded nets move densities by whole nats. A layer without a density may be rounded.
         precise = without_autocast(inputs) if want_logdet else nullcontext()
         with blaming_weights(self), recording(mode=torch.is_grad_enabled()), precise:
-            # Graphs could not keep what was made in inference mode.
-            value = value.clone() if value.is_inference() else value
+            # A layer before this one answers in bfloat16 under autocast; roots need more than that.
+            x = _recordable(inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
             if context is not None:
-                context = context.to(value.dtype) if context.is_floating_point() else context
-                context = context.clone() if context.is_inference() else context
-            bound = {name: bind(getattr(self, name), context) for name in self.nets}
-            call = {"probes": probes, "report": report, "doubts": doubts}
-            total = None
-            for step in reversed(self.steps) if backwards else self.steps:
-                residual_map = self._map(step, bound[step.net], value, context, **call)
-                inverted = step.inverted != backwards
-                if not want_logdet:
-                    value = residual_map.inverse(value) if inverted else residual_map.value(value)
-                    continue
-                if inverted:
-                    value, logdet = residual_map.inverse_and_logdet(value)
-                    logdet = -logdet
-                else:
-                    value, logdet = residual_map.value_and_logdet(value)
-                total = logdet if total is None else total + logdet
+                context = context.to(x.dtype) if context.is_floating_point() else context
+                context = _recordable(context)
+            maps = self._maps(x, context, call)
+            z, logdet = _through(maps, x, backwards=backwards, want_logdet=want_logdet)
             if not self.training:  # training skips a step whose loss is not finite
-                why = f"inputs there are too large for {value.dtype}"
-                then = partial(check_finite, value.detach(), "results", why)
-                doubts.add(value.detach().sum(), then)
-            doubts.settle()
-        return value, value.new_zeros(len(value)) if total is None else total
+                why = f"inputs there are too large for {z.dtype}"
+                complain = partial(check_finite, z.detach(), "results", why)
+                call.checks.add(z.detach().sum(), complain)
+            call.checks.run()
+        return z, logdet
 
-    def _map(
-        self, step: Step, net: BoundNet, x: Tensor, context: Tensor | None, **call: Any
-    ) -> ResidualMap:
-        """The residual map of a step, with what belongs to this call, for rows of the shape of x.
+    def _maps(
+        self, x: Tensor, context: Tensor | None, call: Call
+    ) -> list[tuple[ResidualMap, bool]]:
+        """The residual map of each step, for rows of the shape of x, and whether it is inverted.
 
         Raises:
-            ValueError: if the net takes no such rows.
+            ValueError: if a net takes no such rows.
         """
-        if net.shape is not None and x.shape[1:] != net.shape:
-            expected = ", ".join(map(str, net.shape))
-            raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
-        module = getattr(self, step.net)
-        kappa = getattr(module, "lipschitz", None)
-        context = None if context is None else context.detach()
-        return ResidualMap(
-            net if step.sign == 1 else net.negated(),
-            solver=self.solver,
-            logdet=self.logdet,
-            training=self.training,
-            kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
-            salt=self.nets.index(step.net),
-            equation=partial(Equation, module, context=context, sign=step.sign),
-            **call,
-        )
+        folded = {name: fold(getattr(self, name), context) for name in self.nets}
+        seen, maps = None if context is None else context.detach(), []
+        for step in self.steps:
+            module, net = getattr(self, step.net), folded[step.net]
+            if net.shape is not None and x.shape[1:] != net.shape:
+                expected = ", ".join(map(str, net.shape))
+                raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
+            kappa = getattr(module, "lipschitz", None)
+            residual_map = ResidualMap(
+                net if step.sign == 1 else Negated(net),
+                solver=self.solver,
+                logdet=self.logdet,
+                kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
+                salt=self.nets.index(step.net),
+                equation=partial(Equation, module, context=seen, sign=step.sign),
+                call=call,
+            )
+            maps.append((residual_map, step.inverted))
+        return maps
 
     def _warn_of_kinks(self) -> None:
         if any(isinstance(module, nn.ReLU) for module in self.modules()):
@@ -215,3 +202,26 @@ class ResidualBlock(Transform):
                 "vanishes: train with a smooth activation, such as 'elu' or 'lipswish'"
             )
             warnings.warn(message, NumericalWarning, stacklevel=5)
+
+
+def _recordable(x: Tensor) -> Tensor:
+    """A tensor that may enter graphs, which those made in inference mode may not."""
+    return x.clone() if x.is_inference() else x
+
+
+def _through(
+    maps: list[tuple[ResidualMap, bool]], x: Tensor, *, backwards: bool, want_logdet: bool
+) -> tuple[Tensor, Tensor]:
+    """Rows taken through maps, or backwards through all of them, and the log-determinant."""
+    total = None
+    for residual_map, inverted in reversed(maps) if backwards else maps:
+        if not want_logdet:
+            x = residual_map.inverse(x) if inverted != backwards else residual_map.value(x)
+            continue
+        if inverted != backwards:
+            x, logdet = residual_map.inverse_and_logdet(x)
+            logdet = -logdet
+        else:
+            x, logdet = residual_map.value_and_logdet(x)
+        total = logdet if total is None else total + logdet
+    return x, x.new_zeros(len(x)) if total is None else total

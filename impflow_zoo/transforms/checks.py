@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from impflow_zoo.numerics.finite import check_finite
 from impflow_zoo.numerics.modes import is_dual, is_transforming
-from impflow_zoo.numerics.report import Doubts
+from impflow_zoo.numerics.report import Checks
 
 __all__ = ["check_call", "check_channels"]
 
 
-def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, doubts: Doubts) -> None:
+def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, checks: Checks) -> None:
     """Refuse inputs and contexts of a block as `ResidualBlock.forward` says.
 
     Arguments:
         module: the block, for its parameters.
         inputs, context: of the call.
-        doubts: receives what is checked at the end of the call: whether all numbers are finite.
+        checks: receives what is checked at the end of the call: whether all numbers are finite.
     """
     for name, x, kind in (("inputs", inputs, Tensor), ("context", context, Tensor | None)):
         if not isinstance(x, kind):
@@ -47,7 +47,7 @@ def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, doubts
     for name, x in (("inputs", inputs), ("context", context)):
         if x is not None and x.is_floating_point():
             # Their sum is not finite if an entry is not.
-            doubts.add(x.detach().sum(), partial(check_finite, x, name))
+            checks.add(x.detach().sum(), partial(check_finite, x, name))
 
 
 def check_channels(inputs: Tensor, features: int, dtype: torch.dtype) -> None:
@@ -89,17 +89,17 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
             "by .float()"
         )
     dtype = torch.promote_types(inputs.dtype, torch.float32)
-    found = {"parameters": {p.dtype for p in parameters}}
+    types = {"parameters": {p.dtype for p in parameters}}
     if context is not None and context.is_floating_point():
-        found["context"] = {context.dtype}
+        types["context"] = {context.dtype}
     # Types of 32 bits and less go together under autocast.
     if torch.is_autocast_enabled(inputs.device.type) and torch.float64 not in {dtype}.union(
-        *found.values()
+        *types.values()
     ):
         return
-    for name, types in found.items():
-        if types and dtype not in types:
-            names = ", ".join(sorted(map(str, types)))
+    for name, own in types.items():
+        if own and dtype not in own:
+            names = ", ".join(sorted(map(str, own)))
             raise ValueError(
                 f"inputs of type {dtype}, {name} of type {names}: convert either, by .to({names}) "
                 f"or .to({dtype})"

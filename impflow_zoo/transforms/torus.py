@@ -17,8 +17,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import watched
-from impflow_zoo.numerics.bound import BoundNet
-from impflow_zoo.transforms.binding import bind
+from impflow_zoo.numerics.folded import FoldedModule, FoldedNet, fold
 
 __all__ = ["Angles", "CircleToLine", "OnColumns", "TorusNet"]
 
@@ -124,27 +123,26 @@ class TorusNet(nn.Module):
         value: Tensor = self.net(inner) if context is None else self.net(inner, context)
         return value[:, : x.shape[1]]
 
-    def bind(self, context: Tensor | None) -> BoundNet | None:
-        """The net at a context; None if it has hooks, which run where it is called."""
-        return None if watched(self) else _BoundTorusNet(bind(self.net, context), self.angles)
+    def fold(self, context: Tensor | None) -> FoldedNet:
+        """The net at a context; with hooks, which run, as it is called."""
+        if watched(self):
+            return FoldedModule(self, context)
+        return _FoldedTorusNet(fold(self.net, context), self.angles)
 
 
-class _BoundTorusNet(BoundNet):
-    def __init__(self, net: BoundNet, angles: tuple[int, ...]) -> None:
+class _FoldedTorusNet(FoldedNet):
+    def __init__(self, net: FoldedNet, angles: tuple[int, ...]) -> None:
         self.net, self.angles, self.tensors = net, angles, net.tensors
         self.shape = None if net.shape is None else (net.shape[0] - len(angles),)
 
-    def in_graph(self, x: Tensor) -> Tensor:
-        return self.net.in_graph(_embedded(x, self.angles))[:, : x.shape[1]]
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net.forward(_embedded(x, self.angles))[:, : x.shape[1]]
 
-    def rows(self, index: Tensor) -> BoundNet:
-        return _BoundTorusNet(self.net.rows(index), self.angles)
+    def rows(self, index: Tensor | slice) -> FoldedNet:
+        return _FoldedTorusNet(self.net.rows(index), self.angles)
 
-    def negated(self) -> BoundNet:
-        return _BoundTorusNet(self.net.negated(), self.angles)
-
-    def wants_gradients(self, x: Tensor) -> bool:
-        return self.net.wants_gradients(_embedded(x, self.angles))
+    def requires_grad(self, x: Tensor) -> bool:
+        return self.net.requires_grad(_embedded(x, self.angles))
 
 
 def _embedded(x: Tensor, angles: tuple[int, ...]) -> Tensor:

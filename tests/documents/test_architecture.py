@@ -14,7 +14,7 @@ PAGE = CHECKOUT / "docs" / "architecture.md"
 
 # Each room may import those before it.
 ROOMS = [
-    *("numerics", "lipschitz", "fast", "transforms", "normflows", "data", "models"),
+    *("numerics", "lipschitz", "transforms", "normflows", "data", "models"),
     *("evaluation", "plots", "training", "zoo", "demo", "cli"),
 ]
 

@@ -274,7 +274,7 @@ def test_folded_activation_is_the_activation(name: str) -> None:
     for activation, layer in zip([plain.first, *plain.activations], plain.layers, strict=True):
         h = layer(activation(h))
     torch.testing.assert_close(net(x), h, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(net.bind(None).in_graph(x), h, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(net.fold(None).forward(x), h, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("activation", ["lipswish", "sin", "elu"])

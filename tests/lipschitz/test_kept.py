@@ -21,8 +21,8 @@ from impflow_zoo import (
     ResFlowTransform,
     SandwichMLP,
 )
-from impflow_zoo.lipschitz.bounded import BoundedNet
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
+from impflow_zoo.lipschitz.net import LipschitzNet
 from impflow_zoo.lipschitz.norms import LipschitzLinear, refresh_norms
 from impflow_zoo.lipschitz.published_nets import PublishedMLP
 
@@ -41,34 +41,34 @@ def kind(request) -> str:
     return request.param
 
 
-def made_with(seed: int, kind: str) -> BoundedNet:
+def made_with(seed: int, kind: str) -> LipschitzNet:
     torch.manual_seed(seed)
     return KINDS[kind]().eval()
 
 
-def made(kind: str = "sandwich") -> tuple[BoundedNet, Tensor, Tensor]:
+def made(kind: str = "sandwich") -> tuple[LipschitzNet, Tensor, Tensor]:
     net = made_with(0, kind)
     return net, torch.randn(4, *net.shape), torch.randn(4, 2)
 
 
-def computed_again(net: BoundedNet, x: Tensor, context: Tensor) -> Tensor:
+def computed_again(net: LipschitzNet, x: Tensor, context: Tensor) -> Tensor:
     """What the net answers within a graph, for which it keeps nothing."""
     with torch.enable_grad():
         return net(x, context).detach()
 
 
-def shrink_weight(net: BoundedNet, kind: str = "sandwich") -> None:
+def shrink_weight(net: LipschitzNet, kind: str = "sandwich") -> None:
     parametrize.register_parametrization(net.layers[1], "weight", Times(0.1))
 
 
-def lower_bound(net: BoundedNet, kind: str) -> None:
+def lower_bound(net: LipschitzNet, kind: str) -> None:
     if kind == "sandwich":
         net.lipschitz = 0.5
     else:
         net.layers[0].coefficient = 0.1
 
 
-def change_scale(net: BoundedNet, kind: str) -> None:
+def change_scale(net: LipschitzNet, kind: str) -> None:
     activation = net.activations[0]
     (activation.shifted if kind == "sandwich" else activation).beta.add_(1)
 
@@ -138,7 +138,7 @@ def test_what_a_parametrization_reads_counts():
     assert not torch.equal(net(x, context), before)
 
 
-def doubled(kind: str) -> BoundedNet:
+def doubled(kind: str) -> LipschitzNet:
     """A net of a class whose weights also depend on a parameter and an attribute of its own."""
     base = type(KINDS[kind]())
 
@@ -284,7 +284,7 @@ def test_a_net_that_its_own_hook_holds_is_freed(kind):
 def test_contexts_are_rounded_once_under_autocast():
     net, context = LipschitzMLP(3, (6,), "sin", context_features=2).eval(), torch.randn(4, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        found = net.bind(context).biases[0]
+        found = net.fold(context).biases[0]
         shift = net.context_layers[0](context)
     assert torch.equal(found, net.at(None).biases[0] + 2 * math.pi * shift.float())
 
@@ -335,9 +335,9 @@ def test_what_inference_mode_has_kept_serves_within_a_graph(kind):
     with torch.inference_mode():
         net(x, context)
     with torch.no_grad():
-        bound = net.bind(context)
+        bound = net.fold(context)
     x.requires_grad_()
-    bound.in_graph(x).sum().backward()
+    bound.forward(x).sum().backward()
     assert x.grad.isfinite().all()
 
 
@@ -366,3 +366,68 @@ def test_a_tensor_in_place_of_a_parameter_has_its_gradient_and_its_edits_are_see
         before = net(x, context)
         layer.weight.mul_(0.2)
         assert not torch.equal(net(x, context), before)
+
+
+def held_tensors() -> dict[int, int]:
+    """The memory of all tensors of this process, by its address."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    storages = [t.untyped_storage() for t in tensors if not t.is_meta]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SandwichMLP(4, (64, 64)),
+        lambda: LipschitzMLP(4, (64, 64, 64), frequency=2.0),
+        lambda: LipschitzConvNet(3, (8, 8), 32),
+        lambda: LipschitzDenseNet(3, (8, 8), 32),
+    ],
+    ids=KINDS,
+)
+def test_no_more_than_one_copy_of_the_weights_is_kept(make):
+    """After evaluation with and without gradients, certificates, and saving."""
+    net = make().eval()
+    x, before = torch.randn(4, *net.shape), held_tensors()
+    block = ResFlowTransform(net, "exact" if len(net.shape) == 1 else "unbiased").eval()
+    for recorded in (True, False):
+        net.requires_grad_(requires_grad=recorded)
+        block(x)
+        block.decode(x)
+        with torch.no_grad():
+            block(x)
+    net.certificate()
+    refresh_norms(net)
+    with torch.inference_mode():
+        net(x)
+    more = sum(size for address, size in held_tensors().items() if address not in before)
+    assert more <= 1.1 * sum(t.nbytes for t in net.state_dict().values())
+
+
+EDITS = {
+    "entry": lambda t: t.view(-1)[-1].add_(0.1),
+    "all": lambda t: t.mul_(-1),
+    "order": lambda t: t.copy_(t.flip(0)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit_that_leaves_no_trace_but_the_entries_counts(kind, edit):
+    net, x, context = made(kind)
+    weight = net.layers[1].weight
+    before, version = net(x, context), weight._version
+    edit(weight.data)
+    assert weight._version == version
+    assert not torch.equal(net(x, context), before)
+    assert torch.equal(net(x, context), computed_again(net, x, context))
+
+
+@torch.no_grad()
+def test_another_tensor_as_the_data_of_a_parameter_counts(kind):
+    net, x, context = made(kind)
+    before = net(x, context)
+    net.layers[0].weight.data = 0.1 * net.layers[0].weight
+    assert not torch.equal(net(x, context), before)
+    assert torch.equal(net(x, context), computed_again(net, x, context))

@@ -9,9 +9,16 @@ import torch
 from support.slopes import spectral_norm
 from torch.optim.swa_utils import AveragedModel
 
-from impflow_zoo import LipschitzMLP, MonotoneTransform
+from impflow_zoo import (
+    LipschitzConvNet,
+    LipschitzDenseNet,
+    LipschitzMLP,
+    MonotoneTransform,
+    ResFlowTransform,
+)
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.norms import LipschitzLinear
+from impflow_zoo.numerics.finite import NotFiniteError
 
 
 def linear(factor=1.0, coefficient=0.9):
@@ -156,3 +163,36 @@ def test_averaged_vectors_are_not_taken_for_converged_ones():
         net(torch.zeros(1, 4).double())
         averaged.update_parameters(net)
     assert averaged.module.certificate() <= 0.9 * (1 + 1e-9)
+
+
+NETS = {
+    "spectral": lambda: LipschitzMLP(3, (8, 8)),
+    "convolutions": lambda: LipschitzConvNet(1, (3, 3), 8),
+    "dense": lambda: LipschitzDenseNet(1, (3, 3), 8, 2),
+}
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["no-gradients", "gradients"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_weight_whose_norm_overflows_is_named(name, recorded):
+    """Finite weights above 1e19: without the norm nothing would bound the net."""
+    net = NETS[name]().eval()
+    net.layers[1].weight.data.mul_(1e20)
+    x = torch.randn(4, *net.shape)
+    message = r"the weight (net\.)?layers.1.weight has entries up to .*e\+.*: its norm is too large"
+    with torch.set_grad_enabled(recorded):
+        for call in (net, ResFlowTransform(net), ResFlowTransform(net).encode):
+            with pytest.raises(NotFiniteError, match=message):
+                call(x)
+    with pytest.raises(NotFiniteError, match=message):
+        net.certificate()
+    assert net.double()(x.double()).isfinite().all()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_training_does_not_go_on_with_a_net_that_has_lost_its_bound(name):
+    net = NETS[name]().train()
+    net.layers[1].weight.data.mul_(1e20)
+    block, x = ResFlowTransform(net, "exact"), torch.randn(4, *net.shape)
+    with pytest.raises(NotFiniteError, match="layers.1.weight has entries up to"):
+        block(x)

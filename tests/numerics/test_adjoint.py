@@ -17,9 +17,8 @@ from impflow_zoo import (
     SolverError,
 )
 from impflow_zoo.numerics import adjoint
-from impflow_zoo.numerics.bound import ModuleNet
+from impflow_zoo.numerics.folded import FoldedModule, fold
 from impflow_zoo.numerics.residual import ResidualMap
-from impflow_zoo.transforms.binding import bind
 from impflow_zoo.transforms.blocks import MonotoneTransform
 
 every_direction = pytest.mark.parametrize("direction", DIRECTIONS)
@@ -30,12 +29,12 @@ def unrolled(block, direction, x, context):
     """The values of a direction by plain iteration under autograd."""
     forward = direction == "forward"
     for step in block.steps if forward else block.steps[::-1]:
-        net, y = bind(getattr(block, step.net), context), x
+        net, y = fold(getattr(block, step.net), context), x
         if step.inverted == forward:
             for _ in range(ITERATIONS):
-                x = y - step.sign * net.in_graph(x)
+                x = y - step.sign * net.forward(x)
         else:
-            x = y + step.sign * net.in_graph(y)
+            x = y + step.sign * net.forward(y)
     return x
 
 
@@ -221,7 +220,7 @@ def test_tensors_a_net_does_not_register_get_gradients():
     """A closure over a leaf is seen in the graph itself."""
     scale = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     y = torch.randn(4, 3, dtype=torch.float64)
-    root = ResidualMap(ModuleNet(lambda w: scale * w)).inverse(y)
+    root = ResidualMap(FoldedModule(lambda w: scale * w)).inverse(y)
     (grad,) = torch.autograd.grad(root.sum(), scale)
     torch.testing.assert_close(grad, (-y / 1.5**2).sum())
 
@@ -240,7 +239,7 @@ def test_a_parameter_changed_between_the_passes_is_noticed():
 def test_a_map_on_its_own():
     """`ResidualMap` gives value, inverse and log-determinants of any function."""
     x = torch.randn(4, 3, dtype=torch.float64)
-    r = ResidualMap(ModuleNet(lambda w: 0.5 * w))
+    r = ResidualMap(FoldedModule(lambda w: 0.5 * w))
     assert torch.equal(r.value(x), 1.5 * x)
     y, there = r.value_and_logdet(x)
     w, here = r.inverse_and_logdet(y)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from impflow_zoo import LipschitzMLP, SandwichMLP, Solver, create_model, list_models
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.table_config import TabularConfig
+from impflow_zoo.numerics.folded import Negated, fold
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.solver import Solution
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.binding import bind
 
 NETS: dict[str, Any] = {
     "spectral": lambda: LipschitzMLP(3, (32, 32), "sin", 0.9),
@@ -48,8 +48,8 @@ def roots(
         block.run(noise, context, backwards=backwards, want_logdet=False, report=report)
         steps = [step for step in block.steps if step.inverted != backwards]
         for step, root in zip(steps, report.roots, strict=True):
-            net = bind(getattr(exact, step.net), None if context is None else context.double())
-            net = net if step.sign == 1 else net.negated()
+            net = fold(getattr(exact, step.net), None if context is None else context.double())
+            net = net if step.sign == 1 else Negated(net)
             assert root.equation is not None
             reference = Solver().solve(net, root.equation.y.double())
             yield root, length(root.value.double() - reference.value)

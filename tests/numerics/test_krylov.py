@@ -18,7 +18,7 @@ from impflow_zoo import (
     LogDet,
     ResFlowTransform,
 )
-from impflow_zoo.numerics.bound import Linearization
+from impflow_zoo.numerics.folded import Point, TracedPoint
 from impflow_zoo.numerics.krylov import arnoldi
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.testing.case import jacobian
@@ -49,7 +49,7 @@ def orthogonal_probes(like: Tensor) -> Tensor:
     return basis.view(features, *like.shape[1:])
 
 
-def at_every_probe(net: nn.Module, x: Tensor) -> tuple[Linearization, Tensor, float]:
+def at_every_probe(net: nn.Module, x: Tensor) -> tuple[Point, Tensor, float]:
     """A point repeated, one probe for each copy, and its log-determinant."""
     probes = orthogonal_probes(x)
     exact = torch.linalg.slogdet(torch.eye(len(probes)).double() + jacobian(net, x)[0])
@@ -217,9 +217,7 @@ def test_a_net_that_is_no_contraction_is_refused(factor: float) -> None:
 
 
 def products_of(block: nn.Module, x: Tensor) -> int:
-    with mock.patch.object(
-        Linearization, "vjp", autospec=True, side_effect=Linearization.vjp
-    ) as vjp:
+    with mock.patch.object(TracedPoint, "vjp", autospec=True, side_effect=TracedPoint.vjp) as vjp:
         block(x)
     return vjp.call_count
 

@@ -11,10 +11,10 @@ from support.blocks import (
 )
 
 from impflow_zoo import LipschitzMLP, LogDet
+from impflow_zoo.numerics.folded import fold
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.numerics.seeds import mix
-from impflow_zoo.transforms.binding import bind
 
 
 def test_probes_are_signs():
@@ -76,7 +76,7 @@ def test_nets_of_a_block_have_probes_of_their_own():
     """Else the errors of the two log-determinants of tied nets would cancel, or add."""
     net = LipschitzMLP(6, (8,), "sin", KAPPA).double().eval()
     x = torch.randn(2, 6, dtype=torch.float64)
-    maps = (ResidualMap(bind(net, None), logdet=LogDet("truncated"), salt=s) for s in (0, 1))
+    maps = (ResidualMap(fold(net, None), logdet=LogDet("truncated"), salt=s) for s in (0, 1))
     one, other = (r.value_and_logdet(x)[1] for r in maps)
     assert (one != other).all()
 

@@ -12,9 +12,9 @@ from support.blocks import (
 from torch import nn
 
 from impflow_zoo import LogDet
-from impflow_zoo.numerics.report import Report
+from impflow_zoo.numerics.folded import fold
+from impflow_zoo.numerics.report import Call, Report
 from impflow_zoo.numerics.residual import ResidualMap
-from impflow_zoo.transforms.binding import bind
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,9 @@ def test_a_report_adds_nothing_to_the_graph(mode):
             found.append(tensor)
             return tensor
 
-        block = ResidualMap(bind(net, None), logdet=LogDet(mode, n_probes=1), report=report)
+        block = ResidualMap(
+            fold(net, None), logdet=LogDet(mode, n_probes=1), call=Call(report=report)
+        )
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             block.value_and_logdet(x)
         return len(found)

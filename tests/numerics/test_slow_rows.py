@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from impflow_zoo import LogDet, ResFlowTransform, Solver
 from impflow_zoo.numerics.adjoint import solve_transposed
-from impflow_zoo.numerics.bound import ModuleNet
+from impflow_zoo.numerics.folded import FoldedModule
 from impflow_zoo.numerics.krylov import arnoldi, solve_linear
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.numerics.probes import Probes
@@ -59,7 +59,7 @@ def test_evaluation_names_it_no_contraction() -> None:
 
     x = torch.rand(2, 100) * torch.tensor([[1.0], [-1.0]])
     with pytest.raises(NoContractionError, match="1 of 2 rows"):
-        ResidualMap(ModuleNet(net)).value_and_logdet(x)
+        ResidualMap(FoldedModule(net)).value_and_logdet(x)
 
 
 @pytest.mark.parametrize("features", [100, 700])

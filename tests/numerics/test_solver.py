@@ -12,7 +12,7 @@ import torch
 from support.blocks import EPS, length
 
 from impflow_zoo import LipschitzMLP, NumericalWarning, Solver, SolverError
-from impflow_zoo.numerics.bound import ModuleNet
+from impflow_zoo.numerics.folded import FoldedModule
 from impflow_zoo.numerics.methods import METHODS
 from impflow_zoo.numerics.search import Status, find_roots
 
@@ -227,7 +227,7 @@ def test_the_best_iterate_is_kept_over_the_methods_of_auto(features, max_steps):
     """What a method leaves to the next one is no worse afterwards, however far that one strays."""
     y = torch.randn(8, features, dtype=torch.float64)
     legs = Solver(max_steps=max_steps)._legs(features, None, y.dtype, training=False)
-    net = ModuleNet(lambda w: -3 * torch.sin(2 * w) - 1.0)
+    net = FoldedModule(lambda w: -3 * torch.sin(2 * w) - 1.0)
     tolerance = torch.full((8,), 1e-14, dtype=torch.float64)
     with torch.no_grad():
         found = [find_roots(net, y, tolerance, legs[:n])[1] for n in range(1, len(legs) + 1)]

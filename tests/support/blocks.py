@@ -19,7 +19,7 @@ from impflow_zoo import (
     SandwichMLP,
 )
 from impflow_zoo.lipschitz.published_nets import PublishedMLP
-from impflow_zoo.numerics.bound import Linearization
+from impflow_zoo.numerics.folded import Point, fold
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.testing.case import (
     BlockCase,
@@ -31,7 +31,6 @@ from impflow_zoo.testing.case import (
     values,
 )
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.binding import bind
 from impflow_zoo.transforms.blocks import MonotoneTransform
 
 __all__ = [
@@ -224,9 +223,9 @@ def draw(name: str, rows: int = 5, **options: Any) -> tuple[Tensor, Tensor | Non
     return BLOCKS[name].draw(rows, **options)
 
 
-def linearize(net: nn.Module, x: Tensor, context: Tensor | None = None) -> Linearization:
+def linearize(net: nn.Module, x: Tensor, context: Tensor | None = None) -> Point:
     """A net at a point."""
-    return bind(net, context).linearize(x)
+    return fold(net, context).linearize(x)
 
 
 def reported(block: ResidualBlock, x: Tensor, context: Tensor | None = None) -> Report:

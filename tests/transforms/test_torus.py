@@ -25,6 +25,7 @@ from impflow_zoo import (
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics.folded import Negated
 from impflow_zoo.plots.pictures import draw_density
 from impflow_zoo.transforms.torus import Angles, CircleToLine, TorusNet
 
@@ -153,14 +154,14 @@ def test_the_certificate_bounds_the_derivative_by_angles():
         assert float(steepest) <= certificate.bound * (1 + 1e-9)
 
 
-def test_bound_and_called_nets_agree():
+def test_folded_and_called_nets_agree():
     net = TorusNet(SandwichMLP(4, (8,), context_features=1).double(), [1]).eval()
     x, c = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
-    bound = net.bind(c)
-    torch.testing.assert_close(bound.value(x), net(x, c).detach())
-    torch.testing.assert_close(bound.negated().value(x), -net(x, c).detach())
+    folded = net.fold(c)
+    torch.testing.assert_close(folded.value(x), net(x, c).detach())
+    torch.testing.assert_close(Negated(folded).value(x), -net(x, c).detach())
     some = torch.tensor([4, 1])
-    torch.testing.assert_close(bound.rows(some).value(x[some]), net(x, c)[some].detach())
+    torch.testing.assert_close(folded.rows(some).value(x[some]), net(x, c)[some].detach())
 
 
 def test_gradients_to_what_a_net_of_a_user_hides():

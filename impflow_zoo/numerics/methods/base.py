@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.numerics.folded import FoldedNet
 from impflow_zoo.numerics.rows import wide_norm
 
 
@@ -22,7 +22,7 @@ class Method:
 
     trial: ClassVar[int] = 4  # steps over which contraction is measured before a row is given up
 
-    def __init__(self, net: BoundNet, shape: torch.Size) -> None:
+    def __init__(self, net: FoldedNet, shape: torch.Size) -> None:
         self.net, self.shape = net, shape
         self.last: Tensor | None = None  # point
 

@@ -1,4 +1,8 @@
-"""Layers with fixed weights: the form of a net of bounded norm during one call."""
+"""Layers with fixed weights: the plain form of a folded net of bounded norm.
+
+Everything it computes is an operation of torch. The other forms, `FoldedPerceptron` and
+`FoldedConvolutions`, compute the same numbers in less time, and tests compare them with this one.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from impflow_zoo.numerics.bound import BoundNet
+from impflow_zoo.numerics.folded import FoldedNet
 
-__all__ = ["BoundLayers"]
+__all__ = ["FoldedLayers"]
 
 Function = Callable[[Tensor], Tensor]
 
 
-class BoundLayers(BoundNet):
+class FoldedLayers(FoldedNet):
     """`x -> W_n f_n(... f_1(W_1 x + b_1) ...) + b_n`, of matrices or convolutions.
 
     With `mixing` a layer appends to its input instead: `[a h, b f(W h + b)]`.
@@ -48,45 +52,42 @@ class BoundLayers(BoundNet):
         own = [p for function in called for p in getattr(function, "parameters", tuple)()]
         self.tensors = (*weights, *biases, *(s for s in scalars if isinstance(s, Tensor)), *own)
 
-    def in_graph(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.first is not None:
             function, before = self.first
-            x = self.apply(function, before * x)
+            x = function(before * x)
         for i, function in enumerate(self.functions):
-            found = self.apply(function, self.affine(x, self.weights[i], self.biases[i]))
-            if self.mixing is None:
-                x = found
-            else:
-                old, new = self.mixing[i]
-                x = torch.cat((old * x, new * found), dim=1)
-        return self.affine(x, self.weights[-1], self.biases[-1])
-
-    def affine(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """`W x + b`."""
-        if bias.dim() == 2:
-            return self.linear(x, weight, None) + bias.view(*bias.shape, *[1] * (x.dim() - 2))
-        return self.linear(x, weight, bias)
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`W x + b` with one vector for all rows, or none."""
-        if weight.dim() == 2:
-            return functional.linear(x, weight, bias)
-        return functional.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
-
-    def apply(self, function: Function, x: Tensor) -> Tensor:
-        """One function, of a fresh tensor, which it may overwrite."""
-        return function(x)
+            h = function(affine(x, self.weights[i], self.biases[i]))
+            x = h if self.mixing is None else mixed(x, h, self.mixing[i])
+        return affine(x, self.weights[-1], self.biases[-1])
 
     def rows(self, index: Tensor | slice) -> Self:
         if all(bias.dim() == 1 for bias in self.biases):
             return self
-        biases = [bias if bias.dim() == 1 else bias[index] for bias in self.biases]
-        return self.having(self.weights, biases)
+        return self.shifted([bias if bias.dim() == 1 else bias[index] for bias in self.biases])
 
-    def negated(self) -> Self:
-        weights, biases = ((*tensors[:-1], -tensors[-1]) for tensors in (self.weights, self.biases))
-        return self.having(weights, biases)
+    def shifted(self, biases: Sequence[Tensor]) -> Self:
+        """The same with other biases."""
+        parts = self.shape, self.functions, self.weights, biases, self.first, self.mixing
+        return type(self)(*parts)
 
-    def having(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Self:
-        """The same with other weights and biases."""
-        return type(self)(self.shape, self.functions, weights, biases, self.first, self.mixing)
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`W x + b`, with one bias for all rows or one for each."""
+    shared = bias if bias.dim() == 1 else None
+    if weight.dim() == 2:
+        value = functional.linear(x, weight, shared)
+    else:
+        value = functional.conv2d(x, weight, shared, padding=weight.shape[-1] // 2)
+    return value if bias.dim() == 1 else value + by_row(bias, x.dim())
+
+
+def by_row(bias: Tensor, dims: int) -> Tensor:
+    """Biases of rows, `[B, out]`, as something that is added to values of so many dimensions."""
+    return bias.view(*bias.shape, *[1] * (dims - 2))
+
+
+def mixed(x: Tensor, h: Tensor, scalars: tuple[Tensor, Tensor]) -> Tensor:
+    """`[a x, b h]`, joined in the channel dimension."""
+    old, new = scalars
+    return torch.cat((old * x, new * h), dim=1)

@@ -12,11 +12,16 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional
 
 from impflow_zoo import LipschitzConvNet, LipschitzDenseNet
-from impflow_zoo.fast.convolution import FastConvolutions, is_narrow
+from impflow_zoo.lipschitz import folded_convolutions
 from impflow_zoo.lipschitz.activations import both_silu, half_sine
-from impflow_zoo.lipschitz.bound_layers import BoundLayers
-from impflow_zoo.numerics.bound import Linearization
-from impflow_zoo.transforms.binding import bind
+from impflow_zoo.lipschitz.folded_convolutions import (
+    FoldedConvolutions,
+    activated,
+    is_narrow,
+    overwritten,
+)
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers
+from impflow_zoo.numerics.folded import FoldedModule, Negated, fold
 
 NETS: dict[str, Any] = {
     "conv": lambda: LipschitzConvNet(2, (4, 4), 8, lipschitz=0.9),
@@ -30,7 +35,7 @@ NETS: dict[str, Any] = {
 }
 
 
-def one_layer(kind: type[BoundLayers], weight: Tensor, bias: Tensor, outer: Tensor) -> Any:
+def one_layer(kind: type[FoldedLayers], weight: Tensor, bias: Tensor, outer: Tensor) -> Any:
     """A convolution, SiLU, and another convolution."""
     return kind((), [functional.silu], [weight, outer], [bias, bias.new_zeros(len(outer))])
 
@@ -43,28 +48,27 @@ def test_to_second_order(channels: int) -> None:
     inputs = tuple(t.requires_grad_() for t in (x, weight, bias, last))
 
     def fast(x: Tensor, *tensors: Tensor) -> Tensor:
-        return one_layer(FastConvolutions, *tensors).in_graph(x)
+        return one_layer(FoldedConvolutions, *tensors).forward(x)
 
     assert gradcheck(fast, inputs, fast_mode=True)
     assert gradgradcheck(fast, inputs, fast_mode=True)
-    torch.testing.assert_close(fast(*inputs), one_layer(BoundLayers, *inputs[1:]).in_graph(x))
+    torch.testing.assert_close(fast(*inputs), one_layer(FoldedLayers, *inputs[1:]).forward(x))
 
 
 @pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
 def test_second_derivatives_of_silu(format: Any) -> None:
     x, seed, other = torch.randn(3, 3, 2, 4, 4).double().unbind()
     x = x.contiguous(memory_format=format).requires_grad_()
-    fast, found = FastConvolutions((2, 4, 4), [], [], []), []
-    for function in (lambda t: fast.apply(functional.silu, t), functional.silu):
+    found = []
+    for function in (lambda t: activated(functional.silu, t)[0], functional.silu):
         (slope,) = torch.autograd.grad(function(x), x, seed, create_graph=True)
         found.append(torch.autograd.grad(slope, x, other)[0])
     torch.testing.assert_close(*found)
 
 
 def test_products_with_one_jacobian_in_any_order() -> None:
-    fast = FastConvolutions((2, 4, 4), [], [], [])
     x, *seeds = torch.randn(4, 3, 2, 4, 4, dtype=torch.float64).unbind()
-    y, expected = fast.apply(functional.silu, x.requires_grad_()), functional.silu(x)
+    y, expected = activated(functional.silu, x.requires_grad_())[0], functional.silu(x)
     batch = torch.stack(seeds)
     for v, batched in ((batch, True), (seeds[0], False), (batch[:2], True), (seeds[1], False)):
         products = [
@@ -86,7 +90,7 @@ def test_few_channels_take_another_way_to_the_same_numbers(
         weight = torch.randn(outer, inner, kernel, kernel, dtype=torch.float64, requires_grad=True)
         bias = torch.randn(outer, dtype=torch.float64, requires_grad=True)
         probe = torch.randn(2, outer, *size, dtype=torch.float64)
-        found = FastConvolutions((inner, *size), [], [weight], [bias]).in_graph(x)
+        found = FoldedConvolutions((inner, *size), [], [weight], [bias]).forward(x)
         expected = functional.conv2d(x, weight, bias, padding=kernel // 2)
         torch.testing.assert_close(found, expected)
         pairs = zip(
@@ -99,49 +103,93 @@ def test_few_channels_take_another_way_to_the_same_numbers(
         assert is_narrow(x, weight, outer) == (outer <= 6 and kernel > 1)
 
 
-@pytest.mark.parametrize("function", [functional.silu, both_silu, torch.sin, half_sine])
-def test_functions_that_it_knows(function: Callable[[Tensor], Tensor]) -> None:
-    """Values, and products with three derivatives, are those of torch."""
-    fast = FastConvolutions((2, 4, 4), [], [], [])
+@pytest.mark.parametrize("function", [functional.silu, both_silu, torch.sin, half_sine, torch.tanh])
+def test_activations(function: Callable[[Tensor], Tensor]) -> None:
+    """Values and products of both, with three derivatives, are those of torch."""
     x = torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
-        torch.testing.assert_close(fast.apply(function, x.clone()), function(x))
-    found, expected = fast.apply(function, x), function(x)
-    for _ in range(3):
-        torch.testing.assert_close(found, expected)
-        t = torch.randn_like(found)
-        for kept in (True, False):  # without a graph first
-            grads = [
-                torch.autograd.grad(value, x, t, retain_graph=True, create_graph=not kept)[0]
-                for value in (found, expected)
-            ]
-            torch.testing.assert_close(*grads)
-        found, expected = grads
+        torch.testing.assert_close(overwritten(function, x.clone()), function(x))
+    value, pullback = activated(function, x)
+    v = torch.randn_like(value)
+    torch.testing.assert_close(value, function(x))
+    for graph in (False, True):
+        with torch.set_grad_enabled(graph):
+            product = pullback(v)
+        assert product.requires_grad == graph
+    (expected,) = torch.autograd.grad(function(x), x, v, create_graph=True)
+    pairs = [(value, function(x)), (product, expected)]
+    for found, other in pairs:
+        for _ in range(3):
+            torch.testing.assert_close(found, other)
+            t = torch.randn_like(found)
+            for kept in (True, False):  # without a graph first
+                grads = [
+                    torch.autograd.grad(y, x, t, retain_graph=True, create_graph=not kept)[0]
+                    for y in (found, other)
+                ]
+                torch.testing.assert_close(*grads)
+            found, other = grads
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_bound_net_is_the_net(name: str) -> None:
+def test_a_folded_net_is_the_net(name: str) -> None:
     net = NETS[name]().double().eval()
     x = torch.randn(3, 2, 4, 4, dtype=torch.float64)
     size = net.context_features
     context = torch.randn(3, size, dtype=torch.float64) if size else None
-    bound = bind(net, context)
-    assert type(bound) is FastConvolutions
+    folded = fold(net, context)
+    assert type(folded) is FoldedConvolutions
     expected = net(x) if context is None else net(x, context)
     rows = torch.tensor([2, 0])
-    for found in (bound.value(x), bound.in_graph(x), -bound.negated().value(x)):
+    for found in (folded.value(x), folded.forward(x), -Negated(folded).value(x)):
         torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(bound.rows(rows).value(x[rows]), expected[rows])
+    torch.testing.assert_close(folded.rows(rows).value(x[rows]), expected[rows])
 
 
-def test_products_want_no_gradients_of_weights() -> None:
-    net = NETS["conv"]().double().eval()
-    bound = bind(net, None)
-    assert isinstance(bound, FastConvolutions)
+@pytest.mark.parametrize("name", NETS)
+def test_products_and_their_gradients_are_those_of_autograd(name: str) -> None:
+    net = NETS[name]().double().eval()
+    size = net.context_features
+    context = torch.randn(3, size, dtype=torch.float64) if size else None
+    x, v, u = torch.randn(3, 3, 2, 4, 4, dtype=torch.float64).unbind()
+    answers = []
+    for folded in (fold(net, context), FoldedModule(net, context)):
+        inputs = x.clone().requires_grad_()
+        point = folded.linearize(inputs)
+        value, products = folded.attach(inputs, v.flatten(1)[:, None], point)
+        alone = [point.value, point.vjp(v)]
+        assert not any(t.requires_grad for t in alone)
+        loss = (u * value).sum() + (products[:, 0] * u.flatten(1)).sum()
+        grads = torch.autograd.grad(loss, [inputs, *net.parameters()], allow_unused=True)
+        answers.append([*alone, value, products, *grads])
+    for found, expected in zip(*answers, strict=True):
+        if expected is not None and found is not None:
+            torch.testing.assert_close(found, expected)
+        else:
+            assert expected is None or not expected.any()
+
+
+class Hidden(torch.nn.Module):
+    """An activation whose graph does not lead to its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy()).tanh()
+
+
+def test_an_activation_that_hides_its_slope_is_refused() -> None:
+    folded = fold(LipschitzConvNet(2, (4, 4), 8, activation=Hidden), None)
+    x = torch.randn(3, 2, 4, 4)
+    with pytest.raises(ValueError, match="its graph does not lead to the input"):
+        folded.linearize(x).vjp(x)
+
+
+def test_products_take_no_gradients_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Tensor) -> None:
+        raise AssertionError("nobody has asked for gradients of weights")
+
+    monkeypatch.setattr(folded_convolutions, "_weight_gradient", refuse)
+    folded = fold(NETS["conv"]().double().eval(), None)
     x, v = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64).unbind()
-    point = bound.linearize(x)
-    plain = Linearization(bound, point.x, BoundLayers.in_graph(bound, point.x))
-    torch.testing.assert_close(point.vjp(v), plain.vjp(v))
-    assert bound.wants_weights
-    with bound.products_only():
-        assert not bound.wants_weights
+    point = folded.linearize(x)
+    point.vjp(v)
+    folded.attach(x, v.flatten(1)[:, None], point)

@@ -1,26 +1,23 @@
-"""Fast perceptrons are the nets they come from; what is derived by hand agrees with autograd."""
+"""Folded perceptrons are the nets they come from; what is derived by hand agrees with autograd."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform, Solver
-from impflow_zoo.fast import elementwise, perceptron
-from impflow_zoo.fast.elementwise import SiLU, Sine
-from impflow_zoo.fast.perceptron import FastPerceptron
+from impflow_zoo.lipschitz import folded_perceptron
 from impflow_zoo.lipschitz.activations import Sin
+from impflow_zoo.lipschitz.derivatives import SiLU
+from impflow_zoo.lipschitz.folded_perceptron import FoldedPerceptron
 from impflow_zoo.lipschitz.published_nets import PublishedMLP
-from impflow_zoo.numerics.bound import BoundNet, Linearization, ModuleNet
+from impflow_zoo.numerics.folded import FoldedModule, FoldedNet, Negated, fold
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.testing import dense_logdet
-from impflow_zoo.transforms.binding import bind
 
 NETS: dict[str, dict[str, Any]] = {
     "sin": {},
@@ -44,27 +41,25 @@ def draw(net: LipschitzMLP, rows: int = 40) -> tuple[Tensor, Tensor | None]:
     return x, torch.randn(rows, size, dtype=torch.float64, requires_grad=True) if size else None
 
 
-def by_autograd(net: nn.Module, x: Tensor, context: Tensor | None) -> Linearization:
-    point = x.clone().requires_grad_()
-    bound = ModuleNet(net, context)
-    return Linearization(bound, point, bound.in_graph(point))
+def by_autograd(net: nn.Module, context: Tensor | None) -> FoldedNet:
+    return FoldedModule(net, context)
 
 
 @pytest.fixture(params=[False, True], ids=["whole", "in-parts"])
 def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that fit the cache, and batches that are cut into parts of 16 rows."""
     if request.param:
-        monkeypatch.setattr(perceptron, "_CACHED", 1)
+        monkeypatch.setattr(folded_perceptron, "_CACHED", 1)
 
 
 @pytest.mark.usefixtures("parts")
 def test_products_are_those_of_the_net(net: LipschitzMLP) -> None:
     x, context = draw(net)
-    by_hand, other = bind(net, context).linearize(x), by_autograd(net, x, context)
+    folded = fold(net, context)
+    by_hand, other = folded.linearize(x), by_autograd(net, context).linearize(x)
     v = torch.randn_like(x)
-    assert type(bind(net, context)) is FastPerceptron
-    for name in ("value", "x"):
-        torch.testing.assert_close(getattr(by_hand, name), getattr(other, name))
+    assert type(folded) is FoldedPerceptron
+    torch.testing.assert_close(by_hand.value, other.value)
     torch.testing.assert_close(by_hand.jacobian(), other.jacobian())
     torch.testing.assert_close(by_hand.vjp(v), other.vjp(v))
 
@@ -75,19 +70,17 @@ def test_gradients_are_those_of_autograd(net: LipschitzMLP, of: str) -> None:
     x, context = draw(net)
     u, v, weights = torch.randn_like(x), torch.randn_like(x), torch.randn(40, 3, 3).double()
 
-    def gradients(point: Linearization) -> tuple[Tensor | None, ...]:
-        if of == "value":
-            total = (v * point.attach_value()).sum()
-            inputs = []
-        else:
-            products = point.attach(None if of == "jacobian" else u[:, None])
-            total = (weights[:, : products.shape[1]] * products).sum() + (v * point.value).sum()
-            inputs = [point.x]
-        inputs += [*net.parameters(), *([] if context is None else [context])]
-        return torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+    def gradients(folded: FoldedNet) -> tuple[Tensor | None, ...]:
+        inputs = x.clone().requires_grad_()
+        point = folded.linearize(inputs)
+        seeds = {"value": None, "jacobian": point.unit_vectors(), "form": u[:, None]}[of]
+        value, products = folded.attach(inputs, seeds, point)
+        total = (weights[:, : products.shape[1]] * products).sum() + (v * value).sum()
+        wanted = [inputs, *net.parameters(), *([] if context is None else [context])]
+        return torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
 
-    by_hand = gradients(bind(net, context).linearize(x.clone().requires_grad_()))
-    for mine, other in zip(by_hand, gradients(by_autograd(net, x, context)), strict=True):
+    by_hand = gradients(fold(net, context))
+    for mine, other in zip(by_hand, gradients(by_autograd(net, context)), strict=True):
         torch.testing.assert_close(mine, other)
 
 
@@ -95,8 +88,10 @@ def test_second_derivatives(net: LipschitzMLP) -> None:
     x, context = draw(net, rows=2)
 
     def jacobian(x: Tensor) -> tuple[Tensor, Tensor]:
-        point = bind(net, context).linearize(x)
-        return point.attach(None), point.value
+        folded = fold(net, context)
+        point = folded.linearize(x)
+        value, products = folded.attach(x, point.unit_vectors(), point)
+        return products, value
 
     assert gradcheck(jacobian, (x.requires_grad_(),))
     assert gradgradcheck(jacobian, (x,))
@@ -105,30 +100,32 @@ def test_second_derivatives(net: LipschitzMLP) -> None:
 @pytest.mark.usefixtures("parts")
 def test_evaluation_without_a_graph(net: LipschitzMLP) -> None:
     x, context = draw(net)
-    bound, before = bind(net, context), x.clone()
-    found = bound.value(x)
+    folded, before = fold(net, context), x.clone()
+    found = folded.value(x)
     torch.testing.assert_close(found, net(x) if context is None else net(x, context))
     assert torch.equal(x, before)
     assert not found.requires_grad
     rows = torch.tensor([3, 0, 7])
-    torch.testing.assert_close(bound.rows(rows).value(x[rows]), found[rows])
-    torch.testing.assert_close(bound.negated().value(x), -found)
+    torch.testing.assert_close(folded.rows(rows).value(x[rows]), found[rows])
+    torch.testing.assert_close(Negated(folded).value(x), -found)
 
 
 def test_another_default_device_is_left_alone() -> None:
     net, x = LipschitzMLP(2, (8,)).eval(), torch.randn(5, 2)
-    bound = bind(net, None)
+    folded = fold(net, None)
     with torch.device("meta"):
-        found = bound.value(x)
+        found = folded.value(x)
     torch.testing.assert_close(found, net(x).detach())
 
 
 def test_no_rows_and_frozen_parameters() -> None:
     net = LipschitzMLP(3, (8, 5)).double().eval().requires_grad_(requires_grad=False)
-    bound = bind(net, None)
-    assert bound.linearize(torch.zeros(0, 3).double()).jacobian().shape == (0, 3, 3)
+    folded = fold(net, None)
+    assert folded.linearize(torch.zeros(0, 3).double()).jacobian().shape == (0, 3, 3)
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    (grad,) = torch.autograd.grad(bound.linearize(x).attach(None).sum(), x)
+    point = folded.linearize(x)
+    _, jacobian = folded.attach(x, point.unit_vectors(), point)
+    (grad,) = torch.autograd.grad(jacobian.sum(), x)
     assert bool((grad != 0).any())
 
 
@@ -147,10 +144,10 @@ class Cubed(Sin):
 
 
 def fast(net: nn.Module) -> bool:
-    bound: BoundNet = bind(net, None)
+    folded = fold(net, None)
     x = torch.randn(4, 3)
-    torch.testing.assert_close(bound.value(x), net(x).detach())
-    return isinstance(bound, FastPerceptron)
+    torch.testing.assert_close(folded.value(x), net(x).detach())
+    return isinstance(folded, FoldedPerceptron)
 
 
 def test_other_code_in_a_part_of_a_net_is_heeded() -> None:
@@ -173,7 +170,7 @@ def test_other_code_in_a_net_is_heeded() -> None:
     assert not fast(LipschitzMLP(3, (8,), "clipswish").eval())
     assert not fast(LipschitzMLP(3, ()).eval())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not isinstance(bind(LipschitzMLP(3, (8,)), None), FastPerceptron)
+        assert not isinstance(fold(LipschitzMLP(3, (8,)), None), FoldedPerceptron)
 
 
 @pytest.mark.parametrize("method", ["auto", "newton"])
@@ -204,37 +201,6 @@ def test_slopes_far_out(dtype: torch.dtype) -> None:
     point = h.clone().requires_grad_()
     (expected,) = torch.autograd.grad(torch.nn.functional.silu(point).sum(), point)
     torch.testing.assert_close(slope, expected)
-
-
-@pytest.mark.parametrize("by_numpy", [False, True])
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_sines_are_right_to_the_last_place(
-    dtype: torch.dtype, threads: int, by_numpy: bool, monkeypatch
-) -> None:
-    monkeypatch.setattr(elementwise, "_IS_AMD", by_numpy)
-    h = torch.cat([torch.randn(500) * 10.0**k for k in range(-6, 9)]).to(dtype)
-    value, slope = torch.empty_like(h), h.clone()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        Sine().record(slope, value, value)
-        alone = Sine().overwrite(h.clone())
-    finally:
-        torch.set_num_threads(before)
-    for found, function in ((value, torch.sin), (slope, torch.cos)):
-        exact = function(h.double())
-        rounding = torch.finfo(dtype).eps * exact.abs().clamp(min=torch.finfo(dtype).tiny)
-        assert bool(((found.double() - exact).abs() <= rounding).all())
-    assert torch.equal(alone, value)
-
-
-@pytest.mark.parametrize("by_numpy", [False, True])
-def test_sines_of_infinity_are_nan_in_silence(by_numpy: bool, monkeypatch) -> None:
-    monkeypatch.setattr(elementwise, "_IS_AMD", by_numpy)
-    h = torch.tensor([math.inf, -math.inf, math.nan, 1e-20])
-    with np.errstate(all="raise"):
-        assert Sine().overwrite(h).isnan().tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("make", [ResFlowTransform, ImpFlowTransform])

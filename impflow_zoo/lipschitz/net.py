@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import cast
 
@@ -14,13 +15,13 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.activations import (
     Scaled,
     contracts,
-    folded,
     make_activation,
+    scaled_function,
     slopes,
     watched,
 )
-from impflow_zoo.lipschitz.bound_layers import BoundLayers, Function
-from impflow_zoo.lipschitz.kept import Kept, is_ours
+from impflow_zoo.lipschitz.folded_layers import FoldedLayers, Function
+from impflow_zoo.lipschitz.kept import Kept, Sources, is_ours, sources
 from impflow_zoo.lipschitz.norms import (
     LipschitzLayer,
     Scale,
@@ -29,11 +30,12 @@ from impflow_zoo.lipschitz.norms import (
     norms_of,
     spread,
 )
-from impflow_zoo.numerics.modes import is_transforming
+from impflow_zoo.numerics.finite import blaming_weights
+from impflow_zoo.numerics.folded import FoldedModule, FoldedNet
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 
-class BoundedNet(nn.Module):
+class LipschitzNet(nn.Module):
     """Layers of bounded norm with an activation between them.
 
     Contexts go through linear maps and are added before each activation, one number for each
@@ -65,7 +67,7 @@ class BoundedNet(nn.Module):
         if not (context_features is None or (is_whole(context_features) and context_features >= 0)):
             raise ValueError(f"context_features={context_features!r}: a size or None is needed")
         self.lipschitz, self.context_features = float(lipschitz), context_features
-        self.kept: Kept[tuple[BoundLayers, list[Scale]]] = Kept()
+        self.kept: Kept[tuple[FoldedLayers, list[Scale]]] = Kept()
 
     def start(
         self,
@@ -115,8 +117,9 @@ class BoundedNet(nn.Module):
     ) -> list[Tensor]:
         """The weights of all layers, times scales of their rows and of their columns."""
         layers = cast(list[SpectralLayer], self.bounded_layers())
-        each = zip(layers, norms_of(layers, training=training), rows, columns, strict=True)
-        return [layer.in_use(norm, spread(row, 1) * column) for layer, norm, row, column in each]
+        norms = norms_of(layers, training=training)
+        parts = zip(layers, norms, rows, columns, strict=True)
+        return [layer.in_use(norm, spread(row, 1) * column) for layer, norm, row, column in parts]
 
     def frequencies(self) -> Iterator[tuple[Scale, Scale]]:
         """`w` and `1 / w` of each activation, `first` in front; ones if none are learned."""
@@ -127,61 +130,42 @@ class BoundedNet(nn.Module):
         sizes = [len(log) for log in self.log_frequencies]
         return zip(w.split(sizes), (1 / w).split(sizes), strict=True)
 
-    def folded(self) -> list[tuple[Function, Scale, Scale]]:
+    def scaled_functions(self) -> list[tuple[Function, Scale, Scale]]:
         """Each activation as a function, and the scales before and after it, `first` in front."""
         first = [] if self.first is None else [self.first]
-        found = [folded(activation) for activation in (*first, *self.activations)]
+        functions = [scaled_function(activation) for activation in (*first, *self.activations)]
         if not self.log_frequencies:
-            return found
-        pairs = zip(found, self.frequencies(), strict=True)
+            return functions
+        pairs = zip(functions, self.frequencies(), strict=True)
         return [(f, a * w, b * v) for (f, a, b), (w, v) in pairs]
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
-        """The scalars by which a layer appends to its input, see `BoundLayers`; or None."""
+        """The scalars by which a layer appends to its input, see `FoldedLayers`; or None."""
         return None
 
-    def at(self, context: Tensor | None, *, training: bool | None = None) -> BoundLayers:
+    def at(self, context: Tensor | None, *, training: bool | None = None) -> FoldedLayers:
         """The net at a context, without its layers' hooks; `training` as in `norms_of`."""
-        make = partial(self._without_context, training)
-        sources = self._sources(training)
-        bound, befores = make() if sources is None else self.kept.get(*sources, make)
+        make, origin = partial(self._without_context, training), self._sources(training)
+        with nullcontext() if torch.compiler.is_compiling() else blaming_weights(self):
+            folded, befores = make() if origin is None else self.kept.get(origin, make)
         if context is None or not self.context_layers:
-            return bound
-        each = zip(bound.biases, self.context_layers, befores, strict=False)
-        biases = [bias + shift(context).to(bias.dtype) * before for bias, shift, before in each]
-        return bound.having(bound.weights, [*biases, bound.biases[-1]])
+            return folded
+        triples = zip(folded.biases, self.context_layers, befores, strict=False)
+        biases = [bias + shift(context).to(bias.dtype) * before for bias, shift, before in triples]
+        return folded.shifted([*biases, folded.biases[-1]])
 
-    def _sources(self, training: bool | None) -> tuple[list[Tensor], list[object]] | None:
-        """All tensors and settings of the net; None if what is made of them cannot be kept."""
-        if torch.compiler.is_compiling() or is_transforming():
-            return None
+    def _sources(self, training: bool | None) -> Sources | None:
+        """What the weights depend on; None if they cannot be kept."""
         recorded = torch.is_grad_enabled()
         for layer in self.bounded_layers():
             iterated = layer.training if training is None else training
             if iterated or (recorded and layer.bias.requires_grad):  # as in most nets that train
                 return None
-        modules = list(self.modules())
-        parameters = (p for module in modules for p in module._parameters.values())
-        tensors: list[Tensor] = [p for p in parameters if p is not None]
-        for p in tensors:
-            # Other tensors in place of parameters may have derivatives of other kinds.
-            if (recorded and p.requires_grad) or not isinstance(p, nn.Parameter):
-                return None
-        tensors += (b for module in modules for b in module._buffers.values() if b is not None)
-        settings: list[object] = [*modules]
-        for module in modules:
-            if isinstance(module, (BoundedNet, LipschitzLayer, Scaled)):
-                if not is_ours(type(module)):
-                    return None
-                values = vars(module).values()
-                if any(isinstance(value, Tensor) for value in values):  # in place of a parameter
-                    return None
-                settings += (watched(module), *values)
-        return tensors, settings
+        return sources(self, (LipschitzNet, LipschitzLayer, Scaled))
 
-    def _without_context(self, training: bool | None) -> tuple[BoundLayers, list[Scale]]:
+    def _without_context(self, training: bool | None) -> tuple[FoldedLayers, list[Scale]]:
         """The net at no context, its weights normalised once, and the scales of its biases."""
-        first, mixing, inner = None, self.mixing(), self.folded()
+        first, mixing, inner = None, self.mixing(), self.scaled_functions()
         rows, columns = [*(before for _, before, _ in inner), 1.0], [1.0, *(b for _, _, b in inner)]
         if self.first is not None:
             first = inner[0][0], spread(rows[0], len(self.shape) - 1)
@@ -193,14 +177,21 @@ class BoundedNet(nn.Module):
         *hidden, last = (layer.bias for layer in self.bounded_layers())
         biases = [*(bias * before for bias, before in zip(hidden, rows, strict=False)), last]
         functions = [f for f, _, _ in inner]
-        return BoundLayers(self.shape, functions, weights, biases, first, mixing), rows
+        return FoldedLayers(self.shape, functions, weights, biases, first, mixing), rows
 
-    def bind(self, context: Tensor | None) -> BoundLayers | None:
-        """The net at a context; None if it or a layer has hooks, which run where it is called."""
+    def fold(self, context: Tensor | None) -> FoldedNet:
+        """The net at a context, in the form of its class; as it is called if it has hooks."""
         if watched(self) or any(map(is_replaced, self.bounded_layers())):
-            return None
+            return FoldedModule(self, context)
         self.check_context(context)
-        return self.at(context)
+        plain = self.at(context)
+        # Autocast rounds operations of torch alone.
+        narrow = torch.is_autocast_enabled(plain.weights[0].device.type)
+        return plain if narrow else self.form(plain)
+
+    def form(self, plain: FoldedLayers) -> FoldedLayers:
+        """The form in which a block evaluates and differentiates the net."""
+        return plain
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Evaluate the net.
@@ -218,7 +209,7 @@ class BoundedNet(nn.Module):
         self.check_context(context, len(x))
         if any(map(is_replaced, self.bounded_layers())):
             return self._by_layers(x, context)
-        return self.at(context).in_graph(x)
+        return self.at(context).forward(x)
 
     def _by_layers(self, x: Tensor, context: Tensor | None) -> Tensor:
         """The same by calls of all layers and activations, one by one."""
@@ -231,8 +222,8 @@ class BoundedNet(nn.Module):
 
         def activated(activation: nn.Module, h: Tensor) -> Tensor:
             before, after = (spread(w, h.dim() - 2) for w in next(frequencies))
-            found: Tensor = activation(before * h)
-            return after * found
+            value: Tensor = activation(before * h)
+            return after * value
 
         if self.first is not None:
             x = activated(self.first, x)
@@ -244,8 +235,8 @@ class BoundedNet(nn.Module):
                 h = h + spread(self.context_layers[i](context), h.dim() - 2)
             h = activated(activation, h)
             x = h if scalars is None else torch.cat((scalars[0] * x, scalars[1] * h), dim=1)
-        found: Tensor = last(self.entering(len(hidden), x))
-        return found
+        value: Tensor = last(self.entering(len(hidden), x))
+        return value
 
     def entering(self, i: int, x: Tensor) -> Tensor:
         """What a layer is called with, by its number and the values before it."""
@@ -260,15 +251,17 @@ class BoundedNet(nn.Module):
         """
         activations = [a for a in (self.first, *self.activations) if a is not None]
         own = is_ours(type(self).weights_in_use)  # nobody knows what others make of the layers
-        known = own and self.has_known_weights() and all(map(contracts, activations))
-        return self.bound() if known else None
+        if not (own and self.has_known_weights() and all(map(contracts, activations))):
+            return None
+        with blaming_weights(self):
+            return self.proved_bound()
 
     def has_known_weights(self) -> bool:
         """Whether all weights are finite, and those of the layers are what the net uses."""
         finite = all(bool(p.isfinite().all()) for p in self.parameters())
         return finite and not any(map(is_replaced, self.bounded_layers()))
 
-    def bound(self) -> float:
+    def proved_bound(self) -> float:
         """The certificate of finite weights and activations with a constant of at most 1."""
         return math.prod(layer.norm_bound() for layer in self.bounded_layers())
 
@@ -276,7 +269,7 @@ class BoundedNet(nn.Module):
 def check_sizes(**sizes: object) -> None:
     """Refuse sizes, or tuples of them, that are not whole and positive, by a `ValueError`."""
     for size in sizes.values():
-        each = size if isinstance(size, tuple) else (size,)
-        if not all(is_whole(n) and n >= 1 for n in each):
-            given = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
-            raise ValueError(f"{given}: positive sizes are needed")
+        numbers = size if isinstance(size, tuple) else (size,)
+        if not all(is_whole(n) and n >= 1 for n in numbers):
+            text = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
+            raise ValueError(f"{text}: positive sizes are needed")
