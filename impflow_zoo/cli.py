@@ -10,6 +10,7 @@ import typer
 
 from impflow_zoo import allocator, registry
 from impflow_zoo.demo.command import demo
+from impflow_zoo.fitting.command import fit, init
 from impflow_zoo.models import writing
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import GOLDEN
@@ -18,7 +19,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="impflow-zoo",
-    help="Implicit and residual normalizing flows: list, evaluate, sample, train, certify models.",
+    help="Implicit and residual normalizing flows: fit, evaluate, sample, train, certify models.",
     epilog="IMPFLOW_ZOO_TRACEBACK=1 in the environment shows the traceback of an error, "
     "for bug reports.",
     no_args_is_help=True,
@@ -312,6 +313,8 @@ def publish(
     _say(text, data, as_json=as_json)
 
 
+app.command()(fit)
+app.command()(init)
 app.command()(demo)
 
 

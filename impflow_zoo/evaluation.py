@@ -136,7 +136,7 @@ class Result:
 
 def evaluate(
     model: FlowModel | str | os.PathLike[str],
-    dataset: str | os.PathLike[str] | None = None,
+    dataset: Any = None,
     split: str | None = None,
     *,
     seed: int = 0,
@@ -156,8 +156,10 @@ def evaluate(
     Arguments:
         model: a model, a local folder, a Hub id, or a name from `list_models`; a model that is
             loaded here goes to a GPU if there is one.
-        dataset: Hub id, local folder or file, or `toy:NAME`. None takes the data of the model's
-            card: the split that ships with the model, else the data of its recipe.
+        dataset: Hub id, local folder or file, or `toy:NAME`; for models of tables also rows in
+            memory: a DataFrame, or an array or tensor with the model's columns, contexts last.
+            None takes the data of the model's card: the split that ships with the model, else the
+            data of its recipe.
         split: None takes the whole of a set with one split; without `dataset`, or for the
             recipe's own, the recipe's test split.
         seed: seed of probes and noise.
@@ -192,19 +194,18 @@ def evaluate(
         with processes.united():
             model = create_model(model, device=processes.device)
     config = model.config
-    if not isinstance(dataset, str | os.PathLike | None):
-        raise ModelError(
-            f"dataset of type {type(dataset).__name__}: a Hub id, folder, file or toy:NAME is "
-            "needed; model.log_prob takes tensors"
-        )
     for name, value in (("limit", limit), ("batch_size", batch_size), ("seed", seed)):
         if value is not None and not is_whole(value):
             raise ModelError(f"{name}={value!r}: a whole number is needed")
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
     with _evaluating(model), processes.united():
-        where = scored_split(model, dataset, split, revision)
-        source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+        if isinstance(dataset, str | os.PathLike | None):
+            where = scored_split(model, dataset, split, revision)
+            source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+        else:
+            source = open_rows(model.config, dataset, None)
+            where = Split(source.name, None)
         start = time.perf_counter()
         scored = score(
             model,

@@ -42,7 +42,7 @@ _FIGURES = ("log_prob", "variance", "steps", "tail", "bound")
 
 def open_rows(
     config: Config,
-    dataset: str,
+    dataset: Any,
     split: str | None,
     revision: str | None = None,
     size: int | None = None,

@@ -10,11 +10,13 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from impflow_zoo.data.columns import GROUP, Columns, columns_of, listed
 from impflow_zoo.data.csv_files import read_columns, refuse_missing_header, separator_hint
+from impflow_zoo.data.frames import IN_MEMORY, has_names, in_memory
 from impflow_zoo.data.loading import find_split
 from impflow_zoo.data.source import DataError, LeftOutWarning, TableSource
 
@@ -24,7 +26,7 @@ _LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, 
 
 
 def open_table(
-    dataset: str | os.PathLike[str],
+    dataset: Any,
     split: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -34,7 +36,9 @@ def open_table(
     """Open a table.
 
     Arguments:
-        dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
+        dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file; or a
+            table in memory: a DataFrame, or an array or tensor with shape `(N, D)`, whose columns
+            are those that are named, in this order.
         split: name of the split; None uses the whole of a set with one split.
         columns: the columns to take, in this order. If none are named, all numeric ones are taken
             in the order of the file, except `group` and an index saved by pandas, and a warning
@@ -55,16 +59,26 @@ def open_table(
     """
     import numpy
 
-    found = find_split(dataset, split, revision=revision)
-    name = found.name
-    if found.csv is None:
-        table = columns_of(found.data, name, columns or None)
+    kept = in_memory(dataset, columns or ())
+    if kept is not None:
+        name, table = IN_MEMORY, kept
+    elif not isinstance(dataset, str | os.PathLike):
+        raise DataError(
+            f"data of type {type(dataset).__name__}: a Hub id, folder, file, toy:NAME, DataFrame "
+            "or array of numbers is needed"
+        )
     else:
-        table = read_columns(found.csv, name, columns or None)
+        found = find_split(dataset, split, revision=revision)
+        name = found.name
+        if found.csv is None:
+            table = columns_of(found.data, name, columns or None)
+        else:
+            table = read_columns(found.csv, name, columns or None)
     chosen = _checked(columns, table, name) if columns else _numeric(table, name, features)
     values = numpy.column_stack([table.numbers[column] for column in chosen])
     groups = None if table.groups is None else torch.from_numpy(table.groups)
-    return TableSource(name, torch.from_numpy(values), chosen, named=True, groups=groups)
+    named = kept is None or has_names(dataset)
+    return TableSource(name, torch.from_numpy(values), chosen, named=named, groups=groups)
 
 
 def _numeric(table: Columns, name: str, features: int | None) -> list[str]:
@@ -108,5 +122,6 @@ def _checked(columns: Sequence[str], table: Columns, name: str) -> list[str]:
             f"{separator_hint(table.names)}"
         )
     for column, reason in table.reasons.items():
-        raise DataError(f"{name}: column {column!r} {reason}")
+        if column in columns:
+            raise DataError(f"{name}: column {column!r} {reason}")
     return list(columns)

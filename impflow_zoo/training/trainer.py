@@ -101,6 +101,7 @@ class Trainer:
             "waited": 0,
             "validated": 0,
             "seconds": 0.0,
+            "cpu_seconds": 0.0,
             "seed": settings.seed,
             "data_rows": len(rows),
             "data": fingerprint(rows),
@@ -108,6 +109,7 @@ class Trainer:
         self.unlogged: list[dict[str, float]] = []  # figures of steps since the last line
         self.signals: list[int] = []  # that ask to stop
         self.stopped = False
+        self.ended = ""  # why: steps, patience, time or signal
 
     @property
     def finished(self) -> bool:
@@ -198,8 +200,8 @@ class Trainer:
         Arguments:
             deadline: when to stop, by `time.perf_counter`.
         """
-        start = time.perf_counter()
-        before = self.state["seconds"]
+        start, cpu_start = time.perf_counter(), time.process_time()
+        before, cpu_before = self.state["seconds"], self.state["cpu_seconds"]
         between = 60 * self.settings.checkpoint_minutes
         due = start + min(between, _FIRST_CHECKPOINT)
         if self.state["step"] == 0:
@@ -219,6 +221,7 @@ class Trainer:
                     self.state["step"] += 1
                 now = time.perf_counter()
                 self.state["seconds"] = before + now - start
+                self.state["cpu_seconds"] = cpu_before + time.process_time() - cpu_start
                 step, last = self.state["step"], self.state["step"] == self.settings.steps
                 if self.unlogged and (step % self.settings.log_every == 0 or last):
                     figures, self.unlogged = means(self.unlogged), []
@@ -232,11 +235,15 @@ class Trainer:
                         self.state["validated"] = step
                 late = deadline is not None and now >= deadline
                 if self.processes.any(bool(self.signals) or late):
-                    self.stopped = True
+                    self.stopped, self.ended = True, "time" if late else "signal"
                     break
                 if now >= due:
                     self.checkpoint()
                     due = now + between
+            if not self.stopped:
+                self.ended = "steps" if self.state["step"] == self.settings.steps else "patience"
+            self.state["seconds"] = before + time.perf_counter() - start
+            self.state["cpu_seconds"] = cpu_before + time.process_time() - cpu_start
             self.checkpoint()
             self._write_facts()
         self.processes.wait()  # nobody leaves before the files are whole
