@@ -16,11 +16,11 @@ from typing import Any
 from documents import ROOT, markdown, show
 from which_flow import kept
 
+from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.models.folder import ModelFolder
-from impflow_zoo.publishing.pairs import lead
-from impflow_zoo.record import Record
-from impflow_zoo.registry import zoo_folder
-from impflow_zoo.standard_errors import clustered
+from impflow_zoo.models.registry import zoo_folder
+from impflow_zoo.zoo.pairs import lead
+from impflow_zoo.zoo.record import Record
 
 GUIDE = ROOT / "docs" / "which-net.md"
 PICTURE = ROOT / "docs" / "pictures" / "beside-splines.png"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,10 +27,11 @@ from zuko.flows import NCSF
 from impflow_zoo import create_model
 from impflow_zoo.data import open_source
 from impflow_zoo.data.torus import log_density
-from impflow_zoo.recipe import read_recipe
-from impflow_zoo.registry import zoo_folder
-from impflow_zoo.smoke import smoke
-from impflow_zoo.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import standard_error
+from impflow_zoo.models.registry import zoo_folder
+from impflow_zoo.training.recipe import read_recipe
+
+SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
 GUIDE = ROOT / "docs" / "columns.md"
 PICTURE = ROOT / "docs" / "pictures" / "torus.png"
@@ -84,7 +86,7 @@ def jump(log_prob: LogProb) -> float:
 def figure(name: str, flow: torch.nn.Module, log_prob: LogProb, **more: Any) -> dict[str, Any]:
     """The figures of one model on the test rows."""
     split = open_source("toy:torus", "test")
-    rows = split.rows(range(200 if smoke() else len(split)))
+    rows = split.rows(range(200 if SMOKE else len(split)))
     truth, value = log_density(rows), log_prob(rows.float()).double()
     excess = (truth - value) / math.log(2)
     return {
@@ -110,7 +112,7 @@ def measure(repeats: int, bins: int) -> tuple[list[dict[str, Any]], dict[str, Lo
         steps, densities[name] = recipes[name].training.steps, model.log_prob
         minutes = steps * seconds[name] / 60
         figures.append(figure(name, model, model.log_prob, steps=steps, minutes=minutes))
-    budget = 1.0 if smoke() else 60 * figures[0]["minutes"]
+    budget = 1.0 if SMOKE else 60 * figures[0]["minutes"]
     flow, steps = train(budget, bins)
     scale = 2 * math.log(math.pi / 180)
     densities[PEER] = lambda rows: flow().log_prob(angles(rows)) + scale

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.publishing.pairs import markdown
-from impflow_zoo.tables import between
+from impflow_zoo.zoo.pairs import markdown
+from impflow_zoo.zoo.tables import between
 
 __all__ = ["GUIDE", "README", "RESULTS", "markdown", "publish", "show"]
 

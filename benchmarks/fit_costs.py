@@ -29,8 +29,8 @@ from impflow_zoo.fitting.portfolio import PORTFOLIO, Candidate, training_setting
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import parse
 from impflow_zoo.models.fields import convert
-from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.recipe import TrainingSettings
 
 SIZES = [(2, 256), (5, 64), (5, 256), (9, 256), (9, 64), (20, 256)]
 ROWS = 2000

@@ -15,8 +15,8 @@ import typer
 from torch import Tensor
 
 from impflow_zoo.data import Source, TableSource, open_source
-from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import standard_error
+from impflow_zoo.models.mistakes import in_one_line
 
 _BATCH = 20_000  # rows in memory at a time
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -33,24 +34,25 @@ from torch import Tensor, nn
 from which_flow import step_seconds
 
 from impflow_zoo import evaluate, training
-from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.build import ImageBuilder
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, RECIPE
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.models.mixed import off_meta
-from impflow_zoo.recipe import Recipe, read_recipe
-from impflow_zoo.smoke import smoke
 from impflow_zoo.training.batches import Batches
+from impflow_zoo.training.recipe import Recipe, read_recipe
 from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.images import BoundedLogit, Flatten
 from impflow_zoo.transforms.whitening import Whitening
 
+SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
+
 PATCH = 3  # halvings of the side of an image: patches of 8x8
 WIDEST = 512
-FITTED_ON = 16 if smoke() else 4000  # images of a Gaussian: 256,000 patches of 64x64
+FITTED_ON = 16 if SMOKE else 4000  # images of a Gaussian: 256,000 patches of 64x64
 
 
 class Layer(Transform):
@@ -167,7 +169,7 @@ def coupling_recipe(
     settings = recipe.training
     batch = first_rows(model, recipe, data, settings.batch_size)
     model.train().encode(batch)
-    seconds = step_seconds({"": (model, settings)}, 2 if smoke() else 10, batch)[""]
+    seconds = step_seconds({"": (model, settings)}, 2 if SMOKE else 10, batch)[""]
     steps = max(2, round(60 * minutes / seconds))
     print(f"{parameters(model):,} parameters, {seconds:.3f} s a step, {steps:,} steps", flush=True)
     taken = replace(

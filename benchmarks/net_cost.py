@@ -24,8 +24,8 @@ from nflows.transforms import CompositeTransform
 from torch import nn
 
 from impflow_zoo import LipschitzMLP, ResFlowTransform, SandwichMLP
-from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.training.optimisation import optimizers
+from impflow_zoo.training.recipe import TrainingSettings
 
 GUIDE = ROOT / "docs" / "which-net.md"
 CASES = (  # features, rows, widths

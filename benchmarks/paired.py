@@ -34,10 +34,10 @@ from torch import Tensor
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import Result
-from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.evaluation.standard_errors import clustered, same_groups, standard_error
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.standard_errors import clustered, same_groups, standard_error
+from impflow_zoo.models.mistakes import in_one_line
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import typer
 from torch import Tensor
 
 from impflow_zoo.data.tables import GROUP
-from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.models.mistakes import in_one_line
 
 Name = StrEnum("Name", ["bsds300", *papamakarios.READERS])
 

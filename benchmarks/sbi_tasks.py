@@ -27,7 +27,7 @@ from sbi.utils.sbiutils import standardizing_net, standardizing_transform
 from torch import Tensor, nn
 
 from impflow_zoo import ImpFlowTransform, ResFlowTransform, SandwichMLP
-from impflow_zoo.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import standard_error
 
 
 def two_moons(theta: Tensor) -> Tensor:

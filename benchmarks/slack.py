@@ -19,8 +19,8 @@ from torch import Tensor
 
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.evaluation import shown_rows
-from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.binding import bind
 

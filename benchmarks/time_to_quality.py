@@ -35,15 +35,15 @@ from torch import Tensor
 from variants import read_changed
 
 from impflow_zoo.data import Source
-from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solver import NumericalWarning
-from impflow_zoo.recipe import Recipe, TrainingSettings, read_recipe
-from impflow_zoo.scoring import score
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.optimisation import moving_average
+from impflow_zoo.training.recipe import Recipe, TrainingSettings, read_recipe
 from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 

@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from impflow_zoo import evaluate, training
-from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.folder import LOG, RECIPE
-from impflow_zoo.recipe import Recipe, read_recipe
+from impflow_zoo.models.mistakes import in_one_line
+from impflow_zoo.training.recipe import Recipe, read_recipe
 
 
 def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import argparse
 import copy
 import itertools
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -26,16 +27,17 @@ from documents import RESULTS, ROOT, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import create_model
+from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import GOLDEN, ModelFolder, read_safetensors
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.publishing.pairs import paired_error
-from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.record import Record
-from impflow_zoo.registry import zoo_folder
-from impflow_zoo.smoke import smoke
-from impflow_zoo.standard_errors import clustered
+from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.training.optimisation import optimizers
+from impflow_zoo.training.recipe import TrainingSettings
+from impflow_zoo.zoo.pairs import paired_error
+from impflow_zoo.zoo.record import Record
+
+SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
 GUIDE = ROOT / "docs" / "which-flow.md"
 PICTURE = ROOT / "docs" / "pictures" / "which-flow.png"
@@ -172,7 +174,7 @@ def compared(data: str, repeats: int) -> list[dict[str, Any]]:
     """The figures of every family on a data set."""
     records = found(data)
     models = {key: create_model(record.folder.path) for key, record in records.items()}
-    batch = drawn(models["impflow"], records["impflow"], 16 if smoke() else 1000)
+    batch = drawn(models["impflow"], records["impflow"], 16 if SMOKE else 1000)
     figures = {key: measured(model, batch, repeats) for key, model in models.items()}
     minutes = training_minutes(models, records, batch, repeats)
     sign = METRICS[records["impflow"].entry.metric].sign
@@ -252,7 +254,7 @@ def kept() -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
-    parser.add_argument("--repeats", type=int, default=2 if smoke() else 5)
+    parser.add_argument("--repeats", type=int, default=2 if SMOKE else 5)
     parser.add_argument("--publish", action="store_true", help="write the guide's tables")
     options = parser.parse_args()
     torch.set_num_threads(1)

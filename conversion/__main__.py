@@ -9,7 +9,7 @@ import typer
 
 from conversion.convert import convert, write
 from conversion.pickles import ConversionError
-from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.models.mistakes import in_one_line
 
 __all__ = ["main"]
 

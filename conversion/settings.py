@@ -12,7 +12,7 @@ from typing import Any
 from conversion.checkpoint import Checkpoint
 from conversion.pickles import ConversionError
 from impflow_zoo.models.fields import ConfigError, parse_dataclass, require
-from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
+from impflow_zoo.models.published import PublishedImageConfig, PublishedTabularConfig
 
 __all__ = ["ACTIVATIONS", "Settings", "config_of", "read_settings"]
 

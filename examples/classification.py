@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -30,10 +31,9 @@ from impflow_zoo.data import DataError
 from impflow_zoo.data.images import ImageSource
 from impflow_zoo.data.loading import load_split
 from impflow_zoo.data.pixels import ImageFormat
-from impflow_zoo.mistakes import in_one_line
+from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.seeds import mix
-from impflow_zoo.smoke import smoke
 from impflow_zoo.training.checkpoint import (
     CheckpointError,
     checkpoint_state,
@@ -45,7 +45,7 @@ from impflow_zoo.training.checkpoint import (
 TABLE = ((0.9, 0), (0.6, 0), (0.99, 0), (0.9, 1), (0.9, 2), (0.8, 0), (0.7, 0))
 EVERY = 100  # steps from one checkpoint to the next
 VALIDATION = 2000  # rows of the training split, its last ones
-SMOKE = smoke()
+SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ
 CHECKPOINT, WEIGHTS, RESULT = "checkpoint.safetensors", "model.safetensors", "result.json"
 
 app = typer.Typer(

@@ -6,6 +6,7 @@ python examples/explanations.py [--out docs/pictures]
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impflow_zoo import LipschitzMLP, RadialTransform, SandwichMLP, Solver
-from impflow_zoo.smoke import smoke
 from impflow_zoo.transforms.whitening import Whitening
+
+SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
 KAPPA = 0.8
 
@@ -104,10 +106,10 @@ def root_methods() -> Figure:
         net = linear_net(bound)
         for method in ("fixed_point", "anderson", "broyden", "newton"):
             residuals = []
-            for budget in budgets[:: 13 if smoke() else 1]:
+            for budget in budgets[:: 13 if SMOKE else 1]:
                 solver = Solver(method, rtol=1e-13, atol=0.0, max_steps=budget)
                 residuals.append(solver.solve(net, y, throw=False).residual.max())
-            axes.semilogy(budgets[:: 13 if smoke() else 1], residuals, label=method)
+            axes.semilogy(budgets[:: 13 if SMOKE else 1], residuals, label=method)
         axes.set(xlabel="evaluations of the net", title=f"bound {bound}")
     figure.axes[0].set_ylabel("worst residual of 100 rows")
     figure.axes[0].legend(frameon=False)
@@ -224,8 +226,8 @@ def main() -> None:
         "residual_map": residual_map(),
         "logdet_estimates": logdet_estimates(),
         "root_methods": root_methods(),
-        "tight_nets": tight_nets(steps=3 if smoke() else 400),
-        "radial": radial(steps=3 if smoke() else 200),
+        "tight_nets": tight_nets(steps=3 if SMOKE else 400),
+        "radial": radial(steps=3 if SMOKE else 200),
     }
     for name, figure in pictures.items():
         figure.savefig(options.out / f"{name}.png", dpi=110)

@@ -9,6 +9,7 @@ from impflow_zoo.models.classes import register_model
 from impflow_zoo.models.flow import ImpFlow, MonotoneFlow, ResFlow
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.mixed import register_block
+from impflow_zoo.models.registry import create_model, list_models
 from impflow_zoo.models.spline import SplineFlow
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
@@ -20,7 +21,6 @@ from impflow_zoo.models.yardsticks import (
 )
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
-from impflow_zoo.registry import create_model, list_models
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 from impflow_zoo.transforms.radial import RadialTransform
 

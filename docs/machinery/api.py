@@ -18,7 +18,7 @@ import impflow_zoo
 from impflow_zoo.cli import app
 
 # What guides import from, beside the files of `transforms`: these names are versioned.
-CONTRACT = ("", "normflows", "zuko", "testing", "data", "registry")
+CONTRACT = ("", "normflows", "zuko", "testing", "data", "evaluation", "models.registry")
 _SECTIONS = {
     "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",

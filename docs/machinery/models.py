@@ -11,7 +11,7 @@ from PIL import Image
 
 from impflow_zoo.models.folder import CARD, CURVE, PICTURE
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.record import Record, records
+from impflow_zoo.zoo.record import Record, records
 from machinery.addresses import ROOT, for_page
 
 ZOO = ROOT / "hub_configs"

@@ -14,7 +14,7 @@ import torch
 
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import open_table
-from impflow_zoo.registry import zoo_folder
+from impflow_zoo.models.registry import zoo_folder
 
 name = "impflow-power-plant-given-weather"
 model = create_model(name)

@@ -16,7 +16,7 @@ import torch
 
 from impflow_zoo import ImpFlow, TabularConfig, create_model
 from impflow_zoo.data import open_table
-from impflow_zoo.registry import zoo_folder
+from impflow_zoo.models.registry import zoo_folder
 
 torch.manual_seed(0)
 table = open_table(zoo_folder() / "impflow-power-plant" / "test.parquet")

@@ -11,7 +11,7 @@ import sys
 
 import matplotlib.pyplot as plt
 
-from impflow_zoo.registry import zoo_folder
+from impflow_zoo.models.registry import zoo_folder
 
 name = "impflow-power-plant-given-weather"
 words = f"-m impflow_zoo publish {name} --namespace my-name --dry-run".split()

@@ -14,12 +14,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from impflow_zoo.conditional_picture import as_label
 from impflow_zoo.demo.exhibits import Exhibit
-from impflow_zoo.latents import through_latents
+from impflow_zoo.evaluation.latents import through_latents
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.preprocessing import TablePreprocessing
-from impflow_zoo.pictures import column_names, draw_images, pairs, plane
+from impflow_zoo.plots.conditional import as_label
+from impflow_zoo.plots.pictures import column_names, draw_images, pairs, plane
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from impflow_zoo.data import Batch, DataError, Source, is_toy
 from impflow_zoo.demo.workers import Workers
+from impflow_zoo.evaluation.processes import together
+from impflow_zoo.evaluation.rows import scored_split
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.pictures import column_names
-from impflow_zoo.processes import together
-from impflow_zoo.registry import create_model, list_models, scored_split
-from impflow_zoo.scoring import open_rows
+from impflow_zoo.models.registry import create_model, list_models
+from impflow_zoo.models.rows import open_rows
+from impflow_zoo.plots.pictures import column_names
 
 __all__ = ["Exhibit", "Hall", "Rows"]
 

@@ -14,7 +14,7 @@ from impflow_zoo.data import DataError
 from impflow_zoo.demo.exhibits import Exhibit, Hall
 from impflow_zoo.demo.uploads import COLUMN, Scored, score_file
 from impflow_zoo.demo.words import line_of
-from impflow_zoo.texts import in_markdown
+from impflow_zoo.models.texts import in_markdown
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr

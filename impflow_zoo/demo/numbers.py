@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import Source
+from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.lipschitz.certify import Certificate, worst
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.report import Report
-from impflow_zoo.scoring import score
 
 __all__ = ["RowNumbers", "margin_in_words", "numbers_of"]
 

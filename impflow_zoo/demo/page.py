@@ -13,10 +13,10 @@ import impflow_zoo.demo.tabs as tabs
 from impflow_zoo.demo.drawing import density_map, samples_picture
 from impflow_zoo.demo.exhibits import Exhibit, Hall
 from impflow_zoo.demo.words import in_a_line
-from impflow_zoo.mistakes import MISTAKES
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.record import Record
-from impflow_zoo.texts import in_markdown
+from impflow_zoo.models.mistakes import MISTAKES
+from impflow_zoo.models.texts import in_markdown
+from impflow_zoo.zoo.record import Record
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr

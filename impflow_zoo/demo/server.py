@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.texts import printable_output
+from impflow_zoo.models.texts import printable_output
 
 __all__ = ["serve"]
 

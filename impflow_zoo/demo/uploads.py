@@ -18,8 +18,9 @@ from impflow_zoo.data.csv_files import read_rows
 from impflow_zoo.data.spreadsheets import safe_cell
 from impflow_zoo.demo.exhibits import Exhibit
 from impflow_zoo.demo.workers import Workers
+from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.models.config import Config
-from impflow_zoo.scoring import open_rows, score
+from impflow_zoo.models.rows import open_rows
 
 if TYPE_CHECKING:
     import pandas

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from impflow_zoo.mistakes import MISTAKES
-from impflow_zoo.texts import printable
+from impflow_zoo.models.mistakes import MISTAKES
+from impflow_zoo.models.texts import printable
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr

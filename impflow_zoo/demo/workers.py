@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from impflow_zoo.data import DataError
-from impflow_zoo.memory import NotEnoughMemoryError, enough_memory
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.texts import printable_output
+from impflow_zoo.models.memory import NotEnoughMemoryError, enough_memory
+from impflow_zoo.models.texts import printable_output
 
 __all__ = ["MEMORY", "SECONDS", "Workers"]
 

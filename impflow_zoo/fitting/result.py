@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.fitting.baselines import Baseline
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.search import Tried
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import ModelFolder
-from impflow_zoo.standard_errors import clustered
 
 if TYPE_CHECKING:
     import pandas

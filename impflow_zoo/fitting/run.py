@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from impflow_zoo.data import TableSource, fingerprint
 from impflow_zoo.evaluation import evaluate
-from impflow_zoo.facts import TrainingFacts
+from impflow_zoo.evaluation.processes import together
 from impflow_zoo.fitting.baselines import Baseline, gaussian, mixture
 from impflow_zoo.fitting.budget import Plan, plan
 from impflow_zoo.fitting.columns import Findings, describe
@@ -36,7 +36,7 @@ from impflow_zoo.models.folder import CONFIG, CURVE, PICTURE, TEST_ROWS, WEIGHTS
 from impflow_zoo.models.preprocessing import preprocessing_of
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
-from impflow_zoo.processes import together
+from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.lock import only_run
 
 __all__ = ["StoppedFitError", "fit", "fit_splits"]
@@ -262,7 +262,7 @@ def _noisy(findings: Findings, source: TableSource, seed: int) -> Any:
 
 def _draw(found: Fit, splits: Mapping[str, TableSource]) -> None:
     """Pictures of the density and of the validation values, if matplotlib is there."""
-    from impflow_zoo import pictures
+    from impflow_zoo.plots import pictures
 
     with suppress(ModelError):  # without matplotlib
         rows = splits.get("test", splits["validation"])

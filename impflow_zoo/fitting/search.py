@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from impflow_zoo.data import TableSource
+from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.fitting.budget import (
     PATIENCE,
     SHORT_VALIDATIONS,
@@ -36,9 +37,8 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.processes import Processes
-from impflow_zoo.recipe import read_recipe
 from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import train_on
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 

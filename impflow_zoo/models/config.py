@@ -32,7 +32,7 @@ def parse(data: Any) -> Config:
     if kind is None:
         raise ConfigError(f"config key 'kind' is missing: {' or '.join(CONFIGS)}")
     if isinstance(kind, str) and kind.startswith("published-"):
-        importlib.import_module("impflow_zoo.published")  # where these kinds are defined
+        importlib.import_module("impflow_zoo.models.published")  # where these kinds are defined
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise ConfigError(
             f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solver import NumericalWarning, Solution
-from impflow_zoo.processes import Processes
-from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.training.muon import Muon, takes
+from impflow_zoo.training.recipe import TrainingSettings
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Optimisation", "learning_rate"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,7 @@ import torch
 
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.data.outliers import refuse_outliers
-from impflow_zoo.facts import read_lines
-from impflow_zoo.memory import enough_memory
+from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
@@ -31,13 +32,14 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.memory import enough_memory
+from impflow_zoo.models.registry import locate
+from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.processes import Processes, together
-from impflow_zoo.recipe import Recipe, differences, read_recipe, with_seed
-from impflow_zoo.registry import locate
-from impflow_zoo.scoring import open_rows
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
+from impflow_zoo.training.facts import read_lines
 from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.recipe import Recipe, differences, read_recipe, with_seed
 from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train", "train_on"]
@@ -61,6 +63,7 @@ def train(
     max_minutes: float | None = None,
     device: str | torch.device | None = None,
     accept_outliers: bool = False,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the model of a recipe.
@@ -82,6 +85,8 @@ def train(
         device: device of the training; None takes a GPU if there is one.
         accept_outliers: train on values that are absurd for their column, such as 1e30 among
             hundreds, instead of refusing them.
+        dry_run: train from the beginning in a temporary folder, two steps of each stage, and
+            validate on eight rows: to see that recipe, data and memory fit.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -99,11 +104,14 @@ def train(
     if seed is not None:
         seed = convert(seed, int, "seed")
         recipe = recipe.with_seed(seed)
+    if dry_run:
+        recipe, resume = _shortened(recipe), False
     folder = Path(out) if out is not None else Path("runs") / path.resolve().parent.name
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file: --out takes a folder")
     processes = together(device)
     with (
+        _temporary_folder() if dry_run else nullcontext(folder) as folder,
         processes.united(),
         only_run(folder) if processes.first else nullcontext(),
         enough_memory(_NEEDS_LESS),
@@ -194,6 +202,21 @@ def train_on(
         if trainer.stopped or best is None:
             break
     return {**trainer.state, "ended": trainer.ended}
+
+
+def _shortened(recipe: Recipe) -> Recipe:
+    """The recipe with two steps in each stage and eight rows in a validation."""
+    training, *stages = (
+        replace(settings, steps=min(settings.steps, 2), validation_limit=8)
+        for settings in (recipe.training, *recipe.stages)
+    )
+    return replace(recipe, training=training, stages=tuple(stages))
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def _check_new(folder: ModelFolder, own: Path | None) -> None:

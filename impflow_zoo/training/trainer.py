@@ -19,7 +19,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from impflow_zoo.data import DataError, Source, fingerprint
-from impflow_zoo.facts import (
+from impflow_zoo.evaluation.processes import Processes
+from impflow_zoo.evaluation.scoring import StoppedError, score
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
+from impflow_zoo.models.store import load_weights
+from impflow_zoo.models.writing import write_whole
+from impflow_zoo.numerics.solver import NumericalWarning
+from impflow_zoo.training.batches import Batches
+from impflow_zoo.training.checkpoint import (
+    CheckpointError,
+    read_checkpoint,
+    write_checkpoint,
+)
+from impflow_zoo.training.facts import (
     TrainingFacts,
     forget_beyond,
     hardware_of,
@@ -29,22 +43,8 @@ from impflow_zoo.facts import (
     start_log,
     write_line,
 )
-from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
-from impflow_zoo.models.store import load_weights
-from impflow_zoo.models.writing import write_whole
-from impflow_zoo.numerics.solver import NumericalWarning
-from impflow_zoo.processes import Processes
-from impflow_zoo.recipe import TrainingSettings
-from impflow_zoo.scoring import StoppedError, score
-from impflow_zoo.training.batches import Batches
-from impflow_zoo.training.checkpoint import (
-    CheckpointError,
-    read_checkpoint,
-    write_checkpoint,
-)
 from impflow_zoo.training.optimisation import Optimisation
+from impflow_zoo.training.recipe import TrainingSettings
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer"]

@@ -16,7 +16,7 @@ from support.checkout import CHECKOUT
 from support.command_line import call
 
 from impflow_zoo.data import TableSource
-from impflow_zoo.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import standard_error
 
 SCRIPT = CHECKOUT / "benchmarks" / "gaussian_baseline.py"
 

@@ -23,8 +23,8 @@ from support.command_line import call
 from support.image_sets import photograph, save
 
 from impflow_zoo import create_model, evaluate
-from impflow_zoo.mistakes import in_one_line
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.models.mistakes import in_one_line
+from impflow_zoo.training.recipe import read_recipe
 
 SMALL = YardstickConfig(1, (4, 4), bits=5, blocks=(1, 2), width=5, squeeze_first=True, whiten=True)
 RECIPE = {

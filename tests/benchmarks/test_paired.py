@@ -15,7 +15,7 @@ from support.checkout import CHECKOUT
 from support.small_models import make
 
 from impflow_zoo.data import DataError
-from impflow_zoo.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import standard_error
 
 
 def scored(values: Any, groups: Any = None, metric: str = "log_likelihood") -> Any:

@@ -19,9 +19,9 @@ from support.public_checkout import made_up
 from time_to_quality import Side, factor, in_words, main, minutes_until, sides, take
 from variants import read_changed
 
-from impflow_zoo.mistakes import in_one_line
 from impflow_zoo.models.fields import ConfigError
-from impflow_zoo.recipe import TrainingSettings, read_recipe
+from impflow_zoo.models.mistakes import in_one_line
+from impflow_zoo.training.recipe import TrainingSettings, read_recipe
 from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
 

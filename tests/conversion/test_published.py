@@ -11,9 +11,9 @@ from conversion.settings import config_of, read_settings
 from impflow_zoo import create_model, list_models
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CARD, RECIPE, WEIGHTS, ConfigFile, ModelFolder
-from impflow_zoo.recipe import read_recipe
-from impflow_zoo.record import Record
-from impflow_zoo.registry import zoo_folder
+from impflow_zoo.models.registry import zoo_folder
+from impflow_zoo.training.recipe import read_recipe
+from impflow_zoo.zoo.record import Record
 
 PARAMETERS = {  # in millions
     "mnist": 16.6,

@@ -24,10 +24,10 @@ from support.small_models import write_image_recipe, write_recipe
 from impflow_zoo import ResFlow, evaluate
 from impflow_zoo.data import DataError, ImageFormat, ImageSource, LeftOutWarning
 from impflow_zoo.data import images as images_module
+from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.recipe import read_recipe
-from impflow_zoo.scoring import score
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import open_splits
 
 FORM = ImageFormat(3, (8, 8))

@@ -26,8 +26,8 @@ from impflow_zoo.data import (
     ImageSource,
     ImageStream,
 )
-from impflow_zoo.processes import Processes
-from impflow_zoo.scoring import score
+from impflow_zoo.evaluation.processes import Processes
+from impflow_zoo.evaluation.scoring import score
 
 FORM = ImageFormat(3, (8, 8))
 

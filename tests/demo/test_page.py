@@ -14,8 +14,8 @@ from support.demo_page import CHROMIUM, PATIENCE, Page, Server, served
 
 from impflow_zoo import create_model
 from impflow_zoo.models.folder import ModelFolder
-from impflow_zoo.record import Record
-from impflow_zoo.registry import zoo_folder
+from impflow_zoo.models.registry import zoo_folder
+from impflow_zoo.zoo.record import Record
 
 pytest.importorskip("gradio", reason="the demo needs the extra demo")
 pytest.importorskip("matplotlib", reason="the demo needs the extra demo")

@@ -12,11 +12,12 @@ import yaml
 from support.checkout import CHECKOUT
 
 from impflow_zoo import LogDet, Solver, cli
+from impflow_zoo.models.data_settings import DataSettings
 from impflow_zoo.models.image_config import ImageConfig, Preparation
 from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.yardsticks import MixtureConfig
-from impflow_zoo.recipe import CardSettings, DataSettings, TrainingSettings
+from impflow_zoo.training.recipe import CardSettings, TrainingSettings
 
 TEXT = (CHECKOUT / "docs" / "your-own-data.md").read_text()
 SECTIONS = {

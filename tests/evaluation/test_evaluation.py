@@ -13,18 +13,11 @@ import pytest
 import torch
 from support.small_models import config, make
 
-from impflow_zoo import (
-    ImpFlow,
-    LogDet,
-    NumericalWarning,
-    ResFlow,
-    create_model,
-    evaluate,
-    scoring,
-)
+from impflow_zoo import ImpFlow, LogDet, NumericalWarning, ResFlow, create_model, evaluate
 from impflow_zoo.data import Batch, TableSource, open_source
+from impflow_zoo.evaluation import scoring
+from impflow_zoo.evaluation.scoring import model_input, score
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.scoring import model_input, score
 
 MOONS = {"dataset": "toy:moons", "split": "test"}
 

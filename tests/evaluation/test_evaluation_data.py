@@ -13,19 +13,15 @@ import pytest
 import torch
 from support.small_models import MEAN, STD, make, write_recipe
 
-from impflow_zoo import (
-    LogDet,
-    NumericalWarning,
-    create_model,
-    evaluate,
-    scoring,
-)
+from impflow_zoo import LogDet, NumericalWarning, create_model, evaluate
 from impflow_zoo.data import DataError, TableSource, open_source
+from impflow_zoo.evaluation import scoring
+from impflow_zoo.evaluation.entries import Entry, results_text
+from impflow_zoo.evaluation.rows import scored_split
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import RESULTS, ModelFolder
-from impflow_zoo.record import Entry, Record, results_text
-from impflow_zoo.registry import scored_split
+from impflow_zoo.zoo.record import Record
 
 MOONS = {"dataset": "toy:moons", "split": "test"}
 

@@ -12,7 +12,7 @@ from support.small_models import make, rows, write_recipe
 
 from impflow_zoo import create_model, evaluate, training
 from impflow_zoo.data import open_toy
-from impflow_zoo.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import standard_error
 
 LABELS = [f"photograph {i % 7}" for i in range(40)]
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from support.image_models import make, raw
 
-from impflow_zoo.latents import through_latents
-from impflow_zoo.pictures import draw_density
+from impflow_zoo.evaluation.latents import through_latents
+from impflow_zoo.plots.pictures import draw_density
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 10])

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Normal
 
 from impflow_zoo import ImpFlow, LinearGaussian, LinearGaussianConfig, TabularConfig, evaluate
-from impflow_zoo.predictive import centred, crps, crps_of_angles, pit, predictive
+from impflow_zoo.evaluation.predictive import centred, crps, crps_of_angles, pit, predictive
 
 N, SPREAD = 4000, 3.0
 
@@ -100,7 +100,9 @@ def test_predictions_of_an_angle_do_not_depend_on_its_seam(monkeypatch):
     x, found = 10 * torch.randn(500, 1, dtype=torch.float64), []
     for at in (0, 180):
         turned = (at + samples).remainder(360)
-        monkeypatch.setattr("impflow_zoo.predictive.drawn", lambda *_, turned=turned: turned)
+        monkeypatch.setattr(
+            "impflow_zoo.evaluation.predictive.drawn", lambda *_, turned=turned: turned
+        )
         found += predictive(ImpFlow(config), (at + x).remainder(360), torch.zeros(500, 1), seed=0)
     assert found[0] == found[1]
     assert found[0].rmse == pytest.approx(10, rel=0.1)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from impflow_zoo.standard_errors import clustered, same_groups, standard_error
+from impflow_zoo.evaluation.standard_errors import clustered, same_groups, standard_error
 
 GROUPS = torch.tensor([0, 2, 2, 0, 0, 5])
 VALUES = torch.tensor([1.0, 5.0, 6.0, 2.0, 3.0, 7.0], dtype=torch.float64)

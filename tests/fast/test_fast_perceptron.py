@@ -16,9 +16,9 @@ from impflow_zoo.fast import elementwise, perceptron
 from impflow_zoo.fast.elementwise import SiLU, Sine
 from impflow_zoo.fast.perceptron import FastPerceptron
 from impflow_zoo.lipschitz.activations import Sin
+from impflow_zoo.lipschitz.published_nets import PublishedMLP
 from impflow_zoo.numerics.bound import BoundNet, Linearization, ModuleNet
 from impflow_zoo.numerics.report import Report
-from impflow_zoo.published.nets import PublishedMLP
 from impflow_zoo.testing import dense_logdet
 from impflow_zoo.transforms.binding import bind
 

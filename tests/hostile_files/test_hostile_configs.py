@@ -16,7 +16,7 @@ from impflow_zoo.models import mixed
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import CONFIG, RESULTS, TRAINING, ModelFolder
 from impflow_zoo.models.yardsticks import LinearGaussian, LinearGaussianConfig
-from impflow_zoo.record import Record
+from impflow_zoo.zoo.record import Record
 
 
 def check_config(files: dict[str, bytes], folder: Path, data: st.DataObject) -> None:

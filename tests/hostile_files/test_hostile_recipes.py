@@ -14,7 +14,7 @@ from support.hostile import FEW, MANY, VALUES, answer_or_none, places
 from support.small_models import write_recipe
 
 from impflow_zoo.models.fields import ConfigError
-from impflow_zoo.recipe import Recipe, read_recipe
+from impflow_zoo.training.recipe import Recipe, read_recipe
 
 TEXT = """model: ImpFlow
 config: {kind: tabular, features: 2, hidden_features: [8, 8], bounds: {}}

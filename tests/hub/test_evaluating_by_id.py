@@ -10,8 +10,8 @@ from support.by_id import REPO
 from support.client_process import fails
 from support.small_models import rows
 
+from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.models.folder import RESULTS
-from impflow_zoo.record import Entry, results_text
 
 
 def table(values: list[list[float]]) -> bytes:

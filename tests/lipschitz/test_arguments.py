@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from impflow_zoo import LipschitzConvNet, LipschitzDenseNet, LipschitzMLP
-from impflow_zoo.published.nets import PublishedMLP
+from impflow_zoo.lipschitz.published_nets import PublishedMLP
 
 MISTAKES = {
     "lipschitz-text": (lambda: LipschitzMLP(2, lipschitz="0.9"), "lipschitz='0.9': a positive"),

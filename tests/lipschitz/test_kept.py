@@ -24,7 +24,7 @@ from impflow_zoo import (
 from impflow_zoo.lipschitz.bounded import BoundedNet
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.norms import LipschitzLinear, refresh_norms
-from impflow_zoo.published.nets import PublishedMLP
+from impflow_zoo.lipschitz.published_nets import PublishedMLP
 
 KINDS = {
     "sandwich": lambda: SandwichMLP(3, (6, 5), "shifted-lipswish", context_features=2),

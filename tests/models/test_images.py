@@ -24,8 +24,8 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.solver import Solver
-from impflow_zoo.recipe import TrainingSettings
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.recipe import TrainingSettings
 
 
 @pytest.mark.parametrize("kind", [ImpFlow, ResFlow])

@@ -28,7 +28,7 @@ from impflow_zoo.models import mixed
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import WEIGHTS, WeightsError
 from impflow_zoo.models.mixed import BLOCKS
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.transforms.blocks import MonotoneTransform
 
 MIXED = ("spline-coupling", "implicit", "residual", "monotone", "spline-autoregressive")

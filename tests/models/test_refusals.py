@@ -20,7 +20,7 @@ from impflow_zoo import (
     create_model,
 )
 from impflow_zoo.models.fields import ConfigError
-from impflow_zoo.published import PublishedImageConfig, PublishedTabularConfig
+from impflow_zoo.models.published import PublishedImageConfig, PublishedTabularConfig
 from impflow_zoo.transforms.base import NotFiniteError
 
 PLAIN = {

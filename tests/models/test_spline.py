@@ -13,7 +13,7 @@ from impflow_zoo import SplineConfig, SplineFlow, create_model, evaluate, traini
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import WEIGHTS
-from impflow_zoo.recipe import read_recipe
+from impflow_zoo.training.recipe import read_recipe
 
 KINDS = ("coupling", "autoregressive")
 CONTENT = {"kind": "spline", "features": 2, "blocks": 2, "hidden_features": 8}

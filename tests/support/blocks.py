@@ -18,9 +18,9 @@ from impflow_zoo import (
     ResFlowTransform,
     SandwichMLP,
 )
+from impflow_zoo.lipschitz.published_nets import PublishedMLP
 from impflow_zoo.numerics.bound import Linearization
 from impflow_zoo.numerics.report import Report
-from impflow_zoo.published.nets import PublishedMLP
 from impflow_zoo.testing.case import (
     BlockCase,
     Reference,

@@ -19,9 +19,10 @@ from unittest import mock
 
 from support.small_models import write_recipe
 
-from impflow_zoo import evaluate, evaluation, scoring, training
+from impflow_zoo import evaluate, evaluation, training
 from impflow_zoo.data import DataError
-from impflow_zoo.processes import together
+from impflow_zoo.evaluation import scoring
+from impflow_zoo.evaluation.processes import together
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.optimisation import Optimisation

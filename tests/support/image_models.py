@@ -10,7 +10,7 @@ from torch import Tensor
 
 from impflow_zoo import ImageConfig, ImpFlow
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.published import PublishedImageConfig
+from impflow_zoo.models.published import PublishedImageConfig
 
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -18,8 +18,8 @@ from support.small_models import write_recipe
 from impflow_zoo import training
 from impflow_zoo.data import open_toy
 from impflow_zoo.evaluation import evaluate
+from impflow_zoo.evaluation.processes import together
 from impflow_zoo.models import writing
-from impflow_zoo.processes import together
 from impflow_zoo.training import Trainer
 from impflow_zoo.transforms.base import NotFiniteError
 

@@ -12,7 +12,7 @@ from support.small_models import make
 from impflow_zoo import ResFlow
 from impflow_zoo.models.config import to_json
 from impflow_zoo.models.folder import SCORES
-from impflow_zoo.publishing import staging
+from impflow_zoo.zoo import staging
 
 FACTS = {
     "steps": 10,

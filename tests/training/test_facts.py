@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from impflow_zoo.facts import TrainingFacts, read_log
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import TRAINING
+from impflow_zoo.training.facts import TrainingFacts, read_log
 
 LINES = [
     {"step": 0, "rows_seen": 0, "seconds": 0.0, "hardware": "a core", "seed": 3},

@@ -14,9 +14,10 @@ from support.launcher import environment, launch
 from support.small_models import make, write_recipe
 from torch.distributed import TCPStore
 
-from impflow_zoo import evaluate, processes
+from impflow_zoo import evaluate
+from impflow_zoo.evaluation import processes
+from impflow_zoo.evaluation.processes import ProcessError, Processes, together
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.processes import ProcessError, Processes, together
 
 NEEDS_LESS = "a smaller training.batch_size of the recipe needs less"
 
@@ -63,7 +64,7 @@ def test_the_death_of_a_process_ends_the_others(heard):
 FULL_DISK = """
 import sys
 from impflow_zoo import cli, training
-from impflow_zoo.processes import together
+from impflow_zoo.evaluation.processes import together
 
 def full(self):
     if self.processes.first:

@@ -90,8 +90,8 @@ def test_a_run_goes_on_from_the_last_checkpoint_that_was_written(share, whole, t
 def step_of(folder: Path, recipe: Path) -> int:
     """The step of the checkpoint in a folder, which has to load."""
     from impflow_zoo.models.classes import model_class
-    from impflow_zoo.recipe import read_recipe
     from impflow_zoo.training import Trainer
+    from impflow_zoo.training.recipe import read_recipe
     from impflow_zoo.training.run import open_splits
 
     settings = read_recipe(recipe)

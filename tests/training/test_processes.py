@@ -17,13 +17,14 @@ from support import several_processes
 from support.launcher import environment, launch
 from support.small_models import write_recipe
 
-from impflow_zoo import processes, training
+from impflow_zoo import training
+from impflow_zoo.evaluation import processes
+from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG, WEIGHTS
-from impflow_zoo.processes import Processes, together
-from impflow_zoo.recipe import read_recipe
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import open_splits
 
 CLOCKS = {"seconds", "rows_per_second", "hardware"}
@@ -65,7 +66,7 @@ TASKS = Path("/proc/self/task")
 LEAVING = f"""
 import atexit, os
 atexit.register(lambda: print(len(os.listdir("{TASKS}"))))
-from impflow_zoo.processes import together
+from impflow_zoo.evaluation.processes import together
 together().wait()
 import torch
 torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])

@@ -10,10 +10,10 @@ import yaml
 from support.small_models import write_recipe
 
 from impflow_zoo import TabularConfig
+from impflow_zoo.models.data_settings import DataSettings
 from impflow_zoo.models.fields import ConfigError
-from impflow_zoo.recipe import (
+from impflow_zoo.training.recipe import (
     CardSettings,
-    DataSettings,
     Recipe,
     TrainingSettings,
     fingerprint,

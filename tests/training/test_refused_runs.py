@@ -17,8 +17,8 @@ from impflow_zoo import (
 from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG
-from impflow_zoo.publishing import staging
 from impflow_zoo.training import Trainer
+from impflow_zoo.zoo import staging
 
 
 def refused(folder: Path, message: str, error: type[Exception] = ModelError, **options: Any):

@@ -16,14 +16,15 @@ from support.image_sets import image_set, pictures
 from support.runs import assert_same_run, log, timeless, train, trainer
 from support.small_models import write_image_recipe, write_recipe
 
-from impflow_zoo import create_model, scoring
+from impflow_zoo import create_model
 from impflow_zoo.data import open_source
-from impflow_zoo.facts import read_log
+from impflow_zoo.evaluation import scoring
+from impflow_zoo.evaluation.processes import Processes
+from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS
-from impflow_zoo.processes import Processes
-from impflow_zoo.scoring import score
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.facts import read_log
 
 KILLED = """
 import os, signal, sys

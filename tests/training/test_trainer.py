@@ -21,15 +21,15 @@ from impflow_zoo import (
     create_model,
 )
 from impflow_zoo.data import TOYS, TableSource, open_source, open_toy
-from impflow_zoo.facts import read_log
+from impflow_zoo.evaluation.processes import Processes
+from impflow_zoo.evaluation.scoring import Score, score
 from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.models.registry import locate
 from impflow_zoo.numerics.logdet import NoContractionError
-from impflow_zoo.processes import Processes
-from impflow_zoo.recipe import TrainingSettings, read_recipe
-from impflow_zoo.registry import locate
-from impflow_zoo.scoring import Score, score
 from impflow_zoo.training import Trainer
+from impflow_zoo.training.facts import read_log
 from impflow_zoo.training.optimisation import Optimisation, learning_rate
+from impflow_zoo.training.recipe import TrainingSettings, read_recipe
 from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.base import NotFiniteError
 

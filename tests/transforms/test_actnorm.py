@@ -9,7 +9,7 @@ import torch
 from nflows.transforms import ActNorm as Published
 
 from impflow_zoo import ImpFlow, TabularConfig
-from impflow_zoo.published.build import CentredActNorm
+from impflow_zoo.models.published.build import CentredActNorm
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import NotFiniteError
 

@@ -21,7 +21,7 @@ from impflow_zoo import (
     training,
 )
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.pictures import draw_density
+from impflow_zoo.plots.pictures import draw_density
 from impflow_zoo.transforms.bounds import Bounded
 
 OPEN = math.inf

@@ -25,7 +25,7 @@ from impflow_zoo import (
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.pictures import draw_density
+from impflow_zoo.plots.pictures import draw_density
 from impflow_zoo.transforms.torus import Angles, CircleToLine, TorusNet
 
 TURN = 2 * math.pi

@@ -1,0 +1,338 @@
+"""The command line, `impflow-zoo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from impflow_zoo.demo.command import demo
+from impflow_zoo.fitting.command import fit, init
+from impflow_zoo.models import registry, writing
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.folder import GOLDEN
+from impflow_zoo.numerics import allocator
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="impflow-zoo",
+    help="Implicit and residual normalizing flows: fit, evaluate, sample, train, certify models.",
+    epilog="IMPFLOW_ZOO_TRACEBACK=1 in the environment shows the traceback of an error, "
+    "for bug reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="Hub id, folder, file or toy:NAME; default: the data of the card."),
+]
+Split = Annotated[
+    str | None, typer.Option(help="Split of the data set; default: the split of the card.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Device, such as cpu or cuda:1; default: a GPU if there is one."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, noise and samples.")]
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Part of the names, or a pattern with *.")] = "*",
+    recipes: Annotated[bool, typer.Option("--recipes", help="Recipes without weights.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the models of the zoo."""
+    from impflow_zoo.models.folder import ModelFolder
+    from impflow_zoo.models.metrics import METRICS
+    from impflow_zoo.zoo.record import Record
+
+    names = registry.list_models(pattern, pretrained=not recipes)
+    if not names:
+        what, option = ("recipe without weights", " --recipes") if recipes else ("model", "")
+        raise ModelError(f"no {what} matches {pattern!r}: `impflow-zoo list{option}` shows all")
+    width, lines, models = max(map(len, names)), [], []
+    for name in names:
+        record = Record(ModelFolder(registry.zoo_folder() / name))
+        kind, metric, entry = record.stated.model, record.stated.config.metric, record.entry
+        value = f"{entry.value:.4f} {METRICS[metric].unit}" if entry else "no weights yet"
+        lines.append(f"{name:{width}}  {kind}  {record.parameters:>11,} parameters   {value}")
+        known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
+        models.append({**known, "value": entry and entry.value, "pretrained": record.trained})
+    _say("\n".join(lines), {"models": models}, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    dataset: Dataset = None,
+    split: Split = None,
+    seed: Seed = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first rows.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per batch.")] = None,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Skip images that cannot be decoded.")
+    ] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Evaluate images while they are downloaded.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a model on held-out data."""
+    from impflow_zoo import evaluation
+    from impflow_zoo.evaluation.processes import together
+    from impflow_zoo.plots import pictures
+
+    picture = picture and pictures.output_file(picture, (".png",))
+    processes = together(device)
+    loaded = registry.create_model(model, device=processes.device)
+    if picture is not None:
+        pictures.check_library(loaded)
+    result = evaluation.evaluate(
+        loaded,
+        dataset,
+        split,
+        seed=seed,
+        limit=limit,
+        batch_size=batch_size,
+        skip_corrupt=skip_corrupt,
+        streaming=streaming,
+        processes=processes,
+        progress=True,
+    )
+    if not processes.first:
+        return
+    if picture is not None:
+        rows = evaluation.shown_rows(loaded, result, streaming=streaming)
+        pictures.draw_density(loaded, rows, picture, seed)
+    drawn = "" if picture is None else f"\npicture              {picture}"
+    _say(result.report(model) + drawn, {"model": model, **result.to_dict()}, as_json=as_json)
+
+
+@app.command()
+def sample(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
+    n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="Samples per context.")] = 16,
+    given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw samples from a model."""
+    import pandas
+    import torch
+
+    from impflow_zoo.cli.given import read_given
+    from impflow_zoo.data.spreadsheets import as_csv
+    from impflow_zoo.evaluation.processes import together
+    from impflow_zoo.plots import pictures
+
+    out = pictures.output_file(out, (".png", ".csv"))
+    loaded = registry.create_model(model, device=together(device).device)
+    context = read_given(given, loaded.config)
+    shape, picture = loaded.config.shape, out.suffix.lower() == ".png"
+    if not picture and len(shape) == 3:
+        raise ModelError(f"{model} is an image model: write its samples to a .png file")
+    if picture and len(shape) == 1 and shape != (2,):
+        raise ModelError(f"samples of {model} have {shape[0]} columns: write them to a .csv file")
+    generator = torch.Generator().manual_seed(seed)
+    contexts = None if context is None else context.to(next(loaded.parameters()).device)
+    samples = loaded.sample(n, contexts, temperature, generator)
+    samples = samples if context is None else samples.flatten(0, 1)
+    if picture:
+        pictures.draw_samples(samples, out)
+    else:
+        columns = pictures.column_names(loaded.config)
+        table = pandas.DataFrame(samples.numpy(force=True), columns=columns)
+        if context is not None:
+            names = list(getattr(loaded.config, "context_columns", ()))
+            table[names] = context.repeat_interleave(n, dim=0).numpy()
+        writing.write_whole(out, as_csv(table))
+    data = {"model": model, "n": n, "out": str(out)}
+    _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="recipe.yaml of a model.")],
+    data: Annotated[
+        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: as in RECIPE.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
+    init_from: Annotated[str | None, typer.Option(help="Model with the initial weights.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after this time.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Overrides the recipe; repeat it with --resume."),
+    ] = None,
+    accept_outliers: Annotated[
+        bool,
+        typer.Option("--accept-outliers", help="Train on values like 1e30 among hundreds."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Take two steps, keep nothing: does everything fit?")
+    ] = False,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the model of a recipe. Ctrl-C stops, --resume continues.
+
+    With `accelerate launch -m impflow_zoo train ...` several processes share each batch.
+    """
+    import torch
+
+    from impflow_zoo import training
+    from impflow_zoo.evaluation.processes import together
+    from impflow_zoo.models.metrics import METRICS
+    from impflow_zoo.models.preprocessing import preprocessing_of
+    from impflow_zoo.training.recipe import read_recipe
+
+    config = read_recipe(recipe).config
+    state = training.train(
+        recipe,
+        data=data,
+        out=out,
+        resume=resume,
+        init_from=init_from,
+        seed=seed,
+        max_minutes=max_minutes,
+        device=device,
+        accept_outliers=accept_outliers,
+        dry_run=dry_run,
+    )
+    if not together(device).first:
+        return
+    value, best = None, "no validation yet"
+    if state["best"] is None and state["waited"]:
+        raise ModelError(
+            f"none of {state['waited']} validations succeeded, so no model was written: see the "
+            "warnings above; a lower learning_rate or a higher solver.max_steps may help"
+        )
+    if state["best"] is not None:
+        value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
+        text = f"{value:.4f} {METRICS[config.metric].unit}"
+        best = f"best validation {text} at step {state['best_step']}"
+    text = (
+        f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
+        f"{state['seconds'] / 60:.1f} minutes"
+    )
+    if dry_run:
+        text = f"dry run, nothing was kept: {text}"
+    _say(text, {**state, "metric": config.metric, "validation": value}, as_json=as_json)
+
+
+@app.command()
+def certify(model: Model, as_json: AsJson = False) -> None:
+    """Prove the Lipschitz bounds and check the golden batch."""
+    from impflow_zoo.lipschitz.certify import worst
+    from impflow_zoo.lipschitz.lipsdp import lipsdp_bounds
+    from impflow_zoo.models.store import check_certificate, verify
+
+    loaded = registry.create_model(model)
+    folder = loaded.folder
+    assert folder is not None, "a model that was loaded has a folder"
+    stated, golden = folder.config(), folder.has(GOLDEN)
+    certificates = (
+        verify(loaded, folder, stated)
+        if golden
+        else check_certificate(loaded, folder.name, stated.certificate)
+    )
+    whole, lipsdp = worst(certificates), lipsdp_bounds(loaded)
+    nets, lines = [], []
+    for c in certificates:
+        smaller = lipsdp.get(c.name)
+        nets.append({"name": c.name, "bound": c.bound, "margin": c.margin, "lipsdp": smaller})
+        lines.append(f"{c}" + ("" if smaller is None else f"; LipSDP: Lip <= {smaller:.6f}"))
+    proven = "not certified" if whole.margin is None else f"margin {whole.margin:.6f}"
+    batch = "golden batch reproduced" if golden else "no golden batch to reproduce"
+    bounds = {"bound": whole.bound, "margin": whole.margin, "nets": nets}
+    text = "\n".join([*lines, f"{model}: {proven}; {batch}"])
+    _say(text, {"model": model, "golden": golden, **bounds}, as_json=as_json)
+
+
+@app.command()
+def stage(
+    folder: Annotated[Path, typer.Argument(help="Folder of the model, with its recipe.yaml.")],
+    run: Annotated[Path | None, typer.Option(help="Folder of the run with the weights.")] = None,
+    data: Annotated[str | None, typer.Option(help="Test data; default: as on the card.")] = None,
+    repeat: Annotated[
+        list[Path] | None, typer.Option(help="Run with another seed; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Update a model's folder: weights, scores, pictures, card."""
+    from impflow_zoo.zoo import staging
+
+    result = staging.stage(run, folder, data=data, repeats=repeat or ())
+    name = folder.absolute().name
+    text = result.report(name) if result else f"{name}: no weights; config and card written"
+    figures = result.to_dict() if result else {"value": None}
+    _say(text, {"model": name, **figures}, as_json=as_json)
+
+
+@app.command()
+def publish(
+    namespace: Annotated[str, typer.Option(help="User or organisation on the Hub.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: the whole zoo.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="New repositories are private.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, but send nothing.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check models' folders and upload each in one commit."""
+    from impflow_zoo.models.hub import check_repository
+    from impflow_zoo.zoo import sending
+
+    check_repository(f"{namespace}/name")  # before folders are looked through
+    found = sending.parcels(models or ())
+    if not as_json:
+        print(sending.table(found, namespace), flush=True)
+    sending.check(found, namespace)
+    sent, options = [], {"private": private, "create_pr": create_pr}
+    for one in () if dry_run else sending.publish(found, namespace, **options):
+        sent.append(one)
+        if not as_json:
+            print(one, flush=True)
+    listed = [
+        {"name": p.name, "files": p.files, "bytes": p.size, "trained": bool(p.files)} for p in found
+    ]
+    data = {"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]}
+    text = "dry run: nothing was sent" if dry_run else f"{len(sent)} of {len(found)} models sent"
+    _say(text, data, as_json=as_json)
+
+
+app.command()(fit)
+app.command()(init)
+app.command()(demo)
+
+
+def _say(text: str, data: dict[str, Any], *, as_json: bool) -> None:
+    print(json.dumps(data) if as_json else text)
+
+
+def main() -> None:
+    """Run the command line: mistakes end in one line on stderr and exit code 2."""
+    from impflow_zoo.models.mistakes import in_one_line
+
+    allocator.keep_memory()
+    with in_one_line():
+        app(prog_name="impflow-zoo")

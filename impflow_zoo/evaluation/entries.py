@@ -1,0 +1,91 @@
+"""Scores that are kept: `results.json` of a model's folder, an entry for each data set and split.
+
+Cards, `results.csv`, the tables of the documents, `impflow-zoo list` and the card's value in
+`evaluate` are made from these entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from impflow_zoo.evaluation.predictive import Predictive
+from impflow_zoo.evaluation.result import Result
+from impflow_zoo.models.fields import ConfigError, ModelError, convert
+from impflow_zoo.models.folder import RESULTS, ModelFolder
+from impflow_zoo.models.reading import read_json, readable
+
+__all__ = ["Entry", "card_entry", "read_entries", "results_text"]
+
+# As many digits as are worth keeping.
+_DIGITS = {"value": ".6f", "stderr": ".5f", "estimator_stderr": ".3g", "round_trip": ".2g"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The score of a model on one split of a data set.
+
+    Arguments:
+        data: name of the data set on the card.
+        split: split of the data set.
+        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive, groups: as
+            in `evaluate`.
+    """
+
+    data: str
+    split: str
+    metric: str
+    value: float
+    stderr: float
+    estimator_stderr: float
+    n: int
+    seed: int
+    logdet: str
+    round_trip: float
+    predictive: tuple[Predictive, ...] = ()
+    groups: int | None = None
+
+    @classmethod
+    def of(cls, result: Result, data: str, split: str) -> Entry:
+        """The entry of a result."""
+        known: dict[str, Any] = {f.name: getattr(result, f.name, None) for f in fields(cls)}
+        rounded = {name: float(format(known[name], digits)) for name, digits in _DIGITS.items()}
+        return cls(**{**known, **rounded, "data": data, "split": split})
+
+    @property
+    def rows(self) -> str:
+        """What the value was measured on, in words."""
+        return f"{self.n:,} rows of {self.data}"
+
+
+def read_entries(folder: ModelFolder) -> tuple[Entry, ...]:
+    """The entries in a model's folder, the card's first; none if there is no `results.json`.
+
+    Raises:
+        ModelError: if the file is damaged.
+    """
+    path = folder.file(RESULTS)
+    if path is None:
+        return ()
+    try:
+        return tuple(convert(read_json(path, RESULTS), tuple[Entry, ...], RESULTS))
+    except ConfigError as error:
+        raise ModelError(
+            f"{folder.name}: {RESULTS} is damaged ({readable(error)}): delete it and "
+            "stage the model again"
+        ) from None
+
+
+def card_entry(folder: ModelFolder) -> Entry | None:
+    """The score on the card; None if there is none or the file is damaged."""
+    try:
+        return next(iter(read_entries(folder)), None)
+    except (ModelError, OSError):
+        return None
+
+
+def results_text(entries: Sequence[Entry]) -> str:
+    """The content of `results.json`."""
+    return json.dumps([asdict(entry) for entry in entries], indent=1) + "\n"

@@ -1,0 +1,118 @@
+"""What `evaluate` returns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from impflow_zoo.evaluation.predictive import Predictive
+from impflow_zoo.evaluation.standard_errors import clustered
+from impflow_zoo.models.digits import LARGEST_ERROR
+from impflow_zoo.models.metrics import METRICS
+
+__all__ = ["Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of `evaluate`.
+
+    Arguments:
+        metric: `"log_likelihood"` (nats per row, higher is better), `"bits"` or `"bits_per_dim"`
+            (lower is better).
+        value: mean over the rows.
+        stderr: standard error of the mean over the rows, clustered by group if they have groups.
+        estimator_stderr: the part of `stderr` that comes from estimated log-determinants.
+        n: rows scored.
+        dataset, split, revision, seed: the rows, and the seed of probes and noise.
+        logdet: mode of the log-determinants.
+        truncation_bound: bound on the bias of truncated log-determinants, in units of the metric;
+            often vacuous for images. It takes the worst row of each batch.
+        truncation_tail: estimate of this bias: the sum of the omitted terms if they shrink like
+            the last ones.
+        solver_steps: network evaluations per root.
+        round_trip: largest error after encoding and decoding at most 100 rows, in standard
+            deviations of a column over these rows (images: pixels in [0, 1]). More than 0.01
+            emits a `NumericalWarning`.
+        seconds: wall time.
+        published: the value on the model's card, if the card has one of these rows, all of them.
+        skipped: rows left out because they cannot be read.
+        published_on: the data of the card's value, in words.
+        per_row: the metric of each row, `[n]`, float64.
+        predictive: for conditional models, how well each column is predicted.
+        groups: number of groups that the rows come in; None for independent rows.
+        row_groups: the group of each row, `[n]`, numbered from 0 in the order of the rows.
+    """
+
+    metric: str
+    value: float
+    stderr: float
+    estimator_stderr: float
+    n: int
+    dataset: str
+    split: str | None
+    revision: str | None
+    seed: int
+    logdet: str
+    truncation_bound: float
+    truncation_tail: float
+    solver_steps: float
+    round_trip: float
+    seconds: float
+    published: float | None = None
+    skipped: int = 0
+    published_on: str | None = None
+    per_row: Tensor | None = field(default=None, repr=False, compare=False)
+    predictive: tuple[Predictive, ...] = ()
+    groups: int | None = None
+    row_groups: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def round_trip_inaccurate(self) -> bool:
+        """Whether `round_trip` is more than 0.01."""
+        return not self.round_trip <= LARGEST_ERROR
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but those of rows, and `round_trip_inaccurate`.
+
+        Numbers that are not finite become None, as JSON has none.
+        """
+        known = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in vars(self).items()
+            if key not in ("per_row", "row_groups")
+        }
+        known["round_trip_inaccurate"] = self.round_trip_inaccurate
+        return {**known, "predictive": [vars(column) for column in self.predictive]}
+
+    def report(self, name: str) -> str:
+        """The result in lines for people."""
+        unit, card = METRICS[self.metric].unit, "-"
+        if self.published is not None:
+            card = f"{self.published:.4f} {unit} ({self.published_on})"
+        split = f", split {self.split}" if self.split else ""
+        skipped = f", {self.skipped} left out" if self.skipped else ""
+        lines = {
+            "model": name,
+            "data": f"{self.dataset}{split}: {self.n} rows{skipped}",
+            self.metric.replace("_", " "): (
+                f"{self.value:.4f} +- {self.stderr:.4f} {unit}{clustered(self.groups)}"
+            ),
+            "on the card": card,
+            "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
+            "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
+            "solver": f"{self.solver_steps:.1f} evaluations per root",
+            "round trip": f"{self.round_trip:.2e} at most, {METRICS[self.metric].round_trip}",
+            "time": f"{self.seconds:.1f} s",
+        }
+        if self.logdet == "exact":
+            del lines["truncation"]
+            lines["estimator error"] = "none (log-det exact)"
+        if self.round_trip_inaccurate:
+            lines["round trip"] += f", which is inaccurate: more than {LARGEST_ERROR}"
+        if self.predictive:
+            lines["prediction of"] = "; ".join(map(str, self.predictive))
+        return "\n".join(f"{key:20} {' '.join(text.split())}" for key, text in lines.items())

@@ -1,0 +1,69 @@
+"""Which rows a model is scored on, where the user left it open."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from impflow_zoo.evaluation.entries import Entry, card_entry
+from impflow_zoo.models.data_settings import DataSettings, stated_data
+from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import TEST_ROWS
+
+__all__ = ["Split", "scored_split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to score a model on, and the score on its card if the card is about these rows."""
+
+    dataset: str
+    split: str | None
+    revision: str | None = None
+    published: Entry | None = None
+
+
+def scored_split(
+    model: FlowModel,
+    dataset: str | os.PathLike[str] | None,
+    split: str | None,
+    revision: str | None = None,
+) -> Split:
+    """Choose the data to score a model on, where the user left it open.
+
+    Raises:
+        ModelError: if neither the user nor the model's files name a data set, or a revision is
+            asked for of data on disk.
+    """
+    dataset = None if dataset is None else os.fspath(dataset)
+    split = None if split is None else str(split)  # `datasets.Split` is no string
+    folder, data, name = model.folder, DataSettings(), ""
+    try:
+        if folder:
+            data, name = stated_data(folder)
+    except ConfigError:  # of another version, or damaged: only the number beside depends on it
+        if dataset is None:
+            raise
+    shipped = folder.file(TEST_ROWS) if folder else None
+    entry = card_entry(folder) if folder and split in (None, data.test) else None
+    if dataset is not None and revision is not None and os.path.exists(dataset):
+        raise ModelError(f"{dataset} is on disk and has no revisions: leave revision= out")
+    if dataset is None:
+        if shipped is not None and split in (None, data.test) and revision is None:
+            return Split(str(shipped), None, None, entry)
+        dataset, revision = data.dataset, revision or data.revision
+    if dataset is not None:
+        # Rows on disk may be any rows, but for the file that the card is about.
+        of_card = (dataset, revision) == (data.dataset, data.revision)
+        if os.path.exists(dataset):
+            of_card = shipped is not None and os.path.samefile(dataset, shipped)
+        split = split or (data.test if dataset == data.dataset else None)
+        return Split(dataset, split, revision, entry if of_card else None)
+    own = f"; its card is about the split {data.test!r} of {name}" if name else ""
+    if shipped is not None:
+        own = f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"
+    raise ModelError(
+        "no data to evaluate on: name a Hub id, folder, file or toy:NAME (dataset=, --dataset)"
+        f"{own}"
+    )

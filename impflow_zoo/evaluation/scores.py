@@ -1,0 +1,228 @@
+"""Scores of a model on a data set with their errors, and round trips of rows."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impflow_zoo.data import DataError, ImageStream, Source, TableSource
+from impflow_zoo.evaluation.predictive import Predictive, predictive
+from impflow_zoo.evaluation.processes import Processes, alone
+from impflow_zoo.evaluation.result import Result
+from impflow_zoo.evaluation.rows import Split, scored_split
+from impflow_zoo.evaluation.scoring import Score, model_input, score
+from impflow_zoo.evaluation.standard_errors import standard_error
+from impflow_zoo.models.digits import LARGEST_ERROR, remedy
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.registry import create_model
+from impflow_zoo.models.rows import open_rows, source_options
+from impflow_zoo.models.walk import walk
+from impflow_zoo.numerics.settings import is_whole
+from impflow_zoo.numerics.solver import NumericalWarning
+
+__all__ = ["evaluate", "shown_rows"]
+
+
+def evaluate(
+    model: FlowModel | str | os.PathLike[str],
+    dataset: Any = None,
+    split: str | None = None,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    revision: str | None = None,
+    skip_corrupt: bool = False,
+    streaming: bool = False,
+    processes: Processes | None = None,
+    progress: bool = False,
+) -> Result:
+    """Evaluate a model on a split of a data set.
+
+    Probes and dequantisation noise of a row depend only on the seed and its index. So the value
+    does not depend on the batch size or on the number of processes that share the rows.
+
+    Arguments:
+        model: a model, a local folder, a Hub id, or a name from `list_models`; a model that is
+            loaded here goes to a GPU if there is one.
+        dataset: Hub id, local folder or file, or `toy:NAME`; for models of tables also rows in
+            memory: a DataFrame, or an array or tensor with the model's columns, contexts last.
+            None takes the data of the model's card: the split that ships with the model, else the
+            data of its recipe.
+        split: None takes the whole of a set with one split; without `dataset`, or for the
+            recipe's own, the recipe's test split.
+        seed: seed of probes and noise.
+        limit: use only the first rows.
+        batch_size: rows per batch; bounds memory. None takes fewer for larger rows.
+        revision: branch, tag or commit of the data set on the Hub. Without `dataset`, None is the
+            revision of the recipe; another one takes rows from the Hub, not the shipped ones.
+        skip_corrupt: leave out images that cannot be decoded, with a warning for each; `limit`
+            counts them, and all other rows keep their noise and probes. False stops at the first
+            one.
+        streaming: evaluate images while they are downloaded, and keep none; with `limit`, only the
+            first rows are downloaded.
+        processes: share the rows with these processes, which all have to call `evaluate`:
+            `impflow_zoo.evaluation.processes.together()` names those of a launcher (`torchrun`,
+            `accelerate launch`). None scores all rows in this process, whatever others do.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        A `Result`: value, standard error (clustered by the column `group` of a table that has one),
+        standard error of the estimator, and more.
+
+    Raises:
+        DataError: if the data cannot be opened or does not fit the model.
+        ModelError: if the model cannot be loaded, an argument is out of its range, or another
+            process has failed.
+        SolverError: if a root is not found.
+        NoContractionError: if a net is not a contraction at some row.
+        NotFiniteError: if an intermediate value is not finite.
+    """
+    processes = processes or alone()
+    if not isinstance(model, FlowModel):
+        with processes.united():
+            model = create_model(model, device=processes.device)
+    config = model.config
+    for name, value in (("limit", limit), ("batch_size", batch_size), ("seed", seed)):
+        if value is not None and not is_whole(value):
+            raise ModelError(f"{name}={value!r}: a whole number is needed")
+        if value is not None and name != "seed" and value < 1:
+            raise ModelError(f"{name}={value}: at least one row is needed")
+    with _evaluating(model), processes.united():
+        if isinstance(dataset, str | os.PathLike | None):
+            where = scored_split(model, dataset, split, revision)
+            source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+        else:
+            source = open_rows(model.config, dataset, None)
+            where = Split(source.name, None)
+        start = time.perf_counter()
+        scored = score(
+            model,
+            source,
+            seed=seed,
+            limit=limit,
+            batch_size=batch_size,
+            processes=processes,
+            progress=progress,
+        )
+    with _evaluating(model):
+        round_trip = _round_trip(model, scored, said=processes.first)
+        predicted = _predicted(model, source, seed, limit) if processes.first else ()
+    metric = model.preprocessing.metric
+    values = metric(scored.log_prob)
+    n = len(values)
+    groups = _groups(source, n)
+    unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
+    means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
+    nets, card = sum(len(block.steps) for block in model.blocks()), where.published
+    if card and card.n != n:  # a part of the rows
+        card = None
+    return Result(
+        metric=config.metric,
+        value=float(values.mean()),
+        stderr=float(standard_error(values, groups)),
+        estimator_stderr=(means["variance"] / n) ** 0.5 * unit,
+        n=n,
+        dataset=where.dataset,
+        split=where.split,
+        revision=where.revision,
+        seed=seed,
+        logdet=scored.logdet,
+        truncation_bound=means["bound"] * nets * unit,
+        truncation_tail=means["tail"] * nets * unit,
+        solver_steps=means["steps"],
+        round_trip=round_trip,
+        seconds=time.perf_counter() - start,
+        published=card.value if card else None,
+        skipped=scored.skipped,
+        published_on=card.rows if card else None,
+        per_row=values,
+        predictive=predicted,
+        groups=None if groups is None else len(groups.unique()),
+        row_groups=groups,
+    )
+
+
+def _groups(source: Source | ImageStream, n: int) -> Tensor | None:
+    """The groups of the first rows, if they have any."""
+    groups = source.groups if isinstance(source, TableSource) else None
+    return None if groups is None else groups[:n]
+
+
+def _predicted(
+    model: FlowModel, source: Source | ImageStream, seed: int, limit: int | None
+) -> tuple[Predictive, ...]:
+    if model.config.context_features is None or len(model.config.shape) == 3:
+        return ()
+    inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
+    x, context = model.parted(torch.cat(inputs))
+    assert context is not None
+    return predictive(model, x, context, seed)
+
+
+@contextmanager
+def _evaluating(model: FlowModel) -> Iterator[None]:
+    """The model in evaluation mode, and back as it was afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _opened(
+    model: FlowModel, where: Split | Result, *, skip_corrupt: bool, streaming: bool
+) -> Source | ImageStream:
+    dataset, split, revision = where.dataset, where.split, where.revision
+    if not streaming:
+        return open_rows(model.config, dataset, split, revision, skip_corrupt=skip_corrupt)
+    form = source_options(model.config).get("image")
+    if form is None:
+        raise DataError(f"{dataset}: streaming does not apply to this kind of data")
+    return ImageStream.open(dataset, split, form, revision=revision, skip_corrupt=skip_corrupt)
+
+
+def shown_rows(
+    model: FlowModel, result: Result, limit: int | None = None, *, streaming: bool = False
+) -> Tensor:
+    """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
+    source = _opened(model, result, skip_corrupt=result.skipped > 0, streaming=streaming)
+    wanted = min(
+        result.n + result.skipped, limit or (2000 if len(model.config.shape) == 1 else 100)
+    )
+    return torch.cat([batch.rows for batch in source.batches(wanted, wanted)])
+
+
+@torch.no_grad()
+def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
+    """The largest error of the first rows; where it is large, a warning if it is to be `said`."""
+    assert scored.first is not None
+    x, context = model.parted(scored.first.to(next(model.parameters()).device))
+    # `model.decode` would warn of its own guess, where the error is known here.
+    z = model.encode(x, context)
+    back, _ = walk(model.transform, z, context, backwards=True, want_logdet=False)
+    error = model.preprocessing.difference(back, x).abs()
+    if x.dim() == 2:
+        spread = x.std(dim=0, correction=0)
+        error = error / torch.where(spread > 0, spread, 1)
+    worst = float(error.max())
+    if said and not worst <= LARGEST_ERROR:
+        unit = METRICS[model.config.metric].round_trip
+        warnings.warn(
+            f"decoding the latents of {len(x)} rows in {x.dtype} is off by up to {worst:.1e}, "
+            f"{unit}{remedy(x.dtype)}",
+            NumericalWarning,
+            stacklevel=4,
+        )
+    return worst

@@ -1,0 +1,143 @@
+"""The zoo: the names of its models, and where their files are."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from pathlib import Path
+from typing import Any
+
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import CARD, CONFIG, WEIGHTS, ModelFolder
+
+__all__ = [
+    "create_model",
+    "list_models",
+    "locate",
+    "refuse_two_meanings",
+    "zoo_folder",
+]
+
+NAMESPACE_VARIABLE = "IMPFLOW_ZOO_NAMESPACE"
+_NAMESPACE = "impflow-zoo"
+
+
+def zoo_folder() -> Path:
+    """The folder of all models: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "hub_configs"
+    return installed if installed.is_dir() else package.parent / "hub_configs"
+
+
+def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[str]:
+    """Names of the models of the zoo.
+
+    Arguments:
+        pattern: a part of the names, or a shell-style pattern such as `resflow-*`.
+        pretrained: True for models with weights, False for recipes without, None for both.
+
+    Example:
+        >>> "impflow-power-plant" in list_models("impflow-*", pretrained=True)
+        True
+    """
+    folders = sorted(path.parent for path in zoo_folder().glob(f"*/{CONFIG}"))
+    return [
+        folder.name
+        for folder in folders
+        if (pattern in folder.name or fnmatch.fnmatch(folder.name, pattern))
+        and (pretrained is None or _trained(folder) == pretrained)
+    ]
+
+
+def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
+    """Load a model of any class by its name in the zoo, by Hub id, or from a folder.
+
+    Arguments:
+        model: a name from `list_models`, a Hub id (`owner/name`, `owner/name@revision`), or a
+            local folder.
+        options: as in `from_pretrained`.
+
+    Raises:
+        ModelError: if there is no such model, or no weights were trained for it.
+        huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors, said
+            in one line.
+
+    Example:
+        >>> create_model("impflow-power-plant").config.features
+        5
+    """
+    return FlowModel.from_pretrained(locate(model, options.get("revision")), **options)
+
+
+def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
+    """Where a model's files are: a folder or a Hub id.
+
+    Weights that come with the package are taken from there, unless a revision is asked for. A path
+    object means a folder.
+
+    Raises:
+        ModelError: if a name is unknown, or means a folder here and a model of the zoo.
+    """
+    if not isinstance(model, str | os.PathLike):
+        raise ModelError(
+            f"model of type {type(model).__name__}: a name of the zoo, a Hub id or a folder is "
+            "needed"
+        )
+    given = os.fspath(model)
+    name, at, asked = given.partition("@")
+    if not isinstance(model, str) or "/" in given or os.sep in given:
+        return given
+    refuse_two_meanings(given)
+    if os.path.isdir(given) or os.path.isdir(name):
+        return given
+    folder = zoo_folder() / name
+    if not _in_zoo(name):
+        names = list_models(pretrained=None)
+        close = difflib.get_close_matches(name, names, n=3) or names
+        raise ModelError(
+            f"no model {name!r} in the zoo and no folder of that name; there are: "
+            + ", ".join(close)
+        )
+    if (folder / WEIGHTS).is_file() and not (at or revision):
+        return str(folder)
+    if not _trained(folder):
+        raise ModelError(
+            f"there are no weights for {name} yet: {folder / CARD} says how to get them"
+        )
+    return f"{_hub_id(name)}{at}{asked}"
+
+
+def refuse_two_meanings(given: str) -> None:
+    """Refuse the name of a folder in the working directory that is also a name of the zoo.
+
+    Arguments:
+        given: the name, or `name@revision`.
+
+    Raises:
+        ModelError: saying how to name either.
+    """
+    name = given.partition("@")[0]
+    folder = zoo_folder() / name
+    for here in dict.fromkeys((name, given)):
+        if os.path.isdir(here) and _in_zoo(name) and not os.path.samefile(here, folder):
+            shipped = here == name and (folder / WEIGHTS).is_file()
+            other = folder if shipped else _hub_id(here)
+            raise ModelError(
+                f"{here} is a folder here and a model of the zoo: write ./{here} for the folder, "
+                f"or {other} for the model of the zoo"
+            )
+
+
+def _trained(folder: Path) -> bool:
+    """Whether the config records weights, which lie here or on the Hub."""
+    return ModelFolder(folder).config().sha256 is not None
+
+
+def _in_zoo(name: str) -> bool:
+    return not name.startswith(".") and (zoo_folder() / name / CONFIG).is_file()
+
+
+def _hub_id(name: str) -> str:
+    return f"{os.environ.get(NAMESPACE_VARIABLE, _NAMESPACE)}/{name}"

@@ -1,0 +1,168 @@
+"""Staging: from a finished run to a folder of the zoo, with its card, pictures and figures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from impflow_zoo.evaluation import Result, evaluate, shown_rows
+from impflow_zoo.evaluation.entries import Entry, results_text
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import (
+    CARD,
+    CONFIG,
+    CURVE,
+    GOLDEN,
+    PICTURE,
+    RECIPE,
+    RESULTS,
+    SCORES,
+    TEST_ROWS,
+    TRAINING,
+    WEIGHTS,
+    ConfigFile,
+    ModelFolder,
+)
+from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.plots import pictures
+from impflow_zoo.training.facts import Repeat, TrainingFacts
+from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
+from impflow_zoo.zoo.cards import pending_card, trained_card
+from impflow_zoo.zoo.pairs import scores_file
+from impflow_zoo.zoo.record import Record
+
+__all__ = ["stage"]
+
+
+def stage(
+    run: Path | None,
+    folder: Path,
+    *,
+    data: str | None = None,
+    repeats: Sequence[Path] = (),
+) -> Result | None:
+    """Update a model's folder: weights from a run, scores, pictures, card.
+
+    Arguments:
+        run: folder of a training run; None keeps the weights in `folder`. If there are none, config
+            and card say so.
+        folder: folder of the model, with its `recipe.yaml`.
+        data: data to evaluate on, in the recipe's test split; None takes the split that ships with
+            the model, else the recipe's data.
+        repeats: finished runs of the same recipe with other seeds, which are evaluated on the same
+            rows. If empty, the scores of earlier repeats are kept, unless there is a new `run`.
+
+    Returns:
+        The score that the card reports; None if there are no weights.
+
+    Raises:
+        ModelError: if the run has no weights, if the folder has no recipe or one without texts for
+            the card, or if weights, run or a repeat belong to another recipe than the folder's.
+            The folder is not changed then.
+    """
+    folder = Path(os.path.abspath(folder))  # a link keeps its own name
+    entry, zoo = ModelFolder(folder), folder.parent
+    recipe = read_recipe(folder / RECIPE)
+    pending = pending_card(Record(entry), zoo)  # which checks the words first
+    if run is None and not entry.has(WEIGHTS):
+        if entry.has(CONFIG) and entry.config().sha256 is not None:
+            raise ModelError(f"{folder} records weights but has none: stage it from a run (--run)")
+        config = ConfigFile(recipe.model, recipe.config).text()
+        entry.replace({CONFIG: config, CARD: pending.encode()})
+        return None
+    facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
+    others = _other_seeds(repeats, recipe, facts)
+    with entry.changed() as draft:
+        made = draft.path
+        if run is not None:
+            for name in (WEIGHTS, GOLDEN, CONFIG):
+                shutil.copyfile(run / name, made / name)
+        model = FlowModel.from_pretrained(made, verify=True)
+        _check_config(model, recipe, run or folder)
+        split = None if data is None else recipe.data.test
+        result = evaluate(model, data, split, progress=True)
+        if others:
+            rows = (result.dataset, result.split)
+            facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
+        (made / TRAINING).write_text(facts.text())
+        (made / SCORES).write_bytes(scores_file(result, recipe))
+        score = Entry.of(result, recipe.card.data_name, recipe.data.test)
+        rows, known = (score.data, score.split), () if run else Record(draft).entries
+        more = [entry for entry in known if (entry.data, entry.split) != rows]
+        (made / RESULTS).write_text(results_text([score, *more]))
+        pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
+        pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
+        card = trained_card(Record(draft), zoo)
+        (made / CARD).write_text(card, encoding="utf-8")
+    if result.dataset == str(made / TEST_ROWS):
+        result = replace(result, dataset=str(folder / TEST_ROWS))
+    return result
+
+
+def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
+    """The facts of the weights in a folder, which have to be of its recipe."""
+    facts = TrainingFacts.read(folder)
+    if facts.recipe not in ("", fingerprint(recipe)):
+        raise ModelError(
+            f"{folder / RECIPE} was changed after its weights were trained: restore it, or stage "
+            "the model from a new run"
+        )
+    return facts
+
+
+def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
+    """The facts of a run, which has to be of the recipe."""
+    path = run / RECIPE
+    changed = differences(read_recipe(path), recipe) if path.is_file() else []
+    if changed:
+        raise ModelError(
+            f"{run} was trained with another recipe than the folder's ({', '.join(changed)}): copy "
+            f"{path} to the folder, and add the texts of the card"
+        )
+    return replace(_facts_of(run), recipe=fingerprint(recipe))
+
+
+def _facts_of(run: Path) -> TrainingFacts:
+    """The facts of a run, which has to have weights."""
+    if not run.is_dir():
+        raise ModelError(f"{run} is not the folder of a run")
+    if not ModelFolder(run).has(WEIGHTS):
+        raise ModelError(f"{run} holds no weights yet: the first validation saves them")
+    return TrainingFacts.read(run)
+
+
+def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
+    config = model.config
+    if not isinstance(config, ImageConfig) and not getattr(recipe.config, "columns", ()):
+        config = replace(config, columns=())  # training has named them
+    if (type(model).__name__, config) != (recipe.model, recipe.config):
+        raise ModelError(
+            f"the weights in {origin} belong to another model than the recipe: "
+            "train the model again, or restore the recipe"
+        )
+
+
+def _other_seeds(
+    repeats: Sequence[Path], recipe: Recipe, staged: TrainingFacts
+) -> list[tuple[Path, TrainingFacts]]:
+    """The repeats with their facts; they may differ from the staged run in the seed alone."""
+    others = [(run, _facts_of(run)) for run in repeats]
+    seeds = {staged.seed}
+    for run, facts in others:
+        if facts.seed in seeds:
+            raise ModelError(f"{run} has seed {facts.seed} like another run: use another --seed")
+        seeds.add(facts.seed)
+        changed = differences(read_recipe(run / RECIPE), recipe)
+        if changed or not facts.is_like(staged):
+            raise ModelError(f"{run} has another recipe or length: only the seed may differ")
+    return others
+
+
+def _repeat(run: Path, facts: TrainingFacts, data: str, split: str | None) -> Repeat:
+    """The result of a run on the rows that the card speaks of."""
+    result = evaluate(FlowModel.from_pretrained(run, verify=True), data, split, progress=True)
+    return Repeat(facts.seed, result.value, result.stderr, facts.rows_seen, facts.minutes)

@@ -1,0 +1,89 @@
+"""Cards: their lines run as printed, and their metadata are what the Hub asks for."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from support import staged_folder
+from support.snippets import run_snippet
+
+from impflow_zoo import ResFlow
+from impflow_zoo.evaluation.entries import Entry, results_text
+from impflow_zoo.models import registry
+from impflow_zoo.models.config import to_json
+from impflow_zoo.models.folder import (
+    CARD,
+    RECIPE,
+    RESULTS,
+    TRAINING,
+    WEIGHTS,
+    ModelFolder,
+)
+from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.zoo.cards import trained_card
+from impflow_zoo.zoo.record import Record
+
+
+@pytest.mark.parametrize(
+    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
+)
+def test_snippets_of_the_zoo_run_as_printed(name, capsys):
+    run_snippet((registry.zoo_folder() / name / CARD).read_text())
+    assert "tensor(" in capsys.readouterr().out
+
+
+def test_commands_of_a_card_on_the_hub_work_from_top_to_bottom():
+    zoo = registry.zoo_folder()
+    record = Record(ModelFolder(zoo / "impflow-power-plant"))
+    card = trained_card(record, zoo, address="org/impflow-power-plant")
+    fetched = card.index("hf download org/impflow-power-plant recipe.yaml")
+    assert fetched < card.index("impflow-zoo train impflow-power-plant/recipe.yaml --data FOLDER\n")
+    assert fetched < card.index("--seed 1 --out runs/again")
+    assert "hub_configs/" not in card
+
+
+@pytest.mark.parametrize(
+    ("name", "cited"),
+    [
+        ("mixed-kin8nm", ["lu2021implicit", "durkan2019neural"]),
+        ("mixed-protein", ["lu2021implicit", "durkan2019neural"]),
+        ("monotone-protein", ["ahn2022invertible"]),
+        ("impflow-protein", ["lu2021implicit"]),
+    ],
+)
+def test_cards_cite_the_paper_of_every_kind_of_block(name, cited):
+    zoo = registry.zoo_folder()
+    text = trained_card(Record(ModelFolder(zoo / name)), zoo)
+    assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == cited
+    assert text.count("| paper | [") == len(cited)
+
+
+def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
+    """Its metadata are what the Hub asks for, and its snippet runs as printed."""
+    torch.manual_seed(0)
+    config = ImageConfig(channels=1, image_size=(4, 4), blocks=(1,), width=2)
+    folder = tmp_path / "pictures"
+    ResFlow(config).eval().save_pretrained(folder)
+    words = {"summary": "Digits.", "data_name": "digits", "data_license": "CC0"}
+    words["dataset_id"] = "someone/digits"
+    recipe = {"model": "ResFlow", "config": to_json(config), "card": words}
+    (folder / RECIPE).write_text(json.dumps(recipe))
+    (folder / TRAINING).write_text(json.dumps(staged_folder.FACTS))
+    scored = {"metric": "bits_per_dim", "value": 8.0, "stderr": 0.1, "estimator_stderr": 1e-3}
+    how = {"n": 9, "seed": 0, "logdet": "exact", "round_trip": 1e-6}
+    entry = Entry(data="digits", split="test", **scored, **how)
+    (folder / RESULTS).write_text(results_text([entry]))
+    text = trained_card(Record(ModelFolder(folder)), tmp_path)
+    data = ModelCard(text).data
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert data.datasets == ["someone/digits"]
+    assert data.metrics == ["bits_per_dim"]
+    assert data.eval_results[0].dataset_type == "someone/digits"
+    assert data.eval_results[0].metric_value == 8.0
+    monkeypatch.chdir(tmp_path)
+    run_snippet(text)
+    assert "tensor(" in capsys.readouterr().out

@@ -1,0 +1,79 @@
+"""A model whose test rows come in groups: folder, card and tables say that errors are clustered."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from support import staged_folder
+from support.small_models import rows
+
+from impflow_zoo import evaluate
+from impflow_zoo.models.folder import CARD, RECIPE, SCORES, ModelFolder
+from impflow_zoo.zoo import staging, tables
+from impflow_zoo.zoo.record import Record
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is staged twice: on a toy, and with rows in seven groups."""
+    root = tmp_path_factory.mktemp("checkout")
+    staged_folder.stage(root / "hub_configs" / "alone")
+    folder = staged_folder.stage(root / "hub_configs" / "grouped")
+    recipe = yaml.safe_load((folder / RECIPE).read_text())
+    recipe["card"]["data_name"] = "photographs"
+    (folder / RECIPE).write_text(yaml.safe_dump(recipe))
+    frame = pandas.DataFrame(rows(1400).numpy(), columns=["a", "b"])
+    frame.assign(group=[i % 7 for i in range(1400)]).to_parquet(root / "test.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        datasets = pytest.importorskip("datasets")
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(root / "cache"))
+        staging.stage(None, folder, data=str(root / "test.parquet"))
+        known = evaluate(folder, root / "test.parquet")
+    assert known.groups == 7
+    for name, table in (("models", "zoo"), ("impflow-beside-resflow", "pairs")):
+        (root / "docs").mkdir(exist_ok=True)
+        page = f"<!-- {table} table -->\n<!-- end of {table} table -->\n"
+        (root / "docs" / f"{name}.md").write_text(page)
+    return root
+
+
+def test_the_folder_keeps_the_groups(checkout):
+    folder = checkout / "hub_configs" / "grouped"
+    entry = Record(ModelFolder(folder)).entry
+    assert (entry.n, entry.groups) == (1400, 7)
+    assert load_file(folder / SCORES)["group"].tolist() == [i % 7 for i in range(1400)]
+    alone = checkout / "hub_configs" / "alone"
+    assert Record(ModelFolder(alone)).entry.groups is None
+    assert "group" not in load_file(alone / SCORES)
+
+
+def test_the_card_says_that_its_error_is_clustered(checkout):
+    grouped, alone = (
+        (checkout / "hub_configs" / name / CARD).read_text() for name in ("grouped", "alone")
+    )
+    assert (
+        "± is the standard error of the mean\nover rows, clustered by the 7 groups that they come "
+        "in: rows of one group are not independent; log-determinants are exact."
+    ) in grouped
+    assert "± is the standard error of the mean\nover rows; log-determinants" in alone
+    arguments = ModelCard(grouped).data.eval_results[0].metric_args
+    assert arguments["groups"] == 7
+    assert "groups" not in ModelCard(alone).data.eval_results[0].metric_args
+
+
+def test_the_tables_say_so(checkout):
+    made = tables.documents(checkout)
+    alone, grouped = csv.DictReader(io.StringIO(made[checkout / "results.csv"]))
+    assert (alone["groups"], grouped["groups"]) == ("", "7")
+    lines = made[checkout / "docs" / "models.md"].splitlines()
+    (line,) = (line for line in lines if "[grouped]" in line)
+    assert f" ± {float(grouped['stderr']):.3f} nats, clustered by 7 groups |" in line
+    (line,) = (line for line in lines if "[alone]" in line)
+    assert "groups" not in line
