@@ -111,7 +111,8 @@ def describe(
         table: its columns.
         given: names of the context columns.
         name: name of the table in messages.
-        choose: leave columns out that have no density; False refuses them.
+        choose: leave columns out that have no density; False refuses them, and takes a column
+            that is a function of context columns.
 
     Raises:
         DataError: if a context column does not exist or is not numeric, or if no column or fewer
@@ -137,7 +138,8 @@ def describe(
     for c in kept:
         if values[c].min() == values[c].max():
             left_out[c] = "is constant"
-    left_out.update(_dependent({c: v for c, v in values.items() if c not in left_out}, given))
+    if choose or not given:  # a target may be a function of its features
+        left_out.update(_dependent({c: v for c, v in values.items() if c not in left_out}, given))
     columns = tuple(c for c in kept if c not in left_out and c not in given)
     left_out = {c: left_out[c] for c in table.names if c in left_out}
     if not choose and left_out:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.models.classes import model_class
 
 __all__ = [
     "PORTFOLIO",
@@ -15,6 +16,7 @@ __all__ = [
     "Candidate",
     "batch_size",
     "candidates",
+    "own_candidate",
     "training_settings",
     "variants",
 ]
@@ -83,6 +85,33 @@ PORTFOLIO = (
         least=2,
     ),
 )
+
+
+def own_candidate(model: str | None, config: Mapping[str, Any] | None) -> Candidate:
+    """What users choose instead of a search.
+
+    Arguments:
+        model: name of a class of models or of an entry of the portfolio; None takes the class of
+            the first entry.
+        config: settings of the config but for the columns.
+
+    Raises:
+        ConfigError: if there is no such model, or a setting is unknown.
+    """
+    known = {one.name: one for one in PORTFOLIO}
+    if model in known:
+        return replace(known[model], config={**known[model].config, **(config or {})})
+    name = model_class(PORTFOLIO[0].model if model is None else model).__name__
+    settings = {"kind": model_class(name).config_types[0].kind, **(config or {})}
+    if settings["kind"] == "spline":
+        kind = f"spline-{settings.get('layers', 'coupling')}"
+    elif settings["kind"] == "tabular":
+        kind = "residual" if name == "ResFlow" else "implicit"
+    else:
+        kind = "spline-coupling"
+    return Candidate(name, name, settings, _decay(1.0), kind)
+
+
 _EMBEDDING = [64, 64]  # layers of the net that sees a context before the blocks
 
 

@@ -39,7 +39,7 @@ from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.lock import only_run
 
-__all__ = ["StoppedFitError", "fit", "fit_splits"]
+__all__ = ["StoppedFitError", "check_settings", "fit", "fit_splits"]
 
 _SHOWN = 2000  # rows in the picture
 
@@ -87,10 +87,7 @@ def fit(
         >>> found.model.sample(3).shape
         torch.Size([3, 2])
     """
-    if not (is_real(minutes) and 0 < minutes < math.inf):
-        raise ModelError(f"minutes={minutes!r}: a positive number is needed")
-    if not (is_whole(seed) and 0 <= seed < 2**63):
-        raise ModelError(f"seed={seed!r}: a whole number between 0 and 2^63 - 1 is needed")
+    check_settings(minutes, seed)
     names = (given,) if isinstance(given, str) else tuple(given)
     table = read_table(data)
     findings = describe(table.first, names, table.name)
@@ -111,6 +108,14 @@ def fit(
         resume=resume,
         progress=progress,
     )
+
+
+def check_settings(minutes: Any, seed: Any) -> None:
+    """Refuse minutes and seeds that are none, by a `ModelError`."""
+    if not (is_real(minutes) and 0 < minutes < math.inf):
+        raise ModelError(f"minutes={minutes!r}: a positive number is needed")
+    if not (is_whole(seed) and 0 <= seed < 2**63):
+        raise ModelError(f"seed={seed!r}: a whole number between 0 and 2^63 - 1 is needed")
 
 
 def fit_splits(
