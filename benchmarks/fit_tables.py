@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def compared(name: str, minutes: float, folder: Path) -> dict[str, Any]:
             out=folder / f"{name.split(',')[0]}-{label}".replace(" ", "-"),
             seed=0,
             device="cpu",
+            wall=math.inf,
             resume=(folder / f"{name.split(',')[0]}-{label}".replace(" ", "-")).exists(),
         )
         per_row = evaluate(found.model, splits["test"]).per_row

@@ -126,12 +126,15 @@ def sample(
     n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="Samples per context.")] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
+    rounded: Annotated[
+        bool,
+        typer.Option("--rounded/--not-rounded", help="Round columns as they are in the data."),
+    ] = True,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw samples from a model."""
-    import pandas
     import torch
 
     from impflow_zoo.cli.given import read_given
@@ -149,17 +152,14 @@ def sample(
         raise ModelError(f"samples of {model} have {shape[0]} columns: write them to a .csv file")
     generator = torch.Generator().manual_seed(seed)
     contexts = None if context is None else context.to(next(loaded.parameters()).device)
-    samples = loaded.sample(n, contexts, temperature, generator)
-    samples = samples if context is None else samples.flatten(0, 1)
+    samples = loaded.sample(
+        n, contexts, temperature, generator, rounded=rounded and not picture, as_frame=not picture
+    )
     if picture:
+        samples = samples if context is None else samples.flatten(0, 1)
         pictures.draw_samples(samples, out)
     else:
-        columns = pictures.column_names(loaded.config)
-        table = pandas.DataFrame(samples.numpy(force=True), columns=columns)
-        if context is not None:
-            names = list(getattr(loaded.config, "context_columns", ()))
-            table[names] = context.repeat_interleave(n, dim=0).numpy()
-        writing.write_whole(out, as_csv(table))
+        writing.write_whole(out, as_csv(samples))
     data = {"model": model, "n": n, "out": str(out)}
     _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 

@@ -65,7 +65,7 @@ class Findings:
         if self.given:
             found["context_columns"] = list(self.given)
         if self.rounding:
-            found["rounding"] = [self.rounding.get(name, 0.0) for name in self.columns]
+            found["rounding"] = dict(self.rounding)
         return found
 
     def proposals(self) -> list[tuple[str, str]]:

@@ -131,6 +131,7 @@ def fit_splits(
     resume: bool = False,
     progress: bool = False,
     baselines: bool = True,
+    wall: float = WALL,
 ) -> Fit:
     """Search among candidates on rows that are split; the arguments are those of `fit`.
 
@@ -140,6 +141,7 @@ def fit_splits(
         entrants: the candidates, the most promising first.
         rounds: of the search.
         baselines: compare with densities that need no search.
+        wall: minutes by the clock per minute of work after which the last run is stopped.
     """
     start = time.perf_counter()
     kept = _Temporary() if out is None else None
@@ -170,7 +172,7 @@ def fit_splits(
             progress,
             _said if progress else _unsaid,
         )
-        best = search.run(entrants, rounds, start + 60 * (WALL * minutes + 1))
+        best = search.run(entrants, rounds, start + 60 * (wall * minutes + 1))
         if best.value is None:
             raise ModelError(
                 "no run has a validation value, so there is no model: look for columns with "
