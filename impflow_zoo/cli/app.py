@@ -201,6 +201,7 @@ def train(
     from impflow_zoo.models.metrics import METRICS
     from impflow_zoo.models.preprocessing import preprocessing_of
     from impflow_zoo.training.recipe import read_recipe
+    from impflow_zoo.training.summary import course, reason
 
     config = read_recipe(recipe).config
     state = training.train(
@@ -229,10 +230,14 @@ def train(
         best = f"best validation {text} at step {state['best_step']}"
     text = (
         f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
-        f"{state['seconds'] / 60:.1f} minutes"
+        f"{state['cpu_seconds'] / 60:.1f} CPU minutes, {state['seconds'] / 60:.1f} by the clock"
     )
     if dry_run:
         text = f"dry run, nothing was kept: {text}"
+    elif value is not None:
+        folder = out or Path("runs") / recipe.resolve().parent.name
+        text += f"\n{reason(state)}; {course(state['best_step'], state['validated'])}"
+        text += f"\nthe model is in {folder}: impflow-zoo evaluate {folder} --dataset HELD_OUT"
     _say(text, {**state, "metric": config.metric, "validation": value}, as_json=as_json)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import DataError, ImageStream, Source, TableSource
+from impflow_zoo.evaluation.baselines import gaussian
 from impflow_zoo.evaluation.predictive import Predictive, predictive
 from impflow_zoo.evaluation.processes import Processes, alone
 from impflow_zoo.evaluation.result import Result
@@ -30,6 +31,8 @@ from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 
 __all__ = ["evaluate", "shown_rows"]
+
+_GAUSSIAN_ROWS = 10  # for each column, at least
 
 
 def evaluate(
@@ -117,6 +120,7 @@ def evaluate(
     with _evaluating(model):
         round_trip = _round_trip(model, scored, said=processes.first)
         predicted = _predicted(model, source, seed, limit) if processes.first else ()
+        beside = _gaussian(model, source, seed, limit) if processes.first else None
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
     n = len(values)
@@ -149,6 +153,7 @@ def evaluate(
         predictive=predicted,
         groups=None if groups is None else len(groups.unique()),
         row_groups=groups,
+        gaussian=beside,
     )
 
 
@@ -167,6 +172,21 @@ def _predicted(
     x, context = model.parted(torch.cat(inputs))
     assert context is not None
     return predictive(model, x, context, seed)
+
+
+def _gaussian(
+    model: FlowModel, source: Source | ImageStream, seed: int, limit: int | None
+) -> float | None:
+    """The value of a Gaussian of the rows themselves, where it says something."""
+    size = len(model.columns)
+    if not isinstance(source, TableSource) or not size or getattr(model.config, "periodic", {}):
+        return None
+    inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
+    rows = torch.cat(inputs).double().cpu().numpy()
+    if len(rows) < _GAUSSIAN_ROWS * rows.shape[1] or (rows.std(axis=0) == 0).any():
+        return None
+    value = gaussian(rows, rows, size).validation
+    return float(model.preprocessing.metric(torch.tensor(value, dtype=torch.float64)))
 
 
 @contextmanager

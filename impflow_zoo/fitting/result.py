@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from impflow_zoo.evaluation.baselines import Baseline
 from impflow_zoo.evaluation.standard_errors import clustered
-from impflow_zoo.fitting.baselines import Baseline
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.search import Tried
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.training.summary import course
 
 if TYPE_CHECKING:
     import pandas
@@ -93,8 +94,9 @@ class Fit:
         again = (
             "trained to the end" if best.round == 0 else f"from round {best.round} of the search"
         )
-        step = f"best at step {best.best_step:,} of {best.steps:,}"
-        lines = {"best": f"{best.name}, {again}: {_ENDS.get(best.ended, best.ended)}, {step}"}
+        ended = _ENDS.get(best.ended, best.ended)
+        lines = {"best": f"{best.name}, {again}: {ended}, best at step {best.best_step:,}"}
+        lines["so"] = course(best.best_step, best.done)
         if self.n:
             others = ", ".join(f"{name} {value:.4f}" for name, value in self.test_baselines.items())
             lines["test"] = (

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from impflow_zoo.data import TableSource, fingerprint
 from impflow_zoo.evaluation import evaluate
+from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
 from impflow_zoo.evaluation.processes import together
-from impflow_zoo.fitting.baselines import Baseline, gaussian, mixture
 from impflow_zoo.fitting.budget import Plan, plan
 from impflow_zoo.fitting.columns import Findings, describe
 from impflow_zoo.fitting.portfolio import Candidate, candidates

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -196,7 +197,7 @@ class Search:
                     resume=ModelFolder(folder).has(CHECKPOINT),
                     max_minutes=limit,
                     processes=self.processes,
-                    progress=self.progress,
+                    progress=self.progress and sys.stderr.isatty(),  # else the lines of `say`
                 )
         except NUMERICAL_ERRORS as error:  # the others may do better
             state |= {"ended": str(error), "cpu_seconds": time.process_time() - start}
