@@ -12,13 +12,12 @@ __all__ = ["rounding_step", "spike"]
 
 _DECIMALS = 9
 _FLOAT32 = 1.2e-7  # files of float32 have rounded the grid itself
-_REPEATED = 0.9  # rows over distinct values: a finer grid than that does no harm
 
 
 def rounding_step(values: numpy.ndarray) -> float:
     """The distance of the points of the coarsest grid that all values lie on; 0 if there is none.
 
-    Columns whose values hardly repeat are taken for continuous ones, unless they are whole
+    Columns none of whose values repeats are taken for continuous ones, unless they are whole
     numbers.
 
     Arguments:
@@ -32,7 +31,7 @@ def rounding_step(values: numpy.ndarray) -> float:
     import numpy
 
     distinct = numpy.unique(values)
-    repeats = len(distinct) < _REPEATED * len(values)
+    repeats = len(distinct) < len(values)
     whole = bool((distinct % 1 == 0).all())
     if whole and not repeats:
         return 1.0

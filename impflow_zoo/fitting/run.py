@@ -65,7 +65,7 @@ def fit(
     Arguments:
         data: a file or folder, a Hub id, `toy:NAME`, a DataFrame, or an array with shape `(N, D)`.
         minutes: CPU minutes of one thread of the machine that the costs were measured on. The
-            last run is stopped after three times as many minutes by the clock, and one more.
+            last run is stopped after three times its share by the clock, and a minute more.
         given: context columns: the density is that of the other columns given these.
         out: folder for the best model, all runs and the rows; None takes a temporary folder, which
             is deleted when the result is.
@@ -172,7 +172,7 @@ def fit_splits(
             progress,
             _said if progress else _unsaid,
         )
-        best = search.run(entrants, rounds, start + 60 * (wall * minutes + 1))
+        best = search.run(entrants, rounds, wall)
         if best.value is None:
             raise ModelError(
                 "no run has a validation value, so there is no model: look for columns with "

@@ -43,10 +43,10 @@ from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import train_on
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
-__all__ = ["STATE", "Search", "StoppedFitError", "Tried"]
+__all__ = ["STATE", "WALL", "Search", "StoppedFitError", "Tried"]
 
 STATE = "fit.json"
-WALL = 3.0  # minutes by the clock per minute of work, after which the last run is stopped
+WALL = 3.0  # minutes by the clock per minute of its work after which the last run is stopped
 _HEAD = """impflow-zoo train FOLDER/recipe.yaml --data FOLDER/data
 FOLDER: the folder that `impflow-zoo fit` has written; its rows are shuffled and split"""
 
@@ -127,13 +127,13 @@ class Search:
     tried: list[Tried] = field(default_factory=list)
     left: float = 0.0
 
-    def run(self, entrants: Sequence[Candidate], plan: Plan, deadline: float) -> Tried:
+    def run(self, entrants: Sequence[Candidate], plan: Plan, wall: float = WALL) -> Tried:
         """Try candidates, train the best, and return the best of all runs.
 
         Arguments:
             entrants: the candidates, the most promising first.
             plan: rounds of the search; without any, the first candidate is trained.
-            deadline: when to stop the last run, by `time.perf_counter`.
+            wall: minutes by the clock per minute of its work after which the last run is stopped.
 
         Raises:
             StoppedFitError: if a signal asks to stop.
@@ -149,7 +149,7 @@ class Search:
             values = [self._short(one, number + 1, work).rank for one in leaders]
             order = sorted(range(len(leaders)), key=lambda i: -values[i])
             found = [leaders[i] for i in order]
-        self._long(found[0], deadline)
+        self._long(found[0], wall)
         return max(self.tried, key=lambda one: one.rank)
 
     def _short(self, candidate: Candidate, number: int, work: float) -> Tried:
@@ -159,11 +159,11 @@ class Search:
         settings: dict[str, Any] = {"validations": SHORT_VALIDATIONS, "patience": None}
         return self._one(candidate, number, steps, settings, None)
 
-    def _long(self, candidate: Candidate, deadline: float) -> Tried:
+    def _long(self, candidate: Candidate, wall: float) -> Tried:
         cost = price(candidate, self.findings, *map(len, self.splits.values()))
         steps = cost.steps(self.left, VALIDATIONS)
         settings: dict[str, Any] = {"validations": VALIDATIONS, "patience": PATIENCE}
-        return self._one(candidate, 0, steps, settings, deadline)
+        return self._one(candidate, 0, steps, settings, wall * self.left / 60 + 1)
 
     def _one(
         self,
@@ -171,7 +171,7 @@ class Search:
         number: int,
         steps: int,
         settings: dict[str, Any],
-        deadline: float | None,
+        max_minutes: float | None,
     ) -> Tried:
         """The run of a candidate: read back, resumed, or made."""
         for known in self.tried:
@@ -184,7 +184,6 @@ class Search:
         text = recipe_text(self.findings, candidate.model, config, training, head=_HEAD)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE, text.encode())
-        limit = None if deadline is None else max(0.0, deadline - time.perf_counter()) / 60
         start = time.process_time()
         state: dict[str, Any] = {"step": 0, "best": None, "best_step": 0}
         try:
@@ -195,7 +194,7 @@ class Search:
                     folder,
                     kept=text.encode(),
                     resume=ModelFolder(folder).has(CHECKPOINT),
-                    max_minutes=limit,
+                    max_minutes=max_minutes,
                     processes=self.processes,
                     progress=self.progress and sys.stderr.isatty(),  # else the lines of `say`
                 )

@@ -144,3 +144,9 @@ def test_tables_in_memory(convert):
     table = in_memory(convert(numpy.column_stack([A, B])))
     assert [numpy.array_equal(v, w) for v, w in zip(table.numbers.values(), (A, B), strict=True)]
     assert in_memory([[1.0]]) is None
+
+
+def test_a_grid_is_found_in_few_rows():
+    values = numpy.round(450 + 17 * numpy.random.default_rng(1).normal(size=700), 2)
+    assert len(set(values)) > 0.9 * len(values)
+    assert rounding_step(values) == 0.01
