@@ -1,6 +1,7 @@
 """Implicit and residual normalizing flows: blocks, trained weights, evaluation."""
 
 from impflow_zoo.evaluation import evaluate
+from impflow_zoo.fitting import Fit, fit
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
@@ -24,6 +25,7 @@ from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, R
 from impflow_zoo.transforms.radial import RadialTransform
 
 __all__ = [
+    "Fit",
     "ImageConfig",
     "ImpFlow",
     "ImpFlowTransform",
@@ -49,6 +51,7 @@ __all__ = [
     "TabularConfig",
     "create_model",
     "evaluate",
+    "fit",
     "list_models",
     "register_block",
     "register_model",

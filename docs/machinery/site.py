@@ -12,6 +12,8 @@ from machinery.addresses import COPIED, ROOT, for_page
 
 _TASKS = (
     "density_of_a_table",
+    "scikit_learn_estimators",
+    "unusual_rows",
     "conditional_density",
     "bounded_and_angular_columns",
     "certify_an_inverse",

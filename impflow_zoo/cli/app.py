@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from impflow_zoo.demo.command import demo
+from impflow_zoo.fitting.command import fit, init
 from impflow_zoo.models import registry, writing
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import GOLDEN
@@ -20,7 +21,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="impflow-zoo",
-    help="Implicit and residual normalizing flows: list, evaluate, sample, train, certify models.",
+    help="Implicit and residual normalizing flows: fit, evaluate, sample, train, certify models.",
     epilog="IMPFLOW_ZOO_TRACEBACK=1 in the environment shows the traceback of an error, "
     "for bug reports.",
     no_args_is_help=True,
@@ -171,12 +172,15 @@ def sample(
     ] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
+    rounded: Annotated[
+        bool,
+        typer.Option("--rounded/--not-rounded", help="Round columns as they are in the data."),
+    ] = True,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw samples from a model."""
-    import pandas
     import torch
 
     from impflow_zoo.cli.given import read_given
@@ -194,17 +198,14 @@ def sample(
         raise ModelError(f"samples of {model} have {shape[0]} columns: write them to a .csv file")
     generator = torch.Generator().manual_seed(seed)
     contexts = None if context is None else context.to(next(loaded.parameters()).device)
-    samples = loaded.sample(n, contexts, temperature, generator)
-    samples = samples if context is None else samples.flatten(0, 1)
+    samples = loaded.sample(
+        n, contexts, temperature, generator, rounded=rounded and not picture, as_frame=not picture
+    )
     if picture:
+        samples = samples if context is None else samples.flatten(0, 1)
         pictures.draw_samples(samples, out)
     else:
-        columns = pictures.column_names(loaded.config)
-        table = pandas.DataFrame(samples.numpy(force=True), columns=columns)
-        if context is not None:
-            names = list(getattr(loaded.config, "context_columns", ()))
-            table[names] = context.repeat_interleave(n, dim=0).numpy()
-        writing.write_whole(out, as_csv(table))
+        writing.write_whole(out, as_csv(samples))
     data = {"model": model, "n": n, "out": str(out)}
     _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 
@@ -248,6 +249,7 @@ def train(
     from impflow_zoo.models.metrics import METRICS
     from impflow_zoo.models.preprocessing import preprocessing_of
     from impflow_zoo.training.recipe import read_recipe
+    from impflow_zoo.training.summary import course, reason
 
     config = read_recipe(recipe).config
     state = training.train(
@@ -276,10 +278,14 @@ def train(
         best = f"best validation {text} at step {state['best_step']}"
     text = (
         f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
-        f"{state['seconds'] / 60:.1f} minutes"
+        f"{state['cpu_seconds'] / 60:.1f} CPU minutes, {state['seconds'] / 60:.1f} by the clock"
     )
     if dry_run:
         text = f"dry run, nothing was kept: {text}"
+    elif value is not None:
+        folder = out or Path("runs") / recipe.resolve().parent.name
+        text += f"\n{reason(state)}; {course(state['best_step'], state['validated'])}"
+        text += f"\nthe model is in {folder}: impflow-zoo evaluate {folder} --dataset HELD_OUT"
     _say(text, {**state, "metric": config.metric, "validation": value}, as_json=as_json)
 
 
@@ -365,6 +371,8 @@ def publish(
     _say(text, data, as_json=as_json)
 
 
+app.command()(fit)
+app.command()(init)
 app.command()(demo)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
+from impflow_zoo.data.frames import IN_MEMORY
 from impflow_zoo.data.images import ImageSource
 from impflow_zoo.data.loading import pick_split
 from impflow_zoo.data.pixels import ImageFormat
@@ -24,7 +26,7 @@ def is_toy(dataset: str | os.PathLike[str] | None) -> bool:
 
 
 def open_source(
-    dataset: str | os.PathLike[str],
+    dataset: Any,
     split: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -37,7 +39,8 @@ def open_source(
     """Open data by name: `toy:NAME`, a Hub id, a folder, or a single file.
 
     Arguments:
-        dataset: the name, or a path.
+        dataset: the name, or a path; a table in memory, see `open_table`; or a source, which is
+            taken as it is.
         split: name of the split; None uses the whole of a set with one split. The splits train,
             validation and test of a toy are independent samples; None draws another independent
             sample.
@@ -58,6 +61,12 @@ def open_source(
         >>> len(open_source("toy:moons", "test", size=100))
         100
     """
+    if isinstance(dataset, Source):
+        return dataset
+    if not isinstance(dataset, str | os.PathLike):
+        if image is not None:
+            raise DataError(f"{IN_MEMORY}: image models read their images from files")
+        return open_table(dataset, columns=columns, features=features)
     dataset = os.fspath(dataset)
     if is_toy(dataset):
         if image is not None:

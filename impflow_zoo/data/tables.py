@@ -10,24 +10,26 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from impflow_zoo.data.columns import GROUP, Columns, listed
 from impflow_zoo.data.csv_files import read_csv, refuse_missing_header, separator_hint
+from impflow_zoo.data.frames import IN_MEMORY, has_names, in_memory
 from impflow_zoo.data.json_files import read_json
 from impflow_zoo.data.loading import find_table
 from impflow_zoo.data.parquet_files import read_parquet
 from impflow_zoo.data.source import DataError, LeftOutWarning, TableSource
 
-__all__ = ["GROUP", "open_table"]
+__all__ = ["GROUP", "open_table", "read_columns"]
 
 _READERS = {".csv": read_csv, ".json": read_json, ".jsonl": read_json, ".parquet": read_parquet}
 _LEFT_BY_PANDAS = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # its index, saved as a column
 
 
 def open_table(
-    dataset: str | os.PathLike[str],
+    dataset: Any,
     split: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -37,7 +39,9 @@ def open_table(
     """Open a table.
 
     Arguments:
-        dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file.
+        dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file; or a
+            table in memory: a DataFrame, or an array or tensor with shape `(N, D)`, whose columns
+            are those that are named, in this order.
         split: name of the split; None uses the whole of a set with one split.
         columns: the columns to take, in this order. If none are named, all numeric ones are taken
             in the order of the file, except `group` and an index saved by pandas, and a warning
@@ -58,19 +62,47 @@ def open_table(
     """
     import numpy
 
+    kept = in_memory(dataset, columns or ())
+    if kept is not None:
+        name, table = IN_MEMORY, kept
+    elif not isinstance(dataset, str | os.PathLike):
+        raise DataError(
+            f"data of type {type(dataset).__name__}: a Hub id, folder, file, toy:NAME, DataFrame "
+            "or array of numbers is needed"
+        )
+    else:
+        name, table = read_columns(dataset, split, revision=revision, columns=columns)
+    chosen = _checked(columns, table, name) if columns else _numeric(table, name, features)
+    values = numpy.column_stack([table.numbers[column] for column in chosen])
+    groups = None if table.groups is None else torch.from_numpy(table.groups)
+    named = kept is None or has_names(dataset)
+    return TableSource(name, torch.from_numpy(values), chosen, named=named, groups=groups)
+
+
+def read_columns(
+    dataset: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    revision: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> tuple[str, Columns]:
+    """The name of a split in messages, and its columns, whole or those that are named.
+
+    Arguments:
+        dataset, split, revision, columns: as in `open_table`; no tables in memory.
+
+    Raises:
+        DataError: for a set or split that does not exist or cannot be read.
+    """
     found = find_table(dataset, split, revision=revision)
-    name, read = found.name, _READERS[found.files[0].suffix.lower()]
+    read = _READERS[found.files[0].suffix.lower()]
     try:
-        table = read(found.files, name, columns or None)
+        return found.name, read(found.files, found.name, columns or None)
     except DataError as error:
         if found.folder is None:
             raise
         # The user knows the file by its name on the Hub.
         raise DataError(str(error).replace(str(found.folder), os.fspath(dataset))) from None
-    chosen = _checked(columns, table, name) if columns else _numeric(table, name, features)
-    values = numpy.column_stack([table.numbers[column] for column in chosen])
-    groups = None if table.groups is None else torch.from_numpy(table.groups)
-    return TableSource(name, torch.from_numpy(values), chosen, named=True, groups=groups)
 
 
 def _numeric(table: Columns, name: str, features: int | None) -> list[str]:
@@ -114,5 +146,6 @@ def _checked(columns: Sequence[str], table: Columns, name: str) -> list[str]:
             f"{separator_hint(table.names)}"
         )
     for column, reason in table.reasons.items():
-        raise DataError(f"{name}: column {column!r} {reason}")
+        if column in columns:
+            raise DataError(f"{name}: column {column!r} {reason}")
     return list(columns)

@@ -45,6 +45,9 @@ class Result:
         predictive: for conditional models, how well each column is predicted.
         groups: number of groups that the rows come in; None for independent rows.
         row_groups: the group of each row, `[n]`, numbered from 0 in the order of the rows.
+        gaussian: for tables, the value of a Gaussian that is fitted to these rows themselves; given
+            contexts, of a linear regression. None for angles, images, and fewer than ten rows for
+            each column.
     """
 
     metric: str
@@ -69,11 +72,19 @@ class Result:
     predictive: tuple[Predictive, ...] = ()
     groups: int | None = None
     row_groups: Tensor | None = field(default=None, repr=False, compare=False)
+    gaussian: float | None = None
 
     @property
     def round_trip_inaccurate(self) -> bool:
         """Whether `round_trip` is more than 0.01."""
         return not self.round_trip <= LARGEST_ERROR
+
+    def _beside_gaussian(self, unit: str) -> str:
+        if self.gaussian is None:
+            return ""
+        gap = METRICS[self.metric].sign * (self.value - self.gaussian)
+        words = "ahead of it" if gap >= 0 else "behind it"
+        return f"{self.gaussian:.4f} {unit}, fitted to these rows; {abs(gap):.4f} {words}"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but those of rows, and `round_trip_inaccurate`.
@@ -101,6 +112,7 @@ class Result:
             self.metric.replace("_", " "): (
                 f"{self.value:.4f} +- {self.stderr:.4f} {unit}{clustered(self.groups)}"
             ),
+            "a Gaussian": self._beside_gaussian(unit),
             "on the card": card,
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
@@ -108,6 +120,8 @@ class Result:
             "round trip": f"{self.round_trip:.2e} at most, {METRICS[self.metric].round_trip}",
             "time": f"{self.seconds:.1f} s",
         }
+        if self.gaussian is None:
+            del lines["a Gaussian"]
         if self.logdet == "exact":
             del lines["truncation"]
             lines["estimator error"] = "none (log-det exact)"

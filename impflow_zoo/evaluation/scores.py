@@ -7,11 +7,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from impflow_zoo.data import DataError, ImageStream, Source, TableSource
+from impflow_zoo.evaluation.baselines import gaussian
 from impflow_zoo.evaluation.predictive import Predictive, predictive
 from impflow_zoo.evaluation.processes import Processes, alone
 from impflow_zoo.evaluation.result import Result
@@ -30,10 +32,12 @@ from impflow_zoo.numerics.solver import NumericalWarning
 
 __all__ = ["evaluate", "shown_rows"]
 
+_GAUSSIAN_ROWS = 10  # for each column, at least
+
 
 def evaluate(
     model: FlowModel | str | os.PathLike[str],
-    dataset: str | os.PathLike[str] | None = None,
+    dataset: Any = None,
     split: str | None = None,
     *,
     seed: int = 0,
@@ -54,8 +58,10 @@ def evaluate(
     Arguments:
         model: a model, a local folder, a Hub id, or a name from `list_models`; a model that is
             loaded here goes to a GPU if there is one.
-        dataset: Hub id, local folder or file, or `toy:NAME`. None takes the data of the model's
-            card: the split that ships with the model, else the data of its recipe.
+        dataset: Hub id, local folder or file, or `toy:NAME`; for models of tables also rows in
+            memory: a DataFrame, or an array or tensor with the model's columns, contexts last.
+            None takes the data of the model's card: the split that ships with the model, else the
+            data of its recipe.
         split: None takes the whole of a set with one split; without `dataset`, or for the
             recipe's own, the recipe's test split.
         seed: seed of probes and noise.
@@ -92,19 +98,18 @@ def evaluate(
         with processes.united():
             model = create_model(model, device=processes.device)
     config = model.config
-    if not isinstance(dataset, str | os.PathLike | None):
-        raise ModelError(
-            f"dataset of type {type(dataset).__name__}: a Hub id, folder, file or toy:NAME is "
-            "needed; model.log_prob takes tensors"
-        )
     for name, value in (("limit", limit), ("batch_size", batch_size), ("seed", seed)):
         if value is not None and not is_whole(value):
             raise ModelError(f"{name}={value!r}: a whole number is needed")
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
     with _evaluating(model), processes.united():
-        where = scored_split(model, dataset, split, revision)
-        source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+        if isinstance(dataset, str | os.PathLike | None):
+            where = scored_split(model, dataset, split, revision)
+            source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+        else:
+            source = open_rows(model.config, dataset, None)
+            where = Split(source.name, None)
         start = time.perf_counter()
         scored = score(
             model,
@@ -119,6 +124,7 @@ def evaluate(
     with _evaluating(model):
         round_trip = _round_trip(model, scored, said=processes.first)
         predicted = _predicted(model, source, seed, limit) if predictions else ()
+        beside = _gaussian(model, source, seed, limit) if processes.first else None
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
     n = len(values)
@@ -151,6 +157,7 @@ def evaluate(
         predictive=predicted,
         groups=None if groups is None else len(groups.unique()),
         row_groups=groups,
+        gaussian=beside,
     )
 
 
@@ -169,6 +176,21 @@ def _predicted(
     x, context = model.parted(torch.cat(inputs))
     assert context is not None
     return predictive(model, x, context, seed)
+
+
+def _gaussian(
+    model: FlowModel, source: Source | ImageStream, seed: int, limit: int | None
+) -> float | None:
+    """The value of a Gaussian of the rows themselves, where it says something."""
+    size = len(model.columns)
+    if not isinstance(source, TableSource) or not size or getattr(model.config, "periodic", {}):
+        return None
+    inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
+    rows = torch.cat(inputs).double().cpu().numpy()
+    if len(rows) < _GAUSSIAN_ROWS * rows.shape[1] or (rows.std(axis=0) == 0).any():
+        return None
+    value = gaussian(rows, rows, size).validation
+    return float(model.preprocessing.metric(torch.tensor(value, dtype=torch.float64)))
 
 
 @contextmanager

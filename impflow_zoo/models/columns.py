@@ -14,6 +14,7 @@ from impflow_zoo.models.fields import (
     convert_fields,
     require,
     require_choice,
+    require_names,
     require_sizes,
 )
 from impflow_zoo.transforms.torus import OnColumns
@@ -34,9 +35,10 @@ class ColumnsConfig:
         columns: names of the columns, in order; empty if they have none.
         context_columns: names of the context columns, in order. Contexts are in the data's own
             units; the model standardises them.
-        rounding: rounding step of every column in the data's own units, 0 for a column that is
-            not rounded; empty if none is. Uniform noise of one step is added before training and
-            scoring. Steps of the context columns may follow, but have no effect.
+        rounding: rounding step by name of a column in the data's own units; or the step of every
+            column, 0 for a column that is not rounded, which it is kept as. Empty if none is.
+            Uniform noise of one step is added before training and scoring. Steps of the context
+            columns may follow, but have no effect.
         bounds: lowest and highest value by name of a column, None for an open end. The density is
             zero outside, and rows outside are refused.
         metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
@@ -49,7 +51,7 @@ class ColumnsConfig:
     context_features: int | None = None
     columns: tuple[str, ...] = ()
     context_columns: tuple[str, ...] = ()
-    rounding: tuple[float, ...] = ()
+    rounding: dict[str, float] | tuple[float, ...] = ()
     bounds: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     metric: str = "log_likelihood"
     seed: int = 0
@@ -67,14 +69,19 @@ class ColumnsConfig:
             raise ConfigError("context_columns are named: columns must be named too")
         names = (*self.columns, *self.context_columns)
         require(len(set(names)) == len(names), "columns", names, "each once")
+        if isinstance(self.rounding, dict):
+            require_names("rounding", self.rounding, names)
+            least = min(self.rounding.values(), default=0.0)
+            require(least >= 0, "rounding", self.rounding, "steps of at least 0")
+            steps = [self.rounding.get(name, 0.0) for name in self.columns]
+            object.__setattr__(self, "rounding", tuple(steps) if any(steps) else ())
         if len(self.rounding) != self.features + given:
             self._require_length("rounding", self.features)
-        steps = all(0 <= step < math.inf for step in self.rounding)
-        require(steps, "rounding", self.rounding, "steps of at least 0")
+        valid = all(0 <= step < math.inf for step in self.steps)
+        require(valid, "rounding", self.rounding, "steps of at least 0")
 
-        known = set(self.columns)
+        require_names("bounds", self.bounds, self.columns)
         for name, ends in self.bounds.items():
-            require(name in known, "bounds", name, "names of columns")
             require(len(ends) == 2, f"bounds.{name}", ends, "[low, high]")
             low, high = self.bounds_of(name)
             wide = low < high and (low, high) != (-math.inf, math.inf)
@@ -84,6 +91,11 @@ class ColumnsConfig:
                 raise ConfigError(
                     f"bounds.{name}={ends}: too close for float32, subtract an offset"
                 )
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """The rounding step of every column, 0 for none; empty if no column has one."""
+        return tuple(self.rounding)  # type: ignore[arg-type]
 
     def bounds_of(self, column: str) -> tuple[float, float]:
         """Lowest and highest value of a column, infinite where it is open."""

@@ -19,6 +19,7 @@ from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.digits import warn_of_lost_digits
 from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.frames import holds, rows_of, sample_frame
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.table_config import TabularConfig
@@ -88,14 +89,22 @@ class Density(nn.Module):
         assert isinstance(transform, Transform)
         return transform
 
-    def log_prob(
-        self, x: Tensor, context: Tensor | None = None, *, report: Report | None = None
-    ) -> Tensor:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of a table, x0, x1, ... if they have none; empty for images."""
+        if len(self.config.shape) != 1:
+            return ()
+        named = tuple(getattr(self.config, "columns", ()))
+        return named or tuple(f"x{i}" for i in range(self.config.shape[0]))
+
+    def log_prob(self, x: Any, context: Any = None, *, report: Report | None = None) -> Tensor:
         """Log-density of each row, in nats, `[B]`.
 
         Arguments:
-            x: data as the user has it, with shape `[B, ...]`.
-            context: one context per row, for conditional models.
+            x: data as the user has it, with shape `[B, ...]`; rows of tables may also be an array,
+                or a DataFrame, whose columns are found by name.
+            context: one context per row, for conditional models, as a tensor, an array or a
+                DataFrame; None takes the context columns of a DataFrame `x`.
             report: receives statistics of the roots and log-determinants.
 
         Raises:
@@ -111,8 +120,8 @@ class Density(nn.Module):
 
     def log_prob_with_error(
         self,
-        x: Tensor,
-        context: Tensor | None = None,
+        x: Any,
+        context: Any = None,
         *,
         keys: Iterable[int] | None = None,
         report: Report | None = None,
@@ -178,17 +187,24 @@ class Density(nn.Module):
     def sample(
         self,
         n: int,
-        context: Tensor | None = None,
+        context: Any = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+        *,
+        rounded: bool = False,
+        as_frame: bool = False,
+    ) -> Any:
         """Draw from the density.
 
         Arguments:
             n: number of samples, for each context.
-            context: contexts with shape `[C, context_features]`, for conditional models.
+            context: contexts with shape `[C, context_features]`, for conditional models: a tensor,
+                an array or a DataFrame.
             temperature: scale of the noise; below 1 samples are more typical.
             generator: torch generator of the noise; None takes the global one.
+            rounded: round the columns that are rounded in the data to multiples of their step;
+                float64.
+            as_frame: return a DataFrame, each sample in a row, with its context behind it.
 
         Returns:
             Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
@@ -199,9 +215,17 @@ class Density(nn.Module):
             ValueError: if contexts are missing or of another shape.
             SolverError: if a root is not found.
         """
-        z, rows = self._noise(n, context, temperature, generator)
+        names = tuple(getattr(self.config, "context_columns", ()))
+        asked = None if context is None else self._from_memory(context, names)
+        z, rows = self._noise(n, asked, temperature, generator)
         x = self.to_data(self.decode(z, rows))
-        return x if context is None else x.unflatten(0, (len(context), n))
+        x = self.preprocessing.rounded(x) if rounded else x
+        x = x if asked is None else x.unflatten(0, (len(asked), n))
+        if not as_frame:
+            return x
+        if not self.columns:
+            raise ModelError("as_frame=True is for models of tables: images are no rows")
+        return sample_frame(x, self.columns, asked, names)
 
     def rsample(
         self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None
@@ -283,7 +307,7 @@ class Density(nn.Module):
         rows = None if context is None else context.repeat_interleave(n, dim=0)
         return temperature * noise, rows
 
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def encode(self, x: Any, context: Any = None) -> Tensor:
         """`transform` without computing the log-determinant: `[B, ...] -> [B, D]`.
 
         Raises:
@@ -326,7 +350,7 @@ class Density(nn.Module):
         return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
-    def fit_preprocessing(self, x: Tensor, context: Tensor | None = None) -> None:
+    def fit_preprocessing(self, x: Any, context: Any = None) -> None:
         """Learn mean and scale of the standardisation from training rows.
 
         Arguments:
@@ -337,6 +361,7 @@ class Density(nn.Module):
             ModelError: if the model has no standardisation, or a column is constant.
             ValueError: if the rows do not fit the model, or are not finite.
         """
+        x = self._from_memory(x, getattr(self.config, "columns", ()))
         _require_rows(x, "rows", self.config.shape)
         if isinstance(self.preprocessing, ImagePreprocessing):
             raise ModelError("this model's preprocessing is fixed and does not depend on data")
@@ -354,15 +379,27 @@ class Density(nn.Module):
             return rows[:, :-1], rows[:, -1].flatten(1)[:, :1]
         return rows[:, :-size], rows[:, -size:]
 
-    def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _checked(self, x: Any, context: Any) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, if they fit the model."""
+        given = getattr(self.config, "context_columns", ())
+        if context is None and holds(x, given):
+            context = x
+        x = self._from_memory(x, getattr(self.config, "columns", ()))
         _require_rows(x, "inputs", self.config.shape)
         x = self._converted(self.preprocessing.reduced(x), "inputs")  # turns cost digits
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))
 
-    def _checked_context(self, context: Tensor | None, rows: int | None = None) -> Tensor | None:
+    def _from_memory(self, data: Any, names: tuple[str, ...]) -> Any:
+        """Rows of a DataFrame or an array as a tensor; those of images are tensors."""
+        if len(self.config.shape) != 1:
+            return data
+        return rows_of(data, names, next(self.parameters()))
+
+    def _checked_context(self, context: Any, rows: int | None = None) -> Tensor | None:
         size = self.config.context_features
+        if size is not None and context is not None:
+            context = self._from_memory(context, getattr(self.config, "context_columns", ()))
         if size is None and context is not None:
             raise ValueError("a context was given, but this model is unconditional")
         if size is None:

@@ -25,6 +25,7 @@ __all__ = [
     "convert_fields",
     "require",
     "require_choice",
+    "require_names",
     "require_sizes",
     "require_tolerances",
     "usable_device",
@@ -45,6 +46,16 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
     """Refuse a setting that is out of its range."""
     if not condition:
         raise ConfigError(f"{name}={reprlib.repr(value)}: {expected} expected")
+
+
+def require_names(setting: str, found: typing.Iterable[str], known: typing.Iterable[str]) -> None:
+    """Refuse names of columns that there are not; a close one is proposed."""
+    names = list(known)
+    for name in found:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"{setting}={name!r}: names of columns expected{hint}")
 
 
 def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:

@@ -31,6 +31,13 @@ class Limits:
         held = [(low < x[:, i]) & (x[:, i] < high) for i, (low, high) in self.bounds.items()]
         return torch.stack((torch.ones_like(x[:, 0], dtype=torch.bool), *held)).all(dim=0)
 
+    def within(self, x: Tensor) -> Tensor:
+        """Rows, `[..., D]`, with what lies outside of bounds on them."""
+        found = x.clone()
+        for i, ends in self.bounds.items():
+            found[..., i] = x[..., i].clamp(*ends)
+        return found
+
     def check(self, x: Tensor, steps: Sequence[float] = ()) -> None:
         """Refuse rows on a bound or outside.
 

@@ -31,13 +31,13 @@ class TablePreprocessing:
     learns = True  # whether `fit` has anything to learn
 
     def __init__(self, config: ColumnsConfig) -> None:
-        self.rounding, self.columns = config.rounding, config.columns
+        self.rounding, self.columns = config.steps, config.columns
         self.given = getattr(config, "context_columns", ())
         bounds = {name: config.bounds_of(name) for name in getattr(config, "bounds", ())}
         self.limits = Limits(self.columns, bounds)
         self.periods = Periods(self.columns, getattr(config, "periodic", {}))
         self.per_nat = METRICS[config.metric].per_nat
-        self.adds_noise = any(config.rounding)  # whether `dequantise` uses its noise
+        self.adds_noise = any(config.steps)  # whether `dequantise` uses its noise
         # Angles lie between 0 and their period.
         self.reduced = self.to_data = self.periods.reduced
         self.inside = self.limits.inside  # which rows of model input have a density, `[B]`
@@ -51,6 +51,18 @@ class TablePreprocessing:
         found = raw + (noise - 0.5) * steps
         self.limits.spread(found, raw, noise, steps)
         return self.periods.reduced(found)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Data with rounded columns at multiples of their steps, and within bounds."""
+        if not self.adds_noise:
+            return x
+        found = x.double().clone()
+        for i, step in enumerate(self.rounding[: x.shape[-1]]):
+            if step:
+                found[..., i] = ((x[..., i].double() / step).round() * step).round(
+                    decimals=_decimals(step)
+                )
+        return self.limits.within(found)
 
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
         """`x - y` of model inputs; of angles the shorter way round."""
@@ -98,6 +110,11 @@ class TablePreprocessing:
     def metric(self, log_prob: Tensor) -> Tensor:
         """The model's metric from log-probabilities of model input in nats."""
         return log_prob * self.per_nat
+
+
+def _decimals(step: float) -> int:
+    """Digits behind the point that the multiples of a step have: 0.3, not 0.30000000000000004."""
+    return next((k for k in range(12) if abs(step * 10**k % 1) < 1e-9), 15)
 
 
 def _until_standardised(transform: Transform) -> list[Any]:
@@ -159,6 +176,10 @@ class ImagePreprocessing:
 
     def reduced(self, x: Tensor) -> Tensor:
         """The same: pixels are no angles."""
+        return x
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The same: images are rounded as they are."""
         return x
 
     def difference(self, x: Tensor, y: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ __all__ = ["open_rows", "source_options"]
 
 def open_rows(
     config: Config,
-    dataset: str,
+    dataset: Any,
     split: str | None,
     revision: str | None = None,
     size: int | None = None,

@@ -13,6 +13,7 @@ from impflow_zoo.models.fields import (
     ConfigError,
     require,
     require_choice,
+    require_names,
     require_sizes,
     require_tolerances,
 )
@@ -88,6 +89,7 @@ class TabularConfig(ColumnsConfig):
         require_choice("activation", activation, choices)
         require_tolerances(self.solver)
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
+        require_names("periodic", self.periodic, self.columns)
         unbounded = set(self.columns) - set(self.bounds)
         for name, period in self.periodic.items():
             require(name in unbounded, "periodic", name, "names of columns without bounds")

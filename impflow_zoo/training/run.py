@@ -16,7 +16,7 @@ import torch
 
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.data.outliers import refuse_outliers
-from impflow_zoo.evaluation.processes import together
+from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
@@ -41,7 +41,7 @@ from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.recipe import Recipe, differences, read_recipe, with_seed
 from impflow_zoo.training.trainer import Trainer
 
-__all__ = ["open_splits", "train"]
+__all__ = ["open_splits", "train", "train_on"]
 
 _NEEDS_LESS = (
     "a smaller training.batch_size of the recipe needs less, and so does a smaller model "
@@ -87,8 +87,8 @@ def train(
         progress: show a progress bar on stderr.
 
     Returns:
-        The last state: step, rows seen, seconds, the best mean log-likelihood of a validation in
-        nats, and more.
+        The last state: step, rows seen, wall and CPU seconds, the best mean log-likelihood of a
+        validation in nats, why the run ended (`steps`, `patience`, `time`, `signal`), and more.
 
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another
@@ -119,44 +119,84 @@ def train(
         else:
             _check_new(ModelFolder(folder), own)
         resume = processes.gather(resume)[0]  # all have looked before anybody writes
-        train_rows, validation_rows = open_splits(recipe, data, accept_outliers=accept_outliers)
-        torch.manual_seed(recipe.training.seed)
-        config = _with_columns(recipe.config, train_rows)
-        model = model_class(recipe.model)(config).to(processes.device)
+        splits = open_splits(recipe, data, accept_outliers=accept_outliers)
         start = None if init_from is None else ModelFolder.open(locate(init_from))
-        first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
-        if first >= len(recipe.runs):
-            raise CheckpointError(
-                f"{folder.name} is in stage {first}, which the recipe does not have"
-            )
-        best: float | None = None
         kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
-        deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-        for stage, settings in enumerate(recipe.runs[first:], start=first):
-            trainer = Trainer(
-                model,
-                settings,
-                train_rows,
-                validation_rows,
-                folder,
-                stage=stage,
-                processes=processes,
-                progress=progress,
-            )
-            if resume and stage == first:
-                trainer.resume()
-            elif stage:
-                trainer.go_on(best)
-            else:
-                trainer.prepare(start)
-            if processes.first:
-                write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
-            if not trainer.finished:
-                trainer.run(deadline)
-            best = trainer.state["best"]
-            if trainer.stopped or best is None:
-                break
-        return dict(trainer.state)
+        return train_on(
+            recipe,
+            splits,
+            folder,
+            kept=kept,
+            resume=resume,
+            start=start,
+            max_minutes=max_minutes,
+            processes=processes,
+            progress=progress,
+        )
+
+
+def train_on(
+    recipe: Recipe,
+    splits: tuple[Source, Source],
+    folder: Path,
+    *,
+    kept: bytes,
+    resume: bool = False,
+    start: ModelFolder | None = None,
+    max_minutes: float | None = None,
+    processes: Processes,
+    progress: bool,
+) -> dict[str, Any]:
+    """Train the model of a recipe on rows that are open, in a folder that no other run is in.
+
+    Arguments:
+        recipe: what to train.
+        splits: training and validation rows.
+        folder: of the run.
+        kept: the text of the recipe, which is written into the folder.
+        resume: continue from the checkpoint in the folder.
+        start: the model whose weights the run starts from; None takes random ones.
+        max_minutes: write a checkpoint and stop after this time.
+        processes: those that train together.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The last state, see `train`.
+    """
+    train_rows, validation_rows = splits
+    torch.manual_seed(recipe.training.seed)
+    config = _with_columns(recipe.config, train_rows)
+    model = model_class(recipe.model)(config).to(processes.device)
+    first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
+    if first >= len(recipe.runs):
+        raise CheckpointError(f"{folder.name} is in stage {first}, which the recipe does not have")
+    best: float | None = None
+    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+    for stage, settings in enumerate(recipe.runs[first:], start=first):
+        trainer = Trainer(
+            model,
+            settings,
+            train_rows,
+            validation_rows,
+            folder,
+            stage=stage,
+            processes=processes,
+            progress=progress,
+        )
+        if resume and stage == first:
+            trainer.resume()
+        elif stage:
+            trainer.go_on(best)
+        else:
+            trainer.prepare(start)
+        if processes.first:
+            write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
+        if not trainer.finished:
+            trainer.run(deadline)
+        best = trainer.state["best"]
+        if trainer.stopped or best is None:
+            break
+    return {**trainer.state, "ended": trainer.ended}
 
 
 def _shortened(recipe: Recipe) -> Recipe:

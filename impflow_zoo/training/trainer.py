@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -24,6 +25,7 @@ from impflow_zoo.evaluation.scoring import StoppedError, score
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
+from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.store import fitting, load_weights
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
@@ -101,14 +103,17 @@ class Trainer:
             "waited": 0,
             "validated": 0,
             "seconds": 0.0,
+            "cpu_seconds": 0.0,
             "seed": settings.seed,
             "data_rows": len(rows),
             "data": fingerprint(rows),
             "checksum": checksum(rows),
         }
         self.unlogged: list[dict[str, float]] = []  # figures of steps since the last line
+        self.shown: dict[str, float] = {}  # of training and validation, the last values
         self.signals: list[int] = []  # that ask to stop
         self.stopped = False
+        self.ended = ""  # why: steps, patience, time or signal
 
     @property
     def finished(self) -> bool:
@@ -200,8 +205,8 @@ class Trainer:
         Arguments:
             deadline: when to stop, by `time.perf_counter`.
         """
-        start = time.perf_counter()
-        before = self.state["seconds"]
+        start, cpu_start = time.perf_counter(), time.process_time()
+        before, cpu_before = self.state["seconds"], self.state["cpu_seconds"]
         between = 60 * self.settings.checkpoint_minutes
         due = start + min(between, _FIRST_CHECKPOINT)
         if self.state["step"] == 0:
@@ -212,7 +217,7 @@ class Trainer:
                 total=self.settings.steps,
                 initial=self.state["step"],
                 unit="step",
-                disable=not self.progress,
+                disable=None if self.progress else True,  # None: where there is no terminal
             ) as bar,
         ):
             while not self.finished:
@@ -221,24 +226,33 @@ class Trainer:
                     self.state["step"] += 1
                 now = time.perf_counter()
                 self.state["seconds"] = before + now - start
+                self.state["cpu_seconds"] = cpu_before + time.process_time() - cpu_start
                 step, last = self.state["step"], self.state["step"] == self.settings.steps
                 if self.unlogged and (step % self.settings.log_every == 0 or last):
                     figures, self.unlogged = means(self.unlogged), []
                     counts = {key: self.state[key] for key in ("skipped", "left_out")}
                     self._log(**figures, **counts)
-                    bar.set_postfix(log_density=figures["log_density"], refresh=False)
+                    if (log_density := figures["log_density"]) is not None:
+                        self.shown["train"] = self._metric(torch.tensor(log_density))
+                    bar.set_postfix(self._figures(), refresh=False)
                 bar.update(step - bar.n)
                 if self.owes_validation:
                     with suppress(StoppedError):
                         self.validate()
                         self.state["validated"] = step
+                        bar.set_postfix(self._figures(), refresh=False)
+                        self._say_figures(plain=bool(bar.disable))
                 late = deadline is not None and now >= deadline
                 if self.processes.any(bool(self.signals) or late):
-                    self.stopped = True
+                    self.stopped, self.ended = True, "time" if late else "signal"
                     break
                 if now >= due:
                     self.checkpoint()
                     due = now + between
+            if not self.stopped:
+                self.ended = "steps" if self.state["step"] == self.settings.steps else "patience"
+            self.state["seconds"] = before + time.perf_counter() - start
+            self.state["cpu_seconds"] = cpu_before + time.process_time() - cpu_start
             self.checkpoint()
             self._write_facts()
         self.processes.wait()  # nobody leaves before the files are whole
@@ -293,7 +307,7 @@ class Trainer:
             if self.processes.first:
                 warnings.warn(f"validation failed: {error}", NumericalWarning, stacklevel=2)
         log_prob = float(found.mean())
-        value = float(model.preprocessing.metric(found).mean())
+        value = self.shown["validation"] = self._metric(found)
         self._log(validation=value if math.isfinite(value) else None)
         best = self.state["best"]
         better = math.isfinite(log_prob) and (best is None or log_prob > best)
@@ -302,6 +316,22 @@ class Trainer:
         else:
             self.state["waited"] += 1
         self._write_facts()
+
+    def _metric(self, log_prob: Tensor) -> float:
+        """The mean in the metric of the model."""
+        return float(self.model.preprocessing.metric(log_prob).mean())
+
+    def _figures(self) -> dict[str, str]:
+        """The last values of training and validation, in the metric of the model."""
+        return {name: f"{value:.4f}" for name, value in self.shown.items()}
+
+    def _say_figures(self, *, plain: bool) -> None:
+        """One line for a validation, where there is no terminal for a bar."""
+        if plain and self.progress:
+            unit = METRICS[self.model.config.metric].unit
+            values = ", ".join(f"{name} {value}" for name, value in self._figures().items())
+            step = f"step {self.state['step']:,} of {self.settings.steps:,}"
+            tqdm.write(f"{step}: {values} {unit}", file=sys.stderr)
 
     def _keep(self, model: FlowModel) -> bool:
         """Save a model; False if it cannot decode its golden batch."""

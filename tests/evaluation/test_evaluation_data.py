@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 from support.small_models import MEAN, STD, make, write_recipe
@@ -233,8 +234,21 @@ def test_an_unknown_model_is_refused():
 def test_data_may_be_named_by_a_path(folder, tmp_path):
     path = table(tmp_path / "own.csv")
     assert evaluate(folder, path).value == evaluate(folder, str(path)).value
-    with pytest.raises(ModelError, match="dataset of type Tensor: a Hub id.*log_prob takes"):
-        evaluate(folder, torch.zeros(3, 2))
+    with pytest.raises(DataError, match="data of type list: a Hub id, folder"):
+        evaluate(folder, [[0.0, 1.0]])
+
+
+def test_rows_in_memory_score_as_in_a_file(tmp_path):
+    model, path = make(columns=("a", "b")), table(tmp_path / "own.csv")
+    frame = pandas.read_csv(path)
+    frame = frame.assign(word="x")[["word", *reversed(frame.columns)]]
+    rows = frame[["a", "b"]].to_numpy()
+    values = [evaluate(model, data).value for data in (path, frame, rows, torch.from_numpy(rows))]
+    assert len(set(values)) == 1
+    with pytest.raises(DataError, match="the data: no column b, only a"):
+        evaluate(model, frame[["a"]])
+    with pytest.raises(DataError, match="an array of 1 columns: 2 are needed, a, b"):
+        evaluate(model, rows[:, :1])
 
 
 def test_modes_of_modules_are_as_they_were(folder):

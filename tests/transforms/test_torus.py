@@ -236,7 +236,7 @@ def test_a_cluster_at_the_seam_is_learned(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"periodic": {"b": 1.0}}, "periodic='b': names of columns without bounds expected"),
+        ({"periodic": {"b": 1.0}}, "periodic=.b.: names of columns expected"),
         ({"periodic": {"a": 0.0}}, "periodic.a=0.0: a positive number expected"),
         ({"periodic": {"a": 1.0}, "bounds": {"a": (0, 1)}}, "columns without bounds expected"),
         ({"periodic": {"a": "day"}}, "config key 'periodic.a' is 'day': float expected"),

@@ -1,0 +1,188 @@
+"""`fit` beside the recipe of the guide and the splines of this package, on tables nobody tuned on.
+
+    OMP_NUM_THREADS=1 python benchmarks/fit_tables.py --minutes 1 --publish
+
+The tables are simulated, 10,000 rows each, by NumPy and scikit-learn. All sides have the same rows
+and the same work, counted as `fit` counts it: `fit` spends it on its search and on the best model,
+the recipe of the guide (five implicit blocks, AdamW at 5e-3, batches of 500, no decay) and each
+spline flow of the portfolio on one training. Of the two spline flows the one with the better
+validation value is shown, so splines have twice the work. Leads are paired, row by row, on the
+same 1,000 test rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pandas
+import torch
+from documents import README, RESULTS, markdown, show
+
+from impflow_zoo import evaluate
+from impflow_zoo.fitting import Fit, describe
+from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.fitting.portfolio import PORTFOLIO, Candidate, candidates
+from impflow_zoo.fitting.reading import read_table
+from impflow_zoo.fitting.run import fit_splits
+from impflow_zoo.fitting.splits import split
+
+ROWS = 10_000
+GUIDE = Candidate(
+    "guide",
+    "ImpFlow",
+    {"kind": "tabular", "whiten": True},
+    {
+        "optimizer": "adamw",
+        "weight_decay": 0.0,
+        "learning_rate": 5e-3,
+        "batch_size": 500,
+        "warmup_steps": 100,
+        "ema_decay": 0.999,
+        "patience": None,
+    },
+    "implicit",
+)
+SPLINES = [one for one in PORTFOLIO if one.model == "SplineFlow"]
+
+
+def arm(random: numpy.random.Generator) -> pandas.DataFrame:
+    """Four angles of a robot arm in the plane, and where its hand is seen, with noise."""
+    joints = random.normal(0, 0.8, (ROWS, 4)) * [1.2, 1.0, 0.8, 0.6]
+    turned, lengths = joints.cumsum(axis=1), numpy.array([1.0, 0.8, 0.6, 0.4])
+    x, y = (lengths * numpy.cos(turned)).sum(axis=1), (lengths * numpy.sin(turned)).sum(axis=1)
+    measured = numpy.column_stack([x, y, numpy.hypot(x, y)]) + random.normal(0, 0.05, (ROWS, 3))
+    names = ["a1", "a2", "a3", "a4", "x", "y", "r"]
+    return pandas.DataFrame(numpy.column_stack([joints, measured]), columns=names)
+
+
+def clusters(random: numpy.random.Generator) -> pandas.DataFrame:
+    """Twelve clusters in five columns, bent by a quadratic map."""
+    centres, part = random.normal(0, 2, (12, 5)), random.integers(0, 12, ROWS)
+    shapes = random.normal(0, 0.35, (12, 5, 5))
+    rows = centres[part] + numpy.einsum("nij,nj->ni", shapes[part], random.normal(size=(ROWS, 5)))
+    rows[:, 1:] += 0.3 * rows[:, :-1] ** 2
+    return pandas.DataFrame(rows, columns=[f"c{i}" for i in range(5)])
+
+
+def copula(random: numpy.random.Generator) -> pandas.DataFrame:
+    """Eight columns with the dependence of Student's t: heavy tails, two of them rounded."""
+    factor = numpy.linalg.qr(random.normal(size=(8, 8)))[0] * numpy.linspace(0.3, 1.5, 8)
+    rows = random.normal(size=(ROWS, 8)) @ factor.T
+    rows /= numpy.sqrt(random.chisquare(4, ROWS) / 4)[:, None]
+    rows[:, :2] = numpy.exp(rows[:, :2] / 2)
+    rows[:, 2], rows[:, 3] = rows[:, 2].round(1), (5 * rows[:, 3]).round()
+    return pandas.DataFrame(rows, columns=[f"t{i}" for i in range(8)])
+
+
+def friedman(random: numpy.random.Generator) -> pandas.DataFrame:
+    """Ten uniform columns and Friedman's function of five of them, with noise."""
+    from sklearn.datasets import make_friedman1
+
+    x, y = make_friedman1(ROWS, noise=1.0, random_state=int(random.integers(2**31)))
+    names = [*(f"x{i}" for i in range(10)), "y"]
+    return pandas.DataFrame(numpy.column_stack([x, y]), columns=names)
+
+
+TABLES: dict[str, Callable[[numpy.random.Generator], pandas.DataFrame]] = {
+    "robot arm, 7 columns": arm,
+    "bent clusters, 5 columns": clusters,
+    "t copula, 8 columns": copula,
+    "Friedman, 11 columns": friedman,
+}
+
+
+def compared(name: str, minutes: float, folder: Path) -> dict[str, Any]:
+    """Test values of all sides on a table, and the leads of `fit`."""
+    table = read_table(TABLES[name](numpy.random.default_rng(0)))
+    findings = describe(table.first)
+    splits = split(table, findings, 0)
+
+    def fitted(label: str, entrants: list[Candidate], rounds: Plan) -> tuple[Fit, torch.Tensor]:
+        found = fit_splits(
+            findings,
+            splits,
+            entrants,
+            rounds,
+            minutes=minutes,
+            out=folder / f"{name.split(',')[0]}-{label}".replace(" ", "-"),
+            seed=0,
+            device="cpu",
+            wall=math.inf,
+            resume=(folder / f"{name.split(',')[0]}-{label}".replace(" ", "-")).exists(),
+        )
+        per_row = evaluate(found.model, splits["test"]).per_row
+        assert per_row is not None
+        return found, per_row
+
+    entrants = candidates(findings)
+    own, rows = fitted("fit", entrants, plan(len(entrants), 60 * minutes))
+    guide = fitted("guide", [GUIDE], Plan())
+    splines = [fitted(one.name, [one], Plan()) for one in SPLINES]
+    spline = max(splines, key=lambda side: side[0].best.rank)
+    found: dict[str, Any] = {"chosen": own.best.name, "fit": [own.value, own.stderr]}
+    for label, (side, theirs) in {"guide": guide, "spline": spline}.items():
+        lead = rows - theirs
+        found[label] = {
+            "name": side.best.name,
+            "value": side.value,
+            "lead": float(lead.mean()),
+            "error": float(lead.std() / len(lead) ** 0.5),
+        }
+    found |= {"baselines": own.test_baselines}
+    found["cpu"] = {
+        side.best.name: sum(one.cpu_minutes for one in side.tried)
+        for side, _ in ((own, rows), guide, *splines)
+    }
+    print(name, json.dumps(found), flush=True)
+    return found
+
+
+def rows_of(figures: dict[str, Any]) -> str:
+    """The table of the document."""
+    rows = []
+    for name, found in figures.items():
+        guide, spline = found["guide"], found["spline"]
+        mixture = max(found["baselines"].values())
+        rows.append(
+            (
+                name,
+                f"{found['fit'][0]:.3f} ± {found['fit'][1]:.3f}",
+                found["chosen"],
+                f"{guide['value']:.3f}",
+                f"{guide['lead']:+.3f} ± {guide['error']:.3f}",
+                f"{spline['value']:.3f} ({spline['name'].removeprefix('spline-')})",
+                f"{spline['lead']:+.3f} ± {spline['error']:.3f}",
+                f"{mixture:.3f}",
+            )
+        )
+    header = (
+        "test, nats | `fit` | it chose | guide's recipe | `fit` ahead | best spline flow | "
+        "`fit` ahead | best Gaussian mixture"
+    )
+    return markdown(header, rows)
+
+
+def main() -> None:
+    """Compare on all tables, or on those named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--tables", nargs="*", default=list(TABLES))
+    parser.add_argument("--out", type=Path, default=Path("runs/fit-tables"))
+    parser.add_argument("--publish", action="store_true", help="write the table into README.md")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    figures = {name: compared(name, options.minutes, options.out) for name in options.tables}
+    (RESULTS / "fit-tables.json").write_text(json.dumps(figures, indent=1) + "\n")
+    if options.publish:
+        show(README, {"fit table": rows_of(figures)})
+
+
+if __name__ == "__main__":
+    main()

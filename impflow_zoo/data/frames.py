@@ -1,0 +1,85 @@
+"""Tables in memory: DataFrames, arrays and tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from impflow_zoo.data.columns import GROUP, TOO_LARGE, Columns, listed, numbered
+from impflow_zoo.data.limits import check_table
+from impflow_zoo.data.source import DataError
+
+__all__ = ["IN_MEMORY", "has_names", "in_memory"]
+
+IN_MEMORY = "the data"  # what messages call a table in memory
+_EXACT = 2**53  # float64 holds all whole numbers up to it
+
+
+def has_names(data: Any) -> bool:
+    """Whether it is a DataFrame, whose columns have names."""
+    pandas = sys.modules.get("pandas")  # who has a DataFrame has imported it
+    return pandas is not None and isinstance(data, pandas.DataFrame)
+
+
+def in_memory(data: Any, names: Sequence[str] = ()) -> Columns | None:
+    """The columns of a DataFrame, an array or a tensor; None for anything else.
+
+    Arguments:
+        data: the table.
+        names: of the columns of an array, if it has as many; else they are x0, x1, ...
+
+    Raises:
+        DataError: for an array of another shape or no numbers, a name that stands twice, or a
+            table above the limits.
+    """
+    if has_names(data):
+        return _of_frame(data)
+    if isinstance(data, Tensor):
+        data = data.detach().cpu().numpy()
+    import numpy
+
+    if not isinstance(data, numpy.ndarray):
+        return None
+    if data.ndim != 2 or data.dtype.kind not in "iuf":
+        raise DataError(
+            f"an array of shape {list(data.shape)} and type {data.dtype}: numbers with shape "
+            "[rows, columns] are needed"
+        )
+    check_table(len(data), data.shape[1], IN_MEMORY)
+    if names and len(names) != data.shape[1]:
+        raise DataError(
+            f"an array of {data.shape[1]} columns: {len(names)} are needed, {listed(names)}"
+        )
+    names = tuple(names) or tuple(f"x{i}" for i in range(data.shape[1]))
+    return Columns(names, {n: data[:, i].astype(float) for i, n in enumerate(names)}, {})
+
+
+def _of_frame(frame: Any) -> Columns:
+    import numpy
+
+    names = tuple(map(str, frame.columns))
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"several columns are called {twice[0]!r}: rename them")
+    check_table(len(frame), len(names), IN_MEMORY)
+    numbers: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for i, name in enumerate(names):
+        column = frame.iloc[:, i]
+        kind = getattr(column.dtype, "kind", "O")
+        if kind == "M":
+            reasons[name] = "holds dates"
+        elif kind not in "iuf":
+            reasons[name] = f"is not numeric, it is {str(column.dtype)[:40]}"
+        else:
+            numbers[name] = column.to_numpy(dtype=float, na_value=numpy.nan)
+            if kind != "f" and (numpy.abs(numbers[name]) > _EXACT).any():
+                reasons[name] = TOO_LARGE
+                del numbers[name]
+    groups = None
+    if GROUP in names:
+        column = frame.iloc[:, names.index(GROUP)]
+        groups = numbered(column, IN_MEMORY, labels=getattr(column.dtype, "kind", "O") != "f")
+    return Columns(names, numbers, reasons, groups)

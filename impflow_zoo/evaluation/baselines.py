@@ -1,0 +1,134 @@
+"""Densities that need no training by steps: a Gaussian, and a mixture of Gaussians.
+
+With context columns, both are fitted to all columns together and divided by their marginal.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["Baseline", "gaussian", "mixture"]
+
+_COMPONENTS = (2, 4, 8, 16, 32)
+_ROWS = 10_000  # that a mixture is fitted to, at most
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A mixture of Gaussians of standardised columns.
+
+    Arguments:
+        name: what it is.
+        mean, scale: of the columns, `[D]`.
+        weights: logarithms, `[K]`.
+        means: `[K, D]`.
+        covariances: `[K, D, D]`.
+        columns: number of columns that are no context.
+        validation: mean log-likelihood on validation rows, in nats.
+    """
+
+    name: str
+    mean: numpy.ndarray
+    scale: numpy.ndarray
+    weights: numpy.ndarray
+    means: numpy.ndarray
+    covariances: numpy.ndarray
+    columns: int
+    validation: float = math.nan
+
+    def log_prob(self, rows: numpy.ndarray) -> numpy.ndarray:
+        """Nats of each row, `[N]`, of the columns given the context."""
+        import numpy
+
+        z = (rows - self.mean) / self.scale
+        given = list(range(self.columns, z.shape[1]))
+        value = self._mixed(z, list(range(z.shape[1]))) - numpy.log(self.scale).sum()
+        if given:
+            value = value - self._mixed(z, given) + numpy.log(self.scale[given]).sum()
+        return value
+
+    def _mixed(self, z: numpy.ndarray, kept: list[int]) -> numpy.ndarray:
+        import numpy
+
+        parts = []
+        for weight, mean, covariance in zip(
+            self.weights, self.means, self.covariances, strict=True
+        ):
+            factor = numpy.linalg.cholesky(covariance[numpy.ix_(kept, kept)])
+            white = numpy.linalg.solve(factor, (z[:, kept] - mean[kept]).T)
+            logdet = numpy.log(numpy.diag(factor)).sum() + 0.5 * len(kept) * math.log(2 * math.pi)
+            parts.append(weight - logdet - 0.5 * (white**2).sum(axis=0))
+        return numpy.logaddexp.reduce(parts, axis=0)
+
+
+def gaussian(train: numpy.ndarray, validation: numpy.ndarray, columns: int) -> Baseline:
+    """A full-covariance Gaussian; with contexts, linear regression with correlated residuals.
+
+    Arguments:
+        train, validation: rows, `[N, D]`, the contexts last.
+        columns: number of columns that are no context.
+    """
+    import numpy
+
+    mean, scale = _moments(train)
+    covariance = numpy.cov(((train - mean) / scale).T, bias=True).reshape(2 * (len(mean),))
+    covariance += 1e-9 * numpy.eye(len(mean))
+    zero = numpy.zeros((1, len(mean)))
+    found = Baseline("Gaussian", mean, scale, numpy.zeros(1), zero, covariance[None], columns)
+    return _validated(found, validation)
+
+
+def mixture(
+    train: numpy.ndarray, validation: numpy.ndarray, columns: int, seed: int
+) -> Baseline | None:
+    """The mixture of Gaussians of scikit-learn that is best on validation rows.
+
+    Returns:
+        None if scikit-learn is missing, or there are too few rows.
+    """
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+    except ImportError:
+        return None
+    import numpy
+
+    mean, scale = _moments(train)
+    z = (train[:_ROWS] - mean) / scale
+    best: Baseline | None = None
+    for number in _COMPONENTS:
+        if len(z) < 5 * number * z.shape[1]:
+            break
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model: Any = GaussianMixture(number, random_state=seed % 2**32).fit(z)
+        found = Baseline(
+            f"Gaussian mixture of {number}",
+            mean,
+            scale,
+            numpy.log(model.weights_),
+            model.means_,
+            model.covariances_,
+            columns,
+        )
+        found = _validated(found, validation)
+        if best is not None and not found.validation > best.validation:
+            break
+        best = found
+    return best
+
+
+def _moments(rows: numpy.ndarray) -> tuple[Any, Any]:
+    return rows.mean(axis=0), rows.std(axis=0)
+
+
+def _validated(found: Baseline, validation: numpy.ndarray) -> Baseline:
+    from dataclasses import replace
+
+    return replace(found, validation=float(found.log_prob(validation).mean()))

@@ -1,0 +1,163 @@
+"""The work of a fit: what steps cost, which candidates are tried, and for how many steps.
+
+Work is counted, not measured, so that a busy machine does not change the result. Its unit is the
+CPU second of one thread of the machine that the constants were measured on, by
+`benchmarks/fit_costs.py`. A training step of a model with `P` parameters on `B` rows of `D` columns
+costs
+
+    blocks a + P (b + B (c + min(D, 10) d))
+
+where `a` is the overhead of a block, `b` that of a parameter (the optimizer, and what makes
+weights of it), `c` a pass of a row, and `d` a tangent of the Jacobian, of which there are `D` while
+log-determinants are exact in training. A validation of `B` rows costs
+
+    P B (e + min(D, 64) f)
+
+where `e` is a pass of a row, with its share of saving the model, and `f` a tangent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.fitting.portfolio import VALIDATED, Candidate, batch_size
+from impflow_zoo.models.classes import model_class
+from impflow_zoo.models.config import parse
+
+__all__ = [
+    "EXACT",
+    "PATIENCE",
+    "SHORT_VALIDATIONS",
+    "VALIDATIONS",
+    "Plan",
+    "Price",
+    "plan",
+    "price",
+    "score_terms",
+    "step_terms",
+]
+
+EXACT, _EXACT_SCORES = 10, 64  # columns up to which log-determinants are exact
+SEARCH = 0.4  # part of the work that goes into the search
+_LEAST = 6.0  # work that a first run is worth making for
+_LAST = 3  # runs of a round that no further one follows
+_VARIANTS = 6  # candidates that a search begins with if variants of the leader are worth trying
+_PASSES, _ROWS = 250, 8000  # over so many rows; with the root of their number
+VALIDATIONS, SHORT_VALIDATIONS = 20, 3  # of the last run and of a run of the search
+PATIENCE = 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Constants of a kind of candidate, see above."""
+
+    block: float
+    parameter: float
+    row: float
+    tangent: float
+    scored: float
+    scored_tangent: float
+
+
+COSTS = {  # printed by the script, which says how far they are off
+    "implicit-sines": Cost(0.013, 0, 6.5e-11, 1.1e-10, 8.6e-10, 3.3e-11),
+    "implicit": Cost(0.02, 0, 3.8e-11, 5.2e-11, 2.9e-10, 2e-11),
+    "spline-autoregressive": Cost(0.0018, 9.3e-08, 1.8e-10, 7.9e-13, 1.5e-10, 6.3e-12),
+    "implicit-spline": Cost(0.018, 0, 9.8e-11, 3.7e-11, 2.8e-10, 1.6e-11),
+    "residual": Cost(0.01, 0, 8.6e-12, 4.4e-11, 2.2e-10, 1.9e-11),
+    "spline-coupling": Cost(0, 1.2e-07, 1.8e-10, 1.6e-12, 1.6e-10, 3.9e-12),
+}
+
+
+def step_terms(parameters: int, blocks: int, features: int, batch: int) -> list[float]:
+    """What the first four constants are multiplied by."""
+    rows = parameters * batch
+    return [blocks, parameters, rows, rows * min(features, EXACT)]
+
+
+def score_terms(parameters: int, features: int, rows: int) -> list[float]:
+    """What the last two constants are multiplied by."""
+    return [parameters * rows, parameters * rows * min(features, _EXACT_SCORES)]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a candidate costs on a table.
+
+    Arguments:
+        step, validation: work of a step, and of a validation.
+        most: steps that the rows are good for.
+    """
+
+    step: float
+    validation: float
+    most: int
+
+    def steps(self, work: float, validations: int) -> int:
+        """The steps that can be done for some work, validations included."""
+        return max(1, min(self.most, int((work - validations * self.validation) / self.step)))
+
+
+def price(candidate: Candidate, findings: Findings, rows: int, validated: int) -> Price:
+    """What a candidate costs.
+
+    Arguments:
+        candidate: a model with the settings of its training.
+        findings: the columns of the table.
+        rows, validated: number of training rows, and of validation rows.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = model_class(candidate.model)(parse(candidate.full_config(findings)))
+    parameters = sum(p.numel() for p in model.parameters())
+    blocks = candidate.config.get("blocks", 5)
+    number = blocks if isinstance(blocks, int) else len(blocks)
+    own, features = COSTS.get(candidate.kind, COSTS["implicit"]), len(findings.columns)
+    batch = candidate.training.get("batch_size", batch_size(rows))
+    training = (own.block, own.parameter, own.row, own.tangent)
+    step = _sum(training, step_terms(parameters, number, features, batch))
+    scoring = score_terms(parameters, features, min(VALIDATED, validated))
+    passes = _PASSES * math.sqrt(rows / _ROWS)
+    most = max(1, math.ceil(passes * rows / batch))
+    return Price(step, _sum((own.scored, own.scored_tangent), scoring), most)
+
+
+def _sum(constants: Sequence[float], terms: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(constants, terms, strict=True))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search by successive halving.
+
+    Arguments:
+        sizes: number of runs of each round.
+        unit: work of each run of the first round; it doubles from round to round.
+        variants: whether variants of the leader enter the second round.
+    """
+
+    sizes: tuple[int, ...] = ()
+    unit: float = 0.0
+    variants: bool = False
+
+
+def plan(number: int, work: float) -> Plan:
+    """How many of the candidates are tried, and how long.
+
+    Arguments:
+        number: of candidates.
+        work: of the whole fit.
+    """
+    for first in range(number, 1, -1):
+        variants = first >= _VARIANTS
+        sizes = [first]
+        while sizes[-1] > _LAST:
+            sizes.append(math.ceil(sizes[-1] / 2) + (2 if variants and len(sizes) == 1 else 0))
+        unit = SEARCH * work / sum(size * 2**i for i, size in enumerate(sizes))
+        if unit >= _LEAST:
+            return Plan(tuple(sizes), unit, variants)
+    return Plan()

@@ -1,0 +1,276 @@
+"""What the columns of a table are good for: which to model, and what is peculiar of each."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from impflow_zoo.data import DataError
+from impflow_zoo.data.columns import GROUP, Columns, listed
+from impflow_zoo.fitting.grid import rounding_step, spike
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["Findings", "describe"]
+
+LEAST_ROWS = 10
+_LOOKED_AT = 20_000  # rows that dependence is looked for in
+_MISSING = 0.5  # part of a column's values: with more, the column is left out, not its rows
+_INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of pandas, saved as a column
+_DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})")
+_TURNS = (360.0, 24.0, 2 * math.pi)
+_END, _FILLED = 0.1, 0.02  # of a turn at its ends, and of the rows that lie there
+_SCALES = (1.0, 100.0)  # whose ends are often bounds
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found of the columns of a table.
+
+    Arguments:
+        columns: the columns to model, in the order of the file.
+        given: the context columns.
+        left_out: why each other column is left out.
+        rounding: rounding steps of columns that have one.
+        bounds: proposals, `[low, high]` by column.
+        periods: proposals by column.
+        notes: sentences on columns that are peculiar.
+        rows: rows without missing values.
+        dropped: rows with missing values, which are left out.
+    """
+
+    columns: tuple[str, ...]
+    given: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    rounding: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    periods: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    rows: int = 0
+    dropped: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns of a row: those to model, and then the context."""
+        return (*self.columns, *self.given)
+
+    def config(self) -> dict[str, Any]:
+        """The settings of the columns in a config."""
+        found: dict[str, Any] = {"features": len(self.columns), "columns": list(self.columns)}
+        if self.given:
+            found["context_columns"] = list(self.given)
+        if self.rounding:
+            found["rounding"] = dict(self.rounding)
+        return found
+
+    def proposals(self) -> list[tuple[str, str]]:
+        """What users may add to the config, as a line of YAML, and why."""
+        found = []
+        for name, (low, high) in self.bounds.items():
+            ends = ", ".join("null" if end is None else f"{end:g}" for end in (low, high))
+            words = " and ".join(
+                f"{text} {end:g}"
+                for text, end in (("at least", low), ("at most", high))
+                if end is not None
+            )
+            found.append((f"bounds: {{{name}: [{ends}]}}", f"all values are {words}"))
+        for name, period in self.periods.items():
+            found.append((f"periodic: {{{name}: {period:.9g}}}", "the values go round once"))
+        return found
+
+    def lines(self) -> list[str]:
+        """The findings in lines for people."""
+        found = [f"columns: {listed(self.columns)}"]
+        if self.given:
+            found[0] = f"density of {listed(self.columns)} given {listed(self.given)}"
+        found += [f"left out: {name!r} {reason}" for name, reason in self.left_out.items()]
+        steps: dict[float, list[str]] = {}
+        for name, step in self.rounding.items():
+            steps.setdefault(step, []).append(name)
+        found += [
+            f"rounded to {step:g}: {listed(names)} (noise of one step is added)"
+            for step, names in steps.items()
+        ]
+        found += list(self.notes)
+        found += [f"you may add to the recipe: {line}  ({why})" for line, why in self.proposals()]
+        missing = f", {self.dropped:,} with missing values left out" if self.dropped else ""
+        return [*found, f"rows: {self.rows:,}{missing}"]
+
+
+def describe(
+    table: Columns, given: Sequence[str] = (), name: str = "the data", *, choose: bool = True
+) -> Findings:
+    """Look at the columns of a table.
+
+    Arguments:
+        table: its columns.
+        given: names of the context columns.
+        name: name of the table in messages.
+        choose: leave columns out that have no density; False refuses them, and takes a column
+            that is a function of context columns.
+
+    Raises:
+        DataError: if a context column does not exist or is not numeric, or if no column or fewer
+            than ten rows are left.
+    """
+    _check_given(table, given, name)
+    left_out = {c: _reason(text) for c, text in table.reasons.items() if c != GROUP}
+    numbers = {c: v for c, v in table.numbers.items() if c != GROUP}
+    for column, cells in numbers.items():
+        reason = _without_use(column, cells) if choose or _is_empty(cells) else None
+        if reason and column not in given:
+            left_out[column] = reason
+    kept = [c for c in numbers if c not in left_out]
+    if not kept:
+        raise _without_columns(left_out, name)
+    whole = _whole_rows(numbers, kept)
+    rows, size = int(whole.sum()), len(whole)
+    if rows < LEAST_ROWS:
+        raise DataError(
+            f"{name}: {rows} rows without missing values, at least {LEAST_ROWS} are needed"
+        )
+    values = {c: numbers[c][whole] for c in kept}
+    for c in kept:
+        if values[c].min() == values[c].max():
+            left_out[c] = "is constant"
+    if choose or not given:  # a target may be a function of its features
+        left_out.update(_dependent({c: v for c, v in values.items() if c not in left_out}, given))
+    columns = tuple(c for c in kept if c not in left_out and c not in given)
+    left_out = {c: left_out[c] for c in table.names if c in left_out}
+    if not choose and left_out:
+        column, reason = next(iter(left_out.items()))
+        raise DataError(f"column {column!r} {reason}: it has no density, leave it out")
+    if not columns:
+        raise _without_columns(left_out, name)
+    for c in given:
+        if c in left_out:
+            raise DataError(f"{name}: column {c!r} {left_out[c]}: it cannot be a context")
+    rounding = {c: step for c in columns if (step := rounding_step(values[c]))}
+    periods = {c: turn for c in columns if (turn := _turn(values[c]))}
+    plain = (c for c in columns if c not in periods)
+    bounds = {c: ends for c in plain if (ends := _ends(values[c])) != (None, None)}
+    notes = [
+        f"{c!r} is {at[0]:g} in {at[1]:.0%} of the rows: its density has a spike there, which no "
+        "score is meaningful with; leave the column out, or round it"
+        for c in columns
+        if c not in rounding and (at := spike(values[c]))
+    ]
+    return Findings(
+        columns, tuple(given), left_out, rounding, bounds, periods, tuple(notes), rows, size - rows
+    )
+
+
+def _without_columns(left_out: Mapping[str, str], name: str) -> DataError:
+    reasons = listed([f"{c!r} {reason}" for c, reason in left_out.items()])
+    return DataError(f"{name}: no numeric column to model: {reasons or 'it has none'}")
+
+
+def _check_given(table: Columns, given: Sequence[str], name: str) -> None:
+    for column in given:
+        if column in table.reasons:
+            raise DataError(f"{name}: column {column!r} {table.reasons[column]}")
+        if column not in table.numbers or column == GROUP:
+            close = difflib.get_close_matches(column, table.numbers, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {listed(table.names)}"
+            raise DataError(f"{name}: no column {column!r} to be given; {hint}")
+
+
+def _reason(text: str) -> str:
+    """Why a column that is no numbers is left out."""
+    return "holds dates" if _DATE.search(text) or "timestamp" in text else text
+
+
+def _is_empty(values: numpy.ndarray) -> bool:
+    import numpy
+
+    return len(values) > 0 and bool((~numpy.isfinite(values)).all())
+
+
+def _without_use(column: str, values: numpy.ndarray) -> str | None:
+    """Why a column of numbers is of no use by itself."""
+    import numpy
+
+    known = values[numpy.isfinite(values)]
+    if len(known) < (1 - _MISSING) * len(values):
+        return f"has no value in {1 - len(known) / len(values):.0%} of the rows"
+    if _INDEX.fullmatch(column):
+        return "has no name, as an index"
+    if len(known) == len(values) > 1:
+        ordered = numpy.sort(values)
+        if ordered[0] in (0, 1) and (numpy.diff(ordered) == 1).all():
+            return "numbers the rows"
+    return None
+
+
+def _whole_rows(numbers: Mapping[str, numpy.ndarray], kept: Sequence[str]) -> numpy.ndarray:
+    """Which rows have all values."""
+    import numpy
+
+    return numpy.logical_and.reduce([numpy.isfinite(numbers[column]) for column in kept])
+
+
+def _dependent(values: Mapping[str, numpy.ndarray], given: Sequence[str]) -> dict[str, str]:
+    """Columns that others determine: copies and exact linear functions, by the reason."""
+    import numpy
+
+    rows = min(_LOOKED_AT, len(next(iter(values.values()), ())))
+    scaled = {}
+    for name, column in values.items():
+        part = column[:rows] - column[:rows].mean()
+        scaled[name] = part / max(float(numpy.linalg.norm(part)), 1e-300)
+    basis: list[numpy.ndarray] = []
+    independent: list[str] = []
+    reasons: dict[str, str] = {}
+    for name in sorted(scaled, key=lambda c: c not in given):  # contexts first
+        rest = scaled[name]
+        for _ in range(2):  # the second time takes what rounding has left
+            for direction in basis:
+                rest = rest - (direction @ rest) * direction
+        size = float(numpy.linalg.norm(rest))
+        if size > 1e-6 or name in given or 2 * len(basis) >= rows:
+            if size > 1e-6:
+                basis.append(rest / size)
+                independent.append(name)
+            continue
+        others = numpy.column_stack([scaled[c] for c in independent])
+        weights = numpy.linalg.lstsq(others, scaled[name], rcond=None)[0]
+        used = [c for c, w in zip(independent, weights, strict=True) if abs(w) > 1e-6]
+        same = len(used) == 1 and numpy.array_equal(values[used[0]], values[name])
+        reasons[name] = (
+            f"is a copy of {used[0]!r}"
+            if same
+            else f"is an exact linear function of {listed([repr(c) for c in used])}"
+        )
+    return reasons
+
+
+def _turn(values: numpy.ndarray) -> float | None:
+    """The period of what seems to be an angle or an hour: the values fill one turn, both ends."""
+    low, high = float(values.min()), float(values.max())
+    for turn in _TURNS:
+        for start in (0.0, -turn / 2):
+            slack = 1.0 if turn == 24 else 0.03 * turn
+            if not start - 1e-6 <= low <= start + slack <= high:
+                continue
+            if not start + turn - slack <= high <= start + turn * (1 + 1e-6):
+                continue
+            ends = (values < start + _END * turn, values > start + (1 - _END) * turn)
+            if all(part.mean() > _FILLED for part in ends):
+                return turn
+    return None
+
+
+def _ends(values: numpy.ndarray) -> tuple[float | None, float | None]:
+    """The bounds of what seems to be a part, a percentage, or a quantity without a sign."""
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low < 0.05 * float(values.std()):
+        return None, None
+    for scale in _SCALES:
+        if 0.95 * scale <= high <= scale:
+            return 0.0, scale
+    return 0.0, None

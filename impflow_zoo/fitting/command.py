@@ -1,0 +1,98 @@
+"""The commands `impflow-zoo fit` and `impflow-zoo init`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["fit", "init"]
+
+Data = Annotated[str, typer.Argument(help="File, folder, Hub id, or toy:NAME.")]
+Given = Annotated[
+    str | None, typer.Option(help="Context columns, COL,...: the density is given these.")
+]
+Minutes = Annotated[float, typer.Option(min=1e-3, help="CPU minutes of one thread.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the split and of all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def fit(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the model, all runs and the rows.")],
+    minutes: Minutes = 10.0,
+    given: Given = None,
+    seed: Seed = 0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device, such as cpu or cuda:1; default: a GPU if there is one."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the fit in OUT.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best density of a table in a given time. Ctrl-C stops, --resume continues."""
+    from impflow_zoo import fitting
+    from impflow_zoo.models.folder import CONFIG
+
+    try:
+        found = fitting.fit(
+            data, minutes, _names(given), out=out, seed=seed, device=device, resume=resume
+        )
+    except fitting.StoppedFitError:
+        best = "holds the best model so far" if (out / CONFIG).exists() else "holds no model yet"
+        text = f"stopped: {out} {best}; go on with --resume"
+        print(json.dumps({"stopped": True, "folder": str(out)}) if as_json else text)
+        return
+    data_of_all = {
+        "metric": "log_likelihood",
+        "value": _finite(found.value),
+        "stderr": _finite(found.stderr),
+        "estimator_stderr": 0.0,
+        "n": found.n,
+        "stopped": False,
+        "folder": str(out),
+        "model": found.best.name,
+        "columns": list(found.columns.columns),
+        "given": list(found.columns.given),
+        "left_out": dict(found.columns.left_out),
+        "rounding": dict(found.columns.rounding),
+        "margin": found.margin,
+        "baselines": found.test_baselines,
+        "tried": [vars(one) for one in found.tried],
+    }
+    print(json.dumps(data_of_all) if as_json else found.report())
+
+
+def init(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("recipe.yaml"),
+    given: Given = None,
+    minutes: Minutes = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a recipe for a table, with what was found of its columns as comments."""
+    from impflow_zoo.fitting.initial import first_recipe
+    from impflow_zoo.models.fields import ModelError
+    from impflow_zoo.models.writing import write_whole
+
+    if out.exists():
+        raise ModelError(f"{out} exists: choose another --out")
+    if not out.parent.is_dir():
+        raise ModelError(f"{out}: the folder {out.parent} does not exist")
+    findings, text = first_recipe(data, _names(given), minutes)
+    write_whole(out, text.encode())
+    lines = [*findings.lines(), f"recipe: {out}"]
+    lines.append(f"next: impflow-zoo train {out} --data {data} --out runs/{Path(data).stem}")
+    known = {"recipe": str(out), "columns": findings.columns, "left_out": dict(findings.left_out)}
+    print(json.dumps(known) if as_json else "\n".join(lines))
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(",")) if given else ()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,70 @@
+"""The step that the values of a column are rounded to."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["rounding_step", "spike"]
+
+_DECIMALS = 9
+_FLOAT32 = 1.2e-7  # files of float32 have rounded the grid itself
+
+
+def rounding_step(values: numpy.ndarray) -> float:
+    """The distance of the points of the coarsest grid that all values lie on; 0 if there is none.
+
+    Columns none of whose values repeats are taken for continuous ones, unless they are whole
+    numbers.
+
+    Arguments:
+        values: with shape `(N,)`, finite, not all the same.
+
+    Example:
+        >>> import numpy
+        >>> rounding_step(numpy.array([0.25, 1.0, 0.25, 0.75, 1.0]))
+        0.25
+    """
+    import numpy
+
+    distinct = numpy.unique(values)
+    repeats = len(distinct) < len(values)
+    whole = bool((distinct % 1 == 0).all())
+    if whole and not repeats:
+        return 1.0
+    if not repeats:
+        return 0.0
+    for decimals in range(_DECIMALS):
+        scaled = distinct * 10.0**decimals
+        if numpy.abs(scaled).max() >= 2**53:
+            break
+        units = numpy.round(scaled)
+        slack = min(0.01, max(1e-6, _FLOAT32 * float(numpy.abs(scaled).max())))
+        if numpy.abs(scaled - units).max() <= slack:
+            steps = numpy.diff(units.astype(numpy.int64))
+            return math.gcd(*steps[steps > 0].tolist()) / 10**decimals
+    return _uneven(distinct) if len(distinct) < len(values) / 2 else 0.0
+
+
+def _uneven(distinct: numpy.ndarray) -> float:
+    """The step of a grid that has no end in decimals, such as thirds."""
+    import numpy
+
+    places = distinct - distinct[0]
+    step = float(numpy.diff(distinct).min())
+    counts = places / step
+    step = float(places[-1] / round(counts[-1]))
+    off = numpy.abs(places / step - numpy.round(places / step)).max()
+    return step if off < 1e-4 else 0.0
+
+
+def spike(values: numpy.ndarray) -> tuple[float, float] | None:
+    """The most frequent value and its part of the rows, if it stands out of a continuous column."""
+    import numpy
+
+    distinct, counts = numpy.unique(values, return_counts=True)
+    part = float(counts.max() / len(values))
+    return (float(distinct[counts.argmax()]), part) if part > 0.02 and counts.max() > 2 else None

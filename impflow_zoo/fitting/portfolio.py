@@ -1,0 +1,177 @@
+"""What `fit` tries: models with the settings of their training, the most promising first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.models.classes import model_class
+
+__all__ = [
+    "PORTFOLIO",
+    "VALIDATED",
+    "Candidate",
+    "batch_size",
+    "candidates",
+    "own_candidate",
+    "training_settings",
+    "variants",
+]
+
+VALIDATED = 2000  # rows of a validation, at most
+_BATCH, _LEAST_BATCH = 256, 32
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model with the settings of its training.
+
+    Arguments:
+        name: its name in tables and folders.
+        model: class of the model.
+        config: its config but for the columns.
+        training: settings that differ from those of all.
+        kind: whose cost its steps have, see `impflow_zoo.fitting.budget`.
+        least: number of columns that it needs.
+    """
+
+    name: str
+    model: str
+    config: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    least: int = 1
+
+    def full_config(self, findings: Findings) -> dict[str, Any]:
+        """The config for the columns that were found."""
+        config = {"kind": self.config["kind"], **findings.config()}
+        return config | {k: v for k, v in self.config.items() if k != "kind"}
+
+
+_TABULAR = {"kind": "tabular", "whiten": True}
+_SINES = {"net": "spectral", "frequency": 1.0}
+_SPLINE = {"kind": "spline", "whiten": True, "hidden_features": 128, "dropout": 0.1}
+_MIXED = ["implicit", "implicit", "implicit", "spline-autoregressive"]
+
+
+def _decay(value: float, rate: float = 1e-2) -> dict[str, Any]:
+    return {"weight_decay": value, "learning_rate": rate}
+
+
+PORTFOLIO = (
+    Candidate("implicit-sines", "ImpFlow", {**_TABULAR, **_SINES}, _decay(1.0), "implicit-sines"),
+    Candidate("implicit-decay-2", "ImpFlow", _TABULAR, _decay(2.0), "implicit"),
+    Candidate(
+        "spline-autoregressive",
+        "SplineFlow",
+        {**_SPLINE, "layers": "autoregressive"},
+        _decay(1.0, 5e-3),
+        "spline-autoregressive",
+    ),
+    Candidate("implicit-decay-0.5", "ImpFlow", _TABULAR, _decay(0.5), "implicit"),
+    Candidate(
+        "implicit-spline", "ImpFlow", {**_TABULAR, "blocks": _MIXED}, _decay(1.0), "implicit-spline"
+    ),
+    Candidate("residual", "ResFlow", {**_TABULAR, "blocks": 8}, _decay(0.5), "residual"),
+    Candidate(
+        "spline-coupling",
+        "SplineFlow",
+        {**_SPLINE, "layers": "coupling"},
+        _decay(1.0, 5e-3),
+        "spline-coupling",
+        least=2,
+    ),
+)
+
+
+def own_candidate(model: str | None, config: Mapping[str, Any] | None) -> Candidate:
+    """What users choose instead of a search.
+
+    Arguments:
+        model: name of a class of models or of an entry of the portfolio; None takes the class of
+            the first entry.
+        config: settings of the config but for the columns.
+
+    Raises:
+        ConfigError: if there is no such model, or a setting is unknown.
+    """
+    known = {one.name: one for one in PORTFOLIO}
+    if model in known:
+        return replace(known[model], config={**known[model].config, **(config or {})})
+    name = model_class(PORTFOLIO[0].model if model is None else model).__name__
+    settings = {"kind": model_class(name).config_types[0].kind, **(config or {})}
+    if settings["kind"] == "spline":
+        kind = f"spline-{settings.get('layers', 'coupling')}"
+    elif settings["kind"] == "tabular":
+        kind = "residual" if name == "ResFlow" else "implicit"
+    else:
+        kind = "spline-coupling"
+    return Candidate(name, name, settings, _decay(1.0), kind)
+
+
+_EMBEDDING = [64, 64]  # layers of the net that sees a context before the blocks
+
+
+def candidates(findings: Findings, portfolio: Sequence[Candidate] = PORTFOLIO) -> list[Candidate]:
+    """The candidates for the columns that were found, in order."""
+    found = [one for one in portfolio if len(findings.columns) >= one.least]
+    if findings.given:
+        found = [
+            replace(one, config={**one.config, "embedding_net": _EMBEDDING})
+            if one.config["kind"] == "tabular"
+            else one
+            for one in found
+        ]
+    return found
+
+
+def variants(leader: Candidate) -> list[Candidate]:
+    """The leading candidate with radial layers, and without whitening."""
+    radial = {**leader.config, "radial": True}
+    plain = {**leader.config, "whiten": False}
+    return [
+        replace(leader, name=f"{leader.name}-radial", config=radial),
+        replace(leader, name=f"{leader.name}-unwhitened", config=plain),
+    ]
+
+
+def training_settings(
+    candidate: Candidate,
+    steps: int,
+    rows: int,
+    *,
+    seed: int,
+    validations: int,
+    patience: int | None,
+) -> dict[str, Any]:
+    """The section `training` of a recipe.
+
+    Arguments:
+        candidate: what is trained.
+        steps: of the schedule: a warm-up, then a cosine to zero.
+        rows: number of training rows.
+        seed: of the run.
+        validations: how many there are, at most.
+        patience: validations without a gain that end the run.
+    """
+    return {
+        "optimizer": "muon",
+        "steps": steps,
+        "batch_size": batch_size(rows),
+        "warmup_steps": min(100, math.ceil(steps / 10)),
+        "ema_decay": 0.995,
+        "validate_every": math.ceil(steps / validations),
+        "validation_limit": VALIDATED,
+        "patience": patience,
+        "log_every": max(1, min(50, steps // 10)),
+        "seed": seed,
+        **candidate.training,
+    }
+
+
+def batch_size(rows: int) -> int:
+    """Rows of a step: a pass over a small table takes several."""
+    return max(_LEAST_BATCH, min(_BATCH, rows // 8))

@@ -1,0 +1,135 @@
+"""What a fit has found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from impflow_zoo.evaluation.baselines import Baseline
+from impflow_zoo.evaluation.standard_errors import clustered
+from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.fitting.search import Tried
+from impflow_zoo.lipschitz.certify import worst
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.training.summary import course
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Fit", "tried_lines"]
+
+_ENDS = {
+    "steps": "all steps done",
+    "patience": "stopped as validation no longer improved",
+    "time": "stopped by the clock",
+    "signal": "interrupted",
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of `fit`.
+
+    Arguments:
+        model: the best model, in evaluation mode.
+        value: mean log-likelihood on the test rows, in nats; NaN without test rows.
+        stderr: its standard error, clustered by group if rows have groups.
+        n: number of test rows.
+        groups: number of groups that these come in; None for independent rows.
+        columns: what was found of the columns.
+        folder: the model's folder, with the recipe that makes it again, and the rows in `data`.
+        tried: all runs, in order.
+        best: the run that the model comes from.
+        baselines: densities to compare with, best on validation rows.
+        test_baselines: their values on the test rows, by name.
+        minutes: wall minutes of this call.
+    """
+
+    model: FlowModel
+    value: float
+    stderr: float
+    n: int
+    groups: int | None
+    columns: Findings
+    folder: Path
+    tried: tuple[Tried, ...]
+    best: Tried
+    baselines: tuple[Baseline, ...]
+    test_baselines: dict[str, float]
+    minutes: float
+    kept: Any = field(default=None, repr=False)  # a temporary folder lives as long as this
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """What was tried: name, round, steps, validation value in nats, CPU minutes."""
+        import pandas
+
+        rows: list[dict[str, Any]] = [
+            {
+                "name": one.name,
+                "round": str(one.round) if one.round else "last",
+                "steps": one.done,
+                "validation": math.nan if one.value is None else one.value,
+                "cpu_minutes": one.cpu_minutes,
+            }
+            for one in self.tried
+        ]
+        rows += [
+            {"name": one.name, "round": "", "steps": 0, "validation": one.validation}
+            for one in self.baselines
+        ]
+        return pandas.DataFrame(rows)
+
+    @property
+    def margin(self) -> float | None:
+        """`1 - L`, with the largest certified Lipschitz constant of the model's nets."""
+        return worst(ModelFolder(self.folder).config().certificate).margin
+
+    def report(self) -> str:
+        """The result in lines for people."""
+        best, cpu = self.best, sum(one.cpu_minutes for one in self.tried)
+        again = (
+            "trained to the end" if best.round == 0 else f"from round {best.round} of the search"
+        )
+        ended = _ENDS.get(best.ended, best.ended)
+        lines = {"best": f"{best.name}, {again}: {ended}, best at step {best.best_step:,}"}
+        lines["so"] = course(best.best_step, best.done)
+        if self.n:
+            others = ", ".join(f"{name} {value:.4f}" for name, value in self.test_baselines.items())
+            lines["test"] = (
+                f"{self.value:.4f} +- {self.stderr:.4f} nats{clustered(self.groups)} on "
+                f"{self.n:,} rows ({others})"
+            )
+        blocks = any(True for _ in self.model.blocks())
+        margin = "not certified" if self.margin is None else f"margin {self.margin:.4f}"
+        lines["certificate"] = (
+            margin if blocks else "none needed: splines are invertible as they are"
+        )
+        lines["time"] = f"{cpu:.1f} CPU minutes, {self.minutes:.1f} minutes by the clock"
+        lines["folder"] = str(self.folder)
+        if self.kept is None:
+            lines["next"] = f"impflow-zoo evaluate {self.folder}"
+            given = " --given FILE" if self.columns.given else ""
+            lines[""] = f"impflow-zoo sample {self.folder} -n 1000{given} --out samples.csv"
+            lines[" "] = f"impflow-zoo certify {self.folder}"
+        text = "\n".join(f"{key:12} {value}".rstrip() for key, value in lines.items())
+        return "\n".join([*tried_lines(self.tried, self.baselines), "", text])
+
+
+def tried_lines(tried: tuple[Tried, ...], baselines: tuple[Baseline, ...]) -> list[str]:
+    """A table of runs and of what they are compared with."""
+    names = [*(one.name for one in tried), *(one.name for one in baselines)]
+    width = max(map(len, ("tried", *names)))
+    lines = [f"{'tried':{width}}  {'round':>5}  {'steps':>6}  validation, nats  CPU minutes"]
+    for one in tried:
+        value = "none" if one.value is None else f"{one.value:.4f}"
+        lines.append(
+            f"{one.name:{width}}  {one.round or 'last':>5}  {one.done:>6}  {value:>16}  "
+            f"{one.cpu_minutes:>11.1f}"
+        )
+    for base in baselines:
+        lines.append(f"{base.name:{width}}  {'':>5}  {'':>6}  {base.validation:>16.4f}")
+    return lines

@@ -1,0 +1,289 @@
+"""From a table to the best density in a given time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from impflow_zoo.data import TableSource, fingerprint
+from impflow_zoo.evaluation import evaluate
+from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
+from impflow_zoo.evaluation.processes import together
+from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.fitting.columns import Findings, describe
+from impflow_zoo.fitting.portfolio import Candidate, candidates
+from impflow_zoo.fitting.reading import read_table
+from impflow_zoo.fitting.result import Fit
+from impflow_zoo.fitting.search import STATE, WALL, Search, StoppedFitError
+from impflow_zoo.fitting.splits import split, write_splits
+from impflow_zoo.models.config import parse
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import CONFIG, CURVE, PICTURE, TEST_ROWS, WEIGHTS
+from impflow_zoo.models.preprocessing import preprocessing_of
+from impflow_zoo.models.writing import write_whole
+from impflow_zoo.numerics.settings import is_real, is_whole
+from impflow_zoo.training.facts import TrainingFacts
+from impflow_zoo.training.lock import only_run
+
+__all__ = ["StoppedFitError", "check_settings", "fit", "fit_splits"]
+
+_SHOWN = 2000  # rows in the picture
+
+
+def fit(
+    data: Any,
+    minutes: float = 10.0,
+    given: str | Sequence[str] = (),
+    *,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Fit:
+    """Find the best density of a table in a given time.
+
+    Chooses columns, holds out a tenth of the rows for validation and a tenth for a test, tries
+    several models for a short time each, and trains the best of them. The choice is by validation
+    rows. Time is counted as work, by what steps cost, so that the same table, minutes and seed give
+    the same model on a busy machine, too.
+
+    Arguments:
+        data: a file or folder, a Hub id, `toy:NAME`, a DataFrame, or an array with shape `(N, D)`.
+        minutes: CPU minutes of one thread of the machine that the costs were measured on. The
+            last run is stopped after three times its share by the clock, and a minute more.
+        given: context columns: the density is that of the other columns given these.
+        out: folder for the best model, all runs and the rows; None takes a temporary folder, which
+            is deleted when the result is.
+        seed: of the split and of all runs.
+        device: of the trainings; None takes a GPU if there is one.
+        resume: go on with the fit in `out`.
+        progress: show findings, runs and a progress bar on stderr.
+
+    Returns:
+        The best model with its value on the test rows, and a table of what was tried.
+
+    Raises:
+        DataError: if the data cannot be read, or hold no column or too few rows to model.
+        ModelError: for an argument out of its range, or a folder that holds something else.
+        StoppedFitError: if a signal asks to stop; the folder holds the best model so far.
+
+    Example:
+        >>> found = fit("toy:moons", minutes=0.02, progress=False)
+        >>> found.model.sample(3).shape
+        torch.Size([3, 2])
+    """
+    check_settings(minutes, seed)
+    names = (given,) if isinstance(given, str) else tuple(given)
+    table = read_table(data)
+    findings = describe(table.first, names, table.name)
+    say = _said if progress else _unsaid
+    for line in findings.lines():
+        say(line)
+    splits = split(table, findings, seed)
+    entrants = candidates(findings)
+    return fit_splits(
+        findings,
+        splits,
+        entrants,
+        plan(len(entrants), 60 * minutes),
+        minutes=minutes,
+        out=out,
+        seed=seed,
+        device=device,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def check_settings(minutes: Any, seed: Any) -> None:
+    """Refuse minutes and seeds that are none, by a `ModelError`."""
+    if not (is_real(minutes) and 0 < minutes < math.inf):
+        raise ModelError(f"minutes={minutes!r}: a positive number is needed")
+    if not (is_whole(seed) and 0 <= seed < 2**63):
+        raise ModelError(f"seed={seed!r}: a whole number between 0 and 2^63 - 1 is needed")
+
+
+def fit_splits(
+    findings: Findings,
+    splits: Mapping[str, TableSource],
+    entrants: Sequence[Candidate],
+    rounds: Plan,
+    *,
+    minutes: float,
+    out: str | os.PathLike[str] | None,
+    seed: int,
+    device: str | torch.device | None,
+    resume: bool = False,
+    progress: bool = False,
+    baselines: bool = True,
+    wall: float = WALL,
+) -> Fit:
+    """Search among candidates on rows that are split; the arguments are those of `fit`.
+
+    Arguments:
+        findings: the columns.
+        splits: the rows, with or without a test split.
+        entrants: the candidates, the most promising first.
+        rounds: of the search.
+        baselines: compare with densities that need no search.
+        wall: minutes by the clock per minute of work after which the last run is stopped.
+    """
+    start = time.perf_counter()
+    kept = _Temporary() if out is None else None
+    folder = kept.path if kept else Path(os.fspath(out or ""))
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file: --out takes a folder")
+    asked = {
+        "data": fingerprint(splits["train"]),
+        "minutes": minutes,
+        "seed": seed,
+        "given": list(findings.given),
+    }
+    processes = together(device)
+    with only_run(folder):
+        _check(folder, asked, resume=resume)
+        _begin(folder, asked)
+        write_splits(splits, folder / "data")
+        if "test" in splits:  # where `evaluate` finds them
+            shutil.copyfile(folder / "data" / "test.parquet", folder / TEST_ROWS)
+        search = Search(
+            findings,
+            {name: splits[name] for name in ("train", "validation")},
+            folder,
+            asked,
+            60 * minutes,
+            seed,
+            processes,
+            progress,
+            _said if progress else _unsaid,
+        )
+        best = search.run(entrants, rounds, wall)
+        if best.value is None:
+            raise ModelError(
+                "no run has a validation value, so there is no model: look for columns with "
+                "extreme values"
+            )
+        model = FlowModel.from_pretrained(folder, device=processes.device)
+        others = _baselines(findings, splits, seed) if baselines else ()
+        value = stderr = math.nan
+        n, groups, beside = 0, None, {}
+        if "test" in splits:
+            scored = evaluate(model, splits["test"])
+            value, stderr, n, groups = scored.value, scored.stderr, scored.n, scored.groups
+            rows = _noisy(findings, splits["test"], seed + 2)
+            beside = {one.name: float(one.log_prob(rows).mean()) for one in others}
+        found = Fit(
+            model,
+            value,
+            stderr,
+            n,
+            groups,
+            findings,
+            folder,
+            tuple(search.tried),
+            best,
+            others,
+            beside,
+            (time.perf_counter() - start) / 60,
+            kept,
+        )
+        if kept is None:
+            _draw(found, splits)
+    return found
+
+
+class _Temporary:
+    """A folder that is deleted when nobody refers to it any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="impflow-zoo-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _check(folder: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse a folder that holds something else.
+
+    Raises:
+        ModelError: saying what, and what to do.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        if any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
+            raise ModelError(f"{folder} holds a model of something else: choose another --out")
+        return
+    if not resume:
+        raise ModelError(f"{folder} holds a fit already: --resume it, or choose another --out")
+    try:
+        known = json.loads(path.read_bytes())["asked"]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path} is damaged: start again with another --out") from None
+    for name, value in asked.items():
+        if known.get(name) != value:
+            began = "other rows" if name == "data" else f"{name} {known.get(name)}, not {value}"
+            raise ModelError(f"{folder} was begun with {began}: give the same again to resume")
+
+
+def _begin(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Note what is asked for, unless a search that goes on has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / STATE).is_file():
+        write_whole(folder / STATE, json.dumps({"asked": dict(asked), "tried": []}).encode())
+
+
+def _baselines(
+    findings: Findings, splits: Mapping[str, TableSource], seed: int
+) -> tuple[Baseline, ...]:
+    train, validation = (
+        _noisy(findings, splits[name], seed + i) for i, name in enumerate(("train", "validation"))
+    )
+    size = len(findings.columns)
+    mixed = mixture(train, validation, size, seed)
+    if mixed is None:
+        _said("no Gaussian mixture to compare with: it needs scikit-learn")
+    return (gaussian(train, validation, size), *([mixed] if mixed else []))
+
+
+def _noisy(findings: Findings, source: TableSource, seed: int) -> Any:
+    """Rows with the noise of their rounding, `[N, D]`."""
+    raw = source.rows(range(len(source)))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(raw.shape, generator=generator, dtype=raw.dtype)
+    config = parse({"kind": "linear-gaussian", **findings.config()})
+    return preprocessing_of(config).dequantise(raw, noise).numpy()
+
+
+def _draw(found: Fit, splits: Mapping[str, TableSource]) -> None:
+    """Pictures of the density and of the validation values, if matplotlib is there."""
+    from impflow_zoo.plots import pictures
+
+    with suppress(ModelError):  # without matplotlib
+        rows = splits.get("test", splits["validation"])
+        shown = rows.rows(range(min(len(rows), _SHOWN)))
+        pictures.draw_density(found.model, shown, found.folder / PICTURE)
+        curve = TrainingFacts.read(found.folder).curve
+        if curve:
+            metric = found.model.config.metric
+            pictures.draw_curves([("", metric, [curve])], [""], found.folder / CURVE)
+
+
+def _said(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)  # past a bar
+
+
+def _unsaid(line: str) -> None:
+    """For those who do not want to hear of it."""

@@ -1,0 +1,239 @@
+"""A search by successive halving, and the training of the best: runs in folders of their own.
+
+Each run is an ordinary training with a recipe, so a fit that was killed goes on where it was: runs
+that have ended are read back, the one that was interrupted is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from impflow_zoo.data import TableSource
+from impflow_zoo.evaluation.processes import Processes
+from impflow_zoo.fitting.budget import (
+    PATIENCE,
+    SHORT_VALIDATIONS,
+    VALIDATIONS,
+    Plan,
+    price,
+)
+from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.fitting.portfolio import Candidate, training_settings, variants
+from impflow_zoo.fitting.texts import recipe_text
+from impflow_zoo.models.folder import (
+    CHECKPOINT,
+    CONFIG,
+    GOLDEN,
+    RECIPE,
+    TRAINING,
+    WEIGHTS,
+    ModelFolder,
+)
+from impflow_zoo.models.writing import write_whole
+from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.recipe import read_recipe
+from impflow_zoo.training.run import train_on
+from impflow_zoo.transforms.base import NUMERICAL_ERRORS
+
+__all__ = ["STATE", "WALL", "Search", "StoppedFitError", "Tried"]
+
+STATE = "fit.json"
+WALL = 3.0  # minutes by the clock per minute of its work after which the last run is stopped
+_HEAD = """impflow-zoo train FOLDER/recipe.yaml --data FOLDER/data
+FOLDER: the folder that `impflow-zoo fit` has written; its rows are shuffled and split"""
+
+
+class StoppedFitError(Exception):
+    """A signal has asked to stop."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A run that has ended.
+
+    Arguments:
+        name: of the candidate.
+        round: of the search, from 1; 0 for the last run, which trains the best.
+        steps: of the schedule.
+        done: steps that were done.
+        best_step: the one with the best validation value.
+        value: mean log-likelihood on validation rows, in nats; None if no validation succeeded.
+        cpu_minutes: CPU time.
+        ended: why: `steps`, `patience`, `time`; or the error that ended it.
+    """
+
+    name: str
+    round: int
+    steps: int
+    done: int
+    best_step: int
+    value: float | None
+    cpu_minutes: float
+    ended: str
+
+    @property
+    def rank(self) -> float:
+        """The value, minus infinity if there is none."""
+        return -math.inf if self.value is None else self.value
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return f"{self.round or 'last'}-{self.name}"
+
+    def line(self) -> str:
+        """The run in a line for people."""
+        value = "no value" if self.value is None else f"{self.value:.4f} nats"
+        round_ = f"round {self.round}" if self.round else "the best"
+        return (
+            f"{round_}: {self.name}, {self.done} steps, validation {value}, "
+            f"{self.cpu_minutes:.1f} CPU minutes"
+        )
+
+
+@dataclass
+class Search:
+    """A search over candidates and the training of the best one.
+
+    Arguments:
+        findings: the columns.
+        splits: rows to train and to validate on.
+        folder: where runs go; it holds the best model so far.
+        asked: what is to be found in the state of a search that goes on.
+        work: of all runs.
+        seed: of all runs.
+        processes: where they run.
+        progress: show a progress bar of each run.
+        say: told a line when a run has ended.
+    """
+
+    findings: Findings
+    splits: Mapping[str, TableSource]
+    folder: Path
+    asked: Mapping[str, Any]
+    work: float
+    seed: int
+    processes: Processes
+    progress: bool
+    say: Callable[[str], None]
+    tried: list[Tried] = field(default_factory=list)
+    left: float = 0.0
+
+    def run(self, entrants: Sequence[Candidate], plan: Plan, wall: float = WALL) -> Tried:
+        """Try candidates, train the best, and return the best of all runs.
+
+        Arguments:
+            entrants: the candidates, the most promising first.
+            plan: rounds of the search; without any, the first candidate is trained.
+            wall: minutes by the clock per minute of its work after which the last run is stopped.
+
+        Raises:
+            StoppedFitError: if a signal asks to stop.
+        """
+        self._read()
+        self.left = self.work
+        found = list(entrants)
+        for number, size in enumerate(plan.sizes):
+            work = plan.unit * 2**number
+            leaders = found[:size]
+            if number == 1 and plan.variants:
+                leaders = [*found[: size - 2], *variants(found[0])]
+            values = [self._short(one, number + 1, work).rank for one in leaders]
+            order = sorted(range(len(leaders)), key=lambda i: -values[i])
+            found = [leaders[i] for i in order]
+        self._long(found[0], wall)
+        return max(self.tried, key=lambda one: one.rank)
+
+    def _short(self, candidate: Candidate, number: int, work: float) -> Tried:
+        cost = price(candidate, self.findings, *map(len, self.splits.values()))
+        steps = cost.steps(work, SHORT_VALIDATIONS)
+        self.left -= SHORT_VALIDATIONS * cost.validation + steps * cost.step
+        settings: dict[str, Any] = {"validations": SHORT_VALIDATIONS, "patience": None}
+        return self._one(candidate, number, steps, settings, None)
+
+    def _long(self, candidate: Candidate, wall: float) -> Tried:
+        cost = price(candidate, self.findings, *map(len, self.splits.values()))
+        steps = cost.steps(self.left, VALIDATIONS)
+        settings: dict[str, Any] = {"validations": VALIDATIONS, "patience": PATIENCE}
+        return self._one(candidate, 0, steps, settings, wall * self.left / 60 + 1)
+
+    def _one(
+        self,
+        candidate: Candidate,
+        number: int,
+        steps: int,
+        settings: dict[str, Any],
+        max_minutes: float | None,
+    ) -> Tried:
+        """The run of a candidate: read back, resumed, or made."""
+        for known in self.tried:
+            if (known.name, known.round) == (candidate.name, number):
+                return known
+        folder = self.folder / "tried" / f"{number or 'last'}-{candidate.name}"
+        rows = len(self.splits["train"])
+        training = training_settings(candidate, steps, rows, seed=self.seed, **settings)
+        config = candidate.full_config(self.findings)
+        text = recipe_text(self.findings, candidate.model, config, training, head=_HEAD)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / RECIPE, text.encode())
+        start = time.process_time()
+        state: dict[str, Any] = {"step": 0, "best": None, "best_step": 0}
+        try:
+            with only_run(folder):
+                state |= train_on(
+                    read_recipe(folder / RECIPE),
+                    (self.splits["train"], self.splits["validation"]),
+                    folder,
+                    kept=text.encode(),
+                    resume=ModelFolder(folder).has(CHECKPOINT),
+                    max_minutes=max_minutes,
+                    processes=self.processes,
+                    progress=self.progress and sys.stderr.isatty(),  # else the lines of `say`
+                )
+        except NUMERICAL_ERRORS as error:  # the others may do better
+            state |= {"ended": str(error), "cpu_seconds": time.process_time() - start}
+        if state["ended"] == "signal":
+            self._keep_best(Tried(candidate.name, number, steps, 0, 0, state["best"], 0.0, ""))
+            raise StoppedFitError
+        done = Tried(
+            candidate.name,
+            number,
+            steps,
+            state["step"],
+            state["best_step"],
+            state["best"],
+            state["cpu_seconds"] / 60,
+            state["ended"],
+        )
+        self._keep_best(done)
+        self.tried.append(done)
+        self._write()
+        self.say(done.line())
+        return done
+
+    def _keep_best(self, new: Tried) -> None:
+        """Copy the model of a run to the folder itself if it is the best so far."""
+        if new.value is None or new.rank <= max(
+            (one.rank for one in self.tried), default=-math.inf
+        ):
+            return
+        run = ModelFolder(self.folder / "tried" / new.folder)
+        names = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING)
+        ModelFolder(self.folder).replace({name: (run.path / name).read_bytes() for name in names})
+
+    def _read(self) -> None:
+        with suppress(FileNotFoundError):
+            known = json.loads((self.folder / STATE).read_bytes())
+            self.tried = [Tried(**one) for one in known["tried"]]
+
+    def _write(self) -> None:
+        state = {"asked": dict(self.asked), "tried": [asdict(one) for one in self.tried]}
+        write_whole(self.folder / STATE, (json.dumps(state, indent=1) + "\n").encode())

@@ -1,0 +1,114 @@
+"""Rows to train on, to validate on and to test on, and the files that keep them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from impflow_zoo.data import DataError, TableSource
+from impflow_zoo.data.columns import GROUP, Columns
+from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.fitting.reading import Table
+from impflow_zoo.models.writing import write_whole
+
+if TYPE_CHECKING:
+    import numpy
+
+__all__ = ["SPLITS", "split", "write_splits"]
+
+SPLITS = ("train", "validation", "test")
+_PART, _MOST = 0.1, 10_000  # of the rows, and rows, in validation and in test
+
+
+def split(
+    table: Table, findings: Findings, seed: int, *, test: bool = True
+) -> dict[str, TableSource]:
+    """The rows of each split, in a random order.
+
+    Splits that the table has are kept; those that it lacks are taken from its rows at random, a
+    tenth of them, 10,000 at most. Rows of a group stay together.
+
+    Arguments:
+        table: the table.
+        findings: its columns.
+        seed: of the order.
+        test: whether to hold test rows out.
+
+    Raises:
+        DataError: if a split lacks a column, or is empty.
+    """
+    import numpy
+
+    found: dict[str, TableSource] = {}
+    own = {name: _rows(table, name, findings) for name in table.splits}
+    (values, groups), *_ = own.values()
+    wanted = SPLITS if test else SPLITS[:2]
+    lacking = [name for name in wanted[1:] if name not in own]
+    labels = numpy.arange(len(values)) if groups is None else groups
+    generator = numpy.random.default_rng(seed)
+    unique, place = numpy.unique(labels, return_inverse=True)
+    order = numpy.argsort(generator.permutation(len(unique))[place], kind="stable")
+    size = min(_MOST, max(2, round(_PART * len(values))))
+    start = 0
+    for name in (*lacking, "train"):
+        end = len(order) if name == "train" else _end_of_group(labels[order], start + size)
+        part = generator.permutation(order[start:end])
+        found[name] = _source(
+            name, findings, values[part], None if groups is None else groups[part]
+        )
+        start = end
+    for name in (name for name in wanted[1:] if name in own):
+        found[name] = _source(name, findings, *own[name])
+    return {name: found[name] for name in wanted}
+
+
+def _end_of_group(labels: numpy.ndarray, end: int) -> int:
+    """The first place at or after `end` where another group begins."""
+    while 0 < end < len(labels) and labels[end] == labels[end - 1]:
+        end += 1
+    return end
+
+
+def _rows(
+    table: Table, name: str, findings: Findings
+) -> tuple[numpy.ndarray, numpy.ndarray | None]:
+    """The rows of a split without missing values, and their groups."""
+    import numpy
+
+    columns: Columns = table.splits[name]
+    for column in findings.names:
+        if column not in columns.numbers:
+            reason = columns.reasons.get(column, "is missing")
+            raise DataError(f"{table.name}, split {name}: column {column!r} {reason}")
+    values = numpy.column_stack([columns.numbers[column] for column in findings.names])
+    whole = numpy.isfinite(values).all(axis=1)
+    groups = columns.groups
+    return values[whole], None if groups is None else groups[whole]
+
+
+def _source(
+    name: str, findings: Findings, values: numpy.ndarray, groups: numpy.ndarray | None
+) -> TableSource:
+    if not len(values):
+        raise DataError(f"no rows are left for {name}: too few rows or groups")
+    numbers = None if groups is None else torch.from_numpy(groups.astype("int64"))
+    rows = torch.from_numpy(values.copy())
+    return TableSource(f"data ({name})", rows, findings.names, named=True, groups=numbers)
+
+
+def write_splits(splits: Mapping[str, TableSource], folder: Path) -> None:
+    """Write each split as a parquet file of its name."""
+    import pandas
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in splits.items():
+        frame = pandas.DataFrame(source.rows(range(len(source))).numpy(), columns=source.columns)
+        if source.groups is not None:
+            frame[GROUP] = source.groups.numpy()
+        content = io.BytesIO()
+        frame.to_parquet(content, index=False)
+        write_whole(folder / f"{name}.parquet", content.getvalue())

@@ -1,0 +1,55 @@
+"""The recipe of a candidate as a text with comments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from impflow_zoo.fitting.columns import Findings
+
+__all__ = ["recipe_text"]
+
+
+def recipe_text(
+    findings: Findings,
+    model: str,
+    config: dict[str, Any],
+    training: dict[str, Any],
+    *,
+    data: dict[str, Any] | None = None,
+    head: str,
+) -> str:
+    """A recipe with what was found of the columns as comments.
+
+    Arguments:
+        findings: the columns.
+        model, config, training, data: its sections; `data` is left out if it is empty.
+        head: the first lines.
+    """
+    comments = [*head.splitlines(), "", *findings.lines()]
+    text = "".join(f"# {line}".rstrip() + "\n" for line in comments)
+    text += _dumped({"model": model, "config": config})
+    for line, why in findings.proposals():
+        text += f"  # {line}  # {why}\n"
+    return text + _dumped({**({"data": data} if data else {}), "training": training})
+
+
+def _dumped(sections: dict[str, Any]) -> str:
+    return yaml.dump(
+        sections, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists in one line, sections in several."""
+
+
+def _number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = repr(float(value))
+    if "e" in text and "." not in text:  # YAML would read 1e-05 as text
+        text = text.replace("e", ".0e")
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(float, _number)

@@ -1,0 +1,273 @@
+"""Densities as estimators of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy
+import torch
+from torch import Tensor
+
+from impflow_zoo.data.columns import Columns
+from impflow_zoo.data.frames import has_names, in_memory
+from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.fitting.columns import LEAST_ROWS, Findings, describe
+from impflow_zoo.fitting.portfolio import candidates, own_candidate
+from impflow_zoo.fitting.reading import Table
+from impflow_zoo.fitting.run import check_settings, fit_splits
+from impflow_zoo.fitting.splits import split
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.flow import FlowModel
+
+try:
+    from sklearn.base import BaseEstimator, RegressorMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError:
+    raise ModelError(
+        "impflow_zoo.sklearn needs scikit-learn: pip install 'impflow_zoo[sklearn]'"
+    ) from None
+
+__all__ = ["FlowDensity", "FlowRegressor"]
+
+_BATCH = 1000  # rows scored at a time
+_DRAWS = 200  # at each row, for a mean
+
+
+class _FlowEstimator(BaseEstimator):
+    """What both estimators share: their settings, and how they find a model."""
+
+    def __init__(
+        self,
+        minutes: float = 5.0,
+        *,
+        model: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.minutes = minutes
+        self.model = model
+        self.config = config
+        self.seed = seed
+        self.device = device
+        self.verbose = verbose
+
+    def _find(self, columns: Columns, given: Sequence[str] = ()) -> None:
+        """Search for a model of columns, given others, and keep it."""
+        check_settings(self.minutes, self.seed)
+        findings: Findings = describe(columns, given, "X", choose=False)
+        splits = split(Table("X", {"": columns}), findings, self.seed, test=False)
+        if self.model is None and self.config is None:
+            entrants = candidates(findings)
+            rounds = plan(len(entrants), 60 * self.minutes)
+        else:
+            entrants, rounds = [own_candidate(self.model, self.config)], Plan()
+        found = fit_splits(
+            findings,
+            splits,
+            entrants,
+            rounds,
+            minutes=self.minutes,
+            out=None,
+            seed=self.seed,
+            device=self.device,
+            progress=self.verbose,
+            baselines=False,
+        )
+        self.model_ = found.model
+        self.model_.folder = None  # a temporary one
+        self.tried_ = found.table
+        self.rounding_ = dict(findings.rounding)
+
+
+class FlowDensity(_FlowEstimator):
+    """A density with the interface of `sklearn.neighbors.KernelDensity`.
+
+    Arguments:
+        minutes: time of the search and of the training, counted as `impflow_zoo.fit` counts it.
+        model: a class of models such as `"SplineFlow"`, or a name from the table of `fit`, to be
+            trained without a search; None searches.
+        config: settings of the model's config, also without a search.
+        seed: of everything random in `fit`.
+        device: of the training; None takes a GPU if there is one.
+        verbose: show runs on stderr.
+
+    Attributes:
+        model_: the model, see `impflow_zoo.FlowModel`.
+        tried_: a DataFrame of what was tried.
+        rounding_: steps of columns that are rounded, by name. Noise of a step is added to them in
+            training.
+
+    Example:
+        >>> import numpy
+        >>> X = numpy.random.default_rng(0).normal(size=(100, 2))
+        >>> density = FlowDensity(0.001, model="LinearGaussian", device="cpu").fit(X)
+        >>> density.score_samples(X).shape, density.sample(3, random_state=0).shape
+        ((100,), (3, 2))
+    """
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
+        """Find the density of rows.
+
+        Arguments:
+            X: rows with shape `(n, d)`, an array or a DataFrame; ten at least.
+            y: ignored.
+            sample_weight: not supported.
+
+        Raises:
+            ValueError: for weights, missing values, or columns that have no density: constant
+                ones, copies, linear functions of others.
+        """
+        if sample_weight is not None:
+            raise ValueError("sample_weight: rows with weights are not supported, leave it out")
+        names = [str(name) for name in X.columns] if has_names(X) else []
+        rows = validate_data(self, X, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS)
+        columns = in_memory(rows, names)
+        assert columns is not None
+        self._find(columns)
+        self._framed = bool(names)
+        return self
+
+    def score_samples(self, X: Any) -> numpy.ndarray:  # noqa: N803
+        """Log-density of each row, in nats, with shape `(n,)`; columns are taken as they are."""
+        rows = self._checked(X)
+        return _log_prob(self.model_, torch.tensor(rows), None)
+
+    def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
+        """Log-likelihood of all rows together, as that of `KernelDensity`."""
+        return float(self.score_samples(X).sum())
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """Rows drawn from the density, `(n_samples, d)`: a DataFrame if it was fitted to one."""
+        check_is_fitted(self, "model_")
+        generator = _generator(random_state)
+        rows = self.model_.sample(int(n_samples), generator=generator).double().numpy(force=True)
+        if not self._framed:
+            return rows
+        import pandas
+
+        return pandas.DataFrame(rows, columns=self.feature_names_in_)
+
+    def _checked(self, X: Any) -> numpy.ndarray:  # noqa: N803
+        check_is_fitted(self, "model_")
+        rows: numpy.ndarray = validate_data(self, X, dtype=numpy.float64, reset=False)
+        return rows
+
+
+class FlowRegressor(RegressorMixin, _FlowEstimator):
+    """The density of a target given features: means, quantiles, samples, log-densities.
+
+    The arguments and attributes are those of `FlowDensity`.
+
+    Example:
+        >>> import numpy
+        >>> X = numpy.random.default_rng(0).normal(size=(100, 2))
+        >>> regressor = FlowRegressor(0.001, model="LinearGaussian", device="cpu")
+        >>> regressor = regressor.fit(X, X[:, 0] + X[:, 1] ** 2)
+        >>> regressor.predict(X).shape, regressor.predict_quantiles(X, [0.05, 0.95]).shape
+        ((100,), (100, 2))
+    """
+
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+        """Find the density of a target given features.
+
+        Arguments:
+            X: features with shape `(n, d)`, an array or a DataFrame; ten rows at least.
+            y: the target, `(n,)`.
+
+        Raises:
+            ValueError: for missing values, or for constant columns.
+        """
+        names = [str(name) for name in X.columns] if has_names(X) else []
+        features, target = validate_data(
+            self, X, y, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS, y_numeric=True
+        )
+        given = names or [f"x{i}" for i in range(features.shape[1])]
+        own = str(getattr(y, "name", None) or "y")
+        own = own if own not in given else f"target {own}"
+        numbers = {name: features[:, i] for i, name in enumerate(given)}
+        columns = Columns((own, *given), {own: target.astype(float), **numbers}, {})
+        self._find(columns, given)
+        return self
+
+    def predict(self, X: Any) -> numpy.ndarray:  # noqa: N803
+        """The mean of the target at each row, `(n,)`: of 200 equally likely quantiles."""
+        return self._drawn(X, _noise_at(_midpoints(_DRAWS))).mean(axis=1)
+
+    def predict_quantiles(self, X: Any, q: Sequence[float]) -> numpy.ndarray:  # noqa: N803
+        """Quantiles of the target at each row, `(n, len(q))`.
+
+        Arguments:
+            X: features with shape `(n, d)`.
+            q: levels between 0 and 1.
+
+        Raises:
+            ValueError: for a level out of this range.
+        """
+        levels = numpy.asarray(q, dtype=float).reshape(-1)
+        if not ((levels > 0) & (levels < 1)).all():
+            raise ValueError(f"q={q}: levels between 0 and 1 are needed")
+        # A flow of one column is monotone, but it may turn the order round.
+        ends = [self._drawn(X, _noise_at(side)) for side in (levels, 1 - levels)]
+        low, high = numpy.minimum(*ends), numpy.maximum(*ends)
+        return numpy.where(levels < 0.5, low, high)
+
+    def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> numpy.ndarray:  # noqa: N803
+        """Draws of the target at each row, `(n, n_samples)`."""
+        context = self._context(X)
+        drawn = self.model_.sample(int(n_samples), context, generator=_generator(random_state))
+        found: numpy.ndarray = drawn[..., 0].double().numpy(force=True)
+        return found
+
+    def score_samples(self, X: Any, y: Any) -> numpy.ndarray:  # noqa: N803
+        """Log-density of the target given the features, in nats, `(n,)`."""
+        check_is_fitted(self, "model_")
+        features, target = validate_data(self, X, y, dtype=numpy.float64, reset=False)
+        rows = torch.tensor(target, dtype=torch.float64)[:, None]
+        return _log_prob(self.model_, rows, torch.tensor(features))
+
+    def _context(self, X: Any) -> Tensor:  # noqa: N803
+        check_is_fitted(self, "model_")
+        features = validate_data(self, X, dtype=numpy.float64, reset=False)
+        return torch.tensor(features).to(next(self.model_.parameters()))
+
+    @torch.no_grad()
+    def _drawn(self, X: Any, noise: Tensor) -> numpy.ndarray:  # noqa: N803
+        """The target at each row for some noise, the same at all rows, `(n, len(noise))`."""
+        parts = []
+        for context in self._context(X).split(max(1, 10_000 // len(noise))):
+            rows = context.repeat_interleave(len(noise), dim=0)
+            z = noise.to(context).repeat(len(context))[:, None]
+            parts.append(self.model_.decode(z, rows)[:, 0].view(len(context), -1))
+        found: numpy.ndarray = torch.cat(parts).double().numpy(force=True)
+        return found
+
+
+def _midpoints(n: int) -> numpy.ndarray:
+    """Levels that cut (0, 1) into parts of one size, at the middle of each."""
+    return (numpy.arange(n) + 0.5) / n
+
+
+def _noise_at(levels: numpy.ndarray) -> Tensor:
+    """The quantiles of a standard normal distribution."""
+    return torch.special.ndtri(torch.from_numpy(levels))
+
+
+@torch.no_grad()
+def _log_prob(model: FlowModel, rows: Tensor, context: Tensor | None) -> numpy.ndarray:
+    """Nats of each row; minus infinity where the density is zero in the model's type."""
+    reference, parts = next(model.parameters()), []
+    for i in range(0, len(rows), _BATCH):
+        part = slice(i, i + _BATCH)
+        given = None if context is None else context[part].to(reference)
+        parts.append(model.log_prob_with_error(rows[part].to(reference), given)[0])
+    found: numpy.ndarray = torch.cat(parts).double().numpy(force=True)
+    return found
+
+
+def _generator(random_state: Any) -> torch.Generator:
+    number = check_random_state(random_state).randint(2**31 - 1)
+    return torch.Generator().manual_seed(int(number))

@@ -1,0 +1,80 @@
+"""The commands `fit` and `init`: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import numpy
+import pandas
+import pytest
+from support.fits import ENTRANTS
+
+from impflow_zoo.fitting import run as running
+from impflow_zoo.fitting.budget import Plan
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A file with columns of several kinds."""
+    random = numpy.random.default_rng(0)
+    a, b = random.normal(size=(2, 300))
+    frame = pandas.DataFrame({"id": range(300), "a": a, "b": numpy.round(a + b, 1), "name": "x"})
+    frame["c"] = numpy.where(random.random(300) < 0.02, numpy.nan, random.random(300))
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    return tmp_path / "own.csv"
+
+
+@pytest.fixture
+def _small(monkeypatch):
+    monkeypatch.setattr(running, "candidates", lambda findings: list(ENTRANTS[:2]))
+    monkeypatch.setattr(running, "plan", lambda number, work: Plan((2,), 0.1))
+
+
+@pytest.mark.usefixtures("_small")
+def test_fit_says_what_it_finds_tries_and_leaves(run, table, tmp_path):
+    out = tmp_path / "fit"
+    done = run("fit", table, "--out", out, "--minutes", 0.02)
+    assert done.code == 0, done.err
+    assert "left out: 'id' numbers the rows" in done.err
+    assert "rounded to 0.1: b" in done.err
+    assert "round 1: implicit, " in done.err
+    assert "tried" in done.out.splitlines()[0]
+    assert f"impflow-zoo certify {out}" in done.out
+    assert run("evaluate", out, "--json").json["n"] == 29
+    assert run("sample", out, "-n", 3, "--out", tmp_path / "s.csv").code == 0
+    assert run("certify", out).code == 0
+    again = run("fit", table, "--out", out, "--minutes", 0.02)
+    assert (again.code, "--resume it" in again.err) == (2, True)
+    resumed = run("fit", table, "--out", out, "--minutes", 0.02, "--resume", "--json").json
+    assert resumed["tried"][0]["name"] == "implicit"
+    assert resumed["left_out"]["name"].startswith("is not numeric")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--given", "bb"), "no column 'bb' to be given; did you mean 'b'?"),
+        (("--minutes", "0"), "Invalid value for '--minutes'"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_write_nothing(run, table, tmp_path, words, message):
+    done = run("fit", table, "--out", tmp_path / "fit", *words)
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "fit").exists()
+
+
+def test_init_writes_a_recipe_that_trains(run, table, tmp_path):
+    recipe = tmp_path / "first.yaml"
+    done = run("init", table, "--out", recipe, "--given", "a")
+    assert done.code == 0, done.err
+    text = recipe.read_text()
+    assert "# left out: 'name' is not numeric, row 0 holds 'x'" in text
+    assert "  # bounds: {c: [0, 1]}  # all values are at least 0 and at most 1" in text
+    assert "rounding: {b: 0.1}" in text
+    assert f"impflow-zoo train {recipe} --data {table}" in done.out
+    whole = tmp_path / "whole.csv"
+    pandas.read_csv(table).dropna().to_csv(whole, index=False)
+    trained = run("train", recipe, "--data", whole, "--dry-run")
+    assert trained.code == 0, trained.err
+    refused = run("init", table, "--out", recipe)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "exists: choose another --out" in refused.err

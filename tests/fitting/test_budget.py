@@ -1,0 +1,52 @@
+"""The work of a fit is counted, and stays within the budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from impflow_zoo.fitting.budget import SEARCH, plan, price
+from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.fitting.portfolio import PORTFOLIO, batch_size, candidates, variants
+
+PLANE = Findings(("a", "b"))
+
+
+@pytest.mark.parametrize("minutes", [0.1, 1, 2, 5, 10, 60])
+def test_the_search_takes_its_part_of_the_work(minutes):
+    found = plan(len(PORTFOLIO), 60 * minutes)
+    work = sum(size * found.unit * 2**i for i, size in enumerate(found.sizes))
+    assert work == pytest.approx(SEARCH * 60 * minutes if found.sizes else 0)
+
+
+def test_more_time_tries_more():
+    sizes = [plan(len(PORTFOLIO), 60 * minutes).sizes[:1] for minutes in (0.1, 1, 2, 5, 60)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == ()
+    assert sizes[-1] == (len(PORTFOLIO),)
+
+
+@pytest.mark.parametrize("candidate", PORTFOLIO, ids=lambda one: one.name)
+def test_steps_cost_more_for_more_columns_and_are_limited_by_rows(candidate):
+    wide = Findings(tuple(f"x{i}" for i in range(9)))
+    narrow, more = (price(candidate, columns, 8000, 1000) for columns in (PLANE, wide))
+    assert 0 < narrow.step < more.step
+    assert 0 < narrow.validation < more.validation
+    work = 50 * narrow.step + 3 * narrow.validation
+    assert narrow.steps(1.01 * work, 3) == 50
+    few = price(candidate, PLANE, 500, 50)
+    assert few.steps(1e6, 3) == few.most
+    assert few.most * batch_size(500) < 100 * 500
+
+
+def test_candidates_fit_the_columns():
+    one = Findings(("a",))
+    assert "spline-coupling" not in [candidate.name for candidate in candidates(one)]
+    given = candidates(Findings(("a",), ("c",)))
+    assert all(price(candidate, Findings(("a",), ("c",)), 100, 10).step for candidate in given)
+
+
+def test_variants_differ_from_the_leader_in_one_setting():
+    leader = PORTFOLIO[0]
+    radial, plain = variants(leader)
+    assert radial.config == {**leader.config, "radial": True}
+    assert plain.config == {**leader.config, "whiten": False}

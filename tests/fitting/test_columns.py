@@ -1,0 +1,152 @@
+"""What `describe` finds of columns: which it leaves out and why, steps, bounds, periods."""
+
+from __future__ import annotations
+
+import numpy
+import pandas
+import pytest
+import torch
+
+from impflow_zoo.data import DataError
+from impflow_zoo.data.frames import in_memory
+from impflow_zoo.fitting import Findings, describe
+from impflow_zoo.fitting.grid import rounding_step
+
+ROWS = 400
+RANDOM = numpy.random.default_rng(0)
+A, B = RANDOM.normal(size=(2, ROWS))
+
+
+def found(given: tuple[str, ...] = (), **columns: object) -> Findings:
+    """The findings of a table of two plain columns and others."""
+    table = in_memory(pandas.DataFrame({"a": A, "b": B, **columns}))
+    assert table is not None
+    return describe(table, given)
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        (["x"] * ROWS, "is not numeric, it is"),
+        (pandas.date_range("2024-01-01", periods=ROWS), "holds dates"),
+        (numpy.full(ROWS, 3.0), "is constant"),
+        (numpy.arange(ROWS), "numbers the rows"),
+        (RANDOM.permutation(ROWS) + 1, "numbers the rows"),
+        (A, "is a copy of 'a'"),
+        (100 * A - 3, "is an exact linear function of 'a'"),
+        (A + B, "is an exact linear function of 'a', 'b'"),
+        (numpy.where(A > 0.5, B, numpy.nan), "has no value in 7"),
+        (2**53 + 2 * numpy.arange(ROWS), "holds whole numbers above 2^53"),
+    ],
+)
+def test_a_column_without_a_density_is_left_out_with_its_reason(column, reason):
+    findings = found(c=column)
+    assert findings.columns == ("a", "b")
+    assert findings.left_out["c"].startswith(reason)
+    assert any(line.startswith("left out: 'c' ") for line in findings.lines())
+
+
+def test_reasons_of_a_file(tmp_path):
+    from impflow_zoo.fitting.reading import read_table
+
+    path = tmp_path / "own.csv"
+    lines = [f"{i},2024-01-{i % 28 + 1:02d},{x},north" for i, x in enumerate(A)]
+    path.write_text("\n".join([",when,a,site", *lines]))
+    findings = describe(read_table(path).first)
+    assert findings.columns == ("a",)
+    assert dict(findings.left_out) == {
+        "Unnamed: 0": "has no name, as an index",
+        "when": "holds dates",
+        "site": "is not numeric, row 0 holds 'north'",
+    }
+
+
+def test_rows_with_missing_values_are_counted():
+    findings = found(c=numpy.where(numpy.arange(ROWS) < 7, numpy.nan, A**3))
+    assert (findings.rows, findings.dropped) == (ROWS - 7, 7)
+    assert findings.lines()[-1] == "rows: 393, 7 with missing values left out"
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (A, 0.0),
+        (numpy.round(A, 1), 0.1),
+        (numpy.round(1000 + A, 2).astype(numpy.float32).astype(float)[:100].repeat(2), 0.01),
+        (numpy.round(4 * A) / 4, 0.25),
+        (numpy.round(3 * A) / 3, 1 / 3),
+        (numpy.round(5 * A) * 10, 10.0),
+        (numpy.arange(ROWS) * 7.0, 1.0),
+        (A > 0, 1.0),
+        (numpy.where(A < 0, 0, A), 0.0),
+    ],
+)
+def test_the_rounding_step_is_that_of_the_grid(values, step):
+    assert rounding_step(numpy.asarray(values, float)) == pytest.approx(step, rel=1e-9)
+
+
+def test_a_frequent_value_of_a_continuous_column_is_named():
+    (note,) = found(c=numpy.where(A < 0, 0, A * B)).notes
+    assert note.startswith("'c' is 0 in ")
+    assert "its density has a spike there" in note
+
+
+def test_bounds_and_periods_are_proposed_and_not_assumed():
+    uniform = RANDOM.random(ROWS)
+    findings = found(part=uniform**2, size=numpy.exp(2 * A), turn=360 * RANDOM.random(ROWS))
+    assert findings.bounds == {"part": (0.0, 1.0), "size": (0.0, None)}
+    assert findings.periods == {"turn": 360.0}
+    assert findings.config() == {
+        "features": 5,
+        "columns": ["a", "b", "part", "size", "turn"],
+    }
+    assert "bounds: {part: [0, 1]}  (all values are at least 0 and at most 1)" in str(
+        findings.lines()
+    )
+
+
+def test_context_columns_are_no_columns_of_the_density():
+    findings = found(("b",), c=A + B)
+    assert (findings.columns, findings.given) == (("a",), ("b",))
+    assert findings.left_out["c"] == "is an exact linear function of 'b', 'a'"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("bb", "no column 'bb' to be given; did you mean 'b'?"),
+        ("zzz", "no column 'zzz' to be given; there are a, b, word"),
+        ("word", "column 'word' is not numeric"),
+    ],
+)
+def test_a_context_that_is_none_is_refused(given, message):
+    with pytest.raises(DataError, match=message.replace("?", r"\?")):
+        found((given,), word=["x"] * ROWS)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pandas.DataFrame({"a": A[:9]}), "9 rows without missing values, at least 10"),
+        (pandas.DataFrame({"a": ["x"] * 20}), "no numeric column to model: 'a' is not numeric"),
+        (pandas.DataFrame({"a": numpy.ones(20)}), "no numeric column to model: 'a' is constant"),
+        (numpy.zeros(3), r"an array of shape \[3\]"),
+        (pandas.DataFrame([[1, 2]], columns=["a", "a"]), "several columns are called 'a'"),
+    ],
+)
+def test_a_table_without_a_density_is_refused(frame, message):
+    with pytest.raises(DataError, match=message):
+        describe(in_memory(frame))
+
+
+@pytest.mark.parametrize("convert", [torch.from_numpy, lambda rows: rows, pandas.DataFrame])
+def test_tables_in_memory(convert):
+    table = in_memory(convert(numpy.column_stack([A, B])))
+    assert [numpy.array_equal(v, w) for v, w in zip(table.numbers.values(), (A, B), strict=True)]
+    assert in_memory([[1.0]]) is None
+
+
+def test_a_grid_is_found_in_few_rows():
+    values = numpy.round(450 + 17 * numpy.random.default_rng(1).normal(size=700), 2)
+    assert len(set(values)) > 0.9 * len(values)
+    assert rounding_step(values) == 0.01

@@ -1,0 +1,173 @@
+"""`fit` finds a density: the same one for the same seed, also after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pandas
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.checkout import CHECKOUT
+from support.fits import ENTRANTS, small_fit
+
+from impflow_zoo import create_model, evaluate, fit, training
+from impflow_zoo.data import DataError, open_toy
+from impflow_zoo.fitting.search import STATE
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.folder import CURVE, PICTURE, RECIPE, WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A fit that nothing has interrupted."""
+    return small_fit(tmp_path_factory.mktemp("fits") / "whole")
+
+
+def timeless(folder: Path) -> list[dict]:
+    """The runs of a search but for their times."""
+    tried = json.loads((folder / STATE).read_text())["tried"]
+    return [{k: v for k, v in one.items() if k != "cpu_minutes"} for one in tried]
+
+
+def assert_same_fit(one: Path, other: Path) -> None:
+    assert timeless(one) == timeless(other)
+    weights = [load_file(folder / WEIGHTS) for folder in (one, other)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_search_has_rounds_and_trains_the_best(whole):
+    assert [one.round for one in whole.tried] == [1, 1, 1, 2, 2, 0]
+    first = sorted(whole.tried[:3], key=lambda one: -one.rank)
+    assert [one.name for one in whole.tried[3:5]] == [one.name for one in first[:2]]
+    assert whole.best.value == max(one.value for one in whole.tried)
+    assert list(whole.table.columns) == ["name", "round", "steps", "validation", "cpu_minutes"]
+    assert whole.table["name"][6] == "Gaussian"
+    assert {PICTURE, CURVE, RECIPE} <= {path.name for path in whole.folder.iterdir()}
+
+
+def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
+    model = create_model(whole.folder, verify=True)
+    again = evaluate(model)
+    assert (again.value, again.n) == (pytest.approx(whole.value), 60)
+    state = training.train(
+        whole.folder / RECIPE, data=whole.folder / "data", out=tmp_path / "run", progress=False
+    )
+    assert state["best"] == whole.best.value
+    report = whole.report()
+    assert f"{whole.value:.4f} +- {whole.stderr:.4f} nats on 60 rows (Gaussian -3." in report
+    assert f"impflow-zoo evaluate {whole.folder}" in report
+
+
+def test_the_same_seed_gives_the_same_fit(whole, tmp_path):
+    assert_same_fit(whole.folder, small_fit(tmp_path / "again").folder)
+    other = small_fit(tmp_path / "other", seed=1)
+    assert other.best.value != whole.best.value
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from support.fits import small_fit
+from impflow_zoo.training import Trainer
+
+left, step = int(sys.argv[2]), Trainer.step
+def counted(self):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), int(sys.argv[3]))
+    return step(self)
+Trainer.step = counted
+small_fit(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "number"), [(2, signal.SIGKILL), (25, signal.SIGKILL), (25, signal.SIGINT)]
+)
+def test_a_fit_that_was_stopped_goes_on_to_the_same_end(whole, tmp_path, steps, number):
+    out = tmp_path / "killed"
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, out, str(steps), str(int(number))],
+        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'tests'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode != 0
+    if number == signal.SIGINT:
+        assert "StoppedFitError" in ended.stderr
+    if steps > 2:
+        assert create_model(out).config.features == 2  # the best so far
+    with pytest.raises(ModelError, match="holds a fit already: --resume it"):
+        small_fit(out)
+    with pytest.raises(ModelError, match="was begun with minutes 0.015, not 0.5"):
+        small_fit(out, resume=True, minutes=0.5)
+    assert_same_fit(small_fit(out, resume=True).folder, whole.folder)
+
+
+def test_moons_beat_a_gaussian():
+    found = fit("toy:moons", minutes=0.08, progress=False)
+    assert found.value > found.test_baselines["Gaussian"] + 0.2
+    folder = found.folder
+    assert folder.is_dir()
+    del found
+    assert not folder.exists()
+
+
+def test_frames_arrays_and_contexts(tmp_path):
+    rows = open_toy("moons", 300).rows(range(300)).numpy()
+    frame = pandas.DataFrame(rows, columns=["x", "y"]).assign(k=numpy.round(rows[:, 0] * 2))
+    found = small_fit(None, data=frame, given=("k",))
+    assert found.model.config.columns == ("x", "y")
+    assert found.model.sample(2, torch.zeros(1, 1)).shape == (1, 2, 2)
+    assert "Gaussian" in found.test_baselines
+    array = small_fit(None, data=rows)
+    assert array.model.config.columns == ("x0", "x1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"data": "nowhere.csv"}, DataError, "no such file or folder: nowhere.csv"),
+        ({"data": [1, 2]}, DataError, "data of type list: a file, Hub id, toy:NAME, DataFrame"),
+        ({"data": numpy.zeros((5, 2))}, DataError, "5 rows without missing values"),
+        ({"minutes": 0}, ModelError, "minutes=0: a positive number"),
+        ({"seed": -1}, ModelError, "seed=-1: a whole number"),
+        ({"given": "z"}, DataError, "no column 'z' to be given"),
+        ({"out": __file__}, ModelError, "is a file: --out takes a folder"),
+    ],
+)
+def test_mistakes_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        fit(**{"data": "toy:moons", "progress": False, **arguments})
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / WEIGHTS).write_bytes(b"")
+    with pytest.raises(ModelError, match="holds a model of something else"):
+        small_fit(tmp_path)
+
+
+def test_a_candidate_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
+    from impflow_zoo.fitting import search
+    from impflow_zoo.numerics.solver import SolverError
+
+    train_on = search.train_on
+
+    def failing(recipe, *arguments, **options):
+        if recipe.model == ENTRANTS[0].model:
+            raise SolverError("no root")
+        return train_on(recipe, *arguments, **options)
+
+    monkeypatch.setattr(search, "train_on", failing)
+    found = small_fit(tmp_path / "out")
+    assert found.tried[0].value is None
+    assert found.tried[0].ended == "no root"
+    assert found.best.name != "implicit"

@@ -1,0 +1,68 @@
+"""Rows to train, validate and test on."""
+
+from __future__ import annotations
+
+import numpy
+import pandas
+import pytest
+import torch
+
+from impflow_zoo.data import open_table
+from impflow_zoo.fitting import describe
+from impflow_zoo.fitting.reading import read_table
+from impflow_zoo.fitting.splits import split, write_splits
+
+FRAME = pandas.DataFrame(numpy.random.default_rng(0).normal(size=(100, 2)), columns=["a", "b"])
+
+
+def splits(data: object, **options: object) -> dict:
+    table = read_table(data)
+    return split(table, describe(table.first, name=table.name), 0, **options)
+
+
+def test_a_tenth_is_held_out_twice_and_no_row_is_lost():
+    found = splits(FRAME)
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "train": 80,
+        "validation": 10,
+        "test": 10,
+    }
+    together = torch.cat([rows.rows(range(len(rows))) for rows in found.values()])
+    assert set(together[:, 0].tolist()) == set(FRAME["a"])
+    again = splits(FRAME)
+    assert torch.equal(found["test"].rows(range(10)), again["test"].rows(range(10)))
+    assert list(splits(FRAME, test=False)) == ["train", "validation"]
+
+
+@pytest.mark.parametrize("groups", [numpy.repeat(range(20), 5), list("ab" * 50)])
+def test_rows_of_a_group_stay_together(groups):
+    frame = FRAME.assign(group=groups)
+    if len(set(groups)) == 2:
+        with pytest.raises(ValueError, match="no rows are left for train"):
+            splits(frame)
+        return
+    found = splits(frame)
+    of_split = [set(rows.groups.tolist()) for rows in found.values()]
+    assert sum(map(len, of_split)) == len(set.union(*of_split)) == 20
+
+
+def test_a_folder_keeps_its_splits(tmp_path):
+    for name, part in {"train": FRAME[:60], "test": FRAME[60:]}.items():
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    found = splits(tmp_path)
+    assert {name: len(rows) for name, rows in found.items()} == {
+        "train": 54,
+        "validation": 6,
+        "test": 40,
+    }
+    held_out = found["test"].rows(range(40)).numpy()
+    assert numpy.allclose(held_out, FRAME[60:])
+
+
+def test_files_hold_the_same_rows(tmp_path):
+    found = splits(FRAME.assign(group=numpy.repeat(range(20), 5)))
+    write_splits(found, tmp_path)
+    for name, rows in found.items():
+        read = open_table(tmp_path, name)
+        assert torch.equal(read.rows(range(len(read))), rows.rows(range(len(rows))))
+        assert len(read.groups.unique()) == len(rows.groups.unique())

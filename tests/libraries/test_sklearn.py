@@ -1,0 +1,154 @@
+"""Densities as estimators of scikit-learn: its own checks, and what they do not look at."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy
+import pandas
+import pytest
+
+pytest.importorskip("sklearn")
+from scipy.stats import norm
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+
+from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.sklearn import FlowDensity, FlowRegressor
+
+RANDOM = numpy.random.default_rng(0)
+X = RANDOM.normal(size=(200, 2)) @ [[1.0, 0.8], [0.0, 0.6]] + [3.0, -1.0]
+QUICK = {"minutes": 0.001, "model": "LinearGaussian", "device": "cpu"}
+SMALL = {
+    "minutes": 0.05,
+    "model": "ImpFlow",
+    "config": {"blocks": 1, "hidden_features": [16]},
+    "device": "cpu",
+}
+WEIGHTS = "rows with weights are refused in a line"
+TWO_ARGUMENTS = "the density of a target needs the target: score_samples(X, y)"
+EXCEPTIONS = {
+    FlowDensity: dict.fromkeys(
+        (
+            "check_sample_weights_pandas_series",
+            "check_sample_weights_not_an_array",
+            "check_sample_weights_list",
+            "check_all_zero_sample_weights_error",
+            "check_sample_weights_shape",
+            "check_sample_weights_not_overwritten",
+            "check_sample_weight_equivalence_on_dense_data",
+        ),
+        WEIGHTS,
+    ),
+    FlowRegressor: dict.fromkeys(
+        ("check_methods_sample_order_invariance", "check_methods_subset_invariance"), TWO_ARGUMENTS
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "settings"), [(FlowDensity, QUICK), (FlowRegressor, SMALL)])
+@pytest.mark.filterwarnings("ignore")
+def test_the_checks_of_scikit_learn(kind, settings):
+    check_estimator(kind(**settings), expected_failed_checks=EXCEPTIONS[kind], on_skip=None)
+
+
+CHECKS = {"check_no_attributes_set_in_init", "check_fit2d_1sample", "check_n_features_in"}
+
+
+@pytest.mark.parametrize("kind", [FlowDensity, FlowRegressor])
+def test_quick_checks_of_scikit_learn(kind):
+    known = {}
+    for estimator, check in estimator_checks_generator(kind(**QUICK)):
+        known[getattr(check, "func", check).__name__] = (estimator, check)
+    for name in CHECKS:
+        estimator, check = known[name]
+        check(estimator)
+
+
+def test_a_density_scores_and_samples_as_kernel_density_does():
+    density = FlowDensity(**QUICK).fit(X)
+    values = density.score_samples(X)
+    assert (values.shape, values.dtype) == ((200,), numpy.float64)
+    assert density.score(X) == pytest.approx(values.sum())
+    assert numpy.array_equal(density.sample(5, random_state=1), density.sample(5, random_state=1))
+    assert density.score_samples(X + 1e30).max() == -numpy.inf
+    centred = density.score_samples([[3.0, -1.0]])
+    assert centred > values.mean()
+
+
+def test_names_of_columns_are_kept():
+    frame = pandas.DataFrame(X, columns=["a", "b"])
+    density = FlowDensity(**QUICK).fit(frame)
+    assert density.model_.config.columns == ("a", "b")
+    assert list(density.sample(2, random_state=0).columns) == ["a", "b"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        density.score_samples(frame.rename(columns={"a": "c"}))
+
+
+def test_estimators_are_parts_of_others():
+    density = FlowDensity(**QUICK)
+    fitted = make_pipeline(StandardScaler(), density).fit(X)
+    copy = pickle.loads(pickle.dumps(fitted))
+    assert numpy.array_equal(copy.score_samples(X), fitted.score_samples(X))
+    assert clone(density).get_params() == density.get_params()
+    assert cross_val_score(density, X, cv=2).shape == (2,)
+    grid = GridSearchCV(density, {"seed": [0, 1]}, cv=2).fit(X)
+    assert grid.best_params_["seed"] in (0, 1)
+
+
+def test_without_a_model_it_searches(monkeypatch):
+    from support.fits import ENTRANTS
+
+    import impflow_zoo.sklearn as module
+    from impflow_zoo.fitting.budget import Plan
+
+    monkeypatch.setattr(module, "candidates", lambda findings: list(ENTRANTS))
+    monkeypatch.setattr(module, "plan", lambda number, work: Plan((2,), 0.1))
+    density = FlowDensity(0.01, device="cpu").fit(X)
+    assert list(density.tried_["round"]) == ["1", "1", "last"]
+
+
+def test_a_regressor_predicts_the_density_of_a_target():
+    y = 2 * X[:, 0] - X[:, 1] + RANDOM.normal(0, 0.5, 200)
+    regressor = FlowRegressor(**SMALL).fit(pandas.DataFrame(X, columns=["a", "b"]), y)
+    frame = pandas.DataFrame(X, columns=["a", "b"])
+    assert regressor.score(frame, y) > 0.5
+    low, middle, high = regressor.predict_quantiles(frame, [0.05, 0.5, 0.95]).T
+    assert (low < middle).all()
+    assert (middle < high).all()
+    assert 0.7 < ((low < y) & (y < high)).mean() <= 1
+    drawn = regressor.sample(frame[:3], 400, random_state=0)
+    assert drawn.shape == (3, 400)
+    assert numpy.abs(drawn.mean(axis=1) - regressor.predict(frame[:3])).max() < 0.5
+    grid = numpy.linspace(-20, 30, 2001)
+    rows = pandas.concat([frame[:1]] * len(grid), ignore_index=True)
+    density = numpy.exp(regressor.score_samples(rows, grid))
+    assert numpy.trapezoid(density, grid) == pytest.approx(1, abs=0.01)
+    assert regressor.score_samples(frame, y).mean() > norm.logpdf(y, y.mean(), y.std()).mean()
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "message"),
+    [
+        ({}, numpy.column_stack([X, X[:, 0]]), "column 'x2' is a copy of 'x0': it has no density"),
+        ({}, numpy.column_stack([X, 0 * X[:, 0]]), "column 'x2' is constant: it has no density"),
+        ({"model": "Flow"}, X, "unknown model 'Flow'"),
+        ({"config": {"colour": 3}}, X, "unknown config key 'colour'"),
+        ({"minutes": 0}, X, "minutes=0: a positive number"),
+    ],
+)
+def test_mistakes_are_named(settings, rows, message):
+    with pytest.raises((ValueError, ConfigError), match=message):
+        FlowDensity(**{**QUICK, **settings}).fit(rows)
+
+
+def test_weights_are_refused():
+    with pytest.raises(ValueError, match="rows with weights are not supported"):
+        FlowDensity(**QUICK).fit(X, sample_weight=numpy.ones(200))
+    regressor = FlowRegressor(**QUICK).fit(X, X[:, 0] ** 2)
+    with pytest.raises(ValueError, match=r"q=\[0, 0.5\]: levels between 0 and 1"):
+        regressor.predict_quantiles(X, [0, 0.5])

@@ -1,0 +1,97 @@
+"""Arrays and DataFrames where a person would try them, rounded samples, settings by name."""
+
+from __future__ import annotations
+
+import numpy
+import pandas
+import pytest
+import torch
+from support.small_models import config, make, rows
+
+from impflow_zoo import ImpFlow, TabularConfig
+from impflow_zoo.data import DataError
+from impflow_zoo.models.fields import ConfigError, ModelError
+
+NAMES = {"columns": ("a", "b"), "context_columns": ("t",)}
+
+
+def frame_of(x: torch.Tensor, names: str = "ab") -> pandas.DataFrame:
+    return pandas.DataFrame(x.numpy(), columns=list(names))
+
+
+def test_densities_of_arrays_and_frames():
+    model, x = make(columns=("a", "b")), rows()
+    expected = model.log_prob(x)
+    frame = frame_of(x)[["b", "a"]].assign(word="x")
+    assert torch.equal(model.log_prob(frame), expected)
+    assert torch.equal(model.log_prob(x.numpy()), expected)
+    assert torch.equal(model.log_prob_with_error(frame)[0], expected)
+    assert torch.equal(model.encode(x.numpy()), model.encode(x))
+    whole = frame_of(x.round())
+    assert torch.equal(model.log_prob(whole.astype(int)), model.log_prob(x.round()))
+
+
+def test_a_frame_holds_its_contexts():
+    model, x = make(**NAMES).eval(), rows()
+    t = torch.linspace(-1, 1, len(x), dtype=torch.float64)[:, None]
+    frame = frame_of(x).assign(t=t.numpy())
+    expected = model.log_prob(x, t)
+    for answer in (
+        model.log_prob(frame),
+        model.log_prob(x.numpy(), t.numpy()),
+        model.log_prob(x, frame),
+    ):
+        assert torch.equal(answer, expected)
+    generator = torch.Generator().manual_seed(0)
+    drawn = model.sample(3, frame[:2], generator=generator, as_frame=True)
+    assert list(drawn.columns) == ["a", "b", "t"]
+    assert drawn["t"].tolist() == numpy.repeat(t[:2, 0].numpy(), 3).tolist()
+
+
+def test_models_know_their_columns():
+    assert make(columns=("a", "b")).columns == ("a", "b")
+    model = make()
+    assert model.columns == ("x0", "x1")
+    assert list(model.sample(2, as_frame=True).columns) == ["x0", "x1"]
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (pandas.DataFrame({"a": [1.0]}), ModelError, "no column 'b', only a"),
+        (pandas.DataFrame({"a": [1.0], "b": ["x"]}), ModelError, "column 'b' is not numeric"),
+        (numpy.zeros((2, 3)), ModelError, r"\(2, 3\): this model takes \[B, 2\]"),
+        (numpy.array([["x", "y"]]), DataError, "an array of shape .* numbers"),
+        (numpy.array([[1.0, numpy.nan]]), ValueError, "NaN or infinity in 1 of 1 rows"),
+    ],
+)
+def test_rows_that_do_not_fit_are_named(data, error, message):
+    with pytest.raises(error, match=message):
+        make(columns=("a", "b")).log_prob(data)
+
+
+def test_samples_are_rounded_as_the_data_are():
+    model = make(columns=("a", "b"), rounding={"b": 0.1}, bounds={"b": (0.05, None)})
+    drawn = model.sample(200, rounded=True, generator=torch.Generator().manual_seed(0))
+    plain = model.sample(200, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn[:, 0], plain[:, 0])
+    assert (drawn[:, 1] - plain[:, 1]).abs().max() <= 0.05 + 1e-9
+    text = frame_of(drawn).to_csv()
+    assert all(len(line.rpartition(",")[2]) <= 5 for line in text.splitlines())
+    assert drawn[:, 1].min() >= 0.05
+
+
+def test_rounding_by_name_is_rounding_by_place():
+    named = config(columns=("a", "b"), rounding={"b": 0.5})
+    assert named == config(columns=("a", "b"), rounding=(0.0, 0.5))
+    assert config(columns=("a", "b"), rounding={}) == config(columns=("a", "b"))
+    loaded = ImpFlow({"kind": "tabular", "features": 1, "columns": ["a"], "rounding": {"a": 1}})
+    assert loaded.config.rounding == (1.0,)
+
+
+@pytest.mark.parametrize("setting", ["rounding", "bounds", "periodic"])
+def test_a_name_that_is_none_is_answered_by_a_close_one(setting):
+    value = (0.0, 1.0) if setting == "bounds" else 1.0
+    message = f"{setting}='speeed': names of columns expected; did you mean 'speed'"
+    with pytest.raises(ConfigError, match=message):
+        TabularConfig(1, columns=("speed",), **{setting: {"speeed": value}})
