@@ -121,8 +121,8 @@ def refuse_other_columns(models: Sequence[FlowModel]) -> None:
 def _what(model: FlowModel) -> str:
     """What a model is a density of, whatever the order of its columns."""
     config = model.config
-    columns = getattr(config, "columns", ()) or [f"{'x'.join(map(str, config.shape))} values"]
-    given = sorted(getattr(config, "context_columns", ()))
+    columns = config.columns or [f"{'x'.join(map(str, config.shape))} values"]
+    given = sorted(config.context_columns)
     return ", ".join(sorted(columns)) + (f" given {', '.join(given)}" if given else "")
 
 

@@ -30,7 +30,7 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
             model takes no contexts, or its contexts have no names.
         DataError: if a file cannot be read, or its context columns are not numeric.
     """
-    names = tuple(getattr(config, "context_columns", ()))
+    names = tuple(config.context_columns)
     if config.context_features is None:
         if given is None:
             return None

@@ -19,7 +19,7 @@ from impflow_zoo.evaluation.latents import through_latents
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.preprocessing import TablePreprocessing
 from impflow_zoo.plots.conditional import as_label
-from impflow_zoo.plots.pictures import column_names, draw_images, pairs, plane
+from impflow_zoo.plots.pictures import draw_images, pairs, plane
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +122,7 @@ def samples_picture(
         if shape == (1,):
             return _rendered(_predictive(exhibit, samples, given))
         rows = None  # which have other contexts
-    return _rendered(pairs(samples, rows, column_names(model.config)))
+    return _rendered(pairs(samples, rows, list(model.config.column_names)))
 
 
 def way_picture(model: FlowModel, images: Tensor) -> Image.Image:
@@ -149,7 +149,7 @@ def _predictive(exhibit: Exhibit, samples: Tensor, context: Tensor) -> Figure:
     ends = (float(x[0]), float(x[-1]))
     axes.hist(samples[:, 0].numpy(), 60, range=ends, density=True, color="#bfdbfe")
     axes.plot(x.numpy(), density.numpy(), color="#1d4ed8")
-    axes.set_xlabel(as_label(column_names(model.config)[0]))
+    axes.set_xlabel(as_label(model.config.column_names[0]))
     axes.set_title("predictive density, samples below it")
     return figure
 

@@ -21,7 +21,6 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.registry import create_model, list_models
 from impflow_zoo.models.rows import open_rows
-from impflow_zoo.plots.pictures import column_names
 
 __all__ = ["Exhibit", "Hall", "Rows"]
 
@@ -93,13 +92,13 @@ class Exhibit:
     @cached_property
     def columns(self) -> list[str]:
         """Names of the columns of a table, those of the context last."""
-        return [*column_names(self.model.config), *self.context_columns]
+        return [*self.model.config.column_names, *self.context_columns]
 
     @cached_property
     def context_columns(self) -> list[str]:
         """Names of the columns of contexts, made up where there are none."""
         config = self.model.config
-        named = list(getattr(config, "context_columns", ()))
+        named = list(config.context_columns)
         return named or [f"c{i}" for i in range(config.context_features or 0)]
 
 

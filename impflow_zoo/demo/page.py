@@ -92,7 +92,7 @@ def _settings(exhibit: Exhibit) -> list[Any]:
             interactive=True,  # gradio takes some parts of a rendered page for mere pictures
         )
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
-        angles = bool(getattr(exhibit.model.config, "periodic", None))
+        angles = bool(exhibit.model.config.periodic)
         temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
     with gr.Row():
         contexts = [
@@ -107,7 +107,7 @@ def _settings(exhibit: Exhibit) -> list[Any]:
 def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
     """Ends, middle and step of the slider of each column of the context."""
     model = exhibit.model
-    if classes := getattr(model.config, "classes", None):
+    if classes := model.config.classes:
         return [(0, classes - 1, 0, 1)]
     if not (size := model.config.context_features):
         return []

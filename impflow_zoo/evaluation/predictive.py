@@ -67,10 +67,10 @@ def predictive(model: FlowModel, x: Tensor, context: Tensor, seed: int) -> tuple
     # The mean of few samples is noisy: its variance does not belong to the error.
     noise = samples.var(dim=1) / samples.shape[1]
     error = (((samples.mean(dim=1) - x) ** 2) - noise).mean(dim=0).clamp(min=0).sqrt()
-    names = getattr(model.config, "columns", ()) or [f"x{i}" for i in range(x.shape[1])]
+    names = model.config.column_names
     within = [(off < level / 2).double().mean(dim=0) for level in (0.5, 0.9)]
     scores = crps(samples, x)
-    for name, period in getattr(model.config, "periodic", {}).items():
+    for name, period in model.config.periodic.items():
         i = names.index(name)
         scores[:, i] = crps_of_angles(samples[:, :, i], x[:, i], period)
     figures = torch.stack((error, scores.mean(dim=0), *within), dim=1)
@@ -86,8 +86,8 @@ def centred(model: FlowModel, samples: Tensor, x: Tensor) -> tuple[Tensor, Tenso
     That is the mean direction of the samples, and differences go the shorter way round.
     """
     mean, difference = torch.zeros_like(x), model.preprocessing.difference
-    for name, period in getattr(model.config, "periodic", {}).items():
-        i, turn = getattr(model.config, "columns", ()).index(name), 2 * math.pi / period
+    for name, period in model.config.periodic.items():
+        i, turn = model.config.columns.index(name), 2 * math.pi / period
         angles = turn * samples[:, :, i]
         mean[:, i] = torch.atan2(angles.sin().mean(dim=1), angles.cos().mean(dim=1)) / turn
     means = mean.repeat_interleave(samples.shape[1], dim=0)

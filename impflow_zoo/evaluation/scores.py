@@ -183,7 +183,7 @@ def _gaussian(
 ) -> float | None:
     """The value of a Gaussian of the rows themselves, where it says something."""
     size = len(model.columns)
-    if not isinstance(source, TableSource) or not size or getattr(model.config, "periodic", {}):
+    if not isinstance(source, TableSource) or not size or model.config.periodic:
         return None
     inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
     rows = torch.cat(inputs).double().cpu().numpy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from nflows.transforms import Transform
 
@@ -17,6 +16,7 @@ from impflow_zoo.models.fields import (
     require_names,
     require_sizes,
 )
+from impflow_zoo.models.model_config import ModelConfig
 from impflow_zoo.transforms.torus import OnColumns
 
 __all__ = ["ColumnsConfig", "angles_of", "on_plain"]
@@ -25,7 +25,7 @@ _MOST_COLUMNS = 50_000
 
 
 @dataclass(frozen=True)
-class ColumnsConfig:
+class ColumnsConfig(ModelConfig):
     """The columns whose density is modelled, and the context columns.
 
     Arguments:
@@ -44,8 +44,6 @@ class ColumnsConfig:
         metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
         seed: seed of the probes and of the noise in evaluation.
     """
-
-    kind: ClassVar[str]
 
     features: int
     context_features: int | None = None
@@ -114,7 +112,7 @@ class ColumnsConfig:
 
 def angles_of(config: ColumnsConfig) -> list[int]:
     """Numbers of the columns that have a period."""
-    periods = getattr(config, "periodic", {})
+    periods = config.periodic
     numbers = {name: i for i, name in enumerate(config.columns)} if periods else {}
     return [numbers[name] for name in periods]
 

@@ -92,10 +92,7 @@ class Density(nn.Module):
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of a table, x0, x1, ... if they have none; empty for images."""
-        if len(self.config.shape) != 1:
-            return ()
-        named = tuple(getattr(self.config, "columns", ()))
-        return named or tuple(f"x{i}" for i in range(self.config.shape[0]))
+        return self.config.column_names
 
     def log_prob(self, x: Any, context: Any = None, *, report: Report | None = None) -> Tensor:
         """Log-density of each row, in nats, `[B]`.
@@ -215,7 +212,7 @@ class Density(nn.Module):
             ValueError: if contexts are missing or of another shape.
             SolverError: if a root is not found.
         """
-        names = tuple(getattr(self.config, "context_columns", ()))
+        names = self.config.context_columns
         asked = None if context is None else self._from_memory(context, names)
         z, rows = self._noise(n, asked, temperature, generator)
         x = self.to_data(self.decode(z, rows))
@@ -290,7 +287,7 @@ class Density(nn.Module):
             raise ModelError(f"sample({n!r}): a whole number of at least 0 is needed")
         if not (is_real(temperature) and 0 <= temperature < math.inf):
             raise ModelError(f"temperature={temperature!r}: a finite number, at least 0, is needed")
-        if temperature != 1 and getattr(self.config, "periodic", None):
+        if temperature != 1 and self.config.periodic:
             raise ModelError(f"temperature={temperature}: angles have no scale, leave it at 1")
         if not isinstance(generator, torch.Generator | None):
             raise ModelError(
@@ -361,7 +358,7 @@ class Density(nn.Module):
             ModelError: if the model has no standardisation, or a column is constant.
             ValueError: if the rows do not fit the model, or are not finite.
         """
-        x = self._from_memory(x, getattr(self.config, "columns", ()))
+        x = self._from_memory(x, self.config.columns)
         _require_rows(x, "rows", self.config.shape)
         if isinstance(self.preprocessing, ImagePreprocessing):
             raise ModelError("this model's preprocessing is fixed and does not depend on data")
@@ -381,10 +378,10 @@ class Density(nn.Module):
 
     def _checked(self, x: Any, context: Any) -> tuple[Tensor, Tensor | None]:
         """Input and context in the model's type, if they fit the model."""
-        given = getattr(self.config, "context_columns", ())
+        given = self.config.context_columns
         if context is None and holds(x, given):
             context = x
-        x = self._from_memory(x, getattr(self.config, "columns", ()))
+        x = self._from_memory(x, self.config.columns)
         _require_rows(x, "inputs", self.config.shape)
         x = self._converted(self.preprocessing.reduced(x), "inputs")  # turns cost digits
         self.preprocessing.check(x)
@@ -399,13 +396,13 @@ class Density(nn.Module):
     def _checked_context(self, context: Any, rows: int | None = None) -> Tensor | None:
         size = self.config.context_features
         if size is not None and context is not None:
-            context = self._from_memory(context, getattr(self.config, "context_columns", ()))
+            context = self._from_memory(context, self.config.context_columns)
         if size is None and context is not None:
             raise ValueError("a context was given, but this model is unconditional")
         if size is None:
             return None
         if context is None:
-            named = ", ".join(getattr(self.config, "context_columns", ()))
+            named = ", ".join(self.config.context_columns)
             raise ValueError(
                 f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
             )

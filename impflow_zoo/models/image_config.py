@@ -14,6 +14,7 @@ from impflow_zoo.models.fields import (
     require_sizes,
     require_tolerances,
 )
+from impflow_zoo.models.model_config import ModelConfig
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 
@@ -42,7 +43,7 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class ImageConfig:
+class ImageConfig(ModelConfig):
     """A multi-scale flow on images: dequantisation, logit, blocks of Lipschitz convolutions.
 
     A scale consists of blocks, each followed by an ActNorm; between scales 2x2 pixels are squeezed

@@ -32,10 +32,10 @@ class TablePreprocessing:
 
     def __init__(self, config: ColumnsConfig) -> None:
         self.rounding, self.columns = config.steps, config.columns
-        self.given = getattr(config, "context_columns", ())
-        bounds = {name: config.bounds_of(name) for name in getattr(config, "bounds", ())}
+        self.given = config.context_columns
+        bounds = {name: config.bounds_of(name) for name in config.bounds}
         self.limits = Limits(self.columns, bounds)
-        self.periods = Periods(self.columns, getattr(config, "periodic", {}))
+        self.periods = Periods(self.columns, config.periodic)
         self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.steps)  # whether `dequantise` uses its noise
         # Angles lie between 0 and their period.

@@ -37,7 +37,7 @@ def open_rows(
         **source_options(config),
     )
     found, wanted = tuple(source.read([0]).rows.shape[1:]), config.shape
-    wanted = (wanted[0] + len(getattr(config, "context_columns", ())), *wanted[1:])
+    wanted = (wanted[0] + len(config.context_columns), *wanted[1:])
     if found != wanted:
         raise DataError(
             f"{source.name}: rows of shape {list(found)}, the model takes {list(wanted)}"
@@ -47,7 +47,7 @@ def open_rows(
 
 def source_options(config: Config) -> dict[str, Any]:
     """What a data loader has to know of a model."""
-    given = getattr(config, "context_columns", ())
+    given = config.context_columns
     if config.context_features and not given:
         raise ModelError(
             "this model's contexts have no names, so data sets cannot be read: name them in "

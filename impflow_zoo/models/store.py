@@ -34,7 +34,6 @@ from impflow_zoo.models.folder import (
     read_safetensors,
 )
 from impflow_zoo.models.reading import readable
-from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.context import StandardisedContext
@@ -247,7 +246,7 @@ def _double_copy(model: FlowModel, config: Config) -> FlowModel:
     """A copy in float64, with the log-determinants of a config and the default solver."""
     with torch.inference_mode(mode=False):  # whose tensors enter no graph
         double = copy.deepcopy(model).double().cpu().eval()
-    logdet = getattr(config, "logdet", LogDet())  # models that have none have no blocks
+    logdet = config.logdet  # models that have none have no blocks
     if logdet.mode == "unbiased":
         logdet = dataclasses.replace(logdet, mode="auto")
     for i, block in enumerate(double.blocks()):

@@ -44,7 +44,7 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeT
     """
     parts: list[Transform] = [Standardise(config.features), *steps]
     if angles := angles_of(config):
-        periods = getattr(config, "periodic", {})
+        periods = config.periodic
         parts.insert(0, Angles([periods.get(name, 0.0) for name in config.columns]))
         parts.append(OnColumns(CircleToLine(), angles))
     if config.bounds:
@@ -54,7 +54,7 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeT
     if config.context_features is None:
         whole = _TableTransform(parts, config.shape)
     else:
-        sizes = (config.context_features, *getattr(config, "embedding_net", ()))
+        sizes = (config.context_features, *config.embedding_net)
         layers: list[nn.Module] = []
         for n, m in itertools.pairwise(sizes):
             layers += [nn.Linear(n, m), nn.SiLU()]

@@ -47,8 +47,8 @@ def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) 
     chosen = int(together.nan_to_num().argmax())
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.8, 1, 1))
     _predictive(left, x[:, 0], context[:, chosen].contiguous(), samples[:, :, 0])
-    names = getattr(model.config, "columns", ()) or ("x0",)
-    given = getattr(model.config, "context_columns", ()) or [f"c{i}" for i in range(len(together))]
+    names = model.config.column_names
+    given = model.config.context_columns or [f"c{i}" for i in range(len(together))]
     left.set_xlabel(as_label(given[chosen]))
     left.set_ylabel(as_label(names[0]))
     _calibration(middle, right, pit(*centred(model, samples, x)))
@@ -56,7 +56,8 @@ def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) 
 
 def samples_of_labels(model: FlowModel, generator: torch.Generator) -> Tensor:
     """As many images of each label as there are labels, one label after the other."""
-    classes = getattr(model.config, "classes", 0)
+    classes = model.config.classes
+    assert classes is not None, "contexts are no labels"
     labels = torch.arange(classes)[:, None].to(next(model.parameters()))
     return model.sample(classes, labels, generator=generator).flatten(0, 1)
 

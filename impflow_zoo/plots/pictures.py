@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.evaluation.latents import through_latents
-from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS, Metric
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Points",
     "check_library",
-    "column_names",
     "draw_curves",
     "draw_density",
     "draw_images",
@@ -49,11 +47,6 @@ _WIDTH = 900  # pixels that small pictures are enlarged to
 _TITLE = 16  # pixels that a line of text above a grid is high
 _TITLES = ("held-out images", "decoded again", "between two of them", "samples of the model")
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
-
-
-def column_names(config: Config) -> list[str]:
-    """Names of the columns of a table; default names if there are none."""
-    return list(getattr(config, "columns", ())) or [f"x{i}" for i in range(config.shape[0])]
 
 
 def output_file(path: str | Path, suffixes: tuple[str, ...]) -> Path:
@@ -100,7 +93,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
     """
     generator = torch.Generator().manual_seed(seed)
     if len(model.config.shape) == 3:
-        if getattr(model.config, "classes", None):
+        if model.config.classes:
             return draw_images([samples_of_labels(model, generator)], path)
         rows, samples = rows[:_SHOWN], model.sample(_SHOWN, generator=generator)
         draw_images([rows, *through_latents(model, rows), samples], path, _TITLES)
@@ -113,7 +106,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
         figure = plane(model, rows)
     else:
         samples = model.sample(_SAMPLES, generator=generator)
-        figure = pairs(samples, rows, column_names(model.config))
+        figure = pairs(samples, rows, list(model.config.column_names))
     _save(figure.savefig, path, dpi=_DPI)
 
 

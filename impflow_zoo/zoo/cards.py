@@ -40,7 +40,7 @@ def _example(record: Record) -> tuple[float, ...]:
 
 def _given(record: Record, example: Sequence[float]) -> str:
     """What `--given` takes: an example, or a file if a name needs quotes in a shell."""
-    names = getattr(record.stated.config, "context_columns", ())
+    names = record.stated.config.context_columns
     if not all(re.fullmatch(r"[\w.-]+", name) for name in names):
         return "FILE"
     return ",".join(f"{name}={value:g}" for name, value in zip(names, example, strict=False))

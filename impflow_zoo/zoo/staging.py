@@ -132,7 +132,7 @@ def _facts_of(run: Path) -> TrainingFacts:
 
 def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
     config = model.config
-    if not isinstance(config, ImageConfig) and not getattr(recipe.config, "columns", ()):
+    if not isinstance(config, ImageConfig) and not recipe.config.columns:
         config = replace(config, columns=())  # training has named them
     if (type(model).__name__, config) != (recipe.model, recipe.config):
         raise ModelError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import tables
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from support.small_models import rows
 
 from impflow_zoo import evaluate
 from impflow_zoo.models.folder import CARD, RECIPE, SCORES, ModelFolder
-from impflow_zoo.zoo import staging, tables
+from impflow_zoo.zoo import staging
 from impflow_zoo.zoo.record import Record
 
 
@@ -37,8 +38,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         staging.stage(None, folder, data=str(root / "test.parquet"))
         known = evaluate(folder, root / "test.parquet")
     assert known.groups == 7
+    (root / "README.md").write_text("# Title\n")
+    (root / "docs").mkdir()
+    (root / "docs" / "figures.yaml").write_text("{}\n")
     for name, table in (("models", "zoo"), ("impflow-beside-resflow", "pairs")):
-        (root / "docs").mkdir(exist_ok=True)
         page = f"<!-- {table} table -->\n<!-- end of {table} table -->\n"
         (root / "docs" / f"{name}.md").write_text(page)
     return root
@@ -72,8 +75,8 @@ def test_the_tables_say_so(checkout):
     made = tables.documents(checkout)
     alone, grouped = csv.DictReader(io.StringIO(made[checkout / "results.csv"]))
     assert (alone["groups"], grouped["groups"]) == ("", "7")
-    lines = made[checkout / "docs" / "models.md"].splitlines()
-    (line,) = (line for line in lines if "[grouped]" in line)
-    assert f" ± {float(grouped['stderr']):.3f} nats, clustered by 7 groups |" in line
-    (line,) = (line for line in lines if "[alone]" in line)
-    assert "groups" not in line
+    page = made[checkout / "docs" / "models.md"]
+    moons, photographs = page.split("## Photographs")
+    assert "| model | class | nats, clustered by 7 groups | parameters |" in photographs
+    assert f" ± {float(grouped['stderr']):.3f} | " in photographs
+    assert "clustered" not in moons
