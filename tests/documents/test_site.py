@@ -34,6 +34,8 @@ def test_links_within_the_repository(document: Path) -> None:
     ):
         if target.startswith(("zoo/", "how-to/", "api/")):
             continue  # pages that the build makes
+        if "benchmarks/" in target and not (CHECKOUT / "benchmarks").is_dir():
+            continue  # evidence, which nobody needs to use the package
         path = document.parent / target if target else document
         assert path.exists(), target
         if anchor:
@@ -54,7 +56,7 @@ def test_links_of_the_readme_on_pypi_start_with_the_base_address() -> None:
     targets = re.findall(r"\]\(([^)\s]*)\)", text)
     assert len(targets) > 10
     assert all(target.startswith(("https://", "http://")) for target in targets)
-    assert f"{addresses.BASE}which-net.html#beside-spline-flows-on-tables" in targets
+    assert f"{addresses.BASE}which-flow.html#the-tables" in targets
     assert f"{addresses.BASE}zoo/impflow-power-plant/" not in text
 
 
