@@ -13,7 +13,7 @@ import speed
 import time_to_quality
 import which_flow
 
-from impflow_zoo.zoo.tables import between
+from impflow_zoo.zoo.markdown import between
 
 KEPT = {
     "classifier-block": (documents.README, classifier_block.tables),
