@@ -8,10 +8,10 @@ from typing import Any
 
 from impflow_zoo.zoo.markdown import between, markdown
 
-__all__ = ["GUIDE", "README", "RESULTS", "markdown", "publish", "show"]
+__all__ = ["README", "RESULTS", "ROOT", "SOLVERS", "markdown", "publish"]
 
 ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "docs" / "choosing-logdet-and-solver.md"
+SOLVERS = ROOT / "benchmarks" / "notebook" / "solvers-and-logdets.md"
 README = ROOT / "benchmarks" / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -20,11 +20,6 @@ def publish(document: Path, tables: dict[str, str], figures: Any, name: str) -> 
     """Keep figures as `results/NAME.json`, and show the tables made of them in a document."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
-    show(document, tables)
-
-
-def show(document: Path, tables: dict[str, str]) -> None:
-    """Put tables between their markers in a document."""
     text = document.read_text(encoding="utf-8")
     for marker, table in tables.items():
         text = between(text, marker, table)

@@ -4,7 +4,7 @@
 
 One net at a time, three hidden layers of 128, orthogonal weights at the Lipschitz bound 0.9; the
 reference is the dense Jacobian in float64. Costs are CPU times in passes, plain evaluations of the
-net. The figures go to `results/logdet-choices.json`, the tables made of them into the guide.
+net. The figures go to `results/logdet-choices.json`, the tables made of them into the notebook.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from documents import GUIDE, markdown, publish
+from documents import SOLVERS, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import LipschitzMLP, LogDet, Solver
@@ -213,7 +213,7 @@ def measure(rows: int) -> dict[str, Any]:
 
 
 def tables(figures: dict[str, Any]) -> dict[str, str]:
-    """The tables of the guide, by the name of their place in it."""
+    """The tables of the notebook, by the name of their place in it."""
     logdets = [
         (
             d,
@@ -256,7 +256,7 @@ def main() -> None:
     torch.set_flush_denormal(True)  # powers of contractions end there, and crawl
     figures = measure(options.rows)
     draw_picture(figures, options.out)
-    publish(GUIDE, tables(figures), figures, "logdet-choices")
+    publish(SOLVERS, tables(figures), figures, "logdet-choices")
     for table in tables(figures).values():
         print(table, end="\n\n")
 

@@ -1,9 +1,8 @@
-"""The families of flows of the zoo side by side, one table for each data set.
+"""What the families of flows of the zoo cost, data set by data set.
 
     python benchmarks/which_flow.py [--data kin8nm protein] [--publish]
 
-Values and sizes are those of the models' folders. Measured here, on one thread: rows a second of
-CPU time, minutes of training, round trips, and what a model makes of rows far outside. The minutes
+Measured on one thread: rows a second of CPU time, minutes of training, and round trips. The minutes
 are the rows that each stage of the training has seen, times the CPU time of a row, with the batch
 size and the optimizers of the stage, the families in turn. Rows are samples of ImpFlow: no data
 are needed.
@@ -27,11 +26,8 @@ from documents import RESULTS, ROOT, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import create_model
-from impflow_zoo.evaluation.row_scores import paired_error
-from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import GOLDEN, ModelFolder, read_safetensors
-from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.training.optimisation import optimizers
 from impflow_zoo.training.recipe import TrainingSettings
@@ -39,8 +35,7 @@ from impflow_zoo.zoo.record import Record
 
 SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
-GUIDE = ROOT / "docs" / "which-flow.md"
-PICTURE = ROOT / "docs" / "pictures" / "which-flow.png"
+PAGE = ROOT / "benchmarks" / "notebook" / "speed.md"
 DATA = (
     "power-plant",
     "kin8nm",
@@ -51,11 +46,7 @@ DATA = (
     "protein-given-features",
 )
 FAMILIES = ("impflow", "resflow", "monotone", "spline", "mixture", "linear", "mixed")
-FAR = 10.0  # standard deviations
-HEADER = (
-    "family | test | behind the best, paired | parameters | minutes | log_prob, rows/s | "
-    "sample, rows/s | invertible | round trip | log-density at 10 sd"
-)
+HEADER = "data | family | parameters | minutes | log_prob, rows/s | sample, rows/s | round trip"
 
 
 def found(data: str) -> dict[str, Record]:
@@ -94,23 +85,10 @@ def rows_a_second(run: Callable[[], object], rows: int, repeats: int) -> float:
     return rows / min(times)
 
 
-def invertible(record: Record) -> str:
-    """Why a model is invertible."""
-    if not record.stated.certificate:
-        return "by construction"
-    if record.margin is None:
-        return "numerical"
-    others = "; splines by construction" if "spline" in family(record) else ""
-    return f"certified, margin {record.margin:.3g}{others}"
-
-
 @torch.no_grad()
 def measured(model: FlowModel, batch: tuple[Tensor, ...], repeats: int) -> dict[str, float]:
-    """Speeds, the worst round trip, and the median log-density ten standard deviations away."""
+    """Speeds, and the worst round trip in standard deviations of a column."""
     x, *context = batch
-    mean, std = x.mean(dim=0), x.std(dim=0)
-    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    far = mean + FAR * std * direction / direction.norm(dim=1, keepdim=True)
     back = model.decode(model.encode(*batch), *context)
 
     def sample() -> Tensor:
@@ -119,8 +97,7 @@ def measured(model: FlowModel, batch: tuple[Tensor, ...], repeats: int) -> dict[
     return {
         "log_prob": rows_a_second(lambda: model.log_prob(*batch), len(x), repeats),
         "sample": rows_a_second(sample, len(x), repeats),
-        "round_trip": float(((back - x).abs() / std).max()),
-        "far": float(model.log_prob(far, *context).median()),
+        "round_trip": float(((back - x).abs() / x.std(dim=0)).max()),
     }
 
 
@@ -177,22 +154,12 @@ def compared(data: str, repeats: int) -> list[dict[str, Any]]:
     batch = drawn(models["impflow"], records["impflow"], 16 if SMOKE else 1000)
     figures = {key: measured(model, batch, repeats) for key, model in models.items()}
     minutes = training_minutes(models, records, batch, repeats)
-    sign = METRICS[records["impflow"].entry.metric].sign
-    best = max(records.values(), key=lambda record: sign * record.entry.value)
     return [
         {
             "data": data,
-            "model": record.name,
             "family": family(record),
-            "unit": METRICS[record.entry.metric].unit,
-            "value": record.entry.value,
-            "stderr": record.entry.stderr,
-            "groups": record.entry.groups,
-            "behind": sign * (best.entry.value - record.entry.value),
-            "paired": paired_error(best.folder, record.folder),
             "parameters": record.parameters,
             "minutes": minutes[key],
-            "invertible": invertible(record),
             **figures[key],
         }
         for key, record in records.items()
@@ -200,49 +167,19 @@ def compared(data: str, repeats: int) -> list[dict[str, Any]]:
 
 
 def tables(figures: list[dict[str, Any]]) -> dict[str, str]:
-    """The tables of the guide, one for each data set."""
-    by_data: dict[str, list[tuple[str, ...]]] = {}
-    for f in figures:
-        behind = f"{f['behind']:.3f} ± {f['paired']:.3f}" if f["behind"] else "the best"
-        by_data.setdefault(f["data"], []).append(
-            (
-                f"[{f['family']}](../hub_configs/{f['model']})",
-                f"{f['value']:.3f} ± {f['stderr']:.3f} {f['unit']}{clustered(f.get('groups'))}",
-                behind,
-                f"{f['parameters']:,}",
-                f"{f['minutes']:.1f}",
-                *(f"{float(format(f[name], '.2g')):,.0f}" for name in ("log_prob", "sample")),
-                f["invertible"],
-                f"{f['round_trip']:.0e}",
-                f"{f['far']:.0f}",
-            )
+    """The table of the notebook."""
+    rows = [
+        (
+            f["data"],
+            f["family"],
+            f"{f['parameters']:,}",
+            f"{f['minutes']:.1f}",
+            *(f"{float(format(f[name], '.2g')):,.0f}" for name in ("log_prob", "sample")),
+            f"{f['round_trip']:.0e}",
         )
-    return {f"{data} table": markdown(HEADER, rows) for data, rows in by_data.items()}
-
-
-@torch.no_grad()
-def draw(data: str) -> None:
-    """Log-densities along a line through the data and far out of them, and how they stretch it."""
-    from matplotlib.figure import Figure
-
-    records = found(data)
-    models = {key: create_model(record.folder.path) for key, record in records.items()}
-    (x,) = drawn(models["impflow"], records["impflow"], 1000)
-    t = torch.linspace(-15, 15, 601, dtype=torch.float64)
-    line = x.mean(dim=0) + t[:, None] * x.std(dim=0) / x.shape[1] ** 0.5
-    picture = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = picture.subplots(1, 2)
-    for key, model in models.items():
-        model.double()
-        name = family(records[key])
-        left.plot(t, model.log_prob(line), label=name)
-        stretch = model.encode(line).diff(dim=0).norm(dim=1) / t.diff()
-        right.plot(t[1:], stretch, label=name)
-    left.set(ylabel="log-density, nats", xlabel="standard deviations from the mean")
-    right.set(ylabel="how much the map stretches", xlabel="standard deviations from the mean")
-    right.set_yscale("log")
-    left.legend(fontsize=8)
-    picture.savefig(PICTURE, dpi=110)
+        for f in figures
+    ]
+    return {"families of flows table": markdown(HEADER, rows)}
 
 
 def kept() -> list[dict[str, Any]]:
@@ -255,19 +192,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     parser.add_argument("--repeats", type=int, default=2 if SMOKE else 5)
-    parser.add_argument("--publish", action="store_true", help="write the guide's tables")
+    parser.add_argument("--publish", action="store_true", help="write the table of the notebook")
     options = parser.parse_args()
     torch.set_num_threads(1)
     figures = []
     for data in options.data:
         if len(found(data)) > 2:
             figures += compared(data, options.repeats)
-            print(f"{data}\n{tables(figures)[f'{data} table']}\n", flush=True)
+    print(*tables(figures).values())
     if options.publish:
         figures += [figure for figure in kept() if figure["data"] not in options.data]
         figures.sort(key=lambda figure: DATA.index(figure["data"]))
-        publish(GUIDE, tables(figures), figures, "which-flow")
-        draw(DATA[0])
+        publish(PAGE, tables(figures), figures, "which-flow")
 
 
 if __name__ == "__main__":

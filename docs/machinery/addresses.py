@@ -24,9 +24,10 @@ COPIED = {
     "UPGRADING.md": "project/upgrading",
     "MODEL_CARD.md": "project/model-card",
     "benchmarks/README.md": "project/benchmarks",
-    "benchmarks/recipes.md": "project/recipes",
-    "benchmarks/speed-notes.md": "project/speed-notes",
     "conversion/README.md": "project/conversion",
+} | {
+    f"benchmarks/notebook/{file.name}": f"project/notebook-{file.stem}"
+    for file in sorted((ROOT / "benchmarks" / "notebook").glob("*.md"))
 }
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 

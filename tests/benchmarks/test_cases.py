@@ -6,7 +6,6 @@ import pytest
 import torch
 from cases import TASKS, Case, make_side
 from counting import counting
-from hotspots import shares
 
 from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.report import Report
@@ -54,10 +53,3 @@ def test_the_counts_are_those_of_the_mathematics():
     roots = [int(root.steps.max()) for root in report.roots]
     assert len(roots) == 3
     assert 3 + sum(roots) <= counts.evaluations <= 3 + 3 * 12
-
-
-def test_shares_of_the_time_are_those_of_the_work():
-    found = shares(make_side("impflow", IMAGE), "train")
-    assert sum(found.values()) == pytest.approx(1)
-    assert found["aten::convolution_backward"] > 0
-    assert list(found.values()) == sorted(found.values(), reverse=True)

@@ -33,11 +33,14 @@ ELSEWHERE = {
     r"impflow-zoo publish --namespace impflow-zoo": "tests/zoo/, to a Hub of its own",
     r"export MALLOC_.*": "settings of the shell",
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",
-    r"python benchmarks/(speed|classifier_block|time_to_quality).py .*--public .*": "others' code",
-    r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
 }
+if (CHECKOUT / "benchmarks").is_dir():
+    ELSEWHERE |= {
+        r"python benchmarks/\w+.py .*--public .*": "others' code",
+        r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
+    }
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
-    r"python (benchmarks/(?!spline|gaussian|variants|prepare)|examples/|-m timeit).*",
+    r"python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
     r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions
     r"impflow-zoo publish .*--dry-run",  # all certificates
     r"impflow-zoo certify \w+-(?!kin8nm|power-plant|zoo).*",  # LipSDP of wide or many nets

@@ -10,25 +10,41 @@ import torch
 
 pytest.importorskip("matplotlib")
 guides = importlib.import_module("guides")
+OF_LIBRARIES = [guide for guide in guides.GUIDES if guide != "tutorial"]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch's
-@pytest.mark.parametrize("guide", guides.GUIDES)
+@pytest.mark.parametrize("guide", OF_LIBRARIES)
 def test_a_guide_runs_as_it_is_printed(guide, tmp_path, capsys):
     if guide == "using-zuko":
         pytest.importorskip("zuko")
-    picture = tmp_path / "picture.png"
-    guides.run(guide, picture)
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    guides.run(guide, tmp_path)
+    assert (tmp_path / f"{guide}.png").read_bytes().startswith(b"\x89PNG")
     (nats,) = re.fullmatch(r"held out: (-?\d+\.\d+) nats\n", capsys.readouterr().out).groups()
     without_temperature = -0.5 * (1 + torch.tensor(2 * torch.pi).log())
     assert float(nats) > float(without_temperature) + 1
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch's
+def test_the_tutorial_runs_and_learns(tmp_path, capsys, monkeypatch):
+    programs = guides.code_of("tutorial")
+    short = [code.replace("range(300)", "range(3)") for code in programs]  # the slow one
+    monkeypatch.setattr(guides, "code_of", lambda guide: short)
+    guides.run("tutorial", tmp_path)
+    line, score, least = capsys.readouterr().out.splitlines()
+    flow, truth = map(float, re.fullmatch(r"flow: (\S+) nats, truth: (\S+)", line).groups())
+    gaussian = -1.88  # the best one
+    assert gaussian + 0.2 < flow <= truth + 0.02
+    assert re.fullmatch(r"-1[3-5]\.\d\d \+- 0\.\d\d nats on 946 hours", score)
+    assert least.startswith("least likely: AT ")
+
+
 @pytest.mark.parametrize("guide", guides.GUIDES)
-def test_a_guide_is_short_and_shows_its_picture(guide):
-    assert len(guides.code_of(guide).splitlines()) < 40
+def test_a_guide_shows_the_pictures_it_makes(guide):
+    programs = guides.code_of(guide)
+    assert all(len(code.splitlines()) < 50 for code in programs)
+    names = re.findall(r'savefig\("(\w+)\.png"\)', "".join(programs))
+    made = [f"pictures/{guide}{'' if n == 'density' else f'-{n}'}.png" for n in names]
     text = (guides.DOCS / f"{guide}.md").read_text()
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert pictures == [f"pictures/{guide}.png"]
-    assert (guides.DOCS / pictures[0]).is_file()
+    assert re.findall(r"!\[.*?\]\((.*?)\)", text) == made
+    assert all((guides.DOCS / picture).is_file() for picture in made)

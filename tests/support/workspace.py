@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 import pandas
 import yaml
+from PIL import Image
 from support import checkpoints, image_sets, published_tables
 from support.checkout import CHECKOUT
 from support.printed_commands import Commands
@@ -46,7 +47,8 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         for name in ("benchmarks", "docs", "examples"):
-            shutil.copytree(CHECKOUT / name, root / name)
+            if (CHECKOUT / name).is_dir():
+                shutil.copytree(CHECKOUT / name, root / name)
         for name in ("README.md", "impflow_zoo", "conversion", "tests"):
             (root / name).symlink_to(CHECKOUT / name)
         (root / "README.md").unlink()
@@ -110,9 +112,8 @@ class Workspace:
             command = self._checkpoint(command)
         if "own" in command:
             self._own_data()
-        if command == f"python benchmarks/norm_lag.py runs/{OWN_MODEL}":  # of a run of one's own
-            train = f"impflow-zoo train hub_configs/{OWN_MODEL}/recipe.yaml --data DATA"
-            self.run((train,), document)
+        if "photos" in command:
+            self._own_photos()
         words = shlex.split(command)
         image = "--skip-corrupt" in words or "--streaming" in words
         names = {
@@ -224,6 +225,23 @@ class Workspace:
                 self.root / f"{name}.csv", index=False
             )
 
+    def _own_photos(self) -> None:
+        """The recipe that the guide prints, shortened, and pictures for it."""
+        if (self.root / "photos").is_dir():
+            return
+        guide = (CHECKOUT / "docs" / "image-data.md").read_text(encoding="utf-8")
+        (text,) = re.findall(r"^```yaml\n(# photos.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+        whole = self.root / "photos-as-printed.yaml"
+        whole.write_text(text, encoding="utf-8")
+        _copy_tiny(whole, self.root / "photos.yaml")
+        crop = yaml.safe_load(text)["config"]["prepare"]["crop"]
+        photo = Image.fromarray(image_sets.photograph(np.random.default_rng(0), crop + 1, crop))
+        photo.save(self.root / "photo.png")
+        for name, rows in (("photos", 210), ("fresh-photos", 10)):
+            (self.root / name).mkdir()
+            for number in range(rows):
+                shutil.copy(self.root / "photo.png", self.root / name / f"{number:03}.png")
+
     def _checkpoint(self, command: str) -> str:
         """A small checkpoint under the name that is asked for."""
         words = command.replace("OUT_FOLDER", "converted").replace(" FOLDER", " converted").split()
@@ -287,7 +305,7 @@ def _run(words: list[str]) -> tuple[int, str]:
         return _called(lambda: cli.main(), words)
     if program == "python" and Path(arguments[0]).name in _SCRIPTS:
         return _called(lambda: runpy.run_path(arguments[0], run_name="__main__"), arguments)
-    if program == "python" and arguments[:1] == ["-m"] and arguments[1] != "timeit":
+    if program == "python" and arguments[:1] == ["-m"]:
         return _called(
             lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True),
             arguments[1:],
