@@ -46,9 +46,9 @@ def test_a_link_becomes_one_of_the_site() -> None:
     text = "[a](../hub_configs/impflow-torus), [b](which-net.md#frequencies), `x[0](y)`"
     page = addresses.for_page(text, "docs/columns.md", "columns")
     assert page == "[a](zoo/impflow-torus.md), [b](which-net.md#frequencies), `x[0](y)`"
-    text = "[a](../docs/which-net.md), [b](../hub_configs/figures.yaml)"
+    text = "[a](../docs/which-net.md), [b](../docs/figures.yaml)"
     page = addresses.for_page(text, "benchmarks/README.md", "project/benchmarks")
-    assert page == "[a](../which-net.md), [b](../../hub_configs/figures.yaml)"
+    assert page == "[a](../which-net.md), [b](../figures.yaml)"
 
 
 def test_links_of_the_readme_on_pypi_start_with_the_base_address() -> None:
