@@ -21,7 +21,7 @@ from impflow_zoo.data.spreadsheets import as_csv
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.evaluation.row_scores import paired_error
 from impflow_zoo.evaluation.standard_errors import clustered
-from impflow_zoo.models.folder import CARD
+from impflow_zoo.models.folder import CARD, RECIPE
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_together
 from impflow_zoo.plots.pictures import Points, draw_curves
@@ -116,7 +116,7 @@ def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]])
         ("Published checkpoints, to be [converted](../conversion/README.md)", True),
     ):
         links = [
-            _link(record)
+            f"[{record.name}](../hub_configs/{record.name}/{RECIPE})"
             for record in found
             if record.entry is None and record.name.endswith("-published") == published
         ]

@@ -23,6 +23,7 @@ CONTRACT = ("", "normflows", "zuko", "testing", "data", "evaluation", "models.re
 _SECTIONS = {
     "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",
+    "Fit": "fit Fit",
     "The zoo": "create_model list_models evaluate register_model register_block",
     "Blocks": "ImpFlowTransform ResFlowTransform MonotoneTransform RadialTransform",
     "Nets": "LipschitzMLP SandwichMLP LipschitzConvNet LipschitzDenseNet",

@@ -19,7 +19,7 @@ from impflow_zoo.models.fields import ConfigError
 
 __all__ = ["NUMBERS", "Budget"]
 
-NUMBERS = 500_000_000  # of a model, 2 GB in float32
+NUMBERS = 1_000_000_000  # of a model, 4 GB in float32
 _TENSORS = 1_000_000
 
 _MAKERS = (

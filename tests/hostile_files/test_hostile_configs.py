@@ -190,14 +190,16 @@ def test_no_config_takes_more_than_its_weights_hold(name, files, tmp_path):
 @pytest.mark.parametrize(
     ("model", "config"),
     [
-        (ImpFlow, {"kind": "tabular", "features": 30_000, "whiten": True}),
+        (ImpFlow, {"kind": "tabular", "features": 40_000, "whiten": True}),
         (ResFlow, {"kind": "image", "width": 60_000}),
         (SplineFlow, {"kind": "spline", "features": 2, "hidden_features": 60_000}),
     ],
     ids=["tables", "images", "splines"],
 )
 def test_no_config_makes_a_model_of_gigabytes_in_python_either(model, config, monkeypatch):
-    message = "the config needs more than 500,000,000 numbers: .*impflow_zoo.models.budget.NUMBERS"
+    message = (
+        "the config needs more than 1,000,000,000 numbers: .*impflow_zoo.models.budget.NUMBERS"
+    )
     with pytest.raises(ConfigError, match=message):
         model(config)
     small = {"kind": "tabular", "features": 2, "hidden_features": [8]}
