@@ -59,7 +59,7 @@ def spectral(net: SandwichMLP) -> LipschitzMLP:
     widths, count = net.hidden_features, len(net.hidden_features)
     same = LipschitzMLP(net.features, widths, activation="halfsin")
     bound, scales = net.at(None), same.scaled_functions()
-    for i, layer in enumerate(same.bounded_layers()):
+    for i, layer in enumerate(same.lipschitz_layers()):
         # Frequencies are in the weights of the bound net; here the activation scales by itself.
         before = scales[i][1] if i < count else 1.0
         after = scales[i - 1][2] if i else 1.0
@@ -75,7 +75,7 @@ def with_frequencies(net: LipschitzMLP) -> LipschitzMLP:
     missing, unknown = same.load_state_dict(net.state_dict(), strict=False)
     assert not unknown
     assert all(name.startswith("log_frequencies") for name in missing)
-    for layer in same.bounded_layers():
+    for layer in same.lipschitz_layers():
         layer.coefficient = 1e6
     return same
 

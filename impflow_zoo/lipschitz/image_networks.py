@@ -147,7 +147,7 @@ class LipschitzDenseNet(ImageNet):
         return [(old, new) for old, new in both]
 
     def proved_bound(self) -> float:
-        *dense, last = self.bounded_layers()
+        *dense, last = self.lipschitz_layers()
         bound: float = last.norm_bound()
         for layer, (old, new) in zip(dense, self.mixing(), strict=True):
             bound *= math.hypot(old.item(), new.item() * layer.norm_bound())

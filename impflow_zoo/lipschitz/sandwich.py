@@ -26,8 +26,8 @@ _LARGEST = 30.0  # free matrices are scaled down to it: with larger entries floa
 
 
 def _is_monotone(name: str) -> bool:
-    found = slopes(make_activation(name))
-    return found is not None and found[0] >= 0
+    interval = slopes(make_activation(name))
+    return interval is not None and interval[0] >= 0
 
 
 SANDWICH_ACTIVATIONS = tuple(name for name in ACTIVATIONS if _is_monotone(name))
@@ -159,12 +159,12 @@ class SandwichMLP(Perceptron):
     def weights_in_use(
         self, rows: Sequence[Scale], columns: Sequence[Scale], *, training: bool | None = None
     ) -> list[Tensor]:
-        layers = cast(list[CayleyLayer], self.bounded_layers())
+        layers = cast(list[CayleyLayer], self.lipschitz_layers())
         with without_autocast(*layers):
-            found = [layer.transform() for layer in layers]
-            kept = 1 / (1 + torch.stack([rounding for _, _, rounding in found]).amax())
-            weights = [found[0][1].mT]
-            weights += [q.mT @ p for (p, _, _), (_, q, _) in itertools.pairwise(found)]
+            transforms = [layer.transform() for layer in layers]
+            kept = 1 / (1 + torch.stack([rounding for _, _, rounding in transforms]).amax())
+            weights = [transforms[0][1].mT]
+            weights += [q.mT @ p for (p, _, _), (_, q, _) in itertools.pairwise(transforms)]
         for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
             # With `A = -P^T` and `B = -2 Q^T` the product `2 B A^T` is `4 Q^T P`.
             factor = (2 if i else -2) * self._factor(i) * kept

@@ -18,8 +18,8 @@ from impflow_zoo.models.fields import (
     require_choice,
     require_sizes,
 )
-from impflow_zoo.transforms.bounds import Bounded
 from impflow_zoo.transforms.context import StandardisedContext
+from impflow_zoo.transforms.interval import Interval
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.torus import Angles, CircleToLine, OnColumns
 from impflow_zoo.transforms.whole import WholeTransform
@@ -120,7 +120,7 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeT
         parts.append(OnColumns(CircleToLine(), angles))
     if config.bounds:
         low, high = zip(*map(config.bounds_of, config.columns), strict=True)
-        parts.insert(0, Bounded(low, high))
+        parts.insert(0, Interval(low, high))
     if config.context_features is None:
         return WholeTransform(parts, config.shape)
     sizes = (config.context_features, *getattr(config, "embedding_net", ()))
