@@ -1,4 +1,11 @@
-"""The base class of nets with a bounded Lipschitz constant."""
+"""The base class of nets with a bounded Lipschitz constant.
+
+The constant of a composition is at most the product of the constants of its parts, whatever the
+order of layers of norm `c_i` and of activations with slopes in [-1, 1]: `Lip(g) <= c_1 ... c_n`.
+Biases, and contexts that are added, do not count. A factor that stands beside an activation belongs
+to the weights beside it: `f(t) = b s(a t)` between `W_2` and `W_1` is `s` between `W_2 b` and `a
+W_1`. So a net is folded into matrices, biases and plain functions once per call.
+"""
 
 from __future__ import annotations
 

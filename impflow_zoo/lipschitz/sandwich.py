@@ -1,4 +1,12 @@
-"""Perceptrons whose Lipschitz bound is proved for all layers together."""
+"""Perceptrons whose Lipschitz bound is proved for all layers together.
+
+With slopes in [0, 1] an activation is a projection-like map: `|f(s) - f(t)|^2 <= (f(s) - f(t)) (s -
+t)`. Then `h -> sqrt(2) A^T f(sqrt(2) B h)` does not stretch distances if `A A^T + B B^T = I`: for a
+difference `d` of inputs and `w` of the values of `f`, `|sqrt(2) A^T w|^2 = 2 |w|^2 - 2 |B^T w|^2`
+is at most `2 sqrt(2) w^T B d - 2 |B^T w|^2 = |d|^2 - |d - sqrt(2) B^T w|^2`. Such layers follow
+each other, so the `A` of one and the `B` of the next make one weight; `sqrt(L)` at both ends gives
+the bound `L`.
+"""
 
 from __future__ import annotations
 
