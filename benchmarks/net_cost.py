@@ -60,7 +60,7 @@ def spectral(net: SandwichMLP) -> LipschitzMLP:
     same = LipschitzMLP(net.features, widths, activation="halfsin")
     bound, scales = net.at(None), same.scaled_functions()
     for i, layer in enumerate(same.lipschitz_layers()):
-        # Frequencies are in the weights of the bound net; here the activation scales by itself.
+        # Frequencies are in the weights of the folded net; here the activation scales by itself.
         before = scales[i][1] if i < count else 1.0
         after = scales[i - 1][2] if i else 1.0
         layer.weight.copy_(bound.weights[i] / (before * after))

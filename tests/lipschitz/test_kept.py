@@ -371,7 +371,7 @@ def test_a_tensor_in_place_of_a_parameter_has_its_gradient_and_its_edits_are_see
 def held_tensors() -> dict[int, int]:
     """The memory of all tensors of this process, by its address."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
     storages = [t.untyped_storage() for t in tensors if not t.is_meta]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
