@@ -63,7 +63,7 @@ class Case:
         ]
         with torch.no_grad():
             for net in nets:
-                for layer in net.bounded_layers():
+                for layer in net.lipschitz_layers():
                     layer.weight.mul_(2)
                     layer.settle()
         return ImpFlowTransform(*nets, solver=solver)

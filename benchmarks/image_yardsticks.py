@@ -45,7 +45,7 @@ from impflow_zoo.models.mixed import off_meta
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.recipe import Recipe, read_recipe
 from impflow_zoo.training.run import open_splits
-from impflow_zoo.transforms.images import BoundedLogit, Flatten
+from impflow_zoo.transforms.images import Flatten, ImageLogit
 from impflow_zoo.transforms.whitening import Whitening
 
 SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
@@ -119,7 +119,7 @@ class PatchGaussian(FlowModel):
         channels, height, width = self.config.shape
         channels, side = channels * 4**PATCH, 2**PATCH
         steps = [
-            BoundedLogit(self.config.alpha),
+            ImageLogit(self.config.alpha),
             *(SqueezeTransform() for _ in range(PATCH)),
             Whitening(channels),
             Flatten((channels, height // side, width // side)),

@@ -17,7 +17,7 @@ from nflows.transforms import ActNorm, CompositeTransform, SqueezeTransform
 from sklearn.datasets import load_digits
 
 from impflow_zoo import ImpFlowTransform, LipschitzConvNet
-from impflow_zoo.transforms.images import BoundedLogit
+from impflow_zoo.transforms.images import ImageLogit
 
 torch.manual_seed(0)
 levels = torch.as_tensor(load_digits().images, dtype=torch.float32)[:, None]  # [1797, 1, 8, 8]
@@ -32,7 +32,7 @@ def block():
 # %%
 # First comes a logit. Then 2x2 pixels become channels: ``[B, 1, 8, 8]`` to ``[B, 4, 4, 4]``.
 
-steps = [BoundedLogit(0.05), SqueezeTransform(), ActNorm(4)]
+steps = [ImageLogit(0.05), SqueezeTransform(), ActNorm(4)]
 for _ in range(2):
     steps += [block(), ActNorm(4)]
 flow = Flow(CompositeTransform(steps), StandardNormal([4, 4, 4]))

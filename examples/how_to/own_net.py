@@ -84,4 +84,4 @@ plt.show()
 
 # %%
 # This net normalises its weight in every evaluation. To do it once per call of a block, define
-# ``bind(context)``: see :doc:`/architecture`. :doc:`/which-net` describes the nets of the package.
+# ``fold(context)``: see :doc:`/architecture`. :doc:`/which-net` describes the nets of the package.

@@ -222,13 +222,13 @@ def make_activation(kind: str | type[nn.Module], features: int | None = None) ->
         ValueError: if the name is unknown, or if the activation pairs features and their number
             is odd.
     """
-    found = kind if isinstance(kind, type) else ACTIVATIONS.get(kind)
-    if found is None:
+    constructor = kind if isinstance(kind, type) else ACTIVATIONS.get(kind)
+    if constructor is None:
         raise ValueError(f"unknown activation {kind!r}: choose {', '.join(ACTIVATIONS)}")
-    if features is not None and features % 2 and getattr(found, "pairs", False):
+    if features is not None and features % 2 and getattr(constructor, "pairs", False):
         name = getattr(kind, "__name__", kind)
         raise ValueError(f"activation {name!r} needs an even number of features, not {features}")
-    return found()
+    return constructor()
 
 
 def slopes(activation: nn.Module) -> tuple[float, float] | None:
@@ -238,7 +238,7 @@ def slopes(activation: nn.Module) -> tuple[float, float] | None:
     """
     if type(activation) in (nn.ELU, nn.Softplus, nn.Tanh, nn.ReLU):
         alpha = float(getattr(activation, "alpha", 1.0))
-        known = getattr(activation, "beta", 1) > 0 and getattr(activation, "threshold", 40) >= 40
-        return (0.0, max(1.0, alpha)) if known and alpha >= 0 else None
-    found: tuple[float, float] | None = vars(type(activation)).get("slopes")
-    return found
+        valid = getattr(activation, "beta", 1) > 0 and getattr(activation, "threshold", 40) >= 40
+        return (0.0, max(1.0, alpha)) if valid and alpha >= 0 else None
+    stated: tuple[float, float] | None = vars(type(activation)).get("slopes")
+    return stated

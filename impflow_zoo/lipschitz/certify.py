@@ -64,5 +64,5 @@ def nets_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def worst(certificates: Sequence[Certificate]) -> Certificate:
     """The largest bound of all nets; no bound if one of them has none."""
     bounds = [c.bound for c in certificates]
-    known = [bound for bound in bounds if bound is not None]
-    return Certificate("all nets", max(known) if known and len(known) == len(bounds) else None)
+    proved = [bound for bound in bounds if bound is not None]
+    return Certificate("all nets", max(proved) if proved and len(proved) == len(bounds) else None)

@@ -92,9 +92,9 @@ def _exceeds(bound: float, gram: list[list[Tensor]]) -> bool:
         column = [-block for block in blocks]
         column[0].diagonal().add_(bound)
         for distance, past in enumerate(reversed(factor), start=1):
-            known = past[distance:]
-            for d, block in enumerate(known):
-                column[d] -= block @ known[0].mT
+            earlier = past[distance:]
+            for d, block in enumerate(earlier):
+                column[d] -= block @ earlier[0].mT
         pivot, failed = torch.linalg.cholesky_ex(column[0])
         if int(failed):
             return False

@@ -157,11 +157,11 @@ def leading_vector(
         basis[k] = w
         images.append(operator(w))
         if k + 1 < steps:
-            known = basis[: k + 1]
+            span = basis[: k + 1]
             w = adjoint(images[k])
-            w = w - known.mT @ (known @ w)
+            w = w - span.mT @ (span @ w)
             length = torch.linalg.vector_norm(w)
-            w = w - known.mT @ (known @ w)  # what rounding left of the others
+            w = w - span.mT @ (span @ w)  # what rounding left of the others
             left = torch.linalg.vector_norm(w)
             # Where the space is exhausted, `w` is rounding errors, and may lie in the space still:
             # zero adds nothing.

@@ -1,4 +1,8 @@
-"""Convolutional networks `g(x)` or `g(x, context)` with `Lip(g) <= lipschitz` in `x`."""
+"""Convolutional networks `g(x)` or `g(x, context)` with `Lip(g) <= lipschitz` in `x`.
+
+A dense layer `h -> [a h, b f(W h)]` has the constant `sqrt(a^2 + (b |W|)^2)`, as the squares of
+both parts of a difference add up: at most 1 for `a^2 + b^2 = 1` and `|W| <= 1`.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +151,7 @@ class LipschitzDenseNet(ImageNet):
         return [(old, new) for old, new in both]
 
     def proved_bound(self) -> float:
-        *dense, last = self.bounded_layers()
+        *dense, last = self.lipschitz_layers()
         bound: float = last.norm_bound()
         for layer, (old, new) in zip(dense, self.mixing(), strict=True):
             bound *= math.hypot(old.item(), new.item() * layer.norm_bound())

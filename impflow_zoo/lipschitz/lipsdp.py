@@ -151,11 +151,11 @@ def optimised_multipliers(maps: AffineMaps) -> tuple[list[Tensor], float]:
         optimizer = torch.optim.Adam([*shapes, *excesses], lr=_RATE) if shapes else None
         for _ in range(_STEPS if shapes else 1):
             try:
-                found, bound = _solve(weights, lowest, shapes, excesses)
+                multipliers, bound = _solve(weights, lowest, shapes, excesses)
             except torch.linalg.LinAlgError:  # a layer of zeros, or weights that are not finite
                 break
             if float(bound.detach()) < smallest:
-                kept, smallest = found, float(bound.detach())
+                kept, smallest = multipliers, float(bound.detach())
             if optimizer is not None:
                 optimizer.zero_grad()
                 bound.log().backward()
@@ -193,11 +193,11 @@ def maps_of(net: Perceptron) -> AffineMaps | None:
     None if the slopes of an activation are not known, or it has hooks.
     """
     ranges = {None if watched(a) else slopes(a) for a in net.activations} or {(0.0, 1.0)}
-    found, *others = ranges
-    if found is None or others:
+    interval, *others = ranges
+    if interval is None or others:
         return None
     weights = net.at(None, training=False).weights
-    return AffineMaps(tuple(weight.double() for weight in weights), found)
+    return AffineMaps(tuple(weight.double() for weight in weights), interval)
 
 
 def lipsdp_bounds(model: nn.Module) -> dict[str, float]:

@@ -1,4 +1,11 @@
-"""The base class of nets with a bounded Lipschitz constant."""
+"""The base class of nets with a bounded Lipschitz constant.
+
+The constant of a composition is at most the product of the constants of its parts, whatever the
+order of layers of norm `c_i` and of activations with slopes in [-1, 1]: `Lip(g) <= c_1 ... c_n`.
+Biases, and contexts that are added, do not count. A factor that stands beside an activation belongs
+to the weights beside it: `f(t) = b s(a t)` between `W_2` and `W_1` is `s` between `W_2 b` and `a
+W_1`. So a net is folded into matrices, biases and plain functions once per call.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +115,7 @@ class LipschitzNet(nn.Module):
         if not context.is_floating_point():
             raise ValueError(f"context of type {context.dtype}: floating point is needed")
 
-    def bounded_layers(self) -> list[LipschitzLayer]:
+    def lipschitz_layers(self) -> list[LipschitzLayer]:
         """The layers, as what they are."""
         return cast(list[LipschitzLayer], list(self.layers))
 
@@ -116,7 +123,7 @@ class LipschitzNet(nn.Module):
         self, rows: Sequence[Scale], columns: Sequence[Scale], *, training: bool | None = None
     ) -> list[Tensor]:
         """The weights of all layers, times scales of their rows and of their columns."""
-        layers = cast(list[SpectralLayer], self.bounded_layers())
+        layers = cast(list[SpectralLayer], self.lipschitz_layers())
         norms = norms_of(layers, training=training)
         parts = zip(layers, norms, rows, columns, strict=True)
         return [layer.in_use(norm, spread(row, 1) * column) for layer, norm, row, column in parts]
@@ -157,7 +164,7 @@ class LipschitzNet(nn.Module):
     def _sources(self, training: bool | None) -> Sources | None:
         """What the weights depend on; None if they cannot be kept."""
         recorded = torch.is_grad_enabled()
-        for layer in self.bounded_layers():
+        for layer in self.lipschitz_layers():
             iterated = layer.training if training is None else training
             if iterated or (recorded and layer.bias.requires_grad):  # as in most nets that train
                 return None
@@ -174,14 +181,14 @@ class LipschitzNet(nn.Module):
             mixing = [(a, b * own) for (a, b), own in zip(mixing, columns[1:], strict=True)]
             columns = [1.0] * len(rows)  # `mixing` holds the scales after activations
         weights = self.weights_in_use(rows, columns, training=training)
-        *hidden, last = (layer.bias for layer in self.bounded_layers())
+        *hidden, last = (layer.bias for layer in self.lipschitz_layers())
         biases = [*(bias * before for bias, before in zip(hidden, rows, strict=False)), last]
         functions = [f for f, _, _ in inner]
         return FoldedLayers(self.shape, functions, weights, biases, first, mixing), rows
 
     def fold(self, context: Tensor | None) -> FoldedNet:
         """The net at a context, in the form of its class; as it is called if it has hooks."""
-        if watched(self) or any(map(is_replaced, self.bounded_layers())):
+        if watched(self) or any(map(is_replaced, self.lipschitz_layers())):
             return FoldedModule(self, context)
         self.check_context(context)
         plain = self.at(context)
@@ -207,7 +214,7 @@ class LipschitzNet(nn.Module):
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"input of shape {tuple(x.shape)}: this net takes [B, {expected}]")
         self.check_context(context, len(x))
-        if any(map(is_replaced, self.bounded_layers())):
+        if any(map(is_replaced, self.lipschitz_layers())):
             return self._by_layers(x, context)
         return self.at(context).forward(x)
 
@@ -259,11 +266,11 @@ class LipschitzNet(nn.Module):
     def has_known_weights(self) -> bool:
         """Whether all weights are finite, and those of the layers are what the net uses."""
         finite = all(bool(p.isfinite().all()) for p in self.parameters())
-        return finite and not any(map(is_replaced, self.bounded_layers()))
+        return finite and not any(map(is_replaced, self.lipschitz_layers()))
 
     def proved_bound(self) -> float:
         """The certificate of finite weights and activations with a constant of at most 1."""
-        return math.prod(layer.norm_bound() for layer in self.bounded_layers())
+        return math.prod(layer.norm_bound() for layer in self.lipschitz_layers())
 
 
 def check_sizes(**sizes: object) -> None:

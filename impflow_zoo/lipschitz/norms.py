@@ -1,7 +1,15 @@
-"""Layers whose operator norm does not exceed a coefficient."""
+"""Layers whose operator norm does not exceed a coefficient.
+
+The norm `|W| = max |W x| / |x|` is the largest singular value. `|W v|` of any unit vector `v`
+bounds it from below, and attains it at the first singular vector, to which `v <- W^T W v / |W^T W
+v|` converges. Divided by `max(1, |W| / c)` a weight has a norm of at most `c`; smaller weights stay
+as they are. The derivative of `|W|` is `u^T dW v` with `u = W v / |W v|`, as `u` and `v` are unit
+vectors, whose changes are orthogonal to them: so both count as constants.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,11 +29,8 @@ __all__ = ["LipschitzLayer", "LipschitzLinear", "SpectralLayer", "is_replaced", 
 Scale = Tensor | float
 
 
-class LipschitzLayer(nn.Module):
-    """A linear map with a bias, `W x + b`, where the norm of `W` is at most `coefficient`.
-
-    Sub-classes define `normalised_weight`.
-    """
+class LipschitzLayer(nn.Module, ABC):
+    """A linear map with a bias, `W x + b`, where the norm of `W` is at most `coefficient`."""
 
     weight: nn.Parameter
     bias: nn.Parameter
@@ -35,9 +40,9 @@ class LipschitzLayer(nn.Module):
         """Evaluate the layer on rows, `[B, in]`, or on images, `[B, in, H, W]`."""
         return FoldedLayers((), (), (self.normalised_weight(),), (self.bias,)).forward(x)
 
+    @abstractmethod
     def normalised_weight(self, *, training: bool | None = None) -> Tensor:
         """`W`; `training` as in `norms_of`."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its normalised weight")
 
     @torch.no_grad()
     def norm_bound(self) -> float:
@@ -72,21 +77,21 @@ class SpectralLayer(LipschitzLayer):
         super().__init__()
         self.kept: Kept[Tensor] = Kept()
 
+    @abstractmethod
     def operator(self, weight: Tensor, v: Tensor) -> Tensor:
         """`W v` as a flat vector."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its operator")
 
+    @abstractmethod
     def adjoint(self, weight: Tensor) -> Tensor:
         """The weight of the adjoint operator of a weight."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its adjoint")
 
+    @abstractmethod
     def converged(self) -> Tensor:
         """The buffer's vector, iterated to convergence."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its converged vector")
 
+    @abstractmethod
     def advanced(self) -> Tensor:
         """The buffer's vector, iterated as far as a training step does."""
-        raise NotImplementedError(f"{type(self).__name__} has to define its advanced vector")
 
     @torch.no_grad()
     def advance(self) -> Tensor:

@@ -39,7 +39,7 @@ class PublishedMLP(LipschitzMLP):
         super().__init__(features, hidden_features, activation, lipschitz)
         if preactivation:
             self.first = make_activation(activation, features)
-        sizes = [(*own.weight.shape[::-1], own.coefficient) for own in self.bounded_layers()]
+        sizes = [(*own.weight.shape[::-1], own.coefficient) for own in self.lipschitz_layers()]
         sizes[0] = (expansion(self.first) * features, *sizes[0][1:])
         if norm is None:
             self.layers = nn.ModuleList(LipschitzLinear(*size) for size in sizes)
@@ -73,7 +73,7 @@ class PublishedConvNet(LipschitzConvNet):
         super().__init__(channels, image_size, width, kernels, activation, preactivation, lipschitz)
         self.lipschitz = None  # as in `PublishedMLP`
         layers = nn.ModuleList()
-        for own, space in zip(self.bounded_layers(), spaces(norm, len(kernels)), strict=True):
+        for own, space in zip(self.lipschitz_layers(), spaces(norm, len(kernels)), strict=True):
             outputs, inputs, kernel, _ = own.weight.shape
             layer = PublishedConv2d(inputs, outputs, kernel, image_size, own.coefficient)
             layers.append(layer.between(space))

@@ -1,4 +1,12 @@
-"""Perceptrons whose Lipschitz bound is proved for all layers together."""
+"""Perceptrons whose Lipschitz bound is proved for all layers together.
+
+With slopes in [0, 1] an activation is a projection-like map: `|f(s) - f(t)|^2 <= (f(s) - f(t)) (s -
+t)`. Then `h -> sqrt(2) A^T f(sqrt(2) B h)` does not stretch distances if `A A^T + B B^T = I`: for a
+difference `d` of inputs and `w` of the values of `f`, `|sqrt(2) A^T w|^2 = 2 |w|^2 - 2 |B^T w|^2`
+is at most `2 sqrt(2) w^T B d - 2 |B^T w|^2 = |d|^2 - |d - sqrt(2) B^T w|^2`. Such layers follow
+each other, so the `A` of one and the `B` of the next make one weight; `sqrt(L)` at both ends gives
+the bound `L`.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +34,8 @@ _LARGEST = 30.0  # free matrices are scaled down to it: with larger entries floa
 
 
 def _is_monotone(name: str) -> bool:
-    found = slopes(make_activation(name))
-    return found is not None and found[0] >= 0
+    interval = slopes(make_activation(name))
+    return interval is not None and interval[0] >= 0
 
 
 SANDWICH_ACTIVATIONS = tuple(name for name in ACTIVATIONS if _is_monotone(name))
@@ -159,12 +167,12 @@ class SandwichMLP(Perceptron):
     def weights_in_use(
         self, rows: Sequence[Scale], columns: Sequence[Scale], *, training: bool | None = None
     ) -> list[Tensor]:
-        layers = cast(list[CayleyLayer], self.bounded_layers())
+        layers = cast(list[CayleyLayer], self.lipschitz_layers())
         with without_autocast(*layers):
-            found = [layer.transform() for layer in layers]
-            kept = 1 / (1 + torch.stack([rounding for _, _, rounding in found]).amax())
-            weights = [found[0][1].mT]
-            weights += [q.mT @ p for (p, _, _), (_, q, _) in itertools.pairwise(found)]
+            transforms = [layer.transform() for layer in layers]
+            kept = 1 / (1 + torch.stack([rounding for _, _, rounding in transforms]).amax())
+            weights = [transforms[0][1].mT]
+            weights += [q.mT @ p for (p, _, _), (_, q, _) in itertools.pairwise(transforms)]
         for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
             # With `A = -P^T` and `B = -2 Q^T` the product `2 B A^T` is `4 Q^T P`.
             factor = (2 if i else -2) * self._factor(i) * kept

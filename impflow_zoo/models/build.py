@@ -22,7 +22,7 @@ from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.base import ResidualBlock
-from impflow_zoo.transforms.images import BoundedLogit, Flatten, Multiscale
+from impflow_zoo.transforms.images import Flatten, ImageLogit, Multiscale
 from impflow_zoo.transforms.labels import OneHotContext, PerLabel
 from impflow_zoo.transforms.radial import RadialTransform
 from impflow_zoo.transforms.torus import TorusNet
@@ -119,7 +119,7 @@ class ImageBuilder(_Builder):
         order, then the last map.
         """
         config = self.config
-        steps: list[Transform] = [BoundedLogit(config.alpha)]
+        steps: list[Transform] = [ImageLogit(config.alpha)]
         if config.squeeze_first:
             steps.append(SqueezeTransform())
         scales = [CompositeTransform(list(self.scale(i))) for i in range(len(config.blocks))]

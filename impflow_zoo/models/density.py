@@ -77,7 +77,7 @@ class Density(nn.Module):
     def build(self) -> Transform:
         """The whole map data -> noise that the config describes, made when the model is made.
 
-        For tables it has a `Standardise`, behind `Bounded` and `Angles` of such columns.
+        For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns.
         """
         builder = next(BUILDERS[kind] for kind in type(self.config).__mro__ if kind in BUILDERS)
         return builder(self.config, self.block).transform()

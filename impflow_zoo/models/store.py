@@ -36,7 +36,7 @@ from impflow_zoo.models.folder import (
 from impflow_zoo.models.reading import readable
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
-from impflow_zoo.transforms.context import StandardisedContext
+from impflow_zoo.transforms.context import ConditionalTransform
 
 if TYPE_CHECKING:
     from impflow_zoo.models.config import Config
@@ -191,7 +191,7 @@ def golden_batch(model: FlowModel, rows: int = 8) -> dict[str, Tensor]:
     noise = draw(rows, math.prod(model.config.shape))
     given = model.config.context_features
     context = draw(rows, given) if given else None
-    if context is not None and isinstance(double.transform, StandardisedContext):
+    if context is not None and isinstance(double.transform, ConditionalTransform):
         context = double.transform.like(context)
     with without_autocast(double):
         x = double.decode(noise, context)

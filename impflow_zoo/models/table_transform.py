@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from impflow_zoo.models.columns import ColumnsConfig, angles_of
 from impflow_zoo.models.digits import warn_of_lost_digits
 from impflow_zoo.models.preprocessing import TablePreprocessing
-from impflow_zoo.transforms.bounds import Bounded
 from impflow_zoo.transforms.context import StandardisedContext
+from impflow_zoo.transforms.interval import Interval
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.torus import Angles, CircleToLine, OnColumns
 from impflow_zoo.transforms.whole import WholeTransform
@@ -49,7 +49,7 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeT
         parts.append(OnColumns(CircleToLine(), angles))
     if config.bounds:
         low, high = zip(*map(config.bounds_of, config.columns), strict=True)
-        parts.insert(0, Bounded(low, high))
+        parts.insert(0, Interval(low, high))
     whole: _TableTransform
     if config.context_features is None:
         whole = _TableTransform(parts, config.shape)

@@ -1,4 +1,10 @@
-"""The linear systems `(I + J)^T u = t` behind derivatives, one for each row of a batch."""
+"""The linear systems `(I + J)^T u = t` behind derivatives, one for each row of a batch.
+
+For `|J| <= kappa < 1` their solutions have lengths between `|t| / (1 + kappa)` and `|t| / (1 -
+kappa)`. A few features, or Jacobians that somebody has paid for, are solved densely. Else products
+`J^T q` span a Krylov subspace, which stops at a residual relative to `|t|`, so that the scale of a
+loss does not turn its gradient.
+"""
 
 from __future__ import annotations
 

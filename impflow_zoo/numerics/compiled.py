@@ -60,13 +60,13 @@ def as_written(net: Any) -> Any:
     return getattr(net, "_torchdynamo_orig_callable", net)
 
 
-def _module_as_written(module: nn.Module, known: dict[nn.Module, nn.Module]) -> nn.Module:
+def _module_as_written(module: nn.Module, twins: dict[nn.Module, nn.Module]) -> nn.Module:
     module = unwrapped(module)
-    if module in known:
-        return known[module]
-    known[module] = module
+    if module in twins:
+        return twins[module]
+    twins[module] = module
     parts = {
-        name: None if part is None else _module_as_written(part, known)
+        name: None if part is None else _module_as_written(part, twins)
         for name, part in module._modules.items()
     }
     forward = getattr(module.forward, "_torchdynamo_orig_callable", None)
@@ -78,5 +78,5 @@ def _module_as_written(module: nn.Module, known: dict[nn.Module, nn.Module]) -> 
     if forward is not None:
         bound = inspect.ismethod(forward)
         vars(twin)["forward"] = forward if bound else types.MethodType(forward, twin)
-    known[module] = twin
+    twins[module] = twin
     return twin

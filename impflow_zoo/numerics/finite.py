@@ -39,8 +39,8 @@ def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
     Raises:
         NotFiniteError: if there are any.
     """
-    if found := rows.nonzero()[:, 0].tolist():
-        text = f"{what} NaN or infinity in {len(found)} of {len(rows)} rows: {listed(found)}"
+    if numbers := rows.nonzero()[:, 0].tolist():
+        text = f"{what} NaN or infinity in {len(numbers)} of {len(rows)} rows: {listed(numbers)}"
         raise NotFiniteError(f"{text}: {why}" if why else text)
 
 

@@ -29,7 +29,16 @@ from torch import Tensor
 from impflow_zoo.numerics.compiled import as_written, unwrapped
 from impflow_zoo.numerics.modes import recording
 
-__all__ = ["FoldedModule", "FoldedNet", "Negated", "Point", "TracedPoint", "fold", "pulled_back"]
+__all__ = [
+    "FoldedModule",
+    "FoldedNet",
+    "Negated",
+    "Point",
+    "Pullback",
+    "TracedPoint",
+    "fold",
+    "pulled_back",
+]
 
 Net = Callable[..., Tensor]
 Pullback = Callable[[Tensor], Tensor]  # `v -> J^T v`

@@ -1,10 +1,19 @@
 """Arnoldi's method on many small problems at once: one Krylov subspace per row.
 
 From products `A q` it computes, for each row's matrix `I + A`, the solution of `(I + A) u = v`
-(full orthogonalisation method) and the form `v^T log(I + A) v`. For `|A| < 1` both exist and the
-projected systems are never singular. In `m` dimensions the form has the exact first `m` terms of
-the power series of the logarithm, and approximates later terms by the projection of `A`. It is
-differentiable if the products are and the subspace was built as `differentiable`.
+(full orthogonalisation method) and the form `v^T log(I + A) v`. In exact arithmetic
+
+    A Q_m = Q_m H_m + h q_(m+1) e_m^T,    q_1 = v / |v|
+
+with orthonormal columns `Q_m`, `H_m` upper Hessenberg and `h` the entry below its last one. So
+
+    u is about Q_m y with (I + H_m) y = |v| e_1,    and v - (I + A) u = -h y_m q_(m+1)
+    v^T log(I + A) v is about |v|^2 e_1^T log(I + H_m) e_1
+
+For `|A| < 1` both exist, and as `|H_m| <= |A|` the projected systems are never singular. The first
+`m` terms of the power series of the form are exact, as `v^T A^k v = |v|^2 e_1^T H_m^k e_1` for
+`k <= m`; later ones are approximated. The form is differentiable if the products are and the
+subspace was built as `differentiable`.
 
 References:
     Iterative Methods for Sparse Linear Systems, 2nd ed., sections 6.3-6.4 (Saad, 2003)
@@ -15,14 +24,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from impflow_zoo.numerics.rows import dot, norm
+from impflow_zoo.numerics.rows import norm
 
 MAX_RESTARTS = 20
+_SMALL = 256  # features below which libraries multiply batches of such matrices slowly
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Krylov:
 
     solution: Tensor  # approximations `u` of `(I + A)^-1 v`, with the shape of `v`
     residual: Tensor  # `|v - (I + A) u|` of each row, `[B]`
-    columns: list[list[Tensor]]  # of the projection `H` of `A`, to the subdiagonal, `[B]` each
+    columns: list[Tensor]  # of the projection `H` of `A`, to the subdiagonal, `[k + 1, B]` each
     dims: Tensor  # dimension of each row's own space, `[B]`
     all_dims: Tensor  # `dims`, extended to full size where differentiation needs it, `[B]`
     size: Tensor  # `|v|` of each row, `[B]`
@@ -43,11 +54,12 @@ class Krylov:
 
     def hessenberg(self, dims: Tensor | None = None) -> Tensor:
         """`H` in the first `dims` vectors of a row, by default all it has, and 0; `[B, m, m]`."""
-        m, zero = self.products, torch.zeros_like(self.size)
         dims = self.dims if dims is None else dims
-        columns = [torch.stack([*column, *[zero] * m][:m], dim=1) for column in self.columns]
-        inside = torch.arange(m, device=zero.device) < dims[:, None]
-        return torch.stack(columns, dim=2) * (inside[:, None] & inside[..., None])
+        inside = torch.arange(self.products, device=dims.device) < dims[:, None]
+        padded = [
+            functional.pad(c, (0, 0, 0, self.products))[: self.products] for c in self.columns
+        ]
+        return torch.stack(padded, dim=1).permute(2, 0, 1) * (inside[:, None] & inside[..., None])
 
     def log_form(
         self, rtol: float, *, dims: Tensor | None = None, terms: int | None = None
@@ -100,40 +112,100 @@ class Krylov:
         return torch.trapezoid(integrand, t, dim=0) * self.residual * self.size
 
 
-class _Factors:
-    """`I + H = L U`, grown by one column at a time, and `L z = |v| e_1`.
+class _Basis:
+    """Orthonormal vectors of each row, `[B, m, d]`; vector by vector in memory, `[m, B, d]`.
 
-    Pivoting would cost a factorisation in every step. The symmetric part of `I + H` is positive
-    definite for `|A| < 1`, which does without.
+    Room for vectors is doubled when it is used up. Within a graph nothing is written in place, and
+    the vectors have as much room as they need.
+
+    Arguments:
+        first: the first vector of each row, `[B, d]`.
+        passes: of the orthogonalisation of later ones.
+        differentiable: within a graph.
+    """
+
+    def __init__(self, first: Tensor, passes: int, *, differentiable: bool) -> None:
+        self.passes, self._differentiable = passes, differentiable
+        self._room = self.vectors = first[None]
+
+    def append(self, q: Tensor) -> None:
+        """Take one vector more of each row, `[B, d]`."""
+        count = len(self.vectors)
+        if self._differentiable:
+            self.vectors = torch.cat((self.vectors, q[None]))
+            return
+        if count == len(self._room):
+            self._room = q.new_empty(max(8, 2 * count), *q.shape)
+            self._room[:count] = self.vectors
+        self._room[count] = q
+        self.vectors = self._room[: count + 1]
+
+    def split(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients of vectors, `[B, d]`, in the basis, `[m, B]`, and what is left."""
+        total = None
+        for _ in range(self.passes):
+            if w.shape[1] < _SMALL:
+                h = (self.vectors * w).sum(dim=2)
+            else:  # rows times matrices: libraries take ten times as long for columns
+                h = (w[:, None] @ self.vectors.permute(1, 2, 0))[:, 0].mT
+            w = w - self.combine(h)
+            total = h if total is None else total + h
+        assert total is not None
+        return total, w
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Sums of the first vectors with these weights, `[k, B] -> [B, d]`."""
+        vectors = self.vectors[: len(weights)]
+        if vectors.shape[2] < _SMALL:
+            return (weights[..., None] * vectors).sum(dim=0)
+        return (weights.mT[:, None] @ vectors.transpose(0, 1))[:, 0]
+
+
+class _Factors:
+    """`I + H = L U` in a growing subspace, as far as it is needed, and `L z = |v| e_1`.
+
+    `L` has ones and, below them, entries `l_i`. The row `p = (p_1, ..., p_m)` with `p_1 = 1` and
+    `p (I + H_m) = -h p_(m+1) e_m^T` is the last one of its inverse: so one inner product with a new
+    column gives the next pivot `u = (p (I + H_m))_m / p_m`, and `l_m = h / u`. As
+    `z_(m+1) = -l_m z_m` and `y_m = z_m / u`, the residual `|h y_m|` of the solution is
+    `|z_(m+1)|`. The entries of `p` grow without bound; the ratios `p_i / p_m` do not.
+
+    Pivoting is not needed: the symmetric part of `I + H` is positive definite for `|A| < 1`.
     """
 
     def __init__(self, size: Tensor) -> None:
-        self.lower: list[Tensor] = []
-        self.upper: list[list[Tensor]] = []
-        self.z = [size]
+        self.z, self.lower, self.pivots = [size], list[Tensor](), list[Tensor]()
+        self._one = torch.ones_like(size)[None]
+        self._ratios = self._one
 
-    def append(self, column: list[Tensor]) -> Tensor:
-        """Take the next column; the residual that the solution in this space has, `[B]`."""
-        *above, below = column
-        above[-1] = above[-1] + 1
-        for i, factor in enumerate(self.lower):
-            above[i + 1] = above[i + 1] - factor * above[i]
-        self.upper.append(above)
-        self.lower.append(below / above[-1])
-        last = self.z[-1]
-        self.z.append(-self.lower[-1] * last)
+    def append(self, column: Tensor) -> Tensor:
+        """Take the next column of `H`, `[m + 1, B]`; the residual, `[B]`."""
+        pivot = torch.add((self._ratios * column[:-1]).sum(dim=0), 1)  # `p_m / p_m = 1`
+        minus = column[-1] / -pivot
+        self._ratios = torch.cat((self._ratios * minus, self._one))
+        self.pivots.append(pivot)
+        self.lower.append(minus)
+        self.z.append(minus * self.z[-1])
         return self.z[-1].abs()
 
-    def solve(self, dims: Tensor) -> list[Tensor]:
-        """The coefficients of the solution in the first `dims` vectors of each row, `[B]` each."""
-        m = len(self.upper)
-        y = [torch.zeros_like(self.z[0])] * m
-        for j in range(m - 1, -1, -1):
-            rest = self.z[j]
-            for i in range(j + 1, m):
-                rest = rest - self.upper[i][j] * y[i]
-            y[j] = torch.where(j < dims, rest / self.upper[j][j], 0)
-        return y
+    def solve(self, columns: list[Tensor], inside: Tensor) -> Tensor:
+        """`y` with `(I + H) y = |v| e_1`, `[m, B]`, 0 where a row is not inside of its space."""
+        # What is above the diagonal of a column of `U`, less the products of `y` below.
+        m = len(columns)
+        y = [self.z[0]] * m
+        upper = [self._eliminated(column[:-2]) for column in columns]
+        rest = torch.stack(self.z[:m])
+        for i in range(m - 1, -1, -1):
+            y[i] = torch.where(inside[i], rest[i] / self.pivots[i], 0)
+            rest = torch.addcmul(rest[:i], upper[i], y[i], value=-1)
+        return torch.stack(y)
+
+    def _eliminated(self, above: Tensor) -> Tensor:
+        """`L^-1` of what stands above the diagonal in a column, `[k, B]`."""
+        rows = list(above.unbind())
+        for i in range(1, len(rows)):
+            rows[i] = torch.addcmul(rows[i], self.lower[i - 1], rows[i - 1])
+        return torch.stack(rows) if rows else above
 
 
 def arnoldi(
@@ -155,40 +227,46 @@ def arnoldi(
     dim = min(max_dim, v.flatten(1).shape[1])
     eps = torch.finfo(v.dtype).eps
     size = norm(v)
-    basis = [v.flatten(1) * _inverse(size)]
-    columns: list[list[Tensor]] = []
-    factors = _Factors(size)
+    q = v.flatten(1) * _inverse(size)
+    # One pass of Gram and Schmidt's method leaves some `eps |w|` along the basis, which matters
+    # where little is left of `w`; a second one leaves nothing.
+    loose = isinstance(rtol, float) and rtol >= eps**0.5
+    basis = _Basis(q, 1 if loose else 2, differentiable=differentiable)
+    factors, target = _Factors(size), rtol * size
+    columns: list[Tensor] = []
     residual, done = size, size == 0
     ended = closed = torch.zeros_like(done)
     dims = torch.zeros_like(done, dtype=torch.long)
-    while len(columns) < dim and not bool((done & ~closed).all()):
-        w = product(basis[-1].view_as(v)).flatten(1)
+    while len(columns) < dim and not bool((done & ~closed if differentiable else done).all()):
+        if columns:
+            basis.append(q)
+        w = product(q.view_as(v)).flatten(1)
         length = norm(w.detach())
-        column = []
-        for q in basis:
-            column.append(dot(q, w))
-            w = torch.addcmul(w, column[-1][:, None], q, value=-1)
+        h, w = basis.split(w)
         left = norm(w.detach())
         ended = ended | ~(left > 10 * eps * length)
         if differentiable:  # norms have no second derivative at zero
             left = norm(torch.where(ended[:, None], 1, w))
-        left = torch.where(ended, 0, left)
-        error = factors.append([entry.detach() for entry in (*column, left)])
-        columns.append([*column, torch.where(ended, 1, left) if differentiable else left])
-        now = ~done if len(columns) == dim else ~done & (error <= rtol * size)
+        below = left.masked_fill(ended, 0)
+        error = factors.append(torch.cat((h, below[None])).detach())
+        now = ~done if len(columns) + 1 == dim else (error <= target) & ~done
         residual = torch.where(now, error, residual)
-        dims = torch.where(now, len(columns), dims)
+        dims = dims.masked_fill(now, len(columns) + 1)
         done = done | now
         if differentiable:
-            closed = closed | (now & (left <= 1e-2 * length))
-        if len(columns) < dim:
-            unit = w * _inverse(left)
-            basis.append(torch.where(ended[:, None], w, unit) if differentiable else unit)
-    solution = torch.zeros_like(basis[0])
-    for weight, q in zip(factors.solve(dims), basis, strict=False):
-        solution.addcmul_(weight[:, None], q.detach())
+            closed = closed | (now & (below <= 1e-2 * length))
+        # What follows a complete space is zero; within a graph it is `w`, for its derivative.
+        scale = left.masked_fill(ended, 1 if differentiable else math.inf)
+        columns.append(torch.cat((h, (scale if differentiable else below)[None])))
+        q = w / scale[:, None]
     all_dims = torch.where(closed, len(columns), dims)
-    return Krylov(solution.view_as(v), residual, columns, dims, all_dims, size)
+    space = Krylov(torch.zeros_like(v), residual, columns, dims, all_dims, size)
+    if not columns:
+        return space
+    with torch.no_grad():
+        inside = torch.arange(len(columns), device=v.device)[:, None] < dims
+        weights = factors.solve([column.detach() for column in columns], inside)
+        return replace(space, solution=basis.combine(weights).view_as(v))
 
 
 def _inverse(size: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The loop of root finding: which rows continue, which are finished, which return to an iterate.
 
-A method proposes iterates. This file does everything else: budget, tolerance, finiteness, the best
+A method proposes iterates. This file does batch else: budget, tolerance, finiteness, the best
 iterate of each row, and the change to the next method. A row is frozen, by a mask, as soon as its
 own residual is small enough; the host asks how many rows are left.
 """
@@ -122,22 +122,22 @@ def find_roots(
     Returns the best iterates, with the shape of `y`; and of each row the residual there, the number
     of evaluations, and a `Status`, `[B]` each.
     """
-    found, index = _start(net, y, tolerance), None
+    batch, index = _start(net, y, tolerance), None
     for leg in legs:
-        if not len(y) or not _search(net, y.shape[1:], found, index, leg) or leg is legs[-1]:
+        if not len(y) or not _search(net, y.shape[1:], batch, index, leg) or leg is legs[-1]:
             break
-        left = (found.best > tolerance) & (found.status != Status.ROUNDING_FLOOR)
+        left = (batch.best > tolerance) & (batch.status != Status.ROUNDING_FLOOR)
         index = left.nonzero()[:, 0]
         if not len(index):
             break
-        found.goal = tolerance
-    status = torch.where(found.best <= tolerance, int(Status.CONVERGED), found.status)
-    status = torch.where(found.best < math.inf, status, int(Status.NOT_FINITE))
+        batch.goal = tolerance
+    status = torch.where(batch.best <= tolerance, int(Status.CONVERGED), batch.status)
+    status = torch.where(batch.best < math.inf, status, int(Status.NOT_FINITE))
     # Beyond this length rounding makes residuals meaningless.
-    far = wide_norm(found.best_w()) > found.size * (1e-2 / torch.finfo(y.dtype).eps)
+    far = wide_norm(batch.best_w()) > batch.size * (1e-2 / torch.finfo(y.dtype).eps)
     status = torch.where(far, int(Status.STALLED), status)
-    residual = found.best.nan_to_num(math.inf)
-    return found.best_w().reshape(y.shape), residual, found.steps, status
+    residual = batch.best.nan_to_num(math.inf)
+    return batch.best_w().reshape(y.shape), residual, batch.steps, status
 
 
 def _start(net: FoldedNet, y: Tensor, tolerance: Tensor) -> _Rows:
@@ -160,15 +160,15 @@ def _start(net: FoldedNet, y: Tensor, tolerance: Tensor) -> _Rows:
 
 
 def _search(
-    net: FoldedNet, shape: torch.Size, found: _Rows, index: Tensor | None, leg: Leg
+    net: FoldedNet, shape: torch.Size, batch: _Rows, index: Tensor | None, leg: Leg
 ) -> bool:
     """Work until every row is solved or given up; False if surely none was given up.
 
-    `index` are the rows to work on, by their numbers in `found`; None: all, evaluated once.
+    `index` are the rows to work on, by their numbers in `batch`; None: all, evaluated once.
     """
-    rows = found
+    rows = batch
     if index is not None:
-        rows = found.at(index)
+        rows = batch.at(index)
         rows.point, rows.status = rows.best_point, rows.status.fill_(int(Status.MAX_STEPS))
         rows.usable = torch.ones_like(rows.usable)
     method = METHODS[leg.method](net if index is None else net.rows(index), shape)
@@ -185,7 +185,7 @@ def _search(
         if len(rows.y) - left > 256 or (step > _CHECK and left <= len(rows.y) // 4):
             kept = rows.going().nonzero()[:, 0]
             if index is not None:
-                found.put(index, rows)
+                batch.put(index, rows)
             index = kept if index is None else index[kept]
             rows, past = rows.at(kept), [best[kept] for best in past]
             method.keep(kept)
@@ -194,5 +194,5 @@ def _search(
             rows.judge(past, over, hand_over=leg.hand_over)
             past = [*past, rows.best][-(window // _CHECK) :]
     if index is not None:
-        found.put(index, rows)
+        batch.put(index, rows)
     return given_up

@@ -164,8 +164,8 @@ class ValueLaws(CaseLaws):
             wanted = [t.requires_grad_() for t in tensors if t is not None]
             value, logabsdet = getattr(own, direction)(*tensors)
             loss = value.square().sum() + logabsdet.sum()
-            found = torch.autograd.grad(loss, [*wanted, *own.parameters()])
-            grads[dtype] = torch.cat([g.flatten().double() for g in found])
+            gradients = torch.autograd.grad(loss, [*wanted, *own.parameters()])
+            grads[dtype] = torch.cat([g.flatten().double() for g in gradients])
         assert_close(grads[torch.float32], grads[torch.float64], rtol=1e-3, atol=1e-3)
 
     def test_no_parameter_is_lost_to_the_gradient(self, block_case: BlockCase) -> None:

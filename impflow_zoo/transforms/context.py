@@ -1,7 +1,8 @@
-"""Steps that see contexts with standardised columns."""
+"""Whole maps that change contexts before their parts see them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -10,10 +11,22 @@ from torch import Tensor, nn
 
 from impflow_zoo.transforms.whole import WholeTransform
 
-__all__ = ["StandardisedContext"]
+__all__ = ["ConditionalTransform", "StandardisedContext"]
 
 
-class StandardisedContext(WholeTransform):
+class ConditionalTransform(WholeTransform, ABC):
+    """A whole map whose parts see something else than the contexts it is given."""
+
+    @abstractmethod
+    def seen(self, context: Tensor | None) -> Tensor | None:
+        """What the parts are given for contexts, `[B, ...]`; for None, None."""
+
+    @abstractmethod
+    def like(self, noise: Tensor) -> Tensor:
+        """Contexts as they come, from standard normal noise of the same shape."""
+
+
+class StandardisedContext(ConditionalTransform):
     """A whole map that takes contexts in the data's own units.
 
     Its parts see `(context - mean) / std`, mapped by a net if there is one. Until `set` is called
@@ -59,5 +72,4 @@ class StandardisedContext(WholeTransform):
         return context if self.embedding_net is None else self.embedding_net(context)
 
     def like(self, noise: Tensor) -> Tensor:
-        """Contexts as they come, from standard normal noise, `[B, features]`."""
         return self.context_mean + self.context_std * noise

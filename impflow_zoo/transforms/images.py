@@ -11,12 +11,12 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BoundedLogit", "Flatten", "Multiscale"]
+__all__ = ["BoundedLogit", "Flatten", "ImageLogit", "Multiscale"]
 
 Step = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
 
-class BoundedLogit(Transform):
+class ImageLogit(Transform):
     """`logit(alpha + (1 - 2 alpha) x)` of each entry, finite on `[0, 1]`.
 
     nflows' `Logit` has a tensor that stays behind when the model moves to another device.
@@ -53,6 +53,9 @@ class BoundedLogit(Transform):
         slopes = functional.logsigmoid(z) + functional.logsigmoid(-z)
         slopes = slopes - math.log(1 - 2 * self.alpha)
         return slopes.flatten(1).sum(dim=1)
+
+
+BoundedLogit = ImageLogit  # the name before 1.0
 
 
 class Flatten(Transform):

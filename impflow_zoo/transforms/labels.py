@@ -9,7 +9,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.nn import functional
 
-from impflow_zoo.transforms.context import StandardisedContext
+from impflow_zoo.transforms.context import ConditionalTransform
 
 __all__ = ["LabelError", "OneHotContext", "PerLabel"]
 
@@ -18,7 +18,7 @@ class LabelError(ValueError):
     """A context is not one of the labels."""
 
 
-class OneHotContext(StandardisedContext):
+class OneHotContext(ConditionalTransform):
     """A whole map that takes labels, `[B, 1]`, from 0; its parts see one-hot vectors.
 
     Arguments:
@@ -27,9 +27,8 @@ class OneHotContext(StandardisedContext):
     """
 
     def __init__(self, steps: Iterable[Transform], shape: tuple[int, ...], classes: int) -> None:
-        super().__init__(steps, shape, 1)
+        super().__init__(steps, shape)
         self.classes = classes
-        del self.context_mean, self.context_std  # there is nothing to standardise
 
     def seen(self, context: Tensor | None) -> Tensor | None:
         if context is None:

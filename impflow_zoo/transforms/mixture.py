@@ -51,8 +51,8 @@ class _Net(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        found: Tensor = self.made(functional.pad(x, (1, 0)), context)
-        return found[:, self.outputs :]
+        outputs: Tensor = self.made(functional.pad(x, (1, 0)), context)
+        return outputs[:, self.outputs :]
 
 
 class MixtureAutoregressive(AutoregressiveTransform):
@@ -90,8 +90,8 @@ class MixtureAutoregressive(AutoregressiveTransform):
 
     def mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and widths, each `[B, D, components]`, from outputs of the net."""
-        found = parameters.double().unflatten(1, (-1, 3, self.components))
-        weights, means, widths = found.unbind(dim=2)
+        parts = parameters.double().unflatten(1, (-1, 3, self.components))
+        weights, means, widths = parts.unbind(dim=2)
         apart = torch.linspace(-2, 2, self.components, dtype=means.dtype, device=means.device)
         return (
             weights.log_softmax(dim=-1),

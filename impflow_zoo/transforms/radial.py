@@ -131,10 +131,10 @@ class RadialTransform(Transform):
             c = -mean * rise
             root = (b.square() - 4 * a * c).clamp(min=0).sqrt()
             part = 2 * c / (-b - root)
-            found = x0 + part * width
+            answer = x0 + part * width
         else:  # equation 4
             part = (start - x0) / width
-            found = y0 + height * (mean * part**2 + d0 * part * (1 - part)) / (
+            answer = y0 + height * (mean * part**2 + d0 * part * (1 - part)) / (
                 mean + bend * part * (1 - part)
             )
         # Equation 5: the slope of f at this point of its bin.
@@ -142,7 +142,7 @@ class RadialTransform(Transform):
         slope = d1 * part**2 + 2 * mean * part * rest + d0 * rest**2
         log_slope = 2 * mean.log() + slope.log() - 2 * (mean + bend * part * rest).log()
         log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0)
-        return torch.where(inside, found, u), log_slope
+        return torch.where(inside, answer, u), log_slope
 
     def _knots(self) -> tuple[Tensor, Tensor, Tensor]:
         """Arguments and values of `f` at the ends of its bins, and its slopes, `[bins + 1]` each.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import torch
-from nflows.transforms import PointwiseAffineTransform
+from nflows.transforms import Transform
 from torch import Tensor
 
 __all__ = ["Standardise"]
 
 
-class Standardise(PointwiseAffineTransform):
+class Standardise(Transform):
     """`scale x + shift` of each column; the identity until `set` is called.
 
     Arguments:
         features: number of columns.
     """
 
+    _shift: Tensor
+    _scale: Tensor
+
     def __init__(self, features: int) -> None:
-        # nflows looks at the numbers, which a model that is only counted does not have.
-        super(PointwiseAffineTransform, self).__init__()
+        super().__init__()
         self.register_buffer("_shift", torch.zeros(features))
         self.register_buffer("_scale", torch.ones(features))
 
@@ -27,3 +29,13 @@ class Standardise(PointwiseAffineTransform):
         """Standardise columns with these means and standard deviations."""
         self._scale.copy_(1 / std)
         self._shift.copy_(-mean / std)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return inputs * self._scale + self._shift, self._logabsdet(inputs)
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return (inputs - self._shift) / self._scale, -self._logabsdet(inputs)
+
+    def _logabsdet(self, inputs: Tensor) -> Tensor:
+        """The same for every row, `[B]`."""
+        return self._scale.log().sum().expand(len(inputs))

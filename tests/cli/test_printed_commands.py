@@ -31,7 +31,7 @@ ELSEWHERE = {
     r"hf .*": "the Hub's program, with the maintainer's token",
     r"impflow-zoo demo .*": "tests/demo/test_page.py opens it in a browser",
     r"impflow-zoo publish --namespace impflow-zoo": "tests/zoo/, to a Hub of its own",
-    r"export MALLOC_.*": "settings of the shell",
+    r"export (MALLOC_|IMPFLOW_ZOO_SINES).*": "settings of the shell",
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",
 }
 if (CHECKOUT / "benchmarks").is_dir():

@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from nflows.transforms import ActNorm, PointwiseAffineTransform
+from nflows.transforms import ActNorm
 from support.blocks import dense_logdet
 from support.small_models import config, make, rows
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from impflow_zoo import ImageConfig, ImpFlow, LogDet, NumericalWarning, ResFlow
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.transforms.standardise import Standardise
 
 every_kind = pytest.mark.parametrize("kind", [ImpFlow, ResFlow], ids=lambda k: k.__name__)
 
@@ -45,7 +46,7 @@ def map_by_hand(model: FlowModel, x: Tensor, context: Tensor | None) -> Tensor:
     """Data -> noise from the parameters alone, every root by plain iteration."""
     inputs = () if context is None else (context,)
     for step in model.transform._transforms:
-        if isinstance(step, PointwiseAffineTransform):
+        if isinstance(step, Standardise):
             x = x * step._scale + step._shift
         elif isinstance(step, ActNorm):
             x = x * step.log_scale.exp() + step.shift

@@ -22,7 +22,7 @@ from impflow_zoo import (
 )
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.plots.pictures import draw_density
-from impflow_zoo.transforms.bounds import Bounded
+from impflow_zoo.transforms.interval import Interval
 
 OPEN = math.inf
 ENDS = {"both": (-2.0, 5.0), "low": (1.0, OPEN), "high": (-OPEN, 3.0), "none": (-OPEN, OPEN)}
@@ -31,7 +31,7 @@ ENDS = {"both": (-2.0, 5.0), "low": (1.0, OPEN), "high": (-OPEN, 3.0), "none": (
 @pytest.mark.parametrize("kind", ENDS)
 def test_the_map_has_the_dense_determinant_and_an_inverse(kind):
     low, high = ENDS[kind]
-    step = Bounded((low, -OPEN), (high, OPEN))
+    step = Interval((low, -OPEN), (high, OPEN))
     z = 3 * torch.randn(50, 2, dtype=torch.float64)
     x, logabsdet = step.inverse(z)
     back, forth = step(x)
@@ -54,7 +54,7 @@ def test_nothing_comes_back_on_a_bound_or_beyond_it(low, width, z, kind):
     high = low + width if kind in ("both", "high") else OPEN
     low = low if kind in ("both", "low") else -OPEN
     for dtype in (torch.float32, torch.float64):
-        x, _ = Bounded((low,), (high,)).inverse(torch.tensor([[z]], dtype=dtype))
+        x, _ = Interval((low,), (high,)).inverse(torch.tensor([[z]], dtype=dtype))
         assert low < x.item() < high
 
 
@@ -69,7 +69,7 @@ def test_the_density_integrates_to_one_within_the_bounds(ends):
     torch.manual_seed(0)
     low, high = (math.copysign(OPEN, i - 0.5) if e is None else e for i, e in enumerate(ends))
     model = ImpFlow(bounded(a=ends)).double().eval()
-    start = Bounded((low,), (high,))
+    start = Interval((low,), (high,))
     model.fit_preprocessing(start.inverse(torch.randn(200, 1, dtype=torch.float64))[0])
     # Substituted by the map itself, of which no part of the model is asked.
     z = torch.linspace(-14, 14, 20_001, dtype=torch.float64)[:, None]

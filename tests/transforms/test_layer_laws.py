@@ -13,8 +13,8 @@ from torch import Tensor
 
 from impflow_zoo import RadialTransform, SplineConfig, SplineFlow
 from impflow_zoo.transforms.actnorm import ActNorm
-from impflow_zoo.transforms.bounds import Bounded
-from impflow_zoo.transforms.images import BoundedLogit
+from impflow_zoo.transforms.images import ImageLogit
+from impflow_zoo.transforms.interval import Interval
 from impflow_zoo.transforms.whitening import Whitening
 
 
@@ -36,8 +36,10 @@ LAYERS = {
     "radial-one-feature": Layer(lambda: RadialTransform(1), (1,)),
     "radial-one-bin": Layer(lambda: RadialTransform(3, bins=1)),
     "radial-image": Layer(lambda: RadialTransform(2), (2, 3, 3)),
-    "bounded": Layer(lambda: Bounded((-1.0, -2.0, -1.0), (2.0, torch.inf, 1.0)), inside=torch.tanh),
-    "logit": Layer(BoundedLogit, (1, 3, 3), torch.sigmoid),
+    "bounded": Layer(
+        lambda: Interval((-1.0, -2.0, -1.0), (2.0, torch.inf, 1.0)), inside=torch.tanh
+    ),
+    "logit": Layer(ImageLogit, (1, 3, 3), torch.sigmoid),
     "spline": Layer(lambda: SplineFlow(SplineConfig(3, blocks=1)).transform),
 }
 every_layer = pytest.mark.parametrize("name", LAYERS)

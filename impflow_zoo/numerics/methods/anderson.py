@@ -1,4 +1,11 @@
-"""Anderson mixing."""
+"""Anderson mixing.
+
+With steps `dw_i` of the last iterates and the changes `df_i` of their residuals `f`, the
+combination `w - sum_i c_i dw_i` has the residual `f - sum_i c_i df_i`, as far as `g` is linear
+there. `c` minimises its length: `(dF^T dF) c = dF^T f`. From there it takes the step of plain
+iteration. Every pair is divided by `|df_i|`, which leaves the span and makes one `eps` on the
+diagonal right for all rows.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Newton's method."""
+"""Newton's method: `w + (I + J)^-1 f` with the residual `f = y - w - g(w)`.
+
+It solves the equation as if `g` were linear at `w`, and squares the error in each step near the
+root.
+"""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from nflows.transforms import Transform
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-__all__ = ["Bounded"]
+__all__ = ["Interval"]
 
 
-class Bounded(Transform):
+class Interval(Transform):
     """`log(x - low) - log(high - x)` of each column, without the terms of bounds that are infinite.
 
     A column without bounds stays as it is. Inputs must lie strictly between the bounds; results of
