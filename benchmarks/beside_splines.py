@@ -14,12 +14,12 @@ import argparse
 from typing import Any
 
 from documents import ROOT, markdown, show
+from impflow_zoo.zoo.pairs import lead
 from which_flow import kept
 
 from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.registry import zoo_folder
-from impflow_zoo.zoo.pairs import lead
 from impflow_zoo.zoo.record import Record
 
 GUIDE = ROOT / "docs" / "which-net.md"

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.zoo.pairs import markdown
-from impflow_zoo.zoo.tables import between
+from impflow_zoo.zoo.markdown import between, markdown
 
 __all__ = ["GUIDE", "README", "RESULTS", "markdown", "publish", "show"]
 

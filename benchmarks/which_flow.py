@@ -27,6 +27,7 @@ from documents import RESULTS, ROOT, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import create_model
+from impflow_zoo.evaluation.row_scores import paired_error
 from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import GOLDEN, ModelFolder, read_safetensors
@@ -34,7 +35,6 @@ from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.training.optimisation import optimizers
 from impflow_zoo.training.recipe import TrainingSettings
-from impflow_zoo.zoo.pairs import paired_error
 from impflow_zoo.zoo.record import Record
 
 SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from impflow_zoo.models.folder import CARD
 from impflow_zoo.models.store import default_card
-from impflow_zoo.zoo.tables import between
+from impflow_zoo.zoo.markdown import between
 
 if TYPE_CHECKING:
     from conversion.convert import Converted

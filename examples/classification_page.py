@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.zoo.tables import between
+from impflow_zoo.zoo.markdown import between
 
 MARKER = "classification table"
 LABELS = {"implicit": "implicit", "residual": "residual", "unconstrained": "no bound"}

@@ -28,8 +28,8 @@ def found() -> list[Record]:
 
 def pages() -> dict[str, str]:
     """The gallery and the cards."""
-    made = {f"zoo/{record.name}.md": _card_page(record) for record in found()}
     trained = [record for record in found() if record.entry]
+    made = {f"zoo/{record.name}.md": _card_page(record) for record in trained}
     families = sorted({record.stated.model for record in trained})
     data = sorted({record.data for record in trained}, key=str.lower)
     cards = "\n".join(_card(record) for record in trained)
@@ -43,7 +43,7 @@ def thumbnails(folder: Path) -> None:
     """Small pictures of all models."""
     folder.mkdir(parents=True, exist_ok=True)
     for record in found():
-        if (source := _picture(record)) is not None:
+        if record.entry and (source := _picture(record)) is not None:
             with Image.open(source) as image:
                 image.thumbnail((WIDTH, WIDTH))
                 image.convert("RGB").save(folder / f"{record.name}.webp", quality=80)

@@ -84,6 +84,13 @@ def evaluate(
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Evaluate images while they are downloaded.")
     ] = False,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions/--no-predictions",
+            help="Draw samples for each row of a conditional model: errors and coverage.",
+        ),
+    ] = True,
     picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -107,6 +114,7 @@ def evaluate(
         batch_size=batch_size,
         skip_corrupt=skip_corrupt,
         streaming=streaming,
+        predictions=predictions,
         processes=processes,
         progress=True,
     )
@@ -285,9 +293,7 @@ def stage(
 
     result = staging.stage(run, folder, data=data, repeats=repeat or ())
     name = folder.absolute().name
-    text = result.report(name) if result else f"{name}: no weights; config and card written"
-    figures = result.to_dict() if result else {"value": None}
-    _say(text, {"model": name, **figures}, as_json=as_json)
+    _say(result.report(name), {"model": name, **result.to_dict()}, as_json=as_json)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from impflow_zoo.fitting.grid import rounding_step, spike
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Findings", "describe"]
+__all__ = ["LEAST_ROWS", "Findings", "describe"]
 
 LEAST_ROWS = 10
 _LOOKED_AT = 20_000  # rows that dependence is looked for in

@@ -10,7 +10,7 @@ from typing import Any
 
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CARD, CONFIG, WEIGHTS, ModelFolder
+from impflow_zoo.models.folder import CONFIG, RECIPE, WEIGHTS, ModelFolder
 
 __all__ = [
     "create_model",
@@ -42,7 +42,7 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
         >>> "impflow-power-plant" in list_models("impflow-*", pretrained=True)
         True
     """
-    folders = sorted(path.parent for path in zoo_folder().glob(f"*/{CONFIG}"))
+    folders = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
     return [
         folder.name
         for folder in folders
@@ -104,7 +104,8 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
         return str(folder)
     if not _trained(folder):
         raise ModelError(
-            f"there are no weights for {name} yet: {folder / CARD} says how to get them"
+            f"there are no weights for {name}: train them with `impflow-zoo train "
+            f"{folder / RECIPE}`"
         )
     return f"{_hub_id(name)}{at}{asked}"
 
@@ -132,11 +133,12 @@ def refuse_two_meanings(given: str) -> None:
 
 def _trained(folder: Path) -> bool:
     """Whether the config records weights, which lie here or on the Hub."""
-    return ModelFolder(folder).config().sha256 is not None
+    return (folder / CONFIG).is_file() and ModelFolder(folder).config().sha256 is not None
 
 
 def _in_zoo(name: str) -> bool:
-    return not name.startswith(".") and (zoo_folder() / name / CONFIG).is_file()
+    folder = zoo_folder() / name
+    return not name.startswith(".") and any((folder / file).is_file() for file in (RECIPE, CONFIG))
 
 
 def _hub_id(name: str) -> str:

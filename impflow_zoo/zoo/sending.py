@@ -25,7 +25,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.hub import check_repository, one_line_errors
-from impflow_zoo.zoo.cards import trained_card
+from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["Parcel", "Sent", "check", "inspect", "parcels", "publish", "table"]
@@ -115,7 +115,7 @@ def inspect(path: Path) -> Parcel:
         if not record.trained:
             problems.append(f"{CONFIG} records no sha256 of the weights")
         card = (path / CARD).read_bytes().decode("utf-8", errors="replace")
-        if card != trained_card(record, path.parent):
+        if card != model_card(record):
             problems.append(f"{CARD} does not agree with the other files: stage {path} again")
     except ModelError as error:
         problems.append(str(error).removeprefix(f"{path}: "))
@@ -178,7 +178,7 @@ def publish(
             for name in parcel.files:
                 shutil.copy(parcel.folder / name, copy)
             record = Record(ModelFolder(parcel.folder))
-            card = trained_card(record, parcel.folder.parent, address=repo_id)
+            card = model_card(record, address=repo_id)
             Path(copy, CARD).write_text(card, encoding="utf-8")
             try:
                 commit = api.upload_folder(

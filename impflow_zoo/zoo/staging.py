@@ -10,6 +10,7 @@ from pathlib import Path
 
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.evaluation.entries import Entry, results_text
+from impflow_zoo.evaluation.row_scores import scores_file
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import (
@@ -24,15 +25,13 @@ from impflow_zoo.models.folder import (
     TEST_ROWS,
     TRAINING,
     WEIGHTS,
-    ConfigFile,
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.plots import pictures
 from impflow_zoo.training.facts import Repeat, TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
-from impflow_zoo.zoo.cards import pending_card, trained_card
-from impflow_zoo.zoo.pairs import scores_file
+from impflow_zoo.zoo.cards import checked_words, model_card
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
@@ -44,12 +43,11 @@ def stage(
     *,
     data: str | None = None,
     repeats: Sequence[Path] = (),
-) -> Result | None:
+) -> Result:
     """Update a model's folder: weights from a run, scores, pictures, card.
 
     Arguments:
-        run: folder of a training run; None keeps the weights in `folder`. If there are none, config
-            and card say so.
+        run: folder of a training run; None keeps the weights in `folder`.
         folder: folder of the model, with its `recipe.yaml`.
         data: data to evaluate on, in the recipe's test split; None takes the split that ships with
             the model, else the recipe's data.
@@ -57,23 +55,19 @@ def stage(
             rows. If empty, the scores of earlier repeats are kept, unless there is a new `run`.
 
     Returns:
-        The score that the card reports; None if there are no weights.
+        The score that the card reports.
 
     Raises:
-        ModelError: if the run has no weights, if the folder has no recipe or one without texts for
+        ModelError: if there are no weights, if the folder has no recipe or one without texts for
             the card, or if weights, run or a repeat belong to another recipe than the folder's.
             The folder is not changed then.
     """
     folder = Path(os.path.abspath(folder))  # a link keeps its own name
-    entry, zoo = ModelFolder(folder), folder.parent
+    entry = ModelFolder(folder)
     recipe = read_recipe(folder / RECIPE)
-    pending = pending_card(Record(entry), zoo)  # which checks the words first
+    checked_words(Record(entry))
     if run is None and not entry.has(WEIGHTS):
-        if entry.has(CONFIG) and entry.config().sha256 is not None:
-            raise ModelError(f"{folder} records weights but has none: stage it from a run (--run)")
-        config = ConfigFile(recipe.model, recipe.config).text()
-        entry.replace({CONFIG: config, CARD: pending.encode()})
-        return None
+        raise ModelError(f"{folder} has no weights: stage it from a run (--run)")
     facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
     others = _other_seeds(repeats, recipe, facts)
     with entry.changed() as draft:
@@ -88,15 +82,16 @@ def stage(
         if others:
             rows = (result.dataset, result.split)
             facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
+        facts = replace(facts, parameters=sum(p.numel() for p in model.parameters()))
         (made / TRAINING).write_text(facts.text())
-        (made / SCORES).write_bytes(scores_file(result, recipe))
+        (made / SCORES).write_bytes(scores_file(result, recipe.card.data_name, recipe.data.test))
         score = Entry.of(result, recipe.card.data_name, recipe.data.test)
         rows, known = (score.data, score.split), () if run else Record(draft).entries
         more = [entry for entry in known if (entry.data, entry.split) != rows]
         (made / RESULTS).write_text(results_text([score, *more]))
         pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
         pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
-        card = trained_card(Record(draft), zoo)
+        card = model_card(Record(draft))
         (made / CARD).write_text(card, encoding="utf-8")
     if result.dataset == str(made / TEST_ROWS):
         result = replace(result, dataset=str(folder / TEST_ROWS))

@@ -18,7 +18,7 @@ import speed
 import time_to_quality
 import which_flow
 
-from impflow_zoo.zoo.tables import between
+from impflow_zoo.zoo.markdown import between
 
 KEPT = {
     "circular-splines": (circular_splines.GUIDE, circular_splines.tables),

@@ -39,6 +39,11 @@ def test_list_names_every_model(run):
         assert shown == [name for name in list_models() if pattern.strip("*") in name] != []
 
 
+def test_list_builds_no_model(run, monkeypatch):
+    monkeypatch.setattr("impflow_zoo.zoo.record.model_class", None)
+    assert run("list").code == 0
+
+
 def test_list_names_recipes_without_weights_apart(run):
     described = run("list", "--recipes", "--json").json["models"]
     assert [m["name"] for m in described] == list_models(pretrained=False)

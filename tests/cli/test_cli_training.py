@@ -335,12 +335,9 @@ def test_a_run_goes_on_with_its_own_seed(run, tmp_path):
     assert run("train", *options, "--resume", "--seed", 7, "--json").json["step"] == 4
 
 
-def test_stage_without_weights_says_that_there_are_none(run, tmp_path):
+def test_stage_without_weights_asks_for_a_run(run, tmp_path):
     folder = write_recipe(tmp_path / "bare").parent
     staged = run("stage", folder)
-    assert staged.code == 0
-    assert "no weights" in staged.out
-    assert "**No weights were trained.**" in (folder / "README.md").read_text()
-    scored = run("evaluate", folder)
-    assert scored.code == 2
-    assert "no weights were published" in scored.err
+    assert staged.code == 2
+    assert "has no weights: stage it from a run (--run)" in staged.err
+    assert [path.name for path in folder.iterdir()] == [RECIPE]

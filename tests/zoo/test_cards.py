@@ -24,7 +24,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.zoo.cards import trained_card
+from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.record import Record
 
 
@@ -39,7 +39,7 @@ def test_snippets_of_the_zoo_run_as_printed(name, capsys):
 def test_commands_of_a_card_on_the_hub_work_from_top_to_bottom():
     zoo = registry.zoo_folder()
     record = Record(ModelFolder(zoo / "impflow-power-plant"))
-    card = trained_card(record, zoo, address="org/impflow-power-plant")
+    card = model_card(record, address="org/impflow-power-plant")
     fetched = card.index("hf download org/impflow-power-plant recipe.yaml")
     assert fetched < card.index("impflow-zoo train impflow-power-plant/recipe.yaml --data FOLDER\n")
     assert fetched < card.index("--seed 1 --out runs/again")
@@ -57,7 +57,7 @@ def test_commands_of_a_card_on_the_hub_work_from_top_to_bottom():
 )
 def test_cards_cite_the_paper_of_every_kind_of_block(name, cited):
     zoo = registry.zoo_folder()
-    text = trained_card(Record(ModelFolder(zoo / name)), zoo)
+    text = model_card(Record(ModelFolder(zoo / name)))
     assert re.findall(r"^@\w+\{(\w+),", text, re.MULTILINE) == cited
     assert text.count("| paper | [") == len(cited)
 
@@ -77,7 +77,7 @@ def test_the_card_of_an_image_model(tmp_path, monkeypatch, capsys):
     how = {"n": 9, "seed": 0, "logdet": "exact", "round_trip": 1e-6}
     entry = Entry(data="digits", split="test", **scored, **how)
     (folder / RESULTS).write_text(results_text([entry]))
-    text = trained_card(Record(ModelFolder(folder)), tmp_path)
+    text = model_card(Record(ModelFolder(folder)))
     data = ModelCard(text).data
     assert data.pipeline_tag == "unconditional-image-generation"
     assert data.datasets == ["someone/digits"]

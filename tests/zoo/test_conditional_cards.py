@@ -43,10 +43,9 @@ def code_of(card: str, folder: Path) -> str:
 
 def test_a_conditional_model_is_staged_with_its_predictions(tmp_path):
     folder, result = staged(tmp_path, {"columns": ["a"], "context_columns": ["t", "p"]})
-    assert result is not None
     assert Record(ModelFolder(folder)).entry.predictive == result.predictive != ()
     card = (folder / CARD).read_text()
-    assert f"| linear-a | a | {result.predictive[0].rmse:.4g} |" in card
+    assert f"| a | {result.predictive[0].rmse:.4g} |" in card
     assert "--given t=" in card
     exec(code_of(card, folder), {})
     assert (folder / PICTURE).read_bytes().startswith(b"\x89PNG")
@@ -57,6 +56,6 @@ def test_names_of_strangers_are_neither_markup_nor_code(tmp_path):
     card = (folder / CARD).read_text()
     assert r"| columns, in order | a\|\<b\> |" in card
     assert r"| \`t\` import nothing, \$\(p\) |" in card
-    assert r"| linear-a | a\|\<b\> |" in card
+    assert r"| a\|\<b\> |" in card
     assert "--given FILE" in card
     exec(code_of(card, folder), {})

@@ -20,7 +20,6 @@ from impflow_zoo.evaluation.entries import results_text
 from impflow_zoo.models import registry
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
-    CARD,
     CONFIG,
     GOLDEN,
     RECIPE,
@@ -158,22 +157,9 @@ def test_a_linked_folder_has_the_name_of_the_link(folder, tmp_path):
     assert (parcel.name, parcel.problems) == ("alias", ())
 
 
-def test_a_sibling_that_cannot_be_read_stops_no_other_model(folder, tmp_path):
-    (shutil.copytree(folder, tmp_path / "bad") / RECIPE).write_text("model: [")
-    with pytest.warns(UserWarning, match="bad cannot be read .*: left out"):
-        (parcel,) = sending.parcels([str(folder)])
-    assert parcel.problems == ()
-
-
-@pytest.mark.filterwarnings("ignore:bad cannot be read")
 @pytest.mark.parametrize("name", [RECIPE, CONFIG, TRAINING, RESULTS])
-def test_a_sibling_on_the_card_that_went_bad_is_told(name, folder, tmp_path):
-    bad = shutil.copytree(folder, tmp_path / "bad")
-    staging.stage(None, folder)
-    assert "bad, same size" in (folder / CARD).read_text()
-    (bad / name).write_text("{")
-    (parcel,) = sending.parcels([str(folder)])
-    assert STALE in parcel.problems[0]
+def test_a_damaged_model_stops_no_other(name, folder, tmp_path):
+    (shutil.copytree(folder, tmp_path / "bad") / name).write_text("{")
     staging.stage(None, folder)
     (parcel,) = sending.parcels([str(folder)])
     assert parcel.problems == ()

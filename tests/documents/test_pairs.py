@@ -10,16 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tables
 import torch
 from support.staged_folder import FACTS
 
 from impflow_zoo.evaluation.entries import Entry
+from impflow_zoo.evaluation.row_scores import scores_file
 from impflow_zoo.evaluation.standard_errors import standard_error
-from impflow_zoo.models.data_settings import DataSettings
 from impflow_zoo.models.folder import SCORES, ModelFolder
 from impflow_zoo.training.facts import Repeat, TrainingFacts
-from impflow_zoo.training.recipe import CardSettings
-from impflow_zoo.zoo import pairs
 from impflow_zoo.zoo.record import Record
 
 
@@ -49,8 +48,7 @@ def write_scores(
     """The scores of a folder's rows, and their groups."""
     folder.mkdir(exist_ok=True)
     result = SimpleNamespace(per_row=scores, row_groups=groups, seed=seed)
-    recipe = SimpleNamespace(card=CardSettings(data_name="a"), data=DataSettings())
-    (folder / SCORES).write_bytes(pairs.scores_file(result, recipe))
+    (folder / SCORES).write_bytes(scores_file(result, "a", "test"))
 
 
 @pytest.fixture
@@ -67,7 +65,7 @@ def rows(tmp_path: Path) -> list[Any]:
 
 
 def test_pairs_are_models_of_one_name_that_both_have_weights(rows):
-    found = pairs.trained_pairs(rows)
+    found = tables.trained_pairs(rows)
     assert [(a.name, b.name) for a, b in found] == [
         ("impflow-a", "resflow-a"),
         ("impflow-b", "resflow-b"),
@@ -77,14 +75,14 @@ def test_pairs_are_models_of_one_name_that_both_have_weights(rows):
 def test_seeds_are_compared_in_the_mean(rows, tmp_path):
     several = row(tmp_path, "impflow-a", 2.0, seeds=(2.1, 2.2, 2.1))
     deviation = several.over_seeds[1]
-    line = pairs.table([(several, rows[1])]).splitlines()[2]
+    line = tables.pairs_table([(several, rows[1])]).splitlines()[2]
     assert f"| 2.000 ± 0.030 (4 seeds: 2.100 ± {deviation:.3f}) | 2.500 ± 0.040 |" in line
     error = math.hypot(0.03, 0.04, deviation / 2)
     assert line.endswith(f"| +0.4000 ± {error:.4f} bits, unpaired |")
 
 
 def test_ahead_is_positive_where_impflow_is_better(rows):
-    lines = pairs.table(pairs.trained_pairs(rows)).splitlines()[2:]
+    lines = tables.pairs_table(tables.trained_pairs(rows)).splitlines()[2:]
     first, second = "2.000 ± 0.030 | 2.500 ± 0.040", "-1.000 ± 0.030 | -0.500 ± 0.030"
     assert lines == [
         f"| moons | 1,000 | 500 | {first} | +0.5000 ± 0.0500 bits, unpaired |",
@@ -100,12 +98,12 @@ def test_scores_of_the_same_rows_are_compared_row_by_row(rows, tmp_path):
 
     write("impflow-a", hard)
     write("resflow-a", hard + 0.5 + 0.1 * torch.randn(1000))
-    line = pairs.table([(rows[0], rows[1])]).splitlines()[2]
+    line = tables.pairs_table([(rows[0], rows[1])]).splitlines()[2]
     gain, error = re.search(r"\| (\S+) ± (\S+) bits, paired \|$", line).groups()
     assert (gain, float(error)) == ("+0.5000", pytest.approx(0.1 / 1000**0.5, rel=0.1))
     for other in ({"scores": hard[:999]}, {"scores": hard, "seed": 1}):
         write("resflow-a", **other)
-        assert "± 0.0500 bits, unpaired |" in pairs.table([(rows[0], rows[1])])
+        assert "± 0.0500 bits, unpaired |" in tables.pairs_table([(rows[0], rows[1])])
 
 
 def test_errors_of_rows_in_groups_are_clustered(tmp_path):
@@ -115,20 +113,20 @@ def test_errors_of_rows_in_groups_are_clustered(tmp_path):
     first, second = (row(tmp_path, f"{f}-a", 2.0, groups=50) for f in ("impflow", "resflow"))
     write_scores(first.folder.path, torch.zeros(1000), groups)
     write_scores(second.folder.path, apart, groups)
-    _, error, how = pairs.lead((first, second))
+    _, error, how = tables.lead((first, second))
     known = float(standard_error(apart.double(), groups))
     assert (error, how) == (pytest.approx(known, rel=1e-6), "paired")
     assert known > 3 * float(standard_error(apart))
-    line = pairs.table([(first, second)]).splitlines()[2]
-    assert line.endswith(f" ± {error:.4f} bits, paired, clustered by 50 groups |")
+    line = tables.pairs_table([(first, second)]).splitlines()[2]
+    assert line.endswith(f" ± {error:.4f} bits, paired, clustered by 50 groups: level |")
     for others in (groups.flip(0), None):
         write_scores(second.folder.path, apart, others)
-        assert pairs.lead((first, second))[1:] == (pytest.approx(0.03 * 2**0.5), "unpaired")
+        assert tables.lead((first, second))[1:] == (pytest.approx(0.03 * 2**0.5), "unpaired")
 
 
 def test_a_pair_without_curves_is_left_out_of_the_picture(rows, tmp_path):
     path = tmp_path / "pairs.png"
-    pairs.picture(pairs.trained_pairs(rows), path)
+    tables.draw_pairs(tables.trained_pairs(rows), path)
     assert path.stat().st_size > 1000
 
 
@@ -147,7 +145,7 @@ def test_the_picture_has_two_curves_for_each_pair(count, rows, tmp_path, monkeyp
     for r in rows:
         r.facts = replace(r.facts, curve=tuple(map(tuple, FACTS["curve"])))
     path: Path = tmp_path / "pairs.png"
-    pairs.picture(pairs.trained_pairs(rows[: 2 * count]), path)
+    tables.draw_pairs(tables.trained_pairs(rows[: 2 * count]), path)
     assert path.stat().st_size > 1000
     curves = [len(ax.lines) for ax in drawn[0].axes]
     assert curves == ([2, 2] * count or [0, 0])

@@ -1,0 +1,267 @@
+"""Cards, and what compares the models: `results.csv`, tables of pages, the picture of pairs.
+
+Run in a checkout, after a model was staged or a figure has changed:
+    python docs/tables.py
+
+Scores come from the folders of the models, figures of papers and baselines from `figures.yaml`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+import yaml
+
+from impflow_zoo.data.spreadsheets import as_csv
+from impflow_zoo.evaluation.entries import Entry
+from impflow_zoo.evaluation.row_scores import paired_error
+from impflow_zoo.evaluation.standard_errors import clustered
+from impflow_zoo.models.folder import CARD
+from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.writing import write_together
+from impflow_zoo.plots.pictures import Points, draw_curves
+from impflow_zoo.zoo.cards import model_card
+from impflow_zoo.zoo.markdown import between, markdown
+from impflow_zoo.zoo.record import Record, records
+
+__all__ = ["documents", "families_table", "lead", "pairs_table", "trained_pairs", "zoo_table"]
+
+ROOT = Path(__file__).parents[1]
+PICTURE = Path("docs") / "pictures" / "pairs.png"
+FIGURES = Path("docs") / "figures.yaml"
+FAMILIES = {"impflow": "ImpFlow", "resflow": "ResFlow", "spline": "SplineFlow"}
+FAMILIES |= {"monotone": "MonotoneFlow", "mixed": "ImpFlow with a spline layer"}
+TABLES = {
+    "kin8nm": "kin8nm",
+    "power-plant": "power plant",
+    "protein": "protein",
+    "bsds300": "BSDS300",
+}
+Pair = tuple[Record, Record]
+
+
+# ------------------------------------------------------------------------------------ results.csv
+
+
+def csv_row(record: Record) -> dict[str, object]:
+    """The line of a model in `results.csv`; unknown figures are empty."""
+    entry, facts = record.entry, record.facts
+    mean, deviation, _ = record.over_seeds or (None, None, None)
+    return {
+        "model": record.name,
+        "kind": record.stated.model,
+        "data": record.data,
+        "metric": record.stated.config.metric,
+        "value": entry and entry.value,
+        "stderr": entry and entry.stderr,
+        "estimator_stderr": entry and entry.estimator_stderr,
+        "n": entry and entry.n,
+        "groups": entry and entry.groups,
+        "seeds": facts and 1 + len(facts.repeats),
+        "seeds_mean": mean and f"{mean:.5f}",
+        "seeds_std": deviation and f"{deviation:.5f}",
+        "parameters": record.parameters,
+        "margin": record.margin and f"{record.margin:.4f}",
+        "rows_seen": facts and facts.rows_seen,
+        "minutes": facts and facts.minutes,
+        "hardware": facts and facts.hardware,
+        "data_license": record.recipe.card.data_license,
+        "sha256": record.stated.sha256,
+    }
+
+
+# --------------------------------------------------------------------------------- all the models
+
+
+def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]]) -> str:
+    """A table for each data set, the best model first; papers and baselines below the models."""
+    scored = [record for record in found if record.entry]
+    sections = []
+    for data in sorted({record.data for record in scored}, key=str.lower):
+        group = [record for record in scored if record.data == data]
+        metric = METRICS[_entry(group[0]).metric]
+        group.sort(key=lambda record: -metric.sign * _entry(record).value)
+        groups = clustered(_entry(group[0]).groups)
+        rows = [
+            (
+                _link(record),
+                record.stated.model,
+                _value(record),
+                f"{record.parameters:,}",
+                f"{record.margin:.2f}" if record.margin else "",
+                f"{record.facts.minutes:.0f}" if record.facts else "",
+            )
+            for record in group
+        ]
+        rows += [
+            (figure["name"], "", _figure(figure), "", "", "") for figure in figures.get(data, ())
+        ]
+        header = f"model | class | {metric.unit}{groups} | parameters | margin | minutes"
+        sections.append(f"## {data[0].upper()}{data[1:]}\n\n{markdown(header, rows)}")
+        sources = [
+            f"{figure['name']}: {figure['source']}"
+            for figure in figures.get(data, ())
+            if figure.get("source")
+        ]
+        if sources:
+            sections.append("Sources. " + "; ".join(sources) + ".")
+    for title, published in (
+        ("Recipes without weights", False),
+        ("Published checkpoints, to be [converted](../conversion/README.md)", True),
+    ):
+        links = [
+            _link(record)
+            for record in found
+            if record.entry is None and record.name.endswith("-published") == published
+        ]
+        if links:
+            sections.append(f"{title}: {', '.join(links)}.")
+    return "\n\n".join(sections)
+
+
+def _link(record: Record) -> str:
+    return f"[{record.name}](../hub_configs/{record.name})"
+
+
+def _figure(figure: dict[str, str]) -> str:
+    return figure["value"] + (f" ± {figure['stderr']}" if figure.get("stderr") else "")
+
+
+# --------------------------------------------------------------------------------------- families
+
+
+def families_table(found: Sequence[Record]) -> str:
+    """The score of each family on each table, in nats: higher is better."""
+    named = {record.name: record for record in found if record.entry}
+    rows = [
+        (
+            title,
+            *(
+                _value(named[name]) if (name := f"{prefix}-{data}") in named else ""
+                for prefix in FAMILIES
+            ),
+        )
+        for data, title in TABLES.items()
+    ]
+    return markdown(f"test nats | {' | '.join(FAMILIES.values())}", rows)
+
+
+# ------------------------------------------------------------------------------------------ pairs
+
+
+def trained_pairs(found: Sequence[Record]) -> list[Pair]:
+    """`impflow-NAME` and `resflow-NAME`, where both have weights."""
+    named = {record.name: record for record in found if record.entry}
+    return [
+        (record, named[partner])
+        for name, record in named.items()
+        if name.startswith("impflow-") and (partner := name.replace("imp", "res", 1)) in named
+    ]
+
+
+def pairs_table(pairs: Sequence[Pair]) -> str:
+    """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better."""
+    header = "data | parameters | rows seen | ImpFlow | ResFlow | ImpFlow ahead by"
+    return markdown(header, map(_cells, pairs))
+
+
+def lead(pair: Pair) -> tuple[float, float, str]:
+    """By how much the first model is better, the error, and `"paired"` or `"unpaired"`.
+
+    The error is the standard error of differences row by row if both folders have the scores of
+    rows, else the error of the difference of two independent means, which is larger. Both are
+    clustered by group where rows have groups. Where recipes were trained with several seeds, their
+    means are compared, and the spread over seeds enters the error.
+    """
+    means, deviations, seeds = zip(
+        *(r.over_seeds or (_entry(r).value, 0.0, 1) for r in pair), strict=True
+    )
+    gain = METRICS[_entry(pair[0]).metric].sign * (means[0] - means[1])
+    over_rows, how = paired_error(*(record.folder for record in pair)), "paired"
+    if over_rows is None:
+        over_rows, how = math.hypot(*(_entry(record).stderr for record in pair)), "unpaired"
+    over_seeds = (d / n**0.5 for d, n in zip(deviations, seeds, strict=True))
+    return gain, math.hypot(over_rows, *over_seeds), how
+
+
+def _cells(pair: Pair) -> tuple[str, ...]:
+    gain, error, how = lead(pair)
+    level = "" if abs(gain) >= 2 * error else ": level"
+    return (
+        pair[0].data,
+        _both(record.parameters for record in pair),
+        _both(record.facts.rows_seen if record.facts else None for record in pair),
+        *map(_value, pair),
+        f"{gain:+.4f} ± {error:.4f} {METRICS[_entry(pair[0]).metric].unit}, {how}"
+        + clustered(_entry(pair[0]).groups)
+        + level,
+    )
+
+
+def _entry(record: Record) -> Entry:
+    assert record.entry is not None, "only models with scores are compared"
+    return record.entry
+
+
+def _value(record: Record) -> str:
+    entry, several = _entry(record), record.over_seeds
+    spread = f" ({several[2]} seeds: {several[0]:.3f} ± {several[1]:.3f})" if several else ""
+    return f"{entry.value:.3f} ± {entry.stderr:.3f}{spread}"
+
+
+def _both(numbers: Iterable[int | None]) -> str:
+    texts = ["?" if number is None else f"{number:,}" for number in numbers]
+    return " / ".join(dict.fromkeys(texts))
+
+
+def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
+    """Draw the validation curves of all pairs that have some, a line of plots each."""
+    curves: list[tuple[str, str, list[Points]]] = []
+    for pair in pairs:
+        both: list[Points] = [record.facts.curve for record in pair if record.facts]
+        if len(both) == 2 and all(both):
+            name = pair[0].name.removeprefix("impflow-")
+            curves.append((name, _entry(pair[0]).metric, both))
+    draw_curves(curves, ("ImpFlow", "ResFlow"), path)
+
+
+# ------------------------------------------------------------------------------------------ pages
+
+
+def documents(root: Path) -> dict[Path, str]:
+    """What the generated files of a checkout should hold."""
+    found = records(root / "hub_configs")
+    figures: dict[str, Any] = yaml.safe_load((root / FIGURES).read_text(encoding="utf-8"))
+    rows = pandas.DataFrame([csv_row(record) for record in found], dtype=object)
+    made = {record.folder.path / CARD: model_card(record) for record in found if record.entry}
+    made[root / "results.csv"] = as_csv(rows).decode()
+    tables: dict[str, Callable[[], str]] = {
+        "zoo table": lambda: zoo_table(found, figures),
+        "pairs table": lambda: pairs_table(trained_pairs(found)),
+        "families table": lambda: families_table(found),
+    }
+    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        wanted = [name for name in tables if f"<!-- {name} -->" in text]
+        for name in wanted:
+            text = between(text, name, tables[name]())
+        if wanted:
+            made[page] = text
+    return made
+
+
+def main() -> None:
+    """Write all generated files of the checkout."""
+    made = {path: text.encode() for path, text in documents(ROOT).items()}
+    write_together(made)
+    draw_pairs(trained_pairs(records(ROOT / "hub_configs")), ROOT / PICTURE)
+    for path in (*made, ROOT / PICTURE):
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
