@@ -46,6 +46,8 @@ class Fit:
         baselines: densities to compare with, best on validation rows.
         test_baselines: their values on the test rows, by name.
         minutes: wall minutes of this call.
+        kept: what deletes a temporary folder when the result is deleted; None for a folder that
+            stays.
     """
 
     model: FlowModel
@@ -60,7 +62,7 @@ class Fit:
     baselines: tuple[Baseline, ...]
     test_baselines: dict[str, float]
     minutes: float
-    kept: Any = field(default=None, repr=False)  # a temporary folder lives as long as this
+    kept: Any = field(default=None, repr=False)
 
     @property
     def table(self) -> pandas.DataFrame:
