@@ -21,7 +21,8 @@ from impflow_zoo.cli import app
 CONTRACT = ("", "normflows", "zuko", "sklearn", "testing", "data", "evaluation", "models.registry")
 _SECTIONS = {
     "From a table": "fit Fit",
-    "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork",
+    "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork "
+    "Ensemble",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",
     "The zoo": "create_model list_models evaluate register_model register_block",
     "Blocks": "ImpFlowTransform ResFlowTransform MonotoneTransform RadialTransform",

@@ -21,6 +21,7 @@ __all__ = ["LEAST_ROWS", "Findings", "describe"]
 LEAST_ROWS = 10
 _LOOKED_AT = 20_000  # rows that dependence is looked for in
 _MISSING = 0.5  # part of a column's values: with more, the column is left out, not its rows
+_NUMBERED = 0.9  # part of the steps from number to number that are one, in numbers of rows
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of pandas, saved as a column
 _DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})")
 _TURNS = (360.0, 24.0, 2 * math.pi)
@@ -200,9 +201,9 @@ def _without_use(column: str, values: numpy.ndarray) -> str | None:
         return f"has no value in {1 - len(known) / len(values):.0%} of the rows"
     if _INDEX.fullmatch(column):
         return "has no name, as an index"
-    if len(known) == len(values) > 1:
-        ordered = numpy.sort(values)
-        if ordered[0] in (0, 1) and (numpy.diff(ordered) == 1).all():
+    if len(known) == len(values) > 1 and (known % 1 == 0).all():
+        steps = numpy.diff(numpy.sort(values))
+        if (steps > 0).all() and (steps == 1).mean() > _NUMBERED:
             return "numbers the rows"
     return None
 

@@ -216,7 +216,7 @@ class Density(nn.Module):
         if as_frame and not self.columns:
             raise ModelError("as_frame=True is for models of tables: images are no rows")
         given = tuple(getattr(self.config, "context_columns", ()))
-        context = None if context is None else self._from_memory(context, given)
+        context = None if context is None else self.rows_of_context(context)
         z, rows = self._noise(n, context, temperature, generator)
         x = self.to_data(self.decode(z, rows))
         x = self.preprocessing.rounded(x) if rounded else x
@@ -387,6 +387,10 @@ class Density(nn.Module):
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))
 
+    def rows_of_context(self, context: Any) -> Any:
+        """The contexts in a DataFrame or an array as a tensor, `[C, context_features]`."""
+        return self._from_memory(context, tuple(getattr(self.config, "context_columns", ())))
+
     def _from_memory(self, data: Any, names: tuple[str, ...]) -> Any:
         """Rows of a DataFrame or an array as a tensor; those of images are tensors."""
         if len(self.config.shape) != 1:
@@ -396,7 +400,7 @@ class Density(nn.Module):
     def _checked_context(self, context: Any, rows: int | None = None) -> Tensor | None:
         size = self.config.context_features
         if size is not None and context is not None:
-            context = self._from_memory(context, getattr(self.config, "context_columns", ()))
+            context = self.rows_of_context(context)
         if size is None and context is not None:
             raise ValueError("a context was given, but this model is unconditional")
         if size is None:

@@ -32,6 +32,7 @@ def found(given: tuple[str, ...] = (), **columns: object) -> Findings:
         (numpy.full(ROWS, 3.0), "is constant"),
         (numpy.arange(ROWS), "numbers the rows"),
         (RANDOM.permutation(ROWS) + 1, "numbers the rows"),
+        (numpy.delete(numpy.arange(ROWS + 9), range(0, 90, 10)) + 1000, "numbers the rows"),
         (A, "is a copy of 'a'"),
         (100 * A - 3, "is an exact linear function of 'a'"),
         (A + B, "is an exact linear function of 'a', 'b'"),
