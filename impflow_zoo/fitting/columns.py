@@ -70,18 +70,18 @@ class Findings:
         return found
 
     def proposals(self) -> list[tuple[str, str]]:
-        """What users may add to the config, as a line of YAML, and why."""
+        """What users may add to the config, as lines of YAML, and why."""
         found = []
-        for name, (low, high) in self.bounds.items():
-            ends = ", ".join("null" if end is None else f"{end:g}" for end in (low, high))
-            words = " and ".join(
-                f"{text} {end:g}"
-                for text, end in (("at least", low), ("at most", high))
-                if end is not None
-            )
-            found.append((f"bounds: {{{name}: [{ends}]}}", f"all values are {words}"))
-        for name, period in self.periods.items():
-            found.append((f"periodic: {{{name}: {period:.9g}}}", "the values go round once"))
+        if self.bounds:
+            ends = {
+                name: ", ".join("null" if end is None else f"{end:g}" for end in pair)
+                for name, pair in self.bounds.items()
+            }
+            pairs = ", ".join(f"{name}: [{pair}]" for name, pair in ends.items())
+            found.append((f"bounds: {{{pairs}}}", "all values are within these ends"))
+        if self.periods:
+            pairs = ", ".join(f"{name}: {period:.9g}" for name, period in self.periods.items())
+            found.append((f"periodic: {{{pairs}}}", "all values are within one turn and fill it"))
         return found
 
     def lines(self) -> list[str]:

@@ -68,7 +68,7 @@ def test_init_writes_a_recipe_that_trains(run, table, tmp_path):
     assert done.code == 0, done.err
     text = recipe.read_text()
     assert "# left out: 'name' is not numeric, row 0 holds 'x'" in text
-    assert "  # bounds: {c: [0, 1]}  # all values are at least 0 and at most 1" in text
+    assert "  # bounds: {c: [0, 1]}  # all values are within these ends" in text
     assert "rounding: {b: 0.1}" in text
     assert f"impflow-zoo train {recipe} --data {table}" in done.out
     whole = tmp_path / "whole.csv"

@@ -101,9 +101,9 @@ def test_bounds_and_periods_are_proposed_and_not_assumed():
         "features": 5,
         "columns": ["a", "b", "part", "size", "turn"],
     }
-    assert "bounds: {part: [0, 1]}  (all values are at least 0 and at most 1)" in str(
-        findings.lines()
-    )
+    lines = "\n".join(findings.lines())
+    assert "bounds: {part: [0, 1], size: [0, null]}  (all values are within these ends)" in lines
+    assert "periodic: {turn: 360}  (all values are within one turn and fill it)" in lines
 
 
 def test_context_columns_are_no_columns_of_the_density():
