@@ -6,6 +6,7 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDens
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.classes import register_model
+from impflow_zoo.models.ensemble import Ensemble
 from impflow_zoo.models.flow import ImpFlow, MonotoneFlow, ResFlow
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.mixed import register_block
@@ -25,6 +26,7 @@ from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, R
 from impflow_zoo.transforms.radial import RadialTransform
 
 __all__ = [
+    "Ensemble",
     "Fit",
     "ImageConfig",
     "ImpFlow",

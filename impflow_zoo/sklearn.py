@@ -160,7 +160,11 @@ class FlowDensity(_FlowEstimator):
 class FlowRegressor(RegressorMixin, _FlowEstimator):
     """The density of a target given features: means, quantiles, samples, log-densities.
 
-    The arguments and attributes are those of `FlowDensity`.
+    Arguments:
+        minutes, model, config, seed, device, verbose: as in `FlowDensity`.
+
+    Attributes:
+        model_, tried_, rounding_: as in `FlowDensity`.
 
     Example:
         >>> import numpy

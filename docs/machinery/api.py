@@ -19,9 +19,11 @@ import impflow_zoo
 from impflow_zoo.cli import app
 
 # What guides import from, beside the files of `transforms`: these names are versioned.
-CONTRACT = ("", "normflows", "zuko", "testing", "data", "evaluation", "models.registry")
+CONTRACT = ("", "normflows", "zuko", "sklearn", "testing", "data", "evaluation", "models.registry")
 _SECTIONS = {
-    "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork",
+    "From a table": "fit Fit",
+    "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork "
+    "Ensemble",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",
     "Fit": "fit Fit",
     "The zoo": "create_model list_models evaluate register_model register_block",

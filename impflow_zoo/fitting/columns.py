@@ -16,11 +16,12 @@ from impflow_zoo.fitting.grid import rounding_step, spike
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Findings", "describe"]
+__all__ = ["LEAST_ROWS", "Findings", "describe"]
 
 LEAST_ROWS = 10
 _LOOKED_AT = 20_000  # rows that dependence is looked for in
 _MISSING = 0.5  # part of a column's values: with more, the column is left out, not its rows
+_NUMBERED = 0.9  # part of the steps from number to number that are one, in numbers of rows
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of pandas, saved as a column
 _DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})")
 _TURNS = (360.0, 24.0, 2 * math.pi)
@@ -69,18 +70,18 @@ class Findings:
         return found
 
     def proposals(self) -> list[tuple[str, str]]:
-        """What users may add to the config, as a line of YAML, and why."""
+        """What users may add to the config, as lines of YAML, and why."""
         found = []
-        for name, (low, high) in self.bounds.items():
-            ends = ", ".join("null" if end is None else f"{end:g}" for end in (low, high))
-            words = " and ".join(
-                f"{text} {end:g}"
-                for text, end in (("at least", low), ("at most", high))
-                if end is not None
-            )
-            found.append((f"bounds: {{{name}: [{ends}]}}", f"all values are {words}"))
-        for name, period in self.periods.items():
-            found.append((f"periodic: {{{name}: {period:.9g}}}", "the values go round once"))
+        if self.bounds:
+            ends = {
+                name: ", ".join("null" if end is None else f"{end:g}" for end in pair)
+                for name, pair in self.bounds.items()
+            }
+            pairs = ", ".join(f"{name}: [{pair}]" for name, pair in ends.items())
+            found.append((f"bounds: {{{pairs}}}", "all values are within these ends"))
+        if self.periods:
+            pairs = ", ".join(f"{name}: {period:.9g}" for name, period in self.periods.items())
+            found.append((f"periodic: {{{pairs}}}", "all values are within one turn and fill it"))
         return found
 
     def lines(self) -> list[str]:
@@ -200,9 +201,9 @@ def _without_use(column: str, values: numpy.ndarray) -> str | None:
         return f"has no value in {1 - len(known) / len(values):.0%} of the rows"
     if _INDEX.fullmatch(column):
         return "has no name, as an index"
-    if len(known) == len(values) > 1:
-        ordered = numpy.sort(values)
-        if ordered[0] in (0, 1) and (numpy.diff(ordered) == 1).all():
+    if len(known) == len(values) > 1 and (known % 1 == 0).all():
+        steps = numpy.diff(numpy.sort(values))
+        if (steps > 0).all() and (steps == 1).mean() > _NUMBERED:
             return "numbers the rows"
     return None
 

@@ -46,6 +46,8 @@ class Fit:
         baselines: densities to compare with, best on validation rows.
         test_baselines: their values on the test rows, by name.
         minutes: wall minutes of this call.
+        kept: what deletes a temporary folder when the result is deleted; None for a folder that
+            stays.
     """
 
     model: FlowModel
@@ -60,7 +62,7 @@ class Fit:
     baselines: tuple[Baseline, ...]
     test_baselines: dict[str, float]
     minutes: float
-    kept: Any = field(default=None, repr=False)  # a temporary folder lives as long as this
+    kept: Any = field(default=None, repr=False)
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -97,6 +99,14 @@ class Fit:
         ended = _ENDS.get(best.ended, best.ended)
         lines = {"best": f"{best.name}, {again}: {ended}, best at step {best.best_step:,}"}
         lines["so"] = course(best.best_step, best.done)
+        for one in self.tried:
+            if one.ended == "time":
+                lines["clock"] = (
+                    f"stopped {one.name} at step {one.done:,} of {one.steps:,}: --resume goes on"
+                )
+        simple = max(self.baselines, key=lambda one: one.validation, default=None)
+        if simple is not None and simple.validation > best.rank:
+            lines["so"] += f"; a {simple.name} is ahead on validation rows: give fit more minutes"
         if self.n:
             others = ", ".join(f"{name} {value:.4f}" for name, value in self.test_baselines.items())
             lines["test"] = (

@@ -174,9 +174,11 @@ class Search:
         max_minutes: float | None,
     ) -> Tried:
         """The run of a candidate: read back, resumed, or made."""
-        for known in self.tried:
+        for known in list(self.tried):
             if (known.name, known.round) == (candidate.name, number):
-                return known
+                if known.ended != "time":
+                    return known
+                self.tried.remove(known)  # stopped by the clock: it may go on
         folder = self.folder / "tried" / f"{number or 'last'}-{candidate.name}"
         rows = len(self.splits["train"])
         training = training_settings(candidate, steps, rows, seed=self.seed, **settings)

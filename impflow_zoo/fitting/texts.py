@@ -28,11 +28,16 @@ def recipe_text(
         head: the first lines.
     """
     comments = [*head.splitlines(), "", *findings.lines()]
-    text = "".join(f"# {line}".rstrip() + "\n" for line in comments)
+    text = "".join(f"# {_in_one_line(line)}".rstrip() + "\n" for line in comments)
     text += _dumped({"model": model, "config": config})
     for line, why in findings.proposals():
-        text += f"  # {line}  # {why}\n"
+        text += f"  # {_in_one_line(line)}  # {why}\n"
     return text + _dumped({**({"data": data} if data else {}), "training": training})
+
+
+def _in_one_line(text: str) -> str:
+    """A text whose line breaks, such as those in a column's name, do not end a comment."""
+    return " ".join(text.split())
 
 
 def _dumped(sections: dict[str, Any]) -> str:

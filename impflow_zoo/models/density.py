@@ -212,17 +212,16 @@ class Density(nn.Module):
             ValueError: if contexts are missing or of another shape.
             SolverError: if a root is not found.
         """
-        names = self.config.context_columns
-        asked = None if context is None else self._from_memory(context, names)
-        z, rows = self._noise(n, asked, temperature, generator)
+        if as_frame and not self.columns:
+            raise ModelError("as_frame=True is for models of tables: images are no rows")
+        context = None if context is None else self.rows_of_context(context)
+        z, rows = self._noise(n, context, temperature, generator)
         x = self.to_data(self.decode(z, rows))
         x = self.preprocessing.rounded(x) if rounded else x
-        x = x if asked is None else x.unflatten(0, (len(asked), n))
+        x = x if context is None else x.unflatten(0, (len(context), n))
         if not as_frame:
             return x
-        if not self.columns:
-            raise ModelError("as_frame=True is for models of tables: images are no rows")
-        return sample_frame(x, self.columns, asked, names)
+        return sample_frame(x, self.columns, context, self.config.context_columns)
 
     def rsample(
         self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None
@@ -387,6 +386,10 @@ class Density(nn.Module):
         self.preprocessing.check(x)
         return x, self._checked_context(context, len(x))
 
+    def rows_of_context(self, context: Any) -> Any:
+        """The contexts in a DataFrame or an array as a tensor, `[C, context_features]`."""
+        return self._from_memory(context, self.config.context_columns)
+
     def _from_memory(self, data: Any, names: tuple[str, ...]) -> Any:
         """Rows of a DataFrame or an array as a tensor; those of images are tensors."""
         if len(self.config.shape) != 1:
@@ -396,7 +399,7 @@ class Density(nn.Module):
     def _checked_context(self, context: Any, rows: int | None = None) -> Tensor | None:
         size = self.config.context_features
         if size is not None and context is not None:
-            context = self._from_memory(context, self.config.context_columns)
+            context = self.rows_of_context(context)
         if size is None and context is not None:
             raise ValueError("a context was given, but this model is unconditional")
         if size is None:

@@ -9,6 +9,7 @@ from support.fits import ENTRANTS
 
 from impflow_zoo.fitting import run as running
 from impflow_zoo.fitting.budget import Plan
+from impflow_zoo.training.recipe import read_recipe
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_init_writes_a_recipe_that_trains(run, table, tmp_path):
     assert done.code == 0, done.err
     text = recipe.read_text()
     assert "# left out: 'name' is not numeric, row 0 holds 'x'" in text
-    assert "  # bounds: {c: [0, 1]}  # all values are at least 0 and at most 1" in text
+    assert "  # bounds: {c: [0, 1]}  # all values are within these ends" in text
     assert "rounding: {b: 0.1}" in text
     assert f"impflow-zoo train {recipe} --data {table}" in done.out
     whole = tmp_path / "whole.csv"
@@ -78,3 +79,11 @@ def test_init_writes_a_recipe_that_trains(run, table, tmp_path):
     refused = run("init", table, "--out", recipe)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "exists: choose another --out" in refused.err
+
+
+def test_a_line_break_in_a_name_ends_no_comment(run, tmp_path):
+    frame = pandas.DataFrame(numpy.random.default_rng(0).random((50, 2)), columns=["a\nb: 1", "c"])
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    recipe = tmp_path / "recipe.yaml"
+    assert run("init", tmp_path / "own.csv", "--out", recipe).code == 0
+    assert read_recipe(recipe).config.columns == ("a\nb: 1", "c")

@@ -32,6 +32,7 @@ def found(given: tuple[str, ...] = (), **columns: object) -> Findings:
         (numpy.full(ROWS, 3.0), "is constant"),
         (numpy.arange(ROWS), "numbers the rows"),
         (RANDOM.permutation(ROWS) + 1, "numbers the rows"),
+        (numpy.delete(numpy.arange(ROWS + 9), range(0, 90, 10)) + 1000, "numbers the rows"),
         (A, "is a copy of 'a'"),
         (100 * A - 3, "is an exact linear function of 'a'"),
         (A + B, "is an exact linear function of 'a', 'b'"),
@@ -100,9 +101,9 @@ def test_bounds_and_periods_are_proposed_and_not_assumed():
         "features": 5,
         "columns": ["a", "b", "part", "size", "turn"],
     }
-    assert "bounds: {part: [0, 1]}  (all values are at least 0 and at most 1)" in str(
-        findings.lines()
-    )
+    lines = "\n".join(findings.lines())
+    assert "bounds: {part: [0, 1], size: [0, null]}  (all values are within these ends)" in lines
+    assert "periodic: {turn: 360}  (all values are within one turn and fill it)" in lines
 
 
 def test_context_columns_are_no_columns_of_the_density():

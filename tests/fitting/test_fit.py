@@ -171,3 +171,22 @@ def test_a_candidate_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
     assert found.tried[0].value is None
     assert found.tried[0].ended == "no root"
     assert found.best.name != "implicit"
+
+
+def test_a_last_run_that_the_clock_stops_goes_on(whole, tmp_path, monkeypatch):
+    from impflow_zoo.fitting import search
+
+    train_on = search.train_on
+    first = [0.0]
+
+    def hurried(*arguments, **options):
+        limit = options.pop("max_minutes")
+        return train_on(*arguments, max_minutes=None if limit is None else first[0], **options)
+
+    monkeypatch.setattr(search, "train_on", hurried)
+    out = tmp_path / "slow"
+    stopped = small_fit(out)
+    assert (stopped.tried[-1].ended, stopped.tried[-1].done) == ("time", 1)
+    assert f"at step 1 of {stopped.tried[-1].steps}: --resume goes on" in stopped.report()
+    first[0] = 60.0
+    assert_same_fit(small_fit(out, resume=True).folder, whole.folder)

@@ -137,6 +137,8 @@ class Workspace:
         for i, word in enumerate(words):
             name, named, _ = word.partition("=FOLDER")
             words[i] = f"{name}={self._data(Path(name).name)}" if named else word
+        if words[:2] == ["impflow-zoo", "fit"]:
+            words += ["--minutes", "0.01"]  # the last one counts
         few = ["--limit", "8"] if words[:2] == ["impflow-zoo", "evaluate"] else []
         return [*words, *self._brought(words, model), *(few if "--limit" not in words else [])]
 
