@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +42,40 @@ Device = Annotated[
     str | None,
     typer.Option(help="Device, such as cpu or cuda:1; default: a GPU if there is one."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of probes, noise and samples.")]
+
+
+def _at_most(largest: int) -> Callable[[int | None], int | None]:
+    """Refuse larger numbers: no range of typer's, since its end would stand in the help."""
+
+    def checked(value: int | None) -> int | None:
+        if value is not None and value > largest:
+            raise typer.BadParameter(f"{value} is too large: {largest} at most")
+        return value
+
+    return checked
+
+
+_seed = _at_most(2**63 - 1)  # what torch takes
+Seed = Annotated[
+    int,
+    typer.Option(min=0, callback=_seed, help="Seed of probes, noise and samples."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"impflow-zoo {installed('impflow_zoo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Say what stands before a command."""
 
 
 @app.command("list")
@@ -58,15 +93,21 @@ def list_(
     if not names:
         what, option = ("recipe without weights", " --recipes") if recipes else ("model", "")
         raise ModelError(f"no {what} matches {pattern!r}: `impflow-zoo list{option}` shows all")
-    width, lines, models = max(map(len, names)), [], []
+    rows, models = [("model", "class", "parameters", "score", "unit", "direction")], []
     for name in names:
         record = Record(ModelFolder(registry.zoo_folder() / name))
-        kind, metric, entry = record.stated.model, record.stated.config.metric, record.entry
-        value = f"{entry.value:.4f} {METRICS[metric].unit}" if entry else "no weights yet"
-        lines.append(f"{name:{width}}  {kind}  {record.parameters:>11,} parameters   {value}")
+        kind, entry, metric = record.stated.model, record.entry, record.stated.config.metric
+        shown = METRICS[metric]
+        score = f"{entry.value:.4f}" if entry else "none yet"
+        rows.append(
+            (name, kind, f"{record.parameters:,}", score, shown.unit, shown.direction),
+        )
         known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
-        models.append({**known, "value": entry and entry.value, "pretrained": record.trained})
-    _say("\n".join(lines), {"models": models}, as_json=as_json)
+        scale = {"unit": shown.unit, "direction": shown.direction}
+        models.append(
+            {**known, **scale, "value": entry and entry.value, "pretrained": record.trained}
+        )
+    _say(_columns(rows, right=(2, 3)), {"models": models}, as_json=as_json)
 
 
 @app.command()
@@ -122,7 +163,9 @@ def evaluate(
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
-    n: Annotated[int, typer.Option("-n", min=1, max=10**16, help="Samples per context.")] = 16,
+    n: Annotated[
+        int, typer.Option("-n", min=1, callback=_at_most(10**16), help="Samples per context.")
+    ] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     seed: Seed = 0,
@@ -177,7 +220,7 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Overrides the recipe; repeat it with --resume."),
+        typer.Option(min=0, callback=_seed, help="Overrides the recipe; repeat it with --resume."),
     ] = None,
     accept_outliers: Annotated[
         bool,
@@ -318,6 +361,19 @@ def publish(
 
 
 app.command()(demo)
+
+
+def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    """Rows of text side by side; the columns `right` end in one line, the others begin in one."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 def _say(text: str, data: dict[str, Any], *, as_json: bool) -> None:

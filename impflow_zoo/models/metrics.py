@@ -22,6 +22,11 @@ class Metric:
         """1 if higher is better, else -1."""
         return 1 if self.per_nat > 0 else -1
 
+    @property
+    def direction(self) -> str:
+        """What a better score is, in words."""
+        return "higher is better" if self.sign > 0 else "lower is better"
+
 
 _COLUMN = "in standard deviations of a column"
 _BITS = -1 / math.log(2)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from support.command_line import Outcome
 from support.small_models import MEAN, make
 
 from impflow_zoo import create_model, evaluate, list_models
+from impflow_zoo.cli import app
 from impflow_zoo.models.folder import GOLDEN
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -37,6 +39,17 @@ def test_list_names_every_model(run):
     for pattern in ("impflow-*", "power"):
         shown = [m["name"] for m in run("list", pattern, "--json").json["models"]]
         assert shown == [name for name in list_models() if pattern.strip("*") in name] != []
+
+
+def test_list_has_a_header_and_says_which_scores_are_better(run):
+    header, *lines = run("list", "power-plant").out.splitlines()
+    assert header.split() == ["model", "class", "parameters", "score", "unit", "direction"]
+    assert all(line.endswith("nats  higher is better") for line in lines)
+    (cifar,) = (line for line in run("list").out.splitlines() if line.startswith("impflow-cifar10"))
+    assert cifar.endswith("bits/dim  lower is better")
+    assert len({line.rindex(" is better") - len(line) for line in lines}) == 1
+    described = run("list", DEFAULT, "--json").json["models"]
+    assert [(m["unit"], m["direction"]) for m in described[:1]] == [("nats", "higher is better")]
 
 
 def test_list_names_recipes_without_weights_apart(run):
@@ -164,6 +177,18 @@ def test_help_is_plain_text(run):
     for command in ("list", "evaluate", "sample", "train", "certify"):
         assert command in outcome.out
     assert not set(outcome.out) & set("╭│─╰")
+
+
+def test_the_version_is_that_of_the_installed_package(run):
+    outcome = run("--version")
+    assert (outcome.code, outcome.out) == (0, f"impflow-zoo {version('impflow_zoo')}\n")
+
+
+@pytest.mark.parametrize("name", [c.name or c.callback.__name__ for c in app.registered_commands])
+def test_help_names_no_number_that_nobody_types(name, run):
+    outcome = run(name, "--help")
+    assert outcome.code == 0
+    assert not re.search(r"\d{6}", outcome.out)
 
 
 # ------------------------------------------------------------------------------ as a process

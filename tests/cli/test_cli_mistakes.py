@@ -214,6 +214,8 @@ USAGE = {
     "negative temperature": ["sample", DEFAULT, "--out", "x.csv", "--temperature", "-1"],
     "negative seed": ["evaluate", DEFAULT, "--seed", "-1"],
     "huge seed": ["evaluate", DEFAULT, "--seed", str(2**63)],
+    "huge seed of a training": ["train", "recipe.yaml", "--seed", str(2**63)],
+    "absurdly many samples": ["sample", DEFAULT, "--out", "x.csv", "-n", str(10**16 + 1)],
     "negative time": ["train", "recipe.yaml", "--max-minutes", "-1"],
 }
 
