@@ -10,7 +10,8 @@ from typing import Any
 
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CONFIG, RECIPE, WEIGHTS, ModelFolder
+from impflow_zoo.models.folder import CONFIG, RECIPE, WEIGHTS, ModelFolder, WeightsError
+from impflow_zoo.models.revisions import pinned
 
 __all__ = [
     "create_model",
@@ -59,8 +60,12 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
             local folder.
         options: as in `from_pretrained`.
 
+    Weights of the zoo that the package leaves out are loaded from the Hub, at the commit that the
+    package names.
+
     Raises:
-        ModelError: if there is no such model, or no weights were trained for it.
+        ModelError: if there is no such model, no weights were trained for it, or the Hub has
+            another model under this name than the package.
         huggingface_hub.errors.HfHubHTTPError, LocalEntryNotFoundError: the Hub's own errors, said
             in one line.
 
@@ -68,14 +73,31 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
         >>> create_model("impflow-power-plant").config.features
         5
     """
-    return FlowModel.from_pretrained(locate(model, options.get("revision")), **options)
+    revision = options.get("revision")
+    where = locate(model, revision)
+    loaded = FlowModel.from_pretrained(where, **options)
+    given = os.fspath(model)
+    if not (os.path.isdir(where) or revision or "/" in given or "@" in given):
+        _require_shipped(loaded, given)
+    return loaded
+
+
+def _require_shipped(model: FlowModel, name: str) -> None:
+    """Refuse a model of the Hub whose config, which has the sha256 of the weights, is not ours."""
+    folder = model.folder
+    assert folder is not None, "a model that was loaded has a folder"
+    if (folder.path / CONFIG).read_bytes() != (zoo_folder() / name / CONFIG).read_bytes():
+        raise WeightsError(
+            f"{folder.name}: {CONFIG} on the Hub is not the one of this package: upgrade "
+            f"impflow_zoo, or name the Hub's model, {_hub_id(name)}"
+        )
 
 
 def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
     """Where a model's files are: a folder or a Hub id.
 
-    Weights that come with the package are taken from there, unless a revision is asked for. A path
-    object means a folder.
+    Weights that come with the package are taken from there, unless a revision is asked for. Others
+    are taken from the commit on the Hub that `revisions.json` names. A path object means a folder.
 
     Raises:
         ModelError: if a name is unknown, or means a folder here and a model of the zoo.
@@ -107,6 +129,8 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
             f"there are no weights for {name}: train them with `impflow-zoo train "
             f"{folder / RECIPE}`"
         )
+    if not (at or revision) and (commit := pinned(zoo_folder(), _hub_id(name))):
+        at, asked = "@", commit
     return f"{_hub_id(name)}{at}{asked}"
 
 

@@ -25,6 +25,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.hub import check_repository, one_line_errors
+from impflow_zoo.models.revisions import pin
 from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.record import Record
 
@@ -151,7 +152,8 @@ def publish(
 
     The card is made for the Hub: its code and commands name the repository. The same commit deletes
     files of earlier versions that the folder no longer has; files that others added stay. A model
-    that has not changed makes no commit.
+    that has not changed makes no commit. `revisions.json` records the commits of models of the zoo,
+    unless they are pull requests.
 
     Arguments:
         found: from `parcels`.
@@ -190,6 +192,8 @@ def publish(
                 )
             except ValueError as error:  # what the Hub has against the card's metadata
                 raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
+        if not create_pr and parcel.folder.parent == registry.zoo_folder():
+            pin(registry.zoo_folder(), repo_id, commit.oid)
         yield Sent(repo_id, commit.oid, str(commit.commit_url), commit.pr_url)
 
 

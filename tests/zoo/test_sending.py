@@ -18,11 +18,9 @@ from support.small_models import make
 from support.snippets import run_snippet
 
 from impflow_zoo import ResFlow, create_model
+from impflow_zoo.models import registry
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import (
-    CARD,
-    TEST_ROWS,
-)
+from impflow_zoo.models.folder import CARD, TEST_ROWS, WEIGHTS
 from impflow_zoo.zoo import sending
 
 
@@ -91,6 +89,39 @@ def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
         *(path.name for path in staged_folder.sent(folder)),
         *stays,
     }
+
+
+def test_a_model_of_the_zoo_is_found_by_name_where_its_weights_are_left_out(
+    hub, publisher, folder, tmp_path
+):
+    """What a release does: send, record the commits, leave weights out of the wheel."""
+    zoo, value = folder.parent, _score(str(folder), None)
+    sha = publisher(_publish_from, zoo, "tiny")
+    assert json.loads((zoo / "revisions.json").read_text()) == {"org/tiny": sha}
+    (folder / WEIGHTS).unlink()
+    assert publisher(_score_of_zoo, zoo, str(tmp_path / "cache")) == value
+
+
+def test_pull_requests_and_folders_elsewhere_are_not_recorded(hub, publisher, folder, tmp_path):
+    publisher(_publish_from, folder.parent, "tiny", "--create-pr")
+    publisher(_publish_from, tmp_path / "another", str(folder))
+    assert not list(tmp_path.rglob("revisions.json"))
+
+
+def _publish_from(zoo: Path, model: str, *options: str) -> str | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "zoo_folder", lambda: zoo)
+        output = command("publish", model, "--namespace", "org", *options)
+    assert output.code == 0, output
+    found = re.search(r"^org/tiny ([0-9a-f]{40}) ", output.out, re.MULTILINE)
+    return found and found[1]
+
+
+def _score_of_zoo(zoo: Path, cache: str) -> list[float]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "zoo_folder", lambda: zoo)
+        patch.setenv("IMPFLOW_ZOO_NAMESPACE", "org")
+        return _score("tiny", cache)
 
 
 def test_dry_run_makes_no_request(hub, publisher, folder):
