@@ -1,6 +1,7 @@
-"""Cards, and what compares the models: `results.csv`, tables of pages, the picture of pairs.
+"""Cards, install lines, and what compares the models: `results.csv`, tables, the picture of pairs.
 
-Run in a checkout, after a model was staged or a figure has changed:
+Run in a checkout, after a model was staged, or a figure, the version or the repository's address in
+`pyproject.toml` has changed (then `pip install -e .` first):
     python docs/tables.py
 
 Scores come from the folders of the models, figures of papers and baselines from `figures.yaml`.
@@ -25,6 +26,7 @@ from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_together
 from impflow_zoo.plots.pictures import Points, draw_curves
 from impflow_zoo.zoo.cards import model_card
+from impflow_zoo.zoo.install import install_line, repository
 from impflow_zoo.zoo.markdown import between, markdown
 from impflow_zoo.zoo.record import Record, records
 
@@ -243,8 +245,10 @@ def documents(root: Path) -> dict[Path, str]:
         "zoo table": lambda: zoo_table(found, figures),
         "pairs table": lambda: pairs_table(trained_pairs(found)),
         "families table": lambda: families_table(found),
+        "install": lambda: f"```bash\n{install_line('plot')}\n```",
+        "clone": lambda: f"```bash\ngit clone --depth 1 {repository()} && cd impflow_zoo\n```",
     }
-    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+    for page in (*sorted(root.glob("*.md")), *sorted((root / "docs").glob("*.md"))):
         text = page.read_text(encoding="utf-8")
         wanted = [name for name in tables if f"<!-- {name} -->" in text]
         for name in wanted:

@@ -21,6 +21,7 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.texts import in_markdown
 from impflow_zoo.training.recipe import Recipe
+from impflow_zoo.zoo.install import install_line
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["checked_words", "model_card"]
@@ -94,6 +95,7 @@ def model_card(record: Record, *, address: str = "") -> str:
         given=_given(record, example),
         image=image,
         metric=METRICS[entry.metric],
+        install=install_line(),
         evaluate_options=_evaluate_options(record),
         certificate=worst(record.stated.certificate),
     )
