@@ -21,6 +21,7 @@ COPIED = {
     "CONTRIBUTING.md": "project/contributing",
     "SECURITY.md": "project/security",
     "CHANGELOG.md": "project/changelog",
+    "UPGRADING.md": "project/upgrading",
     "MODEL_CARD.md": "project/model-card",
     "benchmarks/README.md": "project/benchmarks",
     "benchmarks/recipes.md": "project/recipes",
