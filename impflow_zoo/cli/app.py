@@ -124,6 +124,13 @@ def evaluate(
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Evaluate images while they are downloaded.")
     ] = False,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions/--no-predictions",
+            help="Draw samples for each row of a conditional model: errors and coverage.",
+        ),
+    ] = True,
     picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -147,6 +154,7 @@ def evaluate(
         batch_size=batch_size,
         skip_corrupt=skip_corrupt,
         streaming=streaming,
+        predictions=predictions,
         processes=processes,
         progress=True,
     )

@@ -42,6 +42,7 @@ def evaluate(
     revision: str | None = None,
     skip_corrupt: bool = False,
     streaming: bool = False,
+    predictions: bool = True,
     processes: Processes | None = None,
     progress: bool = False,
 ) -> Result:
@@ -67,6 +68,8 @@ def evaluate(
             one.
         streaming: evaluate images while they are downloaded, and keep none; with `limit`, only the
             first rows are downloaded.
+        predictions: for conditional models of tables, also draw 99 samples for each row and say how
+            well they predict it (`Result.predictive`), which takes longer than the scores.
         processes: share the rows with these processes, which all have to call `evaluate`:
             `impflow_zoo.evaluation.processes.together()` names those of a launcher (`torchrun`,
             `accelerate launch`). None scores all rows in this process, whatever others do.
@@ -112,9 +115,10 @@ def evaluate(
             processes=processes,
             progress=progress,
         )
+    predictions = predictions and processes.first
     with _evaluating(model):
         round_trip = _round_trip(model, scored, said=processes.first)
-        predicted = _predicted(model, source, seed, limit) if processes.first else ()
+        predicted = _predicted(model, source, seed, limit) if predictions else ()
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
     n = len(values)
@@ -194,7 +198,14 @@ def _opened(
 def shown_rows(
     model: FlowModel, result: Result, limit: int | None = None, *, streaming: bool = False
 ) -> Tensor:
-    """Some of the rows that a result speaks of, `[N, ...]`, for a picture."""
+    """Some of the rows that a result speaks of, `[N, ...]`, for a picture.
+
+    Arguments:
+        model: the model that was evaluated.
+        result: of `evaluate`.
+        limit: the number of rows; None takes 2,000 of a table, or 100 images.
+        streaming: as in `evaluate`.
+    """
     source = _opened(model, result, skip_corrupt=result.skipped > 0, streaming=streaming)
     wanted = min(
         result.n + result.skipped, limit or (2000 if len(model.config.shape) == 1 else 100)

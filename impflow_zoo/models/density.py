@@ -143,9 +143,13 @@ class Density(nn.Module):
         self, x: Tensor, context: Tensor | None, probes: Probes, report: Report | None
     ) -> Tensor:
         z, logdet = walk(self.transform, x, context, probes=probes, report=report)
+        return self._base().log_prob(z) + logdet
+
+    def _base(self) -> StandardNormal:
+        """The density of the noise."""
         _, noise, *_ = self.flow.children()  # in the order of nflows' `Flow`
         assert isinstance(noise, StandardNormal)
-        return noise.log_prob(z) + logdet
+        return noise
 
     def bits_per_dim(self, images: Tensor, context: Tensor | None = None) -> Tensor:
         """Bits per dimension of each image, `[B]`, after uniform dequantisation.
@@ -193,6 +197,69 @@ class Density(nn.Module):
             ValueError: if contexts are missing or of another shape.
             SolverError: if a root is not found.
         """
+        z, rows = self._noise(n, context, temperature, generator)
+        x = self.to_data(self.decode(z, rows))
+        return x if context is None else x.unflatten(0, (len(context), n))
+
+    def rsample(
+        self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw from the density, differentiably: gradients reach parameters and contexts.
+
+        Arguments:
+            n, context, generator: as in `sample`.
+
+        Returns:
+            Rows as `transform` takes them, `[n, ...]`, or `[C, n, ...]` if there are contexts:
+            tables in the data's own units, images as floats in [0, 1].
+
+        Raises:
+            ModelError, ValueError, SolverError: as in `sample`.
+        """
+        z, rows = self._noise(n, context, 1.0, generator)
+        x, _ = walk(self.transform, z, rows, backwards=True, want_logdet=False)
+        return x if context is None else x.unflatten(0, (len(context), n))
+
+    def rsample_and_log_prob(
+        self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw from the density with the log-density of each sample, in one pass.
+
+        The log-density of `x = T^-1(z)` is `log N(z) - log|det dT^-1/dz|`. Gradients reach
+        parameters and contexts, as for the reverse Kullback-Leibler divergence of variational
+        inference.
+
+        Arguments:
+            n, context, generator: as in `sample`.
+
+        Returns:
+            Rows as in `rsample`, and nats, `[n]`, or `[C, n]` if there are contexts.
+
+        Raises:
+            ModelError, ValueError, SolverError: as in `sample`.
+
+        Example:
+            >>> from impflow_zoo import create_model
+            >>> model = create_model("impflow-power-plant")
+            >>> x, log_prob = model.rsample_and_log_prob(3)
+            >>> x.shape, log_prob.shape
+            (torch.Size([3, 5]), torch.Size([3]))
+        """
+        z, rows = self._noise(n, context, 1.0, generator)
+        x, logdet = walk(self.transform, z, rows, backwards=True, probes=Probes())
+        value = self._base().log_prob(z) - logdet
+        if context is None:
+            return x, value
+        return x.unflatten(0, (len(context), n)), value.unflatten(0, (len(context), n))
+
+    def _noise(
+        self,
+        n: int,
+        context: Tensor | None,
+        temperature: float,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Noise for `n` samples of each context, `[C n, D]`, and the context of each sample."""
         if not (is_whole(n) and n >= 0):
             raise ModelError(f"sample({n!r}): a whole number of at least 0 is needed")
         if not (is_real(temperature) and 0 <= temperature < math.inf):
@@ -212,8 +279,7 @@ class Density(nn.Module):
         noise = torch.randn(groups * n, size, generator=generator, dtype=dtype, device=place)
         noise = noise.to(reference.device)
         rows = None if context is None else context.repeat_interleave(n, dim=0)
-        x = self.to_data(self.decode(temperature * noise, rows))
-        return x if context is None else x.unflatten(0, (groups, n))
+        return temperature * noise, rows
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """`transform` without computing the log-determinant: `[B, ...] -> [B, D]`.

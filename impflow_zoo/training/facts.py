@@ -77,6 +77,7 @@ class TrainingFacts:
             empty if it started from random weights.
         data: fingerprint of the training rows; empty if it was not recorded.
         recipe: fingerprint of the recipe; empty if it was not recorded.
+        parameters: number of trainable parameters; 0 if it was not recorded.
     """
 
     steps: int
@@ -92,6 +93,7 @@ class TrainingFacts:
     init_from: str = ""
     data: str = ""
     recipe: str = ""
+    parameters: int = 0
 
     def __post_init__(self) -> None:
         convert_fields(self)

@@ -79,7 +79,9 @@ class Record:
 
     @cached_property
     def parameters(self) -> int:
-        """Number of trainable parameters."""
+        """Number of trainable parameters, counted in a model if staging has not recorded it."""
+        if self.facts is not None and self.facts.parameters:
+            return self.facts.parameters
         with torch.device("meta"):
             model = model_class(self.stated.model)(self.stated.config)
         return sum(p.numel() for p in model.parameters())

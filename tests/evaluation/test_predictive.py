@@ -116,3 +116,9 @@ def test_evaluate_reports_it(tmp_path):
     assert result.predictive == predictive(model, x[:50], c[:50], seed=0)
     assert "a: RMSE" in result.report("model")
     assert result.to_dict()["predictive"][0]["column"] == "a"
+
+
+def test_predictions_can_be_left_out(monkeypatch):
+    monkeypatch.setattr("impflow_zoo.evaluation.predictive.drawn", None)
+    result = evaluate("impflow-power-plant-given-weather", limit=5, predictions=False)
+    assert (result.n, result.predictive) == (5, ())

@@ -103,6 +103,8 @@ def test_the_weights_give_the_golden_batch(folder):
 def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
     needs_weights(folder)
     model = create_model(folder, verify=True)
+    counted = sum(p.numel() for p in model.parameters())
+    assert Record(ModelFolder(folder)).parameters == counted
     certificate = config_file(folder).certificate
     assert len(certificate) == sum(len(block.nets) for block in model.blocks())
     assert all(c.margin is not None for c in certificate)
