@@ -21,7 +21,7 @@ from impflow_zoo.data.spreadsheets import as_csv
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.evaluation.row_scores import paired_error
 from impflow_zoo.evaluation.standard_errors import clustered
-from impflow_zoo.models.folder import CARD
+from impflow_zoo.models.folder import CARD, RECIPE
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_together
 from impflow_zoo.plots.pictures import Points, draw_curves
@@ -126,7 +126,9 @@ def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]])
 
 
 def _link(record: Record) -> str:
-    return f"[{record.name}](../hub_configs/{record.name})"
+    """To the card of a model, or to its recipe if it has no card."""
+    file = "" if record.entry else f"/{RECIPE}"
+    return f"[{record.name}](../hub_configs/{record.name}{file})"
 
 
 def _figure(figure: dict[str, str]) -> str:

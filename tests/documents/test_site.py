@@ -40,13 +40,22 @@ def test_links_within_the_repository(document: Path) -> None:
             assert anchor[1:] in slugs(path.read_text(encoding="utf-8")), target + anchor
 
 
+def test_links_to_models_lead_to_pages_that_the_build_makes() -> None:
+    """It makes one of each card; recipes without weights have none."""
+    for document in documents():
+        text = document.read_text(encoding="utf-8")
+        for name in re.findall(r"\]\([./]*hub_configs/([\w-]+)/?\)", text):
+            card = CHECKOUT / "hub_configs" / name / "README.md"
+            assert card.is_file(), f"{document.name}: {name}"
+
+
 def test_a_link_becomes_one_of_the_site() -> None:
     text = "[a](../hub_configs/impflow-torus), [b](which-net.md#frequencies), `x[0](y)`"
     page = addresses.for_page(text, "docs/columns.md", "columns")
     assert page == "[a](zoo/impflow-torus.md), [b](which-net.md#frequencies), `x[0](y)`"
-    text = "[a](../docs/which-net.md), [b](../hub_configs/figures.yaml)"
+    text = "[a](../docs/which-net.md), [b](../docs/figures.yaml)"
     page = addresses.for_page(text, "benchmarks/README.md", "project/benchmarks")
-    assert page == "[a](../which-net.md), [b](../../hub_configs/figures.yaml)"
+    assert page == "[a](../which-net.md), [b](../figures.yaml)"
 
 
 def test_links_of_the_readme_on_pypi_start_with_the_base_address() -> None:

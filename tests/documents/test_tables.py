@@ -59,7 +59,7 @@ def test_the_tables_go_between_their_markers(checkout):
     assert re.search(r"\| \[tiny\]\(../hub_configs/tiny\) \| ResFlow \| -\d+.\d+ ± ", text)
     assert "| a Gaussian |  | -3.1 ± 0.1 |" in text
     assert "Sources. a Gaussian: a paper." in text
-    assert "\n\nRecipes without weights: [planned](../hub_configs/planned).\n" in text
+    assert "\n\nRecipes without weights: [planned](../hub_configs/planned/recipe.yaml).\n" in text
     page.write_text(text.replace("without weights", "to be proud of"))
     assert tables.documents(checkout)[page] == text
 
