@@ -10,6 +10,7 @@ Scores come from the folders of the models, figures of papers and baselines from
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_together
 from impflow_zoo.plots.pictures import Points, draw_curves
 from impflow_zoo.zoo.cards import model_card
-from impflow_zoo.zoo.install import install_line, repository
+from impflow_zoo.zoo.install import install_line, repository, requirement
 from impflow_zoo.zoo.markdown import between, markdown
 from impflow_zoo.zoo.record import Record, records
 
@@ -35,6 +36,7 @@ __all__ = ["documents", "families_table", "lead", "pairs_table", "trained_pairs"
 ROOT = Path(__file__).parents[1]
 PICTURE = Path("docs") / "pictures" / "pairs.png"
 FIGURES = Path("docs") / "figures.yaml"
+SPACE = Path("space") / "requirements.txt"
 FAMILIES = {"impflow": "ImpFlow", "resflow": "ResFlow", "spline": "SplineFlow"}
 FAMILIES |= {"monotone": "MonotoneFlow", "mixed": "ImpFlow with a spline layer"}
 TABLES = {
@@ -126,7 +128,9 @@ def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]])
 
 
 def _link(record: Record) -> str:
-    return f"[{record.name}](../hub_configs/{record.name})"
+    """To the card of a model, or to its recipe if it has no card."""
+    file = "" if record.entry else f"/{RECIPE}"
+    return f"[{record.name}](../hub_configs/{record.name}{file})"
 
 
 def _figure(figure: dict[str, str]) -> str:
@@ -255,6 +259,10 @@ def documents(root: Path) -> dict[Path, str]:
             text = between(text, name, tables[name]())
         if wanted:
             made[page] = text
+    if (root / SPACE).is_file():
+        made[root / SPACE] = re.sub(
+            r"^impflow_zoo.*", requirement("demo"), (root / SPACE).read_text(), flags=re.MULTILINE
+        )
     return made
 
 

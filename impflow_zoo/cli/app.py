@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,16 +45,21 @@ Device = Annotated[
 ]
 
 
-def _refuse_huge(value: int | None) -> int | None:
-    """Refuse what torch takes for no number: no range, since its end would stand in the help."""
-    if value is not None and value >= 2**63:
-        raise typer.BadParameter(f"{value} is too large: below 2^63 is needed")
-    return value
+def _at_most(largest: int) -> Callable[[int | None], int | None]:
+    """Refuse larger numbers: no range of typer's, since its end would stand in the help."""
+
+    def checked(value: int | None) -> int | None:
+        if value is not None and value > largest:
+            raise typer.BadParameter(f"{value} is too large: {largest} at most")
+        return value
+
+    return checked
 
 
+_seed = _at_most(2**63 - 1)  # what torch takes
 Seed = Annotated[
     int,
-    typer.Option(min=0, callback=_refuse_huge, help="Seed of probes, noise and samples."),
+    typer.Option(min=0, callback=_seed, help="Seed of probes, noise and samples."),
 ]
 
 
@@ -168,7 +173,7 @@ def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
     n: Annotated[
-        int, typer.Option("-n", min=1, callback=_refuse_huge, help="Samples per context.")
+        int, typer.Option("-n", min=1, callback=_at_most(10**16), help="Samples per context.")
     ] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
@@ -224,9 +229,7 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, callback=_refuse_huge, help="Overrides the recipe; repeat it with --resume."
-        ),
+        typer.Option(min=0, callback=_seed, help="Overrides the recipe; repeat it with --resume."),
     ] = None,
     accept_outliers: Annotated[
         bool,

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from impflow_zoo.models.fields import ModelError
 
-__all__ = ["install_line", "repository"]
+__all__ = ["install_line", "repository", "requirement"]
 
 _NAME = "impflow_zoo"
 
@@ -32,13 +32,22 @@ def repository() -> str:
     )
 
 
-def install_line(extra: str = "") -> str:
-    """A command that works today: PyPI has releases, the repository has what comes before one.
+def requirement(extra: str = "") -> str:
+    """What pip finds today: PyPI has releases, the repository has what comes before one.
 
     Arguments:
         extra: name of an extra, such as `plot`.
     """
     wanted = f"{_NAME}[{extra}]" if extra else _NAME
-    if Version(metadata(_NAME)["Version"]).is_prerelease:
-        return f'pip install "{wanted} @ git+{repository()}"'
-    return f'pip install "{wanted}"' if extra else f"pip install {wanted}"
+    released = not Version(metadata(_NAME)["Version"]).is_prerelease
+    return wanted if released else f"{wanted} @ git+{repository()}"
+
+
+def install_line(extra: str = "") -> str:
+    """The command that installs the `requirement`, for a shell.
+
+    Arguments:
+        extra: name of an extra, such as `plot`.
+    """
+    wanted = requirement(extra)
+    return f"pip install {wanted}" if wanted == _NAME else f'pip install "{wanted}"'

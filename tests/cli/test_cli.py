@@ -41,6 +41,17 @@ def test_list_names_every_model(run):
         assert shown == [name for name in list_models() if pattern.strip("*") in name] != []
 
 
+def test_list_has_a_header_and_says_which_scores_are_better(run):
+    header, *lines = run("list", "power-plant").out.splitlines()
+    assert header.split() == ["model", "class", "parameters", "score", "unit", "direction"]
+    assert all(line.endswith("nats  higher is better") for line in lines)
+    (cifar,) = (line for line in run("list").out.splitlines() if line.startswith("impflow-cifar10"))
+    assert cifar.endswith("bits/dim  lower is better")
+    assert {line.index("nats") for line in lines} == {header.index("unit")}
+    described = run("list", DEFAULT, "--json").json["models"]
+    assert [(m["unit"], m["direction"]) for m in described[:1]] == [("nats", "higher is better")]
+
+
 def test_list_builds_no_model(run, monkeypatch):
     monkeypatch.setattr("impflow_zoo.zoo.record.model_class", None)
     assert run("list").code == 0

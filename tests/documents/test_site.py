@@ -42,6 +42,15 @@ def test_links_within_the_repository(document: Path) -> None:
             assert anchor[1:] in slugs(path.read_text(encoding="utf-8")), target + anchor
 
 
+def test_links_to_models_lead_to_pages_that_the_build_makes() -> None:
+    """It makes one of each card; recipes without weights have none."""
+    for document in documents():
+        text = document.read_text(encoding="utf-8")
+        for name in re.findall(r"\]\([./]*hub_configs/([\w-]+)/?\)", text):
+            card = CHECKOUT / "hub_configs" / name / "README.md"
+            assert card.is_file(), f"{document.name}: {name}"
+
+
 def test_a_link_becomes_one_of_the_site() -> None:
     text = "[a](../hub_configs/impflow-torus), [b](which-net.md#frequencies), `x[0](y)`"
     page = addresses.for_page(text, "docs/columns.md", "columns")

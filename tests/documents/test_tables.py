@@ -14,6 +14,8 @@ import yaml
 from support import staged_folder
 from support.checkout import CHECKOUT
 
+from impflow_zoo.zoo.install import requirement
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -70,6 +72,15 @@ def test_cards_are_made_from_the_folders(checkout):
     assert tables.documents(checkout)[card] == text
     card.write_text("edited by hand")
     assert tables.documents(checkout)[card] == text
+
+
+def test_the_demo_on_the_hub_installs_what_there_is(checkout):
+    path = checkout / "space" / "requirements.txt"
+    path.parent.mkdir()
+    path.write_text("--extra-index-url https://example.org/cpu\nimpflow_zoo[demo]==0.1\n")
+    before, required = tables.documents(checkout)[path].splitlines()
+    assert before == "--extra-index-url https://example.org/cpu"
+    assert required == requirement("demo")
 
 
 def test_training_one_model_again_changes_its_folder_its_line_and_generated_pages(checkout):

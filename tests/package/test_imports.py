@@ -9,8 +9,6 @@ from collections.abc import Collection
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 import impflow_zoo
 
 HEAVY = (
@@ -42,56 +40,6 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 PACKAGE = Path(impflow_zoo.__file__).parent
-ROOMS = {  # what a room may import beside itself
-    "numerics": set(),
-    "lipschitz": {"numerics"},
-    "data": {"numerics"},
-    "transforms": {"numerics", "lipschitz"},
-    "testing": {"numerics", "lipschitz", "transforms"},
-    "models": {"numerics", "lipschitz", "transforms", "normflows"},
-    "published": {"numerics", "lipschitz", "transforms", "models"},
-    "training": {
-        "numerics",
-        "transforms",
-        "data",
-        "models",
-        "facts",
-        "memory",
-        "processes",
-        "recipe",
-        "registry",
-        "scoring",
-    },
-    "publishing": {
-        "lipschitz",
-        "models",
-        "evaluation",
-        "facts",
-        "pictures",
-        "predictive",
-        "recipe",
-        "record",
-        "registry",
-        "standard_errors",
-        "texts",
-    },
-    "demo": {
-        "conditional_picture",
-        "lipschitz",
-        "data",
-        "models",
-        "latents",
-        "memory",
-        "mistakes",
-        "numerics",
-        "pictures",
-        "processes",
-        "record",
-        "registry",
-        "scoring",
-        "texts",
-    },
-}
 
 
 def modules() -> dict[str, Path]:
@@ -146,14 +94,3 @@ def test_modules_import_what_other_rooms_declare_public():
                 taken = {alias.name for alias in node.names}
                 taken -= {m.rpartition(".")[2] for m in known if m.startswith(f"{node.module}.")}
                 assert taken <= (declared[module] or set()), f"{name} from {module}"
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_what_is_below_them(room: str):
-    known = modules()
-    allowed = ROOMS[room] | {room}
-    own = {name: path for name, path in known.items() if name.split(".")[1:2] == [room]}
-    assert own
-    for name, path in own.items():
-        rooms = {below.split(".")[1] for below in imported(path, known) if "." in below}
-        assert rooms <= allowed, name

@@ -62,7 +62,8 @@ def score(folder: Path) -> Result:
 def test_the_default_is_there():
     assert "impflow-power-plant" in list_models(pretrained=True)
     assert locate("impflow-power-plant") == str(zoo_folder() / "impflow-power-plant")
-    assert set(list_models(pretrained=None)) == {f.name for f in FOLDERS if (f / CONFIG).is_file()}
+    assert list_models(pretrained=None) == [folder.name for folder in FOLDERS]
+    assert list_models() == [folder.name for folder in FOLDERS if (folder / CONFIG).is_file()]
 
 
 @every_model
