@@ -57,17 +57,6 @@ def test_list_builds_no_model(run, monkeypatch):
     assert run("list").code == 0
 
 
-def test_list_has_a_header_and_says_which_scores_are_better(run):
-    header, *lines = run("list", "power-plant").out.splitlines()
-    assert header.split() == ["model", "class", "parameters", "score", "unit", "direction"]
-    assert all(line.endswith("nats  higher is better") for line in lines)
-    (cifar,) = (line for line in run("list").out.splitlines() if line.startswith("impflow-cifar10"))
-    assert cifar.endswith("bits/dim  lower is better")
-    assert len({line.rindex(" is better") - len(line) for line in lines}) == 1
-    described = run("list", DEFAULT, "--json").json["models"]
-    assert [(m["unit"], m["direction"]) for m in described[:1]] == [("nats", "higher is better")]
-
-
 def test_list_names_recipes_without_weights_apart(run):
     described = run("list", "--recipes", "--json").json["models"]
     assert [m["name"] for m in described] == list_models(pretrained=False)
