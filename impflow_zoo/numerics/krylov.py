@@ -33,7 +33,6 @@ from torch.nn import functional
 from impflow_zoo.numerics.rows import norm
 
 MAX_RESTARTS = 20
-_SMALL = 256  # features below which libraries multiply batches of such matrices slowly
 
 
 @dataclass(frozen=True)
@@ -115,6 +114,7 @@ class Krylov:
 class _Basis:
     """Orthonormal vectors of each row, `[B, m, d]`; vector by vector in memory, `[m, B, d]`.
 
+    Libraries multiply batches of such small matrices slowly; sums of products are faster.
     Room for vectors is doubled when it is used up. Within a graph nothing is written in place, and
     the vectors have as much room as they need.
 
@@ -144,10 +144,7 @@ class _Basis:
         """The coefficients of vectors, `[B, d]`, in the basis, `[m, B]`, and what is left."""
         total = None
         for _ in range(self.passes):
-            if w.shape[1] < _SMALL:
-                h = (self.vectors * w).sum(dim=2)
-            else:  # rows times matrices: libraries take ten times as long for columns
-                h = (w[:, None] @ self.vectors.permute(1, 2, 0))[:, 0].mT
+            h = (self.vectors * w).sum(dim=2)
             w = w - self.combine(h)
             total = h if total is None else total + h
         assert total is not None
@@ -155,10 +152,7 @@ class _Basis:
 
     def combine(self, weights: Tensor) -> Tensor:
         """Sums of the first vectors with these weights, `[k, B] -> [B, d]`."""
-        vectors = self.vectors[: len(weights)]
-        if vectors.shape[2] < _SMALL:
-            return (weights[..., None] * vectors).sum(dim=0)
-        return (weights.mT[:, None] @ vectors.transpose(0, 1))[:, 0]
+        return (weights[..., None] * self.vectors[: len(weights)]).sum(dim=0)
 
 
 class _Factors:
