@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from impflow_zoo.cli.fit import fit, init
+from impflow_zoo.cli.options import (
+    AsJson,
+    Dataset,
+    Device,
+    Model,
+    Seed,
+    Split,
+    at_most,
+    seed_limit,
+)
 from impflow_zoo.demo.command import demo
-from impflow_zoo.fitting.command import fit, init
 from impflow_zoo.models import registry, writing
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import GOLDEN
@@ -29,38 +39,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
-Dataset = Annotated[
-    str | None,
-    typer.Option(help="Hub id, folder, file or toy:NAME; default: the data of the card."),
-]
-Split = Annotated[
-    str | None, typer.Option(help="Split of the data set; default: the split of the card.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Device = Annotated[
-    str | None,
-    typer.Option(help="Device, such as cpu or cuda:1; default: a GPU if there is one."),
-]
-
-
-def _at_most(largest: int) -> Callable[[int | None], int | None]:
-    """Refuse larger numbers: no range of typer's, since its end would stand in the help."""
-
-    def checked(value: int | None) -> int | None:
-        if value is not None and value > largest:
-            raise typer.BadParameter(f"{value} is too large: {largest} at most")
-        return value
-
-    return checked
-
-
-_seed = _at_most(2**63 - 1)  # what torch takes
-Seed = Annotated[
-    int,
-    typer.Option(min=0, callback=_seed, help="Seed of probes, noise and samples."),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -173,7 +151,7 @@ def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
     n: Annotated[
-        int, typer.Option("-n", min=1, callback=_at_most(10**16), help="Samples per context.")
+        int, typer.Option("-n", min=1, callback=at_most(10**16), help="Samples per context.")
     ] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
@@ -229,7 +207,9 @@ def train(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, callback=_seed, help="Overrides the recipe; repeat it with --resume."),
+        typer.Option(
+            min=0, callback=seed_limit, help="Overrides the recipe; repeat it with --resume."
+        ),
     ] = None,
     accept_outliers: Annotated[
         bool,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from impflow_zoo.data import limits
+import impflow_zoo.data.limits as limits
 from impflow_zoo.data.columns import EXACT, GROUP, TOO_LARGE, Columns, numbered, text_cell
 from impflow_zoo.data.csv_files import lines_of, not_utf8
 from impflow_zoo.data.source import DataError

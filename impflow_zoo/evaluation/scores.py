@@ -124,7 +124,7 @@ def evaluate(
     with _evaluating(model):
         round_trip = _round_trip(model, scored, said=processes.first)
         predicted = _predicted(model, source, seed, limit) if predictions else ()
-        beside = _gaussian(model, source, seed, limit) if processes.first else None
+        beside = _gaussian(model, source, seed, limit)
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
     n = len(values)

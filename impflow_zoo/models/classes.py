@@ -38,7 +38,8 @@ def register_model(cls: M) -> M:
     """Let recipes and config files name a model class; a decorator.
 
     Arguments:
-        cls: the class. Its `config_types` are frozen dataclasses, each with a `kind` of its own.
+        cls: the class. Its `config_types` are frozen dataclasses that derive from
+            `impflow_zoo.models.model_config.ModelConfig`, each with a `kind` of its own.
 
     Raises:
         ModelError: if the name, or the kind of a config, belongs to another class.

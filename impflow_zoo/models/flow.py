@@ -111,7 +111,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         given = {"logdet": logdet and LogDet.of(logdet), "solver": solver, "seed": seed}
         changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         for name in changes:
-            if not hasattr(config, name):
+            if name not in {field.name for field in dataclasses.fields(config)}:
                 raise ModelError(f"a {wanted.__name__} has no setting {name}: leave it out")
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")

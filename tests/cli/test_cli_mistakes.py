@@ -138,10 +138,6 @@ MISTAKES = {
         ["sample", "{plane}", "--out", "{}/x.csv", "-n", 10**16],
         "not enough memory: fewer rows at a time need less (sample: -n, evaluate: --batch-size)",
     ),
-    "far more samples than memory": (
-        ["sample", "{plane}", "--out", "{}/x.csv", "-n", 2**63 - 1],
-        "not enough memory: fewer rows at a time need less (sample: -n, evaluate: --batch-size)",
-    ),
     "certify damage": (["certify", _damaged], "truncated or damaged"),
     "no recipe": (["train", "{}/none.yaml"], "none.yaml cannot be read: No such file"),
     "recipe is a folder": (["train", "{}"], "cannot be read: Is a directory"),

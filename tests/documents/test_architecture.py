@@ -1,10 +1,9 @@
-"""The rooms of the package: imports run downwards, in no circle, and the page names what exists."""
+"""The rooms of the package: imports run downwards, and the page names what exists."""
 
 from __future__ import annotations
 
 import ast
 import re
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 from support.checkout import CHECKOUT
@@ -19,18 +18,10 @@ ROOMS = [
 ]
 
 
-def imported(path: Path, *, for_types: bool = True) -> set[str]:
-    """The files that a file imports anywhere, as `room/file.py` or `room/__init__.py`.
-
-    Arguments:
-        path: the file.
-        for_types: also what it imports for annotations alone, under `if TYPE_CHECKING`.
-    """
+def imported(path: Path) -> set[str]:
+    """The files that a file imports anywhere, as `room/file.py` or `room/__init__.py`."""
     names: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    if not for_types:
-        tree.body = [n for n in tree.body if not isinstance(n, ast.If)]
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -61,12 +52,6 @@ def test_imports_between_rooms_run_downwards():
         if room(file) in ROOMS:
             below = ROOMS[: ROOMS.index(room(file)) + 1]
             assert {room(other) for other in imported(path)} <= {*below}, file
-
-
-def test_no_file_imports_itself_through_others():
-    # `graphlib` raises `CycleError`, which names the files of a circle.
-    graph = {file: imported(path, for_types=False) for file, path in FILES.items()}
-    TopologicalSorter(graph).prepare()
 
 
 def test_every_file_stands_in_a_room():

@@ -15,7 +15,6 @@ from support.small_models import MEAN, STD, make, write_recipe
 
 from impflow_zoo import LogDet, NumericalWarning, create_model, evaluate
 from impflow_zoo.data import DataError, TableSource, open_source
-from impflow_zoo.evaluation import scoring
 from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.evaluation.rows import scored_split
 from impflow_zoo.models.fields import ConfigError, ModelError
@@ -161,7 +160,7 @@ def test_the_recipe_s_revision_of_the_data_is_taken(folder, monkeypatch):
         asked.append((dataset, split, options["revision"]))
         return TableSource(dataset, torch.full((3, 2), MEAN, dtype=torch.float64), "ab")
 
-    monkeypatch.setattr(scoring, "open_source", opened)
+    monkeypatch.setattr("impflow_zoo.models.rows.open_source", opened)
     assert evaluate(folder).revision == "abc"
     evaluate(folder, revision="def")
     evaluate(folder, "owner/other", "test")

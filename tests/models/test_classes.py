@@ -17,13 +17,14 @@ from impflow_zoo.models.classes import model_class, model_names
 from impflow_zoo.models.config import CONFIGS
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.model_config import ModelConfig
 from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.whitening import Whitening
 
 
 @dataclass(frozen=True)
-class GaussianConfig:
+class GaussianConfig(ModelConfig):
     """A correlated Gaussian."""
 
     kind: ClassVar[str] = "gaussian"

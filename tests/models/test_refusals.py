@@ -33,7 +33,6 @@ PLAIN = {
     "noise of another size": (lambda m: m.decode(torch.ones(2, 3)), r"noise of shape \(2, 3\)"),
     "noise with NaN": (lambda m: m.decode(torch.full((1, 2), math.nan)), "noise with NaN"),
     "no tensor": (lambda m: m.log_prob([[0.0, 0.0]]), "inputs of type list: a torch tensor"),
-    "array": (lambda m: m.log_prob(rows().numpy()), "inputs of type ndarray: a torch tensor"),
     "noise that is no tensor": (lambda m: m.decode([[0.0, 0.0]]), "noise of type list"),
     "another device": (lambda m: m.log_prob(rows().to("meta")), "is on meta, the model on cpu"),
     "context that is no tensor": (lambda m: m.log_prob(rows(), [0.0]), "unconditional"),

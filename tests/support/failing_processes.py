@@ -19,9 +19,9 @@ from unittest import mock
 
 from support.small_models import write_recipe
 
-from impflow_zoo import evaluate, evaluation, training
+from impflow_zoo import evaluate, training
 from impflow_zoo.data import DataError
-from impflow_zoo.evaluation import scoring
+from impflow_zoo.evaluation import scores, scoring
 from impflow_zoo.evaluation.processes import together
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.lock import only_run
@@ -78,7 +78,7 @@ def main(folder: Path) -> None:
     with only_run(folder / "folder") if rank == 0 else nullcontext():
         heard_of["folder"] = heard(train("folder"))
     heard_of["nothing"] = heard(train("nothing"))
-    with failing(1, evaluation, "open_rows", BATCH, 0):
+    with failing(1, scores, "open_rows", BATCH, 0):
         rows = {"dataset": "toy:moons", "limit": 9, "processes": together()}
         heard_of["data"] = heard(lambda: evaluate(folder / "nothing", **rows))
     if rank == 1:

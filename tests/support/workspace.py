@@ -170,7 +170,7 @@ class Workspace:
 
     def _data(self, model: str | None) -> str:
         """A folder with rows or images such as the model's recipe asks for."""
-        assert model is not None, "this command needs the data of a model, and names none"
+        model = model or TABLE_MODEL
         recipe, folder = self._recipe(model), self.root / "data" / model
         if folder.is_dir():
             return str(folder)

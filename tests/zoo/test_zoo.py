@@ -79,7 +79,7 @@ def test_the_recipe_makes_the_model(folder):
     stated, recipe = config_file(folder), read_recipe(folder / RECIPE)
     assert recipe.model == stated.model
     config = recipe.config
-    if getattr(config, "columns", None) == ():  # then those of the data are taken
+    if config.kind != "image" and config.columns == ():  # then those of the data are taken
         config = replace(config, columns=stated.config.columns)
     assert config == stated.config
     mixed = isinstance(getattr(config, "blocks", None), tuple) and stated.config.kind == "tabular"

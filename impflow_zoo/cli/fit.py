@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from impflow_zoo.cli.options import AsJson, Device, seed_limit
+
 __all__ = ["fit", "init"]
 
 Data = Annotated[str, typer.Argument(help="File, folder, Hub id, or toy:NAME.")]
@@ -16,8 +18,6 @@ Given = Annotated[
     str | None, typer.Option(help="Context columns, COL,...: the density is given these.")
 ]
 Minutes = Annotated[float, typer.Option(min=1e-3, help="CPU minutes of one thread.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the split and of all runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def fit(
@@ -25,11 +25,10 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder for the model, all runs and the rows.")],
     minutes: Minutes = 10.0,
     given: Given = None,
-    seed: Seed = 0,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Device, such as cpu or cuda:1; default: a GPU if there is one."),
-    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, callback=seed_limit, help="Seed of the split and of all runs.")
+    ] = 0,
+    device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the fit in OUT.")] = False,
     as_json: AsJson = False,
 ) -> None:
