@@ -25,7 +25,6 @@ _SECTIONS = {
     "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork "
     "Ensemble",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",
-    "Fit": "fit Fit",
     "The zoo": "create_model list_models evaluate register_model register_block",
     "Blocks": "ImpFlowTransform ResFlowTransform MonotoneTransform RadialTransform",
     "Nets": "LipschitzMLP SandwichMLP LipschitzConvNet LipschitzDenseNet",

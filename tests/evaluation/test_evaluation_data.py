@@ -139,10 +139,10 @@ def test_the_split_that_ships_with_a_model_is_scored_whole(folder, tmp_path):
 
 
 def test_a_damaged_recipe_matters_only_where_it_names_the_data(folder, tmp_path):
-    (folder / "recipe.yaml").write_text("model: ImpFlow\nsettings: {}\n")
+    (folder / "recipe.yaml").write_text("model: ImpFlow\ndata: {datset: x}\n")
     result = evaluate(folder, str(table(tmp_path / "test.csv")))
     assert (result.n, result.published) == (4, None)
-    with pytest.raises(ConfigError, match="unknown recipe key 'settings'"):
+    with pytest.raises(ConfigError, match="unknown config key 'data.datset'"):
         evaluate(folder)
 
 

@@ -14,31 +14,20 @@ from support.small_models import config, write_recipe
 from impflow_zoo import ResFlow, TabularConfig, create_model, register_model, training
 from impflow_zoo.models import classes
 from impflow_zoo.models.classes import model_class, model_names
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.config import CONFIGS
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.model_config import ModelConfig
 from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.transforms.standardise import Standardise
 from impflow_zoo.transforms.whitening import Whitening
 
 
 @dataclass(frozen=True)
-class GaussianConfig(ModelConfig):
+class GaussianConfig(ColumnsConfig):
     """A correlated Gaussian."""
 
     kind: ClassVar[str] = "gaussian"
-
-    features: int
-    columns: tuple[str, ...] = ()
-    rounding: tuple[float, ...] = ()
-    metric: str = "log_likelihood"
-    context_features: int | None = None
-    seed: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.features,)
 
 
 class Gaussian(FlowModel):
