@@ -23,7 +23,7 @@ from typing import Any
 import numpy
 import pandas
 import torch
-from documents import README, RESULTS, markdown, show
+from documents import README, RESULTS, markdown, publish
 
 from impflow_zoo import evaluate
 from impflow_zoo.fitting import Fit, describe
@@ -186,7 +186,7 @@ def main() -> None:
         figures[name] = compared(name, 0.01 if SMOKE else options.minutes, options.out)
         KEPT.write_text(json.dumps(figures, indent=1) + "\n")
         if options.publish:
-            show(README, {"fit table": rows_of(figures)})
+            publish(README, {"fit table": rows_of(figures)}, figures, KEPT.stem)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def register_model(cls: M) -> M:
 
     Arguments:
         cls: the class. Its `config_types` are frozen dataclasses that derive from
-            `impflow_zoo.models.columns.ColumnsConfig` or from `ImageConfig`, each with a `kind` of its own.
+            `impflow_zoo.models.columns.ColumnsConfig` or from `ImageConfig`, each with a `kind` of
+            its own.
 
     Raises:
         ModelError: if the name, or the kind of a config, belongs to another class.

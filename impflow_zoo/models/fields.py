@@ -50,12 +50,13 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 
 def require_names(setting: str, found: typing.Iterable[str], known: typing.Iterable[str]) -> None:
     """Refuse names of columns that there are not; a close one is proposed."""
-    names = list(known)
+    names = dict.fromkeys(known)
     for name in found:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"{setting}={name!r}: names of columns expected{hint}")
+            text = reprlib.repr(name)
+            raise ConfigError(f"{setting}={text}: names of columns expected{hint}")
 
 
 def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
