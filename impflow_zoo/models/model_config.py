@@ -19,7 +19,6 @@ class ModelConfig:
 
     Attributes:
         kind: name of the kind in files.
-        shape: shape of one row as the user has it.
         columns, context_columns: names of the columns and of the context columns, if they have any.
         context_features: size of a context row, or None for an unconditional density.
         classes: number of labels that contexts are, if they are labels.
