@@ -123,8 +123,13 @@ def evaluate(
     predictions = predictions and processes.first
     with _evaluating(model):
         round_trip = _round_trip(model, scored, said=processes.first)
-        predicted = _predicted(model, source, seed, limit) if predictions else ()
-        beside = _gaussian(model, source, seed, limit)
+        predicted: tuple[Predictive, ...] = ()
+        beside = None
+        if isinstance(source, TableSource):
+            inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
+            rows = torch.cat(inputs)
+            predicted = _predicted(model, rows, seed) if predictions else ()
+            beside = _gaussian(model, rows)
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
     n = len(values)
@@ -167,29 +172,19 @@ def _groups(source: Source | ImageStream, n: int) -> Tensor | None:
     return None if groups is None else groups[:n]
 
 
-def _predicted(
-    model: FlowModel, source: Source | ImageStream, seed: int, limit: int | None
-) -> tuple[Predictive, ...]:
-    if model.config.context_features is None or len(model.config.shape) == 3:
-        return ()
-    inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
-    x, context = model.parted(torch.cat(inputs))
-    assert context is not None
-    return predictive(model, x, context, seed)
+def _predicted(model: FlowModel, rows: Tensor, seed: int) -> tuple[Predictive, ...]:
+    x, context = model.parted(rows)
+    return () if context is None else predictive(model, x, context, seed)
 
 
-def _gaussian(
-    model: FlowModel, source: Source | ImageStream, seed: int, limit: int | None
-) -> float | None:
+def _gaussian(model: FlowModel, rows: Tensor) -> float | None:
     """The value of a Gaussian of the rows themselves, where it says something."""
-    size = len(model.columns)
-    if not isinstance(source, TableSource) or not size or model.config.periodic:
+    if model.config.periodic:
         return None
-    inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
-    rows = torch.cat(inputs).double().cpu().numpy()
-    if len(rows) < _GAUSSIAN_ROWS * rows.shape[1] or (rows.std(axis=0) == 0).any():
+    values = rows.double().cpu().numpy()
+    if len(values) < _GAUSSIAN_ROWS * values.shape[1] or (values.std(axis=0) == 0).any():
         return None
-    value = gaussian(rows, rows, size).validation
+    value = gaussian(values, values, len(model.columns)).validation
     return float(model.preprocessing.metric(torch.tensor(value, dtype=torch.float64)))
 
 

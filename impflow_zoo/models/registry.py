@@ -55,13 +55,13 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
 def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
     """Load a model of any class by its name in the zoo, by Hub id, or from a folder.
 
+    Weights of the zoo that the package leaves out are loaded from the Hub, at the commit that the
+    package names.
+
     Arguments:
         model: a name from `list_models`, a Hub id (`owner/name`, `owner/name@revision`), or a
             local folder.
         options: as in `from_pretrained`.
-
-    Weights of the zoo that the package leaves out are loaded from the Hub, at the commit that the
-    package names.
 
     Raises:
         ModelError: if there is no such model, no weights were trained for it, or the Hub has

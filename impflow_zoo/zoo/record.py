@@ -67,7 +67,7 @@ class Record:
         """
         return read_entries(self.folder)
 
-    @property
+    @cached_property
     def entry(self) -> Entry | None:
         """The score on its card; None if there is none or the file is damaged."""
         return card_entry(self.folder)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+import tables
 from support.checkout import CHECKOUT
+
+from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.zoo.record import Record
 
 README = CHECKOUT / "README.md"
 
@@ -41,3 +45,26 @@ def test_local_links_and_pictures_exist() -> None:
     assert targets
     missing = [target for target in targets if not (README.parent / target).exists()]
     assert not missing
+
+
+def test_the_home_page_prints_what_its_code_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = fenced((CHECKOUT / "docs" / "index.md").read_text(), "python")
+    exec(compile(code, "index.md", "exec"), {})
+    assert f"# {capsys.readouterr().out.splitlines()[-1]}" == code.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("impflow-kin8nm", "resflow-kin8nm"),
+        ("impflow-kin8nm", "spline-kin8nm"),
+        ("resflow-power-plant", "impflow-power-plant"),
+        ("resflow-power-plant", "spline-power-plant"),
+    ],
+    ids=" over ".join,
+)
+def test_leads_are_above_two_errors_and_of_three_trainings(names: tuple[str, str]) -> None:
+    pair = tuple(Record(ModelFolder(CHECKOUT / "hub_configs" / name)) for name in names)
+    value, error, how = tables.lead(pair)
+    assert (value >= 2 * error, how) == (True, "paired")
+    assert all(record.over_seeds[2] == 3 for record in pair)

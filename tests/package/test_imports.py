@@ -51,19 +51,52 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(path: Path, known: Collection[str]) -> set[str]:
-    """The modules among the known ones that a file imports, anywhere but for types alone."""
+# Each room may import those before it.
+ROOMS = [
+    *("numerics", "lipschitz", "transforms", "normflows", "data", "models"),
+    *("evaluation", "plots", "training", "fitting", "zoo", "demo", "cli"),
+]
+
+
+def imported(path: Path, known: Collection[str], *, for_types: bool = False) -> set[str]:
+    """The modules among the known ones that a file imports, for types alone only if asked for."""
     found = set()
     nodes: list[ast.AST] = [ast.parse(path.read_text())]
     while nodes:
         node = nodes.pop()
-        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+        types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if for_types or not types:
             nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{name.name}" for name in node.names} | {node.module}
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
     return found & set(known)
+
+
+def room(module: str) -> str:
+    """The room of a module; that of a file beside the rooms is its own name."""
+    return module.split(".")[1]
+
+
+def test_rooms_import_downwards():
+    known = modules()
+    inside = known.keys() - {"impflow_zoo"}
+    for name in inside:
+        if room(name) in ROOMS:
+            below = ROOMS[: ROOMS.index(room(name)) + 1]
+            others = imported(known[name], inside, for_types=True)
+            assert {room(other) for other in others} <= {*below}, name
+
+
+def test_every_file_stands_in_a_room():
+    loose = {path.stem for path in PACKAGE.glob("*.py")}
+    assert loose == {"__init__", "__main__", "sklearn", "zuko"}
+    assert {room(name) for name in modules().keys() - {"impflow_zoo"}} == {
+        *(loose - {"__init__"}),
+        *ROOMS,
+        "testing",
+    }
 
 
 def test_imports_have_no_circles():
