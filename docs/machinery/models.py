@@ -15,7 +15,8 @@ from impflow_zoo.zoo.record import Record, records
 from machinery.addresses import ROOT, for_page
 
 ZOO = ROOT / "hub_configs"
-ORPHAN = "---\norphan: true\n---\n\n"  # the gallery leads there, not the navigation
+# The gallery leads there, not the navigation. A search finds the names of models alone.
+ORPHAN = "---\norphan: true\nnosearch: true\n---\n\n"
 WIDTH = 480  # of a thumbnail, pixels
 FIRST = (  # in the gallery: the pictures to begin with
     "impflow-rings",
