@@ -205,7 +205,7 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, callback=seed_limit, help="Overrides the recipe; repeat it with --resume."
+            min=0, callback=seed_limit, help="Instead of the recipe's; repeat it with --resume."
         ),
     ] = None,
     accept_outliers: Annotated[
@@ -213,7 +213,7 @@ def train(
         typer.Option("--accept-outliers", help="Train on values like 1e30 among hundreds."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Take two steps, keep nothing: does everything fit?")
+        bool, typer.Option("--dry-run", help="Take two steps to test the set-up; keep nothing.")
     ] = False,
     device: Device = None,
     as_json: AsJson = False,
@@ -271,7 +271,7 @@ def train(
 
 @app.command()
 def certify(model: Model, as_json: AsJson = False) -> None:
-    """Prove the Lipschitz bounds and check the golden batch."""
+    """Prove that the blocks are invertible, and compare outputs with stored ones."""
     from impflow_zoo.lipschitz.certify import worst
     from impflow_zoo.lipschitz.lipsdp import lipsdp_bounds
     from impflow_zoo.models.store import check_certificate, verify

@@ -86,7 +86,7 @@ class Density(nn.Module):
 
     @property
     def transform(self) -> Transform:
-        """The map data -> noise of the flow."""
+        """The map data -> noise of the flow: `[B, ...] -> [B, D], [B]`, and back by `inverse`."""
         transform, *_ = self.flow.children()
         assert isinstance(transform, Transform)
         return transform
@@ -357,11 +357,19 @@ class Density(nn.Module):
         return x
 
     def to_data(self, x: Tensor) -> Tensor:
-        """Turn input of `transform` into data: tables stay as they are, images become uint8."""
+        """Turn input of `transform`, `[B, ...]`, into data of the same shape.
+
+        Tables stay as they are, images become uint8.
+        """
         return self.preprocessing.to_data(x)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
+        """Undo rounding: raw rows, `[B, ...]`, and uniform noise in [0, 1) become model input.
+
+        Arguments:
+            raw: rows as a data set has them.
+            noise: one number for each entry of `raw`.
+        """
         return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
@@ -386,7 +394,14 @@ class Density(nn.Module):
         self.preprocessing.fit(self.transform, x, context)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Rows of a data set, the context's columns last, as input and contexts."""
+        """Rows of a data set, the context's columns last, as input and contexts.
+
+        Arguments:
+            rows: of a table, `[N, D + context_features]`, or images, whose last plane is the label.
+
+        Returns:
+            Input, `[N, ...]`, and contexts, `[N, context_features]`; None if the model takes none.
+        """
         size = self.config.context_features
         if size is None:
             return rows, None
