@@ -16,6 +16,7 @@ from impflow_zoo.demo.looks import table
 from impflow_zoo.demo.numbers import bounds_of_nets, margin_in_words, numbers_of
 from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.lipschitz.certify import Certificate, certify
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.texts import in_markdown
 
 with contextlib.suppress(ImportError):  # the command says what to install
@@ -81,6 +82,7 @@ def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, f
 def point(exhibit: Exhibit) -> list[Any]:
     """The sliders of two coordinates."""
     found, config = density_map(exhibit), exhibit.model.config
+    assert isinstance(config, ColumnsConfig), "images are no points of a plane"
     with gr.Row():
         sliders = []
         for name, low, high, value in zip(
