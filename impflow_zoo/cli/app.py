@@ -18,7 +18,6 @@ from impflow_zoo.cli.options import (
     Model,
     Seed,
     Split,
-    at_most,
     seed_limit,
 )
 from impflow_zoo.demo.command import demo
@@ -150,9 +149,7 @@ def evaluate(
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
-    n: Annotated[
-        int, typer.Option("-n", min=1, callback=at_most(10**16), help="Samples per context.")
-    ] = 16,
+    n: Annotated[int, typer.Option("-n", min=1, help="Samples per context.")] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     rounded: Annotated[
