@@ -184,7 +184,13 @@ def test_a_search_finds_the_guide_among_the_first(site: Path, tab: Any, asked: s
 
 KINDS = ("index", "start", "models", "zoo/index", "zoo/impflow-power-plant", "settings", "columns")
 KINDS += ("api/index", "api/command-line", "api/impflow_zoo.ImpFlowTransform", "which-flow")
-KINDS += ("how-to/index", "how-to/density_of_a_table", "project/notebook-toys", "implicit-flow")
+KINDS += (
+    "genindex",
+    "how-to/index",
+    "how-to/density_of_a_table",
+    "project/notebook-toys",
+    "implicit-flow",
+)
 
 
 @pytest.mark.slow
