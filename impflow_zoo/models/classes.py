@@ -7,7 +7,7 @@ Another package adds a class with `register_model`. If it also declares an entry
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from impflow_zoo.models.flow import FlowModel
 
 __all__ = [
+    "family_of",
     "model_class",
     "model_names",
     "names_of",
@@ -68,23 +69,28 @@ def model_class(name: object) -> type[FlowModel]:
     return registered("model", name, _CLASSES)
 
 
+def family_of(block: str) -> str | None:
+    """The class of models that a kind of block belongs to, None if it belongs to none."""
+    return next((name for name, cls in _CLASSES.items() if block in cls.block_kinds), None)
+
+
 def names_of(what: str, own: Mapping[str, object]) -> list[str]:
     """What is registered, and the entry points of other packages."""
     entries = entry_points(group=f"impflow_zoo.{what}s")
     return sorted({*own, *(entry.name for entry in entries)})
 
 
-def registered(what: str, name: object, own: Mapping[str, T], others: Iterable[str] = ()) -> T:
+def registered(what: str, name: object, own: Mapping[str, T]) -> T:
     """What is registered by a name; its entry point is loaded first, which registers it.
 
     Raises:
-        ConfigError: if there is nothing, listing what there is and others.
+        ConfigError: if there is nothing, listing what there is.
     """
     if isinstance(name, str) and name not in own:
         for entry in entry_points(group=f"impflow_zoo.{what}s", name=name):
             entry.load()
     if not isinstance(name, str) or name not in own:
-        known = ", ".join(sorted({*others, *names_of(what, own)}))
+        known = ", ".join(names_of(what, own))
         raise ConfigError(f"unknown {what} {reprlib.repr(name)}: this version knows {known}")
     return own[name]
 

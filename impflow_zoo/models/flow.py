@@ -23,7 +23,6 @@ from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
-from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 
 __all__ = ["FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
 
@@ -202,7 +201,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
 class ImpFlow(FlowModel):
     """Implicit normalizing flow: `ImpFlowTransform` blocks. See `FlowModel`."""
 
-    block = ImpFlowTransform
+    block_kinds = ("implicit",)
     citation: ClassVar[str] = """@inproceedings{lu2021implicit,
   title={Implicit Normalizing Flows},
   author={Lu, Cheng and Chen, Jianfei and Li, Chongxuan and Wang, Qiuhao and Zhu, Jun},
@@ -216,7 +215,7 @@ class ImpFlow(FlowModel):
 class ResFlow(FlowModel):
     """Residual flow: `ResFlowTransform` blocks. See `FlowModel`."""
 
-    block = ResFlowTransform
+    block_kinds = ("residual",)
     citation: ClassVar[str] = """@inproceedings{chen2019residual,
   title={Residual Flows for Invertible Generative Modeling},
   author={Chen, Ricky T. Q. and Behrmann, Jens and Duvenaud, David and Jacobsen, J{\\"o}rn-Henrik},
@@ -230,7 +229,7 @@ class ResFlow(FlowModel):
 class MonotoneFlow(FlowModel):
     """Monotone flow: `MonotoneTransform` blocks. See `FlowModel`."""
 
-    block = MonotoneTransform
+    block_kinds = ("monotone",)
     citation: ClassVar[str] = """@inproceedings{ahn2022invertible,
   title={Invertible Monotone Operators for Normalizing Flows},
   author={Ahn, Byeongkeun and Kim, Chiyoon and Hong, Youngjoon and Kim, Hyunwoo J.},
