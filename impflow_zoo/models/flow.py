@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from contextlib import suppress
 from functools import partial
@@ -18,7 +17,7 @@ from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
-from impflow_zoo.models.fields import ModelError, usable_device
+from impflow_zoo.models.fields import ModelError, did_you_mean, usable_device
 from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
@@ -192,8 +191,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     known = signature(PyTorchModelHubMixin.push_to_hub).parameters
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, "card", "push_to_hub"], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, [*known, "card", "push_to_hub"])
             raise TypeError(f"unknown option {name!r}{hint}")
 
 
