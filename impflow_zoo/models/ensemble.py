@@ -62,6 +62,9 @@ class Ensemble(nn.Module):
 
         Arguments:
             x, context: as for `FlowModel.log_prob`.
+
+        Raises:
+            ValueError, NotFiniteError: as `FlowModel.log_prob`.
         """
         parts = torch.stack([model.log_prob(x, context) for model in self._parts])
         return parts.logsumexp(dim=0) - math.log(len(parts))
@@ -80,6 +83,12 @@ class Ensemble(nn.Module):
 
         Arguments:
             n, context, generator, rounded, as_frame: as for `FlowModel.sample`.
+
+        Returns:
+            `[n, D]`, or `[C, n, D]` for `C` contexts; a DataFrame if `as_frame`.
+
+        Raises:
+            ModelError, ValueError, SolverError: as `FlowModel.sample`.
         """
         parts = self._parts
         place = next(self.parameters()).device if generator is None else generator.device
