@@ -101,12 +101,19 @@ def registered_name(cls: type) -> str | None:
 
 
 def require_config(cls: type[Density], config: object) -> None:
-    """Refuse a config that a class is not made from.
+    """Refuse a config that a class is not made from, or whose blocks are all of another class.
 
     Raises:
-        ConfigError: naming the kinds that it is made from.
+        ConfigError: naming the kinds that it is made from, or the other class.
     """
     if not isinstance(config, cls.config_types):
         kinds = " or ".join(repr(known.kind) for known in cls.config_types)
         found = repr(getattr(config, "kind", type(config).__name__))
         raise ConfigError(f"{cls.__name__} takes a config of kind {kinds}, not {found}")
+    blocks = getattr(config, "blocks", ())
+    families = {family_of(block) for block in blocks} if isinstance(blocks, tuple) else set()
+    family = families.pop() if len(families) == 1 else None
+    if family is None or not set(blocks).isdisjoint(cls.block_kinds):
+        return
+    if isinstance(config, _CLASSES[family].config_types):
+        raise ConfigError(f"all blocks are of {family}: name it as the model, not {cls.__name__}")

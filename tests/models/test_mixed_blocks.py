@@ -108,6 +108,12 @@ def test_a_block_is_named_once_and_belongs_to_a_family(block, family):
     assert family_of(block) == family
 
 
+def test_a_model_bears_the_name_of_its_blocks():
+    with pytest.raises(ConfigError, match="all blocks are of ResFlow: name it as the model, not I"):
+        ImpFlow(config(blocks=("residual", "residual")))
+    ImpFlow(config(blocks=("spline-coupling",)))  # SplineFlow takes other settings
+
+
 def test_a_number_and_the_name_of_the_own_kind_are_the_same_model():
     number, names = bent(2, ResFlow), bent(("residual", "residual"), ResFlow)
     assert [b.logdet.seed for b in number.blocks()] == [b.logdet.seed for b in names.blocks()]
