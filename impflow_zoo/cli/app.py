@@ -110,6 +110,10 @@ def evaluate(
             help="Draw samples for each row of a conditional model: errors and coverage.",
         ),
     ] = True,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Column of weights of the rows; default: as in the model's recipe."),
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -134,6 +138,7 @@ def evaluate(
         skip_corrupt=skip_corrupt,
         streaming=streaming,
         predictions=predictions,
+        weights=weights,
         processes=processes,
         progress=True,
     )

@@ -50,6 +50,7 @@ def fit(
     given: str | Sequence[str] = (),
     *,
     out: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
     resume: bool = False,
@@ -69,6 +70,8 @@ def fit(
         given: context columns: the density is that of the other columns given these.
         out: folder for the best model, all runs and the rows; None takes a temporary folder, which
             is deleted when the result is.
+        weights: column that holds the weights of the rows, at least 0: a row of weight 2 counts as
+            two rows. None counts all alike.
         seed: of the split and of all runs.
         device: of the trainings; None takes a GPU if there is one.
         resume: go on with the fit in `out`.
@@ -89,11 +92,13 @@ def fit(
     """
     check_settings(minutes, seed)
     names = (given,) if isinstance(given, str) else tuple(given)
-    table = read_table(data)
+    table = read_table(data, weights)
     findings = describe(table.first, names, table.name)
     say = _said if progress else _unsaid
     for line in findings.lines():
         say(line)
+    if weights is not None:
+        say(f"weights of the rows: {weights}")
     splits = split(table, findings, seed)
     entrants = candidates(findings)
     return fit_splits(
@@ -103,6 +108,7 @@ def fit(
         plan(len(entrants), 60 * minutes),
         minutes=minutes,
         out=out,
+        weights=weights,
         seed=seed,
         device=device,
         resume=resume,
@@ -126,6 +132,7 @@ def fit_splits(
     *,
     minutes: float,
     out: str | os.PathLike[str] | None,
+    weights: str | None = None,
     seed: int,
     device: str | torch.device | None,
     resume: bool = False,
@@ -140,9 +147,12 @@ def fit_splits(
         splits: the rows, with or without a test split.
         entrants: the candidates, the most promising first.
         rounds: of the search.
+        weights: what the column is called that holds the weights of the rows, if they have any.
         baselines: compare with densities that need no search.
         wall: minutes by the clock per minute of work after which the last run is stopped.
     """
+    import numpy
+
     start = time.perf_counter()
     kept = _Temporary() if out is None else None
     folder = kept.path if kept else Path(os.fspath(out or ""))
@@ -153,12 +163,13 @@ def fit_splits(
         "minutes": minutes,
         "seed": seed,
         "given": list(findings.given),
+        "weights": weights,
     }
     processes = together(device)
     with only_run(folder):
         _check(folder, asked, resume=resume)
         _begin(folder, asked)
-        write_splits(splits, folder / "data")
+        write_splits(splits, folder / "data", weights)
         if "test" in splits:  # where `evaluate` finds them
             shutil.copyfile(folder / "data" / "test.parquet", folder / TEST_ROWS)
         search = Search(
@@ -171,6 +182,7 @@ def fit_splits(
             processes,
             progress,
             _said if progress else _unsaid,
+            weights,
         )
         best = search.run(entrants, rounds, wall)
         if best.value is None:
@@ -186,7 +198,10 @@ def fit_splits(
             scored = evaluate(model, splits["test"])
             value, stderr, n, groups = scored.value, scored.stderr, scored.n, scored.groups
             rows = _noisy(findings, splits["test"], seed + 2)
-            beside = {one.name: float(one.log_prob(rows).mean()) for one in others}
+            counts = _counts(splits["test"])
+            beside = {
+                one.name: float(numpy.average(one.log_prob(rows), weights=counts)) for one in others
+            }
         found = Fit(
             model,
             value,
@@ -200,6 +215,7 @@ def fit_splits(
             others,
             beside,
             (time.perf_counter() - start) / 60,
+            weights,
             kept,
         )
         if kept is None:
@@ -252,10 +268,16 @@ def _baselines(
         _noisy(findings, splits[name], seed + i) for i, name in enumerate(("train", "validation"))
     )
     size = len(findings.columns)
-    mixed = mixture(train, validation, size, seed)
+    counts = (_counts(splits["train"]), _counts(splits["validation"]))
+    mixed = mixture(train, validation, size, seed, counts)
     if mixed is None:
         _said("no Gaussian mixture to compare with: it needs scikit-learn")
-    return (gaussian(train, validation, size), *([mixed] if mixed else []))
+    return (gaussian(train, validation, size, counts), *([mixed] if mixed else []))
+
+
+def _counts(source: TableSource) -> Any:
+    """The weights of rows as an array, `[N]`; None if all count alike."""
+    return None if source.weights is None else source.weights.numpy()
 
 
 def _noisy(findings: Findings, source: TableSource, seed: int) -> Any:

@@ -113,6 +113,7 @@ class Search:
         processes: where they run.
         progress: show a progress bar of each run.
         say: told a line when a run has ended.
+        weights: what the column is called that holds the weights of the rows, if they have any.
     """
 
     findings: Findings
@@ -124,6 +125,7 @@ class Search:
     processes: Processes
     progress: bool
     say: Callable[[str], None]
+    weights: str | None = None
     tried: list[Tried] = field(default_factory=list)
     left: float = 0.0
 
@@ -183,7 +185,8 @@ class Search:
         rows = len(self.splits["train"])
         training = training_settings(candidate, steps, rows, seed=self.seed, **settings)
         config = candidate.full_config(self.findings)
-        text = recipe_text(self.findings, candidate.model, config, training, head=_HEAD)
+        data = {} if self.weights is None else {"weights": self.weights}
+        text = recipe_text(self.findings, candidate.model, config, training, data=data, head=_HEAD)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE, text.encode())
         start = time.process_time()

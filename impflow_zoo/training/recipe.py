@@ -140,6 +140,8 @@ class Recipe:
             raise ConfigError(
                 f"data.corrupt={self.data.corrupt!r} is for images: leave it out for tables"
             )
+        if self.data.weights is not None and image:
+            raise ConfigError("data.weights is for tables: leave it out for images")
 
     @property
     def runs(self) -> tuple[TrainingSettings, ...]:

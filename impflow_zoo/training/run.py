@@ -319,7 +319,8 @@ def open_splits(
     if settings.train_rows is not None and not any(map(is_toy, (dataset, settings.dataset))):
         raise DataError("data.train_rows is only for toys, leave it out")
     size = settings.train_rows if is_toy(dataset) else None  # another --data has its own number
-    rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
+    options: dict[str, Any] = {"skip_corrupt": skip, "weights": settings.weights}
+    rows = open_rows(recipe.config, dataset, settings.train, revision, size, **options)
     if not accept_outliers:
         refuse_outliers(rows)
     held_out = settings.validation_rows
@@ -331,7 +332,7 @@ def open_splits(
     validation = settings.validation
     config = _with_columns(recipe.config, rows)
     try:
-        validation_rows = open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+        validation_rows = open_rows(config, dataset, validation, revision, **options)
     except UnknownSplitError as error:
         raise DataError(
             f"{error}; or set data.validation_rows in the recipe, to hold out rows of "

@@ -132,6 +132,23 @@ def test_frames_arrays_and_contexts(tmp_path):
     assert array.model.config.columns == ("x0", "x1")
 
 
+def test_rows_have_weights(tmp_path):
+    """The heavy half of the table is the one that is found, and the folder keeps the weights."""
+    x = open_toy("moons", 600).rows(range(600)).numpy()
+    frame = pandas.DataFrame(x, columns=["x", "y"])
+    frame["w"] = numpy.where(frame["x"] < 0.5, 1.0, 1e-3)
+    found = small_fit(tmp_path / "out", data=frame, weights="w")
+    assert found.model.config.columns == ("x", "y")
+    rows = found.model.sample(300, generator=torch.Generator().manual_seed(0))
+    assert float((rows[:, 0] < 0.7).double().mean()) > 0.85
+    again = evaluate(create_model(found.folder))
+    assert (again.value, again.stderr) == pytest.approx((found.value, found.stderr))
+    assert again.weights == "w"
+    assert f"nats on {found.n} rows, weighted by w (Gaussian" in found.report()
+    with pytest.raises(ModelError, match="was begun with other rows"):
+        small_fit(tmp_path / "out", data=frame[["x", "y"]], resume=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
