@@ -13,7 +13,7 @@ from torch import Tensor
 from impflow_zoo.data.columns import Columns
 from impflow_zoo.data.frames import has_names, in_memory
 from impflow_zoo.data.weights import weighted
-from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.fitting.budget import Plan, plan, prices
 from impflow_zoo.fitting.columns import LEAST_ROWS, Findings, describe
 from impflow_zoo.fitting.portfolio import candidates, own_candidate
 from impflow_zoo.fitting.reading import Table
@@ -73,7 +73,7 @@ class _FlowEstimator(BaseEstimator):
         splits = split(Table("X", {"": columns}), findings, self.seed, test=False)
         if self.model is None and self.config is None:
             entrants = candidates(findings)
-            rounds = plan(len(entrants), 60 * self.minutes)
+            rounds = plan(prices(entrants, findings, splits), 60 * self.minutes)
         else:
             entrants, rounds = [own_candidate(self.model, self.config)], Plan()
         found = fit_splits(

@@ -29,6 +29,10 @@ def fit(
     minutes: Minutes = 10.0,
     given: Given = None,
     weights: Weights = None,
+    ensemble: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="Trainings of the best whose mixture is the model."),
+    ] = 1,
     seed: Annotated[
         int, typer.Option(min=0, callback=seed_limit, help="Seed of the split and of all runs.")
     ] = 0,
@@ -47,6 +51,7 @@ def fit(
             _names(given),
             out=out,
             weights=weights,
+            ensemble=ensemble,
             seed=seed,
             device=device,
             resume=resume,

@@ -151,7 +151,8 @@ def evaluate(
     sure = n if counts is None else effective_rows(counts)
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
-    nets, card = sum(len(block.steps) for block in model.blocks()), where.published
+    nets = sum(len(block.steps) for block in model.blocks()) / len(model.parts)
+    card = where.published
     if card and card.n != n:  # a part of the rows
         card = None
     return Result(
@@ -276,10 +277,13 @@ def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
     """The largest error of the first rows; where it is large, a warning if it is to be `said`."""
     assert scored.first is not None
     x, context = model.parted(scored.first.to(next(model.parameters()).device))
-    # `model.decode` would warn of its own guess, where the error is known here.
-    z = model.encode(x, context)
-    back, _ = walk(model.transform, z, context, backwards=True, want_logdet=False)
-    error = model.preprocessing.difference(back, x).abs()
+    errors = []
+    for part in model.parts:
+        # `part.decode` would warn of its own guess, where the error is known here.
+        z = part.encode(x, context)
+        back, _ = walk(part.transform, z, context, backwards=True, want_logdet=False)
+        errors.append(model.preprocessing.difference(back, x).abs())
+    error = torch.stack(errors)
     if x.dim() == 2:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -19,10 +20,12 @@ import torch
 from tqdm import tqdm
 
 from impflow_zoo.data import TableSource, fingerprint
+from impflow_zoo.data.frames import IN_MEMORY
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
 from impflow_zoo.evaluation.processes import together
-from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.fitting.budget import Plan, plan, prices
+from impflow_zoo.fitting.card import card_words, write_card
 from impflow_zoo.fitting.columns import Findings, describe
 from impflow_zoo.fitting.portfolio import Candidate, candidates
 from impflow_zoo.fitting.reading import read_table
@@ -32,7 +35,7 @@ from impflow_zoo.fitting.splits import split, write_splits
 from impflow_zoo.models.config import parse
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CONFIG, CURVE, PICTURE, TEST_ROWS, WEIGHTS
+from impflow_zoo.models.folder import CONFIG, CURVE, MOST_MEMBERS, PICTURE, TEST_ROWS, WEIGHTS
 from impflow_zoo.models.preprocessing import preprocessing_of
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -51,6 +54,7 @@ def fit(
     *,
     out: str | os.PathLike[str] | None = None,
     weights: str | None = None,
+    ensemble: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     resume: bool = False,
@@ -72,6 +76,8 @@ def fit(
             is deleted when the result is.
         weights: column that holds the weights of the rows, at least 0: a row of weight 2 counts as
             two rows. None counts all alike.
+        ensemble: trainings of the best with seeds that follow each other, which share the time; the
+            model is their mixture.
         seed: of the split and of all runs.
         device: of the trainings; None takes a GPU if there is one.
         resume: go on with the fit in `out`.
@@ -91,6 +97,8 @@ def fit(
         torch.Size([3, 2])
     """
     check_settings(minutes, seed)
+    if not (is_whole(ensemble) and 1 <= ensemble <= MOST_MEMBERS):
+        raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
     names = (given,) if isinstance(given, str) else tuple(given)
     table = read_table(data, weights)
     findings = describe(table.first, names, table.name)
@@ -105,10 +113,12 @@ def fit(
         findings,
         splits,
         entrants,
-        plan(len(entrants), 60 * minutes),
+        plan(prices(entrants, findings, splits), 60 * minutes),
         minutes=minutes,
         out=out,
         weights=weights,
+        members=ensemble,
+        data_name="table" if table.name == IN_MEMORY else Path(table.name).name,
         seed=seed,
         device=device,
         resume=resume,
@@ -133,6 +143,8 @@ def fit_splits(
     minutes: float,
     out: str | os.PathLike[str] | None,
     weights: str | None = None,
+    members: int = 1,
+    data_name: str = "table",
     seed: int,
     device: str | torch.device | None,
     resume: bool = False,
@@ -148,6 +160,9 @@ def fit_splits(
         entrants: the candidates, the most promising first.
         rounds: of the search.
         weights: what the column is called that holds the weights of the rows, if they have any.
+        members: last runs of the best, with seeds that follow each other; the model is their
+            mixture.
+        data_name: name of the data on the card.
         baselines: compare with densities that need no search.
         wall: minutes by the clock per minute of work after which the last run is stopped.
     """
@@ -164,6 +179,7 @@ def fit_splits(
         "seed": seed,
         "given": list(findings.given),
         "weights": weights,
+        "ensemble": members,
     }
     processes = together(device)
     with only_run(folder):
@@ -183,6 +199,8 @@ def fit_splits(
             progress,
             _said if progress else _unsaid,
             weights,
+            members,
+            card_words(data_name),
         )
         best = search.run(entrants, rounds, wall)
         if best.value is None:
@@ -193,7 +211,7 @@ def fit_splits(
         model = FlowModel.from_pretrained(folder, device=processes.device)
         others = _baselines(findings, splits, seed) if baselines else ()
         value = stderr = math.nan
-        n, groups, beside = 0, None, {}
+        n, groups, beside, scored = 0, None, {}, None
         if "test" in splits:
             scored = evaluate(model, splits["test"])
             value, stderr, n, groups = scored.value, scored.stderr, scored.n, scored.groups
@@ -220,7 +238,23 @@ def fit_splits(
         )
         if kept is None:
             _draw(found, splits)
+            if scored is not None:
+                write_card(found, scored, again=_again(asked, data_name, folder))
     return found
+
+
+def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
+    """The command that makes a fit again."""
+    options = {
+        "given": ",".join(asked["given"]),
+        "weights": asked["weights"],
+        "ensemble": asked["ensemble"] if asked["ensemble"] > 1 else None,
+        "seed": asked["seed"],
+    }
+    words = ["impflow-zoo", "fit", data, "--out", str(folder), "--minutes", f"{asked['minutes']:g}"]
+    for name, value in options.items():
+        words += [f"--{name}", str(value)] if value else []
+    return shlex.join(words)
 
 
 class _Temporary:

@@ -90,6 +90,11 @@ class Density(nn.Module):
         return transform
 
     @property
+    def parts(self) -> list[Density]:
+        """The densities that this one is a mixture of: itself, but for an `Ensemble`."""
+        return [self]
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of a table, x0, x1, ... if they have none; empty for images."""
         return self.config.column_names

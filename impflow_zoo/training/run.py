@@ -36,9 +36,16 @@ from impflow_zoo.models.registry import locate
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
+from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.facts import read_lines
 from impflow_zoo.training.lock import only_run
-from impflow_zoo.training.recipe import Recipe, differences, read_recipe, with_seed
+from impflow_zoo.training.recipe import (
+    Recipe,
+    differences,
+    of_member,
+    read_recipe,
+    with_seed,
+)
 from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train", "train_on"]
@@ -52,7 +59,7 @@ _NEEDS_LESS = (
 def train(
     recipe_file: str | os.PathLike[str],
     *,
-    data: str | os.PathLike[str] | None = None,
+    data: Any = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     init_from: str | None = None,
@@ -70,9 +77,11 @@ def train(
 
     Arguments:
         recipe_file: path of a recipe.
-        data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set.
+        data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set; for
+            tables also a DataFrame, or an array or tensor with shape `(N, D)`.
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
-            recipe's folder.
+            recipe's folder. If the recipe asks for an ensemble, each training has a folder
+            `seed-SEED` in it.
         resume: continue from the checkpoint in `out`, exactly as if never interrupted; recipe and
             rows must be the same. Without a checkpoint or weights, start from the beginning.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
@@ -88,7 +97,9 @@ def train(
 
     Returns:
         The last state: step, rows seen, wall and CPU seconds, the best mean log-likelihood of a
-        validation in nats, why the run ended (`steps`, `patience`, `time`, `signal`), and more.
+        validation in nats, why the run ended (`steps`, `patience`, `time`, `signal`), and more. Of
+        an ensemble it is the state of the last training; `members` has the best values of those
+        that have ended, and `best` is that of the ensemble if it is complete.
 
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another
@@ -96,7 +107,7 @@ def train(
         NotEnoughMemoryError: if a step needs more memory than there is.
     """
     path = Path(recipe_file)
-    data = None if data is None else os.fspath(data)
+    data = os.fspath(data) if isinstance(data, os.PathLike) else data
     recipe = read_recipe(path)
     if seed is not None:
         seed = convert(seed, int, "seed")
@@ -114,25 +125,67 @@ def train(
         enough_memory(_NEEDS_LESS),
     ):
         own = path if seed is None else None
-        if resume:
-            resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
-        else:
-            _check_new(ModelFolder(folder), own)
-        resume = processes.gather(resume)[0]  # all have looked before anybody writes
+        kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
+        runs = [(recipe, folder, own, kept)]
+        if recipe.ensemble > 1:
+            if not resume:
+                _check_new(ModelFolder(folder), own)
+            runs = [
+                (member, folder / f"seed-{n}", None, of_member(kept, n))
+                for n, member in _members(recipe)
+            ]
+        goes_on = []
+        for one, place, given, _ in runs:
+            if resume and (recipe.ensemble == 1 or ModelFolder(place).has(LOG)):
+                goes_on.append(_check_resumed(ModelFolder(place), given, one, init_from))
+            else:
+                _check_new(ModelFolder(place), given)
+                goes_on.append(False)
+        goes_on = processes.gather(goes_on)[0]  # all have looked before anybody writes
         splits = open_splits(recipe, data, accept_outliers=accept_outliers)
         start = None if init_from is None else ModelFolder.open(locate(init_from))
-        kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
-        return train_on(
-            recipe,
-            splits,
+        deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+        states: list[dict[str, Any]] = []
+        for (one, place, _, text), known in zip(runs, goes_on, strict=True):
+            left = None if deadline is None else (deadline - time.perf_counter()) / 60
+            state = train_on(
+                one,
+                splits,
+                place,
+                kept=text,
+                resume=known,
+                start=start,
+                max_minutes=left,
+                processes=processes,
+                progress=progress,
+            )
+            if recipe.ensemble == 1:
+                return state
+            if state["ended"] in ("time", "signal") or state["best"] is None:
+                return {**state, "members": [other["best"] for other in states]}
+            states.append(state)
+        best = join(
+            [place for _, place, *_ in runs],
             folder,
-            kept=kept,
-            resume=resume,
-            start=start,
-            max_minutes=max_minutes,
+            splits[1],
+            recipe=kept,
+            seed=recipe.training.seed,
+            limit=recipe.runs[-1].validation_limit,
             processes=processes,
-            progress=progress,
         )
+        sums = {
+            key: sum(one[key] for one in states) for key in ("skipped", "seconds", "cpu_seconds")
+        }
+        return {**states[-1], **sums, "best": best, "members": [one["best"] for one in states]}
+
+
+def _members(recipe: Recipe) -> list[tuple[int, Recipe]]:
+    """The recipes of the models of an ensemble, by their seeds."""
+    first = recipe.training.seed
+    return [
+        (seed, replace(recipe.with_seed(seed), ensemble=1))
+        for seed in range(first, first + recipe.ensemble)
+    ]
 
 
 def train_on(
@@ -205,7 +258,7 @@ def _shortened(recipe: Recipe) -> Recipe:
         replace(settings, steps=min(settings.steps, 2), validation_limit=8)
         for settings in (recipe.training, *recipe.stages)
     )
-    return replace(recipe, training=training, stages=tuple(stages))
+    return replace(recipe, training=training, stages=tuple(stages), ensemble=1)
 
 
 @contextmanager
@@ -297,13 +350,13 @@ def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
 
 
 def open_splits(
-    recipe: Recipe, data: str | None, *, accept_outliers: bool = False
+    recipe: Recipe, data: Any, *, accept_outliers: bool = False
 ) -> tuple[Source, Source]:
     """The training and validation rows of a recipe.
 
     Raises:
-        DataError: if neither the recipe nor the user names a data set, or a value is absurd for its
-            column and not to be accepted.
+        DataError: if neither the recipe nor the user names a data set, if a table in memory is to
+            have splits, or if a value is absurd for its column and not to be accepted.
     """
     settings = recipe.data
     dataset = settings.dataset if data is None else data
@@ -314,11 +367,17 @@ def open_splits(
             "the recipe names no validation rows: set data.validation to a split, or "
             "data.validation_rows to a number of training rows to hold out"
         )
+    named = isinstance(dataset, str)
+    if not named and settings.validation_rows is None:
+        raise DataError(
+            "the data are in memory and have no splits: set data.validation_rows in the recipe"
+        )
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
-    if settings.train_rows is not None and not any(map(is_toy, (dataset, settings.dataset))):
+    toy = named and is_toy(dataset)
+    if settings.train_rows is not None and not (toy or is_toy(settings.dataset)):
         raise DataError("data.train_rows is only for toys, leave it out")
-    size = settings.train_rows if is_toy(dataset) else None  # another --data has its own number
+    size = settings.train_rows if toy else None  # another --data has its own number
     options: dict[str, Any] = {"skip_corrupt": skip, "weights": settings.weights}
     rows = open_rows(recipe.config, dataset, settings.train, revision, size, **options)
     if not accept_outliers:

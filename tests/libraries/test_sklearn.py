@@ -105,7 +105,7 @@ def test_without_a_model_it_searches(monkeypatch):
     from impflow_zoo.fitting.budget import Plan
 
     monkeypatch.setattr(module, "candidates", lambda findings: list(ENTRANTS))
-    monkeypatch.setattr(module, "plan", lambda number, work: Plan((2,), 0.1))
+    monkeypatch.setattr(module, "plan", lambda *_: Plan((2,), 0.1))
     density = FlowDensity(0.01, device="cpu").fit(X)
     assert list(density.tried_["round"]) == ["1", "1", "last"]
 
