@@ -28,7 +28,7 @@ from torch import Tensor
 
 from impflow_zoo.data import DataError
 from impflow_zoo.data.images import image_column
-from impflow_zoo.data.loading import load_split
+from impflow_zoo.data.loading import find_images
 from impflow_zoo.numerics.seeds import mix
 
 SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
@@ -53,7 +53,8 @@ def read(photographs: str, split: str) -> tuple[Tensor, Tensor]:
         The patches, float32 `(n, 63)`, and which photograph of `train` or `test` each is from,
         counted from 0, int64 `(n,)`.
     """
-    data, name = load_split(photographs, "test" if split == "test" else "train")
+    found = find_images(photographs, "test" if split == "test" else "train")
+    data, name = found.data, found.name
     column = image_column(data.features, name)
     grey, numbers = [], []
     for i, row in enumerate(data):

@@ -35,6 +35,7 @@ html_title = "impflow_zoo"
 html_baseurl = BASE
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [(file, {"defer": "defer"}) for file in ("tablesort.min.js", "sortable.js")]
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {

@@ -9,6 +9,7 @@ Scores come from the folders of the models, figures of papers and baselines from
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,15 @@ from impflow_zoo.zoo.install import install_line, repository, requirement
 from impflow_zoo.zoo.markdown import between, markdown
 from impflow_zoo.zoo.record import Record, records
 
-__all__ = ["documents", "families_table", "lead", "pairs_table", "trained_pairs", "zoo_table"]
+__all__ = [
+    "documents",
+    "families_table",
+    "lead",
+    "models_table",
+    "pairs_table",
+    "trained_pairs",
+    "zoo_table",
+]
 
 ROOT = Path(__file__).parents[1]
 PICTURE = Path("docs") / "pictures" / "pairs.png"
@@ -81,38 +90,39 @@ def csv_row(record: Record) -> dict[str, object]:
 # --------------------------------------------------------------------------------- all the models
 
 
+def models_table(found: Sequence[Record]) -> str:
+    """All models with weights, one a line; the site sorts them by any column."""
+    rows = [
+        (
+            _link(record),
+            record.stated.model,
+            record.data,
+            _score(_entry(record)),
+            METRICS[_entry(record).metric].unit,
+            f"{record.parameters:,}",
+            f"{record.margin:.2f}" if record.margin else "",
+            f"{record.facts.minutes:.0f}" if record.facts else "",
+        )
+        for record in _ranked(found)
+    ]
+    return markdown("model | class | data | score | unit | parameters | margin | minutes", rows)
+
+
 def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]]) -> str:
     """A table for each data set, the best model first; papers and baselines below the models."""
-    scored = [record for record in found if record.entry]
     sections = []
-    for data in sorted({record.data for record in scored}, key=str.lower):
-        group = [record for record in scored if record.data == data]
+    for data, models in itertools.groupby(_ranked(found), key=lambda record: record.data):
+        group = list(models)
         metric = METRICS[_entry(group[0]).metric]
-        group.sort(key=lambda record: -metric.sign * _entry(record).value)
-        groups = clustered(_entry(group[0]).groups)
-        rows = [
-            (
-                _link(record),
-                record.stated.model,
-                _value(record),
-                f"{record.parameters:,}",
-                f"{record.margin:.2f}" if record.margin else "",
-                f"{record.facts.minutes:.0f}" if record.facts else "",
-            )
-            for record in group
-        ]
+        rows = [(_link(record), _score(_entry(record)), _seeds(record)) for record in group]
         rows += [
-            (figure["name"], "", _figure(figure), "", "", "") for figure in figures.get(data, ())
-        ]
-        header = f"model | class | {metric.unit}{groups} | parameters | margin | minutes"
-        sections.append(f"## {data[0].upper()}{data[1:]}\n\n{markdown(header, rows)}")
-        sources = [
-            f"{figure['name']}: {figure['source']}"
+            (figure["name"], _figure(figure), figure.get("source", ""))
             for figure in figures.get(data, ())
-            if figure.get("source")
         ]
-        if sources:
-            sections.append("Sources. " + "; ".join(sources) + ".")
+        table = markdown(f"model | {metric.unit} | notes", rows)
+        if groups := _entry(group[0]).groups:
+            table += f"\n\nErrors are clustered by {groups:,} groups."
+        sections.append(f"## {data[0].upper()}{data[1:]}\n\n{table}")
     for title, published in (
         ("Recipes without weights", False),
         ("Published checkpoints, to be [converted](../conversion/README.md)", True),
@@ -125,6 +135,16 @@ def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]])
         if links:
             sections.append(f"{title}: {', '.join(links)}.")
     return "\n\n".join(sections)
+
+
+def _ranked(found: Sequence[Record]) -> list[Record]:
+    """The models with scores, those of one data set together, the best first."""
+
+    def place(record: Record) -> tuple[str, float]:
+        entry = _entry(record)
+        return record.data.lower(), -METRICS[entry.metric].sign * entry.value
+
+    return sorted((record for record in found if record.entry), key=place)
 
 
 def _link(record: Record) -> str:
@@ -147,7 +167,7 @@ def families_table(found: Sequence[Record]) -> str:
         (
             title,
             *(
-                _value(named[name]) if (name := f"{prefix}-{data}") in named else ""
+                _score(_entry(named[name])) if (name := f"{prefix}-{data}") in named else ""
                 for prefix in FAMILIES
             ),
         )
@@ -214,9 +234,18 @@ def _entry(record: Record) -> Entry:
 
 
 def _value(record: Record) -> str:
-    entry, several = _entry(record), record.over_seeds
-    spread = f" ({several[2]} seeds: {several[0]:.3f} ± {several[1]:.3f})" if several else ""
-    return f"{entry.value:.3f} ± {entry.stderr:.3f}{spread}"
+    return _score(_entry(record)) + (f" ({seeds})" if (seeds := _seeds(record)) else "")
+
+
+def _score(entry: Entry) -> str:
+    return f"{entry.value:.3f} ± {entry.stderr:.3f}"
+
+
+def _seeds(record: Record) -> str:
+    """Mean and spread over trainings, if there are several."""
+    if (several := record.over_seeds) is None:
+        return ""
+    return f"{several[2]} seeds: {several[0]:.3f} ± {several[1]:.3f}"
 
 
 def _both(numbers: Iterable[int | None]) -> str:
@@ -246,6 +275,7 @@ def documents(root: Path) -> dict[Path, str]:
     made = {record.folder.path / CARD: model_card(record) for record in found if record.entry}
     made[root / "results.csv"] = as_csv(rows).decode()
     tables: dict[str, Callable[[], str]] = {
+        "models table": lambda: models_table(found),
         "zoo table": lambda: zoo_table(found, figures),
         "pairs table": lambda: pairs_table(trained_pairs(found)),
         "families table": lambda: families_table(found),

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from impflow_zoo.data import DataError
 from impflow_zoo.data.images import ImageSource
-from impflow_zoo.data.loading import load_split
+from impflow_zoo.data.loading import find_images
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.models.writing import write_whole
@@ -115,7 +115,8 @@ def read(dataset: str, split: str, *, made_up: bool) -> Images:
         generator = torch.Generator().manual_seed(len(split))
         pixels = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8, generator=generator)
         return Images(pixels, torch.arange(64) % CLASSES)
-    data, name = load_split(dataset, split)
+    found = find_images(dataset, split)
+    data, name = found.data, found.name
     labels = next((column for column in ("label", "labels") if column in data.features), None)
     if labels is None:
         raise DataError(f"{name}: no column label, only {', '.join(data.features)}")

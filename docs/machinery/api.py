@@ -76,7 +76,8 @@ def pages() -> dict[str, str]:
         made[f"api/impflow_zoo.{name}.rst"] = _title(name) + _described("impflow_zoo", name)
     for module, contents in modules().items():
         if module != "impflow_zoo":
-            text = "" if in_contract(module) else ":orphan:\n\n"  # keeps the navigation short
+            # This keeps navigation and results of a search short.
+            text = "" if in_contract(module) else ":orphan:\n:nosearch:\n\n"
             text += _title(module) + f".. automodule:: {module}\n\n"
             text += "".join(_described(module, name) for name in contents.__all__)
             made[f"api/{module}.rst"] = text

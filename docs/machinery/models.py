@@ -15,15 +15,35 @@ from impflow_zoo.zoo.record import Record, records
 from machinery.addresses import ROOT, for_page
 
 ZOO = ROOT / "hub_configs"
-ORPHAN = "---\norphan: true\n---\n\n"  # the gallery leads there, not the navigation
+# The gallery leads there, not the navigation. A search finds the names of models alone.
+ORPHAN = "---\norphan: true\nnosearch: true\n---\n\n"
 WIDTH = 480  # of a thumbnail, pixels
+FIRST = (  # in the gallery: the pictures to begin with
+    "impflow-rings",
+    "resflow-mnist14-given-label",
+    "impflow-power-plant",
+    "impflow-checkerboard",
+    "resflow-cifar10",
+    "impflow-2spirals",
+    "impflow-mnist",
+    "impflow-power-plant-given-weather",
+    "resflow-imagenet64-5bit",
+    "impflow-protein",
+    "impflow-8gaussians",
+    "resflow-torus",
+)
 README_PICTURES = re.findall(r"!\[[^]]*\]\(([^):]+)\)", (ROOT / "README.md").read_text("utf-8"))
 
 
 @cache
 def found() -> list[Record]:
-    """The models, those of one data set side by side."""
-    return sorted(records(ZOO), key=lambda record: (record.data.lower(), record.name))
+    """The models: those to begin with, then those of one data set side by side."""
+
+    def place(record: Record) -> tuple[int, str, str]:
+        rank = FIRST.index(record.name) if record.name in FIRST else len(FIRST)
+        return rank, record.data.lower(), record.name
+
+    return sorted(records(ZOO), key=place)
 
 
 def pages() -> dict[str, str]:
@@ -45,8 +65,17 @@ def thumbnails(folder: Path) -> None:
     for record in found():
         if record.entry and (source := _picture(record)) is not None:
             with Image.open(source) as image:
-                image.thumbnail((WIDTH, WIDTH))
-                image.convert("RGB").save(folder / f"{record.name}.webp", quality=80)
+                shown = _detail(image, left=record.stated.config.context_features is not None)
+                shown.thumbnail((WIDTH, WIDTH))
+                shown.convert("RGB").save(folder / f"{record.name}.webp", quality=80)
+
+
+def _detail(image: Image.Image, *, left: bool) -> Image.Image:
+    """Half of a wide picture: samples and densities stand at the right, predictions at the left."""
+    width, height = image.size
+    if width < 1.5 * height:
+        return image
+    return image.crop((0, 0, width // 2, height) if left else (width // 2, 0, width, height))
 
 
 def _picture(record: Record) -> Path | None:
@@ -76,7 +105,7 @@ def _card(record: Record) -> str:
         f"invertible: certified, margin {record.margin:.3g}"
         if record.margin
         else "invertible by construction",
-        f"trained {facts.minutes:.0f} min on {facts.hardware}" if facts else "",
+        f"trained in {facts.minutes:.0f} min" if facts else "",
     ]
     return _CARD.format(
         name=record.name,
@@ -98,10 +127,11 @@ _CARD = """<article class="zoo-card" data-family="{family}" data-data="{data}">
 
 _GALLERY = """# The zoo
 
-All models with weights and their scores on the test split. Nats are mean log-densities: higher is
-better. For bits and bits/dim lower is better. Each card links to the page of its model. Its line of
-code loads the model, offline, after `from impflow_zoo import create_model`.
-[The models](../models.md) shows the same as a table.
+All models with weights, and their scores on the test split. Nats are mean log-densities: higher is
+better. For bits and bits/dim lower is better. Click on a picture for the model's page. The line of
+code loads the model, after `from impflow_zoo import create_model`.
+
+A [table that sorts](../models.md) shows the same models, beside papers and baselines.
 
 ```{{raw}} html
 <form class="zoo-filter">

@@ -89,7 +89,7 @@ def init(
     minutes: Minutes = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Write a recipe for a table, with what was found of its columns as comments."""
+    """Write a recipe for a table. Its comments say what was found in the columns."""
     from impflow_zoo.fitting.initial import first_recipe
     from impflow_zoo.models.fields import ModelError
     from impflow_zoo.models.writing import write_whole

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Dataset", "Device", "Model", "Seed", "Split", "at_most", "seed_limit"]
+__all__ = ["AsJson", "Dataset", "Device", "Model", "Seed", "Split", "seed_limit"]
 
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
 Dataset = Annotated[
@@ -24,18 +23,16 @@ Device = Annotated[
 ]
 
 
-def at_most(largest: int) -> Callable[[int | None], int | None]:
-    """Refuse larger numbers: no range of typer's, since its end would stand in the help."""
-
-    def checked(value: int | None) -> int | None:
-        if value is not None and value > largest:
-            raise typer.BadParameter(f"{value} is too large: {largest} at most")
-        return value
-
-    return checked
+_LARGEST_SEED = 2**63 - 1  # what torch takes
 
 
-seed_limit = at_most(2**63 - 1)  # what torch takes
+def seed_limit(value: int | None) -> int | None:
+    """Refuse larger seeds: no range of typer's, since its end would stand in the help."""
+    if value is not None and value > _LARGEST_SEED:
+        raise typer.BadParameter(f"{value} is too large: {_LARGEST_SEED} at most")
+    return value
+
+
 Seed = Annotated[
     int,
     typer.Option(min=0, callback=seed_limit, help="Seed of probes, noise and samples."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from impflow_zoo.data.csv_files import not_utf8
@@ -10,16 +10,23 @@ from impflow_zoo.data.limits import check_unfolded
 from impflow_zoo.data.parquet_files import unfolded
 from impflow_zoo.data.source import DataError
 
-__all__ = ["FORMATS", "check_images", "check_tables", "require_tables"]
+__all__ = ["FORMATS", "check_images", "check_tables", "require_images", "require_tables"]
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-_IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_PIXELS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_IMAGES = (*_PIXELS, *FORMATS)  # which may hold images, or tell of them
 
 
 def require_tables(names: Iterable[str]) -> None:
     """Refuse names of files that are no tables, by a `DataError`."""
     for name in names:
         _require_kind(Path(name), FORMATS)
+
+
+def require_images(names: Iterable[str]) -> None:
+    """Refuse names of files that are no images and hold none, such as archives."""
+    for name in names:
+        _require_kind(Path(name), _IMAGES)
 
 
 def check_tables(files: Iterable[Path]) -> None:
@@ -41,16 +48,17 @@ def check_images(files: Iterable[Path]) -> None:
     """
     size = total = 0
     for file in files:
-        _check(file, (*FORMATS, *_IMAGES))
+        _check(file, _IMAGES)
         kind = FORMATS.get(file.suffix.lower())
         if kind == "parquet":
-            size, total = size + file.stat().st_size, total + unfolded(file)
-            check_unfolded(size, total, str(file))
+            for packed, values in unfolded(file):
+                size, total = size + packed, total + values
+                check_unfolded(size, total, str(file))
         elif kind == "json":
             _check_text(file)
 
 
-def _check(file: Path, kinds: Iterable[str]) -> None:
+def _check(file: Path, kinds: Collection[str]) -> None:
     _require_kind(file, kinds)
     if not file.is_file():
         raise DataError(f"{file} is not a regular file")
@@ -58,10 +66,10 @@ def _check(file: Path, kinds: Iterable[str]) -> None:
         raise DataError(f"{file}: the file is empty")
 
 
-def _require_kind(file: Path, kinds: Iterable[str]) -> None:
+def _require_kind(file: Path, kinds: Collection[str]) -> None:
     if (kind := file.suffix.lower()) not in kinds:
         raise DataError(
-            f"{file}: cannot read files of type {kind or '(none)'}, only {', '.join(FORMATS)}"
+            f"{file}: cannot read files of type {kind or '(none)'}, only {', '.join(kinds)}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from impflow_zoo.data import limits
 from impflow_zoo.data.decoding import decode
 from impflow_zoo.data.labels import labelled, read_columns
-from impflow_zoo.data.loading import load_split
+from impflow_zoo.data.limits import check_unfolded
+from impflow_zoo.data.loading import find_images
+from impflow_zoo.data.parquet_files import unfolded
 from impflow_zoo.data.pixels import ImageFormat, as_tensor
-from impflow_zoo.data.sets import one_line
+from impflow_zoo.data.sets import is_inside, one_line
 from impflow_zoo.data.source import Batch, DataError, LeftOutWarning, Source
 
 if TYPE_CHECKING:
@@ -26,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["ImageSource", "ImageStream", "image_column"]
 
 _CACHE = 2**30  # bytes of decoded images kept in memory; a larger set is decoded each time
-_PROTOCOL = re.compile(r"(\w+)://")
-_PLACES = {"hf", "file", "zip", "tar", "gzip", "bz2", "xz", "zstd", "lz4"}  # and archives there
 _ADDRESS = re.compile(r" ?<[^>]* at 0x[0-9a-f]+>")  # PIL's name for bytes without a file
 _REMEDY = "to leave such rows out, see --skip-corrupt of evaluate and data.corrupt of recipes"
 
@@ -44,6 +46,9 @@ class _Images:
         form: the format of the images.
         skip_corrupt: leave out rows whose image cannot be decoded, with a warning for each; False
             makes them an error.
+        place: what the paths of files begin with that cells may name; None allows any file on
+            this disk, for data that the caller made.
+        parts: addresses of parquet files that a stream reads in turn, each looked at before.
 
     Raises:
         DataError: if there is no column of images, or several.
@@ -58,14 +63,19 @@ class _Images:
         form: ImageFormat,
         *,
         skip_corrupt: bool = False,
+        place: str | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
         from datasets import Image
 
         self.name, self._form, self._skip_corrupt = name, form, skip_corrupt
+        self._place, self._parts = place, parts
         self._shape = (form.channels + (form.label is not None), *form.size)
         column = image_column(data.features or {}, name)
         self._mode, self._column = data.features[column].mode, column
         used = read_columns(column, form.label, data.features or {}, name)
+        if self.streaming:  # threads of `datasets` would decode files of the Hub, without limits
+            data = data.decode(enable=False)
         self._stored = data.select_columns(used).cast_column(column, Image(decode=False))
         self._warned: set[int] = set()
 
@@ -90,13 +100,18 @@ class _Images:
         Raises:
             DataError: for a set or split that does not exist, and as above.
         """
-        data, name = load_split(dataset, split, revision=revision, streaming=cls.streaming)
-        return cls(name, data, form, skip_corrupt=skip_corrupt)
+        found = find_images(dataset, split, revision=revision, streaming=cls.streaming)
+        where: dict[str, Any] = {"place": found.place, "parts": found.parts}
+        return cls(found.name, found.data, form, skip_corrupt=skip_corrupt, **where)
 
     def _row(self, number: int, example: dict[str, Any]) -> Tensor | None:
         """The image of a row, its label as one more channel; None if it is left out."""
         cell, cause, image = example[self._column], None, None
         reason = f"row {number} has no image"
+        try:
+            cell = self._located(cell)
+        except ValueError as error:
+            raise DataError(f"{self.name}: the image of row {number}: {error}") from None
         try:
             image = None if cell is None else decode(cell, self._mode)
         except Exception as error:  # a codec's own
@@ -113,6 +128,23 @@ class _Images:
             self._warned.add(number)
             warnings.warn(f"{self.name}: {reason}; left out", LeftOutWarning, stacklevel=2)
         return None
+
+    def _located(self, cell: Any) -> Any:
+        """A cell whose path is that of a file of the set.
+
+        Raises:
+            ValueError: if it is elsewhere.
+        """
+        if cell is None or cell["bytes"] is not None or cell["path"] is None:
+            return cell
+        path, place = cell["path"], self._place
+        elsewhere = "://" in path
+        if place is not None:
+            path = path if elsewhere else os.path.join(place, path)
+            elsewhere = "::" in path or not is_inside(path, place)
+        if elsewhere:
+            raise ValueError(f"it is elsewhere, at {path}: only files of the set are read")
+        return {**cell, "path": path}
 
     def _batch(self, rows: Sequence[tuple[int, Tensor | None]]) -> Batch:
         """Rows under their numbers, less those that are left out."""
@@ -183,24 +215,34 @@ class ImageStream(_Images):
         row = 0
         try:
             # `take` asks for one row more
-            for example in itertools.islice(self._stored, limit):
-                cell = _with_bytes(example[self._column])
+            for example in itertools.islice(self._examples(), limit):
+                cell = _with_bytes(self._located(example[self._column]))
                 yield row, {**example, self._column: cell}
                 row += 1
         except Exception as error:  # of the network, the file format, or any library in between
             raise DataError(f"{self.name}: cannot fetch row {row}: {one_line(error)}") from error
+
+    def _examples(self) -> Iterator[dict[str, Any]]:
+        """The rows; parts of the set are looked at before anything in them unfolds."""
+        for i, part in enumerate(self._parts):
+            for packed, values in unfolded(part, known=limits.TABLE_BYTES):
+                check_unfolded(packed, values, part)
+            yield from self._stored.shard(len(self._parts), i)
+        if not self._parts:
+            yield from self._stored
 
 
 def _with_bytes(cell: Any) -> Any:
     """A cell whose bytes are here: a file out of reach is no image that cannot be decoded."""
     if cell is None or cell["bytes"] is not None or "://" not in (cell["path"] or ""):
         return cell
-    if not {*_PROTOCOL.findall(cell["path"])} <= _PLACES:
-        raise ValueError(f"it is elsewhere, at {cell['path']}: only files of the set are read")
     import fsspec
 
     with fsspec.open(cell["path"], "rb") as file:
-        return {**cell, "bytes": file.read()}
+        content = file.read(limits.TABLE_BYTES + 1)
+    if len(content) > limits.TABLE_BYTES:
+        raise ValueError(f"{cell['path']} has more than {limits.TABLE_BYTES:,} bytes")
+    return {**cell, "bytes": content}
 
 
 def image_column(features: Features, name: str) -> str:

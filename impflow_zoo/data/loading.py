@@ -9,19 +9,33 @@ import importlib.util
 import itertools
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.data.files import FORMATS, check_images, check_tables, require_tables
+from impflow_zoo.data.files import (
+    FORMATS,
+    check_images,
+    check_tables,
+    require_images,
+    require_tables,
+)
 from impflow_zoo.data.parquet_files import flat_columns
 from impflow_zoo.data.sets import builder_of, files_of_builder, quietly, refuse_other_places
 from impflow_zoo.data.source import DataError, UnknownSplitError
 
-__all__ = ["FoundTable", "find_table", "load_split", "pick_split"]
+__all__ = [
+    "FoundImages",
+    "FoundTable",
+    "find_images",
+    "find_table",
+    "named_as",
+    "pick_split",
+]
 
+_HUB = "hf://datasets/{}@"  # what addresses of the files of a set begin with
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
@@ -38,6 +52,23 @@ class FoundTable:
     name: str
     files: list[Path]
     folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """One split of a set of images, as `datasets` opens it.
+
+    Arguments:
+        name: its name in messages.
+        data: a `Dataset` or an `IterableDataset`.
+        place: what paths of its files begin with.
+        parts: addresses of the parquet files that a stream of the Hub reads in turn.
+    """
+
+    name: str
+    data: Any
+    place: str
+    parts: list[str]
 
 
 def find_table(
@@ -57,7 +88,7 @@ def find_table(
     """
     dataset = os.fspath(dataset)
     here = _on_disk(dataset)
-    path = here or _fetched(dataset, revision)
+    path = here or _fetched(dataset, revision, require_tables)
     files = {_split_of(path): [path]} if path.is_file() else _files_of(dataset, path)
     split = pick_split(dataset, list(files), split)
     found = files[split]
@@ -68,42 +99,66 @@ def find_table(
     return FoundTable(f"{dataset} ({split})", found, None if here else path)
 
 
-def load_split(
+def find_images(
     dataset: str | os.PathLike[str],
     split: str | None = None,
     *,
     revision: str | None = None,
     streaming: bool = False,
-) -> tuple[Any, str]:
-    """Open one split of a set that may hold images, which CSV and JSON files do not.
+) -> FoundImages:
+    """Find one split of a set that may hold images, which CSV and JSON files do not.
+
+    A set on the Hub is fetched, looked at and read like a folder, or streamed.
 
     Arguments:
         dataset, split, revision: as for `find_table`; a folder may also hold files of images.
         streaming: open the set as a stream, whose rows come in order and are not kept.
 
-    Returns:
-        The split, a `Dataset` or an `IterableDataset`, and its name in messages.
-
     Raises:
-        DataError: for a set or split that does not exist or cannot be read, and for CSV and JSON
-            files.
+        DataError: for a set or split that does not exist or cannot be read, for CSV and JSON
+            files, and for files that unfold to more than the limit.
     """
     dataset = os.fspath(dataset)
-    path = _on_disk(dataset)
-    if path is None:
-        builder = builder_of(dataset, path=dataset, revision=revision)
-        refuse_other_places(dataset, files_of_builder(builder), f"hf://datasets/{dataset}@")
+    here = _on_disk(dataset)
+    streamed = streaming and here is None
+    if streamed:
+        builder, place = builder_of(dataset, path=dataset, revision=revision), _HUB.format(dataset)
+        _names_on_the_hub(dataset, files_of_builder(builder), require_images)
     else:
-        builder = _local_builder(dataset, path)
+        path = here or _fetched(dataset, revision, require_images)
+        place = f"{(path if path.is_dir() else path.parent).absolute()}{os.sep}"
+        with named_as(dataset, None if here else path):
+            builder = _local_builder(dataset, path)
     files = files_of_builder(builder)
     split = pick_split(dataset, list(files or builder.info.splits or ()), split)
-    name = f"{dataset} ({split})"
-    if (kind := builder.info.builder_name) in ("csv", "json"):
+    name, kind = f"{dataset} ({split})", builder.info.builder_name
+    if kind in ("csv", "json"):
         raise DataError(f"{name}: no column of images, a {kind.upper()} file holds none")
+    parts = files.get(split, []) if streamed and kind == "parquet" else []
+    if parts:
+        builder.config.columns = flat_columns(parts[0])
     if streaming:
-        return quietly(dataset, builder.as_streaming_dataset, split=split), name
-    quietly(dataset, builder.download_and_prepare)
-    return quietly(dataset, builder.as_dataset, split=split), name
+        data = quietly(dataset, builder.as_streaming_dataset, split=split)
+    else:
+        quietly(dataset, builder.download_and_prepare)
+        data = quietly(dataset, builder.as_dataset, split=split)
+    return FoundImages(name, data, place, parts)
+
+
+@contextmanager
+def named_as(dataset: str, folder: Path | None) -> Iterator[None]:
+    """Errors name a set on the Hub as the user knows it, not where its files are kept.
+
+    Arguments:
+        dataset: the name of the set.
+        folder: where files of the Hub are kept; None for others.
+    """
+    try:
+        yield
+    except DataError as error:
+        if folder is None:
+            raise
+        raise DataError(str(error).replace(str(folder), dataset)) from None
 
 
 def pick_split(dataset: str, existing: list[str], split: str | None) -> str:
@@ -167,8 +222,12 @@ def _files_of(dataset: str, folder: Path) -> dict[str, list[Path]]:
     return {split: [Path(file) for file in files] for split, files in found.items()}
 
 
-def _fetched(dataset: str, revision: str | None) -> Path:
-    """The folder of a table on the Hub, with its files; those in the cache if it is not there."""
+def _fetched(dataset: str, revision: str | None, require: Callable[[Iterable[str]], None]) -> Path:
+    """The folder of a set on the Hub, with its files; those in the cache if it is not there.
+
+    Raises:
+        DataError: also from `require`, which gets the names of the files.
+    """
     from huggingface_hub import snapshot_download
 
     fetch = functools.partial(snapshot_download, dataset, repo_type="dataset", revision=revision)
@@ -182,12 +241,21 @@ def _fetched(dataset: str, revision: str | None) -> Path:
         with suppress(OSError, ValueError):
             return Path(fetch(local_files_only=True))
         raise
-    place = f"hf://datasets/{dataset}@"
-    refuse_other_places(dataset, files, place)
-    names = [file.removeprefix(place).partition("/")[2] for some in files.values() for file in some]
-    require_tables(names)
+    names = _names_on_the_hub(dataset, files, require)
     patterns = [*map(glob.escape, names), "README.md"]
     return Path(quietly(dataset, fetch, allow_patterns=patterns))
+
+
+def _names_on_the_hub(
+    dataset: str, files: Mapping[str, Sequence[str]], require: Callable[[Iterable[str]], None]
+) -> list[str]:
+    """The names of files within the repository of a set, none of which `require` refuses."""
+    place = _HUB.format(dataset)
+    refuse_other_places(dataset, files, place)
+    found = itertools.chain(*files.values())
+    names = [file.removeprefix(place).partition("/")[2] for file in found]
+    require(f"{dataset}/{name}" for name in names)
+    return names
 
 
 def _local_builder(dataset: str, path: Path) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from impflow_zoo.data.columns import (
     refuse_other_columns,
     text_cell,
 )
-from impflow_zoo.data.limits import check_table
+from impflow_zoo.data.limits import check_table, check_unfolded
 from impflow_zoo.data.source import DataError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = ["flat_columns", "read_parquet", "unfolded"]
 
 _LOOKED_AT = 1000  # rows, for a text that is no number
 _AT_ONCE = 10_000_000  # numbers
+_BUFFER = 1 << 20  # bytes of a column that are fetched at once
 
 
 def read_parquet(files: Sequence[Path], name: str, wanted: Sequence[str] | None) -> Columns:
@@ -71,7 +72,7 @@ def read_parquet(files: Sequence[Path], name: str, wanted: Sequence[str] | None)
     )
 
 
-def flat_columns(file: Path) -> list[str]:
+def flat_columns(file: str | Path) -> list[str]:
     """The columns without lists, whose size nothing tells before they are read."""
     with _opened(file) as parquet:
         leaves = [parquet.schema.column(i) for i in range(len(parquet.schema))]
@@ -79,37 +80,50 @@ def flat_columns(file: Path) -> list[str]:
         return [name for name in parquet.schema_arrow.names if name.split(".")[0] not in lists]
 
 
-def unfolded(file: Path) -> int:
-    """The bytes that the values of a file without lists take in memory, at most.
+def unfolded(file: str | Path, known: int = 0) -> Iterator[tuple[int, int]]:
+    """The bytes of each part of a file, and of its values in memory, at most, without lists.
 
     An entry of a dictionary may stand for every value of its part of the file.
+
+    Arguments:
+        file: a path, or an address of the Hub, of which little is fetched.
+        known: how many bytes may be stated without a look at the entries of dictionaries: a part
+            whose values cannot take more is not looked at.
     """
-    total = 0
     with _opened(file) as parquet:
         for i in range(parquet.metadata.num_row_groups):
-            group = parquet.metadata.row_group(i)
+            group, total = parquet.metadata.row_group(i), 0
             for j in range(group.num_columns):
-                leaf = parquet.schema.column(j)
+                leaf, chunk = parquet.schema.column(j), group.column(j)
                 longest = leaf.length if leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" else 8
                 if leaf.physical_type == "BYTE_ARRAY" and leaf.max_repetition_level == 0:
-                    longest = max(8, _longest(file, i, leaf.path))
-                size = group.column(j).total_uncompressed_size
-                total += size + group.num_rows * longest
-    return total
+                    longest = max(8, chunk.total_uncompressed_size)
+                    if group.num_rows * longest > known:
+                        packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
+                        check_unfolded(packed, size, str(file))  # before the look
+                        longest = max(8, _longest(file, i, leaf.path))
+                total += chunk.total_uncompressed_size + group.num_rows * longest
+            sizes = (group.column(j).total_compressed_size for j in range(group.num_columns))
+            yield sum(sizes), total
 
 
 @contextmanager
-def _opened(file: Path, texts: Sequence[str] = ()) -> Iterator[ParquetFile]:
+def _opened(file: str | Path, texts: Sequence[str] = ()) -> Iterator[ParquetFile]:
     """A file; its errors and those of its content are told in one line.
 
     Arguments:
-        file: the path.
+        file: the path, or an address of the Hub.
         texts: columns to read as a dictionary and its numbers.
     """
+    import fsspec
     from pyarrow.parquet import ParquetFile
 
+    source = fsspec.open(file, "rb") if "://" in str(file) else nullcontext(file)
     try:
-        with ParquetFile(file, read_dictionary=list(texts)) as parquet:
+        with (
+            source as opened,
+            ParquetFile(opened, read_dictionary=list(texts), buffer_size=_BUFFER) as parquet,
+        ):
             yield parquet
     except DataError:
         raise
@@ -123,7 +137,7 @@ def _rows(parquet: ParquetFile) -> int:
     return sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
 
 
-def _longest(file: Path, group: int, path: str) -> int:
+def _longest(file: str | Path, group: int, path: str) -> int:
     """The length of the longest entry of a column's dictionary, which comes with its first row."""
     import pyarrow.compute
     from pyarrow import types

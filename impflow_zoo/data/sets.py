@@ -12,7 +12,14 @@ import yaml
 
 from impflow_zoo.data.source import DataError
 
-__all__ = ["builder_of", "files_of_builder", "one_line", "quietly", "refuse_other_places"]
+__all__ = [
+    "builder_of",
+    "files_of_builder",
+    "is_inside",
+    "one_line",
+    "quietly",
+    "refuse_other_places",
+]
 
 _NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
 _PAGES = ("README.md", ".huggingface.yaml")  # where a set may name its files
@@ -54,8 +61,13 @@ def refuse_other_places(dataset: str, files: Mapping[str, Sequence[str]], place:
         DataError: for a file outside.
     """
     for file in itertools.chain(*files.values()):
-        if not os.path.normpath(file).startswith(os.path.normpath(place)):
+        if not is_inside(file, place):
             raise DataError(f"{dataset}: its page names a file outside of the set, {file}")
+
+
+def is_inside(file: str, place: str) -> bool:
+    """Whether a path or address begins with a place once `..` is resolved, links are not."""
+    return os.path.normpath(file).startswith(os.path.normpath(f"{place}x").removesuffix("x"))
 
 
 def quietly(dataset: str, function: Callable[..., Any], **arguments: Any) -> Any:

@@ -18,7 +18,7 @@ from impflow_zoo.data.columns import GROUP, Columns, listed
 from impflow_zoo.data.csv_files import read_csv, refuse_missing_header, separator_hint
 from impflow_zoo.data.frames import IN_MEMORY, has_names, in_memory
 from impflow_zoo.data.json_files import read_json
-from impflow_zoo.data.loading import find_table
+from impflow_zoo.data.loading import find_table, named_as
 from impflow_zoo.data.parquet_files import read_parquet
 from impflow_zoo.data.source import DataError, LeftOutWarning, TableSource
 from impflow_zoo.data.weights import weighted
@@ -108,13 +108,8 @@ def read_columns(
     """
     found = find_table(dataset, split, revision=revision)
     read = _READERS[found.files[0].suffix.lower()]
-    try:
+    with named_as(os.fspath(dataset), found.folder):
         return found.name, read(found.files, found.name, columns or None)
-    except DataError as error:
-        if found.folder is None:
-            raise
-        # The user knows the file by its name on the Hub.
-        raise DataError(str(error).replace(str(found.folder), os.fspath(dataset))) from None
 
 
 def _numeric(table: Columns, name: str, features: int | None) -> list[str]:

@@ -28,7 +28,7 @@ def demo(
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name that browsers reach a proxy by; may be repeated."),
+        typer.Option(help="Host name of a proxy in front of the demo; may be repeated."),
     ] = None,
 ) -> None:
     """Show a model in the browser; Ctrl-C stops."""

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from impflow_zoo.data import DataError
+import impflow_zoo.demo.tabs as tabs
+from impflow_zoo.data import DataError, Source
 from impflow_zoo.demo.exhibits import Exhibit, Hall
+from impflow_zoo.demo.looks import table
 from impflow_zoo.demo.uploads import COLUMN, Scored, score_file
-from impflow_zoo.demo.words import line_of
+from impflow_zoo.demo.words import in_a_line, line_of
 from impflow_zoo.models.texts import in_markdown
 
 with contextlib.suppress(ImportError):  # the command says what to install
@@ -22,37 +24,48 @@ with contextlib.suppress(ImportError):  # the command says what to install
 __all__ = ["upload"]
 
 _AT_ONCE = 4  # files that are read or scored; others wait
+_NAMED = 8  # columns; of more the names are left out
 
 
-def upload(exhibit: Exhibit, hall: Hall, looked_at: tuple[Any, Any] | None) -> None:
-    """Score a file, show its first rows, and give it back with a column more.
+def upload(exhibit: Exhibit, hall: Hall) -> None:
+    """Score a file, show its rows, and give it back with a column more.
 
     Arguments:
         exhibit: the model.
         hall: the models of the server, with a folder for files and processes that read them.
-        looked_at: the slider over rows and the set it goes over, if there are any.
     """
-    label = "CSV with the columns of the model"
-    file = gr.File(file_types=[".csv"], label=label, interactive=True, elem_id="file")
+    names = exhibit.columns if len(exhibit.model.config.shape) == 1 else []
+    listed = ", ".join(names) if 0 < len(names) <= _NAMED else "of the model"
+    label = f"CSV with the columns {listed}"
+    file = gr.File(file_types=[".csv"], label=label, interactive=True, elem_id="file", height=160)
     file.async_move_resource_to_block_cache = _uploaded
     text = gr.Markdown(elem_id="scored")
-    table = gr.Dataframe(interactive=False, visible=False, elem_id="rows")
     out = gr.File(
         label=f"With the column {COLUMN}", interactive=False, visible=False, elem_id="out"
     )
-    outputs = [text, table, out, *(looked_at or ())]
+    head = gr.Markdown(elem_id="rows")
+    of_file = gr.State(None)
+    number = tabs.slider(0, 1, 0, step=1, label="Row", visible=False)
+    values, figures = gr.Markdown(elem_id="row-of-file"), gr.Markdown(elem_id="numbers-of-file")
+    outputs = [text, out, head, of_file, number, values, figures]
 
     def told(line: str, scored: Scored | None = None) -> list[Any]:
-        head, path = (scored.head, str(scored.out)) if scored else (None, None)
-        found = [in_markdown(line)]
-        found += [gr.update(value=value, visible=bool(scored)) for value in (head, path)]
-        if looked_at is None:
-            return found
-        rows, name = exhibit.rows, exhibit.rows_in_words
-        if scored:
-            rows, name = scored.rows, scored.name
-        number = gr.update(value=0, maximum=max(1, len(rows) - 1), label=f"Row of {name}")
-        return [*found, number, scored and rows]
+        said = in_markdown(line)
+        if scored is None:
+            hidden = gr.update(visible=False)
+            return [said, gr.update(value=None, visible=False), "", None, hidden, "", ""]
+        rows, first = scored.rows, scored.head
+        end = max(1, len(rows) - 1)
+        number = gr.update(value=0, maximum=end, label=f"Row of {scored.name}", visible=True)
+        shown = f"Its first rows:\n\n{table(list(first.columns), first.to_numpy().tolist())}"
+        result = gr.update(value=str(scored.out), visible=True)
+        return [said, result, shown, rows, number, "Move the slider to look at a row.", ""]
+
+    @in_a_line
+    def look(chosen: int, rows: Source | None) -> Any:
+        return gr.skip() if rows is None else tabs.look_at(exhibit, rows, chosen)
+
+    tabs.on_change([number], look, [values, figures], beside=[of_file])
 
     def score(path: str, progress: Any = gr.Progress(track_tqdm=True)) -> Iterator[list[Any]]:  # noqa: B008
         try:

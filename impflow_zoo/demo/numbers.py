@@ -1,4 +1,4 @@
-"""What a model says of one row, and of its nets."""
+"""What a model says of one row, and what is proven of its nets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import Source
+from impflow_zoo.demo.looks import rounded
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.lipschitz.certify import Certificate, worst
 from impflow_zoo.models.flow import FlowModel
@@ -17,7 +18,7 @@ from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.report import Report
 
-__all__ = ["RowNumbers", "margin_in_words", "numbers_of"]
+__all__ = ["RowNumbers", "bounds_of_nets", "margin_in_words", "numbers_of"]
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,24 @@ class RowNumbers:
     latents: Tensor
     in_metric: str
 
-    def __str__(self) -> str:
-        """The figures as a Markdown table."""
-        shown = ", ".join(f"{value:.4f}" for value in self.latents[:6].tolist())
+    @property
+    def lines(self) -> dict[str, str]:
+        """The figures, as a person writes them; those that a model does not have are left out."""
+        shown = ", ".join(f"{value:.2f}" for value in self.latents[:6].tolist())
         more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
-        error = f" ± {self.error:.2g}" if self.error > 0 else ""  # none of exact log-determinants
-        lines = {
-            "log-density": f"{self.log_prob:.4f}{error} nats",
-            "in the model's metric": self.in_metric,
-            "round-trip error": f"{self.round_trip:.1e}",
-            "iterations per root": f"{self.steps:.1f}, on the way back {self.steps_back:.1f}",
+        found = {
+            "log-density": f"{rounded(self.log_prob, self.error)} nats",
+            "on the card's scale": self.in_metric,
             "latents": f"{shown}{more}",
-            "length of the latents": f"{float(self.latents.norm()):.4f}",
+            "length of the latents": f"{float(self.latents.norm()):.2f}",
+            "round-trip error": f"{self.round_trip:.1g}",
         }
-        return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in lines.items())])
+        if self.in_metric.endswith(" nats"):
+            del found["on the card's scale"]  # which is the first line
+        if self.steps or self.steps_back:
+            ways = f"{self.steps:.1f} encoding, {self.steps_back:.1f} decoding"
+            found["iterations per root"] = ways
+        return found
 
 
 @torch.no_grad()
@@ -83,18 +88,32 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
         float(scored.figures["steps"][0]),
         sum(steps) / max(1, len(steps)),
         z[0].cpu(),
-        f"{value:.4f} {METRICS[model.config.metric].unit}",
+        f"{rounded(value)} {METRICS[model.config.metric].unit}",
     )
 
 
 def margin_in_words(certificates: Sequence[Certificate]) -> str:
-    """What certificates prove of the whole model, in a line."""
+    """What certificates prove of the whole model, as a sentence."""
     if not certificates:
-        return "no nets to bound, the layers are invertible by construction"
-    whole = worst(certificates)
-    if whole.bound is None:
-        return f"{len(certificates)} nets: not certified"
-    proven = (
-        "not certified as contractions" if whole.margin is None else "every block is invertible"
-    )
-    return f"{len(certificates)} nets: Lip <= {whole.bound:.6f}, {proven}"
+        return "The layers are invertible by construction: there are no nets to bound."
+    bound, count = worst(certificates).bound, len(certificates)
+    if bound is None:
+        return f"Not certified: there are {count} nets, and not each has a bound."
+    nets = f"each of its {count} nets" if count > 1 else "its net"
+    proven = f"{nets} has a Lipschitz constant of at most {bound:.6g}"
+    if bound >= 1:
+        return f"Not certified: {proven}, which is not below 1."
+    return f"Every block is invertible: {proven}."
+
+
+def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
+    """A line for the nets of one bound: their names, number, bound, norm and margin."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for one in certificates:
+        bound = "none" if one.bound is None else f"{one.bound:.6g}"
+        margin = "none" if one.margin is None else f"{one.margin:.4f}"
+        groups.setdefault((bound, one.norm, margin), []).append(one.name)
+    return [
+        [names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", str(len(names)), *said]
+        for said, names in groups.items()
+    ]

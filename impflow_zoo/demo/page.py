@@ -12,9 +12,9 @@ import impflow_zoo.demo.file_tab as file_tab
 import impflow_zoo.demo.tabs as tabs
 from impflow_zoo.demo.drawing import density_map, samples_picture
 from impflow_zoo.demo.exhibits import Exhibit, Hall
+from impflow_zoo.demo.looks import rounded
 from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.models.mistakes import MISTAKES
 from impflow_zoo.models.texts import in_markdown
 from impflow_zoo.zoo.record import Record
 
@@ -23,9 +23,9 @@ with contextlib.suppress(ImportError):  # the command says what to install
 
 __all__ = ["build", "first_picture"]
 
-_TITLE = """# impflow_zoo
-Implicit and residual normalizing flows: every inverse is certified, estimates state their error."""
+_TITLE = "# impflow_zoo\nImplicit and residual normalizing flows with a certified inverse."
 _WIDE = 2.5  # standard deviations of a context to both sides of its mean that its slider covers
+_SEEN = 2000  # held-out rows whose contexts bound the sliders
 
 
 def first_picture(exhibit: Exhibit) -> Image.Image:
@@ -41,56 +41,55 @@ def build(hall: Hall) -> gr.Blocks:
     with gr.Blocks(title="impflow_zoo", analytics_enabled=False, delete_cache=(60, 600)) as page:
         gr.Markdown(_TITLE)
         name = gr.Dropdown(hall.names, value=hall.first, label="Model", elem_id="model")
-        about = gr.Markdown(elem_id="about")
-        picture = tabs.picture_box(elem_id="picture")
-
-        @in_a_line
-        def begin(chosen: str) -> tuple[str, Image.Image]:
-            exhibit = hall.open(chosen)
-            return _about(exhibit), first_picture(exhibit)
-
-        gr.on([page.load, name.change], begin, name, [about, picture], api_visibility="private")
 
         @gr.render(inputs=name)
         @in_a_line
         def below(chosen: str) -> None:
-            try:
-                exhibit = hall.open(chosen)
-            except MISTAKES:  # the picture's place says which
-                return
-            settings = _settings(exhibit)
-            point, looked_at = [], None
+            exhibit = hall.open(chosen)
             image = len(exhibit.model.config.shape) == 3
+            gr.Markdown(_about(exhibit), elem_id="about")
             # Without a choice no tab is shown after a change of models.
-            with gr.Tabs(selected="one", elem_id=f"tabs-of-{chosen}"):
-                with gr.Tab("One point" if exhibit.in_plane else "One row", id="one"):
-                    if exhibit.in_plane:
-                        point = tabs.point(exhibit)
-                    else:
-                        looked_at = tabs.row(exhibit)
-                with gr.Tab("Between two images", id="two", visible=image):
-                    if image:
+            with gr.Tabs(selected="picture", elem_id=f"tabs-of-{chosen}"):
+                with gr.Tab("Picture", id="picture"):
+                    _picture(exhibit)
+                if not exhibit.in_plane:
+                    with gr.Tab("One row", id="one") as opened:
+                        tabs.row(exhibit, opened)
+                if image:
+                    with gr.Tab("Between two images", id="two"):
                         tabs.way(exhibit)
                 with gr.Tab("Certificate", id="certificate"):
                     tabs.certificate(exhibit)
                 with gr.Tab("Your file", id="file"):
-                    file_tab.upload(exhibit, hall, looked_at)
-            _keep_drawing(exhibit, picture, settings, point)
+                    file_tab.upload(exhibit, hall)
 
     return page
 
 
+def _picture(exhibit: Exhibit) -> None:
+    """The picture of a model, beside what it depends on; a narrow page has that above it."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            settings = _settings(exhibit)
+            point = tabs.point(exhibit) if exhibit.in_plane else []
+        with gr.Column(scale=3, min_width=300):
+            picture = tabs.picture_box(first_picture(exhibit), elem_id="picture")
+            if exhibit.in_plane:
+                tabs.numbers_of_point(exhibit, point)
+    _keep_drawing(exhibit, picture, settings, point)
+
+
 def _settings(exhibit: Exhibit) -> list[Any]:
     """What is drawn, seed and temperature, and one slider for each column of the context."""
+    views = ["density", "samples"]
+    view = gr.Radio(
+        views,
+        value=views[0],
+        label="Picture of",
+        visible=exhibit.in_plane,
+        interactive=True,  # gradio takes some parts of a rendered page for mere pictures
+    )
     with gr.Row():
-        views = ["density", "samples"]
-        view = gr.Radio(
-            views,
-            value=views[0],
-            label="Picture of",
-            visible=exhibit.in_plane,
-            interactive=True,  # gradio takes some parts of a rendered page for mere pictures
-        )
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
         angles = bool(exhibit.model.config.periodic)
         temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
@@ -105,15 +104,19 @@ def _settings(exhibit: Exhibit) -> list[Any]:
 
 
 def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
-    """Ends, middle and step of the slider of each column of the context."""
+    """Ends, middle and step of the slider of each column of the context: within the data's."""
     model = exhibit.model
     if classes := model.config.classes:
         return [(0, classes - 1, 0, 1)]
     if not (size := model.config.context_features):
         return []
     noise = torch.tensor([[-_WIDE], [0.0], [_WIDE]]).expand(-1, size)
-    low, middle, high = model.transform.like(noise.to(next(model.parameters()))).tolist()
-    return [tabs.slider_ends(*three) for three in zip(low, high, middle, strict=True)]
+    low, middle, high = model.transform.like(noise.to(next(model.parameters()))).cpu()
+    if (rows := exhibit.first_rows(_SEEN)) is not None and rows.dim() == 2:
+        seen = rows[:, -size:].to(low)
+        low, high = low.clamp(min=seen.amin(0)), high.clamp(max=seen.amax(0))
+    ends = zip(low.tolist(), high.tolist(), middle.tolist(), strict=True)
+    return [tabs.slider_ends(*three) for three in ends]
 
 
 def _keep_drawing(
@@ -141,13 +144,13 @@ def _keep_drawing(
 
 
 def _about(exhibit: Exhibit) -> str:
-    """A line about a model, its card's score and its certificate among it."""
+    """Kind, size and score of a model, and whether held-out rows are at hand."""
     folder, text = exhibit.model.folder, type(exhibit.model).__name__
     record = None if folder is None else Record(folder)
     if record is not None:
-        text += f", {record.parameters:,} parameters"
-        if record.entry is not None:
-            unit = METRICS[exhibit.model.config.metric].unit
-            text += f"; {record.entry.value:.4f} {unit} on {record.entry.rows}"
-    rows = "held-out rows" if exhibit.held_out else "no held-out rows at hand, samples alone"
-    return in_markdown(f"{text}; {rows}" + (f" ({exhibit.note})" if exhibit.note else ""))
+        text += f" with {record.parameters:,} parameters"
+        if (entry := record.entry) is not None:
+            score = rounded(entry.value, entry.stderr)
+            text += f". Score: {score} {METRICS[exhibit.model.config.metric].unit} on {entry.rows}"
+    text += "." if exhibit.held_out else ". No held-out rows at hand: samples alone."
+    return in_markdown(text + (f" ({exhibit.note})" if exhibit.note else ""))

@@ -74,6 +74,7 @@ def serve(
 
         from impflow_zoo.demo.exhibits import Hall
         from impflow_zoo.demo.hosts import OwnHosts
+        from impflow_zoo.demo.looks import CSS
         from impflow_zoo.demo.page import build, first_picture
         from impflow_zoo.demo.quota import Quota
         from impflow_zoo.demo.uploads import LARGEST
@@ -105,7 +106,7 @@ def serve(
                         Middleware(Quota, folder=scratch, largest=LARGEST),
                     ]
                 },
-                css="#picture img {max-height: 640px}",
+                css=CSS,
                 theme=gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
             )
         except OSError:

@@ -1,8 +1,9 @@
-"""The tabs below the picture, each made by one function."""
+"""The parts of the page beside the picture, each made by one function."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,15 +12,19 @@ import torch
 from impflow_zoo.data import Source
 from impflow_zoo.demo.drawing import density_map, images_picture, way_picture
 from impflow_zoo.demo.exhibits import Exhibit, Rows
-from impflow_zoo.demo.numbers import margin_in_words, numbers_of
+from impflow_zoo.demo.looks import table
+from impflow_zoo.demo.numbers import bounds_of_nets, margin_in_words, numbers_of
 from impflow_zoo.demo.words import in_a_line
-from impflow_zoo.lipschitz.certify import certify
+from impflow_zoo.lipschitz.certify import Certificate, certify
+from impflow_zoo.models.texts import in_markdown
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr
 
 __all__ = [
     "certificate",
+    "look_at",
+    "numbers_of_point",
     "on_change",
     "picture_box",
     "point",
@@ -30,12 +35,21 @@ __all__ = [
 ]
 
 
-def on_change(inputs: Sequence[Any], function: Callable[..., Any], outputs: Any) -> None:
-    """Call a function whenever one of its inputs changes; while it works, only the last counts."""
+def on_change(
+    inputs: Sequence[Any], function: Callable[..., Any], outputs: Any, beside: Sequence[Any] = ()
+) -> None:
+    """Call a function whenever one of its inputs changes; while it works, only the last counts.
+
+    Arguments:
+        inputs: parts of the page.
+        function: takes their values.
+        outputs: parts of the page that show what it returns.
+        beside: further inputs, whose changes call nothing.
+    """
     gr.on(
         [component.change for component in inputs],
         function,
-        list(inputs),
+        [*inputs, *beside],
         outputs,
         trigger_mode="always_last",
         show_progress="minimal",
@@ -57,57 +71,81 @@ def slider(*ends: float, **looks: Any) -> Any:
 
 
 def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, float, float]:
-    """Ends, value and step of a slider, in numbers of few digits."""
+    """Ends, value and step of a slider, in numbers of few digits and within the ends given."""
     step = float(f"{(high - low) / 400:.1g}")
-    low, high, middle = (float(f"{round(v / step) * step:.12g}") for v in (low, high, middle))
+    steps = math.ceil(low / step), math.floor(high / step), round(middle / step)
+    low, high, middle = (float(f"{n * step:.12g}") for n in steps)
     return low, high, middle, step
 
 
 def point(exhibit: Exhibit) -> list[Any]:
-    """Two coordinates and the numbers there."""
-    found = density_map(exhibit)
-    ends = map(slider_ends, found.low, found.high, found.middle)
-    sliders = [
-        slider(low, high, value, step=step, label=name)
-        for name, (low, high, value, step) in zip(exhibit.columns, ends, strict=True)
-    ]
+    """The sliders of two coordinates."""
+    found, config = density_map(exhibit), exhibit.model.config
+    with gr.Row():
+        sliders = []
+        for name, low, high, value in zip(
+            exhibit.columns, found.low, found.high, found.middle, strict=True
+        ):
+            least, most = config.bounds_of(name) if name in config.bounds else (low, high)
+            *ends, step = slider_ends(max(low, least), min(high, most), value)
+            sliders.append(slider(*ends, step=step, label=name))
+    return sliders
+
+
+def numbers_of_point(exhibit: Exhibit, sliders: Sequence[Any]) -> None:
+    """The numbers of the point that sliders give."""
 
     @in_a_line
     def numbers(*values: float) -> str:
         at = torch.tensor([values], dtype=torch.float64)
-        return str(numbers_of(exhibit.model, Rows("the point", at)))
+        return _figures(exhibit, Rows("the point", at))
 
-    on_change(sliders, numbers, gr.Markdown(numbers(*found.middle), elem_id="numbers"))
-    return sliders
+    first = numbers(*(slider.value for slider in sliders))
+    on_change(sliders, numbers, gr.Markdown(first, elem_id="numbers"))
 
 
-def row(exhibit: Exhibit) -> tuple[Any, Any]:
-    """A row of the held-out data, of samples or of a user's file, and its numbers."""
+def row(exhibit: Exhibit, opened: Any) -> None:
+    """A row of the held-out data or of samples, and its numbers.
+
+    Arguments:
+        exhibit: the model.
+        opened: the tab, whose opening shows the first row.
+    """
     rows, image = exhibit.rows, len(exhibit.model.config.shape) == 3
-    of_file = gr.State(None)
-    number = slider(0, max(1, len(rows) - 1), 0, step=1, label=f"Row of {exhibit.rows_in_words}")
+    label = f"Row of {exhibit.rows_in_words}"
+    with gr.Row():
+        with gr.Column(min_width=280):
+            number = slider(0, max(1, len(rows) - 1), 0, step=1, label=label)
+            shown = gr.Markdown(visible=not image, elem_id="row")
+            picture = picture_box(height=240, visible=False)
+        with gr.Column(min_width=280):
+            text = gr.Markdown(elem_id="numbers")
 
     @in_a_line
-    def numbers(chosen: int, uploaded: Source | None) -> tuple[Any, str]:
-        looked_at = uploaded or rows
-        index = min(int(chosen), len(looked_at) - 1)  # a slider over a single row has two ends
-        values = looked_at.rows([index])
-        source = Rows(looked_at.name, values, index)
-        if image:
-            shown: Any = images_picture([exhibit.model.parted(values)[0]])
-        else:
-            shown = [[f"{value:.6g}" for value in values[0].tolist()]]
-        return shown, str(numbers_of(exhibit.model, source))
+    def look(chosen: int) -> tuple[Any, Any, str]:
+        values, figures = look_at(exhibit, rows, chosen)
+        if not image:
+            return values, gr.skip(), figures
+        drawn = images_picture([exhibit.model.parted(rows.rows([int(chosen)]))[0]])
+        return gr.skip(), gr.update(value=drawn, visible=True), figures
 
-    first, text = (None, "Move the slider to see the numbers.") if image else numbers(0, None)
-    shown: Any
-    if image:
-        shown = picture_box(first, height=200)
-    else:
-        shown = gr.Dataframe(first, headers=exhibit.columns, interactive=False)
-    outputs = [shown, gr.Markdown(text, elem_id="numbers")]
-    on_change([number, of_file], numbers, outputs)
-    return number, of_file
+    outputs = [shown, picture, text]
+    on_change([number], look, outputs)
+    opened.select(look, number, outputs, show_progress="minimal", api_visibility="private")
+
+
+def look_at(exhibit: Exhibit, rows: Source, chosen: int) -> tuple[str, str]:
+    """Two tables of a row: its values, empty for an image, and its numbers."""
+    index = min(int(chosen), len(rows) - 1)  # a slider over a single row has two ends
+    values = rows.rows([index])
+    figures = _figures(exhibit, Rows(rows.name, values, index))
+    if values.dim() > 2:
+        return "", figures
+    return table(exhibit.columns, [[f"{value:.6g}" for value in values[0].tolist()]]), figures
+
+
+def _figures(exhibit: Exhibit, row: Rows) -> str:
+    return table(("figure", "value"), numbers_of(exhibit.model, row).lines.items())
 
 
 def way(exhibit: Exhibit) -> None:
@@ -115,11 +153,12 @@ def way(exhibit: Exhibit) -> None:
     last = len(exhibit.rows) - 1
     ends = [slider(0, last, i, step=1, label=f"{w} image") for i, w in enumerate(("From", "To"))]
     start = gr.Button("Interpolate")
-    picture = picture_box(elem_id="way")
+    picture = picture_box(elem_id="way", visible=False)
 
     @in_a_line
     def walk(*chosen: int) -> Any:
-        return way_picture(exhibit.model, exhibit.rows.rows([int(i) for i in chosen]))
+        drawn = way_picture(exhibit.model, exhibit.rows.rows([int(i) for i in chosen]))
+        return gr.update(value=drawn, visible=True)
 
     start.click(walk, ends, picture, api_visibility="private")
 
@@ -128,16 +167,25 @@ def certificate(exhibit: Exhibit) -> None:
     """What is stated of the nets, and what is proven again."""
     folder = exhibit.model.folder
     stated = [] if folder is None else folder.config().certificate
-    gr.Markdown(f"Stated by the model's files: {margin_in_words(stated)}.")
-    start = gr.Button("Prove it again")
-    text = gr.Markdown(elem_id="certificate")
+    text = gr.Markdown(_said(stated, "Stated by the model's files."), elem_id="certificate")
+    start = gr.Button("Prove it again", visible=bool(stated))
+    with gr.Accordion("The bound of each net", open=False, visible=bool(stated)):
+        bounds = gr.Markdown(_bounds(stated), elem_id="bounds")
 
     @in_a_line
-    def prove(progress: Any = gr.Progress()) -> str:  # noqa: B008
+    def prove(progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008
         found = []
         for some in progress.tqdm(list(exhibit.model.blocks()), desc="proving", unit="blocks"):
             found += certify(some)
-        lines = "\n".join(f"- {one}" for one in found)
-        return f"Proven now: {margin_in_words(found)}.\n\n{lines}"
+        return _said(found, "Proven now."), _bounds(found)
 
-    start.click(prove, None, text, api_visibility="private")
+    start.click(prove, None, [text, bounds], api_visibility="private")
+
+
+def _said(certificates: Sequence[Certificate], source: str) -> str:
+    return in_markdown(f"{margin_in_words(certificates)} {source}")
+
+
+def _bounds(certificates: Sequence[Certificate]) -> str:
+    header = ("nets", "number", "at most", "norm", "margin")
+    return table(header, bounds_of_nets(certificates))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from impflow_zoo.data import DataError
 from impflow_zoo.data.columns import GROUP, Columns, listed
-from impflow_zoo.fitting.grid import rounding_step, spike
+from impflow_zoo.fitting.grid import rounding_grid, spike
 
 if TYPE_CHECKING:
     import numpy
@@ -38,6 +38,7 @@ class Findings:
         given: the context columns.
         left_out: why each other column is left out.
         rounding: rounding steps of columns that have one.
+        offsets: where the grids of these columns lie, if not at multiples of their steps.
         bounds: proposals, `[low, high]` by column.
         periods: proposals by column.
         notes: sentences on columns that are peculiar.
@@ -49,6 +50,7 @@ class Findings:
     given: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     rounding: Mapping[str, float] = field(default_factory=dict)
+    offsets: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     periods: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -67,6 +69,8 @@ class Findings:
             found["context_columns"] = list(self.given)
         if self.rounding:
             found["rounding"] = dict(self.rounding)
+        if self.offsets:
+            found["rounding_offset"] = dict(self.offsets)
         return found
 
     def proposals(self) -> list[tuple[str, str]]:
@@ -90,12 +94,13 @@ class Findings:
         if self.given:
             found[0] = f"density of {listed(self.columns)} given {listed(self.given)}"
         found += [f"left out: {name!r} {reason}" for name, reason in self.left_out.items()]
-        steps: dict[float, list[str]] = {}
+        grids: dict[str, list[str]] = {}
         for name, step in self.rounding.items():
-            steps.setdefault(step, []).append(name)
+            offset = f" from {self.offsets[name]:g}" if name in self.offsets else ""
+            grids.setdefault(f"{step:g}{offset}", []).append(name)
         found += [
-            f"rounded to {step:g}: {listed(names)} (noise of one step is added)"
-            for step, names in steps.items()
+            f"rounded to {grid}: {listed(names)} (noise of one step is added)"
+            for grid, names in grids.items()
         ]
         found += list(self.notes)
         found += [f"you may add to the recipe: {line}  ({why})" for line, why in self.proposals()]
@@ -151,7 +156,9 @@ def describe(
     for c in given:
         if c in left_out:
             raise DataError(f"{name}: column {c!r} {left_out[c]}: it cannot be a context")
-    rounding = {c: step for c in columns if (step := rounding_step(values[c]))}
+    grids = {c: rounding_grid(values[c]) for c in columns}
+    rounding = {c: step for c, (step, _) in grids.items() if step}
+    offsets = {c: offset for c, (_, offset) in grids.items() if offset}
     periods = {c: turn for c in columns if (turn := _turn(values[c]))}
     plain = (c for c in columns if c not in periods)
     bounds = {c: ends for c in plain if (ends := _ends(values[c])) != (None, None)}
@@ -162,7 +169,16 @@ def describe(
         if c not in rounding and (at := spike(values[c]))
     ]
     return Findings(
-        columns, tuple(given), left_out, rounding, bounds, periods, tuple(notes), rows, size - rows
+        columns,
+        tuple(given),
+        left_out,
+        rounding,
+        offsets,
+        bounds,
+        periods,
+        tuple(notes),
+        rows,
+        size - rows,
     )
 
 

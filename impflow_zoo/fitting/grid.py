@@ -1,4 +1,4 @@
-"""The step that the values of a column are rounded to."""
+"""The grid that the values of a column are rounded to."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["rounding_step", "spike"]
+__all__ = ["rounding_grid", "spike"]
 
 _DECIMALS = 9
 _FLOAT32 = 1.2e-7  # files of float32 have rounded the grid itself
 
 
-def rounding_step(values: numpy.ndarray) -> float:
-    """The distance of the points of the coarsest grid that all values lie on; 0 if there is none.
+def rounding_grid(values: numpy.ndarray) -> tuple[float, float]:
+    """The step of the coarsest grid that all values lie on, and its first point from 0 on.
+
+    The step is 0 if there is no grid.
 
     Columns none of whose values repeats are taken for continuous ones, unless they are whole
     numbers.
@@ -25,8 +27,8 @@ def rounding_step(values: numpy.ndarray) -> float:
 
     Example:
         >>> import numpy
-        >>> rounding_step(numpy.array([0.25, 1.0, 0.25, 0.75, 1.0]))
-        0.25
+        >>> rounding_grid(numpy.array([0.5, 2.5, 0.5, 4.5, 1.5]))
+        (1.0, 0.5)
     """
     import numpy
 
@@ -34,9 +36,9 @@ def rounding_step(values: numpy.ndarray) -> float:
     repeats = len(distinct) < len(values)
     whole = bool((distinct % 1 == 0).all())
     if whole and not repeats:
-        return 1.0
+        return 1.0, 0.0
     if not repeats:
-        return 0.0
+        return 0.0, 0.0
     for decimals in range(_DECIMALS):
         scaled = distinct * 10.0**decimals
         if numpy.abs(scaled).max() >= 2**53:
@@ -44,13 +46,15 @@ def rounding_step(values: numpy.ndarray) -> float:
         units = numpy.round(scaled)
         slack = min(0.01, max(1e-6, _FLOAT32 * float(numpy.abs(scaled).max())))
         if numpy.abs(scaled - units).max() <= slack:
-            steps = numpy.diff(units.astype(numpy.int64))
-            return math.gcd(*steps[steps > 0].tolist()) / 10**decimals
-    return _uneven(distinct) if len(distinct) < len(values) / 2 else 0.0
+            points = units.astype(numpy.int64)
+            steps = numpy.diff(points)
+            step = math.gcd(*steps[steps > 0].tolist())
+            return step / 10**decimals, int(points[0]) % step / 10**decimals
+    return _uneven(distinct) if len(distinct) < len(values) / 2 else (0.0, 0.0)
 
 
-def _uneven(distinct: numpy.ndarray) -> float:
-    """The step of a grid that has no end in decimals, such as thirds."""
+def _uneven(distinct: numpy.ndarray) -> tuple[float, float]:
+    """The step and first point of a grid that has no end in decimals, such as thirds."""
     import numpy
 
     places = distinct - distinct[0]
@@ -58,7 +62,11 @@ def _uneven(distinct: numpy.ndarray) -> float:
     counts = places / step
     step = float(places[-1] / round(counts[-1]))
     off = numpy.abs(places / step - numpy.round(places / step)).max()
-    return step if off < 1e-4 else 0.0
+    if off >= 1e-4:
+        return 0.0, 0.0
+    offset = float(distinct[0]) % step
+    near = min(offset, step - offset) < 1e-4 * step
+    return step, 0.0 if near else offset
 
 
 def spike(values: numpy.ndarray) -> tuple[float, float] | None:

@@ -39,6 +39,8 @@ class ColumnsConfig(ModelConfig):
             column, 0 for a column that is not rounded, which it is kept as. Empty if none is.
             Uniform noise of one step is added before training and scoring. Steps of the context
             columns may follow, but have no effect.
+        rounding_offset: where the grid of a rounded column lies, by name: 0.5 for the values 0.5,
+            1.5, ... Rounded samples lie on this grid. 0 if a column is not named.
         bounds: lowest and highest value by name of a column, None for an open end. The density is
             zero outside, and rows outside are refused.
         metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
@@ -50,6 +52,7 @@ class ColumnsConfig(ModelConfig):
     columns: tuple[str, ...] = ()
     context_columns: tuple[str, ...] = ()
     rounding: dict[str, float] | tuple[float, ...] = ()
+    rounding_offset: dict[str, float] = field(default_factory=dict)
     bounds: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
     metric: str = "log_likelihood"
     seed: int = 0
@@ -77,6 +80,10 @@ class ColumnsConfig(ModelConfig):
             self._require_length("rounding", self.features)
         valid = all(0 <= step < math.inf for step in self.steps)
         require(valid, "rounding", self.rounding, "steps of at least 0")
+        require_names("rounding_offset", self.rounding_offset, self.columns)
+        stepped = {name for name, step in zip(self.columns, self.steps, strict=False) if step}
+        for name in self.rounding_offset:
+            require(name in stepped, "rounding_offset", name, "columns with a step in rounding")
 
         require_names("bounds", self.bounds, self.columns)
         for name, ends in self.bounds.items():

@@ -21,6 +21,7 @@ from impflow_zoo.models.digits import warn_of_lost_digits
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.frames import holds, rows_of, sample_frame
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.memory import enough_memory, memory_of
 from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.walk import walk
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Density"]
 
+_AT_ONCE = 2**20  # numbers of noise that are decoded together
 _DRAWS = 8  # fresh draws behind the standard error where a single one says nothing of it
 
 
@@ -84,7 +86,7 @@ class Density(nn.Module):
 
     @property
     def transform(self) -> Transform:
-        """The map data -> noise of the flow."""
+        """The map data -> noise of the flow: `[B, ...] -> [B, D], [B]`, and back by `inverse`."""
         transform, *_ = self.flow.children()
         assert isinstance(transform, Transform)
         return transform
@@ -204,7 +206,7 @@ class Density(nn.Module):
                 an array or a DataFrame.
             temperature: scale of the noise; below 1 samples are more typical.
             generator: torch generator of the noise; None takes the global one.
-            rounded: round the columns that are rounded in the data to multiples of their step;
+            rounded: round the columns that are rounded in the data to the grid of their values;
                 float64.
             as_frame: return a DataFrame, each sample in a row, with its context behind it.
 
@@ -213,7 +215,9 @@ class Density(nn.Module):
             uint8 in the 8-bit range, whatever the bits of the model.
 
         Raises:
-            ModelError: for an argument that is of another type or out of its range.
+            ModelError: for an argument that is of another type or out of its range, and for more
+                samples than memory holds.
+            NotEnoughMemoryError: if there is less memory than the samples need.
             ValueError: if contexts are missing or of another shape.
             SolverError: if a root is not found.
         """
@@ -221,12 +225,18 @@ class Density(nn.Module):
             raise ModelError("as_frame=True is for models of tables: images are no rows")
         context = None if context is None else self.rows_of_context(context)
         z, rows = self._noise(n, context, temperature, generator)
-        x = self.to_data(self.decode(z, rows))
-        x = self.preprocessing.rounded(x) if rounded else x
+        parts = range(0, len(z) or 1, max(1, _AT_ONCE // z.shape[1]))
+        with enough_memory(f"draw fewer than {len(z):,} samples at a time"):
+            x = torch.cat([self._drawn(z, rows, slice(i, i + parts.step)) for i in parts])
+            x = self.preprocessing.rounded(x) if rounded else x
         x = x if context is None else x.unflatten(0, (len(context), n))
         if not as_frame:
             return x
         return sample_frame(x, self.columns, context, self.config.context_columns)
+
+    def _drawn(self, z: Tensor, context: Tensor | None, part: slice) -> Tensor:
+        """Some of the samples that noise and contexts are decoded to, as data."""
+        return self.to_data(self.decode(z[part], None if context is None else context[part]))
 
     def rsample(
         self, n: int, context: Tensor | None = None, generator: torch.Generator | None = None
@@ -301,12 +311,21 @@ class Density(nn.Module):
             context = self._checked_context(context)
         reference = next(self.parameters())
         groups = 1 if context is None else len(context)
+        self._check_memory(groups * n, reference)
         place = reference.device if generator is None else generator.device
         size, dtype = math.prod(self.config.shape), reference.dtype
         noise = torch.randn(groups * n, size, generator=generator, dtype=dtype, device=place)
         noise = noise.to(reference.device)
         rows = None if context is None else context.repeat_interleave(n, dim=0)
         return temperature * noise, rows
+
+    def _check_memory(self, count: int, like: Tensor) -> None:
+        """Refuse more samples than fit into memory with their noise, before they take it."""
+        needed = 2 * count * math.prod(self.config.shape) * like.element_size()
+        if needed > (known := memory_of(like.device)):
+            raise ModelError(
+                f"{count:,} samples take {needed:,} bytes, there are {known:,}: draw them in parts"
+            )
 
     def encode(self, x: Any, context: Any = None) -> Tensor:
         """`transform` without computing the log-determinant: `[B, ...] -> [B, D]`.
@@ -343,11 +362,19 @@ class Density(nn.Module):
         return x
 
     def to_data(self, x: Tensor) -> Tensor:
-        """Turn input of `transform` into data: tables stay as they are, images become uint8."""
+        """Turn input of `transform`, `[B, ...]`, into data of the same shape.
+
+        Tables stay as they are, images become uint8.
+        """
         return self.preprocessing.to_data(x)
 
     def dequantise(self, raw: Tensor, noise: Tensor) -> Tensor:
-        """Undo rounding: raw rows and uniform noise in [0, 1) of their shape -> model input."""
+        """Undo rounding: raw rows, `[B, ...]`, and uniform noise in [0, 1) become model input.
+
+        Arguments:
+            raw: rows as a data set has them.
+            noise: one number for each entry of `raw`.
+        """
         return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
@@ -375,7 +402,14 @@ class Density(nn.Module):
         self.preprocessing.fit(self.transform, x, context, weights)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Rows of a data set, the context's columns last, as input and contexts."""
+        """Rows of a data set, the context's columns last, as input and contexts.
+
+        Arguments:
+            rows: of a table, `[N, D + context_features]`, or images, whose last plane is the label.
+
+        Returns:
+            Input, `[N, ...]`, and contexts, `[N, context_features]`; None if the model takes none.
+        """
         size = self.config.context_features
         if size is None:
             return rows, None

@@ -73,6 +73,9 @@ class Mixture(Density):
 
         Arguments:
             x, context, keys, report: as for a single density.
+
+        Raises:
+            ValueError: as `FlowModel.log_prob_with_error`.
         """
         known = None if keys is None else list(keys)
         found = [
@@ -97,7 +100,13 @@ class Mixture(Density):
         """Draw from the mixture; each sample comes from a model chosen at random.
 
         Arguments:
-            n, context, temperature, generator, rounded, as_frame: as for a single density.
+            n, context, temperature, generator, rounded, as_frame: as for `FlowModel.sample`.
+
+        Returns:
+            `[n, D]`, or `[C, n, D]` for `C` contexts; a DataFrame if `as_frame`.
+
+        Raises:
+            ModelError, ValueError, SolverError: as `FlowModel.sample`.
         """
         parts = self.parts
         place = next(self.parameters()).device if generator is None else generator.device

@@ -32,6 +32,7 @@ class TablePreprocessing:
 
     def __init__(self, config: ColumnsConfig) -> None:
         self.rounding, self.columns = config.steps, config.columns
+        self.offsets = [config.rounding_offset.get(name, 0.0) for name in config.columns]
         self.given = config.context_columns
         bounds = {name: config.bounds_of(name) for name in config.bounds}
         self.limits = Limits(self.columns, bounds)
@@ -53,15 +54,15 @@ class TablePreprocessing:
         return self.periods.reduced(found)
 
     def rounded(self, x: Tensor) -> Tensor:
-        """Data with rounded columns at multiples of their steps, and within bounds."""
+        """Data with rounded columns on their grids, and within bounds."""
         if not self.adds_noise:
             return x
         found = x.double().clone()
         for i, step in enumerate(self.rounding[: x.shape[-1]]):
             if step:
-                found[..., i] = ((x[..., i].double() / step).round() * step).round(
-                    decimals=_decimals(step)
-                )
+                offset = self.offsets[i] if self.offsets else 0.0
+                points = ((found[..., i] - offset) / step).round() * step + offset
+                found[..., i] = points.round(decimals=max(_decimals(step), _decimals(offset)))
         return self.limits.within(found)
 
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
@@ -120,7 +121,8 @@ class TablePreprocessing:
 
 def _decimals(step: float) -> int:
     """Digits behind the point that the multiples of a step have: 0.3, not 0.30000000000000004."""
-    return next((k for k in range(12) if abs(step * 10**k % 1) < 1e-9), 15)
+    scaled = ((k, step * 10**k) for k in range(12))
+    return next((k for k, one in scaled if abs(one - round(one)) < 1e-9), 15)
 
 
 def _until_standardised(transform: Transform) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CONFIG, RECIPE, WEIGHTS, ModelFolder, WeightsError
+from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.revisions import pinned
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
 
 NAMESPACE_VARIABLE = "IMPFLOW_ZOO_NAMESPACE"
 _NAMESPACE = "impflow-zoo"
+_FETCHING = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 def zoo_folder() -> Path:
@@ -73,34 +75,25 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
         >>> create_model("impflow-power-plant").config.features
         5
     """
-    revision = options.get("revision")
-    where = locate(model, revision)
-    loaded = FlowModel.from_pretrained(where, **options)
-    given = os.fspath(model)
-    if not (os.path.isdir(where) or revision or "/" in given or "@" in given):
-        _require_shipped(loaded, given)
-    return loaded
+    fetching = {name: options[name] for name in _FETCHING if name in options}
+    where = locate(model, options.get("revision"), **fetching)
+    return FlowModel.from_pretrained(where, **options)
 
 
-def _require_shipped(model: FlowModel, name: str) -> None:
-    """Refuse a model of the Hub whose config, which has the sha256 of the weights, is not ours."""
-    folder = model.folder
-    assert folder is not None, "a model that was loaded has a folder"
-    if (folder.path / CONFIG).read_bytes() != (zoo_folder() / name / CONFIG).read_bytes():
-        raise WeightsError(
-            f"{folder.name}: {CONFIG} on the Hub is not the one of this package: upgrade "
-            f"impflow_zoo, or name the Hub's model, {_hub_id(name)}"
-        )
-
-
-def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
+def locate(model: str | os.PathLike[str], revision: str | None = None, **options: Any) -> str:
     """Where a model's files are: a folder or a Hub id.
 
     Weights that come with the package are taken from there, unless a revision is asked for. Others
-    are taken from the commit on the Hub that `revisions.json` names. A path object means a folder.
+    are taken from the commit on the Hub that `revisions.json` names. Its config is fetched, and has
+    to be that of the package, before anything else is. A path object means a folder.
+
+    Arguments:
+        model, revision: as for `create_model`.
+        options: how to fetch a config, see `hub.snapshot`.
 
     Raises:
-        ModelError: if a name is unknown, or means a folder here and a model of the zoo.
+        ModelError: if a name is unknown, means a folder here and a model of the zoo, or is that of
+            another model on the Hub.
     """
     if not isinstance(model, str | os.PathLike):
         raise ModelError(
@@ -129,9 +122,22 @@ def locate(model: str | os.PathLike[str], revision: str | None = None) -> str:
             f"there are no weights for {name}: train them with `impflow-zoo train "
             f"{folder / RECIPE}`"
         )
-    if not (at or revision) and (commit := pinned(zoo_folder(), _hub_id(name))):
-        at, asked = "@", commit
-    return f"{_hub_id(name)}{at}{asked}"
+    if at or revision:
+        return f"{_hub_id(name)}{at}{asked}"
+    return _shipped(name, options)
+
+
+def _shipped(name: str, options: dict[str, Any]) -> str:
+    """The commit on the Hub whose config, which has the sha256 of the weights, is ours."""
+    hub_id = _hub_id(name)
+    commit = pinned(zoo_folder(), hub_id)
+    path, _ = snapshot(hub_id, (CONFIG,), (CONFIG,), revision=commit, **options)
+    if (path / CONFIG).read_bytes() != (zoo_folder() / name / CONFIG).read_bytes():
+        raise WeightsError(
+            f"{hub_id}@{path.name}: {CONFIG} on the Hub is not the one of this package: upgrade "
+            f"impflow_zoo, or name the Hub's model, {hub_id}"
+        )
+    return f"{hub_id}@{path.name}"
 
 
 def refuse_two_meanings(given: str) -> None:

@@ -16,6 +16,7 @@ from nflows.transforms import (
     PiecewiseRationalQuadraticCouplingTransform,
     Transform,
 )
+from nflows.transforms.made import MaskedLinear
 from torch import Tensor, nn
 
 from impflow_zoo.models.classes import register_model
@@ -125,10 +126,17 @@ def _layer(config: SplineConfig) -> Transform:
 
 
 def without_constants(make: Callable[[], nn.Module]) -> nn.Module:
-    """A layer of nflows. Masks and orders follow from the config: weights do not hold them."""
+    """A layer of nflows. Masks and orders follow from the config: weights do not hold them.
+
+    Entries of a weight that its mask leaves out are zeros from the start, and stay zeros where an
+    optimizer treats entries one by one: no answer depends on them, and zeros compress.
+    """
     with off_meta():
         layer = make()
     for module in layer.modules():
+        if isinstance(module, MaskedLinear):
+            with torch.no_grad():
+                module.weight.mul_(module.mask)
         for name, value in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, value, persistent=False)
     return layer

@@ -53,6 +53,7 @@ __all__ = [
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _RTOL = 1e-5  # of answers beside the golden ones
+_GOLDEN_ROWS, _GOLDEN_NUMBERS = 8, 8192  # of inputs at most, unless one row has more
 
 
 def blank_state(
@@ -194,8 +195,8 @@ def default_card(kind: str, name: str) -> str:
 
 
 @torch.no_grad()
-def golden_batch(model: FlowModel, rows: int = 8) -> dict[str, Tensor]:
-    """A few inputs with their latents and log-probabilities.
+def golden_batch(model: FlowModel, rows: int | None = None) -> dict[str, Tensor]:
+    """A few inputs with their latents and log-probabilities: 8 rows, and fewer of large images.
 
     They are what the model answers in float64 (`from_pretrained(..., dtype=torch.float64)`). Where
     its log-determinants are drawn afresh, `"auto"` takes their place. Latents of an ensemble are
@@ -203,7 +204,9 @@ def golden_batch(model: FlowModel, rows: int = 8) -> dict[str, Tensor]:
     """
     double = _double_copy(model, model.config)
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    noise = draw(rows, math.prod(model.config.shape))
+    size = math.prod(model.config.shape)
+    rows = rows or max(1, min(_GOLDEN_ROWS, _GOLDEN_NUMBERS // size))
+    noise = draw(rows, size)
     given = model.config.context_features
     context = draw(rows, given) if given else None
     transform = double.parts[0].transform

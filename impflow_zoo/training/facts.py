@@ -1,12 +1,13 @@
-"""Facts of a training: the log of a run, one JSON object per line, and `training.json` made of it.
+"""Facts of a training, in `training.json`: its cost, its course, and the scores of other seeds.
 
-`training.json` also holds the scores of runs with other seeds.
+The log of a run, one JSON object per line, is for its readers: no code reads it back.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,8 @@ from typing import Any
 from impflow_zoo.models.fields import ConfigError, ModelError, convert, convert_fields
 from impflow_zoo.models.folder import LOG, TRAINING
 from impflow_zoo.models.reading import read_json
-from impflow_zoo.models.writing import write_whole
 
-__all__ = [
-    "Part",
-    "Repeat",
-    "TrainingFacts",
-    "forget_beyond",
-    "hardware_of",
-    "means",
-    "read_lines",
-    "read_log",
-    "start_log",
-    "write_line",
-]
+__all__ = ["Part", "Repeat", "TrainingFacts", "cut_log", "means", "start_log", "write_line"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +115,24 @@ class TrainingFacts:
         """Rows of a step in each stage."""
         return [round(stage.rows_seen / max(1, stage.steps)) for stage in self.stages]
 
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> TrainingFacts:
+        """The facts of a run so far, by the state of its trainer; earlier stages included."""
+        own = cls(
+            steps=state["step"],
+            rows_seen=state["rows"],
+            minutes=round(state["seconds"] / 60, 1),
+            hardware=" and ".join(state["hardware"]),
+            skipped_steps=state["skipped"],
+            unconverged_fraction=state["unconverged"] / max(1, state["logged"]),
+            curve=state["curve"],
+            seed=state["seed"],
+            init_from=state["init_from"],
+            data=state["data"],
+        )
+        before = state["before"]
+        return own.after(convert(before, cls, "before")) if before else own
+
     def is_like(self, other: TrainingFacts) -> bool:
         """Whether two runs had the same start, length and data: only their seeds may differ."""
         return (
@@ -166,40 +173,6 @@ class TrainingFacts:
         return json.dumps({**asdict(self), "curve": curve}, indent=1) + "\n"
 
 
-def read_log(log: Path) -> TrainingFacts:
-    """Cost and progress of a run by its log, earlier stages included.
-
-    Raises:
-        ModelError: if the log is empty or damaged.
-    """
-    lines = read_lines(log)
-    if not lines:
-        raise ModelError(f"{log} holds no line of a training: is the run still at its start?")
-    known = {key: value for line in reversed(lines) for key, value in line.items()}  # the first
-    unconverged = [line["unconverged"] for line in lines if "unconverged" in line]
-    try:
-        own = TrainingFacts(
-            steps=lines[-1]["step"],
-            rows_seen=lines[-1]["rows_seen"],
-            minutes=round(lines[-1]["seconds"] / 60, 1),
-            hardware=" and ".join(hardware_of(lines)) or "not recorded",
-            skipped_steps=max(line.get("skipped", 0) for line in lines),
-            unconverged_fraction=sum(unconverged) / max(1, len(unconverged)),
-            curve=tuple(
-                (line["rows_seen"], line["seconds"], round(line["validation"], 5))
-                for line in lines
-                if line.get("validation") is not None
-            ),
-            seed=known.get("seed", 0),
-            init_from=known.get("init_from", ""),
-            data=known.get("data", ""),
-        )
-        before = known.get("before")
-        return own.after(convert(before, TrainingFacts, "before")) if before else own
-    except (ConfigError, TypeError) as error:
-        raise ModelError(f"{log} is damaged: {error}") from None
-
-
 def start_log(folder: Path, stage: int) -> None:
     """Start an empty log; the log of the stage before is kept as `log-N`, N counted from 1."""
     path = folder / LOG
@@ -217,30 +190,11 @@ def write_line(folder: Path, state: dict[str, Any], **figures: Any) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def forget_beyond(folder: Path, step: int) -> None:
-    """Drop what was logged after a step: a resumed run says it again."""
+def cut_log(folder: Path, size: int) -> None:
+    """Drop what was logged after a checkpoint, when the log had this size: it comes again."""
     path = folder / LOG
-    kept = [line for line in read_lines(path) if line["step"] <= step] if path.exists() else []
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The valid lines of a log: the last one of a killed run may be cut."""
-    return [line for text in path.read_text(errors="replace").splitlines() if (line := _line(text))]
-
-
-def hardware_of(lines: list[dict[str, Any]]) -> list[str]:
-    """The hardware that a log names, each once: a resumed run may go on with another."""
-    return list(dict.fromkeys(line["hardware"] for line in lines if "hardware" in line))
-
-
-def _line(text: str) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-        numbers = (line["step"], line["rows_seen"], line["seconds"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return line if all(isinstance(number, int | float) for number in numbers) else None
+    path.touch()
+    os.truncate(path, min(size, path.stat().st_size))
 
 
 def means(steps: list[dict[str, float]]) -> dict[str, float | None]:

@@ -37,7 +37,7 @@ from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
-from impflow_zoo.training.facts import read_lines
+from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.recipe import (
     Recipe,
@@ -316,8 +316,8 @@ def _check_resumed(
                 "with another --out (and --init-from for these weights)"
             )
         _check_same(folder, recipe)
-        lines = read_lines(folder.path / LOG)
-        if init_from is None and any({"before", "init_from"} & line.keys() for line in lines):
+        begun = TrainingFacts.read(folder.path) if folder.has(TRAINING) else None
+        if init_from is None and begun is not None and (begun.init_from or begun.parts):
             raise CheckpointError(
                 f"{folder.name} started from the weights of a model and holds no checkpoint "
                 "yet: name the model again with --init-from"

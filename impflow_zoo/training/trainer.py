@@ -36,16 +36,7 @@ from impflow_zoo.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from impflow_zoo.training.facts import (
-    TrainingFacts,
-    forget_beyond,
-    hardware_of,
-    means,
-    read_lines,
-    read_log,
-    start_log,
-    write_line,
-)
+from impflow_zoo.training.facts import TrainingFacts, cut_log, means, start_log, write_line
 from impflow_zoo.training.optimisation import Optimisation
 from impflow_zoo.training.recipe import TrainingSettings
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
@@ -109,6 +100,12 @@ class Trainer:
             "data_rows": len(rows),
             "data": fingerprint(rows),
             "checksum": checksum(rows),
+            "hardware": [self.processes.description],
+            "curve": [],  # rows seen, seconds and value of each validation
+            "unconverged": 0.0,  # sum of the fractions that were logged
+            "logged": 0,
+            "init_from": "",  # the model whose weights the run started from
+            "before": None,  # facts of the stages before
         }
         self.unlogged: list[dict[str, float]] = []  # figures of steps since the last line
         self.shown: dict[str, float] = {}  # of training and validation, the last values
@@ -149,29 +146,32 @@ class Trainer:
             self._begin()
         else:
             self._take_weights(start)
-            self._begin(init_from=_public_name(start))
+            self.state["init_from"] = _public_name(start)
+            self._begin()
+        self._write_facts()
 
     def go_on(self, best: float | None) -> None:
         """Start a stage from the weights that the one before has kept, and their value."""
         before = TrainingFacts.read(self.folder)
         self._take_weights(ModelFolder(self.folder))
         self.processes.wait()  # all have read them before the first writes others
-        self.state["best"] = best  # what this stage keeps has to be better
-        self._begin(before=asdict(before))
+        # What this stage keeps has to be better.
+        self.state.update(best=best, before=asdict(before), init_from=before.init_from)
+        self._begin()
 
     def _take_weights(self, start: ModelFolder) -> None:
         _, weights = start.config_and_weights()
         load_weights(self.model, fitting(weights, self.model.state_dict(), start.name))
         self.model.float()
 
-    def _begin(self, **known: Any) -> None:
+    def _begin(self) -> None:
         """Start the average, and the log with what is known of the run."""
         self.averaged.load_state_dict(self.model.state_dict())
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             start_log(self.folder, self.state["stage"])
-        own = {key: self.state[key] for key in ("seed", "data")}
-        self._log(hardware=self.processes.description, **own, **known)
+        known = {key: self.state[key] for key in ("seed", "data", "init_from")}
+        self._log(hardware=self.processes.description, **known)
 
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""
@@ -184,14 +184,14 @@ class Trainer:
                 f"{self.folder} was trained on other rows: give the same data, with the "
                 "same columns, with --data"
             )
-        self.unlogged = state.pop("unlogged", [])
+        self.unlogged, log_size = state.pop("unlogged"), state.pop("log_size")
         self.state |= state
         self.processes.wait()  # all have read it before the first writes another
         if self.processes.first:
-            forget_beyond(self.folder, self.state["step"])
-            known = hardware_of(read_lines(self.folder / LOG))
-            if not self.finished and self.processes.description not in known:
-                self._log(hardware=self.processes.description)
+            cut_log(self.folder, log_size)
+        if not self.finished and self.processes.description not in self.state["hardware"]:
+            self.state["hardware"].append(self.processes.description)
+            self._log(hardware=self.processes.description)
 
     def checkpoint(self) -> None:
         """Write everything a resumed run needs."""
@@ -200,7 +200,11 @@ class Trainer:
                 self.folder / CHECKPOINT,
                 self.optimisation.modules,
                 self.optimisation.optimizers,
-                {**self.state, "unlogged": self.unlogged},
+                {
+                    **self.state,
+                    "unlogged": self.unlogged,
+                    "log_size": (self.folder / LOG).stat().st_size,
+                },
             )
 
     def run(self, deadline: float | None = None) -> dict[str, Any]:
@@ -236,6 +240,9 @@ class Trainer:
                     figures, self.unlogged = means(self.unlogged), []
                     counts = {key: self.state[key] for key in ("skipped", "left_out")}
                     self._log(**figures, **counts)
+                    if (unconverged := figures.get("unconverged")) is not None:
+                        self.state["unconverged"] += unconverged
+                        self.state["logged"] += 1
                     if (log_density := figures["log_density"]) is not None:
                         self.shown["train"] = self._metric(torch.tensor(log_density))
                     bar.set_postfix(self._figures(), refresh=False)
@@ -316,7 +323,11 @@ class Trainer:
         mean = weighted_mean(found, None if weights is None else weights[: len(found)])
         log_prob = float(mean)
         value = self.shown["validation"] = self._metric(mean)
-        self._log(validation=value if math.isfinite(value) else None)
+        finite = math.isfinite(value)
+        self._log(validation=value if finite else None)
+        if finite:
+            point = (self.state["rows"], round(self.state["seconds"], 3), round(value, 5))
+            self.state["curve"].append(point)
         best = self.state["best"]
         better = math.isfinite(log_prob) and (best is None or log_prob > best)
         if self.processes.gather(better)[0] and self._keep(model):
@@ -360,7 +371,7 @@ class Trainer:
     def _write_facts(self) -> None:
         """What the run says of its cost and progress so far."""
         if self.processes.first:
-            text = read_log(self.folder / LOG).text()
+            text = TrainingFacts.of(self.state).text()
             write_whole(self.folder / TRAINING, text.encode())
 
     def _log(self, **figures: Any) -> None:

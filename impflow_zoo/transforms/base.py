@@ -97,15 +97,49 @@ class ResidualBlock(Transform):
         return self.run(inputs, context)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data; arguments, results and errors as in `forward`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: points `z`, with shape `[B, ...]`.
+            context: one context per row, or None.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            SolverError, NoContractionError, NotFiniteError, ValueError, TypeError, RuntimeError:
+                as `forward`.
+        """
         return self.run(inputs, context, backwards=True)
 
     def encode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """`forward` without computing the log-determinant."""
+        """Data -> noise without the log-determinant, as a layer of another net.
+
+        Arguments:
+            inputs: points `x`, with shape `[B, ...]`.
+            context: one context per row, or None.
+
+        Returns:
+            `z` with the shape of `x`.
+
+        Raises:
+            SolverError, NotFiniteError, ValueError, TypeError, RuntimeError: as `forward`.
+        """
         return self.run(inputs, context, want_logdet=False)[0]
 
     def decode(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """`inverse` without computing the log-determinant."""
+        """Noise -> data without the log-determinant.
+
+        Arguments:
+            inputs: points `z`, with shape `[B, ...]`.
+            context: one context per row, or None.
+
+        Returns:
+            `x` with the shape of `z`.
+
+        Raises:
+            SolverError, NotFiniteError, ValueError, TypeError, RuntimeError: as `forward`.
+        """
         return self.run(inputs, context, backwards=True, want_logdet=False)[0]
 
     def __setattr__(self, name: str, value: Any) -> None:

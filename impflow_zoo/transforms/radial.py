@@ -91,7 +91,7 @@ class RadialTransform(Transform):
         return self._scaled(inputs, v - u, log_slope)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data; as `forward`, with `log|det dx/dz|`."""
+        """Noise -> data, as `forward`: `x` with the shape of `z`, and `log|det dx/dz|`, `[B]`."""
         v = self._log_radius(inputs)
         u, log_slope = self._spline(v, inverse=True)
         return self._scaled(inputs, u - v, log_slope)

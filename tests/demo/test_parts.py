@@ -16,7 +16,7 @@ from support.small_models import make
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
-from impflow_zoo.demo.numbers import margin_in_words, numbers_of
+from impflow_zoo.demo.numbers import bounds_of_nets, margin_in_words, numbers_of
 from impflow_zoo.demo.uploads import read_upload, score_file
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.lipschitz.certify import Certificate, certify
@@ -59,10 +59,8 @@ def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
     assert numbers.error == 0
     assert 0 < numbers.round_trip < 1e-3
     assert min(numbers.steps, numbers.steps_back) > 1
-    text = str(numbers)
-    assert "log-density | -" in text
-    assert "iterations per root | " in text
-    assert "±" not in text  # no estimate, no error of it
+    assert numbers.lines["log-density"] == f"{numbers.log_prob:.3f} nats"  # exact: no error of it
+    assert "iterations per root" in numbers.lines
 
 
 def test_a_model_without_rows_shows_samples():
@@ -130,10 +128,13 @@ def test_images_are_drawn_and_interpolated():
 
 def test_certificates_are_put_in_words():
     stated = certify(make())
-    assert "4 nets: Lip <= 0.8" in margin_in_words(stated)
-    assert margin_in_words(stated).endswith("every block is invertible")
-    assert margin_in_words([]).endswith("invertible by construction")
-    assert margin_in_words([Certificate("mine", None)]) == "1 nets: not certified"
+    assert margin_in_words(stated) == (
+        "Every block is invertible: each of its 4 nets has a Lipschitz constant of at most 0.8."
+    )
+    assert [row[1:3] for row in bounds_of_nets(stated)] == [["4", "0.8"]]
+    assert "invertible by construction" in margin_in_words([])
+    assert margin_in_words([Certificate("mine", None)]).startswith("Not certified: ")
+    assert margin_in_words([Certificate("mine", 1.5)]).startswith("Not certified: its net has")
 
 
 def test_a_file_comes_back_with_a_column_more(workers, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,38 @@ def test_files_are_taken_while_there_is_room(tmp_path, monkeypatch):
     assert ask(tmp_path, UPLOAD) == 503
 
 
+def test_one_user_leaves_room_for_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(quota, "BYTES", 1000)
+    statuses: list[int] = []
+    number = itertools.count()
+
+    async def stored(scope: Any, *_: Any) -> None:
+        (tmp_path / str(next(number))).write_bytes(bytes(90))
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    async def uploads() -> int:
+        app = Quota(stored, tmp_path, largest=100)
+        taken = 0
+        for i in range(8):
+            for host in ("10.0.0.1", f"2001:db8::{i}", "10.0.0.2", "10.0.0.2")[: 2 if i < 7 else 4]:
+                headers = [(b"content-length", b"90")]
+                scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers}
+                before = len(statuses)
+                await app({**scope, "client": (host, 1)}, None, send)
+                taken += host == "10.0.0.2" and len(statuses) == before
+        return taken
+
+    assert asyncio.run(uploads()) == 1
+    assert set(statuses) == {503}
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 650
+
+
 def test_what_is_on_its_way_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(quota, "BYTES", 100)
     statuses: list[int] = []
+    users = itertools.count()
 
     async def upload(app: Quota, size: int) -> None:
         async def send(message: Any) -> None:
@@ -55,7 +85,7 @@ def test_what_is_on_its_way_counts(tmp_path, monkeypatch):
 
         headers = [(b"content-length", str(size).encode())]
         scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers}
-        await app(scope, None, send)
+        await app({**scope, "client": (f"10.0.0.{next(users)}", 1)}, None, send)
 
     async def slow(*_: Any) -> None:
         await asyncio.sleep(0.2)

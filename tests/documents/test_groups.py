@@ -77,6 +77,6 @@ def test_the_tables_say_so(checkout):
     assert (alone["groups"], grouped["groups"]) == ("", "7")
     page = made[checkout / "docs" / "models.md"]
     moons, photographs = page.split("## Photographs")
-    assert "| model | class | nats, clustered by 7 groups | parameters |" in photographs
+    assert "\n\nErrors are clustered by 7 groups.\n" in photographs
     assert f" ± {float(grouped['stderr']):.3f} | " in photographs
     assert "clustered" not in moons

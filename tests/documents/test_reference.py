@@ -96,3 +96,11 @@ def test_no_exception_is_out_of_date() -> None:
 )
 def test_the_methods_of_the_contract_are_described(name: str, method: str) -> None:
     assert inspect.getdoc(getattr(getattr(impflow_zoo, name), method))
+
+
+@pytest.mark.parametrize("method", METHODS["ImpFlowTransform"].split())
+@pytest.mark.parametrize("block", ["ImpFlowTransform", "ResFlowTransform", "MonotoneTransform"])
+def test_methods_of_blocks_state_shapes_and_errors(block: str, method: str) -> None:
+    text = inspect.getdoc(getattr(getattr(impflow_zoo, block), method)) or ""
+    assert "with shape `[B, ...]`" in text
+    assert re.search(r"^Raises:\n +SolverError", text, re.MULTILINE)

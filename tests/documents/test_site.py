@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from support.checkout import CHECKOUT
+from support.demo_page import CHROMIUM
 from support.printed_commands import documents
 
 addresses: Any = importlib.import_module("machinery.addresses")
@@ -149,3 +150,57 @@ def test_the_gallery_shows_every_model_with_weights(site: Path) -> None:
     weights = (CHECKOUT / "hub_configs").glob("*/model.safetensors")
     assert {*shown} == {path.parent.name for path in weights}
     assert all((site / "_static" / "zoo" / f"{name}.webp").is_file() for name in shown)
+
+
+@pytest.fixture(scope="module")
+def tab(site: Path) -> Iterator[Any]:
+    """A page of a browser that asks the network for nothing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="a browser opens the pages")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium to open the pages")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_context(offline=True).new_page()
+        browser.close()
+
+
+GUIDES = {
+    "train csv": "your-own-data",
+    "missing values": "faq",
+    "nan loss": "faq",
+    "conditional": "how-to/conditional_density",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("asked", "guide"), GUIDES.items(), ids=GUIDES)
+def test_a_search_finds_the_guide_among_the_first(site: Path, tab: Any, asked: str, guide: str):
+    tab.goto(f"{(site / 'search.html').as_uri()}?q={asked.replace(' ', '+')}")
+    tab.wait_for_function("document.querySelector('.search-summary')?.innerText.includes('found')")
+    links = tab.locator("#search-results .search > li > a")
+    found = [link.get_attribute("href") for link in links.all()[:5]]
+    assert any(link.startswith(f"{guide}.html") for link in found), found
+
+
+KINDS = ("index", "start", "models", "zoo/index", "zoo/impflow-power-plant", "settings", "columns")
+KINDS += ("api/index", "api/command-line", "api/impflow_zoo.ImpFlowTransform", "which-flow")
+KINDS += ("how-to/index", "how-to/density_of_a_table", "project/notebook-toys", "implicit-flow")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_wide_parts_scroll_within_themselves(site: Path, tab: Any, width: int) -> None:
+    tab.set_viewport_size({"width": width, "height": 800})
+    for name in KINDS:
+        tab.goto((site / f"{name}.html").as_uri())
+        assert tab.evaluate("document.scrollingElement.scrollWidth") <= width, name
+
+
+@pytest.mark.slow
+def test_the_table_of_models_sorts_by_a_click(site: Path, tab: Any) -> None:
+    tab.goto((site / "models.html").as_uri())
+    tab.locator("table th", has_text="parameters").first.click()
+    cells = tab.locator("table").first.locator("tbody td:nth-child(6)")
+    counts = [int(text.replace(",", "")) for text in cells.all_inner_texts()]
+    assert counts == sorted(counts)
+    assert len(counts) > 40

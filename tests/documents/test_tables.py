@@ -15,6 +15,7 @@ from support import staged_folder
 from support.checkout import CHECKOUT
 
 from impflow_zoo.zoo.install import requirement
+from impflow_zoo.zoo.record import records
 
 
 @pytest.fixture
@@ -56,14 +57,21 @@ def test_rows(checkout):
 def test_the_tables_go_between_their_markers(checkout):
     page = checkout / "docs" / "models.md"
     text = tables.documents(checkout)[page]
-    assert text.startswith("# Title\n\n<!-- zoo table -->\n## Moons\n\n| model | class | nats |")
+    assert text.startswith("# Title\n\n<!-- zoo table -->\n## Moons\n\n| model | nats | notes |")
     assert text.endswith("\n<!-- end of zoo table -->\n\nAfter.\n")
-    assert re.search(r"\| \[tiny\]\(../hub_configs/tiny\) \| ResFlow \| -\d+.\d+ ± ", text)
-    assert "| a Gaussian |  | -3.1 ± 0.1 |" in text
-    assert "Sources. a Gaussian: a paper." in text
+    assert re.search(r"\| \[tiny\]\(../hub_configs/tiny\) \| -\d+.\d+ ± ", text)
+    assert "| a Gaussian | -3.1 ± 0.1 | a paper |" in text
     assert "\n\nRecipes without weights: [planned](../hub_configs/planned/recipe.yaml).\n" in text
     page.write_text(text.replace("without weights", "to be proud of"))
     assert tables.documents(checkout)[page] == text
+
+
+def test_the_table_of_all_models_puts_those_of_one_data_set_together(checkout):
+    zoo = checkout / "hub_configs"
+    staged_folder.stage(zoo / "other", seed=1)
+    ranked = sorted((r for r in records(zoo) if r.entry), key=lambda r: -r.entry.value)
+    rows = tables.models_table(records(zoo)).splitlines()[2:]
+    assert [row.split("](")[0] for row in rows] == [f"| [{record.name}" for record in ranked]
 
 
 def test_cards_are_made_from_the_folders(checkout):

@@ -10,7 +10,7 @@ import torch
 from impflow_zoo.data import DataError
 from impflow_zoo.data.frames import in_memory
 from impflow_zoo.fitting import Findings, describe
-from impflow_zoo.fitting.grid import rounding_step
+from impflow_zoo.fitting.grid import rounding_grid
 
 ROWS = 400
 RANDOM = numpy.random.default_rng(0)
@@ -83,7 +83,15 @@ def test_rows_with_missing_values_are_counted():
     ],
 )
 def test_the_rounding_step_is_that_of_the_grid(values, step):
-    assert rounding_step(numpy.asarray(values, float)) == pytest.approx(step, rel=1e-9)
+    assert rounding_grid(numpy.asarray(values, float)) == (pytest.approx(step, rel=1e-9), 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "offset"), [(1, 0.5), (2, 1), (0.1, 0.05), (10, 3), (1 / 3, 0.2), (0.25, 0.1)]
+)
+def test_a_grid_may_lie_beside_the_multiples_of_its_step(step, offset):
+    values = numpy.round(8 * A) * step + offset
+    assert rounding_grid(values) == pytest.approx((step, offset), rel=1e-9)
 
 
 def test_a_frequent_value_of_a_continuous_column_is_named():
@@ -150,4 +158,4 @@ def test_tables_in_memory(convert):
 def test_a_grid_is_found_in_few_rows():
     values = numpy.round(450 + 17 * numpy.random.default_rng(1).normal(size=700), 2)
     assert len(set(values)) > 0.9 * len(values)
-    assert rounding_step(values) == 0.01
+    assert rounding_grid(values) == (0.01, 0)

@@ -7,12 +7,10 @@ import gzip
 import io
 import os
 import signal
-import struct
 import sys
 import time
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,21 +20,22 @@ import pyarrow
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from support.hostile import little_memory
+from support.hostile import little_memory, said_size
 
 from impflow_zoo.data import (
     DataError,
     ImageFormat,
+    ImageSource,
     ImageStream,
     LeftOutWarning,
     limits,
     open_source,
     open_table,
 )
-from impflow_zoo.data.loading import load_split
+from impflow_zoo.data.loading import find_images
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="devices and pipes of POSIX")
-FORM = ImageFormat(3, (8, 8), resize=True)
+FORM, GREY = ImageFormat(3, (8, 8), resize=True), ImageFormat(1, (8, 8))
 TABLE = b"a,b\n" + b"1,2\n" * 100_000
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
 
@@ -103,11 +102,7 @@ def picture(side: int = 8, kind: str = "PNG") -> bytes:
     """A grey image of 8x8 pixels, which says that it is larger if it is a PNG file."""
     made = io.BytesIO()
     Image.new("L", (8, 8)).save(made, kind)
-    content = bytearray(made.getvalue())
-    if kind == "PNG":
-        content[16:24] = struct.pack(">II", side, side)
-        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
-    return bytes(content)
+    return said_size(made.getvalue(), side) if kind == "PNG" else made.getvalue()
 
 
 def constant_rows(root: Path) -> Path:
@@ -216,14 +211,34 @@ def test_a_folder_of_something_else_than_images(name, tmp_path):
         open_source(written(f"d/{name}", zipped("a.png", picture(8)))(tmp_path), image=FORM)
 
 
-def test_a_pipe_that_a_cell_names(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    cells = {"image": [{"bytes": None, "path": str(tmp_path / "pipe.png")}]}
+def cells_of_paths(file: Path, *paths: str) -> None:
+    """A parquet file with images in other files."""
+    cells = {"image": [{"bytes": None, "path": path} for path in paths]}
     features = datasets.Features({"image": datasets.Image()})
     made = datasets.Dataset.from_dict(cells, features=features)
-    parquet.write_table(made.data.table, tmp_path / "t.parquet")
+    parquet.write_table(made.data.table, file)
+
+
+def test_a_pipe_that_a_cell_names(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    cells_of_paths(tmp_path / "t.parquet", str(tmp_path / "pipe.png"))
     with pytest.raises(DataError, match="there is no file .*pipe.png"):
         open_source(tmp_path / "t.parquet", image=FORM).read([0])
+
+
+@pytest.mark.parametrize("path", ["{root}/secret.png", "../secret.png", "../set2/secret.png"])
+@pytest.mark.parametrize("kind", [ImageSource, ImageStream])
+def test_a_cell_names_no_files_of_others(kind, path, tmp_path):
+    for name in ("secret.png", "set2/secret.png", "set/own/a.png"):
+        written(name, picture())(tmp_path)
+    for name, fits in ((path.format(root=tmp_path), False), ("own/a.png", True)):
+        cells_of_paths(tmp_path / "set" / "t.parquet", name)
+        rows = kind.open(tmp_path / "set" / "t.parquet", None, GREY, skip_corrupt=True).batches(1)
+        if fits:
+            assert next(iter(rows)).rows.shape == (1, 1, 8, 8)
+            continue
+        with pytest.raises(DataError, match="row 0: it is elsewhere, at .*: only files of the set"):
+            next(iter(rows))
 
 
 @pytest.mark.parametrize("page", ["1.0", "2.0"])
@@ -260,15 +275,17 @@ def test_lists_beside_images_are_not_read(tmp_path):
     )
     made = datasets.Dataset.from_dict(cells, features=features)
     parquet.write_table(made.data.table, tmp_path / "t.parquet")
-    assert load_split(tmp_path / "t.parquet")[0].column_names == ["image"]
+    assert find_images(tmp_path / "t.parquet").data.column_names == ["image"]
 
 
 @pytest.mark.parametrize(
-    "outside", ["../secret.csv", "{root}/secret.csv", "https://elsewhere.org/a.csv"]
+    "outside",
+    ["../secret.csv", "../d2/secret.csv", "{root}/secret.csv", "https://elsewhere.org/a.csv"],
 )
 def test_the_page_of_a_set_names_no_files_of_others(outside, tmp_path):
     folder = written("d/sub/train.csv", b"a\n1\n")(tmp_path)
-    (tmp_path / "secret.csv").write_text("a\n7\n")
+    for secret in ("secret.csv", "d2/secret.csv"):
+        written(secret, b"a\n7\n")(tmp_path)
     place = outside.replace("{root}", str(tmp_path))
     page = f"---\nconfigs:\n- config_name: default\n  data_files: {place!r}\n---\n"
     (folder / "README.md").write_text(page)

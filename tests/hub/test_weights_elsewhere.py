@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from support.by_id import expected, load
 from support.client_process import fails
+from support.small_models import write_recipe
 
 from impflow_zoo.models import registry, revisions
 from impflow_zoo.models.folder import CONFIG, WEIGHTS
+from impflow_zoo.training import train
 
 NAME = "small"
 REPO = f"mine/{NAME}"
@@ -33,6 +35,15 @@ def load_from(zoo: Path, cache: Path, name: str = NAME, **options: object) -> li
         return load(str(cache), name, **options)
 
 
+def start_from(zoo: Path, cache: Path) -> None:
+    """Train on from a model where the zoo is another one, and so is the namespace."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "zoo_folder", lambda: zoo)
+        patch.setenv("IMPFLOW_ZOO_NAMESPACE", "mine")
+        recipe = write_recipe(cache)
+        train(recipe, out=cache / "run", init_from=NAME, progress=False)
+
+
 def test_the_pinned_commit_is_loaded_though_the_hub_went_on(hub, online, models, zoo, tmp_path):
     sha = hub.add(REPO, models[0])
     newer = hub.add(REPO, models[1])
@@ -52,8 +63,11 @@ def test_another_model_under_the_name_is_refused(is_pinned, hub, online, models,
     sha = hub.add(REPO, models[1])
     if is_pinned:
         revisions.pin(zoo, REPO, sha)
-    result = online(load_from, zoo, tmp_path / "cache")
-    fails(result, "WeightsError", REPO, "config.json on the Hub is not the one of this package")
+    for use in (load_from, start_from):
+        hub.requests.clear()
+        result = online(use, zoo, tmp_path / "cache")
+        fails(result, "WeightsError", REPO, "config.json on the Hub is not the one of this package")
+        assert not any(path.endswith(WEIGHTS) for _, path in hub.requests)
 
 
 def test_without_a_pin_the_newest_has_to_be_the_model(hub, online, models, zoo, tmp_path):

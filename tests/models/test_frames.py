@@ -81,6 +81,21 @@ def test_samples_are_rounded_as_the_data_are():
     assert drawn[:, 1].min() >= 0.05
 
 
+@pytest.mark.parametrize(("step", "offset"), [(1.0, 0.5), (2.0, 1.0), (0.1, 0.05), (1 / 3, 0.2)])
+def test_rounded_samples_lie_on_the_grid_of_the_data(step, offset):
+    settings = {"columns": ("a", "b"), "rounding": {"b": step}, "rounding_offset": {"b": offset}}
+    drawn = make(**settings).sample(100, rounded=True)[:, 1]
+    points = (drawn - offset) / step
+    assert (points - points.round()).abs().max() < 1e-6
+    if step == 1:
+        assert bool((drawn % 1 == 0.5).all())
+
+
+def test_only_a_rounded_column_has_an_offset():
+    with pytest.raises(ConfigError, match="rounding_offset='a': columns with a step in rounding"):
+        config(columns=("a", "b"), rounding={"b": 0.5}, rounding_offset={"a": 0.5})
+
+
 def test_rounding_by_name_is_rounding_by_place():
     named = config(columns=("a", "b"), rounding={"b": 0.5})
     assert named == config(columns=("a", "b"), rounding=(0.0, 0.5))
@@ -89,7 +104,7 @@ def test_rounding_by_name_is_rounding_by_place():
     assert loaded.config.rounding == (1.0,)
 
 
-@pytest.mark.parametrize("setting", ["rounding", "bounds", "periodic"])
+@pytest.mark.parametrize("setting", ["rounding", "rounding_offset", "bounds", "periodic"])
 def test_a_name_that_is_none_is_answered_by_a_close_one(setting):
     value = (0.0, 1.0) if setting == "bounds" else 1.0
     message = f"{setting}='speeed': names of columns expected; did you mean 'speed'"

@@ -21,6 +21,7 @@ from impflow_zoo.data import DataError, ImageFormat, ImageSource
 from impflow_zoo.models.config import parse, to_json
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.store import golden_batch
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.solver import Solver
@@ -146,6 +147,12 @@ def test_dequantised_images_come_back_to_the_bit() -> None:
 def test_config_travels_as_json(name: str) -> None:
     config = make(name).config
     assert parse(to_json(config)) == config
+
+
+@pytest.mark.parametrize(("size", "rows"), [(8, 8), (64, 2)])
+def test_the_golden_batch_of_large_images_has_fewer_rows(size: int, rows: int) -> None:
+    config = ImageConfig(channels=1, image_size=(size, size), blocks=(1,), width=2, kernels=(1,))
+    assert golden_batch(ResFlow(config).eval())["inputs"].shape == (rows, 1, size, size)
 
 
 def test_save_and_load(tmp_path: Path) -> None:

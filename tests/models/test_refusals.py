@@ -37,6 +37,16 @@ PLAIN = {
     "another device": (lambda m: m.log_prob(rows().to("meta")), "is on meta, the model on cpu"),
     "context that is no tensor": (lambda m: m.log_prob(rows(), [0.0]), "unconditional"),
     "fewer than no samples": (lambda m: m.sample(-1), "at least 0"),
+    "samples beyond memory": (
+        lambda m: m.sample(10**12),
+        "1,000,000,000,000 samples take .* bytes, there are .*: draw them in parts",
+    ),
+    "samples beyond what torch counts": (lambda m: m.sample(10**30), "draw them in parts"),
+    "samples with densities beyond memory": (
+        lambda m: m.rsample_and_log_prob(10**12),
+        "draw them in parts",
+    ),
+    "samples with gradients beyond memory": (lambda m: m.rsample(10**12), "draw them in parts"),
     "half a sample": (lambda m: m.sample(2.5), "whole number"),
     "negative temperature": (lambda m: m.sample(1, temperature=-1.0), "at least 0"),
     "temperature NaN": (lambda m: m.sample(1, temperature=math.nan), "at least 0"),

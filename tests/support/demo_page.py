@@ -107,7 +107,7 @@ class Page:
     def settled(self) -> None:
         """Wait until the picture and the numbers are there and nothing is being computed."""
         self.tab.wait_for_selector("#picture img")
-        self.tab.wait_for_selector("#numbers", state="attached")
+        self.tab.get_by_role("tab", name="Certificate").first.wait_for(state="attached")
         self.quiet()
 
     def quiet(self) -> None:
@@ -150,7 +150,7 @@ class Page:
     def numbers(self) -> dict[str, str]:
         """The table of the point or row, as it reads."""
         rows = [line.inner_text().split("\t") for line in self.tab.locator("#numbers tr").all()]
-        return {key.strip(): value.strip() for key, value in rows if key.strip()}
+        return {key.strip(): value.strip() for key, value in rows[1:]}
 
     def set_number(self, label: str, value: float) -> None:
         """Type a number: of a slider into the box beside it."""

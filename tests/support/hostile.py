@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import struct
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +42,14 @@ def little_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (used + _HEADROOM, hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def said_size(png: bytes, side: int) -> bytes:
+    """A PNG file that says that it is a square of so many pixels."""
+    content = bytearray(png)
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 class Files(dict[str, bytes]):

@@ -1,44 +1,52 @@
-"""What is read of a run: whole logs, cut ones, and none."""
+"""What a run says of its cost and progress."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import TRAINING
-from impflow_zoo.training.facts import TrainingFacts, read_log
+from impflow_zoo.models.folder import LOG, TRAINING
+from impflow_zoo.training.facts import TrainingFacts, cut_log, write_line
 
-LINES = [
-    {"step": 0, "rows_seen": 0, "seconds": 0.0, "hardware": "a core", "seed": 3},
-    {"step": 5, "rows_seen": 50, "seconds": 30.0, "unconverged": 0.5, "skipped": 1},
-    {"step": 5, "rows_seen": 50, "seconds": 31.0, "validation": 1.25},
-    {"step": 9, "rows_seen": 90, "seconds": 60.0, "validation": None},
-]
-TEXT = "".join(json.dumps(line) + "\n" for line in LINES)
+STATE = {
+    "step": 9,
+    "rows": 90,
+    "seconds": 60.0,
+    "hardware": ["a core", "another"],
+    "skipped": 1,
+    "unconverged": 1.0,
+    "logged": 2,
+    "curve": [[50, 31.0, 1.25]],
+    "seed": 3,
+    "init_from": "",
+    "data": "0123",
+    "before": None,
+}
 
 
-@pytest.mark.parametrize("cut", ["", '{"step": 10, "rows_s', "{}\n", "[1]\n"])
-def test_a_log_whose_last_line_is_cut(tmp_path, cut):
-    (tmp_path / "log.jsonl").write_text(TEXT + cut)
-    assert read_log(tmp_path / "log.jsonl") == TrainingFacts(
+def test_facts_of_a_run_so_far():
+    assert TrainingFacts.of(STATE) == TrainingFacts(
         steps=9,
         rows_seen=90,
         minutes=1.0,
-        hardware="a core",
+        hardware="a core and another",
         skipped_steps=1,
         unconverged_fraction=0.5,
         curve=((50, 31.0, 1.25),),
         seed=3,
+        data="0123",
     )
 
 
-@pytest.mark.parametrize("text", ["", "{"])
-def test_a_log_that_says_nothing(tmp_path, text):
-    (tmp_path / "log.jsonl").write_text(text)
-    with pytest.raises(ModelError, match="log.jsonl holds no line of a training"):
-        read_log(tmp_path / "log.jsonl")
+def test_a_resumed_run_repeats_what_was_logged_after_its_checkpoint(tmp_path):
+    write_line(tmp_path, STATE, validation=1.25)
+    kept = (tmp_path / LOG).read_text()
+    write_line(tmp_path, STATE, validation=1.5)
+    cut_log(tmp_path, len(kept))
+    assert (tmp_path / LOG).read_text() == kept
+    (tmp_path / LOG).unlink()
+    cut_log(tmp_path, len(kept))
+    assert (tmp_path / LOG).read_text() == ""
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"steps": 3}', '{"repeats": [3]}'])

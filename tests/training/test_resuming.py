@@ -22,9 +22,9 @@ from impflow_zoo.evaluation import scoring
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS
+from impflow_zoo.models.folder import CHECKPOINT, RECIPE, WEIGHTS
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.facts import read_log
+from impflow_zoo.training.facts import TrainingFacts
 
 KILLED = """
 import os, signal, sys
@@ -160,7 +160,7 @@ def test_a_run_resumed_on_another_machine_names_both(uninterrupted, tmp_path, mo
     first = log(tmp_path)[0]["hardware"]
     monkeypatch.setattr(Processes, "description", "another machine")
     train(recipe, tmp_path, resume=True)
-    assert read_log(tmp_path / LOG).hardware == f"{first} and another machine"
+    assert TrainingFacts.read(tmp_path).hardware == f"{first} and another machine"
 
 
 def test_a_finished_run_has_nothing_to_resume(uninterrupted):

@@ -27,7 +27,7 @@ from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.registry import locate
 from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.facts import read_log
+from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.optimisation import Optimisation, learning_rate
 from impflow_zoo.training.recipe import TrainingSettings, read_recipe
 from impflow_zoo.training.run import open_splits
@@ -226,7 +226,7 @@ def test_a_validation_that_fails_is_noted_and_training_goes_on(error, tmp_path, 
     values = [line["validation"] for line in log(tmp_path) if "validation" in line]
     assert values[0] is None
     assert len(values) == 3
-    assert [value for *_, value in read_log(tmp_path / "log.jsonl").curve] == [
+    assert [value for *_, value in TrainingFacts.read(tmp_path).curve] == [
         round(value, 5) for value in values[1:]
     ]
 

@@ -1,0 +1,41 @@
+"""How the page looks: one style for all tables, a picture beside its controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from impflow_zoo.models.texts import in_markdown
+
+__all__ = ["CSS", "rounded", "table"]
+
+CSS = """
+.prose table { display: block; width: max-content; max-width: 100%; overflow-x: auto; }
+.prose table, .prose tr, .prose th, .prose td { border: none !important; }
+.prose th, .prose td {
+  padding: 0.3em 1.2em 0.3em 0 !important; text-align: left; vertical-align: top;
+}
+.prose tr { border-bottom: 1px solid var(--border-color-primary) !important; }
+.prose th { color: var(--body-text-color-subdued); font-weight: 500; }
+#picture img, #way img { max-height: min(62vh, 560px); }
+.tab-container button { padding: 0 0.6em; }
+"""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of texts, shown as they are."""
+    first, *others = (f"| {' | '.join(map(in_markdown, row))} |" for row in (header, *rows))
+    return "\n".join([first, "|---" * len(header) + "|", *others])
+
+
+def rounded(value: float, error: float = 0.0) -> str:
+    """A number with three decimals, or with its error and as many as that deserves.
+
+    Example:
+        >>> rounded(-15.507423), rounded(-15.507423, 0.0312)
+        ('-15.507', '-15.507 ± 0.031')
+    """
+    if not (error > 0 and math.isfinite(error)):
+        return f"{value:.3f}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
