@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,7 @@ from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
-from impflow_zoo.models.folder import (
-    CHECKPOINT,
-    CONFIG,
-    GOLDEN,
-    LOG,
-    RECIPE,
-    TRAINING,
-    WEIGHTS,
-    ModelFolder,
-)
+from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory
 from impflow_zoo.models.registry import locate
@@ -37,15 +27,9 @@ from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
-from impflow_zoo.training.facts import TrainingFacts
+from impflow_zoo.training.folders import check_new, check_resumed
 from impflow_zoo.training.lock import only_run
-from impflow_zoo.training.recipe import (
-    Recipe,
-    differences,
-    of_member,
-    read_recipe,
-    with_seed,
-)
+from impflow_zoo.training.recipe import Recipe, of_member, read_recipe, with_seed
 from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train", "train_on"]
@@ -124,36 +108,25 @@ def train(
         only_run(folder) if processes.first else nullcontext(),
         enough_memory(_NEEDS_LESS),
     ):
-        own = path if seed is None else None
         kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
-        runs = [(recipe, folder, own, kept)]
-        if recipe.ensemble > 1:
-            if not resume:
-                _check_new(ModelFolder(folder), own)
-            runs = [
-                (member, folder / f"seed-{n}", None, of_member(kept, n))
-                for n, member in _members(recipe)
-            ]
-        goes_on = []
-        for one, place, given, _ in runs:
-            if resume and (recipe.ensemble == 1 or ModelFolder(place).has(LOG)):
-                goes_on.append(_check_resumed(ModelFolder(place), given, one, init_from))
-            else:
-                _check_new(ModelFolder(place), given)
-                goes_on.append(False)
-        goes_on = processes.gather(goes_on)[0]  # all have looked before anybody writes
+        whole = _Run(recipe, folder, path if seed is None else None, kept)
+        runs = _members(whole) if recipe.ensemble > 1 else [whole]
+        if recipe.ensemble > 1 and not resume:
+            check_new(ModelFolder(folder), whole.own)
+        known = [_goes_on(run, init_from, asked=resume) for run in runs]
+        known = processes.gather(known)[0]  # all have looked before anybody writes
         splits = open_splits(recipe, data, accept_outliers=accept_outliers)
         start = None if init_from is None else ModelFolder.open(locate(init_from))
         deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
         states: list[dict[str, Any]] = []
-        for (one, place, _, text), known in zip(runs, goes_on, strict=True):
+        for run, goes_on in zip(runs, known, strict=True):
             left = None if deadline is None else (deadline - time.perf_counter()) / 60
             state = train_on(
-                one,
+                run.recipe,
                 splits,
-                place,
-                kept=text,
-                resume=known,
+                run.folder,
+                kept=run.kept,
+                resume=goes_on,
                 start=start,
                 max_minutes=left,
                 processes=processes,
@@ -164,28 +137,66 @@ def train(
             if state["ended"] in ("time", "signal") or state["best"] is None:
                 return {**state, "members": [other["best"] for other in states]}
             states.append(state)
-        best = join(
-            [place for _, place, *_ in runs],
-            folder,
-            splits[1],
-            recipe=kept,
-            seed=recipe.training.seed,
-            limit=recipe.runs[-1].validation_limit,
-            processes=processes,
-        )
-        sums = {
-            key: sum(one[key] for one in states) for key in ("skipped", "seconds", "cpu_seconds")
-        }
-        return {**states[-1], **sums, "best": best, "members": [one["best"] for one in states]}
+        return _joined(whole, runs, states, splits[1], processes)
 
 
-def _members(recipe: Recipe) -> list[tuple[int, Recipe]]:
-    """The recipes of the models of an ensemble, by their seeds."""
-    first = recipe.training.seed
-    return [
-        (seed, replace(recipe.with_seed(seed), ensemble=1))
-        for seed in range(first, first + recipe.ensemble)
-    ]
+@dataclass(frozen=True)
+class _Run:
+    """A training in a folder.
+
+    Arguments:
+        recipe: what is trained.
+        folder: where.
+        own: its recipe's file, which may lie there; None if that is not to be kept as it is.
+        kept: the text of the recipe, which is written into the folder.
+        member: whether it is one of an ensemble.
+    """
+
+    recipe: Recipe
+    folder: Path
+    own: Path | None
+    kept: bytes
+    member: bool = False
+
+
+def _members(whole: _Run) -> list[_Run]:
+    """The trainings of an ensemble, with seeds that follow each other."""
+    first, found = whole.recipe.training.seed, []
+    for seed in range(first, first + whole.recipe.ensemble):
+        recipe = replace(whole.recipe.with_seed(seed), ensemble=1)
+        place = whole.folder / f"seed-{seed}"
+        found.append(_Run(recipe, place, None, of_member(whole.kept, seed), member=True))
+    return found
+
+
+def _goes_on(run: _Run, init_from: str | None, *, asked: bool) -> bool:
+    """Whether a training goes on from a checkpoint; those of an ensemble may not have begun."""
+    folder = ModelFolder(run.folder)
+    if asked and (folder.has(LOG) or not run.member):
+        return check_resumed(folder, run.own, run.recipe, init_from)
+    check_new(folder, run.own)
+    return False
+
+
+def _joined(
+    whole: _Run,
+    runs: Sequence[_Run],
+    states: Sequence[dict[str, Any]],
+    validation: Source,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Save the mixture of the models of some trainings; the state of all."""
+    best = join(
+        [run.folder for run in runs],
+        whole.folder,
+        validation,
+        recipe=whole.kept,
+        seed=whole.recipe.training.seed,
+        limit=whole.recipe.runs[-1].validation_limit,
+        processes=processes,
+    )
+    sums = {key: sum(one[key] for one in states) for key in ("skipped", "seconds", "cpu_seconds")}
+    return {**states[-1], **sums, "best": best, "members": [one["best"] for one in states]}
 
 
 def train_on(
@@ -265,88 +276,6 @@ def _shortened(recipe: Recipe) -> Recipe:
 def _temporary_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
-
-
-def _check_new(folder: ModelFolder, own: Path | None) -> None:
-    """Refuse to train where the run would overwrite what it has not written.
-
-    The files of a run that ended before its first checkpoint may be overwritten.
-
-    Arguments:
-        folder: where the run is to go.
-        own: its recipe, which may lie there; None if that is not to be kept as it is.
-
-    Raises:
-        ModelError: if the folder holds a run, a model, or files of the names that a run writes.
-    """
-    name = folder.name
-    if folder.has(CHECKPOINT):
-        raise CheckpointError(f"{name} holds a run already: --resume it, or choose another --out")
-    others = () if folder.has(LOG) else (CONFIG, GOLDEN, RECIPE, TRAINING)
-    for file in (WEIGHTS, *others):
-        path = folder.path / file
-        if path.exists() and (own is None or path.resolve() != own.resolve()):
-            raise ModelError(f"{name} holds a {file} of something else: choose another --out")
-
-
-def _check_resumed(
-    folder: ModelFolder, own: Path | None, recipe: Recipe, init_from: str | None
-) -> bool:
-    """Whether there is a checkpoint to go on from.
-
-    Arguments:
-        folder, own: as in `_check_new`.
-        recipe: what is to be trained.
-        init_from: the model to start from, if one is named.
-
-    Raises:
-        CheckpointError: if the run in the folder is another one than is to go on, naming what
-            differs.
-        ModelError: as `_check_new`, where nothing has been trained yet.
-    """
-    if folder.has(CHECKPOINT):
-        if init_from is not None:
-            raise ModelError("--resume continues from the run's own weights: leave --init-from out")
-        _check_same(folder, recipe)
-        return True
-    if folder.has(LOG):
-        if folder.has(WEIGHTS):
-            raise CheckpointError(
-                f"{folder.name} holds weights but no {CHECKPOINT} to go on from: start a new run "
-                "with another --out (and --init-from for these weights)"
-            )
-        _check_same(folder, recipe)
-        begun = TrainingFacts.read(folder.path) if folder.has(TRAINING) else None
-        if init_from is None and begun is not None and (begun.init_from or begun.parts):
-            raise CheckpointError(
-                f"{folder.name} started from the weights of a model and holds no checkpoint "
-                "yet: name the model again with --init-from"
-            )
-    else:
-        _check_new(folder, own)
-    warnings.warn(
-        f"there is no {folder.path / CHECKPOINT} yet: training starts from the beginning",
-        stacklevel=3,
-    )
-    return False
-
-
-def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
-    """The recipe may differ from the run's in its card, and may have further stages."""
-    path = folder.path / RECIPE
-    known = read_recipe(path) if path.is_file() else recipe
-    begun, asked = known.training.seed, recipe.training.seed
-    if begun != asked:
-        raise CheckpointError(
-            f"{folder.name} was started with seed {begun}, not {asked}: continue with "
-            f"--seed {begun}"
-        )
-    changed = differences(known, recipe, more_stages=True)
-    if changed:
-        raise CheckpointError(
-            f"{folder.name} was trained with another recipe ({', '.join(changed)}): resume with "
-            f"{path}, or start a new run with another --out (and --init-from for its weights)"
-        )
 
 
 def open_splits(
