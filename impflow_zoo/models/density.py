@@ -91,6 +91,11 @@ class Density(nn.Module):
         return transform
 
     @property
+    def parts(self) -> list[Density]:
+        """The densities that this one is a mixture of: itself, but for an `Ensemble`."""
+        return [self]
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of a table, x0, x1, ... if they have none; empty for images."""
         return self.config.column_names
@@ -372,12 +377,15 @@ class Density(nn.Module):
         return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
-    def fit_preprocessing(self, x: Any, context: Any = None) -> None:
+    def fit_preprocessing(
+        self, x: Any, context: Any = None, *, weights: Tensor | None = None
+    ) -> None:
         """Learn mean and scale of the standardisation from training rows.
 
         Arguments:
             x: the rows, `[N, D]`.
             context: their contexts; None leaves the standardisation of contexts as it is.
+            weights: the weight of each row, float64 with shape `[N]`; None counts all alike.
 
         Raises:
             ModelError: if the model has no standardisation, or a column is constant.
@@ -390,7 +398,7 @@ class Density(nn.Module):
         if context is not None:
             context = self._checked_context(context, len(x))
         check_finite(x, "rows")
-        self.preprocessing.fit(self.transform, x, context)
+        self.preprocessing.fit(self.transform, x, context, weights)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of a data set, the context's columns last, as input and contexts.

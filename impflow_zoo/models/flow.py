@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import signature
@@ -17,13 +18,14 @@ from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
+from impflow_zoo.models.ensemble import Mixture
 from impflow_zoo.models.fields import ModelError, did_you_mean, usable_device
 from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
 
-__all__ = ["FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
+__all__ = ["Ensemble", "FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
 
 
 class FlowModel(Density, PyTorchModelHubMixin):
@@ -99,7 +101,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             with suppress(OSError):
                 folder = opened(force_download=not local_files_only)
             stated, weights = folder.config_and_weights()
-        wanted = model_class(stated.model)
+        wanted: type[FlowModel] = Ensemble if stated.members > 1 else model_class(stated.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
                 f"{folder.name} holds a model of type {wanted.__name__}, not {cls.__name__}: "
@@ -114,7 +116,9 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
-        kind = cls if issubclass(cls, wanted) else wanted
+        kind: Callable[[Any], FlowModel] = cls if issubclass(cls, wanted) else wanted
+        if stated.members > 1:
+            kind = partial(_several, model_class(stated.model), stated.members)
         blank = store.blank_state(kind, config, weights, folder.name)
         weights = store.fitting(weights, blank, folder.name)
         # Weights that are overwritten at once take no random numbers from the caller.
@@ -193,6 +197,36 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
         if name not in known:
             hint = did_you_mean(name, [*known, "card", "push_to_hub"])
             raise TypeError(f"unknown option {name!r}{hint}")
+
+
+class Ensemble(Mixture, FlowModel):
+    """The mixture of densities with equal weights, such as of one recipe with several seeds.
+
+    Its log-density is at least the mean of those of its models, by Jensen's inequality. It is
+    saved, loaded and evaluated as its models are; models of one config alone are saved together.
+
+    Arguments:
+        models: models of tables with the same columns and contexts.
+
+    Raises:
+        ModelError: if there is none, one is of images, or their columns differ.
+
+    Example:
+        >>> from impflow_zoo import create_model
+        >>> names = ("impflow-power-plant", "resflow-power-plant")
+        >>> ensemble = Ensemble([create_model(name) for name in names])
+        >>> ensemble.log_prob(ensemble.sample(4)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, models: Sequence[FlowModel]) -> None:
+        Mixture.__init__(self, models)
+        self.folder = None
+
+
+def _several(kind: type[FlowModel], members: int, config: Config) -> Ensemble:
+    """An ensemble of untrained models."""
+    return Ensemble([kind(config) for _ in range(members)])
 
 
 @register_model
