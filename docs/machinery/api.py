@@ -21,7 +21,7 @@ from impflow_zoo.cli import app
 # What guides import from, beside the files of `transforms`: these names are versioned.
 CONTRACT = ("", "normflows", "zuko", "sklearn", "testing", "data", "evaluation", "models.registry")
 _SECTIONS = {
-    "From a table": "fit Fit",
+    "From a table": "fit Fit train",
     "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork "
     "Ensemble",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",
@@ -177,6 +177,21 @@ def whole_signature(
         kept = [parameter for key, parameter in own.parameters.items() if key != "self"]
         return str(own.replace(parameters=kept)), returned
     return None
+
+
+def with_own_anchors(body: str) -> str:
+    """A page with source, whose links back to the reference lead to the anchors that are there.
+
+    Sphinx takes all names of a file for names of the module that it saw first, the package.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        start, page, name = found.groups()
+        whole = f"impflow_zoo.{name}"
+        there = whole == page or whole.startswith(f"{page}.")
+        return f"{start}{page}.html#{whole if there else f'{page}.{name}'}"
+
+    return re.sub(r'(href="[^"]*api/)(impflow_zoo[\w.]*)\.html#impflow_zoo\.([\w.]+)', link, body)
 
 
 def of_others(

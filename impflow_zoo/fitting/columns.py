@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from impflow_zoo.data import DataError
 from impflow_zoo.data.columns import GROUP, Columns, listed
 from impflow_zoo.fitting.grid import rounding_grid, spike
+from impflow_zoo.models.fields import did_you_mean
 
 if TYPE_CHECKING:
     import numpy
@@ -196,9 +196,8 @@ def _check_given(table: Columns, given: Sequence[str], name: str) -> None:
         if column in table.reasons:
             raise DataError(f"{name}: column {column!r} {table.reasons[column]}")
         if column not in table.numbers or column == GROUP:
-            close = difflib.get_close_matches(column, table.numbers, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {listed(table.names)}"
-            raise DataError(f"{name}: no column {column!r} to be given; {hint}")
+            hint = did_you_mean(column, table.numbers) or f"; there are {listed(table.names)}"
+            raise DataError(f"{name}: no column {column!r} to be given{hint}")
 
 
 def _check_squares(numbers: Mapping[str, numpy.ndarray], name: str) -> None:
