@@ -179,6 +179,21 @@ def whole_signature(
     return None
 
 
+def with_own_anchors(body: str) -> str:
+    """A page with source, whose links back to the reference lead to the anchors that are there.
+
+    Sphinx takes all names of a file for names of the module that it saw first, the package.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        start, page, name = found.groups()
+        whole = f"impflow_zoo.{name}"
+        there = whole == page or whole.startswith(f"{page}.")
+        return f"{start}{page}.html#{whole if there else f'{page}.{name}'}"
+
+    return re.sub(r'(href="[^"]*api/)(impflow_zoo[\w.]*)\.html#impflow_zoo\.([\w.]+)', link, body)
+
+
 def of_others(
     app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any
 ) -> bool | None:

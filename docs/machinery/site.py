@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -77,6 +78,14 @@ def read_included(app: Sphinx, path: Path, page: str, source: list[str]) -> None
     source[0] = for_page(source[0], file.relative_to(Path(app.srcdir).parent).as_posix(), page)
 
 
+def mend_source(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Mend the links of pages with source."""
+    if page.startswith("_modules/"):
+        context["body"] = api.with_own_anchors(context.get("body", ""))
+
+
 def finish(app: Sphinx, error: Exception | None) -> None:
     """Add what is no page: `llms.txt`, thumbnails, and the picture that PyPI shows."""
     if error is None and app.builder.format == "html":
@@ -93,6 +102,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", make_pages)
     app.connect("source-read", read_page)
     app.connect("include-read", read_included)
+    app.connect("html-page-context", mend_source)
     app.connect("build-finished", finish)
     app.connect("autodoc-process-signature", api.whole_signature)
     app.connect("autodoc-skip-member", api.of_others)

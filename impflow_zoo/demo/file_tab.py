@@ -13,7 +13,7 @@ from typing import Any
 import impflow_zoo.demo.tabs as tabs
 from impflow_zoo.data import DataError, Source
 from impflow_zoo.demo.exhibits import Exhibit, Hall
-from impflow_zoo.demo.looks import table
+from impflow_zoo.demo.looks import rounded, table
 from impflow_zoo.demo.uploads import COLUMN, Scored, score_file
 from impflow_zoo.demo.words import in_a_line, line_of
 from impflow_zoo.models.texts import in_markdown
@@ -57,7 +57,8 @@ def upload(exhibit: Exhibit, hall: Hall) -> None:
         rows, first = scored.rows, scored.head
         end = max(1, len(rows) - 1)
         number = gr.update(value=0, maximum=end, label=f"Row of {scored.name}", visible=True)
-        shown = f"Its first rows:\n\n{table(list(first.columns), first.to_numpy().tolist())}"
+        lines = [(*row[:-1], rounded(float(row[-1]))) for row in first.to_numpy().tolist()]
+        shown = f"Its first rows:\n\n{table(list(first.columns), lines)}"
         result = gr.update(value=str(scored.out), visible=True)
         return [said, result, shown, rows, number, "Move the slider to look at a row.", ""]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from impflow_zoo.models.texts import in_markdown
 
-__all__ = ["CSS", "rounded", "table"]
+__all__ = ["CSS", "on_step", "rounded", "table"]
 
 CSS = """
 .prose table { display: block; width: max-content; max-width: 100%; overflow-x: auto; }
@@ -26,6 +26,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table of texts, shown as they are."""
     first, *others = (f"| {' | '.join(map(in_markdown, row))} |" for row in (header, *rows))
     return "\n".join([first, "|---" * len(header) + "|", *others])
+
+
+def on_step(value: float, step: float) -> float:
+    """The multiple of a step that is nearest to a value, in few digits.
+
+    Example:
+        >>> on_step(0.4584, 0.02)
+        0.46
+    """
+    return float(f"{round(value / step) * step:.12g}")
 
 
 def rounded(value: float, error: float = 0.0) -> str:

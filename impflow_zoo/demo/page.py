@@ -12,7 +12,7 @@ import impflow_zoo.demo.file_tab as file_tab
 import impflow_zoo.demo.tabs as tabs
 from impflow_zoo.demo.drawing import density_map, samples_picture
 from impflow_zoo.demo.exhibits import Exhibit, Hall
-from impflow_zoo.demo.looks import rounded
+from impflow_zoo.demo.looks import on_step, rounded
 from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.texts import in_markdown
@@ -138,7 +138,9 @@ def _keep_drawing(
         @in_a_line
         def move(view: str, event: gr.SelectData) -> Any:
             at = density_map(exhibit).point(event.index) if view == "density" else None
-            return gr.skip() if at is None else list(at)
+            if at is None:
+                return gr.skip()
+            return [on_step(value, of.step) for value, of in zip(at, point, strict=True)]
 
         picture.select(move, settings[0], point, api_visibility="private")
 

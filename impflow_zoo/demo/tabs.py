@@ -12,10 +12,11 @@ import torch
 from impflow_zoo.data import Source
 from impflow_zoo.demo.drawing import density_map, images_picture, way_picture
 from impflow_zoo.demo.exhibits import Exhibit, Rows
-from impflow_zoo.demo.looks import table
+from impflow_zoo.demo.looks import on_step, table
 from impflow_zoo.demo.numbers import bounds_of_nets, margin_in_words, numbers_of
 from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.lipschitz.certify import Certificate, certify
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.texts import in_markdown
 
 with contextlib.suppress(ImportError):  # the command says what to install
@@ -74,19 +75,20 @@ def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, f
     """Ends, value and step of a slider, in numbers of few digits and within the ends given."""
     step = float(f"{(high - low) / 400:.1g}")
     steps = math.ceil(low / step), math.floor(high / step), round(middle / step)
-    low, high, middle = (float(f"{n * step:.12g}") for n in steps)
+    low, high, middle = (on_step(n * step, step) for n in steps)
     return low, high, middle, step
 
 
 def point(exhibit: Exhibit) -> list[Any]:
     """The sliders of two coordinates."""
     found, config = density_map(exhibit), exhibit.model.config
+    assert isinstance(config, ColumnsConfig), "images are no points of a plane"
     with gr.Row():
         sliders = []
         for name, low, high, value in zip(
             exhibit.columns, found.low, found.high, found.middle, strict=True
         ):
-            least, most = config.bounds_of(name) if name in config.bounds else (low, high)
+            least, most = config.bounds_of(name)
             *ends, step = slider_ends(max(low, least), min(high, most), value)
             sliders.append(slider(*ends, step=step, label=name))
     return sliders

@@ -14,7 +14,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.models.budget import Budget
-from impflow_zoo.models.build import BUILDERS, Noise
+from impflow_zoo.models.build import Noise, described
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.digits import warn_of_lost_digits
@@ -62,7 +62,7 @@ class Density(nn.Module):
     """
 
     config_types: ClassVar[tuple[type[Config], ...]] = (TabularConfig, ImageConfig)
-    block: ClassVar[type[ResidualBlock]]  # what `build` makes a model of, from one of these configs
+    block_kinds: ClassVar[tuple[str, ...]] = ()  # names of its own blocks; `build` takes the first
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
@@ -81,8 +81,7 @@ class Density(nn.Module):
 
         For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns.
         """
-        builder = next(BUILDERS[kind] for kind in type(self.config).__mro__ if kind in BUILDERS)
-        return builder(self.config, self.block).transform()
+        return described(self.config, self.block_kinds[0])
 
     @property
     def transform(self) -> Transform:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,12 +19,11 @@ from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.ensemble import Mixture
-from impflow_zoo.models.fields import ModelError, usable_device
+from impflow_zoo.models.fields import ModelError, did_you_mean, usable_device
 from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
-from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 
 __all__ = ["Ensemble", "FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
 
@@ -197,8 +195,7 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     known = signature(PyTorchModelHubMixin.push_to_hub).parameters
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, "card", "push_to_hub"], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, [*known, "card", "push_to_hub"])
             raise TypeError(f"unknown option {name!r}{hint}")
 
 
@@ -236,7 +233,7 @@ def _several(kind: type[FlowModel], members: int, config: Config) -> Ensemble:
 class ImpFlow(FlowModel):
     """Implicit normalizing flow: `ImpFlowTransform` blocks. See `FlowModel`."""
 
-    block = ImpFlowTransform
+    block_kinds = ("implicit",)
     citation: ClassVar[str] = """@inproceedings{lu2021implicit,
   title={Implicit Normalizing Flows},
   author={Lu, Cheng and Chen, Jianfei and Li, Chongxuan and Wang, Qiuhao and Zhu, Jun},
@@ -250,7 +247,7 @@ class ImpFlow(FlowModel):
 class ResFlow(FlowModel):
     """Residual flow: `ResFlowTransform` blocks. See `FlowModel`."""
 
-    block = ResFlowTransform
+    block_kinds = ("residual",)
     citation: ClassVar[str] = """@inproceedings{chen2019residual,
   title={Residual Flows for Invertible Generative Modeling},
   author={Chen, Ricky T. Q. and Behrmann, Jens and Duvenaud, David and Jacobsen, J{\\"o}rn-Henrik},
@@ -264,7 +261,7 @@ class ResFlow(FlowModel):
 class MonotoneFlow(FlowModel):
     """Monotone flow: `MonotoneTransform` blocks. See `FlowModel`."""
 
-    block = MonotoneTransform
+    block_kinds = ("monotone",)
     citation: ClassVar[str] = """@inproceedings{ahn2022invertible,
   title={Invertible Monotone Operators for Normalizing Flows},
   author={Ahn, Byeongkeun and Kim, Chiyoon and Hong, Youngjoon and Kim, Hyunwoo J.},

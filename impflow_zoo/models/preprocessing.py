@@ -121,8 +121,8 @@ class TablePreprocessing:
 
 def _decimals(step: float) -> int:
     """Digits behind the point that the multiples of a step have: 0.3, not 0.30000000000000004."""
-    scaled = ((k, step * 10**k) for k in range(12))
-    return next((k for k, one in scaled if abs(one - round(one)) < 1e-9), 15)
+    scaled = ((k, abs(step) * 10**k) for k in range(12))
+    return next((k for k, one in scaled if one == 0 or abs(one - round(one)) < 1e-9 * one), 15)
 
 
 def _until_standardised(transform: Transform) -> list[Any]:

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.lipschitz.certify import worst
-from impflow_zoo.models.classes import model_class
+from impflow_zoo.models.classes import family_of, model_class
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
     CURVE,
@@ -35,9 +35,6 @@ from impflow_zoo.zoo.install import install_line
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["Origin", "checked_words", "model_card"]
-
-_FAMILIES = {"implicit": "ImpFlow", "residual": "ResFlow", "monotone": "MonotoneFlow"}
-_FAMILIES |= dict.fromkeys(("spline-autoregressive", "spline-coupling"), "SplineFlow")
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
     checked_words(record)
     blocks = getattr(recipe.config, "blocks", ())
     kinds = blocks if isinstance(blocks, tuple) else ()
-    models = dict.fromkeys([_FAMILIES.get(kind, recipe.model) for kind in kinds] or [recipe.model])
+    models = dict.fromkeys([family_of(kind) or recipe.model for kind in kinds] or [recipe.model])
     citation = "\n\n".join(model_class(name).citation for name in models)
     example, image = _example(record), isinstance(record.stated.config, ImageConfig)
     card = ModelCard.from_template(

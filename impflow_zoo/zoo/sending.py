@@ -211,6 +211,10 @@ def check(found: Sequence[Parcel], namespace: str) -> None:
         raise ModelError(f"several folders have the same name: {', '.join(twice)}")
     wrong = [f"{p.name} ({'; '.join(p.problems)})" for p in found if p.problems]
     if wrong:
-        raise ModelError(f"nothing was sent, these models cannot be published: {', '.join(wrong)}")
+        lacking = any(text.startswith("no ") for parcel in found for text in parcel.problems)
+        hint = "; `impflow-zoo stage FOLDER` makes missing files" if lacking else ""
+        raise ModelError(
+            f"nothing was sent, these models cannot be published: {', '.join(wrong)}{hint}"
+        )
     if not any(parcel.files for parcel in found):
         raise ModelError("nothing to send: none of these models has weights")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import pandas
 import pytest
 import torch
 from support.command_line import Outcome
@@ -122,6 +123,13 @@ def test_sample_writes_a_table(run, space, tmp_path):
     assert header == ["a", "b", "c"]
     expected = create_model(space).sample(5, generator=torch.Generator().manual_seed(7))
     torch.testing.assert_close(torch.tensor([[float(v) for v in row] for row in rows]), expected)
+
+
+def test_sample_writes_whole_numbers_as_such(run, tmp_path):
+    folder, out = tmp_path / "counts", tmp_path / "x.csv"
+    make(features=2, columns=("a", "hits"), rounding={"hits": 1}).save_pretrained(folder)
+    assert run("sample", folder, "-n", 3, "--out", out).code == 0
+    assert all(hits.lstrip("-").isdecimal() for hits in pandas.read_csv(out, dtype=str).hits)
 
 
 def test_sample_names_columns_that_have_no_names(run, plane, tmp_path):

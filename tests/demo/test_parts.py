@@ -279,3 +279,4 @@ def test_sliders_reach_the_data_of_columns_far_from_zero(ends):
     assert 0 < step <= (high - low) / 200
     for found, wanted in zip((low, high, middle), ends, strict=True):
         assert abs(found - wanted) <= step
+    assert ends[0] <= low < high <= ends[1]

@@ -57,6 +57,24 @@ def described(thing: Any) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("link", "mended"),
+    [
+        ("impflow_zoo.evaluate.html#impflow_zoo.evaluate", None),
+        ("impflow_zoo.Fit.html#impflow_zoo.Fit.report", None),
+        (
+            "impflow_zoo.models.registry.html#impflow_zoo.locate",
+            "impflow_zoo.models.registry.locate",
+        ),
+        ("impflow_zoo.data.html#impflow_zoo.data.TOYS", None),
+    ],
+)
+def test_links_from_source_lead_to_anchors_of_the_page(link: str, mended: str | None) -> None:
+    page, _, anchor = link.partition("#")
+    found = api.with_own_anchors(f'<a href="../api/{link}">')
+    assert found == f'<a href="../api/{page}#{mended or anchor}">'
+
+
 def test_every_public_name_has_a_page() -> None:
     pages = api.pages()
     assert {f"impflow_zoo.{name}" for name in impflow_zoo.__all__} <= {*NAMES}

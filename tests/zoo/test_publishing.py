@@ -101,8 +101,9 @@ def test_what_is_missing_is_named(folder, damage, problem):
     assert TOKEN not in "; ".join(parcel.problems)
     with pytest.raises(
         ModelError, match="nothing was sent, these models cannot be published: tiny"
-    ):
+    ) as refused:
         list(sending.publish([parcel], "org"))
+    assert ("impflow-zoo stage" in str(refused.value)) == problem.startswith("no ")
 
 
 def test_models_without_weights_are_listed_and_not_sent(folder, tmp_path):
