@@ -8,7 +8,7 @@ from typing import Any
 
 from impflow_zoo.zoo.markdown import between, markdown
 
-__all__ = ["README", "RESULTS", "ROOT", "SOLVERS", "markdown", "publish"]
+__all__ = ["README", "RESULTS", "ROOT", "SOLVERS", "between", "markdown", "publish"]
 
 ROOT = Path(__file__).parents[1]
 SOLVERS = ROOT / "benchmarks" / "notebook" / "solvers-and-logdets.md"

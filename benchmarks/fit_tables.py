@@ -27,7 +27,7 @@ from documents import README, RESULTS, markdown, publish
 
 from impflow_zoo import evaluate
 from impflow_zoo.fitting import Fit, describe
-from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.fitting.budget import Plan, plan, prices
 from impflow_zoo.fitting.portfolio import PORTFOLIO, Candidate, candidates
 from impflow_zoo.fitting.reading import read_table
 from impflow_zoo.fitting.run import fit_splits
@@ -124,7 +124,7 @@ def compared(name: str, minutes: float, folder: Path) -> dict[str, Any]:
         return found, per_row
 
     entrants = candidates(findings)
-    own, rows = fitted("fit", entrants, plan(len(entrants), 60 * minutes))
+    own, rows = fitted("fit", entrants, plan(prices(entrants, findings, splits), 60 * minutes))
     guide = fitted("guide", [GUIDE], Plan())
     splines = [fitted(one.name, [one], Plan()) for one in SPLINES]
     spline = max(splines, key=lambda side: side[0].best.rank)

@@ -34,7 +34,12 @@ from torch import Tensor
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import Result
-from impflow_zoo.evaluation.standard_errors import clustered, same_groups, standard_error
+from impflow_zoo.evaluation.standard_errors import (
+    clustered,
+    same_groups,
+    standard_error,
+    weighted_mean,
+)
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.mistakes import in_one_line
@@ -82,16 +87,23 @@ def lead(first: Sequence[Result], second: Sequence[Result], without: int = 0) ->
     for other in (*first, *second):
         if (other.metric, other.n) != (one.metric, one.n):
             raise DataError("the models are not scored on the same rows")
-        if not same_groups(other.row_groups, one.row_groups):
-            raise DataError("the models are scored on rows of other groups")
+        for what in ("row_groups", "row_weights"):
+            if not same_groups(getattr(other, what), getattr(one, what)):
+                raise DataError(
+                    f"the models are scored on rows of other {what.removeprefix('row_')}"
+                )
     sides = [torch.stack([result.per_row for result in side]) for side in (first, second)]
     apart = METRICS[one.metric].sign * (sides[0].mean(dim=0) - sides[1].mean(dim=0))
     kept = _smallest(apart, without)
-    apart, groups = apart[kept], None if one.row_groups is None else one.row_groups[kept]
-    over_rows = float(standard_error(apart, groups))
-    over_seeds = [float(standard_error(s[:, kept].mean(dim=1))) for s in sides if len(s) > 1]
+    apart = apart[kept]
+    groups, weights = (
+        None if extra is None else extra[kept] for extra in (one.row_groups, one.row_weights)
+    )
+    over_rows = float(standard_error(apart, groups, weights))
+    means = [weighted_mean(side[:, kept], weights) for side in sides if len(side) > 1]
+    over_seeds = [float(standard_error(values)) for values in means]
     return Lead(
-        float(apart.mean()),
+        float(weighted_mean(apart, weights)),
         math.hypot(over_rows, *over_seeds),
         len(apart),
         None if groups is None else len(groups.unique()),

@@ -1,13 +1,16 @@
 """Implicit and residual normalizing flows: blocks, trained weights, evaluation."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from impflow_zoo.evaluation import evaluate
-from impflow_zoo.fitting import Fit, fit
 from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDenseNet
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.classes import register_model
-from impflow_zoo.models.ensemble import Ensemble
-from impflow_zoo.models.flow import ImpFlow, MonotoneFlow, ResFlow
+from impflow_zoo.models.flow import Ensemble, ImpFlow, MonotoneFlow, ResFlow
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.mixed import register_block
 from impflow_zoo.models.registry import create_model, list_models
@@ -24,6 +27,10 @@ from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 from impflow_zoo.transforms.radial import RadialTransform
+
+if TYPE_CHECKING:
+    from impflow_zoo.fitting import Fit, fit
+    from impflow_zoo.training import train
 
 __all__ = [
     "Ensemble",
@@ -57,4 +64,13 @@ __all__ = [
     "list_models",
     "register_block",
     "register_model",
+    "train",
 ]
+
+_LATER = {"Fit": "fitting", "fit": "fitting", "train": "training"}  # imported when they are used
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from impflow_zoo.data.columns import Columns
 from impflow_zoo.data.frames import has_names, in_memory
-from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.data.weights import weighted
+from impflow_zoo.fitting.budget import Plan, plan, prices
 from impflow_zoo.fitting.columns import LEAST_ROWS, Findings, describe
 from impflow_zoo.fitting.portfolio import candidates, own_candidate
 from impflow_zoo.fitting.reading import Table
@@ -23,7 +25,7 @@ from impflow_zoo.models.flow import FlowModel
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
     from sklearn.utils import check_random_state
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError:
     raise ModelError(
         "impflow_zoo.sklearn needs scikit-learn: pip install 'impflow_zoo[sklearn]'"
@@ -55,14 +57,23 @@ class _FlowEstimator(BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def _find(self, columns: Columns, given: Sequence[str] = ()) -> None:
+    def _find(self, columns: Columns, given: Sequence[str] = (), sample_weight: Any = None) -> None:
         """Search for a model of columns, given others, and keep it."""
         check_settings(self.minutes, self.seed)
+        weights = None if sample_weight is None else _free("sample_weight", columns.names)
+        if weights is not None:
+            rows = columns.numbers[columns.names[0]]
+            found = _check_sample_weight(
+                sample_weight, rows, dtype=numpy.float64, ensure_non_negative=True, copy=True
+            )
+            names = (*columns.names, weights)
+            columns = replace(columns, names=names, numbers={**columns.numbers, weights: found})
+            columns = weighted(columns, weights, "sample_weight")
         findings: Findings = describe(columns, given, "X", choose=False)
         splits = split(Table("X", {"": columns}), findings, self.seed, test=False)
         if self.model is None and self.config is None:
             entrants = candidates(findings)
-            rounds = plan(len(entrants), 60 * self.minutes)
+            rounds = plan(prices(entrants, findings, splits), 60 * self.minutes)
         else:
             entrants, rounds = [own_candidate(self.model, self.config)], Plan()
         found = fit_splits(
@@ -72,6 +83,7 @@ class _FlowEstimator(BaseEstimator):
             rounds,
             minutes=self.minutes,
             out=None,
+            weights=weights,
             seed=self.seed,
             device=self.device,
             progress=self.verbose,
@@ -115,19 +127,18 @@ class FlowDensity(_FlowEstimator):
         Arguments:
             X: rows with shape `(n, d)`, an array or a DataFrame; ten at least.
             y: ignored.
-            sample_weight: not supported.
+            sample_weight: weights of the rows, `(n,)`, at least 0; None counts all alike. Rows of
+                weight 0 are left out.
 
         Raises:
-            ValueError: for weights, missing values, or columns that have no density: constant
-                ones, copies, linear functions of others.
+            ValueError: for missing values, weights that are negative or all zero, or columns that
+                have no density: constant ones, copies, linear functions of others.
         """
-        if sample_weight is not None:
-            raise ValueError("sample_weight: rows with weights are not supported, leave it out")
         names = [str(name) for name in X.columns] if has_names(X) else []
         rows = validate_data(self, X, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS)
         columns = in_memory(rows, names)
         assert columns is not None
-        self._find(columns)
+        self._find(columns, sample_weight=sample_weight)
         self._framed = bool(names)
         return self
 
@@ -175,15 +186,17 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         ((100,), (100, 2))
     """
 
-    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Find the density of a target given features.
 
         Arguments:
             X: features with shape `(n, d)`, an array or a DataFrame; ten rows at least.
             y: the target, `(n,)`.
+            sample_weight: as for `FlowDensity`.
 
         Raises:
-            ValueError: for missing values, or for constant columns.
+            ValueError: for missing values, for constant columns, or for weights that are negative
+                or all zero.
         """
         names = [str(name) for name in X.columns] if has_names(X) else []
         features, target = validate_data(
@@ -191,10 +204,10 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         )
         given = names or [f"x{i}" for i in range(features.shape[1])]
         own = str(getattr(y, "name", None) or "y")
-        own = own if own not in given else f"target {own}"
+        own = _free(own, given)
         numbers = {name: features[:, i] for i, name in enumerate(given)}
         columns = Columns((own, *given), {own: target.astype(float), **numbers}, {})
-        self._find(columns, given)
+        self._find(columns, given, sample_weight)
         return self
 
     def predict(self, X: Any) -> numpy.ndarray:  # noqa: N803
@@ -248,6 +261,13 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
             parts.append(self.model_.decode(z, rows)[:, 0].view(len(context), -1))
         found: numpy.ndarray = torch.cat(parts).double().numpy(force=True)
         return found
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    """A name that is not taken."""
+    while name in taken:
+        name = f"own {name}"
+    return name
 
 
 def _midpoints(n: int) -> numpy.ndarray:

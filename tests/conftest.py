@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import settings
+from support.checkout import CHECKOUT
 from support.command_line import Run, command
 
+# The laboratory's own tests go with it.
+collect_ignore = [] if (CHECKOUT / "benchmarks").is_dir() else ["benchmarks"]
 pytest_plugins = ["support.command_models", "support.whole_run"]
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("default")

@@ -13,9 +13,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(os.path.abspath(__file__)).parents[2]
-BASE = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"][
-    "Documentation"
-]
+_URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+BASE, SOURCE = _URLS["Documentation"], _URLS["Source"]
 # Documents outside `docs`, and the pages that the build makes of them.
 COPIED = {
     "CONTRIBUTING.md": "project/contributing",
@@ -23,11 +22,17 @@ COPIED = {
     "CHANGELOG.md": "project/changelog",
     "UPGRADING.md": "project/upgrading",
     "MODEL_CARD.md": "project/model-card",
-    "benchmarks/README.md": "project/benchmarks",
     "conversion/README.md": "project/conversion",
-} | {
-    f"benchmarks/notebook/{file.name}": f"project/notebook-{file.stem}"
-    for file in sorted((ROOT / "benchmarks" / "notebook").glob("*.md"))
+}
+# The laboratory, which the site is built without where a copy of the repository has none.
+_LABORATORY = "benchmarks/"
+COPIED |= {
+    f"{_LABORATORY}{file.name}": "project/benchmarks"
+    for file in (ROOT / _LABORATORY).glob("README.md")
+}
+COPIED |= {
+    f"{_LABORATORY}notebook/{file.name}": f"project/notebook-{file.stem}"
+    for file in sorted((ROOT / _LABORATORY / "notebook").glob("*.md"))
 }
 _LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 
@@ -61,6 +66,8 @@ def for_page(text: str, source: str, page: str) -> str:
         start = posixpath.join("docs", posixpath.dirname(page))
         to = page_of(target)
         if to is None and not (ROOT / target).exists():
+            if target.startswith(_LABORATORY):
+                return f"{SOURCE}/blob/main/{target}{found[2] or ''}"
             return found[0]  # no link, or a wrong one, which the build complains of
         made_by_gallery = to is not None and to.startswith("how-to/")
         there = target if to is None else f"docs/{to}.{'rst' if made_by_gallery else 'md'}"

@@ -21,7 +21,7 @@ from impflow_zoo.cli import app
 # What guides import from, beside the files of `transforms`: these names are versioned.
 CONTRACT = ("", "normflows", "zuko", "sklearn", "testing", "data", "evaluation", "models.registry")
 _SECTIONS = {
-    "From a table": "fit Fit",
+    "From a table": "fit Fit train",
     "Models": "ImpFlow ResFlow MonotoneFlow SplineFlow LinearGaussian MixtureDensityNetwork "
     "Ensemble",
     "Configs": "TabularConfig ImageConfig SplineConfig MixtureConfig LinearGaussianConfig",

@@ -28,7 +28,8 @@ train, test = train_test_split(table, test_size=0.25, random_state=0)
 # %%
 # With ``FlowDensity(minutes=5)`` a search chooses the model, as ``impflow-zoo fit`` does. Here the
 # model is named, so that this page builds fast: there is no search, and ``minutes`` is the time of
-# its training. Columns that are rounded, here to 0.01, get noise of one step in training.
+# its training. Columns that are rounded, here to 0.01, get noise of one step in training. If rows
+# stand for different numbers of cases, ``fit(X, sample_weight=w)`` counts them so.
 
 density = FlowDensity(0.2, model="implicit-sines", device="cpu").fit(train)
 print(density.rounding_)

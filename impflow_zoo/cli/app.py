@@ -109,6 +109,10 @@ def evaluate(
             help="Draw samples for each row of a conditional model: errors and coverage.",
         ),
     ] = True,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Column of weights of the rows; default: as in the model's recipe."),
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -133,6 +137,7 @@ def evaluate(
         skip_corrupt=skip_corrupt,
         streaming=streaming,
         predictions=predictions,
+        weights=weights,
         processes=processes,
         progress=True,
     )
@@ -231,7 +236,8 @@ def train(
     from impflow_zoo.training.recipe import read_recipe
     from impflow_zoo.training.summary import course, reason
 
-    config = read_recipe(recipe).config
+    asked = read_recipe(recipe)
+    config = asked.config
     state = training.train(
         recipe,
         data=data,
@@ -256,12 +262,19 @@ def train(
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
         text = f"{value:.4f} {METRICS[config.metric].unit}"
         best = f"best validation {text} at step {state['best_step']}"
+    done = len(state.get("members", ()))
+    if "members" in state and done < asked.ensemble:
+        best, value = f"training {done + 1} of {asked.ensemble}: {best}", None
+    elif done:
+        best = f"{done} trainings, validation of their mixture {text}"
     text = (
         f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
         f"{state['cpu_seconds'] / 60:.1f} CPU minutes, {state['seconds'] / 60:.1f} by the clock"
     )
     if dry_run:
         text = f"dry run, nothing was kept: {text}"
+    elif "members" in state and value is None:
+        text += f"\n{reason(state)}"
     elif value is not None:
         folder = out or Path("runs") / recipe.resolve().parent.name
         text += f"\n{reason(state)}; {course(state['best_step'], state['validated'])}"

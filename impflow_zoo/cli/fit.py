@@ -17,6 +17,9 @@ Data = Annotated[str, typer.Argument(help="File, folder, Hub id, or toy:NAME.")]
 Given = Annotated[
     str | None, typer.Option(help="Context columns, COL,...: the density is given these.")
 ]
+Weights = Annotated[
+    str | None, typer.Option(help="Column of weights of the rows; it is no part of the density.")
+]
 Minutes = Annotated[float, typer.Option(min=1e-3, help="CPU minutes of one thread.")]
 
 
@@ -25,6 +28,11 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder for the model, all runs and the rows.")],
     minutes: Minutes = 10.0,
     given: Given = None,
+    weights: Weights = None,
+    ensemble: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="Trainings of the best whose mixture is the model."),
+    ] = 1,
     seed: Annotated[
         int, typer.Option(min=0, callback=seed_limit, help="Seed of the split and of all runs.")
     ] = 0,
@@ -38,7 +46,15 @@ def fit(
 
     try:
         found = fitting.fit(
-            data, minutes, _names(given), out=out, seed=seed, device=device, resume=resume
+            data,
+            minutes,
+            _names(given),
+            out=out,
+            weights=weights,
+            ensemble=ensemble,
+            seed=seed,
+            device=device,
+            resume=resume,
         )
     except fitting.StoppedFitError:
         best = "holds the best model so far" if (out / CONFIG).exists() else "holds no model yet"
@@ -69,6 +85,7 @@ def init(
     data: Data,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("recipe.yaml"),
     given: Given = None,
+    weights: Weights = None,
     minutes: Minutes = 10.0,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +98,7 @@ def init(
         raise ModelError(f"{out} exists: choose another --out")
     if not out.parent.is_dir():
         raise ModelError(f"{out}: the folder {out.parent} does not exist")
-    findings, text = first_recipe(data, _names(given), minutes)
+    findings, text = first_recipe(data, _names(given), minutes, weights)
     write_whole(out, text.encode())
     lines = [*findings.lines(), f"recipe: {out}"]
     lines.append(f"next: impflow-zoo train {out} --data {data} --out runs/{Path(data).stem}")

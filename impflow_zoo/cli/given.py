@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from impflow_zoo.data import open_table
 from impflow_zoo.models.config import Config
-from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.fields import ModelError, did_you_mean
 
 __all__ = ["read_given"]
 
@@ -51,9 +50,8 @@ def _pairs(given: str, names: Sequence[str]) -> Tensor:
     for pair in given.split(","):
         name, _, text = (part.strip() for part in pair.partition("="))
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"they are {', '.join(names)}"
-            raise ModelError(f"--given: {name!r} is not a context column; {hint}")
+            hint = did_you_mean(name, names) or f"; they are {', '.join(names)}"
+            raise ModelError(f"--given: {name!r} is not a context column{hint}")
         if name in found:
             raise ModelError(f"--given: {name} is given twice")
         try:

@@ -45,12 +45,15 @@ class Columns:
             value is NaN.
         reasons: what is wrong with the others that were asked for, as "is not numeric".
         groups: the group of each row, int64 with shape `(N,)`; None without a column `group`.
+        weights: the weight of each row, float64 with shape `(N,)`, positive; None if all rows count
+            alike.
     """
 
     names: tuple[str, ...]
     numbers: dict[str, numpy.ndarray]
     reasons: dict[str, str]
     groups: numpy.ndarray | None = None
+    weights: numpy.ndarray | None = None
 
 
 def numbered(groups: pandas.Series, name: str, *, labels: bool) -> numpy.ndarray:

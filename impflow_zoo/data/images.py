@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import limits
+import impflow_zoo.data.limits as limits
 from impflow_zoo.data.decoding import decode
 from impflow_zoo.data.labels import labelled, read_columns
 from impflow_zoo.data.limits import check_unfolded

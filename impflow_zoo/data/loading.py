@@ -263,6 +263,9 @@ def _local_builder(dataset: str, path: Path) -> Any:
     where: dict[str, Any] = {"path": str(path.absolute())}
     if path.is_file():
         kind = FORMATS.get(path.suffix.lower())
+        if kind is None:
+            check_images([path])
+            raise DataError(f"{dataset} is one image: name the folder that it is in")
         where = {"path": kind, "data_files": {_split_of(path): glob.escape(where["path"])}}
         files = [path]
     else:

@@ -35,6 +35,7 @@ def open_source(
     size: int | None = None,
     image: ImageFormat | None = None,
     skip_corrupt: bool = False,
+    weights: str | None = None,
 ) -> Source:
     """Open data by name: `toy:NAME`, a Hub id, a folder, or a single file.
 
@@ -50,6 +51,7 @@ def open_source(
         size: number of rows of a toy; None is 10,000.
         image: the format of the images, which are the rows then, uint8; None for tables.
         skip_corrupt: let `read` and `batches` leave out images that cannot be decoded.
+        weights: the column of a table that holds the weights of its rows.
 
     Returns:
         The rows.
@@ -66,12 +68,12 @@ def open_source(
     if not isinstance(dataset, str | os.PathLike):
         if image is not None:
             raise DataError(f"{IN_MEMORY}: image models read their images from files")
-        return open_table(dataset, columns=columns, features=features)
+        return open_table(dataset, columns=columns, features=features, weights=weights)
     dataset = os.fspath(dataset)
     if is_toy(dataset):
         if image is not None:
             raise DataError(f"{dataset} is a table, but an image model needs images")
-        _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt)
+        _refuse(dataset, revision=revision, skip_corrupt=skip_corrupt, weights=weights)
         seed = 0
         if split is not None:
             seed = mix(0, _TOY_SPLITS.index(pick_split(dataset, _TOY_SPLITS, split)))
@@ -86,9 +88,12 @@ def open_source(
         raise DataError(f"{dataset}: unknown kind of data: use toy:NAME, a Hub id or a path")
     _refuse(dataset, size=size)
     if image is not None:
+        _refuse(dataset, weights=weights)
         return ImageSource.open(dataset, split, image, revision=revision, skip_corrupt=skip_corrupt)
     _refuse(dataset, skip_corrupt=skip_corrupt)
-    return open_table(dataset, split, columns=columns, features=features, revision=revision)
+    return open_table(
+        dataset, split, columns=columns, features=features, revision=revision, weights=weights
+    )
 
 
 def _refuse(dataset: str, **settings: object) -> None:

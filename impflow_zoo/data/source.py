@@ -131,10 +131,12 @@ class TableSource(Source):
         columns: the names of the `D` columns.
         named: whether the names come from the data; other files are then read by these names.
         groups: the group of each row, int64 with shape `(N,)`; None if all rows are independent.
+        weights: the weight of each row, float64 with shape `(N,)`, positive; None if all rows count
+            alike.
 
     Raises:
         DataError: for an empty table, a column named twice, a value that is NaN or infinite, or
-            another number of groups than of rows.
+            another number of groups or weights than of rows.
 
     Example:
         >>> source = TableSource("small", torch.eye(2, dtype=torch.float64), ("a", "b"))
@@ -150,10 +152,12 @@ class TableSource(Source):
         *,
         named: bool = False,
         groups: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__(name, len(values))
-        if groups is not None and groups.shape != (len(values),):
-            raise DataError(f"{name}: groups of {len(groups)} rows, the table has {len(values)}")
+        for what, found in (("groups", groups), ("weights", weights)):
+            if found is not None and found.shape != (len(values),):
+                raise DataError(f"{name}: {what} of {len(found)} rows, the table has {len(values)}")
         if len({*columns}) < len(columns):
             raise DataError(f"{name}: a column is named twice among {', '.join(columns)}")
         bad = (~values.isfinite()).nonzero()
@@ -163,7 +167,8 @@ class TableSource(Source):
                 f"{name}: row {row}, column {columns[column]!r} is {float(values[row, column])} "
                 f"({len(bad)} values in all are missing or not finite): drop or fill these rows"
             )
-        self.columns, self.named, self.groups = tuple(columns), named, groups
+        self.columns, self.named = tuple(columns), named
+        self.groups, self.weights = groups, weights
         self._values = values
 
     def read(self, indices: Sequence[int] | Tensor) -> Batch:
@@ -171,15 +176,27 @@ class TableSource(Source):
         return Batch(index, self._values[index])
 
     def part(self, rows: range) -> TableSource:
-        groups = None if self.groups is None else self.groups[torch.as_tensor(rows)]
+        index = torch.as_tensor(rows)
         return TableSource(
-            self.name, self.rows(rows), self.columns, named=self.named, groups=groups
+            self.name,
+            self.rows(rows),
+            self.columns,
+            named=self.named,
+            groups=None if self.groups is None else self.groups[index],
+            weights=None if self.weights is None else self.weights[index],
         )
 
     def chosen(self, columns: Sequence[str]) -> TableSource:
         """Some of its columns, in an order."""
         values = self._values[:, [self.columns.index(column) for column in columns]]
-        return TableSource(self.name, values, columns, named=self.named, groups=self.groups)
+        return TableSource(
+            self.name,
+            values,
+            columns,
+            named=self.named,
+            groups=self.groups,
+            weights=self.weights,
+        )
 
 
 def fingerprint(source: Source) -> str:
@@ -207,12 +224,15 @@ def checksum(source: Source) -> str:
 
 
 def _digest(source: Source, parts: Iterable[Sequence[int]]) -> str:
-    """The number of rows, and the rows of some numbers, as a short text."""
+    """The number of rows, and the rows of some numbers with their weights, as a short text."""
     found = hashlib.sha256()
+    weights = source.weights if isinstance(source, TableSource) else None
     for number, part in enumerate(parts):
         rows = source.read(part).rows
         rows = rows.float() if rows.is_floating_point() else rows
         if number == 0:
             found.update(f"{len(source)} {tuple(rows.shape[1:])} ".encode())
         found.update(rows.contiguous().numpy().tobytes())
+        if weights is not None:
+            found.update(weights[torch.as_tensor(part)].float().numpy().tobytes())
     return found.hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Tables: chosen columns, or all numeric ones, as float64 rows.
 
-Rows may have a group, such as the photograph that a patch is from, in a column named `group`. It is
-never one of the columns of a model.
+Rows may have a group, such as the photograph that a patch is from, in a column named `group`, and a
+weight in a column that is named as such. Neither is ever one of the columns of a model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from impflow_zoo.data.json_files import read_json
 from impflow_zoo.data.loading import find_table, named_as
 from impflow_zoo.data.parquet_files import read_parquet
 from impflow_zoo.data.source import DataError, LeftOutWarning, TableSource
+from impflow_zoo.data.weights import weighted
 
 __all__ = ["GROUP", "open_table", "read_columns"]
 
@@ -35,6 +36,7 @@ def open_table(
     columns: Sequence[str] | None = None,
     features: int | None = None,
     revision: str | None = None,
+    weights: str | None = None,
 ) -> TableSource:
     """Open a table.
 
@@ -48,6 +50,7 @@ def open_table(
             names the others.
         features: number of columns that are needed if none are named; None takes any number.
         revision: branch, tag or commit of a Hub set.
+        weights: the column that holds the weights of the rows. Rows of weight zero are left out.
 
     Returns:
         The rows as float64. ``columns`` of the source names them. If there is a column `group`, of
@@ -57,11 +60,16 @@ def open_table(
         DataError: for a set, split or column that does not exist, a column that is not numeric or
             holds whole numbers above 2^53, a table with no numeric column, another number of
             columns or no rows, a value that is missing, NaN or infinite, a row without a
-            group, a CSV file whose rows do not fit its header, or a table above the limits of
-            `impflow_zoo.data.limits`.
+            group, a weight that is missing or negative, a CSV file whose rows do not fit its
+            header, or a table above the limits of `impflow_zoo.data.limits`.
     """
     import numpy
 
+    if weights is not None and weights in (columns or ()):
+        raise DataError(
+            f"column {weights!r} holds the weights of the rows, a model cannot take it: name "
+            "another column for one of the two"
+        )
     kept = in_memory(dataset, columns or ())
     if kept is not None:
         name, table = IN_MEMORY, kept
@@ -71,12 +79,16 @@ def open_table(
             "or array of numbers is needed"
         )
     else:
-        name, table = read_columns(dataset, split, revision=revision, columns=columns)
+        asked = (*columns, *([] if weights is None else [weights])) if columns else None
+        name, table = read_columns(dataset, split, revision=revision, columns=asked)
+    table = weighted(table, weights, name)
     chosen = _checked(columns, table, name) if columns else _numeric(table, name, features)
     values = numpy.column_stack([table.numbers[column] for column in chosen])
     groups = None if table.groups is None else torch.from_numpy(table.groups)
+    counts = None if table.weights is None else torch.from_numpy(table.weights)
     named = kept is None or has_names(dataset)
-    return TableSource(name, torch.from_numpy(values), chosen, named=named, groups=groups)
+    rows = torch.from_numpy(values)
+    return TableSource(name, rows, chosen, named=named, groups=groups, weights=counts)
 
 
 def read_columns(

@@ -82,7 +82,7 @@ def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, f
 def point(exhibit: Exhibit) -> list[Any]:
     """The sliders of two coordinates."""
     found, config = density_map(exhibit), exhibit.model.config
-    assert isinstance(config, ColumnsConfig), "the rows of a plane are those of a table"
+    assert isinstance(config, ColumnsConfig), "images are no points of a plane"
     with gr.Row():
         sliders = []
         for name, low, high, value in zip(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,27 +67,44 @@ class Baseline:
         return numpy.logaddexp.reduce(parts, axis=0)
 
 
-def gaussian(train: numpy.ndarray, validation: numpy.ndarray, columns: int) -> Baseline:
+def gaussian(
+    train: numpy.ndarray,
+    validation: numpy.ndarray,
+    columns: int,
+    weights: tuple[Any, Any] = (None, None),
+) -> Baseline:
     """A full-covariance Gaussian; with contexts, linear regression with correlated residuals.
 
     Arguments:
         train, validation: rows, `[N, D]`, the contexts last.
         columns: number of columns that are no context.
+        weights: of the rows of both, `[N]`; None counts all alike.
     """
     import numpy
 
-    mean, scale = _moments(train)
-    covariance = numpy.cov(((train - mean) / scale).T, bias=True).reshape(2 * (len(mean),))
+    mean = numpy.average(train, axis=0, weights=weights[0])
+    scale = numpy.sqrt(numpy.average((train - mean) ** 2, axis=0, weights=weights[0]))
+    covariance = numpy.cov(((train - mean) / scale).T, bias=True, aweights=weights[0])
+    covariance = covariance.reshape(2 * (len(mean),))
     covariance += 1e-9 * numpy.eye(len(mean))
     zero = numpy.zeros((1, len(mean)))
     found = Baseline("Gaussian", mean, scale, numpy.zeros(1), zero, covariance[None], columns)
-    return _validated(found, validation)
+    return _validated(found, validation, weights[1])
 
 
 def mixture(
-    train: numpy.ndarray, validation: numpy.ndarray, columns: int, seed: int
+    train: numpy.ndarray,
+    validation: numpy.ndarray,
+    columns: int,
+    seed: int,
+    weights: tuple[Any, Any] = (None, None),
 ) -> Baseline | None:
     """The mixture of Gaussians of scikit-learn that is best on validation rows.
+
+    Arguments:
+        train, validation, columns, weights: as for `gaussian`. Scikit-learn takes no weights: rows
+            are drawn with probabilities in proportion to them.
+        seed: of the start, and of these draws.
 
     Returns:
         None if scikit-learn is missing, or there are too few rows.
@@ -99,7 +116,10 @@ def mixture(
         return None
     import numpy
 
-    mean, scale = _moments(train)
+    if weights[0] is not None:
+        part = weights[0] / weights[0].sum()
+        train = train[numpy.random.default_rng(seed).choice(len(train), len(train), p=part)]
+    mean, scale = train.mean(axis=0), train.std(axis=0)
     z = (train[:_ROWS] - mean) / scale
     best: Baseline | None = None
     for number in _COMPONENTS:
@@ -117,18 +137,15 @@ def mixture(
             model.covariances_,
             columns,
         )
-        found = _validated(found, validation)
+        found = _validated(found, validation, weights[1])
         if best is not None and not found.validation > best.validation:
             break
         best = found
     return best
 
 
-def _moments(rows: numpy.ndarray) -> tuple[Any, Any]:
-    return rows.mean(axis=0), rows.std(axis=0)
+def _validated(found: Baseline, validation: numpy.ndarray, weights: Any) -> Baseline:
+    import numpy
 
-
-def _validated(found: Baseline, validation: numpy.ndarray) -> Baseline:
-    from dataclasses import replace
-
-    return replace(found, validation=float(found.log_prob(validation).mean()))
+    value = numpy.average(found.log_prob(validation), weights=weights)
+    return replace(found, validation=float(value))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from impflow_zoo.evaluation.standard_errors import weighted_mean
 from impflow_zoo.models.flow import FlowModel
 
 __all__ = ["Predictive", "centred", "crps", "crps_of_angles", "drawn", "pit", "predictive"]
@@ -60,20 +61,33 @@ def drawn(model: FlowModel, context: Tensor, seed: int) -> Tensor:
     return torch.cat([model.sample(_DRAWS, part, generator=generator) for part in parts])
 
 
-def predictive(model: FlowModel, x: Tensor, context: Tensor, seed: int) -> tuple[Predictive, ...]:
-    """How well each column of rows, `[N, D]`, is predicted from their contexts, `[N, C]`."""
+def predictive(
+    model: FlowModel, x: Tensor, context: Tensor, seed: int, weights: Tensor | None = None
+) -> tuple[Predictive, ...]:
+    """How well each column of rows, `[N, D]`, is predicted from their contexts, `[N, C]`.
+
+    Arguments:
+        model: the conditional density.
+        x, context: the rows.
+        seed: of the samples.
+        weights: of the rows, `[N]`; None counts all alike.
+    """
+
+    def mean(values: Tensor) -> Tensor:
+        return weighted_mean(values.T, weights)
+
     samples, x = centred(model, drawn(model, context, seed).double(), x.double())
     off = (pit(samples, x) - 0.5).abs()
     # The mean of few samples is noisy: its variance does not belong to the error.
     noise = samples.var(dim=1) / samples.shape[1]
-    error = (((samples.mean(dim=1) - x) ** 2) - noise).mean(dim=0).clamp(min=0).sqrt()
+    error = mean(((samples.mean(dim=1) - x) ** 2) - noise).clamp(min=0).sqrt()
     names = model.config.column_names
-    within = [(off < level / 2).double().mean(dim=0) for level in (0.5, 0.9)]
+    within = [mean((off < level / 2).double()) for level in (0.5, 0.9)]
     scores = crps(samples, x)
     for name, period in model.config.periodic.items():
         i = names.index(name)
         scores[:, i] = crps_of_angles(samples[:, :, i], x[:, i], period)
-    figures = torch.stack((error, scores.mean(dim=0), *within), dim=1)
+    figures = torch.stack((error, mean(scores), *within), dim=1)
     return tuple(
         Predictive(name, *(float(f"{value:.5g}") for value in column))
         for name, column in zip(names, figures.tolist(), strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from impflow_zoo.evaluation.predictive import Predictive
-from impflow_zoo.evaluation.standard_errors import clustered
+from impflow_zoo.evaluation.standard_errors import clustered, effective_rows
 from impflow_zoo.models.digits import LARGEST_ERROR
 from impflow_zoo.models.metrics import METRICS
 
@@ -23,8 +23,8 @@ class Result:
     Arguments:
         metric: `"log_likelihood"` (nats per row, higher is better), `"bits"` or `"bits_per_dim"`
             (lower is better).
-        value: mean over the rows.
-        stderr: standard error of the mean over the rows, clustered by group if they have groups.
+        value: mean over the rows, weighted if they have weights.
+        stderr: standard error of this mean, clustered by group if they have groups.
         estimator_stderr: the part of `stderr` that comes from estimated log-determinants.
         n: rows scored.
         dataset, split, revision, seed: the rows, and the seed of probes and noise.
@@ -48,6 +48,9 @@ class Result:
         gaussian: for tables, the value of a Gaussian that is fitted to these rows themselves; given
             contexts, of a linear regression. None for angles, images, and fewer than ten rows for
             each column.
+        weights: the column that holds the weights of the rows; None if all count alike, or if the
+            rows came with weights already.
+        row_weights: the weight of each row, `[n]`; None if all count alike.
     """
 
     metric: str
@@ -73,11 +76,22 @@ class Result:
     groups: int | None = None
     row_groups: Tensor | None = field(default=None, repr=False, compare=False)
     gaussian: float | None = None
+    weights: str | None = None
+    row_weights: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def effective_n(self) -> float | None:
+        """The number of rows of one weight whose mean is as uncertain; None without weights."""
+        return None if self.row_weights is None else effective_rows(self.row_weights)
 
     @property
     def round_trip_inaccurate(self) -> bool:
         """Whether `round_trip` is more than 0.01."""
         return not self.round_trip <= LARGEST_ERROR
+
+    def _weighted(self) -> str:
+        of = "" if self.weights is None else f" of column {self.weights!r}"
+        return f"{self.effective_n or self.n:,.0f} rows of one weight would be as certain{of}"
 
     def _beside_gaussian(self, unit: str) -> str:
         if self.gaussian is None:
@@ -94,8 +108,9 @@ class Result:
         known = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in vars(self).items()
-            if key not in ("per_row", "row_groups")
+            if key not in ("per_row", "row_groups", "row_weights")
         }
+        known["effective_n"] = self.effective_n
         known["round_trip_inaccurate"] = self.round_trip_inaccurate
         return {**known, "predictive": [vars(column) for column in self.predictive]}
 
@@ -112,6 +127,7 @@ class Result:
             self.metric.replace("_", " "): (
                 f"{self.value:.4f} +- {self.stderr:.4f} {unit}{clustered(self.groups)}"
             ),
+            "weights": self._weighted(),
             "a Gaussian": self._beside_gaussian(unit),
             "on the card": card,
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
@@ -122,6 +138,8 @@ class Result:
         }
         if self.gaussian is None:
             del lines["a Gaussian"]
+        if self.row_weights is None:
+            del lines["weights"]
         if self.logdet == "exact":
             del lines["truncation"]
             lines["estimator error"] = "none (log-det exact)"

@@ -1,7 +1,7 @@
 """Scores of single rows that are kept, to compare models row by row.
 
-`scores.safetensors` holds the metric of each row that a card speaks of, the group of each if rows
-have groups, and which rows they are.
+`scores.safetensors` holds the metric of each row that a card speaks of, the group and the weight of
+each if rows have them, and which rows they are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def scores_file(result: Result, data: str, split: str) -> bytes:
     tensors = {"metric": result.per_row.float().contiguous()}
     if result.row_groups is not None:
         tensors["group"] = result.row_groups.int().contiguous()
+    if result.row_weights is not None:
+        tensors["weight"] = result.row_weights.contiguous()
     return serialise(tensors, metadata={"rows": rows})
 
 
@@ -37,12 +39,14 @@ def paired_error(one: ModelFolder, other: ModelFolder) -> float | None:
     """Standard error of the difference of two models' means over the same rows.
 
     Rows that are hard for one model are hard for the other: this error is smaller than that of two
-    independent means. It is clustered by group where rows have groups.
+    independent means. It is clustered by group where rows have groups, and weighted where they have
+    weights.
 
     Returns:
-        None where a folder has no scores, or they are not of the same rows, groups and noise.
+        None where a folder has no scores, or they are not of the same rows, groups, weights and
+        noise.
     """
-    scores, rows, groups = [], [], []
+    scores, rows, groups, weights = [], [], [], []
     for folder in (one, other):
         if not folder.has(SCORES):
             return None
@@ -51,6 +55,8 @@ def paired_error(one: ModelFolder, other: ModelFolder) -> float | None:
             rows.append((file.metadata()["rows"], len(scores[-1])))
             names = file.keys()
             groups.append(file.get_tensor("group") if "group" in names else None)
-    if rows[0] != rows[1] or len(scores[0]) < 2 or not same_groups(*groups):
+            weights.append(file.get_tensor("weight") if "weight" in names else None)
+    same = rows[0] == rows[1] and same_groups(*groups) and same_groups(*weights)
+    if not same or len(scores[0]) < 2:
         return None
-    return float(standard_error(scores[0] - scores[1], groups[0]))
+    return float(standard_error(scores[0] - scores[1], groups[0], weights[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from impflow_zoo.evaluation.entries import Entry, card_entry
@@ -11,7 +12,7 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import TEST_ROWS
 
-__all__ = ["Split", "scored_split"]
+__all__ = ["Split", "column_of_weights", "scored_split"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,19 @@ class Split:
     split: str | None
     revision: str | None = None
     published: Entry | None = None
+
+
+def column_of_weights(model: FlowModel, weights: str | None) -> str | None:
+    """The column that holds the weights of rows; None if all count alike.
+
+    Arguments:
+        model: whose recipe may name the column.
+        weights: what the user named; None leaves it to the recipe, `""` counts all rows alike.
+    """
+    if weights is None and model.folder is not None:
+        with suppress(ConfigError):  # of another version, or damaged
+            weights = stated_data(model.folder)[0].weights
+    return weights or None
 
 
 def scored_split(

@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.data import DataError, ImageStream, Source, TableSource
+from impflow_zoo.data.weights import NoWeightsError
 from impflow_zoo.evaluation.baselines import gaussian
 from impflow_zoo.evaluation.predictive import Predictive, predictive
 from impflow_zoo.evaluation.processes import Processes, alone
 from impflow_zoo.evaluation.result import Result
-from impflow_zoo.evaluation.rows import Split, scored_split
+from impflow_zoo.evaluation.rows import Split, column_of_weights, scored_split
 from impflow_zoo.evaluation.scoring import Score, model_input, score
-from impflow_zoo.evaluation.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import (
+    effective_rows,
+    standard_error,
+    weighted_mean,
+)
 from impflow_zoo.models.digits import LARGEST_ERROR, remedy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -47,6 +52,7 @@ def evaluate(
     skip_corrupt: bool = False,
     streaming: bool = False,
     predictions: bool = True,
+    weights: str | None = None,
     processes: Processes | None = None,
     progress: bool = False,
 ) -> Result:
@@ -76,6 +82,9 @@ def evaluate(
             first rows are downloaded.
         predictions: for conditional models of tables, also draw 99 samples for each row and say how
             well they predict it (`Result.predictive`), which takes longer than the scores.
+        weights: column of a table that holds the weights of the rows, at least 0: the value is
+            their weighted mean, and rows of weight 0 are left out. None takes the column that the
+            model's recipe names, if it names one; `""` counts all rows alike.
         processes: share the rows with these processes, which all have to call `evaluate`:
             `impflow_zoo.evaluation.processes.together()` names those of a launcher (`torchrun`,
             `accelerate launch`). None scores all rows in this process, whatever others do.
@@ -103,12 +112,17 @@ def evaluate(
             raise ModelError(f"{name}={value!r}: a whole number is needed")
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
+    column = column_of_weights(model, weights)
     with _evaluating(model), processes.united():
         if isinstance(dataset, str | os.PathLike | None):
             where = scored_split(model, dataset, split, revision)
-            source = _opened(model, where, skip_corrupt=skip_corrupt, streaming=streaming)
+            with _naming_recipe(asked=weights is not None):
+                source = _opened(
+                    model, where, column, skip_corrupt=skip_corrupt, streaming=streaming
+                )
         else:
-            source = open_rows(model.config, dataset, None)
+            with _naming_recipe(asked=weights is not None):
+                source = open_rows(model.config, dataset, None, weights=column)
             where = Split(source.name, None)
         start = time.perf_counter()
         scored = score(
@@ -121,6 +135,8 @@ def evaluate(
             progress=progress,
         )
     predictions = predictions and processes.first
+    n = len(scored.log_prob)
+    groups, counts = _of_table(source, "groups", n), _of_table(source, "weights", n)
     with _evaluating(model):
         round_trip = _round_trip(model, scored, said=processes.first)
         predicted: tuple[Predictive, ...] = ()
@@ -128,22 +144,22 @@ def evaluate(
         if isinstance(source, TableSource):
             inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
             rows = torch.cat(inputs)
-            predicted = _predicted(model, rows, seed) if predictions else ()
-            beside = _gaussian(model, rows)
+            predicted = _predicted(model, rows, seed, counts) if predictions else ()
+            beside = _gaussian(model, rows, counts)
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
-    n = len(values)
-    groups = _groups(source, n)
+    sure = n if counts is None else effective_rows(counts)
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
-    nets, card = sum(len(block.steps) for block in model.blocks()), where.published
+    nets = sum(len(block.steps) for block in model.blocks()) / len(model.parts)
+    card = where.published
     if card and card.n != n:  # a part of the rows
         card = None
     return Result(
         metric=config.metric,
-        value=float(values.mean()),
-        stderr=float(standard_error(values, groups)),
-        estimator_stderr=(means["variance"] / n) ** 0.5 * unit,
+        value=float(weighted_mean(values, counts)),
+        stderr=float(standard_error(values, groups, counts)),
+        estimator_stderr=(means["variance"] / sure) ** 0.5 * unit,
         n=n,
         dataset=where.dataset,
         split=where.split,
@@ -163,28 +179,33 @@ def evaluate(
         groups=None if groups is None else len(groups.unique()),
         row_groups=groups,
         gaussian=beside,
+        weights=None if counts is None else column,
+        row_weights=counts,
     )
 
 
-def _groups(source: Source | ImageStream, n: int) -> Tensor | None:
-    """The groups of the first rows, if they have any."""
-    groups = source.groups if isinstance(source, TableSource) else None
-    return None if groups is None else groups[:n]
+def _of_table(source: Source | ImageStream, what: str, n: int) -> Tensor | None:
+    """The groups or weights of the first rows, if they have any."""
+    found: Tensor | None = getattr(source, what) if isinstance(source, TableSource) else None
+    return None if found is None else found[:n]
 
 
-def _predicted(model: FlowModel, rows: Tensor, seed: int) -> tuple[Predictive, ...]:
+def _predicted(
+    model: FlowModel, rows: Tensor, seed: int, weights: Tensor | None
+) -> tuple[Predictive, ...]:
     x, context = model.parted(rows)
-    return () if context is None else predictive(model, x, context, seed)
+    return () if context is None else predictive(model, x, context, seed, weights)
 
 
-def _gaussian(model: FlowModel, rows: Tensor) -> float | None:
+def _gaussian(model: FlowModel, rows: Tensor, weights: Tensor | None) -> float | None:
     """The value of a Gaussian of the rows themselves, where it says something."""
     if model.config.periodic:
         return None
     values = rows.double().cpu().numpy()
     if len(values) < _GAUSSIAN_ROWS * values.shape[1] or (values.std(axis=0) == 0).any():
         return None
-    value = gaussian(values, values, len(model.columns)).validation
+    counts = None if weights is None else weights.numpy()
+    value = gaussian(values, values, len(model.columns), (counts, counts)).validation
     return float(model.preprocessing.metric(torch.tensor(value, dtype=torch.float64)))
 
 
@@ -200,12 +221,32 @@ def _evaluating(model: FlowModel) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def _naming_recipe(*, asked: bool) -> Iterator[None]:
+    """Say where the name of a column of weights is from, if the user has not named it."""
+    try:
+        yield
+    except NoWeightsError as error:
+        if asked:
+            raise
+        raise DataError(
+            f'{error}; the recipe of the model names it: weights="" counts all rows alike'
+        ) from None
+
+
 def _opened(
-    model: FlowModel, where: Split | Result, *, skip_corrupt: bool, streaming: bool
+    model: FlowModel,
+    where: Split | Result,
+    weights: str | None,
+    *,
+    skip_corrupt: bool,
+    streaming: bool,
 ) -> Source | ImageStream:
     dataset, split, revision = where.dataset, where.split, where.revision
     if not streaming:
-        return open_rows(model.config, dataset, split, revision, skip_corrupt=skip_corrupt)
+        return open_rows(
+            model.config, dataset, split, revision, skip_corrupt=skip_corrupt, weights=weights
+        )
     form = source_options(model.config).get("image")
     if form is None:
         raise DataError(f"{dataset}: streaming does not apply to this kind of data")
@@ -223,7 +264,8 @@ def shown_rows(
         limit: the number of rows; None takes 2,000 of a table, or 100 images.
         streaming: as in `evaluate`.
     """
-    source = _opened(model, result, skip_corrupt=result.skipped > 0, streaming=streaming)
+    skipped = result.skipped > 0
+    source = _opened(model, result, result.weights, skip_corrupt=skipped, streaming=streaming)
     wanted = min(
         result.n + result.skipped, limit or (2000 if len(model.config.shape) == 1 else 100)
     )
@@ -235,10 +277,13 @@ def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
     """The largest error of the first rows; where it is large, a warning if it is to be `said`."""
     assert scored.first is not None
     x, context = model.parted(scored.first.to(next(model.parameters()).device))
-    # `model.decode` would warn of its own guess, where the error is known here.
-    z = model.encode(x, context)
-    back, _ = walk(model.transform, z, context, backwards=True, want_logdet=False)
-    error = model.preprocessing.difference(back, x).abs()
+    errors = []
+    for part in model.parts:
+        # `part.decode` would warn of its own guess, where the error is known here.
+        z = part.encode(x, context)
+        back, _ = walk(part.transform, z, context, backwards=True, want_logdet=False)
+        errors.append(model.preprocessing.difference(back, x).abs())
+    error = torch.stack(errors)
     if x.dim() == 2:
         spread = x.std(dim=0, correction=0)
         error = error / torch.where(spread > 0, spread, 1)

@@ -19,7 +19,7 @@ where `e` is a pass of a row, with its share of saving the model, and `f` a tang
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import torch
@@ -38,13 +38,14 @@ __all__ = [
     "Price",
     "plan",
     "price",
+    "prices",
     "score_terms",
     "step_terms",
 ]
 
 EXACT, _EXACT_SCORES = 10, 64  # columns up to which log-determinants are exact
 SEARCH = 0.4  # part of the work that goes into the search
-_LEAST = 6.0  # work that a first run is worth making for
+_LEAST_STEPS = 80  # of a first run: fewer do not tell slow candidates from bad ones
 _LAST = 3  # runs of a round that no further one follows
 _VARIANTS = 6  # candidates that a search begins with if variants of the leader are worth trying
 _PASSES, _ROWS = 250, 8000  # over so many rows; with the root of their number
@@ -126,6 +127,14 @@ def price(candidate: Candidate, findings: Findings, rows: int, validated: int) -
     return Price(step, _sum((own.scored, own.scored_tangent), scoring), most)
 
 
+def prices(
+    entrants: Sequence[Candidate], findings: Findings, splits: Mapping[str, Sized]
+) -> list[Price]:
+    """What candidates cost on rows that are split."""
+    rows, validated = len(splits["train"]), len(splits["validation"])
+    return [price(one, findings, rows, validated) for one in entrants]
+
+
 def _sum(constants: Sequence[float], terms: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(constants, terms, strict=True))
 
@@ -145,19 +154,23 @@ class Plan:
     variants: bool = False
 
 
-def plan(number: int, work: float) -> Plan:
+def plan(prices: Sequence[Price], work: float) -> Plan:
     """How many of the candidates are tried, and how long.
 
+    So many that each of them gets enough steps in the first round; with little work none, and the
+    first one is trained at once.
+
     Arguments:
-        number: of candidates.
+        prices: of the candidates, the most promising first.
         work: of the whole fit.
     """
-    for first in range(number, 1, -1):
+    for first in range(len(prices), 1, -1):
         variants = first >= _VARIANTS
         sizes = [first]
         while sizes[-1] > _LAST:
             sizes.append(math.ceil(sizes[-1] / 2) + (2 if variants and len(sizes) == 1 else 0))
         unit = SEARCH * work / sum(size * 2**i for i, size in enumerate(sizes))
-        if unit >= _LEAST:
+        steps = [(one.steps(unit, SHORT_VALIDATIONS), one.most) for one in prices[:first]]
+        if all(count >= min(_LEAST_STEPS, most) for count, most in steps):
             return Plan(tuple(sizes), unit, variants)
     return Plan()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from impflow_zoo.data import DataError
 from impflow_zoo.data.columns import GROUP, Columns, listed
 from impflow_zoo.fitting.grid import rounding_grid, spike
+from impflow_zoo.models.fields import did_you_mean
 
 if TYPE_CHECKING:
     import numpy
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LEAST_ROWS", "Findings", "describe"]
 
 LEAST_ROWS = 10
+_LARGEST = 1e150
 _LOOKED_AT = 20_000  # rows that dependence is looked for in
 _MISSING = 0.5  # part of a column's values: with more, the column is left out, not its rows
 _NUMBERED = 0.9  # part of the steps from number to number that are one, in numbers of rows
@@ -127,6 +128,7 @@ def describe(
     _check_given(table, given, name)
     left_out = {c: _reason(text) for c, text in table.reasons.items() if c != GROUP}
     numbers = {c: v for c, v in table.numbers.items() if c != GROUP}
+    _check_squares(numbers, name)
     for column, cells in numbers.items():
         reason = _without_use(column, cells) if choose or _is_empty(cells) else None
         if reason and column not in given:
@@ -189,12 +191,26 @@ def _without_columns(left_out: Mapping[str, str], name: str) -> DataError:
 
 def _check_given(table: Columns, given: Sequence[str], name: str) -> None:
     for column in given:
+        if list(given).count(column) > 1:
+            raise DataError(f"{name}: column {column!r} is given twice")
         if column in table.reasons:
             raise DataError(f"{name}: column {column!r} {table.reasons[column]}")
         if column not in table.numbers or column == GROUP:
-            close = difflib.get_close_matches(column, table.numbers, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {listed(table.names)}"
-            raise DataError(f"{name}: no column {column!r} to be given; {hint}")
+            hint = did_you_mean(column, table.numbers) or f"; there are {listed(table.names)}"
+            raise DataError(f"{name}: no column {column!r} to be given{hint}")
+
+
+def _check_squares(numbers: Mapping[str, numpy.ndarray], name: str) -> None:
+    import numpy
+
+    for column, values in numbers.items():
+        known = values[numpy.isfinite(values)]
+        largest = float(max(abs(known.min()), abs(known.max()))) if len(known) else 0.0
+        if largest > _LARGEST:
+            raise DataError(
+                f"{name}: column {column!r} has values up to {largest:.1e}, whose squares are too "
+                "large for numbers: divide it by a unit, or drop these rows"
+            )
 
 
 def _reason(text: str) -> str:

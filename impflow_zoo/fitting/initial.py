@@ -17,12 +17,12 @@ _HELD_OUT = 10_000  # validation rows, at most
 
 
 def first_recipe(
-    data: Any, given: Sequence[str] = (), minutes: float = 10.0
+    data: Any, given: Sequence[str] = (), minutes: float = 10.0, weights: str | None = None
 ) -> tuple[Findings, str]:
     """The recipe of the first candidate of `fit`, with steps for a given time.
 
     Arguments:
-        data, given: as for `fit`.
+        data, given, weights: as for `fit`.
         minutes: of work.
 
     Returns:
@@ -31,12 +31,14 @@ def first_recipe(
     Raises:
         DataError: as `fit`.
     """
-    table = read_table(data)
+    table = read_table(data, weights)
     findings = describe(table.first, given, table.name)
     held_out = min(_HELD_OUT, max(2, findings.rows // 10))
     splits: dict[str, Any] = {"validation_rows": held_out}
     if "validation" in table.splits:
         splits, held_out = {}, 0
+    if weights is not None:
+        splits["weights"] = weights
     rows = findings.rows - held_out
     candidate = candidates(findings)[0]
     steps = price(candidate, findings, rows, held_out or rows).steps(60 * minutes, VALIDATIONS)
@@ -44,7 +46,7 @@ def first_recipe(
         candidate, steps, rows, seed=0, validations=VALIDATIONS, patience=PATIENCE
     )
     head = ["impflow-zoo train RECIPE --data DATA --out FOLDER"]
-    if splits:
+    if "validation_rows" in splits:
         head.append("Validation rows are the last ones of the file: shuffle it if it has an order.")
     if findings.dropped:
         head.append(

@@ -101,14 +101,11 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None) -> Candid
     known = {one.name: one for one in PORTFOLIO}
     if model in known:
         return replace(known[model], config={**known[model].config, **(config or {})})
-    name = model_class(PORTFOLIO[0].model if model is None else model).__name__
-    settings = {"kind": model_class(name).config_types[0].kind, **(config or {})}
-    if settings["kind"] == "spline":
-        kind = f"spline-{settings.get('layers', 'coupling')}"
-    elif settings["kind"] == "tabular":
-        kind = "residual" if name == "ResFlow" else "implicit"
-    else:
-        kind = "spline-coupling"
+    cls = model_class(PORTFOLIO[0].model if model is None else model)
+    name, settings = cls.__name__, {"kind": cls.config_types[0].kind, **(config or {})}
+    blocks = cls.block_kinds or ("spline-coupling",)  # what other classes cost is near to it
+    asked = f"spline-{settings.get('layers')}"
+    kind = asked if asked in blocks else blocks[0]
     return Candidate(name, name, settings, _decay(1.0), kind)
 
 

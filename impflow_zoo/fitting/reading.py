@@ -14,6 +14,7 @@ from impflow_zoo.data.csv_files import refuse_missing_header, separator_hint
 from impflow_zoo.data.frames import IN_MEMORY, in_memory
 from impflow_zoo.data.source import TableSource
 from impflow_zoo.data.tables import read_columns
+from impflow_zoo.data.weights import weighted
 
 __all__ = ["Table", "read_table"]
 
@@ -36,16 +37,26 @@ class Table:
         return next(iter(self.splits.values()))
 
 
-def read_table(data: Any) -> Table:
+def read_table(data: Any, weights: str | None = None) -> Table:
     """Read a table.
 
     Arguments:
         data: a path, Hub id or `toy:NAME`; a DataFrame; an array or tensor with shape `(N, D)`,
             whose columns are called x0, x1, ...
+        weights: the column that holds the weights of the rows; None counts all alike.
 
     Raises:
-        DataError: if there is no such data, or they are no table.
+        DataError: if there is no such data, or they are no table, or the weights are none.
     """
+    table = _read(data)
+    splits = {
+        split: weighted(columns, weights, f"{table.name}{split and f', split {split}'}")
+        for split, columns in table.splits.items()
+    }
+    return Table(table.name, splits)
+
+
+def _read(data: Any) -> Table:
     if not isinstance(data, str | os.PathLike):
         source = in_memory(data)
         if source is None:

@@ -46,6 +46,7 @@ class Fit:
         baselines: densities to compare with, best on validation rows.
         test_baselines: their values on the test rows, by name.
         minutes: wall minutes of this call.
+        weights: the column that holds the weights of the rows; None if all count alike.
         kept: what deletes a temporary folder when the result is deleted; None for a folder that
             stays.
     """
@@ -62,6 +63,7 @@ class Fit:
     baselines: tuple[Baseline, ...]
     test_baselines: dict[str, float]
     minutes: float
+    weights: str | None = None
     kept: Any = field(default=None, repr=False)
 
     @property
@@ -109,9 +111,10 @@ class Fit:
             lines["so"] += f"; a {simple.name} is ahead on validation rows: give fit more minutes"
         if self.n:
             others = ", ".join(f"{name} {value:.4f}" for name, value in self.test_baselines.items())
+            by = "" if self.weights is None else f", weighted by {self.weights}"
             lines["test"] = (
                 f"{self.value:.4f} +- {self.stderr:.4f} nats{clustered(self.groups)} on "
-                f"{self.n:,} rows ({others})"
+                f"{self.n:,} rows{by} ({others})"
             )
         blocks = any(True for _ in self.model.blocks())
         margin = "not certified" if self.margin is None else f"margin {self.margin:.4f}"

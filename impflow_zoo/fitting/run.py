@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -19,10 +20,12 @@ import torch
 from tqdm import tqdm
 
 from impflow_zoo.data import TableSource, fingerprint
+from impflow_zoo.data.frames import IN_MEMORY
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
 from impflow_zoo.evaluation.processes import together
-from impflow_zoo.fitting.budget import Plan, plan
+from impflow_zoo.fitting.budget import Plan, plan, prices
+from impflow_zoo.fitting.card import card_words, write_card
 from impflow_zoo.fitting.columns import Findings, describe
 from impflow_zoo.fitting.portfolio import Candidate, candidates
 from impflow_zoo.fitting.reading import read_table
@@ -32,7 +35,7 @@ from impflow_zoo.fitting.splits import split, write_splits
 from impflow_zoo.models.config import parse
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CONFIG, CURVE, PICTURE, TEST_ROWS, WEIGHTS
+from impflow_zoo.models.folder import CONFIG, CURVE, MOST_MEMBERS, PICTURE, TEST_ROWS, WEIGHTS
 from impflow_zoo.models.preprocessing import preprocessing_of
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -50,6 +53,8 @@ def fit(
     given: str | Sequence[str] = (),
     *,
     out: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
+    ensemble: int = 1,
     seed: int = 0,
     device: str | torch.device | None = None,
     resume: bool = False,
@@ -69,6 +74,10 @@ def fit(
         given: context columns: the density is that of the other columns given these.
         out: folder for the best model, all runs and the rows; None takes a temporary folder, which
             is deleted when the result is.
+        weights: column that holds the weights of the rows, at least 0: a row of weight 2 counts as
+            two rows. None counts all alike.
+        ensemble: trainings of the best with seeds that follow each other, which share the time; the
+            model is their mixture.
         seed: of the split and of all runs.
         device: of the trainings; None takes a GPU if there is one.
         resume: go on with the fit in `out`.
@@ -88,21 +97,28 @@ def fit(
         torch.Size([3, 2])
     """
     check_settings(minutes, seed)
+    if not (is_whole(ensemble) and 1 <= ensemble <= MOST_MEMBERS):
+        raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
     names = (given,) if isinstance(given, str) else tuple(given)
-    table = read_table(data)
+    table = read_table(data, weights)
     findings = describe(table.first, names, table.name)
     say = _said if progress else _unsaid
     for line in findings.lines():
         say(line)
+    if weights is not None:
+        say(f"weights of the rows: {weights}")
     splits = split(table, findings, seed)
     entrants = candidates(findings)
     return fit_splits(
         findings,
         splits,
         entrants,
-        plan(len(entrants), 60 * minutes),
+        plan(prices(entrants, findings, splits), 60 * minutes),
         minutes=minutes,
         out=out,
+        weights=weights,
+        members=ensemble,
+        data_name="table" if table.name == IN_MEMORY else Path(table.name).name,
         seed=seed,
         device=device,
         resume=resume,
@@ -126,6 +142,9 @@ def fit_splits(
     *,
     minutes: float,
     out: str | os.PathLike[str] | None,
+    weights: str | None = None,
+    members: int = 1,
+    data_name: str = "table",
     seed: int,
     device: str | torch.device | None,
     resume: bool = False,
@@ -140,9 +159,15 @@ def fit_splits(
         splits: the rows, with or without a test split.
         entrants: the candidates, the most promising first.
         rounds: of the search.
+        weights: what the column is called that holds the weights of the rows, if they have any.
+        members: last runs of the best, with seeds that follow each other; the model is their
+            mixture.
+        data_name: name of the data on the card.
         baselines: compare with densities that need no search.
         wall: minutes by the clock per minute of work after which the last run is stopped.
     """
+    import numpy
+
     start = time.perf_counter()
     kept = _Temporary() if out is None else None
     folder = kept.path if kept else Path(os.fspath(out or ""))
@@ -153,12 +178,14 @@ def fit_splits(
         "minutes": minutes,
         "seed": seed,
         "given": list(findings.given),
+        "weights": weights,
+        "ensemble": members,
     }
     processes = together(device)
     with only_run(folder):
         _check(folder, asked, resume=resume)
         _begin(folder, asked)
-        write_splits(splits, folder / "data")
+        write_splits(splits, folder / "data", weights)
         if "test" in splits:  # where `evaluate` finds them
             shutil.copyfile(folder / "data" / "test.parquet", folder / TEST_ROWS)
         search = Search(
@@ -171,6 +198,9 @@ def fit_splits(
             processes,
             progress,
             _said if progress else _unsaid,
+            weights,
+            members,
+            card_words(data_name),
         )
         best = search.run(entrants, rounds, wall)
         if best.value is None:
@@ -181,12 +211,15 @@ def fit_splits(
         model = FlowModel.from_pretrained(folder, device=processes.device)
         others = _baselines(findings, splits, seed) if baselines else ()
         value = stderr = math.nan
-        n, groups, beside = 0, None, {}
+        n, groups, beside, scored = 0, None, {}, None
         if "test" in splits:
             scored = evaluate(model, splits["test"])
             value, stderr, n, groups = scored.value, scored.stderr, scored.n, scored.groups
             rows = _noisy(findings, splits["test"], seed + 2)
-            beside = {one.name: float(one.log_prob(rows).mean()) for one in others}
+            counts = _counts(splits["test"])
+            beside = {
+                one.name: float(numpy.average(one.log_prob(rows), weights=counts)) for one in others
+            }
         found = Fit(
             model,
             value,
@@ -200,11 +233,28 @@ def fit_splits(
             others,
             beside,
             (time.perf_counter() - start) / 60,
+            weights,
             kept,
         )
         if kept is None:
             _draw(found, splits)
+            if scored is not None:
+                write_card(found, scored, again=_again(asked, data_name, folder))
     return found
+
+
+def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
+    """The command that makes a fit again."""
+    options = {
+        "given": ",".join(asked["given"]),
+        "weights": asked["weights"],
+        "ensemble": asked["ensemble"] if asked["ensemble"] > 1 else None,
+        "seed": asked["seed"],
+    }
+    words = ["impflow-zoo", "fit", data, "--out", str(folder), "--minutes", f"{asked['minutes']:g}"]
+    for name, value in options.items():
+        words += [f"--{name}", str(value)] if value else []
+    return shlex.join(words)
 
 
 class _Temporary:
@@ -252,10 +302,16 @@ def _baselines(
         _noisy(findings, splits[name], seed + i) for i, name in enumerate(("train", "validation"))
     )
     size = len(findings.columns)
-    mixed = mixture(train, validation, size, seed)
+    counts = (_counts(splits["train"]), _counts(splits["validation"]))
+    mixed = mixture(train, validation, size, seed, counts)
     if mixed is None:
         _said("no Gaussian mixture to compare with: it needs scikit-learn")
-    return (gaussian(train, validation, size), *([mixed] if mixed else []))
+    return (gaussian(train, validation, size, counts), *([mixed] if mixed else []))
+
+
+def _counts(source: TableSource) -> Any:
+    """The weights of rows as an array, `[N]`; None if all count alike."""
+    return None if source.weights is None else source.weights.numpy()
 
 
 def _noisy(findings: Findings, source: TableSource, seed: int) -> Any:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from impflow_zoo.fitting.budget import (
     price,
 )
 from impflow_zoo.fitting.columns import Findings
-from impflow_zoo.fitting.portfolio import Candidate, training_settings, variants
+from impflow_zoo.fitting.portfolio import VALIDATED, Candidate, training_settings, variants
 from impflow_zoo.fitting.texts import recipe_text
 from impflow_zoo.models.folder import (
     CHECKPOINT,
@@ -38,6 +38,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.writing import write_whole
+from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import train_on
@@ -113,6 +114,9 @@ class Search:
         processes: where they run.
         progress: show a progress bar of each run.
         say: told a line when a run has ended.
+        weights: what the column is called that holds the weights of the rows, if they have any.
+        members: last runs, with seeds that follow each other, whose mixture is the model.
+        card: the texts of the card.
     """
 
     findings: Findings
@@ -124,11 +128,14 @@ class Search:
     processes: Processes
     progress: bool
     say: Callable[[str], None]
+    weights: str | None = None
+    members: int = 1
+    card: Mapping[str, Any] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
     left: float = 0.0
 
     def run(self, entrants: Sequence[Candidate], plan: Plan, wall: float = WALL) -> Tried:
-        """Try candidates, train the best, and return the best of all runs.
+        """Try candidates, train the best, and return the best of all runs, or the ensemble.
 
         Arguments:
             entrants: the candidates, the most promising first.
@@ -149,7 +156,9 @@ class Search:
             values = [self._short(one, number + 1, work).rank for one in leaders]
             order = sorted(range(len(leaders)), key=lambda i: -values[i])
             found = [leaders[i] for i in order]
-        self._long(found[0], wall)
+        last = [self._long(one, wall) for one in self._seeds(found[0])]
+        if self.members > 1 and all(one.value is not None for one in last):
+            return self._join(found[0], last)
         return max(self.tried, key=lambda one: one.rank)
 
     def _short(self, candidate: Candidate, number: int, work: float) -> Tried:
@@ -161,9 +170,67 @@ class Search:
 
     def _long(self, candidate: Candidate, wall: float) -> Tried:
         cost = price(candidate, self.findings, *map(len, self.splits.values()))
-        steps = cost.steps(self.left, VALIDATIONS)
+        work = self.left / self.members
+        steps = cost.steps(work, VALIDATIONS)
         settings: dict[str, Any] = {"validations": VALIDATIONS, "patience": PATIENCE}
-        return self._one(candidate, 0, steps, settings, wall * self.left / 60 + 1)
+        return self._one(candidate, 0, steps, settings, wall * work / 60 + 1)
+
+    def _seeds(self, candidate: Candidate) -> list[Candidate]:
+        """A candidate with each seed of its last runs."""
+        others = range(self.seed + 1, self.seed + self.members)
+        return [
+            candidate,
+            *(
+                replace(
+                    candidate,
+                    name=f"{candidate.name}-seed-{seed}",
+                    training={**candidate.training, "seed": seed},
+                )
+                for seed in others
+            ),
+        ]
+
+    def _join(self, candidate: Candidate, runs: Sequence[Tried]) -> Tried:
+        """The mixture of the models of some runs, which is kept, as it was asked for."""
+        name = f"ensemble-of-{self.members}"
+        for known in self.tried:
+            if known.name == name:
+                return known
+        first = runs[0]
+        settings: dict[str, Any] = {"validations": VALIDATIONS, "patience": PATIENCE}
+        start = time.process_time()
+        value = join(
+            [self.folder / "tried" / one.folder for one in runs],
+            self.folder / "tried" / f"last-{name}",
+            self.splits["validation"],
+            recipe=self._text(candidate, first.steps, settings, ensemble=self.members).encode(),
+            seed=self.seed,
+            limit=VALIDATED,
+            processes=self.processes,
+        )
+        minutes = (time.process_time() - start) / 60
+        done = replace(first, name=name, value=value, cpu_minutes=minutes)
+        self._keep(done)
+        self.tried.append(done)
+        self._write()
+        self.say(done.line())
+        return done
+
+    def _text(
+        self, candidate: Candidate, steps: int, settings: dict[str, Any], ensemble: int = 1
+    ) -> str:
+        """The recipe of a candidate."""
+        rows = len(self.splits["train"])
+        return recipe_text(
+            self.findings,
+            candidate.model,
+            candidate.full_config(self.findings),
+            training_settings(candidate, steps, rows, seed=self.seed, **settings),
+            data={} if self.weights is None else {"weights": self.weights},
+            card=self.card,
+            ensemble=ensemble,
+            head=_HEAD,
+        )
 
     def _one(
         self,
@@ -180,10 +247,7 @@ class Search:
                     return known
                 self.tried.remove(known)  # stopped by the clock: it may go on
         folder = self.folder / "tried" / f"{number or 'last'}-{candidate.name}"
-        rows = len(self.splits["train"])
-        training = training_settings(candidate, steps, rows, seed=self.seed, **settings)
-        config = candidate.full_config(self.findings)
-        text = recipe_text(self.findings, candidate.model, config, training, head=_HEAD)
+        text = self._text(candidate, steps, settings)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE, text.encode())
         start = time.process_time()
@@ -227,6 +291,9 @@ class Search:
             (one.rank for one in self.tried), default=-math.inf
         ):
             return
+        self._keep(new)
+
+    def _keep(self, new: Tried) -> None:
         run = ModelFolder(self.folder / "tried" / new.folder)
         names = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING)
         ModelFolder(self.folder).replace({name: (run.path / name).read_bytes() for name in names})

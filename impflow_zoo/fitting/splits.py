@@ -45,7 +45,7 @@ def split(
 
     found: dict[str, TableSource] = {}
     own = {name: _rows(table, name, findings) for name in table.splits}
-    (values, groups), *_ = own.values()
+    (values, groups, weights), *_ = own.values()
     wanted = SPLITS if test else SPLITS[:2]
     lacking = [name for name in wanted[1:] if name not in own]
     labels = numpy.arange(len(values)) if groups is None else groups
@@ -57,9 +57,8 @@ def split(
     for name in (*lacking, "train"):
         end = len(order) if name == "train" else _end_of_group(labels[order], start + size)
         part = generator.permutation(order[start:end])
-        found[name] = _source(
-            name, findings, values[part], None if groups is None else groups[part]
-        )
+        extras = (None if one is None else one[part] for one in (groups, weights))
+        found[name] = _source(name, findings, values[part], *extras)
         start = end
     for name in (name for name in wanted[1:] if name in own):
         found[name] = _source(name, findings, *own[name])
@@ -75,8 +74,8 @@ def _end_of_group(labels: numpy.ndarray, end: int) -> int:
 
 def _rows(
     table: Table, name: str, findings: Findings
-) -> tuple[numpy.ndarray, numpy.ndarray | None]:
-    """The rows of a split without missing values, and their groups."""
+) -> tuple[numpy.ndarray, numpy.ndarray | None, numpy.ndarray | None]:
+    """The rows of a split without missing values, their groups and their weights."""
     import numpy
 
     columns: Columns = table.splits[name]
@@ -86,22 +85,37 @@ def _rows(
             raise DataError(f"{table.name}, split {name}: column {column!r} {reason}")
     values = numpy.column_stack([columns.numbers[column] for column in findings.names])
     whole = numpy.isfinite(values).all(axis=1)
-    groups = columns.groups
-    return values[whole], None if groups is None else groups[whole]
+    groups, weights = (
+        None if one is None else one[whole] for one in (columns.groups, columns.weights)
+    )
+    return values[whole], groups, weights
 
 
 def _source(
-    name: str, findings: Findings, values: numpy.ndarray, groups: numpy.ndarray | None
+    name: str,
+    findings: Findings,
+    values: numpy.ndarray,
+    groups: numpy.ndarray | None,
+    weights: numpy.ndarray | None,
 ) -> TableSource:
     if not len(values):
         raise DataError(f"no rows are left for {name}: too few rows or groups")
     numbers = None if groups is None else torch.from_numpy(groups.astype("int64"))
     rows = torch.from_numpy(values.copy())
-    return TableSource(f"data ({name})", rows, findings.names, named=True, groups=numbers)
+    return TableSource(
+        f"data ({name})",
+        rows,
+        findings.names,
+        named=True,
+        groups=numbers,
+        weights=None if weights is None else torch.from_numpy(weights.copy()),
+    )
 
 
-def write_splits(splits: Mapping[str, TableSource], folder: Path) -> None:
-    """Write each split as a parquet file of its name."""
+def write_splits(
+    splits: Mapping[str, TableSource], folder: Path, weights: str | None = None
+) -> None:
+    """Write each split as a parquet file of its name; `weights` names the column of weights."""
     import pandas
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +123,8 @@ def write_splits(splits: Mapping[str, TableSource], folder: Path) -> None:
         frame = pandas.DataFrame(source.rows(range(len(source))).numpy(), columns=source.columns)
         if source.groups is not None:
             frame[GROUP] = source.groups.numpy()
+        if source.weights is not None:
+            frame[weights] = source.weights.numpy()
         content = io.BytesIO()
         frame.to_parquet(content, index=False)
         write_whole(folder / f"{name}.parquet", content.getvalue())

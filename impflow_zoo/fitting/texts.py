@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -17,14 +18,18 @@ def recipe_text(
     config: dict[str, Any],
     training: dict[str, Any],
     *,
-    data: dict[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    ensemble: int = 1,
     head: str,
 ) -> str:
     """A recipe with what was found of the columns as comments.
 
     Arguments:
         findings: the columns.
-        model, config, training, data: its sections; `data` is left out if it is empty.
+        model, config, training, data, card: its sections; `data` and `card` are left out if they
+            are empty.
+        ensemble: number of trainings whose mixture is the model.
         head: the first lines.
     """
     comments = [*head.splitlines(), "", *findings.lines()]
@@ -32,7 +37,9 @@ def recipe_text(
     text += _dumped({"model": model, "config": config})
     for line, why in findings.proposals():
         text += f"  # {_in_one_line(line)}  # {why}\n"
-    return text + _dumped({**({"data": data} if data else {}), "training": training})
+    more = {"data": data and dict(data), "ensemble": ensemble if ensemble > 1 else None}
+    kept = {key: value for key, value in more.items() if value}
+    return text + _dumped({**kept, "training": training, **({"card": dict(card)} if card else {})})
 
 
 def _in_one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,11 +18,10 @@ from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.columns import angles_of, on_plain
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.mixed import BLOCKS, made, other_block
+from impflow_zoo.models.mixed import block_kind, made, off_meta
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.transforms.actnorm import ActNorm
-from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.images import Flatten, ImageLogit, Multiscale
 from impflow_zoo.transforms.labels import OneHotContext, PerLabel
 from impflow_zoo.transforms.radial import RadialTransform
@@ -29,7 +29,7 @@ from impflow_zoo.transforms.torus import TorusNet
 from impflow_zoo.transforms.whitening import Whitening
 from impflow_zoo.transforms.whole import WholeTransform
 
-__all__ = ["BUILDERS", "ImageBuilder", "TableBuilder"]
+__all__ = ["ImageBuilder", "TableBuilder", "described"]
 
 
 class Noise(StandardNormal):
@@ -53,15 +53,23 @@ class _Builder:
 
     actnorm: type[ActNorm] = ActNorm
 
-    def __init__(self, config: Any, own: type[ResidualBlock]) -> None:
+    def __init__(self, config: Any, own: str) -> None:
         self.config, self.own, self.count = config, own, 0
 
-    def block(
-        self, net: Callable[[], nn.Module], kind: type[ResidualBlock] | None = None
-    ) -> ResidualBlock:
-        """The next block, of the model's own kind or another one: each has a seed."""
-        self.count += 1
-        return made(kind or self.own, net, self.config, self.count - 1)
+    def block(self, net: Callable[[], nn.Module], name: str = "", number: int = 0) -> Transform:
+        """The next block, of the model's own kind or another one; residual blocks have a seed each.
+
+        Arguments:
+            net: makes a net, for kinds of blocks that take some.
+            name: of the kind; empty for the model's own.
+            number: the block's position among all, which other kinds are told.
+        """
+        kind = block_kind(name or self.own)
+        if isinstance(kind, type):
+            self.count += 1
+            return made(kind, net, self.config, self.count - 1)
+        with off_meta():
+            return kind(self.config, number)
 
 
 class TableBuilder(_Builder):
@@ -83,10 +91,7 @@ class TableBuilder(_Builder):
                 yield from on_plain(config, self.actnorm)
             if config.radial:
                 yield from on_plain(config, RadialTransform)
-            if name and name not in BLOCKS:
-                yield other_block(name, config, i)
-            else:
-                yield self.block(self.net, BLOCKS.get(name))
+            yield self.block(self.net, name, i)
         if config.radial:
             yield from on_plain(config, RadialTransform)
 
@@ -172,8 +177,17 @@ class ImageBuilder(_Builder):
         return LipschitzConvNet(*sizes, *layers, *constants, frequency=config.frequency)
 
 
-# By class of config; the room of converted models adds its own.
-BUILDERS: dict[type, type[TableBuilder | ImageBuilder]] = {
-    TabularConfig: TableBuilder,
-    ImageConfig: ImageBuilder,
-}
+@functools.singledispatch
+def described(config: Any, own: str) -> Transform:
+    """The map data -> noise that a config describes; `own` names the kind of the model's blocks."""
+    raise TypeError(f"nothing is built from {type(config).__name__}")
+
+
+@described.register
+def _(config: TabularConfig, own: str) -> Transform:
+    return TableBuilder(config, own).transform()
+
+
+@described.register
+def _(config: ImageConfig, own: str) -> Transform:
+    return ImageBuilder(config, own).transform()

@@ -7,7 +7,7 @@ Another package adds a class with `register_model`. If it also declares an entry
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from impflow_zoo.models.flow import FlowModel
 
 __all__ = [
+    "family_of",
     "model_class",
     "model_names",
     "names_of",
@@ -68,23 +69,28 @@ def model_class(name: object) -> type[FlowModel]:
     return registered("model", name, _CLASSES)
 
 
+def family_of(block: str) -> str | None:
+    """The class of models that a kind of block belongs to, None if it belongs to none."""
+    return next((name for name, cls in _CLASSES.items() if block in cls.block_kinds), None)
+
+
 def names_of(what: str, own: Mapping[str, object]) -> list[str]:
     """What is registered, and the entry points of other packages."""
     entries = entry_points(group=f"impflow_zoo.{what}s")
     return sorted({*own, *(entry.name for entry in entries)})
 
 
-def registered(what: str, name: object, own: Mapping[str, T], others: Iterable[str] = ()) -> T:
+def registered(what: str, name: object, own: Mapping[str, T]) -> T:
     """What is registered by a name; its entry point is loaded first, which registers it.
 
     Raises:
-        ConfigError: if there is nothing, listing what there is and others.
+        ConfigError: if there is nothing, listing what there is.
     """
     if isinstance(name, str) and name not in own:
         for entry in entry_points(group=f"impflow_zoo.{what}s", name=name):
             entry.load()
     if not isinstance(name, str) or name not in own:
-        known = ", ".join(sorted({*others, *names_of(what, own)}))
+        known = ", ".join(names_of(what, own))
         raise ConfigError(f"unknown {what} {reprlib.repr(name)}: this version knows {known}")
     return own[name]
 
@@ -95,12 +101,19 @@ def registered_name(cls: type) -> str | None:
 
 
 def require_config(cls: type[Density], config: object) -> None:
-    """Refuse a config that a class is not made from.
+    """Refuse a config that a class is not made from, or whose blocks are all of another class.
 
     Raises:
-        ConfigError: naming the kinds that it is made from.
+        ConfigError: naming the kinds that it is made from, or the other class.
     """
     if not isinstance(config, cls.config_types):
         kinds = " or ".join(repr(known.kind) for known in cls.config_types)
         found = repr(getattr(config, "kind", type(config).__name__))
         raise ConfigError(f"{cls.__name__} takes a config of kind {kinds}, not {found}")
+    blocks = getattr(config, "blocks", ())
+    families = {family_of(block) for block in blocks} if isinstance(blocks, tuple) else set()
+    family = families.pop() if len(families) == 1 else None
+    if family is None or not set(blocks).isdisjoint(cls.block_kinds):
+        return
+    if isinstance(config, _CLASSES[family].config_types):
+        raise ConfigError(f"all blocks are of {family}: name it as the model, not {cls.__name__}")

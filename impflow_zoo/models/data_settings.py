@@ -29,6 +29,8 @@ class DataSettings:
         corrupt: treatment of an image that cannot be decoded: `"stop"` names it and ends the run,
             `"skip"` names it and leaves it out of its batch, or of the validation split. The log
             counts such images in training as `left_out`.
+        weights: column of a table that holds the weights of its rows, at least 0: a row of weight 2
+            counts as two rows, in training, validation and evaluation. None counts all alike.
     """
 
     dataset: str | None = None
@@ -39,6 +41,7 @@ class DataSettings:
     validation_rows: int | None = None
     train_rows: int | None = None
     corrupt: str = "stop"
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("corrupt", self.corrupt, ("stop", "skip"))

@@ -14,7 +14,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.models.budget import Budget
-from impflow_zoo.models.build import BUILDERS, Noise
+from impflow_zoo.models.build import Noise, described
 from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.digits import warn_of_lost_digits
@@ -62,7 +62,7 @@ class Density(nn.Module):
     """
 
     config_types: ClassVar[tuple[type[Config], ...]] = (TabularConfig, ImageConfig)
-    block: ClassVar[type[ResidualBlock]]  # what `build` makes a model of, from one of these configs
+    block_kinds: ClassVar[tuple[str, ...]] = ()  # names of its own blocks; `build` takes the first
 
     def __init__(self, config: Config | dict[str, Any]) -> None:
         super().__init__()
@@ -81,8 +81,7 @@ class Density(nn.Module):
 
         For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns.
         """
-        builder = next(BUILDERS[kind] for kind in type(self.config).__mro__ if kind in BUILDERS)
-        return builder(self.config, self.block).transform()
+        return described(self.config, self.block_kinds[0])
 
     @property
     def transform(self) -> Transform:
@@ -90,6 +89,11 @@ class Density(nn.Module):
         transform, *_ = self.flow.children()
         assert isinstance(transform, Transform)
         return transform
+
+    @property
+    def parts(self) -> list[Density]:
+        """The densities that this one is a mixture of: itself, but for an `Ensemble`."""
+        return [self]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -373,12 +377,15 @@ class Density(nn.Module):
         return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
-    def fit_preprocessing(self, x: Any, context: Any = None) -> None:
+    def fit_preprocessing(
+        self, x: Any, context: Any = None, *, weights: Tensor | None = None
+    ) -> None:
         """Learn mean and scale of the standardisation from training rows.
 
         Arguments:
             x: the rows, `[N, D]`.
             context: their contexts; None leaves the standardisation of contexts as it is.
+            weights: the weight of each row, float64 with shape `[N]`; None counts all alike.
 
         Raises:
             ModelError: if the model has no standardisation, or a column is constant.
@@ -391,7 +398,7 @@ class Density(nn.Module):
         if context is not None:
             context = self._checked_context(context, len(x))
         check_finite(x, "rows")
-        self.preprocessing.fit(self.transform, x, context)
+        self.preprocessing.fit(self.transform, x, context, weights)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of a data set, the context's columns last, as input and contexts.

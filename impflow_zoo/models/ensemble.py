@@ -1,88 +1,106 @@
-"""Several models as one density: their mixture."""
+"""Several densities as one: their mixture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from nflows.transforms import Transform
 from torch import Tensor, nn
 
+from impflow_zoo.models.density import Density
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.frames import sample_frame
+from impflow_zoo.numerics.probes import Probes
+from impflow_zoo.numerics.report import Report
 
-__all__ = ["Ensemble"]
+__all__ = ["Mixture"]
 
 
-class Ensemble(nn.Module):
-    """The mixture of densities with equal weights, such as of one recipe with several seeds.
+class Mixture(Density):
+    """The mixture of densities with equal weights.
 
-    Its log-density is at least the mean of those of its models, by Jensen's inequality.
+    Its config and preprocessing are those of the first one.
 
     Arguments:
-        models: models of tables with the same columns and contexts.
+        models: densities of tables with the same columns and contexts.
 
     Raises:
         ModelError: if there is none, one is of images, or their columns differ.
-
-    Example:
-        >>> from impflow_zoo import create_model
-        >>> names = ("impflow-power-plant", "resflow-power-plant")
-        >>> ensemble = Ensemble([create_model(name) for name in names])
-        >>> ensemble.log_prob(ensemble.sample(4)).shape
-        torch.Size([4])
     """
 
-    def __init__(self, models: Sequence[FlowModel]) -> None:
-        super().__init__()
+    def __init__(self, models: Sequence[Density]) -> None:
+        nn.Module.__init__(self)
         if not models:
             raise ModelError("an ensemble of no models: give at least one")
         for model in models:
-            if not isinstance(model, FlowModel) or not model.columns:
+            if not isinstance(model, Density) or not model.columns:
                 raise ModelError(f"an ensemble takes models of tables, not {type(model).__name__}")
             for name in ("columns", "given"):
                 first, own = (_names(one, name) for one in (models[0], model))
                 if own != first:
                     raise ModelError(f"models of other columns: {own}, the first has {first}")
+        self.config, self.preprocessing = models[0].config, models[0].preprocessing
         self.models = nn.ModuleList(models)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns, see `FlowModel.columns`."""
-        return self._parts[0].columns
+    def parts(self) -> list[Density]:
+        """The densities that are mixed."""
+        return [model for model in self.models if isinstance(model, Density)]
 
     @property
-    def _parts(self) -> list[FlowModel]:
-        return [model for model in self.models if isinstance(model, FlowModel)]
+    def transform(self) -> Transform:
+        """There is none: each of the models has its own."""
+        raise ModelError("an ensemble has no map data -> noise: take that of ensemble.models[0]")
 
-    def log_prob(self, x: Any, context: Any = None) -> Tensor:
-        """Log-density of each row of the mixture, in nats, `[B]`.
+    def _log_prob(
+        self, x: Tensor, context: Tensor | None, probes: Probes, report: Report | None
+    ) -> Tensor:
+        values = [model._log_prob(x, context, probes, report) for model in self.parts]
+        return torch.stack(values).logsumexp(dim=0) - math.log(len(values))
+
+    def log_prob_with_error(
+        self,
+        x: Any,
+        context: Any = None,
+        *,
+        keys: Iterable[int] | None = None,
+        report: Report | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-density of the mixture and the standard error of its estimator, `([B], [B])`.
 
         Arguments:
-            x, context: as for `FlowModel.log_prob`.
+            x, context, keys, report: as for a single density.
 
         Raises:
-            ValueError, NotFiniteError: as `FlowModel.log_prob`.
+            ValueError: as `FlowModel.log_prob_with_error`.
         """
-        parts = torch.stack([model.log_prob(x, context) for model in self._parts])
-        return parts.logsumexp(dim=0) - math.log(len(parts))
+        known = None if keys is None else list(keys)
+        found = [
+            model.log_prob_with_error(x, context, keys=known, report=report) for model in self.parts
+        ]
+        values, errors = (torch.stack(part) for part in zip(*found, strict=True))
+        shares = values.softmax(dim=0).nan_to_num()
+        error = (shares.detach() * errors).square().sum(dim=0).sqrt()
+        return values.logsumexp(dim=0) - math.log(len(found)), error
 
     @torch.no_grad()
     def sample(
         self,
         n: int,
         context: Any = None,
-        *,
+        temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        *,
         rounded: bool = False,
         as_frame: bool = False,
     ) -> Any:
         """Draw from the mixture; each sample comes from a model chosen at random.
 
         Arguments:
-            n, context, generator, rounded, as_frame: as for `FlowModel.sample`.
+            n, context, temperature, generator, rounded, as_frame: as for `FlowModel.sample`.
 
         Returns:
             `[n, D]`, or `[C, n, D]` for `C` contexts; a DataFrame if `as_frame`.
@@ -90,22 +108,22 @@ class Ensemble(nn.Module):
         Raises:
             ModelError, ValueError, SolverError: as `FlowModel.sample`.
         """
-        parts = self._parts
+        parts = self.parts
         place = next(self.parameters()).device if generator is None else generator.device
         drawn = torch.stack(
-            [model.sample(n, context, generator=generator, rounded=rounded) for model in parts]
+            [model.sample(n, context, temperature, generator, rounded=rounded) for model in parts]
         )
         chosen = torch.randint(len(parts), drawn.shape[1:-1], generator=generator, device=place)
         index = chosen.to(drawn.device)[None, ..., None].expand(1, *drawn.shape[1:])
         samples = drawn.gather(0, index)[0]
         if not as_frame:
             return samples
-        given = tuple(getattr(parts[0].config, "context_columns", ()))
-        rows = None if context is None else parts[0].rows_of_context(context)
+        given = tuple(getattr(self.config, "context_columns", ()))
+        rows = None if context is None else self.rows_of_context(context)
         return sample_frame(samples, self.columns, rows, given)
 
 
-def _names(model: FlowModel, which: str) -> tuple[Any, ...]:
+def _names(model: Density, which: str) -> tuple[Any, ...]:
     if which == "columns":
         return model.columns
     named = tuple(getattr(model.config, "context_columns", ()))

@@ -23,6 +23,7 @@ __all__ = [
     "ModelError",
     "convert",
     "convert_fields",
+    "did_you_mean",
     "require",
     "require_choice",
     "require_names",
@@ -42,6 +43,12 @@ class ConfigError(ModelError):
     """A setting of a model is unknown, missing, or out of its range."""
 
 
+def did_you_mean(name: object, known: typing.Iterable[str]) -> str:
+    """The end of a message about an unknown name: a known one that is close, or nothing."""
+    close = difflib.get_close_matches(str(name)[:50], list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 def require(condition: bool, name: str, value: object, expected: str) -> None:
     """Refuse a setting that is out of its range."""
     if not condition:
@@ -53,10 +60,8 @@ def require_names(setting: str, found: typing.Iterable[str], known: typing.Itera
     names = dict.fromkeys(known)
     for name in found:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            text = reprlib.repr(name)
-            raise ConfigError(f"{setting}={text}: names of columns expected{hint}")
+            hint = did_you_mean(name, names)
+            raise ConfigError(f"{setting}={reprlib.repr(name)}: names of columns expected{hint}")
 
 
 def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
@@ -106,8 +111,7 @@ def parse_dataclass(cls: type, data: dict[str, Any], path: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in data:
         if key not in fields:
-            close = difflib.get_close_matches(str(key)[:50], fields, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(key, fields)
             raise ConfigError(f"unknown config key {path + str(key)!r}{hint}")
     for name, f in fields.items():
         absent = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
@@ -131,35 +135,49 @@ def convert_fields(settings: Any) -> None:
 
 
 def convert(value: Any, annotation: Any, key: str) -> Any:
-    """A value, of JSON or Python, as an annotation asks for it, or a `ConfigError` with the key."""
-    if isinstance(annotation, types.UnionType):  # optional, or one or a list
-        kinds = typing.get_args(annotation)
+    """A value, of JSON or Python, as an annotation asks for it, or a `ConfigError` with the key.
+
+    Annotations are `int`, `float`, `str`, `bool`, dataclasses, `Literal`, lists, tuples of any
+    length and dictionaries of these, and unions of one with None, with a list, or with both.
+    """
+    origin, kinds = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in kinds:
             return None
-        lists = [kind for kind in kinds if typing.get_origin(kind) is tuple]
-        annotation = lists[0] if lists and isinstance(value, (list, tuple)) else kinds[0]
-    origin, is_number = typing.get_origin(annotation), annotation in (int, float)
+        lists = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
+        is_list = lists and isinstance(value, (list, tuple))
+        return convert(value, lists[0] if is_list else kinds[0], key)
+    is_number, is_list = annotation in (int, float), origin in (list, tuple)
     if dataclasses.is_dataclass(annotation):
         if isinstance(value, typing.cast(type, annotation)):
             return value
         if isinstance(value, dict):
             return parse_dataclass(typing.cast(type, annotation), value, f"{key}.")
-    elif origin is tuple and isinstance(value, (list, tuple)):
-        item = typing.get_args(annotation)[0]
-        return tuple(convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+    elif is_list and isinstance(value, (list, tuple)):
+        items = (convert(v, kinds[0], f"{key}[{i}]") for i, v in enumerate(value))
+        return list(items) if origin is list else tuple(items)
     elif origin is dict and isinstance(value, dict) and all(isinstance(k, str) for k in value):
-        item = typing.get_args(annotation)[1]
-        return {name: convert(v, item, f"{key}.{name}") for name, v in value.items()}
+        return {name: convert(v, kinds[1], f"{key}.{name}") for name, v in value.items()}
     elif is_number and (is_whole(value) if annotation is int else is_real(value)):
         if abs(value) < (2**63 if annotation is int else sys.float_info.max):  # also not NaN
             return annotation(value)
-    elif type(value) is annotation:
+    elif type(value) is annotation or (type(value), value) in ((type(k), k) for k in kinds):
         return value
-    wanted = "list" if origin is tuple else getattr(annotation, "__name__", str(annotation))
+    raise ConfigError(
+        f"config key {key!r} is {reprlib.repr(value)}: {_expected(value, annotation)}"
+    )
+
+
+def _expected(value: Any, annotation: Any) -> str:
+    """What an annotation asks for, with an example where a value is nearly right."""
+    origin, kinds = typing.get_origin(annotation), typing.get_args(annotation)
     if dataclasses.is_dataclass(annotation):
-        wanted = "settings by name"
-    hint = f", such as [{value}]" if origin is tuple and is_real(value) else ""
-    text = value[:40] if is_number and isinstance(value, str) else ""
-    if re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", text, re.IGNORECASE):
-        hint = ", without quotes, such as 1000 or 1.0e-3"  # YAML reads `1e-3` as text
-    raise ConfigError(f"config key {key!r} is {reprlib.repr(value)}: {wanted} expected{hint}")
+        return "settings by name expected"
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, kinds))} expected"
+    if origin in (list, tuple):
+        return f"list expected{f', such as [{value}]' if is_real(value) else ''}"
+    text = value[:40] if annotation in (int, float) and isinstance(value, str) else ""
+    number = re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", text, re.IGNORECASE)
+    hint = ", without quotes, such as 1000 or 1.0e-3" if number else ""  # YAML: `1e-3` is text
+    return f"{getattr(annotation, '__name__', annotation)} expected{hint}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import signature
@@ -18,14 +18,14 @@ from impflow_zoo.models import store
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
-from impflow_zoo.models.fields import ModelError, usable_device
+from impflow_zoo.models.ensemble import Mixture
+from impflow_zoo.models.fields import ModelError, did_you_mean, usable_device
 from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver
-from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 
-__all__ = ["FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
+__all__ = ["Ensemble", "FlowModel", "ImpFlow", "MonotoneFlow", "ResFlow"]
 
 
 class FlowModel(Density, PyTorchModelHubMixin):
@@ -101,7 +101,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             with suppress(OSError):
                 folder = opened(force_download=not local_files_only)
             stated, weights = folder.config_and_weights()
-        wanted = model_class(stated.model)
+        wanted: type[FlowModel] = Ensemble if stated.members > 1 else model_class(stated.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
                 f"{folder.name} holds a model of type {wanted.__name__}, not {cls.__name__}: "
@@ -116,7 +116,9 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if dtype not in (None, torch.float32, torch.float64):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
-        kind = cls if issubclass(cls, wanted) else wanted
+        kind: Callable[[Any], FlowModel] = cls if issubclass(cls, wanted) else wanted
+        if stated.members > 1:
+            kind = partial(_several, model_class(stated.model), stated.members)
         blank = store.blank_state(kind, config, weights, folder.name)
         weights = store.fitting(weights, blank, folder.name)
         # Weights that are overwritten at once take no random numbers from the caller.
@@ -193,16 +195,45 @@ def _refuse_unknown(options: dict[str, Any]) -> None:
     known = signature(PyTorchModelHubMixin.push_to_hub).parameters
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, "card", "push_to_hub"], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, [*known, "card", "push_to_hub"])
             raise TypeError(f"unknown option {name!r}{hint}")
+
+
+class Ensemble(Mixture, FlowModel):
+    """The mixture of densities with equal weights, such as of one recipe with several seeds.
+
+    Its log-density is at least the mean of those of its models, by Jensen's inequality. It is
+    saved, loaded and evaluated as its models are; models of one config alone are saved together.
+
+    Arguments:
+        models: models of tables with the same columns and contexts.
+
+    Raises:
+        ModelError: if there is none, one is of images, or their columns differ.
+
+    Example:
+        >>> from impflow_zoo import create_model
+        >>> names = ("impflow-power-plant", "resflow-power-plant")
+        >>> ensemble = Ensemble([create_model(name) for name in names])
+        >>> ensemble.log_prob(ensemble.sample(4)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, models: Sequence[FlowModel]) -> None:
+        Mixture.__init__(self, models)
+        self.folder = None
+
+
+def _several(kind: type[FlowModel], members: int, config: Config) -> Ensemble:
+    """An ensemble of untrained models."""
+    return Ensemble([kind(config) for _ in range(members)])
 
 
 @register_model
 class ImpFlow(FlowModel):
     """Implicit normalizing flow: `ImpFlowTransform` blocks. See `FlowModel`."""
 
-    block = ImpFlowTransform
+    block_kinds = ("implicit",)
     citation: ClassVar[str] = """@inproceedings{lu2021implicit,
   title={Implicit Normalizing Flows},
   author={Lu, Cheng and Chen, Jianfei and Li, Chongxuan and Wang, Qiuhao and Zhu, Jun},
@@ -216,7 +247,7 @@ class ImpFlow(FlowModel):
 class ResFlow(FlowModel):
     """Residual flow: `ResFlowTransform` blocks. See `FlowModel`."""
 
-    block = ResFlowTransform
+    block_kinds = ("residual",)
     citation: ClassVar[str] = """@inproceedings{chen2019residual,
   title={Residual Flows for Invertible Generative Modeling},
   author={Chen, Ricky T. Q. and Behrmann, Jens and Duvenaud, David and Jacobsen, J{\\"o}rn-Henrik},
@@ -230,7 +261,7 @@ class ResFlow(FlowModel):
 class MonotoneFlow(FlowModel):
     """Monotone flow: `MonotoneTransform` blocks. See `FlowModel`."""
 
-    block = MonotoneTransform
+    block_kinds = ("monotone",)
     citation: ClassVar[str] = """@inproceedings{ahn2022invertible,
   title={Invertible Monotone Operators for Normalizing Flows},
   author={Ahn, Byeongkeun and Kim, Chiyoon and Hong, Youngjoon and Kim, Hyunwoo J.},

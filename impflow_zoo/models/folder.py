@@ -37,6 +37,7 @@ __all__ = [
     "GOLDEN",
     "LOCK",
     "LOG",
+    "MOST_MEMBERS",
     "PICTURE",
     "PUBLISHED",
     "RECIPE",
@@ -63,6 +64,7 @@ _DATA = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING, RESULTS, TEST_ROWS)  # what 
 PUBLISHED = (*_DATA, CARD, PICTURE, CURVE)  # what goes to the Hub
 _PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")
 _FORMAT = 1
+MOST_MEMBERS = 100  # of an ensemble
 
 
 class WeightsError(ModelError):
@@ -81,6 +83,7 @@ class ConfigFile:
     config: Config
     sha256: str | None = None  # checksum of the weights, if there are any yet
     certificate: tuple[Certificate, ...] = ()  # the Lipschitz bounds at save time
+    members: int = 1  # models of this config, whose mixture the weights are
 
     def text(self) -> bytes:
         """The content of the file, or a `ConfigError` if nobody could read one of its size."""
@@ -91,6 +94,8 @@ class ConfigFile:
             "weights": None if self.sha256 is None else {"sha256": self.sha256},
             "certificate": [vars(c) for c in self.certificate],
         }
+        if self.members > 1:
+            data["members"] = self.members
         content = (json.dumps(data, indent=2) + "\n").encode()
         size = len(content)
         require(size <= JSON_BYTES, CONFIG, f"{size:,} bytes", f"{JSON_BYTES:,} at most")
@@ -164,7 +169,8 @@ class ModelFolder:
                 f"{self.name} has format {reprlib.repr(version)}, this version of impflow_zoo "
                 f"reads up to {_FORMAT}: upgrade impflow_zoo"
             )
-        unknown = set(data) - {"format", "model", "config", "weights", "certificate"}
+        known = {"format", "model", "config", "weights", "certificate", "members"}
+        unknown = set(data) - known
         if unknown:
             raise ConfigError(f"{self.name}: unknown key {reprlib.repr(min(unknown))} in {CONFIG}")
         try:
@@ -175,6 +181,8 @@ class ModelFolder:
             certificate = convert(
                 data.get("certificate", ()), tuple[Certificate, ...], "certificate"
             )
+            members = convert(data.get("members", 1), int, "members")
+            require(1 <= members <= MOST_MEMBERS, "members", members, f"1 to {MOST_MEMBERS}")
             settings = data.get("config")
             if isinstance(settings, dict) and settings.get("kind") == "tabular":
                 settings = {"net": "spectral", **settings}  # as before there was a choice
@@ -182,7 +190,8 @@ class ModelFolder:
             require_config(kind, config)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {readable(error)}") from None
-        return ConfigFile(kind.__name__, config, weights and weights["sha256"], certificate)
+        sha256 = weights and weights["sha256"]
+        return ConfigFile(kind.__name__, config, sha256, certificate, members)
 
     def config_and_weights(self) -> tuple[ConfigFile, dict[str, Tensor]]:
         """Read config and weights of one save, though a training may save others meanwhile.

@@ -1,7 +1,8 @@
-"""The kinds of blocks that recipes and config files name, in one registry.
+"""The kinds of blocks that recipes, config files and classes of models name, in one registry.
 
 Another package adds a kind with `register_block`. If it also declares an entry point of the group
-`impflow_zoo.blocks`, with the same name, the command line finds it as well.
+`impflow_zoo.blocks`, with the same name, the command line finds it as well. A class of models says
+in `block_kinds` which kinds are its own.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 from impflow_zoo.transforms.radial import RadialTransform
 
-__all__ = ["BLOCKS", "made", "off_meta", "other_block", "register_block", "require_blocks"]
+__all__ = ["BLOCKS", "block_kind", "made", "off_meta", "register_block", "require_blocks"]
 
 BlockMaker = Callable[[Any, int], Transform]
+# A class takes nets that the builder of a model makes; anything else makes the whole block.
+BlockKind = type[ResidualBlock] | BlockMaker
 
-BLOCKS: dict[str, type[ResidualBlock]] = {
+BLOCKS: dict[str, BlockKind] = {
     "implicit": ImpFlowTransform,
     "monotone": MonotoneTransform,
     "residual": ResFlowTransform,
 }
-_OTHERS: dict[str, BlockMaker] = {}
 
 B = TypeVar("B", bound=BlockMaker)
 
@@ -49,11 +51,16 @@ def register_block(name: str) -> Callable[[B], B]:
     """
 
     def register(make: B) -> B:
-        if name in BLOCKS or _OTHERS.setdefault(name, make) is not make:
+        if BLOCKS.setdefault(name, make) is not make:
             raise ModelError(f"a block named {name!r} is already registered")
         return make
 
     return register
+
+
+def block_kind(name: str) -> BlockKind:
+    """What makes blocks of a name, or a `ConfigError` that lists the names."""
+    return registered("block", name, BLOCKS)
 
 
 def require_blocks(blocks: int | Sequence[str], *, angles: bool = False) -> None:
@@ -67,10 +74,9 @@ def require_blocks(blocks: int | Sequence[str], *, angles: bool = False) -> None
     require(number >= 1, "blocks", blocks, "at least 1")
     require(number <= MOST_BLOCKS, "blocks", blocks, f"at most {MOST_BLOCKS:,}")
     for name in () if isinstance(blocks, int) else blocks:
-        if name not in BLOCKS:
-            registered("block", name, _OTHERS, BLOCKS)
-            if angles:
-                raise ConfigError(f"with angles blocks are {', '.join(BLOCKS)}, not {name!r}")
+        if not isinstance(block_kind(name), type) and angles:
+            own = [known for known, kind in BLOCKS.items() if isinstance(kind, type)]
+            raise ConfigError(f"with angles blocks are {', '.join(own)}, not {name!r}")
 
 
 def made(
@@ -81,12 +87,6 @@ def made(
     nets = [net() for _ in dict.fromkeys(step.net for step in kind.steps)]
     logdet = config.logdet.seeded(config.seed, number)
     return make(*nets, logdet=logdet, solver=config.solver)
-
-
-def other_block(name: str, config: Any, number: int) -> Transform:
-    """A block of a registered kind."""
-    with off_meta():
-        return registered("block", name, _OTHERS)(config, number)
 
 
 @register_block("radial")

@@ -74,8 +74,14 @@ class TablePreprocessing:
         self.limits.check(x, self.rounding if raw else ())
 
     @torch.no_grad()
-    def fit(self, transform: Transform, x: Tensor, context: Tensor | None) -> None:
-        """Learn from raw training rows, and their contexts, what the transform starts with."""
+    def fit(
+        self,
+        transform: Transform,
+        x: Tensor,
+        context: Tensor | None,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Learn from raw training rows, contexts and weights, what the transform starts with."""
         parts = _until_standardised(transform)
         if not parts:
             raise ModelError("this model has no Standardise, so there is nothing to learn")
@@ -85,13 +91,13 @@ class TablePreprocessing:
         self.check(x.to(dtype))
         for earlier in first:
             x, _ = earlier(x)
-        mean, std = _moments(x, self.columns, dtype)
+        mean, std = _moments(x, self.columns, dtype, weights)
         angles = list(self.periods.periods)  # which keep their scale
         mean[angles], std[angles] = 0, 1
         step.set(mean, std)
         if context is not None:
             assert isinstance(transform, StandardisedContext)
-            transform.set(*_moments(context, self.given, dtype))
+            transform.set(*_moments(context, self.given, dtype, weights))
 
     def spread(self, transform: Transform) -> Tensor | None:
         """The standard deviation of each column in the training rows, `[D]`, as the model knows it.
@@ -115,8 +121,8 @@ class TablePreprocessing:
 
 def _decimals(step: float) -> int:
     """Digits behind the point that the multiples of a step have: 0.3, not 0.30000000000000004."""
-    scaled = ((k, step * 10**k) for k in range(12))
-    return next((k for k, one in scaled if abs(one - round(one)) < 1e-9), 15)
+    scaled = ((k, abs(step) * 10**k) for k in range(12))
+    return next((k for k, one in scaled if one == 0 or abs(one - round(one)) < 1e-9 * one), 15)
 
 
 def _until_standardised(transform: Transform) -> list[Any]:
@@ -127,11 +133,17 @@ def _until_standardised(transform: Transform) -> list[Any]:
     return found[: kinds.index(True) + 1] if any(kinds) else []
 
 
-def _moments(x: Tensor, names: Sequence[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _moments(
+    x: Tensor, names: Sequence[str], dtype: torch.dtype, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each column, for a model that computes in a type."""
     if len(x) < 2:
         raise ModelError(f"cannot standardise with {len(x)} rows: at least two are needed")
     std, mean = torch.std_mean(x.double(), dim=0)
+    if weights is not None:
+        part = (weights / weights.sum()).to(x.device)[:, None]
+        mean = (part * x.double()).sum(dim=0)
+        std = (part * (x.double() - mean) ** 2).sum(dim=0).sqrt()
     called = names or range(x.shape[1])
     constant = [called[i] for i in (~(std > 0)).nonzero()[:, 0].tolist()]
     if constant:

@@ -21,6 +21,7 @@ def open_rows(
     size: int | None = None,
     *,
     skip_corrupt: bool = False,
+    weights: str | None = None,
 ) -> Source:
     """Open data for a model; the arguments are those of `open_source`.
 
@@ -34,6 +35,7 @@ def open_rows(
         revision=revision,
         size=size,
         skip_corrupt=skip_corrupt,
+        weights=weights,
         **source_options(config),
     )
     found, wanted = tuple(source.read([0]).rows.shape[1:]), config.shape

@@ -55,6 +55,7 @@ class SplineFlow(FlowModel):
     """
 
     config_types: ClassVar[tuple[type, ...]] = (SplineConfig,)
+    block_kinds = ("spline-coupling", "spline-autoregressive")
     citation: ClassVar[str] = """@inproceedings{durkan2019neural,
   title={Neural Spline Flows},
   author={Durkan, Conor and Bekasov, Artur and Murray, Iain and Papamakarios, George},

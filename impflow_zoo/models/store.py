@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import save as serialise
@@ -57,7 +57,7 @@ _GOLDEN_ROWS, _GOLDEN_NUMBERS = 8, 8192  # of inputs at most, unless one row has
 
 
 def blank_state(
-    kind: type[FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
+    kind: Callable[[Config], FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
 ) -> dict[str, Tensor]:
     """The state of a new model, without numbers; within what a model of the weights may take."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]), Budget.of(weights, name):
@@ -147,23 +147,37 @@ def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})
     sha256 = hashlib.sha256(content).hexdigest()
-    stated = ConfigFile(kind, model.config, sha256, tuple(certify(model)))
+    members = len(model.parts)
+    stated = ConfigFile(kind, model.config, sha256, tuple(certify(model)), members)
     golden = serialise(golden_batch(model), metadata={"format": "pt"})
     contents: dict[str, bytes | None] = {WEIGHTS: content, GOLDEN: golden, CONFIG: stated.text()}
     if card is None and not (folder / CARD).exists():
-        card = default_card(kind, name)
+        card = default_card(kind if members == 1 else type(model).__name__, name)
     if card is not None:
         contents[CARD] = card.encode()
     ModelFolder(folder).replace(contents)
 
 
 def _check_kind(model: FlowModel) -> str:
-    """The name of the registered class that will load a model, if it makes the same tensors."""
-    kind = registered_name(type(model))
+    """The name of the registered class that will load a model, if it makes the same tensors.
+
+    Of an ensemble it is the class of its models, which have one config.
+    """
+    first, *others = model.parts
+    if any((type(one), one.config) != (type(first), first.config) for one in others):
+        raise WeightsError("an ensemble of models of several configs: save each model by itself")
+    kind = registered_name(type(first))
     if kind is None:
-        raise WeightsError(f"{type(model).__name__} is not a registered model: see register_model")
-    own = model.state_dict()
-    if problem := _mismatch(blank_state(model_class(kind), model.config, own, kind), own):
+        raise WeightsError(f"{type(first).__name__} is not a registered model: see register_model")
+    cls, own = model_class(kind), model.state_dict()
+
+    def made(config: Config) -> FlowModel:
+        if model.parts == [model]:
+            return cls(config)
+        ensemble: Any = type(model)  # whose argument is no config
+        return cast("FlowModel", ensemble([cls(config) for _ in model.parts]))
+
+    if problem := _mismatch(blank_state(made, model.config, own, kind), own):
         raise WeightsError(
             f"{problem}: the saved model could not be loaded, as {kind} makes other tensors "
             "from its config (was a net replaced or compiled, or is this a sub-class?)"
@@ -185,7 +199,8 @@ def golden_batch(model: FlowModel, rows: int | None = None) -> dict[str, Tensor]
     """A few inputs with their latents and log-probabilities: 8 rows, and fewer of large images.
 
     They are what the model answers in float64 (`from_pretrained(..., dtype=torch.float64)`). Where
-    its log-determinants are drawn afresh, `"auto"` takes their place.
+    its log-determinants are drawn afresh, `"auto"` takes their place. Latents of an ensemble are
+    those of its first model.
     """
     double = _double_copy(model, model.config)
     draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -194,10 +209,11 @@ def golden_batch(model: FlowModel, rows: int | None = None) -> dict[str, Tensor]
     noise = draw(rows, size)
     given = model.config.context_features
     context = draw(rows, given) if given else None
-    if context is not None and isinstance(double.transform, ConditionalTransform):
-        context = double.transform.like(context)
+    transform = double.parts[0].transform
+    if context is not None and isinstance(transform, ConditionalTransform):
+        context = transform.like(context)
     with without_autocast(double):
-        x = double.decode(noise, context)
+        x = double.parts[0].decode(noise, context)
     # Inputs as users have them: an image's may lie out of [0, 1] as it is.
     x = double.dequantise(double.to_data(x), torch.full_like(x, 0.5))
     batch = {"inputs": x, **_answers(double, x, context)}
@@ -208,7 +224,8 @@ def golden_batch(model: FlowModel, rows: int | None = None) -> dict[str, Tensor]
 
 def _answers(model: FlowModel, x: Tensor, context: Tensor | None) -> dict[str, Tensor]:
     with without_autocast(model):
-        return {"log_prob": model.log_prob(x, context), "latents": model.encode(x, context)}
+        latents = model.parts[0].encode(x, context)
+        return {"log_prob": model.log_prob(x, context), "latents": latents}
 
 
 @torch.no_grad()

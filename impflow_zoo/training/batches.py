@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import Source
+from impflow_zoo.data import Source, TableSource
 from impflow_zoo.numerics.seeds import Use, mix
 
 __all__ = ["Batches"]
@@ -27,6 +27,8 @@ class Batches:
         self.rows, self.size = rows, min(size, len(rows))
         self.flip, self.seed = flip, seed
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+        weights = rows.weights if isinstance(rows, TableSource) else None
+        self._weights = None if weights is None else weights / weights.mean()
 
     def __len__(self) -> int:
         """Batches of a pass."""
@@ -53,6 +55,16 @@ class Batches:
             raw[mirrored] = raw[mirrored].flip(-1)
         shape = (self.size, *raw.shape[1:])
         return raw, torch.rand(shape, generator=generator, dtype=torch.float64)[own][kept]
+
+    def weights(self, step: int, part: range) -> Tensor | None:
+        """The weights of the rows of a step, one in the mean over all rows; None if all are alike.
+
+        Arguments:
+            step, part: as in `of`.
+        """
+        if self._weights is None:
+            return None
+        return self._weights[self.indices(step)[part.start : part.stop]]
 
     def indices(self, step: int) -> Tensor:
         """Row numbers of a step."""

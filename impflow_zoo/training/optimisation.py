@@ -49,13 +49,16 @@ class Optimisation:
             warnings.simplefilter("ignore", NumericalWarning)  # the steps count them
             self.model.train().encode(*self.model.parted(x))
 
-    def step(self, number: int, x: Tensor, size: int) -> dict[str, float]:
+    def step(
+        self, number: int, x: Tensor, size: int, weights: Tensor | None = None
+    ) -> dict[str, float]:
         """Move the weights; a step that is not finite is not applied.
 
         Arguments:
             number: of the step, from 0.
             x: this process's part of the batch.
             size: rows of the whole batch.
+            weights: of the rows of this part, one in the mean over all rows; None counts all alike.
 
         Returns:
             Figures of the whole batch: mean log-density, norm of its gradient (NaN unless both
@@ -67,7 +70,7 @@ class Optimisation:
                 group["lr"] = rate
         torch.manual_seed(mix(self.settings.seed, Use.STEP, number, self.processes.rank))
         self.processes.copy_first(_buffers(self.model))
-        figures = self._differentiate(x, size)
+        figures = self._differentiate(x, size, weights)
         norm = math.nan
         if math.isfinite(figures["log_density"]):
             parameters = [p for p in self.model.parameters() if p.grad is not None]
@@ -79,7 +82,7 @@ class Optimisation:
             self.averaged.update_parameters(self.model)
         return {**figures, "gradient_norm": norm, "learning_rate": rate}
 
-    def _differentiate(self, x: Tensor, size: int) -> dict[str, float]:
+    def _differentiate(self, x: Tensor, size: int, weights: Tensor | None) -> dict[str, float]:
         """Gradients of this process's part of the mean, and the figures of all parts."""
         self.model.train()
         self.model.zero_grad(set_to_none=True)
@@ -87,7 +90,10 @@ class Optimisation:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NumericalWarning)  # counted below
             try:
-                log_density = self.model.log_prob(*self.model.parted(x), report=report).sum() / size
+                value_of_rows = self.model.log_prob(*self.model.parted(x), report=report)
+                if weights is not None:
+                    value_of_rows = value_of_rows * weights.to(value_of_rows)
+                log_density = value_of_rows.sum() / size
                 (-log_density).backward()
                 value = float(log_density.detach())
             except NUMERICAL_ERRORS:

@@ -20,6 +20,7 @@ from impflow_zoo.models.fields import (
     require_choice,
     require_sizes,
 )
+from impflow_zoo.models.folder import MOST_MEMBERS
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.reading import parse_yaml, read_yaml, readable
 
@@ -29,6 +30,7 @@ __all__ = [
     "TrainingSettings",
     "differences",
     "fingerprint",
+    "of_member",
     "read_recipe",
     "with_seed",
 ]
@@ -122,6 +124,8 @@ class Recipe:
         stages: settings of each stage, if training has several. Each starts from the weights that
             the previous stage kept. In the file a stage lists its differences from `training`; its
             seed is the seed of `training` plus its number, counted from 0.
+        ensemble: number of trainings with seeds that follow each other; the model is the mixture of
+            what they find. For tables.
     """
 
     model: str
@@ -130,6 +134,7 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     card: CardSettings = field(default_factory=CardSettings)
     stages: tuple[TrainingSettings, ...] = ()
+    ensemble: int = 1
 
     def __post_init__(self) -> None:
         require_config(model_class(self.model), self.config)
@@ -140,6 +145,13 @@ class Recipe:
             raise ConfigError(
                 f"data.corrupt={self.data.corrupt!r} is for images: leave it out for tables"
             )
+        require(
+            1 <= self.ensemble <= MOST_MEMBERS, "ensemble", self.ensemble, f"1 to {MOST_MEMBERS}"
+        )
+        if self.ensemble > 1 and image:
+            raise ConfigError("ensemble is for tables: leave it out for images")
+        if self.data.weights is not None and image:
+            raise ConfigError("data.weights is for tables: leave it out for images")
 
     @property
     def runs(self) -> tuple[TrainingSettings, ...]:
@@ -177,6 +189,7 @@ def read_recipe(path: Path) -> Recipe:
             convert(data.get("data", {}), DataSettings, "data"),
             convert(training, TrainingSettings, "training"),
             convert(data.get("card", {}), CardSettings, "card"),
+            ensemble=convert(data.get("ensemble", 1), int, "ensemble"),
         )
         stages = _stages(data.get("stages", []), training, recipe.training.seed)
         return replace(recipe, stages=stages)
@@ -207,6 +220,8 @@ def differences(one: Recipe, other: Recipe, *, more_stages: bool = False) -> lis
         return ["model"]
     if type(one.config) is not type(other.config):
         return ["config.kind"]
+    if one.ensemble != other.ensemble:
+        return ["ensemble"]
     runs, others = one.runs, other.runs
     if len(runs) > len(others) or (len(runs) < len(others) and not more_stages):
         return ["stages"]
@@ -252,7 +267,18 @@ def _stated(settings: Any) -> Any:
 
 def with_seed(text: bytes, seed: int) -> bytes:
     """The text of a recipe with another seed, without its comments."""
-    sections = parse_yaml(text, "recipe")
+    return _dumped(_with_seed(text, seed))
+
+
+def of_member(text: bytes, seed: int) -> bytes:
+    """The text of the recipe of one model of an ensemble."""
+    sections = _with_seed(text, seed)
+    sections.pop("ensemble", None)
+    return _dumped(sections)
+
+
+def _with_seed(text: bytes, seed: int) -> dict[str, Any]:
+    sections: dict[str, Any] = parse_yaml(text, "recipe")
     training = sections.get("training", {})
     if stages := sections.get("stages"):  # two of them may be one object
         off = seed - training.get("seed", 0)
@@ -260,4 +286,8 @@ def with_seed(text: bytes, seed: int) -> bytes:
             {**s, **({"seed": s["seed"] + off} if "seed" in s else {})} for s in stages
         ]
     sections["training"] = {**training, "seed": seed}
+    return sections
+
+
+def _dumped(sections: dict[str, Any]) -> bytes:
     return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True).encode()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,17 @@ from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
-from impflow_zoo.models.folder import (
-    CHECKPOINT,
-    CONFIG,
-    GOLDEN,
-    LOG,
-    RECIPE,
-    TRAINING,
-    WEIGHTS,
-    ModelFolder,
-)
+from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory
 from impflow_zoo.models.registry import locate
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
-from impflow_zoo.training.facts import TrainingFacts
+from impflow_zoo.training.ensembles import join
+from impflow_zoo.training.folders import check_new, check_resumed
 from impflow_zoo.training.lock import only_run
-from impflow_zoo.training.recipe import Recipe, differences, read_recipe, with_seed
+from impflow_zoo.training.recipe import Recipe, of_member, read_recipe, with_seed
 from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train", "train_on"]
@@ -52,7 +43,7 @@ _NEEDS_LESS = (
 def train(
     recipe_file: str | os.PathLike[str],
     *,
-    data: str | os.PathLike[str] | None = None,
+    data: Any = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     init_from: str | None = None,
@@ -70,9 +61,11 @@ def train(
 
     Arguments:
         recipe_file: path of a recipe.
-        data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set.
+        data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set; for
+            tables also a DataFrame, or an array or tensor with shape `(N, D)`.
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
-            recipe's folder.
+            recipe's folder. If the recipe asks for an ensemble, each training has a folder
+            `seed-SEED` in it.
         resume: continue from the checkpoint in `out`, exactly as if never interrupted; recipe and
             rows must be the same. Without a checkpoint or weights, start from the beginning.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
@@ -88,7 +81,9 @@ def train(
 
     Returns:
         The last state: step, rows seen, wall and CPU seconds, the best mean log-likelihood of a
-        validation in nats, why the run ended (`steps`, `patience`, `time`, `signal`), and more.
+        validation in nats, why the run ended (`steps`, `patience`, `time`, `signal`), and more. Of
+        an ensemble it is the state of the last training; `members` has the best values of those
+        that have ended, and `best` is that of the ensemble if it is complete.
 
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another
@@ -96,7 +91,7 @@ def train(
         NotEnoughMemoryError: if a step needs more memory than there is.
     """
     path = Path(recipe_file)
-    data = None if data is None else os.fspath(data)
+    data = os.fspath(data) if isinstance(data, os.PathLike) else data
     recipe = read_recipe(path)
     if seed is not None:
         seed = convert(seed, int, "seed")
@@ -113,26 +108,95 @@ def train(
         only_run(folder) if processes.first else nullcontext(),
         enough_memory(_NEEDS_LESS),
     ):
-        own = path if seed is None else None
-        if resume:
-            resume = _check_resumed(ModelFolder(folder), own, recipe, init_from)
-        else:
-            _check_new(ModelFolder(folder), own)
-        resume = processes.gather(resume)[0]  # all have looked before anybody writes
+        kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
+        whole = _Run(recipe, folder, path if seed is None else None, kept)
+        runs = _members(whole) if recipe.ensemble > 1 else [whole]
+        if recipe.ensemble > 1 and not resume:
+            check_new(ModelFolder(folder), whole.own)
+        known = [_goes_on(run, init_from, asked=resume) for run in runs]
+        known = processes.gather(known)[0]  # all have looked before anybody writes
         splits = open_splits(recipe, data, accept_outliers=accept_outliers)
         start = None if init_from is None else ModelFolder.open(locate(init_from))
-        kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
-        return train_on(
-            recipe,
-            splits,
-            folder,
-            kept=kept,
-            resume=resume,
-            start=start,
-            max_minutes=max_minutes,
-            processes=processes,
-            progress=progress,
-        )
+        deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+        states: list[dict[str, Any]] = []
+        for run, goes_on in zip(runs, known, strict=True):
+            left = None if deadline is None else (deadline - time.perf_counter()) / 60
+            state = train_on(
+                run.recipe,
+                splits,
+                run.folder,
+                kept=run.kept,
+                resume=goes_on,
+                start=start,
+                max_minutes=left,
+                processes=processes,
+                progress=progress,
+            )
+            if recipe.ensemble == 1:
+                return state
+            if state["ended"] in ("time", "signal") or state["best"] is None:
+                return {**state, "members": [other["best"] for other in states]}
+            states.append(state)
+        return _joined(whole, runs, states, splits[1], processes)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A training in a folder.
+
+    Arguments:
+        recipe: what is trained.
+        folder: where.
+        own: its recipe's file, which may lie there; None if that is not to be kept as it is.
+        kept: the text of the recipe, which is written into the folder.
+        member: whether it is one of an ensemble.
+    """
+
+    recipe: Recipe
+    folder: Path
+    own: Path | None
+    kept: bytes
+    member: bool = False
+
+
+def _members(whole: _Run) -> list[_Run]:
+    """The trainings of an ensemble, with seeds that follow each other."""
+    first, found = whole.recipe.training.seed, []
+    for seed in range(first, first + whole.recipe.ensemble):
+        recipe = replace(whole.recipe.with_seed(seed), ensemble=1)
+        place = whole.folder / f"seed-{seed}"
+        found.append(_Run(recipe, place, None, of_member(whole.kept, seed), member=True))
+    return found
+
+
+def _goes_on(run: _Run, init_from: str | None, *, asked: bool) -> bool:
+    """Whether a training goes on from a checkpoint; those of an ensemble may not have begun."""
+    folder = ModelFolder(run.folder)
+    if asked and (folder.has(LOG) or not run.member):
+        return check_resumed(folder, run.own, run.recipe, init_from)
+    check_new(folder, run.own)
+    return False
+
+
+def _joined(
+    whole: _Run,
+    runs: Sequence[_Run],
+    states: Sequence[dict[str, Any]],
+    validation: Source,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Save the mixture of the models of some trainings; the state of all."""
+    best = join(
+        [run.folder for run in runs],
+        whole.folder,
+        validation,
+        recipe=whole.kept,
+        seed=whole.recipe.training.seed,
+        limit=whole.recipe.runs[-1].validation_limit,
+        processes=processes,
+    )
+    sums = {key: sum(one[key] for one in states) for key in ("skipped", "seconds", "cpu_seconds")}
+    return {**states[-1], **sums, "best": best, "members": [one["best"] for one in states]}
 
 
 def train_on(
@@ -205,7 +269,7 @@ def _shortened(recipe: Recipe) -> Recipe:
         replace(settings, steps=min(settings.steps, 2), validation_limit=8)
         for settings in (recipe.training, *recipe.stages)
     )
-    return replace(recipe, training=training, stages=tuple(stages))
+    return replace(recipe, training=training, stages=tuple(stages), ensemble=1)
 
 
 @contextmanager
@@ -214,96 +278,14 @@ def _temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _check_new(folder: ModelFolder, own: Path | None) -> None:
-    """Refuse to train where the run would overwrite what it has not written.
-
-    The files of a run that ended before its first checkpoint may be overwritten.
-
-    Arguments:
-        folder: where the run is to go.
-        own: its recipe, which may lie there; None if that is not to be kept as it is.
-
-    Raises:
-        ModelError: if the folder holds a run, a model, or files of the names that a run writes.
-    """
-    name = folder.name
-    if folder.has(CHECKPOINT):
-        raise CheckpointError(f"{name} holds a run already: --resume it, or choose another --out")
-    others = () if folder.has(LOG) else (CONFIG, GOLDEN, RECIPE, TRAINING)
-    for file in (WEIGHTS, *others):
-        path = folder.path / file
-        if path.exists() and (own is None or path.resolve() != own.resolve()):
-            raise ModelError(f"{name} holds a {file} of something else: choose another --out")
-
-
-def _check_resumed(
-    folder: ModelFolder, own: Path | None, recipe: Recipe, init_from: str | None
-) -> bool:
-    """Whether there is a checkpoint to go on from.
-
-    Arguments:
-        folder, own: as in `_check_new`.
-        recipe: what is to be trained.
-        init_from: the model to start from, if one is named.
-
-    Raises:
-        CheckpointError: if the run in the folder is another one than is to go on, naming what
-            differs.
-        ModelError: as `_check_new`, where nothing has been trained yet.
-    """
-    if folder.has(CHECKPOINT):
-        if init_from is not None:
-            raise ModelError("--resume continues from the run's own weights: leave --init-from out")
-        _check_same(folder, recipe)
-        return True
-    if folder.has(LOG):
-        if folder.has(WEIGHTS):
-            raise CheckpointError(
-                f"{folder.name} holds weights but no {CHECKPOINT} to go on from: start a new run "
-                "with another --out (and --init-from for these weights)"
-            )
-        _check_same(folder, recipe)
-        begun = TrainingFacts.read(folder.path) if folder.has(TRAINING) else None
-        if init_from is None and begun is not None and (begun.init_from or begun.parts):
-            raise CheckpointError(
-                f"{folder.name} started from the weights of a model and holds no checkpoint "
-                "yet: name the model again with --init-from"
-            )
-    else:
-        _check_new(folder, own)
-    warnings.warn(
-        f"there is no {folder.path / CHECKPOINT} yet: training starts from the beginning",
-        stacklevel=3,
-    )
-    return False
-
-
-def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
-    """The recipe may differ from the run's in its card, and may have further stages."""
-    path = folder.path / RECIPE
-    known = read_recipe(path) if path.is_file() else recipe
-    begun, asked = known.training.seed, recipe.training.seed
-    if begun != asked:
-        raise CheckpointError(
-            f"{folder.name} was started with seed {begun}, not {asked}: continue with "
-            f"--seed {begun}"
-        )
-    changed = differences(known, recipe, more_stages=True)
-    if changed:
-        raise CheckpointError(
-            f"{folder.name} was trained with another recipe ({', '.join(changed)}): resume with "
-            f"{path}, or start a new run with another --out (and --init-from for its weights)"
-        )
-
-
 def open_splits(
-    recipe: Recipe, data: str | None, *, accept_outliers: bool = False
+    recipe: Recipe, data: Any, *, accept_outliers: bool = False
 ) -> tuple[Source, Source]:
     """The training and validation rows of a recipe.
 
     Raises:
-        DataError: if neither the recipe nor the user names a data set, or a value is absurd for its
-            column and not to be accepted.
+        DataError: if neither the recipe nor the user names a data set, if a table in memory is to
+            have splits, or if a value is absurd for its column and not to be accepted.
     """
     settings = recipe.data
     dataset = settings.dataset if data is None else data
@@ -314,12 +296,19 @@ def open_splits(
             "the recipe names no validation rows: set data.validation to a split, or "
             "data.validation_rows to a number of training rows to hold out"
         )
+    named = isinstance(dataset, str)
+    if not named and settings.validation_rows is None:
+        raise DataError(
+            "the data are in memory and have no splits: set data.validation_rows in the recipe"
+        )
     revision = settings.revision if data is None else None
     skip = settings.corrupt == "skip"
-    if settings.train_rows is not None and not any(map(is_toy, (dataset, settings.dataset))):
+    toy = named and is_toy(dataset)
+    if settings.train_rows is not None and not (toy or is_toy(settings.dataset)):
         raise DataError("data.train_rows is only for toys, leave it out")
-    size = settings.train_rows if is_toy(dataset) else None  # another --data has its own number
-    rows = open_rows(recipe.config, dataset, settings.train, revision, size, skip_corrupt=skip)
+    size = settings.train_rows if toy else None  # another --data has its own number
+    options: dict[str, Any] = {"skip_corrupt": skip, "weights": settings.weights}
+    rows = open_rows(recipe.config, dataset, settings.train, revision, size, **options)
     if not accept_outliers:
         refuse_outliers(rows)
     held_out = settings.validation_rows
@@ -331,7 +320,7 @@ def open_splits(
     validation = settings.validation
     config = _with_columns(recipe.config, rows)
     try:
-        validation_rows = open_rows(config, dataset, validation, revision, skip_corrupt=skip)
+        validation_rows = open_rows(config, dataset, validation, revision, **options)
     except UnknownSplitError as error:
         raise DataError(
             f"{error}; or set data.validation_rows in the recipe, to hold out rows of "

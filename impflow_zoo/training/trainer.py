@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from impflow_zoo.data import DataError, Source, checksum, fingerprint
+from impflow_zoo.data import DataError, Source, TableSource, checksum, fingerprint
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.scoring import StoppedError, score
+from impflow_zoo.evaluation.standard_errors import weighted_mean
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
@@ -136,8 +137,11 @@ class Trainer:
         if start is None:
             if self.model.preprocessing.learns:
                 rows = self.batches.rows
-                some = rows.rows(range(min(len(rows), 100_000)))  # enough for a mean and a scale
-                self.model.fit_preprocessing(*self.model.parted(some.to(self.processes.device)))
+                n = min(len(rows), 100_000)  # enough for a mean and a scale
+                x, context = self.model.parted(rows.rows(range(n)).to(self.processes.device))
+                weights = rows.weights if isinstance(rows, TableSource) else None
+                weights = None if weights is None else weights[:n]
+                self.model.fit_preprocessing(x, context, weights=weights)
             self.optimisation.start(self._first_batch())
             self._begin()
         else:
@@ -268,9 +272,10 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One step of the optimizer, with its figures for the log."""
         start, step = time.perf_counter(), self.state["step"]
-        x = self.batch(step, self.processes.share(self.batches.size))
+        own = self.processes.share(self.batches.size)
+        x = self.batch(step, own)
         size = sum(self.processes.gather(len(x)))
-        figures = self.optimisation.step(step, x, size)
+        figures = self.optimisation.step(step, x, size, self.batches.weights(step, own))
         self.state["rows"] += size
         self.state["left_out"] += self.batches.size - size
         self.state["skipped"] += not math.isfinite(figures["gradient_norm"])
@@ -313,8 +318,11 @@ class Trainer:
         except NUMERICAL_ERRORS as error:
             if self.processes.first:
                 warnings.warn(f"validation failed: {error}", NumericalWarning, stacklevel=2)
-        log_prob = float(found.mean())
-        value = self.shown["validation"] = self._metric(found)
+        rows = self.validation
+        weights = rows.weights if isinstance(rows, TableSource) and found.dim() else None
+        mean = weighted_mean(found, None if weights is None else weights[: len(found)])
+        log_prob = float(mean)
+        value = self.shown["validation"] = self._metric(mean)
         finite = math.isfinite(value)
         self._log(validation=value if finite else None)
         if finite:

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.lipschitz.certify import worst
-from impflow_zoo.models.classes import model_class
+from impflow_zoo.models.classes import family_of, model_class
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import GOLDEN, RECIPE, RESULTS, TEST_ROWS, TRAINING, read_safetensors
+from impflow_zoo.models.folder import (
+    CURVE,
+    GOLDEN,
+    PICTURE,
+    RECIPE,
+    RESULTS,
+    TEST_ROWS,
+    TRAINING,
+    read_safetensors,
+)
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.texts import in_markdown
@@ -24,10 +34,24 @@ from impflow_zoo.training.recipe import Recipe
 from impflow_zoo.zoo.install import install_line
 from impflow_zoo.zoo.record import Record
 
-__all__ = ["checked_words", "model_card"]
+__all__ = ["Origin", "checked_words", "model_card"]
 
-_FAMILIES = {"implicit": "ImpFlow", "residual": "ResFlow", "monotone": "MonotoneFlow"}
-_FAMILIES |= dict.fromkeys(("spline-autoregressive", "spline-coupling"), "SplineFlow")
+
+@dataclass(frozen=True)
+class Origin:
+    """What `fit` knows of a model, for its card.
+
+    Arguments:
+        folder: of the model, with its rows in `data`.
+        again: the command that makes the model again.
+        table: what was tried, in Markdown.
+        effective_n: number of rows of one weight that would be as certain; None without weights.
+    """
+
+    folder: str
+    again: str
+    table: str
+    effective_n: float | None = None
 
 
 def _example(record: Record) -> tuple[float, ...]:
@@ -54,12 +78,14 @@ def _evaluate_options(record: Record) -> str:
     return f" --dataset FOLDER --split {data.test}"
 
 
-def model_card(record: Record, *, address: str = "") -> str:
+def model_card(record: Record, *, address: str = "", origin: Origin | None = None) -> str:
     """The card of a model with weights, from the files in its folder.
 
     Arguments:
         record: of the model.
-        address: the Hub id that the card names; by default it names the model of the package.
+        address: the Hub id or folder that the card names; by default it names the model of the
+            package.
+        origin: what `fit` knows, for a model that it has found.
 
     Raises:
         ModelError: if a file or words are missing or damaged.
@@ -71,11 +97,11 @@ def model_card(record: Record, *, address: str = "") -> str:
     checked_words(record)
     blocks = getattr(recipe.config, "blocks", ())
     kinds = blocks if isinstance(blocks, tuple) else ()
-    models = dict.fromkeys([_FAMILIES.get(kind, recipe.model) for kind in kinds] or [recipe.model])
+    models = dict.fromkeys([family_of(kind) or recipe.model for kind in kinds] or [recipe.model])
     citation = "\n\n".join(model_class(name).citation for name in models)
     example, image = _example(record), isinstance(record.stated.config, ImageConfig)
     card = ModelCard.from_template(
-        _metadata(name, recipe, entry, image=image),
+        _metadata(name, recipe, entry, image=image, license_=None if origin else "mit"),
         template_str=resources.files("impflow_zoo.zoo")
         .joinpath("templates", "card.md.jinja")
         .read_text(encoding="utf-8"),
@@ -88,6 +114,8 @@ def model_card(record: Record, *, address: str = "") -> str:
         citation=citation,
         papers=re.findall(r"\btitle=\{(.+?)\}.*?\burl=\{(.+?)\}", citation, re.DOTALL),
         address=address or name,
+        origin=origin,
+        pictures=[name for name in (PICTURE, CURVE) if record.folder.has(name)],
         entry=entry,
         facts=facts,
         config=record.stated.config,
@@ -116,7 +144,9 @@ def checked_words(record: Record) -> None:
         )
 
 
-def _metadata(name: str, recipe: Recipe, entry: Entry, *, image: bool) -> ModelCardData:
+def _metadata(
+    name: str, recipe: Recipe, entry: Entry, *, image: bool, license_: str | None
+) -> ModelCardData:
     words = recipe.card
     given = recipe.config.context_features is not None
     fitting = {(True, False): "unconditional-image-generation", (False, True): "tabular-regression"}
@@ -134,7 +164,7 @@ def _metadata(name: str, recipe: Recipe, entry: Entry, *, image: bool) -> ModelC
         },
     )
     return ModelCardData(
-        license="mit",
+        license=license_,
         library_name="impflow_zoo",
         pipeline_tag=fitting.get((image, given)),
         tags=["normalizing-flow", "density-estimation", recipe.model.lower()],

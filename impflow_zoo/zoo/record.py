@@ -84,7 +84,7 @@ class Record:
             return self.facts.parameters
         with torch.device("meta"):
             model = model_class(self.stated.model)(self.stated.config)
-        return sum(p.numel() for p in model.parameters())
+        return self.stated.members * sum(p.numel() for p in model.parameters())
 
     @property
     def data(self) -> str:

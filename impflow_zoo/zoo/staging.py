@@ -134,7 +134,9 @@ def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
     config = model.config
     if not isinstance(config, ImageConfig) and not recipe.config.columns:
         config = replace(config, columns=())  # training has named them
-    if (type(model).__name__, config) != (recipe.model, recipe.config):
+    parts = model.parts
+    own = (type(parts[0]).__name__, len(parts), config)
+    if own != (recipe.model, recipe.ensemble, recipe.config):
         raise ModelError(
             f"the weights in {origin} belong to another model than the recipe: "
             "train the model again, or restore the recipe"

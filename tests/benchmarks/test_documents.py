@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import classifier_block
+import default_recipe
 import documents
 import fit_tables
 import logdet_choices
@@ -40,7 +41,16 @@ def test_a_document_shows_the_figures_that_were_measured(name):
 
 def test_all_figures_are_shown_somewhere():
     kept = {path.stem for path in documents.RESULTS.iterdir()}
-    assert kept == {*KEPT, "fit-costs"}  # which the package's prices come from
+    own = {"fit-costs", "default-recipe"}  # prices of the package, and a table of its own
+    assert {*KEPT, *own} == {*kept, *own}
+
+
+def test_the_page_shows_the_recipes_that_were_compared():
+    text = documents.README.read_text(encoding="utf-8")
+    if rows := default_recipe.known(default_recipe.KEPT, default_recipe.MINUTES):
+        table = default_recipe.table_of(rows)
+        assert f"<!-- default recipe -->\n{table}\n<!-- end of default recipe -->" in text
+    assert "<!-- end of default recipe -->" in text
 
 
 def test_publishing_changes_the_tables_alone(tmp_path, monkeypatch):

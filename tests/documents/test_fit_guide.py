@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 from support.checkout import CHECKOUT
 
+from impflow_zoo.fitting import describe
 from impflow_zoo.fitting.portfolio import PORTFOLIO
+from impflow_zoo.fitting.reading import read_table
 
 TEXT = (CHECKOUT / "docs" / "fit.md").read_text(encoding="utf-8")
 
@@ -18,6 +22,14 @@ def test_the_guide_names_every_candidate_in_order():
         (one.name, f"{one.training['weight_decay']:g}", f"{one.training['learning_rate']:g}")
         for one in PORTFOLIO
     ]
+
+
+def test_the_guide_prints_what_is_found_in_the_made_up_table(tmp_path):
+    path = tmp_path / "own.csv"
+    script = CHECKOUT / "examples" / "made_up_table.py"
+    subprocess.run([sys.executable, script, path], check=True)
+    (printed,) = re.findall(r"```text\n(columns: .*?\n)round 1:", TEXT, re.DOTALL)
+    assert printed.splitlines() == describe(read_table(path).first).lines()
 
 
 def test_the_code_of_the_guide_runs(capsys: pytest.CaptureFixture[str]):

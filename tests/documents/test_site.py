@@ -61,6 +61,11 @@ def test_a_link_becomes_one_of_the_site() -> None:
     assert page == "[a](../which-net.md), [b](../figures.yaml)"
 
 
+def test_evidence_that_a_copy_lacks_is_linked_in_the_repository() -> None:
+    page = addresses.for_page("[a](../benchmarks/notebook/gone.md#b)", "docs/fit.md", "fit")
+    assert page == f"[a]({addresses.SOURCE}/blob/main/benchmarks/notebook/gone.md#b)"
+
+
 def test_links_of_the_readme_on_pypi_start_with_the_base_address() -> None:
     text = addresses.absolute((CHECKOUT / "README.md").read_text(encoding="utf-8"))
     targets = re.findall(r"\]\(([^)\s]*)\)", text)

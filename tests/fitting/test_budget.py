@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import pytest
 
-from impflow_zoo.fitting.budget import SEARCH, plan, price
+from impflow_zoo.fitting.budget import SEARCH, SHORT_VALIDATIONS, plan, price, prices
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.portfolio import PORTFOLIO, batch_size, candidates, variants
 
 PLANE = Findings(("a", "b"))
+WIDE = Findings(tuple(f"x{i}" for i in range(9)))
+ROWS = {"train": range(8000), "validation": range(1000)}
+
+
+@pytest.fixture(scope="module")
+def costs():
+    """Of the portfolio on a table of nine columns."""
+    return prices(PORTFOLIO, WIDE, ROWS)
 
 
 @pytest.mark.parametrize("minutes", [0.1, 1, 2, 5, 10, 60])
-def test_the_search_takes_its_part_of_the_work(minutes):
-    found = plan(len(PORTFOLIO), 60 * minutes)
+def test_the_search_takes_its_part_of_the_work(costs, minutes):
+    found = plan(costs, 60 * minutes)
     work = sum(size * found.unit * 2**i for i, size in enumerate(found.sizes))
     assert work == pytest.approx(SEARCH * 60 * minutes if found.sizes else 0)
 
 
-def test_more_time_tries_more():
-    sizes = [plan(len(PORTFOLIO), 60 * minutes).sizes[:1] for minutes in (0.1, 1, 2, 5, 60)]
+@pytest.mark.parametrize("minutes", [1, 2, 5, 60])
+def test_each_candidate_of_a_search_has_enough_steps_to_be_told_apart(costs, minutes):
+    found = plan(costs, 60 * minutes)
+    tried = costs[: found.sizes[0]] if found.sizes else []
+    steps = [one.steps(found.unit, SHORT_VALIDATIONS) for one in tried]
+    assert min(steps, default=80) >= 80
+
+
+def test_more_time_tries_more(costs):
+    sizes = [plan(costs, 60 * minutes).sizes[:1] for minutes in (0.1, 1, 2, 5, 10, 60)]
     assert sizes == sorted(sizes)
     assert sizes[0] == ()
     assert sizes[-1] == (len(PORTFOLIO),)
@@ -27,8 +43,7 @@ def test_more_time_tries_more():
 
 @pytest.mark.parametrize("candidate", PORTFOLIO, ids=lambda one: one.name)
 def test_steps_cost_more_for_more_columns_and_are_limited_by_rows(candidate):
-    wide = Findings(tuple(f"x{i}" for i in range(9)))
-    narrow, more = (price(candidate, columns, 8000, 1000) for columns in (PLANE, wide))
+    narrow, more = (price(candidate, columns, 8000, 1000) for columns in (PLANE, WIDE))
     assert 0 < narrow.step < more.step
     assert 0 < narrow.validation < more.validation
     work = 50 * narrow.step + 3 * narrow.validation

@@ -148,6 +148,13 @@ def test_a_table_without_a_density_is_refused(frame, message):
         describe(in_memory(frame))
 
 
+def test_values_that_cannot_be_squared_and_contexts_given_twice_are_refused():
+    with pytest.raises(DataError, match="column 'a' has values up to 1.0e.308, whose squares are"):
+        found(a=numpy.where(A > 0, 1e308, -1e308), b=B)
+    with pytest.raises(DataError, match="column 'b' is given twice"):
+        describe(in_memory(pandas.DataFrame({"a": A, "b": B})), ("b", "b"))
+
+
 @pytest.mark.parametrize("convert", [torch.from_numpy, lambda rows: rows, pandas.DataFrame])
 def test_tables_in_memory(convert):
     table = in_memory(convert(numpy.column_stack([A, B])))

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from support.checkout import CHECKOUT
 from support.fits import ENTRANTS, small_fit
 
-from impflow_zoo import create_model, evaluate, fit, training
+from impflow_zoo import Ensemble, create_model, evaluate, fit, training
 from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.fitting.search import STATE
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CURVE, PICTURE, RECIPE, WEIGHTS
+from impflow_zoo.models.folder import CARD, CURVE, PICTURE, RECIPE, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,56 @@ def test_frames_arrays_and_contexts(tmp_path):
     assert "Gaussian" in found.test_baselines
     array = small_fit(None, data=rows)
     assert array.model.config.columns == ("x0", "x1")
+
+
+def test_an_ensemble_is_one_model_with_a_recipe(tmp_path):
+    found = small_fit(tmp_path / "out", members=2)
+    assert [one.name for one in found.tried[-3:]] == [
+        found.tried[-3].name,
+        f"{found.tried[-3].name}-seed-1",
+        "ensemble-of-2",
+    ]
+    assert isinstance(found.model, Ensemble)
+    assert found.best.name == "ensemble-of-2"
+    assert found.best.value >= (found.tried[-3].value + found.tried[-2].value) / 2
+    state = training.train(
+        found.folder / RECIPE, data=found.folder / "data", out=tmp_path / "run", progress=False
+    )
+    assert state["best"] == found.best.value
+    before = timeless(found.folder)
+    small_fit(tmp_path / "out", members=2, resume=True)
+    assert timeless(found.folder) == before
+
+
+def test_the_card_says_what_was_tried_and_how_to_make_it_again(whole):
+    card = (whole.folder / CARD).read_text()
+    assert f"| **{whole.best.name}** | " in card
+    assert f"{whole.value:.4f} ± {whole.stderr:.4f} |" in card
+    for one in whole.baselines:
+        assert f"| {one.name} |  |  | {one.validation:.4f} |" in card
+    assert f"impflow-zoo fit table --out {whole.folder} --minutes 0.015" in card
+    assert f"impflow-zoo train {whole.folder}/recipe.yaml --data {whole.folder}/data" in card
+    assert "a margin of" in card or "invertible by construction" in card
+    assert "\nlicense:" not in card
+    assert "hub_configs" not in card
+    assert evaluate(create_model(whole.folder)).published == pytest.approx(whole.value, abs=1e-5)
+
+
+def test_rows_have_weights(tmp_path):
+    """The heavy half of the table is the one that is found, and the folder keeps the weights."""
+    x = open_toy("moons", 600).rows(range(600)).numpy()
+    frame = pandas.DataFrame(x, columns=["x", "y"])
+    frame["w"] = numpy.where(frame["x"] < 0.5, 1.0, 1e-3)
+    found = small_fit(tmp_path / "out", data=frame, weights="w")
+    assert found.model.config.columns == ("x", "y")
+    rows = found.model.sample(300, generator=torch.Generator().manual_seed(0))
+    assert float((rows[:, 0] < 0.7).double().mean()) > 0.85
+    again = evaluate(create_model(found.folder))
+    assert (again.value, again.stderr) == pytest.approx((found.value, found.stderr))
+    assert again.weights == "w"
+    assert f"nats on {found.n} rows, weighted by w (Gaussian" in found.report()
+    with pytest.raises(ModelError, match="was begun with other rows"):
+        small_fit(tmp_path / "out", data=frame[["x", "y"]], resume=True)
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_a_config_that_nobody_could_read_is_not_saved(tmp_path):
 
 
 def test_blocks_of_other_packages_take_no_more_either(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(mixed, "_OTHERS", dict(mixed._OTHERS))
+    monkeypatch.setattr(mixed, "BLOCKS", dict(mixed.BLOCKS))
 
     @register_block("theirs")
     def _theirs(config: TabularConfig, number: int) -> Transform:

@@ -205,6 +205,12 @@ def test_images(content, message, tmp_path, monkeypatch):
         next(ImageStream.open(folder, None, FORM).batches(1))
 
 
+@pytest.mark.parametrize("kind", [ImageSource, ImageStream])
+def test_one_image_is_no_set(kind, tmp_path):
+    with pytest.raises(DataError, match="a.png is one image: name the folder that it is in"):
+        kind.open(written("a.png", picture())(tmp_path), None, GREY)
+
+
 @pytest.mark.parametrize("name", ["a.eps", "train.zip", "a.png.gz"])
 def test_a_folder_of_something_else_than_images(name, tmp_path):
     with pytest.raises(DataError, match="cannot read files of type|no column of images|any data"):

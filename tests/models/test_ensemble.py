@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.small_models import make, rows
 
-from impflow_zoo import Ensemble, ImageConfig, ResFlow
+from impflow_zoo import Ensemble, ImageConfig, ImpFlow, ResFlow, create_model, evaluate
+from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models.fields import ModelError
 
 NAMES = {"columns": ("a", "b"), "context_columns": ("t",)}
@@ -35,6 +36,44 @@ def test_contexts_and_frames():
     assert list(frame.columns) == ["a", "b", "t"]
     assert frame["t"].tolist() == [0.5] * 3 + [1.5] * 3
     assert ensemble.log_prob(frame).shape == (6,)
+
+
+def test_it_is_saved_loaded_and_evaluated_as_its_models_are(tmp_path):
+    models, x = [make(columns=("a", "b")) for _ in range(3)], rows(50)
+    ensemble = Ensemble(models).eval()
+    ensemble.save_pretrained(tmp_path / "three")
+    loaded = create_model(tmp_path / "three", verify=True)
+    assert isinstance(loaded, Ensemble)
+    torch.testing.assert_close(loaded.log_prob(x), ensemble.log_prob(x))
+    found = evaluate(loaded, x)
+    assert found.value == pytest.approx(float(ensemble.log_prob(x).detach().mean()))
+    assert found.round_trip == max(evaluate(model, x).round_trip for model in models)
+    stated = loaded.folder.config()
+    assert (stated.model, stated.members) == ("ImpFlow", 3)
+    assert {c.name.split(".")[1] for c in stated.certificate} == {"0", "1", "2"}
+    assert stated.certificate == tuple(certify(ensemble))
+    assert "from impflow_zoo import Ensemble" in (tmp_path / "three" / "README.md").read_text()
+    with pytest.raises(ModelError, match="a model of type Ensemble, not ImpFlow"):
+        ImpFlow.from_pretrained(tmp_path / "three")
+
+
+def test_the_error_of_its_estimator_is_that_of_the_mixture():
+    models = [make(logdet={"mode": "truncated", "n_terms": 3, "n_probes": 4}) for _ in range(2)]
+    x = rows()
+    (first, one), (second, two) = (model.log_prob_with_error(x) for model in models)
+    value, error = Ensemble(models).log_prob_with_error(x)
+    total = torch.logaddexp(first, second)
+    expected = ((first - total).exp() * one).square() + ((second - total).exp() * two).square()
+    torch.testing.assert_close(error, expected.sqrt())
+    torch.testing.assert_close(value, Ensemble(models).log_prob(x))
+
+
+def test_it_has_no_map_to_noise_and_models_of_several_configs_are_not_saved_together(tmp_path):
+    ensemble = Ensemble([make(), make(ResFlow)])
+    with pytest.raises(ModelError, match="an ensemble has no map data -> noise"):
+        ensemble.encode(rows())
+    with pytest.raises(ModelError, match="an ensemble of models of several configs"):
+        ensemble.save_pretrained(tmp_path / "mixed")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from impflow_zoo import (
 )
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models import mixed
+from impflow_zoo.models.classes import family_of
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.folder import WEIGHTS, WeightsError
 from impflow_zoo.models.mixed import BLOCKS
@@ -45,7 +46,7 @@ def theirs(config, number):
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch):
     """What a test registers is forgotten."""
-    monkeypatch.setattr(mixed, "_OTHERS", dict(mixed._OTHERS))
+    monkeypatch.setattr(mixed, "BLOCKS", dict(mixed.BLOCKS))
 
 
 def bent(blocks, kind=ImpFlow, **settings):
@@ -89,6 +90,28 @@ def test_blocks_come_in_their_order():
     ]
     assert len(splines) == 1
     assert last is not spline
+
+
+@pytest.mark.parametrize(
+    ("block", "family"),
+    [
+        ("implicit", "ImpFlow"),
+        ("residual", "ResFlow"),
+        ("monotone", "MonotoneFlow"),
+        ("spline-coupling", "SplineFlow"),
+        ("spline-autoregressive", "SplineFlow"),
+        ("radial", None),
+    ],
+)
+def test_a_block_is_named_once_and_belongs_to_a_family(block, family):
+    assert block in BLOCKS
+    assert family_of(block) == family
+
+
+def test_a_model_bears_the_name_of_its_blocks():
+    with pytest.raises(ConfigError, match="all blocks are of ResFlow: name it as the model, not I"):
+        ImpFlow(config(blocks=("residual", "residual")))
+    ImpFlow(config(blocks=("spline-coupling",)))  # SplineFlow takes other settings
 
 
 def test_a_number_and_the_name_of_the_own_kind_are_the_same_model():

@@ -29,6 +29,7 @@ before = set(sys.modules)
 import impflow_zoo
 print(*(m for m in {heavy} if m in sys.modules))
 print(*(m for m in ("matplotlib.pyplot", "jinja2") if m in set(sys.modules) - before))
+print(*(m for m in sys.modules if m.startswith(("impflow_zoo.fitting", "impflow_zoo.training"))))
 """
 
 
@@ -54,7 +55,7 @@ def modules() -> dict[str, Path]:
 # Each room may import those before it.
 ROOMS = [
     *("numerics", "lipschitz", "transforms", "normflows", "data", "models"),
-    *("evaluation", "plots", "training", "fitting", "zoo", "demo", "cli"),
+    *("evaluation", "plots", "training", "zoo", "fitting", "demo", "cli"),
 ]
 
 

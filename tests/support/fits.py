@@ -33,7 +33,8 @@ ENTRANTS = (
 def small_fit(out: Path | None, **options: Any) -> Fit:
     """A search of two rounds over small models of 600 moons, less than a second of work."""
     moons = open_toy("moons", 600).rows(range(600)).numpy()
-    table = read_table(options.pop("data", pandas.DataFrame(moons, columns=["x", "y"])))
+    data = options.pop("data", pandas.DataFrame(moons, columns=["x", "y"]))
+    table = read_table(data, options.get("weights"))
     findings = describe(table.first, options.pop("given", ()))
     settings = {"minutes": 0.015, "seed": 0, "device": "cpu", **options}
     splits = split(table, findings, settings["seed"])

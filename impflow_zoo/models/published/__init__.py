@@ -4,16 +4,11 @@ No other room knows this one. `models/config.py` imports it when a file asks for
 that is defined here, and importing it adds these kinds to those that are known.
 """
 
-from impflow_zoo.models.build import BUILDERS
 from impflow_zoo.models.config import CONFIGS
-from impflow_zoo.models.published.build import PublishedImageBuilder, PublishedTableBuilder
+from impflow_zoo.models.published import build  # which says how to build from these configs
 from impflow_zoo.models.published.config import PublishedImageConfig, PublishedTabularConfig
 
-__all__ = ["PublishedImageConfig", "PublishedTabularConfig"]
+__all__ = ["PublishedImageConfig", "PublishedTabularConfig", "build"]
 
-for config, builder in (
-    (PublishedTabularConfig, PublishedTableBuilder),
-    (PublishedImageConfig, PublishedImageBuilder),
-):
+for config in (PublishedTabularConfig, PublishedImageConfig):
     CONFIGS[config.kind] = config
-    BUILDERS[config] = builder

@@ -10,7 +10,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.published_nets import PublishedConvNet, PublishedMLP
-from impflow_zoo.models.build import ImageBuilder, TableBuilder
+from impflow_zoo.models.build import ImageBuilder, TableBuilder, described
 from impflow_zoo.models.published.config import PublishedImageConfig, PublishedTabularConfig
 from impflow_zoo.transforms.actnorm import ActNorm
 
@@ -85,3 +85,13 @@ def _mlp(
     sizes, norm, preactivation = (features, hidden), config.norm, config.preactivation
     act, lipschitz = config.activation, config.lipschitz
     return PublishedMLP(*sizes, act, lipschitz, norm=norm, preactivation=preactivation)
+
+
+@described.register
+def _(config: PublishedTabularConfig, own: str) -> Transform:
+    return PublishedTableBuilder(config, own).transform()
+
+
+@described.register
+def _(config: PublishedImageConfig, own: str) -> Transform:
+    return PublishedImageBuilder(config, own).transform()

@@ -1,0 +1,105 @@
+"""The folder of a training: whether one may begin there, or go on."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.folder import (
+    CHECKPOINT,
+    CONFIG,
+    GOLDEN,
+    LOG,
+    RECIPE,
+    TRAINING,
+    WEIGHTS,
+    ModelFolder,
+)
+from impflow_zoo.training.checkpoint import CheckpointError
+from impflow_zoo.training.facts import TrainingFacts
+from impflow_zoo.training.recipe import Recipe, differences, read_recipe
+
+__all__ = ["check_new", "check_resumed"]
+
+
+def check_new(folder: ModelFolder, own: Path | None) -> None:
+    """Refuse to train where the run would overwrite what it has not written.
+
+    The files of a run that ended before its first checkpoint may be overwritten.
+
+    Arguments:
+        folder: where the run is to go.
+        own: its recipe, which may lie there; None if that is not to be kept as it is.
+
+    Raises:
+        ModelError: if the folder holds a run, a model, or files of the names that a run writes.
+    """
+    name = folder.name
+    if folder.has(CHECKPOINT):
+        raise CheckpointError(f"{name} holds a run already: --resume it, or choose another --out")
+    others = () if folder.has(LOG) else (CONFIG, GOLDEN, RECIPE, TRAINING)
+    for file in (WEIGHTS, *others):
+        path = folder.path / file
+        if path.exists() and (own is None or path.resolve() != own.resolve()):
+            raise ModelError(f"{name} holds a {file} of something else: choose another --out")
+
+
+def check_resumed(
+    folder: ModelFolder, own: Path | None, recipe: Recipe, init_from: str | None
+) -> bool:
+    """Whether there is a checkpoint to go on from.
+
+    Arguments:
+        folder, own: as in `check_new`.
+        recipe: what is to be trained.
+        init_from: the model to start from, if one is named.
+
+    Raises:
+        CheckpointError: if the run in the folder is another one than is to go on, naming what
+            differs.
+        ModelError: as `check_new`, where nothing has been trained yet.
+    """
+    if folder.has(CHECKPOINT):
+        if init_from is not None:
+            raise ModelError("--resume continues from the run's own weights: leave --init-from out")
+        _check_same(folder, recipe)
+        return True
+    if folder.has(LOG):
+        if folder.has(WEIGHTS):
+            raise CheckpointError(
+                f"{folder.name} holds weights but no {CHECKPOINT} to go on from: start a new run "
+                "with another --out (and --init-from for these weights)"
+            )
+        _check_same(folder, recipe)
+        begun = TrainingFacts.read(folder.path) if folder.has(TRAINING) else None
+        if init_from is None and begun is not None and (begun.init_from or begun.parts):
+            raise CheckpointError(
+                f"{folder.name} started from the weights of a model and holds no checkpoint "
+                "yet: name the model again with --init-from"
+            )
+    else:
+        check_new(folder, own)
+    warnings.warn(
+        f"there is no {folder.path / CHECKPOINT} yet: training starts from the beginning",
+        stacklevel=4,
+    )
+    return False
+
+
+def _check_same(folder: ModelFolder, recipe: Recipe) -> None:
+    """The recipe may differ from the run's in its card, and may have further stages."""
+    path = folder.path / RECIPE
+    known = read_recipe(path) if path.is_file() else recipe
+    begun, asked = known.training.seed, recipe.training.seed
+    if begun != asked:
+        raise CheckpointError(
+            f"{folder.name} was started with seed {begun}, not {asked}: continue with "
+            f"--seed {begun}"
+        )
+    changed = differences(known, recipe, more_stages=True)
+    if changed:
+        raise CheckpointError(
+            f"{folder.name} was trained with another recipe ({', '.join(changed)}): resume with "
+            f"{path}, or start a new run with another --out (and --init-from for its weights)"
+        )

@@ -1,0 +1,56 @@
+"""A recipe that asks for an ensemble: several trainings, one model."""
+
+from __future__ import annotations
+
+import pandas
+import pytest
+import torch
+from support.small_models import write_image_recipe, write_recipe
+
+from impflow_zoo import Ensemble, create_model, evaluate, train
+from impflow_zoo.data import open_toy
+from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.training.facts import TrainingFacts
+from impflow_zoo.training.recipe import differences, read_recipe
+
+
+def write(folder, **sections):
+    path = write_recipe(folder, data={"validation_rows": 60, "dataset": None}, **sections)
+    path.write_text("ensemble: 2\n" + path.read_text())
+    return path
+
+
+FRAME = pandas.DataFrame(open_toy("moons", 300).rows(range(300)).numpy(), columns=["x", "y"])
+
+
+def test_seeds_are_trained_and_mixed(tmp_path):
+    recipe = write(tmp_path / "recipe")
+    out = tmp_path / "run"
+    stopped = train(recipe, data=FRAME, out=out, max_minutes=0.0, progress=False)
+    assert (stopped["ended"], stopped["members"]) == ("time", [])
+    state = train(recipe, data=FRAME, out=out, resume=True, progress=False)
+    model = create_model(out, verify=True)
+    assert isinstance(model, Ensemble)
+    parts = [create_model(out / f"seed-{seed}") for seed in (0, 1)]
+    x = torch.tensor(FRAME[-60:].to_numpy()).float()
+    torch.testing.assert_close(model.log_prob(x), Ensemble(parts).log_prob(x))
+    assert state["members"] == [evaluate(part, x[:50]).value for part in parts]
+    assert state["best"] == pytest.approx(evaluate(model, x[:50]).value)
+    assert state["best"] >= sum(state["members"]) / 2
+    assert read_recipe(out / "recipe.yaml").ensemble == 2
+    assert read_recipe(out / "seed-1" / "recipe.yaml").training.seed == 1
+    assert TrainingFacts.read(out).steps == 8
+    with pytest.raises(ModelError, match="choose another --out"):
+        train(recipe, data=FRAME, out=out, progress=False)
+
+
+def test_a_recipe_with_an_ensemble_is_another_one(tmp_path):
+    recipe = read_recipe(write(tmp_path))
+    assert differences(recipe, read_recipe(write_recipe(tmp_path / "one"))) == ["ensemble"]
+    image = write_image_recipe(tmp_path / "image", "a set")
+    image.write_text("ensemble: 2\n" + image.read_text())
+    with pytest.raises(ConfigError, match="ensemble is for tables"):
+        read_recipe(image)
+    image.write_text(image.read_text().replace("ensemble: 2", "ensemble: 0"))
+    with pytest.raises(ConfigError, match="ensemble=0: 1 to 100 expected"):
+        read_recipe(image)

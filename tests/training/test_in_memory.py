@@ -1,0 +1,37 @@
+"""Training on tables in memory."""
+
+from __future__ import annotations
+
+import pandas
+import pytest
+from support.small_models import write_recipe
+
+from impflow_zoo import create_model, train
+from impflow_zoo.data import DataError, open_toy
+
+ROWS = open_toy("moons", 200).rows(range(200))
+FRAME = pandas.DataFrame(ROWS.numpy(), columns=["x", "y"])
+
+
+@pytest.mark.parametrize("data", [FRAME, ROWS.numpy(), ROWS], ids=["frame", "array", "tensor"])
+def test_rows_in_memory_are_those_of_a_file(tmp_path, data):
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None, "validation_rows": 50})
+    FRAME.to_csv(tmp_path / "own.csv", index=False)
+    state = train(recipe, data=data, out=tmp_path / "run", progress=False)
+    of_file = train(recipe, data=tmp_path / "own.csv", out=tmp_path / "file", progress=False)
+    assert state["best"] == of_file["best"]
+    named = ("x", "y") if isinstance(data, pandas.DataFrame) else ()
+    assert create_model(tmp_path / "run").config.columns == named
+
+
+@pytest.mark.parametrize(
+    ("data", "held_out", "message"),
+    [
+        (FRAME, None, "in memory and have no splits: set data.validation_rows"),
+        ([[1, 2]], 1, "data of type list: a Hub id, folder, file, toy:NAME, DataFrame or array"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, data, held_out, message):
+    recipe = write_recipe(tmp_path, data={"dataset": None, "validation_rows": held_out})
+    with pytest.raises(DataError, match=message):
+        train(recipe, data=data, out=tmp_path / "run", progress=False)
