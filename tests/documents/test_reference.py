@@ -25,7 +25,6 @@ IN_WORDS = {
     "impflow_zoo.data.fingerprint",
     "impflow_zoo.data.is_toy",
     "impflow_zoo.evaluation.rows.Split",
-    "impflow_zoo.models.registry.locate",
     "impflow_zoo.evaluation.rows.scored_split",
     "impflow_zoo.transforms.actnorm.ActNorm",
     "impflow_zoo.transforms.mixture.normal_quantile",
