@@ -17,6 +17,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from impflow_zoo.numerics.modes import is_compiling
+
 __all__ = ["as_written", "uncompiled", "unwrapped"]
 
 P = ParamSpec("P")
@@ -31,7 +33,7 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             disabled: Callable[P, R] = torch.compiler.disable(function)
             return disabled(*args, **kwargs)
         return function(*args, **kwargs)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.numerics.modes import seen
+from impflow_zoo.numerics.modes import is_compiling, seen
 from impflow_zoo.numerics.rows import listed
 
 __all__ = [
@@ -33,7 +33,7 @@ def check_finite(x: Tensor, name: str, why: str = "") -> None:
         NotFiniteError: if there are any.
     """
     finite = torch.isfinite(x[:, None].flatten(1)).all(dim=1)
-    if torch.compiler.is_compiling():
+    if is_compiling():
         assert_all(finite, f"{name} with NaN or infinity")
     else:
         refuse_rows(~finite, f"{name} with", why)
@@ -67,7 +67,7 @@ def blaming_weights(module: nn.Module) -> AbstractContextManager[None]:
     Raises:
         NotFiniteError: naming a weight that is not finite, or whose squares are not.
     """
-    return nullcontext() if torch.compiler.is_compiling() else _blaming_weights(module)
+    return nullcontext() if is_compiling() else _blaming_weights(module)
 
 
 @contextmanager

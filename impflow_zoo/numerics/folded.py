@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.compiled import as_written, unwrapped
-from impflow_zoo.numerics.modes import is_plain, recording
+from impflow_zoo.numerics.modes import is_compiling, is_plain, recording
 
 __all__ = [
     "FoldedModule",
@@ -282,7 +282,7 @@ class FoldedModule(FoldedNet):
             ValueError: if the net does not answer with a tensor of the shape of its input.
         """
         inputs = [x] if self.context is None else [x, self.context]
-        written = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        written = torch.is_grad_enabled() and not is_compiling()
         net = self._written if written else self.net
         value = net(*(t.clone() for t in inputs))
         if not isinstance(value, Tensor):

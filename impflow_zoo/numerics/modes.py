@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["is_plain", "is_transforming", "recording", "seen", "without_autocast"]
+__all__ = ["is_compiling", "is_plain", "is_transforming", "recording", "seen", "without_autocast"]
 
 
 def recording(*, mode: bool = True) -> Any:
@@ -23,7 +23,7 @@ def recording(*, mode: bool = True) -> Any:
     A context manager, or a decorator.
     """
     # The compiler does not know the inference mode as something to leave.
-    return torch.set_grad_enabled(mode) if torch.compiler.is_compiling() else _recording(mode)
+    return torch.set_grad_enabled(mode) if is_compiling() else _recording(mode)
 
 
 @contextmanager
@@ -32,13 +32,21 @@ def _recording(mode: bool) -> Iterator[None]:
         yield
 
 
+def is_compiling() -> bool:
+    """Whether this thread is within `torch.compile` or `torch.export`.
+
+    `torch.compiler.is_compiling` says so in every thread while one of them compiles.
+    """
+    return torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting()
+
+
 def is_plain() -> bool:
     """Whether every operation has to be one of torch's own.
 
     So it is within `torch.compile` and `torch.export`, which write operations down, and within
     transforms.
     """
-    return torch.compiler.is_compiling() or is_transforming()
+    return is_compiling() or is_transforming()
 
 
 def is_transforming() -> bool:
@@ -46,7 +54,7 @@ def is_transforming() -> bool:
 
     Then tensors are no tensors elsewhere, and the host cannot look at them but by `seen`.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     # By private names: torch has no other way to ask.
     transforms = torch._C._functorch.peek_interpreter_stack() is not None
@@ -102,7 +110,7 @@ def without_autocast(*where: nn.Module | Tensor) -> AbstractContextManager[Any]:
 
     Autocast would round the products from which norms, weights, proofs and densities are made.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         kind = next(_tensors(where)).device.type
         narrow = torch.is_autocast_enabled(kind)
         return torch.autocast(kind, enabled=False) if narrow else nullcontext()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.estimate import Estimate
 from impflow_zoo.numerics.finite import assert_all
-from impflow_zoo.numerics.modes import is_transforming, seen
+from impflow_zoo.numerics.modes import is_compiling, is_transforming, seen
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.solver import Solution
 
@@ -51,7 +51,7 @@ class Checks:
         conditions, self._conditions = self._conditions, []
         if not conditions:
             return
-        if torch.compiler.is_compiling():
+        if is_compiling():
             good = [~n if n.dtype == torch.bool else n.isfinite() for n, _ in conditions]
             assert_all(torch.stack(good), "a number in a block is NaN, or infinite")
             return

@@ -18,7 +18,7 @@ from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.finite import NotFiniteError, blaming_weights, check_finite
 from impflow_zoo.numerics.folded import Negated, fold
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.modes import recording, without_autocast
+from impflow_zoo.numerics.modes import is_compiling, recording, without_autocast
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Call, Checks, Report
 from impflow_zoo.numerics.residual import ResidualMap
@@ -188,7 +188,7 @@ class ResidualBlock(Transform):
             probes: the source of the probes of log-determinants.
             report: receives statistics of roots and log-determinants.
         """
-        if torch.compiler.is_compiling():
+        if is_compiling():
             asked: dict[str, Any] = {
                 "backwards": backwards,
                 "want_logdet": want_logdet,
@@ -295,7 +295,7 @@ def all_compile(transform: nn.Module, x: Tensor, **asked: Any) -> bool:
 
 def _recordable(x: Tensor) -> Tensor:
     """A tensor that may enter graphs, which those made in inference mode may not."""
-    return x.clone() if not torch.compiler.is_compiling() and x.is_inference() else x
+    return x.clone() if not is_compiling() and x.is_inference() else x
 
 
 def _through(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from impflow_zoo.numerics.finite import check_finite
+from impflow_zoo.numerics.modes import is_compiling
 from impflow_zoo.numerics.report import Checks
 
 __all__ = ["check_call", "check_channels"]
@@ -70,7 +71,7 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
             f"inputs are on {inputs.device}, context or parameters on "
             f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
         )
-    if not torch.compiler.is_compiling() and any(p.is_inference() for p in parameters):
+    if not is_compiling() and any(p.is_inference() for p in parameters):
         raise ValueError(
             "parameters were made within torch.inference_mode: copy them outside of it"
         )

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
 from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.finite import blaming_weights, check_finite
-from impflow_zoo.numerics.modes import seen, without_autocast
+from impflow_zoo.numerics.modes import is_compiling, seen, without_autocast
 from impflow_zoo.transforms.base import all_compile
 
 __all__ = ["WholeTransform"]
@@ -35,7 +34,7 @@ class WholeTransform(CompositeTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "inputs", self.shape)
-        if torch.compiler.is_compiling():
+        if is_compiling():
             if not all_compile(self, inputs):
                 return self._as_written(WholeTransform.forward, inputs, context)
             return self.checked(*super().forward(inputs, self.seen(context)))
@@ -44,7 +43,7 @@ class WholeTransform(CompositeTransform):
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "noise", (math.prod(self.shape),))
-        if torch.compiler.is_compiling():
+        if is_compiling():
             if not all_compile(self, inputs, backwards=True):
                 return self._as_written(WholeTransform.inverse, inputs, context)
             return self.checked(*super().inverse(inputs, self.seen(context)))
@@ -68,7 +67,7 @@ class WholeTransform(CompositeTransform):
         """
         total = outputs.detach().sum() + logabsdet.detach().sum()
         # Compiled code cannot ask.
-        compiling = torch.compiler.is_compiling()
+        compiling = is_compiling()
         if not self.training and (compiling or not bool(seen(total[None]).isfinite().all())):
             why = f"numbers there are too large for {outputs.dtype}"
             check_finite(outputs, "results", why)

@@ -215,7 +215,6 @@ USAGE = {
     "negative seed": ["evaluate", DEFAULT, "--seed", "-1"],
     "huge seed": ["evaluate", DEFAULT, "--seed", str(2**63)],
     "huge seed of a training": ["train", "recipe.yaml", "--seed", str(2**63)],
-    "absurdly many samples": ["sample", DEFAULT, "--out", "x.csv", "-n", str(10**16 + 1)],
     "negative time": ["train", "recipe.yaml", "--max-minutes", "-1"],
 }
 

@@ -47,7 +47,7 @@ def write_scores(
 ) -> None:
     """The scores of a folder's rows, and their groups."""
     folder.mkdir(exist_ok=True)
-    result = SimpleNamespace(per_row=scores, row_groups=groups, seed=seed)
+    result = SimpleNamespace(per_row=scores, row_groups=groups, row_weights=None, seed=seed)
     (folder / SCORES).write_bytes(scores_file(result, "a", "test"))
 
 

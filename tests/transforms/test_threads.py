@@ -110,6 +110,17 @@ def test_one_block_in_several_threads(name: str, training: bool) -> None:
     check([lambda seed=seed: call(seed) for seed in range(THREADS)], tolerance)
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_another_thread_may_compile_meanwhile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch says to all threads that it compiles, while one of them does."""
+    make_block, shape = BLOCKS[name]
+    block, x = make_block().double(), torch.randn(3, *shape, dtype=torch.float64)
+    expected = block(x)
+    monkeypatch.setattr(torch.compiler, "_is_compiling_flag", True)
+    for found, value in zip(block(x), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-9)
+
+
 def test_compiled_nets_are_within_their_graphs_at_once() -> None:
     """Each leaves while others are still there."""
     barrier = threading.Barrier(THREADS)

@@ -171,15 +171,14 @@ def test_a_model_is_asked_for_in_one_revision():
 
 
 def test_weights_that_are_not_here_come_from_the_namespace(tmp_path, monkeypatch):
-
     source = zoo_folder() / "impflow-power-plant"
     (tmp_path / "flow").mkdir()
     (tmp_path / "flow" / CONFIG).write_bytes((source / CONFIG).read_bytes())
     monkeypatch.setattr("impflow_zoo.models.registry.zoo_folder", lambda: tmp_path)
     monkeypatch.delenv("IMPFLOW_ZOO_NAMESPACE", raising=False)
-    assert locate("flow") == "impflow-zoo/flow"
+    assert locate("flow@v1") == "impflow-zoo/flow@v1"
     monkeypatch.setenv("IMPFLOW_ZOO_NAMESPACE", "mine")
-    assert locate("flow") == "mine/flow"
+    assert locate("flow@v1") == "mine/flow@v1"
 
 
 @pytest.mark.parametrize("name", ["impflow-rings", "resflow-checkerboard", "impflow-kin8nm"])
