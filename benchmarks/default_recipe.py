@@ -157,6 +157,8 @@ def trained(
         start = time.process_time()
         state = made.run()
         seconds = time.process_time() - start
+        if made.stopped:
+            raise SystemExit("stopped by a signal: the training is not kept")
     return {
         "seconds": round(seconds, 1),
         "steps": state["step"],

@@ -182,16 +182,19 @@ def whole_signature(
 def with_own_anchors(body: str) -> str:
     """A page with source, whose links back to the reference lead to the anchors that are there.
 
-    Sphinx takes all names of a file for names of the module that it saw first, the package.
+    Sphinx takes all names of a file for names of the module by which it met the first.
     """
+    known = modules()
 
     def link(found: re.Match[str]) -> str:
-        start, page, name = found.groups()
-        whole = f"impflow_zoo.{name}"
-        there = whole == page or whole.startswith(f"{page}.")
-        return f"{start}{page}.html#{whole if there else f'{page}.{name}'}"
+        start, page, anchor = found.groups()
+        module = anchor.rpartition(".")[0]
+        while module not in known:
+            module = module.rpartition(".")[0]
+        home = page if page in known else "impflow_zoo"
+        return f"{start}{page}.html#{home}{anchor.removeprefix(module)}"
 
-    return re.sub(r'(href="[^"]*api/)(impflow_zoo[\w.]*)\.html#impflow_zoo\.([\w.]+)', link, body)
+    return re.sub(r'(href="[^"]*api/)(impflow_zoo[\w.]*)\.html#(impflow_zoo\.[\w.]+)', link, body)
 
 
 def of_others(

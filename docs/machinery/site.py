@@ -22,6 +22,7 @@ _TASKS = (
     "boltzmann_on_a_torus",
     "own_net",
     "own_block",
+    "torch_tools",
     "images_from_blocks",
     "many_images",
     "several_processes",

@@ -1,4 +1,8 @@
-"""Certificates: proved upper bounds on Lipschitz constants."""
+"""Certificates: proved upper bounds on Lipschitz constants.
+
+A bound `kappa < 1` on the net `g` makes `x + g(x)` invertible: for `x` and `x'` it stretches the
+distance by at least `1 - kappa`, the margin.
+"""
 
 from __future__ import annotations
 

@@ -39,6 +39,10 @@ class Elementwise(ABC):
     keeps: ClassVar[bool] = True
 
     @abstractmethod
+    def slope(self, h: Tensor) -> Tensor:
+        """`f'(h)`, in torch's operations."""
+
+    @abstractmethod
     def overwrite(self, h: Tensor) -> Tensor:
         """`f(h)`, in the place of `h`."""
 
@@ -64,6 +68,9 @@ class Sine(Elementwise):
     function = staticmethod(torch.sin)
     keeps = False
 
+    def slope(self, h: Tensor) -> Tensor:
+        return torch.cos(h)
+
     def overwrite(self, h: Tensor) -> Tensor:
         return _sine(h, out=h)
 
@@ -82,6 +89,9 @@ class HalfSine(Elementwise):
     """`h + sin(h)`; its second derivative needs the sine."""
 
     function = staticmethod(half_sine)
+
+    def slope(self, h: Tensor) -> Tensor:
+        return 1 + torch.cos(h)
 
     def overwrite(self, h: Tensor) -> Tensor:
         return h.add_(_sine(h, out=torch.empty_like(h)))
@@ -102,6 +112,10 @@ class SiLU(Elementwise):
     """`h sigmoid(h)`; its second derivative needs the sigmoid."""
 
     function = staticmethod(functional.silu)
+
+    def slope(self, h: Tensor) -> Tensor:
+        s = torch.sigmoid(h)
+        return s + h * s * (1 - s)
 
     def overwrite(self, h: Tensor) -> Tensor:
         return functional.silu(h, inplace=True)

@@ -2,6 +2,9 @@
 
 Everything it computes is an operation of torch. The other forms, `FoldedPerceptron` and
 `FoldedConvolutions`, compute the same numbers in less time, and tests compare them with this one.
+Transforms of `torch.func`, `torch.compile` and `torch.export` see this form. Of perceptrons with
+known slopes it writes products with the Jacobian down: by the chain rule `v^T J` is `v^T W_n D_n
+... D_1 W_1` with `D_i = diag(f_i'(h_i))`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from impflow_zoo.numerics.folded import FoldedNet
+from impflow_zoo.lipschitz.derivatives import DERIVATIVES
+from impflow_zoo.numerics.folded import FoldedNet, Pullback
+from impflow_zoo.numerics.modes import is_plain
 
 __all__ = ["FoldedLayers"]
 
@@ -60,6 +65,27 @@ class FoldedLayers(FoldedNet):
             h = function(affine(x, self.weights[i], self.biases[i]))
             x = h if self.mixing is None else mixed(x, h, self.mixing[i])
         return affine(x, self.weights[-1], self.biases[-1])
+
+    def trace(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        known = all(function in DERIVATIVES for function in self.functions)
+        matrices = self.weights[0].dim() == 2 and self.first is None and self.mixing is None
+        return self._perceptron(x) if is_plain() and known and matrices else super().trace(x)
+
+    def _perceptron(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        """`g(x)` and `v -> v^T W_n D_n ... D_1 W_1`, with `D_i` the slopes of `f_i`."""
+        steps: list[tuple[Tensor, Tensor]] = []  # slopes, and the weight before them
+        for function, weight, bias in zip(self.functions, self.weights, self.biases, strict=False):
+            h = affine(x, weight, bias)
+            x = function(h)
+            steps.append((DERIVATIVES[function].slope(h), weight))
+
+        def pullback(v: Tensor) -> Tensor:
+            v = v @ self.weights[-1]
+            for slope, weight in reversed(steps):
+                v = (v * slope) @ weight
+            return v
+
+        return affine(x, self.weights[-1], self.biases[-1]), pullback
 
     def rows(self, index: Tensor | slice) -> Self:
         if all(bias.dim() == 1 for bias in self.biases):

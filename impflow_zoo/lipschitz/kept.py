@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import watched
-from impflow_zoo.numerics.modes import is_transforming, recording
+from impflow_zoo.numerics.modes import is_plain, recording
 
 __all__ = ["Kept", "is_ours", "sources"]
 
@@ -88,7 +88,7 @@ def sources(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Sources | Non
         kinds: the classes whose attributes count, if they are of this package. Modules of such a
             class that are not are unknown; modules of other classes are called, not kept.
     """
-    if torch.compiler.is_compiling() or is_transforming():
+    if is_plain():
         return None
     modules, recorded = list(net.modules()), torch.is_grad_enabled()
     tensors = [p for module in modules for p in module._parameters.values() if p is not None]

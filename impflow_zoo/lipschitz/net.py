@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import cast
 
@@ -39,6 +38,7 @@ from impflow_zoo.lipschitz.norms import (
 )
 from impflow_zoo.numerics.finite import blaming_weights
 from impflow_zoo.numerics.folded import FoldedModule, FoldedNet
+from impflow_zoo.numerics.modes import is_plain
 from impflow_zoo.numerics.settings import is_real, is_whole
 
 
@@ -153,7 +153,7 @@ class LipschitzNet(nn.Module):
     def at(self, context: Tensor | None, *, training: bool | None = None) -> FoldedLayers:
         """The net at a context, without its layers' hooks; `training` as in `norms_of`."""
         make, origin = partial(self._without_context, training), self._sources(training)
-        with nullcontext() if torch.compiler.is_compiling() else blaming_weights(self):
+        with blaming_weights(self):
             folded, befores = make() if origin is None else self.kept.get(origin, make)
         if context is None or not self.context_layers:
             return folded
@@ -192,9 +192,9 @@ class LipschitzNet(nn.Module):
             return FoldedModule(self, context)
         self.check_context(context)
         plain = self.at(context)
-        # Autocast rounds operations of torch alone.
+        # Autocast rounds operations of torch alone; transforms and compilers know no others.
         narrow = torch.is_autocast_enabled(plain.weights[0].device.type)
-        return plain if narrow else self.form(plain)
+        return plain if narrow or is_plain() else self.form(plain)
 
     def form(self, plain: FoldedLayers) -> FoldedLayers:
         """The form in which a block evaluates and differentiates the net."""

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from impflow_zoo.lipschitz.activations import watched
 from impflow_zoo.lipschitz.folded_layers import FoldedLayers
 from impflow_zoo.lipschitz.kept import Kept, is_ours
-from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.finite import NotFiniteError, overflows, too_large
-from impflow_zoo.numerics.modes import is_transforming, without_autocast
+from impflow_zoo.numerics.modes import is_plain, is_transforming, without_autocast
 
 __all__ = ["LipschitzLayer", "LipschitzLinear", "SpectralLayer", "is_replaced", "refresh_norms"]
 
@@ -61,7 +60,8 @@ class SpectralLayer(LipschitzLayer):
     runs whenever the weight is normalised, and the buffer `vector` takes its `v`. Evaluation
     iterates `v` to convergence, starting from the buffer, and writes nothing. It does so once, and
     again when the layer has changed. A vector that attains the norm already stays as it is, so a
-    loaded layer is bit-equal to the saved one.
+    loaded layer is bit-equal to the saved one. A function that `torch.func` transforms may not
+    write: there training iterates as evaluation does.
     Where outputs are fewer than inputs, the adjoint takes the place of `W`: it has the same norm,
     and its vector is smaller.
     Gradients take `v` and `u = W v / |W v|` as constants and flow through `u . W v`.
@@ -100,12 +100,13 @@ class SpectralLayer(LipschitzLayer):
         self.vector.copy_(vector)
         return vector
 
-    @uncompiled
     @torch.no_grad()
     def settled(self, find: Callable[[], Tensor] | None = None) -> Tensor:
         """The converged vector, kept; another function may find it."""
         find = self.converged if find is None else find
-        if is_transforming() or not is_ours(type(self)):
+        if is_plain():
+            return find().detach()  # derivatives of singular vectors may be infinite
+        if not is_ours(type(self)):
             return find()
         settings = [self, *vars(self).values()]
         return self.kept.get(((self.weight, self.vector), settings), partial(self._measure, find))
@@ -124,7 +125,8 @@ class SpectralLayer(LipschitzLayer):
 
     def norm(self, *, iterate: bool) -> Any:
         """`|W|`, iterated by one training step or to convergence; differentiable in `W`."""
-        return self.attained(self.advance() if iterate else self.settled())
+        steps = iterate and not is_transforming()  # a function that is transformed writes nothing
+        return self.attained(self.advance() if steps else self.settled())
 
     def attained(self, vector: Tensor | None = None) -> Any:
         """`|W v|` at a vector, by default that of the buffer; differentiable in `W`."""

@@ -1,4 +1,8 @@
-"""Perceptrons `g(x)` or `g(x, context)` with `Lip(g) <= lipschitz` in `x`."""
+"""Perceptrons `g(x)` or `g(x, context)` with `Lip(g) <= lipschitz` in `x`.
+
+Each of the `n` layers has a norm of at most `lipschitz^(1 / n)`, and activations have the constant
+1: the product bounds the net.
+"""
 
 from __future__ import annotations
 

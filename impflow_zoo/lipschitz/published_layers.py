@@ -16,7 +16,7 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.convolutions import LipschitzConv2d
 from impflow_zoo.lipschitz.norms import LipschitzLinear, SpectralLayer
-from impflow_zoo.numerics.modes import without_autocast
+from impflow_zoo.numerics.modes import is_transforming, without_autocast
 
 __all__ = ["PublishedConv2d", "PublishedLinear", "Space", "spaces"]
 
@@ -87,6 +87,14 @@ class PublishedLayer(SpectralLayer):
     def settle(self) -> None:
         """Nothing: in evaluation the vectors stay as they came."""
 
+    def norm(self, *, iterate: bool) -> Any:
+        if iterate and is_transforming() and not self.has_closed_form:
+            raise RuntimeError(
+                "power vectors of published layers follow the weight in training, which a function "
+                "that is transformed by torch.func cannot write: call eval() before"
+            )
+        return super().norm(iterate=iterate)
+
     def attained(self, vector: Tensor | None = None) -> Tensor:
         return torch.dot(self.u.clone(), self.operator(self.weight, self.v.clone()))
 
@@ -108,7 +116,9 @@ class PublishedLayer(SpectralLayer):
         else:  # the published code divides by a number in float32, whatever the type of the weight
             factor = (norm / self.coefficient).float().to(self.weight.dtype)
         weight = self.weight / factor.clamp(min=1) * scale
-        return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight
+        if weight.dim() == 2 or is_transforming():
+            return weight
+        return weight.contiguous(memory_format=torch.channels_last)
 
     def _slices(self) -> Tensor:
         """The norms of rows or columns, or of the kernels of channels."""

@@ -1,4 +1,8 @@
-"""Nets that may start with an activation, and keep the power vectors of published weights."""
+"""Nets that may start with an activation, and keep the power vectors of published weights.
+
+With layers from the `p`-norm of one space to that of the next, the constants multiply as in the
+2-norm, from the norm of the first space to that of the last.
+"""
 
 from __future__ import annotations
 

@@ -121,6 +121,10 @@ class Density(nn.Module):
             check_finite(value.detach(), "log-densities", why)
         return value
 
+    def forward(self, x: Any, context: Any = None) -> Tensor:
+        """`log_prob`, for what calls modules: `torch.export`, `torch.func`, summaries."""
+        return self.log_prob(x, context)
+
     def log_prob_with_error(
         self,
         x: Any,

@@ -16,6 +16,7 @@ from torch import Tensor
 from impflow_zoo.models.preprocessing import ImagePreprocessing, TablePreprocessing
 from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.modes import is_transforming
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
@@ -50,7 +51,7 @@ def warn_of_lost_digits(
         context: one context per row, or None.
         x: the rows that it decodes to.
     """
-    if transform.training:
+    if transform.training or is_transforming():
         return
     # A normal row is longer than sqrt(D) + 6 with a probability below exp(-18), so samples are not
     # decoded twice. Near zero the map cannot be steep over more than a small part of the noise: a

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.numerics.modes import seen
 
 __all__ = ["Limits"]
 
@@ -52,7 +53,7 @@ class Limits:
             outside = (x[:, i] < low) | (x[:, i] > high)
             if not (steps and steps[i]):
                 outside |= (x[:, i] == low) | (x[:, i] == high)
-            self._refuse(outside, x, i)
+            self._refuse(seen(outside), seen(x), i)
 
     def spread(self, x: Tensor, raw: Tensor, noise: Tensor, steps: Tensor) -> None:
         """Keep noise of one rounding step within the bounds, in float32 as well.

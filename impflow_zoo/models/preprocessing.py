@@ -18,6 +18,7 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.limits import Limits
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.periods import Periods
+from impflow_zoo.numerics.modes import seen
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
@@ -205,12 +206,12 @@ class ImagePreprocessing:
 
     def check(self, x: Tensor, *, raw: bool = False) -> None:
         """Refuse model input outside of [0, 1]."""
-        outside = ((x < 0) | (x > 1)).flatten(1).any(dim=1)
+        outside = seen(((x < 0) | (x > 1)).flatten(1).any(dim=1))
         if bool(outside.any()):
             rows = outside.nonzero()[:, 0].tolist()
             raise ValueError(
-                f"images out of [0, 1] in {len(rows)} of {len(x)} rows (first: row {rows[0]}): "
-                "dequantise uint8 images first (model.dequantise), or use bits_per_dim"
+                f"images out of [0, 1] in {len(rows)} of {len(outside)} rows (first: row "
+                f"{rows[0]}): dequantise uint8 images first (model.dequantise), or use bits_per_dim"
             )
 
     def metric(self, log_prob: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
+from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.finite import blaming_weights
 from impflow_zoo.numerics.modes import without_autocast
-from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.base import ResidualBlock, all_compile
 from impflow_zoo.transforms.images import Multiscale
 from impflow_zoo.transforms.whole import WholeTransform
 
@@ -37,8 +39,13 @@ def walk(
         asked: of blocks of ours, as in `ResidualBlock.run`. Zeros stand for log-determinants that
             are not computed.
     """
+    asked["backwards"] = backwards
+    if torch.compiler.is_compiling() and not all_compile(transform, x, **asked):
+        as_written: Any = uncompiled(walk)
+        answer: tuple[Tensor, Tensor] = as_written(transform, x, context, **asked)
+        return answer
     with without_autocast(x):
-        return _walk(transform, x, context, asked | {"backwards": backwards})
+        return _walk(transform, x, context, asked)
 
 
 def _walk(

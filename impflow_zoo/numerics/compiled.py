@@ -1,7 +1,8 @@
 """`torch.compile` around and within nets: what runs as it is written.
 
-Compiled code has no second derivatives, which gradients of log-determinants need, and gains nothing
-in searches whose every step depends on numbers.
+Compiled nets have no second derivatives, which gradients of log-determinants need: within a block
+that is not compiled they run as they are written. Compiled blocks contain these derivatives. Roots
+and series are never compiled: every step of them depends on numbers.
 """
 
 from __future__ import annotations

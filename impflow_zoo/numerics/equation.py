@@ -1,4 +1,8 @@
-"""The equation that a root solves, evaluated in float64 to bound the root's error."""
+"""The equation `w + sign g(w) = y` that a root solves, evaluated in float64 to bound its error.
+
+With `Lip(g) <= kappa < 1` the error of `w` is at most `|y - w - sign g(w)| / (1 - kappa)`, in exact
+arithmetic: see `Solution.error_bound`.
+"""
 
 from __future__ import annotations
 

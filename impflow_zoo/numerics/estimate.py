@@ -26,7 +26,7 @@ from impflow_zoo.numerics.adjoint import Solved, solve_transposed
 from impflow_zoo.numerics.folded import FoldedNet, Point
 from impflow_zoo.numerics.krylov import Krylov, arnoldi
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.modes import forbid_second_order
+from impflow_zoo.numerics.modes import forbid_second_order, seen
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.rows import dot, logdet, norm, plus_identity
 from impflow_zoo.numerics.solver import NumericalWarning
@@ -64,7 +64,7 @@ class Estimate:
             NoContractionError: where `det(I + J) <= 0`; in evaluation, where a series diverges. In
                 training such a row stays NaN, with a `NumericalWarning`.
         """
-        wrong = ~self.value.isfinite()
+        wrong = ~seen(self.value).isfinite()
         if not bool(wrong.any()):  # their sum alone was not
             return
         exact = self.mode == "exact"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from impflow_zoo.numerics.modes import seen
 from impflow_zoo.numerics.rows import listed
 
 __all__ = [
     "NotFiniteError",
+    "assert_all",
     "blaming_weights",
     "check_finite",
     "overflows",
@@ -30,7 +32,21 @@ def check_finite(x: Tensor, name: str, why: str = "") -> None:
     Raises:
         NotFiniteError: if there are any.
     """
-    refuse_rows(~torch.isfinite(x[:, None].flatten(1)).all(dim=1), f"{name} with", why)
+    finite = torch.isfinite(x[:, None].flatten(1)).all(dim=1)
+    if torch.compiler.is_compiling():
+        assert_all(finite, f"{name} with NaN or infinity")
+    else:
+        refuse_rows(~finite, f"{name} with", why)
+
+
+def assert_all(conditions: Tensor, message: str) -> None:
+    """Within compiled code, let it fail where a condition does not hold; exported code asks nobody.
+
+    Compiled code does not wait for an answer, so it cannot say which rows they are.
+    """
+    if not torch.compiler.is_exporting():
+        remedy = "call it without torch.compile, which says where"
+        torch._assert_async(conditions.all(), f"{message}: {remedy}")
 
 
 def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
@@ -39,25 +55,30 @@ def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
     Raises:
         NotFiniteError: if there are any.
     """
+    rows = seen(rows)
     if numbers := rows.nonzero()[:, 0].tolist():
         text = f"{what} NaN or infinity in {len(numbers)} of {len(rows)} rows: {listed(numbers)}"
         raise NotFiniteError(f"{text}: {why}" if why else text)
 
 
-@contextmanager
-def blaming_weights(module: nn.Module) -> Iterator[None]:
+def blaming_weights(module: nn.Module) -> AbstractContextManager[None]:
     """If the block of code fails because of a weight of the module, name the weight instead.
 
     Raises:
         NotFiniteError: naming a weight that is not finite, or whose squares are not.
     """
+    return nullcontext() if torch.compiler.is_compiling() else _blaming_weights(module)
+
+
+@contextmanager
+def _blaming_weights(module: nn.Module) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # NaN leads to errors of any kind
         tensors = (*module.named_parameters(), *module.named_buffers())
         weights = [(name, t.detach()) for name, t in tensors if not t.is_meta]
         for name, weight in weights:
-            if not bool(weight.isfinite().all()):
+            if not bool(seen(weight.isfinite().all()[None]).all()):
                 raise NotFiniteError(
                     f"the weight {name} holds NaN or infinity: load finite weights, or train with "
                     "a smaller learning rate"
@@ -71,14 +92,17 @@ def blaming_weights(module: nn.Module) -> Iterator[None]:
 
 def overflows(weight: Tensor) -> bool:
     """Whether a weight is finite and its norm is not, as the sum of its squares overflows."""
-    infinite = weight.is_floating_point() and bool(weight.square().sum().isinf())
-    return infinite and bool(weight.isfinite().all())
+    if not weight.is_floating_point():
+        return False
+    infinite = weight.square().sum().isinf() & weight.isfinite().all()
+    return bool(seen(infinite[None]).any())
 
 
 def too_large(weight: Tensor) -> str:
     """Why a weight that overflows is refused."""
+    largest = float(seen(weight.abs().amax()[None]).amax())
     return (
-        f"has entries up to {float(weight.abs().amax()):.1e}: its norm is too large for "
+        f"has entries up to {largest:.1e}: its norm is too large for "
         f"{weight.dtype}, and what it is part of has no bound. Load smaller weights, or train with "
         "a smaller learning rate"
     )

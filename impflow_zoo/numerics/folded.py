@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.compiled import as_written, unwrapped
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.modes import is_plain, recording
 
 __all__ = [
     "FoldedModule",
@@ -142,14 +142,22 @@ class FoldedNet(ABC):
         """`g(x)` and `v -> J^T v`; products are in the graph if gradients are recorded then.
 
         Arguments:
-            x: the rows, requiring grad; gradients are recorded.
+            x: the rows, requiring grad; gradients are recorded. Where every operation has to be
+                torch's own, there is nothing to require.
         """
+        if is_plain():
+            return _transformed(self, x)
         # Under autocast a net answers in a narrower type; the mathematics goes on in that of x.
         value = self.forward(x).to(x.dtype)
         return value, partial(pulled_back, self.value, x, value)
 
     def requires_grad(self, x: Tensor) -> bool:
-        """Whether gradients of `g(x)` are recorded, and flow to anything but `x`."""
+        """Whether gradients of `g(x)` are recorded, and flow to anything but `x`.
+
+        Within transforms and compiled code nobody can tell, so they may.
+        """
+        if is_plain():
+            return True
         return torch.is_grad_enabled() and any(t.requires_grad for t in self.tensors)
 
 
@@ -172,7 +180,9 @@ class TracedPoint(Point):
         self.net, self.x, self._recorded = net, x, recorded
         attached = torch.is_grad_enabled() and x.requires_grad
         with recording():
-            inputs = x.view_as(x) if attached else x.detach().requires_grad_()
+            inputs = x.view_as(x)
+            if not (attached or is_plain()):
+                inputs = x.detach().requires_grad_()
             self._output, self._pullback = net.trace(inputs)
         self.value = self._output if recorded else self._output.detach()
 
@@ -198,6 +208,13 @@ class TracedPoint(Point):
         point = self.net.linearize(x)
         point.known_jacobian = self.known_jacobian
         return point
+
+
+def _transformed(net: FoldedNet, x: Tensor) -> tuple[Tensor, Pullback]:
+    """What `FoldedNet.trace` returns, by a transform of `torch.func` as those around it."""
+    found: Any = torch.func.vjp(lambda x: net.forward(x).to(x.dtype), x)
+    value, pullback = found
+    return value, lambda v: pullback(v)[0]
 
 
 def pulled_back(
@@ -265,7 +282,8 @@ class FoldedModule(FoldedNet):
             ValueError: if the net does not answer with a tensor of the shape of its input.
         """
         inputs = [x] if self.context is None else [x, self.context]
-        net = self._written if torch.is_grad_enabled() else self.net
+        written = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        net = self._written if written else self.net
         value = net(*(t.clone() for t in inputs))
         if not isinstance(value, Tensor):
             raise ValueError(f"the net returns a {type(value).__name__}: one tensor is needed")
@@ -287,9 +305,9 @@ class FoldedModule(FoldedNet):
 
     def requires_grad(self, x: Tensor) -> bool:
         """As for other nets; an evaluation tells where no parameter requires grad."""
-        if not torch.is_grad_enabled() or super().requires_grad(x):
-            return torch.is_grad_enabled()
-        return self.forward(x.detach()).requires_grad
+        if super().requires_grad(x):
+            return True
+        return torch.is_grad_enabled() and self.forward(x.detach()).requires_grad
 
 
 class Negated(FoldedNet):

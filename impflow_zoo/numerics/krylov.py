@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from impflow_zoo.numerics.modes import seen
 from impflow_zoo.numerics.rows import norm
 
 MAX_RESTARTS = 20
@@ -81,7 +82,7 @@ class Krylov:
             largest = power.detach().abs().amax(dim=1)
             rest = rest & (largest > rtol * k)
             # No power of a contraction is that large.
-            if k % 8 == 0 and not bool((rest & (largest < 1e3)).any()):
+            if k % 8 == 0 and not bool(seen(rest & (largest < 1e3)).any()):
                 break
         if terms is not None:
             # Contractions in the 1-norm or the maximum norm stretch 2-norms by so much at most.
@@ -231,7 +232,7 @@ def arnoldi(
     residual, done = size, size == 0
     ended = closed = torch.zeros_like(done)
     dims = torch.zeros_like(done, dtype=torch.long)
-    while len(columns) < dim and not bool((done & ~closed if differentiable else done).all()):
+    while len(columns) < dim and not bool(seen(done & ~closed if differentiable else done).all()):
         if columns:
             basis.append(q)
         w = product(q.view_as(v)).flatten(1)

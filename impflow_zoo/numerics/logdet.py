@@ -1,4 +1,7 @@
-"""The settings of log-determinants `L_g(x) = log det(I + J_g(x))`."""
+"""The settings of log-determinants `L_g(x) = log det(I + J_g(x))`.
+
+How each of them is computed, and why it may, stands in `estimate.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,46 +1,122 @@
-"""Modes of torch: gradients are recorded or not, autocast, transforms of `torch.func`."""
+"""Modes of torch: gradients are recorded or not, autocast, transforms and compilers.
+
+Under transforms of `torch.func` the host may not look at numbers. A search has to, to know when to
+stop: `seen` takes the transforms off a tensor, and mapped rows are looked at together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["is_dual", "is_transforming", "recording", "without_autocast"]
+__all__ = ["is_plain", "is_transforming", "recording", "seen", "without_autocast"]
+
+
+def recording(*, mode: bool = True) -> Any:
+    """Record gradients or not, and leave `torch.inference_mode`, whose tensors enter no graph.
+
+    A context manager, or a decorator.
+    """
+    # The compiler does not know the inference mode as something to leave.
+    return torch.set_grad_enabled(mode) if torch.compiler.is_compiling() else _recording(mode)
 
 
 @contextmanager
-def recording(*, mode: bool = True) -> Iterator[None]:
-    """Record gradients or not, and leave `torch.inference_mode`, whose tensors enter no graph."""
+def _recording(mode: bool) -> Iterator[None]:
     with torch.inference_mode(mode=False), torch.set_grad_enabled(mode):
         yield
 
 
-def is_dual(*tensors: Tensor) -> bool:
-    """Whether a tensor has a forward-mode derivative."""
-    if forward_ad._current_level < 0:  # nobody asks for such derivatives
-        return False
-    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+def is_plain() -> bool:
+    """Whether every operation has to be one of torch's own.
+
+    So it is within `torch.compile` and `torch.export`, which write operations down, and within
+    transforms.
+    """
+    return torch.compiler.is_compiling() or is_transforming()
 
 
 def is_transforming() -> bool:
-    """Whether `torch.func` is transforming a function: its tensors are no tensors elsewhere."""
-    # By a private name: torch has no other way to ask.
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether `torch.func` transforms a function, or forward-mode derivatives are asked for.
+
+    Then tensors are no tensors elsewhere, and the host cannot look at them but by `seen`.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    # By private names: torch has no other way to ask.
+    transforms = torch._C._functorch.peek_interpreter_stack() is not None
+    return transforms or forward_ad._current_level >= 0
 
 
-@contextmanager
-def without_autocast(*where: nn.Module | Tensor) -> Iterator[None]:
+def seen(rows: Tensor) -> Tensor:
+    """Rows as the host may look at them: below the transforms of `torch.func`, without a graph.
+
+    Under `torch.func.vmap` they are those of all mapped calls, one behind the other.
+
+    Arguments:
+        rows: with shape `[B, ...]`; with `[N B, ...]` they come back from N mapped calls.
+    """
+    if not is_transforming():
+        return rows
+    box = _Box()
+    _Seen.apply(box, rows.detach())
+    assert box.rows is not None
+    return box.rows
+
+
+class _Box:
+    """What a function has looked at."""
+
+    rows: Tensor | None = None
+
+
+class _Seen(torch.autograd.Function):
+    """Transforms take their part off a tensor, one by one, until `forward` has what is below."""
+
+    @staticmethod
+    def forward(box: _Box, rows: Tensor) -> Tensor:
+        box.rows = rows
+        return rows.new_empty(0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[_Box, Tensor], output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[None, int | None], box: _Box, rows: Tensor
+    ) -> tuple[Tensor, None]:
+        _, mapped = in_dims
+        whole = rows if mapped is None else rows.movedim(mapped, 0).flatten(0, 1)
+        output: Tensor = _Seen.apply(box, whole)
+        return output, None
+
+
+def without_autocast(*where: nn.Module | Tensor) -> AbstractContextManager[Any]:
     """No rounding by autocast, neither on the CPU nor where tensors or the parameters are.
 
     Autocast would round the products from which norms, weights, proofs and densities are made.
     """
-    tensors = (t for one in where for t in ([one] if isinstance(one, Tensor) else one.parameters()))
+    if torch.compiler.is_compiling():
+        kind = next(_tensors(where)).device.type
+        narrow = torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if narrow else nullcontext()
+    return _without_autocast(where)
+
+
+def _tensors(where: tuple[nn.Module | Tensor, ...]) -> Iterator[Tensor]:
+    return (t for one in where for t in ([one] if isinstance(one, Tensor) else one.parameters()))
+
+
+@contextmanager
+def _without_autocast(where: tuple[nn.Module | Tensor, ...]) -> Iterator[None]:
     with ExitStack() as stack:
-        for place in {"cpu", *(t.device.type for t in tensors)} - {"meta"}:
+        for place in {"cpu", *(t.device.type for t in _tensors(where))} - {"meta"}:
             if torch.is_autocast_enabled(place):
                 stack.enter_context(torch.autocast(place, enabled=False))
         yield

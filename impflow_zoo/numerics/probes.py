@@ -1,4 +1,8 @@
-"""Rademacher probes for trace estimators: fresh, seeded, or keyed by row."""
+"""Rademacher probes for trace estimators: fresh, seeded, or keyed by row.
+
+Entries of a probe `v` are 1 or -1, independently of each other and equally likely: so the mean of
+`v v^T` is the identity, and that of `v^T A v` is `tr(A)` (Hutchinson's estimator).
+"""
 
 from __future__ import annotations
 

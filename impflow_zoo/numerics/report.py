@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.estimate import Estimate
+from impflow_zoo.numerics.finite import assert_all
+from impflow_zoo.numerics.modes import is_transforming, seen
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.solver import Solution
 
@@ -49,8 +51,14 @@ class Checks:
         conditions, self._conditions = self._conditions, []
         if not conditions:
             return
-        values = torch.stack([number for number, _ in conditions]).tolist()
-        for (number, complain), value in zip(conditions, values, strict=True):
+        if torch.compiler.is_compiling():
+            good = [~n if n.dtype == torch.bool else n.isfinite() for n, _ in conditions]
+            assert_all(torch.stack(good), "a number in a block is NaN, or infinite")
+            return
+        values = torch.stack([number for number, _ in conditions])
+        if is_transforming():  # mapped calls fail together
+            values = seen(values[None]).sum(dim=0)
+        for (number, complain), value in zip(conditions, values.tolist(), strict=True):
             if value if number.dtype == torch.bool else not math.isfinite(value):
                 complain()
 

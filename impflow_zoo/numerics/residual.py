@@ -28,11 +28,11 @@ from impflow_zoo.numerics.estimate import Estimate, exact, truncated, unbiased
 from impflow_zoo.numerics.finite import check_finite, refuse_rows
 from impflow_zoo.numerics.folded import FoldedNet, Point
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.modes import forbid_second_order, recording
+from impflow_zoo.numerics.modes import forbid_second_order, is_plain, is_transforming, recording
 from impflow_zoo.numerics.report import Call
-from impflow_zoo.numerics.rows import wide_norm
+from impflow_zoo.numerics.rows import plus_identity, wide_norm
 from impflow_zoo.numerics.search import Status
-from impflow_zoo.numerics.solver import Solution, Solver
+from impflow_zoo.numerics.solver import DENSE, Solution, Solver
 
 __all__ = ["ResidualMap"]
 
@@ -62,12 +62,13 @@ class ResidualMap:
     def value(self, x: Tensor) -> Tensor:
         """`r(x)`."""
         # Within a graph the net's own operations serve derivatives of any order.
-        g = self.net.forward(x).to(x.dtype) if torch.is_grad_enabled() else self.net.value(x)
+        recorded = torch.is_grad_enabled() or is_plain()
+        g = self.net.forward(x).to(x.dtype) if recorded else self.net.value(x)
         return x + g
 
     def value_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`r(x)` and `log det(I + J(x))`, `[B]`, from one linearization of the net."""
-        wanted = torch.is_grad_enabled() and (x.requires_grad or self.net.requires_grad(x))
+        wanted = self.net.requires_grad(x) or (torch.is_grad_enabled() and x.requires_grad)
         g, logdet = self._logdet(x, None, gradient=wanted)
         return x + g, logdet
 
@@ -78,7 +79,8 @@ class ResidualMap:
     def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """The `w` with `r(w) = y`, and `log det(I + J(w))`, `[B]`."""
         root, point = self._root(y)
-        return root, self._logdet(root, point, gradient=point is not None)[1]
+        wanted = point is not None or is_plain()
+        return root, self._logdet(root, point, gradient=wanted)[1]
 
     def _root(self, y: Tensor) -> tuple[Tensor, Point | None]:
         """The root; where gradients are recorded it is in the graph, and the net's point there."""
@@ -89,6 +91,8 @@ class ResidualMap:
         failed = (~solution.converged).any()
         self.call.checks.add(failed, partial(self._refuse_root, solution, y.detach()))
         root = solution.value
+        if is_transforming():
+            return _newton(self.net, root.detach(), y), None
         if not torch.is_grad_enabled() or not (y.requires_grad or self.net.requires_grad(root)):
             return root, None
         point = self.net.linearize(root)
@@ -102,6 +106,11 @@ class ResidualMap:
             self.call,
             self.logdet.resolve(x.shape[1:].numel(), training=self.call.training),
         )
+        if mode == "unbiased" and is_transforming():
+            raise RuntimeError(
+                "random log-determinants within transforms of torch.func: their gradients are no "
+                "derivatives of their values. Use logdet='exact', or 'truncated'"
+            )
         differentiable = gradient and mode == "truncated"
         with recording(mode=gradient):
             if differentiable:
@@ -159,6 +168,29 @@ class ResidualMap:
 def _too_large(x: Tensor) -> str:
     """Why numbers are not finite, if all weights and inputs are."""
     return f"numbers there are too large for {x.dtype}"
+
+
+def _newton(net: FoldedNet, root: Tensor, y: Tensor) -> Tensor:
+    """A root by operations that have derivatives of any kind, forward and reverse mode.
+
+    Two steps of Newton's method, from a root without derivatives. The first one is `w - (I + J)^-1
+    (w + g(w) - y)`: what stands in brackets is zero, so its derivative is the implicit one, `(I +
+    J)^-1 (dy - dg)`. As a step squares the error, derivatives of the second one are right to the
+    third order.
+    """
+    features = y.shape[1:].numel()
+    if features > DENSE:
+        raise RuntimeError(
+            f"roots of {features} features within transforms of torch.func: {DENSE} at most, use "
+            "torch.autograd.grad"
+        )
+    for _ in range(2):
+        point = net.recorded(root)
+        rest = (root + point.value - y).flatten(1)[..., None]
+        # Not by `solve`: its forward mode within nested `vmap` mixes up matrices (torch 2.13).
+        inverse, _ = torch.linalg.inv_ex(plus_identity(point.jacobian()))
+        root = root - (inverse @ rest).view_as(root)
+    return root
 
 
 class _ImplicitRoot(torch.autograd.Function):

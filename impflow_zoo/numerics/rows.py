@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from impflow_zoo.numerics.modes import is_transforming
+
 __all__ = ["listed"]
 
 
@@ -48,8 +50,27 @@ def logdet(a: Tensor) -> Tensor:
     """Logarithms of determinants, `[B, d, d] -> [B]`; NaN or `-inf` where one is not positive."""
     if a.shape[1] == 2:
         return _determinant(a).log()
+    if is_transforming():
+        return _transformed_logdet(a)
     sign, value = torch.linalg.slogdet(a)
     return torch.where(sign > 0, value, torch.nan)
+
+
+def _transformed_logdet(a: Tensor) -> Tensor:
+    """`logdet` with derivatives of products alone, right to the third order.
+
+    `log det A = log det A_0 + log det(I + E)` with `A_0` the same matrix without derivatives, and
+    `E = A_0^-1 (A - A_0)`, which is zero but for its derivatives. So three terms of the series `tr
+    E - tr E^2 / 2 + tr E^3 / 3 - ...` are enough. torch's own forward mode of determinants mixes up
+    matrices within nested `vmap` (2.13).
+    """
+    start = a.detach()
+    sign, value = torch.linalg.slogdet(start)
+    e = torch.linalg.inv_ex(start)[0] @ (a - start)
+    square = e @ e
+    traces = [t.diagonal(dim1=1, dim2=2).sum(dim=1) for t in (e, square, square @ e)]
+    first, second, third = traces
+    return torch.where(sign > 0, value, torch.nan) + first - second / 2 + third / 3
 
 
 def solve(a: Tensor, b: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """The loop of root finding: which rows continue, which are finished, which return to an iterate.
 
-A method proposes iterates. This file does batch else: budget, tolerance, finiteness, the best
+A method proposes iterates. This file does all else: budget, tolerance, finiteness, the best
 iterate of each row, and the change to the next method. A row is frozen, by a mask, as soon as its
-own residual is small enough; the host asks how many rows are left.
+own residual is small enough; the host asks how many rows are left. The residual `|y - w - g(w)|`
+may decide, as the error is at most `1 / (1 - kappa)` times as large.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.folded import FoldedNet
 from impflow_zoo.numerics.methods import METHODS
+from impflow_zoo.numerics.modes import is_transforming, seen
 from impflow_zoo.numerics.rows import wide_norm
 
 _CHECK = 4  # evaluations from one judgement of a row's progress to the next
@@ -84,11 +86,12 @@ class _Rows:
         better = (error < self.best) & going
         self.best = torch.where(better, error, self.best)
         self.usable = error <= 10 * self.best
-        masks = better, self.usable, self.going()
-        gained, usable, left = torch.stack(masks).sum(dim=1).tolist()  # the host waits once
+        masks = seen(torch.stack((better, self.usable, self.going()), dim=1))
+        gained, usable, left = masks.sum(dim=0).tolist()  # the host waits once
         self.point, old = point, self.best_point
-        self.best_point = point if gained == len(w) else torch.where(better[:, None], point, old)
-        if usable < len(w):
+        every = len(masks)
+        self.best_point = point if gained == every else torch.where(better[:, None], point, old)
+        if usable < every:
             self.point = torch.where(self.usable[:, None], point, self.best_point)
         return int(left)
 
@@ -127,10 +130,10 @@ def find_roots(
         if not len(y) or not _search(net, y.shape[1:], batch, index, leg) or leg is legs[-1]:
             break
         left = (batch.best > tolerance) & (batch.status != Status.ROUNDING_FLOOR)
-        index = left.nonzero()[:, 0]
+        index = _chosen(left)
         if not len(index):
             break
-        batch.goal = tolerance
+        batch.goal = torch.where(left, tolerance, math.inf)
     status = torch.where(batch.best <= tolerance, int(Status.CONVERGED), batch.status)
     status = torch.where(batch.best < math.inf, status, int(Status.NOT_FINITE))
     # Beyond this length rounding makes residuals meaningless.
@@ -138,6 +141,16 @@ def find_roots(
     status = torch.where(far, int(Status.STALLED), status)
     residual = batch.best.nan_to_num(math.inf)
     return batch.best_w().reshape(y.shape), residual, batch.steps, status
+
+
+def _chosen(rows: Tensor) -> Tensor:
+    """The indices of rows, given by a mask.
+
+    Under transforms of `torch.func` shapes must not depend on numbers: then there are all or none.
+    """
+    if not is_transforming():
+        return rows.nonzero()[:, 0]
+    return torch.arange(len(rows) if bool(seen(rows).any()) else 0, device=rows.device)
 
 
 def _start(net: FoldedNet, y: Tensor, tolerance: Tensor) -> _Rows:
@@ -169,7 +182,8 @@ def _search(
     rows = batch
     if index is not None:
         rows = batch.at(index)
-        rows.point, rows.status = rows.best_point, rows.status.fill_(int(Status.MAX_STEPS))
+        rows.point = rows.best_point
+        rows.status = torch.where(rows.going(), int(Status.MAX_STEPS), rows.status)
         rows.usable = torch.ones_like(rows.usable)
     method = METHODS[leg.method](net if index is None else net.rows(index), shape)
     window, past = method.trial if leg.hand_over else _PATIENCE, [rows.best]
@@ -182,7 +196,8 @@ def _search(
             given_up = step > _CHECK
             break
         # Go on without the others, where that saves more than it costs.
-        if len(rows.y) - left > 256 or (step > _CHECK and left <= len(rows.y) // 4):
+        few = len(rows.y) - left > 256 or (step > _CHECK and left <= len(rows.y) // 4)
+        if few and not is_transforming():
             kept = rows.going().nonzero()[:, 0]
             if index is not None:
                 batch.put(index, rows)

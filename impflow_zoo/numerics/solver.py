@@ -17,7 +17,7 @@ from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.folded import FoldedModule, FoldedNet, Net
 from impflow_zoo.numerics.methods import METHODS
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.modes import recording, seen
 from impflow_zoo.numerics.rows import wide_norm
 from impflow_zoo.numerics.search import Leg, Status, find_roots
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -92,21 +92,23 @@ class Solution:
 
     def refuse(self, *, training: bool) -> None:
         """Raise `SolverError` over rows that were not solved; in training warn instead."""
-        failed = ~self.converged
-        worst = int(torch.where(failed, self.residual.nan_to_num(math.inf), -1.0).argmax())
+        failed, residual, status, tolerance = map(
+            seen, (~self.converged, self.residual, self.status, self.tolerance)
+        )
+        worst = int(torch.where(failed, residual.nan_to_num(math.inf), -1.0).argmax())
         words = {
             Status.MAX_STEPS: "step budget spent",
             Status.STALLED: "no progress",
             Status.NOT_FINITE: "NaN or infinity met",
         }
-        counts = {word: int((self.status == s).sum()) for s, word in words.items()}
+        counts = {word: int((status == s).sum()) for s, word in words.items()}
         reasons = ", ".join(f"{count}: {word}" for word, count in counts.items() if count)
         refuse(
             f"{int(failed.sum())} of {len(failed)} rows did not converge ({reasons}): worst "
-            f"residual {float(self.residual[worst]):.2e}, tolerance "
-            f"{float(self.tolerance[worst]):.2e}. Loosen Solver(rtol=, atol=), raise max_steps "
-            f"({self.max_steps}), or try another method ({', '.join(METHODS)}); if g is not a "
-            "contraction there may be no root",
+            f"residual {float(residual[worst]):.2e}, tolerance "
+            f"{float(tolerance[worst % len(tolerance)]):.2e}. Loosen Solver(rtol=, atol=), raise "
+            f"max_steps ({self.max_steps}), or try another method ({', '.join(METHODS)}); if g is "
+            "not a contraction there may be no root",
             training=training,
         )
 
@@ -222,7 +224,7 @@ class Solver:
         if not isinstance(g, FoldedNet):
             context = None if context is None else context.detach()
             solution = replace(solution, equation=Equation(g, y.detach(), context))
-        if throw and not bool(solution.converged.all()):
+        if throw and not bool(seen(solution.converged).all()):
             solution.refuse(training=training)
         return solution
 

@@ -21,18 +21,19 @@ solves `w + g(w) = x` and returns `z = w - g(w)`, with all of its tests:
 pytest runs the laws in both directions, in float32 and float64, with exact, truncated and random
 log-determinants: the directions are inverses of each other, log-determinants agree with dense
 Jacobians, gradients agree with finite differences, rows are independent, the caller's tensors are
-not changed, and more. To test many blocks, override the fixture `block_case` with a parametrised
-one.
+not changed, transforms of `torch.func` agree with autograd, and more. To test many blocks, override
+the fixture `block_case` with a parametrised one.
 """
 
 import pytest
 
 pytest.register_assert_rewrite(
-    "impflow_zoo.testing.contract_laws", "impflow_zoo.testing.value_laws"
+    *(f"impflow_zoo.testing.{laws}" for laws in ("contract_laws", "func_laws", "value_laws"))
 )
 
 from impflow_zoo.testing.case import BlockCase, check_gradients, dense_logdet, jacobian  # noqa: E402
 from impflow_zoo.testing.contract_laws import ContractLaws  # noqa: E402
+from impflow_zoo.testing.func_laws import FuncLaws  # noqa: E402
 from impflow_zoo.testing.value_laws import ValueLaws  # noqa: E402
 from impflow_zoo.transforms.base import ResidualBlock, Step  # noqa: E402
 
@@ -40,6 +41,7 @@ __all__ = [
     "BlockCase",
     "BlockLaws",
     "ContractLaws",
+    "FuncLaws",
     "ResidualBlock",
     "Step",
     "ValueLaws",
@@ -49,5 +51,5 @@ __all__ = [
 ]
 
 
-class BlockLaws(ValueLaws, ContractLaws):
+class BlockLaws(ValueLaws, ContractLaws, FuncLaws):
     """All laws: inherit from this class and set `case`."""

@@ -7,21 +7,28 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.finite import check_finite
+from impflow_zoo.transforms.first_batch import FirstBatch
 
 __all__ = ["ActNorm"]
 
 
-class ActNorm(nflows.transforms.ActNorm):
+class ActNorm(FirstBatch, nflows.transforms.ActNorm):
     """`exp(log_scale) x + shift`, initialised so that the first training batch is normalised.
 
     If this batch has one row or a constant column, the parameters of nflows' `ActNorm` are NaN.
     Here such columns keep their scale, and a batch without rows sets nothing.
     """
 
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if inputs.dim() not in (2, 4):
+            raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows or images are needed")
+        self.start(inputs)
+        scale, shift = self._broadcastable_scale_shift(inputs)
+        logabsdet = inputs.shape[2:].numel() * self.log_scale.sum()
+        return scale * inputs + shift, logabsdet.expand(len(inputs))
+
     @torch.no_grad()
-    def _initialize(self, inputs: Tensor) -> None:
-        if not len(inputs):
-            return
+    def initialise(self, inputs: Tensor) -> None:
         check_finite(inputs, "inputs")
         rows = inputs.movedim(1, -1).flatten(0, -2)
         std = rows.std(dim=0, correction=min(1, len(rows) - 1))

@@ -12,6 +12,7 @@ import torch
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
+from impflow_zoo.lipschitz.norms import SpectralLayer
 from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.finite import NotFiniteError, blaming_weights, check_finite
@@ -24,7 +25,14 @@ from impflow_zoo.numerics.residual import ResidualMap
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
 from impflow_zoo.transforms.checks import check_call
 
-__all__ = ["NUMERICAL_ERRORS", "NotFiniteError", "ResidualBlock", "Step", "check_finite"]
+__all__ = [
+    "NUMERICAL_ERRORS",
+    "NotFiniteError",
+    "ResidualBlock",
+    "Step",
+    "all_compile",
+    "check_finite",
+]
 
 # Numerical failures, not mistakes of a user: training skips them and goes on.
 NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
@@ -92,7 +100,8 @@ class ResidualBlock(Transform):
             ValueError: for inputs that are not floating point, of the wrong shape, or of another
                 type or device than the parameters.
             TypeError: if inputs or context are not tensors.
-            RuntimeError: within `torch.func` transforms and forward-mode differentiation.
+            RuntimeError: within transforms of `torch.func` for random log-determinants, and for
+                roots of more than 512 features.
         """
         return self.run(inputs, context)
 
@@ -160,7 +169,6 @@ class ResidualBlock(Transform):
         """Names of the nets, each once, in the order of the steps."""
         return tuple(dict.fromkeys(step.net for step in self.steps))
 
-    @uncompiled
     def run(
         self,
         inputs: Tensor,
@@ -180,6 +188,18 @@ class ResidualBlock(Transform):
             probes: the source of the probes of log-determinants.
             report: receives statistics of roots and log-determinants.
         """
+        if torch.compiler.is_compiling():
+            asked: dict[str, Any] = {
+                "backwards": backwards,
+                "want_logdet": want_logdet,
+                "report": report,
+            }
+            if not self.compiles(inputs.shape[1:].numel(), **asked):
+                as_written: Any = uncompiled(type(self).run)
+                answer: tuple[Tensor, Tensor] = as_written(
+                    self, inputs, context, probes=probes, **asked
+                )
+                return answer
         call = Call(self.training, probes or Probes(), report, Checks(postponed=True))
         check_call(self, inputs, context, call.checks)
         if want_logdet and self.training and torch.is_grad_enabled():
@@ -200,6 +220,28 @@ class ResidualBlock(Transform):
                 call.checks.add(z.detach().sum(), complain)
             call.checks.run()
         return z, logdet
+
+    def compiles(
+        self,
+        features: int,
+        *,
+        backwards: bool = False,
+        want_logdet: bool = True,
+        report: Report | None = None,
+        probes: Probes | None = None,
+    ) -> bool:
+        """Whether `torch.compile` compiles such a call of `run` for rows of so many features.
+
+        What depends on numbers, roots and series, would be left in pieces, and lose by it: such
+        calls run as they are written.
+        """
+        exporting = torch.compiler.is_exporting()  # which leaves nothing as it is written
+        mode = self.logdet.resolve(features, training=self.training)
+        roots = any(step.inverted != backwards for step in self.steps)
+        layers = (m for m in self.modules() if isinstance(m, SpectralLayer))
+        if not (self.training or exporting) and any(True for _ in layers):
+            return False  # evaluation keeps their norms, compiled code would not
+        return report is None and not roots and (mode == "exact" or not want_logdet)
 
     def _maps(
         self, x: Tensor, context: Tensor | None, call: Call
@@ -238,9 +280,22 @@ class ResidualBlock(Transform):
             warnings.warn(message, NumericalWarning, stacklevel=5)
 
 
+def all_compile(transform: nn.Module, x: Tensor, **asked: Any) -> bool:
+    """Whether all blocks of a transform compile: pieces of it between others would gain nothing.
+
+    Arguments:
+        transform: the transform.
+        x: its input.
+        asked: as in `ResidualBlock.compiles`.
+    """
+    size = x.shape[1:].numel()
+    blocks = (part for part in transform.modules() if isinstance(part, ResidualBlock))
+    return all(block.compiles(size, **asked) for block in blocks)
+
+
 def _recordable(x: Tensor) -> Tensor:
     """A tensor that may enter graphs, which those made in inference mode may not."""
-    return x.clone() if x.is_inference() else x
+    return x.clone() if not torch.compiler.is_compiling() and x.is_inference() else x
 
 
 def _through(

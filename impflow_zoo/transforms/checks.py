@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from impflow_zoo.numerics.finite import check_finite
-from impflow_zoo.numerics.modes import is_dual, is_transforming
 from impflow_zoo.numerics.report import Checks
 
 __all__ = ["check_call", "check_channels"]
@@ -34,15 +33,7 @@ def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, checks
         raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows are needed, [B, ...]")
     if context is not None and len(context) != len(inputs):
         raise ValueError(f"{len(context)} context rows for {len(inputs)} input rows")
-    if is_transforming():
-        raise RuntimeError(
-            "transforms of torch.func over a block are not supported: use torch.autograd.grad, "
-            "or the rows of one batch (torch.func.functional_call of a block works)"
-        )
     parameters = list(module.parameters())
-    tensors = [t for t in (inputs, context, *parameters) if t is not None]
-    if is_dual(*tensors):  # derivatives would be lost
-        raise RuntimeError("forward-mode derivatives are not supported: use reverse mode")
     _check_place(inputs, context, [p for p in parameters if p.is_floating_point()])
     for name, x in (("inputs", inputs), ("context", context)):
         if x is not None and x.is_floating_point():
@@ -79,7 +70,7 @@ def _check_place(inputs: Tensor, context: Tensor | None, parameters: list[nn.Par
             f"inputs are on {inputs.device}, context or parameters on "
             f"{', '.join(sorted(map(str, devices)))}: move them to one device with .to(device)"
         )
-    if any(p.is_inference() for p in parameters):
+    if not torch.compiler.is_compiling() and any(p.is_inference() for p in parameters):
         raise ValueError(
             "parameters were made within torch.inference_mode: copy them outside of it"
         )

@@ -11,6 +11,8 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.numerics.modes import seen
+
 __all__ = ["BoundedLogit", "Flatten", "ImageLogit", "Multiscale"]
 
 Step = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
@@ -35,10 +37,10 @@ class ImageLogit(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         squeezed = self.alpha + (1 - 2 * self.alpha) * inputs
-        outside = ((squeezed <= 0) | (squeezed >= 1)).flatten(1).any(dim=1)
+        outside = seen(((squeezed <= 0) | (squeezed >= 1)).flatten(1).any(dim=1))
         if bool(outside.any()):
             raise ValueError(
-                f"images out of [0, 1] in {int(outside.sum())} of {len(inputs)} rows: dequantise "
+                f"images out of [0, 1] in {int(outside.sum())} of {len(outside)} rows: dequantise "
                 "uint8 images first, divided by 256"
             )
         outputs = torch.logit(squeezed)

@@ -10,6 +10,8 @@ from nflows.transforms import Transform
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from impflow_zoo.numerics.modes import seen
+
 __all__ = ["Interval"]
 
 
@@ -32,7 +34,7 @@ class Interval(Transform):
         logabsdet = inputs.new_zeros(len(inputs))
         for x, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):
             z, finite = x, [abs(bound) < math.inf for bound in (low, high)]
-            if not bool(((x > low) & (x < high)).all()):
+            if not bool(seen((x > low) & (x < high)).all()):
                 raise ValueError(f"column {len(columns)} is not between {low:g} and {high:g}")
             if any(finite):
                 z = torch.zeros_like(x)

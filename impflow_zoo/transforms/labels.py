@@ -9,6 +9,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.numerics.modes import seen
 from impflow_zoo.transforms.context import ConditionalTransform
 
 __all__ = ["LabelError", "OneHotContext", "PerLabel"]
@@ -35,8 +36,8 @@ class OneHotContext(ConditionalTransform):
             return None
         labels, last = context[:, 0].long(), self.classes - 1
         wrong = (labels != context[:, 0]) | (labels < 0) | (labels > last)
-        if bool(wrong.any()):
-            label = float(context[wrong][0, 0])
+        if bool(seen(wrong).any()):
+            label = float(seen(context)[seen(wrong)][0, 0])
             raise LabelError(f"{label:g} is not a label: a whole number from 0 to {last} is needed")
         return functional.one_hot(labels, self.classes).to(context.dtype)
 

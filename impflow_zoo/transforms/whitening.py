@@ -10,11 +10,12 @@ from torch.nn import functional
 from impflow_zoo.numerics.finite import check_finite
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.transforms.checks import check_channels
+from impflow_zoo.transforms.first_batch import FirstBatch
 
 __all__ = ["Whitening"]
 
 
-class Whitening(LULinear):
+class Whitening(FirstBatch, LULinear):
     """`z = W x + b` on each row, or on the channels of each pixel; `W = L U`, learned.
 
     The first training batch sets `W = C^-1`, with `C` the Cholesky factor of its covariance, and
@@ -39,8 +40,6 @@ class Whitening(LULinear):
                 [0., 1.]])
     """
 
-    initialized: Tensor
-
     def __init__(self, features: int) -> None:
         # nflows takes indices of so many entries by NumPy: who counts torch's tensors has to know.
         torch.empty(features, features, device="meta")
@@ -54,14 +53,22 @@ class Whitening(LULinear):
         """The diagonal of `U`, `[features]`."""
         return self.unconstrained_upper_diag.exp()
 
+    def _create_lower_upper(self) -> tuple[Tensor, Tensor]:
+        """`L` and `U`; nflows writes by NumPy's indices, which `torch.export` gets wrong."""
+        size, place = self.features, self.bias.device
+        below = torch.tril_indices(size, size, -1, device=place).unbind()
+        above = torch.triu_indices(size, size, 1, device=place).unbind()
+        identity = torch.eye(size, dtype=self.bias.dtype, device=place)
+        lower = identity.index_put(below, self.lower_entries)
+        return lower, self.upper_diag.diag().index_put(above, self.upper_entries)
+
     def logabsdet(self) -> Tensor:
         """Of one row or pixel, a scalar."""
         return self.unconstrained_upper_diag.sum()
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_channels(inputs, self.features, self.bias.dtype)
-        if self.training and not self.initialized and len(inputs):
-            self._initialise(inputs)
+        self.start(inputs)
         z = functional.linear(inputs.movedim(1, -1), self.weight(), self.bias).movedim(-1, 1)
         return z, self._volume(inputs)
 
@@ -78,7 +85,7 @@ class Whitening(LULinear):
         return (inputs.shape[2:].numel() * self.logabsdet()).expand(len(inputs))
 
     @torch.no_grad()
-    def _initialise(self, inputs: Tensor) -> None:
+    def initialise(self, inputs: Tensor) -> None:
         check_finite(inputs, "inputs")
         x = inputs.double().transpose(0, 1).flatten(1)
         std, mean = torch.std_mean(x, dim=1, correction=0)

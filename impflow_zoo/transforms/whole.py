@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
+from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.finite import blaming_weights, check_finite
-from impflow_zoo.numerics.modes import without_autocast
+from impflow_zoo.numerics.modes import seen, without_autocast
+from impflow_zoo.transforms.base import all_compile
 
 __all__ = ["WholeTransform"]
 
@@ -31,13 +35,26 @@ class WholeTransform(CompositeTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "inputs", self.shape)
+        if torch.compiler.is_compiling():
+            if not all_compile(self, inputs):
+                return self._as_written(WholeTransform.forward, inputs, context)
+            return self.checked(*super().forward(inputs, self.seen(context)))
         with blaming_weights(self), without_autocast(inputs):
             return self.checked(*super().forward(inputs, self.seen(context)))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         _check(inputs, "noise", (math.prod(self.shape),))
+        if torch.compiler.is_compiling():
+            if not all_compile(self, inputs, backwards=True):
+                return self._as_written(WholeTransform.inverse, inputs, context)
+            return self.checked(*super().inverse(inputs, self.seen(context)))
         with blaming_weights(self), without_autocast(inputs):
             return self.checked(*super().inverse(inputs, self.seen(context)))
+
+    def _as_written(self, method: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """What a method answers that is not compiled."""
+        answer: tuple[Tensor, Tensor] = uncompiled(method)(self, *arguments)
+        return answer
 
     def seen(self, context: Tensor | None) -> Tensor | None:
         """What the parts are given for contexts, `[B, ...]`; for None, None."""
@@ -50,7 +67,9 @@ class WholeTransform(CompositeTransform):
             NotFiniteError: naming the rows.
         """
         total = outputs.detach().sum() + logabsdet.detach().sum()
-        if not self.training and not bool(total.isfinite()):
+        # Compiled code cannot ask.
+        compiling = torch.compiler.is_compiling()
+        if not self.training and (compiling or not bool(seen(total[None]).isfinite().all())):
             why = f"numbers there are too large for {outputs.dtype}"
             check_finite(outputs, "results", why)
             check_finite(logabsdet, "log-determinants", why)

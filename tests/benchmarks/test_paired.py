@@ -18,11 +18,15 @@ from impflow_zoo.data import DataError
 from impflow_zoo.evaluation.standard_errors import standard_error
 
 
-def scored(values: Any, groups: Any = None, metric: str = "log_likelihood") -> Any:
+def scored(
+    values: Any, groups: Any = None, metric: str = "log_likelihood", weights: Any = None
+) -> Any:
     """What a lead takes of a `Result`."""
     rows = torch.as_tensor(values, dtype=torch.float64)
-    groups = None if groups is None else torch.tensor(groups)
-    return SimpleNamespace(metric=metric, n=len(rows), per_row=rows, row_groups=groups)
+    groups, weights = (None if one is None else torch.tensor(one) for one in (groups, weights))
+    return SimpleNamespace(
+        metric=metric, n=len(rows), per_row=rows, row_groups=groups, row_weights=weights
+    )
 
 
 def over_zero(values: Any, groups: Any = None, without: int = 0) -> Lead:
@@ -42,6 +46,15 @@ def test_differences_of_rows_in_groups_are_clustered():
     found = over_zero(values, groups)
     assert (found.value, found.groups) == (3, 2)
     assert found.error == pytest.approx(math.sqrt(2 * (9 + 9)) / 4)
+
+
+def test_differences_are_weighted_as_their_rows_are():
+    weights = [1.0, 3.0]
+    found = lead([scored([1.0, 3.0], weights=weights)], [scored([0.0, 0.0], weights=weights)])
+    assert found.value == 2.5
+    assert found.error == pytest.approx(math.sqrt(2 * (1.5**2 + 1.5**2)) / 4)
+    with pytest.raises(DataError, match="rows of other weights"):
+        lead([scored([1.0, 3.0], weights=weights)], [scored([0.0, 0.0])])
 
 
 def test_the_largest_differences_can_be_left_out():

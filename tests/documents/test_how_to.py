@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 
 FOLDER = CHECKOUT / "examples" / "how_to"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
-QUICK = ("variational_inference", "images_from_blocks", "unusual_rows")
+QUICK = ("variational_inference", "images_from_blocks", "unusual_rows", "torch_tools")
 # What a script prints where it arrives.
 ARRIVES = {
     "density_of_a_table": r"flow: +-1[56]\.\d\d",  # a Gaussian: -16.65
@@ -29,6 +29,7 @@ ARRIVES = {
     "certify_an_inverse": r"6 nets, margin 0\.0300",
     "own_net": r"largest local norm: 0\.",
     "own_block": r"\d\d passed",
+    "torch_tools": r"ResFlow: exported, .* (0e\+00|\de-1\d)\nEncode: exported, .* (0e\+00|\de-1\d)",
     "publish_to_the_hub": r"impflow-power-plant-given-weather",
     "sbi_posterior": r"held-out log q\(theta \| x\): [23]\.\d\d",  # the prior: -1.39
     "pyro_guide": r"gap 0\.[01]\d",

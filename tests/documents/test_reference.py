@@ -25,7 +25,6 @@ IN_WORDS = {
     "impflow_zoo.data.fingerprint",
     "impflow_zoo.data.is_toy",
     "impflow_zoo.evaluation.rows.Split",
-    "impflow_zoo.models.registry.locate",
     "impflow_zoo.evaluation.rows.scored_split",
     "impflow_zoo.transforms.actnorm.ActNorm",
     "impflow_zoo.transforms.mixture.normal_quantile",
@@ -66,7 +65,11 @@ def described(thing: Any) -> set[str]:
             "impflow_zoo.models.registry.html#impflow_zoo.locate",
             "impflow_zoo.models.registry.locate",
         ),
-        ("impflow_zoo.data.html#impflow_zoo.data.TOYS", None),
+        ("impflow_zoo.data.toys.html#impflow_zoo.data.Toy", "impflow_zoo.data.toys.Toy"),
+        (
+            "impflow_zoo.register_block.html#impflow_zoo.models.mixed.register_block",
+            "impflow_zoo.register_block",
+        ),
     ],
 )
 def test_links_from_source_lead_to_anchors_of_the_page(link: str, mended: str | None) -> None:

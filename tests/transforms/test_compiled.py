@@ -230,6 +230,29 @@ def test_a_compiled_model_gives_the_same_numbers(kind, training: bool, backend: 
             torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
 
 
+@quiet
+@pytest.mark.parametrize("net", ["sandwich", "spectral"])
+@pytest.mark.parametrize(("kind", "most"), [(ResFlow, 0), (ImpFlow, 1), (MonotoneFlow, 1)])
+def test_a_training_step_is_compiled_in_few_pieces(kind, most: int, net: str):
+    """Blocks with roots run as they are written, all of a model at once."""
+    torch._dynamo.reset()
+    model = make_model(kind, blocks=6, net=net).train()
+    x = rows(4)
+    model.log_prob(x)  # layers that start from a first batch have started
+    found = torch._dynamo.explain(model.log_prob)(x)
+    assert found.graph_break_count <= most
+
+
+@quiet
+def test_compiled_code_refuses_rows_that_are_not_finite():
+    torch._dynamo.reset()
+    model, x = make_model(ResFlow).train(), rows(4)
+    compiled = torch.compile(model.log_prob, backend="eager")
+    compiled(x)
+    with pytest.raises(RuntimeError, match=r"NaN or infinity.*without torch\.compile"):
+        compiled(x * torch.nan)
+
+
 def test_a_solver_within_compiled_code_gives_the_same_numbers():
     torch._dynamo.reset()
     net, y = LipschitzMLP(2, (8,)).double().eval(), torch.randn(5, 2, dtype=torch.float64)

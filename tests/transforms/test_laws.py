@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from support.blocks import BLOCKS, DIRECTIONS, IMAGE_BLOCKS, build, draw
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, LogDet, ResFlowTransform, SandwichMLP
-from impflow_zoo.testing import BlockCase, BlockLaws, ContractLaws, ValueLaws, dense_logdet
+from impflow_zoo.testing import (
+    BlockCase,
+    BlockLaws,
+    ContractLaws,
+    FuncLaws,
+    ValueLaws,
+    dense_logdet,
+)
 from impflow_zoo.testing.case import tighten, values
 from impflow_zoo.transforms.base import ResidualBlock, Step
 
@@ -51,6 +58,36 @@ class TestContract(ContractLaws):
     @pytest.fixture(params=STRUCTURES.values(), ids=STRUCTURES)
     def block_case(self, request):
         return request.param
+
+
+class TestFunc(FuncLaws):
+    """Over every kind of block and of net."""
+
+    @pytest.fixture(
+        params=[
+            "resflow-sin",
+            "resflow-user-context",
+            "impflow-sandwich-elu-context",
+            "impflow-clipswish",
+            "monotone-sandwich",
+            "monotone-user-image",
+            "monotone-cpila-preactivation",
+        ]
+    )
+    def block_case(self, request):
+        return BLOCKS[request.param]
+
+
+class TestFuncInEvaluation(FuncLaws):
+    """Over nets whose power vectors follow the weights in training."""
+
+    @pytest.fixture(params=["resflow-dense-image", "impflow-conv-image"])
+    def block_case(self, request):
+        return IMAGE_BLOCKS[request.param]
+
+    @pytest.fixture
+    def training(self):
+        return False
 
 
 class Monotone(ResidualBlock):

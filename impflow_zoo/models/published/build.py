@@ -28,8 +28,8 @@ class CentredActNorm(ActNorm):
         return scale, scale * shift
 
     @torch.no_grad()
-    def _initialize(self, inputs: Tensor) -> None:
-        super()._initialize(inputs)
+    def initialise(self, inputs: Tensor) -> None:
+        super().initialise(inputs)
         self.shift.div_(self.scale)
 
 

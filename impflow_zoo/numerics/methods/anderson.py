@@ -39,7 +39,7 @@ class Anderson(Method):
             self.steps = point.new_zeros(len(point), most, 2 * features)
         else:
             self.steps.mul_(usable[:, None, None])
-        self.step(point, out=self.steps[:, self.taken % most])
+        self.steps[:, self.taken % most] = self.step(point)
         self.last = point
         self.taken += 1
         steps = self.steps[:, : self.taken]

@@ -1,4 +1,8 @@
-"""The base class of root-finding methods, which is fixed-point iteration."""
+"""The base class of root-finding methods, which is fixed-point iteration, `w <- y - g(w)`.
+
+A root `w*` of `w + g(w) = y` is a fixed point of it, and `|y - g(w) - w*| = |g(w*) - g(w)| <= kappa
+|w - w*|`: each step shrinks the error by the Lipschitz constant.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +42,14 @@ class Method:
         w, f = point.chunk(2, dim=1)
         return w + f
 
-    def step(self, point: Tensor, out: Tensor) -> Tensor:
-        """Write the step from the last point, over the length of its change of the residual."""
+    def step(self, point: Tensor) -> Tensor:
+        """The step from the last point, over the length of its change of the residual."""
         assert self.last is not None
         step = point - self.last
         length = wide_norm(step.chunk(2, dim=1)[1])
-        torch.div(step, length[:, None], out=out)
-        return out.nan_to_num_(0.0, 0.0, 0.0)  # none where the residual did not change
+        return step.div_(length[:, None]).nan_to_num_(
+            0.0, 0.0, 0.0
+        )  # none where the residual did not change
 
     def keep(self, index: Tensor) -> None:
         """Go on with these rows only, given by their indices."""

@@ -1,4 +1,9 @@
-"""Broyden's method."""
+"""Broyden's method: `w + H f` with the residual `f = y - w - g(w)` and `H` close to `(I + J)^-1`.
+
+After a step `s` with the change `-v` of the residual `H` has to satisfy `H v = s`, as `(I + J)^-1`
+does for a linear `g`. Of all matrices whose inverse does, Broyden's is the one whose inverse
+changes least: `H + (s - H v) s^T H / (s^T H v)`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +33,7 @@ class Broyden(Method):
         if self.last is not None:
             kept = usable[:, None]
             self.ranks = [(a * kept, b * kept) for a, b in self.ranks]
-            self._remember(*self.step(point, out=torch.empty_like(point)).chunk(2, dim=1))
+            self._remember(*self.step(point).chunk(2, dim=1))
         self.last = point
         f = point.chunk(2, dim=1)[1]
         more = torch.zeros_like(f)

@@ -1,0 +1,53 @@
+"""Layers that start from their first training batch."""
+
+from __future__ import annotations
+
+from nflows.transforms import Transform
+from torch import Tensor
+
+from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.modes import is_transforming, seen
+
+__all__ = ["FirstBatch"]
+
+
+class FirstBatch(Transform):
+    """A layer with a buffer `initialized`, which it sets with its first training batch.
+
+    Once the host has seen it set, it does not look at the device again.
+    """
+
+    initialized: Tensor
+    started: bool = False
+
+    def start(self, inputs: Tensor) -> None:
+        """Initialise the layer if it is in training mode and is not initialised.
+
+        Raises:
+            RuntimeError: within transforms of `torch.func`, which could not write the parameters.
+        """
+        if self.training and not self.started:
+            self._start(inputs)
+
+    @uncompiled
+    def _start(self, inputs: Tensor) -> None:
+        done = bool(seen(self.initialized[None]).all())
+        if is_transforming():
+            if not done:
+                raise RuntimeError(
+                    f"{type(self).__name__} starts from a first batch, which a function that is "
+                    "transformed cannot write: call the model on training rows before torch.func"
+                )
+            return
+        if not done and len(inputs):
+            self.initialise(inputs)
+            done = True
+        self.started = done
+
+    def initialise(self, inputs: Tensor) -> None:
+        """Take parameters from a batch, and set `initialized`."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        super()._load_from_state_dict(*arguments)
+        self.started = False
