@@ -168,13 +168,13 @@ def test_the_card_says_what_was_tried_and_how_to_make_it_again(whole):
 
 def test_nothing_on_the_card_leaves_its_line(tmp_path):
     """Names of columns and folders are shown, and commands run as printed."""
-    frame = pandas.DataFrame(open_toy("moons", 600).rows(range(600)).numpy())
+    rows = open_toy("moons", 600).rows(range(600)).numpy()
     name = "x\r```\r<script>\rimport os\x1b"
-    frame.columns = ["y", name]
+    frame = pandas.DataFrame({"a": rows[:, 0], "b": rows[:, 1], name: rows[::-1, 0]})
     small_fit(tmp_path / "my fit", data=frame, given=(name,), data_name="their `data`\n```\n.csv")
     lines = (tmp_path / "my fit" / CARD).read_text().splitlines()
     strange = [line for line in lines if "import os" in line or "`data`" in line]
-    assert not any(line.startswith(("import", "<script>")) for line in lines)
+    assert not any(line.startswith(("import os", "<script>")) for line in lines)
     assert strange
     assert "\x1b" not in "".join(strange)
     assert f"impflow-zoo evaluate '{tmp_path}/my fit'" in lines
