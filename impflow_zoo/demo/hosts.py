@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["OwnHosts", "answer"]
+__all__ = ["OwnHosts", "answer", "named_hosts"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
@@ -30,6 +30,15 @@ async def answer(send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
+
+
+def named_hosts(host: str | None, allowed: Iterable[str]) -> list[str]:
+    """The hosts that are served at any port: those allowed, and the address listened on.
+
+    A loopback address is not one of them. Other servers of this machine have it, too, and their
+    pages are foreign.
+    """
+    return [*allowed, *([host] if host and host not in _LOOPBACK else [])]
 
 
 class OwnHosts:

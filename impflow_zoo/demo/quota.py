@@ -7,6 +7,7 @@ waits, and uploads of others go on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import time
@@ -79,8 +80,9 @@ class Quota:
 
     def _remove(self, file: Path) -> None:
         """Remove a file that was fetched, if it is one of ours."""
-        if file.resolve().is_relative_to(self._folder):
-            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):  # of paths that no file can have
+            if file.resolve().is_relative_to(self._folder):
+                file.unlink(missing_ok=True)
 
 
 class _Sent:

@@ -58,7 +58,6 @@ def serve(
             this machine, an allowed host is no name of a host, or the port is taken.
         DataError: if the data are not what the model takes.
     """
-    names = [*allowed_hosts, *filter(None, [host or os.environ.get("GRADIO_SERVER_NAME")])]
     _check_address(host, port, allowed_hosts)
     with ExitStack() as stack:
         stack.enter_context(_until_told_to_stop())
@@ -73,7 +72,7 @@ def serve(
         from starlette.middleware import Middleware
 
         from impflow_zoo.demo.exhibits import Hall
-        from impflow_zoo.demo.hosts import OwnHosts
+        from impflow_zoo.demo.hosts import OwnHosts, named_hosts
         from impflow_zoo.demo.looks import CSS
         from impflow_zoo.demo.page import build, first_picture
         from impflow_zoo.demo.quota import Quota
@@ -88,6 +87,7 @@ def serve(
         hall = Hall(model, data, split, device, scratch, workers)
         first_picture(hall.open(model))  # kept: the page shows it at once
         page = build(hall)
+        names = named_hosts(host or os.environ.get("GRADIO_SERVER_NAME"), allowed_hosts)
         stack.callback(_close, page)
         fonts = ["system-ui", "sans-serif"]
         try:

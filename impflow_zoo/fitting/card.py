@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from impflow_zoo.evaluation import Result
@@ -25,11 +26,13 @@ def card_words(data: str) -> dict[str, Any]:
     """The section `card` of the recipe of a fit.
 
     Arguments:
-        data: name of the data.
+        data: as `fit` was given them.
     """
+    path = Path(data)
+    name = path.resolve().name if path.exists() else data
     return {
         "summary": "The density of a table, found by `fit` of impflow_zoo.",
-        "data_name": re.sub(r"[^\w. -]", " ", data),  # no markup
+        "data_name": re.sub(r"[^\w./ -]", " ", name) or "table",  # no markup
         "data_license": "not stated",
         "limits": list(_LIMITS),
     }

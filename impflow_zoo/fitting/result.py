@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,10 +125,11 @@ class Fit:
         lines["time"] = f"{cpu:.1f} CPU minutes, {self.minutes:.1f} minutes by the clock"
         lines["folder"] = str(self.folder)
         if self.kept is None:
-            lines["next"] = f"impflow-zoo evaluate {self.folder}"
+            folder = shlex.quote(str(self.folder))
+            lines["next"] = f"impflow-zoo evaluate {folder}"
             given = " --given FILE" if self.columns.given else ""
-            lines[""] = f"impflow-zoo sample {self.folder} -n 1000{given} --out samples.csv"
-            lines[" "] = f"impflow-zoo certify {self.folder}"
+            lines[""] = f"impflow-zoo sample {folder} -n 1000{given} --out samples.csv"
+            lines[" "] = f"impflow-zoo certify {folder}"
         text = "\n".join(f"{key:12} {value}".rstrip() for key, value in lines.items())
         return "\n".join([*tried_lines(self.tried, self.baselines), "", text])
 

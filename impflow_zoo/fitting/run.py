@@ -30,7 +30,7 @@ from impflow_zoo.fitting.columns import Findings, describe
 from impflow_zoo.fitting.portfolio import Candidate, candidates
 from impflow_zoo.fitting.reading import read_table
 from impflow_zoo.fitting.result import Fit
-from impflow_zoo.fitting.search import STATE, WALL, Search, StoppedFitError
+from impflow_zoo.fitting.search import STATE, WALL, Search, StoppedFitError, read_state
 from impflow_zoo.fitting.splits import split, write_splits
 from impflow_zoo.models.config import parse
 from impflow_zoo.models.fields import ModelError
@@ -118,7 +118,7 @@ def fit(
         out=out,
         weights=weights,
         members=ensemble,
-        data_name="table" if table.name == IN_MEMORY else Path(table.name).name,
+        data_name="table" if table.name == IN_MEMORY else table.name,
         seed=seed,
         device=device,
         resume=resume,
@@ -162,7 +162,7 @@ def fit_splits(
         weights: what the column is called that holds the weights of the rows, if they have any.
         members: last runs of the best, with seeds that follow each other; the model is their
             mixture.
-        data_name: name of the data on the card.
+        data_name: the data, as the card names them and its commands take them.
         baselines: compare with densities that need no search.
         wall: minutes by the clock per minute of work after which the last run is stopped.
     """
@@ -278,10 +278,7 @@ def _check(folder: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
         return
     if not resume:
         raise ModelError(f"{folder} holds a fit already: --resume it, or choose another --out")
-    try:
-        known = json.loads(path.read_bytes())["asked"]
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"{path} is damaged: start again with another --out") from None
+    known, _ = read_state(folder)
     for name, value in asked.items():
         if known.get(name) != value:
             began = "other rows" if name == "data" else f"{name} {known.get(name)}, not {value}"

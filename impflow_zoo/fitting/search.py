@@ -11,7 +11,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from impflow_zoo.fitting.budget import (
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.portfolio import VALIDATED, Candidate, training_settings, variants
 from impflow_zoo.fitting.texts import recipe_text
+from impflow_zoo.models.fields import ConfigError, ModelError, convert, require
 from impflow_zoo.models.folder import (
     CHECKPOINT,
     CONFIG,
@@ -37,6 +37,7 @@ from impflow_zoo.models.folder import (
     WEIGHTS,
     ModelFolder,
 )
+from impflow_zoo.models.reading import read_json
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.lock import only_run
@@ -44,7 +45,7 @@ from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import train_on
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
-__all__ = ["STATE", "WALL", "Search", "StoppedFitError", "Tried"]
+__all__ = ["STATE", "WALL", "Search", "StoppedFitError", "Tried", "read_state"]
 
 STATE = "fit.json"
 WALL = 3.0  # minutes by the clock per minute of its work after which the last run is stopped
@@ -98,6 +99,22 @@ class Tried:
             f"{round_}: {self.name}, {self.done} steps, validation {value}, "
             f"{self.cpu_minutes:.1f} CPU minutes"
         )
+
+
+def read_state(folder: Path) -> tuple[dict[str, Any], list[Tried]]:
+    """What was asked of the fit in a folder, and the runs that have ended.
+
+    Raises:
+        ModelError: if the file is damaged.
+    """
+    path = folder / STATE
+    try:
+        state = read_json(path, str(path))
+        asked, tried = state["asked"], state["tried"]
+        require(isinstance(asked, dict), "asked", asked, "settings by name")
+        return asked, convert(tried, list[Tried], "tried")
+    except (ConfigError, KeyError, TypeError):
+        raise ModelError(f"{path} is damaged: start again with another --out") from None
 
 
 @dataclass
@@ -299,9 +316,8 @@ class Search:
         ModelFolder(self.folder).replace({name: (run.path / name).read_bytes() for name in names})
 
     def _read(self) -> None:
-        with suppress(FileNotFoundError):
-            known = json.loads((self.folder / STATE).read_bytes())
-            self.tried = [Tried(**one) for one in known["tried"]]
+        if (self.folder / STATE).is_file():
+            _, self.tried = read_state(self.folder)
 
     def _write(self) -> None:
         state = {"asked": dict(self.asked), "tried": [asdict(one) for one in self.tried]}

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.models.texts import in_line
 
 __all__ = ["recipe_text"]
 
@@ -33,18 +34,13 @@ def recipe_text(
         head: the first lines.
     """
     comments = [*head.splitlines(), "", *findings.lines()]
-    text = "".join(f"# {_in_one_line(line)}".rstrip() + "\n" for line in comments)
+    text = "".join(f"# {in_line(line)}".rstrip() + "\n" for line in comments)
     text += _dumped({"model": model, "config": config})
     for line, why in findings.proposals():
-        text += f"  # {_in_one_line(line)}  # {why}\n"
+        text += f"  # {in_line(line)}  # {why}\n"
     more = {"data": data and dict(data), "ensemble": ensemble if ensemble > 1 else None}
     kept = {key: value for key, value in more.items() if value}
     return text + _dumped({**kept, "training": training, **({"card": dict(card)} if card else {})})
-
-
-def _in_one_line(text: str) -> str:
-    """A text whose line breaks, such as those in a column's name, do not end a comment."""
-    return " ".join(text.split())
 
 
 def _dumped(sections: dict[str, Any]) -> str:

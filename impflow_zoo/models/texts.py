@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["in_markdown", "printable", "printable_output"]
+__all__ = ["in_line", "in_markdown", "printable", "printable_output"]
 
 # Controls but tab and newline, marks that turn the direction of text, and halves of characters,
 # which no encoding has.
@@ -32,6 +32,16 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def in_line(text: str) -> str:
+    r"""The text in one line, as code and commands on a card need it.
+
+    Example:
+        >>> print(in_line("speed\rimport os\x1b"))
+        speed import os\x1b
+    """
+    return printable(" ".join(text.split()))
+
+
 def in_markdown(text: str) -> str:
     r"""Markdown, in one line, that shows a text as it is.
 
@@ -39,20 +49,25 @@ def in_markdown(text: str) -> str:
         >>> print(in_markdown("<b> | *x*"))
         \<b\> \| \*x\*
     """
-    return _MARKUP.sub(r"\\\g<0>", printable(" ".join(text.split())))
+    return _MARKUP.sub(r"\\\g<0>", in_line(text))
 
 
 class _Printable:
-    """A text stream that writes printable text to another one."""
+    """A text stream that writes printable text to another one.
+
+    What the encoding of that one lacks takes Python's notation, too.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
         if not text.replace(_LINE_UP, ""):
             return self._stream.write(text)
         start = text[: text.startswith("\r")]  # with which a bar is drawn again
-        return self._stream.write(start + printable(text[len(start) :]))
+        shown = (start + printable(text[len(start) :])).encode(self._encoding, "backslashreplace")
+        return self._stream.write(shown.decode(self._encoding))
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import read_safetensors
+from impflow_zoo.models.reading import readable
 from impflow_zoo.models.writing import write_whole
+from impflow_zoo.training.state import check_state
 
 __all__ = ["CheckpointError", "checkpoint_state", "read_checkpoint", "write_checkpoint"]
 
@@ -59,9 +61,10 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads(file.metadata()[_STATE])
-            return state
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from None
+        check_state(state)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {readable(error)}") from None
+    return state
 
 
 def read_checkpoint(
@@ -75,6 +78,7 @@ def read_checkpoint(
     state, parts = checkpoint_state(path), _parts(read_safetensors(path))
     try:
         for name, module in modules.items():
+            _refuse_infinite(parts[name])
             module.load_state_dict(parts[name])
         for name, optimizer in optimizers.items():
             known = optimizer.state_dict()
@@ -83,11 +87,30 @@ def read_checkpoint(
                 for key, part in parts.items()
                 if (index := key.removeprefix(f"{name}/")) != key
             }
+            _check_shapes(optimizer, known["state"])
             optimizer.load_state_dict(known)
     except (RuntimeError, KeyError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise CheckpointError(f"{path} belongs to another recipe: {first}") from None
     return state
+
+
+def _refuse_infinite(weights: dict[str, Tensor]) -> None:
+    """No step would be applied to such weights, nor to others beside them."""
+    for key, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{key} holds NaN or infinity")
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer, entries: dict[int, dict[str, Tensor]]) -> None:
+    """Entries of an optimizer have the shape of their parameter, or none; torch does not look."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entry in entries.items():
+        if not 0 <= index < len(parameters):
+            raise ValueError(f"there is no parameter {index}")
+        for key, tensor in entry.items():
+            if tensor.dim() and tensor.shape != parameters[index].shape:
+                raise ValueError(f"{key} of parameter {index} has shape {list(tensor.shape)}")
 
 
 def _parts(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

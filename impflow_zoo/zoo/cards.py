@@ -6,7 +6,9 @@ A card speaks of its own model alone, so that it changes only with its folder. T
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -29,7 +31,7 @@ from impflow_zoo.models.folder import (
 )
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.models.texts import in_markdown
+from impflow_zoo.models.texts import in_line, in_markdown
 from impflow_zoo.training.recipe import Recipe
 from impflow_zoo.zoo.install import install_line
 from impflow_zoo.zoo.record import Record
@@ -109,7 +111,10 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         record=record,
         recipe=recipe,
         words=recipe.card,
+        in_line=in_line,
         in_markdown=in_markdown,
+        quoted=lambda text: in_line(shlex.quote(text)),
+        literal=json.dumps(address or name, ensure_ascii=False),
         train_options=" --data FOLDER" if recipe.data.dataset is None else "",
         citation=citation,
         papers=re.findall(r"\btitle=\{(.+?)\}.*?\burl=\{(.+?)\}", citation, re.DOTALL),

@@ -38,6 +38,15 @@ def test_controls_are_shown(text, shown):
     assert printable(text) == shown
 
 
+def test_what_an_encoding_lacks_is_shown_in_ascii(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    with printable_output():
+        print("ä 漢 b")
+    out.flush()
+    assert out.buffer.getvalue() == rb"\xe4 \u6f22 b" + b"\n"
+
+
 def test_text_is_no_markdown():
     shown = in_markdown("[a](b) `c`\n<d> \x1b |e|")
     assert shown == r"\[a\]\(b\) \`c\` \<d\> \\x1b \|e\|"

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from impflow_zoo.demo.hosts import OwnHosts
+from impflow_zoo.demo.hosts import OwnHosts, named_hosts
 
 NAMED = ("demo.example.org", "*.hf.space", "[fd00::1]")
 OWN = {
@@ -66,6 +66,15 @@ def test_foreign_requests_are_refused(host, origin):
     assert start["status"] == 403
     assert b"--allowed-host" in body["body"]
     assert answer(host, origin, "websocket")[0]["type"] == "websocket.close"
+
+
+@pytest.mark.parametrize("host", [None, "localhost", "127.0.0.1", "::1"])
+def test_the_address_that_is_listened_on_admits_no_other_server_of_this_machine(host):
+    assert named_hosts(host, ("demo.example.org",)) == ["demo.example.org"]
+
+
+def test_an_address_on_the_network_is_served_at_any_port():
+    assert named_hosts("192.0.2.1", ()) == ["192.0.2.1"]
 
 
 def test_other_events_of_a_server_pass():

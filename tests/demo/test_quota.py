@@ -114,3 +114,8 @@ def test_a_file_that_was_scored_goes_once_it_was_fetched(tmp_path):
         assert file.exists()
         ask(folder, f"/gradio_api/file={file}", "GET", None)
     assert [own.exists(), other.exists(), outside.exists()] == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["\0", "a" * 400], ids=["a zero", "too long"])
+def test_a_path_that_no_file_can_have_is_no_error(name, tmp_path):
+    assert ask(tmp_path, f"/gradio_api/file={tmp_path}/{name}-scored.csv", "GET", None) is None

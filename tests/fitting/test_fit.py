@@ -19,6 +19,7 @@ from support.fits import ENTRANTS, small_fit
 
 from impflow_zoo import Ensemble, create_model, evaluate, fit, training
 from impflow_zoo.data import DataError, open_toy
+from impflow_zoo.fitting.card import card_words
 from impflow_zoo.fitting.search import STATE
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CARD, CURVE, PICTURE, RECIPE, WEIGHTS
@@ -163,6 +164,45 @@ def test_the_card_says_what_was_tried_and_how_to_make_it_again(whole):
     assert "\nlicense:" not in card
     assert "hub_configs" not in card
     assert evaluate(create_model(whole.folder)).published == pytest.approx(whole.value, abs=1e-5)
+
+
+def test_nothing_on_the_card_leaves_its_line(tmp_path):
+    """Names of columns and folders are shown, and commands run as printed."""
+    rows = open_toy("moons", 600).rows(range(600)).numpy()
+    name = "x\r```\r<script>\rimport os\x1b"
+    frame = pandas.DataFrame({"a": rows[:, 0], "b": rows[:, 1], name: rows[::-1, 0]})
+    small_fit(tmp_path / "my fit", data=frame, given=(name,), data_name="their `data`\n```\n.csv")
+    lines = (tmp_path / "my fit" / CARD).read_text().splitlines()
+    strange = [line for line in lines if "import os" in line or "`data`" in line]
+    assert not any(line.startswith(("import os", "<script>")) for line in lines)
+    assert strange
+    assert "\x1b" not in "".join(strange)
+    assert f"impflow-zoo evaluate '{tmp_path}/my fit'" in lines
+    assert sum(line.startswith("```") for line in lines) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(".", "here"), ("here.csv", "here.csv"), ("owner/set", "owner/set"), ("`", " ")],
+)
+def test_data_have_a_name_on_the_card(data, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert card_words(data)["data_name"] == name
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "[" * 100_000, '{"asked": 5, "tried": []}', "{}"])
+def test_a_damaged_state_of_a_fit_is_refused(text, tmp_path):
+    (tmp_path / STATE).write_text(text)
+    with pytest.raises(ModelError, match=f"{STATE} is damaged"):
+        small_fit(tmp_path, resume=True)
+
+
+def test_a_run_that_no_fit_has_ended_is_refused(whole, tmp_path):
+    state = json.loads((whole.folder / STATE).read_text())
+    (tmp_path / STATE).write_text(json.dumps({**state, "tried": [{"name": "x"}]}))
+    with pytest.raises(ModelError, match=f"{STATE} is damaged"):
+        small_fit(tmp_path, resume=True)
 
 
 def test_rows_have_weights(tmp_path):

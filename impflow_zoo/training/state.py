@@ -1,0 +1,73 @@
+"""What a checkpoint says of a run, checked before anything is done by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from impflow_zoo.models.fields import ConfigError, convert, require
+from impflow_zoo.training.facts import TrainingFacts
+
+__all__ = ["check_state"]
+
+_COUNTS = (
+    "stage",
+    "step",
+    "rows",
+    "skipped",
+    "left_out",
+    "best_step",
+    "waited",
+    "validated",
+    "data_rows",
+    "logged",
+    "log_size",
+)
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(_COUNTS, int),
+    "seed": int,
+    "best": float | None,
+    **dict.fromkeys(("seconds", "cpu_seconds", "unconverged"), float),
+    **dict.fromkeys(("data", "checksum", "init_from"), str),
+    "hardware": list[str],
+    "curve": list[list[float]],
+    "before": TrainingFacts | None,
+}
+_NEEDED = ("data", "unlogged", "log_size")
+_FIGURES = frozenset(
+    {
+        "log_density",
+        "solver_steps",
+        "unconverged",
+        "gradient_norm",
+        "learning_rate",
+        "rows",
+        "seconds",
+    }
+)  # of a step
+
+
+def check_state(state: Any) -> None:
+    """Refuse what no run has written.
+
+    Arguments:
+        state: as `Trainer.checkpoint` writes it; what older runs did not write may be missing.
+
+    Raises:
+        ConfigError: naming what is wrong.
+    """
+    require(isinstance(state, dict), "state", state, "values by name")
+    for name in _NEEDED:
+        if name not in state:
+            raise ConfigError(f"it has no {name!r}")
+    for name in _KINDS.keys() & state.keys():
+        convert(state[name], _KINDS[name], name)
+    for name in (*_COUNTS, "seconds", "cpu_seconds"):
+        require(state.get(name, 0) >= 0, name, state.get(name), "at least 0")
+    for point in state.get("curve", ()):
+        require(len(point) == 3, "curve", point, "rows seen, seconds and a value")
+    steps = state["unlogged"]
+    require(isinstance(steps, list), "unlogged", steps, "figures of steps")
+    for figures in steps:
+        right = isinstance(figures, dict) and figures.keys() == _FIGURES
+        right = right and all(type(value) in (int, float) for value in figures.values())
+        require(right, "unlogged", figures, "figures of a step")  # may be infinite
