@@ -213,14 +213,16 @@ class Workspace:
         return str(folder)
 
     def _own_data(self) -> None:
-        """The recipe that the guide prints, and rows for it."""
+        """The recipe that the guide prints, shortened, and rows for it."""
         if (self.root / "own").is_dir():
             return
         write_recipe(self.root / "own")
         guide = (CHECKOUT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
         (recipe,) = re.findall(r"^```yaml\n(model: .*?)^```$", guide, re.MULTILINE | re.DOTALL)
         words = "card: {summary: A test., data_name: numbers, data_license: none}\n"
-        (self.root / "own" / "recipe.yaml").write_text(recipe + words)
+        whole = self.root / "own-as-printed.yaml"
+        whole.write_text(recipe + words, encoding="utf-8")
+        _copy_tiny(whole, self.root / "own" / "recipe.yaml")
         for name, rows in (("own", 600), ("held-out", 50)):
             table = np.random.default_rng(0).normal(size=(rows, 3))
             pandas.DataFrame(table, columns=["a", "b", "c"]).to_csv(

@@ -31,7 +31,7 @@ from impflow_zoo.zoo.record import Record
 from impflow_zoo.zoo.sending import parcels
 
 FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
-LARGE = [path for path in FOLDERS if path.name.endswith("-cifar10")]  # long to certify
+LARGE = [path for path in FOLDERS if path.name.endswith(("-cifar10", "-imagenet64-5bit"))]
 PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
 
 every_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
@@ -87,6 +87,7 @@ def test_the_recipe_makes_the_model(folder):
     assert family.startswith(folder.name.partition("-")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", LARGE, ids=lambda path: path.name)
 @torch.no_grad()
 def test_the_weights_give_the_golden_batch(folder):
