@@ -133,7 +133,7 @@ class LipschitzNet(nn.Module):
         if not self.log_frequencies:
             return itertools.repeat((1.0, 1.0))
         # Beyond 8 products of frequencies leave float32. `hardtanh` is a cheaper `clamp`.
-        w = nn.functional.hardtanh(torch.cat([*self.log_frequencies]), -8, 8).exp()
+        w = nn.functional.hardtanh(torch.cat(list(self.log_frequencies)), -8, 8).exp()
         sizes = [len(log) for log in self.log_frequencies]
         return zip(w.split(sizes), (1 / w).split(sizes), strict=True)
 

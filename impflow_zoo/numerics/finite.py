@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.numerics.modes import is_compiling, seen
+from impflow_zoo.numerics.modes import is_compiling, numbers, seen
 from impflow_zoo.numerics.rows import listed
 
 __all__ = [
@@ -56,8 +56,8 @@ def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
         NotFiniteError: if there are any.
     """
     rows = seen(rows)
-    if numbers := rows.nonzero()[:, 0].tolist():
-        text = f"{what} NaN or infinity in {len(numbers)} of {len(rows)} rows: {listed(numbers)}"
+    if bad := numbers(rows.nonzero()[:, 0]):
+        text = f"{what} NaN or infinity in {len(bad)} of {len(rows)} rows: {listed(bad)}"
         raise NotFiniteError(f"{text}: {why}" if why else text)
 
 

@@ -372,12 +372,13 @@ def fold(net: Net, context: Tensor | None = None) -> FoldedNet:
 
 def _folds_itself(net: Any) -> bool:
     """Whether `fold` speaks of what the net does: nobody has replaced what calls it since."""
-    if not {"fold", "forward"}.isdisjoint(getattr(net, "__dict__", ())):
+    own = getattr(net, "__dict__", {})
+    if "fold" in own or "forward" in own:
         return False
     owners: dict[str, type] = {}  # that define the methods
     for kind in reversed(type(net).__mro__):
         owners |= {name: kind for name in ("fold", "forward", "__call__") if name in vars(kind)}
-    if not owners.keys() >= {"fold", "forward"}:
+    if "fold" not in owners or "forward" not in owners:
         return False
     inherited = owners["__call__"] is torch.nn.Module
     return inherited and issubclass(owners["fold"], owners["forward"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import read_safetensors
 from impflow_zoo.models.reading import readable
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.training.state import check_state
 
 __all__ = ["CheckpointError", "checkpoint_state", "read_checkpoint", "write_checkpoint"]
 
@@ -52,8 +52,14 @@ def write_checkpoint(
     write_whole(path, serialise(tensors, metadata={_STATE: json.dumps(state)}))
 
 
-def checkpoint_state(path: Path) -> dict[str, Any]:
+def checkpoint_state(
+    path: Path, check: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
     """The plain numbers in a checkpoint.
+
+    Arguments:
+        path: path of the file.
+        check: refuses what no run has written, by a `ValueError`.
 
     Raises:
         CheckpointError: if the file is damaged.
@@ -61,21 +67,25 @@ def checkpoint_state(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads(file.metadata()[_STATE])
-        check_state(state)
+        if check is not None:
+            check(state)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {readable(error)}") from None
     return state
 
 
 def read_checkpoint(
-    path: Path, modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]
+    path: Path,
+    modules: dict[str, nn.Module],
+    optimizers: dict[str, torch.optim.Optimizer],
+    check: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Restore what `write_checkpoint` wrote, and return its state.
 
     Raises:
         CheckpointError: if the file is damaged, or does not fit.
     """
-    state, parts = checkpoint_state(path), _parts(read_safetensors(path))
+    state, parts = checkpoint_state(path, check), _parts(read_safetensors(path))
     try:
         for name, module in modules.items():
             _refuse_infinite(parts[name])

@@ -30,6 +30,7 @@ from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.folders import check_new, check_resumed
 from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.recipe import Recipe, of_member, read_recipe, with_seed
+from impflow_zoo.training.state import check_state
 from impflow_zoo.training.trainer import Trainer
 
 __all__ = ["open_splits", "train", "train_on"]
@@ -231,7 +232,9 @@ def train_on(
     torch.manual_seed(recipe.training.seed)
     config = _with_columns(recipe.config, train_rows)
     model = model_class(recipe.model)(config).to(processes.device)
-    first = checkpoint_state(folder / CHECKPOINT).get("stage", 0) if resume else 0
+    first = 0
+    if resume:
+        first = checkpoint_state(folder / CHECKPOINT, check_state).get("stage", 0)
     if first >= len(recipe.runs):
         raise CheckpointError(f"{folder.name} is in stage {first}, which the recipe does not have")
     best: float | None = None

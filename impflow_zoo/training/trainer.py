@@ -39,6 +39,7 @@ from impflow_zoo.training.checkpoint import (
 from impflow_zoo.training.facts import TrainingFacts, cut_log, means, start_log, write_line
 from impflow_zoo.training.optimisation import Optimisation
 from impflow_zoo.training.recipe import TrainingSettings
+from impflow_zoo.training.state import check_state
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
 __all__ = ["Trainer"]
@@ -176,7 +177,10 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the checkpoint, dropping what the log says beyond it."""
         state = read_checkpoint(
-            self.folder / CHECKPOINT, self.optimisation.modules, self.optimisation.optimizers
+            self.folder / CHECKPOINT,
+            self.optimisation.modules,
+            self.optimisation.optimizers,
+            check_state,
         )
         own = self.state["data"], self.state["checksum"]
         if (state["data"], state.get("checksum", own[1])) != own:
