@@ -137,7 +137,7 @@ def without_constants(make: Callable[[], nn.Module]) -> nn.Module:
     for module in layer.modules():
         if isinstance(module, MaskedLinear):
             with torch.no_grad():
-                module.weight.mul_(module.mask)
+                module.weight.masked_fill_(module.mask == 0, 0.0)  # times 0 may be -0
         for name, value in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, value, persistent=False)
     return layer

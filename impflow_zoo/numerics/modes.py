@@ -41,9 +41,9 @@ def _recording(mode: bool) -> Iterator[None]:
 
 
 def is_compiling() -> bool:
-    """Whether this thread is within `torch.compile` or `torch.export`.
+    """Whether this thread compiles, or any thread exports.
 
-    `torch.compiler.is_compiling` says so in every thread while one of them compiles.
+    `torch.compiler.is_compiling` is true in all threads while one of them compiles.
     """
     return torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting()
 
