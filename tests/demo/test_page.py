@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas
 import pytest
-from support.demo_page import CHROMIUM, PATIENCE, Page, Server, served
+from support.demo_page import CHROMIUM, PATIENCE, Page, Server, served, wait_until
 
 from impflow_zoo import create_model
 from impflow_zoo.models.folder import ModelFolder
@@ -277,8 +277,7 @@ def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser
         page.open_tab("Your file")
     slow, good, raw, long = pages
     slow.tab.set_input_files("#file input[type=file]", write(tmp_path, "slow.csv", "a\n1\n"))
-    while not [*server.temporary.glob("*/*/begun")]:
-        slow.tab.wait_for_timeout(50)
+    wait_until(lambda: [*server.temporary.glob("*/*/begun")])
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns}\n14.96,41.76,1024.07,73.17,463\n"
     assert "good.csv: 1 rows" in good.upload(write(tmp_path, "good.csv", rows))
@@ -291,11 +290,11 @@ def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser
     with good.tab.expect_download() as started:
         good.tab.locator("#out a").first.click()
     assert started.value.path().read_text().startswith(columns)
-    assert not [*server.temporary.rglob("good-scored.csv")]
+    # A browser has the last byte before the server removes the file.
+    wait_until(lambda: not [*server.temporary.rglob("good-scored.csv")])
     body = f"{columns}\n" + "14.96,41.76,1024.07,73.17,463\n" * 100_000
     long.tab.set_input_files("#file input[type=file]", write(tmp_path, "long.csv", body))
-    while not [*server.temporary.rglob("scoring-100000")]:
-        long.tab.wait_for_timeout(50)
+    wait_until(lambda: [*server.temporary.rglob("scoring-100000")])
     assert [*server.temporary.rglob("slow.csv")]  # it is still being read
     server.stop(signal.SIGTERM)
     assert "terminate" not in server.errors.read_text()

@@ -10,17 +10,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support.checkout import CHECKOUT
 
-__all__ = ["CHROMIUM", "PATIENCE", "Page", "Server", "served"]
+__all__ = ["CHROMIUM", "PATIENCE", "Page", "Server", "served", "wait_until"]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 PATIENCE = 60  # seconds that a busy machine is given
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition holds; a busy machine is given time."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,7 @@ class Server:
         self.process.send_signal(how)
         assert self.process.wait(PATIENCE) == 0, self.errors.read_text()
         assert [*self.temporary.iterdir()] == []
-        end = time.monotonic() + PATIENCE
-        while _is_there(self.process.pid):
-            assert time.monotonic() < end, "a process of the server is still there"
-            time.sleep(0.05)
+        wait_until(lambda: not _is_there(self.process.pid))
         assert "ERROR" not in self.errors.read_text()
 
 
