@@ -57,7 +57,7 @@ def score(log_prob: Callable[[Tensor], Tensor], rows: Tensor) -> Run:
 def density(side: Side) -> Callable[[Tensor], Tensor]:
     """The log-density of a model of `speed.py`, frozen."""
     side.prepare("log_prob")
-    side.modules.requires_grad_(False)
+    side.modules.requires_grad_(requires_grad=False)
 
     def log_prob(x: Tensor) -> Tensor:
         z, logdet = side.forward(x)
@@ -71,7 +71,7 @@ def hmc(rows: int) -> dict[str, float]:
     case = Case((FEATURES,), LAYERS, WIDTHS, rows)
     torch.manual_seed(0)
     spline = zuko.flows.NSF(FEATURES, transforms=LAYERS, hidden_features=WIDTHS)
-    spline.requires_grad_(False)
+    spline.requires_grad_(requires_grad=False)
     densities = {
         "ImpFlow": density(make_side("impflow", case)),
         "ResFlow": density(make_side("resflow", case)),
@@ -86,7 +86,7 @@ def training(rows: int) -> dict[str, float]:
     """CPU milliseconds of a step of training, as it is written and compiled."""
     torch.compiler.reset()  # compiled code of another number of rows would be made general
 
-    def step(compiled: bool) -> Run:
+    def step(*, compiled: bool) -> Run:
         torch.manual_seed(0)
         config = TabularConfig(features=2, blocks=2 if SMOKE else 6, hidden_features=(64, 64))
         model = ResFlow(config).train()
@@ -102,7 +102,7 @@ def training(rows: int) -> dict[str, float]:
 
         return run
 
-    return milliseconds({"as written": step(False), "compiled": step(True)})
+    return milliseconds({"as written": step(compiled=False), "compiled": step(compiled=True)})
 
 
 def tables(figures: dict[str, dict[str, dict[str, float]]]) -> dict[str, str]:
