@@ -13,7 +13,7 @@ from support.command_line import Run, command
 
 # The laboratory's own tests go with it.
 collect_ignore = [] if (CHECKOUT / "benchmarks").is_dir() else ["benchmarks"]
-pytest_plugins = ["support.command_models", "support.whole_run"]
+pytest_plugins = ["support.command_models", "support.dealt", "support.whole_run"]
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("default")
 

@@ -17,6 +17,15 @@ CASES = {
     if name.endswith(("-sin", "-lipswish", "-sandwich", "-one-feature"))
     or name in ("resflow-conv-image", "impflow-dense-image")
 }
+# The fast tests take every net once, and every kind of block.
+FEW = (
+    *("resflow-sin", "impflow-lipswish", "monotone-sandwich", "impflow-one-feature"),
+    *("resflow-conv-image", "impflow-dense-image"),
+)
+PARAMS = [
+    pytest.param(case, id=name, marks=() if name in FEW else pytest.mark.slow)
+    for name, case in CASES.items()
+]
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +37,7 @@ def _plain_form(monkeypatch):
 class TestValuesOfThePlainForm(ValueLaws):
     """Over every net that has another form."""
 
-    @pytest.fixture(params=CASES.values(), ids=CASES)
+    @pytest.fixture(params=PARAMS)
     def block_case(self, request):
         return request.param
 
@@ -42,6 +51,6 @@ class TestValuesOfThePlainForm(ValueLaws):
 class TestContractOfThePlainForm(ContractLaws):
     """Likewise."""
 
-    @pytest.fixture(params=CASES.values(), ids=CASES)
+    @pytest.fixture(params=PARAMS)
     def block_case(self, request):
         return request.param

@@ -80,8 +80,9 @@ def test_the_tail_estimate(kappa):
 
 
 @torch.no_grad()
-def test_the_tail_is_infinite_where_the_series_does_not_converge():
-    net = Linear(-torch.eye(3, dtype=torch.float64))
+@pytest.mark.parametrize("slope", [1.1, pytest.param(1.0, marks=pytest.mark.slow)])  # all terms
+def test_the_tail_is_infinite_where_the_series_does_not_converge(slope):
+    net = Linear(-slope * torch.eye(3, dtype=torch.float64))
     block = ResFlowTransform(net, LogDet("truncated", n_terms=5))
     (estimate,) = reported(block, torch.randn(1, 3).double()).logdets
     assert estimate.bias.tail == math.inf
@@ -90,23 +91,23 @@ def test_the_tail_is_infinite_where_the_series_does_not_converge():
 def test_the_spread_of_the_probes_is_reported():
     net = Linear(contraction(5, 0.6))
     x = torch.randn(1, 5, dtype=torch.float64)
-    (estimate,) = reported(ResFlowTransform(net, LogDet("truncated", n_probes=400)), x).logdets
+    (estimate,) = reported(ResFlowTransform(net, LogDet("truncated", n_probes=100)), x).logdets
     one_by_one = torch.stack(
-        [ResFlowTransform(net, LogDet("truncated", n_probes=1, seed=s))(x)[1] for s in range(400)]
+        [ResFlowTransform(net, LogDet("truncated", n_probes=1, seed=s))(x)[1] for s in range(100)]
     )
     variance = estimate.variance
     assert variance.shape == (1,)
-    assert variance.item() == pytest.approx(one_by_one.var().item() / 400, rel=0.3)
+    assert variance.item() == pytest.approx(one_by_one.var().item() / 100, rel=0.3)
 
 
 def test_more_probes_and_terms_come_closer():
     net = Linear(contraction(8, 0.7))
     x = torch.randn(1, 8, dtype=torch.float64)
     exact = ResFlowTransform(net, "exact")(x)[1]
-    settings = LogDet("truncated", n_terms=60, n_probes=1000)
+    settings = LogDet("truncated", n_terms=60, n_probes=100)
     (estimate,) = reported(ResFlowTransform(net, settings), x).logdets
     assert (estimate.value - exact).abs() <= 4 * estimate.variance.sqrt()
-    assert estimate.variance.sqrt() < 0.05
+    assert estimate.variance.sqrt() < 0.15
 
 
 # --- exact and auto -------------------------------------------------------------------------------

@@ -1,0 +1,39 @@
+"""Which cases of the laws the fast tests take; `pytest -m slow` takes all others.
+
+A law has many settings (directions, types, modes) and holds for many blocks. The fast tests check
+every law of every block, but not in every setting: settings are dealt out to the blocks in turn,
+as cards are. So every setting of a law is met by several blocks of each kind.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+__all__ = ["HANDS"]
+
+HANDS = 3  # odd: with settings of two or four values, a hand would else hold one of them only
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
+    """Mark the cases of a law as slow that were dealt to other blocks."""
+    collected = yield
+    cases: dict[int, list[pytest.Function]] = defaultdict(list)
+    for item in collected if isinstance(collected, list) else ():
+        if "block_case" in (indices := _indices(item)):
+            cases[indices["block_case"]].append(item)
+    for block, settings in cases.items():
+        hands = min(HANDS, len(settings))
+        for number, case in enumerate(settings):
+            if number % hands != block % hands:
+                case.add_marker(pytest.mark.slow)
+    return collected
+
+
+def _indices(item: pytest.Function) -> dict[str, int]:
+    """The number of the value of each of the item's parameters."""
+    return item.callspec.indices if hasattr(item, "callspec") else {}
