@@ -31,8 +31,6 @@ from impflow_zoo.data.images import image_column
 from impflow_zoo.data.loading import find_images
 from impflow_zoo.numerics.seeds import mix
 
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
-
 __all__ = ["SIZES", "cut", "keyed_uniform", "photographs_of", "read"]
 
 SIZES = {"train": 1_000_000, "validation": 50_000, "test": 250_000}
@@ -63,7 +61,8 @@ def read(photographs: str, split: str) -> tuple[Tensor, Tensor]:
             rounded = numpy.rint(colours @ numpy.array(GREY))  # as the published patches are
             grey.append(torch.from_numpy(rounded.astype(numpy.uint8)))
             numbers.append(i)
-    size = 100 if SMOKE else SIZES[split]
+    smoke = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
+    size = 100 if smoke else SIZES[split]
     seed = mix(0, list(SIZES).index(split))
     patches = cut(grey, size, seed)
     return patches, torch.tensor(numbers)[photographs_of(torch.arange(size), len(grey), seed)]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from paired import Lead, lead, refuse_other_columns
-from support.checkout import CHECKOUT
+from paired import Lead, lead, main, refuse_other_columns
+from support.command_line import call
 from support.small_models import make
 
 from impflow_zoo.data import DataError
@@ -151,10 +149,8 @@ def test_a_line_says_what_its_error_holds():
 
 def test_a_model_is_level_with_itself():
     """The seed of the rounding noise is the same for all models."""
-    script, name = str(CHECKOUT / "benchmarks" / "paired.py"), "impflow-power-plant"
-    command = [sys.executable, script, f"{name},{name}", name]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ran.stdout == (
+    name = "impflow-power-plant"
+    assert call(main, "paired.py", f"{name},{name}", name).out == (
         "+0.0000 +- 0.0000 nats, n = 946, 2 against 1 trainings, without the error of a single "
         "seed: level\n"
     )

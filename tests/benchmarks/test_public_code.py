@@ -80,7 +80,7 @@ def test_nets_are_counted_once_and_backward_passes_within_others(checkout):
     public = public_side(CASE, checkout)
     with counting(public) as counts:
         public.forward(public.x)
-    assert counts.evaluations == 2 * (200 * 2 + 2 * 5)  # of each root and each row's Jacobian
+    assert counts.evaluations == 2 * (60 * 2 + 2 * 5)  # of each root and each row's Jacobian
     with counting(public) as counts:
         Nested.apply(torch.ones(1, requires_grad=True)).sum().backward()
     assert counts.products == len(public.nets) + 1

@@ -124,7 +124,9 @@ print(mallinfo().field_3 - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-@pytest.mark.parametrize(("how", "blocks"), [("leave", 1), ("keep", 0)])
+@pytest.mark.parametrize(
+    ("how", "blocks"), [("keep", 0), pytest.param("leave", 1, marks=pytest.mark.slow)]
+)
 def test_large_tensors_are_not_handed_back_to_the_kernel(how, blocks):
     done = subprocess.run(
         [sys.executable, "-c", BLOCKS, how],

@@ -46,6 +46,19 @@ IMAGES: dict[str, dict[str, Any]] = {
 }
 
 
+# The fast tests take each setting of images once, with residual and implicit blocks in turn.
+PAIRS = [
+    pytest.param(
+        change,
+        implicit,
+        id=f"{name}-{'implicit' if implicit else 'residual'}",
+        marks=() if implicit == bool(number % 2) else pytest.mark.slow,
+    )
+    for number, (name, change) in enumerate(IMAGES.items())
+    for implicit in (False, True)
+]
+
+
 def agrees(model: Published, folder: Path, x: torch.Tensor) -> None:
     """Convert through a file and a folder, and compare."""
     path = write(folder / "checkpoint.pth", model.args, model.state)
@@ -66,8 +79,7 @@ def test_rows(change, implicit, tmp_path):
     agrees(model, tmp_path, torch.randn(4, 2, dtype=torch.float64))
 
 
-@BOTH
-@pytest.mark.parametrize("change", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize(("change", "implicit"), PAIRS)
 def test_images(change, implicit, tmp_path):
     size = 16 if change.get("squeeze_first") else 8
     args = {**IMAGE, **change, "imagesize": size}

@@ -228,21 +228,6 @@ except DataError as error:
     assert done.stdout.count("\n") == 1
 
 
-def test_import_leaves_the_heavy_libraries_alone() -> None:
-    script = (
-        "import sys, impflow_zoo.data; "
-        "print(sorted({'datasets', 'pandas', 'pyarrow', 'sklearn'} & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={"PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def test_sets_of_rows_are_told_apart_by_their_rows():
     def of(values: torch.Tensor, name: str = "a") -> str:
         return fingerprint(TableSource(name, values, ("x", "y")))

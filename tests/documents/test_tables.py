@@ -117,6 +117,19 @@ def contents(checkout: Path) -> dict[str, bytes]:
     return {path.relative_to(checkout).as_posix(): path.read_bytes() for path in files}
 
 
+def test_the_script_writes_all_files_and_the_picture(checkout, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    for name in ("impflow-tiny", "resflow-tiny"):
+        staged_folder.stage(checkout / "hub_configs" / name)
+    (checkout / "docs" / "pictures").mkdir()
+    monkeypatch.setattr(tables, "ROOT", checkout)
+    tables.main()
+    written = [checkout / line for line in capsys.readouterr().out.splitlines()]
+    assert written == [*tables.documents(checkout), checkout / tables.PICTURE]
+    assert all(tables.documents(checkout)[path] == path.read_text() for path in written[:-1])
+    assert written[-1].read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_card_speaks_of_its_own_model_alone():
     """Names of models begin with their family; a card has no name but its own."""
     names = {path.name for path in (CHECKOUT / "hub_configs").iterdir()}

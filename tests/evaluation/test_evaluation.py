@@ -173,10 +173,10 @@ def test_the_estimator_error_is_the_spread_over_seeds(n_probes, monkeypatch):
     """Of a single probe it comes from the first rows, scored twice."""
     monkeypatch.setattr(scoring, "_TWICE", 20)
     model = make(ResFlow, logdet=LogDet("truncated", n_terms=8, n_probes=n_probes))
-    results = [evaluate(model, **MOONS, limit=40, seed=seed) for seed in range(60)]
+    results = [evaluate(model, **MOONS, limit=40, seed=seed) for seed in range(30)]
     spread = torch.tensor([r.value for r in results], dtype=torch.float64).std()
     stated = sum(r.estimator_stderr for r in results) / len(results)
-    assert stated == pytest.approx(float(spread), rel=0.3)  # 3 errors of a spread from 60 values
+    assert stated == pytest.approx(float(spread), rel=0.4)  # 3 errors of a spread from 30 values
 
 
 def test_a_model_in_training_is_scored_as_in_evaluation_and_left_as_it_was():

@@ -199,13 +199,13 @@ def test_refreshed_vectors_are_not_looked_for_again(monkeypatch) -> None:
 
 def test_norm_keeps_up_with_training() -> None:
     """A norm that lags makes nets too steep and log-densities too good."""
-    layer = LipschitzConv2d(8, 8, 3, (8, 8), 0.9)
+    layer = LipschitzConv2d(8, 8, 3, (6, 6), 0.9)
     optimizer = torch.optim.Adam(layer.parameters(), lr=2e-3)
-    target = torch.randn(4, 8, 8, 8)
-    x, errors = torch.randn(4, 8, 8, 8), []
+    target = torch.randn(4, 8, 6, 6)
+    x, errors = torch.randn(4, 8, 6, 6), []
     for _ in range(60):
         weight = layer.normalised_weight()
-        norm = torch.linalg.matrix_norm(matrix(layer.weight.detach().double(), (8, 8)), 2)
+        norm = torch.linalg.matrix_norm(matrix(layer.weight.detach().double(), (6, 6)), 2)
         errors.append(1 - float(layer.attained().detach()) / float(norm))
         loss = (functional.conv2d(x, weight, layer.bias, padding=1) - 3 * target).square().mean()
         optimizer.zero_grad()

@@ -22,7 +22,7 @@ SERIES = ("solve", "roulette")
 every_series = pytest.mark.parametrize("series", SERIES)
 
 
-def unbiased_draws(block, row, calls, copies=20):
+def unbiased_draws(block, row, calls, copies):
     """Means over one call each of value and gradients, by the input and by the first weight."""
     draws = []
     weight = next(block.parameters())
@@ -35,7 +35,7 @@ def unbiased_draws(block, row, calls, copies=20):
     return torch.stack(draws)
 
 
-def assert_unbiased(kind, series, calls):
+def assert_unbiased(kind, series, calls, copies=20):
     nets = [LipschitzMLP(3, (6,), "lipswish", 0.6) for _ in range(2)]
     block = ResFlowTransform(nets[0]) if kind == "resflow" else ImpFlowTransform(*nets)
     tighten(block)
@@ -44,7 +44,7 @@ def assert_unbiased(kind, series, calls):
     block.logdet = LogDet("exact")
     (exact,) = unbiased_draws(block, row, calls=1, copies=1)
     block.logdet = LogDet("unbiased", series=series)
-    draws = unbiased_draws(block, row, calls)
+    draws = unbiased_draws(block, row, calls, copies)
     error = draws.std(dim=0) / math.sqrt(calls)
     assert ((draws.mean(dim=0) - exact).abs() <= 4 * error + 1e-9).all()
     # The errors are small enough for the comparison to mean something.
@@ -54,7 +54,7 @@ def assert_unbiased(kind, series, calls):
 @every_series
 @pytest.mark.parametrize("kind", ["resflow", "impflow"])
 def test_the_unbiased_estimator(kind, series):
-    assert_unbiased(kind, series, calls=300)
+    assert_unbiased(kind, series, calls=100, copies=60)
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_loss_on_one_row_gives_that_rows_gradient(series, row):
     x = torch.randn(9, features, dtype=torch.float64)
     parameters = list(block.parameters())
     mean = [torch.zeros_like(p) for p in parameters]
-    draws = 400
+    draws = 150
     squares = [torch.zeros_like(p) for p in parameters]
     for _ in range(draws):
         grads = torch.autograd.grad(block(x)[1][row], parameters)

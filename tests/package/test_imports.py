@@ -27,6 +27,7 @@ import sys
 {below}
 before = set(sys.modules)
 import impflow_zoo
+import impflow_zoo.data
 print(*(m for m in {heavy} if m in sys.modules))
 print(*(m for m in ("matplotlib.pyplot", "jinja2") if m in set(sys.modules) - before))
 print(*(m for m in sys.modules if m.startswith(("impflow_zoo.fitting", "impflow_zoo.training"))))

@@ -13,10 +13,6 @@ from typing import Any
 
 import pytest
 
-__all__ = ["HANDS"]
-
-HANDS = 3  # odd: with settings of two or four values, a hand would else hold one of them only
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
@@ -27,7 +23,8 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
         if "block_case" in (indices := _indices(item)):
             cases[indices["block_case"]].append(item)
     for block, settings in cases.items():
-        hands = min(HANDS, len(settings))
+        # Odd: settings have two or four values, of which a hand would else hold always the same.
+        hands = min(len(settings), 3 if len(settings) < 16 else 5)
         for number, case in enumerate(settings):
             if number % hands != block % hands:
                 case.add_marker(pytest.mark.slow)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from support.command_line import command
 from support.small_models import write_recipe
 
 from impflow_zoo import evaluate, training
@@ -81,6 +82,9 @@ def main(folder: Path) -> None:
     with failing(1, scores, "open_rows", BATCH, 0):
         rows = {"dataset": "toy:moons", "limit": 9, "processes": together()}
         heard_of["data"] = heard(lambda: evaluate(folder / "nothing", **rows))
+    with failing(0, Trainer, "checkpoint", DISK, 0):
+        ended = command("train", recipe, "--out", folder / "line")
+    heard_of["line"] = f"{ended.code} {ended.out}{ended.err}"
     if rank == 1:
         (folder / "heard-1.json").write_text(json.dumps(heard_of))
         Trainer.step = lambda self: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore

@@ -33,14 +33,14 @@ class imBlock(nn.Module):
 
     def forward(self, x, logpx=None):
         if (self.sums or x.ndimension() < 4) or (x.ndimension() == 2 and x.shape[1] <= 10)
-            z = broyden(lambda z: x + self.nnet_x(x) - self.nnet_z(z) - z, x, 200)
+            z = broyden(lambda z: x + self.nnet_x(x) - self.nnet_z(z) - z, x, 60)
             if logpx is None:
                 return z
             x, z = x.requires_grad_(), z.requires_grad_()
             return z, logpx - (slope(self.nnet_x, x) - slope(self.nnet_z, z))[:, None]
 
     def inverse(self, z):
-        return broyden(lambda x: z + self.nnet_z(z) - self.nnet_x(x) - x, z, 200)
+        return broyden(lambda x: z + self.nnet_z(z) - self.nnet_x(x) - x, z, 60)
 
 def slope(net, x):
     J = torch.stack([torch.func.jacrev(net)(row[None]).view(row.numel(), -1) for row in x])

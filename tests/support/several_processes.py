@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas
 import torch
+from support.command_line import command
 from support.small_models import write_recipe
 
 from impflow_zoo import training
@@ -124,6 +125,13 @@ def grouped(folder: Path) -> None:
     (folder / f"grouped-{rank}.json").write_text(json.dumps(known))
 
 
+def spoken(folder: Path) -> None:
+    """What the command line prints."""
+    arguments = ("evaluate", folder / "noisy", "--dataset", "toy:moons", "--limit", 9, "--json")
+    said = command(*arguments)
+    (folder / f"said-{together().rank}.json").write_text(json.dumps([said.code, said.out]))
+
+
 def forbid_writing() -> None:
     """Only the first process may write."""
     if not together().first:
@@ -146,6 +154,7 @@ def main(folder: Path, data: Path) -> None:
     torch.set_default_dtype(torch.float32)
     noisy(folder)
     resumed(folder)
+    spoken(folder)
 
 
 if __name__ == "__main__":

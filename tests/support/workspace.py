@@ -139,8 +139,10 @@ class Workspace:
             words[i] = f"{name}={self._data(Path(name).name)}" if named else word
         if words[:2] == ["impflow-zoo", "fit"]:
             words += ["--minutes", "0.01"]  # the last one counts
-        few = ["--limit", "8"] if words[:2] == ["impflow-zoo", "evaluate"] else []
-        return [*words, *self._brought(words, model), *(few if "--limit" not in words else [])]
+        few = (
+            ["--limit", "8"] if words[:2] == ["impflow-zoo", "evaluate"] else []
+        )  # the last counts
+        return [*words, *self._brought(words, model), *few]
 
     def _model_of(self, words: list[str], document: Path) -> str | None:
         """The model that a command is about: its recipe, its own name, or whose card it is in."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import failing_processes
 from support.launcher import environment, launch
-from support.small_models import make, write_recipe
+from support.small_models import make
 from torch.distributed import TCPStore
 
 from impflow_zoo import evaluate
@@ -61,31 +61,11 @@ def test_the_death_of_a_process_ends_the_others(heard):
     assert heard[0]["death"].startswith("ProcessError: another process has ended")
 
 
-FULL_DISK = """
-import sys
-from impflow_zoo import cli, training
-from impflow_zoo.evaluation.processes import together
-
-def full(self):
-    if self.processes.first:
-        raise OSError(28, "No space left on device")
-
-training.Trainer.checkpoint = full
-sys.argv = ["impflow-zoo", "train", *sys.argv[1:]]
-cli.main()
-"""
-
-
-def test_each_process_ends_with_one_line(tmp_path):
-    recipe = write_recipe(tmp_path / "recipe")
-    ended = launch(2, "-c", FULL_DISK, str(recipe), "--out", str(tmp_path / "run"))
-    first, second = (process.stderr.splitlines()[-1] for process in ended)
-    assert first == "impflow-zoo: [Errno 28] No space left on device"
-    assert second == f"impflow-zoo, process 1: process 0 failed: {first.partition(': ')[2]}"
-    for process in ended:
-        assert process.returncode == 2
-        assert process.stdout == ""
-        assert "Traceback" not in process.stderr
+def test_the_command_line_ends_each_process_with_one_line(heard):
+    full = "[Errno 28] No space left on device\n"
+    first, second = (each["line"] for each in heard)
+    assert first == f"2 impflow-zoo: {full}"
+    assert second == f"2 impflow-zoo, process 1: process 0 failed: {full}"
 
 
 # ------------------------------------------------------------------------ who does not come

@@ -236,7 +236,7 @@ def test_a_compiled_model_gives_the_same_numbers(kind, training: bool, backend: 
 def test_a_training_step_is_compiled_in_few_pieces(kind, most: int, net: str):
     """Blocks with roots run as they are written, all of a model at once."""
     torch._dynamo.reset()
-    model = make_model(kind, blocks=6, net=net).train()
+    model = make_model(kind, blocks=3, net=net).train()
     x = rows(4)
     model.log_prob(x)  # layers that start from a first batch have started
     found = torch._dynamo.explain(model.log_prob)(x)

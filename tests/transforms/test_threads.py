@@ -24,7 +24,7 @@ from impflow_zoo import (
     SandwichMLP,
 )
 
-THREADS = 8
+THREADS = 4
 Call = Callable[[], list[Tensor]]
 
 

@@ -27,9 +27,13 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.record import Record
 
+NAMES = [path.parent.name for path in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
+LARGE = [name for name in NAMES if name.endswith(("-cifar10", "-imagenet64-5bit"))]
+
 
 @pytest.mark.parametrize(
-    "name", [p.parent.name for p in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in NAMES],
 )
 def test_snippets_of_the_zoo_run_as_printed(name, capsys):
     run_snippet((registry.zoo_folder() / name / CARD).read_text())

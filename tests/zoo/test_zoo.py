@@ -18,6 +18,7 @@ from impflow_zoo.models.folder import (
     CONFIG,
     GOLDEN,
     RECIPE,
+    SCORES,
     TEST_ROWS,
     TRAINING,
     WEIGHTS,
@@ -32,6 +33,7 @@ from impflow_zoo.zoo.sending import parcels
 
 FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
 LARGE = [path for path in FOLDERS if path.name.endswith(("-cifar10", "-imagenet64-5bit"))]
+IMAGES = [path for path in FOLDERS if path.name.endswith("-mnist")]  # certified in seconds
 PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
 
 every_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
@@ -48,14 +50,14 @@ def needs_weights(folder: Path) -> None:
         pytest.skip("the weights are not in this folder")
 
 
-def score(folder: Path) -> Result:
+def score(folder: Path, limit: int | None = None) -> Result:
     """The score that the card speaks of, on rows that a model ships, or its sibling of the pair."""
     data = read_recipe(folder / RECIPE).data.dataset or ""
     if (folder / TEST_ROWS).is_file() or data.startswith("toy:"):
-        return evaluate(folder)
+        return evaluate(folder, limit=limit)
     for sibling in sorted(zoo_folder().glob(f"*-{folder.name.partition('-')[2]}")):
         if (sibling / TEST_ROWS).is_file():
-            return evaluate(folder, str(sibling / TEST_ROWS))
+            return evaluate(folder, str(sibling / TEST_ROWS), limit=limit)
     pytest.skip("the data of this model are not here")
 
 
@@ -99,7 +101,7 @@ def test_the_weights_give_the_golden_batch(folder):
 
 @pytest.mark.parametrize(
     "folder",
-    [pytest.param(f, marks=[pytest.mark.slow] if f in LARGE else []) for f in FOLDERS],
+    [pytest.param(f, marks=pytest.mark.slow if f in LARGE + IMAGES else ()) for f in FOLDERS],
     ids=lambda path: path.name,
 )
 def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
@@ -112,6 +114,19 @@ def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
     assert all(c.margin is not None for c in certificate)
 
 
+@every_model
+def test_the_weights_score_the_rows_as_the_card_says(folder):
+    """The first ones; their scores are kept, and are those of the card on average."""
+    needs_weights(folder)
+    result, kept = Record(ModelFolder.open(folder)).entry, load_file(folder / SCORES)["metric"]
+    assert result is not None, "there is no results.json: stage the model"
+    assert (len(kept), float(kept.mean())) == (result.n, pytest.approx(result.value, abs=1e-4))
+    found = score(folder, limit=100)
+    torch.testing.assert_close(found.per_row.float(), kept[:100], atol=2e-3, rtol=0)
+    assert (found.metric, found.logdet) == (result.metric, result.logdet)
+
+
+@pytest.mark.slow
 @every_model
 def test_the_card_says_what_the_weights_score(folder):
     needs_weights(folder)
