@@ -203,6 +203,7 @@ staging.stage(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_a_folder_is_as_it_was_if_staging_is_killed_and_can_be_staged_again(run, tmp_path):
     recipe = write_recipe(tmp_path / "flow", training={"validate_every": 2})
     for seed in range(2):

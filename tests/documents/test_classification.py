@@ -117,6 +117,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not(
         classification.run(replace(TINY, steps=5), train, test, tmp_path / "parts", resume=True)
 
 
+@pytest.mark.slow
 def test_every_run_of_the_table_and_the_page(tmp_path: Path) -> None:
     runs, written = tmp_path / "runs", tmp_path / "page.md"
     call("table", "--smoke", "--out", runs)

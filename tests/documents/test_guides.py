@@ -13,9 +13,17 @@ guides = importlib.import_module("guides")
 OF_LIBRARIES = [guide for guide in guides.GUIDES if guide != "tutorial"]
 
 
+def shortened(guide, steps, fewer):
+    """A guide's programs with fewer steps, in place of `guides.code_of`."""
+    programs = guides.code_of(guide)
+    assert sum(f"range({steps})" in code for code in programs) == 1
+    return lambda _: [code.replace(f"range({steps})", f"range({fewer})") for code in programs]
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch's
 @pytest.mark.parametrize("guide", OF_LIBRARIES)
-def test_a_guide_runs_as_it_is_printed(guide, tmp_path, capsys):
+def test_a_guide_runs_as_it_is_printed(guide, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(guides, "code_of", shortened(guide, 120, 40))
     if guide == "using-zuko":
         pytest.importorskip("zuko")
     guides.run(guide, tmp_path)
@@ -27,9 +35,7 @@ def test_a_guide_runs_as_it_is_printed(guide, tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch's
 def test_the_tutorial_runs_and_learns(tmp_path, capsys, monkeypatch):
-    programs = guides.code_of("tutorial")
-    short = [code.replace("range(300)", "range(3)") for code in programs]  # the slow one
-    monkeypatch.setattr(guides, "code_of", lambda guide: short)
+    monkeypatch.setattr(guides, "code_of", shortened("tutorial", 300, 3))
     guides.run("tutorial", tmp_path)
     line, score, least = capsys.readouterr().out.splitlines()
     flow, truth = map(float, re.fullmatch(r"flow: (\S+) nats, truth: (\S+)", line).groups())

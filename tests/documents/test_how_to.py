@@ -16,7 +16,6 @@ pytest.importorskip("matplotlib")
 
 FOLDER = CHECKOUT / "examples" / "how_to"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
-QUICK = ("unusual_rows",)
 # What a script prints where it arrives.
 ARRIVES = {
     "density_of_a_table": r"flow: +-1[56]\.\d\d",  # a Gaussian: -16.65
@@ -37,13 +36,8 @@ ARRIVES = {
 }
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
-        for path in SCRIPTS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_how_to_runs_as_it_is_printed(script: Path) -> None:
     library, found, _ = script.stem.partition("_")
     if found and library in ("sbi", "pyro", "deepinv"):

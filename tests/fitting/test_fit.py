@@ -119,7 +119,7 @@ def test_a_fit_that_was_stopped_goes_on_to_the_same_end(whole, tmp_path, steps, 
 
 
 def test_moons_beat_a_gaussian():
-    found = fit("toy:moons", minutes=0.04, progress=False)
+    found = fit("toy:moons", minutes=0.06, progress=False)
     assert found.value > found.test_baselines["Gaussian"] + 0.2
     folder = found.folder
     assert folder.is_dir()

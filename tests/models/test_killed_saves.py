@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -56,18 +57,32 @@ def test_a_killed_save_leaves_the_old_files_or_the_new_ones(folder, sets):
     assert found == sorted(found)  # new for good once it is
 
 
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory) -> tuple[Path, Files]:
+    """A folder whose save was killed when it was sure to happen, and what is to be in it."""
+    folder, other = (tmp_path_factory.mktemp(name) for name in ("saved", "other"))
+    make(dtype=torch.float32).save_pretrained(folder)
+    make(dtype=torch.float32, seed=1).save_pretrained(other)
+    (folder / RESULTS).write_bytes(b"old")
+    files = {**contents(other), TRAINING: b"new"}
+    for _ in kill_at_every_step(lambda: save(folder, files), every=3):
+        if (folder / JOURNAL).exists():
+            break
+    return folder, files
+
+
+@pytest.fixture
+def killed(committed, tmp_path) -> tuple[Path, Files]:
+    """A copy of it."""
+    return shutil.copytree(committed[0], tmp_path / "killed"), committed[1]
+
+
 @forks
-def test_who_finishes_a_killed_save_may_be_killed_too(folder, sets):
-    kill_after_commit(folder, sets[1])
+def test_who_finishes_a_killed_save_may_be_killed_too(killed):
+    folder, files = killed
     deaths = len([*kill_at_every_step(lambda: finish_save(folder))])
     assert deaths > 3
-    assert contents(folder) == sets[1]
-
-
-def kill_after_commit(folder: Path, files: Files) -> None:
-    for _ in kill_at_every_step(lambda: save(folder, files)):
-        if (folder / JOURNAL).exists():
-            return
+    assert contents(folder) == files
 
 
 @forks
@@ -80,10 +95,10 @@ def kill_after_commit(folder: Path, files: Files) -> None:
     ],
     ids=["loaded", "looked at", "written to"],
 )
-def test_whoever_opens_the_folder_finishes_a_killed_save(opened, folder, sets):
-    kill_after_commit(folder, sets[1])
+def test_whoever_opens_the_folder_finishes_a_killed_save(opened, killed):
+    folder, files = killed
     opened(folder)
-    assert {**contents(folder), "notes": b"mine"} == {**sets[1], "notes": b"mine"}
+    assert {**contents(folder), "notes": b"mine"} == {**files, "notes": b"mine"}
 
 
 @forks

@@ -20,17 +20,13 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     collected = yield
     cases: dict[int, list[pytest.Function]] = defaultdict(list)
     for item in collected if isinstance(collected, list) else ():
-        if "block_case" in (indices := _indices(item)):
-            cases[indices["block_case"]].append(item)
-    for block, settings in cases.items():
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if "block_case" in params:
+            cases[id(params["block_case"])].append(item)
+    for block, settings in enumerate(cases.values()):
         # Odd: settings have two or four values, of which a hand would else hold always the same.
-        hands = min(len(settings), 3 if len(settings) < 16 else 5)
+        hands = min(len(settings), 3 if len(settings) < 10 else 5)
         for number, case in enumerate(settings):
             if number % hands != block % hands:
                 case.add_marker(pytest.mark.slow)
     return collected
-
-
-def _indices(item: pytest.Function) -> dict[str, int]:
-    """The number of the value of each of the item's parameters."""
-    return item.callspec.indices if hasattr(item, "callspec") else {}

@@ -64,15 +64,8 @@ def fill(recipe: Path, out: Path, share: float) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.parametrize(
-    "share",
-    [
-        0.5,
-        pytest.param(0.0, marks=pytest.mark.slow),
-        pytest.param(0.1, marks=pytest.mark.slow),
-        pytest.param(0.999, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
 def test_a_run_goes_on_from_the_last_checkpoint_that_was_written(share, whole, tmp_path):
     recipe, reference = whole
     run = fill(recipe, tmp_path, share)

@@ -76,6 +76,7 @@ torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TASKS.exists(), reason="threads of a process are listed by Linux")
 def test_no_thread_of_the_exchange_outlives_python():
     """It may abort a process that has done its work."""

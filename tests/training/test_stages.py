@@ -145,8 +145,8 @@ training.train(sys.argv[1], out=sys.argv[2], progress=False)
 @pytest.mark.parametrize(
     "moment",
     [
-        *("go_on", "checkpoint"),
-        *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("step", "validate")),
+        "go_on",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("checkpoint", "step", "validate")),
     ],
 )
 def test_a_run_that_is_killed_in_a_stage_goes_on_as_if_nothing_had_happened(

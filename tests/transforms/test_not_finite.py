@@ -45,7 +45,7 @@ CASES = {
         "impflow-dense-image",
     )
 }
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+every_case = pytest.mark.parametrize("block_case", CASES.values(), ids=CASES)
 every_mode = pytest.mark.parametrize("logdet", ["exact", "truncated", "unbiased"])
 
 
@@ -57,10 +57,10 @@ every_guard = pytest.mark.parametrize("guard", [torch.enable_grad, torch.inferen
 @every_guard
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_weight_that_is_no_number_is_named(
-    case: BlockCase, logdet: str, bad: float, guard: Guard
+    block_case: BlockCase, logdet: str, bad: float, guard: Guard
 ) -> None:
-    block = case.build(logdet)
-    x, context = case.draw()
+    block = block_case.build(logdet)
+    x, context = block_case.draw()
     *_, (key, weight) = [pair for pair in block.named_parameters() if "weight" in pair[0]]
     with torch.no_grad():
         weight.flatten()[0] = bad
@@ -92,10 +92,10 @@ def named_or_right(call: Callable[[], Tensor | tuple[Tensor, ...]]) -> str:
 @every_guard
 @pytest.mark.parametrize("dtype", LARGE, ids=str)
 def test_rows_too_large_are_named(
-    case: BlockCase, logdet: str, dtype: torch.dtype, guard: Guard
+    block_case: BlockCase, logdet: str, dtype: torch.dtype, guard: Guard
 ) -> None:
-    block = case.build(logdet, dtype=dtype)
-    x, context = case.draw(dtype=dtype)
+    block = block_case.build(logdet, dtype=dtype)
+    x, context = block_case.draw(dtype=dtype)
     x[3] = LARGE[dtype]
     for way in WAYS if logdet == "exact" else WAYS[2:]:
         with guard():
