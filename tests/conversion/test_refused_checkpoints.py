@@ -7,7 +7,6 @@ import pickle
 import random
 import re
 import struct
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.checkout import CHECKOUT
 from support.checkpoints import write_fixture
 from support.command_line import conversion
 
@@ -167,17 +165,14 @@ def test_a_file_is_refused_and_nothing_of_it_runs(make, message, tmp_path, monke
     assert "antigravity" not in sys.modules
 
 
-def test_the_command_refuses_without_a_traceback(tmp_path):
+def test_the_command_refuses_without_a_traceback(tmp_path, monkeypatch):
     path = zipped(tmp_path / "bad.pth", calls(*RUN))
-    command = [sys.executable, "-m", "conversion", str(path), str(tmp_path / "out")]
-    root = CHECKOUT
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert run.stdout == ""
-    assert run.stderr.count("\n") == 1
-    assert run.stderr.startswith("conversion: the pickle asks for")
-    assert not (tmp_path / "out").exists()
-    assert not (root / MARKER).exists()
+    monkeypatch.chdir(tmp_path)
+    ended = conversion(path, "out")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    assert ended.err.startswith("conversion: the pickle asks for")
+    assert [*tmp_path.iterdir()] == [path]  # no model, and no file of the pickle
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -126,19 +122,12 @@ def test_tables_have_no_images_to_leave_out():
         evaluate("impflow-checkerboard", "toy:moons", skip_corrupt=True)
 
 
-def test_the_command_line_names_each_row_and_goes_on(bad, tmp_path):
+@pytest.mark.filterwarnings("always")
+def test_the_command_line_names_each_row_and_goes_on(bad, run, tmp_path):
     small().save_pretrained(tmp_path / "model")
-    command = [sys.executable, "-m", "impflow_zoo", "evaluate", str(tmp_path / "model")]
-    options = ["--dataset", bad, "--skip-corrupt", "--json"]
-    run = subprocess.run(
-        [*command, *options],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert (json.loads(run.stdout)["n"], json.loads(run.stdout)["skipped"]) == (5, 2)
-    named = [line.strip() for line in run.stderr.splitlines() if "impflow-zoo: " in line]
+    ended = run("evaluate", tmp_path / "model", "--dataset", bad, "--skip-corrupt", "--json")
+    assert (ended.json["n"], ended.json["skipped"]) == (5, 2)
+    named = [line.strip() for line in ended.err.splitlines() if "impflow-zoo: " in line]
     assert len(named) == 2
     for line, row in zip(named, BAD, strict=True):
         assert f"cannot decode the image of row {row}: " in line

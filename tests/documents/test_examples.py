@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 
 import pytest
 import torch
-from support.checkout import CHECKOUT
+from support.command_line import call
 from torch import Tensor, nn
 
 from impflow_zoo import LipschitzMLP, ResFlowTransform
@@ -67,17 +65,14 @@ def test_the_bound_is_sharp_where_the_target_is_steep():
 @pytest.mark.parametrize(
     "command",
     [
-        ["one_dimension.py", "--steps", "3"],
-        pytest.param(["toys.py", "--steps", "2", "--toys", "moons"], marks=pytest.mark.slow),
+        ["one_dimension", "--steps", "3"],
+        pytest.param(["toys", "--steps", "2", "--toys", "moons"], marks=pytest.mark.slow),
     ],
     ids=["one_dimension", "toys"],
 )
 def test_one_command_makes_the_picture(command, tmp_path):
     file = tmp_path / "new" / "picture.png"
     script, *options = command
-    subprocess.run(
-        [sys.executable, CHECKOUT / "examples" / script, *options, "--out", file],
-        check=True,
-        capture_output=True,
-    )
+    ended = call(importlib.import_module(script).main, script, *options, "--out", file)
+    assert ended.code == 0, ended.err
     assert file.read_bytes().startswith(b"\x89PNG")
