@@ -226,6 +226,7 @@ def test_as_a_process_stdout_is_one_json_object():
     assert result["n"] == 20
 
 
+@pytest.mark.slow
 def test_as_a_process_an_id_that_cannot_be_fetched_is_a_mistake(tmp_path):
     outcome = process(
         "evaluate", "nobody/nothing", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "cache")

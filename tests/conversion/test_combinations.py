@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.checkpoints import write
 from support.command_line import conversion
+from support.dealt import crossed
 from support.published_models import ACTIVATIONS, IMAGE, TOY, Published
 
 from conversion.convert import convert
@@ -16,7 +17,7 @@ from conversion.convert import write as write_model
 from impflow_zoo import create_model
 
 NORMS = ("222", "111", "fff", "121", "12f", "22f", "1f1", "2f2", "f22", "212", "f2f")
-BOTH = pytest.mark.parametrize("implicit", [False, True], ids=["residual", "implicit"])
+BLOCKS = {"residual": False, "implicit": True}
 
 ROWS: dict[str, dict[str, Any]] = {
     **{f"act-{name}": {"act": name, "dims": "8-4", "vnorms": "2222"} for name in ACTIVATIONS},
@@ -46,19 +47,6 @@ IMAGES: dict[str, dict[str, Any]] = {
 }
 
 
-# The fast tests take each setting of images once, with residual and implicit blocks in turn.
-PAIRS = [
-    pytest.param(
-        change,
-        implicit,
-        id=f"{name}-{'implicit' if implicit else 'residual'}",
-        marks=() if implicit == bool(number % 2) else pytest.mark.slow,
-    )
-    for number, (name, change) in enumerate(IMAGES.items())
-    for implicit in (False, True)
-]
-
-
 def agrees(model: Published, folder: Path, x: torch.Tensor) -> None:
     """Convert through a file and a folder, and compare."""
     path = write(folder / "checkpoint.pth", model.args, model.state)
@@ -71,15 +59,14 @@ def agrees(model: Published, folder: Path, x: torch.Tensor) -> None:
     torch.testing.assert_close(found_logdet, logdet, atol=1e-8, rtol=1e-9)
 
 
-@BOTH
-@pytest.mark.parametrize("change", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize(("change", "implicit"), crossed(ROWS, BLOCKS))
 def test_rows(change, implicit, tmp_path):
     args = {**TOY, **change, "arch": "implicit" if implicit else "iresnet"}
     model = Published(args, implicit=implicit, shape=(2,))
     agrees(model, tmp_path, torch.randn(4, 2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("change", "implicit"), PAIRS)
+@pytest.mark.parametrize(("change", "implicit"), crossed(IMAGES, BLOCKS))
 def test_images(change, implicit, tmp_path):
     size = 16 if change.get("squeeze_first") else 8
     args = {**IMAGE, **change, "imagesize": size}

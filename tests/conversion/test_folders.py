@@ -36,6 +36,7 @@ def test_the_command_writes_a_model_and_says_what_it_did(tmp_path):
         assert words in card.text
 
 
+@pytest.mark.slow
 def test_a_folder_from_another_place_loads_by_itself(tmp_path):
     """The library needs neither the checkpoint nor the conversion."""
     write_model(convert(write_fixture(tmp_path, "toy_resflow")), tmp_path / "out")

@@ -208,6 +208,7 @@ def test_mistakes(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_hub_id_offline_says_so() -> None:
     script = """
 from impflow_zoo.data import DataError, open_table

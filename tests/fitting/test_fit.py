@@ -127,9 +127,12 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_end(whole, tmp_path, mon
     assert_same_fit(small_fit(tmp_path, resume=True).folder, whole.folder)
 
 
-def test_moons_beat_a_gaussian():
-    found = fit("toy:moons", minutes=0.06, progress=False)
-    assert found.value > found.test_baselines["Gaussian"] + 0.2
+@pytest.mark.parametrize(
+    ("minutes", "lead"), [(0.06, 0.05), pytest.param(0.08, 0.2, marks=pytest.mark.slow)]
+)
+def test_moons_beat_a_gaussian(minutes, lead):
+    found = fit("toy:moons", minutes=minutes, progress=False)
+    assert found.value > found.test_baselines["Gaussian"] + lead
     folder = found.folder
     assert folder.is_dir()
     del found

@@ -7,6 +7,7 @@ import pytest
 import torch
 from nflows.transforms import RandomPermutation
 from support.blocks import UserNet, dense_logdet
+from support.dealt import crossed
 
 from impflow_zoo import (
     ImageConfig,
@@ -60,8 +61,7 @@ IMAGE_CHANGES = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("change", IMAGE_CHANGES.values(), ids=IMAGE_CHANGES)
+@pytest.mark.parametrize(("change", "kind"), crossed(IMAGE_CHANGES, {k: k for k in MODELS}))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_image_models_convert(kind, change, dtype):
     """Densities of many features are differences of large numbers: sums go in the same order."""

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from support.blocks import check_gradients, dense_logdet, tighten
+from support.dealt import crossed
 from torch.distributions import ComposeTransform, Independent, Normal, TransformedDistribution
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
@@ -113,8 +114,10 @@ def flow_of(name: str, context: int | None) -> zuko.flows.Flow:
     return zuko.flows.Flow(parts, normal).double().eval()
 
 
-@every_block
-@pytest.mark.parametrize("context", [None, 2], ids=["unconditional", "conditional"])
+CONTEXTS = {"conditional": 2, "unconditional": None}
+
+
+@pytest.mark.parametrize(("name", "context"), crossed({name: name for name in BLOCKS}, CONTEXTS))
 def test_flow(name, context):
     flow = flow_of(name, context)
     x = torch.randn(5, 3, dtype=torch.float64)

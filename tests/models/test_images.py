@@ -12,6 +12,7 @@ import torch
 from nflows.flows import Flow
 from nflows.transforms import CompositeTransform, Transform
 from support.blocks import dense_logdet
+from support.dealt import crossed
 from support.image_models import MODELS, draw, make, raw
 from support.image_sets import image_set, pictures
 from torch import Tensor, nn
@@ -28,9 +29,10 @@ from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.recipe import TrainingSettings
 
+KINDS = {"ImpFlow": ImpFlow, "ResFlow": ResFlow}
 
-@pytest.mark.parametrize("kind", [ImpFlow, ResFlow])
-@pytest.mark.parametrize("name", MODELS)
+
+@pytest.mark.parametrize(("name", "kind"), crossed({name: name for name in MODELS}, KINDS))
 def test_inverse_and_logdet(name: str, kind: type[FlowModel]) -> None:
     model = make(name, kind, logdet=LogDet("exact"))
     x = draw(model)

@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from support.blocks import linearize, reported
+from support.dealt import crossed
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -24,6 +25,7 @@ from impflow_zoo.numerics.logdet import NoContractionError
 from impflow_zoo.testing.case import jacobian
 
 KAPPAS = [0.5, 0.9, 0.99]
+TYPES = {"float64": torch.float64, "float32": torch.float32}
 every_kappa = pytest.mark.parametrize("kappa", KAPPAS)
 
 
@@ -90,8 +92,7 @@ def test_one_term_is_the_first_term_and_more_are_right_to_their_degree(kappa: fl
             assert found == pytest.approx(moment, rel=1e-9, abs=1e-9)
 
 
-@every_kappa
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("kappa", "dtype"), crossed({str(k): k for k in KAPPAS}, TYPES))
 def test_what_auto_reports_of_its_bias_holds(kappa: float, dtype: torch.dtype) -> None:
     net, x = steep_net(kappa), images(4)
     many = LogDet("truncated", n_terms=300, n_probes=2)
@@ -240,8 +241,7 @@ def test_the_budget_of_terms_is_kept() -> None:
     assert estimate.bias.tail > 1e-4
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(("rank", "dtype"), crossed({"1": 1, "2": 2, "3": 3}, TYPES))
 def test_the_gradient_leaves_a_space_that_has_closed(rank: int, dtype: torch.dtype) -> None:
     """A matrix of low rank, far from normal: the probe's space ends, that of its gradient not."""
     basis, _ = torch.linalg.qr(torch.randn(70, 70, dtype=torch.float64))

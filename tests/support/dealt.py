@@ -1,4 +1,4 @@
-"""Which cases of the laws the fast tests take; `pytest -m slow` takes all others.
+"""Which of many cases the fast tests take; `pytest -m slow` takes all others.
 
 A law has many settings (directions, types, modes) and holds for many blocks. The fast tests check
 every law of every block, but not in every setting: settings are dealt out to the blocks in turn,
@@ -8,10 +8,21 @@ as cards are. So every setting of a law is met by several blocks of each kind.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import pytest
+
+__all__ = ["crossed"]
+
+
+def crossed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Any]:
+    """All pairs of values; the fast tests take each of the first once, with the second in turn."""
+    return [
+        pytest.param(a, b, id=f"{x}-{y}", marks=() if i % len(other) == j else pytest.mark.slow)
+        for i, (x, a) in enumerate(one.items())
+        for j, (y, b) in enumerate(other.items())
+    ]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -20,9 +31,9 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     collected = yield
     cases: dict[int, list[pytest.Function]] = defaultdict(list)
     for item in collected if isinstance(collected, list) else ():
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        if "block_case" in params:
-            cases[id(params["block_case"])].append(item)
+        if "block_case" in getattr(item, "fixturenames", ()):
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            cases[id(params.get("block_case"))].append(item)
     for block, settings in enumerate(cases.values()):
         # Odd: settings have two or four values, of which a hand would else hold always the same.
         hands = min(len(settings), 3 if len(settings) < 10 else 5)

@@ -209,7 +209,9 @@ def test_a_run_makes_a_model_that_loads(uninterrupted):
     assert model.config.rounding == (0.1, 0.0)
 
 
-@pytest.mark.parametrize("moment", ["never started", "log", "step 3"])
+@pytest.mark.parametrize(
+    "moment", ["never started", "log", pytest.param("step 3", marks=pytest.mark.slow)]
+)
 def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
     moment, uninterrupted, tmp_path
 ):

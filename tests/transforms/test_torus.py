@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from support.dealt import crossed
 from support.small_models import write_recipe
 from torch import Tensor, nn
 from torch.distributions import VonMises
@@ -80,8 +81,9 @@ def test_turns_are_taken_off_before_rows_are_rounded():
     assert float(moved.abs().max()) < 0.01
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("case", "kind"), crossed({case: case for case in CASES}, {k.__name__: k for k in KINDS})
+)
 def test_the_round_trip_and_the_dense_determinant(kind, case):
     model, x, c = made(kind, case)
     z, logabsdet = model.transform(x, c)

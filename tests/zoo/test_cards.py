@@ -28,7 +28,7 @@ from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.record import Record
 
 NAMES = [path.parent.name for path in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
-LARGE = [name for name in NAMES if name.endswith(("-cifar10", "-imagenet64-5bit"))]
+LARGE = [name for name in NAMES if name.endswith(("-cifar10", "-imagenet64-5bit", "-mnist"))]
 
 
 @pytest.mark.parametrize(
