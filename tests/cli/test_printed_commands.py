@@ -40,7 +40,7 @@ if (CHECKOUT / "benchmarks").is_dir():
         r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
     }
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
-    r"python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
+    r"(OMP_NUM_THREADS=1 )?python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
     r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions
     r"python docs/tables.py",  # cards of all models; tests/documents/test_tables.py makes them
     r"impflow-zoo fit .*--ensemble \d+",  # tests/fitting/test_fit.py makes one

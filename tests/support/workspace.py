@@ -81,8 +81,10 @@ class Workspace:
         shutil.rmtree(self.root / "runs", ignore_errors=True)  # of another block
         with self._inside():
             for command in commands:
+                settings, command = _settings(command)
                 words = self.filled(command, document)
-                code, said = _run(words)
+                with mock.patch.dict(os.environ, settings):
+                    code, said = _run(words)
                 assert code == 0, f"{shlex.join(words)}\n{said}"
 
     @contextlib.contextmanager
@@ -255,6 +257,15 @@ class Workspace:
             if word == "FILE" or word.endswith(".pth"):
                 words[i] = str(checkpoints.write_fixture(self.root, "toy_resflow"))
         return " ".join(words)
+
+
+def _settings(command: str) -> tuple[dict[str, str], str]:
+    """The settings in front of a command, `NAME=VALUE`, and the command."""
+    set_to = re.compile(r"([A-Z_]+)=(\S+) +")
+    settings = {}
+    while found := set_to.match(command):
+        settings[found[1]], command = found[2], command[found.end() :]
+    return settings, command
 
 
 def _copy_tiny(recipe: Path, place: Path) -> None:
