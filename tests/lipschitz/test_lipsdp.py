@@ -110,7 +110,7 @@ def test_certificates_of_a_block_name_its_nets():
 
 @pytest.mark.parametrize("slopes", [(0.0, 1.0), (-1.0, 1.0), (-0.2, 1.1), (0.0, 2.0)])
 @given(seed=st.integers(0, 2**31), sizes=st.sampled_from([(3, 2), (2, 5, 2), (3, 7, 4, 3)]))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_optimised_bounds_lie_between_the_truth_and_the_product_of_norms(slopes, seed, sizes):
     torch.manual_seed(seed)
     weights = [torch.randn(m, n, dtype=torch.float64) for n, m in itertools.pairwise(sizes)]

@@ -110,7 +110,7 @@ def test_a_net_without_hidden_layers_is_linear():
     hidden=st.sampled_from([(1,), (8, 8), (4, 9, 4)]),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_local_norms_keep_the_bound_after_steps_of_a_huge_rate(
     activation, rate, frequency, hidden, seed
 ):

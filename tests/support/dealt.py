@@ -36,7 +36,7 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
             cases[id(params.get("block_case"))].append(item)
     for block, settings in enumerate(cases.values()):
         # Odd: settings have two or four values, of which a hand would else hold always the same.
-        hands = min(len(settings), 3 if len(settings) < 10 else 5)
+        hands = min(len(settings), 3 if len(settings) < 8 else 5)
         for number, case in enumerate(settings):
             if number % hands != block % hands:
                 case.add_marker(pytest.mark.slow)
