@@ -44,7 +44,7 @@ _SHOWN = 36  # images of a grid
 _PAIRED = 6  # columns a pair plot shows
 _GAP = 2  # pixels between images
 _WIDTH = 900  # pixels that small pictures are enlarged to
-_TITLE = 16  # pixels that a line of text above a grid is high
+_LETTERS = 28  # pixels that letters above a grid are high, at most
 _TITLES = ("held-out images", "decoded again", "between two of them", "samples of the model")
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
@@ -144,9 +144,12 @@ def draw_images(groups: list[Tensor], path: Path, titles: Sequence[str] = ()) ->
     enlarged = max(1, _WIDTH // picture.width)
     picture = ImageOps.scale(picture, enlarged, Image.Resampling.NEAREST)
     if titles:
-        picture = ImageOps.expand(picture, (0, _TITLE, 0, 0), "white")
+        room = (1.8 * enlarged * width * n / len(t) for n, t in zip(across, titles, strict=True))
+        size = int(min(_LETTERS, *room))  # of letters, in pixels: each title is above its own grid
+        picture = ImageOps.expand(picture, (0, 2 * size, 0, 0), "white")
         for title, left in zip(titles, lefts, strict=True):
-            ImageDraw.Draw(picture).text((enlarged * left, 2), title, fill="black")
+            place = (enlarged * left + size // 4, size // 4)
+            ImageDraw.Draw(picture).text(place, title, fill="black", font_size=size)
     _save(picture.save, path)
 
 
