@@ -65,5 +65,6 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "min_reported_time": 0,
     "show_signature": False,
+    "remove_config_comments": True,  # such as the path of a thumbnail
     "reset_modules": (),
 }
