@@ -247,7 +247,7 @@ def _join(rank: int, count: int, backend: str) -> None:
 
 @contextmanager
 def _nothing_printed() -> Iterator[None]:
-    """Keep stdout for results: the Gloo of torch 2.9 and 2.10 prints there, past Python."""
+    """Keep stdout for results: the Gloo of torch 2.10 prints there, past Python."""
     stdout = os.dup(1)
     try:
         with open(os.devnull, "wb") as nowhere:

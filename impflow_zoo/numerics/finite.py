@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.numerics.modes import is_compiling, numbers, seen
+from impflow_zoo.numerics.modes import is_compiling, seen
 from impflow_zoo.numerics.rows import listed
 
 __all__ = [
@@ -40,13 +40,12 @@ def check_finite(x: Tensor, name: str, why: str = "") -> None:
 
 
 def assert_all(conditions: Tensor, message: str) -> None:
-    """Within compiled code, let it fail where a condition does not hold; exported code asks nobody.
+    """Within compiled and exported code, let it fail where a condition does not hold.
 
-    Compiled code does not wait for an answer, so it cannot say which rows they are.
+    Such code does not wait for an answer, so it cannot say which rows they are.
     """
-    if not torch.compiler.is_exporting():
-        remedy = "call it without torch.compile, which says where"
-        torch._assert_async(conditions.all(), f"{message}: {remedy}")
+    remedy = "the model says where if it is neither compiled nor exported"
+    torch._assert_async(conditions.all(), f"{message}: {remedy}")
 
 
 def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
@@ -56,7 +55,7 @@ def refuse_rows(rows: Tensor, what: str, why: str = "") -> None:
         NotFiniteError: if there are any.
     """
     rows = seen(rows)
-    if bad := numbers(rows.nonzero()[:, 0]):
+    if bad := rows.nonzero()[:, 0].tolist():
         text = f"{what} NaN or infinity in {len(bad)} of {len(rows)} rows: {listed(bad)}"
         raise NotFiniteError(f"{text}: {why}" if why else text)
 

@@ -18,7 +18,6 @@ __all__ = [
     "is_compiling",
     "is_plain",
     "is_transforming",
-    "numbers",
     "recording",
     "seen",
     "without_autocast",
@@ -83,11 +82,6 @@ def seen(rows: Tensor) -> Tensor:
     _Seen.apply(box, rows.detach())
     assert box.rows is not None
     return box.rows
-
-
-def numbers(values: Tensor) -> list[Any]:
-    """`tolist` of a vector, within transforms of `torch.func` too, where torch 2.9 has none."""
-    return [value.item() for value in values] if is_transforming() else values.tolist()
 
 
 class _Box:

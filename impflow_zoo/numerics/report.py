@@ -11,7 +11,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.estimate import Estimate
 from impflow_zoo.numerics.finite import assert_all
-from impflow_zoo.numerics.modes import is_compiling, is_transforming, numbers, seen
+from impflow_zoo.numerics.modes import is_compiling, is_transforming, seen
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.solver import Solution
 
@@ -58,7 +58,7 @@ class Checks:
         values = torch.stack([number for number, _ in conditions])
         if is_transforming():  # mapped calls fail together
             values = seen(values[None]).sum(dim=0)
-        for (number, complain), value in zip(conditions, numbers(values), strict=True):
+        for (number, complain), value in zip(conditions, values.tolist(), strict=True):
             if value if number.dtype == torch.bool else not math.isfinite(value):
                 complain()
 

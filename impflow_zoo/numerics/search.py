@@ -20,7 +20,7 @@ from torch import Tensor
 
 from impflow_zoo.numerics.folded import FoldedNet
 from impflow_zoo.numerics.methods import METHODS
-from impflow_zoo.numerics.modes import is_transforming, numbers, seen
+from impflow_zoo.numerics.modes import is_transforming, seen
 from impflow_zoo.numerics.rows import wide_norm
 
 _CHECK = 4  # evaluations from one judgement of a row's progress to the next
@@ -87,7 +87,7 @@ class _Rows:
         self.best = torch.where(better, error, self.best)
         self.usable = error <= 10 * self.best
         masks = seen(torch.stack((better, self.usable, self.going()), dim=1))
-        gained, usable, left = numbers(masks.sum(dim=0))  # the host waits once
+        gained, usable, left = masks.sum(dim=0).tolist()  # the host waits once
         self.point, old = point, self.best_point
         every = len(masks)
         self.best_point = point if gained == every else torch.where(better[:, None], point, old)

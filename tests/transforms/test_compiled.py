@@ -244,13 +244,15 @@ def test_a_training_step_is_compiled_in_few_pieces(kind, most: int, net: str):
 
 
 @quiet
-def test_compiled_code_refuses_rows_that_are_not_finite():
+def test_compiled_and_exported_code_refuses_rows_that_are_not_finite():
     torch._dynamo.reset()
     model, x = make_model(ResFlow).train(), rows(4)
     compiled = torch.compile(model.log_prob, backend="eager")
     compiled(x)
-    with pytest.raises(RuntimeError, match=r"NaN or infinity.*without torch\.compile"):
-        compiled(x * torch.nan)
+    exported = torch.export.export(model.eval(), (x,), strict=True).module()
+    for code in (compiled, exported):
+        with pytest.raises(RuntimeError, match="NaN or infinity.*neither compiled"):
+            code(x * torch.nan)
 
 
 def test_a_solver_within_compiled_code_gives_the_same_numbers():

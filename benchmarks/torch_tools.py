@@ -1,0 +1,151 @@
+"""CPU time of frozen flows under gradients, and of training under `torch.compile`.
+
+    OMP_NUM_THREADS=1 python benchmarks/torch_tools.py [--publish]
+
+A step of Hamiltonian Monte Carlo needs the gradient of a frozen model's log-density by its rows.
+Ours and normflows' `Residual` have the nets of `speed.py`, and normflows' the weights of our
+ResFlow; zuko's `NSF` has as many layers and its own defaults otherwise. The compiled step of
+training is one of Adam, by inductor, on a ResFlow of six blocks in the plane; the first calls,
+which compile, are not counted. Times are CPU times of one thread, medians of turns. Without
+`--publish` nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import zuko
+from cases import Case, Side, make_side
+from documents import README, markdown, publish
+from torch import Tensor
+
+from impflow_zoo import ResFlow, TabularConfig
+
+SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
+FEATURES, LAYERS, WIDTHS = 6, 5, (128, 128)
+ROWS = (8,) if SMOKE else (64, 1000)
+TURNS = 1 if SMOKE else 21
+Run = Callable[[], Any]
+
+
+def milliseconds(sides: dict[str, Run]) -> dict[str, float]:
+    """Median CPU milliseconds of every side; the sides take turns."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for run in sides.values():
+        run()
+        run()
+    for _ in range(TURNS):
+        for name, run in sides.items():
+            start = time.process_time()
+            run()
+            taken[name].append(1e3 * (time.process_time() - start))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def score(log_prob: Callable[[Tensor], Tensor], rows: Tensor) -> Run:
+    """The gradient of the log-densities of rows by these rows, of a model without gradients."""
+    x = rows.clone().requires_grad_()
+    return lambda: torch.autograd.grad(log_prob(x).sum(), x)
+
+
+def density(side: Side) -> Callable[[Tensor], Tensor]:
+    """The log-density of a model of `speed.py`, frozen."""
+    side.prepare("log_prob")
+    side.modules.requires_grad_(requires_grad=False)
+
+    def log_prob(x: Tensor) -> Tensor:
+        z, logdet = side.forward(x)
+        return logdet - 0.5 * z.square().sum(1)
+
+    return log_prob
+
+
+def hmc(rows: int) -> dict[str, float]:
+    """CPU milliseconds of one gradient, by maker."""
+    case = Case((FEATURES,), LAYERS, WIDTHS, rows)
+    torch.manual_seed(0)
+    spline = zuko.flows.NSF(FEATURES, transforms=LAYERS, hidden_features=WIDTHS)
+    spline.requires_grad_(requires_grad=False)
+    densities = {
+        "ImpFlow": density(make_side("impflow", case)),
+        "ResFlow": density(make_side("resflow", case)),
+        "normflows Residual": density(make_side("normflows", case)),
+        "zuko NSF": lambda x: spline().log_prob(x),
+    }
+    x = torch.randn(rows, FEATURES)
+    return milliseconds({name: score(log_prob, x) for name, log_prob in densities.items()})
+
+
+def training(rows: int) -> dict[str, float]:
+    """CPU milliseconds of a step of training, as it is written and compiled."""
+    torch.compiler.reset()  # compiled code of another number of rows would be made general
+
+    def step(*, compiled: bool) -> Run:
+        torch.manual_seed(0)
+        config = TabularConfig(features=2, blocks=2 if SMOKE else 6, hidden_features=(64, 64))
+        model = ResFlow(config).train()
+        x = torch.randn(rows, 2)
+        optimizer = torch.optim.Adam(model.parameters())
+        backend = "eager" if SMOKE else "inductor"
+        log_prob = torch.compile(model.log_prob, backend=backend) if compiled else model.log_prob
+
+        def run() -> None:
+            optimizer.zero_grad()
+            (-log_prob(x).mean()).backward()
+            optimizer.step()
+
+        return run
+
+    return milliseconds({"as written": step(compiled=False), "compiled": step(compiled=True)})
+
+
+def tables(figures: dict[str, dict[str, dict[str, float]]]) -> dict[str, str]:
+    """The two tables, from the figures by table, number of rows and side."""
+    gradients, steps = figures["hmc"], figures["training"]
+    sides = next(iter(gradients.values()))
+    return {
+        "hmc table": markdown(
+            " | ".join(["ms", *(f"{rows} rows" for rows in gradients)]),
+            [(name, *(f"{taken[name]:.1f}" for taken in gradients.values())) for name in sides],
+        ),
+        "compiled table": markdown(
+            "rows | as written, ms | compiled, ms | times faster",
+            [
+                (rows, *(f"{ms:.1f}" for ms in taken.values()), f"{speedup(taken):.2f}")
+                for rows, taken in steps.items()
+            ],
+        ),
+    }
+
+
+def speedup(taken: dict[str, float]) -> float:
+    """How many times faster compiled steps are."""
+    return taken["as written"] / taken["compiled"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--publish", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    figures = {
+        "hmc": {str(rows): hmc(rows) for rows in ROWS},
+        "training": {str(rows): training(rows) for rows in ([8] if SMOKE else [200, 1000])},
+    }
+    for table in tables(figures).values():
+        print(table)
+    if options.publish:
+        publish(README, tables(figures), figures, "torch-tools")
+
+
+if __name__ == "__main__":
+    main()
