@@ -288,7 +288,7 @@ def pairs(
         axes.tick_params(labelsize=7)
         axes.label_outer()
     legend = grid[0][0].get_legend_handles_labels()
-    figure.legend(*legend, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*legend, loc="outside upper center", ncols=1 if shown < 3 else 2, frameon=False)
     if shown < total:
         figure.supxlabel(f"{shown} of {total} columns", fontsize=9)
     return figure
