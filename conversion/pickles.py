@@ -210,6 +210,8 @@ def _persistent(key: Any, storages: dict[str, Storage]) -> Any:
 
 
 def _tensor(storage: Storage, offset: Any, shape: Any, stride: Any) -> StoredTensor:
+    if not (isinstance(shape, tuple | list) and isinstance(stride, tuple | list)):
+        raise ConversionError("a tensor's shape is no list: refused")
     if len(shape) > _MOST_DIMENSIONS or len(shape) != len(stride):
         raise ConversionError(f"a tensor has {len(shape)} dimensions: refused")
     numbers = (offset, *shape, *stride)
@@ -221,4 +223,4 @@ def _tensor(storage: Storage, offset: Any, shape: Any, stride: Any) -> StoredTen
         raise ConversionError(
             f"a tensor of shape {shape} reaches out of its {storage.size} numbers: refused"
         )
-    return StoredTensor(storage, offset, shape, stride)
+    return StoredTensor(storage, offset, tuple(shape), tuple(stride))

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from impflow_zoo.data.columns import Columns
+from impflow_zoo.data.columns import GROUP, Columns
 from impflow_zoo.data.frames import has_names, in_memory
 from impflow_zoo.data.weights import weighted
 from impflow_zoo.fitting.budget import Plan, plan, prices
@@ -134,7 +134,7 @@ class FlowDensity(_FlowEstimator):
             ValueError: for missing values, weights that are negative or all zero, or columns that
                 have no density: constant ones, copies, linear functions of others.
         """
-        names = [str(name) for name in X.columns] if has_names(X) else []
+        names = _names(X)
         rows = validate_data(self, X, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS)
         columns = in_memory(rows, names)
         assert columns is not None
@@ -198,13 +198,12 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
             ValueError: for missing values, for constant columns, or for weights that are negative
                 or all zero.
         """
-        names = [str(name) for name in X.columns] if has_names(X) else []
+        names = _names(X)
         features, target = validate_data(
             self, X, y, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS, y_numeric=True
         )
         given = names or [f"x{i}" for i in range(features.shape[1])]
-        own = str(getattr(y, "name", None) or "y")
-        own = _free(own, given)
+        own = _free(str(getattr(y, "name", None) or "y"), (*given, GROUP))
         numbers = {name: features[:, i] for i, name in enumerate(given)}
         columns = Columns((own, *given), {own: target.astype(float), **numbers}, {})
         self._find(columns, given, sample_weight)
@@ -261,6 +260,12 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
             parts.append(self.model_.decode(z, rows)[:, 0].view(len(context), -1))
         found: numpy.ndarray = torch.cat(parts).double().numpy(force=True)
         return found
+
+
+def _names(X: Any) -> list[str]:  # noqa: N803
+    """The names of features, if they have any; none of them says which rows belong together."""
+    names = [str(name) for name in X.columns] if has_names(X) else []
+    return [_free(name, (GROUP, *names)) if name == GROUP else name for name in names]
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

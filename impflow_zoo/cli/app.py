@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -284,7 +285,8 @@ def train(
     elif value is not None:
         folder = out or Path("runs") / recipe.resolve().parent.name
         text += f"\n{reason(state)}; {course(state['best_step'], state['validated'])}"
-        text += f"\nthe model is in {folder}: impflow-zoo evaluate {folder} --dataset HELD_OUT"
+        again = f"impflow-zoo evaluate {shlex.quote(str(folder))} --dataset HELD_OUT"
+        text += f"\nthe model is in {folder}: {again}"
     _say(text, {**state, "metric": config.metric, "validation": value}, as_json=as_json)
 
 

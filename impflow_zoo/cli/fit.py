@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +102,9 @@ def init(
     findings, text = first_recipe(data, _names(given), minutes, weights)
     write_whole(out, text.encode())
     lines = [*findings.lines(), f"recipe: {out}"]
-    lines.append(f"next: impflow-zoo train {out} --data {data} --out runs/{Path(data).stem}")
+    run = Path("runs", Path(data).stem)
+    train = ["impflow-zoo", "train", str(out), "--data", data, "--out", str(run)]
+    lines.append(f"next: {shlex.join(train)}")
     known = {"recipe": str(out), "columns": findings.columns, "left_out": dict(findings.left_out)}
     print(json.dumps(known) if as_json else "\n".join(lines))
 

@@ -10,6 +10,8 @@ from impflow_zoo.data.source import DataError
 
 __all__ = ["NoWeightsError", "weighted"]
 
+_LARGEST = 1e100  # what sums of squares of weights may be made of, and its inverse
+
 
 class NoWeightsError(DataError):
     """A table has no column of the name of its weights."""
@@ -25,7 +27,7 @@ def weighted(table: Columns, column: str | None, name: str) -> Columns:
 
     Raises:
         DataError: if there is no such column, or it holds something else than finite numbers of at
-            least zero, or zeros alone.
+            least zero, or zeros alone, or the squares of its numbers are too large or small.
     """
     if column is None:
         return table
@@ -50,6 +52,9 @@ def weighted(table: Columns, column: str | None, name: str) -> Columns:
         )
     if not weights.any():
         raise DataError(f"{found}, and all of them are zero")
+    largest = float(weights.max())
+    if not 1 / _LARGEST <= largest <= _LARGEST:
+        raise DataError(f"{found}, up to {largest:.1e}: divide them by the largest")
     kept, groups = weights > 0, table.groups
     return replace(
         table,

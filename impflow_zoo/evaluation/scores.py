@@ -250,6 +250,8 @@ def _opened(
     form = source_options(model.config).get("image")
     if form is None:
         raise DataError(f"{dataset}: streaming does not apply to this kind of data")
+    if weights is not None:
+        raise DataError(f"{dataset}: weights does not apply to this kind of data")
     return ImageStream.open(dataset, split, form, revision=revision, skip_corrupt=skip_corrupt)
 
 

@@ -206,10 +206,11 @@ def _check_squares(numbers: Mapping[str, numpy.ndarray], name: str) -> None:
     for column, values in numbers.items():
         known = values[numpy.isfinite(values)]
         largest = float(max(abs(known.min()), abs(known.max()))) if len(known) else 0.0
-        if largest > _LARGEST:
+        if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
+            size = "large" if largest > 1 else "small"
             raise DataError(
                 f"{name}: column {column!r} has values up to {largest:.1e}, whose squares are too "
-                "large for numbers: divide it by a unit, or drop these rows"
+                f"{size} for numbers: divide it by a unit, or drop these rows"
             )
 
 

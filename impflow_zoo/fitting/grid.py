@@ -49,6 +49,8 @@ def rounding_grid(values: numpy.ndarray) -> tuple[float, float]:
             points = units.astype(numpy.int64)
             steps = numpy.diff(points)
             step = math.gcd(*steps[steps > 0].tolist())
+            if step == 0:  # too coarse to tell any values apart
+                continue
             return step / 10**decimals, int(points[0]) % step / 10**decimals
     return _uneven(distinct) if len(distinct) < len(values) / 2 else (0.0, 0.0)
 

@@ -25,7 +25,8 @@ class Mixture(Density):
     Its config and preprocessing are those of the first one.
 
     Arguments:
-        models: densities of tables with the same columns and contexts.
+        models: densities of tables with the same columns and contexts, and the same bounds,
+            periods and rounding of them.
 
     Raises:
         ModelError: if there is none, one is of images, or their columns differ.
@@ -38,10 +39,10 @@ class Mixture(Density):
         for model in models:
             if not isinstance(model, Density) or not model.columns:
                 raise ModelError(f"an ensemble takes models of tables, not {type(model).__name__}")
-            for name in ("columns", "given"):
-                first, own = (_names(one, name) for one in (models[0], model))
+            for name, first in _columns(models[0]).items():
+                own = _columns(model)[name]
                 if own != first:
-                    raise ModelError(f"models of other columns: {own}, the first has {first}")
+                    raise ModelError(f"models of other {name}: {own}, the first has {first}")
         self.config, self.preprocessing = models[0].config, models[0].preprocessing
         self.models = nn.ModuleList(models)
 
@@ -123,8 +124,17 @@ class Mixture(Density):
         return sample_frame(samples, self.columns, rows, given)
 
 
-def _names(model: Density, which: str) -> tuple[Any, ...]:
-    if which == "columns":
-        return model.columns
-    named = tuple(getattr(model.config, "context_columns", ()))
-    return named or (model.config.context_features,)
+def _columns(model: Density) -> dict[str, Any]:
+    """What models have to agree on: their columns, and what is done to their values."""
+    config: Any = model.config  # of a table
+    given = tuple(getattr(config, "context_columns", ())) or (config.context_features,)
+    steps = config.steps[: len(model.columns)]
+    return {
+        "columns": model.columns,
+        "contexts": given,
+        "rounding": steps if any(steps) else (),
+        "grids": config.rounding_offset,
+        "bounds": config.bounds,
+        "periods": config.periodic,
+        "metric": config.metric,
+    }

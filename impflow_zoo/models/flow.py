@@ -157,9 +157,12 @@ class FlowModel(Density, PyTorchModelHubMixin):
             push_to_hub_kwargs: passed to `push_to_hub`.
 
         Raises:
+            ModelError: if the folder has no name, or the model cannot be saved.
             TypeError: for an option that `push_to_hub` does not have; nothing is written.
         """
         _refuse_unknown(push_to_hub_kwargs)
+        if not os.fspath(save_directory):
+            raise ModelError("the name of the folder is empty: use '.' for the working directory")
         folder, words = Path(save_directory), model_card_kwargs or {}
         own, known = repo_id or folder.resolve().name, card or (folder / CARD).exists()
         store.save(self, folder, card or words.get("card"), words.get("repo_id", own))
@@ -206,7 +209,8 @@ class Ensemble(Mixture, FlowModel):
     saved, loaded and evaluated as its models are; models of one config alone are saved together.
 
     Arguments:
-        models: models of tables with the same columns and contexts.
+        models: models of tables with the same columns and contexts, and the same bounds, periods
+            and rounding of them.
 
     Raises:
         ModelError: if there is none, one is of images, or their columns differ.

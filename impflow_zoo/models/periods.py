@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
@@ -28,6 +29,20 @@ class Periods:
     def shorter(self, difference: Tensor) -> Tensor:
         """Differences of rows, `[B, D]`, of these columns the shorter way round."""
         return self._each(difference, 0.5)
+
+    def turned(self, numbers: Tensor, column: int, step: float, offset: float) -> Tensor:
+        """Numbers of points of a grid, those beyond a turn replaced by what they are in it.
+
+        Arguments:
+            numbers: whole; the grid has the points `number * step + offset`.
+            column: whose grid it is; one without a period keeps its numbers.
+            step, offset: of the grid.
+        """
+        period = self.periods.get(column)
+        if period is None:
+            return numbers
+        first, end = (math.ceil((x - offset) / step - 1e-9) for x in (0.0, period))
+        return first + (numbers - first).remainder(max(1, end - first))
 
     def _each(self, x: Tensor, below: float) -> Tensor:
         if not (self.periods and x.is_floating_point()):

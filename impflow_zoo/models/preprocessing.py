@@ -62,7 +62,9 @@ class TablePreprocessing:
         for i, step in enumerate(self.rounding[: x.shape[-1]]):
             if step:
                 offset = self.offsets[i] if self.offsets else 0.0
-                points = ((found[..., i] - offset) / step).round() * step + offset
+                numbers = ((found[..., i] - offset) / step).round()
+                numbers = self.periods.turned(numbers, i, step, offset)
+                points = numbers * step + offset
                 found[..., i] = points.round(decimals=max(_decimals(step), _decimals(offset)))
         return self.limits.within(found)
 
@@ -122,8 +124,10 @@ class TablePreprocessing:
 
 def _decimals(step: float) -> int:
     """Digits behind the point that the multiples of a step have: 0.3, not 0.30000000000000004."""
-    scaled = ((k, abs(step) * 10**k) for k in range(12))
-    return next((k for k, one in scaled if one == 0 or abs(one - round(one)) < 1e-9 * one), 15)
+    small = -math.floor(math.log10(abs(step))) if step else 0
+    most = min(300, 12 + max(0, small))
+    scaled = ((k, abs(step) * 10.0**k) for k in range(most))
+    return next((k for k, one in scaled if abs(one - round(one)) <= 1e-9 * one), most + 3)
 
 
 def _until_standardised(transform: Transform) -> list[Any]:

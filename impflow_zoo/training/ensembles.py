@@ -46,7 +46,6 @@ def join(
     weights = validation.weights if isinstance(validation, TableSource) else None
     value = float(weighted_mean(found, None if weights is None else weights[: len(found)]))
     if processes.first:
-        ensemble.save_pretrained(folder)
         facts = [TrainingFacts.read(run) for run in runs]
         whole = replace(
             facts[0],
@@ -56,6 +55,8 @@ def join(
             },
             minutes=round(sum(one.minutes for one in facts), 1),
         )
+        # The recipe comes first: by it a resumed run knows its own model.
         ModelFolder(folder).replace({TRAINING: whole.text().encode(), RECIPE: recipe})
+        ensemble.save_pretrained(folder)
     processes.wait()
     return value

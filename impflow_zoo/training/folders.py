@@ -20,7 +20,7 @@ from impflow_zoo.training.checkpoint import CheckpointError
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, read_recipe
 
-__all__ = ["check_new", "check_resumed"]
+__all__ = ["check_new", "check_resumed", "check_resumed_ensemble"]
 
 
 def check_new(folder: ModelFolder, own: Path | None) -> None:
@@ -85,6 +85,27 @@ def check_resumed(
         stacklevel=4,
     )
     return False
+
+
+def check_resumed_ensemble(folder: ModelFolder, own: Path | None, recipe: Recipe) -> None:
+    """Refuse to go on with an ensemble in a folder that holds something else.
+
+    Arguments:
+        folder, own: as in `check_new`.
+        recipe: what is to be trained.
+
+    Raises:
+        CheckpointError: if the folder holds a single training, or an ensemble of another recipe.
+        ModelError: as `check_new`, where there is no ensemble yet.
+    """
+    if folder.has(CHECKPOINT) or folder.has(LOG):
+        raise CheckpointError(
+            f"{folder.name} holds a single training, not an ensemble: choose another --out"
+        )
+    if folder.has(TRAINING) and folder.has(RECIPE):
+        _check_same(folder, recipe)
+    else:
+        check_new(folder, own)
 
 
 def _check_same(folder: ModelFolder, recipe: Recipe) -> None:

@@ -27,7 +27,7 @@ from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
-from impflow_zoo.training.folders import check_new, check_resumed
+from impflow_zoo.training.folders import check_new, check_resumed, check_resumed_ensemble
 from impflow_zoo.training.lock import only_run
 from impflow_zoo.training.recipe import Recipe, of_member, read_recipe, with_seed
 from impflow_zoo.training.state import check_state
@@ -112,7 +112,9 @@ def train(
         kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
         whole = _Run(recipe, folder, path if seed is None else None, kept)
         runs = _members(whole) if recipe.ensemble > 1 else [whole]
-        if recipe.ensemble > 1 and not resume:
+        if recipe.ensemble > 1 and resume:
+            check_resumed_ensemble(ModelFolder(folder), whole.own, recipe)
+        elif recipe.ensemble > 1:
             check_new(ModelFolder(folder), whole.own)
         known = [_goes_on(run, init_from, asked=resume) for run in runs]
         known = processes.gather(known)[0]  # all have looked before anybody writes

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy
 import pandas
 import pytest
 from support.fits import ENTRANTS
+from support.small_models import write_recipe
 
 from impflow_zoo.fitting import run as running
 from impflow_zoo.fitting.budget import Plan
@@ -79,6 +82,20 @@ def test_init_writes_a_recipe_that_trains(run, table, tmp_path):
     refused = run("init", table, "--out", recipe)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "exists: choose another --out" in refused.err
+
+
+def test_the_next_command_may_be_copied_whatever_a_file_is_called(run, table, tmp_path):
+    named = table.rename(tmp_path / "my $(touch hacked) rows.csv")
+    recipe = tmp_path / "a recipe" / "recipe.yaml"
+    recipe.parent.mkdir()
+    _, _, command = run("init", named, "--out", recipe).out.partition("next: ")
+    words = shlex.split(command)
+    assert words[2:6] == [str(recipe), "--data", str(named), "--out"]
+    assert words[6] == "runs/my $(touch hacked) rows"
+    out = tmp_path / "a run"
+    short = write_recipe(tmp_path / "short")
+    _, _, command = run("train", short, "--out", out).out.partition(f"{out}: ")
+    assert shlex.split(command)[:3] == ["impflow-zoo", "evaluate", str(out)]
 
 
 def test_a_line_break_in_a_name_ends_no_comment(run, tmp_path):

@@ -131,6 +131,10 @@ FILES = {
         lambda p: zipped(p, tensor(1, b"J\xff\xff\xff\x7f\x85"), **{"0": b"\0" * 4}),
         "reaches out of",
     ),
+    "shape that is a dictionary": (
+        lambda p: zipped(p, tensor(1, b"}K\x01K\x01s"), **{"0": b"\0" * 4}),
+        "shape is no list",
+    ),
     "hash that takes for ever": (lambda p: zipped(p, nested_tuples()), "tuple"),
     "list copied again and again": (lambda p: zipped(p, copied_lists()), "no 'args'"),
     "dimensions without end": (

@@ -55,6 +55,8 @@ BAD = {
     "negative": ({"w": [1, -2, 1, 1]}, {}, "row 1 has -2: numbers of at least 0 are needed"),
     "missing": ({"w": [1, 1, None, 1]}, {}, "row 2 has nan: numbers of at least 0"),
     "zero": ({"w": [0, 0, 0, 0]}, {}, "weights of the rows, and all of them are zero"),
+    "too large": ({"w": [1e200, 1, 1, 1]}, {}, r"rows, up to 1.0e\+200: divide them by the"),
+    "too small": ({"w": [1e-320, 0, 0, 1e-300]}, {}, "up to 1.0e-300: divide them by the largest"),
     "text": ({"w": ["x", "y", "x", "x"]}, {}, "'w' holds the weights of the rows, and it is not"),
     "unknown": ({}, {"weights": "v"}, "no column 'v' for the weights of the rows; there are a, w"),
     "a misprint": ({"weight": 1.0}, {"weights": "wieght"}, "did you mean 'weight'?"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.small_models import make, rows
 
-from impflow_zoo import evaluate
+from impflow_zoo import ImageConfig, ResFlow, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation.baselines import mixture
 from impflow_zoo.evaluation.standard_errors import standard_error, weighted_mean
@@ -89,6 +89,12 @@ def test_the_report_and_the_json_speak_of_weights():
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(DataError, match="no column 'v' for the weights of the rows"):
         evaluate(make(), WEIGHTED, weights="v")
+
+
+def test_images_have_no_weights_as_a_stream_either():
+    model = ResFlow(ImageConfig(channels=1, image_size=(4, 4), blocks=(1,), width=2))
+    with pytest.raises(DataError, match="own/images: weights does not apply to this kind of data"):
+        evaluate(model, "own/images", "test", streaming=True, weights="w")
 
 
 def test_a_mixture_is_drawn_to_heavy_rows():

@@ -94,6 +94,13 @@ def test_a_grid_may_lie_beside_the_multiples_of_its_step(step, offset):
     assert rounding_grid(values) == pytest.approx((step, offset), rel=1e-9)
 
 
+@pytest.mark.parametrize("unit", [1e-7, 1e-9, 1e-20, 1e-100])
+def test_values_in_a_large_unit_have_a_grid_like_others(unit):
+    assert rounding_grid(numpy.round(8 * A) * unit) == (pytest.approx(unit), 0)
+    continuous = unit * numpy.append(A, A[:3])  # some of which repeat
+    assert rounding_grid(continuous) == (0, 0)
+
+
 def test_a_frequent_value_of_a_continuous_column_is_named():
     (note,) = found(c=numpy.where(A < 0, 0, A * B)).notes
     assert note.startswith("'c' is 0 in ")
@@ -151,6 +158,8 @@ def test_a_table_without_a_density_is_refused(frame, message):
 def test_values_that_cannot_be_squared_and_contexts_given_twice_are_refused():
     with pytest.raises(DataError, match="column 'a' has values up to 1.0e.308, whose squares are"):
         found(a=numpy.where(A > 0, 1e308, -1e308), b=B)
+    with pytest.raises(DataError, match="column 'a' has values up to .*e-200, whose squares are"):
+        found(a=1e-200 * A, b=B)
     with pytest.raises(DataError, match="column 'b' is given twice"):
         describe(in_memory(pandas.DataFrame({"a": A, "b": B})), ("b", "b"))
 

@@ -87,6 +87,17 @@ def test_names_of_columns_are_kept():
         density.score_samples(frame.rename(columns={"a": "c"}))
 
 
+def test_a_feature_or_target_called_group_is_one_as_others():
+    """Elsewhere a column of that name tells which rows belong together."""
+    frame = pandas.DataFrame(X, columns=["a", "group"])
+    plain = FlowDensity(**QUICK).fit(X).score_samples(X)
+    density = FlowDensity(**QUICK).fit(frame)
+    assert density.score_samples(frame) == pytest.approx(plain)
+    assert list(density.sample(2, random_state=0).columns) == ["a", "group"]
+    features, target = frame[["group"]], pandas.Series(X[:, 0], name="group")
+    assert FlowRegressor(**QUICK).fit(features, target).predict(features).shape == (200,)
+
+
 def test_estimators_are_parts_of_others():
     density = FlowDensity(**QUICK)
     fitted = make_pipeline(StandardScaler(), density).fit(X)

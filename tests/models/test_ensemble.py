@@ -81,7 +81,19 @@ def test_it_has_no_map_to_noise_and_models_of_several_configs_are_not_saved_toge
     [
         (lambda: [], "an ensemble of no models"),
         (lambda: [make(columns=("a", "b")), make(columns=("b", "a"))], "models of other columns"),
-        (lambda: [make(columns=("a", "b")), make(**NAMES)], "models of other columns"),
+        (lambda: [make(columns=("a", "b")), make(**NAMES)], "models of other contexts"),
+        (
+            lambda: [make(columns=("a", "b"), bounds={"a": (0, 9)}), make(columns=("a", "b"))],
+            r"models of other bounds: {}, the first has {'a': \(0.0, 9.0\)}",
+        ),
+        (
+            lambda: [make(columns=("a", "b"), periodic={"a": 9.0}), make(columns=("a", "b"))],
+            "models of other periods",
+        ),
+        (
+            lambda: [make(columns=("a", "b"), rounding={"a": 1.0}), make(columns=("a", "b"))],
+            "models of other rounding",
+        ),
         (
             lambda: [ResFlow(ImageConfig(image_size=(4, 4), blocks=(1,), width=2))],
             "models of tables, not ResFlow",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy
 import pandas
 import pytest
@@ -93,6 +95,28 @@ def test_rounded_samples_lie_on_the_grid_of_the_data(step, offset):
     assert len(drawn.unique()) > 2
     if step == 1:
         assert bool((drawn % 1 == 0.5).all())
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-16, 1e12])
+def test_rounded_samples_keep_the_unit_of_their_column(unit):
+    model = make(columns=("a", "b"), rounding={"b": unit})
+    model.fit_preprocessing(torch.randn(100, 2).double() * torch.tensor([1, 9 * unit]))
+    drawn = model.sample(200, rounded=True)[:, 1] / unit
+    assert (drawn - drawn.round()).abs().max() < 1e-6
+    assert len(drawn.unique()) > 10
+
+
+@pytest.mark.parametrize(
+    ("period", "step", "offset", "points"),
+    [(24.0, 1.0, 0.0, 24), (24.0, 1.0, 0.5, 24), (0.6, 0.2, 0.0, 3), (2 * math.pi, 0.1, 0.03, 63)],
+)
+def test_rounded_angles_lie_within_a_turn(period, step, offset, points):
+    """23.7 o'clock is rounded to 0, as 24 is no value of the data."""
+    settings = {"columns": ("a", "b"), "rounding": {"a": step}, "rounding_offset": {"a": offset}}
+    model = make(**settings, periodic={"a": period})
+    drawn = model.preprocessing.rounded(torch.linspace(0, period, 5000)[:-1, None].repeat(1, 2))
+    expected = torch.arange(points, dtype=torch.float64) * step + offset
+    torch.testing.assert_close(drawn[:, 0].unique(), expected)
 
 
 def test_only_a_rounded_column_has_an_offset():

@@ -162,6 +162,13 @@ def test_narrow_weights_are_widened(dtype, tmp_path):
     assert bool(model.log_prob(rows(dtype=torch.float32)).isfinite().all())
 
 
+def test_a_folder_without_a_name_is_not_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="the name of the folder is empty"):
+        make().save_pretrained("")
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     model = make()
     with torch.no_grad():

@@ -281,6 +281,10 @@ UNTRUE = {
         lambda f: save_file({"inputs": torch.ones(1)}, f / GOLDEN),
         "the model does not reproduce golden.safetensors",
     ),
+    "golden batch without end": (
+        lambda f: save_file({"inputs": torch.ones(3_000_000, 2)}, f / GOLDEN),
+        "it has 3,000,000 rows, 8 at most are expected",
+    ),
 }
 
 

@@ -44,6 +44,27 @@ def test_seeds_are_trained_and_mixed(tmp_path):
         train(recipe, data=FRAME, out=out, progress=False)
 
 
+def test_an_ensemble_goes_on_in_a_folder_of_its_own_alone(tmp_path):
+    """What is there is the result of another training, which would be lost."""
+    recipe, single = write(tmp_path / "recipe"), write(tmp_path / "single")
+    single.write_text(single.read_text().replace("ensemble: 2\n", ""))
+    three = write(tmp_path / "three")
+    three.write_text(three.read_text().replace("ensemble: 2", "ensemble: 3"))
+    ensemble, one = tmp_path / "ensemble", tmp_path / "one"
+    train(recipe, data=FRAME, out=ensemble, progress=False)
+    train(single, data=FRAME, out=one, progress=False)
+    before = [(out / "model.safetensors").read_bytes() for out in (ensemble, one)]
+    for path, out, seed, message in (
+        (recipe, one, None, "holds a single training, not an ensemble"),
+        (recipe, ensemble, 7, "was started with seed 0, not 7"),
+        (three, ensemble, None, r"was trained with another recipe \(ensemble\)"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            train(path, data=FRAME, out=out, seed=seed, resume=True, progress=False)
+    assert before == [(out / "model.safetensors").read_bytes() for out in (ensemble, one)]
+    assert train(recipe, data=FRAME, out=ensemble, resume=True, progress=False)["members"]
+
+
 def test_a_recipe_with_an_ensemble_is_another_one(tmp_path):
     recipe = read_recipe(write(tmp_path))
     assert differences(recipe, read_recipe(write_recipe(tmp_path / "one"))) == ["ensemble"]
