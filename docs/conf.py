@@ -64,6 +64,8 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "min_reported_time": 0,
+    "write_computation_times": False,
     "show_signature": False,
+    "remove_config_comments": True,  # such as the path of a thumbnail
     "reset_modules": (),
 }

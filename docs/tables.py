@@ -279,7 +279,9 @@ def documents(root: Path) -> dict[Path, str]:
         "zoo table": lambda: zoo_table(found, figures),
         "pairs table": lambda: pairs_table(trained_pairs(found)),
         "families table": lambda: families_table(found),
-        "install": lambda: f"```bash\n{install_line('plot')}\n```",
+        "install": lambda: _install("plot"),
+        "install with zuko": lambda: _install("plot,zuko"),
+        "install with the demo": lambda: _install("demo"),
         "clone": lambda: f"```bash\ngit clone --depth 1 {repository()} && cd impflow_zoo\n```",
     }
     for page in (*sorted(root.glob("*.md")), *sorted((root / "docs").glob("*.md"))):
@@ -294,6 +296,10 @@ def documents(root: Path) -> dict[Path, str]:
             r"^impflow_zoo.*", requirement("demo"), (root / SPACE).read_text(), flags=re.MULTILINE
         )
     return made
+
+
+def _install(extras: str) -> str:
+    return f"```bash\n{install_line(extras)}\n```"
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Use a flow where a ``KernelDensity`` stands, and predict the whole distribution 
 
 ``FlowDensity`` has the interface of ``sklearn.neighbors.KernelDensity``, so it works in pipelines,
 ``cross_val_score``, ``GridSearchCV`` and pickles. ``FlowRegressor`` models a target given features.
-Both need the extra: ``pip install "impflow_zoo[sklearn]"``. The rows are hours of a power plant
+Both need scikit-learn, which the extra ``sklearn`` installs. The rows are hours of a power plant
 (`UCI <https://archive.ics.uci.edu/dataset/294/combined+cycle+power+plant>`_, CC BY 4.0), which come
 with the package.
 """

@@ -19,6 +19,7 @@ from impflow_zoo.cli.options import (
     Model,
     Seed,
     Split,
+    between_commas,
     seed_limit,
 )
 from impflow_zoo.demo.command import demo
@@ -115,6 +116,9 @@ def evaluate(
         typer.Option(help="Column of weights of the rows; default: as in the model's recipe."),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="COL,... of the picture; default: six of them at most.")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -126,8 +130,10 @@ def evaluate(
     picture = picture and pictures.output_file(picture, (".png",))
     processes = together(device)
     loaded = registry.create_model(model, device=processes.device)
+    paired = between_commas(columns or "")
     if picture is not None:
         pictures.check_library(loaded)
+        pictures.check_columns(loaded, paired)
     result = evaluation.evaluate(
         loaded,
         dataset,
@@ -146,7 +152,7 @@ def evaluate(
         return
     if picture is not None:
         rows = evaluation.shown_rows(loaded, result, streaming=streaming)
-        pictures.draw_density(loaded, rows, picture, seed)
+        pictures.draw_density(loaded, rows, picture, seed, paired)
     drawn = "" if picture is None else f"\npicture              {picture}"
     _say(result.report(model) + drawn, {"model": model, **result.to_dict()}, as_json=as_json)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from impflow_zoo.cli.options import AsJson, Device, seed_limit
+from impflow_zoo.cli.options import AsJson, Device, between_commas, seed_limit
 
 __all__ = ["fit", "init"]
 
@@ -110,7 +110,7 @@ def init(
 
 
 def _names(given: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in given.split(",")) if given else ()
+    return tuple(between_commas(given)) if given else ()
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,7 @@
-"""Contexts on the command line: `AT=20,V=40`, or a file with one row per context."""
+"""Contexts on the command line: `AT=20,V=40`, or a file with one row per context.
+
+A name with a comma stands in double quotes: `"Cement, dry"=20,Water=40`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from impflow_zoo.cli.options import between_commas
 from impflow_zoo.data import open_table
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, did_you_mean
@@ -37,20 +41,26 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
     if not names:
         raise ModelError("this model's contexts have no names: sample it from Python, with tensors")
     if given is None:
-        example = ",".join(f"{name}=..." for name in names)
-        raise ModelError(f"this model is conditional: add --given {example}, or --given FILE")
+        example = ",".join(f"{_in_quotes(name)}=..." for name in names)
+        shown = f"'{example}'" if '"' in example else example
+        raise ModelError(f"this model is conditional: add --given {shown}, or --given FILE")
     if "=" in given and not os.path.exists(given):  # a Path refuses long names
         return _pairs(given, names)
     source = open_table(given, columns=names)
     return source.rows(range(len(source)))
 
 
+def _in_quotes(name: str) -> str:
+    return f'"{name}"' if "," in name else name
+
+
 def _pairs(given: str, names: Sequence[str]) -> Tensor:
     found: dict[str, float] = {}
-    for pair in given.split(","):
+    for pair in between_commas(given):
         name, _, text = (part.strip() for part in pair.partition("="))
         if name not in names:
-            hint = did_you_mean(name, names) or f"; they are {', '.join(names)}"
+            quoted = [*map(_in_quotes, names)]
+            hint = did_you_mean(name, quoted) or f"; they are {', '.join(quoted)}"
             raise ModelError(f"--given: {name!r} is not a context column{hint}")
         if name in found:
             raise ModelError(f"--given: {name} is given twice")

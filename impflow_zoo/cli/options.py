@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Dataset", "Device", "Model", "Seed", "Split", "seed_limit"]
+__all__ = ["AsJson", "Dataset", "Device", "Model", "Seed", "Split", "between_commas", "seed_limit"]
 
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
 Dataset = Annotated[
@@ -31,6 +33,17 @@ def seed_limit(value: int | None) -> int | None:
     if value is not None and value > _LARGEST_SEED:
         raise typer.BadParameter(f"{value} is too large: {_LARGEST_SEED} at most")
     return value
+
+
+def between_commas(text: str) -> list[str]:
+    """The names of a list; one that has a comma stands in double quotes.
+
+    Example:
+        >>> between_commas('Water, "Cement, dry"')
+        ['Water', 'Cement, dry']
+    """
+    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    return [cell.strip() for line in lines for cell in line]
 
 
 Seed = Annotated[

@@ -14,11 +14,16 @@ CSS = """
 .prose table, .prose tr, .prose th, .prose td { border: none !important; }
 .prose th, .prose td {
   padding: 0.3em 1.2em 0.3em 0 !important; text-align: left; vertical-align: top;
+  overflow-wrap: normal; word-break: normal;
 }
 .prose tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 .prose th { color: var(--body-text-color-subdued); font-weight: 500; }
-#picture img, #way img { max-height: min(62vh, 560px); }
+#picture img, #way img { max-height: min(58vh, 560px); }
+.nav-holder { display: none; }  /* our links between pages keep the model */
+.to-page .html-container { padding: 0 !important; }
+.to-page a { color: var(--link-text-color); text-decoration: underline; }
 .tab-container button { padding: 0 0.6em; }
+@media (max-width: 480px) { .tab-container button { padding: 0 0.35em; } }
 """
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-import impflow_zoo.demo.file_tab as file_tab
 import impflow_zoo.demo.tabs as tabs
+from impflow_zoo.demo.choice import link, model_choice
 from impflow_zoo.demo.drawing import density_map, samples_picture
 from impflow_zoo.demo.exhibits import Exhibit, Hall
+from impflow_zoo.demo.file_page import FILE_PAGE, add_file_page
 from impflow_zoo.demo.looks import on_step, rounded
 from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.models.metrics import METRICS
@@ -37,17 +38,21 @@ def first_picture(exhibit: Exhibit) -> Image.Image:
 
 
 def build(hall: Hall) -> gr.Blocks:
-    """The page of a server."""
-    with gr.Blocks(title="impflow_zoo", analytics_enabled=False, delete_cache=(60, 600)) as page:
+    """The pages of a server: a model's own, and that of a user's file."""
+    with gr.Blocks(title="impflow_zoo", analytics_enabled=False, delete_cache=(60, 600)) as pages:
         gr.Markdown(_TITLE)
-        name = gr.Dropdown(hall.names, value=hall.first, label="Model", elem_id="model")
+        name = model_choice(hall, pages)
 
-        @gr.render(inputs=name)
+        @gr.render(name, [name.change])
         @in_a_line
         def below(chosen: str) -> None:
             exhibit = hall.open(chosen)
             image = len(exhibit.model.config.shape) == 3
-            gr.Markdown(_about(exhibit), elem_id="about")
+            with gr.Row():
+                with gr.Column(scale=4, min_width=300):
+                    gr.Markdown(_about(exhibit), elem_id="about")
+                with gr.Column(scale=1, min_width=160):
+                    link("Score your own file", FILE_PAGE, chosen)
             # Without a choice no tab is shown after a change of models.
             with gr.Tabs(selected="picture", elem_id=f"tabs-of-{chosen}"):
                 with gr.Tab("Picture", id="picture"):
@@ -56,14 +61,13 @@ def build(hall: Hall) -> gr.Blocks:
                     with gr.Tab("One row", id="one") as opened:
                         tabs.row(exhibit, opened)
                 if image:
-                    with gr.Tab("Between two images", id="two"):
+                    with gr.Tab("Two images", id="two"):
                         tabs.way(exhibit)
                 with gr.Tab("Certificate", id="certificate"):
                     tabs.certificate(exhibit)
-                with gr.Tab("Your file", id="file"):
-                    file_tab.upload(exhibit, hall)
 
-    return page
+    add_file_page(pages, hall)
+    return pages
 
 
 def _picture(exhibit: Exhibit) -> None:

@@ -67,8 +67,8 @@ def picture_box(*value: Any, **looks: Any) -> Any:
 
 
 def slider(*ends: float, **looks: Any) -> Any:
-    """A slider that moves."""
-    return gr.Slider(*ends, interactive=True, **looks)
+    """A slider that moves; it is wide enough for its ends to be read."""
+    return gr.Slider(*ends, interactive=True, min_width=200, **looks)
 
 
 def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, float, float]:

@@ -17,6 +17,7 @@ from impflow_zoo.data import Batch, DataError, Source, TableSource
 from impflow_zoo.data.csv_files import read_rows
 from impflow_zoo.data.spreadsheets import safe_cell
 from impflow_zoo.demo.exhibits import Exhibit
+from impflow_zoo.demo.looks import rounded
 from impflow_zoo.demo.quota import SCORED
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.evaluation.scoring import score
@@ -83,8 +84,9 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
         said = str(error).replace(str(path), path.name)
         raise DataError(said if path.name in said else f"{path.name}: {said}") from None
     lost = int((~finite).sum())
-    mean = float(scored.log_prob[finite].mean())
-    text = f"{path.name}: {len(rows)} rows, mean log-density {mean:.4f} nats"
+    found = scored.log_prob[finite]
+    mean = rounded(float(found.mean()), float(found.std(correction=0)) / len(found) ** 0.5)
+    text = f"{path.name}: {len(rows)} rows, mean log-density {mean} nats"
     text += f"; none in {lost} rows, too far away" if lost else ""
     return Scored(path.name, rows, out, head, text)
 

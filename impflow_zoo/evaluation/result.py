@@ -116,9 +116,7 @@ class Result:
 
     def report(self, name: str) -> str:
         """The result in lines for people."""
-        unit, card = METRICS[self.metric].unit, "-"
-        if self.published is not None:
-            card = f"{self.published:.4f} {unit} ({self.published_on})"
+        unit = METRICS[self.metric].unit
         split = f", split {self.split}" if self.split else ""
         skipped = f", {self.skipped} left out" if self.skipped else ""
         lines = {
@@ -129,7 +127,7 @@ class Result:
             ),
             "weights": self._weighted(),
             "a Gaussian": self._beside_gaussian(unit),
-            "on the card": card,
+            "on the card": f"{self.published or 0:.4f} {unit} ({self.published_on})",
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
             "solver": f"{self.solver_steps:.1f} evaluations per root",
@@ -138,6 +136,8 @@ class Result:
         }
         if self.gaussian is None:
             del lines["a Gaussian"]
+        if self.published is None:
+            del lines["on the card"]
         if self.row_weights is None:
             del lines["weights"]
         if self.logdet == "exact":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.evaluation.latents import through_latents
-from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.fields import ModelError, did_you_mean
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS, Metric
 from impflow_zoo.models.preprocessing import TablePreprocessing
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Points",
+    "check_columns",
     "check_library",
     "draw_curves",
     "draw_density",
@@ -44,7 +45,7 @@ _SHOWN = 36  # images of a grid
 _PAIRED = 6  # columns a pair plot shows
 _GAP = 2  # pixels between images
 _WIDTH = 900  # pixels that small pictures are enlarged to
-_TITLE = 16  # pixels that a line of text above a grid is high
+_LETTERS = 28  # pixels that letters above a grid are high, at most
 _TITLES = ("held-out images", "decoded again", "between two of them", "samples of the model")
 _DATA, _MODEL = "#c2410c", "#1d4ed8"
 
@@ -76,13 +77,31 @@ def check_library(model: FlowModel) -> None:
         _figure(1, 1)
 
 
-def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> None:
+def check_columns(model: FlowModel, columns: Sequence[str]) -> None:
+    """Check that a picture of a model can show these columns.
+
+    Raises:
+        ModelError: if one is none of the model's, or the picture has no pairs of columns.
+    """
+    names, config = model.columns, model.config
+    if columns and (len(names) < 3 or config.context_features is not None):
+        raise ModelError("--columns: this model's picture shows no pairs of columns")
+    for name in columns:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"; they are {', '.join(names)}"
+            raise ModelError(f"--columns: {name!r} is not a column of the model{hint}")
+
+
+def draw_density(
+    model: FlowModel, rows: Tensor, path: Path, seed: int = 0, columns: Sequence[str] = ()
+) -> None:
     """Draw a learned density and the data it was evaluated on.
 
     Two features: a map of the density and a scatter plot of the rows. More features: for each pair
     of columns the rows below the diagonal and samples above it, histograms of both on the diagonal;
-    six of the columns are shown if there are more. Images: grids of rows, of decoded rows, of
-    interpolations in latent space, and of samples; with labels, a row of samples for each label.
+    six of the columns are shown if there are more, or those that are named. Images: grids of rows,
+    of decoded rows, of interpolations in latent space, and of samples; with labels, a row of
+    samples for each label.
     Conditional models: see `draw_conditional`.
 
     Arguments:
@@ -90,6 +109,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
         rows: data in their own units, `[N, D]`, or uint8 images `[N, C, H, W]`.
         path: PNG file to write.
         seed: seed of the samples.
+        columns: names of those to show in pairs; see above if empty.
     """
     generator = torch.Generator().manual_seed(seed)
     if len(model.config.shape) == 3:
@@ -106,7 +126,7 @@ def draw_density(model: FlowModel, rows: Tensor, path: Path, seed: int = 0) -> N
         figure = plane(model, rows)
     else:
         samples = model.sample(_SAMPLES, generator=generator)
-        figure = pairs(samples, rows, list(model.config.column_names))
+        figure = pairs(samples, rows, list(model.config.column_names), columns)
     _save(figure.savefig, path, dpi=_DPI)
 
 
@@ -144,9 +164,12 @@ def draw_images(groups: list[Tensor], path: Path, titles: Sequence[str] = ()) ->
     enlarged = max(1, _WIDTH // picture.width)
     picture = ImageOps.scale(picture, enlarged, Image.Resampling.NEAREST)
     if titles:
-        picture = ImageOps.expand(picture, (0, _TITLE, 0, 0), "white")
+        room = (1.8 * enlarged * width * n / len(t) for n, t in zip(across, titles, strict=True))
+        size = int(min(_LETTERS, *room))  # of letters, in pixels: each title is above its own grid
+        picture = ImageOps.expand(picture, (0, 2 * size, 0, 0), "white")
         for title, left in zip(titles, lefts, strict=True):
-            ImageDraw.Draw(picture).text((enlarged * left, 2), title, fill="black")
+            place = (enlarged * left + size // 4, size // 4)
+            ImageDraw.Draw(picture).text(place, title, fill="black", font_size=size)
     _save(picture.save, path)
 
 
@@ -230,10 +253,14 @@ def plane(model: FlowModel, rows: Tensor, size: int = 200, title: str = "data") 
     return figure
 
 
-def pairs(samples: Tensor, rows: Tensor | None, names: list[str]) -> Figure:
+def pairs(
+    samples: Tensor, rows: Tensor | None, names: list[str], wanted: Sequence[str] = ()
+) -> Figure:
     """Samples, and rows if there are any, in the planes of each pair of columns."""
-    total, shown = len(names), min(len(names), _PAIRED)
-    columns = [round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)]
+    total, shown = len(names), len(wanted) or min(len(names), _PAIRED)
+    columns = [names.index(name) for name in wanted] or [
+        round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)
+    ]
     names, samples = [names[i] for i in columns], samples[:, columns]
     groups = [(samples, _MODEL, "samples of the model")]
     if rows is not None:
@@ -261,7 +288,7 @@ def pairs(samples: Tensor, rows: Tensor | None, names: list[str]) -> Figure:
         axes.tick_params(labelsize=7)
         axes.label_outer()
     legend = grid[0][0].get_legend_handles_labels()
-    figure.legend(*legend, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*legend, loc="outside upper center", ncols=1 if shown < 3 else 2, frameon=False)
     if shown < total:
         figure.supxlabel(f"{shown} of {total} columns", fontsize=9)
     return figure

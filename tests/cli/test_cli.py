@@ -13,6 +13,7 @@ from importlib.metadata import version
 import pandas
 import pytest
 import torch
+from PIL import Image
 from support.command_line import Outcome
 from support.small_models import MEAN, make
 
@@ -89,7 +90,7 @@ def test_evaluate_prints_a_report(run, plane):
     outcome = run("evaluate", plane, "--dataset", "toy:rings", "--split", "test", "--limit", 20)
     assert outcome.code == 0
     assert "toy:rings, split test: 20 rows" in outcome.out
-    for line in ("log likelihood", "on the card", "solver", "round trip"):
+    for line in ("log likelihood", "solver", "round trip"):
         assert line in outcome.out
     assert "estimator error      none (log-det exact)" in outcome.out
     assert "scoring" in outcome.err  # progress stays off stdout
@@ -115,6 +116,22 @@ def test_evaluate_draws_the_density(folder, run, request, tmp_path):
     assert outcome.code == 0, outcome.err
     assert picture.read_bytes().startswith(PNG)
     assert str(picture) in outcome.out
+
+
+def test_a_picture_shows_the_columns_that_are_named(run, plane, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcomes = []
+    for columns, data in (("V,AP", DEFAULT), ("V,PEE", DEFAULT), ("x", plane)):
+        words = ("--limit", 20, "--columns", columns, "--picture", f"{columns}.png")
+        outcomes.append(run("evaluate", data, *words))
+    with Image.open("V,AP.png") as picture:
+        width = picture.width
+    run("evaluate", DEFAULT, "--limit", 20, "--picture", "all.png")
+    with Image.open("all.png") as picture:
+        assert picture.width == pytest.approx(2.5 * width, rel=0.1)  # five columns
+    assert [outcome.code for outcome in outcomes] == [0, 2, 2]
+    assert "'PEE' is not a column of the model; did you mean 'PE'?" in outcomes[1].err
+    assert "--columns: this model's picture shows no pairs of columns" in outcomes[2].err
 
 
 def test_sample_writes_a_table(run, space, tmp_path):

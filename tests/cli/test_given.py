@@ -96,6 +96,16 @@ def test_mistakes_end_in_one_line(run, conditional, tmp_path, monkeypatch, given
     assert re.search(message, last)
 
 
+def test_a_name_with_a_comma_stands_in_quotes(run, tmp_path):
+    names = {"columns": ("a",), "context_columns": ("Cement, dry", "Water")}
+    config = TabularConfig(1, blocks=1, hidden_features=(8,), actnorm=False, **names)
+    ImpFlow(config).eval().save_pretrained(tmp_path / "model")
+    table = drawn(run, tmp_path / "model", 'Water=2, "Cement, dry"=1.5', tmp_path / "out.csv")
+    assert table[["Cement, dry", "Water"]].to_numpy().tolist() == [[1.5, 2.0]] * 3
+    said = run("sample", tmp_path / "model", "--out", tmp_path / "out.csv").err
+    assert """add --given '"Cement, dry"=...,Water=...', or""" in said
+
+
 def test_an_unconditional_model_takes_none(run, tmp_path):
     make(dtype=torch.float32).save_pretrained(tmp_path)
     outcome = run("sample", tmp_path, "--given", "t=1", "--out", tmp_path / "o.csv")

@@ -144,7 +144,7 @@ def test_ways_lead_from_one_image_to_another(page):
     page.tab.locator("#numbers tr").first.wait_for()
     numbers = page.numbers_after(lambda: page.set_number("Row of samples of the model", 1))
     assert "bits/dim" in numbers["on the card's scale"]
-    page.open_tab("Between two images")
+    page.open_tab("Two images")
     assert page.tab.locator("#way").count() == 0  # no empty frame
     page.tab.get_by_role("button", name="Interpolate").click()
     page.tab.wait_for_selector("#way img")
@@ -161,6 +161,22 @@ def test_the_certificate_is_proven_again(page):
     assert len(text.splitlines()) == 1
     page.tab.get_by_role("button", name="The bound of each net").click()
     assert page.tab.locator("#bounds tr").count() == 2  # a head, and one line for equal bounds
+
+
+def test_a_file_has_a_page_of_its_own_and_links_keep_the_model(page, server):
+    page.choose(PLANE)
+    page.tab.get_by_role("link", name="Score your own file").click()
+    page.tab.wait_for_selector("#file")
+    assert page.tab.url == f"{server.address}your-file?model={PLANE}"
+    assert page.tab.get_by_label("Model", exact=True).input_value() == PLANE
+    page.tab.get_by_text("CSV with the columns x0, x1").wait_for()
+    page.tab.get_by_role("link", name="Back to the picture").click()
+    page.settled()
+    assert page.tab.get_by_label("Model", exact=True).input_value() == PLANE
+    for address in ("", "?model=../secret", "your-file?model=../secret"):
+        page.tab.goto(f"{server.address}{address}")  # no name of a model: the first one is shown
+        page.tab.wait_for_selector("#about" if address[:1] != "y" else "#file")
+        assert page.tab.get_by_label("Model", exact=True).input_value() == TABLE
 
 
 def test_a_good_file_comes_back_scored_and_its_rows_are_looked_at(page, tmp_path):
@@ -200,8 +216,7 @@ def test_a_file_beyond_100_megabytes_is_refused_in_a_line(page, tmp_path):
     path = tmp_path / "large.csv"
     with path.open("wb") as file:
         file.truncate(100_000_001)
-    page.open_tab("Your file")
-    page.tab.set_input_files("#file input[type=file]", path)
+    page.give(path)
     assert "size" in page.tab.get_by_test_id("toast-body").first.inner_text()
 
 
@@ -211,7 +226,7 @@ def test_a_table_is_refused_by_a_model_of_images(page, tmp_path):
     assert "no column of images" in said
 
 
-@pytest.mark.parametrize("model", [TABLE, PLANE, GIVEN])
+@pytest.mark.parametrize("model", [TABLE, PLANE, GIVEN, IMAGES])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_controls_stand_above_the_picture_or_beside_it(page, model, width):
     page.tab.set_viewport_size({"width": width, "height": 800})
@@ -226,6 +241,19 @@ def test_controls_stand_above_the_picture_or_beside_it(page, model, width):
         assert seed["x"] + seed["width"] < picture["x"]
         assert picture["y"] + picture["height"] <= 800
     assert page.tab.evaluate("document.scrollingElement.scrollWidth") <= width
+    assert page.tab.get_by_role("tab", name="Certificate").first.is_visible()  # in no menu
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_wide_file_scrolls_within_itself_and_no_number_is_broken(page, width, tmp_path):
+    page.tab.set_viewport_size({"width": width, "height": 800})
+    columns = ",".join(create_model(TABLE).config.columns)
+    more = ",".join(f"more{i}" for i in range(20))
+    row = "14.96,41.76,1024.07,73.17,463" + ",1234.5" * 20
+    page.upload(write(tmp_path, "wide.csv", f"{columns},{more}\n{row}\n"))
+    cell = page.tab.locator("#rows td", has_text="1024.07").bounding_box()
+    assert cell["height"] < 45  # one line
+    assert page.tab.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
 def test_two_users_have_their_own_state(page, server, browser, tmp_path):
@@ -236,6 +264,8 @@ def test_two_users_have_their_own_state(page, server, browser, tmp_path):
     page.upload(write(tmp_path, "mine.csv", rows))
     assert page.tab.get_by_label("number input for Row of mine.csv").count() == 1
     assert other.tab.get_by_label("number input for Row of mine.csv").count() == 0
+    page.tab.get_by_role("link", name="Back to the picture").click()
+    page.settled()
     score = f"{Record(ModelFolder(zoo_folder() / TABLE)).entry.value:.3f}"
     assert score in page.tab.inner_text("#about")
     assert score not in other.tab.inner_text("#about")
@@ -265,23 +295,20 @@ def test_nothing_is_fetched_from_an_address(page, tmp_path):
             )
         ),
     )
-    page.open_tab("Your file")
-    page.tab.set_input_files("#file input[type=file]", write(tmp_path, "x.csv", "a\n1\n"))
+    page.give(write(tmp_path, "x.csv", "a\n1\n"))
     toast = page.tab.get_by_test_id("toast-body").first.inner_text()
     assert "Upload a file: none is fetched." in toast
 
 
 def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser, tmp_path):
     pages = [Page(browser.new_context(), server.address) for _ in range(4)]
-    for page in pages:
-        page.open_tab("Your file")
     slow, good, raw, long = pages
-    slow.tab.set_input_files("#file input[type=file]", write(tmp_path, "slow.csv", "a\n1\n"))
+    slow.give(write(tmp_path, "slow.csv", "a\n1\n"))
     wait_until(lambda: [*server.temporary.glob("*/*/begun")])
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns}\n14.96,41.76,1024.07,73.17,463\n"
     assert "good.csv: 1 rows" in good.upload(write(tmp_path, "good.csv", rows))
-    raw.tab.set_input_files("#file input[type=file]", write(tmp_path, "raw.csv", rows))
+    raw.give(write(tmp_path, "raw.csv", rows))
     unforeseen = raw.tab.get_by_text("Not scored: Something went wrong on the server")
     unforeseen.wait_for()
     assert "KeyError" in server.errors.read_text()
@@ -293,7 +320,7 @@ def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser
     # A browser has the last byte before the server removes the file.
     wait_until(lambda: not [*server.temporary.rglob("good-scored.csv")])
     body = f"{columns}\n" + "14.96,41.76,1024.07,73.17,463\n" * 100_000
-    long.tab.set_input_files("#file input[type=file]", write(tmp_path, "long.csv", body))
+    long.give(write(tmp_path, "long.csv", body))
     wait_until(lambda: [*server.temporary.rglob("scoring-100000")])
     assert [*server.temporary.rglob("slow.csv")]  # it is still being read
     server.stop(signal.SIGTERM)

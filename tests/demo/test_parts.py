@@ -16,6 +16,7 @@ from support.small_models import make
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
+from impflow_zoo.demo.looks import rounded
 from impflow_zoo.demo.numbers import bounds_of_nets, margin_in_words, numbers_of
 from impflow_zoo.demo.uploads import read_upload, score_file
 from impflow_zoo.demo.workers import Workers
@@ -147,7 +148,8 @@ def test_a_file_comes_back_with_a_column_more(workers, tmp_path):
     rows = torch.tensor([[2.0, 3.0, 1.5], [5.0, 6.0, 4.0]])
     found = torch.tensor(table.log_prob.astype(float).to_numpy()).float()
     torch.testing.assert_close(found, exhibit.model.log_prob(rows).detach())
-    assert scored.text.startswith("mine.csv: 2 rows, mean log-density")
+    mean, error = float(found.mean()), float((found[0] - found[1]).abs()) / 8**0.5
+    assert scored.text == f"mine.csv: 2 rows, mean log-density {rounded(mean, error)} nats"
     assert str(tmp_path) not in scored.rows.name
     numbers = numbers_of(exhibit.model, Rows("row", scored.rows.rows([1]), 1))
     assert numbers.log_prob == pytest.approx(float(found[1]), rel=1e-5)

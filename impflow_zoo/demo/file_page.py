@@ -1,4 +1,4 @@
-"""The tab that scores a file of a user."""
+"""The page that scores a file of a user."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import impflow_zoo.demo.tabs as tabs
 from impflow_zoo.data import DataError, Source
+from impflow_zoo.demo.choice import link, model_choice
 from impflow_zoo.demo.exhibits import Exhibit, Hall
 from impflow_zoo.demo.looks import rounded, table
 from impflow_zoo.demo.uploads import COLUMN, Scored, score_file
@@ -21,13 +22,29 @@ from impflow_zoo.models.texts import in_markdown
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr
 
-__all__ = ["upload"]
+__all__ = ["FILE_PAGE", "add_file_page"]
 
+FILE_PAGE = "your-file"  # its address
+_TITLE = """# Score your own file
+Each row gets its log-density under the model. The file is removed as soon as it is scored."""
 _AT_ONCE = 4  # files that are read or scored; others wait
 _NAMED = 8  # columns; of more the names are left out
 
 
-def upload(exhibit: Exhibit, hall: Hall) -> None:
+def add_file_page(pages: gr.Blocks, hall: Hall) -> None:
+    """Add the page to those of a server."""
+    with pages.route("Your file", FILE_PAGE, show_in_navbar=False):
+        gr.Markdown(_TITLE)
+        name = model_choice(hall, pages)
+
+        @gr.render(name, [name.change])
+        @in_a_line
+        def below(chosen: str) -> None:
+            link("Back to the picture", "./", chosen)
+            _upload(hall.open(chosen), hall)
+
+
+def _upload(exhibit: Exhibit, hall: Hall) -> None:
     """Score a file, show its rows, and give it back with a column more.
 
     Arguments:
