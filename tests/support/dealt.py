@@ -2,7 +2,7 @@
 
 A law has many settings (directions, types, modes) and holds for many blocks. The fast tests check
 every law of every block, but not in every setting: settings are dealt out to the blocks in turn,
-as cards are. So every setting of a law is met by several blocks of each kind.
+as cards are. So a law meets all its settings, each with some of the blocks.
 """
 
 from __future__ import annotations
