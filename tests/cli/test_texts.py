@@ -76,7 +76,7 @@ def test_names_of_columns_reach_errors_and_reports_as_text(run: Run, strange, tm
     report = run("evaluate", strange, "--dataset", good)
     assert report.code == 0, report.err
     assert r"a\x1b[2J\x07: RMSE" in report.out
-    assert len(report.out.splitlines()) == 9  # a name is no end of a line
+    assert len(report.out.splitlines()) == 8  # a name is no end of a line
     for text in (refused.out, refused.err, report.out, report.err):
         assert not CONTROLS.search(text.replace("\r", ""))
     assert run("evaluate", strange, "--dataset", good, "--json").json["predictive"]

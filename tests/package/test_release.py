@@ -48,7 +48,7 @@ def test_the_repository_s_address_is_written_in_one_place():
     """Beside it stand the citation, and what `docs/tables.py` writes from it."""
     source = PROJECT["urls"]["Source"].removeprefix("https://")
     listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True)
-    generated = re.compile(r"<!-- (install|clone) -->.*?<!-- end of \1 -->", re.DOTALL)
+    generated = re.compile(r"<!-- (install[a-z ]*|clone) -->.*?<!-- end of \1 -->", re.DOTALL)
     found = set()
     for name in listed.stdout.splitlines():
         written = re.fullmatch(r"hub_configs/.+/README\.md|space/requirements\.txt", name)
