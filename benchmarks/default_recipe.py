@@ -1,4 +1,4 @@
-"""Which recipe is a good default for a table: today's one beside variants, at equal CPU time.
+"""Which recipe is a good default for a table: variants at equal CPU time.
 
     OMP_NUM_THREADS=1 python benchmarks/default_recipe.py --data FOLDER --minutes 2 --seeds 0 1 2
     python benchmarks/default_recipe.py --table
@@ -57,15 +57,15 @@ TIMED, VALIDATIONS = 6, 10  # steps, and validations of a training
 _WHITE: dict[str, Any] = {"kind": "tabular", "whiten": True}
 _MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 1e-2, "ema_decay": 0.995}
 RECIPES = {
-    "today": Candidate(
-        "today",
+    "AdamW": Candidate(
+        "adamw",
         "ImpFlow",
         _WHITE,
         {"optimizer": "adamw", "learning_rate": 5e-3, "batch_size": 500, "ema_decay": 0.999},
         "implicit",
     ),
-    "decay": Candidate(
-        "decay",
+    "AdamW, decay 0.5": Candidate(
+        "adamw-0.5",
         "ImpFlow",
         _WHITE,
         {"optimizer": "adamw", "learning_rate": 5e-3, "weight_decay": 0.5, "ema_decay": 0.995},
@@ -186,18 +186,19 @@ def keep(row: dict[str, Any], kept: Path) -> None:
 
 
 def table_of(rows: list[dict[str, str]]) -> str:
-    """Gains over today's recipe: means over seeds, with the spread of a single training."""
+    """Gains over the first recipe: means over seeds, with the spread of a single training."""
     frame = pandas.DataFrame(rows).astype({"validation": float})
     lines = []
+    first, *others = RECIPES
     for name, part in frame.groupby("table", sort=False):
         by_recipe = part.groupby("recipe")["validation"]
         means, stds = by_recipe.mean(), by_recipe.std()
-        cells = [str(name), f"{means.get('today', math.nan):.3f}"]
-        for recipe in list(RECIPES)[1:]:
+        cells = [str(name), f"{means.get(first, math.nan):.3f}"]
+        for recipe in others:
             if recipe not in means:
                 cells.append("")
                 continue
-            gain, spread = means[recipe] - means.get("today", math.nan), stds[recipe]
+            gain, spread = means[recipe] - means.get(first, math.nan), stds[recipe]
             cells.append(f"{gain:+.3f}" + ("" if math.isnan(spread) else f" ± {spread:.3f}"))
         lines.append(tuple(cells))
     return markdown(" | ".join(["validation, nats", *RECIPES]), lines)

@@ -13,6 +13,7 @@ import memory
 import pytest
 import speed
 import time_to_quality
+import torch_tools
 import which_flow
 
 from impflow_zoo.zoo.markdown import between
@@ -23,6 +24,7 @@ KEPT = {
     "logdet-choices": (documents.SOLVERS, logdet_choices.tables),
     "memory": (documents.README, memory.tables),
     "speed": (documents.README, speed.tables),
+    "torch-tools": (documents.README, torch_tools.tables),
     "time-to-quality": (documents.README, time_to_quality.tables),
     "which-flow": (which_flow.PAGE, which_flow.tables),
 }
