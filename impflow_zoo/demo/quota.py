@@ -62,19 +62,21 @@ class Quota:
             await answer(send, 413, _LARGE.format(self._largest))
             return
         user = _user(scope)
+        files, taken = await asyncio.to_thread(_taken, self._folder)
+        taken += self._coming + size
+        # Nothing is awaited before an upload is refused, or counted as coming.
+        if files >= FILES or taken > BYTES:
+            await answer(send, 503, _FULL)
+            return
+        if (2 * files > FILES or 2 * taken > BYTES) and self._sent.much(user, size):
+            await answer(send, 503, _MUCH)
+            return
+        self._sent.add(user, size, 1)
         self._coming += size
         try:
-            files, taken = await asyncio.to_thread(_taken, self._folder)
-            taken += self._coming
-            if files >= FILES or taken > BYTES:
-                await answer(send, 503, _FULL)
-            elif (2 * files > FILES or 2 * taken > BYTES) and self._sent.much(user, size):
-                await answer(send, 503, _MUCH)
-            else:
-                self._sent.add(user, size, 1)
-                await self.app(scope, receive, send)
-                more = (await asyncio.to_thread(_taken, self._folder))[0] - files
-                self._sent.add(user, 0, max(0, more - 1))  # a request may bring many files
+            await self.app(scope, receive, send)
+            more = (await asyncio.to_thread(_taken, self._folder))[0] - files
+            self._sent.add(user, 0, max(0, more - 1))  # a request may bring many files
         finally:
             self._coming -= size
 

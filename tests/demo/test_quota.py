@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,17 @@ def test_one_user_leaves_room_for_others(tmp_path, monkeypatch):
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 650
 
 
-def test_what_is_on_its_way_counts(tmp_path, monkeypatch):
+@pytest.mark.parametrize("slowest", range(3))
+def test_what_is_on_its_way_counts(tmp_path, monkeypatch, slowest):
+    """Whichever of three uploads is looked at last: what is refused takes no room."""
     monkeypatch.setattr(quota, "BYTES", 100)
+    calls, taken = itertools.count(), quota._taken
+
+    def looked(folder: Path) -> tuple[int, int]:
+        time.sleep(0.1 * (next(calls) == slowest))
+        return taken(folder)
+
+    monkeypatch.setattr(quota, "_taken", looked)
     statuses: list[int] = []
     users = itertools.count()
 
@@ -88,7 +98,7 @@ def test_what_is_on_its_way_counts(tmp_path, monkeypatch):
         await app({**scope, "client": (f"10.0.0.{next(users)}", 1)}, None, send)
 
     async def slow(*_: Any) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
 
     async def three() -> None:
         app = Quota(slow, tmp_path, largest=100)
