@@ -189,7 +189,7 @@ def table_of(rows: list[dict[str, str]]) -> str:
     """Gains over the first recipe: means over seeds, with the spread of a single training."""
     frame = pandas.DataFrame(rows).astype({"validation": float})
     lines = []
-    first, *others = RECIPES
+    first, *others = (name for name in RECIPES if name in {*frame["recipe"]})
     for name, part in frame.groupby("table", sort=False):
         by_recipe = part.groupby("recipe")["validation"]
         means, stds = by_recipe.mean(), by_recipe.std()
@@ -201,7 +201,7 @@ def table_of(rows: list[dict[str, str]]) -> str:
             gain, spread = means[recipe] - means.get(first, math.nan), stds[recipe]
             cells.append(f"{gain:+.3f}" + ("" if math.isnan(spread) else f" ± {spread:.3f}"))
         lines.append(tuple(cells))
-    return markdown(" | ".join(["validation, nats", *RECIPES]), lines)
+    return markdown(" | ".join(["validation, nats", first, *others]), lines)
 
 
 def main() -> None:

@@ -5,12 +5,11 @@
 The tables are simulated, 30,000 rows each, by NumPy and scikit-learn. All sides have the same rows.
 `fit` spends the minutes on its search and on the best model; an implicit flow (five blocks, AdamW
 at 5e-3, batches of 500, no decay) and each spline flow of the portfolio on one training, counted as
-`fit` counts them. Of the two spline flows the one with the better validation
-value is shown, so splines have twice the work. zuko's `NSF` (five transforms, two layers of 128)
-is trained for as many CPU seconds as `fit` took: standardised columns, AdamW at 1e-3 with a warm-up
-and a cosine to zero, batches of 256, averaged weights, the best of 20 validations. Leads are
-paired, row by row, on the same test rows. Figures of tables that are not named are kept. A run that
-was stopped goes on.
+`fit` counts them. Of the two spline flows the one with the better validation value is shown, so
+splines have twice the work. zuko's `NSF` (five transforms, two layers of 128) is trained for as
+many CPU seconds as `fit` took: standardised columns, AdamW at 1e-3 with a warm-up and a cosine to
+zero, batches of 256, averaged weights, the best of 20 validations. Leads are paired, row by row, on
+the same test rows. Figures of tables that are not named are kept. A run that was stopped goes on.
 """
 
 from __future__ import annotations

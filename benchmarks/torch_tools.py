@@ -4,7 +4,7 @@
 
 A step of Hamiltonian Monte Carlo needs the gradient of a frozen model's log-density by its rows.
 Ours and normflows' `Residual` have the nets of `speed.py`, and normflows' the weights of our
-ResFlow; zuko's `NSF` has as many layers and its own defaults otherwise. The compiled step of
+ResFlow; zuko's `NSF` has as many layers of the same widths. The compiled step of
 training is one of Adam, by inductor, on a ResFlow of six blocks in the plane; the first calls,
 which compile, are not counted. Times are CPU times of one thread, medians of turns. Without
 `--publish` nothing is written.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 import zuko
 from cases import Case, Side, make_side
 from documents import README, markdown, publish
+from speed import timed
 from torch import Tensor
 
 from impflow_zoo import ResFlow, TabularConfig
@@ -42,9 +42,7 @@ def milliseconds(sides: dict[str, Run]) -> dict[str, float]:
         run()
     for _ in range(TURNS):
         for name, run in sides.items():
-            start = time.process_time()
-            run()
-            taken[name].append(1e3 * (time.process_time() - start))
+            taken[name].append(1e3 * timed(run))
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
@@ -117,16 +115,11 @@ def tables(figures: dict[str, dict[str, dict[str, float]]]) -> dict[str, str]:
         "compiled table": markdown(
             "rows | as written, ms | compiled, ms | times faster",
             [
-                (rows, *(f"{ms:.1f}" for ms in taken.values()), f"{speedup(taken):.2f}")
-                for rows, taken in steps.items()
+                (rows, f"{written:.1f}", f"{compiled:.1f}", f"{written / compiled:.2f}")
+                for rows, (written, compiled) in ((n, ms.values()) for n, ms in steps.items())
             ],
         ),
     }
-
-
-def speedup(taken: dict[str, float]) -> float:
-    """How many times faster compiled steps are."""
-    return taken["as written"] / taken["compiled"]
 
 
 def main() -> None:

@@ -128,9 +128,11 @@ def evaluate(
     from impflow_zoo.plots import pictures
 
     picture = picture and pictures.output_file(picture, (".png",))
+    paired = between_commas(columns or "")
+    if paired and picture is None:
+        raise ModelError("--columns are those of a picture: add --picture FILE")
     processes = together(device)
     loaded = registry.create_model(model, device=processes.device)
-    paired = between_commas(columns or "")
     if picture is not None:
         pictures.check_library(loaded)
         pictures.check_columns(loaded, paired)

@@ -49,7 +49,7 @@ def fit(
         found = fitting.fit(
             data,
             minutes,
-            _names(given),
+            between_commas(given or ""),
             out=out,
             weights=weights,
             ensemble=ensemble,
@@ -99,7 +99,7 @@ def init(
         raise ModelError(f"{out} exists: choose another --out")
     if not out.parent.is_dir():
         raise ModelError(f"{out}: the folder {out.parent} does not exist")
-    findings, text = first_recipe(data, _names(given), minutes, weights)
+    findings, text = first_recipe(data, between_commas(given or ""), minutes, weights)
     write_whole(out, text.encode())
     lines = [*findings.lines(), f"recipe: {out}"]
     run = Path("runs", Path(data).stem)
@@ -107,10 +107,6 @@ def init(
     lines.append(f"next: {shlex.join(train)}")
     known = {"recipe": str(out), "columns": findings.columns, "left_out": dict(findings.left_out)}
     print(json.dumps(known) if as_json else "\n".join(lines))
-
-
-def _names(given: str | None) -> tuple[str, ...]:
-    return tuple(between_commas(given)) if given else ()
 
 
 def _finite(value: float) -> float | None:

@@ -89,13 +89,20 @@ class Result:
         """Whether `round_trip` is more than 0.01."""
         return not self.round_trip <= LARGEST_ERROR
 
-    def _weighted(self) -> str:
+    def _weighted(self) -> str | None:
+        if self.row_weights is None:
+            return None
         of = "" if self.weights is None else f" of column {self.weights!r}"
-        return f"{self.effective_n or self.n:,.0f} rows of one weight would be as certain{of}"
+        return f"{effective_rows(self.row_weights):,.0f} rows of one weight would be as certain{of}"
 
-    def _beside_gaussian(self, unit: str) -> str:
+    def _on_card(self, unit: str) -> str | None:
+        return (
+            None if self.published is None else f"{self.published:.4f} {unit} ({self.published_on})"
+        )
+
+    def _beside_gaussian(self, unit: str) -> str | None:
         if self.gaussian is None:
-            return ""
+            return None
         gap = METRICS[self.metric].sign * (self.value - self.gaussian)
         words = "ahead of it" if gap >= 0 else "behind it"
         return f"{self.gaussian:.4f} {unit}, fitted to these rows; {abs(gap):.4f} {words}"
@@ -119,7 +126,8 @@ class Result:
         unit = METRICS[self.metric].unit
         split = f", split {self.split}" if self.split else ""
         skipped = f", {self.skipped} left out" if self.skipped else ""
-        lines = {
+        far = f", which is inaccurate: more than {LARGEST_ERROR}" * self.round_trip_inaccurate
+        lines: dict[str, str | None] = {
             "model": name,
             "data": f"{self.dataset}{split}: {self.n} rows{skipped}",
             self.metric.replace("_", " "): (
@@ -127,24 +135,17 @@ class Result:
             ),
             "weights": self._weighted(),
             "a Gaussian": self._beside_gaussian(unit),
-            "on the card": f"{self.published or 0:.4f} {unit} ({self.published_on})",
+            "on the card": self._on_card(unit),
             "estimator error": f"{self.estimator_stderr:.2e} {unit} (log-det {self.logdet})",
             "truncation": f"bound {self.truncation_bound:.2e}, tail {self.truncation_tail:.2e}",
             "solver": f"{self.solver_steps:.1f} evaluations per root",
-            "round trip": f"{self.round_trip:.2e} at most, {METRICS[self.metric].round_trip}",
+            "round trip": f"{self.round_trip:.2e} at most, {METRICS[self.metric].round_trip}{far}",
             "time": f"{self.seconds:.1f} s",
         }
-        if self.gaussian is None:
-            del lines["a Gaussian"]
-        if self.published is None:
-            del lines["on the card"]
-        if self.row_weights is None:
-            del lines["weights"]
         if self.logdet == "exact":
-            del lines["truncation"]
-            lines["estimator error"] = "none (log-det exact)"
-        if self.round_trip_inaccurate:
-            lines["round trip"] += f", which is inaccurate: more than {LARGEST_ERROR}"
+            lines |= {"truncation": None, "estimator error": "none (log-det exact)"}
         if self.predictive:
             lines["prediction of"] = "; ".join(map(str, self.predictive))
-        return "\n".join(f"{key:20} {' '.join(text.split())}" for key, text in lines.items())
+        return "\n".join(
+            f"{key:20} {' '.join(text.split())}" for key, text in lines.items() if text
+        )

@@ -44,7 +44,7 @@ def assert_all(conditions: Tensor, message: str) -> None:
 
     Such code does not wait for an answer, so it cannot say which rows they are.
     """
-    remedy = "the model says where if it is neither compiled nor exported"
+    remedy = "call the model itself, neither compiled nor exported: it says where"
     torch._assert_async(conditions.all(), f"{message}: {remedy}")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.evaluation.latents import through_latents
-from impflow_zoo.models.fields import ModelError, did_you_mean
+from impflow_zoo.models.fields import ModelError, require_names
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS, Metric
 from impflow_zoo.models.preprocessing import TablePreprocessing
@@ -86,10 +86,7 @@ def check_columns(model: FlowModel, columns: Sequence[str]) -> None:
     names, config = model.columns, model.config
     if columns and (len(names) < 3 or config.context_features is not None):
         raise ModelError("--columns: this model's picture shows no pairs of columns")
-    for name in columns:
-        if name not in names:
-            hint = did_you_mean(name, names) or f"; they are {', '.join(names)}"
-            raise ModelError(f"--columns: {name!r} is not a column of the model{hint}")
+    require_names("--columns", columns, names)
 
 
 def draw_density(
