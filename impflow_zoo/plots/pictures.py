@@ -262,6 +262,7 @@ def pairs(
     groups = [(samples, _MODEL, "samples of the model")]
     if rows is not None:
         groups.insert(0, (rows[:, columns], _DATA, "held-out data (below the diagonal)"))
+    groups = [(values.double(), *look) for values, *look in groups]  # too few bins fit into others
     rows = groups[0][0]
     low, high = rows.amin(dim=0), rows.amax(dim=0)
     margin = 0.05 * (high - low)
