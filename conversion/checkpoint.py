@@ -154,7 +154,8 @@ def names_of(model: FlowModel, checkpoint: Checkpoint) -> dict[str, str]:
             f"the settings describe {len(parts)} blocks and ActNorms, the weights have "
             f"{len(units)}: correct nblocks, actnorm, imagesize or fc_end by --set"
         )
-    paths, own, names = dict(zip(units, parts, strict=True)), model.state_dict(), {}
+    paths, own = dict(zip(units, parts, strict=True)), model.state_dict()
+    names: dict[str, str] = {}
     for place in checkpoint.places:
         path, part = paths[place.scale, place.index]
         name = f"{path}.{_name(part, place)}"
