@@ -231,41 +231,45 @@ def train_on(
         The last state, see `train`.
     """
     train_rows, validation_rows = splits
-    torch.manual_seed(recipe.training.seed)
-    config = _with_columns(recipe.config, train_rows)
-    model = model_class(recipe.model)(config).to(processes.device)
-    first = 0
-    if resume:
-        first = checkpoint_state(folder / CHECKPOINT, check_state).get("stage", 0)
-    if first >= len(recipe.runs):
-        raise CheckpointError(f"{folder.name} is in stage {first}, which the recipe does not have")
-    best: float | None = None
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-    for stage, settings in enumerate(recipe.runs[first:], start=first):
-        trainer = Trainer(
-            model,
-            settings,
-            train_rows,
-            validation_rows,
-            folder,
-            stage=stage,
-            processes=processes,
-            progress=progress,
-        )
-        if resume and stage == first:
-            trainer.resume()
-        elif stage:
-            trainer.go_on(best)
-        else:
-            trainer.prepare(start)
-        if processes.first:
-            write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
-        if not trainer.finished:
-            trainer.run(deadline)
-        best = trainer.state["best"]
-        if trainer.stopped or best is None:
-            break
-    return {**trainer.state, "ended": trainer.ended}
+    own = [processes.device] if processes.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=own):  # the caller's random numbers stay as they are
+        torch.manual_seed(recipe.training.seed)
+        config = _with_columns(recipe.config, train_rows)
+        model = model_class(recipe.model)(config).to(processes.device)
+        first = 0
+        if resume:
+            first = checkpoint_state(folder / CHECKPOINT, check_state).get("stage", 0)
+        if first >= len(recipe.runs):
+            raise CheckpointError(
+                f"{folder.name} is in stage {first}, which the recipe does not have"
+            )
+        best: float | None = None
+        deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+        for stage, settings in enumerate(recipe.runs[first:], start=first):
+            trainer = Trainer(
+                model,
+                settings,
+                train_rows,
+                validation_rows,
+                folder,
+                stage=stage,
+                processes=processes,
+                progress=progress,
+            )
+            if resume and stage == first:
+                trainer.resume()
+            elif stage:
+                trainer.go_on(best)
+            else:
+                trainer.prepare(start)
+            if processes.first:
+                write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
+            if not trainer.finished:
+                trainer.run(deadline)
+            best = trainer.state["best"]
+            if trainer.stopped or best is None:
+                break
+        return {**trainer.state, "ended": trainer.ended}
 
 
 def _shortened(recipe: Recipe) -> Recipe:

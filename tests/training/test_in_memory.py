@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas
 import pytest
+import torch
 from support.small_models import write_recipe
 
 from impflow_zoo import create_model, train
@@ -22,6 +23,15 @@ def test_rows_in_memory_are_those_of_a_file(tmp_path, data):
     assert state["best"] == of_file["best"]
     named = ("x", "y") if isinstance(data, pandas.DataFrame) else ()
     assert create_model(tmp_path / "run").config.columns == named
+
+
+def test_training_leaves_the_random_numbers_of_the_caller_alone(tmp_path):
+    recipe = write_recipe(tmp_path / "recipe")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(recipe, out=tmp_path / "run", progress=False)
+    assert torch.equal(torch.rand(3), expected)
 
 
 @pytest.mark.parametrize(
