@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import watched
 from impflow_zoo.numerics.modes import is_plain, recording
@@ -30,8 +29,9 @@ class Kept(Generic[T]):
 
     Tensors have a version, which every operation of torch in place raises. An edit of
     ``tensor.data`` leaves no trace but in the entries: of these there is a checksum. Settings are
-    compared by identity. Copies and pickles are empty. Threads may use it at once: the worst is
-    that several make the same value.
+    compared by identity. Nothing is kept if they hold a class that is not of this package, whose
+    code may read anything, or a tensor that is neither parameter nor buffer. Copies and pickles are
+    empty. Threads may use it at once: the worst is that several make the same value.
     """
 
     def __init__(self) -> None:
@@ -49,6 +49,8 @@ class Kept(Generic[T]):
         versions = [-1 if t.is_inference() else t._version for t in tensors]
         checksum, state = _checksum(tensors), self._state
         if state is None or not _is_same(state, versions, checksum, settings):
+            if not all(map(_is_known, settings)):
+                return make()
             with recording(mode=False):  # tensors of inference mode could not enter graphs later
                 state = self._state = versions, checksum, settings, make()
         return state[3]
@@ -59,9 +61,13 @@ class Kept(Generic[T]):
 
 def _checksum(tensors: Sequence[Tensor]) -> Tensor:
     """One number for every 256 entries of the tensors: their sum, each with a weight of its own."""
-    entries = torch.cat([t.detach().flatten() for t in tensors])
-    rows = functional.pad(entries, (0, -len(entries) % _ROW)).view(-1, _ROW)
-    return rows @ torch.arange(1, _ROW + 1, dtype=rows.dtype, device=rows.device).sqrt()
+    filling = tensors[0].new_zeros(-sum(t.numel() for t in tensors) % _ROW)
+    rows = torch.cat([*(t.flatten() for t in tensors), filling]).view(-1, _ROW)
+    return rows @ torch.logspace(0, 1, _ROW, dtype=rows.dtype, device=rows.device)
+
+
+def _is_known(setting: object) -> bool:
+    return is_ours(setting) if isinstance(setting, type) else not isinstance(setting, Tensor)
 
 
 def _is_same(
@@ -80,13 +86,12 @@ def _is_same(
 def sources(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Sources | None:
     """All tensors of a net, and the settings of its modules.
 
-    None if what is made of them may not be kept: if gradients flow to them, or if nobody knows what
-    else it depends on. Code within `torch.compile` and transforms of `torch.func` keeps nothing.
+    None if what is made of them may not be kept, as gradients flow to them. Code within
+    `torch.compile` and transforms of `torch.func` keeps nothing.
 
     Arguments:
         net: the net.
-        kinds: the classes whose attributes count, if they are of this package. Modules of such a
-            class that are not are unknown; modules of other classes are called, not kept.
+        kinds: the classes whose attributes count. Modules of other classes are called, not kept.
     """
     if is_plain():
         return None
@@ -100,10 +105,7 @@ def sources(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Sources | Non
     settings: list[object] = [*modules]
     for module in modules:
         if isinstance(module, kinds):
-            values = vars(module).values()
-            if not is_ours(type(module)) or any(isinstance(value, Tensor) for value in values):
-                return None
-            settings += (watched(module), *values)
+            settings += (type(module), watched(module), *vars(module).values())
     return [*tensors, *buffers], settings
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import watched
 from impflow_zoo.lipschitz.folded_layers import FoldedLayers
-from impflow_zoo.lipschitz.kept import Kept, is_ours
+from impflow_zoo.lipschitz.kept import Kept
 from impflow_zoo.numerics.finite import NotFiniteError, overflows, too_large
 from impflow_zoo.numerics.modes import is_plain, is_transforming, without_autocast
 
@@ -106,9 +106,7 @@ class SpectralLayer(LipschitzLayer):
         find = self.converged if find is None else find
         if is_plain():
             return find().detach()  # derivatives of singular vectors may be infinite
-        if not is_ours(type(self)):
-            return find()
-        settings = [self, *vars(self).values()]
+        settings = [type(self), self, *vars(self).values()]
         return self.kept.get(((self.weight, self.vector), settings), partial(self._measure, find))
 
     def _measure(self, find: Callable[[], Tensor]) -> Tensor:

@@ -86,7 +86,7 @@ class _Rows:
         better = (error < self.best) & going
         self.best = torch.where(better, error, self.best)
         self.usable = error <= 10 * self.best
-        masks = seen(torch.stack((better, self.usable, self.going()), dim=1))
+        masks = seen(torch.stack((better, self.usable, self.going())).mT)
         gained, usable, left = masks.sum(dim=0).tolist()  # the host waits once
         self.point, old = point, self.best_point
         every = len(masks)

@@ -47,9 +47,8 @@ class Method:
         assert self.last is not None
         step = point - self.last
         length = wide_norm(step.chunk(2, dim=1)[1])
-        return step.div_(length[:, None]).nan_to_num_(
-            0.0, 0.0, 0.0
-        )  # none where the residual did not change
+        # None where the residual did not change.
+        return step.div_(length[:, None]).nan_to_num_(0.0, 0.0, 0.0)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these rows only, given by their indices."""
