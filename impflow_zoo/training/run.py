@@ -25,6 +25,7 @@ from impflow_zoo.models.memory import enough_memory
 from impflow_zoo.models.registry import locate
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
+from impflow_zoo.numerics.modes import recording
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.folders import check_new, check_resumed, check_resumed_ensemble
@@ -232,7 +233,8 @@ def train_on(
     """
     train_rows, validation_rows = splits
     own = [processes.device] if processes.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=own):  # the caller's random numbers stay as they are
+    # Gradients are needed whatever the caller's mode, and the caller's random numbers stay.
+    with recording(), torch.random.fork_rng(devices=own):
         torch.manual_seed(recipe.training.seed)
         config = _with_columns(recipe.config, train_rows)
         model = model_class(recipe.model)(config).to(processes.device)

@@ -34,6 +34,17 @@ def test_training_leaves_the_random_numbers_of_the_caller_alone(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_records_gradients_where_the_caller_does_not(tmp_path, mode):
+    """As in a notebook that has turned them off for all of its cells."""
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None, "validation_rows": 50})
+    state = train(recipe, data=FRAME, out=tmp_path / "run", progress=False)
+    with mode():
+        found = train(recipe, data=FRAME, out=tmp_path / "other", progress=False)
+        assert not torch.is_grad_enabled()
+    assert found["best"] == state["best"]
+
+
 @pytest.mark.parametrize(
     ("data", "held_out", "message"),
     [
