@@ -26,6 +26,7 @@ from impflow_zoo.models.registry import locate
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.settings import is_real
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.folders import check_new, check_resumed, check_resumed_ensemble
@@ -92,6 +93,8 @@ def train(
             run trains in the folder.
         NotEnoughMemoryError: if a step needs more memory than there is.
     """
+    if max_minutes is not None and not (is_real(max_minutes) and max_minutes >= 0):
+        raise ModelError(f"max_minutes={max_minutes!r}: a number of at least 0 is needed")
     path = Path(recipe_file)
     data = os.fspath(data) if isinstance(data, os.PathLike) else data
     recipe = read_recipe(path)

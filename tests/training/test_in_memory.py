@@ -9,6 +9,7 @@ from support.small_models import write_recipe
 
 from impflow_zoo import create_model, train
 from impflow_zoo.data import DataError, open_toy
+from impflow_zoo.models.fields import ModelError
 
 ROWS = open_toy("moons", 200).rows(range(200))
 FRAME = pandas.DataFrame(ROWS.numpy(), columns=["x", "y"])
@@ -56,3 +57,9 @@ def test_mistakes_are_named(tmp_path, data, held_out, message):
     recipe = write_recipe(tmp_path, data={"dataset": None, "validation_rows": held_out})
     with pytest.raises(DataError, match=message):
         train(recipe, data=data, out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("minutes", [-1, float("nan"), "5"])
+def test_minutes_that_are_none_are_named(tmp_path, minutes):
+    with pytest.raises(ModelError, match="max_minutes=.*: a number of at least 0 is needed"):
+        train(write_recipe(tmp_path), out=tmp_path / "run", max_minutes=minutes)
