@@ -57,7 +57,7 @@ def in_memory(data: Any, names: Sequence[str] = ()) -> Columns | None:
     large = [data.dtype.kind != "f" and _is_rounded(data[:, i]) for i in range(data.shape[1])]
     return Columns(
         names,
-        {n: values[:, i] for i, n in enumerate(names) if not large[i]},
+        {n: values[:, i].copy() for i, n in enumerate(names) if not large[i]},
         {n: TOO_LARGE for i, n in enumerate(names) if large[i]},
     )
 

@@ -129,12 +129,6 @@ def test_whole_numbers_of_an_array_that_float64_rounds_are_no_column() -> None:
         assert open_table(numpy.array([[2**53 + 1, 1], [-1, 2]])).columns == ("x1",)
 
 
-def test_what_is_masked_is_missing() -> None:
-    masked = numpy.ma.masked_greater(numpy.array([[1.0, 2.0], [3.0, 1e20]]), 1e10)
-    with pytest.raises(DataError, match="row 1, column 'x1' is nan"):
-        open_table(masked)
-
-
 def test_index_left_by_pandas_is_no_feature(tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / "t.csv")
     with pytest.warns(LeftOutWarning, match="'Unnamed: 0' has no name, as an index"):
