@@ -10,11 +10,18 @@ from impflow_zoo.data.limits import check_unfolded
 from impflow_zoo.data.parquet_files import unfolded
 from impflow_zoo.data.source import DataError
 
-__all__ = ["FORMATS", "check_images", "check_tables", "require_images", "require_tables"]
+__all__ = [
+    "FORMATS",
+    "PIXELS",
+    "check_images",
+    "check_tables",
+    "require_images",
+    "require_tables",
+]
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
-_PIXELS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_IMAGES = (*_PIXELS, *FORMATS)  # which may hold images, or tell of them
+PIXELS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_IMAGES = (*PIXELS, *FORMATS)  # which may hold images, or tell of them
 
 
 def require_tables(names: Iterable[str]) -> None:

@@ -25,6 +25,7 @@ from impflow_zoo.data.files import (
 from impflow_zoo.data.parquet_files import flat_columns
 from impflow_zoo.data.sets import builder_of, files_of_builder, quietly, refuse_other_places
 from impflow_zoo.data.source import DataError, UnknownSplitError
+from impflow_zoo.data.unread import warn_of_unread
 
 __all__ = [
     "FoundImages",
@@ -90,6 +91,8 @@ def find_table(
     here = _on_disk(dataset)
     path = here or _fetched(dataset, revision, require_tables)
     files = {_split_of(path): [path]} if path.is_file() else _files_of(dataset, path)
+    if here and here.is_dir():
+        warn_of_unread(dataset, here, files)
     split = pick_split(dataset, list(files), split)
     found = files[split]
     check_tables(found)
@@ -130,6 +133,8 @@ def find_images(
         with named_as(dataset, None if here else path):
             builder = _local_builder(dataset, path)
     files = files_of_builder(builder)
+    if here and here.is_dir():
+        warn_of_unread(dataset, here, {name: map(Path, part) for name, part in files.items()})
     split = pick_split(dataset, list(files or builder.info.splits or ()), split)
     name, kind = f"{dataset} ({split})", builder.info.builder_name
     if kind in ("csv", "json"):

@@ -41,7 +41,7 @@ class UnknownSplitError(DataError):
 
 
 class LeftOutWarning(UserWarning):
-    """A row of a set cannot be read and is left out, as asked, or a column holds no numbers."""
+    """Rows that cannot be read, columns without numbers, or files of a folder are left out."""
 
 
 @dataclass(frozen=True)

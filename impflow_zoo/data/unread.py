@@ -1,0 +1,53 @@
+"""Files of a folder that `datasets` leaves out without a word."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from impflow_zoo.data.columns import listed
+from impflow_zoo.data.files import FORMATS, PIXELS
+from impflow_zoo.data.source import LeftOutWarning
+
+__all__ = ["warn_of_unread"]
+
+_TABLES = (".csv", ".jsonl", ".parquet")  # files of settings are JSON, too
+_PICTURES = (*PIXELS, ".avif", ".heic", ".heif")
+
+
+def warn_of_unread(dataset: str, folder: Path, files: Mapping[str, Iterable[Path]]) -> None:
+    """Name the files of a folder that seem to belong to it but are in none of its splits.
+
+    `datasets` reads one type of files. Where words such as `test` or `val` in names tell splits,
+    it reads only files with such names: one photo called `test.jpg` leaves out all others.
+
+    Arguments:
+        dataset: the name of the set.
+        folder: where it is.
+        files: the files of each split.
+    """
+    read = {os.path.abspath(file) for part in files.values() for file in part}
+    kinds = {Path(file).suffix.lower() for file in read}
+    looked_for = _TABLES if kinds <= FORMATS.keys() else _PICTURES
+    found = sorted(path for path in _visible(folder) if path.suffix.lower() in looked_for)
+    unread = [path for path in found if os.path.abspath(path) not in read]
+    if not (read and unread):
+        return
+    count = "1 file is" if len(unread) == 1 else f"{len(unread):,} files are"
+    names = listed([path.relative_to(folder).as_posix() for path in unread])
+    warnings.warn(
+        f"{dataset}: {count} not read: {names} (splits: {', '.join(files)}). Files of one type are "
+        "read, and if names hold words such as train, val or test, only files with such names: "
+        "rename these, or put all into folders train, validation and test",
+        LeftOutWarning,
+        stacklevel=4,
+    )
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """The files below a folder, less those that `datasets` takes for hidden."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        yield from (Path(place, name) for name in names if not name.startswith((".", "__")))
