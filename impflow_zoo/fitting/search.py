@@ -53,8 +53,8 @@ _HEAD = """impflow-zoo train FOLDER/recipe.yaml --data FOLDER/data
 FOLDER: the folder that `impflow-zoo fit` has written; its rows are shuffled and split"""
 
 
-class StoppedFitError(Exception):
-    """A signal has asked to stop."""
+class StoppedFitError(KeyboardInterrupt):
+    """A signal has asked to stop: whoever goes on after errors, as searches do, is to stop, too."""
 
 
 @dataclass(frozen=True)

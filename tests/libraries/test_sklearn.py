@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 
 import numpy
 import pandas
@@ -18,6 +20,7 @@ from sklearn.utils.estimator_checks import check_estimator, estimator_checks_gen
 
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.sklearn import FlowDensity, FlowRegressor
+from impflow_zoo.training.trainer import Trainer
 
 RANDOM = numpy.random.default_rng(0)
 X = RANDOM.normal(size=(200, 2)) @ [[1.0, 0.8], [0.0, 0.6]] + [3.0, -1.0]
@@ -212,3 +215,18 @@ def test_levels_out_of_range_are_refused():
     regressor = FlowRegressor(**QUICK).fit(X, X[:, 0] ** 2)
     with pytest.raises(ValueError, match=r"q=\[0, 0.5\]: levels between 0 and 1"):
         regressor.predict_quantiles(X, [0, 0.5])
+
+
+def test_an_interrupt_stops_a_cross_validation_as_a_whole(monkeypatch):
+    step, fits = Trainer.step, []
+
+    def interrupted(self):
+        if self.state["step"] == 0:
+            fits.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # a score of NaN, and the next fit, would be no answer
+        cross_val_score(FlowDensity(**SMALL), X, cv=3)
+    assert len(fits) == 1
