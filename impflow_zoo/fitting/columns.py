@@ -130,6 +130,8 @@ def describe(
         DataError: if a context column does not exist or is not numeric, or if no column or fewer
             than ten rows are left.
     """
+    import numpy
+
     _check_given(table, given, name)
     left_out = {c: _reason(text) for c, text in table.reasons.items() if c != GROUP}
     numbers = {c: v for c, v in table.numbers.items() if c != GROUP}
@@ -181,6 +183,11 @@ def describe(
         notes.append(
             f"{copies:,} rows are copies of others: scores are too good where one is in training "
             f"and one in test; drop them, or number what belongs together in a column {GROUP!r}"
+        )
+    if table.groups is not None:
+        notes.append(
+            f"rows of one {GROUP!r} stay together, in {len(numpy.unique(table.groups[whole])):,} "
+            "groups: rename the column if it is one to model"
         )
     return Findings(
         columns,

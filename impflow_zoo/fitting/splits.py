@@ -31,7 +31,7 @@ def split(
     """The rows of each split, in a random order.
 
     Splits that the table has are kept; those that it lacks are taken from its rows at random, a
-    tenth of them, 10,000 at most. Rows of a group stay together.
+    tenth of them, 10,000 at most. Rows of a group stay together, and the test has two groups.
 
     Arguments:
         table: the table.
@@ -40,7 +40,8 @@ def split(
         test: whether to hold test rows out.
 
     Raises:
-        DataError: if a split lacks a column or is empty, or if a value is absurd for its column.
+        DataError: if a split lacks a column or is empty, if the test has one row or one group, or
+            if a value is absurd for its column.
     """
     import numpy
 
@@ -54,16 +55,29 @@ def split(
     unique, place = numpy.unique(labels, return_inverse=True)
     order = numpy.argsort(generator.permutation(len(unique))[place], kind="stable")
     size = min(_MOST, max(2, round(_PART * len(values))))
-    start = 0
+    start, kinds = 0, labels[order]
     for name in (*lacking, "train"):
-        end = len(order) if name == "train" else _end_of_group(labels[order], start + size)
+        least = _end_of_group(kinds, start + 1) + 1 if name == "test" else 0  # of two groups
+        end = len(order) if name == "train" else _end_of_group(kinds, max(start + size, least))
         part = generator.permutation(order[start:end])
         extras = (None if one is None else one[part] for one in (groups, weights))
         found[name] = _source(name, findings, values[part], *extras)
         start = end
     for name in (name for name in wanted[1:] if name in own):
         found[name] = _source(name, findings, *own[name])
+    if test:
+        _check_test(found["test"], table.name)
     return {name: found[name] for name in wanted}
+
+
+def _check_test(rows: TableSource, name: str) -> None:
+    """Refuse rows that are too few for the error of a mean, before models are trained."""
+    groups = rows.groups
+    kind, count = ("row", len(rows)) if groups is None else ("group", len(groups.unique()))
+    if count < 2:
+        raise DataError(
+            f"{name}: the test has one {kind}, so its score would have no error: hold out more"
+        )
 
 
 def _end_of_group(labels: numpy.ndarray, end: int) -> int:
@@ -104,7 +118,10 @@ def _source(
     weights: numpy.ndarray | None,
 ) -> TableSource:
     if not len(values):
-        raise DataError(f"no rows are left for {name}: too few rows or groups")
+        few = "rows"
+        if groups is not None:
+            few = f"groups, of the column {GROUP!r}: rename it if it names none"
+        raise DataError(f"no rows are left for {name}: too few {few}")
     numbers = None if groups is None else torch.from_numpy(groups.astype("int64"))
     rows = torch.from_numpy(values.copy())
     return TableSource(

@@ -1,4 +1,4 @@
-"""Files of a folder that no split has are named: the word test in one name leaves out the others."""
+"""Files of a folder that no split has are named: a photo called test.png leaves out the others."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ def made(folder: Path, names: Sequence[str]) -> Path:
         (["a.csv", "b.csv", "c.parquet"], "1 file is not read: c.parquet"),
     ],
 )
-def test_tables_that_are_not_read_are_named(
-    tmp_path: Path, names: list[str], unread: str
-) -> None:
+def test_tables_that_are_not_read_are_named(tmp_path: Path, names: list[str], unread: str) -> None:
     folder = made(tmp_path / "set", names)
     split = "train" if "train.csv" in names else None
     with pytest.warns(LeftOutWarning) as seen:
@@ -63,16 +61,15 @@ def test_tables_that_are_not_read_are_named(
         (["0.png", "1.heic"], "1 file is not read: 1.heic"),
     ],
 )
-def test_images_that_are_not_read_are_named(
-    tmp_path: Path, names: list[str], unread: str
-) -> None:
+def test_images_that_are_not_read_are_named(tmp_path: Path, names: list[str], unread: str) -> None:
     folder = made(tmp_path / "set", names)
     with pytest.warns(LeftOutWarning, match=f": {unread} "):
         assert len(ImageSource.open(str(folder), None, FORM)) == 1
 
 
 def test_what_is_no_data_is_not_named(tmp_path: Path) -> None:
-    names = ["0.png", "9.png", "notes.txt", ".DS_Store", "._0.png", ".cache/1.png", "__x/2.png", "labels.csv"]
+    hidden = [".DS_Store", "._0.png", ".cache/1.png", "__x/2.png"]
+    names = ["0.png", "9.png", "notes.txt", "labels.csv", *hidden]
     assert len(ImageSource.open(str(made(tmp_path / "images", names)), None, FORM)) == 2
     names = ["train.csv", "test.csv", "photo.png", "config.json", "README.md"]
     assert len(open_table(made(tmp_path / "tables", names), "test")) == 2

@@ -117,6 +117,11 @@ def test_copies_of_rows_are_named():
     assert describe(in_memory(twice.round(1))).notes == ()  # rounded rows may well be alike
 
 
+def test_it_is_said_that_groups_stay_together():
+    (note,) = found(group=numpy.arange(ROWS) % 4).notes
+    assert note.startswith("rows of one 'group' stay together, in 4 groups: rename the column if")
+
+
 def test_bounds_and_periods_are_proposed_and_not_assumed():
     uniform = RANDOM.random(ROWS)
     findings = found(part=uniform**2, size=numpy.exp(2 * A), turn=360 * RANDOM.random(ROWS))

@@ -38,12 +38,29 @@ def test_a_tenth_is_held_out_twice_and_no_row_is_lost():
 def test_rows_of_a_group_stay_together(groups):
     frame = FRAME.assign(group=groups)
     if len(set(groups)) == 2:
-        with pytest.raises(ValueError, match="no rows are left for train"):
+        with pytest.raises(ValueError, match="left for train: too few groups, of the column"):
             splits(frame)
         return
     found = splits(frame)
     of_split = [set(rows.groups.tolist()) for rows in found.values()]
     assert sum(map(len, of_split)) == len(set.union(*of_split)) == 20
+
+
+@pytest.mark.parametrize("groups", [4, 7, 10, 50])
+def test_the_test_has_two_groups_at_least_so_that_its_score_has_an_error(groups):
+    found = splits(FRAME.assign(group=numpy.arange(100) % groups))
+    assert len(found["test"].groups.unique()) >= 2
+    assert all(len(rows) for rows in found.values())
+
+
+@pytest.mark.parametrize(
+    ("test", "reason"), [(FRAME[:1], "one row"), (FRAME[:9].assign(group=7), "one group")]
+)
+def test_a_test_whose_score_has_no_error_is_refused_before_the_training(tmp_path, test, reason):
+    for name, part in {"train": FRAME.assign(group=range(100)), "test": test}.items():
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(DataError, match=f"the test has {reason}, so its score would have no error"):
+        splits(tmp_path)
 
 
 def test_a_folder_keeps_its_splits(tmp_path):
