@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -15,8 +13,8 @@ import pandas
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.checkout import CHECKOUT
 from support.fits import ENTRANTS, small_fit
+from support.forks import Forked
 
 from impflow_zoo import Ensemble, create_model, evaluate, fit, training
 from impflow_zoo.data import DataError, open_toy
@@ -96,11 +94,7 @@ small_fit(Path(sys.argv[1]))
 @pytest.mark.parametrize("steps", [2, pytest.param(25, marks=pytest.mark.slow)])
 def test_a_fit_that_was_killed_goes_on_to_the_same_end(whole, tmp_path, steps):
     out = tmp_path / "killed"
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, out, str(steps)],
-        env={**os.environ, "PYTHONPATH": f"{CHECKOUT}:{CHECKOUT / 'tests'}"},
-        check=False,
-    )
+    ended = Forked("-c", KILLED, out, steps).ended()
     assert ended.returncode == -signal.SIGKILL
     if steps > 2:
         assert create_model(out).config.features == 2  # the best so far
