@@ -8,20 +8,42 @@ So a law meets all its settings, each with some of the blocks.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Mapping
 from typing import Any
 
 import pytest
 
-__all__ = ["crossed"]
+__all__ = ["crossed", "first_of_each"]
 
 
-def crossed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Any]:
-    """All pairs of values; the fast tests take each of the first once, with the second in turn."""
+def crossed(
+    one: Mapping[str, Any], other: Mapping[str, Any], seldom: Container[str] = ()
+) -> list[Any]:
+    """All pairs of values; the fast tests take each of the first once, with the second in turn.
+
+    They leave out the first ones that are to be tested seldom.
+    """
+
+    def fast(i: int, x: str, j: int) -> bool:
+        return i % len(other) == j and x not in seldom
+
     return [
-        pytest.param(a, b, id=f"{x}-{y}", marks=() if i % len(other) == j else pytest.mark.slow)
+        pytest.param(a, b, id=f"{x}-{y}", marks=() if fast(i, x, j) else pytest.mark.slow)
         for i, (x, a) in enumerate(one.items())
         for j, (y, b) in enumerate(other.items())
+    ]
+
+
+def first_of_each(kind: Callable[[str], object], names: Iterable[str]) -> list[Any]:
+    """All names; the fast tests take the first one of each kind."""
+    first: dict[object, str] = {}
+    return [
+        pytest.param(
+            name,
+            id=name,
+            marks=() if first.setdefault(kind(name), name) == name else pytest.mark.slow,
+        )
+        for name in names
     ]
 
 
