@@ -7,6 +7,7 @@ import math
 import re
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.zoo.record import Record
 
-pytest.importorskip("gradio", reason="the demo needs the extra demo")
 pytest.importorskip("matplotlib", reason="the demo needs the extra demo")
 api = pytest.importorskip("playwright.sync_api", reason="pip install playwright drives a browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to drive")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to drive"),
+    pytest.mark.skipif(find_spec("gradio") is None, reason="the demo needs the extra demo"),
+]
 
 TABLE, PLANE = "impflow-power-plant", "impflow-8gaussians"
 GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist14-given-label"

@@ -67,10 +67,9 @@ def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
     assert f"impflow-zoo evaluate {whole.folder}" in report
 
 
-def test_the_same_seed_gives_the_same_fit(whole, tmp_path):
-    assert_same_fit(whole.folder, small_fit(tmp_path / "again").folder)
-    other = small_fit(tmp_path / "other", seed=1)
-    assert other.best.value != whole.best.value
+def test_another_seed_gives_another_fit(whole, tmp_path):
+    """The same one gives the same, also where it was interrupted: see below."""
+    assert small_fit(tmp_path / "other", seed=1).best.value != whole.best.value
 
 
 KILLED = """

@@ -34,16 +34,14 @@ def crossed(
     ]
 
 
-def first_of_each(kind: Callable[[str], object], names: Iterable[str]) -> list[Any]:
-    """All names; the fast tests take the first one of each kind."""
-    first: dict[object, str] = {}
+def first_of_each(kind: Callable[[Any], object], values: Iterable[Any]) -> list[Any]:
+    """All values; the fast tests take the first one of each kind."""
+    first: dict[object, Any] = {}
     return [
         pytest.param(
-            name,
-            id=name,
-            marks=() if first.setdefault(kind(name), name) == name else pytest.mark.slow,
+            value, marks=() if first.setdefault(kind(value), value) == value else pytest.mark.slow
         )
-        for name in names
+        for value in values
     ]
 
 

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from support import staged_folder
 from support.dealt import first_of_each
+from support.kinds import kind
 from support.snippets import run_snippet
 
 from impflow_zoo import ResFlow
@@ -18,7 +19,6 @@ from impflow_zoo.models import registry
 from impflow_zoo.models.config import to_json
 from impflow_zoo.models.folder import (
     CARD,
-    CONFIG,
     RECIPE,
     RESULTS,
     TRAINING,
@@ -30,22 +30,14 @@ from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.record import Record
 
 NAMES = [path.parent.name for path in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
-
-
 LARGE = [name for name in NAMES if name.endswith(("-cifar10", "-imagenet64-5bit", "-mnist"))]
 OTHERS = [name for name in NAMES if name not in LARGE]
 
 
-def kind(name: str) -> tuple[object, ...]:
-    """What the lines of a card depend on."""
-    config = json.loads((registry.zoo_folder() / name / CONFIG).read_text())["config"]
-    given = (bool(config.get(name)) for name in ("columns", "context_features", "periodic"))
-    return name.partition("-")[0], config["kind"], *given
-
-
 @pytest.mark.parametrize(
     "name",
-    first_of_each(kind, OTHERS) + [pytest.param(name, marks=pytest.mark.slow) for name in LARGE],
+    first_of_each(lambda name: kind(registry.zoo_folder() / name), OTHERS)
+    + [pytest.param(name, marks=pytest.mark.slow) for name in LARGE],
 )
 def test_snippets_of_the_zoo_run_as_printed(name, capsys):
     run_snippet((registry.zoo_folder() / name / CARD).read_text())
