@@ -104,7 +104,7 @@ class Page:
     """One user's page."""
 
     def __init__(self, context: Any, address: str) -> None:
-        self.tab, self.asked = context.new_page(), []
+        self.tab, self.asked, self._used = context.new_page(), [], False
         self.tab.set_default_timeout(1000 * PATIENCE)
         self.tab.on("request", lambda request: self.asked.append(request.url))
         self.tab.goto(address)
@@ -134,11 +134,12 @@ class Page:
 
     def begin(self, model: str) -> None:
         """Show a model as at first, whatever was done on this page before."""
-        if self.tab.get_by_label("Model", exact=True).input_value() == model:
+        if self.tab.get_by_label("Model", exact=True).input_value() != model:
+            self.choose(model)
+        elif self._used:
             self.tab.reload()
             self.settled()
-        else:
-            self.choose(model)
+        self._used = True
 
     def choose(self, model: str) -> None:
         """Choose a model."""
