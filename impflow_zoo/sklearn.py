@@ -75,7 +75,10 @@ class _FlowEstimator(BaseEstimator):
             entrants = candidates(findings)
             rounds = plan(prices(entrants, findings, splits), 60 * self.minutes)
         else:
-            entrants, rounds = [own_candidate(self.model, self.config)], Plan()
+            entrants, rounds = (
+                [own_candidate(self.model, self.config, len(findings.columns))],
+                Plan(),
+            )
         found = fit_splits(
             findings,
             splits,
@@ -134,12 +137,11 @@ class FlowDensity(_FlowEstimator):
             ValueError: for missing values, weights that are negative or all zero, or columns that
                 have no density: constant ones, copies, linear functions of others.
         """
-        names = _names(X)
         rows = validate_data(self, X, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS)
-        columns = in_memory(rows, names)
+        columns = in_memory(rows, _names(X))
         assert columns is not None
         self._find(columns, sample_weight=sample_weight)
-        self._framed = bool(names)
+        self._columns = X.columns if has_names(X) else None
         return self
 
     def score_samples(self, X: Any) -> numpy.ndarray:  # noqa: N803
@@ -156,11 +158,11 @@ class FlowDensity(_FlowEstimator):
         check_is_fitted(self, "model_")
         generator = _generator(random_state)
         rows = self.model_.sample(int(n_samples), generator=generator).double().numpy(force=True)
-        if not self._framed:
+        if self._columns is None:
             return rows
         import pandas
 
-        return pandas.DataFrame(rows, columns=self.feature_names_in_)
+        return pandas.DataFrame(rows, columns=self._columns)
 
     def _checked(self, X: Any) -> numpy.ndarray:  # noqa: N803
         check_is_fitted(self, "model_")
@@ -190,23 +192,25 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         """Find the density of a target given features.
 
         Arguments:
-            X: features with shape `(n, d)`, an array or a DataFrame; ten rows at least.
+            X: features with shape `(n, d)`, an array or a DataFrame; ten rows at least. Features
+                that are constant in them are left out.
             y: the target, `(n,)`.
             sample_weight: as for `FlowDensity`.
 
         Raises:
-            ValueError: for missing values, for constant columns, or for weights that are negative
-                or all zero.
+            ValueError: for missing values, for a constant target, if all features are constant, or
+                for weights that are negative or all zero.
         """
         names = _names(X)
         features, target = validate_data(
             self, X, y, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS, y_numeric=True
         )
-        given = names or [f"x{i}" for i in range(features.shape[1])]
-        own = _free(str(getattr(y, "name", None) or "y"), (*given, GROUP))
-        numbers = {name: features[:, i] for i, name in enumerate(given)}
-        columns = Columns((own, *given), {own: target.astype(float), **numbers}, {})
-        self._find(columns, given, sample_weight)
+        names = names or [f"x{i}" for i in range(features.shape[1])]
+        own = _free(str(getattr(y, "name", None) or "y"), (*names, GROUP))
+        self._used = _varying(features)
+        numbers = {names[i]: features[:, i] for i in self._used}
+        columns = Columns((own, *numbers), {own: target.astype(float), **numbers}, {})
+        self._find(columns, list(numbers), sample_weight)
         return self
 
     def predict(self, X: Any) -> numpy.ndarray:  # noqa: N803
@@ -241,23 +245,25 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
     def score_samples(self, X: Any, y: Any) -> numpy.ndarray:  # noqa: N803
         """Log-density of the target given the features, in nats, `(n,)`."""
         check_is_fitted(self, "model_")
-        features, target = validate_data(self, X, y, dtype=numpy.float64, reset=False)
+        features, target = validate_data(
+            self, X, y, dtype=numpy.float64, reset=False, y_numeric=True
+        )
         rows = torch.tensor(target, dtype=torch.float64)[:, None]
-        return _log_prob(self.model_, rows, torch.tensor(features))
+        return _log_prob(self.model_, rows, torch.tensor(features[:, self._used]))
 
     def _context(self, X: Any) -> Tensor:  # noqa: N803
         check_is_fitted(self, "model_")
         features = validate_data(self, X, dtype=numpy.float64, reset=False)
-        return torch.tensor(features).to(next(self.model_.parameters()))
+        return torch.tensor(features[:, self._used]).to(next(self.model_.parameters()))
 
     @torch.no_grad()
     def _drawn(self, X: Any, noise: Tensor) -> numpy.ndarray:  # noqa: N803
         """The target at each row for some noise, the same at all rows, `(n, len(noise))`."""
         parts = []
-        for context in self._context(X).split(max(1, 10_000 // len(noise))):
+        for context in self._context(X).split(max(1, 10_000 // max(1, len(noise)))):
             rows = context.repeat_interleave(len(noise), dim=0)
             z = noise.to(context).repeat(len(context))[:, None]
-            parts.append(self.model_.decode(z, rows)[:, 0].view(len(context), -1))
+            parts.append(self.model_.decode(z, rows)[:, 0].view(len(context), len(noise)))
         found: numpy.ndarray = torch.cat(parts).double().numpy(force=True)
         return found
 
@@ -273,6 +279,13 @@ def _free(name: str, taken: Sequence[str]) -> str:
     while name in taken:
         name = f"own {name}"
     return name
+
+
+def _varying(features: numpy.ndarray) -> numpy.ndarray:
+    """The numbers of the features that are not constant; all, if all are."""
+    varying = features.min(axis=0) < features.max(axis=0)
+    found: numpy.ndarray = numpy.flatnonzero(varying if varying.any() else ~varying)
+    return found
 
 
 def _midpoints(n: int) -> numpy.ndarray:

@@ -20,6 +20,7 @@ __all__ = [
     "GROUP",
     "TOO_LARGE",
     "Columns",
+    "in_order",
     "listed",
     "numbered",
     "refuse_other_columns",
@@ -80,6 +81,15 @@ def listed(names: Collection[str]) -> str:
     """Names in a line; of many, the first ones and how many more there are."""
     more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
     return ", ".join(itertools.islice(names, _LISTED)) + more
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Columns as a model without names takes them: those that it calls x0, x1, ... in this order.
+
+    So are samples called, and rows of them may come back in any order. Other names say nothing.
+    """
+    own = [f"x{i}" for i in range(len(names))]
+    return own if set(own) == set(names) else list(names)
 
 
 def text_cell(row: int, cell: object) -> str:

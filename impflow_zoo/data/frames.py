@@ -54,7 +54,8 @@ def in_memory(data: Any, names: Sequence[str] = ()) -> Columns | None:
             f"an array of {data.shape[1]} columns: {len(names)} are needed, {listed(names)}"
         )
     names = tuple(names) or tuple(f"x{i}" for i in range(data.shape[1]))
-    return Columns(names, {n: data[:, i].astype(float) for i, n in enumerate(names)}, {})
+    data = numpy.ma.filled(data.astype(float), numpy.nan)  # what is masked is missing
+    return Columns(names, {n: data[:, i].copy() for i, n in enumerate(names)}, {})
 
 
 def _of_frame(frame: Any) -> Columns:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from impflow_zoo.data.columns import GROUP, Columns, listed
+from impflow_zoo.data.columns import GROUP, Columns, in_order, listed
 from impflow_zoo.data.csv_files import read_csv, refuse_missing_header, separator_hint
 from impflow_zoo.data.frames import IN_MEMORY, has_names, in_memory
 from impflow_zoo.data.json_files import read_json
@@ -47,7 +47,7 @@ def open_table(
         split: name of the split; None uses the whole of a set with one split.
         columns: the columns to take, in this order. If none are named, all numeric ones are taken
             in the order of the file, except `group` and an index saved by pandas, and a warning
-            names the others.
+            names the others. Columns called x0, x1, ... are taken in the order of these names.
         features: number of columns that are needed if none are named; None takes any number.
         revision: branch, tag or commit of a Hub set.
         weights: the column that holds the weights of the rows. Rows of weight zero are left out.
@@ -135,7 +135,7 @@ def _numeric(table: Columns, name: str, features: int | None) -> list[str]:
             LeftOutWarning,
             stacklevel=3,
         )
-    return chosen
+    return in_order(chosen)
 
 
 def _checked(columns: Sequence[str], table: Columns, name: str) -> list[str]:

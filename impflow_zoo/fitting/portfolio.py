@@ -9,6 +9,7 @@ from typing import Any
 
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.models.classes import model_class
+from impflow_zoo.models.spline_config import SplineConfig
 
 __all__ = [
     "PORTFOLIO",
@@ -87,13 +88,14 @@ PORTFOLIO = (
 )
 
 
-def own_candidate(model: str | None, config: Mapping[str, Any] | None) -> Candidate:
+def own_candidate(model: str | None, config: Mapping[str, Any] | None, columns: int) -> Candidate:
     """What users choose instead of a search.
 
     Arguments:
         model: name of a class of models or of an entry of the portfolio; None takes the class of
             the first entry.
         config: settings of the config but for the columns.
+        columns: their number. Splines of a single one are autoregressive: a coupling needs two.
 
     Raises:
         ConfigError: if there is no such model, or a setting is unknown.
@@ -103,6 +105,8 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None) -> Candid
         return replace(known[model], config={**known[model].config, **(config or {})})
     cls = model_class(PORTFOLIO[0].model if model is None else model)
     name, settings = cls.__name__, {"kind": cls.config_types[0].kind, **(config or {})}
+    if settings["kind"] == SplineConfig.kind and columns == 1:
+        settings = {"layers": "autoregressive", **settings}
     blocks = cls.block_kinds or ("spline-coupling",)  # what other classes cost is near to it
     asked = f"spline-{settings.get('layers')}"
     kind = asked if asked in blocks else blocks[0]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def fit_splits(
         "weights": weights,
         "ensemble": members,
     }
-    processes = together(device)
+    processes, say = together(device), _said if progress else _unsaid
     with only_run(folder):
         _check(folder, asked, resume=resume)
         _begin(folder, asked)
@@ -197,7 +197,7 @@ def fit_splits(
             seed,
             processes,
             progress,
-            _said if progress else _unsaid,
+            say,
             weights,
             members,
             card_words(data_name),
@@ -209,7 +209,7 @@ def fit_splits(
                 "extreme values"
             )
         model = FlowModel.from_pretrained(folder, device=processes.device)
-        others = _baselines(findings, splits, seed) if baselines else ()
+        others = _baselines(findings, splits, seed, say) if baselines else ()
         value = stderr = math.nan
         n, groups, beside, scored = 0, None, {}, None
         if "test" in splits:
@@ -293,7 +293,10 @@ def _begin(folder: Path, asked: Mapping[str, Any]) -> None:
 
 
 def _baselines(
-    findings: Findings, splits: Mapping[str, TableSource], seed: int
+    findings: Findings,
+    splits: Mapping[str, TableSource],
+    seed: int,
+    say: Callable[[str], None],
 ) -> tuple[Baseline, ...]:
     train, validation = (
         _noisy(findings, splits[name], seed + i) for i, name in enumerate(("train", "validation"))
@@ -302,7 +305,7 @@ def _baselines(
     counts = (_counts(splits["train"]), _counts(splits["validation"]))
     mixed = mixture(train, validation, size, seed, counts)
     if mixed is None:
-        _said("no Gaussian mixture to compare with: it needs scikit-learn")
+        say("no Gaussian mixture to compare with: it needs scikit-learn, or more rows")
     return (gaussian(train, validation, size, counts), *([mixed] if mixed else []))
 
 

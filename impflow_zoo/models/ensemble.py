@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,8 +32,9 @@ class Mixture(Density):
         ModelError: if there is none, one is of images, or their columns differ.
     """
 
-    def __init__(self, models: Sequence[Density]) -> None:
+    def __init__(self, models: Iterable[Density]) -> None:
         nn.Module.__init__(self)
+        models = list(models)
         if not models:
             raise ModelError("an ensemble of no models: give at least one")
         for model in models:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from inspect import signature
@@ -223,7 +223,7 @@ class Ensemble(Mixture, FlowModel):
         torch.Size([4])
     """
 
-    def __init__(self, models: Sequence[FlowModel]) -> None:
+    def __init__(self, models: Iterable[FlowModel]) -> None:
         Mixture.__init__(self, models)
         self.folder = None
 

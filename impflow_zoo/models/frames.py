@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data.columns import listed
+from impflow_zoo.data.columns import in_order, listed
 from impflow_zoo.data.frames import has_names, in_memory
 from impflow_zoo.models.fields import ModelError
 
@@ -36,7 +36,7 @@ def rows_of(data: Any, names: Sequence[str], like: Tensor) -> Any:
     table = in_memory(data) if framed or type(data).__module__ == "numpy" else None
     if table is None:
         return data
-    chosen = list(names) if framed and names else list(table.names)
+    chosen = list(names) if framed and names else in_order(table.names)
     for name in chosen:
         if name not in table.names:
             raise ModelError(f"the rows have no column {name!r}, only {listed(table.names)}")

@@ -48,7 +48,8 @@ class SplineConfig(ColumnsConfig):
         super().__post_init__()
         require_choice("layers", self.layers, ("coupling", "autoregressive"))
         least = 2 if self.layers == "coupling" else 1
-        require(self.features >= least, "features", self.features, f"at least {least}")
+        asked = f"at least {least} with layers: {self.layers}"
+        require(self.features >= least, "features", self.features, asked)
         require_sizes(self, "blocks", most=MOST_BLOCKS)
         require_sizes(self, "hidden_features")
         require(2 <= self.bins <= 500, "bins", self.bins, "between 2 and 500")

@@ -35,8 +35,14 @@ def recording(*, mode: bool = True) -> Any:
 
 @contextmanager
 def _recording(mode: bool) -> Iterator[None]:
-    with torch.inference_mode(mode=False), torch.set_grad_enabled(mode):
-        yield
+    cached = torch.is_autocast_cache_enabled()
+    # Autocast of torch 2.10 takes what it rounded without a graph for parameters within one.
+    torch.set_autocast_cache_enabled(cached and mode)
+    try:
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(mode):
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
 
 
 def is_compiling() -> bool:

@@ -25,6 +25,8 @@ from impflow_zoo.models.memory import enough_memory
 from impflow_zoo.models.registry import locate
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
+from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.settings import is_real
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.folders import check_new, check_resumed, check_resumed_ensemble
@@ -91,6 +93,8 @@ def train(
             run trains in the folder.
         NotEnoughMemoryError: if a step needs more memory than there is.
     """
+    if max_minutes is not None and not (is_real(max_minutes) and max_minutes >= 0):
+        raise ModelError(f"max_minutes={max_minutes!r}: a number of at least 0 is needed")
     path = Path(recipe_file)
     data = os.fspath(data) if isinstance(data, os.PathLike) else data
     recipe = read_recipe(path)
@@ -231,41 +235,46 @@ def train_on(
         The last state, see `train`.
     """
     train_rows, validation_rows = splits
-    torch.manual_seed(recipe.training.seed)
-    config = _with_columns(recipe.config, train_rows)
-    model = model_class(recipe.model)(config).to(processes.device)
-    first = 0
-    if resume:
-        first = checkpoint_state(folder / CHECKPOINT, check_state).get("stage", 0)
-    if first >= len(recipe.runs):
-        raise CheckpointError(f"{folder.name} is in stage {first}, which the recipe does not have")
-    best: float | None = None
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-    for stage, settings in enumerate(recipe.runs[first:], start=first):
-        trainer = Trainer(
-            model,
-            settings,
-            train_rows,
-            validation_rows,
-            folder,
-            stage=stage,
-            processes=processes,
-            progress=progress,
-        )
-        if resume and stage == first:
-            trainer.resume()
-        elif stage:
-            trainer.go_on(best)
-        else:
-            trainer.prepare(start)
-        if processes.first:
-            write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
-        if not trainer.finished:
-            trainer.run(deadline)
-        best = trainer.state["best"]
-        if trainer.stopped or best is None:
-            break
-    return {**trainer.state, "ended": trainer.ended}
+    own = [processes.device] if processes.device.type == "cuda" else []
+    # Gradients are needed whatever the caller's mode, and the caller's random numbers stay.
+    with recording(), torch.random.fork_rng(devices=own):
+        torch.manual_seed(recipe.training.seed)
+        config = _with_columns(recipe.config, train_rows)
+        model = model_class(recipe.model)(config).to(processes.device)
+        first = 0
+        if resume:
+            first = checkpoint_state(folder / CHECKPOINT, check_state).get("stage", 0)
+        if first >= len(recipe.runs):
+            raise CheckpointError(
+                f"{folder.name} is in stage {first}, which the recipe does not have"
+            )
+        best: float | None = None
+        deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+        for stage, settings in enumerate(recipe.runs[first:], start=first):
+            trainer = Trainer(
+                model,
+                settings,
+                train_rows,
+                validation_rows,
+                folder,
+                stage=stage,
+                processes=processes,
+                progress=progress,
+            )
+            if resume and stage == first:
+                trainer.resume()
+            elif stage:
+                trainer.go_on(best)
+            else:
+                trainer.prepare(start)
+            if processes.first:
+                write_whole(folder / RECIPE, kept)  # a resumed one may have more stages now
+            if not trainer.finished:
+                trainer.run(deadline)
+            best = trainer.state["best"]
+            if trainer.stopped or best is None:
+                break
+        return {**trainer.state, "ended": trainer.ended}
 
 
 def _shortened(recipe: Recipe) -> Recipe:

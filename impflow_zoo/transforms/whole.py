@@ -75,7 +75,9 @@ class WholeTransform(CompositeTransform):
         return outputs, logabsdet
 
 
-def _check(x: Tensor, name: str, shape: tuple[int, ...]) -> None:
+def _check(x: Any, name: str, shape: tuple[int, ...]) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
     if x.shape[1:] != shape:
         expected = ", ".join(map(str, ("B", *shape)))
         raise ValueError(f"{name} of shape {tuple(x.shape)}: this model takes [{expected}]")

@@ -171,6 +171,13 @@ def test_tables_in_memory(convert):
     assert in_memory([[1.0]]) is None
 
 
+@pytest.mark.parametrize("values", [A, A.round().astype(int)])
+def test_what_is_masked_is_missing(values):
+    masked = numpy.ma.masked_array(values[:, None], mask=values[:, None] > 1)
+    table = in_memory(masked)
+    assert numpy.array_equal(numpy.isnan(table.numbers["x0"]), values > 1)
+
+
 def test_a_grid_is_found_in_few_rows():
     values = numpy.round(450 + 17 * numpy.random.default_rng(1).normal(size=700), 2)
     assert len(set(values)) > 0.9 * len(values)

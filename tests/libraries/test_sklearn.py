@@ -87,6 +87,39 @@ def test_names_of_columns_are_kept():
         density.score_samples(frame.rename(columns={"a": "c"}))
 
 
+@pytest.mark.parametrize("names", [range(2), [("a", "x"), ("a", "y")]], ids=["numbers", "levels"])
+def test_samples_have_the_names_of_any_frame(names):
+    frame = pandas.DataFrame(X)
+    frame.columns = pandas.Index(names)
+    drawn = FlowDensity(**QUICK).fit(frame).sample(2, random_state=0)
+    assert list(drawn.columns) == list(names)
+
+
+@pytest.mark.parametrize("model", ["SplineFlow", "LinearGaussian"])
+def test_models_of_a_single_column(model):
+    settings = {**QUICK, "model": model}
+    assert FlowDensity(**settings).fit(X[:, :1]).score_samples(X[:, :1]).shape == (200,)
+    assert FlowRegressor(**settings).fit(X[:, :1], X[:, 1]).predict(X[:, :1]).shape == (200,)
+
+
+def test_layers_that_need_two_columns_are_named():
+    with pytest.raises(ConfigError, match="features=1: at least 2 with layers: coupling expected"):
+        FlowDensity(**{**QUICK, "model": "spline-coupling"}).fit(X[:, :1])
+
+
+def test_constant_features_say_nothing():
+    """A part of the rows, as in cross-validation, may lack a rare category."""
+    rare = numpy.insert(X, 1, 0.0, axis=1)
+    target = X.sum(axis=1)
+    plain = FlowRegressor(**QUICK).fit(X, target)
+    regressor = FlowRegressor(**QUICK).fit(rare, target)
+    rare[0, 1] = 1.0
+    assert numpy.array_equal(regressor.predict(rare), plain.predict(X))
+    assert numpy.array_equal(regressor.score_samples(rare, target), plain.score_samples(X, target))
+    with pytest.raises(ValueError, match="column 'x0' is constant"):
+        FlowRegressor(**QUICK).fit(numpy.ones_like(X), target)
+
+
 def test_a_feature_or_target_called_group_is_one_as_others():
     """Elsewhere a column of that name tells which rows belong together."""
     frame = pandas.DataFrame(X, columns=["a", "group"])

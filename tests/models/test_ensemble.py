@@ -31,7 +31,7 @@ def test_samples_come_from_all_of_its_models():
 
 
 def test_contexts_and_frames():
-    ensemble = Ensemble([make(**NAMES), make(**NAMES)])
+    ensemble = Ensemble(make(**NAMES) for _ in range(2))
     frame = ensemble.sample(3, torch.tensor([[0.5], [1.5]]), as_frame=True)
     assert list(frame.columns) == ["a", "b", "t"]
     assert frame["t"].tolist() == [0.5] * 3 + [1.5] * 3

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.small_models import config, make, rows
 
-from impflow_zoo import ImpFlow, TabularConfig
+from impflow_zoo import ImpFlow, TabularConfig, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.models.fields import ConfigError, ModelError
 
@@ -55,6 +55,17 @@ def test_models_know_their_columns():
     model = make()
     assert model.columns == ("x0", "x1")
     assert list(model.sample(2, as_frame=True).columns) == ["x0", "x1"]
+
+
+def test_the_names_that_samples_have_are_those_of_their_columns():
+    """Also of a model without names, if rows of a sample come back in another order."""
+    model = make(features=11).eval()
+    drawn = model.sample(4, as_frame=True)
+    turned = drawn[drawn.columns[::-1]]
+    assert torch.equal(model.log_prob(turned), model.log_prob(drawn))
+    assert evaluate(model, turned).value == evaluate(model, drawn).value
+    other = drawn.rename(columns="own {}".format)
+    assert torch.equal(model.log_prob(other), model.log_prob(drawn))
 
 
 @pytest.mark.parametrize(

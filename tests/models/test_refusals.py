@@ -117,6 +117,8 @@ def test_the_map_of_any_model_refuses_rows_that_do_not_fit(name):
         ):
             with pytest.raises(ValueError, match="this model takes|floating point is needed"):
                 call(wrong)
+        with pytest.raises(TypeError, match="of type ndarray: a torch tensor is needed"):
+            call(torch.zeros(2, 2).numpy())
         with pytest.raises(NotFiniteError, match="NaN or infinity in 1 of 2 rows: 1"):
             call(torch.stack((torch.ones(features), torch.full((features,), math.nan))))
 

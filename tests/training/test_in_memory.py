@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pandas
 import pytest
+import torch
 from support.small_models import write_recipe
 
 from impflow_zoo import create_model, train
 from impflow_zoo.data import DataError, open_toy
+from impflow_zoo.models.fields import ModelError
 
 ROWS = open_toy("moons", 200).rows(range(200))
 FRAME = pandas.DataFrame(ROWS.numpy(), columns=["x", "y"])
@@ -24,6 +26,26 @@ def test_rows_in_memory_are_those_of_a_file(tmp_path, data):
     assert create_model(tmp_path / "run").config.columns == named
 
 
+def test_training_leaves_the_random_numbers_of_the_caller_alone(tmp_path):
+    recipe = write_recipe(tmp_path / "recipe")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(recipe, out=tmp_path / "run", progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_records_gradients_where_the_caller_does_not(tmp_path, mode):
+    """As in a notebook that has turned them off for all of its cells."""
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None, "validation_rows": 50})
+    state = train(recipe, data=FRAME, out=tmp_path / "run", progress=False)
+    with mode():
+        found = train(recipe, data=FRAME, out=tmp_path / "other", progress=False)
+        assert not torch.is_grad_enabled()
+    assert found["best"] == state["best"]
+
+
 @pytest.mark.parametrize(
     ("data", "held_out", "message"),
     [
@@ -35,3 +57,9 @@ def test_mistakes_are_named(tmp_path, data, held_out, message):
     recipe = write_recipe(tmp_path, data={"dataset": None, "validation_rows": held_out})
     with pytest.raises(DataError, match=message):
         train(recipe, data=data, out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("minutes", [-1, float("nan"), "5"])
+def test_minutes_that_are_none_are_named(tmp_path, minutes):
+    with pytest.raises(ModelError, match="max_minutes=.*: a number of at least 0 is needed"):
+        train(write_recipe(tmp_path), out=tmp_path / "run", max_minutes=minutes)
