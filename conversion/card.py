@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from impflow_zoo.models.folder import CARD
 from impflow_zoo.models.store import default_card
+from impflow_zoo.models.texts import in_markdown
 from impflow_zoo.zoo.markdown import between
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["text"]
 _PLACE = "<!-- conversion -->\n<!-- end of conversion -->\n"
 _SECTION = """## Conversion
 
-The {weights} weights of `{source}` (sha256 `{sha256:.16}...`), a checkpoint of the public training
+The {weights} weights of {source} (sha256 `{sha256:.16}...`), a checkpoint of the public training
 scripts (https://github.com/{repository}, MIT licence), by `python -m conversion`. Power vectors are
 used as they were saved, so that effective weights are those of the public code; a net's norm may
 exceed its coefficient by what the vectors had not converged.
@@ -47,10 +48,10 @@ def text(converted: Converted, folder: Path, known: list[str]) -> str:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     section = _SECTION.format(
         weights="averaged (EMA)" if converted.averaged else "raw",
-        source=converted.source.name,
+        source=in_markdown(converted.source.name),
         sha256=sha256,
         repository=_REPOSITORIES[kind],
-        settings=converted.settings.stated(),
+        settings=in_markdown(converted.settings.stated()),
         known="\n".join(f"- {line}" for line in known),
     )
     card = default_card(kind, folder.resolve().name).replace("tags:", "license: mit\ntags:", 1)

@@ -116,7 +116,10 @@ def _plain(tensors: Any) -> dict[str, StoredTensor]:
     longest = max(tensors, key=len, default="")
     if len(longest) > _LONGEST_NAME:
         raise ConversionError(f"a tensor has a name of {len(longest)} characters: damaged")
-    return {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    found = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    if len(found) < len(tensors):
+        raise ConversionError("two tensors have one name, with 'module.' and without: damaged")
+    return found
 
 
 def _place(key: str) -> Place:
@@ -151,10 +154,13 @@ def names_of(model: FlowModel, checkpoint: Checkpoint) -> dict[str, str]:
             f"the settings describe {len(parts)} blocks and ActNorms, the weights have "
             f"{len(units)}: correct nblocks, actnorm, imagesize or fc_end by --set"
         )
-    paths, own, names = dict(zip(units, parts, strict=True)), model.state_dict(), {}
+    paths, own = dict(zip(units, parts, strict=True)), model.state_dict()
+    names: dict[str, str] = {}
     for place in checkpoint.places:
         path, part = paths[place.scale, place.index]
         name = f"{path}.{_name(part, place)}"
+        if name in names:
+            raise ConversionError(f"{names[name]} and {place.key} are for one tensor: damaged")
         if name in own:
             names[name] = place.key
         elif place.name != "scale":  # the last norm, which is computed anew

@@ -19,8 +19,20 @@ from conversion.pickles import ConversionError
 from conversion.settings import Settings, config_of, read_settings
 from impflow_zoo.lipschitz.certify import certify, worst
 from impflow_zoo.models.budget import Budget
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.flow import FlowModel, ImpFlow, ResFlow
-from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS, ConfigFile, ModelFolder
+from impflow_zoo.models.folder import (
+    CARD,
+    CONFIG,
+    GOLDEN,
+    LOG,
+    RESULTS,
+    TRAINING,
+    WEIGHTS,
+    ConfigFile,
+    ModelFolder,
+)
+from impflow_zoo.models.published import PublishedImageConfig, PublishedTabularConfig
 from impflow_zoo.models.store import golden_batch
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
 
@@ -92,13 +104,15 @@ def write(converted: Converted, folder: Path, *, verify: bool = False) -> list[s
 
     Arguments:
         converted: the model.
-        folder: where to; a card that is there is kept, and says where the weights come from.
+        folder: where to, which may hold a conversion; a card that is there is kept, and says where
+            the weights come from.
         verify: check the model first; a large one gets its golden batch, of one row, then alone.
 
     Raises:
-        ConversionError: if the check fails.
+        ConversionError: if the check fails, or the folder holds something else.
     """
-    model = converted.model
+    model, place = converted.model, ModelFolder(folder)
+    _check_place(place)
     outcome = checked(model) if verify else []
     rows = int(verify) if size_of(model) > _LARGE else 8
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
@@ -108,7 +122,7 @@ def write(converted: Converted, folder: Path, *, verify: bool = False) -> list[s
     stated = ConfigFile(type(model).__name__, model.config, checksum, certificate)
     known = [f"{size_of(model):,} parameters", *outcome, f"certified: {worst(certificate)}"]
     batch = serialise(golden_batch(model, rows), metadata={"format": "pt"}) if rows else None
-    ModelFolder(folder).replace(
+    place.replace(
         {
             WEIGHTS: content,
             CONFIG: stated.text(),
@@ -117,6 +131,26 @@ def write(converted: Converted, folder: Path, *, verify: bool = False) -> list[s
         }
     )
     return known
+
+
+def _check_place(folder: ModelFolder) -> None:
+    """Refuse a folder with files that a conversion would replace, and has not written."""
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ConversionError(f"{folder.name} is a file: a model is written into a folder")
+    trained = any(map(folder.has, (TRAINING, LOG, RESULTS)))
+    there = [name for name in (CONFIG, WEIGHTS, GOLDEN) if folder.has(name)]
+    if there and (trained or not _is_converted(folder)):
+        raise ConversionError(
+            f"{folder.name} holds a {there[0]} of something else: choose another folder"
+        )
+
+
+def _is_converted(folder: ModelFolder) -> bool:
+    """Whether the model in a folder is one that a conversion may have written."""
+    try:
+        return isinstance(folder.config().config, PublishedImageConfig | PublishedTabularConfig)
+    except ConfigError:
+        return False
 
 
 def size_of(model: nn.Module) -> int:

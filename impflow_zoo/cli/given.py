@@ -1,6 +1,6 @@
 """Contexts on the command line: `AT=20,V=40`, or a file with one row per context.
 
-A name with a comma stands in double quotes: `"Cement, dry"=20,Water=40`.
+A name with a comma, or a space in front, stands in double quotes: `"Cement, dry"=20,Water=40`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from impflow_zoo.cli.options import between_commas
 from impflow_zoo.data import open_table
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, did_you_mean
+from impflow_zoo.models.texts import in_quotes
 
 __all__ = ["read_given"]
 
@@ -41,7 +42,7 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
     if not names:
         raise ModelError("this model's contexts have no names: sample it from Python, with tensors")
     if given is None:
-        example = ",".join(f"{_in_quotes(name)}=..." for name in names)
+        example = ",".join(f"{in_quotes(name)}=..." for name in names)
         shown = f"'{example}'" if '"' in example else example
         raise ModelError(f"this model is conditional: add --given {shown}, or --given FILE")
     if "=" in given and not os.path.exists(given):  # a Path refuses long names
@@ -50,16 +51,13 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
     return source.rows(range(len(source)))
 
 
-def _in_quotes(name: str) -> str:
-    return f'"{name}"' if "," in name else name
-
-
 def _pairs(given: str, names: Sequence[str]) -> Tensor:
     found: dict[str, float] = {}
     for pair in between_commas(given):
-        name, _, text = (part.strip() for part in pair.partition("="))
+        name, text = pair.rsplit("=", 1) if "=" in pair else (pair, "")  # a name may have one, too
+        name = name.rstrip()
         if name not in names:
-            quoted = [*map(_in_quotes, names)]
+            quoted = [*map(in_quotes, names)]
             hint = did_you_mean(name, quoted) or f"; they are {', '.join(quoted)}"
             raise ModelError(f"--given: {name!r} is not a context column{hint}")
         if name in found:

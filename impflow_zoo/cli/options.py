@@ -36,14 +36,14 @@ def seed_limit(value: int | None) -> int | None:
 
 
 def between_commas(text: str) -> list[str]:
-    """The names of a list; one that has a comma stands in double quotes.
+    """The names of a list; one with a comma, or a space in front, stands in double quotes.
 
     Example:
-        >>> between_commas('Water, "Cement, dry"')
-        ['Water', 'Cement, dry']
+        >>> between_commas('Water, "Cement, dry", " Ash"')
+        ['Water', 'Cement, dry', ' Ash']
     """
     lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-    return [cell.strip() for line in lines for cell in line]
+    return [cell.rstrip() for line in lines for cell in line]
 
 
 Seed = Annotated[

@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from impflow_zoo.data.columns import GROUP, TOO_LARGE, Columns, listed, numbered
+from impflow_zoo.data.columns import EXACT, GROUP, TOO_LARGE, Columns, listed, numbered
 from impflow_zoo.data.limits import check_table
 from impflow_zoo.data.source import DataError
 
 __all__ = ["IN_MEMORY", "has_names", "in_memory"]
 
 IN_MEMORY = "the data"  # what messages call a table in memory
-_EXACT = 2**53  # float64 holds all whole numbers up to it
 
 
 def has_names(data: Any) -> bool:
@@ -54,8 +53,18 @@ def in_memory(data: Any, names: Sequence[str] = ()) -> Columns | None:
             f"an array of {data.shape[1]} columns: {len(names)} are needed, {listed(names)}"
         )
     names = tuple(names) or tuple(f"x{i}" for i in range(data.shape[1]))
-    data = numpy.ma.filled(data.astype(float), numpy.nan)  # what is masked is missing
-    return Columns(names, {n: data[:, i].copy() for i, n in enumerate(names)}, {})
+    values = numpy.ma.filled(data.astype(float), numpy.nan)  # what is masked is missing
+    large = [data.dtype.kind != "f" and _is_rounded(data[:, i]) for i in range(data.shape[1])]
+    return Columns(
+        names,
+        {n: values[:, i].copy() for i, n in enumerate(names) if not large[i]},
+        {n: TOO_LARGE for i, n in enumerate(names) if large[i]},
+    )
+
+
+def _is_rounded(numbers: Any) -> bool:
+    """Whether float64 cannot hold some of whole numbers."""
+    return bool(((numbers > EXACT) | (numbers < -EXACT)).any())
 
 
 def _of_frame(frame: Any) -> Columns:
@@ -75,10 +84,11 @@ def _of_frame(frame: Any) -> Columns:
         elif kind not in "iuf":
             reasons[name] = f"is not numeric, it is {str(column.dtype)[:40]}"
         else:
-            numbers[name] = column.to_numpy(dtype=float, na_value=numpy.nan)
-            if kind != "f" and (numpy.abs(numbers[name]) > _EXACT).any():
+            values = column.to_numpy(dtype=float, na_value=numpy.nan)
+            if kind != "f" and _is_rounded(column):
                 reasons[name] = TOO_LARGE
-                del numbers[name]
+            else:
+                numbers[name] = values
     groups = None
     if GROUP in names:
         column = frame.iloc[:, names.index(GROUP)]

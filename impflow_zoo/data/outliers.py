@@ -3,6 +3,7 @@ mark for a missing value. One of them takes all meaning from a column's mean and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from impflow_zoo.data.source import DataError, Source, TableSource
@@ -10,7 +11,7 @@ from impflow_zoo.data.source import DataError, Source, TableSource
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["refuse_outliers"]
+__all__ = ["refuse_absurd", "refuse_outliers"]
 
 _FACTOR = 1e6
 _NO_SCALE = 1e12  # for a column of two values, which has no scale of its own
@@ -18,26 +19,48 @@ _QUANTILE = 0.9
 
 
 def refuse_outliers(source: Source) -> None:
-    """Refuse a table with an absurd value; other data are left alone.
+    """Refuse a table with an absurd value, see `refuse_absurd`; other data are left alone.
+
+    Raises:
+        DataError: naming row, column and value.
+    """
+    if isinstance(source, TableSource):
+        values = source.rows(range(len(source))).numpy()
+        remedy = "correct it, or train on it with --accept-outliers (accept_outliers=True)"
+        refuse_absurd(values, source.columns, source.name, remedy)
+
+
+def refuse_absurd(
+    values: numpy.ndarray,
+    columns: Sequence[str],
+    name: str,
+    remedy: str,
+    numbers: Sequence[int] | numpy.ndarray | None = None,
+) -> None:
+    """Refuse rows with a value that is absurd for its column.
 
     The value of a column that is farthest from its median is absurd if it is a million times as far
     as 90 % of the nearer values. Values that are equal to the median or to the farthest value do
     not count, so that a mark for missing values is found even if it is frequent. If there are no
     other values, it is absurd from 1e18 on, or from 1e18 times the median.
 
+    Arguments:
+        values: the rows, finite, with shape `(N, D)`.
+        columns: the names of the columns.
+        name: name of the table, for the message.
+        remedy: the end of the message.
+        numbers: what the message calls the rows; None counts them from 0.
+
     Raises:
         DataError: naming row, column and value.
     """
-    if not isinstance(source, TableSource):
-        return
-    values = source.rows(range(len(source))).numpy()
-    for place, column in enumerate(source.columns):
+    for place, column in enumerate(columns):
         row = _absurd(values[:, place])
         if row is not None:
+            number = row if numbers is None else numbers[row]
             raise DataError(
-                f"{source.name}: row {row}, column {column!r} is {values[row, place]:g}, a million "
-                "times as far from the median as other values: correct it, or train on it with "
-                "--accept-outliers (accept_outliers=True)"
+                f"{name}: row {number}, column {column!r} is {values[row, place]:g}, a million "
+                f"times as far from the median as other values: {remedy}"
             )
 
 

@@ -12,6 +12,8 @@ from impflow_zoo.data import DataError
 from impflow_zoo.data.columns import GROUP, Columns, listed
 from impflow_zoo.fitting.grid import rounding_grid, spike
 from impflow_zoo.models.fields import did_you_mean
+from impflow_zoo.models.preprocessing import LOST
+from impflow_zoo.models.texts import in_quotes
 
 if TYPE_CHECKING:
     import numpy
@@ -21,6 +23,7 @@ __all__ = ["LEAST_ROWS", "Findings", "describe"]
 LEAST_ROWS = 10
 _LARGEST = 1e150
 _LOOKED_AT = 20_000  # rows that dependence is looked for in
+_COPIES = 0.01  # of the rows
 _MISSING = 0.5  # part of a column's values: with more, the column is left out, not its rows
 _NUMBERED = 0.9  # part of the steps from number to number that are one, in numbers of rows
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of pandas, saved as a column
@@ -28,6 +31,8 @@ _DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2
 _TURNS = (360.0, 24.0, 2 * math.pi)
 _END, _FILLED = 0.1, 0.02  # of a turn at its ends, and of the rows that lie there
 _SCALES = (1.0, 100.0)  # whose ends are often bounds
+_EPS = 2.0**-23  # of float32, in which models compute
+_FAR = "lies so far from zero that float32 loses its digits (subtract an offset from it)"
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,8 @@ def describe(
     for c in kept:
         if values[c].min() == values[c].max():
             left_out[c] = "is constant"
+        elif abs(values[c].mean()) * _EPS > LOST * values[c].std():
+            left_out[c] = _FAR
     if choose or not given:  # a target may be a function of its features
         left_out.update(_dependent({c: v for c, v in values.items() if c not in left_out}, given))
     columns = tuple(c for c in kept if c not in left_out and c not in given)
@@ -170,6 +177,11 @@ def describe(
         for c in columns
         if c not in rounding and (at := spike(values[c]))
     ]
+    if not rounding.keys() >= {*columns} and (copies := _copies(values)) > _COPIES * rows:
+        notes.append(
+            f"{copies:,} rows are copies of others: scores are too good where one is in training "
+            f"and one in test; drop them, or number what belongs together in a column {GROUP!r}"
+        )
     return Findings(
         columns,
         tuple(given),
@@ -196,7 +208,8 @@ def _check_given(table: Columns, given: Sequence[str], name: str) -> None:
         if column in table.reasons:
             raise DataError(f"{name}: column {column!r} {table.reasons[column]}")
         if column not in table.numbers or column == GROUP:
-            hint = did_you_mean(column, table.numbers) or f"; there are {listed(table.names)}"
+            known = [*map(in_quotes, table.numbers)]  # as the command line takes them
+            hint = did_you_mean(column, known) or f"; there are {listed(table.names)}"
             raise DataError(f"{name}: no column {column!r} to be given{hint}")
 
 
@@ -246,6 +259,13 @@ def _whole_rows(numbers: Mapping[str, numpy.ndarray], kept: Sequence[str]) -> nu
     import numpy
 
     return numpy.logical_and.reduce([numpy.isfinite(numbers[column]) for column in kept])
+
+
+def _copies(values: Mapping[str, numpy.ndarray]) -> int:
+    """How many rows have the same values as an earlier one."""
+    import pandas
+
+    return int(pandas.DataFrame(dict(values)).duplicated().sum())
 
 
 def _dependent(values: Mapping[str, numpy.ndarray], given: Sequence[str]) -> dict[str, str]:

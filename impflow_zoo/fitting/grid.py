@@ -34,7 +34,8 @@ def rounding_grid(values: numpy.ndarray) -> tuple[float, float]:
 
     distinct = numpy.unique(values)
     repeats = len(distinct) < len(values)
-    whole = bool((distinct % 1 == 0).all())
+    exact = numpy.abs(distinct).max() < 2**53  # above, every float64 is whole
+    whole = bool(exact and (distinct % 1 == 0).all())
     if whole and not repeats:
         return 1.0, 0.0
     if not repeats:

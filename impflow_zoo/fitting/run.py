@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from impflow_zoo.data import TableSource, fingerprint
+from impflow_zoo.data import TableSource
 from impflow_zoo.data.frames import IN_MEMORY
+from impflow_zoo.data.source import checksum
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
 from impflow_zoo.evaluation.processes import together
@@ -35,8 +36,9 @@ from impflow_zoo.fitting.splits import split, write_splits
 from impflow_zoo.models.config import parse
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CONFIG, CURVE, MOST_MEMBERS, PICTURE, TEST_ROWS, WEIGHTS
+from impflow_zoo.models.folder import CURVE, MOST_MEMBERS, PICTURE, PUBLISHED, TEST_ROWS
 from impflow_zoo.models.preprocessing import preprocessing_of
+from impflow_zoo.models.texts import in_quotes
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.training.facts import TrainingFacts
@@ -174,7 +176,7 @@ def fit_splits(
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file: --out takes a folder")
     asked = {
-        "data": fingerprint(splits["train"]),
+        "data": [checksum(rows) for rows in splits.values()],
         "minutes": minutes,
         "seed": seed,
         "given": list(findings.given),
@@ -246,7 +248,7 @@ def fit_splits(
 def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
     """The command that makes a fit again."""
     options = {
-        "given": ",".join(asked["given"]),
+        "given": ",".join(map(in_quotes, asked["given"])),
         "weights": asked["weights"],
         "ensemble": asked["ensemble"] if asked["ensemble"] > 1 else None,
         "seed": asked["seed"],
@@ -273,8 +275,9 @@ def _check(folder: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
     """
     path = folder / STATE
     if not path.is_file():
-        if any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
-            raise ModelError(f"{folder} holds a model of something else: choose another --out")
+        for name in (*PUBLISHED, "data", "tried"):  # what a fit writes
+            if (folder / name).exists():
+                raise ModelError(f"{folder} holds a {name} of something else: choose another --out")
         return
     if not resume:
         raise ModelError(f"{folder} holds a fit already: --resume it, or choose another --out")

@@ -11,6 +11,7 @@ import torch
 
 from impflow_zoo.data import DataError, TableSource
 from impflow_zoo.data.columns import GROUP, Columns
+from impflow_zoo.data.outliers import refuse_absurd
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.reading import Table
 from impflow_zoo.models.writing import write_whole
@@ -39,7 +40,7 @@ def split(
         test: whether to hold test rows out.
 
     Raises:
-        DataError: if a split lacks a column, or is empty.
+        DataError: if a split lacks a column or is empty, or if a value is absurd for its column.
     """
     import numpy
 
@@ -79,12 +80,16 @@ def _rows(
     import numpy
 
     columns: Columns = table.splits[name]
+    where = f"{table.name}, split {name}" if name else table.name
     for column in findings.names:
         if column not in columns.numbers:
             reason = columns.reasons.get(column, "is missing")
-            raise DataError(f"{table.name}, split {name}: column {column!r} {reason}")
+            raise DataError(f"{where}: column {column!r} {reason}")
     values = numpy.column_stack([columns.numbers[column] for column in findings.names])
     whole = numpy.isfinite(values).all(axis=1)
+    remedy = "correct it, or drop the row"
+    if whole.any():
+        refuse_absurd(values[whole], findings.names, where, remedy, numpy.flatnonzero(whole))
     groups, weights = (
         None if one is None else one[whole] for one in (columns.groups, columns.weights)
     )

@@ -23,7 +23,9 @@ from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.context import StandardisedContext
 from impflow_zoo.transforms.standardise import Standardise
 
-__all__ = ["TablePreprocessing", "preprocessing_of"]
+__all__ = ["LOST", "TablePreprocessing", "preprocessing_of"]
+
+_ROUNDED, LOST = 1e-3, 0.1  # standard deviations that a type's rounding moves a value by
 
 
 class TablePreprocessing:
@@ -155,13 +157,14 @@ def _moments(
         raise ModelError(f"columns {constant} are constant and have no density: leave them out")
     distance = mean.abs() / std
     far = float(distance.max()) * torch.finfo(dtype).eps
-    if far > 1e-3:  # standard deviations that rounding of the input moves a value by
-        warnings.warn(
+    if far > _ROUNDED:
+        message = (
             f"column {called[int(distance.argmax())]} lies far from zero for its spread: {dtype} "
-            f"rounds its values by {far:.1e} standard deviations, subtract an offset from it",
-            NumericalWarning,
-            stacklevel=4,
+            f"rounds its values by {far:.1e} standard deviations, subtract an offset from it"
         )
+        if far > LOST:  # what is left of it has few values, and a density without bound
+            raise ModelError(message)
+        warnings.warn(message, NumericalWarning, stacklevel=4)
     return mean, std
 
 

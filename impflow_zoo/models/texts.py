@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["in_line", "in_markdown", "printable", "printable_output"]
+__all__ = ["in_line", "in_markdown", "in_quotes", "printable", "printable_output"]
 
 # Controls but tab and newline, marks that turn the direction of text, and halves of characters,
 # which no encoding has.
@@ -52,6 +53,17 @@ def in_markdown(text: str) -> str:
     return _MARKUP.sub(r"\\\g<0>", in_line(text))
 
 
+def in_quotes(name: str) -> str:
+    """A name as lists on the command line hold it, see `cli.options.between_commas`.
+
+    Example:
+        >>> in_quotes("Water"), in_quotes("Cement, dry"), in_quotes(" Ash")
+        ('Water', '"Cement, dry"', '" Ash"')
+    """
+    plain = name == name.strip() and "," not in name and '"' not in name
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
 class _Printable:
     """A text stream that writes printable text to another one.
 
@@ -80,7 +92,8 @@ class _Printable:
 @contextmanager
 def printable_output() -> Iterator[None]:
     """Within the block, Python writes to stdout and stderr what is printable; bars still move."""
-    out: Any = _Printable(sys.stdout)
-    err: Any = _Printable(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(err):
-        yield
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # in place of what is closed
+        out: Any = _Printable(sys.stdout or nowhere)
+        err: Any = _Printable(sys.stderr or nowhere)
+        with redirect_stdout(out), redirect_stderr(err):
+            yield

@@ -259,9 +259,9 @@ def pairs(
         round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)
     ]
     names, samples = [names[i] for i in columns], samples[:, columns]
-    groups = [(samples, _MODEL, "samples of the model")]
+    groups = [(samples.double(), _MODEL, "samples of the model")]
     if rows is not None:
-        groups.insert(0, (rows[:, columns], _DATA, "held-out data (below the diagonal)"))
+        groups.insert(0, (rows[:, columns].double(), _DATA, "held-out data (below the diagonal)"))
     rows = groups[0][0]
     low, high = rows.amin(dim=0), rows.amax(dim=0)
     margin = 0.05 * (high - low)
@@ -272,8 +272,10 @@ def pairs(
         axes = grid[i][j]
         if i == j:
             for values, colour, label in groups:
+                column, (start, end) = values[:, i], limits[i]
+                seen = column[(start <= column) & (column <= end)].numpy(force=True)
                 look = {"range": limits[i], "color": colour, "label": label, "linewidth": 1.4}
-                axes.hist(values[:, i].numpy(force=True), 40, density=True, histtype="step", **look)
+                axes.hist(seen, 40, density=len(seen) > 0, histtype="step", **look)
             axes.set_yticks([])
         else:
             source, colour, _ = groups[0 if i > j else -1]

@@ -106,6 +106,18 @@ def test_a_name_with_a_comma_stands_in_quotes(run, tmp_path):
     assert """add --given '"Cement, dry"=...,Water=...', or""" in said
 
 
+def test_a_name_may_begin_with_a_space_and_have_an_equals_sign(run, tmp_path):
+    """As in a CSV file with a space behind each comma."""
+    names = {"columns": ("a",), "context_columns": (" Water", "p=1")}
+    config = TabularConfig(1, blocks=1, hidden_features=(8,), actnorm=False, **names)
+    ImpFlow(config).eval().save_pretrained(tmp_path / "model")
+    table = drawn(run, tmp_path / "model", '" Water"=2, p=1 = 1.5', tmp_path / "out.csv")
+    assert table[[" Water", "p=1"]].to_numpy().tolist() == [[2.0, 1.5]] * 3
+    words = ("sample", tmp_path / "model", "--out", tmp_path / "out.csv")
+    said = run(*words, "--given", "Water=2").err
+    assert """'Water' is not a context column; did you mean '" Water"'?""" in said
+
+
 def test_an_unconditional_model_takes_none(run, tmp_path):
     make(dtype=torch.float32).save_pretrained(tmp_path)
     outcome = run("sample", tmp_path, "--given", "t=1", "--out", tmp_path / "o.csv")

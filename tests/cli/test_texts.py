@@ -47,6 +47,14 @@ def test_what_an_encoding_lacks_is_shown_in_ascii(monkeypatch):
     assert out.buffer.getvalue() == rb"\xe4 \u6f22 b" + b"\n"
 
 
+def test_closed_streams_are_no_mistake(monkeypatch):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, None)
+    with printable_output():
+        print("nobody reads it")
+        print("nor this", file=sys.stderr)
+
+
 def test_text_is_no_markdown():
     shown = in_markdown("[a](b) `c`\n<d> \x1b |e|")
     assert shown == r"\[a\]\(b\) \`c\` \<d\> \\x1b \|e\|"

@@ -18,7 +18,7 @@ from conversion.convert import write as write_model
 from conversion.pickles import ConversionError
 from impflow_zoo import ImpFlow, ResFlow, create_model
 from impflow_zoo.lipschitz.certify import certify
-from impflow_zoo.models.folder import CARD, CONFIG
+from impflow_zoo.models.folder import CARD, CONFIG, TRAINING
 
 
 def test_the_command_writes_a_model_and_says_what_it_did(tmp_path):
@@ -144,6 +144,39 @@ def test_config_json_records_what_is_written(tmp_path):
     assert isinstance(ImpFlow.from_pretrained(tmp_path / "out", verify=True), ImpFlow)
     with pytest.raises(ValueError, match="holds a model of type ImpFlow"):
         ResFlow.from_pretrained(tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    """A conversion may be made again; a model that was trained is not to be lost."""
+    path, folder = write_fixture(tmp_path, "toy_resflow"), tmp_path / "out"
+    folder.mkdir()
+    (folder / CONFIG).write_text("{}")
+    refused = conversion(path, folder)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "holds a config.json of something else: choose another folder" in refused.err
+    (folder / CONFIG).unlink()
+    for arguments in ((), ("--verify",)):
+        assert conversion(path, folder, *arguments).code == 0
+    (folder / TRAINING).write_text("{}")
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    assert conversion(path, folder).code == 2
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_nothing_on_the_card_leaves_its_line(tmp_path):
+    args, state, _, _ = read_fixture("toy_resflow")
+    strange = "<b>[x](y)\n# Title\n<!-- end of conversion -->\x1b[2J"
+    path = write(tmp_path / "a`b\n# c.pth", {**args, "data": strange}, state)
+    for _ in range(2):
+        assert conversion(path, tmp_path / "out").code == 0
+    text = (tmp_path / "out" / CARD).read_text()
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# ResFlow",
+        "## Conversion",
+    ]
+    assert text.count("<!-- end of conversion -->") == 1
+    assert "<b>" not in text
+    assert "\x1b" not in text
 
 
 def test_nothing_is_written_where_the_folder_cannot_be(tmp_path):

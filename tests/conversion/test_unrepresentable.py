@@ -88,6 +88,14 @@ DAMAGE = {
         "chain.1.logs belongs to no",
     ),
     "unknown key": (lambda s: s.update({"net.w": torch.ones(1)}), "net.w belongs to no"),
+    "a key twice": (
+        lambda s: s.update({"chain.01.nnet.1.weight": s["chain.1.nnet.1.weight"]}),
+        "are for one tensor",
+    ),
+    "a prefix on one of two": (
+        lambda s: s.update({"module.chain.0.bias": s["chain.0.bias"]}),
+        "two tensors have one name",
+    ),
     "missing vector": (lambda s: s.pop("chain.1.nnet.1.u"), "nothing in the checkpoint for"),
     "missing layer": (
         lambda s: [s.pop(k) for k in list(s) if k.startswith("chain.1.nnet.3.")],

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -121,6 +122,11 @@ def test_whole_numbers_that_float64_rounds_are_no_column(tmp_path: Path) -> None
         assert open_table(tmp_path / "t.parquet").columns == ("edge", "b")
     with pytest.raises(DataError, match="'id' holds whole .*: subtract an offset, or leave it out"):
         open_table(tmp_path / "t.parquet", columns=["b", "id"])
+
+
+def test_whole_numbers_of_an_array_that_float64_rounds_are_no_column() -> None:
+    with pytest.warns(LeftOutWarning, match="not used: 'x0' holds whole numbers above 2\\^53"):
+        assert open_table(numpy.array([[2**53 + 1, 1], [-1, 2]])).columns == ("x1",)
 
 
 def test_index_left_by_pandas_is_no_feature(tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ def test_the_card_s_number_stands_beside_all_of_its_rows_alone(folder):
     assert (part.published, whole.published) == (None, -2.5)
     assert "on the card" not in part.report("flow")
     assert "on the card          -2.5000 nats (5 rows of made-up)" in whole.report("flow")
+    (folder / RESULTS).write_text(results_text([replace(KNOWN, n=5, metric="bits")]))
+    assert evaluate(folder, limit=5).published is None  # of another model, it seems
 
 
 def test_rows_without_a_density_are_named(folder, tmp_path):

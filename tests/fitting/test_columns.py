@@ -38,6 +38,8 @@ def found(given: tuple[str, ...] = (), **columns: object) -> Findings:
         (A + B, "is an exact linear function of 'a', 'b'"),
         (numpy.where(A > 0.5, B, numpy.nan), "has no value in 7"),
         (2**53 + 2 * numpy.arange(ROWS), "holds whole numbers above 2^53"),
+        (1e9 + A, "lies so far from zero that float32 loses its digits"),
+        (-1.7e9 - A**3, "lies so far from zero that float32 loses its digits"),
     ],
 )
 def test_a_column_without_a_density_is_left_out_with_its_reason(column, reason):
@@ -80,6 +82,7 @@ def test_rows_with_missing_values_are_counted():
         (numpy.arange(ROWS) * 7.0, 1.0),
         (A > 0, 1.0),
         (numpy.where(A < 0, 0, A), 0.0),
+        (1e30 * A, 0.0),
     ],
 )
 def test_the_rounding_step_is_that_of_the_grid(values, step):
@@ -107,6 +110,13 @@ def test_a_frequent_value_of_a_continuous_column_is_named():
     assert "its density has a spike there" in note
 
 
+def test_copies_of_rows_are_named():
+    twice = pandas.DataFrame({"a": A, "b": B}).loc[[*range(ROWS), *range(7)]]
+    (note,) = describe(in_memory(twice)).notes
+    assert note.startswith("7 rows are copies of others: scores are too good where")
+    assert describe(in_memory(twice.round(1))).notes == ()  # rounded rows may well be alike
+
+
 def test_bounds_and_periods_are_proposed_and_not_assumed():
     uniform = RANDOM.random(ROWS)
     findings = found(part=uniform**2, size=numpy.exp(2 * A), turn=360 * RANDOM.random(ROWS))
@@ -131,13 +141,14 @@ def test_context_columns_are_no_columns_of_the_density():
     ("given", "message"),
     [
         ("bb", "no column 'bb' to be given; did you mean 'b'?"),
+        ("dry", """no column 'dry' to be given; did you mean '" dry"'?"""),
         ("zzz", "no column 'zzz' to be given; there are a, b, word"),
         ("word", "column 'word' is not numeric"),
     ],
 )
 def test_a_context_that_is_none_is_refused(given, message):
     with pytest.raises(DataError, match=message.replace("?", r"\?")):
-        found((given,), word=["x"] * ROWS)
+        found((given,), word=["x"] * ROWS, **{" dry": A**3})
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from support.fits import ENTRANTS, small_fit
 from support.forks import Forked
 
 from impflow_zoo import Ensemble, create_model, evaluate, fit, training
+from impflow_zoo.cli.options import between_commas
 from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.fitting import StoppedFitError
 from impflow_zoo.fitting.card import card_words
@@ -249,10 +252,31 @@ def test_mistakes_are_named(arguments, error, message):
         fit(**{"data": "toy:moons", "progress": False, **arguments})
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / WEIGHTS).write_bytes(b"")
-    with pytest.raises(ModelError, match="holds a model of something else"):
+@pytest.mark.parametrize("name", [WEIGHTS, CARD, RECIPE, "data", "test.parquet"])
+def test_a_folder_of_something_else_is_refused(name, tmp_path):
+    """Such as that of a project, whose rows lie in `data`."""
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(ModelError, match=f"holds a {name} of something else"):
         small_fit(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [name]
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_a_fit_goes_on_with_the_same_rows_alone(tmp_path):
+    rows = open_toy("moons", 600).rows(range(600)).numpy()
+    small_fit(tmp_path, data=rows)
+    rows[301] += 1
+    with pytest.raises(ModelError, match="was begun with other rows"):
+        small_fit(tmp_path, data=rows, resume=True)
+
+
+def test_the_command_on_a_card_names_columns_as_the_command_line_takes_them(tmp_path):
+    rows = open_toy("moons", 600).rows(range(600)).numpy()
+    frame = pandas.DataFrame({"x": rows[:, 0], "y": rows[:, 1], "z, t": rows[::-1, 0]})
+    small_fit(tmp_path, data=frame, given=("z, t",))
+    (again,) = re.findall("impflow-zoo fit table .*", (tmp_path / CARD).read_text())
+    words = shlex.split(again)
+    assert between_commas(words[words.index("--given") + 1]) == ["z, t"]
 
 
 def test_a_candidate_that_fails_does_not_end_the_search(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pandas
 import pytest
 import torch
 
-from impflow_zoo.data import open_table
+from impflow_zoo.data import DataError, open_table
 from impflow_zoo.fitting import describe
 from impflow_zoo.fitting.reading import read_table
 from impflow_zoo.fitting.splits import split, write_splits
@@ -66,3 +66,10 @@ def test_files_hold_the_same_rows(tmp_path):
         read = open_table(tmp_path, name)
         assert torch.equal(read.rows(range(len(read))), rows.rows(range(len(rows))))
         assert len(read.groups.unique()) == len(rows.groups.unique())
+
+
+def test_an_absurd_value_is_named_with_its_row_in_the_file():
+    frame = FRAME.copy()
+    frame.loc[[2, 7], "b"] = [numpy.nan, 1e9]
+    with pytest.raises(DataError, match="the data: row 7, column 'b' is 1e.09, .*or drop the row"):
+        splits(frame)

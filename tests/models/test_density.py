@@ -283,10 +283,14 @@ def test_the_constant_of_the_noise_is_exact_in_float64():
 
 def test_columns_too_far_from_zero_for_their_type_are_reported():
     model = ImpFlow(config())
-    far = 1e6 + torch.randn(100, 2, dtype=torch.float64)
+    far = 1e5 + torch.randn(100, 2, dtype=torch.float64)
     with pytest.warns(NumericalWarning, match="rounds its values by .* subtract an offset"):
         model.fit_preprocessing(far)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ImpFlow(config()).double().fit_preprocessing(far)
-        ImpFlow(config()).fit_preprocessing(far - 1e6 + 2000)
+        ImpFlow(config()).fit_preprocessing(far - 1e5 + 2000)
+    # Rounded more, a column is left with few values, and its score has no meaning.
+    with pytest.raises(ModelError, match="rounds its values by .* subtract an offset"):
+        model.fit_preprocessing(far * 1e-4 + 1e5)
+    model.double().fit_preprocessing(far * 1e-4 + 1e5)
