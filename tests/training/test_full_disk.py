@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support.forks import Forked
 from support.image_sets import image_set, pictures
 from support.runs import assert_same_run, log, train
 from support.small_models import write_image_recipe
@@ -53,7 +54,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def fill(recipe: Path, out: Path, share: float) -> subprocess.CompletedProcess[str]:
     """Train in a process that can write a share of its fifth checkpoint and no more."""
-    return Forked("-c", FILLED, recipe, out, share, torch.get_num_threads()).ended()
+    arguments = [str(recipe), str(out), str(share), str(torch.get_num_threads())]
+    return subprocess.run(
+        [sys.executable, "-c", FILLED, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 @pytest.mark.slow
