@@ -65,7 +65,7 @@ class Findings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns of a row: those to model, and then the context."""
+        """The columns of a row, those to model first, then the context."""
         return (*self.columns, *self.given)
 
     def config(self) -> dict[str, Any]:

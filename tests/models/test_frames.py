@@ -103,7 +103,7 @@ def test_rounded_samples_lie_on_the_grid_of_the_data(step, offset):
     drawn = make(**settings).sample(100, rounded=True)[:, 1]
     points = (drawn - offset) / step
     assert (points - points.round()).abs().max() < 1e-3
-    assert len(drawn.unique()) > 2
+    assert len(drawn.unique()) > 1
     if step == 1:
         assert bool((drawn % 1 == 0.5).all())
 
