@@ -222,7 +222,8 @@ def of_others(
 ) -> bool | None:
     """Leave out what torch and the Hub's mixin document, but for one method of the contract."""
     module = getattr(thing, "__module__", None) or "impflow_zoo"
-    return not (module.startswith("impflow_zoo") or name == "push_to_hub") or None
+    ours = module.startswith("impflow_zoo") and name != "extra_repr"  # documented by torch
+    return not (ours or name == "push_to_hub") or None
 
 
 def as_restructured(

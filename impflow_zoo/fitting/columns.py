@@ -198,7 +198,8 @@ def describe(
 
 def _without_columns(left_out: Mapping[str, str], name: str) -> DataError:
     reasons = listed([f"{c!r} {reason}" for c, reason in left_out.items()])
-    return DataError(f"{name}: no numeric column to model: {reasons or 'it has none'}")
+    reasons = reasons or "none is left beside those given"
+    return DataError(f"{name}: no numeric column to model: {reasons}")
 
 
 def _check_given(table: Columns, given: Sequence[str], name: str) -> None:
