@@ -54,7 +54,7 @@ FIELDS = ("table", "recipe", "seed", "minutes", "seconds", "steps", "best_step",
 MINUTES = 2.0  # of the table that is shown
 TIMED, VALIDATIONS = 6, 10  # steps, and validations of a training
 
-_WHITE: dict[str, Any] = {"kind": "tabular", "whiten": True}
+_WHITE: dict[str, Any] = {"kind": "tabular", "whiten": True, "net": "sandwich"}
 _MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 1e-2, "ema_decay": 0.995}
 RECIPES = {
     "AdamW": Candidate(
@@ -62,44 +62,48 @@ RECIPES = {
         "ImpFlow",
         _WHITE,
         {"optimizer": "adamw", "learning_rate": 5e-3, "batch_size": 500, "ema_decay": 0.999},
-        "implicit",
+        "implicit-sandwich",
     ),
     "AdamW, decay 0.5": Candidate(
         "adamw-0.5",
         "ImpFlow",
         _WHITE,
         {"optimizer": "adamw", "learning_rate": 5e-3, "weight_decay": 0.5, "ema_decay": 0.995},
-        "implicit",
+        "implicit-sandwich",
     ),
     "Muon, decay 0.5": Candidate(
-        "muon-0.5", "ImpFlow", _WHITE, {**_MUON, "weight_decay": 0.5}, "implicit"
+        "muon-0.5", "ImpFlow", _WHITE, {**_MUON, "weight_decay": 0.5}, "implicit-sandwich"
     ),
     "Muon, decay 2": Candidate(
-        "muon-2", "ImpFlow", _WHITE, {**_MUON, "weight_decay": 2.0}, "implicit"
+        "muon-2", "ImpFlow", _WHITE, {**_MUON, "weight_decay": 2.0}, "implicit-sandwich"
     ),
     "Muon, sines": Candidate(
         "muon-sines",
         "ImpFlow",
         {**_WHITE, "net": "spectral", "frequency": 1.0},
         {**_MUON, "weight_decay": 1.0},
-        "implicit-sines",
+        "implicit",
     ),
     "Muon, width 64": Candidate(
         "muon-64",
         "ImpFlow",
         {**_WHITE, "hidden_features": [64, 64]},
         {**_MUON, "weight_decay": 0.5},
-        "implicit",
+        "implicit-sandwich",
     ),
     "Muon, radial": Candidate(
         "muon-radial",
         "ImpFlow",
         {**_WHITE, "radial": True},
         {**_MUON, "weight_decay": 0.5},
-        "implicit",
+        "implicit-sandwich",
     ),
     "Muon, not whitened": Candidate(
-        "muon-plain", "ImpFlow", {"kind": "tabular"}, {**_MUON, "weight_decay": 0.5}, "implicit"
+        "muon-plain",
+        "ImpFlow",
+        {**_WHITE, "whiten": False},
+        {**_MUON, "weight_decay": 0.5},
+        "implicit-sandwich",
     ),
 }
 
@@ -186,20 +190,17 @@ def keep(row: dict[str, Any], kept: Path) -> None:
 
 
 def table_of(rows: list[dict[str, str]]) -> str:
-    """Gains over the first recipe: means over seeds, with the spread of a single training."""
+    """Gains over the first recipe with the same seed: means, and the spread over seeds."""
     frame = pandas.DataFrame(rows).astype({"validation": float})
     lines = []
     first, *others = (name for name in RECIPES if name in {*frame["recipe"]})
     for name, part in frame.groupby("table", sort=False):
-        by_recipe = part.groupby("recipe")["validation"]
-        means, stds = by_recipe.mean(), by_recipe.std()
-        cells = [str(name), f"{means.get(first, math.nan):.3f}"]
-        for recipe in others:
-            if recipe not in means:
-                cells.append("")
-                continue
-            gain, spread = means[recipe] - means.get(first, math.nan), stds[recipe]
-            cells.append(f"{gain:+.3f}" + ("" if math.isnan(spread) else f" ± {spread:.3f}"))
+        values = part.pivot_table("validation", "seed", "recipe").reindex(columns=[first, *others])
+        gains = values[others].sub(values[first], axis=0)
+        cells = [str(name), f"{values[first].mean():.3f}"]
+        for mean, spread in zip(gains.mean(), gains.std(), strict=True):
+            text = "" if math.isnan(mean) else f"{mean:+.3f}"
+            cells.append(text if math.isnan(spread) else f"{text} ± {spread:.3f}")
         lines.append(tuple(cells))
     return markdown(" | ".join(["validation, nats", first, *others]), lines)
 

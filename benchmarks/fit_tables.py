@@ -42,7 +42,7 @@ ROWS = 400 if SMOKE else 30_000
 ADAMW = Candidate(
     "adamw",
     "ImpFlow",
-    {"kind": "tabular", "whiten": True},
+    {"kind": "tabular", "whiten": True, "net": "sandwich"},
     {
         "optimizer": "adamw",
         "weight_decay": 0.0,
@@ -52,7 +52,7 @@ ADAMW = Candidate(
         "ema_decay": 0.999,
         "patience": None,
     },
-    "implicit",
+    "implicit-sandwich",
 )
 SPLINES = [one for one in PORTFOLIO if one.model == "SplineFlow"]
 

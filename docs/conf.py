@@ -45,6 +45,7 @@ html_theme_options = {
 
 myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
+myst_disable_syntax = ["myst_line_comment"]  # a line may start with a percent sign
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -41,7 +41,9 @@ def train(kind: str, toy: str, steps: int, batch_size: int = 256) -> FlowModel:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     model_class, blocks = MODELS[kind]
-    config = TabularConfig(features=2, blocks=blocks, hidden_features=(64, 64), frequency=FREQUENCY)
+    config = TabularConfig(
+        features=2, blocks=blocks, hidden_features=(64, 64), net="sandwich", frequency=FREQUENCY
+    )
     model = model_class(config)
     model.fit_preprocessing(rows(toy, 10_000, generator))
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)

@@ -53,7 +53,7 @@ class BlockTransform(Transform):
 
     @property
     def inv(self) -> BlockTransform:
-        """The inverse: at most one root, and a log-determinant only if it is asked for."""
+        """The inverse, with at most one root, and a log-determinant only if it is asked for."""
         return BlockTransform(
             self.block, self.context, event_dim=self.event_dim, reverse=not self.reverse
         )

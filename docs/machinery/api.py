@@ -11,7 +11,11 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from docutils.nodes import document
+from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.ext.viewcode import viewcode_anchor
+from sphinx.util import inspect as python
 from torch.nn import Module
 from typer.testing import CliRunner
 
@@ -171,12 +175,28 @@ def _command_line() -> str:
 def whole_signature(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
 ) -> tuple[str, str] | None:
-    """The arguments of a model, which its metaclass hides."""
+    """Arguments that the class of a model hides, and defaults that Sphinx can parse."""
     if what == "class" and signature == "(*args, **kwargs)":
-        own = inspect.signature(thing.__init__)
-        kept = [parameter for key, parameter in own.parameters.items() if key != "self"]
-        return str(own.replace(parameters=kept)), returned
-    return None
+        own = python.signature(thing.__init__, bound_method=True)
+        signature = python.stringify_signature(
+            own, show_return_annotation=False, unqualified_typehints=True
+        )
+    return (signature.replace("<factory>", "..."), returned) if signature else None
+
+
+def link_inherited(app: Sphinx, doctree: document) -> None:
+    """Lead from inherited methods to their source: `viewcode` links those of the class itself."""
+    for described in doctree.findall(addnodes.desc_signature):
+        if "module" not in described or any(described.findall(viewcode_anchor)):
+            continue  # not of Python, or linked
+        thing = importlib.import_module(described["module"])
+        for name in described["fullname"].split("."):
+            thing = getattr(thing, name, None)
+        code = inspect.unwrap(getattr(thing, "fget", None) or getattr(thing, "__func__", thing))
+        module, method = getattr(code, "__module__", ""), getattr(code, "__qualname__", "")
+        if module in modules() and method.partition(".")[0] in modules()[module].__all__:
+            page = f"_modules/{module.replace('.', '/')}"
+            described += viewcode_anchor(reftarget=page, refid=method, refdoc=app.env.docname)
 
 
 def with_own_anchors(body: str) -> str:
@@ -202,7 +222,8 @@ def of_others(
 ) -> bool | None:
     """Leave out what torch and the Hub's mixin document, but for one method of the contract."""
     module = getattr(thing, "__module__", None) or "impflow_zoo"
-    return not (module.startswith("impflow_zoo") or name == "push_to_hub") or None
+    ours = module.startswith("impflow_zoo") and name != "extra_repr"  # documented by torch
+    return not (ours or name == "push_to_hub") or None
 
 
 def as_restructured(

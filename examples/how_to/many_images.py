@@ -14,12 +14,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from datasets import Dataset, Features, Image
+from datasets import Dataset, Features, Image, disable_progress_bars
 from PIL import Image as Picture
 from sklearn.datasets import load_digits
 
 from impflow_zoo import ImageConfig, ResFlow, evaluate
 from impflow_zoo.data import DataError, LeftOutWarning
+
+disable_progress_bars()
 
 
 def encoded(pixels):

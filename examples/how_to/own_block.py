@@ -102,5 +102,5 @@ class Cayley(ResidualBlock):
         "not slow",
     ]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-print(run.stdout[-700:])
+print(*run.stdout.splitlines()[-7:], sep="\n")
 assert run.returncode == 0

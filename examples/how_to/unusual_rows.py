@@ -69,8 +69,9 @@ for name, p in zip(("ordinary", "not together", "far"), p_value(rows), strict=Tr
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 axes.hist(reference, 60)
 for x, name in zip(scores(rows[:2]), ("ordinary", "not together"), strict=True):
-    axes.axvline(max(x, reference[0] - 10), color="k", linewidth=1)
-    axes.annotate(name, (max(x, reference[0] - 10), axes.get_ylim()[1] / 2), rotation=90)
+    at = max(x, reference[0] - 10)
+    axes.axvline(at, color="k", linewidth=1)
+    axes.text(at + 1, axes.get_ylim()[1] / 2, name, rotation=90, backgroundcolor="w")
 axes.axvline(np.quantile(reference, 0.05), color="C1", label="5 %")
 axes.set(xlabel="log-density, nats", ylabel="held-out rows")
 axes.legend()

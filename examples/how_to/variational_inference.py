@@ -58,7 +58,7 @@ with torch.no_grad():
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 left.plot(divergences)
 left.set(xlabel="step", ylabel="reverse KL, nats", yscale="log")
-right.contour(*line, target.T, levels=6, linewidths=0.8)
+right.contour(*line, target.T, levels=target.max() * torch.linspace(0.05, 0.95, 6), linewidths=0.8)
 right.plot(*samples.T, ".", markersize=3)
 right.set(title="target and samples", xlim=(-3, 3), ylim=(-2, 7))
 plt.show()

@@ -294,7 +294,7 @@ def train(
 
 @app.command()
 def certify(model: Model, as_json: AsJson = False) -> None:
-    """Prove that the blocks are invertible, and compare outputs with stored ones."""
+    """Prove that blocks are invertible; check stored outputs."""
     from impflow_zoo.lipschitz.certify import worst
     from impflow_zoo.lipschitz.lipsdp import lipsdp_bounds
     from impflow_zoo.models.store import check_certificate, verify
@@ -327,7 +327,8 @@ def stage(
     run: Annotated[Path | None, typer.Option(help="Folder of the run with the weights.")] = None,
     data: Annotated[str | None, typer.Option(help="Test data; default: as on the card.")] = None,
     repeat: Annotated[
-        list[Path] | None, typer.Option(help="Run with another seed; may be repeated.")
+        list[Path] | None,
+        typer.Option(metavar="<path>", help="Run with another seed; may be repeated."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -343,13 +344,16 @@ def stage(
 def publish(
     namespace: Annotated[str, typer.Option(help="User or organisation on the Hub.")],
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Default: the whole zoo.")
+        list[str] | None,
+        typer.Argument(metavar="MODEL", help="Names or folders; default: the whole zoo."),
     ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="New repositories are private.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, but send nothing.")] = False,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open pull requests.")] = False,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open pull requests, for review.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check models' folders and upload each in one commit."""

@@ -16,7 +16,7 @@ __all__ = ["fit", "init"]
 
 Data = Annotated[str, typer.Argument(help="File, folder, Hub id, or toy:NAME.")]
 Given = Annotated[
-    str | None, typer.Option(help="Context columns, COL,...: the density is given these.")
+    str | None, typer.Option(help="Context columns, COL,...: model the others given these.")
 ]
 Weights = Annotated[
     str | None, typer.Option(help="Column of weights of the rows; it is no part of the density.")
@@ -32,7 +32,7 @@ def fit(
     weights: Weights = None,
     ensemble: Annotated[
         int,
-        typer.Option(min=1, max=100, help="Trainings of the best whose mixture is the model."),
+        typer.Option(min=1, max=100, help="Train the best with so many seeds, and mix them."),
     ] = 1,
     seed: Annotated[
         int, typer.Option(min=0, callback=seed_limit, help="Seed of the split and of all runs.")

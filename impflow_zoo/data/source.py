@@ -165,7 +165,8 @@ class TableSource(Source):
             row, column = bad[0].tolist()
             raise DataError(
                 f"{name}: row {row}, column {columns[column]!r} is {float(values[row, column])} "
-                f"({len(bad)} values in all are missing or not finite): drop or fill these rows"
+                f"(missing or not finite: {len(bad):,} of {values.numel():,} values): "
+                "drop or fill these rows"
             )
         self.columns, self.named = tuple(columns), named
         self.groups, self.weights = groups, weights

@@ -28,7 +28,9 @@ def demo(
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(help="Host name of a proxy in front of the demo; may be repeated."),
+        typer.Option(
+            metavar="<str>", help="Host name of a proxy in front of the demo; may be repeated."
+        ),
     ] = None,
 ) -> None:
     """Show a model in the browser; Ctrl-C stops."""

@@ -18,13 +18,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.standard_errors import weighted_mean
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.numerics.seeds import Use, mix
 
 __all__ = ["Predictive", "centred", "crps", "crps_of_angles", "drawn", "pit", "predictive"]
 
 _DRAWS = 99  # make 100 ranks, of which the central 50 % and 90 % are whole numbers
-_ROWS = 10_000  # samples at a time
+_ROWS = 100  # predicted at a time
+_LEVELS = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,16 @@ class Predictive:
 def drawn(model: FlowModel, context: Tensor, seed: int) -> Tensor:
     """Samples at each context, `[N, draws, D]`."""
     generator = torch.Generator().manual_seed(seed)
-    parts = context.split(max(1, _ROWS // _DRAWS))
-    return torch.cat([model.sample(_DRAWS, part, generator=generator) for part in parts])
+    return model.sample(_DRAWS, context, generator=generator)
 
 
 def predictive(
-    model: FlowModel, x: Tensor, context: Tensor, seed: int, weights: Tensor | None = None
+    model: FlowModel,
+    x: Tensor,
+    context: Tensor,
+    seed: int,
+    weights: Tensor | None = None,
+    processes: Processes | None = None,
 ) -> tuple[Predictive, ...]:
     """How well each column of rows, `[N, D]`, is predicted from their contexts, `[N, C]`.
 
@@ -71,27 +78,34 @@ def predictive(
         x, context: the rows.
         seed: of the samples.
         weights: of the rows, `[N]`; None counts all alike.
+        processes: share the rows; each has all of them.
     """
-
-    def mean(values: Tensor) -> Tensor:
-        return weighted_mean(values.T, weights)
-
-    samples, x = centred(model, drawn(model, context, seed).double(), x.double())
-    off = (pit(samples, x) - 0.5).abs()
-    # The mean of few samples is noisy: its variance does not belong to the error.
-    noise = samples.var(dim=1) / samples.shape[1]
-    error = mean(((samples.mean(dim=1) - x) ** 2) - noise).clamp(min=0).sqrt()
-    names = model.config.column_names
-    within = [mean((off < level / 2).double()) for level in (0.5, 0.9)]
-    scores = crps(samples, x)
-    for name, period in model.config.periodic.items():
-        i = names.index(name)
-        scores[:, i] = crps_of_angles(samples[:, :, i], x[:, i], period)
-    figures = torch.stack((error, mean(scores), *within), dim=1)
+    processes = processes or Processes()
+    parts = list(zip(x.split(_ROWS), context.split(_ROWS), strict=True))
+    own = [
+        _figures(model, *parts[i], mix(seed, Use.PREDICTED, i)) for i in processes.share(len(parts))
+    ]
+    none = torch.zeros(len(model.columns), 2 + len(_LEVELS), 0, dtype=torch.float64)
+    means = weighted_mean(torch.cat(processes.gather(torch.cat([none, *own], dim=2)), 2), weights)
+    means[:, 0] = means[:, 0].clamp(min=0).sqrt()
     return tuple(
         Predictive(name, *(float(f"{value:.5g}") for value in column))
-        for name, column in zip(names, figures.tolist(), strict=True)
+        for name, column in zip(model.columns, means.tolist(), strict=True)
     )
+
+
+def _figures(model: FlowModel, x: Tensor, context: Tensor, seed: int) -> Tensor:
+    """Squared error, CRPS, and whether intervals hold the row: `[D, figures, N]`, on the CPU."""
+    samples, x = centred(model, drawn(model, context, seed).double(), x.double())
+    # The mean of few samples is noisy: its variance does not belong to the error.
+    square = (samples.mean(dim=1) - x) ** 2 - samples.var(dim=1) / samples.shape[1]
+    scores = crps(samples, x)
+    for name, period in model.config.periodic.items():
+        i = model.columns.index(name)
+        scores[:, i] = crps_of_angles(samples[:, :, i], x[:, i], period)
+    off = (pit(samples, x) - 0.5).abs()
+    within = [(off < level / 2).double() for level in _LEVELS]
+    return torch.stack((square, scores, *within)).permute(2, 0, 1).cpu()
 
 
 def centred(model: FlowModel, samples: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

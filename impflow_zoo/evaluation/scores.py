@@ -134,7 +134,6 @@ def evaluate(
             processes=processes,
             progress=progress,
         )
-    predictions = predictions and processes.first
     n = len(scored.log_prob)
     groups, counts = _of_table(source, "groups", n), _of_table(source, "weights", n)
     with _evaluating(model):
@@ -144,7 +143,8 @@ def evaluate(
         if isinstance(source, TableSource):
             inputs = [model_input(model, batch, seed) for batch in source.batches(1000, limit)]
             rows = torch.cat(inputs)
-            predicted = _predicted(model, rows, seed, counts) if predictions else ()
+            with processes.united():
+                predicted = _predicted(model, rows, seed, counts, processes) if predictions else ()
             beside = _gaussian(model, rows, counts)
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
@@ -191,10 +191,10 @@ def _of_table(source: Source | ImageStream, what: str, n: int) -> Tensor | None:
 
 
 def _predicted(
-    model: FlowModel, rows: Tensor, seed: int, weights: Tensor | None
+    model: FlowModel, rows: Tensor, seed: int, weights: Tensor | None, processes: Processes
 ) -> tuple[Predictive, ...]:
     x, context = model.parted(rows)
-    return () if context is None else predictive(model, x, context, seed, weights)
+    return () if context is None else predictive(model, x, context, seed, weights, processes)
 
 
 def _gaussian(model: FlowModel, rows: Tensor, weights: Tensor | None) -> float | None:

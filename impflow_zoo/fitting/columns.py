@@ -65,7 +65,7 @@ class Findings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns of a row: those to model, and then the context."""
+        """The columns of a row, those to model first, then the context."""
         return (*self.columns, *self.given)
 
     def config(self) -> dict[str, Any]:
@@ -205,7 +205,8 @@ def describe(
 
 def _without_columns(left_out: Mapping[str, str], name: str) -> DataError:
     reasons = listed([f"{c!r} {reason}" for c, reason in left_out.items()])
-    return DataError(f"{name}: no numeric column to model: {reasons or 'it has none'}")
+    reasons = reasons or "none is left beside those given"
+    return DataError(f"{name}: no numeric column to model: {reasons}")
 
 
 def _check_given(table: Columns, given: Sequence[str], name: str) -> None:

@@ -53,7 +53,7 @@ class Candidate:
 
 
 _TABULAR = {"kind": "tabular", "whiten": True}
-_SINES = {"net": "spectral", "frequency": 1.0}
+_SANDWICH = {"net": "sandwich"}
 _SPLINE = {"kind": "spline", "whiten": True, "hidden_features": 128, "dropout": 0.1}
 _MIXED = ["implicit", "implicit", "implicit", "spline-autoregressive"]
 
@@ -63,8 +63,10 @@ def _decay(value: float, rate: float = 1e-2) -> dict[str, Any]:
 
 
 PORTFOLIO = (
-    Candidate("implicit-sines", "ImpFlow", {**_TABULAR, **_SINES}, _decay(1.0), "implicit-sines"),
-    Candidate("implicit-decay-2", "ImpFlow", _TABULAR, _decay(2.0), "implicit"),
+    Candidate("implicit-sines", "ImpFlow", _TABULAR, _decay(1.0), "implicit"),
+    Candidate(
+        "implicit-decay-2", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(2.0), "implicit-sandwich"
+    ),
     Candidate(
         "spline-autoregressive",
         "SplineFlow",
@@ -72,11 +74,19 @@ PORTFOLIO = (
         _decay(1.0, 5e-3),
         "spline-autoregressive",
     ),
-    Candidate("implicit-decay-0.5", "ImpFlow", _TABULAR, _decay(0.5), "implicit"),
     Candidate(
-        "implicit-spline", "ImpFlow", {**_TABULAR, "blocks": _MIXED}, _decay(1.0), "implicit-spline"
+        "implicit-decay-0.5", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(0.5), "implicit-sandwich"
     ),
-    Candidate("residual", "ResFlow", {**_TABULAR, "blocks": 8}, _decay(0.5), "residual"),
+    Candidate(
+        "implicit-spline",
+        "ImpFlow",
+        {**_TABULAR, **_SANDWICH, "blocks": _MIXED},
+        _decay(1.0),
+        "implicit-spline",
+    ),
+    Candidate(
+        "residual", "ResFlow", {**_TABULAR, **_SANDWICH, "blocks": 8}, _decay(0.5), "residual"
+    ),
     Candidate(
         "spline-coupling",
         "SplineFlow",

@@ -69,7 +69,7 @@ class Fit:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """What was tried: name, round, steps, validation value in nats, CPU minutes."""
+        """What was tried, by name, round, steps, validation value in nats and CPU minutes."""
         import pandas
 
         rows: list[dict[str, Any]] = [

@@ -116,7 +116,7 @@ class LipschitzNet(nn.Module):
             raise ValueError(f"context of type {context.dtype}: floating point is needed")
 
     def lipschitz_layers(self) -> list[LipschitzLayer]:
-        """The layers, as what they are."""
+        """The layers, typed as such."""
         return cast(list[LipschitzLayer], list(self.layers))
 
     def weights_in_use(

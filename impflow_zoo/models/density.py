@@ -85,14 +85,14 @@ class Density(nn.Module):
 
     @property
     def transform(self) -> Transform:
-        """The map data -> noise of the flow: `[B, ...] -> [B, D], [B]`, and back by `inverse`."""
+        """The map data -> noise of the flow, `[B, ...] -> [B, D], [B]`, and back by `inverse`."""
         transform, *_ = self.flow.children()
         assert isinstance(transform, Transform)
         return transform
 
     @property
     def parts(self) -> list[Density]:
-        """The densities that this one is a mixture of: itself, but for an `Ensemble`."""
+        """The densities that this one is a mixture of, for most models itself alone."""
         return [self]
 
     @property

@@ -54,7 +54,7 @@ class Mixture(Density):
 
     @property
     def transform(self) -> Transform:
-        """There is none: each of the models has its own."""
+        """There is none, as each of the models has its own."""
         raise ModelError("an ensemble has no map data -> noise: take that of ensemble.models[0]")
 
     def _log_prob(

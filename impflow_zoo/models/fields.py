@@ -60,7 +60,7 @@ def require_names(setting: str, found: typing.Iterable[str], known: typing.Itera
     names = dict.fromkeys(known)
     for name in found:
         if name not in names:
-            hint = did_you_mean(name, names)
+            hint = did_you_mean(name, names) if names else "; list all of them under 'columns'"
             raise ConfigError(f"{setting}={reprlib.repr(name)}: names of columns expected{hint}")
 
 

@@ -78,9 +78,15 @@ def _parsed(parse: Callable[[str], Any], content: bytes, name: str, language: st
     try:
         return parse(content.decode())
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        reason = "it is nested too deeply" if deep else " ".join(str(error).split())
-        raise ConfigError(f"{name} is not valid {language}: {readable(reason)}") from None
+        raise ConfigError(f"{name} is not valid {language}: {readable(_reason(error))}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _json(text: str) -> Any:

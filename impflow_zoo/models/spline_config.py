@@ -19,6 +19,8 @@ class SplineConfig(ColumnsConfig):
         Neural Spline Flows (Durkan et al., 2019)
         https://arxiv.org/abs/1906.04032
 
+    Further arguments are those of `ColumnsConfig`.
+
     Arguments:
         actnorm, whiten, radial: as in `TabularConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
@@ -29,7 +31,6 @@ class SplineConfig(ColumnsConfig):
         bins: pieces of a spline.
         tail_bound: splines act on `[-tail_bound, tail_bound]` and are the identity outside.
         dropout: fraction of the hidden units that dropout zeroes in training.
-        Others are those of `ColumnsConfig`.
     """
 
     kind: ClassVar[str] = "spline"

@@ -28,6 +28,8 @@ __all__ = ["TabularConfig"]
 class TabularConfig(ColumnsConfig):
     """A flow on vectors whose blocks are made of Lipschitz perceptrons.
 
+    Further arguments are those of `ColumnsConfig`.
+
     Arguments:
         blocks: number of blocks of the model's own kind; or their names, in order from data to
             noise: `implicit`, `residual`, `monotone`, `spline-coupling`, `spline-autoregressive`,
@@ -37,11 +39,11 @@ class TabularConfig(ColumnsConfig):
         radial: put a `RadialTransform` before every block and behind the last one: for patches,
             coefficients and other data whose length varies by orders of magnitude.
         hidden_features: sizes of the hidden layers of every net.
-        net: `"sandwich"` for `SandwichMLP`, or `"spectral"` for `LipschitzMLP`.
+        net: `"spectral"` for `LipschitzMLP`, or `"sandwich"` for `SandwichMLP`.
         activation: activation of every net, see these classes; None is `"halfsin"` for sandwich
             nets, `"sin"` for spectral ones.
         frequency: initial value of the learned frequencies of the neurons, see these classes; None
-            is 1 for sandwich nets and no learned frequencies for spectral ones.
+            is no learned frequencies for spectral nets and 1 for sandwich nets.
         lipschitz: bound on every net's Lipschitz constant, below 1.
         logdet: how log-determinants are computed.
         solver: how roots are found.
@@ -49,7 +51,6 @@ class TabularConfig(ColumnsConfig):
             context before the blocks see it; empty for none.
         periodic: periods of columns that are angles, by name: the density has this period, and
             samples lie between 0 and the period.
-        Others are those of `ColumnsConfig`.
     """
 
     kind: ClassVar[str] = "tabular"
@@ -59,9 +60,9 @@ class TabularConfig(ColumnsConfig):
     whiten: bool = False
     radial: bool = False
     hidden_features: tuple[int, ...] = (128, 128)
-    net: str = "sandwich"
+    net: str = "spectral"
     activation: str | None = None
-    frequency: float | None = None
+    frequency: float | None = 1.0
     lipschitz: float = 0.99
     logdet: LogDet = field(default_factory=LogDet)
     solver: Solver = field(default_factory=Solver)

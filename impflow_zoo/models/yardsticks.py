@@ -64,11 +64,12 @@ class _Residual(Transform):
 class MixtureConfig(ColumnsConfig):
     """A mixture density network.
 
+    Further arguments are those of `ColumnsConfig`.
+
     Arguments:
         components: number of Gaussians for each column.
         hidden_features: width of the residual net that computes their parameters.
         dropout: fraction of the hidden units that dropout zeroes in training.
-        Others are those of `ColumnsConfig`.
     """
 
     kind: ClassVar[str] = "mixture"

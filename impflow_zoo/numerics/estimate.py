@@ -52,7 +52,7 @@ class Estimate:
 
     @property
     def variance(self) -> Tensor:
-        """Variance of `value`, `[B]`: 0 in the mode `exact`, NaN for a single draw."""
+        """Variance of `value`, `[B]`, which is 0 in the mode `exact` and NaN for a single draw."""
         if self.draws is not None and len(self.draws) > 1:
             return self.draws.var(dim=0) / len(self.draws)
         return torch.full_like(self.value, 0.0 if self.mode == "exact" else math.nan)

@@ -28,3 +28,4 @@ class Use(IntEnum):
     SCORED_PROBES = 4  # of a row that is scored
     BATCH_NOISE = 5  # dequantises images that a user holds
     STEP = 6  # whatever else a training step draws
+    PREDICTED = 7  # samples that predict rows

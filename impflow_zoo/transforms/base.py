@@ -232,8 +232,8 @@ class ResidualBlock(Transform):
     ) -> bool:
         """Whether `torch.compile` compiles such a call of `run` for rows of so many features.
 
-        What depends on numbers, roots and series, would be left in pieces, and lose by it: such
-        calls run as they are written.
+        Calls that find roots or sum series are not compiled: their loops depend on values, so that
+        `torch.compile` would cut them into pieces, which are slower.
         """
         exporting = torch.compiler.is_exporting()  # which leaves nothing as it is written
         mode = self.logdet.resolve(features, training=self.training)

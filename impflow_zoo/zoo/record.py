@@ -38,7 +38,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Name of the model: that of a link, not of what it leads to."""
+        """Name of the model, of a link that of the link itself."""
         return Path(os.path.abspath(self.folder.path)).name
 
     @cached_property

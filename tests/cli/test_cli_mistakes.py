@@ -37,7 +37,7 @@ def _file(name: str, content: bytes) -> Callable[[Path], Path]:
 
 
 def _huge(folder: Path) -> Path:
-    return write_recipe(folder, config={"hidden_features": [10**6]})
+    return write_recipe(folder, config={"hidden_features": [10**6, 10**6]})
 
 
 def _no_model_yet(folder: Path) -> Path:

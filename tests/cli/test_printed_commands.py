@@ -48,6 +48,7 @@ LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
     r"impflow-zoo publish .*--dry-run",  # all certificates
     r"impflow-zoo certify \w+-(?!kin8nm|power-plant|zoo).*",  # LipSDP of wide or many nets
 )
+FAMILIES = "impflow|resflow|monotone|mixed|spline|mixture|linear"
 
 PUBLISHED = published()
 
@@ -57,14 +58,22 @@ def here(commands: Commands) -> Commands:
     return tuple(c for c in commands if not any(re.fullmatch(e, c) for e in ELSEWHERE))
 
 
+def kind(commands: Commands) -> Commands:
+    """The commands with the family of a model in the place of its name: many cards print them."""
+    return tuple(re.sub(rf"\b({FAMILIES})(-\w+)+( --given \S+)?", r"\1", c) for c in commands)
+
+
 def cases() -> Iterator[object]:
+    """The fast tests run one card's commands of each kind."""
+    seen = set()
     for commands, document in PUBLISHED.items():
         runs = here(commands)
         if runs and not any({*runs} < {*others} for others in PUBLISHED):
             long = any(re.fullmatch(pattern, c) for pattern in LONG for c in runs)
-            yield pytest.param(
-                runs, document, id=runs[-1][:100], marks=[pytest.mark.slow] if long else []
-            )
+            marks = [pytest.mark.slow] if long or kind(runs) in seen else []
+            yield pytest.param(runs, document, id=runs[-1][:100], marks=marks)
+            if not long:
+                seen.add(kind(runs))
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,9 @@ IMAGES: dict[str, dict[str, Any]] = {
 }
 
 
+SELDOM = {"fc end, no preact", "factor out, fc end", "squeeze first, factor out", "ones"}
+
+
 def agrees(model: Published, folder: Path, x: torch.Tensor) -> None:
     """Convert through a file and a folder, and compare."""
     path = write(folder / "checkpoint.pth", model.args, model.state)
@@ -66,7 +69,7 @@ def test_rows(change, implicit, tmp_path):
     agrees(model, tmp_path, torch.randn(4, 2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("change", "implicit"), crossed(IMAGES, BLOCKS))
+@pytest.mark.parametrize(("change", "implicit"), crossed(IMAGES, BLOCKS, SELDOM))
 def test_images(change, implicit, tmp_path):
     size = 16 if change.get("squeeze_first") else 8
     args = {**IMAGE, **change, "imagesize": size}

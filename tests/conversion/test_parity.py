@@ -57,8 +57,9 @@ def test_latents_log_determinants_and_densities(name, models):
     close(model.encode(expected["x"]), expected["z"], 1e-6)
     rows, nats = (slice(1), 1e-3) if name in IMAGES else (slice(None), 1e-6)
     with torch.no_grad():
-        close(model.transform(expected["x"][rows])[1], expected["logdet"][rows], nats)
         close(model.log_prob(expected["x"][rows]), expected["log_prob"][rows], nats)
+        if name not in IMAGES:  # theirs take seconds
+            close(model.transform(expected["x"])[1], expected["logdet"], nats)
 
 
 @every_fixture

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
-from support.demo_page import CHROMIUM, PATIENCE, Page, Server, served, wait_until
+from support.demo_page import CHROMIUM, FILES, PATIENCE, Page, Server, served, wait_until
 
 from impflow_zoo import create_model
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.zoo.record import Record
 
-pytest.importorskip("gradio", reason="the demo needs the extra demo")
 pytest.importorskip("matplotlib", reason="the demo needs the extra demo")
 api = pytest.importorskip("playwright.sync_api", reason="pip install playwright drives a browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to drive")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to drive"),
+    pytest.mark.skipif(find_spec("gradio") is None, reason="the demo needs the extra demo"),
+]
 
 TABLE, PLANE = "impflow-power-plant", "impflow-8gaussians"
 GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist14-given-label"
@@ -53,15 +58,50 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+@contextlib.contextmanager
+def opened(browser: Any, address: str) -> Iterator[Page]:
+    """A user's page."""
+    context = browser.new_context(viewport={"width": 1100, "height": 1400}, accept_downloads=True)
+    yield Page(context, address)
+    context.close()
+
+
+def watched(page: Page, server: Server) -> Iterator[Page]:
+    """Nothing but the server is asked for a page, and no error is left on the way."""
+    yield page
+    assert [url for url in page.asked if not url.startswith((server.address, "blob:"))] == []
+    assert "Traceback" not in server.errors.read_text()
+
+
 @pytest.fixture
 def page(server: Server, browser: Any) -> Iterator[Page]:
-    """A user's page: nothing but the server was asked for it, and no error was left on the way."""
-    context = browser.new_context(viewport={"width": 1100, "height": 1400}, accept_downloads=True)
-    found = Page(context, server.address)
-    yield found
-    assert [url for url in found.asked if not url.startswith((server.address, "blob:"))] == []
-    assert "Traceback" not in server.errors.read_text()
-    context.close()
+    """A page that nobody has used."""
+    with opened(browser, server.address) as found:
+        yield from watched(found, server)
+
+
+@pytest.fixture(scope="module")
+def used(server: Server, browser: Any) -> Iterator[Page]:
+    with opened(browser, server.address) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def used_for_files(server: Server, browser: Any) -> Iterator[Page]:
+    with opened(browser, server.address + FILES) as found:
+        yield found
+
+
+@pytest.fixture
+def shared(used: Page, server: Server) -> Iterator[Page]:
+    """A page that other tests use, too: opening one takes seconds."""
+    yield from watched(used, server)
+
+
+@pytest.fixture
+def files(used_for_files: Page, server: Server) -> Iterator[Page]:
+    """The page for files, which other tests use, too."""
+    yield from watched(used_for_files, server)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -76,8 +116,10 @@ def test_it_listens_on_this_machine_alone(server):
 
 def test_the_first_picture_of_a_table_is_there_within_two_seconds(server, browser):
     """From the moment when the page is up, the best of three."""
-    seconds = []
+    seconds = [math.inf]
     for _ in range(3):
+        if min(seconds) < 2:
+            break
         tab = browser.new_page()
         tab.goto(server.address)
         tab.wait_for_selector("#model input", timeout=1000 * PATIENCE)
@@ -88,23 +130,25 @@ def test_the_first_picture_of_a_table_is_there_within_two_seconds(server, browse
     assert min(seconds) < 2, seconds
 
 
-def test_samples_follow_seed_and_temperature(page):
-    assert "946 rows of UCI Combined Cycle Power Plant" in page.tab.inner_text("#about")
-    pictures = {page.tab.get_attribute("#picture img", "src")}
-    pictures.add(page.picture_after(lambda: page.set_number("Seed", 5)))
-    pictures.add(page.picture_after(lambda: page.set_number("Temperature", 0.5)))
+def test_samples_follow_seed_and_temperature(shared):
+    shared.begin(TABLE)
+    assert "946 rows of UCI Combined Cycle Power Plant" in shared.tab.inner_text("#about")
+    pictures = {shared.tab.get_attribute("#picture img", "src")}
+    pictures.add(shared.picture_after(lambda: shared.set_number("Seed", 5)))
+    pictures.add(shared.picture_after(lambda: shared.set_number("Temperature", 0.5)))
     assert len(pictures) == 3
 
 
-def test_the_numbers_of_a_row_are_the_models(page):
+def test_the_numbers_of_a_row_are_the_models(shared):
     model = create_model(TABLE)
-    page.open_tab("One row")
-    page.tab.locator("#numbers tr").first.wait_for()
-    numbers = page.numbers_after(lambda: page.set_number("Row of the held-out data", 3))
+    shared.begin(TABLE)
+    shared.open_tab("One row")
+    shared.tab.locator("#numbers tr").first.wait_for()
+    numbers = shared.numbers_after(lambda: shared.set_number("Row of the held-out data", 3))
     columns = list(model.config.columns)
     row = pandas.read_parquet(model.folder.path / "test.parquet")[columns].iloc[3]
     for value in row:
-        page.tab.get_by_text(f"{value:.6g}", exact=True).first.wait_for(state="attached")
+        shared.tab.get_by_text(f"{value:.6g}", exact=True).first.wait_for(state="attached")
     assert "nats" in numbers["log-density"]
     assert "on the card's scale" not in numbers  # it is the same
     assert float(numbers["round-trip error"]) < 1e-3
@@ -112,55 +156,56 @@ def test_the_numbers_of_a_row_are_the_models(page):
     assert len(numbers["latents"].split(",")) == len(columns)
 
 
-def test_a_point_of_the_plane_is_dragged_and_clicked(page):
-    page.choose(PLANE)
-    before = page.numbers()
-    moved = page.numbers_after(lambda: page.picture_after(lambda: page.set_number("x0", 1.5)))
+def test_a_point_of_the_plane_is_dragged_and_clicked(shared):
+    shared.begin(PLANE)
+    before = shared.numbers()
+    moved = shared.numbers_after(lambda: shared.picture_after(lambda: shared.set_number("x0", 1.5)))
     assert moved["log-density"] != before["log-density"]
-    picture = page.tab.locator("#picture img")
+    picture = shared.tab.locator("#picture img")
     size = picture.bounding_box()
     place = {"x": 0.3 * size["width"], "y": 0.4 * size["height"]}
-    clicked = page.numbers_after(lambda: picture.click(position=place))
+    clicked = shared.numbers_after(lambda: picture.click(position=place))
     assert clicked["log-density"] != moved["log-density"]
-    x = float(page.tab.get_by_label("number input for x0").input_value())
+    x = float(shared.tab.get_by_label("number input for x0").input_value())
     assert x == pytest.approx(0.6, abs=0.5)
     assert x == pytest.approx(round(x, 2))  # on a step of the slider
-    page.picture_after(lambda: page.tab.get_by_label("samples", exact=True).check())
+    shared.picture_after(lambda: shared.tab.get_by_label("samples", exact=True).check())
 
 
-def test_the_predictive_density_moves_with_the_context(page):
-    page.choose(GIVEN)
-    first = page.tab.get_attribute("#picture img", "src")
-    assert page.picture_after(lambda: page.set_number("AT", 5)) != first
-    humidity = page.tab.get_by_label("range slider for RH")
+def test_the_predictive_density_moves_with_the_context(shared):
+    shared.begin(GIVEN)
+    first = shared.tab.get_attribute("#picture img", "src")
+    assert shared.picture_after(lambda: shared.set_number("AT", 5)) != first
+    humidity = shared.tab.get_by_label("range slider for RH")
     assert float(humidity.get_attribute("max")) <= 100.2  # the largest of the data
 
 
-def test_ways_lead_from_one_image_to_another(page):
-    page.choose(IMAGES)
-    assert "samples alone" in page.tab.inner_text("#about")
-    page.picture_after(lambda: page.set_number("label", 7))
-    page.open_tab("One row")
-    page.tab.locator("#numbers tr").first.wait_for()
-    numbers = page.numbers_after(lambda: page.set_number("Row of samples of the model", 1))
+def test_ways_lead_from_one_image_to_another(shared):
+    shared.begin(IMAGES)
+    assert "samples alone" in shared.tab.inner_text("#about")
+    shared.picture_after(lambda: shared.set_number("label", 7))
+    shared.open_tab("One row")
+    shared.tab.locator("#numbers tr").first.wait_for()
+    numbers = shared.numbers_after(lambda: shared.set_number("Row of samples of the model", 1))
     assert "bits/dim" in numbers["on the card's scale"]
-    page.open_tab("Two images")
-    assert page.tab.locator("#way").count() == 0  # no empty frame
-    page.tab.get_by_role("button", name="Interpolate").click()
-    page.tab.wait_for_selector("#way img")
+    shared.open_tab("Two images")
+    assert shared.tab.locator("#way").count() == 0  # no empty frame
+    shared.tab.get_by_role("button", name="Interpolate").click()
+    shared.tab.wait_for_selector("#way img")
 
 
-def test_the_certificate_is_proven_again(page):
-    page.open_tab("Certificate")
-    page.tab.get_by_role("button", name="Prove it again").click()
-    page.tab.wait_for_function(
+def test_the_certificate_is_proven_again(shared):
+    shared.begin(TABLE)
+    shared.open_tab("Certificate")
+    shared.tab.get_by_role("button", name="Prove it again").click()
+    shared.tab.wait_for_function(
         "document.querySelector('#certificate').innerText.includes('Proven now')"
     )
-    text = page.tab.inner_text("#certificate").strip()
+    text = shared.tab.inner_text("#certificate").strip()
     assert text.startswith("Every block is invertible")
     assert len(text.splitlines()) == 1
-    page.tab.get_by_role("button", name="The bound of each net").click()
-    assert page.tab.locator("#bounds tr").count() == 2  # a head, and one line for equal bounds
+    shared.tab.get_by_role("button", name="The bound of each net").click()
+    assert shared.tab.locator("#bounds tr").count() == 2  # a head, and one line for equal bounds
 
 
 def test_a_file_has_a_page_of_its_own_and_links_keep_the_model(page, server):
@@ -173,22 +218,22 @@ def test_a_file_has_a_page_of_its_own_and_links_keep_the_model(page, server):
     page.tab.get_by_role("link", name="Back to the picture").click()
     page.settled()
     assert page.tab.get_by_label("Model", exact=True).input_value() == PLANE
-    for address in ("", "?model=../secret", "your-file?model=../secret"):
+    for address in ("?model=../secret", "your-file?model=../secret"):
         page.tab.goto(f"{server.address}{address}")  # no name of a model: the first one is shown
         page.tab.wait_for_selector("#about" if address[:1] != "y" else "#file")
         assert page.tab.get_by_label("Model", exact=True).input_value() == TABLE
 
 
-def test_a_good_file_comes_back_scored_and_its_rows_are_looked_at(page, tmp_path):
+def test_a_good_file_comes_back_scored_and_its_rows_are_looked_at(files, tmp_path):
     rows = f"{','.join(create_model(TABLE).config.columns)},note\n14.96,41.76,1024.07,73.17,463,x\n"
-    said = page.upload(write(tmp_path, "good.csv", rows + "25,63,1020,59,444,y\n"))
+    said = files.upload(write(tmp_path, "good.csv", rows + "25,63,1020,59,444,y\n"))
     assert "good.csv: 2 rows, mean log-density -" in said
-    with page.tab.expect_download() as started:
-        page.tab.locator("#out a").first.click()
+    with files.tab.expect_download() as started:
+        files.tab.locator("#out a").first.click()
     table = pandas.read_csv(started.value.path())
     assert table.note.tolist() == ["x", "y"]
-    page.set_number("Row of good.csv", 1)
-    page.tab.wait_for_function(
+    files.set_number("Row of good.csv", 1)
+    files.tab.wait_for_function(
         "value => document.querySelector('#numbers-of-file').innerText.includes(value)",
         arg=f"{table.log_prob[1]:.6f}"[:6],  # a batch differs in the last digits
     )
@@ -203,124 +248,120 @@ BAD = {
 }
 
 
-def test_bad_files_are_refused_in_a_line(page, tmp_path):
+def test_bad_files_are_refused_in_a_line(files, tmp_path):
     for name, (text, message) in BAD.items():
-        said = page.upload(write(tmp_path, name, text))
+        said = files.upload(write(tmp_path, name, text))
         assert said.startswith(f"Not scored: {name}"), said
         assert message in said
         assert len(said.splitlines()) == 1
         assert str(tmp_path) not in said
 
 
-def test_a_file_beyond_100_megabytes_is_refused_in_a_line(page, tmp_path):
-    path = tmp_path / "large.csv"
-    with path.open("wb") as file:
-        file.truncate(100_000_001)
-    page.give(path)
-    assert "size" in page.tab.get_by_test_id("toast-body").first.inner_text()
-
-
-def test_a_table_is_refused_by_a_model_of_images(page, tmp_path):
-    page.choose(IMAGES)
-    said = page.upload(write(tmp_path, "table.csv", "a,b\n1,2\n"))
-    assert "no column of images" in said
+def test_a_table_is_refused_by_a_model_of_images(server, browser, tmp_path):
+    with opened(browser, f"{server.address}{FILES}?model={IMAGES}") as page:
+        said = page.upload(write(tmp_path, "table.csv", "a,b\n1,2\n"))
+        assert "no column of images" in said
 
 
 @pytest.mark.parametrize("model", [TABLE, PLANE, GIVEN, IMAGES])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_controls_stand_above_the_picture_or_beside_it(page, model, width):
-    page.tab.set_viewport_size({"width": width, "height": 800})
-    if model != TABLE:
-        page.choose(model)
+def test_controls_stand_above_the_picture_or_beside_it(shared, model, width):
+    shared.tab.set_viewport_size({"width": width, "height": 800})
+    shared.begin(model)
     seed, picture = (
-        page.tab.locator(place).first.bounding_box() for place in ("input[type=number]", "#picture")
+        shared.tab.locator(place).first.bounding_box()
+        for place in ("input[type=number]", "#picture")
     )
     if width == 390:
         assert seed["y"] + seed["height"] < picture["y"]
     else:
         assert seed["x"] + seed["width"] < picture["x"]
         assert picture["y"] + picture["height"] <= 800
-    assert page.tab.evaluate("document.scrollingElement.scrollWidth") <= width
-    assert page.tab.get_by_role("tab", name="Certificate").first.is_visible()  # in no menu
+    assert shared.tab.evaluate("document.scrollingElement.scrollWidth") <= width
+    assert shared.tab.get_by_role("tab", name="Certificate").first.is_visible()  # in no menu
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_wide_file_scrolls_within_itself_and_no_number_is_broken(page, width, tmp_path):
-    page.tab.set_viewport_size({"width": width, "height": 800})
+def test_a_wide_file_scrolls_within_itself_and_no_number_is_broken(files, width, tmp_path):
+    files.tab.set_viewport_size({"width": width, "height": 800})
     columns = ",".join(create_model(TABLE).config.columns)
     more = ",".join(f"more{i}" for i in range(20))
     row = "14.96,41.76,1024.07,73.17,463" + ",1234.5" * 20
-    page.upload(write(tmp_path, "wide.csv", f"{columns},{more}\n{row}\n"))
-    cell = page.tab.locator("#rows td", has_text="1024.07").bounding_box()
+    files.upload(write(tmp_path, "wide.csv", f"{columns},{more}\n{row}\n"))
+    cell = files.tab.locator("#rows td", has_text="1024.07").bounding_box()
     assert cell["height"] < 45  # one line
-    assert page.tab.evaluate("document.scrollingElement.scrollWidth") <= width
+    assert files.tab.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
-def test_two_users_have_their_own_state(page, server, browser, tmp_path):
-    context = browser.new_context()
-    other = Page(context, server.address)
-    other.choose(GIVEN)
+def test_two_users_have_their_own_state(page, shared, tmp_path):
+    shared.begin(GIVEN)
     rows = ",".join(create_model(TABLE).config.columns) + "\n14.96,41.76,1024.07,73.17,463\n"
     page.upload(write(tmp_path, "mine.csv", rows))
     assert page.tab.get_by_label("number input for Row of mine.csv").count() == 1
-    assert other.tab.get_by_label("number input for Row of mine.csv").count() == 0
+    assert shared.tab.get_by_label("number input for Row of mine.csv").count() == 0
     page.tab.get_by_role("link", name="Back to the picture").click()
     page.settled()
     score = f"{Record(ModelFolder(zoo_folder() / TABLE)).entry.value:.3f}"
     assert score in page.tab.inner_text("#about")
-    assert score not in other.tab.inner_text("#about")
-    context.close()
+    assert score not in shared.tab.inner_text("#about")
 
 
-def test_names_of_strangers_are_shown_as_they_are(page, tmp_path):
+def test_names_of_strangers_are_shown_as_they_are(files, tmp_path):
     image = "<img src=x onerror=alert(1)>"
-    said = page.upload(write(tmp_path, "bad.csv", f"{image},**b**\n1,2\n"))
+    said = files.upload(write(tmp_path, "bad.csv", f"{image},**b**\n1,2\n"))
     assert f"only {image}, **b**" in said
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns},{image},$$x$$\n14.96,41.76,1024.07,73.17,463,{image},=1+1\n"
-    assert "good.csv: 1 rows" in page.upload(write(tmp_path, "good.csv", rows))
-    page.tab.locator("#rows").get_by_text(image).first.wait_for(state="attached")
-    assert page.tab.locator("img[src=x]").count() == 0
-    with page.tab.expect_download() as started:
-        page.tab.locator("#out a").first.click()
+    assert "good.csv: 1 rows" in files.upload(write(tmp_path, "good.csv", rows))
+    files.tab.locator("#rows").get_by_text(image).first.wait_for(state="attached")
+    assert files.tab.locator("img[src=x]").count() == 0
+    with files.tab.expect_download() as started:
+        files.tab.locator("#out a").first.click()
     assert "'=1+1" in started.value.path().read_text()
 
 
-def test_nothing_is_fetched_from_an_address(page, tmp_path):
-    page.tab.route(
-        "**/queue/join*",
-        lambda route: route.continue_(
-            post_data=re.sub(
-                r'"path":"[^"]*"', '"path":"http://a.example/x.csv"', route.request.post_data
-            )
-        ),
-    )
-    page.give(write(tmp_path, "x.csv", "a\n1\n"))
-    toast = page.tab.get_by_test_id("toast-body").first.inner_text()
-    assert "Upload a file: none is fetched." in toast
+def test_a_file_beyond_100_megabytes_is_refused_in_a_line(files, tmp_path):
+    path = tmp_path / "large.csv"
+    with path.open("wb") as file:
+        file.truncate(100_000_001)
+    files.give(path)
+    assert "size" in files.tab.get_by_test_id("toast-body").first.inner_text()
+
+
+def test_nothing_is_fetched_from_an_address(server, browser, tmp_path):
+    with opened(browser, server.address + FILES) as page:
+        page.tab.route(
+            "**/queue/join*",
+            lambda route: route.continue_(
+                post_data=re.sub(
+                    r'"path":"[^"]*"', '"path":"http://a.example/x.csv"', route.request.post_data
+                )
+            ),
+        )
+        page.give(write(tmp_path, "x.csv", "a\n1\n"))
+        toast = page.tab.get_by_test_id("toast-body").first.inner_text()
+        assert "Upload a file: none is fetched." in toast
 
 
 def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser, tmp_path):
-    pages = [Page(browser.new_context(), server.address) for _ in range(4)]
-    slow, good, raw, long = pages
+    slow, other = (Page(browser.new_context(), server.address + FILES) for _ in range(2))
     slow.give(write(tmp_path, "slow.csv", "a\n1\n"))
     wait_until(lambda: [*server.temporary.glob("*/*/begun")])
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns}\n14.96,41.76,1024.07,73.17,463\n"
-    assert "good.csv: 1 rows" in good.upload(write(tmp_path, "good.csv", rows))
-    raw.give(write(tmp_path, "raw.csv", rows))
-    unforeseen = raw.tab.get_by_text("Not scored: Something went wrong on the server")
-    unforeseen.wait_for()
-    assert "KeyError" in server.errors.read_text()
-    assert "\x1b" not in server.errors.read_text()
-    assert not [*server.temporary.rglob("good.csv"), *server.temporary.rglob("raw.csv")]
-    with good.tab.expect_download() as started:
-        good.tab.locator("#out a").first.click()
+    assert "good.csv: 1 rows" in other.upload(write(tmp_path, "good.csv", rows))
+    with other.tab.expect_download() as started:
+        other.tab.locator("#out a").first.click()
     assert started.value.path().read_text().startswith(columns)
     # A browser has the last byte before the server removes the file.
     wait_until(lambda: not [*server.temporary.rglob("good-scored.csv")])
+    other.give(write(tmp_path, "raw.csv", rows))
+    other.tab.get_by_text("Not scored: Something went wrong on the server").wait_for()
+    assert "KeyError" in server.errors.read_text()
+    assert "\x1b" not in server.errors.read_text()
+    assert not [*server.temporary.rglob("good.csv"), *server.temporary.rglob("raw.csv")]
     body = f"{columns}\n" + "14.96,41.76,1024.07,73.17,463\n" * 100_000
-    long.give(write(tmp_path, "long.csv", body))
+    other.give(write(tmp_path, "long.csv", body))
     wait_until(lambda: [*server.temporary.rglob("scoring-100000")])
     assert [*server.temporary.rglob("slow.csv")]  # it is still being read
     server.stop(signal.SIGTERM)

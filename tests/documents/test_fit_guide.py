@@ -1,4 +1,4 @@
-"""The guide of `fit` names what it tries, and its code runs as it is printed."""
+"""The pages on `fit` name what it tries, and their code runs as it is printed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from impflow_zoo.fitting.portfolio import PORTFOLIO
 from impflow_zoo.fitting.reading import read_table
 
 TEXT = (CHECKOUT / "docs" / "fit.md").read_text(encoding="utf-8")
+CHOICE = (CHECKOUT / "docs" / "how-fit-chooses.md").read_text(encoding="utf-8")
 
 
 def test_the_guide_names_every_candidate_in_order():
-    rows = re.findall(r"^\| `([\w.-]+)` \| .+ \| ([\d.]+), ([\d.]+) \|$", TEXT, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.-]+)` \| .+ \| ([\d.]+), ([\d.]+) \|$", CHOICE, re.MULTILINE)
     assert rows == [
         (one.name, f"{one.training['weight_decay']:g}", f"{one.training['learning_rate']:g}")
         for one in PORTFOLIO

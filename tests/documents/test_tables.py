@@ -47,11 +47,11 @@ def test_rows(checkout):
         io.StringIO(tables.documents(checkout)[checkout / "results.csv"])
     )
     assert (tiny["model"], tiny["kind"], tiny["data"]) == ("tiny", "ResFlow", "moons")
-    assert (tiny["n"], tiny["parameters"], tiny["minutes"]) == ("10000", "262", "0.1")
+    assert (tiny["n"], tiny["parameters"], tiny["minutes"]) == ("10000", "130", "0.1")
     assert float(tiny["value"]) < 0 < float(tiny["stderr"])
     assert float(tiny["margin"]) == pytest.approx(0.2, abs=1e-4)
     assert len(tiny["sha256"]) == 64
-    assert (planned["value"], planned["sha256"], planned["parameters"]) == ("", "", "262")
+    assert (planned["value"], planned["sha256"], planned["parameters"]) == ("", "", "130")
 
 
 def test_the_tables_go_between_their_markers(checkout):

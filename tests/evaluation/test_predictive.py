@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from impflow_zoo import ImpFlow, LinearGaussian, LinearGaussianConfig, TabularConfig, evaluate
 from impflow_zoo.evaluation.predictive import centred, crps, crps_of_angles, pit, predictive
+from impflow_zoo.evaluation.processes import Processes
 
 N, SPREAD = 4000, 3.0
 
@@ -101,7 +102,8 @@ def test_predictions_of_an_angle_do_not_depend_on_its_seam(monkeypatch):
     for at in (0, 180):
         turned = (at + samples).remainder(360)
         monkeypatch.setattr(
-            "impflow_zoo.evaluation.predictive.drawn", lambda *_, turned=turned: turned
+            "impflow_zoo.evaluation.predictive.drawn",
+            lambda model, context, seed, turned=turned: turned[: len(context)],
         )
         found += predictive(ImpFlow(config), (at + x).remainder(360), torch.zeros(500, 1), seed=0)
     assert found[0] == found[1]
@@ -116,6 +118,21 @@ def test_evaluate_reports_it(tmp_path):
     assert result.predictive == predictive(model, x[:50], c[:50], seed=0)
     assert "a: RMSE" in result.report("model")
     assert result.to_dict()["predictive"][0]["column"] == "a"
+
+
+def test_processes_share_the_rows():
+    model, x, c = linear()
+    shares = []
+
+    class InTurn(Processes):
+        def gather(self, own):
+            shares.append(own)
+            return shares
+
+    for rank in (0, 1):
+        found = predictive(model, x, c, seed=0, processes=InTurn(rank, 2))
+    assert [share.shape[-1] for share in shares] == [N // 2, N // 2]
+    assert found == predictive(model, x, c, seed=0)
 
 
 def test_predictions_can_be_left_out(monkeypatch):

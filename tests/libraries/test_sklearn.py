@@ -28,7 +28,7 @@ QUICK = {"minutes": 0.001, "model": "LinearGaussian", "device": "cpu"}
 SMALL = {
     "minutes": 0.05,
     "model": "ImpFlow",
-    "config": {"blocks": 1, "hidden_features": [16]},
+    "config": {"blocks": 1, "hidden_features": [16], "net": "sandwich"},
     "device": "cpu",
 }
 WEIGHTS = "which rows are held out for validation depends on their number, not on their weights"

@@ -132,11 +132,11 @@ def test_the_error_of_truncated_log_probs_is_their_spread_over_seeds():
     x = rows(50, 8)
     value, error = model.log_prob_with_error(x)
     assert torch.equal(value, model.log_prob(x))
-    answers = [reseeded(model, seed).log_prob_with_error(x) for seed in range(60)]
+    answers = [reseeded(model, seed).log_prob_with_error(x) for seed in range(30)]
     spread = torch.stack([value for value, _ in answers]).std(dim=0)
     stated = torch.stack([error for _, error in answers]).square().mean(dim=0).sqrt()
     assert bool((error > 0).all())
-    assert float((stated / spread).mean()) == pytest.approx(1, abs=0.05)
+    assert float((stated / spread).mean()) == pytest.approx(1, abs=0.07)
 
 
 @torch.no_grad()

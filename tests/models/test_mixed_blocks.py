@@ -132,9 +132,9 @@ def test_it_takes_contexts(embedding):
 
 def test_its_density_integrates_to_one():
     model = bent(MIXED)
-    line = torch.linspace(-6, 12, 241, dtype=torch.float64)
+    line = torch.linspace(-6, 12, 481, dtype=torch.float64)
     with torch.no_grad():
-        density = model.log_prob(torch.cartesian_prod(line, line)).exp().view(241, 241)
+        density = model.log_prob(torch.cartesian_prod(line, line)).exp().view(481, 481)
     mass = torch.trapezoid(torch.trapezoid(density, line), line)
     assert float(mass) == pytest.approx(1, abs=2e-3)
 

@@ -182,12 +182,12 @@ def test_unknown_norms_are_mistakes_of_a_config(kind):
 
 def test_activations_of_spectral_nets_are_told_from_unknown_ones():
     with pytest.raises(ConfigError, match=r"activation='sin' needs net='spectral': sandwich"):
-        TabularConfig(2, activation="sin")
+        TabularConfig(2, net="sandwich", activation="sin")
     with pytest.raises(ConfigError, match="unknown activation 'sine'"):
         TabularConfig(2, activation="sine")
-    assert TabularConfig(2, net="spectral").activation == "sin"
+    assert TabularConfig(2).activation == "sin"
     with pytest.raises(ConfigError, match="frequency=2.0: 'maxmin' is not elementwise, use None"):
-        ImpFlow(TabularConfig(2, net="spectral", activation="maxmin", frequency=2.0))
+        ImpFlow(TabularConfig(2, activation="maxmin", frequency=2.0))
 
 
 def test_a_net_without_an_activation_at_the_start_takes_odd_channels():

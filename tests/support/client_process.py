@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
+
+from support.forks import forking
 
 __all__ = ["Client", "Failure", "client", "fails", "outcome"]
 
@@ -35,13 +35,15 @@ class Client:
 @contextlib.contextmanager
 def client(environment: dict[str, str]) -> Iterator[Client]:
     """A process with the environment, alive within the block."""
-    context = multiprocessing.get_context("spawn")
-    with (
-        mock.patch.dict(os.environ, environment),
-        ProcessPoolExecutor(1, mp_context=context) as pool,
-    ):
+    with ProcessPoolExecutor(
+        1, mp_context=forking(), initializer=_set, initargs=(environment,)
+    ) as pool:
         pool.submit(os.getpid).result(timeout=120)
         yield Client(pool)
+
+
+def _set(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
 
 
 def outcome(function: Callable[..., Any], *args: Any, **settings: Any) -> Any:

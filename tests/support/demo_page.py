@@ -17,10 +17,11 @@ from typing import Any
 
 from support.checkout import CHECKOUT
 
-__all__ = ["CHROMIUM", "PATIENCE", "Page", "Server", "served", "wait_until"]
+__all__ = ["CHROMIUM", "FILES", "PATIENCE", "Page", "Server", "served", "wait_until"]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 PATIENCE = 60  # seconds that a busy machine is given
+FILES = "your-file"  # the address of the page for files
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -103,11 +104,15 @@ class Page:
     """One user's page."""
 
     def __init__(self, context: Any, address: str) -> None:
-        self.tab, self.asked = context.new_page(), []
+        self.tab, self.asked, self._used = context.new_page(), [], False
         self.tab.set_default_timeout(1000 * PATIENCE)
         self.tab.on("request", lambda request: self.asked.append(request.url))
         self.tab.goto(address)
-        self.settled()
+        if FILES in address:
+            self.tab.wait_for_selector("#file")
+            self.quiet()
+        else:
+            self.settled()
 
     def settled(self) -> None:
         """Wait until the picture and the numbers are there and nothing is being computed."""
@@ -117,11 +122,24 @@ class Page:
 
     def quiet(self) -> None:
         """Wait until nothing is being computed."""
-        self.tab.wait_for_timeout(300)
+        self.tab.evaluate("window.quietSince = null")
         self.tab.wait_for_function(
-            "!document.querySelector('[data-testid=status-tracker]:not(.hide)')"
+            """() => {
+                const busy = document.querySelector('[data-testid=status-tracker]:not(.hide)')
+                window.quietSince = busy ? null : window.quietSince ?? performance.now()
+                return window.quietSince && performance.now() - window.quietSince > 250
+            }""",
+            polling=50,
         )
-        self.tab.wait_for_timeout(200)
+
+    def begin(self, model: str) -> None:
+        """Show a model as at first, whatever was done on this page before."""
+        if self.tab.get_by_label("Model", exact=True).input_value() != model:
+            self.choose(model)
+        elif self._used:
+            self.tab.reload()
+            self.settled()
+        self._used = True
 
     def choose(self, model: str) -> None:
         """Choose a model."""
@@ -169,16 +187,16 @@ class Page:
         self.tab.get_by_role("tab", name=name).click()
 
     def give(self, path: Path) -> None:
-        """Give a file, on the page for files."""
+        """Give a file, on the page for files, in the place of one that was given before."""
         if not self.tab.locator("#file").count():
             self.tab.get_by_role("link", name="Score your own file").click()
+        clear = self.tab.locator("#file button[aria-label=Clear]")
+        if clear.count():
+            clear.click()
         self.tab.set_input_files("#file input[type=file]", path)
 
     def upload(self, path: Path) -> str:
         """Give a file, and what is said of it."""
-        clear = self.tab.locator("#file button[aria-label=Clear]")
-        if clear.count():
-            clear.click()
         self.give(path)
         self.tab.wait_for_function(
             "name => document.querySelector('#scored').innerText.includes(name)", arg=path.name

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 
+from support.forks import Forked
+
 __all__ = ["environment", "launch"]
 
 
@@ -20,23 +22,27 @@ def environment(rank: int, count: int, port: int | None = None) -> dict[str, str
     return {"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in word.items()}}
 
 
-def launch(count: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """Run python as several processes that know of each other."""
+def launch(
+    count: int, *arguments: str, fresh: bool = False
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run python as several processes that know of each other, forked or fresh ones."""
     port = int(environment(0, count)["MASTER_PORT"])
+    own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = [{**own, **environment(rank, count, port)} for rank in range(count)]
+    if not fresh:
+        return [
+            process.ended()
+            for process in [Forked(*arguments, environment=each) for each in variables]
+        ]
     started = [
         subprocess.Popen(
             [sys.executable, *arguments],
-            env={
-                **os.environ,
-                **environment(rank, count, port),
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join(sys.path),
-            },
+            env={**os.environ, **each},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for each in variables
     ]
     ended = []
     for process in started:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.forks import Forked
 from support.runs import assert_same_run, train
 from support.small_models import write_recipe
 
@@ -34,29 +32,27 @@ training.train(sys.argv[1], out=sys.argv[2], progress=False)
 
 
 @contextmanager
-def run_of_another_process(recipe: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+def run_of_another_process(recipe: Path, out: Path) -> Iterator[None]:
     """A run that stands still before its first step, until it is killed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-c", STOPPED, str(recipe), str(out)]
-    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "training\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+    process, end = Forked("-c", STOPPED, recipe, out), time.monotonic() + 60
+    try:
+        while process.out != "training\n":
+            assert time.monotonic() < end, "it did not begin"
+            time.sleep(0.02)
+        yield
+    finally:
+        process.kill()
+        process.ended()
 
 
 def test_a_run_of_another_process_keeps_its_folder_until_it_is_killed(tmp_path):
     recipe, out = write_recipe(tmp_path / "recipe"), tmp_path / "out"
-    with run_of_another_process(recipe, out) as other:
+    with run_of_another_process(recipe, out):
         before = {path.name: path.read_bytes() for path in out.iterdir()}
         for resume in (False, True):
             with pytest.raises(ModelError, match=REFUSED):
                 train(recipe, out, resume=resume)
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-        other.send_signal(signal.SIGKILL)
-        other.wait(timeout=60)
     assert (out / LOCK).exists()
     train(recipe, out, resume=True)
     train(recipe, tmp_path / "whole")

@@ -80,7 +80,7 @@ torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
 @pytest.mark.skipif(not TASKS.exists(), reason="threads of a process are listed by Linux")
 def test_no_thread_of_the_exchange_outlives_python():
     """It may abort a process that has done its work."""
-    for ended in launch(2, "-c", LEAVING):
+    for ended in launch(2, "-c", LEAVING, fresh=True):
         assert (ended.returncode, ended.stdout) == (0, "1\n"), ended.stderr[-3000:]
 
 
@@ -185,7 +185,7 @@ def test_the_command_line_speaks_with_one_voice(both):
 
 @pytest.mark.slow
 def test_the_command_line_names_the_process_that_made_a_mistake():
-    first, second = launch(2, "-m", "impflow_zoo", "evaluate", "no-such-model")
+    first, second = launch(2, "-m", "impflow_zoo", "evaluate", "no-such-model", fresh=True)
     assert first.returncode == second.returncode == 2
     assert first.stderr.startswith("impflow-zoo: no model 'no-such-model'")
     assert second.stderr.startswith("impflow-zoo, process 1: no model 'no-such-model'")

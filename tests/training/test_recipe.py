@@ -131,6 +131,7 @@ FILES = {
     "empty": (b"", "holds no settings"),
     "a list": (b"- 1\n", "holds no settings"),
     "cut": (b"model: [", "is not valid YAML"),
+    "indented": (b"model: ImpFlow\n  config: 3\n", "YAML: line 2: mapping values are not allowed"),
     "key of two parts": (b"? [a, b]\n: 3\n", "is not valid YAML"),
     "larger than any recipe": (b"#" * 300_000, "larger than 250,000 bytes"),
     "twice": (b"training:\n  steps: 3\n  steps: 4\n", "line 3: 'steps' given twice"),

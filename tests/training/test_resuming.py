@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support import killed_runs
+from support.forks import Forked
 from support.image_sets import image_set, pictures
 from support.runs import assert_same_run, log, timeless, train, trainer
 from support.small_models import write_image_recipe, write_recipe
@@ -67,8 +66,8 @@ training.train(sys.argv[1], out=sys.argv[2], progress=False)
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path):
     recipe, whole = uninterrupted
-    arguments = [str(recipe), str(tmp_path), str(torch.get_num_threads())]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    arguments = [recipe, tmp_path, torch.get_num_threads()]
+    killed = Forked("-c", KILLED, *arguments).ended()
     assert killed.returncode == -signal.SIGKILL
     assert log(tmp_path)[-1]["step"] == 10
     torch.manual_seed(99)
@@ -81,14 +80,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path
 @pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_goes_on_wherever_it_was_killed_while_it_wrote(every, tmp_path):
     """Its model, its checkpoint, its log and the rest."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, killed_runs.__file__, str(tmp_path), str(every)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    ended = Forked(killed_runs.__file__, tmp_path, every).ended()
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert int(ended.stdout) * every > 40  # steps of a log, a model, facts and a checkpoint
 
@@ -218,8 +210,8 @@ def test_resuming_before_the_first_checkpoint_starts_from_the_beginning(
     recipe, whole = uninterrupted
     if moment != "never started":
         killed = KILLED_EARLY.format(moment=moment)
-        arguments = [str(recipe), str(tmp_path), str(torch.get_num_threads())]
-        ended = subprocess.run([sys.executable, "-c", killed, *arguments], check=False)
+        arguments = [recipe, tmp_path, torch.get_num_threads()]
+        ended = Forked("-c", killed, *arguments).ended()
         assert ended.returncode == -signal.SIGKILL
     if (tmp_path / CHECKPOINT).exists():
         assert moment == "step 3"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.forks import Forked
 from support.small_models import CARD, make, write_recipe
 
 from impflow_zoo import ImpFlow, training
@@ -153,9 +152,9 @@ def test_a_run_that_is_killed_in_a_stage_goes_on_as_if_nothing_had_happened(
     moment, whole, tmp_path
 ):
     recipe, run = whole
-    arguments = [str(recipe), str(tmp_path), str(torch.get_num_threads())]
+    arguments = [recipe, tmp_path, torch.get_num_threads()]
     code = KILLED.format(moment=moment)
-    ended = subprocess.run([sys.executable, "-c", code, *arguments], check=False)
+    ended = Forked("-c", code, *arguments).ended()
     assert ended.returncode == -signal.SIGKILL
     train(recipe, tmp_path, resume=True)
     for name in (WEIGHTS, CHECKPOINT):

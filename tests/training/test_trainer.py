@@ -304,13 +304,13 @@ def test_validation_rows_come_off_the_end(tmp_path):
 
 
 def test_a_run_learns(tmp_path):
-    """In two hundred steps most of the way from the best Gaussian to the truth, not beyond."""
-    settings = {"steps": 200, "batch_size": 200, "learning_rate": 1e-2, "ema_decay": 0.9}
+    """In a hundred steps most of the way from the best Gaussian to the truth, not beyond."""
+    settings = {"steps": 100, "batch_size": 200, "learning_rate": 1e-2, "ema_decay": 0.9}
     recipe = write_recipe(
         tmp_path,
         model="ResFlow",
         config={"blocks": 4, "hidden_features": [32, 32]},
-        training={**settings, "validation_limit": 2000, "validate_every": 200},
+        training={**settings, "validation_limit": 2000, "validate_every": 100},
     )
     best = train(recipe, tmp_path / "run")["best"]
     covariance = open_toy("moons").rows(range(10_000)).T.cov()

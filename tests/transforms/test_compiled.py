@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.dealt import crossed
 from support.small_models import make as make_model
 from support.small_models import rows
 from torch import Tensor, nn
@@ -110,12 +111,19 @@ def everything(block: nn.Module, x: Tensor) -> list[Tensor]:
     return [z, logabsdet, back, *torch.autograd.grad(loss, list(block.parameters()))]
 
 
-@pytest.mark.parametrize("compiled", [wrapped, in_place])
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.parametrize("net", NETS)
-def test_numbers_stay(net: str, name: str, training: bool, compiled: Callable[..., nn.Module]):
+MODES = {"train": True, "eval": False}
+WAYS = {
+    f"{mode}-{compiled.__name__}": (training, compiled)
+    for mode, training in MODES.items()
+    for compiled in (wrapped, in_place)
+}
+PAIRS = {f"{net}-{name}": (net, name) for net in NETS for name in BLOCKS}
+
+
+@pytest.mark.parametrize(("pair", "way"), crossed(PAIRS, WAYS))
+def test_numbers_stay(pair: tuple[str, str], way: tuple[bool, Callable[..., nn.Module]]):
     torch._dynamo.reset()
+    (net, name), (training, compiled) = pair, way
     make, shape = NETS[net]
     nets = [make().double() for _ in range(2)]
     x = torch.randn(5, *shape, dtype=torch.float64)
@@ -130,8 +138,9 @@ def test_numbers_stay(net: str, name: str, training: bool, compiled: Callable[..
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of the compiler itself
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("net", ["mlp", "sandwich"])
+@pytest.mark.parametrize(
+    ("net", "training"), crossed({net: net for net in ("mlp", "sandwich")}, MODES)
+)
 def test_a_compiled_net_alone_gives_the_same_numbers(net: str, training: bool):
     torch._dynamo.reset()
     make, shape = NETS[net]
@@ -166,12 +175,11 @@ quiet = pytest.mark.filterwarnings(  # of the compiler itself
 
 
 @quiet
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("name", "training"), crossed({name: name for name in BLOCKS}, MODES))
 @pytest.mark.parametrize(
     ("net", "backend"),
     [("mlp", "eager"), *(pytest.param(net, "inductor", marks=slow) for net in NETS)],
 )
-@pytest.mark.parametrize("name", BLOCKS)
 def test_a_compiled_block_gives_the_same_numbers(name: str, net: str, training: bool, backend: str):
     torch._dynamo.reset()
     make, shape = NETS[net]
@@ -231,11 +239,17 @@ def test_a_compiled_model_gives_the_same_numbers(kind, training: bool, backend: 
 
 
 @quiet
-@pytest.mark.parametrize("net", ["sandwich", "spectral"])
-@pytest.mark.parametrize(("kind", "most"), [(ResFlow, 0), (ImpFlow, 1), (MonotoneFlow, 1)])
-def test_a_training_step_is_compiled_in_few_pieces(kind, most: int, net: str):
+@pytest.mark.parametrize(
+    ("pieces", "net"),
+    crossed(
+        {"ResFlow": (ResFlow, 0), "ImpFlow": (ImpFlow, 1), "MonotoneFlow": (MonotoneFlow, 1)},
+        {net: net for net in ("sandwich", "spectral")},
+    ),
+)
+def test_a_training_step_is_compiled_in_few_pieces(pieces, net: str):
     """Blocks with roots run as they are written, all of a model at once."""
     torch._dynamo.reset()
+    kind, most = pieces
     model = make_model(kind, blocks=3, net=net).train()
     x = rows(4)
     model.log_prob(x)  # layers that start from a first batch have started

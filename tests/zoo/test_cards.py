@@ -9,6 +9,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from support import staged_folder
+from support.dealt import first_of_each
+from support.kinds import kind
 from support.snippets import run_snippet
 
 from impflow_zoo import ResFlow
@@ -29,11 +31,13 @@ from impflow_zoo.zoo.record import Record
 
 NAMES = [path.parent.name for path in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
 LARGE = [name for name in NAMES if name.endswith(("-cifar10", "-imagenet64-5bit", "-mnist"))]
+OTHERS = [name for name in NAMES if name not in LARGE]
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in NAMES],
+    first_of_each(lambda name: kind(registry.zoo_folder() / name), OTHERS)
+    + [pytest.param(name, marks=pytest.mark.slow) for name in LARGE],
 )
 def test_snippets_of_the_zoo_run_as_printed(name, capsys):
     run_snippet((registry.zoo_folder() / name / CARD).read_text())

@@ -9,6 +9,8 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from support.dealt import first_of_each
+from support.kinds import kind
 
 from impflow_zoo import create_model, evaluate, list_models
 from impflow_zoo.evaluation import Result
@@ -35,6 +37,7 @@ FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
 LARGE = [path for path in FOLDERS if path.name.endswith(("-cifar10", "-imagenet64-5bit"))]
 IMAGES = [path for path in FOLDERS if path.name.endswith("-mnist")]  # certified in seconds
 PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
+WITH_ROWS_FIRST = sorted(FOLDERS, key=lambda path: not (path / TEST_ROWS).is_file())
 
 every_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 
@@ -114,7 +117,7 @@ def test_the_weights_give_the_golden_batch_and_the_certificate(folder):
     assert all(c.margin is not None for c in certificate)
 
 
-@every_model
+@pytest.mark.parametrize("folder", first_of_each(kind, WITH_ROWS_FIRST), ids=lambda path: path.name)
 def test_the_weights_score_the_rows_as_the_card_says(folder):
     """The first ones; their scores are kept, and are those of the card on average."""
     needs_weights(folder)

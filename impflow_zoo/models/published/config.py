@@ -28,15 +28,16 @@ def _require(settings: Any, *, layers: int, **only: object) -> None:
 class PublishedTabularConfig(TabularConfig):
     """A flow on vectors as published weights describe one: with `CentredActNorm`, at both ends too.
 
+    Further arguments are those of `TabularConfig`.
+
     Arguments:
         preactivation: every net starts with an activation.
         norm: norms of the layers, see `spaces`.
-        Others are those of `TabularConfig`.
     """
 
     kind: ClassVar[str] = "published-tabular"
 
-    net: str = "spectral"
+    frequency: float | None = None
     preactivation: bool = False
     norm: str = "2"
 
@@ -51,13 +52,14 @@ class PublishedTabularConfig(TabularConfig):
 class PublishedImageConfig(ImageConfig):
     """A multi-scale flow on images as published weights describe one, with `CentredActNorm`.
 
+    Further arguments are those of `ImageConfig`.
+
     Arguments:
         preactivation: as in `ImageConfig`, and every fully connected net starts with one.
         first_preactivation: the first net of the model does so too.
         norm: norms of the layers of all nets, see `spaces`.
         fc_blocks: number of fully connected blocks on the flattened map at the end.
         fc_hidden: sizes of their hidden layers.
-        Others are those of `ImageConfig`.
     """
 
     kind: ClassVar[str] = "published-image"

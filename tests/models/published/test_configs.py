@@ -11,10 +11,10 @@ from impflow_zoo.models.config import parse, to_json
 from impflow_zoo.models.fields import ConfigError
 
 
-def test_configs_of_tables_from_before_there_was_a_choice_of_nets(tmp_path):
-    model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(8,), net="spectral"))
+def test_configs_of_tables_from_before_there_were_frequencies(tmp_path):
+    model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(8,), frequency=None))
     data = to_json(model.config)
-    del data["net"]
+    del data["net"], data["frequency"]
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "config": data}))
