@@ -75,7 +75,7 @@ def _nested(depth: int) -> str:
         ('"lipschitz": 0.8', f'"lipschitz": {"9" * 400}'),
         ('"seed": 0', f'"seed": {"9" * 400}'),
         ('"seed": 0', f'"seed": {"9" * 9000}'),
-        ('"activation": "halfsin"', '"activation": "__import__"'),
+        ('"activation": "sin"', '"activation": "__import__"'),
         ('"kind": "tabular"', '"kind": "image"'),
         ('"model": "ImpFlow"', '"model": "torch.nn.Linear"'),
     ],
