@@ -15,8 +15,11 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
+from multiprocessing import context, forkserver, popen_forkserver
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 __all__ = ["Forked", "forking"]
 
@@ -24,14 +27,37 @@ __all__ = ["Forked", "forking"]
 _IMPORTED = ["torch", "torch._dynamo", "torch.distributed.nn", "nflows.flows", "pandas"]
 
 
+class _Popen(popen_forkserver.Popen):
+    """From a server of the tests' own: the one of Python may be that of the demo by now."""
+
+    def _launch(self, process: Any) -> None:
+        own = _server().connect_to_new_process
+        with mock.patch.object(popen_forkserver.forkserver, "connect_to_new_process", own):
+            super()._launch(process)
+
+
+class _Process(context.ForkServerProcess):
+    @staticmethod
+    def _Popen(process: Any) -> _Popen:  # noqa: N802 (multiprocessing looks it up)
+        return _Popen(process)
+
+
+class _Context(context.ForkServerContext):
+    Process = _Process
+
+
 @cache
+def _server() -> forkserver.ForkServer:
+    server = forkserver.ForkServer()
+    server.set_forkserver_preload(_IMPORTED)
+    return server
+
+
 def forking() -> BaseContext:
     """Where processes come from; where none can be forked, they are fresh."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
-    return context
+    return _Context()
 
 
 class Forked:
