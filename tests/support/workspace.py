@@ -109,9 +109,9 @@ class Workspace:
     def filled(self, command: str, document: Path) -> list[str]:
         """The words of a command with something in every place that readers are to fill."""
         command = re.sub(r"\s\[.*\]", "", command)  # what may be left out
+        if command.startswith("python -m conversion"):  # writes over no other model
+            command = self._checkpoint(command.replace("hub_configs/NAME", "hub_configs/converted"))
         command = re.sub(r"\b(runs|hub_configs)/NAME\b", rf"\1/{OWN_MODEL}", command)
-        if command.startswith("python -m conversion"):
-            command = self._checkpoint(command)
         if "own" in command:
             self._own_data()
         if "photos" in command:
