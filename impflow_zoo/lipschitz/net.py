@@ -41,6 +41,8 @@ from impflow_zoo.numerics.folded import FoldedModule, FoldedNet
 from impflow_zoo.numerics.modes import is_plain
 from impflow_zoo.numerics.settings import is_real, is_whole
 
+__all__ = ["LipschitzNet"]
+
 
 class LipschitzNet(nn.Module):
     """Layers of bounded norm with an activation between them.
