@@ -184,17 +184,28 @@ def whole_signature(
     return (signature.replace("<factory>", "..."), returned) if signature else None
 
 
+def _code_of(module: str, name: str) -> Any:
+    """The function behind a name of a file, `Class.method`; of a property the one that reads it."""
+    thing: Any = importlib.import_module(module)
+    for part in name.split("."):
+        thing = getattr(thing, part, None)
+    return inspect.unwrap(getattr(thing, "fget", None) or getattr(thing, "__func__", thing))
+
+
+def home_of(app: Sphinx, module: str | None, name: str) -> str | None:
+    """The file that a name is defined in; without this, `viewcode` links no properties."""
+    return getattr(_code_of(module, name), "__module__", None) if module else None
+
+
 def link_inherited(app: Sphinx, doctree: document) -> None:
     """Lead from inherited methods to their source: `viewcode` links those of the class itself."""
     for described in doctree.findall(addnodes.desc_signature):
-        if "module" not in described or any(described.findall(viewcode_anchor)):
-            continue  # not of Python, or linked
-        thing = importlib.import_module(described["module"])
-        for name in described["fullname"].split("."):
-            thing = getattr(thing, name, None)
-        code = inspect.unwrap(getattr(thing, "fget", None) or getattr(thing, "__func__", thing))
+        if not described.get("module") or any(described.findall(viewcode_anchor)):
+            continue  # not of a file, or linked
+        code = _code_of(described["module"], described["fullname"])
         module, method = getattr(code, "__module__", ""), getattr(code, "__qualname__", "")
-        if module in modules() and method.partition(".")[0] in modules()[module].__all__:
+        owner, dot, _ = method.partition(".")
+        if dot and module in modules() and owner in modules()[module].__all__:
             page = f"_modules/{module.replace('.', '/')}"
             described += viewcode_anchor(reftarget=page, refid=method, refdoc=app.env.docname)
 

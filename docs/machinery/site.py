@@ -105,6 +105,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("include-read", read_included)
     app.connect("html-page-context", mend_source)
     app.connect("build-finished", finish)
+    app.connect("viewcode-follow-imported", api.home_of)
     app.connect("doctree-read", api.link_inherited, priority=600)
     app.connect("autodoc-process-signature", api.whole_signature)
     app.connect("autodoc-skip-member", api.of_others)

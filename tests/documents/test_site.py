@@ -146,6 +146,13 @@ def test_programs_find_their_way(site: Path) -> None:
 
 
 @pytest.mark.slow
+def test_inherited_methods_and_properties_lead_to_their_source(site: Path) -> None:
+    page = (site / "api" / "impflow_zoo.ImpFlow.html").read_text(encoding="utf-8")
+    for place in ("models/density.html#Density.sample", "models/density.html#Density.columns"):
+        assert f"_modules/impflow_zoo/{place}" in page
+
+
+@pytest.mark.slow
 def test_a_line_that_starts_with_a_percent_sign_is_shown(site: Path) -> None:
     """Such a line is a comment to the parser of the pages if nobody tells it otherwise."""
     guide = (site / "choosing-logdet-and-solver.html").read_text(encoding="utf-8")
