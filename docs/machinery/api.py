@@ -15,7 +15,7 @@ from docutils.nodes import document
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.ext.viewcode import viewcode_anchor
-from sphinx.util import inspect as python
+from sphinx.util import inspect as sphinx_inspect
 from torch.nn import Module
 from typer.testing import CliRunner
 
@@ -177,8 +177,8 @@ def whole_signature(
 ) -> tuple[str, str] | None:
     """Arguments that the class of a model hides, and defaults that Sphinx can parse."""
     if what == "class" and signature == "(*args, **kwargs)":
-        own = python.signature(thing.__init__, bound_method=True)
-        signature = python.stringify_signature(
+        own = sphinx_inspect.signature(thing.__init__, bound_method=True)
+        signature = sphinx_inspect.stringify_signature(
             own, show_return_annotation=False, unqualified_typehints=True
         )
     return (signature.replace("<factory>", "..."), returned) if signature else None

@@ -153,7 +153,7 @@ def evaluate(
     means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
     nets = sum(len(block.steps) for block in model.blocks()) / len(model.parts)
     card = where.published
-    if card and (card.n, card.metric) != (n, config.metric):  # of a part of the rows
+    if card and (card.n, card.metric) != (n, config.metric):  # of other rows, or in another unit
         card = None
     return Result(
         metric=config.metric,

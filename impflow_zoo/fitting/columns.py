@@ -31,7 +31,6 @@ _DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2
 _TURNS = (360.0, 24.0, 2 * math.pi)
 _END, _FILLED = 0.1, 0.02  # of a turn at its ends, and of the rows that lie there
 _SCALES = (1.0, 100.0)  # whose ends are often bounds
-_EPS = 2.0**-23  # of float32, in which models compute
 _FAR = "lies so far from zero that float32 loses its digits (subtract an offset from it)"
 
 
@@ -150,10 +149,11 @@ def describe(
             f"{name}: {rows} rows without missing values, at least {LEAST_ROWS} are needed"
         )
     values = {c: numbers[c][whole] for c in kept}
+    rounding_of_float32 = float(numpy.finfo(numpy.float32).eps)  # models compute in it
     for c in kept:
         if values[c].min() == values[c].max():
             left_out[c] = "is constant"
-        elif abs(values[c].mean()) * _EPS > LOST * values[c].std():
+        elif abs(values[c].mean()) * rounding_of_float32 > LOST * values[c].std():
             left_out[c] = _FAR
     if choose or not given:  # a target may be a function of its features
         left_out.update(_dependent({c: v for c, v in values.items() if c not in left_out}, given))

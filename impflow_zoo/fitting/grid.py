@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from impflow_zoo.data.columns import EXACT
+
 if TYPE_CHECKING:
     import numpy
 
@@ -34,7 +36,7 @@ def rounding_grid(values: numpy.ndarray) -> tuple[float, float]:
 
     distinct = numpy.unique(values)
     repeats = len(distinct) < len(values)
-    exact = numpy.abs(distinct).max() < 2**53  # above, every float64 is whole
+    exact = numpy.abs(distinct).max() < EXACT  # above, every float64 is whole
     whole = bool(exact and (distinct % 1 == 0).all())
     if whole and not repeats:
         return 1.0, 0.0
@@ -42,7 +44,7 @@ def rounding_grid(values: numpy.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     for decimals in range(_DECIMALS):
         scaled = distinct * 10.0**decimals
-        if numpy.abs(scaled).max() >= 2**53:
+        if numpy.abs(scaled).max() >= EXACT:
             break
         units = numpy.round(scaled)
         slack = min(0.01, max(1e-6, _FLOAT32 * float(numpy.abs(scaled).max())))

@@ -54,7 +54,7 @@ FOLDER: the folder that `impflow-zoo fit` has written; its rows are shuffled and
 
 
 class StoppedFitError(KeyboardInterrupt):
-    """A signal has asked to stop: whoever goes on after errors, as searches do, is to stop, too."""
+    """A signal has asked to stop. It is no `Exception`: searches go on after those."""
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ def _checksum(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _is_known(setting: object) -> bool:
+    """Whether the setting tells all that is read of it, see `Kept`."""
     return is_ours(setting) if isinstance(setting, type) else not isinstance(setting, Tensor)
 
 

@@ -50,7 +50,7 @@ class AffineMaps:
 
     @property
     def lowest(self) -> float:
-        """`a`, 0 or less, as the same net has slopes in [a, 1] with `normalised` weights."""
+        """`a`, 0 or less. The same net has slopes in [a, 1] with `normalised` weights."""
         return min(self.slopes[0] / self.slopes[1], 0.0)
 
     def normalised(self) -> tuple[list[Tensor], float]:

@@ -185,7 +185,7 @@ class ModelFolder:
             require(1 <= members <= MOST_MEMBERS, "members", members, f"1 to {MOST_MEMBERS}")
             settings = data.get("config")
             if isinstance(settings, dict) and settings.get("kind") == "tabular":
-                settings = {"frequency": None, **settings}  # as before there were any
+                settings = {"frequency": None, **settings}  # files older than this setting
             config = parse(settings)
             require_config(kind, config)
         except ConfigError as error:

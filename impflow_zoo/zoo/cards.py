@@ -123,7 +123,7 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         pictures=[name for name in (PICTURE, CURVE) if record.folder.has(name)],
         entry=entry,
         facts=facts,
-        minutes="1 minute" if (whole := f"{facts.minutes:.0f}") == "1" else f"{whole} minutes",
+        minutes="1 minute" if round(facts.minutes) == 1 else f"{facts.minutes:.0f} minutes",
         config=record.stated.config,
         example=example,
         given=_given(record, example),

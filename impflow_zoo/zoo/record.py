@@ -38,7 +38,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Name of the model, of a link that of the link itself."""
+        """Name of the model's folder. A link keeps its own name."""
         return Path(os.path.abspath(self.folder.path)).name
 
     @cached_property
