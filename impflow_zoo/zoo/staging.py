@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from impflow_zoo.models.folder import (
     CURVE,
     GOLDEN,
     PICTURE,
+    PUBLISHED,
     RECIPE,
     RESULTS,
     SCORES,
@@ -35,6 +37,8 @@ from impflow_zoo.zoo.cards import checked_words, model_card
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
+
+_MADE = (WEIGHTS, GOLDEN, CONFIG, TRAINING, SCORES, RESULTS, PICTURE, CURVE, CARD)
 
 
 def stage(
@@ -70,11 +74,14 @@ def stage(
         raise ModelError(f"{folder} has no weights: stage it from a run (--run)")
     facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
     others = _other_seeds(repeats, recipe, facts)
-    with entry.changed() as draft:
-        made = draft.path
-        if run is not None:
-            for name in (WEIGHTS, GOLDEN, CONFIG):
-                shutil.copyfile(run / name, made / name)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        made = Path(elsewhere) / folder.name
+        made.mkdir()
+        for name in filter(entry.has, PUBLISHED):
+            shutil.copyfile(folder / name, made / name)
+        for name in (WEIGHTS, GOLDEN, CONFIG) if run is not None else ():
+            shutil.copyfile(run / name, made / name)
+        draft = ModelFolder(made)
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
         split = None if data is None else recipe.data.test
@@ -93,6 +100,7 @@ def stage(
         pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
         card = model_card(Record(draft))
         (made / CARD).write_text(card, encoding="utf-8")
+        entry.replace({name: (made / name).read_bytes() for name in _MADE})
     if result.dataset == str(made / TEST_ROWS):
         result = replace(result, dataset=str(folder / TEST_ROWS))
     return result

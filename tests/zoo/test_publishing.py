@@ -134,6 +134,19 @@ def test_a_folder_whose_files_are_damaged_is_staged_again_from_a_run(folder, tmp
     assert parcel.problems == ()
 
 
+@pytest.mark.parametrize("fails", ["impflow_zoo.plots.pictures.draw_curves", "os.fsync"])
+def test_a_staging_that_fails_leaves_the_folder_as_it_was(fails, folder, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (folder / RESULTS).write_text("[]")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(fails, full)
+    with pytest.raises(OSError, match="No space left"):
+        staging.stage(None, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
 def test_names_that_are_no_model(model):
     with pytest.raises(ModelError, match="is neither a model of the zoo nor a folder"):
