@@ -181,10 +181,7 @@ class ModelFolder:
             )
             members = convert(data.get("members", 1), int, "members")
             require(1 <= members <= MOST_MEMBERS, "members", members, f"1 to {MOST_MEMBERS}")
-            settings = data.get("config")
-            if isinstance(settings, dict) and settings.get("kind") == "tabular":
-                settings = {"frequency": None, **settings}  # files older than this setting
-            config = parse(settings)
+            config = parse(data.get("config"))
             require_config(kind, config)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {readable(error)}") from None

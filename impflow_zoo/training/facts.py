@@ -64,9 +64,9 @@ class TrainingFacts:
         parts: all stages in order, if there were several.
         init_from: the model whose weights the run started from, whose cost is not counted here;
             empty if it started from random weights.
-        data: fingerprint of the training rows; empty if it was not recorded.
-        recipe: fingerprint of the recipe; empty if it was not recorded.
-        parameters: number of trainable parameters; 0 if it was not recorded.
+        data: fingerprint of the training rows.
+        recipe: fingerprint of the recipe; empty until the run is staged.
+        parameters: number of trainable parameters.
     """
 
     steps: int
@@ -135,11 +135,8 @@ class TrainingFacts:
 
     def is_like(self, other: TrainingFacts) -> bool:
         """Whether two runs had the same start, length and data: only their seeds may differ."""
-        return (
-            (self.steps, self.init_from) == (other.steps, other.init_from)
-            and len(self.parts) == len(other.parts)
-            and (self.data == other.data or not (self.data and other.data))
-        )
+        one, two = ((f.steps, f.init_from, f.data, len(f.parts)) for f in (self, other))
+        return one == two
 
     def after(self, before: TrainingFacts) -> TrainingFacts:
         """The facts of this stage and of the stages before it, together."""
