@@ -99,7 +99,7 @@ def models_table(found: Sequence[Record]) -> str:
             record.data,
             _score(_entry(record)),
             METRICS[_entry(record).metric].unit,
-            f"{record.parameters:,}",
+            f"{record.parameters:,}" if record.parameters else "",
             f"{record.margin:.2f}" if record.margin else "",
             f"{record.facts.minutes:.0f}" if record.facts else "",
         )

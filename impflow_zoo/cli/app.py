@@ -79,9 +79,8 @@ def list_(
         kind, entry, metric = record.stated.model, record.entry, record.stated.config.metric
         shown = METRICS[metric]
         score = f"{entry.value:.4f}" if entry else "none yet"
-        rows.append(
-            (name, kind, f"{record.parameters:,}", score, shown.unit, shown.direction),
-        )
+        size = f"{record.parameters:,}" if record.parameters else ""
+        rows.append((name, kind, size, score, shown.unit, shown.direction))
         known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
         scale = {"unit": shown.unit, "direction": shown.direction}
         models.append(

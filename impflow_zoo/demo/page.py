@@ -154,7 +154,7 @@ def _about(exhibit: Exhibit) -> str:
     folder, text = exhibit.model.folder, type(exhibit.model).__name__
     record = None if folder is None else Record(folder)
     if record is not None:
-        text += f" with {record.parameters:,} parameters"
+        text += f" with {record.parameters:,} parameters" if record.parameters else ""
         if (entry := record.entry) is not None:
             score = rounded(entry.value, entry.stderr)
             text += f". Score: {score} {METRICS[exhibit.model.config.metric].unit} on {entry.rows}"

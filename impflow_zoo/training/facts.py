@@ -116,8 +116,13 @@ class TrainingFacts:
         return [round(stage.rows_seen / max(1, stage.steps)) for stage in self.stages]
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> TrainingFacts:
-        """The facts of a run so far, by the state of its trainer; earlier stages included."""
+    def of(cls, state: dict[str, Any], parameters: int) -> TrainingFacts:
+        """The facts of a run so far, earlier stages included.
+
+        Arguments:
+            state: of its trainer.
+            parameters: of its model.
+        """
         own = cls(
             steps=state["step"],
             rows_seen=state["rows"],
@@ -129,6 +134,7 @@ class TrainingFacts:
             seed=state["seed"],
             init_from=state["init_from"],
             data=state["data"],
+            parameters=parameters,
         )
         before = state["before"]
         return own.after(convert(before, cls, "before")) if before else own

@@ -375,7 +375,8 @@ class Trainer:
     def _write_facts(self) -> None:
         """What the run says of its cost and progress so far."""
         if self.processes.first:
-            text = TrainingFacts.of(self.state).text()
+            size = sum(p.numel() for p in self.model.parameters())
+            text = TrainingFacts.of(self.state, size).text()
             write_whole(self.folder / TRAINING, text.encode())
 
     def _log(self, **figures: Any) -> None:

@@ -89,7 +89,6 @@ def stage(
         if others:
             rows = (result.dataset, result.split)
             facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
-        facts = replace(facts, parameters=sum(p.numel() for p in model.parameters()))
         (made / TRAINING).write_text(facts.text())
         (made / SCORES).write_bytes(scores_file(result, recipe.card.data_name, recipe.data.test))
         score = Entry.of(result, recipe.card.data_name, recipe.data.test)
