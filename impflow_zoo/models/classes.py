@@ -110,10 +110,9 @@ def require_config(cls: type[Density], config: object) -> None:
         kinds = " or ".join(repr(known.kind) for known in cls.config_types)
         found = repr(getattr(config, "kind", type(config).__name__))
         raise ConfigError(f"{cls.__name__} takes a config of kind {kinds}, not {found}")
-    blocks = getattr(config, "blocks", ())
-    families = {family_of(block) for block in blocks} if isinstance(blocks, tuple) else set()
+    families = {family_of(block) for block in config.block_names}
     family = families.pop() if len(families) == 1 else None
-    if family is None or not set(blocks).isdisjoint(cls.block_kinds):
+    if family is None or not set(config.block_names).isdisjoint(cls.block_kinds):
         return
     if isinstance(config, _CLASSES[family].config_types):
         raise ConfigError(f"all blocks are of {family}: name it as the model, not {cls.__name__}")

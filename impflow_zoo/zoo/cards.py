@@ -97,9 +97,8 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         missing = RESULTS if entry is None else TRAINING
         raise ModelError(f"{record.folder.name} has no {missing}: stage the model")
     checked_words(record)
-    blocks = getattr(recipe.config, "blocks", ())
-    kinds = blocks if isinstance(blocks, tuple) else ()
-    models = dict.fromkeys([family_of(kind) or recipe.model for kind in kinds] or [recipe.model])
+    families = [family_of(kind) or recipe.model for kind in recipe.config.block_names]
+    models = dict.fromkeys(families or [recipe.model])
     citation = "\n\n".join(model_class(name).citation for name in models)
     example, image = _example(record), isinstance(record.stated.config, ImageConfig)
     card = ModelCard.from_template(

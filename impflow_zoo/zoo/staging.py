@@ -79,8 +79,9 @@ def stage(
         made.mkdir()
         for name in filter(entry.has, PUBLISHED):
             shutil.copyfile(folder / name, made / name)
-        for name in (WEIGHTS, GOLDEN, CONFIG) if run is not None else ():
-            shutil.copyfile(run / name, made / name)
+        if run is not None:
+            for name in (WEIGHTS, GOLDEN, CONFIG):
+                shutil.copyfile(run / name, made / name)
         draft = ModelFolder(made)
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
