@@ -40,13 +40,6 @@ def test_code_runs_as_printed(title: str, capsys: pytest.CaptureFixture[str]) ->
         assert "+- 0.07" in capsys.readouterr().out
 
 
-def test_local_links_and_pictures_exist() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
-    assert targets
-    missing = [target for target in targets if not (README.parent / target).exists()]
-    assert not missing
-
-
 def test_the_home_page_prints_what_its_code_prints(capsys: pytest.CaptureFixture[str]) -> None:
     page = (CHECKOUT / "docs" / "index.md").read_text()
     (code,), (printed,) = fenced(page, "python"), fenced(page, "text")
