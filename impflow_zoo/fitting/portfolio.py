@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -126,9 +126,9 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None, columns: 
 _EMBEDDING = [64, 64]  # layers of the net that sees a context before the blocks
 
 
-def candidates(findings: Findings, portfolio: Sequence[Candidate] = PORTFOLIO) -> list[Candidate]:
+def candidates(findings: Findings) -> list[Candidate]:
     """The candidates for the columns that were found, in order."""
-    found = [one for one in portfolio if len(findings.columns) >= one.least]
+    found = [one for one in PORTFOLIO if len(findings.columns) >= one.least]
     if findings.given:
         found = [
             replace(one, config={**one.config, "embedding_net": _EMBEDDING})
