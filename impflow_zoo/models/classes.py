@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar
 
-from impflow_zoo.models.config import CONFIGS
 from impflow_zoo.models.fields import ConfigError, ModelError
 
 if TYPE_CHECKING:
+    from impflow_zoo.models.config import Config
     from impflow_zoo.models.density import Density
     from impflow_zoo.models.flow import FlowModel
 
 __all__ = [
+    "config_kinds",
     "family_of",
     "model_class",
     "model_names",
@@ -46,13 +47,19 @@ def register_model(cls: M) -> M:
     Raises:
         ModelError: if the name, or the kind of a config, belongs to another class.
     """
-    known = _CLASSES.setdefault(cls.__name__, cls)
+    known, kinds = _CLASSES.get(cls.__name__, cls), config_kinds()
     if known is not cls:
         raise ModelError(f"{cls.__name__} is already registered, by {known.__module__}")
     for config in cls.config_types:
-        if CONFIGS.setdefault(config.kind, config) is not config:
+        if kinds.get(config.kind, config) is not config:
             raise ModelError(f"configs of kind {config.kind!r} belong to another model")
+    _CLASSES[cls.__name__] = cls
     return cls
+
+
+def config_kinds() -> dict[str, type[Config]]:
+    """What the classes are made from, by the kind that files name."""
+    return {config.kind: config for cls in _CLASSES.values() for config in cls.config_types}
 
 
 def model_names() -> list[str]:
