@@ -44,7 +44,7 @@ from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.lock import only_run
 
-__all__ = ["StoppedFitError", "check_settings", "fit", "fit_splits"]
+__all__ = ["StoppedFitError", "checked", "fit", "fit_splits"]
 
 _SHOWN = 2000  # rows in the picture
 
@@ -98,7 +98,7 @@ def fit(
         >>> found.model.sample(3).shape
         torch.Size([3, 2])
     """
-    check_settings(minutes, seed)
+    minutes, seed = checked(minutes, seed)
     if not (is_whole(ensemble) and 1 <= ensemble <= MOST_MEMBERS):
         raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
     names = (given,) if isinstance(given, str) else tuple(given)
@@ -119,7 +119,7 @@ def fit(
         minutes=minutes,
         out=out,
         weights=weights,
-        members=ensemble,
+        members=int(ensemble),
         data_name="table" if table.name == IN_MEMORY else table.name,
         seed=seed,
         device=device,
@@ -128,12 +128,13 @@ def fit(
     )
 
 
-def check_settings(minutes: Any, seed: Any) -> None:
-    """Refuse minutes and seeds that are none, by a `ModelError`."""
+def checked(minutes: Any, seed: Any) -> tuple[float, int]:
+    """Minutes and a seed as numbers of Python, or a `ModelError` that says what is wrong."""
     if not (is_real(minutes) and 0 < minutes < math.inf):
         raise ModelError(f"minutes={minutes!r}: a positive number is needed")
     if not (is_whole(seed) and 0 <= seed < 2**63):
         raise ModelError(f"seed={seed!r}: a whole number between 0 and 2^63 - 1 is needed")
+    return float(minutes), int(seed)
 
 
 def fit_splits(

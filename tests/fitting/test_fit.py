@@ -279,6 +279,13 @@ def test_the_command_on_a_card_names_columns_as_the_command_line_takes_them(tmp_
     assert between_commas(words[words.index("--given") + 1]) == ["z, t"]
 
 
+def test_settings_may_be_numbers_of_numpy(tmp_path):
+    settings = {"seed": numpy.int64(3), "minutes": numpy.float32(0.004), "ensemble": numpy.int8(1)}
+    first = fit("toy:moons", out=tmp_path, progress=False, **settings)
+    again = fit("toy:moons", out=tmp_path, progress=False, resume=True, **settings)
+    assert again.value == first.value
+
+
 def test_a_candidate_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
     from impflow_zoo.fitting import search
     from impflow_zoo.numerics.solver import SolverError
