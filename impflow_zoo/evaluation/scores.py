@@ -112,6 +112,7 @@ def evaluate(
             raise ModelError(f"{name}={value!r}: a whole number is needed")
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
+    seed = int(seed)
     column = column_of_weights(model, weights)
     with _evaluating(model), processes.united():
         if isinstance(dataset, str | os.PathLike | None):

@@ -67,7 +67,8 @@ def fit(
     Chooses columns, holds out a tenth of the rows for validation and a tenth for a test, tries
     several models for a short time each, and trains the best of them. The choice is by validation
     rows. Time is counted as work, by what steps cost, so that the same table, minutes and seed give
-    the same model on a busy machine, too.
+    the same model on a busy machine, too. Fits at the same time belong into processes: threads
+    share torch's random numbers, so their models depend on each other.
 
     Arguments:
         data: a file or folder, a Hub id, `toy:NAME`, a DataFrame, or an array with shape `(N, D)`.
