@@ -240,17 +240,21 @@ def test_a_compiled_model_gives_the_same_numbers(kind, training: bool, backend: 
 
 @quiet
 @pytest.mark.parametrize(
-    ("pieces", "net"),
-    crossed(
-        {"ResFlow": (ResFlow, 0), "ImpFlow": (ImpFlow, 1), "MonotoneFlow": (MonotoneFlow, 1)},
-        {net: net for net in ("sandwich", "spectral")},
-    ),
+    ("kind", "net", "most"),
+    [
+        (ResFlow, "sandwich", 0),
+        (ResFlow, "spectral", 0),
+        (ImpFlow, "spectral", 1),
+        pytest.param(ImpFlow, "sandwich", 1, marks=slow),
+        (MonotoneFlow, "sandwich", 1),
+        pytest.param(MonotoneFlow, "spectral", 1, marks=slow),
+    ],
 )
-def test_a_training_step_is_compiled_in_few_pieces(pieces, net: str):
+def test_a_training_step_is_compiled_in_few_pieces(kind, net: str, most: int):
     """Blocks with roots run as they are written, all of a model at once."""
     torch._dynamo.reset()
-    kind, most = pieces
-    model = make_model(kind, blocks=3, net=net).train()
+    # Norms of narrow layers are found in another way than those of wide ones.
+    model = make_model(kind, blocks=3, net=net, hidden_features=(16, 16)).train()
     x = rows(4)
     model.log_prob(x)  # layers that start from a first batch have started
     found = torch._dynamo.explain(model.log_prob)(x)
