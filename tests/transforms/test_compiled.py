@@ -6,11 +6,14 @@ Compiled nets find roots by compiled code, and derivatives as ever. Blocks run a
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from support.blocks import BLOCKS as ALL_BLOCKS
+from support.blocks import DIRECTIONS, IMAGE_BLOCKS
 from support.dealt import crossed
 from support.small_models import make as make_model
 from support.small_models import rows
@@ -199,6 +202,37 @@ def test_a_compiled_block_gives_the_same_numbers(name: str, net: str, training: 
     for others in found[1:]:
         for a, b in zip(found[0], others, strict=True):
             torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
+
+
+EVERY_BLOCK = {**ALL_BLOCKS, **IMAGE_BLOCKS}
+TURNS = itertools.cycle(itertools.product(DIRECTIONS, MODES))
+
+
+@slow
+@quiet
+@pytest.mark.parametrize(
+    ("name", "direction", "mode"),
+    [(name, *turn) for name, turn in zip(EVERY_BLOCK, TURNS, strict=False)],
+)
+def test_every_block_compiled_gives_the_same_numbers(name: str, direction: str, mode: str):
+    case, training = EVERY_BLOCK[name], MODES[mode]
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    block = case.build("exact").train(training)
+    x, context = case.draw(3)
+    call = getattr(block, direction)
+    call(x, context)
+    state = copy.deepcopy(block.state_dict())
+    found = []
+    for function in (call, torch.compile(call, backend="eager")):
+        block.load_state_dict(state)  # training iterates norms
+        inputs = x.clone().requires_grad_()
+        value, logabsdet = function(inputs, context)
+        loss = value.square().sum() + logabsdet.sum()
+        tensors = [inputs, *block.parameters()]
+        found.append([value, logabsdet, *torch.autograd.grad(loss, tensors, allow_unused=True)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
 
 
 KINDS = (ResFlow, ImpFlow, MonotoneFlow)
