@@ -96,8 +96,8 @@ def _there_and_back(model: FlowModel, row: Tensor) -> tuple[Tensor, float, float
     x, context = model.parted(row.to(next(model.parameters()).device))
     z = model.encode(x, context)
     report = Report()
-    asked: dict[str, Any] = {"want_logdet": False, "report": report}
-    decoded, _ = walk(model.transform, z, context, backwards=True, **asked)
+    options: dict[str, Any] = {"want_logdet": False, "report": report}
+    decoded, _ = walk(model.transform, z, context, backwards=True, **options)
     back = model.preprocessing.difference(decoded, x)
     steps = [float(root.steps.double().mean()) for root in report.roots]
     return z[0].cpu(), float(back.abs().max()), sum(steps) / max(1, len(steps))
