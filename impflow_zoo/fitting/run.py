@@ -178,12 +178,12 @@ def fit_splits(
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file: --out takes a folder")
     asked = {
-        "data": [checksum(rows) for rows in splits.values()],
         "minutes": minutes,
         "seed": seed,
         "given": list(findings.given),
         "weights": weights,
         "ensemble": members,
+        "data": [checksum(rows) for rows in splits.values()],  # last, as the others change it
     }
     processes, say = together(device), _said if progress else _unsaid
     with only_run(folder):

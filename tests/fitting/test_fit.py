@@ -231,7 +231,7 @@ def test_rows_have_weights(tmp_path):
     assert (again.value, again.stderr) == pytest.approx((found.value, found.stderr))
     assert again.weights == "w"
     assert f"nats on {found.n} rows, weighted by w (Gaussian" in found.report()
-    with pytest.raises(ModelError, match="was begun with other rows"):
+    with pytest.raises(ModelError, match="was begun with weights w, not None"):
         small_fit(tmp_path / "out", data=frame[["x", "y"]], resume=True)
 
 
@@ -265,6 +265,8 @@ def test_a_folder_of_something_else_is_refused(name, tmp_path):
 def test_a_fit_goes_on_with_the_same_rows_alone(tmp_path):
     rows = open_toy("moons", 600).rows(range(600)).numpy()
     small_fit(tmp_path, data=rows)
+    with pytest.raises(ModelError, match="was begun with seed 0, not 1"):
+        small_fit(tmp_path, data=rows, seed=1, resume=True)
     rows[301] += 1
     with pytest.raises(ModelError, match="was begun with other rows"):
         small_fit(tmp_path, data=rows, resume=True)
