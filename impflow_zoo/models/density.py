@@ -238,6 +238,7 @@ class Density(nn.Module):
         if not as_frame:
             return x
         frame = sample_frame(x, self.columns, context, self.config.context_columns)
+        assert isinstance(self.preprocessing, TablePreprocessing), "images have no columns"
         steps = zip(self.columns, self.preprocessing.rounding, strict=False)
         return frame.astype({name: kind for name, step in steps if not step})
 
