@@ -22,7 +22,11 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.frames import holds, rows_of, sample_frame
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory, memory_of
-from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
+from impflow_zoo.models.preprocessing import (
+    ImagePreprocessing,
+    TablePreprocessing,
+    preprocessing_of,
+)
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.finite import check_finite
