@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from impflow_zoo.lipschitz.activations import half_sine
 
-__all__ = ["DERIVATIVES", "Elementwise", "HalfSine", "SiLU", "Sine"]
+__all__ = ["DERIVATIVES", "Elementwise", "HalfSine", "SiLU", "Sine", "in_place"]
 
 
 class Elementwise(ABC):
@@ -62,7 +62,29 @@ class Elementwise(ABC):
         """
 
 
-class Sine(Elementwise):
+class _WithSine(Elementwise):
+    """A function made of a sine.
+
+    Arguments:
+        by_numpy: whether NumPy computes sines in place, where it can.
+    """
+
+    def __init__(self, *, by_numpy: bool = False) -> None:
+        self.by_numpy = by_numpy
+
+    def sine(self, h: Tensor, out: Tensor) -> Tensor:
+        """`sin(h)`, written to `out`."""
+        return _by_numpy(np.sin, h, out) if self._goes(h) else torch.sin(h, out=out)
+
+    def cosine(self, h: Tensor, out: Tensor) -> Tensor:
+        """`cos(h)`, written to `out`."""
+        return _by_numpy(np.cos, h, out) if self._goes(h) else torch.cos(h, out=out)
+
+    def _goes(self, h: Tensor) -> bool:
+        return self.by_numpy and h.dtype == torch.float32 and h.device.type == "cpu"
+
+
+class Sine(_WithSine):
     """`sin(h)`."""
 
     function = staticmethod(torch.sin)
@@ -72,11 +94,11 @@ class Sine(Elementwise):
         return torch.cos(h)
 
     def overwrite(self, h: Tensor) -> Tensor:
-        return _sine(h, out=h)
+        return self.sine(h, out=h)
 
     def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
-        _sine(h, out=value)
-        _cosine(h, out=h)
+        self.sine(h, out=value)
+        self.cosine(h, out=h)
 
     def kept(self, h: Tensor, value: Tensor) -> Tensor:
         return value
@@ -85,7 +107,7 @@ class Sine(Elementwise):
         return _minus(kept, t, onto)
 
 
-class HalfSine(Elementwise):
+class HalfSine(_WithSine):
     """`h + sin(h)`; its second derivative needs the sine."""
 
     function = staticmethod(half_sine)
@@ -94,12 +116,12 @@ class HalfSine(Elementwise):
         return 1 + torch.cos(h)
 
     def overwrite(self, h: Tensor) -> Tensor:
-        return h.add_(_sine(h, out=torch.empty_like(h)))
+        return h.add_(self.sine(h, out=torch.empty_like(h)))
 
     def record(self, h: Tensor, value: Tensor, kept: Tensor) -> None:
-        _sine(h, out=kept)
+        self.sine(h, out=kept)
         torch.add(h, kept, out=value)
-        _cosine(h, out=h).add_(1)
+        self.cosine(h, out=h).add_(1)
 
     def kept(self, h: Tensor, value: Tensor) -> Tensor:
         return value - h
@@ -135,19 +157,6 @@ class SiLU(Elementwise):
         return t.mul_(second) if onto is None else onto.addcmul_(t, second)
 
 
-def _sine(h: Tensor, out: Tensor) -> Tensor:
-    return _by_numpy(np.sin, h, out) if _wants_numpy(h) else torch.sin(h, out=out)
-
-
-def _cosine(h: Tensor, out: Tensor) -> Tensor:
-    return _by_numpy(np.cos, h, out) if _wants_numpy(h) else torch.cos(h, out=out)
-
-
-def _wants_numpy(h: Tensor) -> bool:
-    asked = os.environ.get("IMPFLOW_ZOO_SINES") == "numpy"
-    return asked and h.dtype == torch.float32 and h.device.type == "cpu"
-
-
 def _by_numpy(function: Callable[..., Any], h: Tensor, out: Tensor) -> Tensor:
     with np.errstate(all="ignore"):  # the sine of infinity is NaN here as there, in silence
         function(h.numpy(), out=out.numpy())
@@ -163,3 +172,14 @@ def _minus(sine: Tensor, t: Tensor, onto: Tensor | None) -> Tensor:
 DERIVATIVES: dict[Callable[[Tensor], Tensor], Elementwise] = {
     f.function: f for f in (Sine(), HalfSine(), SiLU())
 }
+_BY_NUMPY = DERIVATIVES | {f.function: f for f in (Sine(by_numpy=True), HalfSine(by_numpy=True))}
+
+
+def in_place(function: Callable[[Tensor], Tensor]) -> Elementwise:
+    """Its derivatives as they are computed in place, by NumPy if users ask for it.
+
+    Arguments:
+        function: one of `DERIVATIVES`.
+    """
+    asked = os.environ.get("IMPFLOW_ZOO_SINES") == "numpy"
+    return (_BY_NUMPY if asked else DERIVATIVES)[function]

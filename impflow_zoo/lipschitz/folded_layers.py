@@ -37,9 +37,13 @@ class FoldedLayers(FoldedNet):
         biases: vectors `[out]`, or one vector for each row of the batch, `[B, out]`.
         first: a function that the input goes through, and the scalar before it; or None.
         mixing: the scalars `a` and `b` of each layer but the last, or None.
+
+    Attributes:
+        by_hand: the same net as a `FoldedPerceptron`, once somebody has asked for it.
     """
 
     shape: tuple[int, ...]
+    by_hand: FoldedLayers | None = None
 
     def __init__(
         self,

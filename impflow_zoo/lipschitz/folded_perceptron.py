@@ -17,12 +17,13 @@ outer product of `p_(i+1) D_i` and `D_(i-1) q_(i-1)`, plus what comes through `h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from impflow_zoo.lipschitz.derivatives import DERIVATIVES
+from impflow_zoo.lipschitz.derivatives import DERIVATIVES, in_place
 from impflow_zoo.lipschitz.folded_layers import FoldedLayers
 from impflow_zoo.numerics.folded import Point
 
@@ -44,11 +45,13 @@ class FoldedPerceptron(FoldedLayers):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        self.function = DERIVATIVES[self.functions[0]]
+        self.function = in_place(self.functions[0])
 
     @classmethod
     def of(cls, plain: FoldedLayers) -> FoldedLayers:
         """This form of a net, or the net itself if it has several functions or an unknown one."""
+        if plain.by_hand is not None:
+            return plain.by_hand
         functions, weights, biases = [*plain.functions], [*plain.weights], [*plain.biases]
         if plain.first is not None:  # becomes a layer
             function, before = plain.first
@@ -59,7 +62,14 @@ class FoldedPerceptron(FoldedLayers):
             biases.insert(0, like.new_zeros(size))
         if not any({*functions} == {f} for f in DERIVATIVES):
             return plain
-        return cls(plain.shape, functions, weights, biases)
+        plain.by_hand = cls(plain.shape, functions, weights, biases)
+        return plain.by_hand
+
+    @cached_property
+    def right_factors(self) -> list[Tensor]:
+        """The weights without a graph, narrow ones by columns: that is 2 to 5 times faster."""
+        weights = [weight.detach() for weight in self.weights]
+        return [w.mT.contiguous().mT if w.shape[1] < w.shape[0] else w for w in weights]
 
     @torch.no_grad()
     def value(self, x: Tensor) -> Tensor:
@@ -146,7 +156,7 @@ class PerceptronPoint(Point):
                 fresh = not keep and i < len(piece.slopes) - 1
                 slope = piece.slopes[i]
                 through = product.mul_(slope) if fresh else product * slope
-                flat = through.flatten(0, 1) @ _by_columns(self.net.weights[i])
+                flat = through.flatten(0, 1) @ piece.net.right_factors[i]
                 product = flat.view(*through.shape[:2], flat.shape[1])
                 maps += [product] if keep and i else []
             results.append(product.transpose(0, 1))
@@ -247,7 +257,7 @@ def _gradient(
             if not frozen:
                 weights[i] = _plus(weights[i], grad, point.values[i])
                 biases[i] = grad.sum(0) if net.biases[i].dim() == 1 else grad
-            grad = grad @ _by_columns(net.weights[i])
+            grad = grad @ net.right_factors[i]
     return [grad, *weights, *biases]
 
 
@@ -298,8 +308,3 @@ def _again(
 
 def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _by_columns(weight: Tensor) -> Tensor:
-    """A matrix laid out as a right factor: products with narrow ones are 2 to 5 times faster."""
-    return weight.mT.contiguous().mT if weight.shape[1] < weight.shape[0] else weight
