@@ -56,7 +56,7 @@ def first_recipe(
         findings,
         candidate.model,
         candidate.full_config(findings),
-        training,
+        [training],
         data=splits,
         head="\n".join(head),
     )
