@@ -33,7 +33,7 @@ ENTRANTS = (
 
 
 def small_fit(out: Path | None, **options: Any) -> Fit:
-    """Two rounds over small models of 600 moons and a choice of the weight decay, a second of work."""
+    """Two rounds over small models of 600 moons and a choice of their decay, a second of work."""
     moons = open_toy("moons", 600).rows(range(600)).numpy()
     data = options.pop("data", pandas.DataFrame(moons, columns=["x", "y"]))
     table = read_table(data, options.get("weights"))
