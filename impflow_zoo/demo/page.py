@@ -51,8 +51,9 @@ def build(hall: Hall) -> gr.Blocks:
             with gr.Row():
                 with gr.Column(scale=4, min_width=300):
                     gr.Markdown(_about(exhibit), elem_id="about")
-                with gr.Column(scale=1, min_width=160):
-                    link("Score your own file", FILE_PAGE, chosen)
+                if not image:
+                    with gr.Column(scale=1, min_width=160):
+                        link("Score your own file", FILE_PAGE, chosen)
             # Without a choice no tab is shown after a change of models.
             with gr.Tabs(selected="picture", elem_id=f"tabs-of-{chosen}"):
                 with gr.Tab("Picture", id="picture"):
@@ -115,7 +116,8 @@ def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
     if not (size := model.config.context_features):
         return []
     noise = torch.tensor([[-_WIDE], [0.0], [_WIDE]]).expand(-1, size)
-    low, middle, high = model.transform.like(noise.to(next(model.parameters()))).cpu()
+    like = model.parts[0].transform.like
+    low, middle, high = like(noise.to(next(model.parameters()))).cpu()
     if (rows := exhibit.first_rows(_SEEN)) is not None and rows.dim() == 2:
         seen = rows[:, -size:].to(low)
         low, high = low.clamp(min=seen.amin(0)), high.clamp(max=seen.amax(0))

@@ -251,7 +251,7 @@ def test_rows_have_weights(tmp_path):
     assert (again.value, again.stderr) == pytest.approx((found.value, found.stderr))
     assert again.weights == "w"
     assert f"nats on {found.n} rows, weighted by w (Gaussian" in found.report()
-    with pytest.raises(ModelError, match="was begun with other rows"):
+    with pytest.raises(ModelError, match="was begun with weights w, not None"):
         small_fit(tmp_path / "out", data=frame[["x", "y"]], resume=True)
 
 
@@ -285,6 +285,8 @@ def test_a_folder_of_something_else_is_refused(name, tmp_path):
 def test_a_fit_goes_on_with_the_same_rows_alone(tmp_path):
     rows = open_toy("moons", 600).rows(range(600)).numpy()
     small_fit(tmp_path, data=rows)
+    with pytest.raises(ModelError, match="was begun with seed 0, not 1"):
+        small_fit(tmp_path, data=rows, seed=1, resume=True)
     rows[301] += 1
     with pytest.raises(ModelError, match="was begun with other rows"):
         small_fit(tmp_path, data=rows, resume=True)
@@ -297,6 +299,13 @@ def test_the_command_on_a_card_names_columns_as_the_command_line_takes_them(tmp_
     (again,) = re.findall("impflow-zoo fit table .*", (tmp_path / CARD).read_text())
     words = shlex.split(again)
     assert between_commas(words[words.index("--given") + 1]) == ["z, t"]
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path):
+    settings = {"seed": numpy.int64(3), "minutes": numpy.float32(0.004), "ensemble": numpy.int8(1)}
+    first = fit("toy:moons", out=tmp_path, progress=False, **settings)
+    again = fit("toy:moons", out=tmp_path, progress=False, resume=True, **settings)
+    assert again.value == first.value
 
 
 def test_a_candidate_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
