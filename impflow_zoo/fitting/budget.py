@@ -31,7 +31,6 @@ from impflow_zoo.models.config import parse
 
 __all__ = [
     "EXACT",
-    "PATIENCE",
     "SHORT_VALIDATIONS",
     "VALIDATIONS",
     "Plan",
@@ -51,7 +50,6 @@ _LAST = 3  # runs of a round that no further one follows
 _VARIANTS = 5  # candidates that a search begins with if variants of the leader are worth trying
 _PASSES, _ROWS = 250, 8000  # over so many rows; with the root of their number
 VALIDATIONS, SHORT_VALIDATIONS = 20, 3  # of the last run and of a run of the search
-PATIENCE = 8
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from typing import Any
 from impflow_zoo.data import TableSource
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.fitting.budget import (
-    PATIENCE,
     SHORT_VALIDATIONS,
     VALIDATIONS,
     Plan,
@@ -191,7 +190,6 @@ class Search:
         self, leaders: Sequence[Candidate], number: int, total: float, plan: Plan
     ) -> list[Candidate]:
         """The candidates by their values, the best first, when each has had so much work."""
-        settings: dict[str, Any] = {"validations": SHORT_VALIDATIONS, "patience": None}
         ranks = {}
         for one in leaders:
             cost = price(one, self.findings, *map(len, self.splits.values()))
@@ -200,7 +198,7 @@ class Search:
             steps = min(most, cost.steps(work, SHORT_VALIDATIONS))
             self.left -= SHORT_VALIDATIONS * cost.validation + steps * cost.step
             self.spent[one.name] = total
-            ranks[one.name] = self._one(one, number, steps, settings, None).rank
+            ranks[one.name] = self._one(one, number, steps, SHORT_VALIDATIONS, None).rank
         return sorted(leaders, key=lambda one: -ranks[one.name])
 
     def _branch(self, known: Candidate, new: Candidate) -> None:
@@ -219,8 +217,7 @@ class Search:
         cost = price(candidate, self.findings, *map(len, self.splits.values()))
         done = sum(stage["steps"] for stage in self.stages.get(candidate.name, []))
         steps = max(1, min(cost.most - done, cost.steps(work, VALIDATIONS)))
-        settings: dict[str, Any] = {"validations": VALIDATIONS, "patience": PATIENCE}
-        return self._one(candidate, 0, steps, settings, wall * work / 60 + 1)
+        return self._one(candidate, 0, steps, VALIDATIONS, wall * work / 60 + 1)
 
     def _members(self, leader: Candidate) -> list[Candidate]:
         """What is trained last: the leader goes on, members of an ensemble begin with own seeds."""
@@ -277,12 +274,15 @@ class Search:
         candidate: Candidate,
         number: int,
         steps: int,
-        settings: dict[str, Any],
+        validations: int,
         max_minutes: float | None,
     ) -> Tried:
         """The next run of a candidate: read back, resumed, or made."""
         rows, seed = len(self.splits["train"]), self.seed
-        stage = training_settings(candidate, steps, rows, seed=seed, **settings)
+        # No patience: a stage starts with a high rate, by which validation gets worse at first.
+        stage = training_settings(
+            candidate, steps, rows, seed=seed, validations=validations, patience=None
+        )
         self.stages.setdefault(candidate.name, []).append(stage)
         for known in list(self.tried):
             if (known.name, known.round) == (candidate.name, number):

@@ -59,8 +59,7 @@ class TrainingSettings:
         ema_decay: decay of the moving average of the weights, which are kept; smaller at first.
         validate_every: steps between validations.
         validation_limit: largest number of rows in a validation; None takes all.
-        patience: end a stage after this many validations without a better value than its own best;
-            None never does.
+        patience: stop after this many validations without a better value; None never stops.
         log_every: steps between lines of the log.
         checkpoint_minutes: minutes between checkpoints; 0 writes one after every step.
         seed: seed of weights, batches, noise and probes.

@@ -25,7 +25,7 @@ _COUNTS = (
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(_COUNTS, int),
     "seed": int,
-    **dict.fromkeys(("best", "stage_best"), float | None),
+    "best": float | None,
     **dict.fromkeys(("seconds", "cpu_seconds", "unconverged"), float),
     **dict.fromkeys(("data", "checksum", "init_from"), str),
     "hardware": list[str],

@@ -93,7 +93,6 @@ class Trainer:
             "left_out": 0,
             "best": None,
             "best_step": 0,
-            "stage_best": None,  # patience waits for it: a stage may begin below the one before
             "waited": 0,
             "validated": 0,
             "seconds": 0.0,
@@ -333,21 +332,13 @@ class Trainer:
         if finite:
             point = (self.state["rows"], round(self.state["seconds"], 3), round(value, 5))
             self.state["curve"].append(point)
-        gains = {name: self._is_gain(log_prob, self.state[name]) for name in ("best", "stage_best")}
-        gains = self.processes.gather(gains)[0]
-        if gains["best"] and self._keep(model):
-            self.state.update(best=log_prob, best_step=self.state["step"])
-        elif gains["best"]:  # weights that cannot be used
-            gains["stage_best"] = False
-        if gains["stage_best"]:
-            self.state.update(stage_best=log_prob, waited=0)
+        best = self.state["best"]
+        better = math.isfinite(log_prob) and (best is None or log_prob > best)
+        if self.processes.gather(better)[0] and self._keep(model):
+            self.state.update(best=log_prob, best_step=self.state["step"], waited=0)
         else:
             self.state["waited"] += 1
         self._write_facts()
-
-    @staticmethod
-    def _is_gain(log_prob: float, before: float | None) -> bool:
-        return math.isfinite(log_prob) and (before is None or log_prob > before)
 
     def _metric(self, log_prob: Tensor) -> float:
         """The mean in the metric of the model."""

@@ -266,16 +266,6 @@ def test_patience_ends_a_run(tmp_path, scripted):
     assert json.loads(json.dumps(run.state))["best"] == 3.0
 
 
-def test_patience_of_a_stage_waits_for_its_own_best(tmp_path, scripted):
-    scripted([5.0])
-    trainer(tmp_path, steps=2, validate_every=2).run()
-    scripted([1.0, 2.0, 1.5, 4.0, 3.0, 3.0, 9.0])
-    run = trainer(tmp_path, steps=50, validate_every=2, patience=2)
-    run.go_on(5.0)
-    state = run.run()
-    assert (state["step"], state["best"], state["best_step"]) == (12, 5.0, 0)
-
-
 # ------------------------------------------------------------------------ where a run starts
 
 
