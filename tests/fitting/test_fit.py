@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -74,6 +75,13 @@ def test_a_candidate_goes_on_from_where_it_was(whole):
     ]
     light = runs[-1].name.endswith("-lighter")
     assert decays == [0.1, 0.1, *[pytest.approx(0.01 if light else 0.1)] * 2]
+
+
+def test_a_best_that_went_on_without_a_gain_has_overfitted(whole):
+    early = replace(whole.tried[-1], round=1, done=40, best_step=40)
+    late = replace(early, round=0, done=60, best_step=0)
+    told = replace(whole, best=early, tried=(early, late)).report()
+    assert "validation was best at step 40 of 100 and got worse: overfitted" in told
 
 
 def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
