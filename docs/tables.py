@@ -272,7 +272,8 @@ def documents(root: Path) -> dict[Path, str]:
     found = records(root / "hub_configs")
     figures: dict[str, Any] = yaml.safe_load((root / FIGURES).read_text(encoding="utf-8"))
     rows = pandas.DataFrame([csv_row(record) for record in found], dtype=object)
-    made = {record.folder.path / CARD: model_card(record) for record in found if record.entry}
+    scored = [record for record in found if record.entry]
+    made = {one.folder.path / CARD: model_card(one, address=one.name) for one in scored}
     made[root / "results.csv"] = as_csv(rows).decode()
     tables: dict[str, Callable[[], str]] = {
         "models table": lambda: models_table(found),

@@ -1,4 +1,4 @@
-"""Tables in memory: DataFrames, arrays and tensors."""
+"""Tables in memory: DataFrames, sets of the library `datasets`, arrays and tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from impflow_zoo.data.columns import EXACT, GROUP, TOO_LARGE, Columns, listed, n
 from impflow_zoo.data.limits import check_table
 from impflow_zoo.data.source import DataError
 
-__all__ = ["IN_MEMORY", "has_names", "in_memory"]
+__all__ = ["IN_MEMORY", "as_frame", "has_names", "in_memory", "is_set"]
 
 IN_MEMORY = "the data"  # what messages call a table in memory
 
@@ -21,6 +21,24 @@ def has_names(data: Any) -> bool:
     """Whether it is a DataFrame, whose columns have names."""
     pandas = sys.modules.get("pandas")  # who has a DataFrame has imported it
     return pandas is not None and isinstance(data, pandas.DataFrame)
+
+
+def is_set(data: Any) -> bool:
+    """Whether it is a `datasets.Dataset`: one split of a set, of rows or images."""
+    datasets = sys.modules.get("datasets")  # who has a set has imported it
+    return datasets is not None and isinstance(data, datasets.Dataset)
+
+
+def as_frame(data: Any) -> Any:
+    """A `datasets.Dataset` as a DataFrame; anything else stays what it is.
+
+    Raises:
+        DataError: for a table above the limits.
+    """
+    if not is_set(data):
+        return data
+    check_table(len(data), len(data.column_names), IN_MEMORY)
+    return data.with_format(None).to_pandas()
 
 
 def in_memory(data: Any, names: Sequence[str] = ()) -> Columns | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from impflow_zoo.data.frames import IN_MEMORY
+from impflow_zoo.data.frames import IN_MEMORY, is_set
 from impflow_zoo.data.images import ImageSource
 from impflow_zoo.data.loading import pick_split
 from impflow_zoo.data.pixels import ImageFormat
@@ -40,8 +40,8 @@ def open_source(
     """Open data by name: `toy:NAME`, a Hub id, a folder, or a single file.
 
     Arguments:
-        dataset: the name, or a path; a table in memory, see `open_table`; or a source, which is
-            taken as it is.
+        dataset: the name, or a path; a table in memory, see `open_table`; images as a
+            `datasets.Dataset`; or a source, which is taken as it is.
         split: name of the split; None uses the whole of a set with one split. The splits train,
             validation and test of a toy are independent samples; None draws another independent
             sample.
@@ -66,8 +66,12 @@ def open_source(
     if isinstance(dataset, Source):
         return dataset
     if not isinstance(dataset, str | os.PathLike):
+        if image is not None and is_set(dataset):
+            return ImageSource(IN_MEMORY, dataset, image, skip_corrupt=skip_corrupt)
         if image is not None:
-            raise DataError(f"{IN_MEMORY}: image models read their images from files")
+            raise DataError(
+                f"{IN_MEMORY}: image models read their images from files or a `datasets.Dataset`"
+            )
         return open_table(dataset, columns=columns, features=features, weights=weights)
     dataset = os.fspath(dataset)
     if is_toy(dataset):

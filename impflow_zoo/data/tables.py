@@ -16,7 +16,7 @@ import torch
 
 from impflow_zoo.data.columns import GROUP, Columns, in_order, listed
 from impflow_zoo.data.csv_files import read_csv, refuse_missing_header, separator_hint
-from impflow_zoo.data.frames import IN_MEMORY, has_names, in_memory
+from impflow_zoo.data.frames import IN_MEMORY, as_frame, has_names, in_memory
 from impflow_zoo.data.json_files import read_json
 from impflow_zoo.data.loading import find_table, named_as
 from impflow_zoo.data.parquet_files import read_parquet
@@ -42,8 +42,8 @@ def open_table(
 
     Arguments:
         dataset: Hub id, local folder, or single `.parquet`, `.csv`, `.json` or `.jsonl` file; or a
-            table in memory: a DataFrame, or an array or tensor with shape `(N, D)`, whose columns
-            are those that are named, in this order.
+            table in memory: a DataFrame or a `datasets.Dataset`, or an array or tensor with shape
+            `(N, D)`, whose columns are those that are named, in this order.
         split: name of the split; None uses the whole of a set with one split.
         columns: the columns to take, in this order. If none are named, all numeric ones are taken
             in the order of the file, except `group` and an index saved by pandas, and a warning
@@ -70,13 +70,14 @@ def open_table(
             f"column {weights!r} holds the weights of the rows, a model cannot take it: name "
             "another column for one of the two"
         )
+    dataset = as_frame(dataset)
     kept = in_memory(dataset, columns or ())
     if kept is not None:
         name, table = IN_MEMORY, kept
     elif not isinstance(dataset, str | os.PathLike):
         raise DataError(
-            f"data of type {type(dataset).__name__}: a Hub id, folder, file, toy:NAME, DataFrame "
-            "or array of numbers is needed"
+            f"data of type {type(dataset).__name__}: a Hub id, folder, file, toy:NAME, DataFrame, "
+            "Dataset of one split or array of numbers is needed"
         )
     else:
         asked = (*columns, *([] if weights is None else [weights])) if columns else None

@@ -28,7 +28,7 @@ __all__ = ["Map", "density_map", "images_picture", "samples_picture", "way_pictu
 
 _SAMPLES, _IMAGES = 1000, 9
 _CELLS = 100  # of a map, along each side
-_STEPS = 8  # images on the way from one to another
+_STEPS = 9  # images on the way from one to another
 _MARK = 7  # pixels from the middle of a mark to its ends
 
 
@@ -128,7 +128,7 @@ def samples_picture(
 def way_picture(model: FlowModel, images: Tensor) -> Image.Image:
     """The way from the first of two images to the second, through their latents."""
     _, between = through_latents(model, images, _STEPS)
-    return images_picture([*between.split(1)])
+    return images_picture([between], ["line by line, from one to the other"])
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ __all__ = ["FILE_PAGE", "add_file_page"]
 FILE_PAGE = "your-file"  # its address
 _TITLE = """# Score your own file
 Each row gets its log-density under the model. The file is removed as soon as it is scored."""
+_IMAGES = "This is a model of images, which no CSV file holds: choose a model of a table."
 _AT_ONCE = 4  # files that are read or scored; others wait
 _NAMED = 8  # columns; of more the names are left out
 
@@ -41,7 +42,11 @@ def add_file_page(pages: gr.Blocks, hall: Hall) -> None:
         @in_a_line
         def below(chosen: str) -> None:
             link("Back to the picture", "./", chosen)
-            _upload(hall.open(chosen), hall)
+            exhibit = hall.open(chosen)
+            if len(exhibit.model.config.shape) == 3:
+                gr.Markdown(_IMAGES)
+            else:
+                _upload(exhibit, hall)
 
 
 def _upload(exhibit: Exhibit, hall: Hall) -> None:
@@ -51,8 +56,8 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
         exhibit: the model.
         hall: the models of the server, with a folder for files and processes that read them.
     """
-    names = exhibit.columns if len(exhibit.model.config.shape) == 1 else []
-    listed = ", ".join(names) if 0 < len(names) <= _NAMED else "of the model"
+    names = exhibit.columns
+    listed = ", ".join(names) if len(names) <= _NAMED else "of the model"
     label = f"CSV with the columns {listed}"
     file = gr.File(file_types=[".csv"], label=label, interactive=True, elem_id="file", height=160)
     file.async_move_resource_to_block_cache = _uploaded

@@ -51,8 +51,9 @@ def build(hall: Hall) -> gr.Blocks:
             with gr.Row():
                 with gr.Column(scale=4, min_width=300):
                     gr.Markdown(_about(exhibit), elem_id="about")
-                with gr.Column(scale=1, min_width=160):
-                    link("Score your own file", FILE_PAGE, chosen)
+                if not image:
+                    with gr.Column(scale=1, min_width=160):
+                        link("Score your own file", FILE_PAGE, chosen)
             # Without a choice no tab is shown after a change of models.
             with gr.Tabs(selected="picture", elem_id=f"tabs-of-{chosen}"):
                 with gr.Tab("Picture", id="picture"):

@@ -162,7 +162,8 @@ def way(exhibit: Exhibit) -> None:
         drawn = way_picture(exhibit.model, exhibit.rows.rows([int(i) for i in chosen]))
         return gr.update(value=drawn, visible=True)
 
-    start.click(walk, ends, picture, api_visibility="private")
+    # The picture is not there yet, so the sliders show that it is being made.
+    start.click(walk, ends, picture, show_progress_on=ends, api_visibility="private")
 
 
 def certificate(exhibit: Exhibit) -> None:

@@ -57,7 +57,8 @@ class Entry:
     @property
     def rows(self) -> str:
         """What the value was measured on, in words."""
-        return f"{self.n:,} rows of {self.data}"
+        what = "images" if self.metric == "bits_per_dim" else "rows"
+        return f"{self.n:,} {what} of {self.data}"
 
 
 def read_entries(folder: ModelFolder) -> tuple[Entry, ...]:

@@ -65,9 +65,9 @@ def evaluate(
         model: a model, a local folder, a Hub id, or a name from `list_models`; a model that is
             loaded here goes to a GPU if there is one.
         dataset: Hub id, local folder or file, or `toy:NAME`; for models of tables also rows in
-            memory: a DataFrame, or an array or tensor with the model's columns, contexts last.
-            None takes the data of the model's card: the split that ships with the model, else the
-            data of its recipe.
+            memory: a DataFrame, or an array or tensor with the model's columns, contexts last; for
+            all models a `datasets.Dataset`. None takes the data of the model's card: the split that
+            ships with the model, else the data of its recipe.
         split: None takes the whole of a set with one split; without `dataset`, or for the
             recipe's own, the recipe's test split.
         seed: seed of probes and noise.

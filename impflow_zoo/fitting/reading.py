@@ -11,7 +11,7 @@ from typing import Any
 from impflow_zoo.data import DataError, UnknownSplitError, is_toy, open_source
 from impflow_zoo.data.columns import Columns
 from impflow_zoo.data.csv_files import refuse_missing_header, separator_hint
-from impflow_zoo.data.frames import IN_MEMORY, in_memory
+from impflow_zoo.data.frames import IN_MEMORY, as_frame, in_memory
 from impflow_zoo.data.source import TableSource
 from impflow_zoo.data.tables import read_columns
 from impflow_zoo.data.weights import weighted
@@ -58,7 +58,7 @@ def read_table(data: Any, weights: str | None = None) -> Table:
 
 def _read(data: Any) -> Table:
     if not isinstance(data, str | os.PathLike):
-        source = in_memory(data)
+        source = in_memory(as_frame(data))
         if source is None:
             raise DataError(
                 f"data of type {type(data).__name__}: a file, Hub id, toy:NAME, DataFrame or "

@@ -84,7 +84,7 @@ class LipschitzConv2d(SpectralLayer):
         forward, backward = self._products(self.weight)
         # The vector may belong to a smaller singular value: products do not mix channels that are
         # not connected.
-        other = self._found(_STEPS, self._other())
+        other = self._leading(_STEPS, self._other())
         better = self.length(forward(other)) > (1 + 1e-6) * self.length(forward(v))
         v = torch.where(better, other, v)
         # Training crowds the top of the spectrum, and a restart loses what tells vectors apart: so
@@ -96,7 +96,7 @@ class LipschitzConv2d(SpectralLayer):
             residual = backward(image) - sigma**2 * v
             if bool(seen((self.length(residual) <= limit * sigma**2)[None]).all()):
                 break
-            v = self._found(min(_STEPS << i, largest), v)
+            v = self._leading(min(_STEPS << i, largest), v)
         return v
 
     def advanced(self) -> Tensor:
@@ -125,7 +125,7 @@ class LipschitzConv2d(SpectralLayer):
         position = torch.arange(len(self.vector)).to(self.vector)
         return unit(torch.cos(position**2))
 
-    def _found(self, steps: int, v: Tensor) -> Tensor:
+    def _leading(self, steps: int, v: Tensor) -> Tensor:
         """What a Krylov space that starts from a vector finds."""
         return self.unit(leading_vector(*self._products(self.weight), v, steps)[0])
 

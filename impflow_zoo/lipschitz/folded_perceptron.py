@@ -16,6 +16,7 @@ outer product of `p_(i+1) D_i` and `D_(i-1) q_(i-1)`, plus what comes through `h
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -49,21 +50,24 @@ class FoldedPerceptron(FoldedLayers):
 
     @classmethod
     def of(cls, plain: FoldedLayers) -> FoldedLayers:
-        """This form of a net, or the net itself if it has several functions or an unknown one."""
-        if plain.by_hand is not None:
-            return plain.by_hand
-        functions, weights, biases = [*plain.functions], [*plain.weights], [*plain.biases]
-        if plain.first is not None:  # becomes a layer
-            function, before = plain.first
-            like, size = weights[0], weights[0].shape[1]
-            scale = torch.as_tensor(before, dtype=like.dtype, device=like.device)
-            functions.insert(0, function)
-            weights.insert(0, scale.expand(size).diag())
-            biases.insert(0, like.new_zeros(size))
-        if not any({*functions} == {f} for f in DERIVATIVES):
-            return plain
-        plain.by_hand = cls(plain.shape, functions, weights, biases)
-        return plain.by_hand
+        """This form of a net, or the net itself if it has several functions or an unknown one.
+
+        The form is made once and kept with the net. Each call gets a copy of the object, so that
+        its `right_factors`, which are further copies of weights, are not kept.
+        """
+        if plain.by_hand is None:
+            functions, weights, biases = [*plain.functions], [*plain.weights], [*plain.biases]
+            if plain.first is not None:  # becomes a layer
+                function, before = plain.first
+                like, size = weights[0], weights[0].shape[1]
+                scale = torch.as_tensor(before, dtype=like.dtype, device=like.device)
+                functions.insert(0, function)
+                weights.insert(0, scale.expand(size).diag())
+                biases.insert(0, like.new_zeros(size))
+            if not any({*functions} == {f} for f in DERIVATIVES):
+                return plain
+            plain.by_hand = cls(plain.shape, functions, weights, biases)
+        return copy.copy(plain.by_hand)
 
     @cached_property
     def right_factors(self) -> list[Tensor]:
@@ -308,4 +312,3 @@ def _again(
 
 def _cat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-

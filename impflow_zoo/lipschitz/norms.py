@@ -213,7 +213,8 @@ def _leading(power: Tensor) -> Tensor:
         if i % 3 == 0:  # a trace of one keeps the next three squares from under- and overflow
             power = power / power.trace().clamp(min=tiny)
         power = power @ power
-    return unit(power[:, power.diagonal().argmax()])
+    # Not by an index alone, which the host would wait for, and the compiler stop at.
+    return unit(power.index_select(1, power.diagonal().argmax().view(1))[:, 0])
 
 
 def unit(v: Tensor) -> Tensor:

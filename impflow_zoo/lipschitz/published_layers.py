@@ -1,5 +1,12 @@
 """Layers between spaces of norms 1, 2 or infinity, with norms as published code took them.
 
+Two kinds of norms have closed forms, each attained by one column or row of the matrix `W`:
+
+    from the 1-norm to the q-norm            max_j |W e_j|_q, as W x = sum_j x_j W e_j
+    from the p-norm to the maximum norm      max_i |w_i|_r, as |w_i x| <= |w_i|_r |x|_p
+
+with the columns `W e_j`, the rows `w_i` and `1 / p + 1 / r = 1` (Hoelder's inequality).
+
 A network that starts in one p-norm and ends in another is no contraction in either by its layers'
 norms alone: what is certified of these layers is their 2-norm.
 """

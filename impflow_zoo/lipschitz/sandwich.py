@@ -170,12 +170,12 @@ class SandwichMLP(Perceptron):
         layers = cast(list[CayleyLayer], self.lipschitz_layers())
         with without_autocast(*layers):
             transforms = [layer.transform() for layer in layers]
-            kept = 1 / (1 + torch.stack([rounding for _, _, rounding in transforms]).amax())
+            shrinkage = 1 / (1 + torch.stack([rounding for _, _, rounding in transforms]).amax())
             weights = [transforms[0][1].mT]
             weights += [q.mT @ p for (p, _, _), (_, q, _) in itertools.pairwise(transforms)]
         for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
             # With `A = -P^T` and `B = -2 Q^T` the product `2 B A^T` is `4 Q^T P`.
-            factor = (2 if i else -2) * self._factor(i) * kept
+            factor = (2 if i else -2) * self._factor(i) * shrinkage
             weights[i] = weights[i] * (spread(factor * row, 1) * column)
         return weights
 

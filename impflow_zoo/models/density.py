@@ -22,7 +22,11 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.frames import holds, rows_of, sample_frame
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory, memory_of
-from impflow_zoo.models.preprocessing import ImagePreprocessing, preprocessing_of
+from impflow_zoo.models.preprocessing import (
+    ImagePreprocessing,
+    TablePreprocessing,
+    preprocessing_of,
+)
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.finite import check_finite
@@ -211,7 +215,8 @@ class Density(nn.Module):
             generator: torch generator of the noise; None takes the global one.
             rounded: round the columns that are rounded in the data to the grid of their values;
                 float64.
-            as_frame: return a DataFrame, each sample in a row, with its context behind it.
+            as_frame: return a DataFrame, each sample in a row, with its context behind it. Columns
+                that are not rounded have the model's type.
 
         Returns:
             Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
@@ -231,11 +236,15 @@ class Density(nn.Module):
         parts = range(0, len(z) or 1, max(1, _AT_ONCE // z.shape[1]))
         with enough_memory(f"draw fewer than {len(z):,} samples at a time"):
             x = torch.cat([self._drawn(z, rows, slice(i, i + parts.step)) for i in parts])
+            kind = str(x.dtype).removeprefix("torch.")
             x = self.preprocessing.rounded(x) if rounded else x
         x = x if context is None else x.unflatten(0, (len(context), n))
         if not as_frame:
             return x
-        return sample_frame(x, self.columns, context, self.config.context_columns)
+        frame = sample_frame(x, self.columns, context, self.config.context_columns)
+        assert isinstance(self.preprocessing, TablePreprocessing), "images have no columns"
+        steps = zip(self.columns, self.preprocessing.rounding, strict=False)
+        return frame.astype({name: kind for name, step in steps if not step})
 
     def _drawn(self, z: Tensor, context: Tensor | None, part: slice) -> Tensor:
         """Some of the samples that noise and contexts are decoded to, as data."""

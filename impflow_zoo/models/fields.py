@@ -161,7 +161,10 @@ def convert(value: Any, annotation: Any, key: str) -> Any:
     elif is_number and (is_whole(value) if annotation is int else is_real(value)):
         if abs(value) < (2**63 if annotation is int else sys.float_info.max):  # also not NaN
             return annotation(value)
-    elif type(value) is annotation or (type(value), value) in ((type(k), k) for k in kinds):
+    elif origin is typing.Literal:
+        if (type(value), value) in ((type(k), k) for k in kinds):
+            return value
+    elif type(value) is annotation:
         return value
     raise ConfigError(
         f"config key {key!r} is {reprlib.repr(value)}: {_expected(value, annotation)}"

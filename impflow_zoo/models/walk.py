@@ -24,7 +24,7 @@ def walk(
     context: Tensor | None = None,
     *,
     backwards: bool = False,
-    **asked: Any,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """The transformed rows, `[B, ...]`, and the log-determinants, `[B]`; autocast rounds neither.
 
@@ -35,32 +35,32 @@ def walk(
         x: the rows.
         context: one context per row, or None.
         backwards: noise -> data.
-        asked: of blocks of ours, as in `ResidualBlock.run`. Zeros stand for log-determinants that
+        options: of blocks of ours, as in `ResidualBlock.run`. Zeros stand for log-determinants that
             are not computed.
     """
-    asked["backwards"] = backwards
-    if is_compiling() and not all_compile(transform, x, **asked):
+    options["backwards"] = backwards
+    if is_compiling() and not all_compile(transform, x, **options):
         as_written: Any = uncompiled(walk)
-        answer: tuple[Tensor, Tensor] = as_written(transform, x, context, **asked)
+        answer: tuple[Tensor, Tensor] = as_written(transform, x, context, **options)
         return answer
     with without_autocast(x):
-        return _walk(transform, x, context, asked)
+        return _walk(transform, x, context, options)
 
 
 def _walk(
-    transform: Transform, x: Tensor, context: Tensor | None, asked: dict[str, Any]
+    transform: Transform, x: Tensor, context: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     if isinstance(transform, WholeTransform):
         with blaming_weights(transform):
-            return transform.checked(*_walk_parts(transform, x, transform.seen(context), asked))
+            return transform.checked(*_walk_parts(transform, x, transform.seen(context), options))
     if isinstance(transform, CompositeTransform):
-        return _walk_parts(transform, x, context, asked)
-    backwards = asked["backwards"]
+        return _walk_parts(transform, x, context, options)
+    backwards = options["backwards"]
     if isinstance(transform, Multiscale):
-        through = partial(_walk, context=context, asked=asked)
+        through = partial(_walk, context=context, options=options)
         return (transform.merge if backwards else transform.split)(through, x)
     if isinstance(transform, ResidualBlock):
-        return transform.run(x, context, **asked)
+        return transform.run(x, context, **options)
     whole: tuple[Tensor, Tensor] = (transform.inverse if backwards else transform)(x, context)
     if whole[1].shape != x.shape[:1]:  # a sum would spread it over rows
         name, shape = type(transform).__name__, tuple(whole[1].shape)
@@ -69,12 +69,12 @@ def _walk(
 
 
 def _walk_parts(
-    transform: CompositeTransform, x: Tensor, context: Tensor | None, asked: dict[str, Any]
+    transform: CompositeTransform, x: Tensor, context: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """Through a composite part by part."""
     parts, *_ = transform.children()  # nflows keeps them in its first child, a list
     total = x.new_zeros(len(x))
-    for part in reversed(list(parts.children())) if asked["backwards"] else parts.children():
-        x, logdet = _walk(part, x, context, asked)
+    for part in reversed(list(parts.children())) if options["backwards"] else parts.children():
+        x, logdet = _walk(part, x, context, options)
         total = total + logdet
     return x, total

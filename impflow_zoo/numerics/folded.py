@@ -212,8 +212,8 @@ class TracedPoint(Point):
 
 def _transformed(net: FoldedNet, x: Tensor) -> tuple[Tensor, Pullback]:
     """What `FoldedNet.trace` returns, by a transform of `torch.func` as those around it."""
-    found: Any = torch.func.vjp(lambda x: net.forward(x).to(x.dtype), x)
-    value, pullback = found
+    answer: Any = torch.func.vjp(lambda x: net.forward(x).to(x.dtype), x)
+    value, pullback = answer
     return value, lambda v: pullback(v)[0]
 
 

@@ -65,7 +65,8 @@ def train(
     Arguments:
         recipe_file: path of a recipe.
         data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set; for
-            tables also a DataFrame, or an array or tensor with shape `(N, D)`.
+            tables also a DataFrame, a `datasets.Dataset`, or an array or tensor with shape
+            `(N, D)`.
         out: folder for model, log and checkpoint; None is `runs/NAME`, with the name of the
             recipe's folder. If the recipe asks for an ensemble, each training has a folder
             `seed-SEED` in it.

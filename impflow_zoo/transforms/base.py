@@ -189,15 +189,15 @@ class ResidualBlock(Transform):
             report: receives statistics of roots and log-determinants.
         """
         if is_compiling():
-            asked: dict[str, Any] = {
+            options: dict[str, Any] = {
                 "backwards": backwards,
                 "want_logdet": want_logdet,
                 "report": report,
             }
-            if not self.compiles(inputs.shape[1:].numel(), **asked):
+            if not self.compiles(inputs.shape[1:].numel(), **options):
                 as_written: Any = uncompiled(type(self).run)
                 answer: tuple[Tensor, Tensor] = as_written(
-                    self, inputs, context, probes=probes, **asked
+                    self, inputs, context, probes=probes, **options
                 )
                 return answer
         call = Call(self.training, probes or Probes(), report, Checks(postponed=True))
@@ -252,7 +252,7 @@ class ResidualBlock(Transform):
             ValueError: if a net takes no such rows.
         """
         folded = {name: fold(getattr(self, name), context) for name in self.nets}
-        seen, maps = None if context is None else context.detach(), []
+        constant, maps = None if context is None else context.detach(), []
         for step in self.steps:
             module, net = getattr(self, step.net), folded[step.net]
             if net.shape is not None and x.shape[1:] != net.shape:
@@ -265,7 +265,7 @@ class ResidualBlock(Transform):
                 logdet=self.logdet,
                 kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
                 salt=self.nets.index(step.net),
-                equation=partial(Equation, module, context=seen, sign=step.sign),
+                equation=partial(Equation, module, context=constant, sign=step.sign),
                 call=call,
             )
             maps.append((residual_map, step.inverted))
@@ -280,17 +280,17 @@ class ResidualBlock(Transform):
             warnings.warn(message, NumericalWarning, stacklevel=5)
 
 
-def all_compile(transform: nn.Module, x: Tensor, **asked: Any) -> bool:
+def all_compile(transform: nn.Module, x: Tensor, **options: Any) -> bool:
     """Whether all blocks of a transform compile: pieces of it between others would gain nothing.
 
     Arguments:
         transform: the transform.
         x: its input.
-        asked: as in `ResidualBlock.compiles`.
+        options: as in `ResidualBlock.compiles`.
     """
     size = x.shape[1:].numel()
     blocks = (part for part in transform.modules() if isinstance(part, ResidualBlock))
-    return all(block.compiles(size, **asked) for block in blocks)
+    return all(block.compiles(size, **options) for block in blocks)
 
 
 def _recordable(x: Tensor) -> Tensor:

@@ -7,16 +7,19 @@ A card speaks of its own model alone, so that it changes only with its folder. T
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.lipschitz.certify import worst
+from impflow_zoo.models import registry
 from impflow_zoo.models.classes import family_of, model_class
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import (
@@ -36,7 +39,7 @@ from impflow_zoo.training.recipe import Recipe
 from impflow_zoo.zoo.install import install_line
 from impflow_zoo.zoo.record import Record
 
-__all__ = ["Origin", "checked_words", "model_card"]
+__all__ = ["Origin", "checked_words", "local_address", "model_card"]
 
 
 @dataclass(frozen=True)
@@ -85,14 +88,15 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
 
     Arguments:
         record: of the model.
-        address: the Hub id or folder that the card names; by default it names the model of the
-            package.
+        address: the Hub id or folder that the card names; by default the name of a model of the
+            zoo, else its folder, seen from the folder that holds it.
         origin: what `fit` knows, for a model that it has found.
 
     Raises:
         ModelError: if a file or words are missing or damaged.
     """
     entry, facts, recipe, name = record.entry, record.facts, record.recipe, record.name
+    address = address or local_address(record.folder.path)
     if entry is None or facts is None:
         missing = RESULTS if entry is None else TRAINING
         raise ModelError(f"{record.folder.name} has no {missing}: stage the model")
@@ -114,11 +118,11 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         in_line=in_line,
         in_markdown=in_markdown,
         quoted=lambda text: in_line(shlex.quote(text)),
-        literal=json.dumps(address or name, ensure_ascii=False),
+        literal=json.dumps(address, ensure_ascii=False),
         train_options=" --data FOLDER" if recipe.data.dataset is None else "",
         citation=citation,
         papers=re.findall(r"\btitle=\{(.+?)\}.*?\burl=\{(.+?)\}", citation, re.DOTALL),
-        address=address or name,
+        address=address,
         origin=origin,
         pictures=[name for name in (PICTURE, CURVE) if record.folder.has(name)],
         entry=entry,
@@ -136,6 +140,18 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
     return str(card)
 
 
+def local_address(folder: Path) -> str:
+    """What code calls a model that is not on the Hub: a folder moves without a change of its card.
+
+    Arguments:
+        folder: of the model.
+    """
+    folder = Path(os.path.abspath(folder))  # a link keeps its own name
+    zoo = registry.zoo_folder()
+    in_zoo = zoo.is_dir() and folder.parent.samefile(zoo)
+    return folder.name if in_zoo else f"./{folder.name}"
+
+
 def checked_words(record: Record) -> None:
     """Refuse a recipe without the texts that a card needs.
 
@@ -146,7 +162,8 @@ def checked_words(record: Record) -> None:
     missing = [f"card.{name}" for name in needed if not getattr(record.recipe.card, name)]
     if missing:
         raise ModelError(
-            f"{record.folder.path / RECIPE}: {', '.join(missing)} missing, for the card"
+            f"{record.folder.path / RECIPE}: {', '.join(missing)} missing: write these texts into "
+            "the recipe, under `card`"
         )
 
 

@@ -31,7 +31,7 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.plots import pictures
 from impflow_zoo.training.facts import Repeat, TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
-from impflow_zoo.zoo.cards import checked_words, model_card
+from impflow_zoo.zoo.cards import checked_words, local_address, model_card
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
@@ -49,8 +49,9 @@ def stage(
     Arguments:
         run: folder of a training run; None keeps the weights in `folder`.
         folder: folder of the model, with its `recipe.yaml`.
-        data: data to evaluate on, in the recipe's test split; None takes the split that ships with
-            the model, else the recipe's data.
+        data: data to evaluate on, in the recipe's test split, or a single file, which is this split
+            whatever its name; None takes the split that ships with the model, else the recipe's
+            data.
         repeats: finished runs of the same recipe with other seeds, which are evaluated on the same
             rows. If empty, the scores of earlier repeats are kept, unless there is a new `run`.
 
@@ -64,6 +65,11 @@ def stage(
     """
     folder = Path(os.path.abspath(folder))  # a link keeps its own name
     entry = ModelFolder(folder)
+    if not entry.has(RECIPE):
+        copied = (
+            "" if run is None else f": copy {run / RECIPE} there, and add the texts of the card"
+        )
+        raise ModelError(f"{folder} has no {RECIPE}{copied}")
     recipe = read_recipe(folder / RECIPE)
     checked_words(Record(entry))
     if run is None and not entry.has(WEIGHTS):
@@ -77,7 +83,7 @@ def stage(
                 shutil.copyfile(run / name, made / name)
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
-        split = None if data is None else recipe.data.test
+        split = None if data is None or os.path.isfile(data) else recipe.data.test
         result = evaluate(model, data, split, progress=True)
         if others:
             rows = (result.dataset, result.split)
@@ -91,7 +97,7 @@ def stage(
         (made / RESULTS).write_text(results_text([score, *more]))
         pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
         pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
-        card = model_card(Record(draft))
+        card = model_card(Record(draft), address=local_address(folder))
         (made / CARD).write_text(card, encoding="utf-8")
     if result.dataset == str(made / TEST_ROWS):
         result = replace(result, dataset=str(folder / TEST_ROWS))

@@ -167,7 +167,7 @@ MISTAKES = {
         "weights of another architecture?",
     ),
     "no training data": (["train", "{recipe}", "--out", "{}", "--data", "./no"], "no such file or"),
-    "stage without a recipe": (["stage", "{}"], "recipe.yaml cannot be read"),
+    "stage without a recipe": (["stage", "{}"], "has no recipe.yaml"),
     "stage no run": (["stage", _staged_nothing, "--run", "{}/no"], "no is not the folder of a run"),
     "stage an empty run": (["stage", _staged_nothing, "--run", "{}"], "holds no weights yet"),
 }

@@ -190,6 +190,22 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     assert run("stage", folder).code == 0  # weights kept, card made anew
 
 
+def test_a_single_file_is_the_test_split_whatever_its_name(run, tmp_path):
+    folder = tmp_path / "flow"
+    recipe = write_recipe(folder, training={"validate_every": 2})
+    assert run("train", recipe, "--out", tmp_path / "run").code == 0
+    (tmp_path / "held-out.csv").write_text("x,y\n0.5,0\n1,0.5\n1.5,-0.5\n")
+    staged = run("stage", folder, "--run", tmp_path / "run", "--data", tmp_path / "held-out.csv")
+    assert staged.code == 0, staged.err
+    assert Record(ModelFolder(folder)).entry.n == 3
+
+
+def test_a_folder_without_a_recipe_is_told_where_to_take_it_from(run, tmp_path):
+    staged = run("stage", tmp_path / "own", "--run", tmp_path / "run")
+    assert staged.code == 2
+    assert f"{tmp_path / 'own'} has no recipe.yaml: copy {tmp_path / 'run'}" in staged.err
+
+
 STAGED_AND_KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -245,7 +261,7 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     card = (folder / CARD).read_text()
     assert f"over 3 runs the mean is {mean:.3f} and" in card
     assert f"the standard deviation {deviation:.3f}" in card
-    assert "impflow-zoo train hub_configs/flow/recipe.yaml --seed 1 --out runs/again" in card
+    assert "impflow-zoo train ./flow/recipe.yaml --seed 1 --out runs/again" in card
     assert "impflow-zoo evaluate runs/again --dataset toy:moons --split test" in card
 
 
@@ -313,7 +329,7 @@ def test_a_card_needs_its_words(run, tmp_path):
     assert run("train", recipe, "--out", tmp_path / "run").code == 0
     staged = run("stage", tmp_path / "flow", "--run", tmp_path / "run")
     assert staged.code == 2
-    assert "card.data_name, card.data_license missing, for the card" in staged.err
+    assert "card.data_name, card.data_license missing: write these texts" in staged.err
     assert [path.name for path in (tmp_path / "flow").iterdir()] == [RECIPE]
 
 
@@ -322,7 +338,7 @@ def test_the_seed_of_a_run_is_on_its_card_and_in_its_recipe(run, tmp_path):
     recipe = write_recipe(folder, training={"validate_every": 2})
     assert run("train", recipe, "--out", tmp_path / "run", "--seed", 5).code == 0
     assert run("stage", folder, "--run", tmp_path / "run").code == 0
-    assert "hub_configs/flow/recipe.yaml --seed 5" in (folder / CARD).read_text()
+    assert "./flow/recipe.yaml --seed 5" in (folder / CARD).read_text()
     again = run("train", tmp_path / "run" / RECIPE, "--out", tmp_path / "again")
     assert again.code == 0
     weights = [load_file(tmp_path / name / WEIGHTS) for name in ("run", "again")]

@@ -14,12 +14,14 @@ import yaml
 from support import staged_folder
 from support.checkout import CHECKOUT
 
+from impflow_zoo.models import registry
 from impflow_zoo.zoo.install import requirement
 from impflow_zoo.zoo.record import records
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(registry, "zoo_folder", lambda: tmp_path / "hub_configs")
     staged_folder.stage(tmp_path / "hub_configs" / "tiny")
     planned = tmp_path / "hub_configs" / "planned"
     planned.mkdir()

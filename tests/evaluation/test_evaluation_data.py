@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas
 import pytest
 import torch
+from PIL import Image
+from support.image_models import make as make_images
 from support.small_models import MEAN, STD, make, write_recipe
 
 from impflow_zoo import LogDet, NumericalWarning, create_model, evaluate
@@ -287,3 +290,21 @@ def test_the_data_of_the_recipe_is_scored_on_its_test_split(tmp_path):
     assert named.split == asked.split == "validation"
     assert named.value == asked.value
     assert evaluate(tmp_path, "toy:circles", limit=20).split is None
+
+
+def test_a_set_in_memory_is_scored_as_its_rows_are():
+    frame = pandas.DataFrame({"y": [0.0, 0.5], "note": ["a", "b"], "x": [1.0, -0.5]})
+    model = make(columns=("x", "y"))
+    for rows in (datasets.Dataset.from_pandas(frame), datasets.Dataset.from_pandas(frame[::-1])):
+        assert evaluate(model, rows.with_format("torch")).value == evaluate(model, frame).value
+    with pytest.raises(DataError, match="data of type DatasetDict: .* Dataset of one split"):
+        evaluate(model, datasets.DatasetDict({"test": rows}))
+
+
+def test_images_in_memory_are_scored_as_files_are(tmp_path):
+    pixels = torch.arange(32, dtype=torch.uint8).view(2, 4, 4)
+    cells = [Image.fromarray(image.numpy()) for image in pixels]
+    rows = datasets.Dataset.from_dict({"image": cells}).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "test.parquet")
+    model = make_images(channels=1).float().eval()
+    assert evaluate(model, rows).value == evaluate(model, tmp_path).value

@@ -37,6 +37,7 @@ def test_values_take_the_types_of_their_annotations():
         ({"mode": "slow"}, "'s.mode' is 'slow': one of 'fast', 'exact', 2 expected"),
         ({"mode": 2.0}, "'s.mode' is 2.0: one of"),
         ({"names": 5}, r"'s.names' is 5: list expected, such as \[5\]"),
+        ({"names": str}, "'s.names' is <class 'str'>: list expected"),
         ({"nmaes": []}, "unknown config key 's.nmaes'; did you mean 'names'"),
         ([], r"'s' is \[\]: settings by name expected"),
     ],

@@ -12,6 +12,7 @@ from support.small_models import config, make, rows
 
 from impflow_zoo import ImpFlow, TabularConfig, evaluate
 from impflow_zoo.data import DataError
+from impflow_zoo.data.spreadsheets import as_csv
 from impflow_zoo.models.fields import ConfigError, ModelError
 
 NAMES = {"columns": ("a", "b"), "context_columns": ("t",)}
@@ -92,6 +93,20 @@ def test_samples_are_rounded_as_the_data_are():
     text = frame_of(drawn).to_csv()
     assert all(len(line.rpartition(",")[2]) <= 5 for line in text.splitlines())
     assert drawn[:, 1].min() >= 0.05
+
+
+def test_columns_that_are_not_rounded_have_the_digits_of_the_model_in_a_file():
+    model = make(columns=("a", "b"), rounding={"b": 0.1}).float()
+    noise = torch.Generator()
+    drawn = model.sample(50, rounded=True, as_frame=True, generator=noise.manual_seed(0))
+    plain = model.sample(50, generator=noise.manual_seed(0))
+    assert list(map(str, drawn.dtypes)) == ["float32", "float64"]
+    assert torch.equal(torch.tensor(drawn["a"]), plain[:, 0])
+    for line in as_csv(drawn.convert_dtypes()).decode().splitlines()[1:]:
+        a, b = (len(cell.lstrip("-0.").replace(".", "")) for cell in line.split(","))
+        assert a <= 9
+        assert b <= 2
+    assert str(model.double().sample(2, rounded=True, as_frame=True)["a"].dtype) == "float64"
 
 
 @pytest.mark.parametrize(

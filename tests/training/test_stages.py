@@ -179,7 +179,7 @@ def test_a_card_tells_of_stages(whole, tmp_path):
     card = (folder / "README.md").read_text()
     assert "9 steps of 32 and 64 rows (352 rows seen)" in card
     assert "in 3 stages (4, 3 and 2 steps), each from the weights that the one before has" in card
-    assert "\nimpflow-zoo train hub_configs/flow/recipe.yaml\n" in card
+    assert "\nimpflow-zoo train ./flow/recipe.yaml\n" in card
 
 
 def test_a_card_is_not_made_from_a_recipe_that_was_changed_since(whole, tmp_path):

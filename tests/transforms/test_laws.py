@@ -60,30 +60,39 @@ class TestContract(ContractLaws):
         return request.param
 
 
-class TestFunc(FuncLaws):
-    """Over every kind of block and of net."""
+KINDS = (
+    "resflow-sin",
+    "resflow-user-context",
+    "impflow-sandwich-elu-context",
+    "impflow-clipswish",
+    "monotone-sandwich",
+    "monotone-user-image",
+    "monotone-cpila-preactivation",
+    "resflow-dense-image",
+    "impflow-conv-image",
+)
 
-    @pytest.fixture(
-        params=[
-            "resflow-sin",
-            "resflow-user-context",
-            "impflow-sandwich-elu-context",
-            "impflow-clipswish",
-            "monotone-sandwich",
-            "monotone-user-image",
-            "monotone-cpila-preactivation",
-        ]
-    )
+
+def seldom(blocks):
+    """All blocks; the fast tests take one of each kind of block and of net."""
+    marks = {name: () if name in KINDS else pytest.mark.slow for name in blocks}
+    return [pytest.param(blocks[name], id=name, marks=marks[name]) for name in blocks]
+
+
+class TestFunc(FuncLaws):
+    """Over every block."""
+
+    @pytest.fixture(params=seldom(BLOCKS))
     def block_case(self, request):
-        return BLOCKS[request.param]
+        return request.param
 
 
 class TestFuncInEvaluation(FuncLaws):
     """Over nets whose power vectors follow the weights in training."""
 
-    @pytest.fixture(params=["resflow-dense-image", "impflow-conv-image"])
+    @pytest.fixture(params=seldom(IMAGE_BLOCKS))
     def block_case(self, request):
-        return IMAGE_BLOCKS[request.param]
+        return request.param
 
     @pytest.fixture
     def training(self):

@@ -54,6 +54,23 @@ def test_commands_of_a_card_on_the_hub_work_from_top_to_bottom():
     assert "hub_configs/" not in card
 
 
+def test_a_staged_card_names_its_folder_until_publication(folder, tmp_path, monkeypatch, capsys):
+    """Its lines run where the folder lies, also after a move."""
+    moved = tmp_path / "elsewhere" / folder.name
+    moved.parent.mkdir()
+    folder.rename(moved)
+    staged = (moved / CARD).read_text()
+    monkeypatch.chdir(moved.parent)
+    run_snippet(staged)
+    assert "tensor(" in capsys.readouterr().out
+    for line in ('create_model("./tiny")', "evaluate ./tiny\n", "train ./tiny/recipe.yaml\n"):
+        assert line in staged
+    assert "`./tiny` is this folder, seen from the folder that holds it" in staged
+    published = model_card(Record(ModelFolder(moved)), address="org/tiny")
+    assert 'create_model("org/tiny")' in published
+    assert "./tiny" not in published
+
+
 @pytest.mark.parametrize(
     ("name", "cited"),
     [

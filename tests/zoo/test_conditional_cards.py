@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import itertools
-import re
 from pathlib import Path
 
 import torch
 from support.small_models import write_recipe
+from support.snippets import run_snippet
 
 from impflow_zoo import training
 from impflow_zoo.evaluation import Result
@@ -36,26 +36,23 @@ def staged(folder: Path, names: dict[str, list[str]]) -> tuple[Path, Result | No
     return recipe.parent, staging.stage(folder / "run", recipe.parent)
 
 
-def code_of(card: str, folder: Path) -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    return code.replace('"linear-a"', repr(str(folder)))
-
-
-def test_a_conditional_model_is_staged_with_its_predictions(tmp_path):
+def test_a_conditional_model_is_staged_with_its_predictions(tmp_path, monkeypatch):
     folder, result = staged(tmp_path, {"columns": ["a"], "context_columns": ["t", "p"]})
     assert Record(ModelFolder(folder)).entry.predictive == result.predictive != ()
     card = (folder / CARD).read_text()
     assert f"| a | {result.predictive[0].rmse:.4g} |" in card
     assert "--given t=" in card
-    exec(code_of(card, folder), {})
+    monkeypatch.chdir(folder.parent)
+    run_snippet(card)
     assert (folder / PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
-def test_names_of_strangers_are_neither_markup_nor_code(tmp_path):
+def test_names_of_strangers_are_neither_markup_nor_code(tmp_path, monkeypatch):
     folder, _ = staged(tmp_path, STRANGE)
     card = (folder / CARD).read_text()
     assert r"| columns, in order | a\|\<b\> |" in card
     assert r"| \`t\` import nothing, \$\(p\) |" in card
     assert r"| a\|\<b\> |" in card
     assert "--given FILE" in card
-    exec(code_of(card, folder), {})
+    monkeypatch.chdir(folder.parent)
+    run_snippet(card)
