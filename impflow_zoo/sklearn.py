@@ -17,7 +17,7 @@ from impflow_zoo.fitting.budget import Plan, plan, prices
 from impflow_zoo.fitting.columns import LEAST_ROWS, Findings, describe
 from impflow_zoo.fitting.portfolio import candidates, own_candidate
 from impflow_zoo.fitting.reading import Table
-from impflow_zoo.fitting.run import check_settings, fit_splits
+from impflow_zoo.fitting.run import checked, fit_splits
 from impflow_zoo.fitting.splits import split
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -59,7 +59,7 @@ class _FlowEstimator(BaseEstimator):
 
     def _find(self, columns: Columns, given: Sequence[str] = (), sample_weight: Any = None) -> None:
         """Search for a model of columns, given others, and keep it."""
-        check_settings(self.minutes, self.seed)
+        minutes, seed = checked(self.minutes, self.seed)
         weights = None if sample_weight is None else _free("sample_weight", columns.names)
         if weights is not None:
             rows = columns.numbers[columns.names[0]]
@@ -70,10 +70,10 @@ class _FlowEstimator(BaseEstimator):
             columns = replace(columns, names=names, numbers={**columns.numbers, weights: found})
             columns = weighted(columns, weights, "sample_weight")
         findings: Findings = describe(columns, given, "X", choose=False)
-        splits = split(Table("X", {"": columns}), findings, self.seed, test=False)
+        splits = split(Table("X", {"": columns}), findings, seed, test=False)
         if self.model is None and self.config is None:
             entrants = candidates(findings)
-            rounds = plan(prices(entrants, findings, splits), 60 * self.minutes)
+            rounds = plan(prices(entrants, findings, splits), 60 * minutes)
         else:
             entrants, rounds = (
                 [own_candidate(self.model, self.config, len(findings.columns))],
@@ -84,10 +84,10 @@ class _FlowEstimator(BaseEstimator):
             splits,
             entrants,
             rounds,
-            minutes=self.minutes,
+            minutes=minutes,
             out=None,
             weights=weights,
-            seed=self.seed,
+            seed=seed,
             device=self.device,
             progress=self.verbose,
             baselines=False,

@@ -83,6 +83,8 @@ def open_table(
         asked = (*columns, *([] if weights is None else [weights])) if columns else None
         name, table = read_columns(dataset, split, revision=revision, columns=asked)
     table = weighted(table, weights, name)
+    if kept is None and not columns:
+        refuse_missing_header(table.names, name)
     chosen = _checked(columns, table, name) if columns else _numeric(table, name, features)
     values = numpy.column_stack([table.numbers[column] for column in chosen])
     groups = None if table.groups is None else torch.from_numpy(table.groups)
@@ -115,7 +117,6 @@ def read_columns(
 
 def _numeric(table: Columns, name: str, features: int | None) -> list[str]:
     """The columns that are numbers; a warning names the others."""
-    refuse_missing_header(table.names, name)
     if hint := separator_hint(table.names):
         raise DataError(f"{name}: the columns are {listed(table.names)}{hint}")
     indexes = {c: "has no name, as an index" for c in table.names if _LEFT_BY_PANDAS.fullmatch(c)}

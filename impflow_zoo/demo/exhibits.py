@@ -109,7 +109,7 @@ def _samples_with_contexts(model: FlowModel, n: int) -> Tensor:
     if size is None:
         return model.sample(n, generator=generator)
     noise = torch.randn(n, size, generator=generator)
-    contexts = model.transform.like(noise.to(next(model.parameters())))
+    contexts = model.parts[0].transform.like(noise.to(next(model.parameters())))
     samples = model.sample(1, contexts, generator=generator)[:, 0]
     if samples.dim() == 2:
         return torch.cat((samples, contexts), dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from impflow_zoo.data import Source
 from impflow_zoo.demo.looks import rounded
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.lipschitz.certify import Certificate, worst
-from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.flow import Ensemble, FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.report import Report
@@ -31,7 +32,7 @@ class RowNumbers:
         round_trip: largest error of decoding its latents, in the units that the model takes.
         steps, steps_back: evaluations of a net per root, from data to latents and back; 0 if there
             are no roots.
-        latents: its image under the model, `[D]`.
+        latents: its image under the model, `[D]`; None for an ensemble, which has no map.
         in_metric: the log-density in the model's metric, with its unit.
     """
 
@@ -40,24 +41,25 @@ class RowNumbers:
     round_trip: float
     steps: float
     steps_back: float
-    latents: Tensor
+    latents: Tensor | None
     in_metric: str
 
     @property
     def lines(self) -> dict[str, str]:
         """The figures, as a person writes them; those that a model does not have are left out."""
-        shown = ", ".join(f"{value:.2f}" for value in self.latents[:6].tolist())
-        more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
         found = {
             "log-density": f"{rounded(self.log_prob, self.error)} nats",
             "on the card's scale": self.in_metric,
-            "latents": f"{shown}{more}",
-            "length of the latents": f"{float(self.latents.norm()):.2f}",
-            "round-trip error": f"{self.round_trip:.1g}",
         }
+        if self.latents is not None:
+            shown = ", ".join(f"{value:.2f}" for value in self.latents[:6].tolist())
+            more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
+            found["latents"] = f"{shown}{more}"
+            found["length of the latents"] = f"{float(self.latents.norm()):.2f}"
+            found["round-trip error"] = f"{self.round_trip:.1g}"
         if self.in_metric.endswith(" nats"):
             del found["on the card's scale"]  # which is the first line
-        if self.steps or self.steps_back:
+        if self.latents is not None and (self.steps or self.steps_back):
             ways = f"{self.steps:.1f} encoding, {self.steps_back:.1f} decoding"
             found["iterations per root"] = ways
         return found
@@ -73,23 +75,32 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
     """
     scored = score(model, source, seed=0, limit=1)
     assert scored.first is not None
-    x, context = model.parted(scored.first[:1].to(next(model.parameters()).device))
-    z = model.encode(x, context)
-    report = Report()
-    asked: dict[str, Any] = {"want_logdet": False, "report": report}
-    decoded, _ = walk(model.transform, z, context, backwards=True, **asked)
-    back = model.preprocessing.difference(decoded, x)
-    steps = [float(root.steps.double().mean()) for root in report.roots]
+    z: Tensor | None = None
+    round_trip, steps_back = math.nan, 0.0
+    if not isinstance(model, Ensemble):
+        z, round_trip, steps_back = _there_and_back(model, scored.first[:1])
     value = float(model.preprocessing.metric(scored.log_prob)[0])
     return RowNumbers(
         float(scored.log_prob[0]),
         float(scored.figures["variance"][0].sqrt()),
-        float(back.abs().max()),
+        round_trip,
         float(scored.figures["steps"][0]),
-        sum(steps) / max(1, len(steps)),
-        z[0].cpu(),
+        steps_back,
+        z,
         f"{rounded(value)} {METRICS[model.config.metric].unit}",
     )
+
+
+def _there_and_back(model: FlowModel, row: Tensor) -> tuple[Tensor, float, float]:
+    """The latents of a row, `[D]`, the error of decoding them, and evaluations per root for it."""
+    x, context = model.parted(row.to(next(model.parameters()).device))
+    z = model.encode(x, context)
+    report = Report()
+    options: dict[str, Any] = {"want_logdet": False, "report": report}
+    decoded, _ = walk(model.transform, z, context, backwards=True, **options)
+    back = model.preprocessing.difference(decoded, x)
+    steps = [float(root.steps.double().mean()) for root in report.roots]
+    return z[0].cpu(), float(back.abs().max()), sum(steps) / max(1, len(steps))
 
 
 def margin_in_words(certificates: Sequence[Certificate]) -> str:

@@ -116,7 +116,8 @@ def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
     if not (size := model.config.context_features):
         return []
     noise = torch.tensor([[-_WIDE], [0.0], [_WIDE]]).expand(-1, size)
-    low, middle, high = model.transform.like(noise.to(next(model.parameters()))).cpu()
+    like = model.parts[0].transform.like
+    low, middle, high = like(noise.to(next(model.parameters()))).cpu()
     if (rows := exhibit.first_rows(_SEEN)) is not None and rows.dim() == 2:
         seen = rows[:, -size:].to(low)
         low, high = low.clamp(min=seen.amin(0)), high.clamp(max=seen.amax(0))

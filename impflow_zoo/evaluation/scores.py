@@ -25,6 +25,7 @@ from impflow_zoo.evaluation.standard_errors import (
     standard_error,
     weighted_mean,
 )
+from impflow_zoo.models.density import Density
 from impflow_zoo.models.digits import LARGEST_ERROR, remedy
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -112,6 +113,7 @@ def evaluate(
             raise ModelError(f"{name}={value!r}: a whole number is needed")
         if value is not None and name != "seed" and value < 1:
             raise ModelError(f"{name}={value}: at least one row is needed")
+    seed = int(seed)
     column = column_of_weights(model, weights)
     with _evaluating(model), processes.united():
         if isinstance(dataset, str | os.PathLike | None):
@@ -280,7 +282,8 @@ def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
     assert scored.first is not None
     x, context = model.parted(scored.first.to(next(model.parameters()).device))
     errors = []
-    for part in model.parts:
+    densities = [module for module in model.modules() if isinstance(module, Density)]
+    for part in [one for one in densities if one.parts == [one]]:  # ensembles have no map
         # `part.decode` would warn of its own guess, where the error is known here.
         z = part.encode(x, context)
         back, _ = walk(part.transform, z, context, backwards=True, want_logdet=False)

@@ -17,6 +17,7 @@ __all__ = [
     "Candidate",
     "batch_size",
     "candidates",
+    "lighter",
     "own_candidate",
     "training_settings",
     "variants",
@@ -65,7 +66,7 @@ def _decay(value: float, rate: float = 1e-2) -> dict[str, Any]:
 PORTFOLIO = (
     Candidate("implicit-sines", "ImpFlow", _TABULAR, _decay(1.0), "implicit"),
     Candidate(
-        "implicit-decay-2", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(2.0), "implicit-sandwich"
+        "implicit-sandwich", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(2.0), "implicit-sandwich"
     ),
     Candidate(
         "spline-autoregressive",
@@ -73,9 +74,6 @@ PORTFOLIO = (
         {**_SPLINE, "layers": "autoregressive"},
         _decay(1.0, 5e-3),
         "spline-autoregressive",
-    ),
-    Candidate(
-        "implicit-decay-0.5", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(0.5), "implicit-sandwich"
     ),
     Candidate(
         "implicit-spline",
@@ -147,6 +145,12 @@ def variants(leader: Candidate) -> list[Candidate]:
         replace(leader, name=f"{leader.name}-radial", config=radial),
         replace(leader, name=f"{leader.name}-unwhitened", config=plain),
     ]
+
+
+def lighter(leader: Candidate) -> Candidate:
+    """The candidate with a tenth of its weight decay."""
+    training = {**leader.training, "weight_decay": leader.training["weight_decay"] / 10}
+    return replace(leader, name=f"{leader.name}-lighter", training=training)
 
 
 def training_settings(

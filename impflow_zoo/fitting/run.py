@@ -44,7 +44,7 @@ from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.lock import only_run
 
-__all__ = ["StoppedFitError", "check_settings", "fit", "fit_splits"]
+__all__ = ["StoppedFitError", "checked", "fit", "fit_splits"]
 
 _SHOWN = 2000  # rows in the picture
 
@@ -67,7 +67,8 @@ def fit(
     Chooses columns, holds out a tenth of the rows for validation and a tenth for a test, tries
     several models for a short time each, and trains the best of them. The choice is by validation
     rows. Time is counted as work, by what steps cost, so that the same table, minutes and seed give
-    the same model on a busy machine, too.
+    the same model on a busy machine, too. Fits at the same time belong into processes: threads
+    share torch's random numbers, so their models depend on each other.
 
     Arguments:
         data: a file or folder, a Hub id, `toy:NAME`, a DataFrame, or an array with shape `(N, D)`.
@@ -98,7 +99,7 @@ def fit(
         >>> found.model.sample(3).shape
         torch.Size([3, 2])
     """
-    check_settings(minutes, seed)
+    minutes, seed = checked(minutes, seed)
     if not (is_whole(ensemble) and 1 <= ensemble <= MOST_MEMBERS):
         raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
     names = (given,) if isinstance(given, str) else tuple(given)
@@ -119,7 +120,7 @@ def fit(
         minutes=minutes,
         out=out,
         weights=weights,
-        members=ensemble,
+        members=int(ensemble),
         data_name="table" if table.name == IN_MEMORY else table.name,
         seed=seed,
         device=device,
@@ -128,12 +129,13 @@ def fit(
     )
 
 
-def check_settings(minutes: Any, seed: Any) -> None:
-    """Refuse minutes and seeds that are none, by a `ModelError`."""
+def checked(minutes: Any, seed: Any) -> tuple[float, int]:
+    """Minutes and a seed as numbers of Python, or a `ModelError` that says what is wrong."""
     if not (is_real(minutes) and 0 < minutes < math.inf):
         raise ModelError(f"minutes={minutes!r}: a positive number is needed")
     if not (is_whole(seed) and 0 <= seed < 2**63):
         raise ModelError(f"seed={seed!r}: a whole number between 0 and 2^63 - 1 is needed")
+    return float(minutes), int(seed)
 
 
 def fit_splits(
@@ -176,12 +178,12 @@ def fit_splits(
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file: --out takes a folder")
     asked = {
-        "data": [checksum(rows) for rows in splits.values()],
         "minutes": minutes,
         "seed": seed,
         "given": list(findings.given),
         "weights": weights,
         "ensemble": members,
+        "data": [checksum(rows) for rows in splits.values()],  # last, as the others change it
     }
     processes, say = together(device), _said if progress else _unsaid
     with only_run(folder):

@@ -319,8 +319,7 @@ class Density(nn.Module):
             raise ModelError(
                 f"generator={generator!r}: use torch.Generator().manual_seed(0), for example"
             )
-        if context is not None:
-            context = self._checked_context(context)
+        context = self._checked_context(context)
         reference = next(self.parameters())
         groups = 1 if context is None else len(context)
         self._check_memory(groups * n, reference)

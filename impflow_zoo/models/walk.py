@@ -8,7 +8,7 @@ from typing import Any
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
-from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.compiled import not_compiled
 from impflow_zoo.numerics.finite import blaming_weights
 from impflow_zoo.numerics.modes import is_compiling, without_autocast
 from impflow_zoo.transforms.base import ResidualBlock, all_compile
@@ -40,7 +40,7 @@ def walk(
     """
     options["backwards"] = backwards
     if is_compiling() and not all_compile(transform, x, **options):
-        as_written: Any = uncompiled(walk)
+        as_written: Any = not_compiled(walk)
         answer: tuple[Tensor, Tensor] = as_written(transform, x, context, **options)
         return answer
     with without_autocast(x):

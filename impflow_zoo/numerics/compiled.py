@@ -19,7 +19,7 @@ from torch import nn
 
 from impflow_zoo.numerics.modes import is_compiling
 
-__all__ = ["as_written", "uncompiled", "unwrapped"]
+__all__ = ["as_written", "not_compiled", "uncompiled", "unwrapped"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +39,20 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return plain
+
+
+def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that finds within `torch.compile` that it has to run as it is written.
+
+    Raises:
+        RuntimeError: within `torch.export`, whose programs hold nothing but operations of torch.
+    """
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            "torch.export writes down no roots and no series: export a residual flow with exact "
+            "log-determinants, or the `encode` of one"
+        )
+    return uncompiled(function)
 
 
 def unwrapped(net: Any) -> Any:

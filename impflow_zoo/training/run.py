@@ -62,6 +62,9 @@ def train(
     Several processes (`accelerate launch`, `torchrun`) share each batch and take the same steps as
     one process. The first process writes the files. An error in one of them ends all.
 
+    Trainings at the same time belong into processes: threads share torch's random numbers, so their
+    models depend on each other.
+
     Arguments:
         recipe_file: path of a recipe.
         data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set; for

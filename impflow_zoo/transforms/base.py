@@ -13,7 +13,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.norms import SpectralLayer
-from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.compiled import not_compiled
 from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.finite import NotFiniteError, blaming_weights, check_finite
 from impflow_zoo.numerics.folded import Negated, fold
@@ -195,7 +195,7 @@ class ResidualBlock(Transform):
                 "report": report,
             }
             if not self.compiles(inputs.shape[1:].numel(), **options):
-                as_written: Any = uncompiled(type(self).run)
+                as_written: Any = not_compiled(type(self).run)
                 answer: tuple[Tensor, Tensor] = as_written(
                     self, inputs, context, probes=probes, **options
                 )

@@ -17,9 +17,21 @@ __all__ = ["ConditionalTransform", "StandardisedContext"]
 class ConditionalTransform(WholeTransform, ABC):
     """A whole map whose parts see something else than the contexts it is given."""
 
+    context_features: int  # size of a context row
+
+    def seen(self, context: Tensor | None) -> Tensor:
+        """What the parts are given for contexts, `[B, ...]`.
+
+        Raises:
+            ValueError: without contexts: layers of nflows would answer for zeros.
+        """
+        if context is None:
+            raise ValueError(f"this model needs a context of shape [B, {self.context_features}]")
+        return self.embedded(context)
+
     @abstractmethod
-    def seen(self, context: Tensor | None) -> Tensor | None:
-        """What the parts are given for contexts, `[B, ...]`; for None, None."""
+    def embedded(self, context: Tensor) -> Tensor:
+        """What the parts are given for contexts, `[B, ...]`."""
 
     @abstractmethod
     def like(self, noise: Tensor) -> Tensor:
@@ -49,7 +61,7 @@ class StandardisedContext(ConditionalTransform):
         embedding_net: nn.Module | None = None,
     ) -> None:
         super().__init__(steps, shape)
-        self.embedding_net = embedding_net
+        self.context_features, self.embedding_net = features, embedding_net
         self.register_buffer("context_mean", torch.zeros(features))
         self.register_buffer("context_std", torch.ones(features))
 
@@ -59,9 +71,7 @@ class StandardisedContext(ConditionalTransform):
         self.context_mean.copy_(mean)
         self.context_std.copy_(std)
 
-    def seen(self, context: Tensor | None) -> Tensor | None:
-        if context is None:
-            return None
+    def embedded(self, context: Tensor) -> Tensor:
         expected = self.context_mean
         if context.shape[1:] != expected.shape or context.dtype != expected.dtype:
             raise ValueError(

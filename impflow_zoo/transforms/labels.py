@@ -27,13 +27,13 @@ class OneHotContext(ConditionalTransform):
         classes: number of labels.
     """
 
+    context_features = 1
+
     def __init__(self, steps: Iterable[Transform], shape: tuple[int, ...], classes: int) -> None:
         super().__init__(steps, shape)
         self.classes = classes
 
-    def seen(self, context: Tensor | None) -> Tensor | None:
-        if context is None:
-            return None
+    def embedded(self, context: Tensor) -> Tensor:
         labels, last = context[:, 0].long(), self.classes - 1
         wrong = (labels != context[:, 0]) | (labels < 0) | (labels > last)
         if bool(seen(wrong).any()):

@@ -9,7 +9,7 @@ from typing import Any
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
-from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.compiled import not_compiled
 from impflow_zoo.numerics.finite import blaming_weights, check_finite
 from impflow_zoo.numerics.modes import is_compiling, seen, without_autocast
 from impflow_zoo.transforms.base import all_compile
@@ -52,7 +52,7 @@ class WholeTransform(CompositeTransform):
 
     def _as_written(self, method: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         """What a method answers that is not compiled."""
-        answer: tuple[Tensor, Tensor] = uncompiled(method)(self, *arguments)
+        answer: tuple[Tensor, Tensor] = not_compiled(method)(self, *arguments)
         return answer
 
     def seen(self, context: Tensor | None) -> Tensor | None:

@@ -13,11 +13,12 @@ import torch
 from support.image_models import make as make_images
 from support.small_models import make
 
-from impflow_zoo import create_model, evaluate
+from impflow_zoo import Ensemble, create_model, evaluate
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.looks import rounded
 from impflow_zoo.demo.numbers import bounds_of_nets, margin_in_words, numbers_of
+from impflow_zoo.demo.page import first_picture
 from impflow_zoo.demo.uploads import read_upload, score_file
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.lipschitz.certify import Certificate, certify
@@ -62,6 +63,18 @@ def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
     assert min(numbers.steps, numbers.steps_back) > 1
     assert numbers.lines["log-density"] == f"{numbers.log_prob:.3f} nats"  # exact: no error of it
     assert "iterations per root" in numbers.lines
+
+
+@pytest.mark.parametrize("settings", [{}, {"context_columns": ("g",)}], ids=["plain", "given"])
+@torch.no_grad()
+def test_an_ensemble_has_a_picture_and_numbers_without_latents(settings):
+    exhibit = Exhibit("several", Ensemble([space(**settings).model for _ in range(2)]))
+    first_picture(exhibit)
+    row = exhibit.rows.rows([3])
+    numbers = numbers_of(exhibit.model, Rows("row", row))
+    x, context = exhibit.model.parted(row)
+    assert numbers.log_prob == pytest.approx(float(exhibit.model.log_prob(x, context)), abs=1e-4)
+    assert [*numbers.lines] == ["log-density"]
 
 
 def test_a_model_without_rows_shows_samples():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import datasets
+import numpy
 import pandas
 import pytest
 import torch
@@ -154,6 +155,17 @@ def test_a_seed_decides_noise_and_probes():
     values = [evaluate(noisy, **MOONS, limit=20, seed=s).value for s in (0, 0, 1)]
     assert values[0] == values[1] != values[2]
     assert len({evaluate(exact, **MOONS, limit=20, seed=s).value for s in (0, 1)}) == 1
+
+
+def test_settings_may_be_numbers_of_numpy():
+    model = make(rounding=(0.1, 0.1), logdet=LogDet("truncated", seed=numpy.int64(3)))
+    numbers = {"seed": 2, "limit": 9, "batch_size": 4}
+    one, other = (
+        evaluate(model, **MOONS, **{name: kind(value) for name, value in numbers.items()})
+        for kind in (int, numpy.int64)
+    )
+    assert one.value == other.value
+    assert json.dumps(other.to_dict())
 
 
 def test_noise_belongs_to_its_row():

@@ -14,6 +14,7 @@ import numpy
 import pandas
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from support.fits import ENTRANTS, small_fit
 from support.forks import Forked
@@ -48,13 +49,31 @@ def assert_same_fit(one: Path, other: Path) -> None:
 
 
 def test_a_search_has_rounds_and_trains_the_best(whole):
-    assert [one.round for one in whole.tried] == [1, 1, 1, 2, 2, 0]
+    assert [one.round for one in whole.tried] == [1, 1, 1, 2, 2, 3, 3, 0]
     first = sorted(whole.tried[:3], key=lambda one: -one.rank)
     assert [one.name for one in whole.tried[3:5]] == [one.name for one in first[:2]]
+    second = max(whole.tried[3:5], key=lambda one: one.rank).name
+    assert [one.name for one in whole.tried[5:7]] == [second, f"{second}-lighter"]
     assert whole.best.value == max(one.value for one in whole.tried)
     assert list(whole.table.columns) == ["name", "round", "steps", "validation", "cpu_minutes"]
-    assert whole.table["name"][6] == "Gaussian"
+    assert whole.table["name"][8] == "Gaussian"
     assert {PICTURE, CURVE, RECIPE} <= {path.name for path in whole.folder.iterdir()}
+
+
+def test_a_candidate_goes_on_from_where_it_was(whole):
+    """Each run is a further stage of one training, whose recipe tells all of them."""
+    folders = {path.name for path in (whole.folder / "tried").iterdir()}
+    assert folders == {one.name for one in whole.tried}
+    runs = [one for one in whole.tried if one.name == whole.tried[-1].name]
+    recipe = yaml.safe_load((whole.folder / "tried" / runs[-1].name / RECIPE).read_text())
+    steps = [stage.get("steps", recipe["training"]["steps"]) for stage in recipe["stages"]]
+    assert steps[-len(runs) :] == [one.steps for one in runs]
+    assert [one.value for one in runs] == sorted(one.value for one in runs)
+    decays = [
+        stage.get("weight_decay", recipe["training"]["weight_decay"]) for stage in recipe["stages"]
+    ]
+    light = runs[-1].name.endswith("-lighter")
+    assert decays == [0.1, 0.1, *[pytest.approx(0.01 if light else 0.1)] * 2]
 
 
 def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
@@ -148,9 +167,10 @@ def test_frames_arrays_and_contexts(tmp_path):
 
 def test_an_ensemble_is_one_model_with_a_recipe(tmp_path):
     found = small_fit(tmp_path / "out", members=2)
+    leader = found.tried[-3].name.removesuffix("-seed-0")
     assert [one.name for one in found.tried[-3:]] == [
-        found.tried[-3].name,
-        f"{found.tried[-3].name}-seed-1",
+        f"{leader}-seed-0",
+        f"{leader}-seed-1",
         "ensemble-of-2",
     ]
     assert isinstance(found.model, Ensemble)
@@ -231,7 +251,7 @@ def test_rows_have_weights(tmp_path):
     assert (again.value, again.stderr) == pytest.approx((found.value, found.stderr))
     assert again.weights == "w"
     assert f"nats on {found.n} rows, weighted by w (Gaussian" in found.report()
-    with pytest.raises(ModelError, match="was begun with other rows"):
+    with pytest.raises(ModelError, match="was begun with weights w, not None"):
         small_fit(tmp_path / "out", data=frame[["x", "y"]], resume=True)
 
 
@@ -265,6 +285,8 @@ def test_a_folder_of_something_else_is_refused(name, tmp_path):
 def test_a_fit_goes_on_with_the_same_rows_alone(tmp_path):
     rows = open_toy("moons", 600).rows(range(600)).numpy()
     small_fit(tmp_path, data=rows)
+    with pytest.raises(ModelError, match="was begun with seed 0, not 1"):
+        small_fit(tmp_path, data=rows, seed=1, resume=True)
     rows[301] += 1
     with pytest.raises(ModelError, match="was begun with other rows"):
         small_fit(tmp_path, data=rows, resume=True)
@@ -277,6 +299,13 @@ def test_the_command_on_a_card_names_columns_as_the_command_line_takes_them(tmp_
     (again,) = re.findall("impflow-zoo fit table .*", (tmp_path / CARD).read_text())
     words = shlex.split(again)
     assert between_commas(words[words.index("--given") + 1]) == ["z, t"]
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path):
+    settings = {"seed": numpy.int64(3), "minutes": numpy.float32(0.004), "ensemble": numpy.int8(1)}
+    first = fit("toy:moons", out=tmp_path, progress=False, **settings)
+    again = fit("toy:moons", out=tmp_path, progress=False, resume=True, **settings)
+    assert again.value == first.value
 
 
 def test_a_candidate_that_fails_does_not_end_the_search(tmp_path, monkeypatch):

@@ -70,6 +70,12 @@ def test_quick_checks_of_scikit_learn(kind):
         check(estimator)
 
 
+def test_a_seed_may_be_a_number_of_numpy():
+    """As in a grid search over `numpy.arange(3)`."""
+    one, other = (FlowDensity(**QUICK, seed=seed).fit(X) for seed in (2, numpy.int64(2)))
+    assert numpy.array_equal(one.score_samples(X), other.score_samples(X))
+
+
 def test_a_density_scores_and_samples_as_kernel_density_does():
     density = FlowDensity(**QUICK).fit(X)
     values = density.score_samples(X)

@@ -75,6 +75,26 @@ def test_the_density_is_that_of_the_map_at_its_context(kind, features):
 
 
 @models
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.sample(2),
+        lambda model: model.rsample(2),
+        lambda model: model.rsample_and_log_prob(2),
+        lambda model: model.log_prob(torch.zeros(2, 1)),
+        lambda model: model.transform(torch.zeros(2, 1).double()),
+        lambda model: model.transform.inverse(torch.zeros(2, 1).double()),
+        lambda model: model.flow.sample(2),
+    ],
+    ids=["sample", "rsample", "rsample_and_log_prob", "log_prob", "transform", "inverse", "flow"],
+)
+def test_nothing_is_answered_without_a_context(kind, call):
+    """A spline is computed for zeros where there is no context: a density that nobody asked for."""
+    with pytest.raises(ValueError, match=r"needs a context of shape \[B, 2\]"):
+        call(made(kind))
+
+
+@models
 @torch.no_grad()
 def test_it_integrates_to_one_at_every_context(kind):
     model = made(kind)

@@ -57,6 +57,17 @@ def test_it_is_saved_loaded_and_evaluated_as_its_models_are(tmp_path):
         ImpFlow.from_pretrained(tmp_path / "three")
 
 
+def test_an_ensemble_is_mixed_with_another_model():
+    first, *others = (make(columns=("a", "b")) for _ in range(3))
+    whole, x = Ensemble([first, Ensemble(others)]), rows(9)
+    shares = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()[:, None]
+    single = torch.stack([model.log_prob(x) for model in (first, *others)])
+    torch.testing.assert_close(whole.log_prob(x), (shares + single).logsumexp(dim=0))
+    result = evaluate(whole, x)
+    assert result.value == pytest.approx(float(whole.log_prob(x).mean().detach()))
+    assert result.round_trip < 1e-6
+
+
 def test_the_error_of_its_estimator_is_that_of_the_mixture():
     models = [make(logdet={"mode": "truncated", "n_terms": 3, "n_probes": 4}) for _ in range(2)]
     x = rows()

@@ -47,6 +47,13 @@ def test_a_label_that_there_is_not_is_named(label):
         model.log_prob(draw(model, 2), labels(0, label))
 
 
+def test_nothing_is_answered_without_a_label():
+    model = make(**GIVEN)
+    for call in (model.rsample, lambda n: model.transform(draw(model, n))):
+        with pytest.raises(ValueError, match=r"needs a context of shape \[B, 1\]"):
+            call(2)
+
+
 def test_a_recipe_reads_labels_trains_scores_and_samples(tmp_path):
     count = 12
     data = image_set(tmp_path, pictures(count), label=[i % 3 for i in range(count)])

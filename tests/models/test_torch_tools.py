@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.testing import assert_close
 
-from impflow_zoo import ImpFlow, MonotoneFlow, ResFlow
+from impflow_zoo import ImpFlow, LogDet, MonotoneFlow, ResFlow
 from impflow_zoo.lipschitz.norms import LipschitzLayer
 from impflow_zoo.models.flow import FlowModel
 
@@ -30,6 +30,13 @@ def used(kind: type[FlowModel], x: Tensor, *, training: bool) -> FlowModel:
     model = made(kind, training=True)
     model.log_prob(x)
     return model.train(training)
+
+
+@pytest.mark.parametrize("settings", [{}, {"logdet": LogDet("truncated")}], ids=["roots", "series"])
+def test_what_no_program_can_hold_is_not_exported(settings: dict[str, LogDet]) -> None:
+    kind = ResFlow if settings else ImpFlow
+    with pytest.raises(RuntimeError, match="torch.export writes down no roots and no series"):
+        torch.export.export(make(kind, blocks=1, **settings), (rows(4),))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

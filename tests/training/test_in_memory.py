@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.small_models import write_recipe
 
-from impflow_zoo import create_model, train
+from impflow_zoo import create_model, evaluate, train
 from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.models.fields import ModelError
 
@@ -24,6 +24,16 @@ def test_rows_in_memory_are_those_of_a_file(tmp_path, data):
     assert state["best"] == of_file["best"]
     named = ("x", "y") if isinstance(data, pandas.DataFrame) else ()
     assert create_model(tmp_path / "run").config.columns == named
+
+
+def test_columns_of_a_frame_may_be_numbers(tmp_path):
+    """As `read_csv(header=None)` names them; a file with such names lacks its header."""
+    recipe = write_recipe(tmp_path / "recipe", data={"dataset": None, "validation_rows": 50})
+    frame = FRAME.set_axis([1, 3], axis=1)
+    state = train(recipe, data=frame, out=tmp_path / "run", progress=False)
+    assert state["best"] is not None
+    assert create_model(tmp_path / "run").columns == ("1", "3")
+    assert evaluate(tmp_path / "run", frame).n == len(frame)
 
 
 def test_training_leaves_the_random_numbers_of_the_caller_alone(tmp_path):
@@ -50,7 +60,7 @@ def test_training_records_gradients_where_the_caller_does_not(tmp_path, mode):
     ("data", "held_out", "message"),
     [
         (FRAME, None, "in memory and have no splits: set data.validation_rows"),
-        ([[1, 2]], 1, "data of type list: a Hub id, folder, file, toy:NAME, DataFrame or array"),
+        ([[1, 2]], 1, "data of type list: a Hub id, folder, file, toy:NAME, DataFrame, Dataset"),
     ],
 )
 def test_mistakes_are_named(tmp_path, data, held_out, message):
