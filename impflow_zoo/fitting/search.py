@@ -203,15 +203,14 @@ class Search:
 
     def _branch(self, known: Candidate, new: Candidate) -> None:
         """Let a new candidate go on from where a known one is."""
+        self.stages[new.name] = [*self.stages[known.name]]
+        self.spent[new.name] = self.spent[known.name]
         source, target = (self.folder / "tried" / one.name for one in (known, new))
-        if known.name in self.stages:
-            self.stages[new.name] = [*self.stages[known.name]]
-            self.spent[new.name] = self.spent[known.name]
-            if not target.exists():
-                copy = target.with_name(f".{target.name}")
-                shutil.rmtree(copy, ignore_errors=True)
-                shutil.copytree(source, copy)
-                copy.rename(target)
+        if not target.exists():
+            copy = target.with_name(f".{target.name}")
+            shutil.rmtree(copy, ignore_errors=True)  # left by a fit that was killed
+            shutil.copytree(source, copy)
+            copy.rename(target)
 
     def _long(self, candidate: Candidate, work: float, wall: float) -> Tried:
         cost = price(candidate, self.findings, *map(len, self.splits.values()))
