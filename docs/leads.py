@@ -63,8 +63,8 @@ def leads_list(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         gain, error, _ = lead(pair)
         place = level if is_level(gain, error) else impflow if gain > 0 else resflow
-        place.append(pair[0].data)
-    return "\n".join(f"- {whose}: {'; '.join(data)}." for whose, data in found.items() if data)
+        place.append(f"`{pair[0].name.removeprefix('impflow-')}`")
+    return "\n".join(f"- {whose}: {', '.join(data)}." for whose, data in found.items() if data)
 
 
 def ranking(titled: dict[str, Record]) -> str:

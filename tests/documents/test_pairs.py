@@ -76,7 +76,7 @@ def test_pairs_are_models_of_one_name_that_both_have_weights(rows):
 def test_the_list_says_who_is_ahead(rows, tmp_path):
     rows += [row(tmp_path, f"{family}-c", 1.0, data="c") for family in ("impflow", "resflow")]
     lines = leads.leads_list(leads.trained_pairs(rows)).splitlines()
-    assert lines == ["- `ImpFlow` is ahead: moons.", "- `ResFlow` is ahead: b.", "- Level: c."]
+    assert lines == ["- `ImpFlow` is ahead: `a`.", "- `ResFlow` is ahead: `b`.", "- Level: `c`."]
 
 
 def test_the_best_comes_first_and_neighbours_may_be_level(tmp_path):
