@@ -160,6 +160,21 @@ class Plan:
         tried = sum(size * one for size, one in zip(self.sizes, rounds, strict=True))
         return work - tried - self.decay + sum(rounds)
 
+    def steps(self, price: Price, part: float, work: float) -> int:
+        """The steps of a run of the search.
+
+        Where the rows are good for fewer steps than the work, a run has its part of them, but not
+        so few that it tells nothing.
+
+        Arguments:
+            price: of the candidate.
+            part: work of the run.
+            work: of the whole fit.
+        """
+        fair = price.most // (len(self.sizes) + 2)  # of each round, of the choice, of the last run
+        most = max(math.ceil(price.most * part / self.path(work)), min(_LEAST_STEPS, fair))
+        return min(most, price.steps(part, SHORT_VALIDATIONS))
+
 
 def plan(prices: Sequence[Price], work: float) -> Plan:
     """How many of the candidates are tried, and how long.

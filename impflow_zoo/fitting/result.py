@@ -24,7 +24,6 @@ __all__ = ["Fit", "tried_lines"]
 
 _ENDS = {
     "steps": "all steps done",
-    "patience": "stopped as validation no longer improved",
     "time": "stopped by the clock",
     "signal": "interrupted",
 }
@@ -113,6 +112,11 @@ class Fit:
         simple = max(self.baselines, key=lambda one: one.validation, default=None)
         if simple is not None and simple.validation > best.rank:
             lines["so"] += f"; a {simple.name} is ahead on validation rows: give fit more minutes"
+        alone = max(self.tried, key=lambda one: one.rank)
+        if alone.rank > best.rank:  # as members of an ensemble begin anew
+            lines["so"] += (
+                f"; {alone.name} alone is ahead on validation rows: give fit more minutes"
+            )
         if self.n:
             others = ", ".join(f"{name} {value:.4f}" for name, value in self.test_baselines.items())
             by = "" if self.weights is None else f", weighted by {self.weights}"

@@ -77,7 +77,7 @@ class Tried:
         value: mean log-likelihood on validation rows, in nats, the best so far; None if no
             validation succeeded.
         cpu_minutes: CPU time.
-        ended: why: `steps`, `patience`, `time`; or the error that ended it.
+        ended: why: `steps`, `time`; or the error that ended it.
     """
 
     name: str
@@ -194,8 +194,7 @@ class Search:
         for one in leaders:
             cost = price(one, self.findings, *map(len, self.splits.values()))
             work = total - self.spent.get(one.name, 0.0)
-            most = math.ceil(cost.most * work / plan.path(self.work))
-            steps = min(most, cost.steps(work, SHORT_VALIDATIONS))
+            steps = plan.steps(cost, work, self.work)
             self.left -= SHORT_VALIDATIONS * cost.validation + steps * cost.step
             self.spent[one.name] = total
             ranks[one.name] = self._one(one, number, steps, SHORT_VALIDATIONS, None).rank
@@ -231,9 +230,13 @@ class Search:
             for seed in range(self.seed, self.seed + self.members)
         ]
 
+    @property
+    def _ensemble(self) -> str:
+        return f"ensemble-of-{self.members}"
+
     def _join(self, candidate: Candidate, runs: Sequence[Tried]) -> Tried:
         """The mixture of the models of some runs, which is kept, as it was asked for."""
-        name, folder = f"ensemble-of-{self.members}", self.folder / "tried"
+        name, folder = self._ensemble, self.folder / "tried"
         for known in self.tried:
             if known.name == name:
                 return known
@@ -287,7 +290,9 @@ class Search:
             if (known.name, known.round) == (candidate.name, number):
                 if known.ended != "time":
                     return known
-                self.tried.remove(known)  # stopped by the clock: it may go on
+                # Stopped by the clock: it may go on, and an ensemble is to be joined again.
+                self.tried = [one for one in self.tried if one.name != self._ensemble]
+                self.tried.remove(known)
         folder = self.folder / "tried" / candidate.name
         text = self._text(candidate)
         folder.mkdir(parents=True, exist_ok=True)
@@ -319,7 +324,7 @@ class Search:
             state["best_step"],
             state["best"],
             state["cpu_seconds"] / 60,
-            state["ended"],
+            state["ended"] or "steps",  # it had ended before the fit was killed
         )
         self._keep_best(done)
         self.tried.append(done)

@@ -49,6 +49,19 @@ def test_each_candidate_of_a_search_has_enough_steps_to_be_told_apart(costs, min
     assert min(steps, default=80) >= 80
 
 
+@pytest.mark.parametrize("rows", [60, 240, 2400])
+def test_small_tables_choose_by_runs_that_tell_something(rows):
+    """Their rows are good for few steps, of which no run of the search has next to none."""
+    splits = {"train": range(rows), "validation": range(rows // 8)}
+    known = prices(PORTFOLIO, PLANE, splits)
+    found = plan(known, 3600)
+    first = [found.steps(one, found.unit, 3600) for one in known]
+    assert first == [min(80, one.most // 5) for one in known]
+    later = [found.steps(known[0], found.unit * part, 3600) for part in (1, 2, 4)]
+    later.append(found.steps(known[0], found.decay, 3600))
+    assert sum(later) < known[0].most
+
+
 def test_more_time_tries_more(costs):
     sizes = [plan(costs, 60 * minutes).sizes[:1] for minutes in (0.1, 1, 2, 5, 10, 60)]
     assert sizes == sorted(sizes)

@@ -25,7 +25,7 @@ from impflow_zoo.cli.options import between_commas
 from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.fitting import StoppedFitError
 from impflow_zoo.fitting.card import card_words
-from impflow_zoo.fitting.search import STATE
+from impflow_zoo.fitting.search import STATE, Search
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.folder import CARD, CURVE, PICTURE, RECIPE, WEIGHTS
 from impflow_zoo.training import Trainer
@@ -82,6 +82,13 @@ def test_a_best_that_went_on_without_a_gain_has_overfitted(whole):
     late = replace(early, round=0, done=60, best_step=0)
     told = replace(whole, best=early, tried=(early, late)).report()
     assert "validation was best at step 40 of 100 and got worse: overfitted" in told
+
+
+def test_an_ensemble_behind_a_single_run_says_so(whole):
+    mixed = replace(whole.tried[-1], name="ensemble-of-2", value=whole.best.value - 0.1)
+    told = replace(whole, best=mixed, tried=(*whole.tried, mixed)).report()
+    assert f"; {whole.best.name} alone is ahead on validation rows" in told
+    assert "alone is ahead" not in whole.report()
 
 
 def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
@@ -334,20 +341,44 @@ def test_a_candidate_that_fails_does_not_end_the_search(tmp_path, monkeypatch):
     assert found.best.name != "implicit"
 
 
-def test_a_last_run_that_the_clock_stops_goes_on(whole, tmp_path, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """The minutes that last runs have, in a list to be changed."""
     from impflow_zoo.fitting import search
 
-    train_on = search.train_on
-    first = [0.0]
+    train_on, minutes = search.train_on, [0.0]
 
     def hurried(*arguments, **options):
         limit = options.pop("max_minutes")
-        return train_on(*arguments, max_minutes=None if limit is None else first[0], **options)
+        return train_on(*arguments, max_minutes=None if limit is None else minutes[0], **options)
 
     monkeypatch.setattr(search, "train_on", hurried)
+    return minutes
+
+
+def test_a_last_run_that_the_clock_stops_goes_on(whole, tmp_path, clock):
     out = tmp_path / "slow"
     stopped = small_fit(out)
     assert (stopped.tried[-1].ended, stopped.tried[-1].done) == ("time", 1)
     assert f"at step 1 of {stopped.tried[-1].steps}: --resume goes on" in stopped.report()
-    first[0] = 60.0
+    clock[0] = 60.0
     assert_same_fit(small_fit(out, resume=True).folder, whole.folder)
+
+
+def test_an_ensemble_is_joined_again_when_its_members_went_on(tmp_path, clock):
+    out = tmp_path / "slow"
+    early = small_fit(out, members=2)
+    assert [one.ended for one in early.tried[-3:-1]] == ["time", "time"]
+    clock[0] = 60.0
+    late = small_fit(out, members=2, resume=True)
+    assert [one.ended for one in late.tried[-3:]] == ["steps"] * 3
+    assert late.best.name == "ensemble-of-2"
+    assert late.best.value > early.best.value
+
+
+def test_a_fit_that_is_killed_when_a_run_has_ended_tells_how_it_did(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_keep_best", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            small_fit(tmp_path)
+    assert_same_fit(small_fit(tmp_path, resume=True).folder, whole.folder)
