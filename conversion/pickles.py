@@ -3,7 +3,8 @@
 Pickle is a small stack language. This module knows those of its instructions that torch writes
 (protocol 2), and of the names in a pickle those that checkpoints of the two papers hold. It refuses
 all others. It imports nothing and calls nothing: objects become stand-ins, tensors say where their
-numbers lie. What it builds is no larger than the file, in proportion.
+numbers lie. Entries of dictionaries count only under text. What it builds is no larger than the
+file, in proportion, and takes no longer.
 """
 
 from __future__ import annotations
@@ -141,10 +142,10 @@ def _step(
             _last(stack, list).extend(items)
         case "SETITEM" | "SETITEMS":
             items = [stack.pop(), stack.pop()][::-1] if name == "SETITEM" else _since_mark(stack)
+            target = _last(stack, dict)
             for key, item in zip(items[::2], items[1::2], strict=True):
-                if not isinstance(key, str | int | float | None):  # nested tuples hash for ever
-                    raise ConversionError(f"the pickle has a key of {type(key)}: refused")
-                _last(stack, dict)[key] = item
+                if isinstance(key, str):  # numbers may collide, and tuples take for ever to hash
+                    target[key] = item
         case "BINPUT" | "LONG_BINPUT":
             memo[value] = stack[-1]
         case "BINGET" | "LONG_BINGET":
@@ -187,8 +188,8 @@ def _allowed(name: str) -> Name:
 def _made(called: Any, arguments: Any) -> Any:
     """What stands for an object that the pickle has made by a call."""
     match called, arguments:
-        case Name(text=name), (Storage() as storage, *view) if name in _TENSORS:
-            return _tensor(storage, *view[:3])
+        case Name(text=name), (Storage() as s, offset, shape, stride, *_) if name in _TENSORS:
+            return _tensor(s, offset, shape, stride)
         case Name(text=name), (data, *_) if name == _PARAMETER:
             return data
         case Name(text=name), _ if name in _DICTIONARIES:
@@ -201,9 +202,11 @@ def _made(called: Any, arguments: Any) -> Any:
 def _persistent(key: Any, storages: dict[str, Storage]) -> Any:
     """What a persistent id stands for: a storage, or a class with its source code."""
     match key:
-        case ("storage", Name(text=name), str(at), str(), int(size), *view):
-            if name in _DTYPES and size >= 0 and all(v is None for v in view):
-                return storages.setdefault(at, Storage(at, _DTYPES[name], size))
+        case (  # an older file ends it with None: it is no part of another storage
+            ("storage", Name(text=name), str(at), str(), int(size))
+            | ("storage", Name(text=name), str(at), str(), int(size), None)
+        ) if name in _DTYPES and size >= 0:
+            return storages.setdefault(at, Storage(at, _DTYPES[name], size))
         case ("module", Name() as found, *_):
             return found
     raise ConversionError("the pickle refers to a storage of an unknown kind: refused")

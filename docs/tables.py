@@ -10,7 +10,6 @@ Scores come from the folders of the models, figures of papers and baselines from
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 
 import pandas
 import yaml
+from leads import Pair, entry_of, is_level, lead, leads_list, ranking, trained_pairs
 
 from impflow_zoo.data.spreadsheets import as_csv
 from impflow_zoo.evaluation.entries import Entry
-from impflow_zoo.evaluation.row_scores import paired_error
 from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.models.folder import CARD, RECIPE
 from impflow_zoo.models.metrics import METRICS
@@ -35,10 +34,8 @@ from impflow_zoo.zoo.record import Record, records
 __all__ = [
     "documents",
     "families_table",
-    "lead",
     "models_table",
     "pairs_table",
-    "trained_pairs",
     "zoo_table",
 ]
 
@@ -54,8 +51,6 @@ TABLES = {
     "protein": "protein",
     "bsds300": "BSDS300",
 }
-Pair = tuple[Record, Record]
-
 
 # ------------------------------------------------------------------------------------ results.csv
 
@@ -97,9 +92,9 @@ def models_table(found: Sequence[Record]) -> str:
             _link(record),
             record.stated.model,
             record.data,
-            _score(_entry(record)),
-            METRICS[_entry(record).metric].unit,
-            f"{record.parameters:,}",
+            _score(entry_of(record)),
+            METRICS[entry_of(record).metric].unit,
+            f"{record.parameters:,}" if record.parameters else "",
             f"{record.margin:.2f}" if record.margin else "",
             f"{record.facts.minutes:.0f}" if record.facts else "",
         )
@@ -113,14 +108,14 @@ def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]])
     sections = []
     for data, models in itertools.groupby(_ranked(found), key=lambda record: record.data):
         group = list(models)
-        metric = METRICS[_entry(group[0]).metric]
-        rows = [(_link(record), _score(_entry(record)), _seeds(record)) for record in group]
+        metric = METRICS[entry_of(group[0]).metric]
+        rows = [(_link(record), _score(entry_of(record)), _seeds(record)) for record in group]
         rows += [
             (figure["name"], _figure(figure), figure.get("source", ""))
             for figure in figures.get(data, ())
         ]
         table = markdown(f"model | {metric.unit} | notes", rows)
-        if groups := _entry(group[0]).groups:
+        if groups := entry_of(group[0]).groups:
             table += f"\n\nErrors are clustered by {groups:,} groups."
         sections.append(f"## {data[0].upper()}{data[1:]}\n\n{table}")
     for title, published in (
@@ -141,7 +136,7 @@ def _ranked(found: Sequence[Record]) -> list[Record]:
     """The models with scores, those of one data set together, the best first."""
 
     def place(record: Record) -> tuple[str, float]:
-        entry = _entry(record)
+        entry = entry_of(record)
         return record.data.lower(), -METRICS[entry.metric].sign * entry.value
 
     return sorted((record for record in found if record.entry), key=place)
@@ -160,33 +155,36 @@ def _figure(figure: dict[str, str]) -> str:
 # --------------------------------------------------------------------------------------- families
 
 
+def of_families(found: Sequence[Record]) -> dict[str, dict[str, Record]]:
+    """The models of each table, by their families."""
+    named = {record.name: record for record in found if record.entry}
+    return {
+        title: {
+            family: named[f"{prefix}-{data}"]
+            for prefix, family in FAMILIES.items()
+            if f"{prefix}-{data}" in named
+        }
+        for data, title in TABLES.items()
+    }
+
+
 def families_table(found: Sequence[Record]) -> str:
     """The score of each family on each table, in nats: higher is better."""
-    named = {record.name: record for record in found if record.entry}
     rows = [
-        (
-            title,
-            *(
-                _score(_entry(named[name])) if (name := f"{prefix}-{data}") in named else ""
-                for prefix in FAMILIES
-            ),
-        )
-        for data, title in TABLES.items()
+        (title, *(_score(entry_of(own[f])) if f in own else "" for f in FAMILIES.values()))
+        for title, own in of_families(found).items()
     ]
     return markdown(f"test nats | {' | '.join(FAMILIES.values())}", rows)
 
 
+def families_order(found: Sequence[Record]) -> str:
+    """The families by their scores on each table."""
+    return "\n".join(
+        f"- **{title}**: {ranking(own)}." for title, own in of_families(found).items() if own
+    )
+
+
 # ------------------------------------------------------------------------------------------ pairs
-
-
-def trained_pairs(found: Sequence[Record]) -> list[Pair]:
-    """`impflow-NAME` and `resflow-NAME`, where both have weights."""
-    named = {record.name: record for record in found if record.entry}
-    return [
-        (record, named[partner])
-        for name, record in named.items()
-        if name.startswith("impflow-") and (partner := name.replace("imp", "res", 1)) in named
-    ]
 
 
 def pairs_table(pairs: Sequence[Pair]) -> str:
@@ -195,46 +193,22 @@ def pairs_table(pairs: Sequence[Pair]) -> str:
     return markdown(header, map(_cells, pairs))
 
 
-def lead(pair: Pair) -> tuple[float, float, str]:
-    """By how much the first model is better, the error, and `"paired"` or `"unpaired"`.
-
-    The error is the standard error of differences row by row if both folders have the scores of
-    rows, else the error of the difference of two independent means, which is larger. Both are
-    clustered by group where rows have groups. Where recipes were trained with several seeds, their
-    means are compared, and the spread over seeds enters the error.
-    """
-    means, deviations, seeds = zip(
-        *(r.over_seeds or (_entry(r).value, 0.0, 1) for r in pair), strict=True
-    )
-    gain = METRICS[_entry(pair[0]).metric].sign * (means[0] - means[1])
-    over_rows, how = paired_error(*(record.folder for record in pair)), "paired"
-    if over_rows is None:
-        over_rows, how = math.hypot(*(_entry(record).stderr for record in pair)), "unpaired"
-    over_seeds = (d / n**0.5 for d, n in zip(deviations, seeds, strict=True))
-    return gain, math.hypot(over_rows, *over_seeds), how
-
-
 def _cells(pair: Pair) -> tuple[str, ...]:
     gain, error, how = lead(pair)
-    level = "" if abs(gain) >= 2 * error else ": level"
+    level = ": level" if is_level(gain, error) else ""
     return (
         pair[0].data,
         _both(record.parameters for record in pair),
         _both(record.facts.rows_seen if record.facts else None for record in pair),
         *map(_value, pair),
-        f"{gain:+.4f} ± {error:.4f} {METRICS[_entry(pair[0]).metric].unit}, {how}"
-        + clustered(_entry(pair[0]).groups)
+        f"{gain:+.4f} ± {error:.4f} {METRICS[entry_of(pair[0]).metric].unit}, {how}"
+        + clustered(entry_of(pair[0]).groups)
         + level,
     )
 
 
-def _entry(record: Record) -> Entry:
-    assert record.entry is not None, "only models with scores are compared"
-    return record.entry
-
-
 def _value(record: Record) -> str:
-    return _score(_entry(record)) + (f" ({seeds})" if (seeds := _seeds(record)) else "")
+    return _score(entry_of(record)) + (f" ({seeds})" if (seeds := _seeds(record)) else "")
 
 
 def _score(entry: Entry) -> str:
@@ -260,7 +234,7 @@ def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
         both: list[Points] = [record.facts.curve for record in pair if record.facts]
         if len(both) == 2 and all(both):
             name = pair[0].name.removeprefix("impflow-")
-            curves.append((name, _entry(pair[0]).metric, both))
+            curves.append((name, entry_of(pair[0]).metric, both))
     draw_curves(curves, ("ImpFlow", "ResFlow"), path)
 
 
@@ -279,7 +253,10 @@ def documents(root: Path) -> dict[Path, str]:
         "models table": lambda: models_table(found),
         "zoo table": lambda: zoo_table(found, figures),
         "pairs table": lambda: pairs_table(trained_pairs(found)),
+        "pairs ahead": lambda: leads_list(trained_pairs(found)),
         "families table": lambda: families_table(found),
+        "families in order": lambda: families_order(found),
+        "first score": lambda: _first_score(found),
         "install": lambda: _install("plot"),
         "install with zuko": lambda: _install("plot,zuko"),
         "install with the demo": lambda: _install("demo"),
@@ -301,6 +278,12 @@ def documents(root: Path) -> dict[Path, str]:
 
 def _install(extras: str) -> str:
     return f"```bash\n{install_line(extras)}\n```"
+
+
+def _first_score(found: Sequence[Record]) -> str:
+    """What the code of the home page prints."""
+    (entry,) = (entry_of(record) for record in found if record.name == "impflow-power-plant")
+    return f"```text\n{entry.value:.3f} +- {entry.stderr:.3f} nats, n = {entry.n}\n```"
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from impflow_zoo.cli.options import (
 from impflow_zoo.demo.command import demo
 from impflow_zoo.models import registry, writing
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import GOLDEN
+from impflow_zoo.models.folder import GOLDEN, RECIPE
 from impflow_zoo.numerics import allocator
 
 __all__ = ["app", "main"]
@@ -79,9 +79,8 @@ def list_(
         kind, entry, metric = record.stated.model, record.entry, record.stated.config.metric
         shown = METRICS[metric]
         score = f"{entry.value:.4f}" if entry else "none yet"
-        rows.append(
-            (name, kind, f"{record.parameters:,}", score, shown.unit, shown.direction),
-        )
+        size = f"{record.parameters:,}" if record.parameters else ""
+        rows.append((name, kind, size, score, shown.unit, shown.direction))
         known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
         scale = {"unit": shown.unit, "direction": shown.direction}
         models.append(
@@ -333,11 +332,18 @@ def stage(
     as_json: AsJson = False,
 ) -> None:
     """Update a model's folder: weights, scores, pictures, card."""
+    from impflow_zoo.training.recipe import read_recipe
     from impflow_zoo.zoo import staging
 
     result = staging.stage(run, folder, data=data, repeats=repeat or ())
     name = folder.absolute().name
-    _say(result.report(name), {"model": name, **result.to_dict()}, as_json=as_json)
+    text = result.report(name)
+    if not read_recipe(folder / RECIPE).card.license:
+        text += (
+            "\nThe card names no licence of the weights: to name one, write `license: mit`, for "
+            "example, under `card` in the recipe, and stage again."
+        )
+    _say(text, {"model": name, **result.to_dict()}, as_json=as_json)
 
 
 @app.command()

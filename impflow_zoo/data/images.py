@@ -159,6 +159,13 @@ class _Images:
 class ImageSource(_Images, Source):
     """Images of one format, uint8, decoded when first read and kept if all fit into memory.
 
+    Arguments:
+        name: name of the set, for messages and results.
+        data: the set, with one column of images.
+        form: the format of the images.
+        options: `skip_corrupt`, to leave out rows whose image cannot be decoded, with a warning for
+            each; `place`, what the paths of files begin with that cells may name.
+
     Raises:
         DataError: for an empty set.
     """

@@ -21,7 +21,11 @@ _TOY_SPLITS = ["train", "validation", "test"]
 
 
 def is_toy(dataset: str | os.PathLike[str] | None) -> bool:
-    """Whether a name is the name of a toy, which has any number of rows."""
+    """Whether a name is the name of a toy, which has any number of rows.
+
+    Arguments:
+        dataset: `toy:NAME`, or another name of data.
+    """
     return os.fspath(dataset or "").startswith("toy:") and not os.path.exists(dataset or "")
 
 

@@ -204,6 +204,9 @@ def fingerprint(source: Source) -> str:
     """A short text that tells sets of rows apart: by their number, and the first and last of them.
 
     Tables are looked at in float32, in which the same file is the same on every machine.
+
+    Arguments:
+        source: the rows.
     """
     n = len(source)
     return _digest(
@@ -216,6 +219,9 @@ def checksum(source: Source) -> str:
 
     Images take long to decode: of them it sees their number and 256, at equal distances from the
     first to the last. It does not see a change of others.
+
+    Arguments:
+        source: the rows.
     """
     n = len(source)
     if isinstance(source, TableSource):

@@ -153,12 +153,10 @@ def _keep_drawing(
 
 def _about(exhibit: Exhibit) -> str:
     """Kind, size and score of a model, and whether held-out rows are at hand."""
-    folder, text = exhibit.model.folder, type(exhibit.model).__name__
-    record = None if folder is None else Record(folder)
-    if record is not None:
-        text += f" with {record.parameters:,} parameters"
-        if (entry := record.entry) is not None:
-            score = rounded(entry.value, entry.stderr)
-            text += f". Score: {score} {METRICS[exhibit.model.config.metric].unit} on {entry.rows}"
+    folder, size = exhibit.model.folder, sum(p.numel() for p in exhibit.model.parameters())
+    text = f"{type(exhibit.model).__name__} with {size:,} parameters"
+    if folder is not None and (entry := Record(folder).entry) is not None:
+        score = rounded(entry.value, entry.stderr)
+        text += f". Score: {score} {METRICS[exhibit.model.config.metric].unit} on {entry.rows}"
     text += "." if exhibit.held_out else ". No held-out rows at hand: samples alone."
     return in_markdown(text + (f" ({exhibit.note})" if exhibit.note else ""))

@@ -5,6 +5,11 @@ during the backward pass. If the rows of one process raise an error, it has no g
 other processes would wait for it. The wrapper also takes the mean over processes, whose shares of a
 batch may differ by a row, and it wraps only `forward`, while training calls `log_prob`.
 
+The processes join by torch, not by accelerate's PartialState. Its time limit holds for joining and
+for every exchange after it alike. On CPUs, without the variables of a launcher, it does not see a
+process group that the caller has made. What the first call in a program found, and its device,
+holds for all later calls, also after an error or when the group is gone.
+
 An error must end all processes, and none may wait for one that has left. So a process that fails
 sends its error in place of what it would have gathered next (`united`). That works because whatever
 may fail in one process alone is followed by a `gather`; a sum or a copy comes right after one.

@@ -17,7 +17,12 @@ __all__ = ["Split", "column_of_weights", "scored_split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to score a model on, and the score on its card if the card is about these rows."""
+    """Rows to score a model on.
+
+    Arguments:
+        dataset, split, revision: as for `evaluate`.
+        published: the score on the model's card, if the card is about these rows.
+    """
 
     dataset: str
     split: str | None
@@ -45,6 +50,10 @@ def scored_split(
     revision: str | None = None,
 ) -> Split:
     """Choose the data to score a model on, where the user left it open.
+
+    Arguments:
+        model: the model, whose folder may name or hold the data.
+        dataset, split, revision: as for `evaluate`.
 
     Raises:
         ModelError: if neither the user nor the model's files name a data set, or a revision is

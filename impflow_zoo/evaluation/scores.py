@@ -257,22 +257,18 @@ def _opened(
     return ImageStream.open(dataset, split, form, revision=revision, skip_corrupt=skip_corrupt)
 
 
-def shown_rows(
-    model: FlowModel, result: Result, limit: int | None = None, *, streaming: bool = False
-) -> Tensor:
-    """Some of the rows that a result speaks of, `[N, ...]`, for a picture.
+def shown_rows(model: FlowModel, result: Result, *, streaming: bool = False) -> Tensor:
+    """Rows that a result speaks of, `[N, ...]`, for a picture: 2,000 of a table, or 100 images.
 
     Arguments:
         model: the model that was evaluated.
         result: of `evaluate`.
-        limit: the number of rows; None takes 2,000 of a table, or 100 images.
         streaming: as in `evaluate`.
     """
     skipped = result.skipped > 0
     source = _opened(model, result, result.weights, skip_corrupt=skipped, streaming=streaming)
-    wanted = min(
-        result.n + result.skipped, limit or (2000 if len(model.config.shape) == 1 else 100)
-    )
+    most = 2000 if len(model.config.shape) == 1 else 100
+    wanted = min(result.n + result.skipped, most)
     return torch.cat([batch.rows for batch in source.batches(wanted, wanted)])
 
 

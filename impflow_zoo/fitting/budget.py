@@ -31,7 +31,6 @@ from impflow_zoo.models.config import parse
 
 __all__ = [
     "EXACT",
-    "PATIENCE",
     "SHORT_VALIDATIONS",
     "VALIDATIONS",
     "Plan",
@@ -44,13 +43,13 @@ __all__ = [
 ]
 
 EXACT, _EXACT_SCORES = 10, 64  # columns up to which log-determinants are exact
-SEARCH = 0.4  # part of the work that goes into the search
+SEARCH, DECAYS = 0.3, 0.3  # parts of the work: for the rounds, and to choose the weight decay
 _LEAST_STEPS = 80  # of a first run: fewer do not tell slow candidates from bad ones
+_LEAST_DECAY_STEPS = 300  # in shorter runs weight decay helps on every table
 _LAST = 3  # runs of a round that no further one follows
-_VARIANTS = 6  # candidates that a search begins with if variants of the leader are worth trying
+_VARIANTS = 5  # candidates that a search begins with if variants of the leader are worth trying
 _PASSES, _ROWS = 250, 8000  # over so many rows; with the root of their number
 VALIDATIONS, SHORT_VALIDATIONS = 20, 3  # of the last run and of a run of the search
-PATIENCE = 8
 
 
 @dataclass(frozen=True)
@@ -141,36 +140,49 @@ def _sum(constants: Sequence[float], terms: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Plan:
-    """A search by successive halving.
+    """A search by successive halving, then a choice between two values of the weight decay.
 
     Arguments:
         sizes: number of runs of each round.
         unit: work of each run of the first round; it doubles from round to round.
         variants: whether variants of the leader enter the second round.
+        decay: work of each of the two runs with another weight decay; 0 makes none.
     """
 
     sizes: tuple[int, ...] = ()
     unit: float = 0.0
     variants: bool = False
+    decay: float = 0.0
+
+    def path(self, work: float) -> float:
+        """The work that the best candidate gets of all work, over all of its runs."""
+        rounds = [self.unit * 2**i for i in range(len(self.sizes))]
+        tried = sum(size * one for size, one in zip(self.sizes, rounds, strict=True))
+        return work - tried - self.decay + sum(rounds)
 
 
 def plan(prices: Sequence[Price], work: float) -> Plan:
     """How many of the candidates are tried, and how long.
 
     So many that each of them gets enough steps in the first round; with little work none, and the
-    first one is trained at once.
+    first one is trained at once. Two values of its weight decay are tried if each run gets enough
+    steps to tell them apart.
 
     Arguments:
         prices: of the candidates, the most promising first.
         work: of the whole fit.
     """
+    decay = DECAYS * work / 2
+    if prices[0].steps(decay, SHORT_VALIDATIONS) < min(_LEAST_DECAY_STEPS, prices[0].most):
+        decay = 0.0
     for first in range(len(prices), 1, -1):
         variants = first >= _VARIANTS
         sizes = [first]
         while sizes[-1] > _LAST:
             sizes.append(math.ceil(sizes[-1] / 2) + (2 if variants and len(sizes) == 1 else 0))
-        unit = SEARCH * work / sum(size * 2**i for i, size in enumerate(sizes))
+        shares = sum(size * 2**i for i, size in enumerate(sizes))
+        unit = SEARCH * work / (shares + 2 * variants)  # variants make up for the first round
         steps = [(one.steps(unit, SHORT_VALIDATIONS), one.most) for one in prices[:first]]
         if all(count >= min(_LEAST_STEPS, most) for count, most in steps):
-            return Plan(tuple(sizes), unit, variants)
+            return Plan(tuple(sizes), unit, variants, decay)
     return Plan()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from impflow_zoo.fitting.budget import PATIENCE, VALIDATIONS, price
+from impflow_zoo.fitting.budget import VALIDATIONS, price
 from impflow_zoo.fitting.columns import Findings, describe
 from impflow_zoo.fitting.portfolio import candidates, training_settings
 from impflow_zoo.fitting.reading import read_table
@@ -14,6 +14,8 @@ from impflow_zoo.fitting.texts import recipe_text
 __all__ = ["first_recipe"]
 
 _HELD_OUT = 10_000  # validation rows, at most
+
+_PATIENCE = 8  # validations without a gain
 
 
 def first_recipe(
@@ -43,7 +45,7 @@ def first_recipe(
     candidate = candidates(findings)[0]
     steps = price(candidate, findings, rows, held_out or rows).steps(60 * minutes, VALIDATIONS)
     training = training_settings(
-        candidate, steps, rows, seed=0, validations=VALIDATIONS, patience=PATIENCE
+        candidate, steps, rows, seed=0, validations=VALIDATIONS, patience=_PATIENCE
     )
     head = ["impflow-zoo train RECIPE --data DATA --out FOLDER"]
     if "validation_rows" in splits:
@@ -56,7 +58,7 @@ def first_recipe(
         findings,
         candidate.model,
         candidate.full_config(findings),
-        training,
+        [training],
         data=splits,
         head="\n".join(head),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "Candidate",
     "batch_size",
     "candidates",
+    "lighter",
     "own_candidate",
     "training_settings",
     "variants",
@@ -65,7 +66,7 @@ def _decay(value: float, rate: float = 1e-2) -> dict[str, Any]:
 PORTFOLIO = (
     Candidate("implicit-sines", "ImpFlow", _TABULAR, _decay(1.0), "implicit"),
     Candidate(
-        "implicit-decay-2", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(2.0), "implicit-sandwich"
+        "implicit-sandwich", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(2.0), "implicit-sandwich"
     ),
     Candidate(
         "spline-autoregressive",
@@ -73,9 +74,6 @@ PORTFOLIO = (
         {**_SPLINE, "layers": "autoregressive"},
         _decay(1.0, 5e-3),
         "spline-autoregressive",
-    ),
-    Candidate(
-        "implicit-decay-0.5", "ImpFlow", {**_TABULAR, **_SANDWICH}, _decay(0.5), "implicit-sandwich"
     ),
     Candidate(
         "implicit-spline",
@@ -126,9 +124,9 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None, columns: 
 _EMBEDDING = [64, 64]  # layers of the net that sees a context before the blocks
 
 
-def candidates(findings: Findings, portfolio: Sequence[Candidate] = PORTFOLIO) -> list[Candidate]:
+def candidates(findings: Findings) -> list[Candidate]:
     """The candidates for the columns that were found, in order."""
-    found = [one for one in portfolio if len(findings.columns) >= one.least]
+    found = [one for one in PORTFOLIO if len(findings.columns) >= one.least]
     if findings.given:
         found = [
             replace(one, config={**one.config, "embedding_net": _EMBEDDING})
@@ -147,6 +145,12 @@ def variants(leader: Candidate) -> list[Candidate]:
         replace(leader, name=f"{leader.name}-radial", config=radial),
         replace(leader, name=f"{leader.name}-unwhitened", config=plain),
     ]
+
+
+def lighter(leader: Candidate) -> Candidate:
+    """The candidate with a tenth of its weight decay."""
+    training = {**leader.training, "weight_decay": leader.training["weight_decay"] / 10}
+    return replace(leader, name=f"{leader.name}-lighter", training=training)
 
 
 def training_settings(

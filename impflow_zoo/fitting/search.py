@@ -1,13 +1,15 @@
 """A search by successive halving, and the training of the best: runs in folders of their own.
 
-Each run is an ordinary training with a recipe, so a fit that was killed goes on where it was: runs
-that have ended are read back, the one that was interrupted is resumed.
+Each candidate has a folder with an ordinary training. What it is given later is another stage of
+its recipe, which starts from the weights of the stage before. So a fit that was killed goes on
+where it was: runs that have ended are read back, the one that was interrupted is resumed.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +20,19 @@ from typing import Any
 from impflow_zoo.data import TableSource
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.fitting.budget import (
-    PATIENCE,
     SHORT_VALIDATIONS,
     VALIDATIONS,
     Plan,
     price,
 )
 from impflow_zoo.fitting.columns import Findings
-from impflow_zoo.fitting.portfolio import VALIDATED, Candidate, training_settings, variants
+from impflow_zoo.fitting.portfolio import (
+    VALIDATED,
+    Candidate,
+    lighter,
+    training_settings,
+    variants,
+)
 from impflow_zoo.fitting.texts import recipe_text
 from impflow_zoo.models.fields import ConfigError, ModelError, convert, require
 from impflow_zoo.models.folder import (
@@ -66,8 +73,9 @@ class Tried:
         round: of the search, from 1; 0 for the last run, which trains the best.
         steps: of the schedule.
         done: steps that were done.
-        best_step: the one with the best validation value.
-        value: mean log-likelihood on validation rows, in nats; None if no validation succeeded.
+        best_step: the one with the best validation value; 0 if an earlier run of it was better.
+        value: mean log-likelihood on validation rows, in nats, the best so far; None if no
+            validation succeeded.
         cpu_minutes: CPU time.
         ended: why: `steps`, `patience`, `time`; or the error that ended it.
     """
@@ -85,11 +93,6 @@ class Tried:
     def rank(self) -> float:
         """The value, minus infinity if there is none."""
         return -math.inf if self.value is None else self.value
-
-    @property
-    def folder(self) -> str:
-        """Name of its folder."""
-        return f"{self.round or 'last'}-{self.name}"
 
     def line(self) -> str:
         """The run in a line for people."""
@@ -149,6 +152,8 @@ class Search:
     members: int = 1
     card: Mapping[str, Any] = field(default_factory=dict)
     tried: list[Tried] = field(default_factory=list)
+    stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of each candidate
+    spent: dict[str, float] = field(default_factory=dict)  # work of each candidate so far
     left: float = 0.0
 
     def run(self, entrants: Sequence[Candidate], plan: Plan, wall: float = WALL) -> Tried:
@@ -164,85 +169,99 @@ class Search:
         """
         self._read()
         self.left = self.work
-        found = list(entrants)
+        found, total = list(entrants), 0.0
         for number, size in enumerate(plan.sizes):
-            work = plan.unit * 2**number
             leaders = found[:size]
             if number == 1 and plan.variants:
                 leaders = [*found[: size - 2], *variants(found[0])]
-            values = [self._short(one, number + 1, work).rank for one in leaders]
-            order = sorted(range(len(leaders)), key=lambda i: -values[i])
-            found = [leaders[i] for i in order]
-        last = [self._long(one, wall) for one in self._seeds(found[0])]
+            total += plan.unit * 2**number
+            found = self._round(leaders, number + 1, total, plan)
+        if plan.decay:
+            pair = found[0], lighter(found[0])
+            self._branch(*pair)
+            found = self._round(pair, len(plan.sizes) + 1, total + plan.decay, plan)
+        members = self._members(found[0])
+        last = [self._long(one, self.left / self.members, wall) for one in members]
         if self.members > 1 and all(one.value is not None for one in last):
-            return self._join(found[0], last)
+            return self._join(members[0], last)
         return max(self.tried, key=lambda one: one.rank)
 
-    def _short(self, candidate: Candidate, number: int, work: float) -> Tried:
-        cost = price(candidate, self.findings, *map(len, self.splits.values()))
-        steps = cost.steps(work, SHORT_VALIDATIONS)
-        self.left -= SHORT_VALIDATIONS * cost.validation + steps * cost.step
-        settings: dict[str, Any] = {"validations": SHORT_VALIDATIONS, "patience": None}
-        return self._one(candidate, number, steps, settings, None)
+    def _round(
+        self, leaders: Sequence[Candidate], number: int, total: float, plan: Plan
+    ) -> list[Candidate]:
+        """The candidates by their values, the best first, when each has had so much work."""
+        ranks = {}
+        for one in leaders:
+            cost = price(one, self.findings, *map(len, self.splits.values()))
+            work = total - self.spent.get(one.name, 0.0)
+            most = math.ceil(cost.most * work / plan.path(self.work))
+            steps = min(most, cost.steps(work, SHORT_VALIDATIONS))
+            self.left -= SHORT_VALIDATIONS * cost.validation + steps * cost.step
+            self.spent[one.name] = total
+            ranks[one.name] = self._one(one, number, steps, SHORT_VALIDATIONS, None).rank
+        return sorted(leaders, key=lambda one: -ranks[one.name])
 
-    def _long(self, candidate: Candidate, wall: float) -> Tried:
-        cost = price(candidate, self.findings, *map(len, self.splits.values()))
-        work = self.left / self.members
-        steps = cost.steps(work, VALIDATIONS)
-        settings: dict[str, Any] = {"validations": VALIDATIONS, "patience": PATIENCE}
-        return self._one(candidate, 0, steps, settings, wall * work / 60 + 1)
+    def _branch(self, known: Candidate, new: Candidate) -> None:
+        """Let a new candidate go on from where a known one is."""
+        self.stages[new.name] = [*self.stages[known.name]]
+        self.spent[new.name] = self.spent[known.name]
+        source, target = (self.folder / "tried" / one.name for one in (known, new))
+        if not target.exists():
+            copy = target.with_name(f".{target.name}")
+            shutil.rmtree(copy, ignore_errors=True)  # left by a fit that was killed
+            shutil.copytree(source, copy)
+            copy.rename(target)
 
-    def _seeds(self, candidate: Candidate) -> list[Candidate]:
-        """A candidate with each seed of its last runs."""
-        others = range(self.seed + 1, self.seed + self.members)
+    def _long(self, candidate: Candidate, work: float, wall: float) -> Tried:
+        cost = price(candidate, self.findings, *map(len, self.splits.values()))
+        done = sum(stage["steps"] for stage in self.stages.get(candidate.name, []))
+        steps = max(1, min(cost.most - done, cost.steps(work, VALIDATIONS)))
+        return self._one(candidate, 0, steps, VALIDATIONS, wall * work / 60 + 1)
+
+    def _members(self, leader: Candidate) -> list[Candidate]:
+        """What is trained last: the leader goes on, members of an ensemble begin with own seeds."""
+        if self.members == 1:
+            return [leader]
         return [
-            candidate,
-            *(
-                replace(
-                    candidate,
-                    name=f"{candidate.name}-seed-{seed}",
-                    training={**candidate.training, "seed": seed},
-                )
-                for seed in others
-            ),
+            replace(
+                leader,
+                name=f"{leader.name}-seed-{seed}",
+                training={**leader.training, "seed": seed},
+            )
+            for seed in range(self.seed, self.seed + self.members)
         ]
 
     def _join(self, candidate: Candidate, runs: Sequence[Tried]) -> Tried:
         """The mixture of the models of some runs, which is kept, as it was asked for."""
-        name = f"ensemble-of-{self.members}"
+        name, folder = f"ensemble-of-{self.members}", self.folder / "tried"
         for known in self.tried:
             if known.name == name:
                 return known
-        first = runs[0]
-        settings: dict[str, Any] = {"validations": VALIDATIONS, "patience": PATIENCE}
         start = time.process_time()
         value = join(
-            [self.folder / "tried" / one.folder for one in runs],
-            self.folder / "tried" / f"last-{name}",
+            [folder / one.name for one in runs],
+            folder / name,
             self.splits["validation"],
-            recipe=self._text(candidate, first.steps, settings, ensemble=self.members).encode(),
+            recipe=self._text(candidate, ensemble=self.members).encode(),
             seed=self.seed,
             limit=VALIDATED,
             processes=self.processes,
         )
         minutes = (time.process_time() - start) / 60
-        done = replace(first, name=name, value=value, cpu_minutes=minutes)
+        done = replace(runs[0], name=name, value=value, cpu_minutes=minutes)
         self._keep(done)
         self.tried.append(done)
         self._write()
         self.say(done.line())
         return done
 
-    def _text(
-        self, candidate: Candidate, steps: int, settings: dict[str, Any], ensemble: int = 1
-    ) -> str:
-        """The recipe of a candidate."""
-        rows = len(self.splits["train"])
+    def _text(self, candidate: Candidate, ensemble: int = 1) -> str:
+        """The recipe of a candidate, with its stages so far."""
         return recipe_text(
             self.findings,
             candidate.model,
             candidate.full_config(self.findings),
-            training_settings(candidate, steps, rows, seed=self.seed, **settings),
+            self.stages[candidate.name],
             data={} if self.weights is None else {"weights": self.weights},
             card=self.card,
             ensemble=ensemble,
@@ -254,17 +273,23 @@ class Search:
         candidate: Candidate,
         number: int,
         steps: int,
-        settings: dict[str, Any],
+        validations: int,
         max_minutes: float | None,
     ) -> Tried:
-        """The run of a candidate: read back, resumed, or made."""
+        """The next run of a candidate: read back, resumed, or made."""
+        rows, seed = len(self.splits["train"]), self.seed
+        # No patience: a stage starts with a high rate, by which validation gets worse at first.
+        stage = training_settings(
+            candidate, steps, rows, seed=seed, validations=validations, patience=None
+        )
+        self.stages.setdefault(candidate.name, []).append(stage)
         for known in list(self.tried):
             if (known.name, known.round) == (candidate.name, number):
                 if known.ended != "time":
                     return known
                 self.tried.remove(known)  # stopped by the clock: it may go on
-        folder = self.folder / "tried" / f"{number or 'last'}-{candidate.name}"
-        text = self._text(candidate, steps, settings)
+        folder = self.folder / "tried" / candidate.name
+        text = self._text(candidate)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE, text.encode())
         start = time.process_time()
@@ -311,7 +336,7 @@ class Search:
         self._keep(new)
 
     def _keep(self, new: Tried) -> None:
-        run = ModelFolder(self.folder / "tried" / new.folder)
+        run = ModelFolder(self.folder / "tried" / new.name)
         names = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING)
         ModelFolder(self.folder).replace({name: (run.path / name).read_bytes() for name in names})
 

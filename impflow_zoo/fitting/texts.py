@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -17,7 +17,7 @@ def recipe_text(
     findings: Findings,
     model: str,
     config: dict[str, Any],
-    training: dict[str, Any],
+    stages: Sequence[dict[str, Any]],
     *,
     data: Mapping[str, Any] | None = None,
     card: Mapping[str, Any] | None = None,
@@ -28,8 +28,8 @@ def recipe_text(
 
     Arguments:
         findings: the columns.
-        model, config, training, data, card: its sections; `data` and `card` are left out if they
-            are empty.
+        model, config, data, card: its sections; `data` and `card` are left out if they are empty.
+        stages: the settings of each stage of its training.
         ensemble: number of trainings whose mixture is the model.
         head: the first lines.
     """
@@ -39,8 +39,14 @@ def recipe_text(
     for line, why in findings.proposals():
         text += f"  # {in_line(line)}  # {why}\n"
     more = {"data": data and dict(data), "ensemble": ensemble if ensemble > 1 else None}
-    kept = {key: value for key, value in more.items() if value}
-    return text + _dumped({**kept, "training": training, **({"card": dict(card)} if card else {})})
+    last = stages[-1]
+    kept: dict[str, Any] = {key: value for key, value in more.items() if value}
+    kept["training"] = last
+    if len(stages) > 1:
+        kept["stages"] = [
+            {key: value for key, value in one.items() if value != last[key]} for one in stages
+        ]
+    return text + _dumped({**kept, **({"card": dict(card)} if card else {})})
 
 
 def _dumped(sections: dict[str, Any]) -> str:

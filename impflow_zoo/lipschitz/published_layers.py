@@ -71,7 +71,6 @@ class PublishedLayer(SpectralLayer):
             self.register_buffer(name, torch.zeros(size * len(self.vector) // min(channels)))
         if not self.weight.is_meta:  # bounded before vectors are loaded, too
             with torch.no_grad(), without_autocast(self):
-                self.vector.copy_(self.converged())
                 self.advance()
 
     def between(self, space: Space) -> Self:

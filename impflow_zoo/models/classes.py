@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar
 
-from impflow_zoo.models.config import CONFIGS
 from impflow_zoo.models.fields import ConfigError, ModelError
 
 if TYPE_CHECKING:
+    from impflow_zoo.models.config import Config
     from impflow_zoo.models.density import Density
     from impflow_zoo.models.flow import FlowModel
 
 __all__ = [
+    "config_kinds",
     "family_of",
     "model_class",
     "model_names",
@@ -46,13 +47,19 @@ def register_model(cls: M) -> M:
     Raises:
         ModelError: if the name, or the kind of a config, belongs to another class.
     """
-    known = _CLASSES.setdefault(cls.__name__, cls)
+    known, kinds = _CLASSES.get(cls.__name__, cls), config_kinds()
     if known is not cls:
         raise ModelError(f"{cls.__name__} is already registered, by {known.__module__}")
     for config in cls.config_types:
-        if CONFIGS.setdefault(config.kind, config) is not config:
+        if kinds.get(config.kind, config) is not config:
             raise ModelError(f"configs of kind {config.kind!r} belong to another model")
+    _CLASSES[cls.__name__] = cls
     return cls
+
+
+def config_kinds() -> dict[str, type[Config]]:
+    """What the classes are made from, by the kind that files name."""
+    return {config.kind: config for cls in _CLASSES.values() for config in cls.config_types}
 
 
 def model_names() -> list[str]:
@@ -110,10 +117,9 @@ def require_config(cls: type[Density], config: object) -> None:
         kinds = " or ".join(repr(known.kind) for known in cls.config_types)
         found = repr(getattr(config, "kind", type(config).__name__))
         raise ConfigError(f"{cls.__name__} takes a config of kind {kinds}, not {found}")
-    blocks = getattr(config, "blocks", ())
-    families = {family_of(block) for block in blocks} if isinstance(blocks, tuple) else set()
+    families = {family_of(block) for block in config.block_names}
     family = families.pop() if len(families) == 1 else None
-    if family is None or not set(blocks).isdisjoint(cls.block_kinds):
+    if family is None or not set(config.block_names).isdisjoint(cls.block_kinds):
         return
     if isinstance(config, _CLASSES[family].config_types):
         raise ConfigError(f"all blocks are of {family}: name it as the model, not {cls.__name__}")

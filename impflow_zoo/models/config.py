@@ -7,14 +7,14 @@ import importlib
 import reprlib
 from typing import Any
 
+from impflow_zoo.models.classes import config_kinds
 from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import ConfigError, parse_dataclass
 from impflow_zoo.models.image_config import ImageConfig
 
-__all__ = ["CONFIGS", "Config", "parse"]
+__all__ = ["Config", "parse"]
 
 Config = ColumnsConfig | ImageConfig
-CONFIGS: dict[str, type[Config]] = {}  # by kind; `register_model` adds those of its class
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -28,20 +28,20 @@ def parse(data: Any) -> Config:
         found = "nothing" if data is None else reprlib.repr(data)
         raise ConfigError(f"config holds {found}: settings by name are needed")
     rest = dict(data)
-    kind = rest.pop("kind", None)
+    kind, kinds = rest.pop("kind", None), config_kinds()
     if kind is None:
-        raise ConfigError(f"config key 'kind' is missing: {' or '.join(CONFIGS)}")
+        raise ConfigError(f"config key 'kind' is missing: {' or '.join(kinds)}")
     if isinstance(kind, str) and kind.startswith("published-"):
-        importlib.import_module("impflow_zoo.models.published")  # where these kinds are defined
-    if not isinstance(kind, str) or kind not in CONFIGS:
+        kinds |= importlib.import_module("impflow_zoo.models.published").KINDS
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(
-            f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(CONFIGS)}"
+            f"unknown kind of model {reprlib.repr(kind)}: this version knows {', '.join(kinds)}"
         )
-    names = {known: {f.name for f in dataclasses.fields(cls)} for known, cls in CONFIGS.items()}
+    names = {known: {f.name for f in dataclasses.fields(cls)} for known, cls in kinds.items()}
     for key in rest:
         others = [repr(known) for known in names if key in names[known]]
         if others and key not in names[kind]:
             raise ConfigError(
                 f"config key {key!r} belongs to kind {' or '.join(others)}, not {kind!r}"
             )
-    return parse_dataclass(CONFIGS[kind], rest, "")
+    return parse_dataclass(kinds[kind], rest, "")

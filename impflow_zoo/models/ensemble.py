@@ -120,15 +120,14 @@ class Mixture(Density):
         samples = drawn.gather(0, index)[0]
         if not as_frame:
             return samples
-        given = tuple(getattr(self.config, "context_columns", ()))
         rows = None if context is None else self.rows_of_context(context)
-        return sample_frame(samples, self.columns, rows, given)
+        return sample_frame(samples, self.columns, rows, self.config.context_columns)
 
 
 def _columns(model: Density) -> dict[str, Any]:
     """What models have to agree on: their columns, and what is done to their values."""
     config: Any = model.config  # of a table
-    given = tuple(getattr(config, "context_columns", ())) or (config.context_features,)
+    given = config.context_columns or (config.context_features,)
     steps = config.steps[: len(model.columns)]
     return {
         "columns": model.columns,

@@ -120,7 +120,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
         if stated.members > 1:
             kind = partial(_several, model_class(stated.model), stated.members)
         blank = store.blank_state(kind, config, weights, folder.name)
-        weights = store.fitting(weights, blank, folder.name)
+        store.check_fit(weights, blank, folder.name)
         # Weights that are overwritten at once take no random numbers from the caller.
         with torch.inference_mode(mode=False), torch.random.fork_rng(devices=[]):
             model = kind(config)

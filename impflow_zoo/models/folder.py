@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import reprlib
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,10 +181,7 @@ class ModelFolder:
             )
             members = convert(data.get("members", 1), int, "members")
             require(1 <= members <= MOST_MEMBERS, "members", members, f"1 to {MOST_MEMBERS}")
-            settings = data.get("config")
-            if isinstance(settings, dict) and settings.get("kind") == "tabular":
-                settings = {"frequency": None, **settings}  # files older than this setting
-            config = parse(settings)
+            config = parse(data.get("config"))
             require_config(kind, config)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {readable(error)}") from None
@@ -241,26 +236,6 @@ class ModelFolder:
         """Write files by name, all of them or none; None deletes one."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_together({self.path / name: content for name, content in contents.items()})
-
-    @contextmanager
-    def changed(self) -> Iterator[ModelFolder]:
-        """A copy of the folder to work on; at the end its changes are made in the folder.
-
-        If something fails, or the process is killed while the copy is worked on, the folder is as
-        it was. A file that somebody edits meanwhile keeps the edit, unless the work changed it too.
-        """
-        with tempfile.TemporaryDirectory() as elsewhere:
-            draft = ModelFolder(Path(elsewhere) / self.path.absolute().name)
-            before = self.contents()
-            draft.replace(before)
-            yield draft
-            after: dict[str, bytes | None] = {**dict.fromkeys(before), **draft.contents()}
-            self.replace({k: new for k, new in after.items() if new != before.get(k)})
-
-    def contents(self) -> dict[str, bytes]:
-        """What is in each file; hidden ones, such as locks, are not of the model."""
-        files = [path for path in self.path.iterdir() if path.is_file()]
-        return {path.name: path.read_bytes() for path in files if not path.name.startswith(".")}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

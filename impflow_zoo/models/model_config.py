@@ -45,6 +45,11 @@ class ModelConfig:
         raise NotImplementedError
 
     @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the kinds of its blocks, in order, if it names them."""
+        return ()
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """Names of the columns of a table, x0, x1, ... if they have none; empty for images."""
         if len(self.shape) != 1:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "blank_state",
     "check_certificate",
-    "fitting",
+    "check_fit",
     "golden_batch",
     "load_weights",
     "verify",
@@ -64,10 +64,8 @@ def blank_state(
         return kind(config).state_dict()
 
 
-def fitting(
-    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str
-) -> dict[str, Tensor]:
-    """The weights for a state, under the names that it has.
+def check_fit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
+    """Refuse weights that are not those of a state.
 
     Arguments:
         weights: as a file holds them.
@@ -78,37 +76,22 @@ def fitting(
         WeightsError: unless there is every tensor and no other, each of the right shape and type,
             and finite.
     """
-    found = _current(weights, own)
-    if problem := _mismatch(own, found):
+    if problem := _mismatch(own, weights):
         raise WeightsError(f"{name}: {readable(problem)}: weights of another architecture?")
-    for key, tensor in found.items():
+    for key, tensor in weights.items():
         types = _FLOATS if own[key].is_floating_point() else (own[key].dtype,)
         if tensor.dtype not in types:
             raise WeightsError(f"{name}: {key} is of type {tensor.dtype}, one of {types} is needed")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise WeightsError(f"{name}: {key} holds NaN or infinity")
-    return found
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load `fitting` weights; the model takes their type, which is float32 at least."""
+    """Load weights that fit; the model takes their type, which is float32 at least."""
     dtypes = {t.dtype for t in weights.values() if t.is_floating_point()}
     if len(dtypes) == 1:
         model.to(torch.promote_types(dtypes.pop(), torch.float32))  # roots need no less
     model.load_state_dict(weights, strict=True)
-
-
-def _current(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without what older files hold of a norm: both singular vectors, and the norm."""
-    found = {}
-    for key, tensor in weights.items():
-        layer, _, name = key.rpartition(".")
-        vector = f"{layer}.vector"
-        if key in own or not (vector in own or name == "sigma"):
-            found[key] = tensor
-        elif name == "v" and f"{layer}.u" in weights:
-            found[vector] = min(tensor, weights[f"{layer}.u"], key=len)
-    return found
 
 
 def _mismatch(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

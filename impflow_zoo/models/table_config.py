@@ -97,6 +97,11 @@ class TabularConfig(ColumnsConfig):
             require(0 < period < math.inf, f"periodic.{name}", period, "a positive number")
 
     @property
+    def block_names(self) -> tuple[str, ...]:
+        """Names of the kinds of its blocks, in order, if it names them."""
+        return () if isinstance(self.blocks, int) else self.blocks
+
+    @property
     def seen_features(self) -> int | None:
         """Size of the contexts that blocks see."""
         return self.embedding_net[-1] if self.embedding_net else self.context_features

@@ -51,7 +51,7 @@ def join(
             facts[0],
             **{
                 name: sum(getattr(one, name) for one in facts)
-                for name in ("steps", "rows_seen", "skipped_steps")
+                for name in ("steps", "rows_seen", "skipped_steps", "parameters")
             },
             minutes=round(sum(one.minutes for one in facts), 1),
         )

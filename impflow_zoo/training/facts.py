@@ -64,9 +64,9 @@ class TrainingFacts:
         parts: all stages in order, if there were several.
         init_from: the model whose weights the run started from, whose cost is not counted here;
             empty if it started from random weights.
-        data: fingerprint of the training rows; empty if it was not recorded.
-        recipe: fingerprint of the recipe; empty if it was not recorded.
-        parameters: number of trainable parameters; 0 if it was not recorded.
+        data: fingerprint of the training rows.
+        recipe: fingerprint of the recipe; empty until the run is staged.
+        parameters: number of trainable parameters.
     """
 
     steps: int
@@ -116,8 +116,13 @@ class TrainingFacts:
         return [round(stage.rows_seen / max(1, stage.steps)) for stage in self.stages]
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> TrainingFacts:
-        """The facts of a run so far, by the state of its trainer; earlier stages included."""
+    def of(cls, state: dict[str, Any], parameters: int) -> TrainingFacts:
+        """The facts of a run so far, earlier stages included.
+
+        Arguments:
+            state: of its trainer.
+            parameters: of its model.
+        """
         own = cls(
             steps=state["step"],
             rows_seen=state["rows"],
@@ -129,17 +134,15 @@ class TrainingFacts:
             seed=state["seed"],
             init_from=state["init_from"],
             data=state["data"],
+            parameters=parameters,
         )
         before = state["before"]
         return own.after(convert(before, cls, "before")) if before else own
 
     def is_like(self, other: TrainingFacts) -> bool:
         """Whether two runs had the same start, length and data: only their seeds may differ."""
-        return (
-            (self.steps, self.init_from) == (other.steps, other.init_from)
-            and len(self.parts) == len(other.parts)
-            and (self.data == other.data or not (self.data and other.data))
-        )
+        one, two = ((f.steps, f.init_from, f.data, len(f.parts)) for f in (self, other))
+        return one == two
 
     def after(self, before: TrainingFacts) -> TrainingFacts:
         """The facts of this stage and of the stages before it, together."""

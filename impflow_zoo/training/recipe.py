@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,18 +103,26 @@ class CardSettings:
 
     Arguments:
         summary: what the model is, in a sentence or two.
+        license: licence of the weights, by its id on the Hub, such as `"cc-by-4.0"`; if it is empty
+            the card names none.
         data_name, data_url, data_license, data_citation: facts about the data.
         dataset_id: id of the data on the Hub, for the card's metadata.
         limits: what the model is not good for.
     """
 
     summary: str = ""
+    license: str = ""
     data_name: str = ""
     data_url: str = ""
     data_license: str = ""
     data_citation: str = ""
     dataset_id: str | None = None
     limits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = re.fullmatch(r"[a-z0-9.-]*", self.license) is not None
+        expected = "the Hub's id of a licence, such as mit or cc-by-4.0,"
+        require(known, "card.license", self.license, expected)
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ def train_on(
         model = model_class(recipe.model)(config).to(processes.device)
         first = 0
         if resume:
-            first = checkpoint_state(folder / CHECKPOINT, check_state).get("stage", 0)
+            first = checkpoint_state(folder / CHECKPOINT, check_state)["stage"]
         if first >= len(recipe.runs):
             raise CheckpointError(
                 f"{folder.name} is in stage {first}, which the recipe does not have"

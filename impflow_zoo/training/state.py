@@ -32,7 +32,6 @@ _KINDS: dict[str, Any] = {
     "curve": list[list[float]],
     "before": TrainingFacts | None,
 }
-_NEEDED = ("data", "unlogged", "log_size")
 _FIGURES = frozenset(
     {
         "log_density",
@@ -50,20 +49,20 @@ def check_state(state: Any) -> None:
     """Refuse what no run has written.
 
     Arguments:
-        state: as `Trainer.checkpoint` writes it; what older runs did not write may be missing.
+        state: as `Trainer.checkpoint` writes it.
 
     Raises:
         ConfigError: naming what is wrong.
     """
     require(isinstance(state, dict), "state", state, "values by name")
-    for name in _NEEDED:
+    for name in (*_KINDS, "unlogged"):
         if name not in state:
             raise ConfigError(f"it has no {name!r}")
-    for name in _KINDS.keys() & state.keys():
-        convert(state[name], _KINDS[name], name)
+    for name, kind in _KINDS.items():
+        convert(state[name], kind, name)
     for name in (*_COUNTS, "seconds", "cpu_seconds"):
-        require(state.get(name, 0) >= 0, name, state.get(name), "at least 0")
-    for point in state.get("curve", ()):
+        require(state[name] >= 0, name, state[name], "at least 0")
+    for point in state["curve"]:
         require(len(point) == 3, "curve", point, "rows seen, seconds and a value")
     steps = state["unlogged"]
     require(isinstance(steps, list), "unlogged", steps, "figures of steps")

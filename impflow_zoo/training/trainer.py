@@ -27,7 +27,7 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.models.store import fitting, load_weights
+from impflow_zoo.models.store import check_fit, load_weights
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.training.batches import Batches
@@ -162,7 +162,8 @@ class Trainer:
 
     def _take_weights(self, start: ModelFolder) -> None:
         _, weights = start.config_and_weights()
-        load_weights(self.model, fitting(weights, self.model.state_dict(), start.name))
+        check_fit(weights, self.model.state_dict(), start.name)
+        load_weights(self.model, weights)
         self.model.float()
 
     def _begin(self) -> None:
@@ -182,8 +183,7 @@ class Trainer:
             self.optimisation.optimizers,
             check_state,
         )
-        own = self.state["data"], self.state["checksum"]
-        if (state["data"], state.get("checksum", own[1])) != own:
+        if any(state[key] != self.state[key] for key in ("data", "checksum")):
             raise CheckpointError(
                 f"{self.folder} was trained on other rows: give the same data, with the "
                 "same columns, with --data"
@@ -375,7 +375,8 @@ class Trainer:
     def _write_facts(self) -> None:
         """What the run says of its cost and progress so far."""
         if self.processes.first:
-            text = TrainingFacts.of(self.state).text()
+            size = sum(p.numel() for p in self.model.parameters())
+            text = TrainingFacts.of(self.state, size).text()
             write_whole(self.folder / TRAINING, text.encode())
 
     def _log(self, **figures: Any) -> None:

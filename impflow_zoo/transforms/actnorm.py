@@ -17,6 +17,9 @@ class ActNorm(FirstBatch, nflows.transforms.ActNorm):
 
     If this batch has one row or a constant column, the parameters of nflows' `ActNorm` are NaN.
     Here such columns keep their scale, and a batch without rows sets nothing.
+
+    Arguments:
+        features: columns of rows, or channels of images.
     """
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

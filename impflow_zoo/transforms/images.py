@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from impflow_zoo.numerics.modes import seen
 
-__all__ = ["BoundedLogit", "Flatten", "ImageLogit", "Multiscale"]
+__all__ = ["Flatten", "ImageLogit", "Multiscale"]
 
 Step = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 
@@ -55,9 +55,6 @@ class ImageLogit(Transform):
         slopes = functional.logsigmoid(z) + functional.logsigmoid(-z)
         slopes = slopes - math.log(1 - 2 * self.alpha)
         return slopes.flatten(1).sum(dim=1)
-
-
-BoundedLogit = ImageLogit  # the name before 1.0
 
 
 class Flatten(Transform):

@@ -17,7 +17,11 @@ _NARROWEST = 1e-3
 
 
 def normal_quantile(log_p: Tensor) -> Tensor:
-    """`z` with `log Phi(z) = log_p`, for `log_p` up to `log 1/2`; also where `exp(log_p)` is 0."""
+    """`z` with `log Phi(z) = log_p`; also where `exp(log_p)` is 0.
+
+    Arguments:
+        log_p: logarithms of probabilities, up to `log 1/2`, of any shape.
+    """
     target = log_p.detach()
     z = -(-2 * target).sqrt()  # left of the root, from where Newton's steps never overshoot
     for _ in range(8):

@@ -101,13 +101,12 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         missing = RESULTS if entry is None else TRAINING
         raise ModelError(f"{record.folder.name} has no {missing}: stage the model")
     checked_words(record)
-    blocks = getattr(recipe.config, "blocks", ())
-    kinds = blocks if isinstance(blocks, tuple) else ()
-    models = dict.fromkeys([family_of(kind) or recipe.model for kind in kinds] or [recipe.model])
+    families = [family_of(kind) or recipe.model for kind in recipe.config.block_names]
+    models = dict.fromkeys(families or [recipe.model])
     citation = "\n\n".join(model_class(name).citation for name in models)
     example, image = _example(record), isinstance(record.stated.config, ImageConfig)
     card = ModelCard.from_template(
-        _metadata(name, recipe, entry, image=image, license_=None if origin else "mit"),
+        _metadata(name, recipe, entry, image=image),
         template_str=resources.files("impflow_zoo.zoo")
         .joinpath("templates", "card.md.jinja")
         .read_text(encoding="utf-8"),
@@ -167,9 +166,7 @@ def checked_words(record: Record) -> None:
         )
 
 
-def _metadata(
-    name: str, recipe: Recipe, entry: Entry, *, image: bool, license_: str | None
-) -> ModelCardData:
+def _metadata(name: str, recipe: Recipe, entry: Entry, *, image: bool) -> ModelCardData:
     words = recipe.card
     given = recipe.config.context_features is not None
     fitting = {(True, False): "unconditional-image-generation", (False, True): "tabular-regression"}
@@ -187,7 +184,7 @@ def _metadata(
         },
     )
     return ModelCardData(
-        license=license_,
+        license=words.license or None,
         library_name="impflow_zoo",
         pipeline_tag=fitting.get((image, given)),
         tags=["normalizing-flow", "density-estimation", recipe.model.lower()],

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from impflow_zoo.evaluation.entries import Entry, card_entry, read_entries
 from impflow_zoo.lipschitz.certify import worst
-from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.folder import (
     CONFIG,
     RECIPE,
@@ -77,14 +74,10 @@ class Record:
         """The cost of its training; None if it was not recorded."""
         return TrainingFacts.read(self.folder.path) if self.folder.has(TRAINING) else None
 
-    @cached_property
-    def parameters(self) -> int:
-        """Number of trainable parameters, counted in a model if staging has not recorded it."""
-        if self.facts is not None and self.facts.parameters:
-            return self.facts.parameters
-        with torch.device("meta"):
-            model = model_class(self.stated.model)(self.stated.config)
-        return self.stated.members * sum(p.numel() for p in model.parameters())
+    @property
+    def parameters(self) -> int | None:
+        """Number of trainable parameters; None if it was not trained here."""
+        return self.facts.parameters if self.facts else None
 
     @property
     def data(self) -> str:

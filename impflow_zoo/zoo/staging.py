@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from impflow_zoo.models.folder import (
     CURVE,
     GOLDEN,
     PICTURE,
+    PUBLISHED,
     RECIPE,
     RESULTS,
     SCORES,
@@ -35,6 +37,8 @@ from impflow_zoo.zoo.cards import checked_words, local_address, model_card
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
+
+_MADE = (WEIGHTS, GOLDEN, CONFIG, TRAINING, SCORES, RESULTS, PICTURE, CURVE, CARD)
 
 
 def stage(
@@ -76,11 +80,15 @@ def stage(
         raise ModelError(f"{folder} has no weights: stage it from a run (--run)")
     facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
     others = _other_seeds(repeats, recipe, facts)
-    with entry.changed() as draft:
-        made = draft.path
+    with tempfile.TemporaryDirectory() as elsewhere:
+        made = Path(elsewhere) / folder.name
+        made.mkdir()
+        for name in filter(entry.has, PUBLISHED):
+            shutil.copyfile(folder / name, made / name)
         if run is not None:
             for name in (WEIGHTS, GOLDEN, CONFIG):
                 shutil.copyfile(run / name, made / name)
+        draft = ModelFolder(made)
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
         split = None if data is None or os.path.isfile(data) else recipe.data.test
@@ -88,7 +96,6 @@ def stage(
         if others:
             rows = (result.dataset, result.split)
             facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
-        facts = replace(facts, parameters=sum(p.numel() for p in model.parameters()))
         (made / TRAINING).write_text(facts.text())
         (made / SCORES).write_bytes(scores_file(result, recipe.card.data_name, recipe.data.test))
         score = Entry.of(result, recipe.card.data_name, recipe.data.test)
@@ -99,6 +106,7 @@ def stage(
         pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
         card = model_card(Record(draft), address=local_address(folder))
         (made / CARD).write_text(card, encoding="utf-8")
+        entry.replace({name: (made / name).read_bytes() for name in _MADE})
     if result.dataset == str(made / TEST_ROWS):
         result = replace(result, dataset=str(folder / TEST_ROWS))
     return result

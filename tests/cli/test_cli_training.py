@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.small_models import CARD as WORDS
 from support.small_models import write_recipe
 
 from impflow_zoo.data import open_toy
@@ -187,7 +188,12 @@ def test_stage_brings_a_run_into_its_folder(run, tmp_path):
     card = (folder / CARD).read_text()
     assert f"{staged['value']:.3f}" in card
     assert json.loads((folder / TRAINING).read_text())["steps"] == 4
-    assert run("stage", folder).code == 0  # weights kept, card made anew
+    again = run("stage", folder)  # weights kept, card made anew
+    assert again.code == 0
+    assert "names no licence of the weights: to name one, write `license: mit`" in again.out
+    write_recipe(folder, training={"validate_every": 2}, card={**WORDS, "license": "mit"})
+    again = run("stage", folder)
+    assert (again.code, "licence" in again.out) == (0, False)
 
 
 def test_a_single_file_is_the_test_split_whatever_its_name(run, tmp_path):

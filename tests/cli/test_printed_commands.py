@@ -39,6 +39,8 @@ if (CHECKOUT / "benchmarks").is_dir():
         r"python benchmarks/\w+.py .*--public .*": "others' code",
         r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
     }
+else:
+    ELSEWHERE |= {r"python benchmarks/.*": "a card names the script that made its rows"}
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
     r"(OMP_NUM_THREADS=1 )?python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
     r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions

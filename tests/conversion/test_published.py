@@ -5,15 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from support.published_models import IMAGE
 
+from conversion.convert import size_of
 from conversion.settings import config_of, read_settings
-from impflow_zoo import create_model, list_models
+from impflow_zoo import ResFlow, create_model, list_models
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import RECIPE, ModelFolder
+from impflow_zoo.models.folder import RECIPE
 from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.training.recipe import read_recipe
-from impflow_zoo.zoo.record import Record
 
 PARAMETERS = {  # in millions
     "mnist": 16.6,
@@ -44,9 +45,10 @@ FOLDERS = {name: zoo_folder() / f"resflow-{name}-published" for name in PARAMETE
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_sizes(name):
-    assert Record(ModelFolder(FOLDERS[name])).parameters / 1e6 == pytest.approx(
-        PARAMETERS[name], abs=0.05
-    )
+    recipe = read_recipe(FOLDERS[name] / RECIPE)
+    with torch.device("meta"):
+        model = ResFlow(recipe.config)
+    assert size_of(model) / 1e6 == pytest.approx(PARAMETERS[name], abs=0.05)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,19 @@ def nested_tuples(depth: int = 60, *, listed: bool = False) -> bytes:
     return b"\x80\x02K\x01\x85q\x00" + depth * twice + end
 
 
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
+def storage(numel: bytes = b"K\x01") -> bytes:
+    """What names a storage in a pickle: a mark, and what follows it."""
+    kind = b"X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    return b"(" + kind + b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + numel
+
+
 def tensor(size: int, shape: bytes, numel: bytes = b"K\x01") -> bytes:
     """A pickle of one tensor that claims a storage of `numel` and any shape."""
-    return (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage"
-        b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + numel + b"tQK\x00" + shape + b"K\x00\x85"
-        b"\x89ccollections\nOrderedDict\n)RtR."
-    )
+    view = b"\x80\x02" + REBUILD + b"(" + storage(numel) + b"tQK\x00" + shape + b"K\x00\x85"
+    return view + b"\x89ccollections\nOrderedDict\n)RtR."
 
 
 def copied_lists() -> bytes:
@@ -88,6 +95,18 @@ def copied_lists() -> bytes:
     copy = b"h\x01h\x00\x85R"
     million = b"]q\x00(" + b"N" * 1_000_000 + b"e"
     return b"\x80\x02(" + million + b"cbuiltins\nset\nq\x01" + copy * 1000 + b"t."
+
+
+def colliding_keys(count: int = 30_000) -> bytes:
+    """A dictionary whose keys are numbers with one hash, which Python compares with each other."""
+    numbers = (1 + n * (2**61 - 1) for n in range(count))
+    items = b"".join(b"\x8a\x0b" + n.to_bytes(11, "little") + b"N" for n in numbers)
+    return b"\x80\x02}(" + items + b"u."
+
+
+def repeated(arguments: bytes, call: bytes, count: int = 20_000) -> bytes:
+    """A pickle that uses a tuple again and again, which many needless values make long."""
+    return b"\x80\x02(" + arguments + b"N" * 5 * count + b"tq\x00" + call * count + b"t."
 
 
 def legacy(*pickles: Any, keys: bytes) -> bytes:
@@ -112,6 +131,7 @@ FILES = {
         "asks for os.system",
     ),
     "evaluates": (lambda p: zipped(p, calls(eval, "1")), "asks for __builtin__.eval"),
+    "takes memory": (lambda p: zipped(p, calls(bytearray, 2 * 10**9)), "bytearray"),
     "imports": (lambda p: zipped(p, calls(__import__, "antigravity")), "__import__"),
     "imports by name": (lambda p: zipped(p, b"\x80\x02cantigravity\nfly\n."), "antigravity.fly"),
     "loads a pickle": (lambda p: zipped(p, calls(pickle.loads, "N.")), "pickle.loads"),
@@ -133,8 +153,26 @@ FILES = {
         lambda p: zipped(p, tensor(1, b"}K\x01K\x01s"), **{"0": b"\0" * 4}),
         "shape is no list",
     ),
-    "hash that takes for ever": (lambda p: zipped(p, nested_tuples()), "tuple"),
+    "hash that takes for ever": (lambda p: zipped(p, nested_tuples()), "no 'args'"),
+    "hash of tuples in each other": (
+        lambda p: zipped(p, b"\x80\x02N" + b"\x85" * 200_000 + b"q\x00}h\x00K\x01s."),
+        "no 'args'",
+    ),
+    "keys that collide": (lambda p: zipped(p, colliding_keys()), "no 'args'"),
     "list copied again and again": (lambda p: zipped(p, copied_lists()), "no 'args'"),
+    "storage that is named again and again": (
+        lambda p: zipped(p, repeated(storage(), b"h\x00Q")),
+        "storage of an unknown kind",
+    ),
+    "tensor that is built again and again": (
+        lambda p: zipped(
+            p,
+            repeated(
+                REBUILD + b"q\x01(" + storage() + b"tQK\x00K\x01\x85K\x01\x85", b"h\x01h\x00R"
+            ),
+        ),
+        "no 'args'",
+    ),
     "dimensions without end": (
         lambda p: zipped(p, tensor(1, b"(" + b"J\xff\xff\xff\x7f" * 100_000 + b"t")),
         "100000 dimensions",
@@ -162,7 +200,9 @@ FILES = {
 def test_a_file_is_refused_and_nothing_of_it_runs(make, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "checkpoint.pth")
+    start = time.process_time()
     refused = conversion("checkpoint.pth", "out")
+    assert time.process_time() - start < 2
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert message in refused.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth"]

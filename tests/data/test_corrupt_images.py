@@ -210,14 +210,6 @@ def test_a_run_on_corrupt_images_alone_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_from_before_rows_were_counted_goes_on(good, tmp_path):
-    run = trainer(tmp_path, good)
-    run.prepare()
-    del run.state["left_out"]
-    run.checkpoint()
-    assert train(tmp_path / "recipe.yaml", tmp_path / "run", resume=True)["left_out"] == 0
-
-
 def test_recipes_say_what_is_to_be_done(good, tmp_path):
     assert read_recipe(write_image_recipe(tmp_path, good)).data.corrupt == "stop"
     with pytest.raises(ModelError, match="unknown corrupt 'drop': choose stop, skip"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import leads
 import pytest
 import tables
 import torch
@@ -65,11 +66,23 @@ def rows(tmp_path: Path) -> list[Any]:
 
 
 def test_pairs_are_models_of_one_name_that_both_have_weights(rows):
-    found = tables.trained_pairs(rows)
+    found = leads.trained_pairs(rows)
     assert [(a.name, b.name) for a, b in found] == [
         ("impflow-a", "resflow-a"),
         ("impflow-b", "resflow-b"),
     ]
+
+
+def test_the_list_says_who_is_ahead(rows, tmp_path):
+    rows += [row(tmp_path, f"{family}-c", 1.0, data="c") for family in ("impflow", "resflow")]
+    lines = leads.leads_list(leads.trained_pairs(rows)).splitlines()
+    assert lines == ["- `ImpFlow` is ahead: `a`.", "- `ResFlow` is ahead: `b`.", "- Level: `c`."]
+
+
+def test_the_best_comes_first_and_neighbours_may_be_level(tmp_path):
+    scores = {"A": 2.0, "B": 1.0, "C": 1.01}  # bits: lower is better
+    titled = {title: row(tmp_path, title, value) for title, value in scores.items()}
+    assert leads.ranking(titled) == "B, level with C, then A"
 
 
 def test_seeds_are_compared_in_the_mean(rows, tmp_path):
@@ -82,7 +95,7 @@ def test_seeds_are_compared_in_the_mean(rows, tmp_path):
 
 
 def test_ahead_is_positive_where_impflow_is_better(rows):
-    lines = tables.pairs_table(tables.trained_pairs(rows)).splitlines()[2:]
+    lines = tables.pairs_table(leads.trained_pairs(rows)).splitlines()[2:]
     first, second = "2.000 ± 0.030 | 2.500 ± 0.040", "-1.000 ± 0.030 | -0.500 ± 0.030"
     assert lines == [
         f"| moons | 1,000 | 500 | {first} | +0.5000 ± 0.0500 bits, unpaired |",
@@ -113,7 +126,7 @@ def test_errors_of_rows_in_groups_are_clustered(tmp_path):
     first, second = (row(tmp_path, f"{f}-a", 2.0, groups=50) for f in ("impflow", "resflow"))
     write_scores(first.folder.path, torch.zeros(1000), groups)
     write_scores(second.folder.path, apart, groups)
-    _, error, how = tables.lead((first, second))
+    _, error, how = leads.lead((first, second))
     known = float(standard_error(apart.double(), groups))
     assert (error, how) == (pytest.approx(known, rel=1e-6), "paired")
     assert known > 3 * float(standard_error(apart))
@@ -121,12 +134,12 @@ def test_errors_of_rows_in_groups_are_clustered(tmp_path):
     assert line.endswith(f" ± {error:.4f} bits, paired, clustered by 50 groups: level |")
     for others in (groups.flip(0), None):
         write_scores(second.folder.path, apart, others)
-        assert tables.lead((first, second))[1:] == (pytest.approx(0.03 * 2**0.5), "unpaired")
+        assert leads.lead((first, second))[1:] == (pytest.approx(0.03 * 2**0.5), "unpaired")
 
 
 def test_a_pair_without_curves_is_left_out_of_the_picture(rows, tmp_path):
     path = tmp_path / "pairs.png"
-    tables.draw_pairs(tables.trained_pairs(rows), path)
+    tables.draw_pairs(leads.trained_pairs(rows), path)
     assert path.stat().st_size > 1000
 
 
@@ -145,7 +158,7 @@ def test_the_picture_has_two_curves_for_each_pair(count, rows, tmp_path, monkeyp
     for r in rows:
         r.facts = replace(r.facts, curve=tuple(map(tuple, FACTS["curve"])))
     path: Path = tmp_path / "pairs.png"
-    tables.draw_pairs(tables.trained_pairs(rows[: 2 * count]), path)
+    tables.draw_pairs(leads.trained_pairs(rows[: 2 * count]), path)
     assert path.stat().st_size > 1000
     curves = [len(ax.lines) for ax in drawn[0].axes]
     assert curves == ([2, 2] * count or [0, 0])

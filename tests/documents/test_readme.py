@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+import leads
 import pytest
-import tables
 from support.checkout import CHECKOUT
 
 from impflow_zoo.models.folder import ModelFolder
@@ -40,17 +40,11 @@ def test_code_runs_as_printed(title: str, capsys: pytest.CaptureFixture[str]) ->
         assert "+- 0.07" in capsys.readouterr().out
 
 
-def test_local_links_and_pictures_exist() -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
-    assert targets
-    missing = [target for target in targets if not (README.parent / target).exists()]
-    assert not missing
-
-
 def test_the_home_page_prints_what_its_code_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = fenced((CHECKOUT / "docs" / "index.md").read_text(), "python")
+    page = (CHECKOUT / "docs" / "index.md").read_text()
+    (code,), (printed,) = fenced(page, "python"), fenced(page, "text")
     exec(compile(code, "index.md", "exec"), {})
-    assert f"# {capsys.readouterr().out.splitlines()[-1]}" == code.splitlines()[-1]
+    assert capsys.readouterr().out.splitlines()[-1] == printed.strip()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +59,6 @@ def test_the_home_page_prints_what_its_code_prints(capsys: pytest.CaptureFixture
 )
 def test_leads_are_above_two_errors_and_of_three_trainings(names: tuple[str, str]) -> None:
     pair = tuple(Record(ModelFolder(CHECKOUT / "hub_configs" / name)) for name in names)
-    value, error, how = tables.lead(pair)
+    value, error, how = leads.lead(pair)
     assert (value >= 2 * error, how) == (True, "paired")
     assert all(record.over_seeds[2] == 3 for record in pair)

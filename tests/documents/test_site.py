@@ -43,6 +43,12 @@ def test_links_within_the_repository(document: Path) -> None:
             assert anchor[1:] in slugs(path.read_text(encoding="utf-8")), target + anchor
 
 
+def test_guides_work_without_the_laboratory() -> None:
+    """They link to evidence, and print no command that a copy without `benchmarks` lacks."""
+    for guide in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")):
+        assert "python benchmarks/" not in guide.read_text(encoding="utf-8"), guide.name
+
+
 def test_links_to_models_lead_to_pages_that_the_build_makes() -> None:
     """It makes one of each card; recipes without weights have none."""
     for document in documents():

@@ -53,7 +53,7 @@ def test_rows(checkout):
     assert float(tiny["value"]) < 0 < float(tiny["stderr"])
     assert float(tiny["margin"]) == pytest.approx(0.2, abs=1e-4)
     assert len(tiny["sha256"]) == 64
-    assert (planned["value"], planned["sha256"], planned["parameters"]) == ("", "", "130")
+    assert (planned["value"], planned["sha256"], planned["parameters"]) == ("", "", "")
 
 
 def test_the_tables_go_between_their_markers(checkout):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from impflow_zoo.fitting.budget import SEARCH, SHORT_VALIDATIONS, plan, price, prices
+from impflow_zoo.fitting.budget import DECAYS, SEARCH, SHORT_VALIDATIONS, plan, price, prices
 from impflow_zoo.fitting.columns import Findings
-from impflow_zoo.fitting.portfolio import PORTFOLIO, batch_size, candidates, variants
+from impflow_zoo.fitting.portfolio import PORTFOLIO, batch_size, candidates, lighter, variants
 
 PLANE = Findings(("a", "b"))
 WIDE = Findings(tuple(f"x{i}" for i in range(9)))
@@ -23,7 +23,22 @@ def costs():
 def test_the_search_takes_its_part_of_the_work(costs, minutes):
     found = plan(costs, 60 * minutes)
     work = sum(size * found.unit * 2**i for i, size in enumerate(found.sizes))
+    work += 2 * found.unit * found.variants  # which make up for the first round
     assert work == pytest.approx(SEARCH * 60 * minutes if found.sizes else 0)
+    assert 2 * found.decay in (0, pytest.approx(DECAYS * 60 * minutes))
+
+
+def test_the_best_gets_what_the_others_leave(costs):
+    found = plan(costs[:2], 300)
+    assert found.sizes == (2,)
+    assert found.path(300) == pytest.approx(300 - found.unit - found.decay)
+    assert plan(costs[:1], 300).path(300) == 300
+
+
+def test_weight_decay_is_chosen_if_runs_are_long_enough(costs):
+    lengths = [plan(costs, 60 * minutes).decay / costs[0].step for minutes in (1, 2, 5, 10)]
+    assert all(steps == 0 or steps >= 300 for steps in lengths)
+    assert [steps > 0 for steps in lengths] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("minutes", [1, 2, 5, 60])
@@ -65,3 +80,5 @@ def test_variants_differ_from_the_leader_in_one_setting():
     radial, plain = variants(leader)
     assert radial.config == {**leader.config, "radial": True}
     assert plain.config == {**leader.config, "whiten": False}
+    light = lighter(leader)
+    assert light.training == {**leader.training, "weight_decay": 0.1}

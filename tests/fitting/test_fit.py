@@ -8,12 +8,14 @@ import os
 import re
 import shlex
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pandas
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from support.fits import ENTRANTS, small_fit
 from support.forks import Forked
@@ -48,13 +50,38 @@ def assert_same_fit(one: Path, other: Path) -> None:
 
 
 def test_a_search_has_rounds_and_trains_the_best(whole):
-    assert [one.round for one in whole.tried] == [1, 1, 1, 2, 2, 0]
+    assert [one.round for one in whole.tried] == [1, 1, 1, 2, 2, 3, 3, 0]
     first = sorted(whole.tried[:3], key=lambda one: -one.rank)
     assert [one.name for one in whole.tried[3:5]] == [one.name for one in first[:2]]
+    second = max(whole.tried[3:5], key=lambda one: one.rank).name
+    assert [one.name for one in whole.tried[5:7]] == [second, f"{second}-lighter"]
     assert whole.best.value == max(one.value for one in whole.tried)
     assert list(whole.table.columns) == ["name", "round", "steps", "validation", "cpu_minutes"]
-    assert whole.table["name"][6] == "Gaussian"
+    assert whole.table["name"][8] == "Gaussian"
     assert {PICTURE, CURVE, RECIPE} <= {path.name for path in whole.folder.iterdir()}
+
+
+def test_a_candidate_goes_on_from_where_it_was(whole):
+    """Each run is a further stage of one training, whose recipe tells all of them."""
+    folders = {path.name for path in (whole.folder / "tried").iterdir()}
+    assert folders == {one.name for one in whole.tried}
+    runs = [one for one in whole.tried if one.name == whole.tried[-1].name]
+    recipe = yaml.safe_load((whole.folder / "tried" / runs[-1].name / RECIPE).read_text())
+    steps = [stage.get("steps", recipe["training"]["steps"]) for stage in recipe["stages"]]
+    assert steps[-len(runs) :] == [one.steps for one in runs]
+    assert [one.value for one in runs] == sorted(one.value for one in runs)
+    decays = [
+        stage.get("weight_decay", recipe["training"]["weight_decay"]) for stage in recipe["stages"]
+    ]
+    light = runs[-1].name.endswith("-lighter")
+    assert decays == [0.1, 0.1, *[pytest.approx(0.01 if light else 0.1)] * 2]
+
+
+def test_a_best_that_went_on_without_a_gain_has_overfitted(whole):
+    early = replace(whole.tried[-1], round=1, done=40, best_step=40)
+    late = replace(early, round=0, done=60, best_step=0)
+    told = replace(whole, best=early, tried=(early, late)).report()
+    assert "validation was best at step 40 of 100 and got worse: overfitted" in told
 
 
 def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
@@ -148,9 +175,10 @@ def test_frames_arrays_and_contexts(tmp_path):
 
 def test_an_ensemble_is_one_model_with_a_recipe(tmp_path):
     found = small_fit(tmp_path / "out", members=2)
+    leader = found.tried[-3].name.removesuffix("-seed-0")
     assert [one.name for one in found.tried[-3:]] == [
-        found.tried[-3].name,
-        f"{found.tried[-3].name}-seed-1",
+        f"{leader}-seed-0",
+        f"{leader}-seed-1",
         "ensemble-of-2",
     ]
     assert isinstance(found.model, Ensemble)

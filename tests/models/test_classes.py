@@ -15,7 +15,6 @@ from impflow_zoo import ResFlow, TabularConfig, create_model, register_model, tr
 from impflow_zoo.models import classes
 from impflow_zoo.models.classes import model_class, model_names
 from impflow_zoo.models.columns import ColumnsConfig
-from impflow_zoo.models.config import CONFIGS
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.training.recipe import read_recipe
@@ -42,10 +41,6 @@ class Gaussian(FlowModel):
 def _empty_registry(monkeypatch):
     """What a test registers is forgotten."""
     monkeypatch.setattr(classes, "_CLASSES", dict(classes._CLASSES))
-    for kind in {*CONFIGS}:
-        monkeypatch.setitem(CONFIGS, kind, CONFIGS[kind])
-    yield
-    CONFIGS.pop("gaussian", None)
 
 
 @pytest.mark.usefixtures("_empty_registry")
@@ -82,6 +77,7 @@ def test_names_and_kinds_belong_to_one_class():
     other = dataclass(frozen=True)(type("Other", (), {"kind": TabularConfig.kind}))
     with pytest.raises(ModelError, match="'tabular' belong to another model"):
         register_model(type("Mine", (FlowModel,), {"config_types": (other,)}))
+    assert "Mine" not in model_names()
 
 
 @pytest.mark.usefixtures("_empty_registry")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -211,26 +210,3 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     with pytest.raises(ModelError, match=message):
         model.save_pretrained(tmp_path / "never")
     assert not (tmp_path / "never").exists()
-
-
-def test_files_that_hold_both_vectors_of_a_norm_can_be_read(tmp_path):
-    """So did files until November 2026, and the norm beside them."""
-    model = make(net="spectral", hidden_features=(8, 6))
-    model.save_pretrained(tmp_path / "model")
-    weights = tmp_path / "model" / WEIGHTS
-    tensors = load_file(weights)
-    for key in [key for key in tensors if key.endswith(".vector")]:
-        layer, v = key.removesuffix("vector"), tensors.pop(key)
-        weight = tensors[f"{layer}weight"]
-        tall = weight.shape[0] >= weight.shape[1]
-        image = (weight if tall else weight.mT) @ v
-        tensors[f"{layer}sigma"] = image.norm()
-        pair = (image / image.norm(), v) if tall else (v, image / image.norm())
-        tensors[f"{layer}u"], tensors[f"{layer}v"] = pair
-    save_file(tensors, weights)
-    stated = json.loads((tmp_path / "model" / CONFIG).read_text())
-    stated["weights"] = {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    (tmp_path / "model" / CONFIG).write_text(json.dumps(stated))
-    loaded = ImpFlow.from_pretrained(tmp_path / "model", dtype=torch.float64)
-    x = rows()
-    assert torch.equal(loaded.log_prob(x), model.log_prob(x))

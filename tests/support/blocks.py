@@ -223,15 +223,15 @@ def draw(name: str, rows: int = 5, **options: Any) -> tuple[Tensor, Tensor | Non
     return BLOCKS[name].draw(rows, **options)
 
 
-def linearize(net: nn.Module, x: Tensor, context: Tensor | None = None) -> Point:
+def linearize(net: nn.Module, x: Tensor) -> Point:
     """A net at a point."""
-    return fold(net, context).linearize(x)
+    return fold(net, None).linearize(x)
 
 
-def reported(block: ResidualBlock, x: Tensor, context: Tensor | None = None) -> Report:
+def reported(block: ResidualBlock, x: Tensor) -> Report:
     """What a block has to say of its way from data to noise."""
     report = Report()
-    block.run(x, context, report=report)
+    block.run(x, report=report)
     return report
 
 

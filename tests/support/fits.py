@@ -18,24 +18,26 @@ from impflow_zoo.fitting.splits import split
 __all__ = ["ENTRANTS", "small_fit"]
 
 _SMALL = {"kind": "tabular", "blocks": 1, "hidden_features": [8]}
+_DECAY = {"weight_decay": 0.1}
 ENTRANTS = (
-    Candidate("implicit", "ImpFlow", _SMALL, kind="implicit"),
-    Candidate("residual", "ResFlow", _SMALL, kind="implicit"),
+    Candidate("implicit", "ImpFlow", _SMALL, _DECAY, "implicit"),
+    Candidate("residual", "ResFlow", _SMALL, _DECAY, "implicit"),
     Candidate(
         "spline",
         "SplineFlow",
         {"kind": "spline", "blocks": 1, "hidden_features": 8},
-        kind="implicit",
+        _DECAY,
+        "implicit",
     ),
 )
 
 
 def small_fit(out: Path | None, **options: Any) -> Fit:
-    """A search of two rounds over small models of 600 moons, less than a second of work."""
+    """Two rounds over small models of 600 moons and a choice of their decay, a second of work."""
     moons = open_toy("moons", 600).rows(range(600)).numpy()
     data = options.pop("data", pandas.DataFrame(moons, columns=["x", "y"]))
     table = read_table(data, options.get("weights"))
     findings = describe(table.first, options.pop("given", ()))
     settings = {"minutes": 0.015, "seed": 0, "device": "cpu", **options}
     splits = split(table, findings, settings["seed"])
-    return fit_splits(findings, splits, ENTRANTS, Plan((3, 2), 0.1), out=out, **settings)
+    return fit_splits(findings, splits, ENTRANTS, Plan((3, 2), 0.1, decay=0.1), out=out, **settings)

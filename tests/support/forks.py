@@ -89,9 +89,9 @@ class Forked:
         """End it by SIGKILL."""
         self._process.kill()
 
-    def ended(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    def ended(self) -> subprocess.CompletedProcess[str]:
         """Wait until it has ended: its code, negative for a signal, and what it printed."""
-        self._process.join(seconds)
+        self._process.join(300)
         code = self._process.exitcode
         assert code is not None, f"it did not end: {self._err.read_text()}"
         ended = subprocess.CompletedProcess(self.words, code, self.out, self._err.read_text())

@@ -35,9 +35,9 @@ def save(folder: Path, *, labels: Sequence[str] = (), **splits: list[np.ndarray]
     return str(folder)
 
 
-def encoded(array: np.ndarray, kind: str = "PNG") -> dict[str, Any]:
+def encoded(array: np.ndarray) -> dict[str, Any]:
     file = io.BytesIO()
-    Image.fromarray(array).save(file, kind)
+    Image.fromarray(array).save(file, "PNG")
     return {"bytes": file.getvalue(), "path": None}
 
 

@@ -13,6 +13,5 @@ __all__ = ["kind"]
 def kind(folder: Path) -> tuple[object, ...]:
     """The family of a model, the type of its config, and what else its answers depend on."""
     config = read_recipe(folder / RECIPE).config
-    names = ("columns", "context_features", "periodic")
-    has = (bool(getattr(config, name, None)) for name in names)
+    has = map(bool, (config.columns, config.context_features, config.periodic))
     return folder.name.partition("-")[0], type(config), *has

@@ -22,6 +22,7 @@ FACTS = {
     "skipped_steps": 0,
     "unconverged_fraction": 0.0,
     "curve": [[100, 1.0, -3.0], [1000, 6.0, -2.0]],
+    "parameters": 130,
 }
 
 

@@ -39,7 +39,8 @@ def test_seeds_are_trained_and_mixed(tmp_path):
     assert state["best"] >= sum(state["members"]) / 2
     assert read_recipe(out / "recipe.yaml").ensemble == 2
     assert read_recipe(out / "seed-1" / "recipe.yaml").training.seed == 1
-    assert TrainingFacts.read(out).steps == 8
+    facts = TrainingFacts.read(out)
+    assert (facts.steps, facts.parameters) == (8, sum(p.numel() for p in model.parameters()))
     with pytest.raises(ModelError, match="choose another --out"):
         train(recipe, data=FRAME, out=out, progress=False)
 

@@ -25,7 +25,7 @@ STATE = {
 
 
 def test_facts_of_a_run_so_far():
-    assert TrainingFacts.of(STATE) == TrainingFacts(
+    assert TrainingFacts.of(STATE, 130) == TrainingFacts(
         steps=9,
         rows_seen=90,
         minutes=1.0,
@@ -35,6 +35,7 @@ def test_facts_of_a_run_so_far():
         curve=((50, 31.0, 1.25),),
         seed=3,
         data="0123",
+        parameters=130,
     )
 
 

@@ -60,7 +60,7 @@ def test_training_records_gradients_where_the_caller_does_not(tmp_path, mode):
     ("data", "held_out", "message"),
     [
         (FRAME, None, "in memory and have no splits: set data.validation_rows"),
-        ([[1, 2]], 1, "data of type list: a Hub id, folder, file, toy:NAME, DataFrame or array"),
+        ([[1, 2]], 1, "data of type list: a Hub id, folder, file, toy:NAME, DataFrame, Dataset"),
     ],
 )
 def test_mistakes_are_named(tmp_path, data, held_out, message):

@@ -84,6 +84,24 @@ def test_no_thread_of_the_exchange_outlives_python():
         assert (ended.returncode, ended.stdout) == (0, "1\n"), ended.stderr[-3000:]
 
 
+GROUP_OF_A_CALLER = """
+import os
+from torch import distributed
+names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+address, port, rank, *_ = (os.environ.pop(name) for name in names)
+distributed.init_process_group("gloo", f"tcp://{address}:{port}", rank=int(rank), world_size=2)
+from impflow_zoo.evaluation.processes import together
+print(together("cpu").gather(int(rank)))
+distributed.destroy_process_group()
+"""
+
+
+def test_the_process_group_of_a_caller_is_used():
+    """Without the variables of a launcher."""
+    for ended in launch(2, "-c", GROUP_OF_A_CALLER):
+        assert ended.stdout.endswith("[0, 1]\n"), ended.stderr[-3000:]
+
+
 @pytest.mark.parametrize("name", ["table", "images"])
 def test_two_processes_take_the_steps_of_one(name, both):
     one, two = (load_file(folder / name / CHECKPOINT) for folder in both)

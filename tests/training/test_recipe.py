@@ -113,6 +113,7 @@ WRONG = {
     "rows that cannot be made": ({"data": {"train_rows": 0}}, "train_rows=0: at least 1"),
     "no gradient": ({"training": {"clip_norm": 0}}, "clip_norm=0.0: a positive number"),
     "average that never moves": ({"training": {"ema_decay": 1}}, "ema_decay=1.0: between 0 and 1"),
+    "name of a licence": ({"card": {"license": "MIT"}}, "license='MIT': the Hub's id of a licence"),
 }
 
 

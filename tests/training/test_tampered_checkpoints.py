@@ -33,6 +33,8 @@ STATES: dict[str, dict[str, Any]] = {
     "a size below zero": {"log_size": -1},
     "no rows": {"data": ABSENT},
     "no size of the log": {"log_size": ABSENT},
+    "no stage": {"stage": ABSENT},
+    "no curve": {"curve": ABSENT},
 }
 TEXTS = {"a list": "[1]", "a number": "5", "nothing": "{}", "too deep": "[" * 100_000}
 TENSORS = {

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from support import staged_folder
 from support.dealt import first_of_each
@@ -69,6 +70,18 @@ def test_a_staged_card_names_its_folder_until_publication(folder, tmp_path, monk
     published = model_card(Record(ModelFolder(moved)), address="org/tiny")
     assert 'create_model("org/tiny")' in published
     assert "./tiny" not in published
+
+
+def test_a_card_names_a_licence_of_the_weights_only_if_its_recipe_does(folder):
+    staged = (folder / CARD).read_text()
+    assert ModelCard(staged).data.license is None
+    assert "licence of the weights" not in staged
+    recipe = yaml.safe_load((folder / RECIPE).read_text())
+    recipe["card"]["license"] = "cc-by-4.0"
+    (folder / RECIPE).write_text(yaml.safe_dump(recipe))
+    named = model_card(Record(ModelFolder(folder)))
+    assert ModelCard(named).data.license == "cc-by-4.0"
+    assert "| licence of the weights | CC-BY-4.0 |\n" in named
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,9 @@ def _link(folder: Path) -> None:
         (_edit("recipe.yaml", "data_license:", "data_url:"), "card.data_license missing"),
         (_edit("recipe.yaml", "the data are", "the data were"), STALE),
         (_edit("recipe.yaml", "model: ResFlow", "model: ImpFlow"), STALE),
-        (_edit("README.md", "license: mit", ""), STALE),
+        (_edit("README.md", "library_name: impflow_zoo", ""), STALE),
         (_edit("README.md", "value: -", "value: about -"), STALE),
-        (_edit("README.md", "license: mit", "license: [mit"), STALE),
+        (_edit("README.md", "library_name: ", "library_name: ["), STALE),
         (_edit("README.md", "](curve.png)", "](../../secret.png)"), STALE),
         (_edit("training.json", '"rows_seen": 1000', '"rows_seen": 1001'), STALE),
         (_edit("training.json", '"one CPU', f'"{TOKEN} CPU'), "access token"),
@@ -132,6 +132,19 @@ def test_a_folder_whose_files_are_damaged_is_staged_again_from_a_run(folder, tmp
     staging.stage(run, folder)
     (parcel,) = sending.parcels([str(folder)])
     assert parcel.problems == ()
+
+
+@pytest.mark.parametrize("fails", ["impflow_zoo.plots.pictures.draw_curves", "os.fsync"])
+def test_a_staging_that_fails_leaves_the_folder_as_it_was(fails, folder, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (folder / RESULTS).write_text("[]")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(fails, full)
+    with pytest.raises(OSError, match="No space left"):
+        staging.stage(None, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
