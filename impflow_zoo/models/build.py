@@ -136,7 +136,7 @@ class ImageBuilder(_Builder):
         classes = config.classes
         if classes:
             return OneHotContext(steps, config.shape, classes)
-        return WholeTransform(steps, config.shape)
+        return WholeTransform(steps, config.shape, config.context_features)
 
     def scale(self, i: int) -> Iterator[Transform]:
         """The steps of a scale, what leads to the next one included."""

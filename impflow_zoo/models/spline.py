@@ -170,7 +170,15 @@ def _fails(inverse: Inverse, inputs: Tensor, parameters: Tensor) -> bool:
 
 
 class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
-    """nflows' layer with its inverse in float64."""
+    """nflows' layer with its inverse in float64, also for no rows at all."""
+
+    def _coupling_transform(
+        self, inputs: Tensor, transform_params: Tensor, inverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        # nflows reshapes, for which no rows leave the last size open.
+        parameters = transform_params.unflatten(1, (inputs.shape[1], -1))
+        outputs, logabsdet = self._piecewise_cdf(inputs, parameters, inverse)
+        return outputs, logabsdet.sum(dim=1)
 
     def _piecewise_cdf(
         self, inputs: Tensor, transform_params: Tensor, inverse: bool = False

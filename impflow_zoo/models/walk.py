@@ -52,7 +52,8 @@ def _walk(
 ) -> tuple[Tensor, Tensor]:
     if isinstance(transform, WholeTransform):
         with blaming_weights(transform):
-            return transform.checked(*_walk_parts(transform, x, transform.seen(context), options))
+            seen = transform.seen(context, x)
+            return transform.checked(*_walk_parts(transform, x, seen, options))
     if isinstance(transform, CompositeTransform):
         return _walk_parts(transform, x, context, options)
     backwards = options["backwards"]

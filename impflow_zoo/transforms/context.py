@@ -17,18 +17,6 @@ __all__ = ["ConditionalTransform", "StandardisedContext"]
 class ConditionalTransform(WholeTransform, ABC):
     """A whole map whose parts see something else than the contexts it is given."""
 
-    context_features: int  # size of a context row
-
-    def seen(self, context: Tensor | None) -> Tensor:
-        """What the parts are given for contexts, `[B, ...]`.
-
-        Raises:
-            ValueError: without contexts: layers of nflows would answer for zeros.
-        """
-        if context is None:
-            raise ValueError(f"this model needs a context of shape [B, {self.context_features}]")
-        return self.embedded(context)
-
     @abstractmethod
     def embedded(self, context: Tensor) -> Tensor:
         """What the parts are given for contexts, `[B, ...]`."""
@@ -60,8 +48,8 @@ class StandardisedContext(ConditionalTransform):
         features: int,
         embedding_net: nn.Module | None = None,
     ) -> None:
-        super().__init__(steps, shape)
-        self.context_features, self.embedding_net = features, embedding_net
+        super().__init__(steps, shape, features)
+        self.embedding_net = embedding_net
         self.register_buffer("context_mean", torch.zeros(features))
         self.register_buffer("context_std", torch.ones(features))
 
@@ -72,12 +60,6 @@ class StandardisedContext(ConditionalTransform):
         self.context_std.copy_(std)
 
     def embedded(self, context: Tensor) -> Tensor:
-        expected = self.context_mean
-        if context.shape[1:] != expected.shape or context.dtype != expected.dtype:
-            raise ValueError(
-                f"context of shape {tuple(context.shape)} and type {context.dtype}: "
-                f"[B, {len(expected)}] of type {expected.dtype} is needed"
-            )
         context = (context - self.context_mean) / self.context_std
         return context if self.embedding_net is None else self.embedding_net(context)
 

@@ -27,10 +27,8 @@ class OneHotContext(ConditionalTransform):
         classes: number of labels.
     """
 
-    context_features = 1
-
     def __init__(self, steps: Iterable[Transform], shape: tuple[int, ...], classes: int) -> None:
-        super().__init__(steps, shape)
+        super().__init__(steps, shape, 1)
         self.classes = classes
 
     def embedded(self, context: Tensor) -> Tensor:

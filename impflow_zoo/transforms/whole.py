@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from nflows.transforms import CompositeTransform, Transform
 from torch import Tensor
 
@@ -18,7 +19,7 @@ __all__ = ["WholeTransform"]
 
 
 class WholeTransform(CompositeTransform):
-    """A composite that refuses rows of another shape or type, and rows with NaN or infinity.
+    """A composite that refuses rows and contexts of another shape or type, NaN and infinity.
 
     In evaluation it refuses such results as well, naming a weight or the rows. Within
     `torch.autocast` it computes in the type of its parameters.
@@ -26,37 +27,83 @@ class WholeTransform(CompositeTransform):
     Arguments:
         steps: the parts.
         shape: shape of one row of data. A row of noise is a vector of the same size.
+        context_features: size of a context row, or None for a map without contexts.
     """
 
-    def __init__(self, steps: Iterable[Transform], shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        steps: Iterable[Transform],
+        shape: tuple[int, ...],
+        context_features: int | None = None,
+    ) -> None:
         super().__init__(list(steps))
-        self.shape = tuple(shape)
+        self.shape, self.context_features = tuple(shape), context_features
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _check(inputs, "inputs", self.shape)
+        inputs, context = self._entered(inputs, "inputs", self.shape, context)
         if is_compiling():
             if not all_compile(self, inputs):
                 return self._as_written(WholeTransform.forward, inputs, context)
-            return self.checked(*super().forward(inputs, self.seen(context)))
+            return self.checked(*super().forward(inputs, self.seen(context, inputs)))
         with blaming_weights(self), without_autocast(inputs):
-            return self.checked(*super().forward(inputs, self.seen(context)))
+            return self.checked(*super().forward(inputs, self.seen(context, inputs)))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        _check(inputs, "noise", (math.prod(self.shape),))
+        inputs, context = self._entered(inputs, "noise", (math.prod(self.shape),), context)
         if is_compiling():
             if not all_compile(self, inputs, backwards=True):
                 return self._as_written(WholeTransform.inverse, inputs, context)
-            return self.checked(*super().inverse(inputs, self.seen(context)))
+            return self.checked(*super().inverse(inputs, self.seen(context, inputs)))
         with blaming_weights(self), without_autocast(inputs):
-            return self.checked(*super().inverse(inputs, self.seen(context)))
+            return self.checked(*super().inverse(inputs, self.seen(context, inputs)))
+
+    def _entered(
+        self, x: Any, name: str, shape: tuple[int, ...], context: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows in the type of the parameters, and their contexts, if all of them are numbers."""
+        _check(x, name, shape)
+        if context is not None:
+            _require_tensor(context, "context")
+            check_finite(context, "context")
+        own = next((p.dtype for p in self.parameters()), x.dtype)
+        if x.dtype != own:  # parts of nflows end in errors of torch's products
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if x.dtype != own:
+            raise ValueError(
+                f"{name} of type {x.dtype}, parameters of type {own}: convert either, by "
+                f".to({own}) or .to({x.dtype})"
+            )
+        return x, context
 
     def _as_written(self, method: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         """What a method answers that is not compiled."""
         answer: tuple[Tensor, Tensor] = not_compiled(method)(self, *arguments)
         return answer
 
-    def seen(self, context: Tensor | None) -> Tensor | None:
-        """What the parts are given for contexts, `[B, ...]`; for None, None."""
+    def seen(self, context: Tensor | None, rows: Tensor) -> Tensor | None:
+        """What the parts are given for the contexts of rows, `[B, ...]`; for None, None.
+
+        Raises:
+            ValueError: without contexts, for which layers of nflows would answer for zeros; for
+                contexts of another shape, which they would broadcast, or of another type; and for
+                those of a map without, which some parts would not look at.
+        """
+        size, number = self.context_features, len(rows)
+        if size is None and context is not None:
+            raise ValueError("a context was given, but this model is unconditional")
+        if size is None:
+            return None
+        if context is None:
+            raise ValueError(f"this model needs a context of shape [B, {size}]")
+        if context.shape != (number, size) or context.dtype != rows.dtype:
+            raise ValueError(
+                f"context of shape {tuple(context.shape)} and type {context.dtype}: for {number} "
+                f"rows [{number}, {size}] of type {rows.dtype} is needed"
+            )
+        return self.embedded(context)
+
+    def embedded(self, context: Tensor) -> Tensor:
+        """What the parts are given for contexts of the right shape, `[B, ...]`."""
         return context
 
     def checked(self, outputs: Tensor, logabsdet: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,11 +123,15 @@ class WholeTransform(CompositeTransform):
 
 
 def _check(x: Any, name: str, shape: tuple[int, ...]) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")
+    _require_tensor(x, name)
     if x.shape[1:] != shape:
         expected = ", ".join(map(str, ("B", *shape)))
         raise ValueError(f"{name} of shape {tuple(x.shape)}: this model takes [{expected}]")
     if not x.is_floating_point():
         raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
     check_finite(x, name)
+
+
+def _require_tensor(x: Any, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} of type {type(x).__name__}: a torch tensor is needed")

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from impflow_zoo import (
     ImpFlow,
+    LinearGaussian,
+    LinearGaussianConfig,
+    MixtureConfig,
+    MixtureDensityNetwork,
     ResFlow,
     SplineConfig,
     SplineFlow,
@@ -34,6 +38,10 @@ MODELS = {
     "SplineFlow": lambda **named: SplineFlow(
         SplineConfig(blocks=2, hidden_features=8, layers="autoregressive", **named)
     ),
+}
+YARDSTICKS = {
+    "LinearGaussian": lambda **named: LinearGaussian(LinearGaussianConfig(**named)),
+    "MixtureDensityNetwork": lambda **named: MixtureDensityNetwork(MixtureConfig(**named)),
 }
 models = pytest.mark.parametrize("kind", MODELS)
 
@@ -92,6 +100,28 @@ def test_nothing_is_answered_without_a_context(kind, call):
     """A spline is computed for zeros where there is no context: a density that nobody asked for."""
     with pytest.raises(ValueError, match=r"needs a context of shape \[B, 2\]"):
         call(made(kind))
+
+
+@pytest.mark.parametrize("kind", [*MODELS, *YARDSTICKS])
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_one_context_is_not_spread_over_rows(kind, number):
+    """Layers of nflows and matrix products broadcast it, or end in errors of torch."""
+    transform = {**MODELS, **YARDSTICKS}[kind](features=1, **NAMES).double().transform
+    rows, given = torch.zeros(2, 1).double(), contexts(number)
+    for call in (transform, transform.inverse):
+        with pytest.raises(ValueError, match=rf"context of shape \({number}, 2\).*for 2 rows"):
+            call(rows, given)
+
+
+@pytest.mark.parametrize("kind", ["ImpFlow", "ResFlow", "SplineFlow", *YARDSTICKS])
+def test_the_map_refuses_a_context_that_it_does_not_take_and_rows_of_another_type(kind):
+    transform = {**MODELS, **YARDSTICKS}[kind](features=1).transform
+    for call in (transform, transform.inverse):
+        with pytest.raises(ValueError, match="a context was given, but this model is uncond"):
+            call(torch.zeros(2, 1), torch.zeros(2, 2))
+        with pytest.raises(ValueError, match="of type torch.float64, parameters of type torch.fl"):
+            call(torch.zeros(2, 1).double())
+        assert call(torch.zeros(2, 1).half())[0].dtype == torch.float32
 
 
 @models
@@ -168,7 +198,7 @@ def test_configs_that_contradict_themselves_are_refused(settings, message):
 @models
 @pytest.mark.parametrize("wrong", [torch.zeros(4, 1), torch.zeros(4, 3), torch.zeros(4)])
 def test_transforms_refuse_contexts_of_another_size(kind, wrong):
-    with pytest.raises(ValueError, match=r"context of shape .*\[B, 2\] of type torch.float64"):
+    with pytest.raises(ValueError, match=r"context of shape .*\[4, 2\] of type torch.float64"):
         made(kind).transform(X, wrong.double())
 
 

@@ -54,6 +54,20 @@ def test_nothing_is_answered_without_a_label():
             call(2)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [torch.eye(3).double(), torch.ones(3).double(), torch.ones(3, 1).long()],
+    ids=["one-hot", "a vector", "whole numbers"],
+)
+def test_the_map_takes_labels_as_a_column_alone(given):
+    """The first column of one-hot labels is no label."""
+    model = make(**GIVEN)
+    x = draw(model)
+    for call, rows in ((model.transform, x), (model.transform.inverse, x.flatten(1))):
+        with pytest.raises(ValueError, match=r"context of shape .*: for 3 rows \[3, 1\] of type"):
+            call(rows, given)
+
+
 def test_a_recipe_reads_labels_trains_scores_and_samples(tmp_path):
     count = 12
     data = image_set(tmp_path, pictures(count), label=[i % 3 for i in range(count)])

@@ -52,6 +52,14 @@ def test_float32_samples_come_back(layers):
     torch.testing.assert_close(flow.decode(flow.encode(x)), x, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("layers", KINDS)
+def test_no_rows_are_rows(layers):
+    flow = model(layers)
+    assert flow.log_prob(torch.zeros(0, 3)).shape == (0,)
+    assert flow.decode(torch.zeros(0, 3)).shape == (0, 3)
+    assert flow.sample(0).shape == (0, 3)
+
+
 def test_entries_that_masks_leave_out_are_zeros():
     """No answer depends on them; zeros of one sign make the files of a wheel smaller."""
     flow = SplineFlow(SplineConfig(4, layers="autoregressive", blocks=2, hidden_features=12))
