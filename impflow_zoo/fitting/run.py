@@ -91,7 +91,8 @@ def fit(
 
     Raises:
         DataError: if the data cannot be read, or hold no column or too few rows to model.
-        ModelError: for an argument out of its range, or a folder that holds something else.
+        ModelError: for an argument out of its range, a folder that holds something else, or several
+            processes.
         StoppedFitError: if a signal asks to stop; the folder holds the best model so far.
 
     Example:
@@ -173,6 +174,12 @@ def fit_splits(
     import numpy
 
     start = time.perf_counter()
+    processes, say = together(device), _said if progress else _unsaid
+    if processes.count > 1:
+        raise ModelError(
+            f"fit runs in one process, not in {processes.count}: start it without a launcher; "
+            "several can share the training of a recipe"
+        )
     kept = _Temporary() if out is None else None
     folder = kept.path if kept else Path(os.fspath(out or ""))
     if folder.exists() and not folder.is_dir():
@@ -185,7 +192,6 @@ def fit_splits(
         "ensemble": members,
         "data": [checksum(rows) for rows in splits.values()],  # last, as the others change it
     }
-    processes, say = together(device), _said if progress else _unsaid
     with only_run(folder):
         _check(folder, asked, resume=resume)
         _begin(folder, asked)

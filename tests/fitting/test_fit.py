@@ -23,7 +23,9 @@ from support.forks import Forked
 from impflow_zoo import Ensemble, create_model, evaluate, fit, training
 from impflow_zoo.cli.options import between_commas
 from impflow_zoo.data import DataError, open_toy
+from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.fitting import StoppedFitError
+from impflow_zoo.fitting import run as running
 from impflow_zoo.fitting.card import card_words
 from impflow_zoo.fitting.search import STATE, Search
 from impflow_zoo.models.fields import ModelError
@@ -295,6 +297,13 @@ def test_a_folder_of_something_else_is_refused(name, tmp_path):
         small_fit(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [name]
     assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "together", lambda device: Processes(1, 2, torch.device("cpu")))
+    with pytest.raises(ModelError, match="fit runs in one process, not in 2"):
+        small_fit(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_fit_goes_on_with_the_same_rows_alone(tmp_path):
