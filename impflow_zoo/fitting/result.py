@@ -101,9 +101,10 @@ class Fit:
         ended = _ENDS.get(best.ended, best.ended)
         lines = {"best": f"{best.name}, {again}: {ended}, best at step {best.best_step:,}"}
         later = self.tried[self.tried.index(best) :]  # it may have gone on without a gain
-        lines["so"] = course(
-            best.best_step, sum(one.done for one in later if one.name == best.name)
-        )
+        runs = [one for one in later if one.name == best.name]
+        lines["so"] = course(best.best_step, sum(one.done for one in runs))
+        if runs[-1].ended == "time":
+            lines["so"] = "stopped before its learning rate had fallen: too early to tell"
         for one in self.tried:
             if one.ended == "time":
                 lines["clock"] = (

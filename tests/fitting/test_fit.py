@@ -86,6 +86,15 @@ def test_a_best_that_went_on_without_a_gain_has_overfitted(whole):
     assert "validation was best at step 40 of 100 and got worse: overfitted" in told
 
 
+def test_a_best_that_the_clock_stopped_has_not_overfitted(whole):
+    """Its learning rate is high in the middle of a schedule."""
+    early = replace(whole.tried[-1], round=1, done=40, best_step=40)
+    late = replace(early, round=0, done=60, best_step=0, ended="time")
+    told = replace(whole, best=early, tried=(early, late)).report()
+    assert "too early to tell" in told
+    assert "overfitted" not in told
+
+
 def test_an_ensemble_behind_a_single_run_says_so(whole):
     mixed = replace(whole.tried[-1], name="ensemble-of-2", value=whole.best.value - 0.1)
     told = replace(whole, best=mixed, tried=(*whole.tried, mixed)).report()
