@@ -309,7 +309,8 @@ class Search:
                     resume=ModelFolder(folder).has(CHECKPOINT),
                     max_minutes=max_minutes,
                     processes=self.processes,
-                    progress=self.progress and sys.stderr.isatty(),  # else the lines of `say`
+                    # Without a terminal short runs have the one line of `say`.
+                    progress=self.progress and (number == 0 or sys.stderr.isatty()),
                 )
         except NUMERICAL_ERRORS as error:  # the others may do better
             state |= {"ended": str(error), "cpu_seconds": time.process_time() - start}

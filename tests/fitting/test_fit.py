@@ -79,6 +79,14 @@ def test_a_candidate_goes_on_from_where_it_was(whole):
     assert decays == [0.1, 0.1, *[pytest.approx(0.01 if light else 0.1)] * 2]
 
 
+def test_without_a_terminal_each_validation_of_the_last_run_has_a_line(tmp_path, capsys):
+    found = small_fit(tmp_path / "out", progress=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert lines
+    steps = found.tried[-1].steps
+    assert all(f"of {steps:,}: train " in line and "validation" in line for line in lines)
+
+
 def test_a_best_that_went_on_without_a_gain_has_overfitted(whole):
     early = replace(whole.tried[-1], round=1, done=40, best_step=40)
     late = replace(early, round=0, done=60, best_step=0)
