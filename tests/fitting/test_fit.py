@@ -403,8 +403,11 @@ def test_an_ensemble_is_joined_again_when_its_members_went_on(tmp_path, clock):
 
 
 def test_a_fit_that_is_killed_when_a_run_has_ended_tells_how_it_did(whole, tmp_path, monkeypatch):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(Search, "_keep_best", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(Search, "_keep_best", killed)
         with pytest.raises(KeyboardInterrupt):
             small_fit(tmp_path)
     assert_same_fit(small_fit(tmp_path, resume=True).folder, whole.folder)
