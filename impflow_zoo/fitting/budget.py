@@ -158,7 +158,8 @@ class Plan:
         """The work that the best candidate gets of all work, over all of its runs."""
         rounds = [self.unit * 2**i for i in range(len(self.sizes))]
         tried = sum(size * one for size, one in zip(self.sizes, rounds, strict=True))
-        return work - tried - self.decay + sum(rounds)
+        caught_up = 2 * self.unit * self.variants
+        return work - tried - caught_up - self.decay + sum(rounds)
 
     def steps(self, price: Price, part: float, work: float) -> int:
         """The steps of a run of the search.

@@ -74,13 +74,13 @@ class _WithSine(Elementwise):
 
     def sine(self, h: Tensor, out: Tensor) -> Tensor:
         """`sin(h)`, written to `out`."""
-        return _by_numpy(np.sin, h, out) if self._goes(h) else torch.sin(h, out=out)
+        return _by_numpy(np.sin, h, out) if self._uses_numpy(h) else torch.sin(h, out=out)
 
     def cosine(self, h: Tensor, out: Tensor) -> Tensor:
         """`cos(h)`, written to `out`."""
-        return _by_numpy(np.cos, h, out) if self._goes(h) else torch.cos(h, out=out)
+        return _by_numpy(np.cos, h, out) if self._uses_numpy(h) else torch.cos(h, out=out)
 
-    def _goes(self, h: Tensor) -> bool:
+    def _uses_numpy(self, h: Tensor) -> bool:
         return self.by_numpy and h.dtype == torch.float32 and h.device.type == "cpu"
 
 

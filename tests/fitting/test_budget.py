@@ -33,6 +33,10 @@ def test_the_best_gets_what_the_others_leave(costs):
     assert found.sizes == (2,)
     assert found.path(300) == pytest.approx(300 - found.unit - found.decay)
     assert plan(costs[:1], 300).path(300) == 300
+    whole = plan(costs, 3600)
+    assert whole.variants
+    rounds = sum(whole.unit * 2**i for i in range(len(whole.sizes)))
+    assert whole.path(3600) == pytest.approx((1 - SEARCH) * 3600 - whole.decay + rounds)
 
 
 def test_weight_decay_is_chosen_if_runs_are_long_enough(costs):
