@@ -67,7 +67,7 @@ class WholeTransform(CompositeTransform):
             )
         return x, context
 
-    def seen(self, context: Tensor | None, rows: Tensor) -> Tensor | None:
+    def embed(self, context: Tensor | None, rows: Tensor) -> Tensor | None:
         """What the parts are given for the contexts of rows, `[B, ...]`; for None, None.
 
         Raises:
@@ -143,8 +143,8 @@ def _walk(
 ) -> tuple[Tensor, Tensor]:
     if isinstance(transform, WholeTransform):
         with blaming_weights(transform):
-            seen = transform.seen(context, x)
-            return transform.checked(*_walk_parts(transform, x, seen, options))
+            embedded = transform.embed(context, x)
+            return transform.checked(*_walk_parts(transform, x, embedded, options))
     if isinstance(transform, CompositeTransform):
         return _walk_parts(transform, x, context, options)
     backwards = options["backwards"]
