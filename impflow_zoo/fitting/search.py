@@ -56,6 +56,7 @@ __all__ = ["STATE", "WALL", "Search", "StoppedFitError", "Tried", "read_state"]
 
 STATE = "fit.json"
 WALL = 3.0  # minutes by the clock per minute of its work after which the last run is stopped
+_STEEP = 0.3  # nats; two weight decays differed by less on all tables of the benchmark
 _HEAD = """impflow-zoo train FOLDER/recipe.yaml --data FOLDER/data
 FOLDER: the folder that `impflow-zoo fit` has written; its rows are shuffled and split"""
 
@@ -177,9 +178,7 @@ class Search:
             total += plan.unit * 2**number
             found = self._round(leaders, number + 1, total, plan)
         if plan.decay:
-            pair = found[0], lighter(found[0])
-            self._branch(*pair)
-            found = self._round(pair, len(plan.sizes) + 1, total + plan.decay, plan)
+            found = [self._decayed(found[0], len(plan.sizes) + 1, total + plan.decay, plan)]
         members = self._members(found[0])
         last = [self._long(one, self.left / self.members, wall) for one in members]
         if self.members > 1 and all(one.value is not None for one in last):
@@ -190,15 +189,31 @@ class Search:
         self, leaders: Sequence[Candidate], number: int, total: float, plan: Plan
     ) -> list[Candidate]:
         """The candidates by their values, the best first, when each has had so much work."""
-        ranks = {}
-        for one in leaders:
-            cost = price(one, self.findings, *map(len, self.splits.values()))
-            work = total - self.spent.get(one.name, 0.0)
-            steps = plan.steps(cost, work, self.work)
-            self.left -= SHORT_VALIDATIONS * cost.validation + steps * cost.step
-            self.spent[one.name] = total
-            ranks[one.name] = self._one(one, number, steps, SHORT_VALIDATIONS, None).rank
+        ranks = {one.name: self._next(one, number, total, plan).rank for one in leaders}
         return sorted(leaders, key=lambda one: -ranks[one.name])
+
+    def _decayed(self, leader: Candidate, number: int, total: float, plan: Plan) -> Candidate:
+        """The leader or its twin with less weight decay, whichever is better with so much work.
+
+        While the leader gains much by more steps, its steps matter more: there is no twin then.
+        """
+        before = max(one.rank for one in self.tried if one.name == leader.name)
+        twin = lighter(leader)
+        self._branch(leader, twin)
+        after = self._next(leader, number, total, plan).rank
+        if after - before > _STEEP:
+            shutil.rmtree(self.folder / "tried" / twin.name)
+            return leader
+        return twin if self._next(twin, number, total, plan).rank > after else leader
+
+    def _next(self, one: Candidate, number: int, total: float, plan: Plan) -> Tried:
+        """The next run of a candidate in the search, by which it has had so much work."""
+        cost = price(one, self.findings, *map(len, self.splits.values()))
+        work = total - self.spent.get(one.name, 0.0)
+        steps = plan.steps(cost, work, self.work)
+        self.left -= SHORT_VALIDATIONS * cost.validation + steps * cost.step
+        self.spent[one.name] = total
+        return self._one(one, number, steps, SHORT_VALIDATIONS, None)
 
     def _branch(self, known: Candidate, new: Candidate) -> None:
         """Let a new candidate go on from where a known one is."""
