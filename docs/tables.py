@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from leads import Pair, entry_of, is_level, lead, leads_list, ranking, trained_p
 
 from impflow_zoo.data.spreadsheets import as_csv
 from impflow_zoo.evaluation.entries import Entry
-from impflow_zoo.evaluation.standard_errors import clustered
 from impflow_zoo.models.folder import CARD, RECIPE
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.writing import write_together
@@ -50,6 +49,14 @@ TABLES = {
     "power-plant": "power plant",
     "protein": "protein",
     "bsds300": "BSDS300",
+}
+SHORT = {  # of names of data that are too long for a table
+    "UCI Combined Cycle Power Plant": "power plant",
+    "PE given the weather, UCI Combined Cycle Power Plant": "power plant, PE given the weather",
+    "UCI Physicochemical Properties of Protein Tertiary Structure": "protein",
+    "x9 given x0 to x8, UCI Physicochemical Properties of Protein Tertiary Structure": (
+        "protein, x9 given x0 to x8"
+    ),
 }
 
 # ------------------------------------------------------------------------------------ results.csv
@@ -91,7 +98,7 @@ def models_table(found: Sequence[Record]) -> str:
         (
             _link(record),
             record.stated.model,
-            record.data,
+            _data(record),
             _score(entry_of(record)),
             METRICS[entry_of(record).metric].unit,
             f"{record.parameters:,}" if record.parameters else "",
@@ -117,7 +124,8 @@ def zoo_table(found: Sequence[Record], figures: dict[str, list[dict[str, str]]])
         table = markdown(f"model | {metric.unit} | notes", rows)
         if groups := entry_of(group[0]).groups:
             table += f"\n\nErrors are clustered by {groups:,} groups."
-        sections.append(f"## {data[0].upper()}{data[1:]}\n\n{table}")
+        title = _data(group[0])
+        sections.append(f"## {title[0].upper()}{title[1:]}\n\n{table}")
     for title, published in (
         ("Recipes without weights", False),
         ("Published checkpoints, to be [converted](../conversion/README.md)", True),
@@ -137,9 +145,13 @@ def _ranked(found: Sequence[Record]) -> list[Record]:
 
     def place(record: Record) -> tuple[str, float]:
         entry = entry_of(record)
-        return record.data.lower(), -METRICS[entry.metric].sign * entry.value
+        return _data(record).lower(), -METRICS[entry.metric].sign * entry.value
 
     return sorted((record for record in found if record.entry), key=place)
+
+
+def _data(record: Record) -> str:
+    return SHORT.get(record.data, record.data)
 
 
 def _link(record: Record) -> str:
@@ -189,26 +201,18 @@ def families_order(found: Sequence[Record]) -> str:
 
 def pairs_table(pairs: Sequence[Pair]) -> str:
     """The pairs as a Markdown table; "ahead" is positive where ImpFlow is better."""
-    header = "data | parameters | rows seen | ImpFlow | ResFlow | ImpFlow ahead by"
-    return markdown(header, map(_cells, pairs))
+    return markdown("data | unit | ImpFlow | ResFlow | ImpFlow ahead by", map(_cells, pairs))
 
 
 def _cells(pair: Pair) -> tuple[str, ...]:
     gain, error, how = lead(pair)
-    level = ": level" if is_level(gain, error) else ""
+    remarks = ", unpaired" * (how == "unpaired") + ", level" * is_level(gain, error)
     return (
-        pair[0].data,
-        _both(record.parameters for record in pair),
-        _both(record.facts.rows_seen if record.facts else None for record in pair),
-        *map(_value, pair),
-        f"{gain:+.4f} ± {error:.4f} {METRICS[entry_of(pair[0]).metric].unit}, {how}"
-        + clustered(entry_of(pair[0]).groups)
-        + level,
+        _data(pair[0]),
+        METRICS[entry_of(pair[0]).metric].unit,
+        *(_score(entry_of(record)) for record in pair),
+        f"{gain:+.4f} ± {error:.4f}{remarks}",
     )
-
-
-def _value(record: Record) -> str:
-    return _score(entry_of(record)) + (f" ({seeds})" if (seeds := _seeds(record)) else "")
 
 
 def _score(entry: Entry) -> str:
@@ -220,11 +224,6 @@ def _seeds(record: Record) -> str:
     if (several := record.over_seeds) is None:
         return ""
     return f"{several[2]} seeds: {several[0]:.3f} ± {several[1]:.3f}"
-
-
-def _both(numbers: Iterable[int | None]) -> str:
-    texts = ["?" if number is None else f"{number:,}" for number in numbers]
-    return " / ".join(dict.fromkeys(texts))
 
 
 def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
