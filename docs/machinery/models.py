@@ -11,6 +11,7 @@ from PIL import Image
 
 from impflow_zoo.models.folder import CARD, CURVE, PICTURE
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.zoo.cards import time_spent
 from impflow_zoo.zoo.record import Record, records
 from machinery.addresses import ROOT, for_page
 
@@ -101,11 +102,11 @@ def _card(record: Record) -> str:
     size = sum(path.stat().st_size for path in record.folder.path.glob("model.safetensors")) / 1e6
     figures = [
         f"{entry.value:.3f} ± {entry.stderr:.3f} {METRICS[entry.metric].unit}",
-        f"{record.parameters:,} parameters, {size:.1f} MB",
+        f"{record.parameters:,} parameters" + (f", {size:.1f} MB" if size > 0.05 else ""),
         f"invertible: certified, margin {record.margin:.3g}"
         if record.margin
         else "invertible by construction",
-        f"trained in {facts.minutes:.0f} min" if facts else "",
+        f"trained in {time_spent(facts.minutes)}" if facts else "",
     ]
     return _CARD.format(
         name=record.name,
