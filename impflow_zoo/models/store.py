@@ -170,9 +170,10 @@ def _check_kind(model: FlowModel) -> str:
 
 def default_card(kind: str, name: str) -> str:
     """A minimal card for a model that users save themselves."""
+    folder = f"`{name}` is this folder, seen from the folder that holds it.\n\n"
     return (
         "---\nlibrary_name: impflow_zoo\ntags:\n- normalizing-flow\n---\n\n"
-        f"# {kind}\n\n```python\nfrom impflow_zoo import {kind}\n\n"
+        f"# {kind}\n\n{'' if '/' in name else folder}```python\nfrom impflow_zoo import {kind}\n\n"
         f"model = {kind}.from_pretrained({json.dumps(name)})\n```\n"
     )
 
