@@ -28,6 +28,7 @@ viewcode_line_numbers = True
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
 exclude_patterns = ["machinery", "pictures"]
 highlight_language = "text"
+pygments_dark_style = "github-dark"  # Furo's own underlines modules, as if they were links
 default_role = "py:obj"  # `Solver` in a docstring leads to its page
 
 html_theme = "furo"
@@ -35,6 +36,7 @@ html_title = "impflow_zoo"
 html_baseurl = BASE
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_favicon = "static/icon.svg"
 html_js_files = [(file, {"defer": "defer"}) for file in ("tablesort.min.js", "sortable.js")]
 html_show_sphinx = False
 html_copy_source = False

@@ -67,16 +67,22 @@ def make_pages(app: Sphinx) -> None:
                 path.unlink()
 
 
+def _on_one_line(text: str) -> str:
+    return text.replace(" ± ", "\u00a0±\u00a0")
+
+
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Turn the links of a guide into links to pages."""
+    """Turn the links of a guide into links to pages, and keep numbers beside their errors."""
+    source[0] = _on_one_line(source[0])
     if (ROOT / "docs" / f"{page}.md").is_file() and page not in COPIED.values():
         source[0] = for_page(source[0], f"docs/{page}.md", page)
 
 
 def read_included(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
-    """Turn the links of what a page includes into links to pages."""
+    """Do the same with what a page includes."""
     file = (Path(app.srcdir) / path).resolve()
-    source[0] = for_page(source[0], file.relative_to(Path(app.srcdir).parent).as_posix(), page)
+    document = file.relative_to(Path(app.srcdir).parent).as_posix()
+    source[0] = for_page(_on_one_line(source[0]), document, page)
 
 
 def mend_source(

@@ -235,3 +235,19 @@ def test_the_table_of_models_sorts_by_a_click(site: Path, tab: Any) -> None:
     counts = [int(text.replace(",", "")) for text in cells.all_inner_texts()]
     assert counts == sorted(counts)
     assert len(counts) > 40
+
+
+@pytest.mark.slow
+def test_tables_whose_empty_cells_mean_the_line_above_do_not_sort(site: Path, tab: Any) -> None:
+    tab.goto((site / "project" / "notebook-small-tables.html").as_uri())
+    sorting = tab.locator("table:has(th[role=columnheader])")
+    assert 0 < sorting.count() < tab.locator("table").count()
+    assert all(sorting.locator("tbody td:first-child").all_inner_texts())
+
+
+@pytest.mark.slow
+def test_a_number_stays_beside_its_error_on_a_phone(site: Path, tab: Any) -> None:
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.goto((site / "start.html").as_uri())
+    row = tab.locator("tr", has_text="kin8nm").first.bounding_box()
+    assert row["height"] < 50, "a line is 25 px high"
