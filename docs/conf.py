@@ -28,7 +28,7 @@ viewcode_line_numbers = True
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
 exclude_patterns = ["machinery", "pictures"]
 highlight_language = "text"
-pygments_dark_style = "github-dark"  # Furo's own underlines modules, as if they were links
+pygments_dark_style = "monokai"  # Furo's own underlines modules, as if they were links
 default_role = "py:obj"  # `Solver` in a docstring leads to its page
 
 html_theme = "furo"
