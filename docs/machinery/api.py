@@ -175,7 +175,10 @@ def _command_line() -> str:
 def whole_signature(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
 ) -> tuple[str, str] | None:
-    """Arguments that the class of a model hides, and defaults that Sphinx can parse."""
+    """Arguments that the class of a model hides, types without the help of commands, and defaults
+    that Sphinx can parse.
+    """
+    signature = re.sub(r"~?[\w.]*Annotated\[(.*?), <[^<>]*>\]", r"\1", signature or "")
     if what == "class" and signature == "(*args, **kwargs)":
         own = sphinx_inspect.signature(thing.__init__, bound_method=True)
         signature = sphinx_inspect.stringify_signature(

@@ -40,6 +40,7 @@ class WholeTransform(CompositeTransform):
         self.shape, self.context_features = tuple(shape), context_features
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         inputs, context = self._entered(inputs, "inputs", self.shape, context)
         if is_compiling():
             if not all_compile(self, inputs):
@@ -49,6 +50,7 @@ class WholeTransform(CompositeTransform):
             return self.checked(*super().forward(inputs, self.seen(context, inputs)))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         inputs, context = self._entered(inputs, "noise", (math.prod(self.shape),), context)
         if is_compiling():
             if not all_compile(self, inputs, backwards=True):

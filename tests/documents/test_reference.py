@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from torch.nn import Module
 
 import impflow_zoo
 
@@ -99,6 +100,21 @@ def test_every_argument_has_a_line(name: str) -> None:
 )
 def test_the_methods_of_the_contract_are_described(name: str, method: str) -> None:
     assert inspect.getdoc(getattr(getattr(impflow_zoo, name), method))
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_both_directions_are_described_by_us(name: str) -> None:
+    """Else the page has what torch says of any module."""
+    value = thing(name)
+    if inspect.isclass(value) and issubclass(value, Module):
+        own = {method: vars(value).get(method) for method in ("forward", "inverse")}
+        assert all(method.__doc__ for method in own.values() if method), own
+
+
+def test_signatures_of_commands_show_types_alone() -> None:
+    given = "(port: ~types.Annotated[int | None, <typer.OptionInfo object at 0x7fb9>] = None)"
+    shown, _ = api.whole_signature(None, "function", "demo", None, None, given, "None")
+    assert shown == "(port: int | None = None)"
 
 
 @pytest.mark.parametrize("method", METHODS["ImpFlowTransform"].split())
