@@ -50,7 +50,7 @@ class Origin:
         folder: of the model, with its rows in `data`.
         again: the command that makes the model again.
         table: what was tried, in Markdown.
-        effective_n: number of rows of one weight that would be as certain; None without weights.
+        effective_n: number of rows of equal weight with the same error; None without weights.
     """
 
     folder: str

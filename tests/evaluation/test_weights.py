@@ -79,7 +79,8 @@ def test_weighted_intervals_hold_the_true_mean(grouped):
 def test_the_report_and_the_json_speak_of_weights():
     found = evaluate(make(), WEIGHTED, weights="w")
     assert found.effective_n == pytest.approx(COUNTS.sum() ** 2 / (COUNTS**2).sum())
-    assert "rows of one weight would be as certain of column 'w'" in found.report("mine")
+    report = found.report("mine")
+    assert "rows of equal weight would give the same error; the weights are in column 'w'" in report
     stated = json.loads(json.dumps(found.to_dict()))
     assert (stated["weights"], stated["effective_n"]) == ("w", found.effective_n)
     assert "row_weights" not in stated
