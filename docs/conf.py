@@ -26,7 +26,7 @@ extensions = [
 ]
 viewcode_line_numbers = True
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
-exclude_patterns = ["machinery", "pictures"]
+exclude_patterns = ["machinery", "made", "pictures"]
 highlight_language = "text"
 default_role = "py:obj"  # `Solver` in a docstring leads to its page
 

@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import tables
+from leads import trained_pairs
 from sphinx.application import Sphinx
 
+from impflow_zoo.zoo.record import records
 from machinery import api, llms, models
 from machinery.addresses import COPIED, ROOT, for_page
 
@@ -58,13 +61,16 @@ def make_pages(app: Sphinx) -> None:
         f"{page}.md": for_page((ROOT / source).read_text("utf-8"), source, page)
         for source, page in COPIED.items()
     }
+    found = records(ROOT / "hub_configs")
     pages |= api.pages() | models.pages()
+    pages |= {f"made/{name}.md": text for name, text in tables.pages(found).items()}
     for name, text in pages.items():
         write(docs / name, text)
-    for folder in ("api", "project", "zoo"):  # of names that are gone
+    for folder in ("api", "made", "project", "zoo"):  # of names that are gone
         for path in (docs / folder).iterdir():
             if f"{folder}/{path.name}" not in pages:
                 path.unlink()
+    tables.draw_pairs(trained_pairs(found), docs / "made" / "pairs.png")
 
 
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
@@ -75,8 +81,8 @@ def read_page(app: Sphinx, page: str, source: list[str]) -> None:
 
 def read_included(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
     """Turn the links of what a page includes into links to pages."""
-    file = (Path(app.srcdir) / path).resolve()
-    source[0] = for_page(source[0], file.relative_to(Path(app.srcdir).parent).as_posix(), page)
+    made = path.parts[0] == "made"
+    source[0] = for_page(source[0], f"docs/{page}.md" if made else path.name, page)
 
 
 def mend_source(

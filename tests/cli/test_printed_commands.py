@@ -44,7 +44,7 @@ else:
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
     r"(OMP_NUM_THREADS=1 )?python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
     r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions
-    r"python docs/tables.py",  # cards of all models; tests/documents/test_tables.py makes them
+    r"python docs/renew.py",  # cards of all models; tests/documents/test_tables.py makes them
     r"impflow-zoo fit .*--ensemble \d+",  # tests/fitting/test_fit.py makes one
     r"impflow-zoo train .*/mixed-bsds300/.*",  # 63 columns; those of other tables run
     r"impflow-zoo publish .*--dry-run",  # all certificates
