@@ -75,9 +75,11 @@ def make_pages(app: Sphinx) -> None:
         path.parent.mkdir(exist_ok=True)
         if not path.is_file() or path.read_text("utf-8") != text:  # Sphinx reads it again if new
             path.write_text(text, "utf-8")
-    for folder in ("made", "project", "zoo"):  # of names that are gone
+    listed = (docs / "api.md").read_text("utf-8").split()
+    known = {*pages, *(f"api/impflow_zoo.{name}.rst" for name in listed)}
+    for folder in ("api", "made", "project", "zoo"):  # of names that are gone
         for path in (docs / folder).iterdir():
-            if f"{folder}/{path.name}" not in pages:
+            if f"{folder}/{path.name}" not in known:
                 path.unlink()
     tables.draw_pairs(trained_pairs(found), docs / "made" / "pairs.png")
 
