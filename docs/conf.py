@@ -121,7 +121,8 @@ def of_others(
     app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any
 ) -> bool | None:
     """Leave out what classes inherit from other packages, which document it."""
-    module = getattr(thing, "__module__", None) or "impflow_zoo"
+    code = getattr(thing, "fget", None) or thing
+    module = getattr(code, "__module__", None) or "impflow_zoo"
     return not module.startswith("impflow_zoo") or None
 
 

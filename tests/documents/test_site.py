@@ -270,3 +270,10 @@ def test_a_number_stays_beside_its_error_on_a_phone(site: Path, tab: Any) -> Non
     tab.goto((site / "start.html").as_uri())
     row = tab.locator("tr", has_text="kin8nm").first.bounding_box()
     assert row["height"] < 50, "a line is 25 px high"
+
+
+@pytest.mark.slow
+def test_no_page_takes_a_script_from_elsewhere(site: Path) -> None:
+    """Formulas of other packages would: their docstrings need MathJax."""
+    for path in pages(site):
+        assert not re.search(r'<script[^>]* src="https?:', path.read_text("utf-8")), path.name
