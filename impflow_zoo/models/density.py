@@ -22,6 +22,7 @@ from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.frames import holds, rows_of, sample_frame
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory, memory_of
+from impflow_zoo.models.mixed import require_transform
 from impflow_zoo.models.preprocessing import (
     ImagePreprocessing,
     TablePreprocessing,
@@ -75,7 +76,7 @@ class Density(nn.Module):
         self.preprocessing = preprocessing_of(self.config)
         try:
             with Budget.of_any():
-                transform = self.build()
+                transform = require_transform(self.build(), f"{type(self).__name__}.build")
         except ValueError as error:  # a net that cannot be: the nets say why
             raise ConfigError(str(error)) from None
         self.flow = Flow(transform, Noise([math.prod(self.config.shape)]))
@@ -85,6 +86,10 @@ class Density(nn.Module):
 
         For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns.
         """
+        if not self.block_kinds:
+            raise ModelError(
+                f"{type(self).__name__} has no method build to make its map, and no block_kinds"
+            )
         return described(self.config, self.block_kinds[0])
 
     @property

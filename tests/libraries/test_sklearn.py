@@ -223,6 +223,15 @@ def test_levels_out_of_range_are_refused():
         regressor.predict_quantiles(X, [0, 0.5])
 
 
+def test_an_angle_has_no_quantiles():
+    """Its map may begin the turn anywhere, where values begin it at zero."""
+    config = {"blocks": 1, "hidden_features": [4], "periodic": {"y": 360.0}}
+    regressor = FlowRegressor(0.001, model="ImpFlow", config=config, device="cpu")
+    regressor.fit(X, 90 * X[:, 0] % 360)
+    with pytest.raises(ValueError, match="'y' is an angle, which has no quantiles: use sample"):
+        regressor.predict_quantiles(X, [0.5])
+
+
 def test_an_interrupt_stops_a_cross_validation_as_a_whole(monkeypatch):
     step, fits = Trainer.step, []
 

@@ -90,3 +90,20 @@ def test_the_nearest_class_that_is_registered_is_the_one_saved(tmp_path):
 def test_what_is_not_registered_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="unknown model 'NoFlow': .* knows .*ImpFlow, L"):
         read_recipe(write_recipe(tmp_path, "NoFlow"))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            {"build": lambda self: None},
+            "Mine.build returned NoneType: an nflows transform is needed",
+        ),
+        ({}, "Mine has no method build to make its map, and no block_kinds"),
+    ],
+    ids=["returns-nothing", "is-missing"],
+)
+def test_a_class_without_a_map_is_named(build, message):
+    mine = type("Mine", (FlowModel,), {"config_types": (GaussianConfig,), **build})
+    with pytest.raises(ModelError, match=message):
+        mine(GaussianConfig(features=2))
