@@ -84,7 +84,9 @@ class Density(nn.Module):
     def build(self) -> Transform:
         """The whole map data -> noise that the config describes, made when the model is made.
 
-        For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns.
+        For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns, and is a
+        `StandardisedContext` if there are contexts: `impflow_zoo.models.table_transform` makes it
+        from the steps of standardised rows.
         """
         if not self.block_kinds:
             raise ModelError(

@@ -59,9 +59,17 @@ _GOLDEN_ROWS, _GOLDEN_NUMBERS = 8, 8192  # of inputs at most, unless one row has
 def blank_state(
     kind: Callable[[Config], FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
 ) -> dict[str, Tensor]:
-    """The state of a new model, without numbers; within what a model of the weights may take."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]), Budget.of(weights, name):
-        return kind(config).state_dict()
+    """The state of a new model, within what a model of the weights may take.
+
+    It has no numbers, unless layers of a user look at numbers when they are made.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"), Budget.of(weights, name):
+                return kind(config).state_dict()
+        except (RuntimeError, TypeError):  # as tensors of the meta device answer
+            with torch.device("cpu"), Budget.of(weights, name):
+                return kind(config).state_dict()
 
 
 def check_fit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
