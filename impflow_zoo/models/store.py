@@ -21,7 +21,7 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models.budget import Budget
+from impflow_zoo.models.budget import Budget, without_numbers
 from impflow_zoo.models.classes import model_class, registered_name
 from impflow_zoo.models.folder import (
     CARD,
@@ -59,17 +59,13 @@ _GOLDEN_ROWS, _GOLDEN_NUMBERS = 8, 8192  # of inputs at most, unless one row has
 def blank_state(
     kind: Callable[[Config], FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
 ) -> dict[str, Tensor]:
-    """The state of a new model, within what a model of the weights may take.
+    """The state of a new model, without numbers; within what a model of the weights may take."""
 
-    It has no numbers, unless layers of a user look at numbers when they are made.
-    """
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"), Budget.of(weights, name):
-                return kind(config).state_dict()
-        except (RuntimeError, TypeError):  # as tensors of the meta device answer
-            with torch.device("cpu"), Budget.of(weights, name):
-                return kind(config).state_dict()
+    def state() -> dict[str, Tensor]:
+        with Budget.of(weights, name):
+            return kind(config).state_dict()
+
+    return without_numbers(state)
 
 
 def check_fit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:

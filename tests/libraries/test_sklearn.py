@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy
 import pandas
 import pytest
 
 pytest.importorskip("sklearn")
+from nflows.transforms import MaskedAffineAutoregressiveTransform
 from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -18,7 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
+from impflow_zoo import register_model
+from impflow_zoo.models import classes
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.sklearn import FlowDensity, FlowRegressor
 from impflow_zoo.training.trainer import Trainer
 
@@ -161,6 +169,26 @@ def test_without_a_model_it_searches(monkeypatch):
     monkeypatch.setattr(module, "plan", lambda *_: Plan((2,), 0.1))
     density = FlowDensity(0.01, device="cpu").fit(X)
     assert list(density.tried_["round"]) == ["1", "1", "last"]
+
+
+def test_a_class_of_another_package_may_be_named(monkeypatch):
+    """Its layers look at numbers when they are made."""
+
+    @dataclass(frozen=True)
+    class TheirConfig(ColumnsConfig):
+        kind: ClassVar[str] = "theirs"
+
+    class Theirs(FlowModel):
+        config_types = (TheirConfig,)
+
+        def build(self):
+            masked = MaskedAffineAutoregressiveTransform(self.config.features, 8)
+            return table_transform(self.config, [masked])
+
+    monkeypatch.setattr(classes, "_CLASSES", dict(classes._CLASSES))
+    register_model(Theirs)
+    density = FlowDensity(0.001, model="Theirs", device="cpu").fit(X)
+    assert type(density.model_) is Theirs
 
 
 def test_a_regressor_predicts_the_density_of_a_target():
