@@ -19,9 +19,9 @@ from impflow_zoo import (
     Solver,
 )
 from impflow_zoo.lipschitz.norms import LipschitzLayer
-from impflow_zoo.models.walk import walk
 from impflow_zoo.normflows import from_residual
 from impflow_zoo.numerics.report import Report
+from impflow_zoo.transforms.whole import walk
 
 __all__ = ["CASES", "TASKS", "Case", "Side", "compose", "make_side"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -235,17 +234,12 @@ def train(
 
     With `accelerate launch -m impflow_zoo train ...` several processes share each batch.
     """
-    import torch
-
     from impflow_zoo import training
     from impflow_zoo.evaluation.processes import together
-    from impflow_zoo.models.metrics import METRICS
-    from impflow_zoo.models.preprocessing import preprocessing_of
     from impflow_zoo.training.recipe import read_recipe
-    from impflow_zoo.training.summary import course, reason
+    from impflow_zoo.training.summary import closing
 
     asked = read_recipe(recipe)
-    config = asked.config
     state = training.train(
         recipe,
         data=data,
@@ -260,35 +254,14 @@ def train(
     )
     if not together(device).first:
         return
-    value, best = None, "no validation yet"
     if state["best"] is None and state["waited"]:
         raise ModelError(
             f"none of {state['waited']} validations succeeded, so no model was written: see the "
             "warnings above; a lower learning_rate or a higher solver.max_steps may help"
         )
-    if state["best"] is not None:
-        value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
-        text = f"{value:.4f} {METRICS[config.metric].unit}"
-        best = f"best validation {text} at step {state['best_step']}"
-    done = len(state.get("members", ()))
-    if "members" in state and done < asked.ensemble:
-        best, value = f"training {done + 1} of {asked.ensemble}: {best}", None
-    elif done:
-        best = f"{done} trainings, validation of their mixture {text}"
-    text = (
-        f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
-        f"{state['cpu_seconds'] / 60:.1f} CPU minutes, {state['seconds'] / 60:.1f} by the clock"
-    )
-    if dry_run:
-        text = f"dry run, nothing was kept: {text}"
-    elif "members" in state and value is None:
-        text += f"\n{reason(state)}"
-    elif value is not None:
-        folder = out or Path("runs") / recipe.resolve().parent.name
-        text += f"\n{reason(state)}; {course(state['best_step'], state['validated'])}"
-        again = f"impflow-zoo evaluate {shlex.quote(str(folder))} --dataset HELD_OUT"
-        text += f"\nthe model is in {folder}: {again}"
-    _say(text, {**state, "metric": config.metric, "validation": value}, as_json=as_json)
+    folder = out or Path("runs") / recipe.resolve().parent.name
+    value, text = closing(asked, state, folder, dry_run=dry_run)
+    _say(text, {**state, "metric": asked.config.metric, "validation": value}, as_json=as_json)
 
 
 @app.command()

@@ -16,8 +16,8 @@ from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.lipschitz.certify import Certificate, worst
 from impflow_zoo.models.flow import Ensemble, FlowModel
 from impflow_zoo.models.metrics import METRICS
-from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.report import Report
+from impflow_zoo.transforms.whole import walk
 
 __all__ = ["RowNumbers", "bounds_of_nets", "margin_in_words", "numbers_of"]
 

@@ -32,9 +32,9 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.registry import create_model
 from impflow_zoo.models.rows import open_rows, source_options
-from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.numerics.solver import NumericalWarning
+from impflow_zoo.transforms.whole import walk
 
 __all__ = ["evaluate", "shown_rows"]
 

@@ -157,7 +157,8 @@ class Plan:
         """The work that the best candidate gets of all work, over all of its runs."""
         rounds = [self.unit * 2**i for i in range(len(self.sizes))]
         tried = sum(size * one for size, one in zip(self.sizes, rounds, strict=True))
-        caught_up = 2 * self.unit * self.variants
+        # Both variants enter with nothing, and do the work of the first round, too.
+        caught_up = 2 * self.unit if self.variants else 0.0
         return work - tried - caught_up - self.decay + sum(rounds)
 
     def steps(self, price: Price, part: float, work: float) -> int:
@@ -195,8 +196,8 @@ def plan(prices: Sequence[Price], work: float) -> Plan:
         sizes = [first]
         while sizes[-1] > _LAST:
             sizes.append(math.ceil(sizes[-1] / 2) + (2 if variants and len(sizes) == 1 else 0))
-        shares = sum(size * 2**i for i, size in enumerate(sizes))
-        unit = SEARCH * work / (shares + 2 * variants)  # variants make up for the first round
+        shares = sum(size * 2**i for i, size in enumerate(sizes)) + (2 if variants else 0)
+        unit = SEARCH * work / shares  # the two variants make up for the first round
         steps = [(one.steps(unit, SHORT_VALIDATIONS), one.most) for one in prices[:first]]
         if all(count >= min(_LEAST_STEPS, most) for count, most in steps):
             return Plan(tuple(sizes), unit, variants, decay)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,19 @@ from impflow_zoo.data import TableSource
 from impflow_zoo.data.frames import IN_MEMORY
 from impflow_zoo.data.source import checksum
 from impflow_zoo.evaluation import evaluate
-from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
 from impflow_zoo.evaluation.processes import together
 from impflow_zoo.fitting.budget import Plan, plan, prices
 from impflow_zoo.fitting.card import card_words, write_card
 from impflow_zoo.fitting.columns import Findings, describe
+from impflow_zoo.fitting.comparing import baselines_of, values_of
 from impflow_zoo.fitting.portfolio import Candidate, candidates
 from impflow_zoo.fitting.reading import read_table
 from impflow_zoo.fitting.result import Fit
 from impflow_zoo.fitting.search import STATE, WALL, Search, StoppedFitError, read_state
 from impflow_zoo.fitting.splits import split, write_splits
-from impflow_zoo.models.config import parse
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CURVE, MOST_MEMBERS, PICTURE, PUBLISHED, TEST_ROWS
-from impflow_zoo.models.preprocessing import preprocessing_of
 from impflow_zoo.models.texts import in_quotes
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -171,8 +169,6 @@ def fit_splits(
         baselines: compare with densities that need no search.
         wall: minutes by the clock per minute of work after which the last run is stopped.
     """
-    import numpy
-
     start = time.perf_counter()
     processes, say = together(device), _said if progress else _unsaid
     if processes.count > 1:
@@ -199,18 +195,18 @@ def fit_splits(
         if "test" in splits:  # where `evaluate` finds them
             shutil.copyfile(folder / "data" / "test.parquet", folder / TEST_ROWS)
         search = Search(
-            findings,
-            {name: splits[name] for name in ("train", "validation")},
-            folder,
-            asked,
-            60 * minutes,
-            seed,
-            processes,
-            progress,
-            say,
-            weights,
-            members,
-            card_words(data_name),
+            findings=findings,
+            splits={name: splits[name] for name in ("train", "validation")},
+            folder=folder,
+            asked=asked,
+            work=60 * minutes,
+            seed=seed,
+            processes=processes,
+            progress=progress,
+            say=say,
+            weights=weights,
+            members=members,
+            card=card_words(data_name),
         )
         best = search.run(entrants, rounds, wall)
         if best.value is None:
@@ -219,32 +215,24 @@ def fit_splits(
                 "extreme values"
             )
         model = FlowModel.from_pretrained(folder, device=processes.device)
-        others = _baselines(findings, splits, seed, say) if baselines else ()
-        value = stderr = math.nan
-        n, groups, beside, scored = 0, None, {}, None
-        if "test" in splits:
-            scored = evaluate(model, splits["test"])
-            value, stderr, n, groups = scored.value, scored.stderr, scored.n, scored.groups
-            rows = _noisy(findings, splits["test"], seed + 2)
-            counts = _counts(splits["test"])
-            beside = {
-                one.name: float(numpy.average(one.log_prob(rows), weights=counts)) for one in others
-            }
+        others = baselines_of(findings, splits, seed, say) if baselines else ()
+        test = splits.get("test")
+        scored = None if test is None else evaluate(model, test)
         found = Fit(
-            model,
-            value,
-            stderr,
-            n,
-            groups,
-            findings,
-            folder,
-            tuple(search.tried),
-            best,
-            others,
-            beside,
-            (time.perf_counter() - start) / 60,
-            weights,
-            kept,
+            model=model,
+            value=scored.value if scored else math.nan,
+            stderr=scored.stderr if scored else math.nan,
+            n=scored.n if scored else 0,
+            groups=scored.groups if scored else None,
+            columns=findings,
+            folder=folder,
+            tried=tuple(search.tried),
+            best=best,
+            baselines=others,
+            test_baselines={} if test is None else values_of(others, findings, test, seed + 2),
+            minutes=(time.perf_counter() - start) / 60,
+            weights=weights,
+            kept=kept,
         )
         if kept is None:
             _draw(found, splits)
@@ -301,37 +289,6 @@ def _begin(folder: Path, asked: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / STATE).is_file():
         write_whole(folder / STATE, json.dumps({"asked": dict(asked), "tried": []}).encode())
-
-
-def _baselines(
-    findings: Findings,
-    splits: Mapping[str, TableSource],
-    seed: int,
-    say: Callable[[str], None],
-) -> tuple[Baseline, ...]:
-    train, validation = (
-        _noisy(findings, splits[name], seed + i) for i, name in enumerate(("train", "validation"))
-    )
-    size = len(findings.columns)
-    counts = (_counts(splits["train"]), _counts(splits["validation"]))
-    mixed = mixture(train, validation, size, seed, counts)
-    if mixed is None:
-        say("no Gaussian mixture to compare with: it needs scikit-learn, or more rows")
-    return (gaussian(train, validation, size, counts), *([mixed] if mixed else []))
-
-
-def _counts(source: TableSource) -> Any:
-    """The weights of rows as an array, `[N]`; None if all count alike."""
-    return None if source.weights is None else source.weights.numpy()
-
-
-def _noisy(findings: Findings, source: TableSource, seed: int) -> Any:
-    """Rows with the noise of their rounding, `[N, D]`."""
-    raw = source.rows(range(len(source)))
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(raw.shape, generator=generator, dtype=raw.dtype)
-    config = parse({"kind": "linear-gaussian", **findings.config()})
-    return preprocessing_of(config).dequantise(raw, noise).numpy()
 
 
 def _draw(found: Fit, splits: Mapping[str, TableSource]) -> None:

@@ -28,7 +28,7 @@ from impflow_zoo.lipschitz.activations import both_silu
 from impflow_zoo.lipschitz.derivatives import DERIVATIVES, Elementwise
 from impflow_zoo.lipschitz.folded_layers import FoldedLayers, Function, by_row, mixed
 from impflow_zoo.numerics.folded import Pullback, pulled_back
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.modes import grad_mode
 
 __all__ = ["FoldedConvolutions"]
 
@@ -79,7 +79,7 @@ class FoldedConvolutions(FoldedLayers):
 
         @functools.cache  # one kernel for all products
         def kernel() -> Tensor:
-            with recording():
+            with grad_mode(enabled=True):
                 return _turn(self.weights[i])
 
         return lambda v: convolution(v, kernel(), None)

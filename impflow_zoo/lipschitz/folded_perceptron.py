@@ -239,18 +239,20 @@ def _gradient(
     bends = []  # gradients of the slopes
     if grad_products is not None:
         assert seeds is not None
-        maps, up = [point.top(seeds), *maps][::-1], grad_products.transpose(0, 1)
+        # As layers are counted from 0, `p[i]` is `p_(i+2)` above, `q` is `q_(i+1)`, and `up` is
+        # `D_i q_i`.
+        p, up = [point.top(seeds), *maps][::-1], grad_products.transpose(0, 1)
         for i, slope in enumerate(point.slopes):
             flat = up.flatten(0, 1)
-            through = (flat @ net.weights[i].mT).view(*up.shape[:2], slope.shape[1])
+            q = (flat @ net.weights[i].mT).view(*up.shape[:2], slope.shape[1])
             if not frozen:
-                weights[i] = _plus(None, (maps[i] * slope).flatten(0, 1), flat)
-            bends.append((maps[i] * through).sum(0))
-            up = through.mul_(slope)
+                weights[i] = _plus(None, (p[i] * slope).flatten(0, 1), flat)
+            bends.append((p[i] * q).sum(0))
+            up = q.mul_(slope)
         if not frozen:
             up = up.sum(1, keepdim=True) if len(seeds) == 1 else up
             weights[-1] = _plus(None, seeds.transpose(0, 1).flatten(0, 1), up.flatten(0, 1))
-        del up, flat, through  # memory that is still in the cache
+        del up, flat, q  # memory that is still in the cache
     # From the last layer to the first, as in any net, with what the slopes add.
     for i in range(n - 1, -1, -1):
         if i < n - 1:

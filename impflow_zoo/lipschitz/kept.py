@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from impflow_zoo.lipschitz.activations import watched
-from impflow_zoo.numerics.modes import is_plain, recording
+from impflow_zoo.numerics.modes import grad_mode, is_plain
 
 __all__ = ["Kept", "is_ours", "sources"]
 
@@ -51,7 +51,7 @@ class Kept(Generic[T]):
         if state is None or not _is_same(state, versions, checksum, settings):
             if not all(map(_is_known, settings)):
                 return make()
-            with recording(mode=False):  # tensors of inference mode could not enter graphs later
+            with grad_mode(enabled=False):  # tensors of inference mode could not enter graphs later
                 state = self._state = versions, checksum, settings, make()
         return state[3]
 

@@ -106,7 +106,7 @@ class TableBuilder(_Builder):
         config = self.config
         sizes, activation = (config.features + more, config.hidden_features), config.activation
         assert activation is not None, "a config fills it in"
-        constant, context = config.lipschitz, config.seen_features
+        constant, context = config.lipschitz, config.embedded_features
         kind = SandwichMLP if config.net == "sandwich" else LipschitzMLP
         frequency: Any = {} if config.frequency is None else {"frequency": config.frequency}
         return kind(*sizes, activation, constant, context, **frequency)

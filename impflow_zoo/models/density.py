@@ -29,13 +29,13 @@ from impflow_zoo.models.preprocessing import (
     preprocessing_of,
 )
 from impflow_zoo.models.table_config import TabularConfig
-from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.finite import check_finite
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.whole import walk
 
 if TYPE_CHECKING:
     from normflows import NormalizingFlow

@@ -14,11 +14,11 @@ from nflows.transforms import Transform
 from torch import Tensor
 
 from impflow_zoo.models.preprocessing import ImagePreprocessing, TablePreprocessing
-from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.modes import is_transforming
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
+from impflow_zoo.transforms.whole import walk
 
 __all__ = ["LARGEST_ERROR", "remedy", "warn_of_lost_digits"]
 

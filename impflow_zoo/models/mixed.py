@@ -52,7 +52,7 @@ def register_block(name: str) -> Callable[[B], B]:
     Returns:
         A decorator of a function `(config, number) -> transform`. It takes the config of the
         model, a `TabularConfig`, and the position of the block, from 0, and returns an nflows
-        transform of rows, `[B, D]`, whose contexts have the shape `[B, config.seen_features]`.
+        transform of rows, `[B, D]`, whose contexts have the shape `[B, config.embedded_features]`.
 
     Raises:
         ModelError: if there is no name, or it belongs to another block.

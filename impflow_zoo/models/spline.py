@@ -88,7 +88,7 @@ def _permuted_layer(config: SplineConfig, number: int) -> list[Transform]:
 def _block(layers: str, config: TabularConfig, number: int) -> Transform:
     """A layer as a block among others: the settings that they do not have are the defaults."""
     width = next(iter(config.hidden_features), SplineConfig.hidden_features)
-    sizes: dict[str, Any] = {"hidden_features": width, "context_features": config.seen_features}
+    sizes: dict[str, Any] = {"hidden_features": width, "context_features": config.embedded_features}
     spline = SplineConfig(config.features, layers=layers, **sizes)
     return CompositeTransform(_permuted_layer(spline, number))
 

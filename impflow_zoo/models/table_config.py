@@ -102,6 +102,6 @@ class TabularConfig(ColumnsConfig):
         return () if isinstance(self.blocks, int) else self.blocks
 
     @property
-    def seen_features(self) -> int | None:
+    def embedded_features(self) -> int | None:
         """Size of the contexts that blocks see."""
         return self.embedding_net[-1] if self.embedding_net else self.context_features

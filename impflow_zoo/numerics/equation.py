@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from impflow_zoo.numerics.modes import recording, without_autocast
+from impflow_zoo.numerics.modes import grad_mode, without_autocast
 from impflow_zoo.numerics.rows import wide_norm
 
 __all__ = ["Equation"]
@@ -37,7 +37,7 @@ class Equation:
     context: Tensor | None = None
     sign: int = 1
 
-    @recording(mode=False)
+    @grad_mode(enabled=False)
     def residual_bound(self, w: Tensor) -> Tensor:
         """A bound on `|y - w - sign g(w)|` in exact arithmetic.
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from impflow_zoo.numerics.compiled import as_written, unwrapped
-from impflow_zoo.numerics.modes import is_compiling, is_plain, recording
+from impflow_zoo.numerics.modes import grad_mode, is_compiling, is_plain
 
 __all__ = [
     "FoldedModule",
@@ -179,7 +179,7 @@ class TracedPoint(Point):
     def __init__(self, net: FoldedNet, x: Tensor, *, recorded: bool = False) -> None:
         self.net, self.x, self._recorded = net, x, recorded
         attached = torch.is_grad_enabled() and x.requires_grad
-        with recording():
+        with grad_mode(enabled=True):
             inputs = x.view_as(x)
             if not (attached or is_plain()):
                 inputs = x.detach().requires_grad_()
@@ -187,7 +187,7 @@ class TracedPoint(Point):
         self.value = self._output if recorded else self._output.detach()
 
     def vjp(self, v: Tensor) -> Tensor:
-        with recording(mode=self._recorded):
+        with grad_mode(enabled=self._recorded):
             return self._pullback(v)
 
     def attached(self, seeds: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ class TracedPoint(Point):
         if seeds is None:
             return self._output, self._output.new_empty(count, 0, self.features)
         rows = [v.expand(count, -1).reshape(self.x.shape) for v in seeds.unbind(1)]
-        with recording():
+        with grad_mode(enabled=True):
             products = torch.stack([self._pullback(v).flatten(1) for v in rows], dim=1)
         return self._output, products
 

@@ -15,31 +15,31 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 __all__ = [
+    "grad_mode",
     "is_compiling",
     "is_plain",
     "is_transforming",
-    "recording",
     "seen",
     "without_autocast",
 ]
 
 
-def recording(*, mode: bool = True) -> Any:
+def grad_mode(*, enabled: bool) -> Any:
     """Record gradients or not, and leave `torch.inference_mode`, whose tensors enter no graph.
 
     A context manager, or a decorator.
     """
     # The compiler does not know the inference mode as something to leave.
-    return torch.set_grad_enabled(mode) if is_compiling() else _recording(mode)
+    return torch.set_grad_enabled(enabled) if is_compiling() else _grad_mode(enabled)
 
 
 @contextmanager
-def _recording(mode: bool) -> Iterator[None]:
+def _grad_mode(enabled: bool) -> Iterator[None]:
     cached = torch.is_autocast_cache_enabled()
     # Autocast of torch 2.10 takes what it rounded without a graph for parameters within one.
-    torch.set_autocast_cache_enabled(cached and mode)
+    torch.set_autocast_cache_enabled(cached and enabled)
     try:
-        with torch.inference_mode(mode=False), torch.set_grad_enabled(mode):
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(enabled):
             yield
     finally:
         torch.set_autocast_cache_enabled(cached)

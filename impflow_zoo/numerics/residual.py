@@ -28,7 +28,7 @@ from impflow_zoo.numerics.estimate import Estimate, exact, truncated, unbiased
 from impflow_zoo.numerics.finite import check_finite, refuse_rows
 from impflow_zoo.numerics.folded import FoldedNet, Point
 from impflow_zoo.numerics.logdet import LogDet
-from impflow_zoo.numerics.modes import forbid_second_order, is_plain, is_transforming, recording
+from impflow_zoo.numerics.modes import forbid_second_order, grad_mode, is_plain, is_transforming
 from impflow_zoo.numerics.report import Call
 from impflow_zoo.numerics.rows import plus_identity, wide_norm
 from impflow_zoo.numerics.search import Status
@@ -112,7 +112,7 @@ class ResidualMap:
                 "derivatives of their values. Use logdet='exact', or 'truncated'"
             )
         differentiable = gradient and mode == "truncated"
-        with recording(mode=gradient):
+        with grad_mode(enabled=gradient):
             if differentiable:
                 point = self.net.recorded(x)
             elif point is None:

@@ -17,7 +17,7 @@ from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.folded import FoldedModule, FoldedNet, Net
 from impflow_zoo.numerics.methods import METHODS
-from impflow_zoo.numerics.modes import recording, seen
+from impflow_zoo.numerics.modes import grad_mode, seen
 from impflow_zoo.numerics.rows import wide_norm
 from impflow_zoo.numerics.search import Leg, Status, find_roots
 from impflow_zoo.numerics.settings import is_real, is_whole
@@ -229,7 +229,7 @@ class Solver:
         return solution
 
     @uncompiled
-    @recording(mode=False)
+    @grad_mode(enabled=False)
     def search(
         self,
         net: FoldedNet,

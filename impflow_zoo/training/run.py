@@ -25,7 +25,7 @@ from impflow_zoo.models.memory import enough_memory
 from impflow_zoo.models.registry import locate
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
-from impflow_zoo.numerics.modes import recording
+from impflow_zoo.numerics.modes import grad_mode
 from impflow_zoo.numerics.settings import is_real
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
@@ -241,7 +241,7 @@ def train_on(
     train_rows, validation_rows = splits
     own = [processes.device] if processes.device.type == "cuda" else []
     # Gradients are needed whatever the caller's mode, and the caller's random numbers stay.
-    with recording(), torch.random.fork_rng(devices=own):
+    with grad_mode(enabled=True), torch.random.fork_rng(devices=own):
         torch.manual_seed(recipe.training.seed)
         config = _with_columns(recipe.config, train_rows)
         model = model_class(recipe.model)(config).to(processes.device)

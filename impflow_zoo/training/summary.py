@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-__all__ = ["course", "reason"]
+import torch
+
+from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.preprocessing import preprocessing_of
+from impflow_zoo.training.recipe import Recipe
+
+__all__ = ["closing", "course", "reason"]
 
 _LEVEL = 0.2  # part of the steps after the best validation that is no sign of overfitting
 
@@ -35,3 +43,44 @@ def course(best_step: int, validated: int) -> str:
         f"validation was best at step {best_step:,} of {validated:,} and got worse: overfitted; "
         "more weight_decay, a smaller model or fewer steps may gain"
     )
+
+
+def closing(
+    recipe: Recipe, state: Mapping[str, Any], folder: Path, *, dry_run: bool = False
+) -> tuple[float | None, str]:
+    """The best validation value of a run in the model's metric, and its last lines.
+
+    Arguments:
+        recipe: of the run.
+        state: what `train` returns.
+        folder: where the model is.
+        dry_run: whether the run has kept nothing.
+
+    Returns:
+        The value, None without a validation and for an ensemble whose trainings are not all done,
+        and the text.
+    """
+    config, ended = recipe.config, len(state.get("members", ()))
+    value, best = None, "no validation yet"
+    if state["best"] is not None:
+        value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
+        text = f"{value:.4f} {METRICS[config.metric].unit}"
+        best = f"best validation {text} at step {state['best_step']}"
+    begun = "members" in state and ended < recipe.ensemble
+    if begun:
+        value, best = None, f"training {ended + 1} of {recipe.ensemble}: {best}"
+    elif ended:
+        best = f"{ended} trainings, validation of their mixture {text}"
+    lines = [
+        f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
+        f"{state['cpu_seconds'] / 60:.1f} CPU minutes, {state['seconds'] / 60:.1f} by the clock"
+    ]
+    if dry_run:
+        lines[0] = f"dry run, nothing was kept: {lines[0]}"
+    elif begun:
+        lines.append(reason(state))
+    elif value is not None:
+        lines.append(f"{reason(state)}; {course(state['best_step'], state['validated'])}")
+        again = f"impflow-zoo evaluate {shlex.quote(str(folder))} --dataset HELD_OUT"
+        lines.append(f"the model is in {folder}: {again}")
+    return value, "\n".join(lines)

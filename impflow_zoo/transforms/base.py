@@ -18,7 +18,7 @@ from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.finite import NotFiniteError, blaming_weights, check_finite
 from impflow_zoo.numerics.folded import Negated, fold
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.modes import is_compiling, recording, without_autocast
+from impflow_zoo.numerics.modes import grad_mode, is_compiling, without_autocast
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Call, Checks, Report
 from impflow_zoo.numerics.residual import ResidualMap
@@ -220,7 +220,7 @@ class ResidualBlock(Transform):
             self._warn_of_kinks()
         # Rounded nets move densities by whole nats. A layer without a density may be rounded.
         precise = without_autocast(inputs) if want_logdet else nullcontext()
-        with blaming_weights(self), recording(mode=torch.is_grad_enabled()), precise:
+        with blaming_weights(self), grad_mode(enabled=torch.is_grad_enabled()), precise:
             # A layer before this one answers in bfloat16 under autocast; roots need more than that.
             x = _recordable(inputs.to(torch.promote_types(inputs.dtype, torch.float32)))
             if context is not None:

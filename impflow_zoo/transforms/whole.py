@@ -1,9 +1,10 @@
-"""The whole map of a model, which refuses rows that do not fit."""
+"""The whole map of a model, and the way of rows through its parts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 from impflow_zoo.numerics.compiled import not_compiled
 from impflow_zoo.numerics.finite import blaming_weights, check_finite
 from impflow_zoo.numerics.modes import is_compiling, seen, without_autocast
-from impflow_zoo.transforms.base import all_compile
+from impflow_zoo.transforms.base import ResidualBlock, all_compile
+from impflow_zoo.transforms.images import Multiscale
 
-__all__ = ["WholeTransform"]
+__all__ = ["WholeTransform", "walk"]
 
 
 class WholeTransform(CompositeTransform):
@@ -41,21 +43,11 @@ class WholeTransform(CompositeTransform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         inputs, context = self._entered(inputs, "inputs", self.shape, context)
-        if is_compiling():
-            if not all_compile(self, inputs):
-                return self._as_written(WholeTransform.forward, inputs, context)
-            return self.checked(*super().forward(inputs, self.seen(context, inputs)))
-        with blaming_weights(self), without_autocast(inputs):
-            return self.checked(*super().forward(inputs, self.seen(context, inputs)))
+        return walk(self, inputs, context)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         inputs, context = self._entered(inputs, "noise", (math.prod(self.shape),), context)
-        if is_compiling():
-            if not all_compile(self, inputs, backwards=True):
-                return self._as_written(WholeTransform.inverse, inputs, context)
-            return self.checked(*super().inverse(inputs, self.seen(context, inputs)))
-        with blaming_weights(self), without_autocast(inputs):
-            return self.checked(*super().inverse(inputs, self.seen(context, inputs)))
+        return walk(self, inputs, context, backwards=True)
 
     def _entered(
         self, x: Any, name: str, shape: tuple[int, ...], context: Any
@@ -75,12 +67,7 @@ class WholeTransform(CompositeTransform):
             )
         return x, context
 
-    def _as_written(self, method: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """What a method answers that is not compiled."""
-        answer: tuple[Tensor, Tensor] = not_compiled(method)(self, *arguments)
-        return answer
-
-    def seen(self, context: Tensor | None, rows: Tensor) -> Tensor | None:
+    def embed(self, context: Tensor | None, rows: Tensor) -> Tensor | None:
         """What the parts are given for the contexts of rows, `[B, ...]`; for None, None.
 
         Raises:
@@ -120,6 +107,84 @@ class WholeTransform(CompositeTransform):
             check_finite(outputs, "results", why)
             check_finite(logabsdet, "log-determinants", why)
         return outputs, logabsdet
+
+
+def walk(
+    transform: Transform,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    backwards: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """The transformed rows, `[B, ...]`, and the log-determinants, `[B]`; autocast rounds neither.
+
+    A `WholeTransform` refuses results with NaN or infinity, as when it is called.
+
+    Arguments:
+        transform: the transform; a composite is walked through part by part.
+        x: the rows.
+        context: one context per row, or None.
+        backwards: noise -> data.
+        options: of blocks of ours, as in `ResidualBlock.run`. Zeros stand for log-determinants that
+            are not computed.
+    """
+    options["backwards"] = backwards
+    if is_compiling() and not all_compile(transform, x, **options):
+        as_written: Any = not_compiled(walk)
+        answer: tuple[Tensor, Tensor] = as_written(transform, x, context, **options)
+        return answer
+    with without_autocast(x):
+        return _walk(transform, x, context, options)
+
+
+def _walk(
+    transform: Transform, x: Tensor, context: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    if isinstance(transform, WholeTransform):
+        with blaming_weights(transform):
+            embedded = transform.embed(context, x)
+            return transform.checked(*_walk_parts(transform, x, embedded, options))
+    if isinstance(transform, CompositeTransform):
+        return _walk_parts(transform, x, context, options)
+    backwards = options["backwards"]
+    if isinstance(transform, Multiscale):
+        through = partial(_walk, context=context, options=options)
+        return (transform.merge if backwards else transform.split)(through, x)
+    if isinstance(transform, ResidualBlock):
+        return transform.run(x, context, **options)
+    answer = (transform.inverse if backwards else transform)(x, context)
+    return _checked_answer(answer, x, type(transform).__name__)
+
+
+def _checked_answer(answer: Any, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """What a transform of another package answers to rows, refused if it is no answer."""
+    parts = tuple(answer) if isinstance(answer, tuple | list) else (answer,)
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ValueError(
+            f"{name} answers with {kinds}: two tensors are needed, rows and log-determinants"
+        )
+    value, logdet = parts
+    if value.shape[:1] != x.shape[:1] or value.numel() != x.numel():
+        shapes = f"{tuple(value.shape)} to inputs of shape {tuple(x.shape)}"
+        raise ValueError(f"{name} answers with rows of shape {shapes}: as many numbers are needed")
+    if logdet.shape != x.shape[:1]:  # a sum would spread it over rows
+        shape = tuple(logdet.shape)
+        raise ValueError(f"{name} has log-determinants of shape {shape}: [{len(x)}] is needed")
+    return value, logdet
+
+
+def _walk_parts(
+    transform: CompositeTransform, x: Tensor, context: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Through a composite part by part."""
+    parts, *_ = transform.children()  # nflows keeps them in its first child, a list
+    total = x.new_zeros(len(x))
+    for part in reversed(list(parts.children())) if options["backwards"] else parts.children():
+        x, logdet = _walk(part, x, context, options)
+        total = total + logdet
+    return x, total
 
 
 def _check(x: Any, name: str, shape: tuple[int, ...]) -> None:

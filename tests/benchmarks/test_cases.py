@@ -7,8 +7,8 @@ import torch
 from cases import TASKS, Case, make_side
 from counting import counting
 
-from impflow_zoo.models.walk import walk
 from impflow_zoo.numerics.report import Report
+from impflow_zoo.transforms.whole import walk
 
 PLANE = Case((2,), 3, (8, 8), 5)
 IMAGE = Case((3, 8, 8), 2, (4,), 2, lipschitz=0.9)

@@ -247,7 +247,7 @@ def test_a_block_with_a_wrong_answer_is_named(answer, message):
     register_block("answering")(lambda config, number: Answering(answer))
     model = ImpFlow(config(blocks=("answering", "residual"))).eval()
     for call in (model.log_prob, model.decode):
-        with pytest.raises(ModelError, match=message):
+        with pytest.raises(ValueError, match=message):
             call(rows(dtype=torch.float32))
 
 

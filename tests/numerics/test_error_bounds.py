@@ -59,7 +59,7 @@ def roots_of_model(model: FlowModel, rows: int, scale: float) -> Iterator[tuple[
     """The same of all blocks of a model."""
     noise, context = scale * torch.randn(rows, model.config.features), None
     if (size := model.config.context_features) is not None:
-        context = model.transform.seen(model.transform.like(torch.randn(rows, size)), noise)
+        context = model.transform.embed(model.transform.like(torch.randn(rows, size)), noise)
     for block in model.blocks():
         yield from roots(block, noise, context)
 
