@@ -34,7 +34,7 @@ __all__ = [
     "check_finite",
 ]
 
-# Numerical failures, not mistakes of a user: training skips them and goes on.
+#: Numerical failures, not mistakes of a user: training skips them and goes on.
 NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
 
 

@@ -172,7 +172,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     model = make()
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    with pytest.raises(ModelError, match="holds NaN or infinity: the model is not saved"):
+    with pytest.raises(ModelError, match="holds NaN or infinity"):
         model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
