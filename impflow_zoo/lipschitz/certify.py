@@ -6,6 +6,7 @@ distance by at least `1 - kappa`, the margin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def certify(model: nn.Module) -> list[Certificate]:
     """One certificate for every net of a residual or implicit block in a model.
 
     A net certifies itself through a method `certificate()`, which returns a bound. Nets without
-    one are listed as not certified.
+    one, and those whose bound is NaN or negative, are listed as not certified.
 
     Arguments:
         model: a model, a block, or any module that holds blocks.
@@ -62,7 +63,9 @@ def certify(model: nn.Module) -> list[Certificate]:
     for name, net in nets_of(model):
         certificate = getattr(net, "certificate", lambda: None)
         with without_autocast(net):
-            certificates.append(Certificate(name, certificate()))
+            found = certificate()
+        bound = math.nan if found is None else float(found)
+        certificates.append(Certificate(name, bound if bound >= 0 else None))
     return certificates
 
 

@@ -87,9 +87,17 @@ def test_the_report_and_the_json_speak_of_weights():
     assert "weight" not in evaluate(make(), FRAME).report("mine")
 
 
-def test_a_column_that_is_not_there_is_named():
-    with pytest.raises(DataError, match="no column 'v' for the weights of the rows"):
-        evaluate(make(), WEIGHTED, weights="v")
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("v", "no column 'v' for the weights of the rows"),
+        (COUNTS, "weights of type ndarray: the name of a column of the table is needed"),
+    ],
+    ids=["no-such-column", "an-array"],
+)
+def test_weights_that_are_no_column_are_named(weights, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(make(), WEIGHTED, weights=weights)
 
 
 def test_images_have_no_weights_as_a_stream_either():

@@ -156,6 +156,11 @@ def test_a_context_that_is_none_is_refused(given, message):
         found((given,), word=["x"] * ROWS, **{" dry": A**3})
 
 
+def test_the_column_of_groups_is_no_context():
+    with pytest.raises(DataError, match="says which rows belong together: rename it to give"):
+        found(("group",), group=numpy.arange(ROWS) // 4)
+
+
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
