@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ from speed import in_process, timed
 from torch import Tensor
 
 from impflow_zoo import ImpFlowTransform, LipschitzConvNet, Solver
-
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
 TOLERANCE = 1e-6
 
@@ -173,7 +170,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--public", type=Path, metavar="FOLDER", required=True)
-    parser.add_argument("--repeats", type=int, default=2 if SMOKE else 7)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
     options = parser.parse_args()

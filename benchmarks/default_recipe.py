@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import statistics
 import tempfile
 import time
@@ -47,7 +46,6 @@ from impflow_zoo.training import Trainer
 from impflow_zoo.training.recipe import TrainingSettings
 
 KEPT = RESULTS / "default-recipe.csv"
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 UCI = ("protein", "power-plant", "kin8nm")
 SIMULATED = {"robot arm": arm, "t copula": copula, "Friedman": friedman}
 FIELDS = ("table", "recipe", "seed", "minutes", "seconds", "steps", "best_step", "validation")
@@ -232,11 +230,11 @@ def train_all(options: argparse.Namespace) -> None:
     rows = known(options.kept, options.minutes)
     done = {(row["table"], row["recipe"], row["seed"]) for row in rows}
     found = {name: rows_of(table) for name, table in tables(options.data)}
-    work = 0.5 if SMOKE else 60 * options.minutes
+    work = 60 * options.minutes
     took = statistics.median([float(row["seconds"]) for row in rows] or [work])
-    for seed in options.seeds[: 1 if SMOKE else None]:
-        for name, (findings, splits) in list(found.items())[: 1 if SMOKE else None]:
-            for recipe in options.recipes[: 2 if SMOKE else None]:
+    for seed in options.seeds:
+        for name, (findings, splits) in found.items():
+            for recipe in options.recipes:
                 if (name, recipe, str(seed)) in done:
                     continue
                 if time.process_time() + took > 60 * options.budget:

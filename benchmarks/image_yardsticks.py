@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import bisect
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -48,11 +47,9 @@ from impflow_zoo.training.run import open_splits
 from impflow_zoo.transforms.images import Flatten, ImageLogit
 from impflow_zoo.transforms.whitening import Whitening
 
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
-
 PATCH = 3  # halvings of the side of an image: patches of 8x8
 WIDEST = 512
-FITTED_ON = 16 if SMOKE else 4000  # images of a Gaussian: 256,000 patches of 64x64
+FITTED_ON = 4000  # images of a Gaussian: 256,000 patches of 64x64
 
 
 class Layer(Transform):
@@ -169,7 +166,7 @@ def coupling_recipe(
     settings = recipe.training
     batch = first_rows(model, recipe, data, settings.batch_size)
     model.train().encode(batch)
-    seconds = step_seconds({"": (model, settings)}, 2 if SMOKE else 10, batch)[""]
+    seconds = step_seconds({"": (model, settings)}, 10, batch)[""]
     steps = max(2, round(60 * minutes / seconds))
     print(f"{parameters(model):,} parameters, {seconds:.3f} s a step, {steps:,} steps", flush=True)
     taken = replace(

@@ -20,8 +20,6 @@ References:
 
 from __future__ import annotations
 
-import os
-
 import numpy
 import torch
 from torch import Tensor
@@ -41,7 +39,7 @@ AT_ONCE = 50_000  # patches cut at a time
 NUMBERS = 3 + SIDE**2  # random numbers of a row: photograph, top, left, and noise of each pixel
 
 
-def read(photographs: str, split: str) -> tuple[Tensor, Tensor]:
+def read(photographs: str, split: str, size: int) -> tuple[Tensor, Tensor]:
     """Cut the patches of a split from a set with a column of images.
 
     Training and validation patches come from different photographs of the `train` split: every
@@ -61,8 +59,6 @@ def read(photographs: str, split: str) -> tuple[Tensor, Tensor]:
             rounded = numpy.rint(colours @ numpy.array(GREY))  # as the published patches are
             grey.append(torch.from_numpy(rounded.astype(numpy.uint8)))
             numbers.append(i)
-    smoke = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
-    size = 100 if smoke else SIZES[split]
     seed = mix(0, list(SIZES).index(split))
     patches = cut(grey, size, seed)
     return patches, torch.tensor(numbers)[photographs_of(torch.arange(size), len(grey), seed)]

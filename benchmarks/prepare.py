@@ -31,16 +31,17 @@ def main(
     name: Annotated[Name, typer.Argument(help="Which benchmark.")],
     source: Annotated[str, typer.Argument(help="Its published files, or photographs.")],
     folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    limit: Annotated[int | None, typer.Option(help="Fewer rows of each split.")] = None,
 ) -> None:
     """Write the rows of a published density benchmark as a folder that recipes train on."""
     folder.mkdir(parents=True, exist_ok=True)
     if name == Name.bsds300:
-        for split in patches.SIZES:
-            write(folder, split, *patches.read(source, split))
+        for split, size in patches.SIZES.items():
+            write(folder, split, *patches.read(source, split, limit or size))
         return
     rows = papamakarios.READERS[name](Path(source).expanduser())
     for split, values in zip(patches.SIZES, rows, strict=True):
-        write(folder, split, values)
+        write(folder, split, values[:limit])
 
 
 def write(folder: Path, split: str, rows: Tensor, groups: Tensor | None = None) -> None:

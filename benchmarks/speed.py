@@ -32,8 +32,6 @@ from documents import README, RESULTS, markdown, publish
 
 from impflow_zoo.numerics.allocator import SETTINGS
 
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
-
 if TYPE_CHECKING:
     from cases import Side
 
@@ -258,8 +256,6 @@ def main() -> None:
     parser.add_argument("--times", help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if SMOKE:
-        options.cases, options.repeats = options.cases[:1], 2
     if options.times:
         print(json.dumps(measure_times(options.times, options.repeats, options.public)))
         return

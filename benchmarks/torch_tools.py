@@ -13,7 +13,6 @@ which compile, are not counted. Times are CPU times of one thread, medians of tu
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -27,20 +26,17 @@ from torch import Tensor
 
 from impflow_zoo import ResFlow, TabularConfig
 
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 FEATURES, LAYERS, WIDTHS = 6, 5, (128, 128)
-ROWS = (8,) if SMOKE else (64, 1000)
-TURNS = 1 if SMOKE else 21
 Run = Callable[[], Any]
 
 
-def milliseconds(sides: dict[str, Run]) -> dict[str, float]:
+def milliseconds(sides: dict[str, Run], turns: int) -> dict[str, float]:
     """Median CPU milliseconds of every side; the sides take turns."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for run in sides.values():
         run()
         run()
-    for _ in range(TURNS):
+    for _ in range(turns):
         for name, run in sides.items():
             taken[name].append(1e3 * timed(run))
     return {name: statistics.median(times) for name, times in taken.items()}
@@ -64,7 +60,7 @@ def density(side: Side) -> Callable[[Tensor], Tensor]:
     return log_prob
 
 
-def hmc(rows: int) -> dict[str, float]:
+def hmc(rows: int, turns: int) -> dict[str, float]:
     """CPU milliseconds of one gradient, by maker."""
     case = Case((FEATURES,), LAYERS, WIDTHS, rows)
     torch.manual_seed(0)
@@ -77,20 +73,19 @@ def hmc(rows: int) -> dict[str, float]:
         "zuko NSF": lambda x: spline().log_prob(x),
     }
     x = torch.randn(rows, FEATURES)
-    return milliseconds({name: score(log_prob, x) for name, log_prob in densities.items()})
+    return milliseconds({name: score(log_prob, x) for name, log_prob in densities.items()}, turns)
 
 
-def training(rows: int) -> dict[str, float]:
+def training(rows: int, turns: int, backend: str) -> dict[str, float]:
     """CPU milliseconds of a step of training, as it is written and compiled."""
     torch.compiler.reset()  # compiled code of another number of rows would be made general
 
     def step(*, compiled: bool) -> Run:
         torch.manual_seed(0)
-        config = TabularConfig(features=2, blocks=2 if SMOKE else 6, hidden_features=(64, 64))
+        config = TabularConfig(features=2, blocks=6, hidden_features=(64, 64))
         model = ResFlow(config).train()
         x = torch.randn(rows, 2)
         optimizer = torch.optim.Adam(model.parameters())
-        backend = "eager" if SMOKE else "inductor"
         log_prob = torch.compile(model.log_prob, backend=backend) if compiled else model.log_prob
 
         def run() -> None:
@@ -100,7 +95,9 @@ def training(rows: int) -> dict[str, float]:
 
         return run
 
-    return milliseconds({"as written": step(compiled=False), "compiled": step(compiled=True)})
+    return milliseconds(
+        {"as written": step(compiled=False), "compiled": step(compiled=True)}, turns
+    )
 
 
 def tables(figures: dict[str, dict[str, dict[str, float]]]) -> dict[str, str]:
@@ -127,12 +124,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--dry-run", action="store_true", help="each step once, and not compiled")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    turns, backend = (1, "eager") if options.dry_run else (21, "inductor")
     figures = {
-        "hmc": {str(rows): hmc(rows) for rows in ROWS},
-        "training": {str(rows): training(rows) for rows in ([8] if SMOKE else [200, 1000])},
+        "hmc": {str(rows): hmc(rows, turns) for rows in (64, 1000)},
+        "training": {str(rows): training(rows, turns, backend) for rows in (200, 1000)},
     }
     for table in tables(figures).values():
         print(table)

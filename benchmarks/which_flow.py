@@ -14,7 +14,6 @@ import argparse
 import copy
 import itertools
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -32,8 +31,6 @@ from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.training.optimisation import optimizers
 from impflow_zoo.training.recipe import TrainingSettings
 from impflow_zoo.zoo.record import Record
-
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
 PAGE = ROOT / "benchmarks" / "notebook" / "speed.md"
 DATA = (
@@ -151,7 +148,7 @@ def compared(data: str, repeats: int) -> list[dict[str, Any]]:
     """The figures of every family on a data set."""
     records = found(data)
     models = {key: create_model(record.folder.path) for key, record in records.items()}
-    batch = drawn(models["impflow"], records["impflow"], 16 if SMOKE else 1000)
+    batch = drawn(models["impflow"], records["impflow"], 1000)
     figures = {key: measured(model, batch, repeats) for key, model in models.items()}
     minutes = training_minutes(models, records, batch, repeats)
     return [
@@ -191,7 +188,7 @@ def kept() -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
-    parser.add_argument("--repeats", type=int, default=2 if SMOKE else 5)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--publish", action="store_true", help="write the table of the notebook")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import sys
+from importlib.metadata import metadata
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util import inspect as sphinx_inspect
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the how-tos print run times of one thread
 sys.path.insert(0, str(Path(__file__).parent))
-from machinery.addresses import BASE  # beside this file
+from machinery.links import ROOT, URLS  # beside this file
 
 project = "impflow_zoo"
 copyright = "the impflow_zoo authors, MIT licence"
 version = release = installed(project)
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.linkcode",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "myst_parser",
     "sphinx_design",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "sphinx_llms_txt",
     "machinery.site",
 ]
-viewcode_line_numbers = True
 copybutton_exclude = ".linenos, .gp, .go"  # prompts and output
-exclude_patterns = ["machinery", "pictures"]
+exclude_patterns = ["machinery", "made", "pictures", "templates"]
+templates_path = ["templates"]
 highlight_language = "text"
+pygments_dark_style = "monokai"  # Furo's own underlines modules, as if they were links
 default_role = "py:obj"  # `Solver` in a docstring leads to its page
 
 html_theme = "furo"
 html_title = "impflow_zoo"
-html_baseurl = BASE
+html_baseurl = URLS["Documentation"]
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-html_js_files = [(file, {"defer": "defer"}) for file in ("tablesort.min.js", "sortable.js")]
+html_favicon = "static/icon.svg"
+_SCRIPTS = ("tablesort.min.js", "sortable.js", "zoo.js")
+html_js_files = [(file, {"defer": "defer"}) for file in _SCRIPTS]
 html_show_sphinx = False
-html_copy_source = False
+html_show_sourcelink = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0f6c63", "color-brand-content": "#0f6c63"},
     "dark_css_variables": {"color-brand-primary": "#5ec4b6", "color-brand-content": "#5ec4b6"},
@@ -46,6 +58,11 @@ html_theme_options = {
 myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 myst_disable_syntax = ["myst_line_comment"]  # a line may start with a percent sign
+
+llms_txt_summary = metadata(project)["Summary"]
+llms_txt_uri_template = "{base_url}{docname}.html"
+llms_txt_full_file = False
+llms_txt_exclude = ["zoo/*-*", "how-to/sg_execution_times"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -70,3 +87,46 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,  # such as the path of a thumbnail
     "reset_modules": (),
 }
+
+
+def linkcode_resolve(domain: str, described: dict[str, str]) -> str | None:
+    """The lines of a class, function, method or property in the repository."""
+    if not described["module"]:
+        return None
+    code: Any = importlib.import_module(described["module"])
+    for part in described["fullname"].split("."):
+        code = getattr(code, part, None)
+    code = inspect.unwrap(getattr(code, "fget", None) or code)
+    try:
+        path = Path(inspect.getsourcefile(code) or "").relative_to(ROOT)
+        lines, first = inspect.getsourcelines(code)
+    except (TypeError, ValueError):  # a constant, an attribute, or of another package
+        return None
+    return f"{URLS['Source']}/blob/main/{path.as_posix()}#L{first}-L{first + len(lines) - 1}"
+
+
+def whole_signature(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Arguments that the Hub's mixin hides, and defaults that Sphinx can parse."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        own = sphinx_inspect.signature(thing.__init__, bound_method=True)
+        signature = sphinx_inspect.stringify_signature(
+            own, show_return_annotation=False, unqualified_typehints=True
+        )
+    return (signature.replace("<factory>", "..."), returned) if signature else None
+
+
+def of_others(
+    app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leave out what classes inherit from other packages, which document it."""
+    code = getattr(thing, "fget", None) or thing
+    module = getattr(code, "__module__", None) or "impflow_zoo"
+    return not module.startswith("impflow_zoo") or None
+
+
+def setup(app: Sphinx) -> None:
+    """Register with Sphinx."""
+    app.connect("autodoc-skip-member", of_others)
+    app.connect("autodoc-process-signature", whole_signature)

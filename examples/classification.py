@@ -5,14 +5,13 @@
     python examples/classification.py page --runs runs/classification
 
 `table` trains all classifiers in the table of docs/classification.md, one after the other. `page`
-writes the table and its picture. `--smoke` uses made-up images, two steps and few rows.
+writes the table and its picture. `--dry-run` uses made-up images, two steps and few rows.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -45,7 +44,6 @@ from impflow_zoo.training.checkpoint import (
 TABLE = ((0.9, 0), (0.6, 0), (0.99, 0), (0.9, 1), (0.9, 2), (0.8, 0), (0.7, 0))
 EVERY = 100  # steps from one checkpoint to the next
 VALIDATION = 2000  # rows of the training split, its last ones
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ
 CHECKPOINT, WEIGHTS, RESULT = "checkpoint.safetensors", "model.safetensors", "result.json"
 
 app = typer.Typer(
@@ -240,7 +238,7 @@ Width = Annotated[int, typer.Option(min=1, help="Channels of the first stage.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Images per step.")]
 Rate = Annotated[float, typer.Option(help="Largest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue runs that stopped.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="Made-up images, two steps, few rows.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Made-up images, two steps, few rows.")]
 Out = Annotated[Path, typer.Option(help="Folder for weights and results.")]
 
 
@@ -264,7 +262,7 @@ def train_(
         bool, typer.Option("--validation-only", help="Do not use the test split.")
     ] = False,
     resume: Resume = False,
-    smoke: Smoke = SMOKE,
+    dry_run: DryRun = False,
 ) -> None:
     """Train and evaluate one classifier."""
     if kind not in KINDS:
@@ -273,9 +271,9 @@ def train_(
         raise typer.BadParameter(f"{bound} is not between 0 and 1", param_hint="--bound")
     constant = None if kind == "unconstrained" else bound
     settings = Settings(kind, constant, seed, width, steps, batch_size, rate)
-    images = read(dataset, "train", made_up=smoke)
-    test = None if validation_only else read(dataset, "test", made_up=smoke)
-    run(sized(settings, few=smoke), images, test, out, resume=resume)
+    images = read(dataset, "train", made_up=dry_run)
+    test = None if validation_only else read(dataset, "test", made_up=dry_run)
+    run(sized(settings, few=dry_run), images, test, out, resume=resume)
     typer.echo((out / RESULT).read_text())
 
 
@@ -288,16 +286,16 @@ def table(
     batch_size: BatchSize = Settings.batch_size,
     rate: Rate = Settings.rate,
     resume: Resume = False,
-    smoke: Smoke = SMOKE,
+    dry_run: DryRun = False,
 ) -> None:
     """Train all classifiers of the table, each in its own folder."""
-    images, test = (read(dataset, split, made_up=smoke) for split in ("train", "test"))
+    images, test = (read(dataset, split, made_up=dry_run) for split in ("train", "test"))
     for bound, seed in TABLE:
         for kind in KINDS:
             constant = None if kind == "unconstrained" else bound
             settings = Settings(kind, constant, seed, width, steps, batch_size, rate)
             if constant is not None or bound == TABLE[0][0]:
-                small = sized(settings, few=smoke)
+                small = sized(settings, few=dry_run)
                 run(small, images, test, out / settings.name, resume=resume)
 
 

@@ -7,7 +7,6 @@ Run:
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,10 +17,9 @@ from torch import Tensor
 
 from impflow_zoo import create_model
 
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 MODELS = ("impflow-rings", "impflow-checkerboard", "impflow-8gaussians")
 POINTS, SIZE, EXTENT = 5000, 220, 4.3  # samples, pixels of a panel, half the width of a panel
-LENGTH, STILL = (4, 1) if SMOKE else (64, 12)  # frames that move, and that stand at either end
+LENGTH, STILL = 64, 12  # frames that move, and that stand at either end
 
 
 @torch.no_grad()

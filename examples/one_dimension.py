@@ -11,7 +11,6 @@ al., 2021, section 4.2).
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,8 +21,6 @@ from torch import Tensor, nn
 
 from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
 from impflow_zoo.transforms.base import ResidualBlock
-
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
 FLAT, STEEP = 0.1, 10.0  # slopes left and right of zero
 LENGTH = 1.0  # of the interval on either side
@@ -142,9 +139,7 @@ def picture(steps: int) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--steps", type=int, default=3 if SMOKE else 600, help="optimizer steps for each fit"
-    )
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps for each fit")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/one_dimension.png"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ The numbers are mean log-likelihoods of 10,000 held-out points, in nats.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -21,8 +20,6 @@ from tqdm import tqdm
 from impflow_zoo import ImpFlow, ResFlow, TabularConfig
 from impflow_zoo.data import TOYS
 from impflow_zoo.models.flow import FlowModel
-
-SMOKE = "IMPFLOW_ZOO_SMOKE" in os.environ  # a test run: as little as possible
 
 PLANE = [name for name, toy in TOYS.items() if toy.columns == ("x", "y")]
 MODELS: dict[str, tuple[type[FlowModel], int]] = {"ImpFlow": (ImpFlow, 4), "ResFlow": (ResFlow, 8)}
@@ -104,10 +101,8 @@ def picture(toys: list[str], steps: int, points: int = 5000) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--toys", nargs="+", default=PLANE[: 1 if SMOKE else None], choices=PLANE)
-    parser.add_argument(
-        "--steps", type=int, default=2 if SMOKE else 700, help="optimizer steps for each model"
-    )
+    parser.add_argument("--toys", nargs="+", default=PLANE, choices=PLANE)
+    parser.add_argument("--steps", type=int, default=700, help="optimizer steps for each model")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/toys.png"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -225,8 +225,12 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
             q: levels between 0 and 1.
 
         Raises:
-            ValueError: for a level out of this range.
+            ValueError: for a level out of this range, and for a target that is an angle.
         """
+        check_is_fitted(self, "model_")
+        if self.model_.config.periodic:
+            (name,) = self.model_.columns
+            raise ValueError(f"{name!r} is an angle, which has no quantiles: use sample")
         levels = numpy.asarray(q, dtype=float).reshape(-1)
         if not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"q={q}: levels between 0 and 1 are needed")

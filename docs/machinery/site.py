@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
+import tables
+from leads import trained_pairs
 from sphinx.application import Sphinx
+from typer.testing import CliRunner
 
-from machinery import api, llms, models
-from machinery.addresses import COPIED, ROOT, for_page
+from impflow_zoo.cli import app as commands
+from impflow_zoo.zoo.record import records
+from machinery import gallery
+from machinery.links import COPIED, ROOT, for_site
 
 _TASKS = (
     "density_of_a_table",
@@ -44,58 +47,64 @@ class by_task:  # noqa: N801 (sphinx-gallery looks it up by name and calls it)
         return _TASKS.index(Path(file).stem)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a page, unless it stands there already: Sphinx reads it again if it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() or path.read_text("utf-8") != text:
-        path.write_text(text, "utf-8")
+def _command_line() -> str:
+    """The help of every command, as it is printed; `sphinxcontrib-typer` needs one made by rich."""
+    names = [known.name or known.callback.__name__ for known in commands.registered_commands]
+    page = "# Command line\n"
+    for words in ([], *([name] for name in names)):
+        shown = CliRunner().invoke(
+            commands, [*words, "--help"], prog_name="impflow-zoo", env={"COLUMNS": "88"}
+        )
+        title = " ".join(["impflow-zoo", *words])
+        page += f"\n## `{title}`\n\n```text\n{shown.output.strip()}\n```\n"
+    return page
 
 
 def make_pages(app: Sphinx) -> None:
-    """Write the pages that are made by the build."""
-    docs = Path(app.srcdir)
+    """Write the pages and tables that are made by the build."""
+    docs, found = Path(app.srcdir), records(ROOT / "hub_configs")
     pages = {
-        f"{page}.md": for_page((ROOT / source).read_text("utf-8"), source, page)
+        page: for_site((ROOT / source).read_text("utf-8"), source)
         for source, page in COPIED.items()
+        if (ROOT / source).is_file()
     }
-    pages |= api.pages() | models.pages()
+    pages |= {"api/command-line.md": _command_line(), **gallery.pages(found)}
+    pages |= {f"made/{name}.md": text for name, text in tables.pages(found).items()}
     for name, text in pages.items():
-        write(docs / name, text)
-    for folder in ("api", "project", "zoo"):  # of names that are gone
+        path = docs / name
+        path.parent.mkdir(exist_ok=True)
+        if not path.is_file() or path.read_text("utf-8") != text:  # Sphinx reads it again if new
+            path.write_text(text, "utf-8")
+    listed = (docs / "api.md").read_text("utf-8").split()
+    known = {*pages, *(f"api/impflow_zoo.{name}.rst" for name in listed)}
+    for folder in ("api", "made", "project", "zoo"):  # of names that are gone
         for path in (docs / folder).iterdir():
-            if f"{folder}/{path.name}" not in pages:
+            if f"{folder}/{path.name}" not in known:
                 path.unlink()
+    tables.draw_pairs(trained_pairs(found), docs / "made" / "pairs.png")
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace(" ± ", "\u00a0±\u00a0")
 
 
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Turn the links of a guide into links to pages."""
-    if (ROOT / "docs" / f"{page}.md").is_file() and page not in COPIED.values():
-        source[0] = for_page(source[0], f"docs/{page}.md", page)
+    """Turn the links of a guide into links to pages, and keep numbers beside their errors."""
+    source[0] = _on_one_line(source[0])
+    if "/" not in page:
+        source[0] = for_site(source[0], f"docs/{page}.md")
 
 
 def read_included(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
-    """Turn the links of what a page includes into links to pages."""
-    file = (Path(app.srcdir) / path).resolve()
-    source[0] = for_page(source[0], file.relative_to(Path(app.srcdir).parent).as_posix(), page)
-
-
-def mend_source(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
-) -> None:
-    """Mend the links of pages with source."""
-    if page.startswith("_modules/"):
-        context["body"] = api.with_own_anchors(context.get("body", ""))
+    """Do the same with what a page includes."""
+    document = path.name if path.name == "README.md" else f"docs/{page}.md"
+    source[0] = for_site(_on_one_line(source[0]), document)
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
-    """Add what is no page: `llms.txt`, thumbnails, and the picture that PyPI shows."""
+    """Add the small pictures of the gallery."""
     if error is None and app.builder.format == "html":
-        out = Path(app.outdir)
-        (out / "llms.txt").write_text(llms.text(app.env), "utf-8")
-        models.thumbnails(out / "_static" / "zoo")
-        for name in models.README_PICTURES:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, out / name)
+        gallery.thumbnails(records(ROOT / "hub_configs"), Path(app.outdir) / "_static" / "zoo")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -103,11 +112,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", make_pages)
     app.connect("source-read", read_page)
     app.connect("include-read", read_included)
-    app.connect("html-page-context", mend_source)
     app.connect("build-finished", finish)
-    app.connect("viewcode-follow-imported", api.home_of)
-    app.connect("doctree-read", api.link_inherited, priority=600)
-    app.connect("autodoc-process-signature", api.whole_signature)
-    app.connect("autodoc-skip-member", api.of_others)
-    app.connect("autodoc-process-docstring", api.as_restructured, priority=400)
     return {"parallel_read_safe": True}

@@ -1,7 +1,8 @@
-// A click on a head sorts a table of models: those whose first column is called "model".
+// A click on a head sorts a table of models: their first column is called "model", and no line of
+// it is empty, which would mean the model above.
 Tablesort.extend(
   "number",
-  (text) => /^[-+]?\d[\d,.]*( ±.*)?$/.test(text),
+  (text) => /^[-+]?\d[\d,.]*(\s±.*)?$/.test(text),
   (a, b) => number(b) - number(a),
 );
 
@@ -11,4 +12,8 @@ function number(text) {
 }
 
 for (const table of document.querySelectorAll("table.docutils"))
-  if (table.tHead?.textContent.trim().startsWith("model")) new Tablesort(table);
+  if (
+    table.tHead?.textContent.trim().startsWith("model") &&
+    [...table.tBodies[0].rows].every((row) => row.cells[0].textContent.trim())
+  )
+    new Tablesort(table);

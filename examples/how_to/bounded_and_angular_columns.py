@@ -51,7 +51,8 @@ model.eval()
 with torch.no_grad():
     turned = held_out + torch.tensor([360.0, 0.0])
     print(f"held out: {model.log_prob(held_out).mean():.3f} nats")
-    print("a turn changes", float((model.log_prob(turned) - model.log_prob(held_out)).abs().max()))
+    change = (model.log_prob(turned) - model.log_prob(held_out)).abs().max()
+    print(f"a turn changes at most {change:.0e} nats")
 samples = model.sample(2000, generator=generator)
 for i, name in enumerate(config.columns):
     print(f"{name}: samples from {samples[:, i].min():.2f} to {samples[:, i].max():.2f}")

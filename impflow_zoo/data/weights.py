@@ -8,13 +8,21 @@ from dataclasses import replace
 from impflow_zoo.data.columns import GROUP, Columns, listed
 from impflow_zoo.data.source import DataError
 
-__all__ = ["NoWeightsError", "weighted"]
+__all__ = ["NoWeightsError", "require_name", "weighted"]
 
 _LARGEST = 1e100  # what sums of squares of weights may be made of, and its inverse
 
 
 class NoWeightsError(DataError):
     """A table has no column of the name of its weights."""
+
+
+def require_name(column: object) -> None:
+    """A `DataError` for weights that are not the name of a column."""
+    if not isinstance(column, str):
+        raise DataError(
+            f"weights of type {type(column).__name__}: the name of a column of the table is needed"
+        )
 
 
 def weighted(table: Columns, column: str | None, name: str) -> Columns:
@@ -31,6 +39,7 @@ def weighted(table: Columns, column: str | None, name: str) -> Columns:
     """
     if column is None:
         return table
+    require_name(column)
     import numpy
     import pandas
 

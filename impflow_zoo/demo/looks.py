@@ -17,7 +17,7 @@ CSS = """
   overflow-wrap: normal; word-break: normal;
 }
 .prose tr { border-bottom: 1px solid var(--border-color-primary) !important; }
-.prose th { color: var(--body-text-color-subdued); font-weight: 500; }
+.prose th { color: var(--block-title-text-color); font-weight: 500; }
 #picture img, #way img { max-height: min(58vh, 560px); }
 .nav-holder { display: none; }  /* our links between pages keep the model */
 .to-page .html-container { padding: 0 !important; }

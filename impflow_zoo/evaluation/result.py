@@ -92,8 +92,9 @@ class Result:
     def _weighted(self) -> str | None:
         if self.row_weights is None:
             return None
-        of = "" if self.weights is None else f" of column {self.weights!r}"
-        return f"{effective_rows(self.row_weights):,.0f} rows of one weight would be as certain{of}"
+        where = "" if self.weights is None else f"; the weights are in column {self.weights!r}"
+        rows = effective_rows(self.row_weights)
+        return f"{rows:,.0f} rows of equal weight would give the same error{where}"
 
     def _on_card(self, unit: str) -> str | None:
         return (

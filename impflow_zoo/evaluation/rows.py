@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 
+from impflow_zoo.data.weights import require_name
 from impflow_zoo.evaluation.entries import Entry, card_entry
 from impflow_zoo.models.data_settings import DataSettings, stated_data
 from impflow_zoo.models.fields import ConfigError, ModelError
@@ -36,7 +37,12 @@ def column_of_weights(model: FlowModel, weights: str | None) -> str | None:
     Arguments:
         model: whose recipe may name the column.
         weights: what the user named; None leaves it to the recipe, `""` counts all rows alike.
+
+    Raises:
+        DataError: if it is no name.
     """
+    if weights is not None:
+        require_name(weights)
     if weights is None and model.folder is not None:
         with suppress(ConfigError):  # of another version, or damaged
             weights = stated_data(model.folder)[0].weights

@@ -22,10 +22,9 @@ import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
-import torch
-
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.portfolio import VALIDATED, Candidate, batch_size
+from impflow_zoo.models.budget import without_numbers
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import parse
 
@@ -111,8 +110,8 @@ def price(candidate: Candidate, findings: Findings, rows: int, validated: int) -
         findings: the columns of the table.
         rows, validated: number of training rows, and of validation rows.
     """
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = model_class(candidate.model)(parse(candidate.full_config(findings)))
+    kind, config = model_class(candidate.model), parse(candidate.full_config(findings))
+    model = without_numbers(lambda: kind(config))
     parameters = sum(p.numel() for p in model.parameters())
     blocks = candidate.config.get("blocks", 5)
     number = blocks if isinstance(blocks, int) else len(blocks)

@@ -215,7 +215,11 @@ def _check_given(table: Columns, given: Sequence[str], name: str) -> None:
             raise DataError(f"{name}: column {column!r} is given twice")
         if column in table.reasons:
             raise DataError(f"{name}: column {column!r} {table.reasons[column]}")
-        if column not in table.numbers or column == GROUP:
+        if column == GROUP and column in table.numbers:
+            raise DataError(
+                f"{name}: column {column!r} says which rows belong together: rename it to give it"
+            )
+        if column not in table.numbers:
             known = [*map(in_quotes, table.numbers)]  # as the command line takes them
             hint = did_you_mean(column, known) or f"; there are {listed(table.names)}"
             raise DataError(f"{name}: no column {column!r} to be given{hint}")

@@ -6,6 +6,7 @@ distance by at least `1 - kappa`, the margin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,17 @@ __all__ = ["Certificate", "certify", "worst"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """The proved bound of one net."""
+    """The proved bound of one net.
 
-    name: str  # path of the net in the model
-    bound: float | None  # upper bound on its Lipschitz constant, or None where there is no proof
-    norm: str = "2"  # of the bound
+    Arguments:
+        name: path of the net in the model.
+        bound: upper bound on its Lipschitz constant, or None where there is no proof.
+        norm: of the bound.
+    """
+
+    name: str
+    bound: float | None
+    norm: str = "2"
 
     @property
     def margin(self) -> float | None:
@@ -41,7 +48,10 @@ def certify(model: nn.Module) -> list[Certificate]:
     """One certificate for every net of a residual or implicit block in a model.
 
     A net certifies itself through a method `certificate()`, which returns a bound. Nets without
-    one are listed as not certified.
+    one, and those whose bound is NaN or negative, are listed as not certified.
+
+    Arguments:
+        model: a model, a block, or any module that holds blocks.
 
     Example:
         >>> from impflow_zoo import LipschitzMLP, ResFlowTransform
@@ -53,7 +63,9 @@ def certify(model: nn.Module) -> list[Certificate]:
     for name, net in nets_of(model):
         certificate = getattr(net, "certificate", lambda: None)
         with without_autocast(net):
-            certificates.append(Certificate(name, certificate()))
+            found = certificate()
+        bound = math.nan if found is None else float(found)
+        certificates.append(Certificate(name, bound if bound >= 0 else None))
     return certificates
 
 
@@ -66,7 +78,11 @@ def nets_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def worst(certificates: Sequence[Certificate]) -> Certificate:
-    """The largest bound of all nets; no bound if one of them has none."""
+    """The largest bound of all nets; no bound if one of them has none.
+
+    Arguments:
+        certificates: of all nets.
+    """
     bounds = [c.bound for c in certificates]
     proved = [bound for bound in bounds if bound is not None]
     return Certificate("all nets", max(proved) if proved and len(proved) == len(bounds) else None)

@@ -9,7 +9,7 @@ A model of more numbers needs a larger limit:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from impflow_zoo.models.fields import ConfigError
 
-__all__ = ["NUMBERS", "Budget"]
+__all__ = ["NUMBERS", "Budget", "without_numbers"]
 
 NUMBERS = 1_000_000_000  # of a model, 4 GB in float32
 _TENSORS = 1_000_000
+
+T = TypeVar("T")
 
 _MAKERS = (
     torch.arange,
@@ -94,3 +96,21 @@ class Budget(TorchFunctionMode):
             if self._numbers < 0 or self._tensors < 0:
                 raise ConfigError(self._message)
         return function(*args, **options)
+
+
+def without_numbers(make: Callable[[], T]) -> T:
+    """What a function makes of tensors without numbers, which take neither memory nor time.
+
+    Layers of other packages may look at their numbers when they are made; then they have some.
+    Torch's generator is left as it was.
+
+    Arguments:
+        make: the function.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return make()
+        except (RuntimeError, TypeError):  # as tensors without numbers answer
+            with torch.device("cpu"):
+                return make()

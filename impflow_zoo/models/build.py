@@ -18,7 +18,7 @@ from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.columns import angles_of, on_plain
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.mixed import block_kind, made, off_meta
+from impflow_zoo.models.mixed import block_kind, made, off_meta, require_transform
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.transforms.actnorm import ActNorm
@@ -64,12 +64,13 @@ class _Builder:
             name: of the kind; empty for the model's own.
             number: the block's position among all, which other kinds are told.
         """
-        kind = block_kind(name or self.own)
+        name = name or self.own
+        kind = block_kind(name)
         if isinstance(kind, type):
             self.count += 1
             return made(kind, net, self.config, self.count - 1)
         with off_meta():
-            return kind(self.config, number)
+            return require_transform(kind(self.config, number), f"the function of block {name!r}")
 
 
 class TableBuilder(_Builder):

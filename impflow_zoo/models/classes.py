@@ -45,12 +45,15 @@ def register_model(cls: M) -> M:
             its own.
 
     Raises:
-        ModelError: if the name, or the kind of a config, belongs to another class.
+        ModelError: if the name, or the kind of a config, belongs to another class, or a config has
+            no kind.
     """
     known, kinds = _CLASSES.get(cls.__name__, cls), config_kinds()
     if known is not cls:
         raise ModelError(f"{cls.__name__} is already registered, by {known.__module__}")
     for config in cls.config_types:
+        if not hasattr(config, "kind"):
+            raise ModelError(f"{config.__name__} has no `kind`, by which files name it")
         if kinds.get(config.kind, config) is not config:
             raise ModelError(f"configs of kind {config.kind!r} belong to another model")
     _CLASSES[cls.__name__] = cls

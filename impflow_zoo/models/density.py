@@ -19,9 +19,10 @@ from impflow_zoo.models.classes import require_config
 from impflow_zoo.models.config import Config, parse
 from impflow_zoo.models.digits import warn_of_lost_digits
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.models.frames import holds, rows_of, sample_frame
+from impflow_zoo.models.frames import holds, rows_of, sample_frame, weights_of
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory, memory_of
+from impflow_zoo.models.mixed import require_transform
 from impflow_zoo.models.preprocessing import (
     ImagePreprocessing,
     TablePreprocessing,
@@ -75,7 +76,7 @@ class Density(nn.Module):
         self.preprocessing = preprocessing_of(self.config)
         try:
             with Budget.of_any():
-                transform = self.build()
+                transform = require_transform(self.build(), f"{type(self).__name__}.build")
         except ValueError as error:  # a net that cannot be: the nets say why
             raise ConfigError(str(error)) from None
         self.flow = Flow(transform, Noise([math.prod(self.config.shape)]))
@@ -83,8 +84,14 @@ class Density(nn.Module):
     def build(self) -> Transform:
         """The whole map data -> noise that the config describes, made when the model is made.
 
-        For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns.
+        For tables it has a `Standardise`, behind `Interval` and `Angles` of such columns, and is a
+        `StandardisedContext` if there are contexts: `impflow_zoo.models.table_transform` makes it
+        from the steps of standardised rows.
         """
+        if not self.block_kinds:
+            raise ModelError(
+                f"{type(self).__name__} has no method build to make its map, and no block_kinds"
+            )
         return described(self.config, self.block_kinds[0])
 
     @property
@@ -389,18 +396,18 @@ class Density(nn.Module):
         return self.preprocessing.dequantise(raw, noise)
 
     @torch.no_grad()
-    def fit_preprocessing(
-        self, x: Any, context: Any = None, *, weights: Tensor | None = None
-    ) -> None:
+    def fit_preprocessing(self, x: Any, context: Any = None, *, weights: Any = None) -> None:
         """Learn mean and scale of the standardisation from training rows.
 
         Arguments:
             x: the rows, `[N, D]`.
             context: their contexts; None leaves the standardisation of contexts as it is.
-            weights: the weight of each row, float64 with shape `[N]`; None counts all alike.
+            weights: the weight of each row, at least 0, a tensor or an array with shape `[N]`; None
+                counts all alike.
 
         Raises:
-            ModelError: if the model has no standardisation, or a column is constant.
+            ModelError: if the model has no standardisation, a column is constant, or weights are
+                negative, all zero or not one for each row.
             ValueError: if the rows do not fit the model, or are not finite.
         """
         x = self._from_memory(x, self.config.columns)
@@ -410,6 +417,7 @@ class Density(nn.Module):
         if context is not None:
             context = self._checked_context(context, len(x))
         check_finite(x, "rows")
+        weights = None if weights is None else weights_of(weights, x)
         self.preprocessing.fit(self.transform, x, context, weights)
 
     def parted(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -15,7 +15,7 @@ from impflow_zoo.models.fields import ModelError
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["holds", "rows_of", "sample_frame"]
+__all__ = ["holds", "rows_of", "sample_frame", "weights_of"]
 
 
 def rows_of(data: Any, names: Sequence[str], like: Tensor) -> Any:
@@ -44,6 +44,29 @@ def rows_of(data: Any, names: Sequence[str], like: Tensor) -> Any:
             raise ModelError(f"column {name!r} {table.reasons[name]}")
     columns = [torch.from_numpy(table.numbers[name].copy()) for name in chosen]
     return torch.stack(columns, dim=1).to(like.device)
+
+
+def weights_of(weights: Any, rows: Tensor) -> Tensor:
+    """The weights of rows in a tensor or an array, float64 with shape `[N]`.
+
+    Arguments:
+        weights: one number for each row.
+        rows: the rows, `[N, D]`.
+
+    Raises:
+        ModelError: if they are not one for each row, or negative, NaN, infinite or all zero.
+    """
+    if not isinstance(weights, Tensor):
+        import numpy
+
+        weights = torch.from_numpy(numpy.array(weights, dtype=float))
+    weights = weights.to(rows.device, torch.float64)
+    if weights.shape != rows.shape[:1]:
+        shape = tuple(weights.shape)
+        raise ModelError(f"weights of shape {shape}: [{len(rows)}] is needed, one for each row")
+    if not ((weights >= 0) & weights.isfinite()).all() or not weights.any():
+        raise ModelError("weights: finite numbers of at least 0, not all of them zero, are needed")
+    return weights
 
 
 def holds(data: Any, names: Sequence[str]) -> bool:

@@ -20,7 +20,15 @@ from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 from impflow_zoo.transforms.radial import RadialTransform
 
-__all__ = ["BLOCKS", "block_kind", "made", "off_meta", "register_block", "require_blocks"]
+__all__ = [
+    "BLOCKS",
+    "block_kind",
+    "made",
+    "off_meta",
+    "register_block",
+    "require_blocks",
+    "require_transform",
+]
 
 BlockMaker = Callable[[Any, int], Transform]
 # A class takes nets that the builder of a model makes; anything else makes the whole block.
@@ -47,8 +55,10 @@ def register_block(name: str) -> Callable[[B], B]:
         transform of rows, `[B, D]`, whose contexts have the shape `[B, config.embedded_features]`.
 
     Raises:
-        ModelError: if the name belongs to another block.
+        ModelError: if there is no name, or it belongs to another block.
     """
+    if not isinstance(name, str):
+        raise ModelError('register_block takes a name: @register_block("affine"), for example')
 
     def register(make: B) -> B:
         if BLOCKS.setdefault(name, make) is not make:
@@ -77,6 +87,24 @@ def require_blocks(blocks: int | Sequence[str], *, angles: bool = False) -> None
         if not isinstance(block_kind(name), type) and angles:
             own = [known for known, kind in BLOCKS.items() if isinstance(kind, type)]
             raise ConfigError(f"with angles blocks are {', '.join(own)}, not {name!r}")
+
+
+def require_transform(found: object, maker: str) -> Transform:
+    """What a function of a user returned, if it is a transform with an inverse.
+
+    Arguments:
+        found: what was returned.
+        maker: the function, for messages.
+
+    Raises:
+        ModelError: if it is none.
+    """
+    name = type(found).__name__
+    if not isinstance(found, Transform):
+        raise ModelError(f"{maker} returned {name}: an nflows transform is needed")
+    if type(found).inverse is Transform.inverse:
+        raise ModelError(f"{maker} returned {name}, which has no method inverse")
+    return found
 
 
 def made(

@@ -101,7 +101,11 @@ class TablePreprocessing:
         mean[angles], std[angles] = 0, 1
         step.set(mean, std)
         if context is not None:
-            assert isinstance(transform, StandardisedContext)
+            if not isinstance(transform, StandardisedContext):
+                raise ModelError(
+                    "the map of this model is no StandardisedContext, so contexts cannot be "
+                    "standardised: make the map by table_transform"
+                )
             transform.set(*_moments(context, self.given, dtype, weights))
 
     def spread(self, transform: Transform) -> Tensor | None:

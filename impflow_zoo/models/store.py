@@ -21,7 +21,7 @@ from torch import Tensor
 
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
-from impflow_zoo.models.budget import Budget
+from impflow_zoo.models.budget import Budget, without_numbers
 from impflow_zoo.models.classes import model_class, registered_name
 from impflow_zoo.models.folder import (
     CARD,
@@ -60,8 +60,12 @@ def blank_state(
     kind: Callable[[Config], FlowModel], config: Config, weights: Mapping[str, Tensor], name: str
 ) -> dict[str, Tensor]:
     """The state of a new model, without numbers; within what a model of the weights may take."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]), Budget.of(weights, name):
-        return kind(config).state_dict()
+
+    def state() -> dict[str, Tensor]:
+        with Budget.of(weights, name):
+            return kind(config).state_dict()
+
+    return without_numbers(state)
 
 
 def check_fit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str) -> None:
@@ -170,9 +174,10 @@ def _check_kind(model: FlowModel) -> str:
 
 def default_card(kind: str, name: str) -> str:
     """A minimal card for a model that users save themselves."""
+    folder = f"`{name}` is this folder, seen from the folder that holds it.\n\n"
     return (
         "---\nlibrary_name: impflow_zoo\ntags:\n- normalizing-flow\n---\n\n"
-        f"# {kind}\n\n```python\nfrom impflow_zoo import {kind}\n\n"
+        f"# {kind}\n\n{'' if '/' in name else folder}```python\nfrom impflow_zoo import {kind}\n\n"
         f"model = {kind}.from_pretrained({json.dumps(name)})\n```\n"
     )
 

@@ -29,6 +29,11 @@ class NotFiniteError(ValueError):
 def check_finite(x: Tensor, name: str, why: str = "") -> None:
     """Refuse NaN and infinity, naming the rows, and why they may be there.
 
+    Arguments:
+        x: with shape `[B, ...]`.
+        name: of the tensor, in the message.
+        why: a reason, in the message.
+
     Raises:
         NotFiniteError: if there are any.
     """

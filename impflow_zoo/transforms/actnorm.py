@@ -23,6 +23,7 @@ class ActNorm(FirstBatch, nflows.transforms.ActNorm):
     """
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         if inputs.dim() not in (2, 4):
             raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows or images are needed")
         self.start(inputs)

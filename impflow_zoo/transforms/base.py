@@ -34,7 +34,7 @@ __all__ = [
     "check_finite",
 ]
 
-# Numerical failures, not mistakes of a user: training skips them and goes on.
+#: Numerical failures, not mistakes of a user: training skips them and goes on.
 NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
 
 
@@ -46,11 +46,18 @@ class Step:
         net: the attribute of the block that holds `g`.
         inverted: take the root of the map instead of its value.
         sign: 1, or -1 for `r(x) = x - g(x)`.
+
+    Raises:
+        ValueError: for another sign.
     """
 
     net: str
     inverted: bool = False
     sign: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sign not in (1, -1):
+            raise ValueError(f"sign={self.sign}: 1 or -1 is needed")
 
 
 class ResidualBlock(Transform):
@@ -72,11 +79,18 @@ class ResidualBlock(Transform):
     Arguments:
         logdet: `"auto"`, `"exact"`, `"unbiased"`, `"truncated"` or a `LogDet`.
         solver: how roots are found; None takes `Solver()`.
+
+    Raises:
+        TypeError: if a sub-class has no `steps`, or others than a tuple of `Step`.
     """
 
-    steps: ClassVar[tuple[Step, ...]]
+    steps: ClassVar[tuple[Step, ...]] = ()
 
     def __init__(self, logdet: str | LogDet, solver: Solver | None) -> None:
+        steps = self.steps
+        if not (steps and isinstance(steps, tuple) and all(isinstance(s, Step) for s in steps)):
+            name = type(self).__name__
+            raise TypeError(f"{name}.steps: a tuple of Step is needed, such as (Step('net'),)")
         super().__init__()
         self.logdet = LogDet.of(logdet)
         self.solver = Solver() if solver is None else solver

@@ -36,6 +36,7 @@ class ImageLogit(Transform):
         self.alpha = float(alpha)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         squeezed = self.alpha + (1 - 2 * self.alpha) * inputs
         outside = seen(((squeezed <= 0) | (squeezed >= 1)).flatten(1).any(dim=1))
         if bool(outside.any()):
@@ -47,6 +48,7 @@ class ImageLogit(Transform):
         return outputs, -self._inverse_logabsdet(outputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         outputs = (torch.sigmoid(inputs) - self.alpha) / (1 - 2 * self.alpha)
         return outputs, self._inverse_logabsdet(inputs)
 
@@ -69,9 +71,11 @@ class Flatten(Transform):
         self.shape = tuple(shape)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         return inputs.flatten(1), inputs.new_zeros(len(inputs))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         return inputs.reshape(-1, *self.shape), inputs.new_zeros(len(inputs))
 
 
@@ -88,9 +92,11 @@ class Multiscale(Transform):
         self._transforms, self.shapes = nn.ModuleList(scales), list(shapes)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         return self.split(lambda scale, x: scale(x, context), inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         return self.merge(lambda scale, x: scale.inverse(x, context), inputs)
 
     def split(self, run: Step, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ class Interval(Transform):
         self.low, self.high = tuple(low), tuple(high)  # exact in every type the module takes
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         columns: list[Tensor] = []
         logabsdet = inputs.new_zeros(len(inputs))
         for x, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):
@@ -50,6 +51,7 @@ class Interval(Transform):
         return torch.stack(columns, dim=1), logabsdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         columns, logabsdet = [], inputs.new_zeros(len(inputs))
         for z, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):
             x, finite = z, [abs(bound) < math.inf for bound in (low, high)]

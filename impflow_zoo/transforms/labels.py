@@ -59,9 +59,11 @@ class PerLabel(Transform):
         self.log_scale = nn.Parameter(torch.zeros(classes, features))
 
     def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         log_scale = context @ self.log_scale
         return (inputs - context @ self.mean) * (-log_scale).exp(), -log_scale.sum(dim=1)
 
     def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         log_scale = context @ self.log_scale
         return inputs * log_scale.exp() + context @ self.mean, log_scale.sum(dim=1)

@@ -21,7 +21,7 @@ class RadialTransform(Transform):
     """`z = x exp(f(u) - u)` with `u = log(|x| / sqrt(D))`: scales rows, and keeps directions.
 
     `f` is a monotone rational-quadratic spline on `[-tail_bound, tail_bound]` and the identity
-    outside. So the map is invertible by construction and has a closed form in both directions:
+    outside. So the map is invertible by construction and has a closed form in both directions::
 
         log|det dz/dx| = D (f(u) - u) + log f'(u)
 

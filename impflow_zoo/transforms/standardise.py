@@ -31,9 +31,11 @@ class Standardise(Transform):
         self._shift.copy_(-mean / std)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         return inputs * self._scale + self._shift, self._logabsdet(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         return (inputs - self._shift) / self._scale, -self._logabsdet(inputs)
 
     def _logabsdet(self, inputs: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class Angles(Transform):
         self.volume = sum(math.log(_TURN / period) for period in periods if period)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         columns = [
             x.remainder(period) * (_TURN / period) if period else x
             for x, period in zip(inputs.unbind(dim=1), self.periods, strict=True)
@@ -45,6 +46,7 @@ class Angles(Transform):
         return torch.stack(columns, dim=1), inputs.new_full((len(inputs),), self.volume)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         columns = [
             (x * (period / _TURN)).remainder(period) if period else x
             for x, period in zip(inputs.unbind(dim=1), self.periods, strict=True)
@@ -56,11 +58,13 @@ class CircleToLine(Transform):
     """`Phi^-1(t / 2 pi)` of an angle: maps a uniform angle to a standard normal."""
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         uniform = (inputs.double() / _TURN).remainder(1).clamp(_SEAM, 1 - _SEAM)
         z = torch.special.ndtri(uniform).to(inputs.dtype)
         return z, -_log_slope(z)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         angle = _TURN * torch.special.ndtr(inputs.double())
         return angle.to(inputs.dtype), _log_slope(inputs)
 
@@ -84,9 +88,11 @@ class OnColumns(Transform):
         self.transform, self.columns = transform, tuple(columns)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         return self._put(inputs, *self.transform(inputs[:, self.columns], context))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         return self._put(inputs, *self.transform.inverse(inputs[:, self.columns], context))
 
     def _put(self, inputs: Tensor, changed: Tensor, logabsdet: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +125,7 @@ class TorusNet(nn.Module):
         return None if certificate is None else certificate()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """What the net says of the columns, without the second number of each angle."""
         inner = _embedded(x, self.angles)
         value: Tensor = self.net(inner) if context is None else self.net(inner, context)
         return value[:, : x.shape[1]]

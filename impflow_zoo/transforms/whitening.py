@@ -67,12 +67,14 @@ class Whitening(FirstBatch, LULinear):
         return self.unconstrained_upper_diag.sum()
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         check_channels(inputs, self.features, self.bias.dtype)
         self.start(inputs)
         z = functional.linear(inputs.movedim(1, -1), self.weight(), self.bias).movedim(-1, 1)
         return z, self._volume(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         check_channels(inputs, self.features, self.bias.dtype)
         z = inputs.transpose(0, 1).flatten(1) - self.bias[:, None]
         with without_autocast(self):

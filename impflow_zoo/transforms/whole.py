@@ -42,10 +42,12 @@ class WholeTransform(CompositeTransform):
         self.shape, self.context_features = tuple(shape), context_features
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
         inputs, context = self._entered(inputs, "inputs", self.shape, context)
         return walk(self, inputs, context)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
         inputs, context = self._entered(inputs, "noise", (math.prod(self.shape),), context)
         return walk(self, inputs, context, backwards=True)
 
@@ -153,11 +155,26 @@ def _walk(
         return (transform.merge if backwards else transform.split)(through, x)
     if isinstance(transform, ResidualBlock):
         return transform.run(x, context, **options)
-    whole: tuple[Tensor, Tensor] = (transform.inverse if backwards else transform)(x, context)
-    if whole[1].shape != x.shape[:1]:  # a sum would spread it over rows
-        name, shape = type(transform).__name__, tuple(whole[1].shape)
+    answer = (transform.inverse if backwards else transform)(x, context)
+    return _checked_answer(answer, x, type(transform).__name__)
+
+
+def _checked_answer(answer: Any, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """What a transform of another package answers to rows, refused if it is no answer."""
+    parts = tuple(answer) if isinstance(answer, tuple | list) else (answer,)
+    if len(parts) != 2 or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ValueError(
+            f"{name} answers with {kinds}: two tensors are needed, rows and log-determinants"
+        )
+    value, logdet = parts
+    if value.shape[:1] != x.shape[:1] or value.numel() != x.numel():
+        shapes = f"{tuple(value.shape)} to inputs of shape {tuple(x.shape)}"
+        raise ValueError(f"{name} answers with rows of shape {shapes}: as many numbers are needed")
+    if logdet.shape != x.shape[:1]:  # a sum would spread it over rows
+        shape = tuple(logdet.shape)
         raise ValueError(f"{name} has log-determinants of shape {shape}: [{len(x)}] is needed")
-    return whole
+    return value, logdet
 
 
 def _walk_parts(

@@ -39,7 +39,7 @@ from impflow_zoo.training.recipe import Recipe
 from impflow_zoo.zoo.install import install_line
 from impflow_zoo.zoo.record import Record
 
-__all__ = ["Origin", "checked_words", "local_address", "model_card"]
+__all__ = ["Origin", "checked_words", "local_address", "model_card", "time_spent"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Origin:
         folder: of the model, with its rows in `data`.
         again: the command that makes the model again.
         table: what was tried, in Markdown.
-        effective_n: number of rows of one weight that would be as certain; None without weights.
+        effective_n: number of rows of equal weight with the same error; None without weights.
     """
 
     folder: str
@@ -126,7 +126,7 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         pictures=[name for name in (PICTURE, CURVE) if record.folder.has(name)],
         entry=entry,
         facts=facts,
-        minutes="1 minute" if round(facts.minutes) == 1 else f"{facts.minutes:.0f} minutes",
+        minutes=time_spent(facts.minutes),
         config=record.stated.config,
         example=example,
         given=_given(record, example),
@@ -137,6 +137,17 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         certificate=worst(record.stated.certificate),
     )
     return str(card)
+
+
+def time_spent(minutes: float) -> str:
+    """The time of a training, as a person says it.
+
+    Example:
+        >>> time_spent(0.1), time_spent(1.2), time_spent(25.8)
+        ('less than a minute', '1 minute', '26 minutes')
+    """
+    whole = round(minutes)
+    return "less than a minute" if whole == 0 else f"{whole} minute{'s' * (whole != 1)}"
 
 
 def local_address(folder: Path) -> str:

@@ -30,10 +30,12 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.writing import write_together
 from impflow_zoo.plots import pictures
 from impflow_zoo.training.facts import Repeat, TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
 from impflow_zoo.zoo.cards import checked_words, local_address, model_card
+from impflow_zoo.zoo.comparison import comparison
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
@@ -49,6 +51,8 @@ def stage(
     repeats: Sequence[Path] = (),
 ) -> Result:
     """Update a model's folder: weights from a run, scores, pictures, card.
+
+    In a checkout, what compares the models follows: `results.csv` and the table of the README.
 
     Arguments:
         run: folder of a training run; None keeps the weights in `folder`.
@@ -107,6 +111,7 @@ def stage(
         card = model_card(Record(draft), address=local_address(folder))
         (made / CARD).write_text(card, encoding="utf-8")
         entry.replace({name: (made / name).read_bytes() for name in _MADE})
+    write_together({p: text.encode() for p, text in comparison(folder.parent).items()})
     if result.dataset == str(made / TEST_ROWS):
         result = replace(result, dataset=str(folder / TEST_ROWS))
     return result

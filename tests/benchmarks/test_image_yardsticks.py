@@ -105,10 +105,9 @@ def test_the_gaussian_has_a_full_covariance_and_an_exact_density(recipe: Path, d
 
 
 def test_a_coupling_flow_is_trained_resumed_and_scored(
-    recipe: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, data: str, tmp_path: Path
 ) -> None:
     given = ("--like", recipe, "--data", data, "--out", tmp_path / "run", "--blocks", "2")
-    monkeypatch.setenv("IMPFLOW_ZOO_SMOKE", "1")
     for more in ((), ("--resume",)):
         done = call(script, "yardsticks", "coupling", *given, "--minutes", "1e-6", *more)
         assert done.code == 0, done.err

@@ -53,15 +53,11 @@ def where(row: Tensor, photographs: list[np.ndarray]) -> list[tuple[int, int, in
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_rows_are_patches_of_the_right_photographs(
-    tmp_path: Path,
-    photographs: dict[str, list[np.ndarray]],
-    split: str,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, photographs: dict[str, list[np.ndarray]], split: str
 ) -> None:
     folder = save(tmp_path / "photos", **photographs)
-    monkeypatch.setitem(SIZES, split, 60)
     places = []
-    for row, number in zip(*read(folder, split), strict=True):
+    for row, number in zip(*read(folder, split, 60), strict=True):
         (place,) = where(row, photographs["test" if split == "test" else "train"])
         assert place[0] == number
         places.append(place)
@@ -73,15 +69,13 @@ def test_rows_are_patches_of_the_right_photographs(
 
 
 def test_the_command_stores_the_photograph_of_each_row(
-    tmp_path: Path, photographs: dict[str, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photographs: dict[str, list[np.ndarray]]
 ) -> None:
     """As its group: the rows themselves are those of `read`."""
     folder = save(tmp_path / "photos", **photographs)
+    prepare.main(prepare.Name.bsds300, folder, tmp_path / "out", limit=40)
     for split in SIZES:
-        monkeypatch.setitem(SIZES, split, 40)
-    prepare.main(prepare.Name.bsds300, folder, tmp_path / "out")
-    for split in SIZES:
-        rows, numbers = read(folder, split)
+        rows, numbers = read(folder, split, 40)
         source = open_table(tmp_path / "out", split)
         assert source.columns == tuple(f"x{i}" for i in range(63))
         assert source.rows(range(40)).equal(rows.double())

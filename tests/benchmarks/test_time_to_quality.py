@@ -107,7 +107,6 @@ def test_a_step_that_fails_is_not_applied_and_takes_its_time(
 
 def test_it_draws_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setenv("IMPFLOW_ZOO_SMOKE", "1")
     monkeypatch.setattr(torch, "set_flush_denormal", bool)  # would stay for all later tests
     draws = numpy.random.default_rng(0)
     sizes = {"train": 70, "validation": 4}

@@ -1,7 +1,7 @@
 """Every command that a card, the README, a guide or a table prints runs.
 
-They train one block for two steps, as `support/workspace.py` shortens the recipes, and scripts do
-as little as they can where `IMPFLOW_ZOO_SMOKE` is set. Data that cannot ship are made up; where a
+They train one block for two steps, as `support/workspace.py` shortens the recipes, and it gives
+scripts options with which they do little. Data that cannot ship are made up; where a
 command takes rows from the Hub, made-up ones are named in it. `ELSEWHERE` names the commands that
 do not run here, and what runs them.
 """
@@ -44,7 +44,6 @@ else:
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
     r"(OMP_NUM_THREADS=1 )?python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
     r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions
-    r"python docs/tables.py",  # cards of all models; tests/documents/test_tables.py makes them
     r"impflow-zoo fit .*--ensemble \d+",  # tests/fitting/test_fit.py makes one
     r"impflow-zoo train .*/mixed-bsds300/.*",  # 63 columns; those of other tables run
     r"impflow-zoo publish .*--dry-run",  # all certificates

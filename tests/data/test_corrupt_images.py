@@ -212,7 +212,7 @@ def test_a_run_on_corrupt_images_alone_is_refused(tmp_path):
 
 def test_recipes_say_what_is_to_be_done(good, tmp_path):
     assert read_recipe(write_image_recipe(tmp_path, good)).data.corrupt == "stop"
-    with pytest.raises(ModelError, match="unknown corrupt 'drop': choose stop, skip"):
+    with pytest.raises(ModelError, match="unknown corrupt 'drop'"):
         read_recipe(write_image_recipe(tmp_path, good, data={"corrupt": "drop"}))
-    with pytest.raises(ModelError, match="corrupt='skip' is for images: leave it out"):
+    with pytest.raises(ModelError, match="corrupt='skip' is for images"):
         read_recipe(write_recipe(tmp_path, data={"corrupt": "skip"}))

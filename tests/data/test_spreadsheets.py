@@ -70,5 +70,5 @@ def test_samples_of_a_strangers_model_hold_no_formula_and_are_read_again(run, st
 def test_a_name_with_and_without_the_quote_is_named_twice(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("'-x,-x\n1,2\n")
-    with pytest.raises(DataError, match="several columns are called .-x.: rename them"):
+    with pytest.raises(DataError, match="several columns are called .-x."):
         open_table(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -61,6 +62,7 @@ BAD = {
     "unknown": ({}, {"weights": "v"}, "no column 'v' for the weights of the rows; there are a, w"),
     "a misprint": ({"weight": 1.0}, {"weights": "wieght"}, "did you mean 'weight'?"),
     "a group": ({}, {"weights": "group"}, "so it cannot tell which rows belong together"),
+    "an array": ({}, {"weights": numpy.ones(4)}, "weights of type ndarray: the name of a column"),
     "a feature": ({}, {"columns": ["a", "w"]}, "a model cannot take it: name another column"),
 }
 

@@ -120,9 +120,9 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not(
 @pytest.mark.slow
 def test_every_run_of_the_table_and_the_page(tmp_path: Path) -> None:
     runs, written = tmp_path / "runs", tmp_path / "page.md"
-    call("table", "--smoke", "--out", runs)
+    call("table", "--dry-run", "--out", runs)
     assert len(list(runs.glob("*/result.json"))) == 17
-    call("table", "--smoke", "--out", runs, "--resume")  # has nothing left to do
+    call("table", "--dry-run", "--out", runs, "--resume")  # has nothing left to do
     written.write_text(f"<!-- {page.MARKER} -->\n<!-- end of {page.MARKER} -->\n")
     call("page", "--runs", runs, "--out", written)
     assert written.read_text().count("\n| implicit |") == 5
@@ -131,7 +131,7 @@ def test_every_run_of_the_table_and_the_page(tmp_path: Path) -> None:
 
 
 def test_one_run_answers_with_its_result(tmp_path: Path) -> None:
-    command = ("train", "--smoke", "--kind", "residual", "--validation-only")
+    command = ("train", "--dry-run", "--kind", "residual", "--validation-only")
     result = json.loads(call(*command, "--out", tmp_path / "run"))
     assert result["kind"] == "residual"
     assert result["validation"]["rows"] == 32
@@ -140,7 +140,7 @@ def test_one_run_answers_with_its_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [("--kind", "other"), ("--bound", "1.5")])
 def test_mistakes(tmp_path: Path, wrong: tuple[str, str]) -> None:
-    arguments = ["train", "--smoke", *wrong, "--out", str(tmp_path)]
+    arguments = ["train", "--dry-run", *wrong, "--out", str(tmp_path)]
     result = CliRunner().invoke(classification.app, arguments)
     assert result.exit_code == 2
     assert wrong[1] in result.output

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import pandas
@@ -18,7 +16,8 @@ from support.small_models import rows
 from impflow_zoo import evaluate
 from impflow_zoo.models.folder import CARD, RECIPE, SCORES, ModelFolder
 from impflow_zoo.zoo import staging
-from impflow_zoo.zoo.record import Record
+from impflow_zoo.zoo.comparison import score
+from impflow_zoo.zoo.record import Record, records
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +37,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         staging.stage(None, folder, data=str(root / "test.parquet"))
         known = evaluate(folder, root / "test.parquet")
     assert known.groups == 7
-    (root / "README.md").write_text("# Title\n")
-    (root / "docs").mkdir()
-    (root / "docs" / "figures.yaml").write_text("{}\n")
-    for name, table in (("models", "zoo"), ("impflow-beside-resflow", "pairs")):
-        page = f"<!-- {table} table -->\n<!-- end of {table} table -->\n"
-        (root / "docs" / f"{name}.md").write_text(page)
     return root
 
 
@@ -72,11 +65,8 @@ def test_the_card_says_that_its_error_is_clustered(checkout):
 
 
 def test_the_tables_say_so(checkout):
-    made = tables.documents(checkout)
-    alone, grouped = csv.DictReader(io.StringIO(made[checkout / "results.csv"]))
-    assert (alone["groups"], grouped["groups"]) == ("", "7")
-    page = made[checkout / "docs" / "models.md"]
-    moons, photographs = page.split("## Photographs")
-    assert "\n\nErrors are clustered by 7 groups.\n" in photographs
-    assert f" ± {float(grouped['stderr']):.3f} | " in photographs
+    alone, grouped = records(checkout / "hub_configs")
+    moons, photographs = tables.by_data_set([alone, grouped], {}).split("### Photographs")
+    assert photographs.endswith("\n\nErrors are clustered by 7 groups.")
+    assert f"| {score(grouped)} |" in photographs
     assert "clustered" not in moons

@@ -40,7 +40,9 @@ def default(field: dataclasses.Field) -> object:
     if field.default is not dataclasses.MISSING:
         value = field.default
         return list(value) if isinstance(value, tuple) else value
-    return "needed" if field.default_factory is dataclasses.MISSING else "see below"
+    if field.default_factory is dataclasses.MISSING:
+        return "needed"
+    return {} if field.default_factory is dict else "see below"
 
 
 @pytest.mark.parametrize("heading", SECTIONS)

@@ -18,7 +18,8 @@ from support.checkout import CHECKOUT
 from support.demo_page import CHROMIUM
 from support.printed_commands import documents
 
-addresses: Any = importlib.import_module("machinery.addresses")
+links: Any = importlib.import_module("machinery.links")
+BASE = links.URLS["Documentation"]
 
 
 def slugs(text: str) -> set[str]:
@@ -33,8 +34,8 @@ def test_links_within_the_repository(document: Path) -> None:
     for target, anchor in re.findall(
         r"\]\(([^)\s#:]*)(#[^)\s]*)?\)", document.read_text(encoding="utf-8")
     ):
-        if target.startswith(("zoo/", "how-to/", "api/")):
-            continue  # pages that the build makes
+        if target.startswith(("zoo/", "how-to/", "api/", "made/")):
+            continue  # what the build makes
         if "benchmarks/" in target and not (CHECKOUT / "benchmarks").is_dir():
             continue  # evidence, which nobody needs to use the package
         path = document.parent / target if target else document
@@ -58,27 +59,42 @@ def test_links_to_models_lead_to_pages_that_the_build_makes() -> None:
             assert card.is_file(), f"{document.name}: {name}"
 
 
-def test_a_link_becomes_one_of_the_site() -> None:
-    text = "[a](../hub_configs/impflow-torus), [b](which-net.md#frequencies), `x[0](y)`"
-    page = addresses.for_page(text, "docs/columns.md", "columns")
-    assert page == "[a](zoo/impflow-torus.md), [b](which-net.md#frequencies), `x[0](y)`"
-    text = "[a](../docs/which-net.md), [b](../docs/figures.yaml)"
-    page = addresses.for_page(text, "benchmarks/README.md", "project/benchmarks")
-    assert page == "[a](../which-net.md), [b](../figures.yaml)"
+@pytest.mark.parametrize(
+    ("source", "link", "there"),
+    [
+        ("docs/columns.md", "../hub_configs/impflow-torus", "/zoo/impflow-torus.md"),
+        ("docs/columns.md", "which-net.md#frequencies", "/which-net.md#frequencies"),
+        ("docs/columns.md", "../LICENSE", "/../LICENSE"),
+        ("benchmarks/README.md", "../docs/which-net.md", "/which-net.md"),
+        ("README.md", "examples/how_to/own_net.py", "/how-to/own_net.rst"),
+        ("README.md", "examples/how_to", "/how-to/index.rst"),
+        ("README.md", "CONTRIBUTING.md#test", "/project/contributing.md#test"),
+        (
+            "docs/fit.md",
+            "../benchmarks/notebook/gone.md#b",
+            f"{links.URLS['Source']}/blob/main/benchmarks/notebook/gone.md#b",
+        ),
+    ],
+)
+def test_a_link_becomes_one_of_the_site(source: str, link: str, there: str) -> None:
+    text = "[a]({}), `x[0](y)`"
+    assert links.for_site(text.format(link), source) == text.format(there)
 
 
-def test_evidence_that_a_copy_lacks_is_linked_in_the_repository() -> None:
-    page = addresses.for_page("[a](../benchmarks/notebook/gone.md#b)", "docs/fit.md", "fit")
-    assert page == f"[a]({addresses.SOURCE}/blob/main/benchmarks/notebook/gone.md#b)"
+@pytest.fixture(scope="module")
+def on_pypi() -> list[str]:
+    """Where the links of the README lead on PyPI."""
+    pytest.importorskip("hatch_fancy_pypi_readme", reason="it makes the README of PyPI")
+    made = [sys.executable, "-m", "hatch_fancy_pypi_readme"]
+    text = subprocess.run(made, cwd=CHECKOUT, check=True, capture_output=True, text=True).stdout
+    return re.findall(r"\]\(([^)\s]*)\)", text)
 
 
-def test_links_of_the_readme_on_pypi_start_with_the_base_address() -> None:
-    text = addresses.absolute((CHECKOUT / "README.md").read_text(encoding="utf-8"))
-    targets = re.findall(r"\]\(([^)\s]*)\)", text)
-    assert len(targets) > 10
-    assert all(target.startswith(("https://", "http://")) for target in targets)
-    assert f"{addresses.BASE}which-flow.html" in targets
-    assert f"{addresses.BASE}zoo/impflow-power-plant/" not in text
+def test_links_of_the_readme_on_pypi_lead_to_the_site(on_pypi: list[str]) -> None:
+    assert len(on_pypi) > 10
+    assert all(target.startswith(BASE) for target in on_pypi), on_pypi
+    assert not [target for target in on_pypi if target.endswith((".md", ".py"))]
+    assert f"{BASE}which-flow.html" in on_pypi
 
 
 class Links(HTMLParser):
@@ -134,10 +150,9 @@ def test_every_link_of_the_site_leads_somewhere(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_links_of_pypi_lead_to_the_site(site: Path) -> None:
-    text = addresses.absolute((CHECKOUT / "README.md").read_text(encoding="utf-8"))
-    for target in re.findall(rf"\]\({re.escape(addresses.BASE)}([^)\s]*)\)", text):
-        file, _, anchor = target.partition("#")
+def test_links_of_pypi_lead_to_pages(site: Path, on_pypi: list[str]) -> None:
+    for target in on_pypi:
+        file, _, anchor = target.removeprefix(BASE).partition("#")
         assert (site / file).is_file(), target
         if anchor:
             assert anchor in Links((site / file).read_text(encoding="utf-8")).anchors
@@ -146,16 +161,20 @@ def test_links_of_pypi_lead_to_the_site(site: Path) -> None:
 @pytest.mark.slow
 def test_programs_find_their_way(site: Path) -> None:
     text = (site / "llms.txt").read_text(encoding="utf-8")
-    named = re.findall(rf"\]\({re.escape(addresses.BASE)}([^)]*)\)", text)
+    named = re.findall(rf"\]\({re.escape(BASE)}([^)]*)\)", text)
     assert len(named) > 50
     assert all((site / page).is_file() for page in named)
 
 
 @pytest.mark.slow
-def test_inherited_methods_and_properties_lead_to_their_source(site: Path) -> None:
+def test_methods_and_properties_lead_to_their_source(site: Path) -> None:
+    """Inherited ones, too."""
     page = (site / "api" / "impflow_zoo.ImpFlow.html").read_text(encoding="utf-8")
-    for place in ("models/density.html#Density.sample", "models/density.html#Density.columns"):
-        assert f"_modules/impflow_zoo/{place}" in page
+    for name in ("sample", "columns", "save_pretrained"):
+        link = rf'id="impflow_zoo.ImpFlow.{name}".*?/blob/main/([\w/.]+)#L(\d+)-L(\d+)'
+        file, first, last = re.search(link, page, re.DOTALL).groups()
+        lines = (CHECKOUT / file).read_text(encoding="utf-8").splitlines()
+        assert f"def {name}(" in "".join(lines[int(first) - 1 : int(last)]), name
 
 
 @pytest.mark.slow
@@ -208,7 +227,7 @@ def test_a_search_finds_the_guide_among_the_first(site: Path, tab: Any, asked: s
 
 
 KINDS = ("index", "start", "models", "zoo/index", "zoo/impflow-power-plant", "settings", "columns")
-KINDS += ("api/index", "api/command-line", "api/impflow_zoo.ImpFlowTransform", "which-flow")
+KINDS += ("api", "api/command-line", "api/impflow_zoo.ImpFlowTransform", "which-flow")
 KINDS += (
     "genindex",
     "how-to/index",
@@ -235,3 +254,26 @@ def test_the_table_of_models_sorts_by_a_click(site: Path, tab: Any) -> None:
     counts = [int(text.replace(",", "")) for text in cells.all_inner_texts()]
     assert counts == sorted(counts)
     assert len(counts) > 40
+
+
+@pytest.mark.slow
+def test_tables_whose_empty_cells_mean_the_line_above_do_not_sort(site: Path, tab: Any) -> None:
+    tab.goto((site / "project" / "notebook-small-tables.html").as_uri())
+    sorting = tab.locator("table:has(th[role=columnheader])")
+    assert 0 < sorting.count() < tab.locator("table").count()
+    assert all(sorting.locator("tbody td:first-child").all_inner_texts())
+
+
+@pytest.mark.slow
+def test_a_number_stays_beside_its_error_on_a_phone(site: Path, tab: Any) -> None:
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.goto((site / "start.html").as_uri())
+    row = tab.locator("tr", has_text="kin8nm").first.bounding_box()
+    assert row["height"] < 50, "a line is 25 px high"
+
+
+@pytest.mark.slow
+def test_no_page_takes_a_script_from_elsewhere(site: Path) -> None:
+    """Formulas of other packages would: their docstrings need MathJax."""
+    for path in pages(site):
+        assert not re.search(r'<script[^>]* src="https?:', path.read_text("utf-8")), path.name

@@ -112,7 +112,7 @@ def test_rows_without_a_density_are_named(folder, tmp_path):
     (tmp_path / "far.csv").write_text("a,b\n3,3\n1e200,3\n3,3\n")
     with (
         pytest.warns(NumericalWarning, match="off by up to"),
-        pytest.warns(NumericalWarning, match="far.csv.* no finite log-density in row 1: too far"),
+        pytest.warns(NumericalWarning, match="far.csv.* no finite log-density in row 1"),
     ):
         assert evaluate(folder, str(tmp_path / "far.csv")).value == -math.inf
 
@@ -178,7 +178,7 @@ def test_the_recipe_s_revision_of_the_data_is_taken(folder, monkeypatch):
 
 def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
     rows = table(tmp_path / "test.csv")
-    with pytest.raises(ModelError, match="is on disk and has no revisions: leave revision= out"):
+    with pytest.raises(ModelError, match="is on disk and has no revisions"):
         evaluate(folder, str(rows), revision="abc")
     with pytest.raises(ModelError, match="only the split .* ships with .*, in one revision"):
         evaluate(create_model("impflow-power-plant"), revision="abc")
@@ -188,7 +188,7 @@ def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
 def test_damaged_results_stop_no_evaluation(content, folder):
     (folder / RESULTS).write_text(content)
     assert evaluate(folder, limit=5).published is None
-    with pytest.raises(ModelError, match=r"results.json is damaged \(.*\): delete it and stage"):
+    with pytest.raises(ModelError, match=r"results.json is damaged \(.*\)"):
         _ = Record(ModelFolder.open(folder)).entries
 
 

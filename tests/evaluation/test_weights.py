@@ -79,16 +79,25 @@ def test_weighted_intervals_hold_the_true_mean(grouped):
 def test_the_report_and_the_json_speak_of_weights():
     found = evaluate(make(), WEIGHTED, weights="w")
     assert found.effective_n == pytest.approx(COUNTS.sum() ** 2 / (COUNTS**2).sum())
-    assert "rows of one weight would be as certain of column 'w'" in found.report("mine")
+    report = found.report("mine")
+    assert "rows of equal weight would give the same error; the weights are in column 'w'" in report
     stated = json.loads(json.dumps(found.to_dict()))
     assert (stated["weights"], stated["effective_n"]) == ("w", found.effective_n)
     assert "row_weights" not in stated
     assert "weight" not in evaluate(make(), FRAME).report("mine")
 
 
-def test_a_column_that_is_not_there_is_named():
-    with pytest.raises(DataError, match="no column 'v' for the weights of the rows"):
-        evaluate(make(), WEIGHTED, weights="v")
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("v", "no column 'v' for the weights of the rows"),
+        (COUNTS, "weights of type ndarray: the name of a column of the table is needed"),
+    ],
+    ids=["no-such-column", "an-array"],
+)
+def test_weights_that_are_no_column_are_named(weights, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(make(), WEIGHTED, weights=weights)
 
 
 def test_images_have_no_weights_as_a_stream_either():

@@ -14,7 +14,7 @@ from impflow_zoo import (
     LipschitzMLP,
     ResFlowTransform,
 )
-from impflow_zoo.lipschitz.certify import certify
+from impflow_zoo.lipschitz.certify import certify, worst
 
 UNPROVED = {
     "hook": lambda net: net.activations[0].register_forward_hook(lambda *args: 3 * args[-1]),
@@ -60,3 +60,16 @@ def test_certify_passes_over_modules_with_other_nets():
             return 0.1 * self.nets[0](x)
 
     assert [str(c) for c in certify(ResFlowTransform(Net()))] == ["net: not certified"]
+
+
+@pytest.mark.parametrize("bound", [math.nan, -1.0, torch.tensor(math.nan)], ids=str)
+def test_a_bound_that_is_none_certifies_nothing(bound):
+    class Net(nn.Linear):
+        def certificate(self) -> float:
+            return bound
+
+    proved = LipschitzMLP(2)
+    for nets in ([Net(2, 2), proved], [proved, Net(2, 2)]):
+        certificates = certify(nn.Sequential(*map(ResFlowTransform, nets)))
+        assert sorted(c.margin is None for c in certificates) == [False, True]
+        assert worst(certificates).bound is None

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from nflows.transforms import CompositeTransform, Transform
-from support.small_models import config, write_recipe
+import torch
+from nflows.transforms import (
+    CompositeTransform,
+    MaskedAffineAutoregressiveTransform,
+    Transform,
+)
+from support.small_models import config, rows, write_recipe
 
 from impflow_zoo import ResFlow, TabularConfig, create_model, register_model, training
 from impflow_zoo.models import classes
@@ -37,6 +42,15 @@ class Gaussian(FlowModel):
         return CompositeTransform([Standardise(n), Whitening(n)])
 
 
+class Masked(Gaussian):
+    """Its layers look at numbers when they are made, as most of nflows do."""
+
+    def build(self) -> Transform:
+        n, given = self.config.features, self.config.context_features
+        masked = MaskedAffineAutoregressiveTransform(n, 8, context_features=given)
+        return CompositeTransform([Standardise(n), masked])
+
+
 @pytest.fixture
 def _empty_registry(monkeypatch):
     """What a test registers is forgotten."""
@@ -44,11 +58,19 @@ def _empty_registry(monkeypatch):
 
 
 @pytest.mark.usefixtures("_empty_registry")
-def test_a_registered_class_is_a_model_like_ours(tmp_path):
-    assert register_model(Gaussian) is Gaussian
-    recipe = write_recipe(tmp_path, "Gaussian", config={"kind": "gaussian", "features": 2})
+@pytest.mark.parametrize("cls", [Gaussian, Masked])
+def test_a_registered_class_is_a_model_like_ours(cls, tmp_path):
+    assert register_model(cls) is cls
+    recipe = write_recipe(tmp_path, cls.__name__, config={"kind": "gaussian", "features": 2})
     training.train(recipe, out=tmp_path / "run", progress=False)
-    assert type(create_model(tmp_path / "run", verify=True)) is Gaussian
+    assert type(create_model(tmp_path / "run", verify=True)) is cls
+
+
+def test_a_map_that_standardises_no_contexts_is_named():
+    model = Masked(GaussianConfig(features=2, context_features=1))
+    with pytest.raises(ModelError, match="no StandardisedContext.*make the map by table_transform"):
+        model.fit_preprocessing(rows(5), torch.randn(5, 1, dtype=torch.float64))
+    model.fit_preprocessing(rows(5))  # contexts as they are
 
 
 @pytest.mark.usefixtures("_empty_registry")
@@ -77,6 +99,9 @@ def test_names_and_kinds_belong_to_one_class():
     other = dataclass(frozen=True)(type("Other", (), {"kind": TabularConfig.kind}))
     with pytest.raises(ModelError, match="'tabular' belong to another model"):
         register_model(type("Mine", (FlowModel,), {"config_types": (other,)}))
+    without = dataclass(frozen=True)(type("Without", (ColumnsConfig,), {}))
+    with pytest.raises(ModelError, match="Without has no `kind`, by which files name it"):
+        register_model(type("Mine", (FlowModel,), {"config_types": (without,)}))
     assert "Mine" not in model_names()
 
 
@@ -90,3 +115,20 @@ def test_the_nearest_class_that_is_registered_is_the_one_saved(tmp_path):
 def test_what_is_not_registered_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="unknown model 'NoFlow': .* knows .*ImpFlow, L"):
         read_recipe(write_recipe(tmp_path, "NoFlow"))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            {"build": lambda self: None},
+            "Mine.build returned NoneType: an nflows transform is needed",
+        ),
+        ({}, "Mine has no method build to make its map, and no block_kinds"),
+    ],
+    ids=["returns-nothing", "is-missing"],
+)
+def test_a_class_without_a_map_is_named(build, message):
+    mine = type("Mine", (FlowModel,), {"config_types": (GaussianConfig,), **build})
+    with pytest.raises(ModelError, match=message):
+        mine(GaussianConfig(features=2))

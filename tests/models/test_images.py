@@ -190,9 +190,9 @@ def test_bad_images_are_refused() -> None:
         model.log_prob(draw(model) + torch.tensor([0.0, 1.0, 0.0])[:, None, None, None])
     with pytest.raises(ValueError, match="floating point is needed"):
         model.log_prob(raw(model))
-    with pytest.raises(ValueError, match="inputs of type torch.uint8: floating point"):
+    with pytest.raises(ValueError, match="inputs of type torch.uint8"):
         model.transform(raw(model))
-    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 3 of 3 rows: dequantise"):
+    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 3 of 3 rows"):
         model.transform(255 * draw(model))
     with pytest.raises(ValueError, match="uint8 is needed"):
         model.bits_per_dim(draw(model))

@@ -109,7 +109,7 @@ def test_a_block_is_named_once_and_belongs_to_a_family(block, family):
 
 
 def test_a_model_bears_the_name_of_its_blocks():
-    with pytest.raises(ConfigError, match="all blocks are of ResFlow: name it as the model, not I"):
+    with pytest.raises(ConfigError, match="all blocks are of ResFlow"):
         ImpFlow(config(blocks=("residual", "residual")))
     ImpFlow(config(blocks=("spline-coupling",)))  # SplineFlow takes other settings
 
@@ -209,12 +209,68 @@ def test_a_name_belongs_to_one_block(name):
         register_block(name)(lambda config, number: Transform())
 
 
-def test_log_determinants_of_another_shape_are_refused():
-    class Column(Transform):
-        def forward(self, inputs, context=None):
-            return inputs, inputs.new_zeros(len(inputs), 1)
+class Answering(Transform):
+    """A transform that answers both ways what it is told to."""
 
-    register_block("column")(lambda config, number: Column())
-    model = ImpFlow(config(blocks=("column", "residual"))).eval()
-    with pytest.raises(ValueError, match=r"Column has log-determinants of shape \(6, 1\): .6. is"):
-        model.log_prob(rows(dtype=torch.float32))
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, inputs, context=None):
+        return self.answer(inputs)
+
+    inverse = forward
+
+
+PAIR = "two tensors are needed, rows and log-determinants"
+ANSWERS = {
+    "nothing": (lambda x: None, f"Answering answers with NoneType: {PAIR}"),
+    "rows alone": (lambda x: x, f"Answering answers with Tensor: {PAIR}"),
+    "a number": (lambda x: (x, 0.0), f"Answering answers with Tensor, float: {PAIR}"),
+    "arrays": (
+        lambda x: (x.numpy(force=True), x[:, 0]),
+        f"Answering answers with ndarray, Tensor: {PAIR}",
+    ),
+    "a column": (
+        lambda x: (x, x.new_zeros(len(x), 1)),
+        r"Answering has log-determinants of shape \(6, 1\): \[6\] is needed",
+    ),
+    "fewer columns": (
+        lambda x: (x[:, :1], x.new_zeros(len(x))),
+        r"Answering answers with rows of shape \(6, 1\) to inputs of shape \(6, 2\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "message"), ANSWERS.values(), ids=ANSWERS)
+def test_a_block_with_a_wrong_answer_is_named(answer, message):
+    register_block("answering")(lambda config, number: Answering(answer))
+    model = ImpFlow(config(blocks=("answering", "residual"))).eval()
+    for call in (model.log_prob, model.decode):
+        with pytest.raises(ValueError, match=message):
+            call(rows(dtype=torch.float32))
+
+
+class OneWay(Transform):
+    def forward(self, inputs, context=None):
+        return inputs, inputs.new_zeros(len(inputs))
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (None, "the function of block 'returned' returned NoneType: an nflows transform is nee"),
+        (torch.nn.Identity(), "block 'returned' returned Identity: an nflows transform is needed"),
+        (OneWay(), "block 'returned' returned OneWay, which has no method inverse"),
+    ],
+    ids=["nothing", "no-transform", "no-inverse"],
+)
+def test_a_function_that_makes_no_block_is_named(block, message):
+    register_block("returned")(lambda config, number: block)
+    with pytest.raises(ModelError, match=message):
+        ImpFlow(config(blocks=("returned", "residual")))
+
+
+def test_a_block_is_registered_by_a_name():
+    with pytest.raises(ModelError, match="register_block takes a name: @register_block"):
+        register_block(lambda config, number: Answering(None))

@@ -172,7 +172,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     model = make()
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    with pytest.raises(ModelError, match="holds NaN or infinity: the model is not saved"):
+    with pytest.raises(ModelError, match="holds NaN or infinity"):
         model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
@@ -199,7 +199,9 @@ def test_a_subclass_is_saved_as_what_it_derives_from(tmp_path, monkeypatch):
     (tmp_path / "README.md").unlink()
     monkeypatch.chdir(tmp_path)
     saved.save_pretrained(".")
-    assert f'ImpFlow.from_pretrained("{tmp_path.name}")' in (tmp_path / "README.md").read_text()
+    card, name = (tmp_path / "README.md").read_text(), tmp_path.name
+    assert f'ImpFlow.from_pretrained("{name}")' in card
+    assert f"`{name}` is this folder, seen from the folder that holds it." in card
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):

@@ -45,7 +45,7 @@ def test_the_addresses_are_those_of_one_repository():
 
 
 def test_the_repository_s_address_is_written_in_one_place():
-    """Beside it stand the citation, and what `docs/tables.py` writes from it."""
+    """Beside it stand the citation, and what `docs/renew.py` writes from it."""
     source = PROJECT["urls"]["Source"].removeprefix("https://")
     listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True)
     generated = re.compile(r"<!-- (install[a-z ]*|clone) -->.*?<!-- end of \1 -->", re.DOTALL)

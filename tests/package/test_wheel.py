@@ -38,7 +38,8 @@ def wheel(tmp_path_factory) -> Path:
     """The wheel of the checkout."""
     out = tmp_path_factory.mktemp("dist")
     # In an isolated environment the build tool would be downloaded anew.
-    isolation = [] if importlib.util.find_spec("hatchling") is None else ["--no-isolation"]
+    there = all(importlib.util.find_spec(n) for n in ("hatchling", "hatch_fancy_pypi_readme"))
+    isolation = ["--no-isolation"] if there else []
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", *isolation, "--outdir", out, CHECKOUT],
         check=True,

@@ -33,6 +33,19 @@ from impflow_zoo.training.recipe import Recipe, read_recipe
 
 __all__ = ["Workspace"]
 
+_FEW = {  # options of commands that take long; the last one counts
+    "impflow-zoo evaluate": "--limit 8",
+    "impflow-zoo fit": "--minutes 0.01",
+    "python benchmarks/default_recipe.py": "--minutes 0.01 --seeds 0 --recipes AdamW",
+    "python benchmarks/fit_tables.py": "--minutes 0.01 --tables 'robot arm, 7 columns'",
+    "python benchmarks/memory.py": "--counts 5",
+    "python benchmarks/prepare.py": "--limit 100",
+    "python benchmarks/torch_tools.py": "--dry-run",
+    "python examples/classification.py t": "--dry-run",  # table and train
+    "python examples/explanations.py": "--dry-run",
+    "python examples/one_dimension.py": "--steps 3",
+    "python examples/toys.py": "--steps 2 --toys 8gaussians",
+}
 IMAGE_MODEL, TABLE_MODEL = "impflow-mnist", "impflow-power-plant"
 MODEL_OF_OWN, OWN_MODEL = "impflow-kin8nm", "impflow-mine"  # whose folder may be written to
 
@@ -90,7 +103,6 @@ class Workspace:
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
         environment = {
-            "IMPFLOW_ZOO_SMOKE": "1",  # scripts of benchmarks and examples do as little as possible
             "HF_HUB_OFFLINE": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
@@ -129,7 +141,7 @@ class Workspace:
         words = [names.get(word, word) for word in words]
         model = self._model_of(words, document)
         places: dict[str, Callable[[], str]] = {
-            "FOLDER": lambda: "prepared" if "prepare.py" in command else self._data(model),
+            "FOLDER": lambda: self._folder(command, model),
             "DATA": lambda: self._data(model),
             "OWNER/SET": lambda: self._data(model),
             "PHOTOGRAPHS": self._photographs,
@@ -139,12 +151,8 @@ class Workspace:
         for i, word in enumerate(words):
             name, named, _ = word.partition("=FOLDER")
             words[i] = f"{name}={self._data(Path(name).name)}" if named else word
-        if words[:2] == ["impflow-zoo", "fit"]:
-            words += ["--minutes", "0.01"]  # the last one counts
-        few = (
-            ["--limit", "8"] if words[:2] == ["impflow-zoo", "evaluate"] else []
-        )  # the last counts
-        return [*words, *self._brought(words, model), *few]
+        few = [option for start, option in _FEW.items() if shlex.join(words).startswith(start)]
+        return [*words, *self._brought(words, model), *shlex.split(" ".join(few))]
 
     def _model_of(self, words: list[str], document: Path) -> str | None:
         """The model that a command is about: its recipe, its own name, or whose card it is in."""
@@ -199,6 +207,17 @@ class Workspace:
         for split in splits:
             table = pandas.DataFrame(rng.normal(size=(rows, len(columns))), columns=columns)
             table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        return str(folder)
+
+    def _folder(self, command: str, model: str | None) -> str:
+        """What a script writes to, or reads: three tables of the zoo, or that of the model."""
+        if "prepare.py" in command:
+            return "prepared"
+        if "default_recipe.py" not in command:
+            return self._data(model)
+        folder = self.root / "tables"
+        for name in ("protein", "power-plant", "kin8nm"):
+            shutil.copytree(self._data(f"impflow-{name}"), folder / name)
         return str(folder)
 
     def _photographs(self) -> str:

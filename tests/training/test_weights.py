@@ -11,7 +11,7 @@ from support.small_models import make, rows, write_recipe
 from impflow_zoo import create_model, evaluate, training
 from impflow_zoo.data import DataError, open_table, open_toy
 from impflow_zoo.evaluation.processes import Processes
-from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.optimisation import Optimisation
 from impflow_zoo.training.recipe import TrainingSettings, read_recipe
@@ -56,6 +56,32 @@ def test_standardisation_is_weighted():
     torch.testing.assert_close(
         first, model.preprocessing.spread(model.transform), rtol=0.02, atol=0
     )
+
+
+@pytest.mark.parametrize("kind", [numpy.asarray, list, pandas.Series])
+def test_weights_of_a_standardisation_may_be_an_array(kind):
+    model, x, weights = make(), rows(50), torch.rand(50)
+    spreads = []
+    for given in (weights, kind(weights.numpy())):
+        model.fit_preprocessing(x, weights=given)
+        spreads.append(model.preprocessing.spread(model.transform))
+    torch.testing.assert_close(*spreads)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (torch.tensor([1.0, -1.0, 1.0]), "finite numbers of at least 0, not all of them zero"),
+        (torch.tensor([1.0, torch.nan, 1.0]), "finite numbers of at least 0"),
+        (torch.zeros(3), "not all of them zero"),
+        (torch.ones(2), r"weights of shape \(2,\): \[3\] is needed"),
+        (torch.ones(3, 1), r"weights of shape \(3, 1\): \[3\] is needed"),
+    ],
+    ids=["negative", "NaN", "zeros", "too-few", "a-column"],
+)
+def test_weights_of_a_standardisation_that_are_none_are_named(weights, message):
+    with pytest.raises(ModelError, match=message):
+        make().fit_preprocessing(rows(3), weights=weights)
 
 
 @pytest.fixture

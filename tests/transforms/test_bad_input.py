@@ -27,6 +27,7 @@ from impflow_zoo import (
 from impflow_zoo.lipschitz.published_nets import PublishedMLP
 from impflow_zoo.normflows import ResFlowLayer, from_residual
 from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.base import ResidualBlock, Step
 
 
 def mlp(features: int = 3, context: int | None = None) -> LipschitzMLP:
@@ -258,6 +259,19 @@ BAD = {
     "torch-func-first-batch": (
         lambda: torch.func.grad(lambda x: ActNorm(3)(x)[0].sum())(X),
         "ActNorm starts from a first batch.* call the model on training rows before",
+    ),
+    "step-of-another-sign": (lambda: Step("net", sign=0.5), r"sign=0.5: 1 or -1 is needed"),
+    "no-steps": (
+        lambda: type("Mine", (ResidualBlock,), {})("auto", None),
+        r"Mine.steps: a tuple of Step is needed, such as \(Step\('net'\),\)",
+    ),
+    "steps-of-names": (
+        lambda: type("Mine", (ResidualBlock,), {"steps": ("net",)})("auto", None),
+        "Mine.steps: a tuple of Step is needed",
+    ),
+    "one-step": (
+        lambda: type("Mine", (ResidualBlock,), {"steps": Step("net")})("auto", None),
+        "Mine.steps: a tuple of Step is needed",
     ),
     "solver-half-a-step": (lambda: Solver(max_steps=2.5), r"max_steps=2.5\): a whole number"),
     "solver-tolerance": (lambda: Solver(rtol="a"), r"rtol='a'\): a tolerance of at least 0"),

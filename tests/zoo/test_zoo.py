@@ -189,7 +189,7 @@ def test_a_folder_of_a_model_s_name_is_told_from_the_model(tmp_path, monkeypatch
 
 def test_a_model_is_asked_for_in_one_revision():
     for model in ("owner/name@v1", "impflow-power-plant@v1"):
-        with pytest.raises(ModelError, match="@v1 and revision='v2': give one revision"):
+        with pytest.raises(ModelError, match="@v1 and revision='v2'"):
             create_model(model, revision="v2")
 
 

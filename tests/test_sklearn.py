@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy
 import pandas
 import pytest
 
 pytest.importorskip("sklearn")
+from nflows.transforms import MaskedAffineAutoregressiveTransform
 from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -18,7 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
 
+from impflow_zoo import register_model
+from impflow_zoo.models import classes
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.sklearn import FlowDensity, FlowRegressor
 from impflow_zoo.training.trainer import Trainer
 
@@ -163,6 +171,26 @@ def test_without_a_model_it_searches(monkeypatch):
     assert list(density.tried_["round"]) == ["1", "1", "last"]
 
 
+def test_a_class_of_another_package_may_be_named(monkeypatch):
+    """Its layers look at numbers when they are made."""
+
+    @dataclass(frozen=True)
+    class TheirConfig(ColumnsConfig):
+        kind: ClassVar[str] = "theirs"
+
+    class Theirs(FlowModel):
+        config_types = (TheirConfig,)
+
+        def build(self):
+            masked = MaskedAffineAutoregressiveTransform(self.config.features, 8)
+            return table_transform(self.config, [masked])
+
+    monkeypatch.setattr(classes, "_CLASSES", dict(classes._CLASSES))
+    register_model(Theirs)
+    density = FlowDensity(0.001, model="Theirs", device="cpu").fit(X)
+    assert type(density.model_) is Theirs
+
+
 def test_a_regressor_predicts_the_density_of_a_target():
     y = 2 * X[:, 0] - X[:, 1] + RANDOM.normal(0, 0.5, 200)
     regressor = FlowRegressor(**SMALL).fit(pandas.DataFrame(X, columns=["a", "b"]), y)
@@ -221,6 +249,15 @@ def test_levels_out_of_range_are_refused():
     regressor = FlowRegressor(**QUICK).fit(X, X[:, 0] ** 2)
     with pytest.raises(ValueError, match=r"q=\[0, 0.5\]: levels between 0 and 1"):
         regressor.predict_quantiles(X, [0, 0.5])
+
+
+def test_an_angle_has_no_quantiles():
+    """Its map may begin the turn anywhere, where values begin it at zero."""
+    config = {"blocks": 1, "hidden_features": [4], "periodic": {"y": 360.0}}
+    regressor = FlowRegressor(0.001, model="ImpFlow", config=config, device="cpu")
+    regressor.fit(X, 90 * X[:, 0] % 360)
+    with pytest.raises(ValueError, match="'y' is an angle, which has no quantiles: use sample"):
+        regressor.predict_quantiles(X, [0.5])
 
 
 def test_an_interrupt_stops_a_cross_validation_as_a_whole(monkeypatch):
