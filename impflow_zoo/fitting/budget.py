@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 EXACT, _EXACT_SCORES = 10, 64  # columns up to which log-determinants are exact
-SEARCH, DECAYS = 0.3, 0.3  # parts of the work: for the rounds, and to choose the weight decay
+SEARCH, DECAYS = 0.2, 0.3  # parts of the work: for the rounds, and to choose the weight decay
 _LEAST_STEPS = 80  # of a first run: fewer do not tell slow candidates from bad ones
 _LEAST_DECAY_STEPS = 300  # in shorter runs weight decay helps on every table
 _LAST = 3  # runs of a round that no further one follows
