@@ -197,7 +197,8 @@ class Search:
 
         While the leader gains much by more steps, its steps matter more: there is no twin then.
         """
-        before = max(one.rank for one in self.tried if one.name == leader.name)
+        earlier = (leader.name, number - 1)
+        before = next(one.rank for one in self.tried if (one.name, one.round) == earlier)
         twin = lighter(leader)
         self._branch(leader, twin)
         after = self._next(leader, number, total, plan).rank

@@ -79,6 +79,14 @@ def test_a_candidate_goes_on_from_where_it_was(whole):
     assert decays == [0.1, 0.1, *[pytest.approx(0.01 if light else 0.1)] * 2]
 
 
+def test_a_leader_that_gains_much_by_more_steps_keeps_its_weight_decay(tmp_path, monkeypatch):
+    monkeypatch.setattr("impflow_zoo.fitting.search._STEEP", 0.0)
+    found = small_fit(tmp_path / "out")
+    assert [one.round for one in found.tried] == [1, 1, 1, 2, 2, 3, 0]
+    assert not list(found.folder.glob("tried/*-lighter"))
+    assert small_fit(tmp_path / "out", resume=True).tried == found.tried
+
+
 def test_without_a_terminal_each_validation_of_the_last_run_has_a_line(tmp_path, capsys):
     found = small_fit(tmp_path / "out", progress=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
