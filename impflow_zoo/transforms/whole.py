@@ -153,7 +153,8 @@ def _walk(
     if isinstance(transform, Multiscale):
         through = partial(_walk, context=context, options=options)
         return (transform.merge if backwards else transform.split)(through, x)
-    if isinstance(transform, ResidualBlock):
+    # Without options of its own a block is called as any part is: then its hooks run.
+    if isinstance(transform, ResidualBlock) and options.keys() != {"backwards"}:
         return transform.run(x, context, **options)
     answer = (transform.inverse if backwards else transform)(x, context)
     return _checked_answer(answer, x, type(transform).__name__)
