@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from impflow_zoo.cli.options import AsJson, Device, between_commas, seed_limit
+from impflow_zoo.cli.options import (
+    AsJson,
+    Device,
+    between_commas,
+    by_name,
+    number,
+    seed_limit,
+)
+from impflow_zoo.models.fields import ModelError
 
 __all__ = ["fit", "init"]
 
@@ -21,7 +29,12 @@ Given = Annotated[
 Weights = Annotated[
     str | None, typer.Option(help="Column of weights of the rows; it is no part of the density.")
 ]
-Minutes = Annotated[float, typer.Option(min=1e-3, help="CPU minutes of one thread.")]
+Minutes = Annotated[
+    float,
+    typer.Option(
+        min=1e-3, help="CPU minutes of one thread; by the clock three times as many at most."
+    ),
+]
 
 
 def fit(
@@ -29,6 +42,12 @@ def fit(
     out: Annotated[Path, typer.Option(help="Folder for the model, all runs and the rows.")],
     minutes: Minutes = 10.0,
     given: Given = None,
+    bounds: Annotated[
+        str | None, typer.Option(help="Ends of columns: NAME=LOW:HIGH,...; empty where open.")
+    ] = None,
+    periodic: Annotated[
+        str | None, typer.Option(help="Periods of columns that are angles: NAME=PERIOD,...")
+    ] = None,
     weights: Weights = None,
     ensemble: Annotated[
         int,
@@ -51,6 +70,8 @@ def fit(
             minutes,
             between_commas(given or ""),
             out=out,
+            bounds=_bounds(bounds or ""),
+            periodic=_periods(periodic or ""),
             weights=weights,
             ensemble=ensemble,
             seed=seed,
@@ -92,7 +113,6 @@ def init(
 ) -> None:
     """Write a recipe for a table. Its comments say what was found in the columns."""
     from impflow_zoo.fitting.initial import first_recipe
-    from impflow_zoo.models.fields import ModelError
     from impflow_zoo.models.writing import write_whole
 
     if out.exists():
@@ -107,6 +127,26 @@ def init(
     lines.append(f"next: {shlex.join(train)}")
     known = {"recipe": str(out), "columns": findings.columns, "left_out": dict(findings.left_out)}
     print(json.dumps(known) if as_json else "\n".join(lines))
+
+
+def _bounds(text: str) -> dict[str, tuple[float | None, float | None]]:
+    """The ends of columns from `NAME=LOW:HIGH,...`."""
+    found = {}
+    for name, value in by_name("--bounds", text).items():
+        low, colon, high = value.partition(":")
+        if not colon:
+            raise ModelError(f"--bounds: {name}={value}: LOW:HIGH is needed, such as 0:1 or 0:")
+        found[name] = (_end(name, low), _end(name, high))
+    return found
+
+
+def _end(name: str, text: str) -> float | None:
+    return number("--bounds", name, text) if text.strip() else None
+
+
+def _periods(text: str) -> dict[str, float]:
+    """The periods of columns from `NAME=PERIOD,...`."""
+    return {name: number("--periodic", name, v) for name, v in by_name("--periodic", text).items()}
 
 
 def _finite(value: float) -> float | None:

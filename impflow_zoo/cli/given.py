@@ -5,14 +5,13 @@ A name with a comma, or a space in front, stands in double quotes: `"Cement, dry
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from impflow_zoo.cli.options import between_commas
+from impflow_zoo.cli.options import by_name, number
 from impflow_zoo.data import open_table
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, did_you_mean
@@ -38,7 +37,7 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
     if config.context_features is None:
         if given is None:
             return None
-        raise ModelError("this model is unconditional: leave --given out")
+        raise ModelError("this model is unconditional: leave --given out, or fit one with --given")
     if not names:
         raise ModelError("this model's contexts have no names: sample it from Python, with tensors")
     if given is None:
@@ -52,23 +51,14 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
 
 
 def _pairs(given: str, names: Sequence[str]) -> Tensor:
-    found: dict[str, float] = {}
-    for pair in between_commas(given):
-        name, text = pair.rsplit("=", 1) if "=" in pair else (pair, "")  # a name may have one, too
-        name = name.rstrip()
+    found = by_name("--given", given)
+    for name in found:
         if name not in names:
             quoted = [*map(in_quotes, names)]
             hint = did_you_mean(name, quoted) or f"; they are {', '.join(quoted)}"
             raise ModelError(f"--given: {name!r} is not a context column{hint}")
-        if name in found:
-            raise ModelError(f"--given: {name} is given twice")
-        try:
-            found[name] = float(text)
-        except ValueError:
-            raise ModelError(f"--given: {name}={text!r} is not a number") from None
-        if not math.isfinite(found[name]):
-            raise ModelError(f"--given: {name}={text} is not finite")
     missing = [name for name in names if name not in found]
     if missing:
         raise ModelError(f"--given: {', '.join(missing)} missing: every context column is needed")
-    return torch.tensor([[found[name] for name in names]], dtype=torch.float64)
+    row = [number("--given", name, found[name]) for name in names]
+    return torch.tensor([row], dtype=torch.float64)

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Dataset", "Device", "Model", "Seed", "Split", "between_commas", "seed_limit"]
+from impflow_zoo.models.fields import ModelError
+
+__all__ = [
+    "AsJson",
+    "Dataset",
+    "Device",
+    "Model",
+    "Seed",
+    "Split",
+    "between_commas",
+    "by_name",
+    "number",
+    "seed_limit",
+]
 
 Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
 Dataset = Annotated[
@@ -44,6 +58,43 @@ def between_commas(text: str) -> list[str]:
     """
     lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     return [cell.rstrip() for line in lines for cell in line]
+
+
+def by_name(option: str, text: str) -> dict[str, str]:
+    """The values of `NAME=VALUE,...`; a name may have a `=`, too.
+
+    Raises:
+        ModelError: if a name has no value, or two.
+
+    Example:
+        >>> by_name("--given", 'Water=40, "Cement, dry"=20')
+        {'Water': '40', 'Cement, dry': '20'}
+    """
+    found: dict[str, str] = {}
+    for pair in between_commas(text):
+        name, equals, value = pair.rpartition("=")
+        if not equals:
+            raise ModelError(f"{option}: {pair!r} has no value: NAME=VALUE is needed")
+        name = name.rstrip()
+        if name in found:
+            raise ModelError(f"{option}: {name} is given twice")
+        found[name] = value.strip()
+    return found
+
+
+def number(option: str, name: str, text: str) -> float:
+    """A finite number, as the value of a name.
+
+    Raises:
+        ModelError: if it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise ModelError(f"{option}: {name}={text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ModelError(f"{option}: {name}={text} is not finite")
+    return value
 
 
 Seed = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from impflow_zoo.data import DataError
@@ -46,6 +46,7 @@ class Findings:
         offsets: where the grids of these columns lie, if not at multiples of their steps.
         bounds: proposals, `[low, high]` by column.
         periods: proposals by column.
+        stated: bounds and periods that the user states, as settings of a config.
         notes: sentences on columns that are peculiar.
         rows: rows without missing values.
         dropped: rows with missing values, which are left out.
@@ -58,6 +59,7 @@ class Findings:
     offsets: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     periods: Mapping[str, float] = field(default_factory=dict)
+    stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     rows: int = 0
     dropped: int = 0
@@ -76,7 +78,23 @@ class Findings:
             found["rounding"] = dict(self.rounding)
         if self.offsets:
             found["rounding_offset"] = dict(self.offsets)
-        return found
+        return {**found, **self.stated}
+
+    def with_stated(
+        self, bounds: Mapping[str, Sequence[float | None]], periodic: Mapping[str, float]
+    ) -> Findings:
+        """The findings with what the user knows; each of the two takes the place of proposals."""
+        stated: dict[str, dict[str, Any]] = {}
+        if bounds:
+            stated["bounds"] = {name: list(ends) for name, ends in bounds.items()}
+        if periodic:
+            stated["periodic"] = dict(periodic)
+        return replace(
+            self,
+            bounds={} if bounds else self.bounds,
+            periods={} if periodic else self.periods,
+            stated=stated,
+        )
 
     def proposals(self) -> list[tuple[str, str]]:
         """What users may add to the config, as lines of YAML, and why."""
@@ -107,8 +125,9 @@ class Findings:
             f"rounded to {grid}: {listed(names)} (noise of one step is added)"
             for grid, names in grids.items()
         ]
+        found += [f"as stated, {key}: {dict(value)}" for key, value in self.stated.items()]
         found += list(self.notes)
-        found += [f"you may add to the recipe: {line}  ({why})" for line, why in self.proposals()]
+        found += [f"you may state {line}  ({why})" for line, why in self.proposals()]
         missing = f", {self.dropped:,} with missing values left out" if self.dropped else ""
         return [*found, f"rows: {self.rows:,}{missing}"]
 
@@ -197,9 +216,9 @@ def describe(
         offsets,
         bounds,
         periods,
-        tuple(notes),
-        rows,
-        size - rows,
+        notes=tuple(notes),
+        rows=rows,
+        dropped=size - rows,
     )
 
 

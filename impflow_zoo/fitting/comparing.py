@@ -70,5 +70,6 @@ def _noisy(findings: Findings, source: TableSource, seed: int) -> Any:
     raw = source.rows(range(len(source)))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(raw.shape, generator=generator, dtype=raw.dtype)
-    config = parse({"kind": "linear-gaussian", **findings.config()})
+    columns = {key: value for key, value in findings.config().items() if key != "periodic"}
+    config = parse({"kind": "linear-gaussian", **columns})
     return preprocessing_of(config).dequantise(raw, noise).numpy()

@@ -47,6 +47,11 @@ class Candidate:
     kind: str = ""
     least: int = 1
 
+    @property
+    def takes_angles(self) -> bool:
+        """Whether columns may be periodic: not for splines."""
+        return self.config["kind"] == "tabular" and isinstance(self.config.get("blocks", 5), int)
+
     def full_config(self, findings: Findings) -> dict[str, Any]:
         """The config for the columns that were found."""
         config = {"kind": self.config["kind"], **findings.config()}
@@ -127,6 +132,8 @@ _EMBEDDING = [64, 64]  # layers of the net that sees a context before the blocks
 def candidates(findings: Findings) -> list[Candidate]:
     """The candidates for the columns that were found, in order."""
     found = [one for one in PORTFOLIO if len(findings.columns) >= one.least]
+    if "periodic" in findings.stated:
+        found = [one for one in found if one.takes_angles]
     if findings.given:
         found = [
             replace(one, config={**one.config, "embedding_net": _EMBEDDING})

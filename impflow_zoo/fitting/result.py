@@ -51,16 +51,16 @@ class Fit:
             stays.
     """
 
-    model: FlowModel
+    model: FlowModel = field(repr=False)
     value: float
     stderr: float
     n: int
     groups: int | None
-    columns: Findings
+    columns: Findings = field(repr=False)
     folder: Path
-    tried: tuple[Tried, ...]
+    tried: tuple[Tried, ...] = field(repr=False)
     best: Tried
-    baselines: tuple[Baseline, ...]
+    baselines: tuple[Baseline, ...] = field(repr=False)
     test_baselines: dict[str, float]
     minutes: float
     weights: str | None = None

@@ -53,6 +53,8 @@ def fit(
     given: str | Sequence[str] = (),
     *,
     out: str | os.PathLike[str] | None = None,
+    bounds: Mapping[str, Sequence[float | None]] | None = None,
+    periodic: Mapping[str, float] | None = None,
     weights: str | None = None,
     ensemble: int = 1,
     seed: int = 0,
@@ -75,6 +77,9 @@ def fit(
         given: context columns: the density is that of the other columns given these.
         out: folder for the best model, all runs and the rows; None takes a temporary folder, which
             is deleted when the result is.
+        bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None for
+            an open end: the density is zero outside. None has no bounds, but proposes some.
+        periodic: periods of columns that are angles, by name. None has none, but proposes some.
         weights: column that holds the weights of the rows, at least 0: a row of weight 2 counts as
             two rows. None counts all alike.
         ensemble: trainings of the best with seeds that follow each other, which share the time; the
@@ -89,8 +94,8 @@ def fit(
 
     Raises:
         DataError: if the data cannot be read, or hold no column or too few rows to model.
-        ModelError: for an argument out of its range, a folder that holds something else, or several
-            processes.
+        ModelError: for an argument out of its range, an unknown column, a folder that holds
+            something else, or several processes.
         StoppedFitError: if a signal asks to stop; the folder holds the best model so far.
 
     Example:
@@ -103,7 +108,7 @@ def fit(
         raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
     names = (given,) if isinstance(given, str) else tuple(given)
     table = read_table(data, weights)
-    findings = describe(table.first, names, table.name)
+    findings = describe(table.first, names, table.name).with_stated(bounds or {}, periodic or {})
     say = _said if progress else _unsaid
     for line in findings.lines():
         say(line)
@@ -186,6 +191,7 @@ def fit_splits(
         "given": list(findings.given),
         "weights": weights,
         "ensemble": members,
+        "stated": findings.stated or None,
         "data": [checksum(rows) for rows in splits.values()],  # last, as the others change it
     }
     with only_run(folder):
@@ -245,6 +251,7 @@ def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
     """The command that makes a fit again."""
     options = {
         "given": ",".join(map(in_quotes, asked["given"])),
+        **_options(asked["stated"] or {}),
         "weights": asked["weights"],
         "ensemble": asked["ensemble"] if asked["ensemble"] > 1 else None,
         "seed": asked["seed"],
@@ -253,6 +260,19 @@ def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
     for name, value in options.items():
         words += [f"--{name}", str(value)] if value else []
     return shlex.join(words)
+
+
+def _options(stated: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Bounds and periods as the command line takes them: `size=0:,share=0:1` and `angle=360`."""
+
+    def text(value: Any) -> str:
+        ends = value if isinstance(value, list) else [value]
+        return ":".join("" if end is None else f"{end:.17g}" for end in ends)
+
+    return {
+        option: ",".join(f"{in_quotes(name)}={text(value)}" for name, value in values.items())
+        for option, values in stated.items()
+    }
 
 
 class _Temporary:
@@ -280,8 +300,12 @@ def _check(folder: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
     known, _ = read_state(folder)
     for name, value in asked.items():
         if known.get(name) != value:
-            began = "other rows" if name == "data" else f"{name} {known.get(name)}, not {value}"
-            raise ModelError(f"{folder} was begun with {began}: give the same again to resume")
+            began = f"{name} {known.get(name)}, not {value}"
+            began = {"data": "other rows", "stated": "other bounds or periods"}.get(name, began)
+            raise ModelError(
+                f"{folder} was begun with {began}: give the same again to resume, or choose "
+                "another --out"
+            )
 
 
 def _begin(folder: Path, asked: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from support.fits import ENTRANTS
 from support.small_models import write_recipe
 
+from impflow_zoo import create_model
 from impflow_zoo.fitting import run as running
 from impflow_zoo.fitting.budget import Plan
 from impflow_zoo.training.recipe import read_recipe
@@ -52,9 +53,33 @@ def test_fit_says_what_it_finds_tries_and_leaves(run, table, tmp_path):
     assert resumed["left_out"]["name"].startswith("is not numeric")
 
 
+@pytest.mark.usefixtures("_small")
+def test_bounds_and_periods_that_are_stated_hold_for_all_models(run, table, tmp_path):
+    words = ("--bounds", "c=0:1", "--periodic", "b=6.5")
+    done = run("fit", table, "--out", tmp_path / "fit", "--minutes", 0.02, *words)
+    assert done.code == 0, done.err
+    assert "you may state" not in done.err
+    for recipe in (tmp_path / "fit").glob("tried/*/recipe.yaml"):
+        config = read_recipe(recipe).config
+        assert (config.bounds, config.periodic) == ({"c": (0.0, 1.0)}, {"b": 6.5})
+    samples = create_model(tmp_path / "fit").sample(200, as_frame=True)
+    assert samples["c"].between(0, 1).all()
+    assert samples["b"].between(0, 6.5).all()
+    card = (tmp_path / "fit" / "README.md").read_text()
+    assert f"impflow-zoo fit {table} --out" in card
+    assert "--bounds c=0:1 --periodic b=6.5" in card
+    again = ("--resume", "--bounds", "c=0:2")
+    other = run("fit", table, "--out", tmp_path / "fit", "--minutes", 0.02, *again)
+    assert "was begun with other bounds or periods" in other.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--periodic", "bb=6"), "periodic='bb': names of columns expected; did you mean 'b'?"),
+        (("--periodic", "b"), "--periodic: 'b' has no value: NAME=VALUE is needed"),
+        (("--bounds", "c=1"), "--bounds: c=1: LOW:HIGH is needed, such as 0:1 or 0:"),
+        (("--bounds", "c=0:x"), "--bounds: c='x' is not a number"),
         (("--given", "bb"), "no column 'bb' to be given; did you mean 'b'?"),
         (("--minutes", "0"), "Invalid value for '--minutes'"),
     ],
