@@ -8,9 +8,10 @@ data (an implicit flow, Muon, weight decay 1) and each spline flow of the portfo
 counted as `fit` counts them. Of the two spline flows the one with the better validation value is
 shown, so splines have twice the work. zuko's `NSF` (five transforms, two layers of 128) is trained
 for as many CPU seconds as `fit` took: standardised columns, AdamW at 1e-3 with a warm-up and a
-cosine to zero, batches of 256, averaged weights, the best of 20 validations. Leads are paired, row
-by row, on the same test rows. Figures of tables that are not named are kept. A run that was
-stopped goes on.
+cosine to zero, batches of 256, averaged weights, the best of 20 validations. Each side is trained
+with each seed; the rows and their splits stay. Leads are paired on the same test rows, and their
+errors count rows and seeds, as `paired.py` says. Figures of tables that are not named are kept. A
+run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import numpy
 import pandas
 import torch
 from documents import README, RESULTS, markdown, publish
+from paired import lead_of_rows
 from zuko_spline import zuko_spline
 
 from impflow_zoo import evaluate
@@ -95,80 +98,124 @@ TABLES: dict[str, Callable[[numpy.random.Generator], pandas.DataFrame]] = {
 }
 
 
-def compared(name: str, minutes: float, folder: Path) -> dict[str, Any]:
-    """Test values of all sides on a table, and the leads of `fit`."""
-    table = read_table(TABLES[name](numpy.random.default_rng(0)))
-    findings = describe(table.first)
-    splits = split(table, findings, 0)
+@dataclass
+class Side:
+    """The trainings of one side of the comparison, one of each seed.
 
-    def fitted(label: str, entrants: list[Candidate], rounds: Plan) -> tuple[Fit, torch.Tensor]:
-        found = fit_splits(
-            findings,
-            splits,
+    Arguments:
+        name: what was trained, or what `fit` chose.
+        rows: log-densities of the test rows, `[S, n]`.
+        minutes: CPU minutes of each training, those of the search included.
+    """
+
+    name: str
+    rows: torch.Tensor
+    minutes: list[float]
+
+    def entry(self, ahead: Side) -> dict[str, Any]:
+        """What is kept of this side, with the lead of the other one over it."""
+        found = lead_of_rows(ahead.rows, self.rows)
+        means = self.rows.mean(dim=1).tolist()
+        return {
+            "name": self.name,
+            "values": means,
+            "lead": found.value,
+            "error": found.error,
+            "cpu": self.minutes,
+        }
+
+
+class Comparison:
+    """The sides on one table. Trainings are kept in a folder, and read back if they are there."""
+
+    def __init__(self, name: str, minutes: float, seeds: int, folder: Path) -> None:
+        self.name, self.minutes, self.seeds = name, minutes, range(seeds)
+        self.folder = folder / name.split(",")[0].replace(" ", "-")
+        table = read_table(TABLES[name](numpy.random.default_rng(0)))
+        self.findings = describe(table.first)
+        self.splits = split(table, self.findings, 0)
+
+    def fit(self, label: str, seed: int, entrants: list[Candidate], rounds: Plan) -> Fit:
+        """A search and the training of its best, or the training of the only entrant."""
+        out = self.folder / f"{label}-{seed}"
+        return fit_splits(
+            self.findings,
+            self.splits,
             entrants,
             rounds,
-            minutes=minutes,
-            out=folder / f"{name.split(',')[0]}-{label}".replace(" ", "-"),
-            seed=0,
+            minutes=self.minutes,
+            out=out,
+            seed=seed,
             device="cpu",
             wall=math.inf,
-            resume=(folder / f"{name.split(',')[0]}-{label}".replace(" ", "-")).exists(),
+            resume=out.exists(),
         )
-        per_row = evaluate(found.model, splits["test"]).per_row
-        assert per_row is not None
-        return found, per_row
 
-    entrants = candidates(findings)
-    own, rows = fitted("fit", entrants, plan(prices(entrants, findings, splits), 60 * minutes))
-    guide = fitted("guide", [GUIDE], Plan())
-    splines = [fitted(one.name, [one], Plan()) for one in SPLINES]
-    spline = max(splines, key=lambda side: side[0].best.rank)
-    found: dict[str, Any] = {"chosen": own.best.name, "fit": [own.value, own.stderr]}
-    minutes_of = {
-        label: sum(one.cpu_minutes for one in side.tried)
-        for label, side in {"fit": own, "guide": guide[0], "spline": spline[0]}.items()
-    }
-    minutes_of["zuko"] = minutes_of["fit"]
-    peers = {
-        "guide": (guide[0].best.name, guide[1]),
-        "spline": (spline[0].best.name, spline[1]),
-        "zuko": ("NSF", zuko_spline(splits, 60 * minutes_of["zuko"])),
-    }
-    for label, (peer, theirs) in peers.items():
-        lead = rows - theirs
-        found[label] = {
-            "name": peer,
-            "value": float(theirs.mean()),
-            "lead": float(lead.mean()),
-            "error": float(lead.std() / len(lead) ** 0.5),
+    def side(self, fits: list[Fit]) -> Side:
+        """The trainings, scored on test rows."""
+        rows = [evaluate(one.model, self.splits["test"]).per_row for one in fits]
+        minutes = [sum(run.cpu_minutes for run in one.tried) for one in fits]
+        names = list(dict.fromkeys(one.best.name for one in fits))
+        return Side(
+            " or ".join(names), torch.stack([row for row in rows if row is not None]), minutes
+        )
+
+    def alone(self, one: Candidate, fits: list[Fit] | None = None) -> list[Fit]:
+        """A candidate with all of the minutes, for each seed."""
+        known = fits or []
+        return known + [
+            self.fit(one.name, seed, [one], Plan()) for seed in self.seeds[len(known) :]
+        ]
+
+    def own(self) -> list[Fit]:
+        """What `fit` finds with each seed."""
+        entrants = candidates(self.findings)
+        rounds = plan(prices(entrants, self.findings, self.splits), 60 * self.minutes)
+        return [self.fit("fit", seed, entrants, rounds) for seed in self.seeds]
+
+    def spline(self) -> list[Fit]:
+        """The spline flow with the better validation value in its first training."""
+        first = [(one, self.fit(one.name, 0, [one], Plan())) for one in SPLINES]
+        best, fit = max(first, key=lambda one: one[1].best.rank)
+        return self.alone(best, [fit])
+
+    def zuko(self, minutes: list[float]) -> Side:
+        """zuko's spline flow, with so many CPU minutes for each seed."""
+        rows = []
+        for seed, each in enumerate(minutes):
+            path = self.folder / f"zuko-{seed}.pt"
+            if not path.is_file():
+                torch.save(zuko_spline(self.splits, 60 * each, seed), path)
+            rows.append(torch.load(path))
+        return Side("NSF", torch.stack(rows), minutes)
+
+    def compared(self) -> dict[str, Any]:
+        """Test values of all sides, and the leads of `fit`."""
+        fits = self.own()
+        own = self.side(fits)
+        peers = {
+            "guide": self.side(self.alone(GUIDE)),
+            "spline": self.side(self.spline()),
+            "zuko": self.zuko(own.minutes),
         }
-    found |= {"baselines": own.test_baselines, "cpu": minutes_of}
-    print(name, json.dumps(found), flush=True)
-    return found
+        sides = {label: side.entry(own) for label, side in {"fit": own, **peers}.items()}
+        return {"sides": sides, "baselines": fits[0].test_baselines}
 
 
 def rows_of(figures: dict[str, Any]) -> str:
     """The table of the document."""
     rows = []
     for name, found in figures.items():
-        guide, spline, peer = found["guide"], found["spline"], found["zuko"]
-        mixture = max(found["baselines"].values())
-        rows.append(
-            (
-                name,
-                f"{found['fit'][0]:.3f} ± {found['fit'][1]:.3f}",
-                found["chosen"],
-                f"{guide['value']:.3f}",
-                f"{guide['lead']:+.3f} ± {guide['error']:.3f}",
-                f"{spline['value']:.3f} ({spline['name'].removeprefix('spline-')})",
-                f"{spline['lead']:+.3f} ± {spline['error']:.3f}",
-                f"{peer['value']:.3f}",
-                f"{peer['lead']:+.3f} ± {peer['error']:.3f}",
-                f"{mixture:.3f}",
-            )
-        )
+        own, *peers = found["sides"].values()
+        cells = [f"{numpy.mean(own['values']):.3f}", own["name"]]
+        for peer in peers:
+            lead = f"{peer['lead']:+.3f} ± {peer['error']:.3f}"
+            level = abs(peer["lead"]) < 2 * peer["error"]
+            cells += [f"{numpy.mean(peer['values']):.3f}", lead + ", level" * level]
+        trained = [str(len(own["values"]))]
+        rows.append((name, *trained, *cells, f"{max(found['baselines'].values()):.3f}"))
     header = (
-        "test, nats | `fit` | it chose | guide's recipe | `fit` ahead | best spline flow | "
+        "test, nats | seeds | `fit` | it chose | guide's recipe | `fit` ahead | best spline flow | "
         "`fit` ahead | zuko's NSF | `fit` ahead | best Gaussian mixture"
     )
     return markdown(header, rows)
@@ -178,15 +225,18 @@ def main() -> None:
     """Compare on all tables, or on those named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each side")
     parser.add_argument("--tables", nargs="*", default=list(TABLES))
     parser.add_argument("--out", type=Path, default=Path("runs/fit-tables"))
     parser.add_argument("--publish", action="store_true", help="write the table into README.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
     for name in options.tables:
-        figures[name] = compared(name, options.minutes, options.out)
+        found = Comparison(name, options.minutes, options.seeds, options.out).compared()
+        print(name, json.dumps(found), flush=True)
+        known = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+        figures = {one: found if one == name else known.get(one) for one in TABLES}
+        figures = {one: kept for one, kept in figures.items() if kept}
         KEPT.write_text(json.dumps(figures, indent=1) + "\n")
         if options.publish:
             publish(README, {"fit table": rows_of(figures)}, figures, KEPT.stem)

@@ -92,19 +92,35 @@ def lead(first: Sequence[Result], second: Sequence[Result], without: int = 0) ->
                 raise DataError(
                     f"the models are scored on rows of other {what.removeprefix('row_')}"
                 )
-    sides = [torch.stack([result.per_row for result in side]) for side in (first, second)]
-    apart = METRICS[one.metric].sign * (sides[0].mean(dim=0) - sides[1].mean(dim=0))
-    kept = _smallest(apart, without)
-    apart = apart[kept]
+    sign = METRICS[one.metric].sign
+    sides = [sign * torch.stack([result.per_row for result in side]) for side in (first, second)]
+    kept = _smallest(sides[0].mean(dim=0) - sides[1].mean(dim=0), without)
     groups, weights = (
         None if extra is None else extra[kept] for extra in (one.row_groups, one.row_weights)
     )
-    over_rows = float(standard_error(apart, groups, weights))
-    means = [weighted_mean(side[:, kept], weights) for side in sides if len(side) > 1]
+    return lead_of_rows(sides[0][:, kept], sides[1][:, kept], groups, weights)
+
+
+def lead_of_rows(
+    first: Tensor,
+    second: Tensor,
+    groups: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Lead:
+    """The lead of one side over another.
+
+    Arguments:
+        first, second: scores of the same rows, higher is better, with a row of the tensor for each
+            training of the side, `[S, n]`.
+        groups: the group of each row, `[n]`; None for independent rows.
+        weights: the weight of each row, `[n]`; None counts all alike.
+    """
+    apart = first.mean(dim=0) - second.mean(dim=0)
+    means = [weighted_mean(side, weights) for side in (first, second) if len(side) > 1]
     over_seeds = [float(standard_error(values)) for values in means]
     return Lead(
         float(weighted_mean(apart, weights)),
-        math.hypot(over_rows, *over_seeds),
+        math.hypot(float(standard_error(apart, groups, weights)), *over_seeds),
         len(apart),
         None if groups is None else len(groups.unique()),
         (len(first), len(second)),

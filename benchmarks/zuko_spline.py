@@ -16,14 +16,14 @@ from impflow_zoo.fitting.portfolio import VALIDATED
 __all__ = ["zuko_spline"]
 
 
-def zuko_spline(splits: Mapping[str, TableSource], seconds: float) -> torch.Tensor:
+def zuko_spline(splits: Mapping[str, TableSource], seconds: float, seed: int) -> torch.Tensor:
     """The log-densities of the test rows under zuko's spline flow after some CPU seconds."""
     rows = {name: part.rows(range(len(part))) for name, part in splits.items()}
     mean, scale = rows["train"].mean(0), rows["train"].std(0)
     train, validation, test = (
         ((rows[name] - mean) / scale).float() for name in ("train", "validation", "test")
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     flow = zuko.flows.NSF(train.shape[1], transforms=5, hidden_features=(128, 128))
     optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-3)
     averaged = torch.optim.swa_utils.AveragedModel(

@@ -3,7 +3,7 @@ Publish to the Hub
 ==================
 
 Check a model's folder and upload it to the Hugging Face Hub. A dry run makes no network request and
-lists the files that would be uploaded.
+counts the files that would be uploaded.
 """
 
 import subprocess

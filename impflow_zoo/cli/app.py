@@ -353,7 +353,9 @@ def publish(
         {"name": p.name, "files": p.files, "bytes": p.size, "trained": bool(p.files)} for p in found
     ]
     data = {"namespace": namespace, "models": listed, "sent": [vars(s) for s in sent]}
-    text = "dry run: nothing was sent" if dry_run else f"{len(sent)} of {len(found)} models sent"
+    text = "dry run: nothing was sent"
+    if not dry_run:
+        text = f"{sum(one.changed for one in sent)} of {len(found)} models sent"
     _say(text, data, as_json=as_json)
 
 

@@ -93,6 +93,6 @@ def scored_split(
     if shipped is not None:
         own = f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"
     raise ModelError(
-        "no data to evaluate on: name a Hub id, folder, file or toy:NAME (dataset=, --dataset)"
-        f"{own}"
+        "no data to evaluate on: name a Hub id, folder, file or toy:NAME (dataset=, --dataset, or "
+        f"--data of `impflow-zoo stage`){own}"
     )

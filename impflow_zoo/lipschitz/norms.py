@@ -201,19 +201,25 @@ class LipschitzLinear(SpectralLayer):
         another singular vector that has overtaken, as the two are orthogonal.
         """
         weight = self.tall(self.weight)
+        largest = weight.abs().amax().clamp(min=torch.finfo(weight.dtype).tiny)
+        weight = weight / largest  # squares of larger entries could overflow
         return _leading(weight.mT @ weight)
 
 
 def _leading(power: Tensor) -> Tensor:
-    """The leading eigenvector of a Gram matrix, as far as 256 power iterations find it."""
-    if len(power) <= 8:  # all eigenvectors cost less than the squarings
-        return torch.linalg.eigh(power.nan_to_num(0.0, 0.0, 0.0))[1][:, -1]
+    """The leading eigenvector of a Gram matrix, as far as 256 power iterations find it.
+
+    The host does not wait for numbers here, as it does in `torch.linalg.eigh`, and the compiler
+    does not stop.
+    """
+    if len(power) == 2:  # the main axis of an ellipse
+        angle = torch.atan2(2 * power[0, 1], power[0, 0] - power[1, 1]) / 2
+        return torch.stack((angle.cos(), angle.sin()))
     tiny = torch.finfo(power.dtype).tiny
     for i in range(8):
         if i % 3 == 0:  # a trace of one keeps the next three squares from under- and overflow
             power = power / power.trace().clamp(min=tiny)
         power = power @ power
-    # Not by an index alone, which the host would wait for, and the compiler stop at.
     return unit(power.index_select(1, power.diagonal().argmax().view(1))[:, 0])
 
 

@@ -488,7 +488,9 @@ class Density(nn.Module):
                 "torch.float64, convert the model by .float()"
             )
         if not x.is_floating_point():
-            raise ValueError(f"{name} of type {x.dtype}: floating point is needed")
+            pixels = name == "inputs" and x.dtype == torch.uint8
+            remedy = "; for pixels use bits_per_dim, or dequantise them first" if pixels else ""
+            raise ValueError(f"{name} of type {x.dtype}: floating point is needed{remedy}")
         check_finite(x, name)
         return x.to(reference.dtype)
 

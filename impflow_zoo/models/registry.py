@@ -109,7 +109,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None, **options
         return given
     folder = zoo_folder() / name
     if not _in_zoo(name):
-        names = list_models(pretrained=None)
+        names = list_models()
         close = difflib.get_close_matches(name, names, n=3) or names
         raise ModelError(
             f"no model {name[:200]!r} in the zoo and no folder of that name; there are: "
@@ -120,7 +120,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None, **options
     if not _trained(folder):
         raise ModelError(
             f"there are no weights for {name}: train them with `impflow-zoo train "
-            f"{folder / RECIPE}`"
+            f"{folder / RECIPE} --data FOLDER`"
         )
     if at or revision:
         return f"{_hub_id(name)}{at}{asked}"

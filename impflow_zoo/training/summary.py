@@ -61,16 +61,16 @@ def closing(
         and the text.
     """
     config, ended = recipe.config, len(state.get("members", ()))
+    begun = "members" in state and ended < recipe.ensemble
     value, best = None, "no validation yet"
     if state["best"] is not None:
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
         text = f"{value:.4f} {METRICS[config.metric].unit}"
         best = f"best validation {text} at step {state['best_step']}"
-    begun = "members" in state and ended < recipe.ensemble
+        if ended and not begun:
+            best = f"{ended} trainings, validation of their mixture {text}"
     if begun:
         value, best = None, f"training {ended + 1} of {recipe.ensemble}: {best}"
-    elif ended:
-        best = f"{ended} trainings, validation of their mixture {text}"
     lines = [
         f"step {state['step']}, {best}, {state['skipped']} steps skipped, "
         f"{state['cpu_seconds'] / 60:.1f} CPU minutes, {state['seconds'] / 60:.1f} by the clock"

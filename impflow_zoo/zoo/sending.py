@@ -61,14 +61,20 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Sent:
-    """A commit on the Hub; `pull_request` is its address if it is one."""
+    """A commit on the Hub; `pull_request` is its address if it is one.
+
+    `changed` is false if the Hub had these files already: then it is the commit that was there.
+    """
 
     repo_id: str
     commit: str
     url: str
     pull_request: str | None = None
+    changed: bool = True
 
     def __str__(self) -> str:
+        if not self.changed:
+            return f"{self.repo_id} {self.commit} unchanged"
         return f"{self.repo_id} {self.commit} {self.pull_request or self.url}"
 
 
@@ -183,6 +189,7 @@ def publish(
             record = Record(ModelFolder(parcel.folder))
             card = model_card(record, address=repo_id)
             Path(copy, CARD).write_text(card, encoding="utf-8")
+            known = api.repo_info(repo_id).sha
             try:
                 commit = api.upload_folder(
                     repo_id=repo_id,
@@ -195,7 +202,8 @@ def publish(
                 raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
         if not create_pr and parcel.folder.parent == registry.zoo_folder():
             pin(registry.zoo_folder(), repo_id, commit.oid)
-        yield Sent(repo_id, commit.oid, str(commit.commit_url), commit.pr_url)
+        changed = commit.oid != known
+        yield Sent(repo_id, commit.oid, str(commit.commit_url), commit.pr_url, changed)
 
 
 def check(found: Sequence[Parcel], namespace: str) -> None:

@@ -167,6 +167,7 @@ def test_averaged_vectors_are_not_taken_for_converged_ones():
 
 NETS = {
     "spectral": lambda: LipschitzMLP(3, (8, 8)),
+    "wide": lambda: LipschitzMLP(12, (16, 16)),
     "convolutions": lambda: LipschitzConvNet(1, (3, 3), 8),
     "dense": lambda: LipschitzDenseNet(1, (3, 3), 8, 2),
 }

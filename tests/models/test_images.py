@@ -188,7 +188,7 @@ def test_bad_images_are_refused() -> None:
     model = make()
     with pytest.raises(ValueError, match=r"out of \[0, 1\] in 1 of 3 rows \(first: row 1"):
         model.log_prob(draw(model) + torch.tensor([0.0, 1.0, 0.0])[:, None, None, None])
-    with pytest.raises(ValueError, match="floating point is needed"):
+    with pytest.raises(ValueError, match="for pixels use bits_per_dim, or dequantise"):
         model.log_prob(raw(model))
     with pytest.raises(ValueError, match="inputs of type torch.uint8"):
         model.transform(raw(model))

@@ -60,15 +60,16 @@ def test_publish_load_update(hub, publisher, originals, tmp_path):
     assert 'create_model("org/tiny")' in card
     assert "impflow-zoo evaluate org/tiny" in card
     assert "hf download org/tiny recipe.yaml --local-dir tiny\nimpflow-zoo train tiny/rec" in card
-    assert _publish(publisher, originals[1]) == second  # nothing new: no commit
+    assert _publish(publisher, originals[1], "unchanged") == second
     assert len(repository.commits) == 2
 
 
-def _publish(publisher: Client, folder: Path) -> str:
+def _publish(publisher: Client, folder: Path, outcome: str = "http://") -> str:
     output = publisher(command, "publish", str(folder), "--namespace", "org")
     assert output.code == 0, output
     assert TOKEN not in output.out + output.err
-    match = re.search(r"^org/tiny ([0-9a-f]{40}) http://", output.out, re.MULTILINE)
+    match = re.search(rf"^org/tiny ([0-9a-f]{{40}}) {outcome}", output.out, re.MULTILINE)
+    assert f"{int(outcome != 'unchanged')} of 1 models sent" in output.out
     assert match, output
     return match[1]
 
