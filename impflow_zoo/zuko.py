@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import nflows.transforms
 import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 
-from impflow_zoo.numerics.modes import without_autocast
-from impflow_zoo.transforms.base import ResidualBlock
+from impflow_zoo.transforms.whole import walk
 
 try:
     from zuko.lazy import LazyTransform
@@ -29,7 +29,7 @@ class BlockTransform(Transform):
     Inputs and contexts may have any number of batch dimensions, which are broadcast.
 
     Arguments:
-        block: an `ImpFlowTransform`, `ResFlowTransform` or another residual block.
+        block: an `ImpFlowTransform`, a `ResFlowTransform` or another transform of nflows.
         context: with shape `(*, context_features)`, or None.
         event_dim: dimensions of one point: 1 for vectors, 3 for images.
         reverse: swap the two directions: noise -> data.
@@ -39,7 +39,7 @@ class BlockTransform(Transform):
 
     def __init__(
         self,
-        block: ResidualBlock,
+        block: nflows.transforms.Transform,
         context: Tensor | None = None,
         *,
         event_dim: int = 1,
@@ -64,14 +64,15 @@ class BlockTransform(Transform):
     def __hash__(self) -> int:
         return hash(self._identity())
 
-    def _identity(self) -> tuple[int, int, int, bool]:
+    def _identity(self) -> tuple[object, ...]:
+        if not vars(self):  # torch.compile asks before it is made
+            return (id(self),)
         return id(self.block), id(self.context), self.event_dim, self.reverse
 
     def _call(self, x: Tensor) -> Tensor:
         rows, context, batch = self._rows(x)
-        call = self.block.decode if self.reverse else self.block.encode
-        with without_autocast(rows):  # it is no layer of a net: densities and samples depend on it
-            y = call(rows, context)
+        # It is no layer of a net, which autocast may round: densities and samples depend on it.
+        y, _ = walk(self.block, rows, context, backwards=self.reverse, want_logdet=False)
         return y.unflatten(0, batch) if batch else y[0]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -109,7 +110,7 @@ class LazyBlock(LazyTransform):
     The attribute `transform` holds the block, whose `state_dict` can be used in both libraries.
 
     Arguments:
-        transform: an `ImpFlowTransform`, `ResFlowTransform` or another residual block.
+        transform: an `ImpFlowTransform`, a `ResFlowTransform` or another transform of nflows.
         event_dim: dimensions of one point.
 
     Example:
@@ -124,7 +125,7 @@ class LazyBlock(LazyTransform):
         torch.Size([5])
     """
 
-    def __init__(self, transform: ResidualBlock, *, event_dim: int = 1) -> None:
+    def __init__(self, transform: nflows.transforms.Transform, *, event_dim: int = 1) -> None:
         super().__init__()
         self.transform = transform
         self.event_dim = event_dim

@@ -11,7 +11,9 @@ from support.blocks import check_gradients, dense_logdet, tighten
 from support.dealt import crossed
 from torch.distributions import ComposeTransform, Independent, Normal, TransformedDistribution
 
-from impflow_zoo import ImpFlowTransform, LipschitzMLP, ResFlowTransform
+from impflow_zoo import ImpFlowTransform, LipschitzMLP, RadialTransform, ResFlowTransform
+from impflow_zoo.models.spline import SplineFlow
+from impflow_zoo.models.spline_config import SplineConfig
 from impflow_zoo.transforms.blocks import MonotoneTransform
 
 zuko = pytest.importorskip("zuko")
@@ -139,6 +141,30 @@ def test_flow(name, context):
         return (log_prob + samples.pow(4).sum(-1)).mean()
 
     check_gradients(reverse, list(flow.transform.transforms[0].parameters()))
+
+
+@torch.no_grad()
+def test_compiled_flow():
+    parts, x = [LazyBlock(BLOCKS["resflow"]())], torch.randn(5, 3, dtype=torch.float64)
+    flow = zuko.flows.Flow(parts, lambda c: base())
+    compiled = torch.compile(lambda: flow().log_prob(x), backend="eager")
+    torch.testing.assert_close(compiled(), flow().log_prob(x))
+
+
+OTHERS = {"radial": lambda: RadialTransform(3), "model": lambda: spline().transform}
+
+
+def spline() -> SplineFlow:
+    return SplineFlow(SplineConfig(features=3, blocks=1, hidden_features=8))
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_other_transforms_of_nflows_encode_and_decode(make):
+    transform, x = make().double().eval(), torch.randn(5, 3, dtype=torch.float64)
+    t = LazyBlock(transform)()
+    torch.testing.assert_close(t(x), transform(x)[0])
+    torch.testing.assert_close(t.inv(t(x)), x)
+    torch.testing.assert_close(t.call_and_ladj(x)[1], transform(x)[1])
 
 
 def test_a_context_changes_the_density():

@@ -172,7 +172,7 @@ class ImageSource(_Images, Source):
 
     def __init__(self, name: str, data: Dataset, form: ImageFormat, **options: Any) -> None:
         Source.__init__(self, name, len(data))
-        super().__init__(name, data, form, **options)
+        super().__init__(name, data.with_format(None), form, **options)  # cells as they are stored
         self._numbers = range(len(data))  # of the rows in the whole set
         self._fits = len(data) * math.prod(self._shape) <= _CACHE
         self._kept: dict[int, Tensor | None] = {}

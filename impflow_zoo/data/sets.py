@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _NO_ROWS = ("corresponds to no data", "BatchSize must be greater")  # what datasets says of none
+_GOES_ON = (":", "cast", "name is missing.")  # how it ends the first of several lines
 _PAGES = ("README.md", ".huggingface.yaml")  # where a set may name its files
 _SETTINGS, _DEPTH = 250_000, 30  # characters, and levels
 
@@ -99,7 +100,7 @@ def one_line(error: BaseException) -> str:
     while type(error).__name__.startswith("DatasetGeneration") and error.__cause__ is not None:
         error = error.__cause__
     first, *more = map(str.strip, str(error).strip().splitlines() or [type(error).__name__])
-    return (" ".join((first, *more)) if first.endswith((":", "cast")) else first)[:300]
+    return (" ".join((first, *more)) if first.endswith(_GOES_ON) else first)[:300]
 
 
 def _check_pages(dataset: str, folder: Path) -> None:

@@ -124,7 +124,8 @@ def evaluate(
                 )
         else:
             with _naming_recipe(asked=weights is not None):
-                source = open_rows(model.config, dataset, None, weights=column)
+                options: dict[str, Any] = {"skip_corrupt": skip_corrupt, "weights": column}
+                source = open_rows(model.config, dataset, None, **options)
             where = Split(source.name, None)
         start = time.perf_counter()
         scored = score(

@@ -267,7 +267,9 @@ class Density(nn.Module):
 
         Returns:
             Rows as `transform` takes them, `[n, ...]`, or `[C, n, ...]` if there are contexts:
-            tables in the data's own units, images as floats in [0, 1].
+            tables in the data's own units, images as floats. Some pixels lie beyond [0, 1], by
+            `alpha / (1 - 2 alpha)` at most, where `log_prob` takes none: clamp them first, or take
+            the densities that `rsample_and_log_prob` returns.
 
         Raises:
             ModelError, ValueError, SolverError: as in `sample`.

@@ -29,3 +29,4 @@ class Use(IntEnum):
     BATCH_NOISE = 5  # dequantises images that a user holds
     STEP = 6  # whatever else a training step draws
     PREDICTED = 7  # samples that predict rows
+    STANDARDISED = 8  # rows that the scale of columns is learned from

@@ -29,6 +29,7 @@ from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.store import check_fit, load_weights
 from impflow_zoo.models.writing import write_whole
+from impflow_zoo.numerics.seeds import Use, mix
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.training.batches import Batches
 from impflow_zoo.training.checkpoint import (
@@ -46,6 +47,7 @@ __all__ = ["Trainer"]
 
 _FIRST_CHECKPOINT = 60.0  # seconds
 _FIRST_ROWS = 64  # rows that layers start from, in batches however small
+_SCALE_ROWS = 100_000  # enough for a mean and a scale
 
 
 class Trainer:
@@ -138,10 +140,10 @@ class Trainer:
         if start is None:
             if self.model.preprocessing.learns:
                 rows = self.batches.rows
-                n = min(len(rows), 100_000)  # enough for a mean and a scale
-                x, context = self.model.parted(rows.rows(range(n)).to(self.processes.device))
+                some = self._some_rows(_SCALE_ROWS)
+                x, context = self.model.parted(rows.rows(some).to(self.processes.device))
                 weights = rows.weights if isinstance(rows, TableSource) else None
-                weights = None if weights is None else weights[:n]
+                weights = None if weights is None else weights[some]
                 self.model.fit_preprocessing(x, context, weights=weights)
             self.optimisation.start(self._first_batch())
             self._begin()
@@ -289,6 +291,14 @@ class Trainer:
         """Rows of a step as the model takes them."""
         x = self.model.dequantise(*self.batches.of(step, part))
         return x.to(next(self.model.parameters()))
+
+    def _some_rows(self, n: int) -> Tensor:
+        """The numbers of all rows, or of some at random if there are more than so many.
+
+        Those at the beginning may be alike: files are often sorted.
+        """
+        generator = torch.Generator().manual_seed(mix(self.settings.seed, Use.STANDARDISED))
+        return torch.randperm(len(self.batches.rows), generator=generator)[:n].sort().values
 
     def _first_batch(self) -> Tensor:
         """What layers that start from data see: the first batches, until they hold enough rows."""

@@ -162,6 +162,14 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
     return lambda root: open_source(str(root / name), **settings)
 
 
+CONFIGS = """---
+configs:
+- {config_name: one, data_files: a.csv}
+- {config_name: two, data_files: b.csv}
+---
+"""
+
+
 @pytest.mark.parametrize(
     ("content", "call", "message"),
     [
@@ -177,6 +185,11 @@ def _opens(name: str, **settings: object) -> Callable[[Path], object]:
             {"d/train.csv": "a\n1\n", "d/test.csv": "a\n1\n"},
             _opens("d"),
             r"several splits, .*: train, test",
+        ),
+        (
+            {"d/a.csv": "a\n1\n", "d/b.csv": "a\n1\n", "d/README.md": CONFIGS},
+            _opens("d"),
+            r"Config name is missing. Please pick one .*'one', 'two'.* `load_dataset",
         ),
         ({"t.csv": "a,b\n1,2\n"}, _opens("t.csv", columns=["x", "b"]), r"no column x, only a, b"),
         ({"t.csv": "a;b\n1,5;2,5\n"}, _opens("t.csv"), r"separated by ';'"),

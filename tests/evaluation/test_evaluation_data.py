@@ -301,10 +301,42 @@ def test_a_set_in_memory_is_scored_as_its_rows_are():
         evaluate(model, datasets.DatasetDict({"test": rows}))
 
 
+def images_in_memory(*cells, label=0):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": list(cells), "label": [label] * len(cells)}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
 def test_images_in_memory_are_scored_as_files_are(tmp_path):
     pixels = torch.arange(32, dtype=torch.uint8).view(2, 4, 4)
-    cells = [Image.fromarray(image.numpy()) for image in pixels]
-    rows = datasets.Dataset.from_dict({"image": cells}).cast_column("image", datasets.Image())
+    rows = images_in_memory(*(Image.fromarray(image.numpy()) for image in pixels))
     rows.to_parquet(tmp_path / "test.parquet")
     model = make_images(channels=1).float().eval()
     assert evaluate(model, rows).value == evaluate(model, tmp_path).value
+
+
+FORMATS = {
+    "transform": lambda rows: rows.with_transform(lambda some: {"pixels": some["label"]}),
+    "pandas": lambda rows: rows.with_format("pandas"),
+    "tensors of some columns": lambda rows: rows.with_format("torch", columns=["label"]),
+    "tensors": lambda rows: rows.with_format("torch"),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_the_format_of_a_set_in_memory_changes_nothing(form):
+    """As a training loop elsewhere has set it."""
+    rows = images_in_memory(*(Image.new("L", (4, 4), shade) for shade in (0, 90)), label=1)
+    labelled = {"context_columns": ("label",), "classes": 2}
+    model = make_images(channels=1, **labelled).float().eval()
+    assert evaluate(model, form(rows)).value == evaluate(model, rows).value
+
+
+def test_damaged_images_in_memory_are_left_out_on_request():
+    model, damaged = make_images(channels=1).float().eval(), {"bytes": b"no image", "path": None}
+    rows = images_in_memory(Image.new("L", (4, 4)), damaged)
+    with pytest.raises(DataError, match="cannot decode the image of row 1"):
+        evaluate(model, rows)
+    with pytest.warns(UserWarning, match="row 1.*left out"):
+        found = evaluate(model, rows, skip_corrupt=True)
+    assert (found.n, found.skipped) == (1, 1)

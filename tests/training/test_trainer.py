@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from support.runs import log, train, trainer
-from support.small_models import make, write_recipe
+from support.small_models import config, make, write_recipe
 from torch import Tensor
 
 from impflow_zoo import (
@@ -293,6 +293,17 @@ def test_a_run_can_start_from_a_model_of_the_zoo(tmp_path):
     run.prepare(ModelFolder.open(locate("impflow-power-plant")))
     own = dict(run.model.named_parameters())
     assert all(torch.equal(own[name], p) for name, p in start.named_parameters())
+
+
+def test_columns_of_a_long_sorted_table_are_standardised_by_all_parts_of_it(tmp_path):
+    year = torch.repeat_interleave(torch.tensor([2019.0, 2020.0]), 100_500)
+    values = torch.stack((year, torch.randn(len(year))), dim=1).double()
+    rows = TableSource("rows", values, ["year", "size"])
+    model = ImpFlow(config(columns=("year", "size"), rounding={"year": 1.0}))
+    settings = TrainingSettings(batch_size=32)
+    Trainer(model, settings, rows, rows.part(range(9)), tmp_path, progress=False).prepare()
+    spread = model.preprocessing.spread(model.transform)
+    torch.testing.assert_close(spread, torch.tensor([0.5, 1.0]), rtol=0.02, atol=0)
 
 
 def test_validation_rows_come_off_the_end(tmp_path):
