@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from impflow_zoo.data import DataError
 from impflow_zoo.data.columns import GROUP, Columns, listed
 from impflow_zoo.fitting.grid import rounding_grid, spike
+from impflow_zoo.fitting.stated import stated_settings
 from impflow_zoo.models.fields import did_you_mean
 from impflow_zoo.models.preprocessing import LOST
 from impflow_zoo.models.texts import in_quotes
@@ -83,12 +84,12 @@ class Findings:
     def with_stated(
         self, bounds: Mapping[str, Sequence[float | None]], periodic: Mapping[str, float]
     ) -> Findings:
-        """The findings with what the user knows; each of the two takes the place of proposals."""
-        stated: dict[str, dict[str, Any]] = {}
-        if bounds:
-            stated["bounds"] = {name: list(ends) for name, ends in bounds.items()}
-        if periodic:
-            stated["periodic"] = dict(periodic)
+        """The findings with what the user knows; each of the two takes the place of proposals.
+
+        Raises:
+            ModelError: as `stated_settings`.
+        """
+        stated = stated_settings(bounds, periodic)
         return replace(
             self,
             bounds={} if bounds else self.bounds,
@@ -191,7 +192,9 @@ def describe(
     offsets = {c: offset for c, (_, offset) in grids.items() if offset}
     periods = {c: turn for c in columns if (turn := _turn(values[c]))}
     plain = (c for c in columns if c not in periods)
-    bounds = {c: ends for c in plain if (ends := _ends(values[c])) != (None, None)}
+    bounds = {
+        c: ends for c in plain if (ends := _ends(values[c], rounded=c in rounding)) != (None, None)
+    }
     notes = [
         f"{c!r} is {at[0]:g} in {at[1]:.0%} of the rows: its density has a spike there, which no "
         "score is meaningful with; leave the column out, or round it"
@@ -350,12 +353,18 @@ def _turn(values: numpy.ndarray) -> float | None:
     return None
 
 
-def _ends(values: numpy.ndarray) -> tuple[float | None, float | None]:
-    """The bounds of what seems to be a part, a percentage, or a quantity without a sign."""
+def _ends(values: numpy.ndarray, *, rounded: bool) -> tuple[float | None, float | None]:
+    """The bounds of what seems to be a part, a percentage, or a quantity without a sign.
+
+    Only rounded values may reach them: a density has no value on its bound.
+    """
+    import numpy
+
     low, high = float(values.min()), float(values.max())
-    if not 0 <= low < 0.05 * float(values.std()):
+    least = 0.0 if rounded else float(numpy.finfo(numpy.float32).tiny)  # models compute in it
+    if not least <= low < 0.05 * float(values.std()):
         return None, None
     for scale in _SCALES:
-        if 0.95 * scale <= high <= scale:
+        if 0.95 * scale <= high <= scale and (rounded or numpy.float32(high) < scale):
             return 0.0, scale
     return 0.0, None

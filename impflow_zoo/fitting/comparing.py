@@ -10,8 +10,7 @@ import torch
 from impflow_zoo.data import TableSource
 from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
 from impflow_zoo.fitting.columns import Findings
-from impflow_zoo.models.config import parse
-from impflow_zoo.models.preprocessing import preprocessing_of
+from impflow_zoo.fitting.noise import noisy
 
 __all__ = ["baselines_of", "values_of"]
 
@@ -70,6 +69,4 @@ def _noisy(findings: Findings, source: TableSource, seed: int) -> Any:
     raw = source.rows(range(len(source)))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(raw.shape, generator=generator, dtype=raw.dtype)
-    columns = {key: value for key, value in findings.config().items() if key != "periodic"}
-    config = parse({"kind": "linear-gaussian", **columns})
-    return preprocessing_of(config).dequantise(raw, noise).numpy()
+    return noisy(findings, raw, noise).numpy()

@@ -77,8 +77,9 @@ def fit(
         given: context columns: the density is that of the other columns given these.
         out: folder for the best model, all runs and the rows; None takes a temporary folder, which
             is deleted when the result is.
-        bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None for
-            an open end: the density is zero outside. None has no bounds, but proposes some.
+        bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None or
+            infinity for an open end: the density is zero outside. None has no bounds, but proposes
+            some.
         periodic: periods of columns that are angles, by name. None has none, but proposes some.
         weights: column that holds the weights of the rows, at least 0: a row of weight 2 counts as
             two rows. None counts all alike.
@@ -94,8 +95,8 @@ def fit(
 
     Raises:
         DataError: if the data cannot be read, or hold no column or too few rows to model.
-        ModelError: for an argument out of its range, an unknown column, a folder that holds
-            something else, or several processes.
+        ModelError: for an argument out of its range, an unknown column, a row outside of bounds, a
+            folder that holds something else, or several processes.
         StoppedFitError: if a signal asks to stop; the folder holds the best model so far.
 
     Example:
@@ -108,7 +109,9 @@ def fit(
         raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
     names = (given,) if isinstance(given, str) else tuple(given)
     table = read_table(data, weights)
-    findings = describe(table.first, names, table.name).with_stated(bounds or {}, periodic or {})
+    findings = describe(table.first, names, table.name).with_stated(
+        {} if bounds is None else bounds, {} if periodic is None else periodic
+    )
     say = _said if progress else _unsaid
     for line in findings.lines():
         say(line)

@@ -13,6 +13,7 @@ from impflow_zoo.data import DataError, TableSource
 from impflow_zoo.data.columns import GROUP, Columns
 from impflow_zoo.data.outliers import refuse_absurd
 from impflow_zoo.fitting.columns import Findings
+from impflow_zoo.fitting.noise import check_bounds
 from impflow_zoo.fitting.reading import Table
 from impflow_zoo.models.writing import write_whole
 
@@ -42,6 +43,7 @@ def split(
     Raises:
         DataError: if a split lacks a column or is empty, if the test has one row or one group, or
             if a value is absurd for its column.
+        ModelError: if a value is not within the bounds that the user states.
     """
     import numpy
 
@@ -104,6 +106,7 @@ def _rows(
     remedy = "correct it, or drop the row"
     if whole.any():
         refuse_absurd(values[whole], findings.names, where, remedy, numpy.flatnonzero(whole))
+    check_bounds(findings, values, whole)
     groups, weights = (
         None if one is None else one[whole] for one in (columns.groups, columns.weights)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy
 import pandas
 import pytest
@@ -11,6 +13,7 @@ from impflow_zoo.data import DataError
 from impflow_zoo.data.frames import in_memory
 from impflow_zoo.fitting import Findings, describe
 from impflow_zoo.fitting.grid import rounding_grid
+from impflow_zoo.models.fields import ModelError
 
 ROWS = 400
 RANDOM = numpy.random.default_rng(0)
@@ -134,6 +137,39 @@ def test_bounds_and_periods_are_proposed_and_not_assumed():
     lines = "\n".join(findings.lines())
     assert "bounds: {part: [0, 1], size: [0, null]}  (all values are within these ends)" in lines
     assert "periodic: {turn: 360}  (all values are within one turn and fill it)" in lines
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0, 1 - 1e-9])
+def test_bounds_that_values_reach_are_proposed_for_rounded_columns_alone(end):
+    """A density has no value on its bound: stated, these would be refused."""
+    part = RANDOM.random(ROWS)
+    part[:3] = end, 0.004, 0.996
+    reached = 0 if end < 0.5 else 1  # in float32
+    findings = found(part=part, rounded=part.round(2))
+    assert findings.bounds["rounded"] == (0.0, 1.0)
+    assert findings.bounds.get("part", (None, None))[reached] is None
+
+
+def test_bounds_and_periods_may_be_numbers_of_numpy():
+    bounds = {"a": (numpy.float32(-9), numpy.inf), "b": numpy.array([-9, 9])}
+    stated = found().with_stated(bounds, {}).stated
+    assert stated == {"bounds": {"a": [-9.0, None], "b": [-9, 9]}}
+    assert json.loads(json.dumps(stated)) == stated
+    periodic = found().with_stated({}, {"a": numpy.int64(24)}).stated
+    assert json.dumps(periodic) == '{"periodic": {"a": 24}}'
+
+
+@pytest.mark.parametrize(
+    ("bounds", "periodic", "message"),
+    [
+        ("a=0:", {}, "bounds='a=0:': a dictionary by names of columns is needed"),
+        ({}, ["a"], "periodic=.'a'.: a dictionary by names of columns is needed"),
+        ({"a": 0}, {}, "bounds of a=0: .low, high. is needed, None where open"),
+    ],
+)
+def test_what_are_no_bounds_or_periods(bounds, periodic, message):
+    with pytest.raises(ModelError, match=message):
+        found().with_stated(bounds, periodic)
 
 
 def test_context_columns_are_no_columns_of_the_density():

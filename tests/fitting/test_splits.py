@@ -11,13 +11,15 @@ from impflow_zoo.data import DataError, open_table
 from impflow_zoo.fitting import describe
 from impflow_zoo.fitting.reading import read_table
 from impflow_zoo.fitting.splits import split, write_splits
+from impflow_zoo.models.fields import ModelError
 
 FRAME = pandas.DataFrame(numpy.random.default_rng(0).normal(size=(100, 2)), columns=["a", "b"])
 
 
-def splits(data: object, **options: object) -> dict:
+def splits(data: object, bounds: dict | None = None, **options: object) -> dict:
     table = read_table(data)
-    return split(table, describe(table.first, name=table.name), 0, **options)
+    findings = describe(table.first, name=table.name).with_stated(bounds or {}, {})
+    return split(table, findings, 0, **options)
 
 
 def test_a_tenth_is_held_out_twice_and_no_row_is_lost():
@@ -51,6 +53,29 @@ def test_the_test_has_two_groups_at_least_so_that_its_score_has_an_error(groups)
     found = splits(FRAME.assign(group=numpy.arange(100) % groups))
     assert len(found["test"].groups.unique()) >= 2
     assert all(len(rows) for rows in found.values())
+
+
+@pytest.mark.parametrize("row", [7, 55])
+def test_rows_outside_of_bounds_are_refused_whichever_split_they_fall_into(row):
+    """By their number in the table: before the training, not when all of its time is spent."""
+    frame = FRAME.assign(part=FRAME["a"] / 10)
+    frame.loc[row, "part"] = 2.5
+    frame.loc[3] = [numpy.nan, 0.0, 9.0]  # a row that is left out
+    with pytest.raises(ModelError, match=rf"part is not within .* in 1 of 100 .* row {row}, 2.5"):
+        splits(frame, {"part": (-1, 1)})
+    assert len(splits(frame, {"part": (-1, 3)})["train"]) == 79
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_rounded_columns_alone_reach_their_bounds(rounded):
+    part = numpy.random.default_rng(1).random(100)
+    part[0], part[1] = 0.0, 1 - 1e-12  # which is 1 in float32
+    frame = FRAME.assign(part=part.round(2) if rounded else part)
+    if rounded:
+        assert len(splits(frame, {"part": (0, 1)})["train"]) == 80
+        return
+    with pytest.raises(ModelError, match="part is not within its bounds, 0 and 1, in 2 of 100"):
+        splits(frame, {"part": (0, 1)})
 
 
 @pytest.mark.parametrize(

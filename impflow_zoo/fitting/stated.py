@@ -1,0 +1,43 @@
+"""What users state of columns: bounds and periods, as settings of a config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from impflow_zoo.models.fields import ModelError
+
+__all__ = ["stated_settings"]
+
+
+def stated_settings(bounds: Any, periodic: Any) -> dict[str, dict[str, Any]]:
+    """Bounds and periods of columns as YAML and JSON have them; those that are empty are left out.
+
+    Arguments:
+        bounds: pairs by name of a column. None or infinity stands for an open end. Numbers may be
+            numpy's.
+        periodic: periods by name of a column.
+
+    Raises:
+        ModelError: if they are no dictionaries, or bounds no pairs. A config checks the rest.
+    """
+    for option, value in (("bounds", bounds), ("periodic", periodic)):
+        if not isinstance(value, Mapping):
+            raise ModelError(f"{option}={value!r}: a dictionary by names of columns is needed")
+    found = {
+        "bounds": {name: _ends(name, ends) for name, ends in bounds.items()},
+        "periodic": {name: _plain(period) for name, period in periodic.items()},
+    }
+    return {option: values for option, values in found.items() if values}
+
+
+def _ends(name: str, ends: Any) -> list[Any]:
+    if isinstance(ends, str) or not isinstance(ends, Iterable):
+        raise ModelError(f"bounds of {name}={ends!r}: (low, high) is needed, None where open")
+    return [None if end in (-math.inf, math.inf) else end for end in map(_plain, ends)]
+
+
+def _plain(number: Any) -> Any:
+    """A number of Python in the place of numpy's or torch's."""
+    return number.item() if hasattr(number, "item") else number
