@@ -44,10 +44,8 @@ def check_bounds(findings: Findings, values: numpy.ndarray, whole: numpy.ndarray
 
     if "bounds" not in findings.stated:
         return
-    preprocessing = _preprocessing(findings)
-    raw = torch.from_numpy(numpy.where(whole[:, None], values, numpy.nan))  # keeps rows' numbers
-    x = preprocessing.dequantise(raw, torch.full_like(raw, 0.5))
-    preprocessing.check(x.float())
+    rows = numpy.where(whole[:, None], values, numpy.nan)  # which keep their numbers
+    _preprocessing(findings).check(torch.from_numpy(rows).float(), raw=True)
 
 
 def _preprocessing(findings: Findings) -> TablePreprocessing:

@@ -19,6 +19,7 @@ from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
+from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory
@@ -245,6 +246,8 @@ def train_on(
         torch.manual_seed(recipe.training.seed)
         config = _with_columns(recipe.config, train_rows)
         model = model_class(recipe.model)(config).to(processes.device)
+        for source in splits:
+            _check_bounds(model, source)
         first = 0
         if resume:
             first = checkpoint_state(folder / CHECKPOINT, check_state)["stage"]
@@ -279,6 +282,16 @@ def train_on(
             if trainer.stopped or best is None:
                 break
         return {**trainer.state, "ended": trainer.ended}
+
+
+def _check_bounds(model: FlowModel, source: Source) -> None:
+    """Refuse a table with a row outside of bounds; a step would meet it in the midst of a run."""
+    if isinstance(source, TableSource):
+        rows = source.rows(range(len(source))).to(next(model.parameters()).dtype)
+        try:
+            model.preprocessing.check(rows, raw=True)
+        except ModelError as error:
+            raise ModelError(f"{source.name}: {error}") from None
 
 
 def _shortened(recipe: Recipe) -> Recipe:

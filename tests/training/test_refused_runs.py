@@ -196,6 +196,18 @@ def test_absurd_values_are_refused(split, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_rows_outside_of_bounds_are_refused_before_the_training(split, tmp_path):
+    """Not by the step or the validation that meets them, which may come after hours."""
+    folder = write_moons(tmp_path / "data")
+    with (folder / f"{split}.csv").open("a") as file:
+        file.write("\n0.5,70.0")
+    config = {"columns": ["a", "b"], "bounds": {"b": [-60, 60]}}
+    message = rf"\({split}\): column b is not within .* of 201 rows \(first: row 200, 70\)"
+    refused(tmp_path, message, data={"dataset": str(folder)}, config=config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_contexts_without_names_are_refused(tmp_path):
     refused(tmp_path, "this model's contexts have no names", config={"context_features": 2})
 
