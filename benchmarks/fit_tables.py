@@ -9,9 +9,9 @@ counted as `fit` counts them. Of the two spline flows the one with the better va
 shown, so splines have twice the work. zuko's `NSF` (five transforms, two layers of 128) is trained
 for as many CPU seconds as `fit` took: standardised columns, AdamW at 1e-3 with a warm-up and a
 cosine to zero, batches of 256, averaged weights, the best of 20 validations. Our sides are trained
-with each seed, zuko's with one; the rows and their splits stay. Leads are paired on the same test rows, and their
-errors count rows and seeds, as `paired.py` says. Figures of tables that are not named are kept. A
-run that was stopped goes on.
+with each seed, zuko's with one; the rows and their splits stay. Leads are paired on the same test
+rows, and their errors count rows and seeds, as `paired.py` says. Figures of tables that are not
+named are kept. A run that was stopped goes on.
 """
 
 from __future__ import annotations
