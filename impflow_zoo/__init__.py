@@ -23,8 +23,9 @@ from impflow_zoo.models.yardsticks import (
     MixtureConfig,
     MixtureDensityNetwork,
 )
-from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
+from impflow_zoo.transforms.base import ResidualBlock, Step
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 from impflow_zoo.transforms.radial import RadialTransform
 
@@ -48,15 +49,18 @@ __all__ = [
     "MixtureDensityNetwork",
     "MonotoneFlow",
     "MonotoneTransform",
+    "NoContractionError",
     "NumericalWarning",
     "RadialTransform",
     "ResFlow",
     "ResFlowTransform",
+    "ResidualBlock",
     "SandwichMLP",
     "Solver",
     "SolverError",
     "SplineConfig",
     "SplineFlow",
+    "Step",
     "TabularConfig",
     "create_model",
     "evaluate",
@@ -74,3 +78,7 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

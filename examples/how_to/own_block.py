@@ -4,7 +4,7 @@ My own block and its tests
 
 A block is a list of steps. ``impflow_zoo.testing`` tests the properties of every block: the two
 directions are inverses of each other, log-determinants and gradients are right, and the rows of a
-batch are independent, in float32 and float64.
+batch are independent, in float32 and float64. The tests need pytest.
 """
 
 import subprocess
@@ -15,8 +15,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from impflow_zoo import LipschitzMLP
-from impflow_zoo.testing import ResidualBlock, Step
+from impflow_zoo import LipschitzMLP, ResidualBlock, Step
 
 # %%
 # This block solves ``w + g(w) = x`` and returns ``z = w - g(w)``. A step is a residual map

@@ -26,7 +26,8 @@ model.eval()
 # %%
 # ``torch.func``: scores and curvatures of single rows, by ``vmap``. Roots have derivatives of any
 # kind too, forward and reverse mode, to the third order, up to 512 features. Log-determinants have
-# to be exact or, with ``randomness="same"`` in ``vmap``, truncated.
+# to be exact or, with ``randomness="same"`` in ``vmap``, truncated. ``auto`` truncates them beyond
+# 64 features.
 
 
 def log_prob(row: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ print(f"{len(by_row)} gradients of {len(next(iter(by_row.values())))} rows")
 # ``torch.export`` writes the operations of evaluation down, for runtimes without this package: the
 # log-density, or the map to noise, of any number of rows. The program has no roots: it is
 # for residual flows, from data to noise. ``strict=True`` lets rows vary. An ``ImpFlow`` and samples
-# of any flow need roots, and torch stops with ``Unsupported``: serve them from Python.
+# of any flow need roots, and torch stops with ``Unsupported``: serve them from Python. To export a
+# larger model takes a minute or two.
 
 
 class Encode(nn.Module):

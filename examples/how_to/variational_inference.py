@@ -68,5 +68,5 @@ plt.show()
 #   samples with gradients.
 # - A residual block needs roots in the direction noise -> data. To train in this direction without
 #   roots, reverse the block with nflows' ``InverseTransform(block)``.
-# - ``model.sample`` of ``ImpFlow`` and ``ResFlow`` records no gradients;
-#   ``model.transform.inverse`` does.
+# - ``model.sample`` of ``ImpFlow`` and ``ResFlow`` records no gradients; ``model.rsample(n)`` and
+#   ``model.rsample_and_log_prob(n)`` do.

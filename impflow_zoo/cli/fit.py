@@ -32,7 +32,7 @@ Weights = Annotated[
 Minutes = Annotated[
     float,
     typer.Option(
-        min=1e-3, help="CPU minutes of one thread; by the clock three times as many at most."
+        min=1e-3, help="CPU minutes of one thread; a busy machine takes up to three times as long."
     ),
 ]
 

@@ -150,13 +150,20 @@ def separator_hint(header: Sequence[str]) -> str:
     """A file with another separator comes as one column whose name has them all."""
     for mark in (";", "\t"):
         if any(mark in name for name in header):
-            return f" (columns seem to be separated by {mark!r}: a CSV file needs commas)"
+            reading = f"pandas.read_csv(file, sep={mark!r}, decimal=',')"
+            return (
+                f" (columns seem to be separated by {mark!r}: a CSV file needs commas, and points "
+                f"in numbers; {reading} reads this one, and its to_csv writes a CSV file)"
+            )
     return ""
 
 
 def not_utf8(path: Path) -> DataError:
     """The error for a file that is no text, or text in another encoding."""
-    return DataError(f"{path}: no text in UTF-8: save it as UTF-8 (unpack a compressed file first)")
+    return DataError(
+        f"{path}: no text in UTF-8: save it as UTF-8, or read it by pandas.read_csv(file, "
+        "encoding='latin-1') and write it by to_csv (unpack a compressed file first)"
+    )
 
 
 def lines_of(file: TextIO, path: Path) -> Iterator[str]:

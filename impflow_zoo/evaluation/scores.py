@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,8 +67,8 @@ def evaluate(
             loaded here goes to a GPU if there is one.
         dataset: Hub id, local folder or file, or `toy:NAME`; for models of tables also rows in
             memory: a DataFrame, or an array or tensor with the model's columns, contexts last; for
-            all models a `datasets.Dataset`. None takes the data of the model's card: the split that
-            ships with the model, else the data of its recipe.
+            all models a `datasets.Dataset`, or a `DatasetDict` and its split. None takes the data
+            of the model's card: the split that ships with the model, else the data of its recipe.
         split: None takes the whole of a set with one split; without `dataset`, or for the
             recipe's own, the recipe's test split.
         seed: seed of probes and noise.
@@ -123,10 +123,12 @@ def evaluate(
                     model, where, column, skip_corrupt=skip_corrupt, streaming=streaming
                 )
         else:
+            named = isinstance(dataset, Mapping) and split in dataset
             with _naming_recipe(asked=weights is not None):
                 options: dict[str, Any] = {"skip_corrupt": skip_corrupt, "weights": column}
-                source = open_rows(model.config, dataset, None, **options)
-            where = Split(source.name, None)
+                rows = dataset[split] if named else dataset
+                source = open_rows(model.config, rows, None, **options)
+            where = Split(source.name, split if named else None)
         start = time.perf_counter()
         scored = score(
             model,

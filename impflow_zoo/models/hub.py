@@ -202,4 +202,5 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
         return f"{name}: the request cannot be sent, is the token valid? {_LOGIN}"
     if isinstance(error, _NO_ANSWER):
         return f"{name}: the answer is none of a Hub, perhaps of a login page: check the network"
-    return f"{name}: no connection to the Hub: check the network and HF_ENDPOINT{here}"
+    here = "there is no folder of that name here, and " if loading else ""
+    return f"{name}: {here}no connection to the Hub: check the network and HF_ENDPOINT"

@@ -97,8 +97,8 @@ def locate(model: str | os.PathLike[str], revision: str | None = None, **options
     """
     if not isinstance(model, str | os.PathLike):
         raise ModelError(
-            f"model of type {type(model).__name__}: a name of the zoo, a Hub id or a folder is "
-            "needed"
+            f"model of type {type(model).__name__}: a model of this package, a name of the zoo, a "
+            "Hub id or a folder is needed"
         )
     given = os.fspath(model)
     name, at, asked = given.partition("@")

@@ -152,5 +152,6 @@ def forbid_second_order(_: Tensor | None = None) -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "this derivative cannot be differentiated again (create_graph=True): second "
-            "derivatives need the residual direction of a block with logdet='exact' or 'truncated'"
+            "derivatives need the residual direction of a block with logdet='exact' or "
+            "'truncated', or functions of torch.func such as grad and hessian"
         )

@@ -25,7 +25,10 @@ not changed, transforms of `torch.func` agree with autograd, and more. To test m
 the fixture `block_case` with a parametrised one.
 """
 
-import pytest
+try:
+    import pytest
+except ImportError:
+    raise ImportError("impflow_zoo.testing needs pytest: pip install pytest") from None
 
 pytest.register_assert_rewrite(
     *(f"impflow_zoo.testing.{laws}" for laws in ("contract_laws", "func_laws", "value_laws"))

@@ -34,6 +34,6 @@ def test_the_guide_prints_what_is_found_in_the_made_up_table(tmp_path):
 
 
 def test_the_code_of_the_guide_runs(capsys: pytest.CaptureFixture[str]):
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = "".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
     exec(compile(code, "the guide", "exec"), {})
     assert "implicit-sines" in capsys.readouterr().out

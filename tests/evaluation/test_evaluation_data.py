@@ -299,6 +299,8 @@ def test_a_set_in_memory_is_scored_as_its_rows_are():
         assert evaluate(model, rows.with_format("torch")).value == evaluate(model, frame).value
     with pytest.raises(DataError, match="data of type DatasetDict: .* Dataset of one split"):
         evaluate(model, datasets.DatasetDict({"test": rows}))
+    of_split = evaluate(model, datasets.DatasetDict({"test": rows}), "test")
+    assert (of_split.value, of_split.split) == (evaluate(model, rows).value, "test")
 
 
 def images_in_memory(*cells, label=0):
