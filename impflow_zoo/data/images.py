@@ -173,7 +173,8 @@ class ImageSource(_Images, Source):
     def __init__(self, name: str, data: Dataset, form: ImageFormat, **options: Any) -> None:
         Source.__init__(self, name, len(data))
         super().__init__(name, data.with_format(None), form, **options)  # cells as they are stored
-        self._numbers = range(len(data))  # of the rows in the whole set
+        self._numbers: Sequence[int] = range(len(data))  # of the rows in the whole set
+        self._labels = next((data[c] for c, f in data.features.items() if _is_label(f)), ())
         self._fits = len(data) * math.prod(self._shape) <= _CACHE
         self._kept: dict[int, Tensor | None] = {}
 
@@ -184,6 +185,15 @@ class ImageSource(_Images, Source):
     def part(self, rows: range) -> ImageSource:
         part = copy.copy(self)  # which shares what is decoded
         part._numbers, part._size = self._numbers[rows.start : rows.stop : rows.step], len(rows)
+        return part
+
+    def mixed(self) -> ImageSource:
+        labels = [self._labels[i] for i in self._numbers] if len(self._labels) else []
+        if len(set(labels)) < 2 or labels != sorted(labels):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0)).tolist()
+        part = copy.copy(self)
+        part._numbers = [self._numbers[i] for i in order]
         return part
 
     def _kept_row(self, number: int) -> Tensor | None:
@@ -267,3 +277,10 @@ def image_column(features: Features, name: str) -> str:
             "(datasets' select_columns)"
         )
     return columns[0]
+
+
+def _is_label(feature: Any) -> bool:
+    """Whether a column holds labels, as folders of images have them."""
+    from datasets import ClassLabel
+
+    return isinstance(feature, ClassLabel)

@@ -94,6 +94,13 @@ class Source(ABC):
     def part(self, rows: range) -> Source:
         """Some of the rows as a set of its own, numbered from 0."""
 
+    def mixed(self) -> Source:
+        """The rows in a random order, always the same, if they are images sorted by their labels.
+
+        So come images from a folder for each label.
+        """
+        return self
+
     def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The rows at `indices`, a copy; none of them may be left out.
 

@@ -346,7 +346,7 @@ def open_splits(
     if held_out is not None:
         if not 0 < held_out < len(rows):
             raise DataError(f"validation_rows={held_out}: {rows.name} has only {len(rows)} rows")
-        cut = len(rows) - held_out
+        rows, cut = rows.mixed(), len(rows) - held_out
         return rows.part(range(cut)), rows.part(range(cut, len(rows)))
     validation = settings.validation
     config = _with_columns(recipe.config, rows)

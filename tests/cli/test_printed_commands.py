@@ -30,7 +30,9 @@ ELSEWHERE = {
     r"python -m twine .*": "PyPI's program, with the maintainer's token",
     r"hf .*": "the Hub's program, with the maintainer's token",
     r"impflow-zoo demo .*": "tests/demo/test_page.py opens it in a browser",
-    r"impflow-zoo publish --namespace impflow-zoo": "tests/zoo/, to a Hub of its own",
+    r"impflow-zoo publish (runs/own )?--namespace \S+": "tests/zoo/, to a Hub of its own",
+    r"impflow-zoo stage runs/own --data FOLDER": "tests/zoo/ stages the folder of a run",
+    r"impflow-zoo fit .*--bounds .*": "tests/cli/test_cli_fit.py states bounds of its own table",
     r"export (MALLOC_|IMPFLOW_ZOO_SINES).*": "settings of the shell",
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",
 }

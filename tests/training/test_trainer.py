@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 from support.runs import log, train, trainer
 from support.small_models import config, make, write_recipe
 from torch import Tensor
@@ -312,6 +314,26 @@ def test_validation_rows_come_off_the_end(tmp_path):
     everything = open_source("toy:moons", "train").rows(range(10_000))
     assert torch.equal(rows.rows(range(len(rows))), everything[:-3])
     assert torch.equal(held_out.rows(range(len(held_out))), everything[-3:])
+
+
+def test_held_out_pictures_are_of_all_labels(tmp_path):
+    """Folders of labels are read one after the other: the last pictures would be of one label."""
+    for label in range(2):
+        (tmp_path / "photos" / f"label-{label}").mkdir(parents=True)
+        for i in range(20):
+            picture = Image.new("RGB", (8, 8), (10 * label, i, 0))
+            picture.save(tmp_path / "photos" / f"label-{label}" / f"{i}.png")
+    config = {"kind": "image", "image_size": [8, 8], "context_columns": ["label"], "classes": 2}
+    data = {"validation_rows": 10, "dataset": str(tmp_path / "photos"), "validation": None}
+    recipe = tmp_path / "recipe.yaml"
+    text = {"model": "ResFlow", "config": config, "data": data, "training": {"steps": 1}}
+    recipe.write_text(yaml.safe_dump(text))
+    train, held_out = open_splits(read_recipe(recipe), None)
+    found = [part.rows(range(len(part)))[:, -1, 0, 0].tolist() for part in (train, held_out)]
+    assert [len(labels) for labels in found] == [30, 10]
+    assert all(set(labels) == {0, 1} for labels in found)
+    _, again = open_splits(read_recipe(recipe), None)
+    assert torch.equal(held_out.rows(range(10)), again.rows(range(10)))
 
 
 def test_a_run_learns(tmp_path):

@@ -285,7 +285,7 @@ BAD = {
         lambda: TabularConfig(2, columns=("a", "a")),
         r"columns=\('a', 'a'\): each once expected",
     ),
-    "evaluate-a-module": (lambda: evaluate(mlp()), "model of type LipschitzMLP: a name"),
+    "evaluate-a-module": (lambda: evaluate(mlp()), "model of type LipschitzMLP: a model of this"),
     "evaluate-half-a-row": (
         lambda: evaluate(ImpFlow(TabularConfig(2)), "toy:moons", limit=2.5),
         "limit=2.5: a whole number is needed",
