@@ -112,17 +112,14 @@ class Side:
     rows: torch.Tensor
     minutes: list[float]
 
-    def entry(self, ahead: Side) -> dict[str, Any]:
-        """What is kept of this side, with the lead of the other one over it."""
-        found = lead_of_rows(ahead.rows, self.rows)
+    def entry(self, ahead: Side | None = None) -> dict[str, Any]:
+        """What is kept of this side, with the lead of another one over it."""
         means = self.rows.mean(dim=1).tolist()
-        return {
-            "name": self.name,
-            "values": means,
-            "lead": found.value,
-            "error": found.error,
-            "cpu": self.minutes,
-        }
+        entry = {"name": self.name, "values": means, "cpu": self.minutes}
+        if ahead is None:
+            return entry
+        found = lead_of_rows(ahead.rows, self.rows)
+        return {**entry, "lead": found.value, "error": found.error}
 
 
 class Comparison:
@@ -198,8 +195,8 @@ class Comparison:
             "spline": self.side(self.spline()),
             "zuko": self.zuko(own.minutes[:1]),
         }
-        sides = {label: side.entry(own) for label, side in {"fit": own, **peers}.items()}
-        return {"sides": sides, "baselines": fits[0].test_baselines}
+        sides = {label: side.entry(own) for label, side in peers.items()}
+        return {"sides": {"fit": own.entry(), **sides}, "baselines": fits[0].test_baselines}
 
 
 def rows_of(figures: dict[str, Any]) -> str:
