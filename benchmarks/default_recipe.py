@@ -4,7 +4,7 @@
     python benchmarks/default_recipe.py --table
 
 Six tables: three of UCI as the zoo has them (FOLDER holds `protein`, `power-plant` and `kin8nm`,
-each with its splits) and three that nobody tuned on, a robot arm, a t copula and Friedman's
+each with its splits) and three simulated ones, a robot arm, a t copula and Friedman's
 function (`fit_tables.py`). Each recipe gets the same CPU seconds of one thread, by
 `time.process_time`, so that other processes hardly matter: a step and a validation are timed first,
 and the schedule has as many steps as fit. Values are those of the best weights on 2,000 validation

@@ -1,4 +1,4 @@
-"""`fit` beside the guide's recipe and spline flows, on tables nobody tuned on.
+"""`fit` beside the guide's recipe and spline flows, on simulated tables.
 
     OMP_NUM_THREADS=1 python benchmarks/fit_tables.py --minutes 5 --publish
 

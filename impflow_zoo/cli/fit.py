@@ -78,7 +78,7 @@ def fit(
             device=device,
             resume=resume,
         )
-    except fitting.StoppedFitError:
+    except KeyboardInterrupt:  # in a run, or while the model is tested and drawn
         best = "holds the best model so far" if (out / CONFIG).exists() else "holds no model yet"
         text = f"stopped: {out} {best}; go on with --resume"
         print(json.dumps({"stopped": True, "folder": str(out)}) if as_json else text)
