@@ -32,9 +32,11 @@ def course(best_step: int, validated: int) -> str:
     """What the validations of a run say of its length.
 
     Arguments:
-        best_step: step of the best validation.
+        best_step: step of the best validation; 0 if that of an earlier stage was better than all.
         validated: step of the last one.
     """
+    if best_step == 0:
+        return "no validation was better than the best of an earlier stage"
     if best_step >= validated:
         return "validation still improved at the end: more steps may gain"
     if validated - best_step <= _LEVEL * validated:

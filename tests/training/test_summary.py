@@ -13,6 +13,7 @@ from impflow_zoo.training.summary import course, reason
     [
         (100, 100, "validation still improved at the end"),
         (90, 100, "validation has levelled off"),
+        (0, 100, "no validation was better than the best of an earlier stage"),
         (30, 100, "validation was best at step 30 of 100 and got worse: overfitted"),
     ],
 )
