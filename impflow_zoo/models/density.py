@@ -155,6 +155,10 @@ class Density(nn.Module):
             x, context, report: as in `log_prob`.
             keys: one number per row; the probes of a row depend on it and on the seed. With None
                 all rows have the same seeded probes.
+
+        Raises:
+            ValueError, NotFiniteError: as `log_prob`, but not for rows that are too far from the
+                training data.
         """
         x, context = self._checked(x, context)
         own, probes = Report() if report is None else report, Probes(keys)

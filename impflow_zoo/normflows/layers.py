@@ -41,11 +41,14 @@ class TransformLayer(nf.flows.Flow):
 
         Returns:
             The data, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            SolverError, NoContractionError, ValueError: those of the transform.
         """
         return self.transform.inverse(z, context) if self.reverse else self.transform(z, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise; arguments and results as in `forward`."""
+        """Data -> noise; arguments, results and errors as in `forward`."""
         return self.transform(z, context) if self.reverse else self.transform.inverse(z, context)
 
     def extra_repr(self) -> str:

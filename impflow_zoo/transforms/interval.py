@@ -30,7 +30,11 @@ class Interval(Transform):
         self.low, self.high = tuple(low), tuple(high)  # exact in every type the module takes
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data, with shape `[B, D]`, -> noise, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            ValueError: if a value is not between the bounds of its column.
+        """
         columns: list[Tensor] = []
         logabsdet = inputs.new_zeros(len(inputs))
         for x, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):

@@ -50,17 +50,20 @@ def test_the_home_page_prints_what_its_code_prints(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "trainings"),
     [
-        ("impflow-kin8nm", "resflow-kin8nm"),
-        ("impflow-kin8nm", "spline-kin8nm"),
-        ("resflow-power-plant", "impflow-power-plant"),
-        ("resflow-power-plant", "spline-power-plant"),
+        (("impflow-kin8nm", "resflow-kin8nm"), 3),
+        (("impflow-kin8nm", "spline-kin8nm"), 3),
+        (("resflow-power-plant", "impflow-power-plant"), 3),
+        (("resflow-power-plant", "spline-power-plant"), 3),
+        (("resflow-protein", "impflow-protein"), 2),
     ],
-    ids=" over ".join,
+    ids=str,
 )
-def test_leads_are_above_two_errors_and_of_three_trainings(names: tuple[str, str]) -> None:
+def test_leads_are_above_two_errors_and_of_several_trainings(
+    names: tuple[str, str], trainings: int
+) -> None:
     pair = tuple(Record(ModelFolder(CHECKOUT / "hub_configs" / name)) for name in names)
     value, error, how = leads.lead(pair)
     assert (value >= 2 * error, how) == (True, "paired")
-    assert all(record.over_seeds[2] == 3 for record in pair)
+    assert all(record.over_seeds[2] == trainings for record in pair)
