@@ -210,10 +210,12 @@ def rows_of(figures: dict[str, Any]) -> str:
             level = abs(peer["lead"]) < 2 * peer["error"]
             cells += [f"{numpy.mean(peer['values']):.3f}", lead + ", level" * level]
         trained = [str(len(own["values"]))]
-        rows.append((name, *trained, *cells, f"{max(found['baselines'].values()):.3f}"))
+        minutes = [f"{numpy.mean(side['cpu']):.1f}" for side in found["sides"].values()]
+        mixture = f"{max(found['baselines'].values()):.3f}"
+        rows.append((name, *trained, *cells, mixture, ", ".join(minutes)))
     header = (
         "test, nats | seeds | `fit` | it chose | guide's recipe | `fit` ahead | best spline flow | "
-        "`fit` ahead | zuko's NSF | `fit` ahead | best Gaussian mixture"
+        "`fit` ahead | zuko's NSF | `fit` ahead | best Gaussian mixture | CPU minutes of these four"
     )
     return markdown(header, rows)
 

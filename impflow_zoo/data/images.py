@@ -172,7 +172,8 @@ class ImageSource(_Images, Source):
 
     def __init__(self, name: str, data: Dataset, form: ImageFormat, **options: Any) -> None:
         Source.__init__(self, name, len(data))
-        super().__init__(name, data.with_format(None), form, **options)  # cells as they are stored
+        data = data.with_format(None)  # cells as they are stored
+        super().__init__(name, data, form, **options)
         self._numbers: Sequence[int] = range(len(data))  # of the rows in the whole set
         self._labels = next((data[c] for c, f in data.features.items() if _is_label(f)), ())
         self._fits = len(data) * math.prod(self._shape) <= _CACHE
@@ -188,8 +189,9 @@ class ImageSource(_Images, Source):
         return part
 
     def mixed(self) -> ImageSource:
-        labels = [self._labels[i] for i in self._numbers] if len(self._labels) else []
-        if len(set(labels)) < 2 or labels != sorted(labels):
+        known = list(self._labels)
+        labels = [known[i] for i in self._numbers] if known else []
+        if None in labels or len(set(labels)) < 2 or labels != sorted(labels):
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0)).tolist()
         part = copy.copy(self)

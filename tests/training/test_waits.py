@@ -32,7 +32,7 @@ class Operators(TorchDispatchMode):
 @pytest.mark.parametrize(("cls", "most"), [(ImpFlow, 12), (ResFlow, 6)])
 @pytest.mark.parametrize("features", [2, 6])
 def test_a_step_of_training_waits_for_few_numbers(cls, most, features):
-    """Not once for each layer: six blocks have 24 of them, twice as many if they are implicit."""
+    """Not once for each layer: six blocks have 18 of them, twice as many if they are implicit."""
     model = cls(TabularConfig(features=features, blocks=6))
     x = torch.randn(200, features)
     model.fit_preprocessing(x)
