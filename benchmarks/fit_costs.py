@@ -5,13 +5,12 @@
 Measures every kind of candidate in `impflow_zoo.fitting.portfolio` on random rows, by
 `time.process_time` of one thread, the median of several turns. Prints the constants of
 `impflow_zoo.fitting.budget`, which are least squares with no negative constant, and how far the
-formula is off. Writes `results/fit-costs.json`.
+formula is off.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import numpy
 import torch
-from documents import RESULTS
 from scipy.optimize import nnls
 
 from impflow_zoo.data import TableSource
-from impflow_zoo.fitting.budget import EXACT, score_terms, step_terms
+from impflow_zoo.fitting.budget import score_terms, step_terms
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.portfolio import PORTFOLIO, Candidate, training_settings
 from impflow_zoo.models.classes import model_class
@@ -82,7 +80,6 @@ def main() -> None:
     """Measure, fit, print."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
-    found = {}
     kinds = {candidate.kind: candidate for candidate in PORTFOLIO}
     with tempfile.TemporaryDirectory() as folder:
         for kind, candidate in kinds.items():
@@ -98,11 +95,9 @@ def main() -> None:
             b = [score_terms(n, d, ROWS) for n, (d, _) in zip(counts, sizes, strict=True)]
             own, off = fitted(a, times)
             score_own, score_off = fitted(b, scored)
-            found[kind] = {"step": own, "score": score_own, "milliseconds": times}
             constants = ", ".join(f"{value:.2g}" for value in (*own, *score_own))
             print(f'    "{kind}": Cost({constants}),  # off by {off:.0%}, {score_off:.0%}')
-            print("   ", [f"{1e3 * t:.0f}" for t in times], f"up to {EXACT} columns exact")
-    (RESULTS / "fit-costs.json").write_text(json.dumps(found, indent=1) + "\n")
+            print("   ", [f"{1e3 * t:.0f} ms" for t in times])
 
 
 if __name__ == "__main__":

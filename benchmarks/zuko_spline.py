@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import zuko
@@ -16,14 +16,28 @@ from impflow_zoo.fitting.portfolio import VALIDATED
 __all__ = ["zuko_spline"]
 
 
-def zuko_spline(splits: Mapping[str, TableSource], seconds: float, seed: int) -> torch.Tensor:
-    """The log-densities of the test rows under zuko's spline flow after some CPU seconds."""
+def zuko_spline(
+    splits: Mapping[str, TableSource],
+    seconds: float,
+    seed: int,
+    dequantise: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """The log-densities of the test rows under zuko's spline flow after some CPU seconds.
+
+    Arguments:
+        splits: the rows.
+        seconds: of CPU time.
+        seed: of the weights, the batches and the noise.
+        dequantise: adds the noise of rounding to rows; new noise in each step, as `fit` does.
+    """
+    torch.manual_seed(seed)
     rows = {name: part.rows(range(len(part))) for name, part in splits.items()}
     mean, scale = rows["train"].mean(0), rows["train"].std(0)
-    train, validation, test = (
-        ((rows[name] - mean) / scale).float() for name in ("train", "validation", "test")
-    )
-    torch.manual_seed(seed)
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return ((dequantise(x) - mean) / scale).float()
+
+    train, validation, test = rows["train"], scaled(rows["validation"]), scaled(rows["test"])
     flow = zuko.flows.NSF(train.shape[1], transforms=5, hidden_features=(128, 128))
     optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-3)
     averaged = torch.optim.swa_utils.AveragedModel(
@@ -31,7 +45,7 @@ def zuko_spline(splits: Mapping[str, TableSource], seconds: float, seed: int) ->
     )
 
     def step() -> None:
-        batch = train[torch.randint(len(train), (256,))]
+        batch = scaled(train[torch.randint(len(train), (256,))])
         optimizer.zero_grad()
         (-flow().log_prob(batch).mean()).backward()
         torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)

@@ -47,6 +47,7 @@ class Fit:
         test_baselines: their values on the test rows, by name.
         minutes: wall minutes of this call.
         weights: the column that holds the weights of the rows; None if all count alike.
+        untried: candidates for which the time was too short.
         kept: what deletes a temporary folder when the result is deleted; None for a folder that
             stays.
     """
@@ -64,6 +65,7 @@ class Fit:
     test_baselines: dict[str, float]
     minutes: float
     weights: str | None = None
+    untried: tuple[str, ...] = ()
     kept: Any = field(default=None, repr=False)
 
     @property
@@ -110,6 +112,8 @@ class Fit:
                 lines["clock"] = (
                     f"stopped {one.name} at step {one.done:,} of {one.steps:,}: --resume goes on"
                 )
+        if self.untried:
+            lines["not tried"] = f"{', '.join(self.untried)}: give fit more minutes"
         simple = max(self.baselines, key=lambda one: one.validation, default=None)
         if simple is not None and simple.validation > best.rank:
             lines["so"] += f"; a {simple.name} is ahead on validation rows: give fit more minutes"

@@ -313,6 +313,7 @@ class Search:
         text = self._text(candidate)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE, text.encode())
+        run = Tried(candidate.name, number, steps, 0, 0, None, 0.0, "")
         start = time.process_time()
         state: dict[str, Any] = {"step": 0, "best": None, "best_step": 0}
         try:
@@ -327,21 +328,19 @@ class Search:
                     processes=self.processes,
                     # Without a terminal short runs have the one line of `say`.
                     progress=self.progress and (number == 0 or sys.stderr.isatty()),
+                    improved=lambda value: self._keep_best(replace(run, value=value)),
                 )
         except NUMERICAL_ERRORS as error:  # the others may do better
             state |= {"ended": str(error), "cpu_seconds": time.process_time() - start}
         if state["ended"] == "signal":
-            self._keep_best(Tried(candidate.name, number, steps, 0, 0, state["best"], 0.0, ""))
             raise StoppedFitError
-        done = Tried(
-            candidate.name,
-            number,
-            steps,
-            state["step"],
-            state["best_step"],
-            state["best"],
-            state["cpu_seconds"] / 60,
-            state["ended"] or "steps",  # it had ended before the fit was killed
+        done = replace(
+            run,
+            done=state["step"],
+            best_step=state["best_step"],
+            value=state["best"],
+            cpu_minutes=state["cpu_seconds"] / 60,
+            ended=state["ended"] or "steps",  # it had ended before the fit was killed
         )
         self._keep_best(done)
         self.tried.append(done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -222,6 +222,7 @@ def train_on(
     max_minutes: float | None = None,
     processes: Processes,
     progress: bool,
+    improved: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Train the model of a recipe on rows that are open, in a folder that no other run is in.
 
@@ -235,6 +236,7 @@ def train_on(
         max_minutes: write a checkpoint and stop after this time.
         processes: those that train together.
         progress: show a progress bar on stderr.
+        improved: called when better weights are in the folder, with their validation value in nats.
 
     Returns:
         The last state, see `train`.
@@ -267,6 +269,7 @@ def train_on(
                 stage=stage,
                 processes=processes,
                 progress=progress,
+                improved=improved,
             )
             if resume and stage == first:
                 trainer.resume()

@@ -82,7 +82,9 @@ def closing(
     elif begun:
         lines.append(reason(state))
     elif value is not None:
-        lines.append(f"{reason(state)}; {course(state['best_step'], state['validated'])}")
+        whole = state["ended"] not in ("time", "signal")  # else its schedule goes on
+        told = f"; {course(state['best_step'], state['validated'])}" if whole else ""
+        lines.append(f"{reason(state)}{told}")
         again = f"impflow-zoo evaluate {shlex.quote(str(folder))} --dataset HELD_OUT"
         lines.append(f"the model is in {folder}: {again}")
     return value, "\n".join(lines)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -62,6 +62,7 @@ class Trainer:
         stage: number of the stage, from 0.
         processes: the processes that train together.
         progress: show a progress bar on stderr.
+        improved: called with the value when weights are kept, in nats.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Trainer:
         stage: int = 0,
         processes: Processes | None = None,
         progress: bool,
+        improved: Callable[[float], None] | None = None,
     ) -> None:
         self.processes = processes or Processes()
         self.model, self.settings, self.validation = model, settings, validation
@@ -87,6 +89,7 @@ class Trainer:
         self.optimisation = Optimisation(model, settings, self.processes)
         self.folder = folder
         self.progress = progress and self.processes.first
+        self.improved = improved
         self.state: dict[str, Any] = {
             "stage": stage,
             "step": 0,
@@ -344,11 +347,14 @@ class Trainer:
             self.state["curve"].append(point)
         best = self.state["best"]
         better = math.isfinite(log_prob) and (best is None or log_prob > best)
-        if self.processes.gather(better)[0] and self._keep(model):
+        better = self.processes.gather(better)[0] and self._keep(model)
+        if better:
             self.state.update(best=log_prob, best_step=self.state["step"], waited=0)
         else:
             self.state["waited"] += 1
         self._write_facts()
+        if better and self.improved is not None:
+            self.improved(log_prob)
 
     def _metric(self, log_prob: Tensor) -> float:
         """The mean in the metric of the model."""

@@ -43,7 +43,7 @@ def test_a_document_shows_the_figures_that_were_measured(name):
 
 def test_all_figures_are_shown_somewhere():
     kept = {path.stem for path in documents.RESULTS.iterdir()}
-    own = {"fit-costs", "default-recipe"}  # prices of the package, and a table of its own
+    own = {"default-recipe"}  # a table of its own
     assert {*KEPT, *own} == {*kept, *own}
 
 

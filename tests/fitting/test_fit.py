@@ -26,6 +26,7 @@ from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.fitting import StoppedFitError
 from impflow_zoo.fitting import run as running
+from impflow_zoo.fitting.budget import Plan
 from impflow_zoo.fitting.card import card_words
 from impflow_zoo.fitting.search import STATE, Search
 from impflow_zoo.models.fields import ModelError
@@ -182,6 +183,28 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_end(whole, tmp_path, mon
             small_fit(tmp_path)
     assert create_model(tmp_path).config.features == 2  # the best so far
     assert_same_fit(small_fit(tmp_path, resume=True).folder, whole.folder)
+
+
+def test_a_fit_that_was_killed_in_its_only_run_has_a_model(tmp_path, monkeypatch):
+    validate, validations = Trainer.validate, itertools.count(1)
+
+    def killed(self: Trainer) -> None:
+        if next(validations) == 3:
+            raise KeyboardInterrupt
+        validate(self)
+
+    monkeypatch.setattr(Trainer, "validate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(tmp_path, rounds=Plan())
+    run = tmp_path / "tried" / ENTRANTS[0].name
+    assert (tmp_path / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
+    assert create_model(tmp_path).config.features == 2
+
+
+def test_a_report_names_what_was_not_tried(whole, tmp_path):
+    assert "not tried" not in whole.report()
+    short = small_fit(tmp_path, rounds=Plan())
+    assert "not tried    residual, spline: give fit more minutes\n" in short.report()
 
 
 @pytest.mark.parametrize(
@@ -401,10 +424,10 @@ def test_a_last_run_that_the_clock_stops_goes_on(whole, tmp_path, clock):
 
 def test_an_ensemble_is_joined_again_when_its_members_went_on(tmp_path, clock):
     out = tmp_path / "slow"
-    early = small_fit(out, members=2)
+    early = small_fit(out, members=2, minutes=0.02)
     assert [one.ended for one in early.tried[-3:-1]] == ["time", "time"]
     clock[0] = 60.0
-    late = small_fit(out, members=2, resume=True)
+    late = small_fit(out, members=2, minutes=0.02, resume=True)
     assert [one.ended for one in late.tried[-3:]] == ["steps"] * 3
     assert late.best.name == "ensemble-of-2"
     assert late.best.value > early.best.value

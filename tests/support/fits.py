@@ -40,4 +40,5 @@ def small_fit(out: Path | None, **options: Any) -> Fit:
     findings = describe(table.first, options.pop("given", ()))
     settings = {"minutes": 0.015, "seed": 0, "device": "cpu", **options}
     splits = split(table, findings, settings["seed"])
-    return fit_splits(findings, splits, ENTRANTS, Plan((3, 2), 0.1, decay=0.1), out=out, **settings)
+    rounds = settings.pop("rounds", Plan((3, 2), 0.1, decay=0.1))
+    return fit_splits(findings, splits, ENTRANTS, rounds, out=out, **settings)

@@ -50,6 +50,13 @@ def test_without_a_terminal_each_validation_is_a_line(run, tmp_path):
     assert where.startswith(f"the model is in {tmp_path / 'run'}: impflow-zoo evaluate ")
 
 
+def test_a_run_that_the_clock_stopped_says_nothing_of_its_course(run, tmp_path):
+    settings = {"steps": 50, "validate_every": 1}
+    recipe = write_recipe(tmp_path / "recipe", training=settings)
+    done = run("train", recipe, "--out", tmp_path / "run", "--max-minutes", "0")
+    assert done.out.splitlines()[1] == "stopped by the clock, --resume goes on"
+
+
 def test_a_run_that_lost_patience_says_so(run, tmp_path):
     settings = {"steps": 50, "validate_every": 1, "patience": 2, "learning_rate": 1.0}
     recipe = write_recipe(tmp_path / "recipe", training=settings)
