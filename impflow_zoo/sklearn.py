@@ -46,6 +46,8 @@ class _FlowEstimator(BaseEstimator):
         *,
         model: str | None = None,
         config: Mapping[str, Any] | None = None,
+        bounds: Mapping[str, Sequence[float | None]] | None = None,
+        periodic: Mapping[str, float] | None = None,
         seed: int = 0,
         device: str | None = None,
         verbose: bool = False,
@@ -53,6 +55,8 @@ class _FlowEstimator(BaseEstimator):
         self.minutes = minutes
         self.model = model
         self.config = config
+        self.bounds = bounds
+        self.periodic = periodic
         self.seed = seed
         self.device = device
         self.verbose = verbose
@@ -69,7 +73,12 @@ class _FlowEstimator(BaseEstimator):
             names = (*columns.names, weights)
             columns = replace(columns, names=names, numbers={**columns.numbers, weights: found})
             columns = weighted(columns, weights, "sample_weight")
-        findings: Findings = describe(columns, given, "X", choose=False)
+        findings: Findings = describe(columns, given, "X", choose=False).with_stated(
+            {} if self.bounds is None else self.bounds,
+            {} if self.periodic is None else self.periodic,
+        )
+        for option in {*findings.stated} & {*(self.config or {})}:
+            raise ModelError(f"{option} stands in config, too: state it once")
         splits = split(Table("X", {"": columns}), findings, seed, test=False)
         if self.model is None and self.config is None:
             entrants = candidates(findings)
@@ -106,6 +115,10 @@ class FlowDensity(_FlowEstimator):
         model: a class of models such as `"SplineFlow"`, or a name from the table of `fit`, to be
             trained without a search; None searches.
         config: settings of the model's config, also without a search.
+        bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None or
+            infinity for an open end: the density is zero outside. The columns of an array are
+            called x0, x1, ...
+        periodic: periods of columns that are angles, by name.
         seed: of everything random in `fit`.
         device: of the training; None takes a GPU if there is one.
         verbose: show runs on stderr.
@@ -175,6 +188,7 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
 
     Arguments:
         minutes, model, config, seed, device, verbose: as in `FlowDensity`.
+        bounds, periodic: the same of the target, which is called y if it has no name.
 
     Attributes:
         model_, tried_, rounding_: as in `FlowDensity`.
@@ -215,6 +229,7 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
 
     def predict(self, X: Any) -> numpy.ndarray:  # noqa: N803
         """The mean of the target at each row, `(n,)`: of 200 equally likely quantiles."""
+        self._refuse_angles("mean")
         return self._drawn(X, _noise_at(_midpoints(_DRAWS))).mean(axis=1)
 
     def predict_quantiles(self, X: Any, q: Sequence[float]) -> numpy.ndarray:  # noqa: N803
@@ -227,10 +242,7 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         Raises:
             ValueError: for a level out of this range, and for a target that is an angle.
         """
-        check_is_fitted(self, "model_")
-        if self.model_.config.periodic:
-            (name,) = self.model_.columns
-            raise ValueError(f"{name!r} is an angle, which has no quantiles: use sample")
+        self._refuse_angles("quantiles")
         levels = numpy.asarray(q, dtype=float).reshape(-1)
         if not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"q={q}: levels between 0 and 1 are needed")
@@ -254,6 +266,12 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         )
         rows = torch.tensor(target, dtype=torch.float64)[:, None]
         return _log_prob(self.model_, rows, torch.tensor(features[:, self._used]))
+
+    def _refuse_angles(self, what: str) -> None:
+        check_is_fitted(self, "model_")
+        if self.model_.config.periodic:
+            (name,) = self.model_.columns
+            raise ValueError(f"{name!r} is an angle, which has no {what}: use sample")
 
     def _context(self, X: Any) -> Tensor:  # noqa: N803
         check_is_fitted(self, "model_")
