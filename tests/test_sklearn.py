@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +21,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+from support.checkout import CHECKOUT
 
 from impflow_zoo import register_model
 from impflow_zoo.models import classes
@@ -56,6 +58,12 @@ EXCEPTIONS = {
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_of_scikit_learn(kind, settings):
     check_estimator(kind(**settings), expected_failed_checks=EXCEPTIONS[kind], on_skip=None)
+
+
+def test_the_how_to_lists_the_exceptions():
+    text = (CHECKOUT / "examples/how_to/scikit_learn_estimators.py").read_text(encoding="utf-8")
+    known = {name for names in EXCEPTIONS.values() for name in names}
+    assert {*re.findall(r"``(check_\w+_\w+)``", text)} == known
 
 
 CHECKS = {

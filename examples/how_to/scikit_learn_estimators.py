@@ -75,3 +75,12 @@ axes[1].plot(test["PE"].to_numpy()[order], ".", markersize=3, label="held-out ro
 axes[1].set(xlabel="rows by their prediction", ylabel="PE, MW")
 axes[1].legend()
 plt.show()
+
+# %%
+# Both pass ``check_estimator`` of scikit-learn, with these exceptions:
+#
+# - ``check_sample_weight_equivalence_on_dense_data``: which rows are held out for validation
+#   depends on their number, not on their weights, so a row of weight 2 differs from two rows.
+# - ``check_methods_sample_order_invariance`` and ``check_methods_subset_invariance``, of
+#   ``FlowRegressor``: they call ``score_samples(X)``, but the density of a target needs the target,
+#   ``score_samples(X, y)``.
