@@ -33,6 +33,11 @@ class Metric:
         """The end of the scale where better scores are."""
         return "higher" if self.sign > 0 else "lower"
 
+    def beside(self, value: float, other: float) -> str:
+        """How far a score is from another one, in words."""
+        gap = self.sign * (value - other)
+        return f"{abs(gap):.4f} {'ahead of it' if gap >= 0 else 'behind it'}"
+
 
 _COLUMN = "in standard deviations of a column"
 _BITS = -1 / math.log(2)
