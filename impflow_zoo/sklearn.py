@@ -46,6 +46,8 @@ class _FlowEstimator(BaseEstimator):
         *,
         model: str | None = None,
         config: Mapping[str, Any] | None = None,
+        bounds: Mapping[str, Sequence[float | None]] | None = None,
+        periodic: Mapping[str, float] | None = None,
         seed: int = 0,
         device: str | None = None,
         verbose: bool = False,
@@ -53,6 +55,8 @@ class _FlowEstimator(BaseEstimator):
         self.minutes = minutes
         self.model = model
         self.config = config
+        self.bounds = bounds
+        self.periodic = periodic
         self.seed = seed
         self.device = device
         self.verbose = verbose
@@ -69,7 +73,12 @@ class _FlowEstimator(BaseEstimator):
             names = (*columns.names, weights)
             columns = replace(columns, names=names, numbers={**columns.numbers, weights: found})
             columns = weighted(columns, weights, "sample_weight")
-        findings: Findings = describe(columns, given, "X", choose=False)
+        findings: Findings = describe(columns, given, "X", choose=False).with_stated(
+            {} if self.bounds is None else self.bounds,
+            {} if self.periodic is None else self.periodic,
+        )
+        for option in {*findings.stated} & {*(self.config or {})}:
+            raise ModelError(f"{option} stands in config, too: state it once")
         splits = split(Table("X", {"": columns}), findings, seed, test=False)
         if self.model is None and self.config is None:
             entrants = candidates(findings)
@@ -106,6 +115,10 @@ class FlowDensity(_FlowEstimator):
         model: a class of models such as `"SplineFlow"`, or a name from the table of `fit`, to be
             trained without a search; None searches.
         config: settings of the model's config, also without a search.
+        bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None or
+            infinity for an open end: the density is zero outside. The columns of an array are
+            called x0, x1, ...
+        periodic: periods of columns that are angles, by name.
         seed: of everything random in `fit`.
         device: of the training; None takes a GPU if there is one.
         verbose: show runs on stderr.
@@ -133,9 +146,14 @@ class FlowDensity(_FlowEstimator):
             sample_weight: weights of the rows, `(n,)`, at least 0; None counts all alike. Rows of
                 weight 0 are left out.
 
+        Returns:
+            The estimator itself.
+
         Raises:
-            ValueError: for missing values, weights that are negative or all zero, or columns that
-                have no density: constant ones, copies, linear functions of others.
+            ValueError: for missing values, rows out of bounds, settings out of their ranges,
+                weights that are negative or all zero, or columns that have no density: constant
+                ones, copies, linear functions of others.
+            StoppedFitError: a `KeyboardInterrupt`, if a signal asks to stop.
         """
         rows = validate_data(self, X, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS)
         columns = in_memory(rows, _names(X))
@@ -145,16 +163,52 @@ class FlowDensity(_FlowEstimator):
         return self
 
     def score_samples(self, X: Any) -> numpy.ndarray:  # noqa: N803
-        """Log-density of each row, in nats, with shape `(n,)`; columns are taken as they are."""
+        """Log-density of each row; columns are taken as they are, also those that are rounded.
+
+        Arguments:
+            X: rows with shape `(n, d)`.
+
+        Returns:
+            Nats with shape `(n,)`; minus infinity where a row is too far from the training rows.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: for missing values, other columns, and rows that are not within the bounds.
+            SolverError: if a root is not found.
+        """
         rows = self._checked(X)
         return _log_prob(self.model_, torch.tensor(rows), None)
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
-        """Log-likelihood of all rows together, as that of `KernelDensity`."""
+        """Log-likelihood of all rows together, as that of `KernelDensity`.
+
+        Arguments:
+            X: rows with shape `(n, d)`.
+            y: ignored.
+
+        Returns:
+            Nats, a number.
+
+        Raises:
+            NotFittedError, ValueError, SolverError: as `score_samples`.
+        """
         return float(self.score_samples(X).sum())
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
-        """Rows drawn from the density, `(n_samples, d)`: a DataFrame if it was fitted to one."""
+        """Rows drawn from the density.
+
+        Arguments:
+            n_samples: their number.
+            random_state: a seed or a `numpy.random.RandomState`; None takes NumPy's global one.
+
+        Returns:
+            Rows with shape `(n_samples, d)`, a DataFrame if the density was fitted to one.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: for a negative number, and for what is no random state.
+            SolverError: if a root is not found.
+        """
         check_is_fitted(self, "model_")
         generator = _generator(random_state)
         rows = self.model_.sample(int(n_samples), generator=generator).double().numpy(force=True)
@@ -175,6 +229,7 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
 
     Arguments:
         minutes, model, config, seed, device, verbose: as in `FlowDensity`.
+        bounds, periodic: the same of the target, which is called y if it has no name.
 
     Attributes:
         model_, tried_, rounding_: as in `FlowDensity`.
@@ -197,9 +252,14 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
             y: the target, `(n,)`.
             sample_weight: as for `FlowDensity`.
 
+        Returns:
+            The estimator itself.
+
         Raises:
-            ValueError: for missing values, for a constant target, if all features are constant, or
-                for weights that are negative or all zero.
+            ValueError: for missing values, for a constant target or one out of bounds, for settings
+                out of their ranges, if all features are constant, or for weights that are negative
+                or all zero.
+            StoppedFitError: a `KeyboardInterrupt`, if a signal asks to stop.
         """
         names = _names(X)
         features, target = validate_data(
@@ -214,23 +274,38 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         return self
 
     def predict(self, X: Any) -> numpy.ndarray:  # noqa: N803
-        """The mean of the target at each row, `(n,)`: of 200 equally likely quantiles."""
+        """The mean of the target at each row: of 200 equally likely quantiles.
+
+        Arguments:
+            X: features with shape `(n, d)`.
+
+        Returns:
+            Means with shape `(n,)`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: for missing values, other features, and a target that is an angle.
+            SolverError: if a root is not found.
+        """
+        self._refuse_angles("mean")
         return self._drawn(X, _noise_at(_midpoints(_DRAWS))).mean(axis=1)
 
     def predict_quantiles(self, X: Any, q: Sequence[float]) -> numpy.ndarray:  # noqa: N803
-        """Quantiles of the target at each row, `(n, len(q))`.
+        """Quantiles of the target at each row.
 
         Arguments:
             X: features with shape `(n, d)`.
             q: levels between 0 and 1.
 
+        Returns:
+            Quantiles with shape `(n, len(q))`.
+
         Raises:
-            ValueError: for a level out of this range, and for a target that is an angle.
+            NotFittedError: before `fit`.
+            ValueError: for a level out of this range, and as `predict`.
+            SolverError: if a root is not found.
         """
-        check_is_fitted(self, "model_")
-        if self.model_.config.periodic:
-            (name,) = self.model_.columns
-            raise ValueError(f"{name!r} is an angle, which has no quantiles: use sample")
+        self._refuse_angles("quantiles")
         levels = numpy.asarray(q, dtype=float).reshape(-1)
         if not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"q={q}: levels between 0 and 1 are needed")
@@ -240,20 +315,54 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         return numpy.where(levels < 0.5, low, high)
 
     def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> numpy.ndarray:  # noqa: N803
-        """Draws of the target at each row, `(n, n_samples)`."""
+        """Draws of the target at each row.
+
+        Arguments:
+            X: features with shape `(n, d)`.
+            n_samples: number of draws at each row.
+            random_state: a seed or a `numpy.random.RandomState`; None takes NumPy's global one.
+
+        Returns:
+            Values with shape `(n, n_samples)`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: for missing values, other features, a negative number, and for what is no
+                random state.
+            SolverError: if a root is not found.
+        """
         context = self._context(X)
         drawn = self.model_.sample(int(n_samples), context, generator=_generator(random_state))
         found: numpy.ndarray = drawn[..., 0].double().numpy(force=True)
         return found
 
     def score_samples(self, X: Any, y: Any) -> numpy.ndarray:  # noqa: N803
-        """Log-density of the target given the features, in nats, `(n,)`."""
+        """Log-density of the target given the features.
+
+        Arguments:
+            X: features with shape `(n, d)`.
+            y: the target, `(n,)`.
+
+        Returns:
+            Nats with shape `(n,)`; minus infinity where a row is too far from the training rows.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: for missing values, other features, and targets not within the bounds.
+            SolverError: if a root is not found.
+        """
         check_is_fitted(self, "model_")
         features, target = validate_data(
             self, X, y, dtype=numpy.float64, reset=False, y_numeric=True
         )
         rows = torch.tensor(target, dtype=torch.float64)[:, None]
         return _log_prob(self.model_, rows, torch.tensor(features[:, self._used]))
+
+    def _refuse_angles(self, what: str) -> None:
+        check_is_fitted(self, "model_")
+        if self.model_.config.periodic:
+            (name,) = self.model_.columns
+            raise ValueError(f"{name!r} is an angle, which has no {what}: use sample")
 
     def _context(self, X: Any) -> Tensor:  # noqa: N803
         check_is_fitted(self, "model_")

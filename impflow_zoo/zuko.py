@@ -26,7 +26,9 @@ __all__ = ["BlockTransform", "LazyBlock"]
 class BlockTransform(Transform):
     """A block with its context as a `torch.distributions` transform, data -> noise.
 
-    Inputs and contexts may have any number of batch dimensions, which are broadcast.
+    Inputs and contexts may have any number of batch dimensions, which are broadcast. Calling it
+    returns points of the shape that the two have together. It raises a ValueError if they do not
+    broadcast, and the errors of the block.
 
     Arguments:
         block: an `ImpFlowTransform`, a `ResFlowTransform` or another transform of nflows.
@@ -76,13 +78,34 @@ class BlockTransform(Transform):
         return y.unflatten(0, batch) if batch else y[0]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """`log|det dy/dx|` with the batch shape of `x`."""
+        """`log|det dy/dx|` with the batch shape of `x`, from one evaluation.
+
+        Arguments:
+            x: points with shape `(*, D)`, or `(*, C, H, W)` for images.
+            y: their images, with the same shape.
+
+        Raises:
+            ValueError: if the batch dimensions of `x` and the context do not broadcast; further
+                errors are those of the block.
+        """
         if self.reverse:
             return -self.inv.call_and_ladj(y)[1]
         return self.call_and_ladj(x)[1]
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`y` and `log|det dy/dx|` from one evaluation."""
+        """Values and log-determinants from one evaluation.
+
+        Arguments:
+            x: points with shape `(*, D)`, or `(*, C, H, W)` for images.
+
+        Returns:
+            `y` with the shape of `x`, and `log|det dy/dx|` with its batch shape `(*,)`; batch
+            dimensions of the context are broadcast.
+
+        Raises:
+            ValueError: if the batch dimensions of `x` and the context do not broadcast; further
+                errors are those of the block.
+        """
         rows, context, batch = self._rows(x)
         y, ladj = (self.block.inverse if self.reverse else self.block)(rows, context)
         return (y.unflatten(0, batch), ladj.unflatten(0, batch)) if batch else (y[0], ladj[0])
@@ -135,5 +158,9 @@ class LazyBlock(LazyTransform):
 
         Arguments:
             c: a context with shape `(*, context_features)`, or None.
+
+        Returns:
+            A `BlockTransform`, data -> noise. It takes points with shape `(*, D)`, and raises the
+            errors of the block when it is called.
         """
         return BlockTransform(self.transform, c, event_dim=self.event_dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +21,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+from support.checkout import CHECKOUT
 
 from impflow_zoo import register_model
 from impflow_zoo.models import classes
@@ -56,6 +58,12 @@ EXCEPTIONS = {
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_of_scikit_learn(kind, settings):
     check_estimator(kind(**settings), expected_failed_checks=EXCEPTIONS[kind], on_skip=None)
+
+
+def test_the_how_to_lists_the_exceptions():
+    text = (CHECKOUT / "examples/how_to/scikit_learn_estimators.py").read_text(encoding="utf-8")
+    known = {name for names in EXCEPTIONS.values() for name in names}
+    assert {*re.findall(r"``(check_\w+_\w+)``", text)} == known
 
 
 CHECKS = {
@@ -171,6 +179,77 @@ def test_without_a_model_it_searches(monkeypatch):
     assert list(density.tried_["round"]) == ["1", "1", "last"]
 
 
+PART = 1 / (1 + numpy.exp(-X[:, 0]))
+TURN = 90 * X[:, 1] % 360
+KNOWN = {"bounds": {"x0": (0, 1)}, "periodic": {"x1": 360}}
+TINY = {"minutes": 0.001, "model": "ImpFlow", "device": "cpu"}
+TINY["config"] = {"blocks": 1, "hidden_features": [4]}
+
+
+@pytest.mark.parametrize("settings", [TINY, {"minutes": 0.001, "device": "cpu"}])
+def test_bounds_and_periods_are_stated_as_for_fit(settings):
+    rows = numpy.column_stack([PART, TURN])
+    density = pickle.loads(pickle.dumps(clone(FlowDensity(**settings, **KNOWN)).fit(rows)))
+    part, turn = density.sample(100, random_state=0).T
+    assert ((part > 0) & (part < 1) & (turn >= 0) & (turn < 360)).all()
+    values, turned = (
+        density.score_samples(rows),
+        density.score_samples(rows + numpy.array([0, 360])),
+    )
+    assert values == pytest.approx(turned)
+    assert density.get_params()["bounds"] == {"x0": (0, 1)}
+    with pytest.raises(ValueError, match="column x0 is not within its bounds, 0 and 1"):
+        density.score_samples(rows + 1)
+
+
+def test_a_search_takes_what_is_stated(monkeypatch):
+    import impflow_zoo.sklearn as module
+
+    seen = []
+    candidates = module.candidates
+    monkeypatch.setattr(module, "candidates", lambda f: seen.append(f) or candidates(f))
+    FlowDensity(0.001, device="cpu", **KNOWN).fit(numpy.column_stack([PART, TURN]))
+    assert seen[0].stated == {"bounds": {"x0": [0, 1]}, "periodic": {"x1": 360}}
+    assert "spline-autoregressive" not in [one.name for one in candidates(seen[0])]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_target_of_a_regressor_has_bounds(named):
+    name, y = ("part", pandas.Series(PART, name="part")) if named else ("y", PART)
+    regressor = FlowRegressor(**TINY, bounds={name: (0, 1)}).fit(X, y)
+    low, middle, high = regressor.predict_quantiles(X, [0.001, 0.5, 0.999]).T
+    assert (low > 0).all()
+    assert ((low < middle) & (middle < high)).all()
+    assert (high < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (FlowDensity, {"bounds": {"x0": (-9, 1)}}, "column x0 is not within its bounds, -9 and 1"),
+        (FlowDensity, {"bounds": {"x3": (0, 1)}}, "bounds='x3': names of columns expected"),
+        (FlowDensity, {"bounds": "x0"}, "bounds='x0': a dictionary by names of columns"),
+        (FlowDensity, {"periodic": {"x3": 360}}, "periodic='x3': names of columns expected"),
+        (
+            FlowDensity,
+            {"periodic": {"x1": 9}, "model": "SplineFlow", "config": None},
+            "config key 'periodic' belongs to kind 'tabular', not 'spline'",
+        ),
+        (
+            FlowDensity,
+            {"periodic": {"x1": 9}, "config": {"periodic": {"x1": 9}}},
+            "periodic stands in config, too: state it once",
+        ),
+        (FlowRegressor, {"bounds": {"x0": (0, 1)}}, "bounds='x0': names of columns expected"),
+        (FlowRegressor, {"periodic": {"x0": 9}}, "periodic='x0': names of columns expected"),
+    ],
+)
+def test_what_cannot_be_stated_is_one_line(kind, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        kind(**{**TINY, **settings}).fit(X, X[:, 0])
+    assert "\n" not in str(error.value)
+
+
 def test_a_class_of_another_package_may_be_named(monkeypatch):
     """Its layers look at numbers when they are made."""
 
@@ -251,13 +330,13 @@ def test_levels_out_of_range_are_refused():
         regressor.predict_quantiles(X, [0, 0.5])
 
 
-def test_an_angle_has_no_quantiles():
+def test_an_angle_has_no_quantiles_and_no_mean():
     """Its map may begin the turn anywhere, where values begin it at zero."""
-    config = {"blocks": 1, "hidden_features": [4], "periodic": {"y": 360.0}}
-    regressor = FlowRegressor(0.001, model="ImpFlow", config=config, device="cpu")
-    regressor.fit(X, 90 * X[:, 0] % 360)
+    regressor = FlowRegressor(**TINY, periodic={"y": 360.0}).fit(X, TURN)
     with pytest.raises(ValueError, match="'y' is an angle, which has no quantiles: use sample"):
         regressor.predict_quantiles(X, [0.5])
+    with pytest.raises(ValueError, match="'y' is an angle, which has no mean: use sample"):
+        regressor.predict(X)  # that of 1 and 359 degrees is not 180
 
 
 def test_an_interrupt_stops_a_cross_validation_as_a_whole(monkeypatch):

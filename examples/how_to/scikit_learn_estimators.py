@@ -48,10 +48,13 @@ print(f"kernel density: {kernel.score(test) / len(test) - scales:.2f} nats per r
 
 # %%
 # The electrical output given the weather. Quantiles come from the density, so there is one model
-# for all levels, and they do not cross.
+# for all levels, and they do not cross. Both estimators take ``bounds`` and ``periodic``, what is
+# known of columns, as ``fit`` does: an output is not negative, and an hour would be
+# ``periodic={"hour": 24}``. The columns of an array are called x0, x1, ..., and a target without a
+# name y.
 
 features = ["AT", "V", "AP", "RH"]
-regressor = FlowRegressor(0.2, model="implicit-sines", device="cpu")
+regressor = FlowRegressor(0.2, model="implicit-sines", bounds={"PE": (0, None)}, device="cpu")
 regressor.fit(train[features], train["PE"])
 low, high = regressor.predict_quantiles(test[features], [0.05, 0.95]).T
 inside = ((low < test["PE"]) & (test["PE"] < high)).mean()
@@ -72,3 +75,12 @@ axes[1].plot(test["PE"].to_numpy()[order], ".", markersize=3, label="held-out ro
 axes[1].set(xlabel="rows by their prediction", ylabel="PE, MW")
 axes[1].legend()
 plt.show()
+
+# %%
+# Both pass ``check_estimator`` of scikit-learn, with these exceptions:
+#
+# - ``check_sample_weight_equivalence_on_dense_data``: which rows are held out for validation
+#   depends on their number, not on their weights, so a row of weight 2 differs from two rows.
+# - ``check_methods_sample_order_invariance`` and ``check_methods_subset_invariance``, of
+#   ``FlowRegressor``: they call ``score_samples(X)``, but the density of a target needs the target,
+#   ``score_samples(X, y)``.

@@ -72,14 +72,14 @@ def list_(
     if not names:
         what, option = ("recipe without weights", " --recipes") if recipes else ("model", "")
         raise ModelError(f"no {what} matches {pattern!r}: `impflow-zoo list{option}` shows all")
-    rows, models = [("model", "class", "parameters", "score", "unit", "direction")], []
+    rows, models = [("model", "class", "parameters", "score", "metric", "better")], []
     for name in names:
         record = Record(ModelFolder(registry.zoo_folder() / name))
         kind, entry, metric = record.stated.model, record.entry, record.stated.config.metric
         shown = METRICS[metric]
         score = f"{entry.value:.4f}" if entry else "none yet"
         size = f"{record.parameters:,}" if record.parameters else ""
-        rows.append((name, kind, size, score, shown.unit, shown.direction))
+        rows.append((name, kind, size, score, shown.name, shown.better))
         known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
         scale = {"unit": shown.unit, "direction": shown.direction}
         models.append(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Baseline", "gaussian", "mixture"]
+__all__ = ["Baseline", "gaussian", "mixture", "says_something"]
 
+_LEAST_ROWS = 10  # for each column
 _COMPONENTS = (2, 4, 8, 16, 32)
 _ROWS = 10_000  # that a mixture is fitted to, at most
 
@@ -65,6 +66,11 @@ class Baseline:
             logdet = numpy.log(numpy.diag(factor)).sum() + 0.5 * len(kept) * math.log(2 * math.pi)
             parts.append(weight - logdet - 0.5 * (white**2).sum(axis=0))
         return numpy.logaddexp.reduce(parts, axis=0)
+
+
+def says_something(rows: numpy.ndarray) -> bool:
+    """Whether a Gaussian of rows, `[N, D]`, does: ten for each column, none of them constant."""
+    return len(rows) >= _LEAST_ROWS * rows.shape[1] and bool((rows.std(axis=0) > 0).all())
 
 
 def gaussian(

@@ -104,9 +104,8 @@ class Result:
     def _beside_gaussian(self, unit: str) -> str | None:
         if self.gaussian is None:
             return None
-        gap = METRICS[self.metric].sign * (self.value - self.gaussian)
-        words = "ahead of it" if gap >= 0 else "behind it"
-        return f"{self.gaussian:.4f} {unit}, fitted to these rows; {abs(gap):.4f} {words}"
+        gap = METRICS[self.metric].beside(self.value, self.gaussian)
+        return f"{self.gaussian:.4f} {unit}, fitted to these rows; {gap}"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but those of rows, and `round_trip_inaccurate`.

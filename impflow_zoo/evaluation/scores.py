@@ -14,7 +14,7 @@ from torch import Tensor
 
 from impflow_zoo.data import DataError, ImageStream, Source, TableSource
 from impflow_zoo.data.weights import NoWeightsError
-from impflow_zoo.evaluation.baselines import gaussian
+from impflow_zoo.evaluation.baselines import gaussian, says_something
 from impflow_zoo.evaluation.predictive import Predictive, predictive
 from impflow_zoo.evaluation.processes import Processes, alone
 from impflow_zoo.evaluation.result import Result
@@ -37,8 +37,6 @@ from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.whole import walk
 
 __all__ = ["evaluate", "shown_rows"]
-
-_GAUSSIAN_ROWS = 10  # for each column, at least
 
 
 def evaluate(
@@ -207,7 +205,7 @@ def _gaussian(model: FlowModel, rows: Tensor, weights: Tensor | None) -> float |
     if model.config.periodic:
         return None
     values = rows.double().cpu().numpy()
-    if len(values) < _GAUSSIAN_ROWS * values.shape[1] or (values.std(axis=0) == 0).any():
+    if not says_something(values):
         return None
     counts = None if weights is None else weights.numpy()
     value = gaussian(values, values, len(model.columns), (counts, counts)).validation

@@ -61,6 +61,10 @@ class LipschitzConvNet(ImageNet):
         context_features: size of a context row, or None.
         frequency: initial value of the learned frequencies of the channels, see `LipschitzMLP`.
 
+    Raises:
+        ValueError: for sizes, kernels, a bound or a frequency out of their ranges, and for unknown
+            activations.
+
     Example:
         >>> net = LipschitzConvNet(channels=3, image_size=(8, 8), width=16)
         >>> net(torch.zeros(2, 3, 8, 8)).shape
@@ -114,6 +118,9 @@ class LipschitzDenseNet(ImageNet):
         activation: see `LipschitzMLP`.
         lipschitz: bound on the Lipschitz constant in the 2-norm.
         context_features: size of a context row, or None.
+
+    Raises:
+        ValueError: for sizes or a bound out of their ranges, and for unknown activations.
 
     Example:
         >>> net = LipschitzDenseNet(channels=3, image_size=(8, 8), growth=8, depth=2)

@@ -209,8 +209,11 @@ class LipschitzNet(nn.Module):
             x: input with shape `[B, *shape]`.
             context: context with shape `[B, context_features]`, needed if the net has one.
 
+        Returns:
+            `g(x)` with the shape of `x`.
+
         Raises:
-            ValueError: if the input or the context is missing or has the wrong shape.
+            ValueError: if the context is missing, or the input or the context has the wrong shape.
         """
         if x.shape[1:] != self.shape:
             expected = ", ".join(map(str, self.shape))

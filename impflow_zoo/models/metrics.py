@@ -12,6 +12,7 @@ __all__ = ["METRICS", "Metric"]
 class Metric:
     """A way to report log-densities."""
 
+    name: str  # with its unit
     unit: str
     per_nat: float  # change of the metric per nat, before dividing by the number of dimensions
     text: str  # description on cards
@@ -25,7 +26,17 @@ class Metric:
     @property
     def direction(self) -> str:
         """What a better score is, in words."""
-        return "higher is better" if self.sign > 0 else "lower is better"
+        return f"{self.better} is better"
+
+    @property
+    def better(self) -> str:
+        """The end of the scale where better scores are."""
+        return "higher" if self.sign > 0 else "lower"
+
+    def beside(self, value: float, other: float) -> str:
+        """How far a score is from another one, in words."""
+        gap = self.sign * (value - other)
+        return f"{abs(gap):.4f} {'ahead of it' if gap >= 0 else 'behind it'}"
 
 
 _COLUMN = "in standard deviations of a column"
@@ -33,8 +44,14 @@ _BITS = -1 / math.log(2)
 
 METRICS = {
     "log_likelihood": Metric(
-        "nats", 1.0, "Mean log-likelihood in nats per row, in the data's own units", _COLUMN
+        "log-likelihood in nats",
+        "nats",
+        1.0,
+        "Mean log-likelihood in nats per row, in the data's own units",
+        _COLUMN,
     ),
-    "bits": Metric("bits", _BITS, "Mean `-log2 p` per row", _COLUMN),
-    "bits_per_dim": Metric("bits/dim", _BITS, "Bits per dimension", "with pixels in [0, 1]"),
+    "bits": Metric("-log2 p in bits", "bits", _BITS, "Mean `-log2 p` per row", _COLUMN),
+    "bits_per_dim": Metric(
+        "bits/dim", "bits/dim", _BITS, "Bits per dimension", "with pixels in [0, 1]"
+    ),
 }

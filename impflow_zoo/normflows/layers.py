@@ -40,15 +40,28 @@ class TransformLayer(nf.flows.Flow):
             context: one context per row, or None.
 
         Returns:
-            The data, and `log|det dx/dz|` with shape `[B]`.
+            The data, with shape `[B, ...]`, and `log|det dx/dz|` with shape `[B]`.
 
         Raises:
-            SolverError, NoContractionError, ValueError: those of the transform.
+            SolverError, NoContractionError, NotFiniteError, ValueError, TypeError: those of the
+                transform.
         """
         return self.transform.inverse(z, context) if self.reverse else self.transform(z, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise; arguments, results and errors as in `forward`."""
+        """Data -> noise.
+
+        Arguments:
+            z: rows of data, with shape `[B, ...]`.
+            context: one context per row, or None.
+
+        Returns:
+            The noise, with shape `[B, ...]`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            SolverError, NoContractionError, NotFiniteError, ValueError, TypeError: those of the
+                transform.
+        """
         return self.transform(z, context) if self.reverse else self.transform.inverse(z, context)
 
     def extra_repr(self) -> str:

@@ -30,3 +30,4 @@ class Use(IntEnum):
     STEP = 6  # whatever else a training step draws
     PREDICTED = 7  # samples that predict rows
     STANDARDISED = 8  # rows that the scale of columns is learned from
+    COMPARED = 9  # rows that a Gaussian is fitted to, and their noise

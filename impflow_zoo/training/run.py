@@ -28,6 +28,7 @@ from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.modes import grad_mode
 from impflow_zoo.numerics.settings import is_real
+from impflow_zoo.training.beside import gaussian_value
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
 from impflow_zoo.training.folders import check_new, check_resumed, check_resumed_ensemble
@@ -91,7 +92,9 @@ def train(
         The last state: step, rows seen, wall and CPU seconds, the best mean log-likelihood of a
         validation in nats, why the run ended (`steps`, `patience`, `time`, `signal`), and more. Of
         an ensemble it is the state of the last training; `members` has the best values of those
-        that have ended, and `best` is that of the ensemble if it is complete.
+        that have ended, and `best` is that of the ensemble if it is complete. `gaussian` is the
+        value on the same rows, in the model's metric, of a Gaussian that is fitted to the training
+        rows (given contexts, of a linear regression); None for angles, images and few rows.
 
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another
@@ -145,11 +148,12 @@ def train(
                 progress=progress,
             )
             if recipe.ensemble == 1:
-                return state
+                return _compared(state, recipe, splits)
             if state["ended"] in ("time", "signal") or state["best"] is None:
-                return {**state, "members": [other["best"] for other in states]}
+                members = [other["best"] for other in states]
+                return {**state, "members": members, "gaussian": None}
             states.append(state)
-        return _joined(whole, runs, states, splits[1], processes)
+        return _compared(_joined(whole, runs, states, splits[1], processes), recipe, splits)
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,17 @@ def _joined(
     )
     sums = {key: sum(one[key] for one in states) for key in ("skipped", "seconds", "cpu_seconds")}
     return {**states[-1], **sums, "best": best, "members": [one["best"] for one in states]}
+
+
+def _compared(
+    state: dict[str, Any], recipe: Recipe, splits: tuple[Source, Source]
+) -> dict[str, Any]:
+    """The state with the value of a Gaussian beside that of the model, if that has one."""
+    value = None
+    if state["best"] is not None:
+        last = recipe.runs[-1]
+        value = gaussian_value(recipe.config, splits, last.seed, last.validation_limit)
+    return {**state, "gaussian": value}
 
 
 def train_on(

@@ -63,11 +63,12 @@ def closing(
         and the text.
     """
     config, ended = recipe.config, len(state.get("members", ()))
+    metric = METRICS[config.metric]
     begun = "members" in state and ended < recipe.ensemble
     value, best = None, "no validation yet"
     if state["best"] is not None:
         value = float(preprocessing_of(config).metric(torch.tensor(state["best"])))
-        text = f"{value:.4f} {METRICS[config.metric].unit}"
+        text = f"{value:.4f} {metric.unit}"
         best = f"best validation {text} at step {state['best_step']}"
         if ended and not begun:
             best = f"{ended} trainings, validation of their mixture {text}"
@@ -85,6 +86,10 @@ def closing(
         whole = state["ended"] not in ("time", "signal")  # else its schedule goes on
         told = f"; {course(state['best_step'], state['validated'])}" if whole else ""
         lines.append(f"{reason(state)}{told}")
+        if (gaussian := state["gaussian"]) is not None:
+            gap = metric.beside(value, gaussian)
+            fitted = "fitted to the training rows"
+            lines.append(f"a Gaussian {fitted}: {gaussian:.4f} {metric.unit}; {gap}")
         again = f"impflow-zoo evaluate {shlex.quote(str(folder))} --dataset HELD_OUT"
         lines.append(f"the model is in {folder}: {again}")
     return value, "\n".join(lines)

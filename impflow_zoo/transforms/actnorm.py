@@ -16,14 +16,29 @@ class ActNorm(FirstBatch, nflows.transforms.ActNorm):
     """`exp(log_scale) x + shift`, initialised so that the first training batch is normalised.
 
     If this batch has one row or a constant column, the parameters of nflows' `ActNorm` are NaN.
-    Here such columns keep their scale, and a batch without rows sets nothing.
+    Here such columns keep their scale, and a batch without rows sets nothing. `inverse` is that of
+    nflows: it takes and returns the same shapes as `forward`, and raises ValueError for inputs that
+    are neither rows nor images, and torch's RuntimeError for another number of features.
 
     Arguments:
-        features: columns of rows, or channels of images.
+        features: columns of rows, `[B, features]`, or channels of images, `[B, features, H, W]`.
     """
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `[B, features]` or images `[B, features, H, W]`.
+            context: has no effect.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            ValueError: for neither of the two.
+            RuntimeError: for another number of features, and as `start`.
+            NotFiniteError: for a first training batch with NaN or infinity.
+        """
         if inputs.dim() not in (2, 4):
             raise ValueError(f"inputs of shape {tuple(inputs.shape)}: rows or images are needed")
         self.start(inputs)

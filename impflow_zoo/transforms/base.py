@@ -201,6 +201,13 @@ class ResidualBlock(Transform):
             want_logdet: False computes no log-determinant and returns zeros for it.
             probes: the source of the probes of log-determinants.
             report: receives statistics of roots and log-determinants.
+
+        Returns:
+            `z`, or `x` backwards, with the shape of `inputs`, and the log-determinants `[B]`.
+
+        Raises:
+            SolverError, NoContractionError, NotFiniteError, ValueError, TypeError, RuntimeError:
+                as `forward`.
         """
         if is_compiling():
             options: dict[str, Any] = {
@@ -248,6 +255,10 @@ class ResidualBlock(Transform):
 
         Calls that find roots or sum series are not compiled: their loops depend on values, so that
         `torch.compile` would cut them into pieces, which are slower.
+
+        Arguments:
+            features: numbers in a row.
+            backwards, want_logdet, report, probes: as in `run`.
         """
         exporting = torch.compiler.is_exporting()  # which leaves nothing as it is written
         mode = self.logdet.resolve(features, training=self.training)

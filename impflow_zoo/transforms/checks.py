@@ -21,6 +21,10 @@ def check_call(module: nn.Module, inputs: Tensor, context: Tensor | None, checks
         module: the block, for its parameters.
         inputs, context: of the call.
         checks: receives what is checked at the end of the call: whether all numbers are finite.
+
+    Raises:
+        TypeError: for inputs or contexts that are no tensors.
+        ValueError: for a type, shape or device that does not go with the others.
     """
     for name, x in (("inputs", inputs), ("context", context)):
         if not (isinstance(x, Tensor) or (x is None and name == "context")):

@@ -19,11 +19,25 @@ class ConditionalTransform(WholeTransform, ABC):
 
     @abstractmethod
     def embedded(self, context: Tensor) -> Tensor:
-        """What the parts are given for contexts, `[B, ...]`."""
+        """What the parts are given for contexts.
+
+        Arguments:
+            context: contexts as they come, with shape `[B, context_features]`.
+
+        Returns:
+            A tensor with shape `[B, ...]`.
+        """
 
     @abstractmethod
     def like(self, noise: Tensor) -> Tensor:
-        """Contexts as they come, from standard normal noise of the same shape."""
+        """Contexts as they come, from noise: for examples, where no data are at hand.
+
+        Arguments:
+            noise: standard normal, with shape `[B, context_features]`.
+
+        Returns:
+            Contexts with the shape of the noise.
+        """
 
 
 class StandardisedContext(ConditionalTransform):
@@ -55,7 +69,14 @@ class StandardisedContext(ConditionalTransform):
 
     @torch.no_grad()
     def set(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise columns with these means and standard deviations."""
+        """Standardise contexts with these means and standard deviations.
+
+        Arguments:
+            mean, std: of each column of the context, with shape `[features]`; no `std` may be 0.
+
+        Raises:
+            RuntimeError: for tensors of another size.
+        """
         self.context_mean.copy_(mean)
         self.context_std.copy_(std)
 

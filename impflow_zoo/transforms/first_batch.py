@@ -23,6 +23,9 @@ class FirstBatch(Transform):
     def start(self, inputs: Tensor) -> None:
         """Initialise the layer if it is in training mode and is not initialised.
 
+        Arguments:
+            inputs: the batch, with shape `[B, ...]`; one without rows sets nothing.
+
         Raises:
             RuntimeError: within transforms of `torch.func`, which could not write the parameters.
         """
@@ -45,7 +48,15 @@ class FirstBatch(Transform):
         self.started = done
 
     def initialise(self, inputs: Tensor) -> None:
-        """Take parameters from a batch, and set `initialized`."""
+        """Take parameters from a batch, and set `initialized`.
+
+        Arguments:
+            inputs: the batch, with shape `[B, ...]`.
+
+        Raises:
+            NotImplementedError: in a sub-class that does not define it. Those of this package raise
+                `NotFiniteError` for a batch with NaN or infinity.
+        """
         raise NotImplementedError
 
     def _load_from_state_dict(self, *arguments: object) -> None:

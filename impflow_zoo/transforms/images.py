@@ -36,7 +36,18 @@ class ImageLogit(Transform):
         self.alpha = float(alpha)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: images `x` from 0 to 1, with shape `[B, ...]`.
+            context: has no effect.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            ValueError: for images out of [0, 1].
+        """
         squeezed = self.alpha + (1 - 2 * self.alpha) * inputs
         outside = seen(((squeezed <= 0) | (squeezed >= 1)).flatten(1).any(dim=1))
         if bool(outside.any()):
@@ -48,7 +59,15 @@ class ImageLogit(Transform):
         return outputs, -self._inverse_logabsdet(outputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: `z` with shape `[B, ...]`.
+            context: has no effect.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+        """
         outputs = (torch.sigmoid(inputs) - self.alpha) / (1 - 2 * self.alpha)
         return outputs, self._inverse_logabsdet(inputs)
 
@@ -71,12 +90,31 @@ class Flatten(Transform):
         self.shape = tuple(shape)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: maps `x` with shape `[B, *shape]`.
+            context: has no effect.
+
+        Returns:
+            `z` with shape `[B, D]`, and `log|det dz/dx|` with shape `[B]`.
+        """
         return inputs.flatten(1), inputs.new_zeros(len(inputs))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
-        return inputs.reshape(-1, *self.shape), inputs.new_zeros(len(inputs))
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, D]`.
+            context: has no effect.
+
+        Returns:
+            `x` with shape `[B, *shape]`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            RuntimeError: for rows of another size.
+        """
+        return inputs.reshape(len(inputs), *self.shape), inputs.new_zeros(len(inputs))
 
 
 class Multiscale(Transform):
@@ -92,15 +130,46 @@ class Multiscale(Transform):
         self._transforms, self.shapes = nn.ModuleList(scales), list(shapes)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: images `x` with shape `[B, C, H, W]`.
+            context: one context per row, for the scales.
+
+        Returns:
+            `z` with shape `[B, D]`, what leaves first in front, and `log|det dz/dx|` with shape
+            `[B]`.
+
+        Raises:
+            ValueError, SolverError: those of the scales.
+        """
         return self.split(lambda scale, x: scale(x, context), inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, D]`.
+            context: one context per row, for the scales.
+
+        Returns:
+            `x` with shape `[B, C, H, W]`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            RuntimeError: for rows of another size; further errors are those of the scales.
+        """
         return self.merge(lambda scale, x: scale.inverse(x, context), inputs)
 
     def split(self, run: Step, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Data -> noise; `run` takes rows through a scale."""
+        """Data -> noise, scale by scale.
+
+        Arguments:
+            run: takes a scale and its input, `[B, C, H, W]`; returns output and log-determinant.
+            x: images, `[B, C, H, W]`.
+
+        Returns:
+            What `forward` returns.
+        """
         left, total = [], x.new_zeros(len(x))
         *scales, last = self._transforms
         for scale in scales:
@@ -112,7 +181,18 @@ class Multiscale(Transform):
         return torch.cat((*left, x.flatten(1)), dim=1), total + logdet
 
     def merge(self, run: Step, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise -> data; `run` takes rows backwards through a scale."""
+        """Noise -> data, scale by scale.
+
+        Arguments:
+            run: takes a scale and its output; returns its input and the log-determinant of that.
+            z: rows, `[B, D]`.
+
+        Returns:
+            What `inverse` returns.
+
+        Raises:
+            RuntimeError: for rows of another size.
+        """
         sizes = [math.prod(shape) for shape in self.shapes]
         pairs = zip(z.split(sizes, dim=1), self.shapes, strict=True)
         *left, last = (part.reshape(-1, *shape) for part, shape in pairs)

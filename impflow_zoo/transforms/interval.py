@@ -30,10 +30,18 @@ class Interval(Transform):
         self.low, self.high = tuple(low), tuple(high)  # exact in every type the module takes
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data, with shape `[B, D]`, -> noise, and `log|det dz/dx|` with shape `[B]`.
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `x` with shape `[B, D]`.
+            context: has no effect.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
 
         Raises:
-            ValueError: if a value is not between the bounds of its column.
+            ValueError: if a value is not between the bounds of its column, and for rows of another
+                size.
         """
         columns: list[Tensor] = []
         logabsdet = inputs.new_zeros(len(inputs))
@@ -55,7 +63,18 @@ class Interval(Transform):
         return torch.stack(columns, dim=1), logabsdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, D]`.
+            context: has no effect.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            ValueError: for rows of another size.
+        """
         columns, logabsdet = [], inputs.new_zeros(len(inputs))
         for z, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):
             x, finite = z, [abs(bound) < math.inf for bound in (low, high)]

@@ -32,6 +32,17 @@ class OneHotContext(ConditionalTransform):
         self.classes = classes
 
     def embedded(self, context: Tensor) -> Tensor:
+        """One-hot vectors.
+
+        Arguments:
+            context: labels with shape `[B, 1]`.
+
+        Returns:
+            Ones and zeros in the type of the labels, with shape `[B, classes]`.
+
+        Raises:
+            LabelError: for what is no whole number from 0 to `classes - 1`.
+        """
         labels, last = context[:, 0].long(), self.classes - 1
         wrong = (labels != context[:, 0]) | (labels < 0) | (labels > last)
         if bool(seen(wrong).any()):
@@ -59,11 +70,35 @@ class PerLabel(Transform):
         self.log_scale = nn.Parameter(torch.zeros(classes, features))
 
     def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `x` with shape `[B, features]`.
+            context: the one-hot vector of each row, with shape `[B, classes]`.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            RuntimeError: for rows or labels of another size.
+            TypeError: without labels.
+        """
         log_scale = context @ self.log_scale
         return (inputs - context @ self.mean) * (-log_scale).exp(), -log_scale.sum(dim=1)
 
     def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, features]`.
+            context: the one-hot vector of each row, with shape `[B, classes]`.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            RuntimeError: for rows or labels of another size.
+            TypeError: without labels.
+        """
         log_scale = context @ self.log_scale
         return inputs * log_scale.exp() + context @ self.mean, log_scale.sum(dim=1)

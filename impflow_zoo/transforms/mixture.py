@@ -21,6 +21,9 @@ def normal_quantile(log_p: Tensor) -> Tensor:
 
     Arguments:
         log_p: logarithms of probabilities, up to `log 1/2`, of any shape.
+
+    Returns:
+        `z` with the shape of `log_p`.
     """
     target = log_p.detach()
     z = -(-2 * target).sqrt()  # left of the root, from where Newton's steps never overshoot
@@ -65,6 +68,10 @@ class MixtureAutoregressive(AutoregressiveTransform):
     The log-determinant is `log p(x) - log N(z)`, so the map with a standard normal base has exactly
     the density of the mixtures. Everything but the net is computed in float64.
 
+    `forward` and `inverse`, which goes through the columns one by one, take rows `[B, features]`
+    and one context per row. They return rows of the same shape and type, and log-determinants
+    `[B]`. For rows of another size or type they raise torch's RuntimeError.
+
     Arguments:
         features: number of columns.
         components: number of Gaussians for each column.
@@ -93,7 +100,17 @@ class MixtureAutoregressive(AutoregressiveTransform):
         self.components = components
 
     def mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means and widths, each `[B, D, components]`, from outputs of the net."""
+        """The mixture of each column.
+
+        Arguments:
+            parameters: outputs of the net, with shape `[B, 3 D components]`.
+
+        Returns:
+            Log-weights, means and widths, each float64 with shape `[B, D, components]`.
+
+        Raises:
+            RuntimeError: for another number of outputs.
+        """
         parts = parameters.double().unflatten(1, (-1, 3, self.components))
         weights, means, widths = parts.unbind(dim=2)
         apart = torch.linspace(-2, 2, self.components, dtype=means.dtype, device=means.device)

@@ -47,6 +47,9 @@ class RadialTransform(Transform):
         bins: number of bins of the spline.
         tail_bound: largest `|u|` that the spline moves.
 
+    Raises:
+        ValueError: for sizes that are not whole and positive, or a bound out of (0, 100).
+
     Example:
         >>> x = torch.randn(1000, 8) * torch.randn(1000, 1).exp()  # heavy tails
         >>> layer = RadialTransform(8)
@@ -91,7 +94,18 @@ class RadialTransform(Transform):
         return self._scaled(inputs, v - u, log_slope)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, as `forward`: `x` with the shape of `z`, and `log|det dx/dz|`, `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `[B, D]` or maps `[B, D, H, W]`.
+            context: has no effect.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            ValueError: for another shape or type.
+        """
         v = self._log_radius(inputs)
         u, log_slope = self._spline(v, inverse=True)
         return self._scaled(inputs, u - v, log_slope)

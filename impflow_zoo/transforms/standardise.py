@@ -26,16 +26,45 @@ class Standardise(Transform):
 
     @torch.no_grad()
     def set(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise columns with these means and standard deviations."""
+        """Standardise columns with these means and standard deviations.
+
+        Arguments:
+            mean, std: of each column, with shape `[features]`; no `std` may be 0.
+
+        Raises:
+            RuntimeError: for tensors of another size.
+        """
         self._scale.copy_(1 / std)
         self._shift.copy_(-mean / std)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `x` with shape `[B, features]`.
+            context: has no effect.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            RuntimeError: for rows of another size.
+        """
         return inputs * self._scale + self._shift, self._logabsdet(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, features]`.
+            context: has no effect.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            RuntimeError: for rows of another size.
+        """
         return (inputs - self._shift) / self._scale, -self._logabsdet(inputs)
 
     def _logabsdet(self, inputs: Tensor) -> Tensor:

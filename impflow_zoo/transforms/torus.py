@@ -38,7 +38,18 @@ class Angles(Transform):
         self.volume = sum(math.log(_TURN / period) for period in periods if period)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `x` with shape `[B, D]`.
+            context: has no effect.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            ValueError: for rows of another size.
+        """
         columns = [
             x.remainder(period) * (_TURN / period) if period else x
             for x, period in zip(inputs.unbind(dim=1), self.periods, strict=True)
@@ -46,7 +57,18 @@ class Angles(Transform):
         return torch.stack(columns, dim=1), inputs.new_full((len(inputs),), self.volume)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, D]`; angles of any turn.
+            context: has no effect.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            ValueError: for rows of another size.
+        """
         columns = [
             (x * (period / _TURN)).remainder(period) if period else x
             for x, period in zip(inputs.unbind(dim=1), self.periods, strict=True)
@@ -58,13 +80,29 @@ class CircleToLine(Transform):
     """`Phi^-1(t / 2 pi)` of an angle: maps a uniform angle to a standard normal."""
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: angles `x` with shape `[B, D]`, of any turn.
+            context: has no effect.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+        """
         uniform = (inputs.double() / _TURN).remainder(1).clamp(_SEAM, 1 - _SEAM)
         z = torch.special.ndtri(uniform).to(inputs.dtype)
         return z, -_log_slope(z)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, D]`.
+            context: has no effect.
+
+        Returns:
+            Angles `x` from 0 to `2 pi`, with the shape of `z`, and `log|det dx/dz|`, `[B]`.
+        """
         angle = _TURN * torch.special.ndtr(inputs.double())
         return angle.to(inputs.dtype), _log_slope(inputs)
 
@@ -88,11 +126,35 @@ class OnColumns(Transform):
         self.transform, self.columns = transform, tuple(columns)
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `x` with shape `[B, D]`.
+            context: one context per row, for the transform.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            IndexError: for rows that lack one of the columns; further errors are those of the
+                transform.
+        """
         return self._put(inputs, *self.transform(inputs[:, self.columns], context))
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, D]`.
+            context: one context per row, for the transform.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            IndexError: for rows that lack one of the columns; further errors are those of the
+                transform.
+        """
         return self._put(inputs, *self.transform.inverse(inputs[:, self.columns], context))
 
     def _put(self, inputs: Tensor, changed: Tensor, logabsdet: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,18 +182,36 @@ class TorusNet(nn.Module):
         return getattr(self.net, "lipschitz", None)
 
     def certificate(self) -> float | None:
-        """The proved bound of the net, which holds for this one."""
+        """The proved bound of the net, which holds for this one; None if it proves none."""
         certificate = getattr(self.net, "certificate", None)
         return None if certificate is None else certificate()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """What the net says of the columns, without the second number of each angle."""
+        """What the net says of the columns, without the second number of each angle.
+
+        Arguments:
+            x: rows with shape `[B, features]`, angles in radians.
+            context: one context per row, for the net.
+
+        Returns:
+            Rows with the shape of `x`.
+
+        Raises:
+            IndexError: for rows that lack one of the angles; further errors are those of the net.
+        """
         inner = _embedded(x, self.angles)
         value: Tensor = self.net(inner) if context is None else self.net(inner, context)
         return value[:, : x.shape[1]]
 
     def fold(self, context: Tensor | None) -> FoldedNet:
-        """The net at a context; with hooks, which run, as it is called."""
+        """The net at a context, as blocks evaluate it; with hooks, which run, as it is called.
+
+        Arguments:
+            context: one context per row, for the net, or None.
+
+        Raises:
+            ValueError: those of the net, for contexts that it does not take.
+        """
         if watched(self):
             return FoldedModule(self, context)
         return _FoldedTorusNet(fold(self.net, context), self.angles)

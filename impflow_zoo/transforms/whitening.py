@@ -63,18 +63,42 @@ class Whitening(FirstBatch, LULinear):
         return lower, self.upper_diag.diag().index_put(above, self.upper_entries)
 
     def logabsdet(self) -> Tensor:
-        """Of one row or pixel, a scalar."""
+        """`log|det W|`, that of one row or pixel: a scalar, with shape `[]`."""
         return self.unconstrained_upper_diag.sum()
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `[B, features]` or images `[B, features, H, W]`.
+            context: has no effect.
+
+        Returns:
+            `z` with the shape of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            ValueError: for another shape or type.
+            RuntimeError: as `start`.
+            NotFiniteError: for a first training batch with NaN or infinity.
+        """
         check_channels(inputs, self.features, self.bias.dtype)
         self.start(inputs)
         z = functional.linear(inputs.movedim(1, -1), self.weight(), self.bias).movedim(-1, 1)
         return z, self._volume(inputs)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `[B, features]` or images `[B, features, H, W]`.
+            context: has no effect.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            ValueError: for another shape or type.
+        """
         check_channels(inputs, self.features, self.bias.dtype)
         z = inputs.transpose(0, 1).flatten(1) - self.bias[:, None]
         with without_autocast(self):

@@ -42,12 +42,39 @@ class WholeTransform(CompositeTransform):
         self.shape, self.context_features = tuple(shape), context_features
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data -> noise, and `log|det dz/dx|` with shape `[B]`."""
+        """Data -> noise.
+
+        Arguments:
+            inputs: rows `x` with shape `[B, *shape]`.
+            context: one context per row, with shape `[B, context_features]`, or None.
+
+        Returns:
+            `z` with shape `[B, D]`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            TypeError: if inputs or context are no tensors.
+            ValueError: for rows or contexts of another shape or type, for contexts of a map
+                without, and for none of a map that takes them; further ones are those of the parts.
+            NotFiniteError: for rows or contexts with NaN or infinity; in evaluation for such
+                results, naming a weight or the rows.
+            SolverError, NoContractionError: those of blocks among the parts.
+        """
         inputs, context = self._entered(inputs, "inputs", self.shape, context)
         return walk(self, inputs, context)
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise -> data, and `log|det dx/dz|` with shape `[B]`."""
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `z` with shape `[B, D]`.
+            context: one context per row, with shape `[B, context_features]`, or None.
+
+        Returns:
+            `x` with shape `[B, *shape]`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            TypeError, ValueError, NotFiniteError, SolverError, NoContractionError: as `forward`.
+        """
         inputs, context = self._entered(inputs, "noise", (math.prod(self.shape),), context)
         return walk(self, inputs, context, backwards=True)
 
@@ -70,7 +97,14 @@ class WholeTransform(CompositeTransform):
         return x, context
 
     def embed(self, context: Tensor | None, rows: Tensor) -> Tensor | None:
-        """What the parts are given for the contexts of rows, `[B, ...]`; for None, None.
+        """What the parts are given for the contexts of rows.
+
+        Arguments:
+            context: one context per row, with shape `[B, context_features]`, or None.
+            rows: with shape `[B, ...]`.
+
+        Returns:
+            A tensor with shape `[B, ...]`; None for a map without contexts.
 
         Raises:
             ValueError: without contexts, for which layers of nflows would answer for zeros; for
@@ -92,11 +126,24 @@ class WholeTransform(CompositeTransform):
         return self.embedded(context)
 
     def embedded(self, context: Tensor) -> Tensor:
-        """What the parts are given for contexts of the right shape, `[B, ...]`."""
+        """What the parts are given for contexts of the right shape.
+
+        Arguments:
+            context: one context per row, with shape `[B, context_features]`.
+
+        Returns:
+            A tensor with shape `[B, ...]`: here the contexts as they are.
+        """
         return context
 
     def checked(self, outputs: Tensor, logabsdet: Tensor) -> tuple[Tensor, Tensor]:
         """Results, if they are finite; in training they may be anything.
+
+        Arguments:
+            outputs, logabsdet: of the parts, with shapes `[B, ...]` and `[B]`.
+
+        Returns:
+            Both, as they are.
 
         Raises:
             NotFiniteError: naming the rows.
@@ -130,6 +177,10 @@ def walk(
         backwards: noise -> data.
         options: of blocks of ours, as in `ResidualBlock.run`. Zeros stand for log-determinants that
             are not computed.
+
+    Raises:
+        ValueError: if a part answers with something else than rows of as many numbers and
+            log-determinants `[B]`; further errors are those of the parts.
     """
     options["backwards"] = backwards
     if is_compiling() and not all_compile(transform, x, **options):

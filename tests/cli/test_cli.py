@@ -45,11 +45,11 @@ def test_list_names_every_model(run):
 
 def test_list_has_a_header_and_says_which_scores_are_better(run):
     header, *lines = run("list", "power-plant").out.splitlines()
-    assert header.split() == ["model", "class", "parameters", "score", "unit", "direction"]
-    assert all(line.endswith("nats  higher is better") for line in lines)
+    assert header.split() == ["model", "class", "parameters", "score", "metric", "better"]
+    assert all(line.endswith("log-likelihood in nats  higher") for line in lines)
     (cifar,) = (line for line in run("list").out.splitlines() if line.startswith("impflow-cifar10"))
-    assert cifar.endswith("bits/dim  lower is better")
-    assert {line.index("nats") for line in lines} == {header.index("unit")}
+    assert cifar.split()[-2:] == ["bits/dim", "lower"]
+    assert {line.index("log-") for line in lines} == {header.index("metric")}
     described = run("list", DEFAULT, "--json").json["models"]
     assert [(m["unit"], m["direction"]) for m in described[:1]] == [("nats", "higher is better")]
 

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import nflows.transforms
+import normflows
 import pytest
+import torch
 from support.checkout import CHECKOUT
+from torch import Tensor
 from torch.nn import Module
 
 import impflow_zoo
+from impflow_zoo import ImpFlowTransform, MonotoneTransform, RadialTransform, ResFlowTransform
+from impflow_zoo.normflows import ImpFlowLayer, ResFlowLayer, TransformLayer
+from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.context import StandardisedContext
+from impflow_zoo.transforms.images import Flatten, ImageLogit, Multiscale
+from impflow_zoo.transforms.interval import Interval
+from impflow_zoo.transforms.labels import OneHotContext, PerLabel
+from impflow_zoo.transforms.mixture import MixtureAutoregressive
+from impflow_zoo.transforms.standardise import Standardise
+from impflow_zoo.transforms.torus import Angles, CircleToLine, OnColumns
+from impflow_zoo.transforms.whitening import Whitening
+from impflow_zoo.transforms.whole import WholeTransform
 
 PAGE = (CHECKOUT / "docs" / "api.md").read_text(encoding="utf-8")
 LISTED = [f"impflow_zoo.{name}" for name in re.findall(r"^   ([\w.]+)$", PAGE, re.MULTILINE)]
@@ -97,3 +114,152 @@ def test_methods_of_blocks_state_shapes_and_errors(block: str, method: str) -> N
     text = inspect.getdoc(getattr(getattr(impflow_zoo, block), method)) or ""
     assert "with shape `[B, ...]`" in text
     assert re.search(r"^Raises:\n +SolverError", text, re.MULTILINE)
+
+
+SHAPE = re.compile(r"`\(?\[|`\([^)]*,|shape")
+
+
+def shown(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The methods that the page of a class describes: those of this package."""
+    for name in dir(kind):
+        method = inspect.getattr_static(kind, name)
+        ours = (getattr(method, "__module__", None) or "").startswith("impflow_zoo")
+        if inspect.isfunction(method) and ours and not name.startswith("_"):
+            yield name, getattr(kind, name)
+
+
+def layers() -> Iterator[type]:
+    """Transforms and layers on the page, and what other libraries take."""
+    for name in LISTED:
+        value = thing(name)
+        kinds = (nflows.transforms.Transform, normflows.flows.Flow, torch.distributions.Transform)
+        if inspect.isclass(value) and (issubclass(value, kinds) or ".sklearn." in name):
+            yield value
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in layers() for name, _ in shown(kind)]
+)
+def test_methods_that_return_tensors_or_tables_state_shapes(kind: type, name: str) -> None:
+    method = getattr(kind, name)
+    returned = str(inspect.signature(method).return_annotation)
+    if re.search("Tensor|ndarray|Any", returned):
+        assert SHAPE.search(inspect.getdoc(method) or "")
+
+
+NET = impflow_zoo.LipschitzMLP(2, (4,))
+LABELS = torch.tensor([[0.0], [1.0], [0.0]])
+# One of each layer, the shape of a row, and contexts of three rows.
+MADE: list[tuple[Module, tuple[int, ...], Tensor | None]] = [
+    (ImpFlowTransform(NET, NET), (2,), None),
+    (ResFlowTransform(NET), (2,), None),
+    (MonotoneTransform(NET), (2,), None),
+    (RadialTransform(2), (2,), None),
+    (ImpFlowLayer(NET, NET), (2,), None),
+    (ResFlowLayer(NET), (2,), None),
+    (TransformLayer(RadialTransform(2)), (2,), None),
+    (ActNorm(2), (2,), None),
+    (Whitening(2), (2,), None),
+    (Standardise(2), (2,), None),
+    (Interval([0.0, 0.0], [1.0, math.inf]), (2,), None),
+    (ImageLogit(), (2, 1, 1), None),
+    (Flatten((2, 1, 1)), (2, 1, 1), None),
+    (Multiscale([RadialTransform(2), RadialTransform(1)], [(1, 1, 1)] * 2), (2, 1, 1), None),
+    (Angles([0.0, 1.0]), (2,), None),
+    (CircleToLine(), (2,), None),
+    (OnColumns(RadialTransform(1), [1]), (2,), None),
+    (WholeTransform([Standardise(2)], (2,)), (2,), None),
+    (StandardisedContext([PerLabel(2, 1)], (2,), 1), (2,), torch.rand(3, 1)),
+    (OneHotContext([PerLabel(2, 2)], (2,), 2), (2,), LABELS),
+    (PerLabel(2, 2), (2,), torch.eye(2)[[0, 1, 0]]),
+    (MixtureAutoregressive(2, 3, 4), (2,), None),
+]
+BASES = {"ResidualBlock", "ConditionalTransform", "FirstBatch", "BlockTransform"}
+
+
+def test_one_of_each_layer_is_made() -> None:
+    made = {type(layer).__name__ for layer, _, _ in MADE}
+    known = {kind.__name__ for kind in layers() if not kind.__module__.endswith("sklearn")}
+    assert made == known - BASES
+
+
+def refused(method: Callable[..., Any], *given: Any) -> BaseException | None:
+    try:
+        method(*given)
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("layer", MADE, ids=lambda made: type(made[0]).__name__)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_layers_return_and_raise_what_they_state(layer: Any, training: bool) -> None:
+    """Class docstrings speak for directions that are another package's."""
+    made, shape, context = layer
+    made.train(training)
+    x = 0.1 + 0.8 * torch.rand(3, *shape)
+    z, logdet = made(x, context)
+    assert logdet.shape == (3,)
+    assert made.inverse(z, context)[0].shape == x.shape
+    for direction, rows in (("forward", x), ("inverse", z)):
+        method = getattr(made, direction)
+        ours = method.__func__.__module__.startswith("impflow_zoo")
+        text = inspect.getdoc(method if ours else type(made)) or ""
+        _, _, stated = text.partition("Raises:" if ours else "raise")
+        others = [rows.repeat_interleave(2, dim=1), rows[:, :1], rows * math.nan, rows - 2]
+        calls = [(other, context) for other in others]
+        if context is not None:
+            calls += [(rows, None), (rows, context[:2]), (rows, context.double() + 0.5)]
+        for call in calls:
+            if error := refused(method, *call):
+                kinds = {kind.__name__ for kind in type(error).__mro__} - {"Exception"}
+                assert kinds & {*re.findall(r"\w+", stated)}, (direction, error)
+
+
+def test_estimators_raise_what_they_state() -> None:
+    pytest.importorskip("sklearn")
+    from impflow_zoo.sklearn import FlowDensity, FlowRegressor
+
+    rows = torch.randn(20, 2).numpy()
+    quick = {"minutes": 0.001, "model": "LinearGaussian", "device": "cpu"}
+    density, regressor = FlowDensity(**quick), FlowRegressor(**quick)
+    calls: dict[Any, Any] = {
+        (density, "score_samples"): (rows,),
+        (density, "score"): (rows,),
+        (density, "sample"): (3,),
+        (regressor, "predict"): (rows,),
+        (regressor, "predict_quantiles"): (rows, [0.5]),
+        (regressor, "sample"): (rows, 3),
+        (regressor, "score_samples"): (rows, rows[:, 0]),
+    }
+    for (estimator, name), given in calls.items():
+        method = getattr(estimator, name)
+        _, _, stated = (inspect.getdoc(method) or "").partition("Raises:")
+        error = refused(method, *given)
+        assert type(error).__name__ in stated
+    density.fit(rows)
+    regressor.fit(rows, rows.sum(axis=1) ** 2)
+    for (estimator, name), (first, *rest) in calls.items():
+        method = getattr(estimator, name)
+        _, _, stated = (inspect.getdoc(method) or "").partition("Raises:")
+        error = refused(method, -1 if name == "sample" and not rest else first[:, :1], *rest)
+        assert isinstance(error, ValueError)
+        assert "ValueError" in stated
+
+
+def test_transforms_of_zuko_raise_what_they_state() -> None:
+    pytest.importorskip("zuko")
+    from impflow_zoo.zuko import BlockTransform, LazyBlock
+
+    transform = LazyBlock(ResFlowTransform(NET))(torch.zeros(3, 1))
+    assert isinstance(transform, BlockTransform)
+    y, logdet = transform.call_and_ladj(torch.zeros(2))
+    assert (y.shape, logdet.shape) == ((3, 2), (3,))
+    for method, given in (
+        (transform.call_and_ladj, (torch.zeros(4, 2),)),
+        (transform.log_abs_det_jacobian, (torch.zeros(4, 2), torch.zeros(4, 2))),
+        (transform, (torch.zeros(4, 2),)),
+    ):
+        assert isinstance(refused(method, *given), ValueError)
+        assert "ValueError" in (inspect.getdoc(method) or "")

@@ -166,6 +166,22 @@ def test_workflows_run_what_the_documents_say(command):
     assert command in own or command in told
 
 
+def installed(text: str) -> set[str]:
+    """Extras and packages that the lines of a text install from a checkout."""
+    found: set[str] = set()
+    for extras, packages in re.findall(r'pip install .*-e "\.\[(.*?)\]"(.*)', text):
+        found |= {*extras.split(","), *packages.split()}
+    return found
+
+
+def test_the_workflow_tests_with_what_ci_run_installs():
+    """Else tests skip there in silence."""
+    (tests,) = (workflow for workflow in WORKFLOWS if workflow.stem == "tests")
+    job = yaml.safe_load(tests.read_text())["jobs"]["tests"]
+    lines = "\n".join(step.get("run", "") for step in job["steps"])
+    assert installed(lines) == installed((CHECKOUT / ".ci" / "run").read_text())
+
+
 def test_the_pythons_of_the_classifiers_are_tested():
     named = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if ":: 3." in line]
     (tests,) = (workflow for workflow in WORKFLOWS if workflow.stem == "tests")

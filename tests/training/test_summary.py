@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy
+import pandas
 import pytest
+import torch
 from support.small_models import write_recipe
 
+from impflow_zoo.data import TableSource
+from impflow_zoo.evaluation.baselines import gaussian
+from impflow_zoo.training import train
 from impflow_zoo.training.summary import course, reason
 
 
@@ -44,9 +52,13 @@ def test_without_a_terminal_each_validation_is_a_line(run, tmp_path):
     assert second.startswith("step 4 of 4: train ")
     assert second.endswith(" bits")
     assert ", validation " in second
-    what, why, where = done.out.splitlines()
+    what, why, beside, where = done.out.splitlines()
     assert " CPU minutes, " in what
     assert why.startswith("all steps are done; validation ")
+    assert re.fullmatch(
+        r"a Gaussian fitted to the training rows: \d\.\d{4} bits; \d\.\d{4} (ahead of|behind) it",
+        beside,
+    )
     assert where.startswith(f"the model is in {tmp_path / 'run'}: impflow-zoo evaluate ")
 
 
@@ -64,3 +76,52 @@ def test_a_run_that_lost_patience_says_so(run, tmp_path):
     assert (done["ended"], done["waited"]) == ("patience", 2)
     again = run("train", recipe, "--out", tmp_path / "run", "--resume")
     assert "it had ended before" in again.out
+
+
+RANDOM = numpy.random.default_rng(0)
+ROWS = RANDOM.normal(size=(500, 2)) @ [[1.0, 0.8], [0.0, 0.6]]
+HELD_OUT = {"dataset": None, "validation_rows": 100}
+
+
+def trained(folder, config, rows, **settings):
+    recipe = write_recipe(folder, config=config, data=HELD_OUT, training=settings)
+    return train(recipe, data=rows, out=folder / "run", progress=False)
+
+
+def expected(rows, columns, limit=100):
+    """Nats of a Gaussian of the training rows on the first of the validation rows."""
+    source = TableSource("rows", torch.from_numpy(rows), ("x0", "x1")).mixed()
+    rows = source.rows(range(len(rows))).numpy()
+    return gaussian(rows[:400], rows[400:][:limit], columns).validation
+
+
+@pytest.mark.parametrize("limit", [100, 30])
+def test_a_gaussian_is_fitted_to_the_training_rows(tmp_path, limit):
+    state = trained(tmp_path, {}, ROWS, validation_limit=limit)
+    assert state["gaussian"] == pytest.approx(expected(ROWS, 2, limit))
+
+
+def test_given_contexts_it_is_a_linear_regression(tmp_path):
+    names = {"features": 1, "columns": ["a"], "context_columns": ["b"]}
+    frame = pandas.DataFrame(ROWS, columns=["a", "b"])
+    state = trained(tmp_path, names, frame, validation_limit=100)
+    assert state["gaussian"] == pytest.approx(expected(ROWS, 1))
+
+
+def test_it_sees_the_noise_of_rounding(tmp_path):
+    state = trained(tmp_path, {"rounding": [2.0, 0.0]}, ROWS.round(), validation_limit=100)
+    noise = numpy.column_stack([RANDOM.uniform(-1, 1, 500), numpy.zeros(500)])
+    assert state["gaussian"] == pytest.approx(expected(ROWS.round() + noise, 2), abs=0.15)
+    assert state["gaussian"] < expected(ROWS.round(), 2) - 0.15
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [
+        ({"columns": ["x0", "x1"], "periodic": {"x0": 9.0}}, ROWS),
+        ({}, ROWS[:118]),
+    ],
+    ids=["an angle", "18 rows"],
+)
+def test_where_it_says_nothing_there_is_none(tmp_path, config, rows):
+    assert trained(tmp_path, config, rows)["gaussian"] is None
