@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from impflow_zoo.models.folder import CARD
-from impflow_zoo.models.writing import write_together
+from impflow_zoo.models.writing import write_whole
 from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.comparison import comparison
 from impflow_zoo.zoo.install import install_line, repository, requirement
@@ -54,4 +54,5 @@ def renewed(root: Path) -> dict[Path, str]:
 
 
 if __name__ == "__main__":
-    write_together({path: text.encode() for path, text in renewed(ROOT).items()})
+    for path, text in renewed(ROOT).items():
+        write_whole(path, text.encode())

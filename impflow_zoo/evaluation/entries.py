@@ -32,6 +32,7 @@ class Entry:
         split: split of the data set.
         metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive, groups: as
             in `evaluate`.
+        sha256: of the weights that were scored; None if it was not kept.
     """
 
     data: str
@@ -46,13 +47,14 @@ class Entry:
     round_trip: float
     predictive: tuple[Predictive, ...] = ()
     groups: int | None = None
+    sha256: str | None = None
 
     @classmethod
-    def of(cls, result: Result, data: str, split: str) -> Entry:
+    def of(cls, result: Result, data: str, split: str, sha256: str | None) -> Entry:
         """The entry of a result."""
         known: dict[str, Any] = {f.name: getattr(result, f.name, None) for f in fields(cls)}
         rounded = {name: float(format(known[name], digits)) for name, digits in _DIGITS.items()}
-        return cls(**{**known, **rounded, "data": data, "split": split})
+        return cls(**{**known, **rounded, "data": data, "split": split, "sha256": sha256})
 
     @property
     def rows(self) -> str:
@@ -80,9 +82,11 @@ def read_entries(folder: ModelFolder) -> tuple[Entry, ...]:
 
 
 def card_entry(folder: ModelFolder) -> Entry | None:
-    """The score on the card; None if there is none or the file is damaged."""
+    """The score on the card; None if there is none, of other weights, or the file is damaged."""
     try:
-        return next(iter(read_entries(folder)), None)
+        entry = next(iter(read_entries(folder)), None)
+        own = entry is not None and entry.sha256 in (None, folder.config().sha256)
+        return entry if own else None
     except (ModelError, OSError):
         return None
 

@@ -48,7 +48,8 @@ def write_card(found: Fit, result: Result, *, again: str) -> None:
     """
     folder = ModelFolder(found.folder)
     name = Record(folder).recipe.card.data_name
-    folder.replace({RESULTS: results_text([Entry.of(result, name, "test")]).encode()})
+    score = Entry.of(result, name, "test", folder.config().sha256)
+    folder.replace({RESULTS: results_text([score]).encode()})
     origin = Origin(str(found.folder), again, _table(found), result.effective_n)
     card = model_card(Record(folder), address=str(found.folder), origin=origin)
     folder.replace({CARD: card.encode()})

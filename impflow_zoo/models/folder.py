@@ -1,7 +1,6 @@
 """The folder of a model: a run, an entry of the zoo and a snapshot of the Hub are the same thing.
 
-The names of its files stand here and nowhere else. Everything is checked before it is used, and
-nothing from a file is executed.
+Everything is checked before it is used, and nothing from a file is executed.
 """
 
 from __future__ import annotations
@@ -22,6 +21,24 @@ from impflow_zoo.lipschitz.certify import Certificate
 from impflow_zoo.models.classes import model_class, require_config
 from impflow_zoo.models.config import Config, parse, to_json
 from impflow_zoo.models.fields import ConfigError, ModelError, convert, require
+from impflow_zoo.models.filenames import (
+    CARD,
+    CHECKPOINT,
+    CONFIG,
+    CURVE,
+    DATA,
+    GOLDEN,
+    LOCK,
+    LOG,
+    PICTURE,
+    PUBLISHED,
+    RECIPE,
+    RESULTS,
+    SCORES,
+    TEST_ROWS,
+    TRAINING,
+    WEIGHTS,
+)
 from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.reading import JSON_BYTES, read_json, readable
 from impflow_zoo.models.writing import finish_save, write_together
@@ -51,15 +68,6 @@ __all__ = [
     "read_safetensors",
 ]
 
-CONFIG, WEIGHTS, GOLDEN = "config.json", "model.safetensors", "golden.safetensors"
-RECIPE, TRAINING, RESULTS = "recipe.yaml", "training.json", "results.json"
-CARD, PICTURE, CURVE = "README.md", "density.png", "curve.png"
-TEST_ROWS = "test.parquet"  # the split that the card speaks of
-SCORES = "scores.safetensors"  # of these rows, one by one; in checkouts alone
-LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # of a training run
-LOCK = ".lock"  # while a run is in the folder
-_DATA = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING, RESULTS, TEST_ROWS)  # what code reads
-PUBLISHED = (*_DATA, CARD, PICTURE, CURVE)  # what goes to the Hub
 _PICKLES = ("pytorch_model.bin", "model.pt", "checkpoint.pt")
 _FORMAT = 1
 MOST_MEMBERS = 100  # of an ensemble
@@ -137,7 +145,7 @@ class ModelFolder:
             if revision is not None:
                 raise ModelError(f"{name} is a folder and has no revisions: leave {revision!r} out")
             return cls(Path(name))
-        path, listed = snapshot(name, _DATA, (CONFIG, WEIGHTS), revision=revision, **options)
+        path, listed = snapshot(name, DATA, (CONFIG, WEIGHTS), revision=revision, **options)
         return cls(path, name if revision is None else f"{name}@{revision}", listed)
 
     def has(self, filename: str) -> bool:
@@ -235,7 +243,7 @@ class ModelFolder:
     def replace(self, contents: Mapping[str, bytes | None]) -> None:
         """Write files by name, all of them or none; None deletes one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_together({self.path / name: content for name, content in contents.items()})
+        write_together(self.path, contents)
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

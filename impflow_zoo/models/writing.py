@@ -29,6 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.filenames import FILES
 
 if sys.platform != "win32":
     import fcntl
@@ -36,28 +37,34 @@ if sys.platform != "win32":
 __all__ = ["finish_save", "write_together", "write_whole"]
 
 _JOURNAL, _TEMPORARY = ".impflow-zoo-save", ".impflow-zoo-tmp"
+_JOURNAL_BYTES = 10_000  # more than the names of all files take
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file: a kill, a full disk or an interrupt leaves the old one or the new one."""
-    write_together({path: content})
+    _save(path.parent, {path.name: content})
 
 
-def write_together(contents: Mapping[Path, bytes | None]) -> None:
-    """Write files, and delete those that are None.
+def write_together(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    """Write files of a model into its folder, and delete those that are None.
 
-    A kill, a full disk or an interrupt leaves the old files of a folder or the new ones.
+    A kill, a full disk or an interrupt leaves the old files or the new ones.
+
+    Arguments:
+        folder: of the model.
+        files: contents by names that stand in `FILES`: a journal with others is a stranger's.
     """
-    folders: dict[Path, dict[str, bytes | None]] = {}
-    for path, content in contents.items():
-        folders.setdefault(path.parent, {})[path.name] = content
-    for folder, files in folders.items():
-        with _locked(folder):
-            _finish(folder)  # what a killed save has left
-            try:
-                _begin(folder, files)
-            finally:
-                _finish(folder)
+    assert files.keys() <= {*FILES}
+    _save(folder, files)
+
+
+def _save(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    with _locked(folder):
+        _finish(folder)  # what a killed save has left
+        try:
+            _begin(folder, files)
+        finally:
+            _finish(folder)
 
 
 def finish_save(folder: Path) -> None:
@@ -104,13 +111,14 @@ def _finish(folder: Path) -> None:
 
 
 def _listed(journal: Path) -> dict[str, bool]:
-    """The files of a save: whether each is written, or deleted."""
-    try:
-        files: dict[str, bool] = json.loads(journal.read_bytes())
-        if all(os.path.basename(name) == name not in ("", ".", "..") for name in files):
+    """The files of a save: whether each is written, or deleted.
+
+    A folder may come from a stranger. What else lies in it is not touched.
+    """
+    with suppress(ValueError, AttributeError, RecursionError), open(journal, "rb") as file:
+        files: dict[str, bool] = json.loads(file.read(_JOURNAL_BYTES))
+        if files.keys() <= {*FILES}:
             return {name: bool(written) for name, written in files.items()}
-    except (ValueError, AttributeError, RecursionError):
-        pass
     raise ModelError(f"{journal} is damaged: delete it, and save or download the model again")
 
 

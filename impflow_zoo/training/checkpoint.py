@@ -100,8 +100,10 @@ def read_checkpoint(
             _check_shapes(optimizer, known["state"])
             optimizer.load_state_dict(known)
     except (RuntimeError, KeyError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} belongs to another recipe: {first}") from None
+        *_, reason = str(error).split(":\n\t", maxsplit=1)  # that of torch has a headline
+        raise CheckpointError(
+            f"{path} belongs to another recipe: {readable(reason.splitlines()[0])}"
+        ) from None
     return state
 
 

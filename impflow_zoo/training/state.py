@@ -27,7 +27,7 @@ _KINDS: dict[str, Any] = {
     "seed": int,
     "best": float | None,
     **dict.fromkeys(("seconds", "cpu_seconds", "unconverged"), float),
-    **dict.fromkeys(("data", "checksum", "init_from"), str),
+    **dict.fromkeys(("data", "checksum", "validation", "init_from"), str),
     "hardware": list[str],
     "curve": list[list[float]],
     "before": TrainingFacts | None,

@@ -27,6 +27,7 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.reading import readable
 from impflow_zoo.models.store import check_fit, load_weights
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.seeds import Use, mix
@@ -106,6 +107,7 @@ class Trainer:
             "data_rows": len(rows),
             "data": fingerprint(rows),
             "checksum": checksum(rows),
+            "validation": checksum(validation),
             "hardware": [self.processes.description],
             "curve": [],  # rows seen, seconds and value of each validation
             "unconverged": 0.0,  # sum of the fractions that were logged
@@ -166,7 +168,15 @@ class Trainer:
         self._begin()
 
     def _take_weights(self, start: ModelFolder) -> None:
-        _, weights = start.config_and_weights()
+        stated, weights = start.config_and_weights()
+        for name in ("columns", "context_columns", "bounds", "periodic"):
+            own, known = (getattr(one, name, ()) for one in (self.model.config, stated.config))
+            unnamed = "columns" in name and not (own and known)
+            if own != known and not unnamed:
+                raise ModelError(
+                    f"{start.name} has {name} {readable(known)}, not {readable(own)}: its weights "
+                    "mean something else"
+                )
         check_fit(weights, self.model.state_dict(), start.name)
         load_weights(self.model, weights)
         self.model.float()
@@ -188,11 +198,12 @@ class Trainer:
             self.optimisation.optimizers,
             check_state,
         )
-        if any(state[key] != self.state[key] for key in ("data", "checksum")):
-            raise CheckpointError(
-                f"{self.folder} was trained on other rows: give the same data, with the "
-                "same columns, with --data"
-            )
+        for what, keys in (("trained", ("data", "checksum")), ("validated", ("validation",))):
+            if any(state[key] != self.state[key] for key in keys):
+                raise CheckpointError(
+                    f"{self.folder} was {what} on other rows: give the same data, with the "
+                    "same columns, with --data"
+                )
         self.unlogged, log_size = state.pop("unlogged"), state.pop("log_size")
         self.state |= state
         self.processes.wait()  # all have read it before the first writes another

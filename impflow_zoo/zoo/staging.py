@@ -30,7 +30,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.writing import write_together
+from impflow_zoo.models.writing import write_whole
 from impflow_zoo.plots import pictures
 from impflow_zoo.training.facts import Repeat, TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
@@ -102,7 +102,7 @@ def stage(
             facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
         (made / TRAINING).write_text(facts.text())
         (made / SCORES).write_bytes(scores_file(result, recipe.card.data_name, recipe.data.test))
-        score = Entry.of(result, recipe.card.data_name, recipe.data.test)
+        score = Entry.of(result, recipe.card.data_name, recipe.data.test, draft.config().sha256)
         rows, known = (score.data, score.split), () if run else Record(draft).entries
         more = [entry for entry in known if (entry.data, entry.split) != rows]
         (made / RESULTS).write_text(results_text([score, *more]))
@@ -111,7 +111,8 @@ def stage(
         card = model_card(Record(draft), address=local_address(folder))
         (made / CARD).write_text(card, encoding="utf-8")
         entry.replace({name: (made / name).read_bytes() for name in _MADE})
-    write_together({p: text.encode() for p, text in comparison(folder.parent).items()})
+    for path, text in comparison(folder.parent).items():
+        write_whole(path, text.encode())
     if result.dataset == str(made / TEST_ROWS):
         result = replace(result, dataset=str(folder / TEST_ROWS))
     return result

@@ -18,7 +18,7 @@ from support.small_models import MEAN, STD, make, write_recipe
 
 from impflow_zoo import LogDet, NumericalWarning, create_model, evaluate
 from impflow_zoo.data import DataError, TableSource, open_source
-from impflow_zoo.evaluation.entries import Entry, results_text
+from impflow_zoo.evaluation.entries import Entry, card_entry, results_text
 from impflow_zoo.evaluation.rows import scored_split
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import FlowModel
@@ -49,6 +49,14 @@ def folder(tmp_path) -> Path:
     write_recipe(tmp_path / "flow")
     (tmp_path / "flow" / RESULTS).write_text(results_text([KNOWN]))
     return tmp_path / "flow"
+
+
+def test_a_score_of_other_weights_is_not_on_the_card(folder):
+    entry = replace(KNOWN, sha256=ModelFolder(folder).config().sha256)
+    (folder / RESULTS).write_text(results_text([entry]))
+    assert card_entry(ModelFolder(folder)) == entry
+    make(seed=1).save_pretrained(folder)
+    assert card_entry(ModelFolder(folder)) is None
 
 
 SPLITS = {

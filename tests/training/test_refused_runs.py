@@ -153,6 +153,10 @@ def test_a_run_goes_on_with_the_rows_it_had(tmp_path):
     for other in ("other", "turned", "middle"):
         with pytest.raises(ModelError, match="was trained on other rows: .* --data"):
             train(recipe, tmp_path / "run", data=str(tmp_path / other), resume=True)
+    validated = write_moons(tmp_path / "validated", 200) / "validation.csv"
+    validated.write_text("\n".join([*validated.read_text().splitlines()[:-1], "0.5,0.5"]))
+    with pytest.raises(ModelError, match="was validated on other rows: .* --data"):
+        train(recipe, tmp_path / "run", data=str(tmp_path / "validated"), resume=True)
     assert train(recipe, tmp_path / "run", data=str(tmp_path / "one"), resume=True)["step"] == 4
 
 
@@ -160,6 +164,20 @@ def test_weights_of_another_model_are_no_start(tmp_path):
     make(ResFlow, blocks=1, hidden_features=(8,)).save_pretrained(tmp_path / "other")
     refused(tmp_path, "tensors .*missing", init_from=str(tmp_path / "other"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"columns": ["y", "x"]}, r"has columns .*'y', 'x'.*, not .*'x', 'y'"),
+        ({"bounds": {"x": [-20, 20]}}, r"has bounds .*20.*, not \{\}"),
+    ],
+)
+def test_weights_for_other_columns_are_no_start(settings, words, tmp_path):
+    known = {"blocks": 1, "hidden_features": (8,), "columns": ["x", "y"], **settings}
+    make(**known).save_pretrained(tmp_path / "other")
+    own = {"columns": ["x", "y"]}
+    refused(tmp_path, words, config=own, init_from=str(tmp_path / "other"))
 
 
 NO_DATA = {
