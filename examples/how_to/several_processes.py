@@ -59,4 +59,4 @@ folder.cleanup()
 # ``impflow-zoo evaluate`` is started in the same way and shares its rows; in Python,
 # ``evaluate(model, processes=together())`` does, with
 # ``impflow_zoo.evaluation.processes.together``. The score does not depend on the number of
-# processes. :doc:`/your-own-data` names the other options of a training.
+# processes. :doc:`/settings` names the other options of a training.
