@@ -23,7 +23,12 @@ from impflow_zoo.zoo.record import Record
 __all__ = ["by_data_set", "draw_pairs", "models_table", "pages", "pairs_table"]
 
 FIGURES = Path(__file__).parent / "figures.yaml"
-_CURVES = "![Validation value against rows seen and against time](made/pairs.png)"
+_CURVES = """<details>
+<summary>All pairs: the validation value against rows seen, and against time</summary>
+
+![Validation value against rows seen and against time](made/pairs.png)
+
+</details>"""
 SHORT = {  # of names of data that are too long for a table
     "UCI Combined Cycle Power Plant": "power plant",
     "PE given the weather, UCI Combined Cycle Power Plant": "power plant, PE given the weather",

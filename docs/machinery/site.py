@@ -64,7 +64,7 @@ def _command_line() -> str:
 def _first_steps() -> str:
     """What the README says of running, fitting and using."""
     text = (ROOT / "README.md").read_text("utf-8")
-    return for_site(text.split("## Run\n", 1)[1].split("## Guides\n", 1)[0], "README.md")
+    return for_site(text[text.index("## Run\n") : text.index("## Guides\n")], "README.md")
 
 
 def make_pages(app: Sphinx) -> None:

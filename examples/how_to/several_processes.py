@@ -1,6 +1,6 @@
 """
-Several processes
-=================
+Train with several processes
+============================
 
 Train with several processes, on several GPUs or CPUs. The processes share each batch and take the
 same steps as one process, so the recipe stays the same.
