@@ -54,7 +54,8 @@ def text(converted: Converted, folder: Path, known: list[str]) -> str:
         settings=in_markdown(converted.settings.stated()),
         known="\n".join(f"- {line}" for line in known),
     )
-    card = default_card(kind, folder.resolve().name).replace("tags:", "license: mit\ntags:", 1)
+    card = default_card(kind, folder.resolve().name, converted.model.config)
+    card = card.replace("tags:", "license: mit\ntags:", 1)
     if path.is_file():
         card = path.read_text(encoding="utf-8")
     if not {*_PLACE.splitlines()} <= {*card.splitlines()}:

@@ -55,7 +55,7 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#5ec4b6", "color-brand-content": "#5ec4b6"},
 }
 
-myst_enable_extensions = ["attrs_inline", "colon_fence"]
+myst_enable_extensions = ["colon_fence", "html_image"]
 myst_heading_anchors = 3
 myst_disable_syntax = ["myst_line_comment"]  # a line may start with a percent sign
 

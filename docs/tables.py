@@ -1,7 +1,7 @@
 """The tables of the site: all models, those of each data set, families, pairs.
 
 They are made while the site is built, from the folders of the models and, for papers and baselines,
-from `figures.yaml`. A page includes one by its name, such as `made/models.md`.
+from `figures.yaml`. A page has a place for one between `<!-- NAME -->` and `<!-- end of NAME -->`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from leads import Pair, entry_of, is_level, lead, leads_list, ranking, trained_p
 from impflow_zoo.models.folder import RECIPE
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.plots.pictures import Points, draw_curves
-from impflow_zoo.zoo.comparison import families_table, of_families, score
+from impflow_zoo.zoo.comparison import of_families, score
 from impflow_zoo.zoo.markdown import markdown
 from impflow_zoo.zoo.record import Record
 
 __all__ = ["by_data_set", "draw_pairs", "models_table", "pages", "pairs_table"]
 
 FIGURES = Path(__file__).parent / "figures.yaml"
+_CURVES = """<details>
+<summary>All pairs: the validation value against rows seen, and against time</summary>
+
+![Validation value against rows seen and against time](made/pairs.png)
+
+</details>"""
 SHORT = {  # of names of data that are too long for a table
     "UCI Combined Cycle Power Plant": "power plant",
     "PE given the weather, UCI Combined Cycle Power Plant": "power plant, PE given the weather",
@@ -40,9 +46,8 @@ def pages(found: Sequence[Record]) -> dict[str, str]:
     return {
         "models": models_table(found),
         "by-data-set": by_data_set(found, figures),
-        "families": families_table(found),
         "families-in-order": families_in_order(found),
-        "pairs": pairs_table(pairs),
+        "pairs": f"{pairs_table(pairs)}\n\n{_CURVES}",
         "leads": leads_list(pairs),
         "first-score": first_score(found),
     }

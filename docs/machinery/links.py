@@ -40,8 +40,8 @@ def page_of(path: str) -> str | None:
         return f"how-to{how_to[1] or '/index'}.rst"
     if guide := re.fullmatch(r"docs/(.+\.md)", path):
         return guide[1]
-    if path == "README.md":
-        return "start.md"
+    if path in (named := {"README.md": "start.md", "hub_configs": "zoo/index.md"}):
+        return named[path]
     return COPIED.get(path) if (ROOT / path).exists() else None
 
 

@@ -10,6 +10,7 @@ from sphinx.application import Sphinx
 from typer.testing import CliRunner
 
 from impflow_zoo.cli import app as commands
+from impflow_zoo.zoo.markdown import between
 from impflow_zoo.zoo.record import records
 from machinery import gallery
 from machinery.links import COPIED, ROOT, for_site
@@ -60,6 +61,12 @@ def _command_line() -> str:
     return page
 
 
+def _first_steps() -> str:
+    """What the README says of running, fitting and using."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    return for_site(text[text.index("## Run\n") : text.index("## Guides\n")], "README.md")
+
+
 def make_pages(app: Sphinx) -> None:
     """Write the pages and tables that are made by the build."""
     docs, found = Path(app.srcdir), records(ROOT / "hub_configs")
@@ -69,7 +76,11 @@ def make_pages(app: Sphinx) -> None:
         if (ROOT / source).is_file()
     }
     pages |= {"api/command-line.md": _command_line(), **gallery.pages(found)}
-    pages |= {f"made/{name}.md": text for name, text in tables.pages(found).items()}
+    pages |= {
+        f"made/{name}.md": for_site(text, "docs/models.md")
+        for name, text in tables.pages(found).items()
+    }
+    pages["made/first-steps.md"] = _first_steps()
     for name, text in pages.items():
         path = docs / name
         path.parent.mkdir(exist_ok=True)
@@ -84,21 +95,18 @@ def make_pages(app: Sphinx) -> None:
     tables.draw_pairs(trained_pairs(found), docs / "made" / "pairs.png")
 
 
-def _on_one_line(text: str) -> str:
-    return text.replace(" ± ", "\u00a0±\u00a0")
-
-
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Turn the links of a guide into links to pages, and keep numbers beside their errors."""
-    source[0] = _on_one_line(source[0])
-    if "/" not in page:
-        source[0] = for_site(source[0], f"docs/{page}.md")
+    """Turn the links of a guide into links to pages, and put what the build makes into its place.
 
-
-def read_included(app: Sphinx, path: Path, page: str, source: list[str]) -> None:
-    """Do the same with what a page includes."""
-    document = path.name if path.name == "README.md" else f"docs/{page}.md"
-    source[0] = for_site(_on_one_line(source[0]), document)
+    Such a place is between `<!-- NAME -->` and `<!-- end of NAME -->`, of `made/NAME.md`. On GitHub
+    it shows the sentence that stands there.
+    """
+    text = source[0] if "/" in page else for_site(source[0], f"docs/{page}.md")
+    for file in (Path(app.srcdir) / "made").glob("*.md"):
+        if f"<!-- {file.stem} -->" in text:
+            text = between(text, file.stem, file.read_text("utf-8"))
+            app.env.note_dependency(file)
+    source[0] = text.replace(" ± ", "\u00a0±\u00a0")  # a number stays beside its error
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
@@ -111,6 +119,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.connect("builder-inited", make_pages)
     app.connect("source-read", read_page)
-    app.connect("include-read", read_included)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True}

@@ -1,6 +1,6 @@
 """
-A flow of images from blocks
-============================
+Build a flow of images from blocks
+==================================
 
 ``ImageConfig`` describes multi-scale models like the image models of the zoo. You can also combine
 convolutional blocks with other nflows transforms by hand. This example builds one scale for the 8x8

@@ -1,6 +1,6 @@
 """
-Many images, some of them damaged
-=================================
+Evaluate many images, some of them damaged
+==========================================
 
 Evaluate a model on more images than fit into memory or on disk, and on a folder with damaged files.
 

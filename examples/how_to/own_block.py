@@ -1,6 +1,6 @@
 """
-My own block and its tests
-==========================
+Write and test your own block
+=============================
 
 A block is a list of steps. ``impflow_zoo.testing`` tests the properties of every block: the two
 directions are inverses of each other, log-determinants and gradients are right, and the rows of a

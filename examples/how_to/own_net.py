@@ -1,6 +1,6 @@
 """
-My own net
-==========
+Write your own net
+==================
 
 Any module that keeps the shape of its input can be the net of a block. You must make sure that its
 Lipschitz constant is below 1: a block may not notice a larger one. In a conditional flow the net is

@@ -1,6 +1,6 @@
 """
-A flow as a guide in Pyro
-=========================
+Use a flow as a guide in Pyro
+=============================
 
 In Pyro a flow can be the guide of variational inference, or a part of a model. ``impflow_zoo.zuko``
 makes a block a part of a zuko flow. Pyro finds the parameters of an ``nn.Module``, so the flow is

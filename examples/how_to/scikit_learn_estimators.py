@@ -1,6 +1,6 @@
 """
-Densities in scikit-learn
-=========================
+Use a density in scikit-learn
+=============================
 
 Use a flow where a ``KernelDensity`` stands, and predict the whole distribution of a target.
 

@@ -1,6 +1,6 @@
 """
-Several processes
-=================
+Train with several processes
+============================
 
 Train with several processes, on several GPUs or CPUs. The processes share each batch and take the
 same steps as one process, so the recipe stays the same.
@@ -59,4 +59,4 @@ folder.cleanup()
 # ``impflow-zoo evaluate`` is started in the same way and shares its rows; in Python,
 # ``evaluate(model, processes=together())`` does, with
 # ``impflow_zoo.evaluation.processes.together``. The score does not depend on the number of
-# processes. :doc:`/your-own-data` names the other options of a training.
+# processes. :doc:`/settings` names the other options of a training.

@@ -1,8 +1,8 @@
 """
-Transform, compile and export a model
-=====================================
+Use torch.func, torch.compile and torch.export
+==============================================
 
-Use torch's own tools: ``torch.func``, ``torch.compile`` and ``torch.export``.
+Take derivatives of single rows, compile a flow, and export a model.
 
 Blocks, nets and models are plain modules, and ``model(x)`` is ``model.log_prob(x)``. The model here
 is small and not trained; yours comes from ``create_model`` or ``from_pretrained``.

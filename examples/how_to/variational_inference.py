@@ -1,6 +1,6 @@
 """
-Differentiable sampling: variational inference with nflows
-==========================================================
+Variational inference with nflows
+=================================
 
 Fit a flow to a density that you can evaluate but not sample, by the reverse Kullback-Leibler
 divergence. This needs gradients of samples. Gradients flow through both directions of a block.

@@ -23,6 +23,7 @@ from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.models.budget import Budget, without_numbers
 from impflow_zoo.models.classes import model_class, registered_name
+from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.folder import (
     CARD,
     CONFIG,
@@ -34,6 +35,7 @@ from impflow_zoo.models.folder import (
     read_safetensors,
 )
 from impflow_zoo.models.reading import readable
+from impflow_zoo.models.texts import in_markdown
 from impflow_zoo.numerics.modes import without_autocast
 from impflow_zoo.numerics.solver import Solver
 from impflow_zoo.transforms.context import ConditionalTransform
@@ -139,7 +141,7 @@ def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
     golden = serialise(golden_batch(model), metadata={"format": "pt"})
     contents: dict[str, bytes | None] = {WEIGHTS: content, GOLDEN: golden, CONFIG: stated.text()}
     if card is None and not (folder / CARD).exists():
-        card = default_card(kind if members == 1 else type(model).__name__, name)
+        card = default_card(kind if members == 1 else type(model).__name__, name, model.config)
     if card is not None:
         contents[CARD] = card.encode()
     ModelFolder(folder).replace(contents)
@@ -172,12 +174,18 @@ def _check_kind(model: FlowModel) -> str:
     return kind
 
 
-def default_card(kind: str, name: str) -> str:
-    """A minimal card for a model that users save themselves."""
+def default_card(kind: str, name: str, config: Config) -> str:
+    """A minimal card for a model that users save themselves: its columns, and how it is loaded."""
     folder = f"`{name}` is this folder, seen from the folder that holds it.\n\n"
+    columns = config.columns if isinstance(config, ColumnsConfig) else ()
+    known = {"Columns, in order": columns, "Given": config.context_columns}
+    lines = [
+        f"{what}: {in_markdown(', '.join(names))}.\n\n" for what, names in known.items() if names
+    ]
     return (
         "---\nlibrary_name: impflow_zoo\ntags:\n- normalizing-flow\n---\n\n"
-        f"# {kind}\n\n{'' if '/' in name else folder}```python\nfrom impflow_zoo import {kind}\n\n"
+        f"# {kind}\n\n{''.join(lines)}{'' if '/' in name else folder}"
+        f"```python\nfrom impflow_zoo import {kind}\n\n"
         f"model = {kind}.from_pretrained({json.dumps(name)})\n```\n"
     )
 

@@ -63,6 +63,7 @@ def test_links_to_models_lead_to_pages_that_the_build_makes() -> None:
     ("source", "link", "there"),
     [
         ("docs/columns.md", "../hub_configs/impflow-torus", "/zoo/impflow-torus.md"),
+        ("docs/models.md", "../hub_configs", "/zoo/index.md"),
         ("docs/columns.md", "which-net.md#frequencies", "/which-net.md#frequencies"),
         ("docs/columns.md", "../LICENSE", "/../LICENSE"),
         ("benchmarks/README.md", "../docs/which-net.md", "/which-net.md"),

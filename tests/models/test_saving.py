@@ -87,6 +87,15 @@ def test_a_card_is_kept_unless_another_is_given(model, folder):
     assert (folder / CARD).read_text() == "new"
 
 
+def test_a_card_names_the_columns(tmp_path):
+    named = {"columns": ("AT", "P|E"), "context_columns": ("V", "RH_2")}
+    make(dtype=torch.float32, **named).save_pretrained(tmp_path / "named")
+    card = (tmp_path / "named" / CARD).read_text()
+    assert "Columns, in order: AT, P\\|E.\n\nGiven: V, RH\\_2.\n" in card
+    make(dtype=torch.float32).save_pretrained(tmp_path / "without")
+    assert "olumns" not in (tmp_path / "without" / CARD).read_text()
+
+
 def test_saving_changes_no_answer(model, tmp_path):
     x = rows()
     before = model.log_prob(x)
