@@ -26,8 +26,8 @@ print(table.columns, tuple(train.shape), tuple(held_out.shape))
 
 # %%
 # A model has a class and a config. Its first layer is a linear map that decorrelates the columns
-# (``whiten=False`` leaves it out). ``fit_preprocessing`` computes the mean and scale of the columns. Small
-# tables need weight decay: without it the flow overfits the 750 rows.
+# (``whiten=False`` leaves it out). ``fit_preprocessing`` computes the mean and scale of the
+# columns. Small tables need weight decay: without it the flow overfits the 750 rows.
 
 config = TabularConfig(features=5, blocks=2, hidden_features=(32, 32), lipschitz=0.97)
 model = ImpFlow(config)
