@@ -52,7 +52,7 @@ FIELDS = ("table", "recipe", "seed", "minutes", "seconds", "steps", "best_step",
 MINUTES = 2.0  # of the table that is shown
 TIMED, VALIDATIONS = 6, 10  # steps, and validations of a training
 
-_WHITE: dict[str, Any] = {"kind": "tabular", "net": "sandwich"}
+_WHITE: dict[str, Any] = {"kind": "tabular", "whiten": True, "net": "sandwich"}
 _MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 1e-2, "ema_decay": 0.995}
 RECIPES = {
     "AdamW": Candidate(

@@ -25,11 +25,11 @@ train, held_out = rows[:750], rows[750:]
 print(table.columns, tuple(train.shape), tuple(held_out.shape))
 
 # %%
-# A model has a class and a config. Its first layer is a linear map that decorrelates the columns
-# (``whiten=False`` leaves it out). ``fit_preprocessing`` computes the mean and scale of the
-# columns. Small tables need weight decay: without it the flow overfits the 750 rows.
+# A model has a class and a config. With ``whiten`` its first layer is a linear map that
+# decorrelates the columns. ``fit_preprocessing`` computes the mean and scale of the columns. Small
+# tables need weight decay: without it the flow overfits the 750 rows.
 
-config = TabularConfig(features=5, blocks=2, hidden_features=(32, 32), lipschitz=0.97)
+config = TabularConfig(features=5, blocks=2, hidden_features=(32, 32), whiten=True, lipschitz=0.97)
 model = ImpFlow(config)
 model.fit_preprocessing(train)
 optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.2)

@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, hessian, vmap
 
 from impflow_zoo import ResFlow, TabularConfig
 
-config = TabularConfig(features=3, blocks=2, hidden_features=(16, 16))
+config = TabularConfig(features=3, blocks=2, hidden_features=(16, 16), whiten=True)
 model = ResFlow(config).double()
 x = torch.randn(16, 3, dtype=torch.float64)
 model.log_prob(x)  # in training mode some layers start from a first batch

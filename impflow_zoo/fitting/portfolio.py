@@ -58,9 +58,9 @@ class Candidate:
         return config | {k: v for k, v in self.config.items() if k != "kind"}
 
 
-_TABULAR = {"kind": "tabular"}
+_TABULAR = {"kind": "tabular", "whiten": True}
 _SANDWICH = {"net": "sandwich"}
-_SPLINE = {"kind": "spline", "hidden_features": 128, "dropout": 0.1}
+_SPLINE = {"kind": "spline", "whiten": True, "hidden_features": 128, "dropout": 0.1}
 _MIXED = ["implicit", "implicit", "implicit", "spline-autoregressive"]
 
 

@@ -37,7 +37,7 @@ class SplineConfig(ColumnsConfig):
 
     blocks: int = 6
     actnorm: bool = False
-    whiten: bool = True
+    whiten: bool = False
     radial: bool = False
     layers: str = "coupling"
     hidden_features: int = 64

@@ -57,7 +57,7 @@ class TabularConfig(ColumnsConfig):
 
     blocks: int | tuple[str, ...] = 5
     actnorm: bool = True
-    whiten: bool = True
+    whiten: bool = False
     radial: bool = False
     hidden_features: tuple[int, ...] = (128, 128)
     net: str = "spectral"

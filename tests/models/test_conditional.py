@@ -36,7 +36,7 @@ MODELS = {
     "embedded": lambda **named: ImpFlow(TabularConfig(**SMALL, embedding_net=(6, 5), **named)),
     "ResFlow": lambda **named: ResFlow(TabularConfig(**SMALL, **named)),
     "SplineFlow": lambda **named: SplineFlow(
-        SplineConfig(whiten=False, blocks=2, hidden_features=8, layers="autoregressive", **named)
+        SplineConfig(blocks=2, hidden_features=8, layers="autoregressive", **named)
     ),
 }
 YARDSTICKS = {

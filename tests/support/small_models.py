@@ -17,9 +17,9 @@ CARD = {"summary": "A test.", "data_name": "toy moons", "data_license": "made by
 
 
 def config(**settings: object) -> TabularConfig:
-    """A config of two blocks in the plane and nothing before them, but for the settings given."""
+    """A config of two blocks in the plane, but for the settings given."""
     plane = {"features": 2, "blocks": 2, "hidden_features": (8, 8), "lipschitz": 0.8}
-    return TabularConfig(**{**plane, "whiten": False, **settings})
+    return TabularConfig(**{**plane, **settings})
 
 
 def make(
