@@ -73,7 +73,7 @@ class _Images:
         self._shape = (form.channels + (form.label is not None), *form.size)
         column = image_column(data.features or {}, name)
         self._mode, self._column = data.features[column].mode, column
-        used = read_columns(column, form.label, data.features or {}, name)
+        used = read_columns(column, form.label, data.features or {}, name, form.classes)
         if self.streaming:  # threads of `datasets` would decode files of the Hub, without limits
             data = data.decode(enable=False)
         self._stored = data.select_columns(used).cast_column(column, Image(decode=False))

@@ -30,6 +30,8 @@ class ImageFormat:
         resize: scale to the size, by area averages; False refuses other sizes.
         grey: convert between colour and grey; False refuses images that need it.
         label: name of a column of whole numbers up to 255, which fill an additional channel.
+        classes: number of labels that a set with named labels has to have: folders number their
+            labels by the alphabet, so another set of them would mean other labels.
     """
 
     channels: int
@@ -38,6 +40,7 @@ class ImageFormat:
     resize: bool = False
     grey: bool = False
     label: str | None = None
+    classes: int | None = None
 
 
 def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:

@@ -135,9 +135,16 @@ def _taken(folder: Path) -> tuple[int, int]:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
+    """Sizes of files. gradio leaves an empty one for each that is scored; old ones are removed."""
+    old = time.time() - _KEPT
     for where, _, names in os.walk(folder):
         for name in names:
+            path = os.path.join(where, name)
             try:
-                yield os.lstat(os.path.join(where, name)).st_size
+                found = os.lstat(path)
+                if not found.st_size and found.st_mtime < old:
+                    os.unlink(path)
+                else:
+                    yield found.st_size
             except FileNotFoundError:  # removed meanwhile
                 continue

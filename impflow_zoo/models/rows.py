@@ -59,5 +59,8 @@ def source_options(config: Config) -> dict[str, Any]:
         height, width = config.image_size
         prepare = asdict(config.prepare)
         label = next(iter(given), None)
-        return {"image": ImageFormat(config.channels, (height, width), **prepare, label=label)}
+        form = ImageFormat(
+            config.channels, (height, width), **prepare, label=label, classes=config.classes
+        )
+        return {"image": form}
     return {"columns": (*config.columns, *given) or None, "features": config.shape[0]}

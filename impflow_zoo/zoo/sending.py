@@ -144,6 +144,8 @@ def table(found: Sequence[Parcel], namespace: str) -> str:
         state = f"{len(parcel.files)} files, {parcel.size:,} bytes"
         state = state if parcel.files else "no weights, not sent"
         lines.append(f"{namespace}/{parcel.name:32} {state}")
+        if TEST_ROWS in parcel.files:
+            lines.append(f"    {TEST_ROWS} is sent, too: rows of the data, which others can read")
         lines += [f"    {problem}" for problem in parcel.problems]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def test_files_are_taken_while_there_is_room(tmp_path, monkeypatch):
     for name in ("two", "three"):
         (tmp_path / name).touch()
     assert ask(tmp_path, UPLOAD) == 503
+
+
+def test_empty_files_that_are_left_are_removed_after_a_while(tmp_path, monkeypatch):
+    """gradio makes one for each file that is scored, and never looks at it again."""
+    monkeypatch.setattr(quota, "FILES", 1)
+    for name, age in (("new", 0), ("old", 3600)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    assert ask(tmp_path, UPLOAD) == 503
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_one_user_leaves_room_for_others(tmp_path, monkeypatch):

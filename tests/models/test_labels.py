@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
+from PIL import Image
 from support.blocks import dense_logdet
 from support.command_line import command as command_line
 from support.image_models import draw, make
@@ -94,6 +97,20 @@ def test_a_set_without_the_column_is_refused(tmp_path):
     data = image_set(tmp_path, pictures(4))
     with pytest.raises(DataError, match="no column 'label', only picture"):
         training.train(write_image_recipe(tmp_path, data, config=GIVEN), out=tmp_path / "run")
+
+
+def test_folders_of_fewer_labels_than_the_model_has_are_refused(tmp_path):
+    """Folders are numbered by the alphabet: without cats a dog would be number 0."""
+    data = tmp_path / "data"
+    for number, name in enumerate(["cat", "dog", "dog", "fish"]):
+        (data / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures(4)[number]).save(data / name / f"{number}.png")
+    recipe = write_image_recipe(tmp_path, str(data), config=GIVEN)
+    training.train(recipe, out=tmp_path / "run", progress=False)
+    assert evaluate(tmp_path / "run", data, "train").n == 4
+    shutil.rmtree(data / "cat")
+    with pytest.raises(DataError, match=r"has 2 labels \(dog, fish\), the model 3"):
+        evaluate(tmp_path / "run", data, "train")
 
 
 BAD = {

@@ -72,6 +72,13 @@ def test_settings_of_stages_are_those_of_all_but_for_their_own(whole):
     assert fingerprint(recipe) == fingerprint(recipe.with_seed(7))
 
 
+def test_stages_validate_on_the_same_rows(tmp_path):
+    """Else the best of a stage on 10 rows would hide all values of the next on 50."""
+    recipe = write(tmp_path / "recipe", [{"steps": 4, "validation_limit": 10}, {"steps": 3}])
+    with pytest.raises(ConfigError, match="values on other rows cannot be compared"):
+        read_recipe(recipe)
+
+
 def test_another_seed_moves_the_seeds_that_stages_name(tmp_path):
     recipe = write(tmp_path / "recipe", [{"steps": 4}, {"steps": 3, "seed": 9}])
     moved = tmp_path / "moved.yaml"

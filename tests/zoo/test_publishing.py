@@ -25,6 +25,7 @@ from impflow_zoo.models.folder import (
     RECIPE,
     RESULTS,
     SCORES,
+    TEST_ROWS,
     TRAINING,
     WEIGHTS,
     ModelFolder,
@@ -40,6 +41,12 @@ def test_a_staged_folder_is_fit(folder):
     assert set(parcel.files) == {f.name for f in staged_folder.sent(folder)}
     assert parcel.size == sum(f.stat().st_size for f in staged_folder.sent(folder))
     assert re.match(r"org/tiny +9 files, [\d,]+ bytes$", sending.table([parcel], "org"))
+
+
+def test_rows_that_others_will_be_able_to_read_are_named(folder):
+    shutil.copyfile(registry.zoo_folder() / "impflow-power-plant" / TEST_ROWS, folder / TEST_ROWS)
+    (parcel,) = sending.parcels([str(folder)])
+    assert "test.parquet is sent, too: rows of the data" in sending.table([parcel], "org")
 
 
 STALE = "README.md does not agree with the other files: stage"
