@@ -105,7 +105,7 @@ def test_folders_of_fewer_labels_than_the_model_has_are_refused(tmp_path):
     for number, name in enumerate(["cat", "dog", "dog", "fish"]):
         (data / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pictures(4)[number]).save(data / name / f"{number}.png")
-    recipe = write_image_recipe(tmp_path, str(data), config=GIVEN)
+    recipe = write_image_recipe(tmp_path, str(data), config=GIVEN, data={"train": "train"})
     training.train(recipe, out=tmp_path / "run", progress=False)
     assert evaluate(tmp_path / "run", data, "train").n == 4
     shutil.rmtree(data / "cat")
