@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from impflow_zoo.data.source import checksum
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.evaluation.row_scores import scores_file
+from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import (
@@ -30,6 +32,7 @@ from impflow_zoo.models.folder import (
     ModelFolder,
 )
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.plots import pictures
 from impflow_zoo.training.facts import Repeat, TrainingFacts
@@ -40,6 +43,7 @@ from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
 
+_LEVEL = 1e-3  # scores of the same rows on two machines differ by less
 _MADE = (WEIGHTS, GOLDEN, CONFIG, TRAINING, SCORES, RESULTS, PICTURE, CURVE, CARD)
 
 
@@ -96,7 +100,11 @@ def stage(
         model = FlowModel.from_pretrained(made, verify=True)
         _check_config(model, recipe, run or folder)
         split = None if data is None or os.path.isfile(data) else recipe.data.test
+        if data is not None and draft.has(TEST_ROWS):
+            _require_shipped(model.config, data, split, made / TEST_ROWS, folder)
         result = evaluate(model, data, split, progress=True)
+        if not others and facts.repeats:
+            _require_same_rows(result, Record(draft).entry, folder)
         if others:
             rows = (result.dataset, result.split)
             facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
@@ -160,6 +168,28 @@ def _check_config(model: FlowModel, recipe: Recipe, origin: Path) -> None:
         raise ModelError(
             f"the weights in {origin} belong to another model than the recipe: "
             "train the model again, or restore the recipe"
+        )
+
+
+def _require_shipped(
+    config: Config, data: str, split: str | None, shipped: Path, folder: Path
+) -> None:
+    """Refuse other rows than those that the folder ships: its card's command takes these."""
+    sources = open_rows(config, data, split), open_rows(config, str(shipped), None)
+    if len({checksum(source) for source in sources}) > 1:
+        raise ModelError(
+            f"{folder} ships {TEST_ROWS} with other rows than {data}: delete this file, or leave "
+            "--data out"
+        )
+
+
+def _require_same_rows(result: Result, known: Entry | None, folder: Path) -> None:
+    """Refuse a score on other rows than those of the repeats that are kept."""
+    alike = known is not None and known.n == result.n
+    if known is None or not alike or abs(known.value - result.value) > _LEVEL:
+        raise ModelError(
+            f"these rows are not those of the repeats in {folder / TRAINING}: score them again, "
+            "with --repeat"
         )
 
 

@@ -269,6 +269,9 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     assert f"the standard deviation {deviation:.3f}" in card
     assert "impflow-zoo train ./flow/recipe.yaml --seed 1 --out runs/again" in card
     assert "impflow-zoo evaluate runs/again --dataset toy:moons --split test" in card
+    refused = run("stage", folder, "--data", "toy:rings")
+    assert "these rows are not those of the repeats" in refused.err
+    assert (folder / CARD).read_text() == card
 
 
 def test_other_seeds_are_scored_on_the_rows_that_ship_with_a_model(run, tmp_path):
@@ -286,6 +289,10 @@ def test_other_seeds_are_scored_on_the_rows_that_ship_with_a_model(run, tmp_path
     (repeat,) = TrainingFacts.read(folder).repeats
     rows = ("--dataset", folder / TEST_ROWS, "--json")
     assert run("evaluate", tmp_path / "run-1", *rows).json["value"] == pytest.approx(repeat.value)
+    shipped["x"][0] = 0.6
+    pyarrow.parquet.write_table(pyarrow.table(shipped), tmp_path / "other.parquet")
+    refused = run("stage", folder, "--data", tmp_path / "other.parquet")
+    assert "ships test.parquet with other rows" in refused.err
 
 
 def test_repeats_that_are_none_are_refused(run, tmp_path):

@@ -6,7 +6,14 @@ import pytest
 
 from impflow_zoo.fitting.budget import DECAYS, SEARCH, SHORT_VALIDATIONS, plan, price, prices
 from impflow_zoo.fitting.columns import Findings
-from impflow_zoo.fitting.portfolio import PORTFOLIO, batch_size, candidates, lighter, variants
+from impflow_zoo.fitting.portfolio import (
+    FINE,
+    PORTFOLIO,
+    batch_size,
+    candidates,
+    lighter,
+    variants,
+)
 
 PLANE = Findings(("a", "b"))
 WIDE = Findings(tuple(f"x{i}" for i in range(9)))
@@ -88,6 +95,10 @@ def test_steps_cost_more_for_more_columns_and_are_limited_by_rows(candidate):
 def test_candidates_fit_the_columns():
     one = Findings(("a",))
     assert "spline-coupling" not in [candidate.name for candidate in candidates(one)]
+    rounded = Findings(("a", "b"), rounding={"a": 0.1})
+    assert candidates(rounded) == [PORTFOLIO[0], FINE, *PORTFOLIO[1:]]
+    angle = Findings(("a", "b"), rounding={"a": 0.1}, stated={"periodic": {"a": 360.0}})
+    assert FINE not in candidates(angle)
     given = candidates(Findings(("a",), ("c",)))
     assert all(price(candidate, Findings(("a",), ("c",)), 100, 10).step for candidate in given)
 
@@ -97,5 +108,7 @@ def test_variants_differ_from_the_leader_in_one_setting():
     radial, plain = variants(leader)
     assert radial.config == {**leader.config, "radial": True}
     assert plain.config == {**leader.config, "whiten": False}
+    _, white = variants(FINE)
+    assert (white.name, white.config) == (f"{FINE.name}-whitened", {**FINE.config, "whiten": True})
     light = lighter(leader)
     assert light.training == {**leader.training, "weight_decay": 0.1}
