@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 from impflow_zoo.data import TableSource
 from impflow_zoo.fitting.budget import score_terms, step_terms
 from impflow_zoo.fitting.columns import Findings
-from impflow_zoo.fitting.portfolio import PORTFOLIO, Candidate, training_settings
+from impflow_zoo.fitting.portfolio import FINE, PORTFOLIO, Candidate, training_settings
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import parse
 from impflow_zoo.models.fields import convert
@@ -80,7 +80,7 @@ def main() -> None:
     """Measure, fit, print."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
-    kinds = {candidate.kind: candidate for candidate in PORTFOLIO}
+    kinds = {candidate.kind: candidate for candidate in (*PORTFOLIO, FINE)}
     with tempfile.TemporaryDirectory() as folder:
         for kind, candidate in kinds.items():
             sizes = [size for size in SIZES if size[0] >= candidate.least]

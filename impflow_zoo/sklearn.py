@@ -165,6 +165,8 @@ class FlowDensity(_FlowEstimator):
     def score_samples(self, X: Any) -> numpy.ndarray:  # noqa: N803
         """Log-density of each row; columns are taken as they are, also those that are rounded.
 
+        A rounded value at one of its bounds is taken as the middle of its step within them.
+
         Arguments:
             X: rows with shape `(n, d)`.
 
@@ -413,7 +415,12 @@ def _noise_at(levels: numpy.ndarray) -> Tensor:
 
 @torch.no_grad()
 def _log_prob(model: FlowModel, rows: Tensor, context: Tensor | None) -> numpy.ndarray:
-    """Nats of each row; minus infinity where the density is zero in the model's type."""
+    """Nats of each row; minus infinity where the density is zero in the model's type.
+
+    A rounded value at one of its bounds, where the density ends, is taken as the middle of the part
+    of its step within them.
+    """
+    rows = model.dequantise(rows, torch.full_like(rows, 0.5))
     reference, parts = next(model.parameters()), []
     for i in range(0, len(rows), _BATCH):
         part = slice(i, i + _BATCH)

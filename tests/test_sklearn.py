@@ -213,6 +213,15 @@ def test_a_search_takes_what_is_stated(monkeypatch):
     assert "spline-autoregressive" not in [one.name for one in candidates(seen[0])]
 
 
+def test_rounded_values_may_reach_their_bounds():
+    """Humidity in whole percents is 100 at times."""
+    draws = numpy.random.default_rng(0)
+    rows = numpy.c_[draws.normal(size=200), numpy.clip(draws.integers(60, 120, 200), 0, 100)]
+    density = FlowDensity(**TINY, bounds={"x1": (0, 100)}).fit(rows)
+    assert density.rounding_ == {"x1": 1.0}
+    assert numpy.isfinite(density.score_samples(rows)).all()
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_the_target_of_a_regressor_has_bounds(named):
     name, y = ("part", pandas.Series(PART, name="part")) if named else ("y", PART)

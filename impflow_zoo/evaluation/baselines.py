@@ -113,7 +113,7 @@ def mixture(
         seed: of the start, and of these draws.
 
     Returns:
-        None if scikit-learn is missing, or there are too few rows.
+        None if scikit-learn is missing, or there are too few rows, or too few that count.
     """
     try:
         from sklearn.exceptions import ConvergenceWarning
@@ -126,6 +126,8 @@ def mixture(
         part = weights[0] / weights[0].sum()
         train = train[numpy.random.default_rng(seed).choice(len(train), len(train), p=part)]
     mean, scale = train.mean(axis=0), train.std(axis=0)
+    if not (scale > 0).all():  # the weights leave rows that are alike in a column
+        return None
     z = (train[:_ROWS] - mean) / scale
     best: Baseline | None = None
     for number in _COMPONENTS:

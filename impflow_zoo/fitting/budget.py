@@ -68,6 +68,7 @@ COSTS = {  # printed by the script, which says how far they are off
     "implicit": Cost(0.012, 0, 0, 1.7e-10, 8.6e-10, 3.3e-11),
     "implicit-sandwich": Cost(0, 1.9e-07, 5.5e-11, 6.1e-11, 2.9e-10, 2e-11),
     "spline-autoregressive": Cost(0.0018, 9.2e-08, 1.7e-10, 1.6e-12, 1.5e-10, 6.3e-12),
+    "spline-24-bins": Cost(0.0038, 4.1e-08, 1.9e-10, 0, 1.6e-10, 3.6e-12),
     "implicit-spline": Cost(0, 1.8e-07, 1.5e-10, 3.3e-11, 2.8e-10, 1.6e-11),
     "residual": Cost(9.1e-05, 1.9e-07, 0, 5.9e-11, 2.2e-10, 1.9e-11),
     "spline-coupling": Cost(0, 1.2e-07, 1.9e-10, 3.2e-13, 1.6e-10, 3.9e-12),

@@ -107,9 +107,9 @@ PORTFOLIO = (
 FINE = Candidate(
     "spline-24-bins",
     "SplineFlow",
-    {"kind": "spline", "hidden_features": 128, "layers": "autoregressive", "bins": 24},
-    _decay(1.0, 5e-3),
-    "spline-autoregressive",
+    {"kind": "spline", "blocks": 3, "hidden_features": 128, "layers": "autoregressive", "bins": 24},
+    _decay(1.0, 2e-2),
+    "spline-24-bins",
 )
 
 

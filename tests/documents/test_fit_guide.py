@@ -10,7 +10,7 @@ import pytest
 from support.checkout import CHECKOUT
 
 from impflow_zoo.fitting import describe
-from impflow_zoo.fitting.portfolio import PORTFOLIO
+from impflow_zoo.fitting.portfolio import FINE, PORTFOLIO
 from impflow_zoo.fitting.reading import read_table
 
 TEXT = (CHECKOUT / "docs" / "fit.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def test_the_guide_names_every_candidate_in_order():
     rows = re.findall(r"^\| `([\w.-]+)` \| .+ \| ([\d.]+), ([\d.]+) \|$", CHOICE, re.MULTILINE)
     assert rows == [
         (one.name, f"{one.training['weight_decay']:g}", f"{one.training['learning_rate']:g}")
-        for one in PORTFOLIO
+        for one in (*PORTFOLIO, FINE)
     ]
 
 

@@ -113,3 +113,10 @@ def test_a_mixture_is_drawn_to_heavy_rows():
     weights = numpy.repeat([1.0, 0.0], 300)
     found = mixture(x, x, 1, 0, (weights, weights))
     assert found.log_prob(numpy.zeros((1, 1))) > found.log_prob(numpy.full((1, 1), 9.0)) + 5
+
+
+def test_there_is_no_mixture_where_the_rows_that_count_are_alike():
+    x = numpy.random.default_rng(0).normal(size=(200, 2))
+    x[:100, 1] = 0.0
+    weights = numpy.repeat([1.0, 1e-12], 100)
+    assert mixture(x, x, 2, 0, (weights, weights)) is None
