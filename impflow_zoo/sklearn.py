@@ -77,7 +77,7 @@ class _FlowEstimator(BaseEstimator):
             {} if self.bounds is None else self.bounds,
             {} if self.periodic is None else self.periodic,
         )
-        for option in {*findings.stated} & {*(self.config or {})}:
+        for option in sorted({*findings.stated} & {*(self.config or {})}):
             raise ModelError(f"{option} stands in config, too: state it once")
         splits = split(Table("X", {"": columns}), findings, seed, test=False)
         if self.model is None and self.config is None:
@@ -420,7 +420,10 @@ def _log_prob(model: FlowModel, rows: Tensor, context: Tensor | None) -> numpy.n
     A rounded value at one of its bounds, where the density ends, is taken as the middle of the part
     of its step within them.
     """
-    rows = model.dequantise(rows, torch.full_like(rows, 0.5))
+    middle = model.dequantise(rows, torch.full_like(rows, 0.5))
+    for i, ends in model.preprocessing.limits.bounds.items():
+        at = numpy.isin(rows[:, i], ends)
+        rows[at, i] = middle[at, i]
     reference, parts = next(model.parameters()), []
     for i in range(0, len(rows), _BATCH):
         part = slice(i, i + _BATCH)

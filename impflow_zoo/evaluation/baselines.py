@@ -68,9 +68,17 @@ class Baseline:
         return numpy.logaddexp.reduce(parts, axis=0)
 
 
-def says_something(rows: numpy.ndarray) -> bool:
+def says_something(rows: numpy.ndarray, weights: Any = None) -> bool:
     """Whether a Gaussian of rows, `[N, D]`, does: ten for each column, none of them constant."""
-    return len(rows) >= _LEAST_ROWS * rows.shape[1] and bool((rows.std(axis=0) > 0).all())
+    return len(rows) >= _LEAST_ROWS * rows.shape[1] and bool((_moments(rows, weights)[1] > 0).all())
+
+
+def _moments(rows: numpy.ndarray, weights: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Mean and standard deviation of columns, `[D]`."""
+    import numpy
+
+    mean = numpy.average(rows, axis=0, weights=weights)
+    return mean, numpy.sqrt(numpy.average((rows - mean) ** 2, axis=0, weights=weights))
 
 
 def gaussian(
@@ -88,8 +96,7 @@ def gaussian(
     """
     import numpy
 
-    mean = numpy.average(train, axis=0, weights=weights[0])
-    scale = numpy.sqrt(numpy.average((train - mean) ** 2, axis=0, weights=weights[0]))
+    mean, scale = _moments(train, weights[0])
     covariance = numpy.cov(((train - mean) / scale).T, bias=True, aweights=weights[0])
     covariance = covariance.reshape(2 * (len(mean),))
     covariance += 1e-9 * numpy.eye(len(mean))

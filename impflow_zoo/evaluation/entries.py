@@ -85,10 +85,11 @@ def card_entry(folder: ModelFolder) -> Entry | None:
     """The score on the card; None if there is none, of other weights, or the file is damaged."""
     try:
         entry = next(iter(read_entries(folder)), None)
-        own = entry is not None and entry.sha256 in (None, folder.config().sha256)
-        return entry if own else None
+        if entry is None or entry.sha256 is None or entry.sha256 == folder.config().sha256:
+            return entry
     except (ModelError, OSError):
-        return None
+        pass
+    return None
 
 
 def results_text(entries: Sequence[Entry]) -> str:

@@ -225,7 +225,6 @@ def fit_splits(
             )
         model = FlowModel.from_pretrained(folder, device=processes.device)
         others = baselines_of(findings, splits, seed, say) if baselines else ()
-        known = {one.name for one in search.tried}
         test = splits.get("test")
         scored = None if test is None else evaluate(model, test)
         found = Fit(
@@ -242,7 +241,7 @@ def fit_splits(
             test_baselines={} if test is None else values_of(others, findings, test, seed + 2),
             minutes=(time.perf_counter() - start) / 60,
             weights=weights,
-            untried=tuple(one.name for one in entrants if one.name not in known),
+            untried=tuple(one.name for one in entrants[(*rounds.sizes, 1)[0] :]),
             kept=kept,
         )
         if kept is None:

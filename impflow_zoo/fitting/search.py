@@ -314,6 +314,12 @@ class Search:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE, text.encode())
         run = Tried(candidate.name, number, steps, 0, 0, None, 0.0, "")
+
+        def improved(value: float) -> None:
+            nonlocal run
+            run = replace(run, value=value)
+            self._keep_best(run)
+
         start = time.process_time()
         state: dict[str, Any] = {"step": 0, "best": None, "best_step": 0}
         try:
@@ -328,10 +334,11 @@ class Search:
                     processes=self.processes,
                     # Without a terminal short runs have the one line of `say`.
                     progress=self.progress and (number == 0 or sys.stderr.isatty()),
-                    improved=lambda value: self._keep_best(replace(run, value=value)),
+                    improved=improved,
                 )
         except NUMERICAL_ERRORS as error:  # the others may do better
-            state |= {"ended": str(error), "cpu_seconds": time.process_time() - start}
+            seconds = time.process_time() - start
+            state |= {"ended": str(error), "cpu_seconds": seconds, "best": run.value}
         if state["ended"] == "signal":
             raise StoppedFitError
         done = replace(

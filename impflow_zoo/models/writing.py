@@ -53,8 +53,12 @@ def write_together(folder: Path, files: Mapping[str, bytes | None]) -> None:
     Arguments:
         folder: of the model.
         files: contents by names that stand in `FILES`: a journal with others is a stranger's.
+
+    Raises:
+        ValueError: for other names.
     """
-    assert files.keys() <= {*FILES}
+    if others := files.keys() - {*FILES}:
+        raise ValueError(f"{min(others)} is no file of a model")
     _save(folder, files)
 
 

@@ -53,7 +53,7 @@ def gaussian_value(
         return preprocessing.dequantise(raw, noise).numpy(), weights
 
     known, counts = taken(train, torch.randperm(len(train), generator=generator)[:_ROWS])
-    if not says_something(known):
+    if not says_something(known, counts):
         return None
     new, weights = taken(validation, torch.arange(len(validation))[:limit])
     nats = gaussian(known, new, config.shape[0], (counts, weights)).validation

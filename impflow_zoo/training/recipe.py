@@ -161,8 +161,8 @@ class Recipe:
             raise ConfigError("ensemble is for tables: leave it out for images")
         if len({run.validation_limit for run in self.runs}) > 1:
             raise ConfigError(
-                "stages.validation_limit: values on other rows cannot be compared, set one for all "
-                "stages under training"
+                "stages.validation_limit: values on other rows cannot be compared; set one limit "
+                "for all stages, under training"
             )
         if self.data.weights is not None and image:
             raise ConfigError("data.weights is for tables: leave it out for images")

@@ -175,7 +175,7 @@ class Trainer:
             if own != known and not unnamed:
                 raise ModelError(
                     f"{start.name} has {name} {readable(known)}, not {readable(own)}: its weights "
-                    "mean something else"
+                    "mean something else; state the same, in the same order"
                 )
         check_fit(weights, self.model.state_dict(), start.name)
         load_weights(self.model, weights)

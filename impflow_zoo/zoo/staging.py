@@ -72,7 +72,8 @@ def stage(
 
     Raises:
         ModelError: if there are no weights, if the folder has no recipe or one without texts for
-            the card, or if weights, run or a repeat belong to another recipe than the folder's.
+            the card, if weights, run or a repeat belong to another recipe than the folder's, or if
+            the folder ships other rows than `data` or keeps repeats on other rows.
             The folder is not changed then.
     """
     folder = Path(os.path.abspath(folder))  # a link keeps its own name
@@ -112,7 +113,8 @@ def stage(
         (made / SCORES).write_bytes(scores_file(result, recipe.card.data_name, recipe.data.test))
         score = Entry.of(result, recipe.card.data_name, recipe.data.test, draft.config().sha256)
         rows, known = (score.data, score.split), () if run else Record(draft).entries
-        more = [entry for entry in known if (entry.data, entry.split) != rows]
+        own = (None, score.sha256)
+        more = [e for e in known if (e.data, e.split) != rows and e.sha256 in own]
         (made / RESULTS).write_text(results_text([score, *more]))
         pictures.draw_density(model, shown_rows(model, result), made / PICTURE)
         pictures.draw_curves([("", result.metric, [facts.curve])], [""], made / CURVE)
@@ -146,7 +148,7 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
             f"{run} was trained with another recipe than the folder's ({', '.join(changed)}): copy "
             f"{path} to the folder, and add the texts of the card"
         )
-    return replace(_facts_of(run), recipe=fingerprint(recipe))
+    return replace(_facts_of(run), recipe=fingerprint(recipe), repeats=())
 
 
 def _facts_of(run: Path) -> TrainingFacts:
@@ -188,8 +190,8 @@ def _require_same_rows(result: Result, known: Entry | None, folder: Path) -> Non
     alike = known is not None and known.n == result.n
     if known is None or not alike or abs(known.value - result.value) > _LEVEL:
         raise ModelError(
-            f"these rows are not those of the repeats in {folder / TRAINING}: score them again, "
-            "with --repeat"
+            f"the repeats in {folder / TRAINING} are not known to be scored on these rows: score "
+            "them again, with --repeat"
         )
 
 

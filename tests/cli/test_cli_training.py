@@ -270,7 +270,7 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     assert "impflow-zoo train ./flow/recipe.yaml --seed 1 --out runs/again" in card
     assert "impflow-zoo evaluate runs/again --dataset toy:moons --split test" in card
     refused = run("stage", folder, "--data", "toy:rings")
-    assert "these rows are not those of the repeats" in refused.err
+    assert "not known to be scored on these rows" in refused.err
     assert (folder / CARD).read_text() == card
 
 

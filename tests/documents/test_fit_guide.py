@@ -21,7 +21,7 @@ def test_the_guide_names_every_candidate_in_order():
     rows = re.findall(r"^\| `([\w.-]+)` \| .+ \| ([\d.]+), ([\d.]+) \|$", CHOICE, re.MULTILINE)
     assert rows == [
         (one.name, f"{one.training['weight_decay']:g}", f"{one.training['learning_rate']:g}")
-        for one in (*PORTFOLIO, FINE)
+        for one in (PORTFOLIO[0], FINE, *PORTFOLIO[1:])
     ]
 
 

@@ -203,8 +203,9 @@ def test_a_fit_that_was_killed_in_its_only_run_has_a_model(tmp_path, monkeypatch
 
 def test_a_report_names_what_was_not_tried(whole, tmp_path):
     assert "not tried" not in whole.report()
-    short = small_fit(tmp_path, rounds=Plan())
-    assert "not tried    residual, spline: give fit more minutes\n" in short.report()
+    for members in (1, 2):
+        short = small_fit(tmp_path / str(members), rounds=Plan(), members=members)
+        assert "not tried    residual, spline: give fit more minutes\n" in short.report()
 
 
 @pytest.mark.parametrize(
