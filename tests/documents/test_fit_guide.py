@@ -10,7 +10,7 @@ import pytest
 from support.checkout import CHECKOUT
 
 from impflow_zoo.fitting import describe
-from impflow_zoo.fitting.portfolio import FINE, PORTFOLIO
+from impflow_zoo.fitting.portfolio import FINE, PORTFOLIO, candidates
 from impflow_zoo.fitting.reading import read_table
 
 TEXT = (CHECKOUT / "docs" / "fit.md").read_text(encoding="utf-8")
@@ -29,8 +29,14 @@ def test_the_guide_prints_what_is_found_in_the_made_up_table(tmp_path):
     path = tmp_path / "own.csv"
     script = CHECKOUT / "examples" / "made_up_table.py"
     subprocess.run([sys.executable, script, path], check=True)
+    findings = describe(read_table(path).first)
     (printed,) = re.findall(r"```text\n(columns: .*?\n)round 1:", TEXT, re.DOTALL)
-    assert printed.splitlines() == describe(read_table(path).first).lines()
+    assert printed.splitlines() == findings.lines()
+    tried = re.findall(r"^round 1: ([\w-]+),", TEXT, re.MULTILINE)
+    names = [one.name for one in candidates(findings)]
+    assert tried == names[: len(tried)]
+    left = ", ".join(names[len(tried) :])
+    assert f"not tried    {left}: give fit more minutes\n" in TEXT
 
 
 def test_the_code_of_the_guide_runs(capsys: pytest.CaptureFixture[str]):
