@@ -21,6 +21,7 @@ from impflow_zoo.fitting.run import checked, fit_splits
 from impflow_zoo.fitting.splits import split
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.preprocessing import TablePreprocessing
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
@@ -421,7 +422,9 @@ def _log_prob(model: FlowModel, rows: Tensor, context: Tensor | None) -> numpy.n
     of its step within them.
     """
     middle = model.dequantise(rows, torch.full_like(rows, 0.5))
-    for i, ends in model.preprocessing.limits.bounds.items():
+    preprocessing = model.preprocessing
+    assert isinstance(preprocessing, TablePreprocessing)
+    for i, ends in preprocessing.limits.bounds.items():
         at = numpy.isin(rows[:, i], ends)
         rows[at, i] = middle[at, i]
     reference, parts = next(model.parameters()), []
