@@ -36,8 +36,8 @@ from impflow_zoo import evaluate, training
 from impflow_zoo.models.build import ImageBuilder
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
+from impflow_zoo.models.filenames import CHECKPOINT, RECIPE
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CHECKPOINT, RECIPE
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.models.mixed import off_meta

@@ -20,7 +20,7 @@ import yaml
 
 from impflow_zoo import evaluate, training
 from impflow_zoo.models.fields import ConfigError
-from impflow_zoo.models.folder import LOG, RECIPE
+from impflow_zoo.models.filenames import LOG, RECIPE
 from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.training.recipe import Recipe, read_recipe
 

@@ -25,8 +25,9 @@ from documents import RESULTS, ROOT, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import create_model
+from impflow_zoo.models.filenames import GOLDEN
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import GOLDEN, ModelFolder, read_safetensors
+from impflow_zoo.models.folder import ModelFolder, read_safetensors
 from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.training.optimisation import optimizers
 from impflow_zoo.training.recipe import TrainingSettings

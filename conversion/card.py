@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from impflow_zoo.models.folder import CARD
+from impflow_zoo.models.filenames import CARD
 from impflow_zoo.models.store import default_card
 from impflow_zoo.models.texts import in_markdown
 from impflow_zoo.zoo.markdown import between

@@ -20,18 +20,9 @@ from conversion.settings import Settings, config_of, read_settings
 from impflow_zoo.lipschitz.certify import certify, worst
 from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.models.filenames import CARD, CONFIG, GOLDEN, LOG, RESULTS, TRAINING, WEIGHTS
 from impflow_zoo.models.flow import FlowModel, ImpFlow, ResFlow
-from impflow_zoo.models.folder import (
-    CARD,
-    CONFIG,
-    GOLDEN,
-    LOG,
-    RESULTS,
-    TRAINING,
-    WEIGHTS,
-    ConfigFile,
-    ModelFolder,
-)
+from impflow_zoo.models.folder import ConfigFile, ModelFolder
 from impflow_zoo.models.published import PublishedImageConfig, PublishedTabularConfig
 from impflow_zoo.models.store import golden_batch
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from impflow_zoo.models.folder import CARD
+from impflow_zoo.models.filenames import CARD
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.comparison import comparison

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from leads import Pair, entry_of, is_level, lead, leads_list, ranking, trained_pairs
 
-from impflow_zoo.models.folder import RECIPE
+from impflow_zoo.models.filenames import RECIPE
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.plots.pictures import Points, draw_curves
 from impflow_zoo.zoo.comparison import of_families, score

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from PIL import Image
 
-from impflow_zoo.models.folder import CARD, CURVE, PICTURE, WEIGHTS
+from impflow_zoo.models.filenames import CARD, CURVE, PICTURE, WEIGHTS
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.zoo.cards import time_spent
 from impflow_zoo.zoo.comparison import score

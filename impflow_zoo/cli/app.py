@@ -24,7 +24,7 @@ from impflow_zoo.cli.options import (
 from impflow_zoo.demo.command import demo
 from impflow_zoo.models import registry, writing
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import GOLDEN, RECIPE
+from impflow_zoo.models.filenames import GOLDEN, RECIPE
 from impflow_zoo.numerics import allocator
 
 __all__ = ["app", "main"]

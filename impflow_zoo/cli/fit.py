@@ -62,7 +62,7 @@ def fit(
 ) -> None:
     """Find the best density of a table in a given time. Ctrl-C stops, --resume continues."""
     from impflow_zoo import fitting
-    from impflow_zoo.models.folder import CONFIG
+    from impflow_zoo.models.filenames import CONFIG
 
     try:
         found = fitting.fit(

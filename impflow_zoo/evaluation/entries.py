@@ -14,7 +14,8 @@ from typing import Any
 from impflow_zoo.evaluation.predictive import Predictive
 from impflow_zoo.evaluation.result import Result
 from impflow_zoo.models.fields import ConfigError, ModelError, convert
-from impflow_zoo.models.folder import RESULTS, ModelFolder
+from impflow_zoo.models.filenames import RESULTS
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.reading import read_json, readable
 
 __all__ = ["Entry", "card_entry", "read_entries", "results_text"]

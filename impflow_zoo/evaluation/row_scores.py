@@ -13,7 +13,8 @@ from safetensors.torch import save as serialise
 
 from impflow_zoo.evaluation.result import Result
 from impflow_zoo.evaluation.standard_errors import same_groups, standard_error
-from impflow_zoo.models.folder import SCORES, ModelFolder
+from impflow_zoo.models.filenames import SCORES
+from impflow_zoo.models.folder import ModelFolder
 
 __all__ = ["paired_error", "scores_file"]
 

@@ -10,8 +10,8 @@ from impflow_zoo.data.weights import require_name
 from impflow_zoo.evaluation.entries import Entry, card_entry
 from impflow_zoo.models.data_settings import DataSettings, stated_data
 from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.filenames import TEST_ROWS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import TEST_ROWS
 
 __all__ = ["Split", "column_of_weights", "scored_split"]
 

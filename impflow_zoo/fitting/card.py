@@ -9,7 +9,8 @@ from typing import Any
 from impflow_zoo.evaluation import Result
 from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.fitting.result import Fit
-from impflow_zoo.models.folder import CARD, RESULTS, ModelFolder
+from impflow_zoo.models.filenames import CARD, RESULTS
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.zoo.cards import Origin, model_card
 from impflow_zoo.zoo.markdown import markdown
 from impflow_zoo.zoo.record import Record

@@ -34,8 +34,9 @@ from impflow_zoo.fitting.result import Fit
 from impflow_zoo.fitting.search import STATE, WALL, Search, StoppedFitError, read_state
 from impflow_zoo.fitting.splits import split, write_splits
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.filenames import CURVE, PICTURE, PUBLISHED, TEST_ROWS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CURVE, MOST_MEMBERS, PICTURE, PUBLISHED, TEST_ROWS
+from impflow_zoo.models.folder import MOST_MEMBERS
 from impflow_zoo.models.texts import in_quotes
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole

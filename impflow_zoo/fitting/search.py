@@ -35,15 +35,8 @@ from impflow_zoo.fitting.portfolio import (
 )
 from impflow_zoo.fitting.texts import recipe_text
 from impflow_zoo.models.fields import ConfigError, ModelError, convert, require
-from impflow_zoo.models.folder import (
-    CHECKPOINT,
-    CONFIG,
-    GOLDEN,
-    RECIPE,
-    TRAINING,
-    WEIGHTS,
-    ModelFolder,
-)
+from impflow_zoo.models.filenames import CHECKPOINT, CONFIG, GOLDEN, RECIPE, TRAINING, WEIGHTS
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.reading import read_json
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.ensembles import join

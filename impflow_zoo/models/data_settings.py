@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from impflow_zoo.models.fields import ConfigError, convert, require_choice, require_sizes
-from impflow_zoo.models.folder import RECIPE, ModelFolder
+from impflow_zoo.models.filenames import RECIPE
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.reading import read_yaml
 
 __all__ = ["DataSettings", "stated_data"]

@@ -20,7 +20,8 @@ from impflow_zoo.models.config import Config
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.ensemble import Mixture
 from impflow_zoo.models.fields import ModelError, did_you_mean, usable_device
-from impflow_zoo.models.folder import CARD, DamagedError, ModelFolder
+from impflow_zoo.models.filenames import CARD
+from impflow_zoo.models.folder import DamagedError, ModelFolder
 from impflow_zoo.models.hub import one_line_errors
 from impflow_zoo.numerics.logdet import LogDet
 from impflow_zoo.numerics.solver import Solver

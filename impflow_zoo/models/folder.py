@@ -21,46 +21,14 @@ from impflow_zoo.lipschitz.certify import Certificate
 from impflow_zoo.models.classes import model_class, require_config
 from impflow_zoo.models.config import Config, parse, to_json
 from impflow_zoo.models.fields import ConfigError, ModelError, convert, require
-from impflow_zoo.models.filenames import (
-    CARD,
-    CHECKPOINT,
-    CONFIG,
-    CURVE,
-    DATA,
-    GOLDEN,
-    LOCK,
-    LOG,
-    PICTURE,
-    PUBLISHED,
-    RECIPE,
-    RESULTS,
-    SCORES,
-    TEST_ROWS,
-    TRAINING,
-    WEIGHTS,
-)
+from impflow_zoo.models.filenames import CONFIG, DATA, LOG, WEIGHTS
 from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.reading import JSON_BYTES, read_json, readable
 from impflow_zoo.models.writing import finish_save, write_together
 from impflow_zoo.numerics.settings import is_whole
 
 __all__ = [
-    "CARD",
-    "CHECKPOINT",
-    "CONFIG",
-    "CURVE",
-    "GOLDEN",
-    "LOCK",
-    "LOG",
     "MOST_MEMBERS",
-    "PICTURE",
-    "PUBLISHED",
-    "RECIPE",
-    "RESULTS",
-    "SCORES",
-    "TEST_ROWS",
-    "TRAINING",
-    "WEIGHTS",
     "ConfigFile",
     "DamagedError",
     "ModelFolder",

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.filenames import CONFIG, RECIPE, WEIGHTS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CONFIG, RECIPE, WEIGHTS, ModelFolder, WeightsError
+from impflow_zoo.models.folder import ModelFolder, WeightsError
 from impflow_zoo.models.hub import snapshot
 from impflow_zoo.models.revisions import pinned
 

@@ -24,16 +24,8 @@ from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.models.budget import Budget, without_numbers
 from impflow_zoo.models.classes import model_class, registered_name
 from impflow_zoo.models.columns import ColumnsConfig
-from impflow_zoo.models.folder import (
-    CARD,
-    CONFIG,
-    GOLDEN,
-    WEIGHTS,
-    ConfigFile,
-    ModelFolder,
-    WeightsError,
-    read_safetensors,
-)
+from impflow_zoo.models.filenames import CARD, CONFIG, GOLDEN, WEIGHTS
+from impflow_zoo.models.folder import ConfigFile, ModelFolder, WeightsError, read_safetensors
 from impflow_zoo.models.reading import readable
 from impflow_zoo.models.texts import in_markdown
 from impflow_zoo.numerics.modes import without_autocast

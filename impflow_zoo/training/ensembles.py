@@ -10,8 +10,9 @@ from impflow_zoo.data import Source, TableSource
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.evaluation.standard_errors import weighted_mean
+from impflow_zoo.models.filenames import RECIPE, TRAINING
 from impflow_zoo.models.flow import Ensemble, FlowModel
-from impflow_zoo.models.folder import RECIPE, TRAINING, ModelFolder
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.training.facts import TrainingFacts
 
 __all__ = ["join"]

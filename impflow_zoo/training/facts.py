@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from impflow_zoo.models.fields import ConfigError, ModelError, convert, convert_fields
-from impflow_zoo.models.folder import LOG, TRAINING
+from impflow_zoo.models.filenames import LOG, TRAINING
 from impflow_zoo.models.reading import read_json
 
 __all__ = ["Part", "Repeat", "TrainingFacts", "cut_log", "means", "start_log", "write_line"]

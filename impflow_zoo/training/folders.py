@@ -6,16 +6,8 @@ import warnings
 from pathlib import Path
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import (
-    CHECKPOINT,
-    CONFIG,
-    GOLDEN,
-    LOG,
-    RECIPE,
-    TRAINING,
-    WEIGHTS,
-    ModelFolder,
-)
+from impflow_zoo.models.filenames import CHECKPOINT, CONFIG, GOLDEN, LOG, RECIPE, TRAINING, WEIGHTS
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.training.checkpoint import CheckpointError
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, read_recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import LOCK
+from impflow_zoo.models.filenames import LOCK
 
 __all__ = ["only_run"]
 

@@ -19,8 +19,9 @@ from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, convert
+from impflow_zoo.models.filenames import CHECKPOINT, LOG, RECIPE
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, ModelFolder
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory
 from impflow_zoo.models.registry import locate

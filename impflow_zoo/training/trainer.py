@@ -24,8 +24,9 @@ from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.scoring import StoppedError, score
 from impflow_zoo.evaluation.standard_errors import weighted_mean
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.filenames import CHECKPOINT, LOG, TRAINING
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CHECKPOINT, LOG, TRAINING, ModelFolder
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.reading import readable
 from impflow_zoo.models.store import check_fit, load_weights

@@ -22,7 +22,7 @@ from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import registry
 from impflow_zoo.models.classes import family_of, model_class
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import (
+from impflow_zoo.models.filenames import (
     CURVE,
     GOLDEN,
     PICTURE,
@@ -30,8 +30,8 @@ from impflow_zoo.models.folder import (
     RESULTS,
     TEST_ROWS,
     TRAINING,
-    read_safetensors,
 )
+from impflow_zoo.models.folder import read_safetensors
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.texts import in_line, in_markdown

@@ -10,13 +10,8 @@ from pathlib import Path
 
 from impflow_zoo.evaluation.entries import Entry, card_entry, read_entries
 from impflow_zoo.lipschitz.certify import worst
-from impflow_zoo.models.folder import (
-    CONFIG,
-    RECIPE,
-    TRAINING,
-    ConfigFile,
-    ModelFolder,
-)
+from impflow_zoo.models.filenames import CONFIG, RECIPE, TRAINING
+from impflow_zoo.models.folder import ConfigFile, ModelFolder
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import Recipe, read_recipe
 

@@ -14,16 +14,9 @@ from huggingface_hub import HfApi, get_token
 
 from impflow_zoo.models import registry
 from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.filenames import CARD, CONFIG, PUBLISHED, RECIPE, TEST_ROWS, WEIGHTS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import (
-    CARD,
-    CONFIG,
-    PUBLISHED,
-    RECIPE,
-    TEST_ROWS,
-    WEIGHTS,
-    ModelFolder,
-)
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.hub import check_repository, one_line_errors
 from impflow_zoo.models.revisions import pin
 from impflow_zoo.zoo.cards import model_card

@@ -15,8 +15,7 @@ from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.evaluation.row_scores import scores_file
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import (
+from impflow_zoo.models.filenames import (
     CARD,
     CONFIG,
     CURVE,
@@ -29,8 +28,9 @@ from impflow_zoo.models.folder import (
     TEST_ROWS,
     TRAINING,
     WEIGHTS,
-    ModelFolder,
 )
+from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole

@@ -19,7 +19,7 @@ from support.small_models import MEAN, make
 
 from impflow_zoo import create_model, evaluate, list_models
 from impflow_zoo.cli import app
-from impflow_zoo.models.folder import GOLDEN
+from impflow_zoo.models.filenames import GOLDEN
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DEFAULT = "impflow-power-plant"

@@ -11,7 +11,7 @@ import torch
 from support.small_models import make, write_recipe
 
 from impflow_zoo import ResFlow
-from impflow_zoo.models.folder import LOG, RECIPE, WEIGHTS
+from impflow_zoo.models.filenames import LOG, RECIPE, WEIGHTS
 
 DEFAULT = "impflow-power-plant"
 

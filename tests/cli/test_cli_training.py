@@ -18,7 +18,7 @@ from support.small_models import CARD as WORDS
 from support.small_models import write_recipe
 
 from impflow_zoo.data import open_toy
-from impflow_zoo.models.folder import (
+from impflow_zoo.models.filenames import (
     CARD,
     CHECKPOINT,
     CONFIG,
@@ -32,8 +32,8 @@ from impflow_zoo.models.folder import (
     TEST_ROWS,
     TRAINING,
     WEIGHTS,
-    ModelFolder,
 )
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.numerics import allocator
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.zoo.record import Record

@@ -16,7 +16,7 @@ from support.command_line import Run, call
 from support.small_models import make
 from tqdm import tqdm
 
-from impflow_zoo.models.folder import CONFIG
+from impflow_zoo.models.filenames import CONFIG
 from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.models.texts import in_markdown, printable, printable_output
 

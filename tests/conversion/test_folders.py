@@ -18,7 +18,7 @@ from conversion.convert import write as write_model
 from conversion.pickles import ConversionError
 from impflow_zoo import ImpFlow, ResFlow, create_model
 from impflow_zoo.lipschitz.certify import certify
-from impflow_zoo.models.folder import CARD, CONFIG, TRAINING
+from impflow_zoo.models.filenames import CARD, CONFIG, TRAINING
 
 
 def test_the_command_writes_a_model_and_says_what_it_did(tmp_path):

@@ -12,7 +12,7 @@ from conversion.convert import size_of
 from conversion.settings import config_of, read_settings
 from impflow_zoo import ResFlow, create_model, list_models
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import RECIPE
+from impflow_zoo.models.filenames import RECIPE
 from impflow_zoo.models.registry import zoo_folder
 from impflow_zoo.training.recipe import read_recipe
 

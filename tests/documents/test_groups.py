@@ -14,7 +14,8 @@ from support import staged_folder
 from support.small_models import rows
 
 from impflow_zoo import evaluate
-from impflow_zoo.models.folder import CARD, RECIPE, SCORES, ModelFolder
+from impflow_zoo.models.filenames import CARD, RECIPE, SCORES
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.zoo import staging
 from impflow_zoo.zoo.comparison import score
 from impflow_zoo.zoo.record import Record, records

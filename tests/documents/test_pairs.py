@@ -19,7 +19,8 @@ from support.staged_folder import FACTS
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.evaluation.row_scores import scores_file
 from impflow_zoo.evaluation.standard_errors import standard_error
-from impflow_zoo.models.folder import SCORES, ModelFolder
+from impflow_zoo.models.filenames import SCORES
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.training.facts import Repeat, TrainingFacts
 from impflow_zoo.zoo.record import Record, records
 

@@ -21,8 +21,9 @@ from impflow_zoo.data import DataError, TableSource, open_source
 from impflow_zoo.evaluation.entries import Entry, card_entry, results_text
 from impflow_zoo.evaluation.rows import scored_split
 from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.filenames import RESULTS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import RESULTS, ModelFolder
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.zoo.record import Record
 
 MOONS = {"dataset": "toy:moons", "split": "test"}

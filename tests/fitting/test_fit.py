@@ -30,7 +30,7 @@ from impflow_zoo.fitting.budget import Plan
 from impflow_zoo.fitting.card import card_words
 from impflow_zoo.fitting.search import STATE, Search
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CARD, CURVE, PICTURE, RECIPE, WEIGHTS
+from impflow_zoo.models.filenames import CARD, CURVE, PICTURE, RECIPE, WEIGHTS
 from impflow_zoo.training import Trainer
 
 

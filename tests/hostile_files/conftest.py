@@ -12,8 +12,8 @@ from support.hostile import Files, little_memory
 from support.small_models import make
 
 from impflow_zoo import ResFlow
+from impflow_zoo.models.filenames import CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.image_config import ImageConfig
 
 

@@ -24,7 +24,8 @@ from impflow_zoo import (
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.models import budget, mixed
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.models.folder import CONFIG, RESULTS, TRAINING, ModelFolder
+from impflow_zoo.models.filenames import CONFIG, RESULTS, TRAINING
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.yardsticks import LinearGaussian, LinearGaussianConfig
 from impflow_zoo.training.recipe import read_recipe

@@ -16,7 +16,7 @@ from support.small_models import rows
 
 from impflow_zoo import create_model
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
+from impflow_zoo.models.filenames import CONFIG, GOLDEN, WEIGHTS
 
 
 def split_file(content: bytes) -> tuple[bytes, bytes]:

@@ -26,7 +26,8 @@ from impflow_zoo import (
 )
 from impflow_zoo.data import DataError
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.models.folder import GOLDEN, read_safetensors
+from impflow_zoo.models.filenames import GOLDEN
+from impflow_zoo.models.folder import read_safetensors
 
 MEANS, STDS = torch.tensor([[20.0, 1010.0], [7.0, 6.0]], dtype=torch.float64)
 NAMES = {"columns": ("a",), "context_columns": ("t", "p")}

@@ -16,7 +16,8 @@ from support.small_models import make
 
 from impflow_zoo import create_model
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import RESULTS, TRAINING, WEIGHTS, ConfigFile, ModelFolder
+from impflow_zoo.models.filenames import RESULTS, TRAINING, WEIGHTS
+from impflow_zoo.models.folder import ConfigFile, ModelFolder
 from impflow_zoo.models.writing import finish_save, write_together, write_whole
 
 JOURNAL = ".impflow-zoo-save"

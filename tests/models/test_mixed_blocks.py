@@ -27,7 +27,8 @@ from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models import mixed
 from impflow_zoo.models.classes import family_of
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.models.folder import WEIGHTS, WeightsError
+from impflow_zoo.models.filenames import WEIGHTS
+from impflow_zoo.models.folder import WeightsError
 from impflow_zoo.models.mixed import BLOCKS
 from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.transforms.blocks import MonotoneTransform

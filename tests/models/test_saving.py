@@ -19,8 +19,8 @@ from support.small_models import make, rows
 from impflow_zoo import ImpFlow, ResFlow
 from impflow_zoo.models import writing
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.filenames import CARD, CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CARD, CONFIG, GOLDEN, WEIGHTS
 
 
 def contents(folder: Path) -> dict[str, bytes]:

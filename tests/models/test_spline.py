@@ -13,7 +13,7 @@ from support.small_models import write_recipe
 from impflow_zoo import SplineConfig, SplineFlow, create_model, evaluate, training
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.models.folder import WEIGHTS
+from impflow_zoo.models.filenames import WEIGHTS
 from impflow_zoo.training.recipe import read_recipe
 
 KINDS = ("coupling", "autoregressive")

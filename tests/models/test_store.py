@@ -14,8 +14,8 @@ from support.small_models import make, rows
 
 from impflow_zoo import ImpFlow, LogDet, ResFlow, Solver, create_model
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.filenames import CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.flow import FlowModel
-from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
 
 SAVED = {
     "ImpFlow": lambda: make(ImpFlow, dtype=torch.float32),

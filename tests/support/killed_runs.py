@@ -15,7 +15,7 @@ from support.runs import assert_same_run, train
 from support.small_models import write_recipe
 
 from impflow_zoo import create_model
-from impflow_zoo.models.folder import CONFIG
+from impflow_zoo.models.filenames import CONFIG
 
 SETTINGS = {"training": {"steps": 3, "validate_every": 1, "checkpoint_minutes": 0, "log_every": 1}}
 

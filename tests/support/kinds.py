@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from impflow_zoo.models.folder import RECIPE
+from impflow_zoo.models.filenames import RECIPE
 from impflow_zoo.training.recipe import read_recipe
 
 __all__ = ["kind"]

@@ -13,7 +13,7 @@ from support.small_models import config
 
 from impflow_zoo import ImpFlow, training
 from impflow_zoo.data import open_toy
-from impflow_zoo.models.folder import CHECKPOINT, LOG, WEIGHTS
+from impflow_zoo.models.filenames import CHECKPOINT, LOG, WEIGHTS
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.recipe import TrainingSettings
 

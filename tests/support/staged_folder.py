@@ -11,7 +11,7 @@ from support.small_models import make
 
 from impflow_zoo import ResFlow
 from impflow_zoo.models.config import to_json
-from impflow_zoo.models.folder import SCORES
+from impflow_zoo.models.filenames import SCORES
 from impflow_zoo.zoo import staging
 
 FACTS = {

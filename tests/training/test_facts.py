@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import LOG, TRAINING
+from impflow_zoo.models.filenames import LOG, TRAINING
 from impflow_zoo.training.facts import TrainingFacts, cut_log, write_line
 
 STATE = {

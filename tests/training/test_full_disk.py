@@ -13,7 +13,7 @@ from support.image_sets import image_set, pictures
 from support.runs import assert_same_run, log, train
 from support.small_models import write_image_recipe
 
-from impflow_zoo.models.folder import CHECKPOINT
+from impflow_zoo.models.filenames import CHECKPOINT
 from impflow_zoo.training.checkpoint import read_checkpoint
 
 pytest.importorskip("resource")

@@ -14,7 +14,7 @@ from support.runs import assert_same_run, train
 from support.small_models import write_recipe
 
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CHECKPOINT, LOCK
+from impflow_zoo.models.filenames import CHECKPOINT, LOCK
 from impflow_zoo.training import Trainer
 
 REFUSED = "another run trains in .*: wait until it ends, or choose another --out"

@@ -23,7 +23,7 @@ from impflow_zoo.evaluation import processes
 from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CHECKPOINT, LOG, WEIGHTS
+from impflow_zoo.models.filenames import CHECKPOINT, LOG, WEIGHTS
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import open_splits

@@ -16,7 +16,7 @@ from impflow_zoo import (
 )
 from impflow_zoo.data import DataError, open_toy
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CHECKPOINT, LOG
+from impflow_zoo.models.filenames import CHECKPOINT, LOG
 from impflow_zoo.training import Trainer
 from impflow_zoo.zoo import staging
 

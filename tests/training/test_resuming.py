@@ -21,7 +21,7 @@ from impflow_zoo.evaluation import scoring
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CHECKPOINT, RECIPE, WEIGHTS
+from impflow_zoo.models.filenames import CHECKPOINT, RECIPE, WEIGHTS
 from impflow_zoo.training import Trainer
 from impflow_zoo.training.facts import TrainingFacts
 

@@ -18,7 +18,7 @@ from support.small_models import CARD, make, write_recipe
 
 from impflow_zoo import ImpFlow, training
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.models.folder import CHECKPOINT, LOG, RECIPE, WEIGHTS
+from impflow_zoo.models.filenames import CHECKPOINT, LOG, RECIPE, WEIGHTS
 from impflow_zoo.training.facts import Part, TrainingFacts
 from impflow_zoo.training.recipe import fingerprint, read_recipe, with_seed
 from impflow_zoo.zoo import staging

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from support.runs import train
 from support.small_models import write_recipe
 
-from impflow_zoo.models.folder import CHECKPOINT
+from impflow_zoo.models.filenames import CHECKPOINT
 from impflow_zoo.training.checkpoint import CheckpointError
 
 ABSENT = object()

@@ -18,14 +18,8 @@ from impflow_zoo import ResFlow
 from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.models import registry
 from impflow_zoo.models.config import to_json
-from impflow_zoo.models.folder import (
-    CARD,
-    RECIPE,
-    RESULTS,
-    TRAINING,
-    WEIGHTS,
-    ModelFolder,
-)
+from impflow_zoo.models.filenames import CARD, RECIPE, RESULTS, TRAINING, WEIGHTS
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.zoo.cards import model_card
 from impflow_zoo.zoo.record import Record

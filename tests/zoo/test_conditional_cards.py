@@ -12,7 +12,8 @@ from support.snippets import run_snippet
 
 from impflow_zoo import training
 from impflow_zoo.evaluation import Result
-from impflow_zoo.models.folder import CARD, PICTURE, ModelFolder
+from impflow_zoo.models.filenames import CARD, PICTURE
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.zoo import staging
 from impflow_zoo.zoo.record import Record
 

@@ -19,7 +19,7 @@ from support.small_models import make
 from impflow_zoo.evaluation.entries import results_text
 from impflow_zoo.models import registry
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import (
+from impflow_zoo.models.filenames import (
     CONFIG,
     GOLDEN,
     RECIPE,
@@ -28,8 +28,8 @@ from impflow_zoo.models.folder import (
     TEST_ROWS,
     TRAINING,
     WEIGHTS,
-    ModelFolder,
 )
+from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.zoo import sending, staging
 from impflow_zoo.zoo.record import Record
 

@@ -20,7 +20,7 @@ from support.snippets import run_snippet
 from impflow_zoo import ResFlow, create_model
 from impflow_zoo.models import registry
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import CARD, TEST_ROWS, WEIGHTS
+from impflow_zoo.models.filenames import CARD, TEST_ROWS, WEIGHTS
 from impflow_zoo.zoo import sending
 
 

@@ -16,7 +16,7 @@ from impflow_zoo import create_model, evaluate, list_models
 from impflow_zoo.evaluation import Result
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.folder import (
+from impflow_zoo.models.filenames import (
     CARD,
     CONFIG,
     GOLDEN,
@@ -25,9 +25,8 @@ from impflow_zoo.models.folder import (
     TEST_ROWS,
     TRAINING,
     WEIGHTS,
-    ConfigFile,
-    ModelFolder,
 )
+from impflow_zoo.models.folder import ConfigFile, ModelFolder
 from impflow_zoo.models.registry import locate, zoo_folder
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import fingerprint, read_recipe

@@ -8,7 +8,7 @@ from support.client_process import fails
 from support.command_line import command
 from support.loopback_hub import Fault
 
-from impflow_zoo.models.folder import CONFIG, WEIGHTS
+from impflow_zoo.models.filenames import CONFIG, WEIGHTS
 
 PORTAL = b"<!DOCTYPE html>\n<html><body>\n" + b"<p>Please log in.</p>\n" * 60 + b"</body></html>"
 BODIES = {

@@ -11,7 +11,7 @@ from support.client_process import fails
 from support.small_models import rows
 
 from impflow_zoo.evaluation.entries import Entry, results_text
-from impflow_zoo.models.folder import RESULTS
+from impflow_zoo.models.filenames import RESULTS
 
 
 def table(values: list[list[float]]) -> bytes:

@@ -10,7 +10,7 @@ from support.client_process import fails
 from support.command_line import command
 from support.loopback_hub import Fault
 
-from impflow_zoo.models.folder import CONFIG, GOLDEN, WEIGHTS
+from impflow_zoo.models.filenames import CONFIG, GOLDEN, WEIGHTS
 
 
 def test_load_update_and_old_sha(hub, online, models, tmp_path):

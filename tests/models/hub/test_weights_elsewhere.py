@@ -11,7 +11,7 @@ from support.client_process import fails
 from support.small_models import write_recipe
 
 from impflow_zoo.models import registry, revisions
-from impflow_zoo.models.folder import CONFIG, WEIGHTS
+from impflow_zoo.models.filenames import CONFIG, WEIGHTS
 from impflow_zoo.training import train
 
 NAME = "small"
