@@ -55,7 +55,8 @@ def in_memory(data: Any, names: Sequence[str] = ()) -> Columns | None:
     if has_names(data):
         return _of_frame(data)
     if isinstance(data, Tensor):
-        data = data.detach().cpu().numpy()
+        numbers = data.double() if data.is_floating_point() else data  # NumPy has no bfloat16
+        data = numbers.detach().cpu().numpy()
     import numpy
 
     if not isinstance(data, numpy.ndarray):

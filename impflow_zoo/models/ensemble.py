@@ -25,8 +25,8 @@ class Mixture(Density):
     Its config and preprocessing are those of the first one.
 
     Arguments:
-        models: densities of tables with the same columns and contexts, and the same bounds,
-            periods and rounding of them.
+        models: densities of tables with the same columns and contexts, the same bounds,
+            periods and rounding of them, and parameters of one type.
 
     Raises:
         ModelError: if there is none, one is of images, or their columns differ.
@@ -137,4 +137,5 @@ def _columns(model: Density) -> dict[str, Any]:
         "bounds": config.bounds,
         "periods": config.periodic,
         "metric": config.metric,
+        "types": next(model.parameters()).dtype,
     }

@@ -34,6 +34,11 @@ def test_densities_of_arrays_and_frames():
     assert torch.equal(model.log_prob(whole.astype(int)), model.log_prob(x.round()))
 
 
+def test_a_table_of_halves_is_scored_as_one_of_floats():
+    model, halves = make(columns=("a", "b")), rows().bfloat16()
+    assert evaluate(model, halves).value == evaluate(model, halves.float()).value
+
+
 def test_a_frame_holds_its_contexts():
     model, x = make(**NAMES).eval(), rows()
     t = torch.linspace(-1, 1, len(x), dtype=torch.float64)[:, None]
