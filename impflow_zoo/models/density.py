@@ -243,19 +243,31 @@ class Density(nn.Module):
         if as_frame and not self.columns:
             raise ModelError("as_frame=True is for models of tables: images are no rows")
         context = None if context is None else self.rows_of_context(context)
-        z, rows = self._noise(n, context, temperature, generator)
-        parts = range(0, len(z) or 1, max(1, _AT_ONCE // z.shape[1]))
-        with enough_memory(f"draw fewer than {len(z):,} samples at a time"):
-            x = torch.cat([self._drawn(z, rows, slice(i, i + parts.step)) for i in parts])
-            kind = str(x.dtype).removeprefix("torch.")
-            x = self.preprocessing.rounded(x) if rounded else x
-        x = x if context is None else x.unflatten(0, (len(context), n))
+        x = self._samples(n, context, temperature, generator, rounded=rounded)
         if not as_frame:
             return x
         frame = sample_frame(x, self.columns, context, self.config.context_columns)
         assert isinstance(self.preprocessing, TablePreprocessing), "images have no columns"
+        kind = str(next(self.parameters()).dtype).removeprefix("torch.")
         steps = zip(self.columns, self.preprocessing.rounding, strict=False)
         return frame.astype({name: kind for name, step in steps if not step})
+
+    def _samples(
+        self,
+        n: int,
+        context: Any,
+        temperature: float,
+        generator: torch.Generator | None,
+        *,
+        rounded: bool,
+    ) -> Tensor:
+        """Samples in data space, `[n, ...]`, or `[C, n, ...]`."""
+        z, rows = self._noise(n, context, temperature, generator)
+        parts = range(0, len(z) or 1, max(1, _AT_ONCE // z.shape[1]))
+        with enough_memory(f"draw fewer than {len(z):,} samples at a time"):
+            x = torch.cat([self._drawn(z, rows, slice(i, i + parts.step)) for i in parts])
+            x = self.preprocessing.rounded(x) if rounded else x
+        return x if context is None else x.unflatten(0, (len(context), n))
 
     def _drawn(self, z: Tensor, context: Tensor | None, part: slice) -> Tensor:
         """Some of the samples that noise and contexts are decoded to, as data."""

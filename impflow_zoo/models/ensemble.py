@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from impflow_zoo.models.density import Density
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.frames import sample_frame
 from impflow_zoo.numerics.probes import Probes
 from impflow_zoo.numerics.report import Report
 
@@ -88,40 +87,24 @@ class Mixture(Density):
         error = (shares.detach() * errors).square().sum(dim=0).sqrt()
         return values.logsumexp(dim=0) - math.log(len(found)), error
 
-    @torch.no_grad()
-    def sample(
+    def _samples(
         self,
         n: int,
-        context: Any = None,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        context: Any,
+        temperature: float,
+        generator: torch.Generator | None,
         *,
-        rounded: bool = False,
-        as_frame: bool = False,
-    ) -> Any:
-        """Draw from the mixture; each sample comes from a model chosen at random.
-
-        Arguments:
-            n, context, temperature, generator, rounded, as_frame: as for `FlowModel.sample`.
-
-        Returns:
-            `[n, D]`, or `[C, n, D]` for `C` contexts; a DataFrame if `as_frame`.
-
-        Raises:
-            ModelError, ValueError, SolverError: as `FlowModel.sample`.
-        """
+        rounded: bool,
+    ) -> Tensor:
+        """Samples of the mixture: each comes from a model chosen at random."""
         parts = self.parts
         place = next(self.parameters()).device if generator is None else generator.device
         drawn = torch.stack(
-            [model.sample(n, context, temperature, generator, rounded=rounded) for model in parts]
+            [model._samples(n, context, temperature, generator, rounded=rounded) for model in parts]
         )
         chosen = torch.randint(len(parts), drawn.shape[1:-1], generator=generator, device=place)
         index = chosen.to(drawn.device)[None, ..., None].expand(1, *drawn.shape[1:])
-        samples = drawn.gather(0, index)[0]
-        if not as_frame:
-            return samples
-        rows = None if context is None else self.rows_of_context(context)
-        return sample_frame(samples, self.columns, rows, self.config.context_columns)
+        return drawn.gather(0, index)[0]
 
 
 def _columns(model: Density) -> dict[str, Any]:

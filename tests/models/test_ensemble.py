@@ -38,6 +38,12 @@ def test_contexts_and_frames():
     assert ensemble.log_prob(frame).shape == (6,)
 
 
+def test_columns_of_its_frames_have_the_types_of_a_single_model():
+    models = [make(columns=("a", "b"), rounding={"b": 0.1}).float() for _ in range(2)]
+    drawn = Ensemble(models).sample(5, rounded=True, as_frame=True)
+    assert list(map(str, drawn.dtypes)) == ["float32", "float64"]
+
+
 def test_it_is_saved_loaded_and_evaluated_as_its_models_are(tmp_path):
     models, x = [make(columns=("a", "b")) for _ in range(3)], rows(50)
     ensemble = Ensemble(models).eval()

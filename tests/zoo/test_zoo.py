@@ -36,7 +36,10 @@ from impflow_zoo.zoo.sending import parcels
 FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
 LARGE = [path for path in FOLDERS if path.name.endswith(("-cifar10", "-imagenet64-5bit"))]
 IMAGES = [path for path in FOLDERS if path.name.endswith("-mnist")]  # certified in seconds
-PAIRS = [path for path in FOLDERS if path.name.startswith("impflow-")]
+IMPLICIT, RESIDUAL = (
+    {path.name.removeprefix(family) for path in FOLDERS if path.name.startswith(family)}
+    for family in ("impflow-", "resflow-")
+)
 WITH_ROWS_FIRST = sorted(FOLDERS, key=lambda path: not (path / TEST_ROWS).is_file())
 
 every_model = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
@@ -152,10 +155,10 @@ def test_the_card_can_be_read_by_the_hub(folder):
         assert (folder / picture).is_file() == (picture in card.text)
 
 
-@pytest.mark.parametrize("folder", PAIRS, ids=lambda path: path.name.removeprefix("impflow-"))
-def test_both_of_a_pair_have_as_many_parameters(folder):
-    sibling = folder.with_name(folder.name.replace("impflow-", "resflow-"))
-    recipes = [read_recipe(path / RECIPE) for path in (folder, sibling)]
+@pytest.mark.parametrize("data", sorted(IMPLICIT & RESIDUAL))
+def test_both_of_a_pair_have_as_many_parameters(data):
+    pair = (zoo_folder() / f"{family}-{data}" for family in ("impflow", "resflow"))
+    recipes = [read_recipe(path / RECIPE) for path in pair]
     with torch.device("meta"):
         models = [model_class(recipe.model)(recipe.config) for recipe in recipes]
     own, other = (sum(p.numel() for p in model.parameters()) for model in models)
