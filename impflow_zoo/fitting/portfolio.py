@@ -195,16 +195,17 @@ def training_settings(
         validations: how many there are, at most.
         patience: validations without a gain that end the run.
     """
+    validate_every = math.ceil(steps / validations)
     return {
         "optimizer": "muon",
         "steps": steps,
         "batch_size": batch_size(rows),
         "warmup_steps": min(100, math.ceil(steps / 10)),
         "ema_decay": 0.995,
-        "validate_every": math.ceil(steps / validations),
+        "validate_every": validate_every,
         "validation_limit": VALIDATED,
         "patience": patience,
-        "log_every": max(1, min(50, steps // 10)),
+        "log_every": min(50, validate_every),  # so that a validation has a value of training beside
         "seed": seed,
         **candidate.training,
     }

@@ -33,7 +33,7 @@ def recipe_text(
         ensemble: number of trainings whose mixture is the model.
         head: the first lines.
     """
-    comments = [*head.splitlines(), "", *findings.lines()]
+    comments = [*head.splitlines(), "", *findings.lines(cells=False)]  # recipes are published
     text = "".join(f"# {in_line(line)}".rstrip() + "\n" for line in comments)
     text += _dumped({"model": model, "config": config})
     for line, why in findings.proposals():

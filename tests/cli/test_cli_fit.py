@@ -97,7 +97,8 @@ def test_init_writes_a_recipe_that_trains(run, table, tmp_path):
     done = run("init", table, "--out", recipe, "--given", "a")
     assert done.code == 0, done.err
     text = recipe.read_text()
-    assert "# left out: 'name' is not numeric, row 0 holds 'x'" in text
+    assert "left out: 'name' is not numeric, row 0 holds 'x'" in done.out
+    assert "# left out: 'name' is not numeric\n" in text  # cells are nobody's business
     assert "  # bounds: {c: [0, 1]}  # all values are within these ends" in text
     assert "rounding: {b: 0.1}" in text
     assert f"impflow-zoo train {recipe} --data {table}" in done.out

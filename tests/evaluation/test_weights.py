@@ -13,6 +13,7 @@ from support.small_models import make, rows
 from impflow_zoo import ImageConfig, ResFlow, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation.baselines import mixture
+from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.evaluation.standard_errors import standard_error, weighted_mean
 
 FRAME = pandas.DataFrame(rows(40).numpy(), columns=["a", "b"])
@@ -84,6 +85,7 @@ def test_the_report_and_the_json_speak_of_weights():
     stated = json.loads(json.dumps(found.to_dict()))
     assert (stated["weights"], stated["effective_n"]) == ("w", found.effective_n)
     assert "row_weights" not in stated
+    assert Entry.of(found, "own", "test", None).effective_n == round(found.effective_n, 1)
     assert "weight" not in evaluate(make(), FRAME).report("mine")
 
 

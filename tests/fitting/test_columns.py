@@ -52,6 +52,17 @@ def test_a_column_without_a_density_is_left_out_with_its_reason(column, reason):
     assert any(line.startswith("left out: 'c' ") for line in findings.lines())
 
 
+def test_rows_of_a_sorted_table_are_looked_at_everywhere():
+    """In its first rows a column may be constant, or a copy of another."""
+    generator = numpy.random.default_rng(0)
+    year = numpy.repeat([2020.0, 2021.0], 20_000)
+    x, y = generator.normal(size=(2, 40_000))
+    y[:25_000] = x[:25_000]
+    rare = numpy.where(numpy.arange(40_000) == 7, 1.0, 0.0)  # in some rows it is constant
+    table = in_memory(pandas.DataFrame({"year": year, "rare": rare, "x": x, "y": y}))
+    assert describe(table).columns == ("year", "rare", "x", "y")
+
+
 def test_reasons_of_a_file(tmp_path):
     from impflow_zoo.fitting.reading import read_table
 

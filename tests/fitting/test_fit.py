@@ -59,7 +59,8 @@ def test_a_search_has_rounds_and_trains_the_best(whole):
     second = max(whole.tried[3:5], key=lambda one: one.rank).name
     assert [one.name for one in whole.tried[5:7]] == [second, f"{second}-lighter"]
     assert whole.best.value == max(one.value for one in whole.tried)
-    assert list(whole.table.columns) == ["name", "round", "steps", "validation", "cpu_minutes"]
+    columns = ["name", "round", "steps", "validation", "cpu_minutes", "ended"]
+    assert list(whole.table.columns) == columns
     assert whole.table["name"][8] == "Gaussian"
     assert {PICTURE, CURVE, RECIPE} <= {path.name for path in whole.folder.iterdir()}
 
@@ -98,9 +99,9 @@ def test_without_a_terminal_each_validation_of_the_last_run_has_a_line(tmp_path,
 
 def test_a_best_that_went_on_without_a_gain_has_overfitted(whole):
     early = replace(whole.tried[-1], round=1, done=40, best_step=40)
-    late = replace(early, round=0, done=60, best_step=0)
+    late = replace(early, round=0, done=60, best_step=0, last=early.value - 0.5)
     told = replace(whole, best=early, tried=(early, late)).report()
-    assert "validation was best at step 40 of 100 and got worse: overfitted" in told
+    assert "validation was best at step 40 of 100 and 0.5000 nats worse at the end" in told
 
 
 def test_a_best_that_the_clock_stopped_has_not_overfitted(whole):
@@ -109,7 +110,7 @@ def test_a_best_that_the_clock_stopped_has_not_overfitted(whole):
     late = replace(early, round=0, done=60, best_step=0, ended="time")
     told = replace(whole, best=early, tried=(early, late)).report()
     assert "too early to tell" in told
-    assert "overfitted" not in told
+    assert "overfits" not in told
 
 
 def test_an_ensemble_behind_a_single_run_says_so(whole):
@@ -317,6 +318,8 @@ def test_rows_have_weights(tmp_path):
     assert (again.value, again.stderr) == pytest.approx((found.value, found.stderr))
     assert again.weights == "w"
     assert f"nats on {found.n} rows, weighted by w (Gaussian" in found.report()
+    card = (found.folder / CARD).read_text(encoding="utf-8")
+    assert f"weighted: {again.effective_n:,.0f} rows of equal weight would give the same" in card
     with pytest.raises(ModelError, match="was begun with weights w, not None"):
         small_fit(tmp_path / "out", data=frame[["x", "y"]], resume=True)
 

@@ -17,16 +17,17 @@ from impflow_zoo.training.summary import course, reason
 
 
 @pytest.mark.parametrize(
-    ("best_step", "validated", "words"),
+    ("best_step", "worse", "words"),
     [
-        (100, 100, "validation still improved at the end"),
-        (90, 100, "validation has levelled off"),
-        (0, 100, "no validation was better than the best of an earlier stage"),
-        (30, 100, "validation was best at step 30 of 100 and got worse: overfitted"),
+        (100, 0.0, "validation still improved at the end"),
+        (90, 0.5, "validation has levelled off"),
+        (30, 0.001, "validation has levelled off"),
+        (0, 0.5, "no validation was better than the best of an earlier stage"),
+        (30, 0.5, "validation was best at step 30 of 100 and 0.5000 nats worse at the end"),
     ],
 )
-def test_the_course_of_validations_in_words(best_step, validated, words):
-    assert course(best_step, validated).startswith(words)
+def test_the_course_of_validations_in_words(best_step, worse, words):
+    assert course(best_step, 100, worse, "nats").startswith(words)
 
 
 @pytest.mark.parametrize(
