@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,8 +143,15 @@ class Fit:
             given = " --given FILE" if self.columns.given else ""
             lines[""] = f"impflow-zoo sample {folder} -n 1000{given} --out samples.csv"
             lines[" "] = f"impflow-zoo certify {folder}"
-        text = "\n".join(f"{key:12} {value}".rstrip() for key, value in lines.items())
-        return "\n".join([*tried_lines(self.tried, self.baselines), "", text])
+        text = [_line(key, value) for key, value in lines.items()]
+        return "\n".join([*tried_lines(self.tried, self.baselines), "", *text])
+
+
+def _line(key: str, value: str) -> str:
+    """A line of the report. Commands and paths, which people copy, are not broken."""
+    line = f"{key:12} {value}".rstrip()
+    broken = key in ("so", "not tried")
+    return textwrap.fill(line, 100, subsequent_indent=13 * " ") if broken else line
 
 
 def tried_lines(tried: tuple[Tried, ...], baselines: tuple[Baseline, ...]) -> list[str]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.hostile import FEW
 
 from impflow_zoo.data import DataError, LeftOutWarning, limits, open_table
+from impflow_zoo.fitting.reading import read_table
 
 MANY = settings(FEW, max_examples=20_000)
 
@@ -195,6 +196,12 @@ def test_a_mistake_is_named(content, message, tmp_path):
     with pytest.raises(DataError, match=message) as refused:
         open_table(file(tmp_path, content), columns=columns)
     assert str(refused.value).isprintable()
+
+
+def test_a_column_may_have_a_semicolon_in_its_name(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text('"price; USD",b\n' + "".join(f"{i % 7}.5,{i * i % 11}.25\n" for i in range(40)))
+    assert read_table(path).first.names == ("price; USD", "b")
 
 
 def test_files_of_one_split_have_one_header(tmp_path):

@@ -36,7 +36,7 @@ def test_the_guide_prints_what_is_found_in_the_made_up_table(tmp_path):
     names = [one.name for one in candidates(findings)]
     assert tried == names[: len(tried)]
     left = ", ".join(names[len(tried) :])
-    assert f"not tried    {left}: give fit more minutes\n" in TEXT
+    assert f"not tried {left}: give fit more minutes " in " ".join(TEXT.split())
 
 
 def test_the_code_of_the_guide_runs(capsys: pytest.CaptureFixture[str]):
