@@ -77,7 +77,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "how-to",
     # Pages on other libraries are run by the slow tests: the build does without these libraries.
     "filename_pattern": r"/(?!sbi_|pyro_|deepinv_)\w+\.py$",
-    "within_subsection_order": "machinery.site.by_task",
+    "within_subsection_order": "ExampleTitleSortKey",
     "capture_repr": (),
     "abort_on_example_error": True,
     "download_all_examples": False,

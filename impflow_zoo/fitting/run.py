@@ -41,7 +41,7 @@ from impflow_zoo.models.texts import in_quotes
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.training.facts import TrainingFacts
-from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.folders import only_run
 
 __all__ = ["StoppedFitError", "checked", "fit", "fit_splits"]
 

@@ -40,7 +40,7 @@ from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.reading import read_json
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.ensembles import join
-from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.folders import only_run
 from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import train_on
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS

@@ -37,10 +37,7 @@ ELSEWHERE = {
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",
 }
 if (CHECKOUT / "benchmarks").is_dir():
-    ELSEWHERE |= {
-        r"python benchmarks/\w+.py .*--public .*": "others' code",
-        r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
-    }
+    ELSEWHERE |= {r"python benchmarks/\w+.py .*--public .*": "others' code"}
 else:
     ELSEWHERE |= {r"python benchmarks/.*": "a card names the script that made its rows"}
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
