@@ -22,6 +22,7 @@ LEADS = {  # the first model of each pair leads the second
         ("resflow-power-plant", "impflow-power-plant"),
         ("resflow-power-plant", "spline-power-plant"),
         ("resflow-protein", "impflow-protein"),
+        ("resflow-protein", "spline-protein"),
     ],
     ("docs/which-flow.md", "A spline layer behind implicit blocks gains on kin8nm and BSDS300"): [
         ("mixed-kin8nm", "impflow-kin8nm"),
