@@ -9,6 +9,7 @@ from typing import Any
 
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.models.classes import model_class
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.spline_config import SplineConfig
 
 __all__ = [
@@ -129,7 +130,10 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None, columns: 
     known = {one.name: one for one in (*PORTFOLIO, FINE)}
     if model in known:
         return replace(known[model], config={**known[model].config, **(config or {})})
-    cls = model_class(PORTFOLIO[0].model if model is None else model)
+    try:
+        cls = model_class(PORTFOLIO[0].model if model is None else model)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, and candidates {', '.join(known)}") from None
     name, settings = cls.__name__, {"kind": cls.config_types[0].kind, **(config or {})}
     if settings["kind"] == SplineConfig.kind and columns == 1:
         settings = {"layers": "autoregressive", **settings}
