@@ -39,12 +39,11 @@ ELSEWHERE = {
 if (CHECKOUT / "benchmarks").is_dir():
     ELSEWHERE |= {
         r"python benchmarks/\w+.py .*--public .*": "others' code",
+        r"python benchmarks/sbi_tasks.py .*": "tests/benchmarks/test_sbi_tasks.py",
         r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
     }
-else:
-    ELSEWHERE |= {r"python benchmarks/.*": "a card names the script that made its rows"}
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
-    r"(OMP_NUM_THREADS=1 )?python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
+    r"(OMP_NUM_THREADS=1 )?python (benchmarks/(?!gaussian|variants)|examples/(?!prepare)).*",
     r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions
     r"impflow-zoo fit .*--ensemble \d+",  # tests/fitting/test_fit.py makes one
     r"impflow-zoo train .*/mixed-bsds300/.*",  # 63 columns; those of other tables run

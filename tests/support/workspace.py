@@ -39,7 +39,7 @@ _FEW = {  # options of commands that take long; the last one counts
     "python benchmarks/default_recipe.py": "--minutes 0.01 --seeds 0 --recipes AdamW",
     "python benchmarks/fit_tables.py": "--minutes 0.01 --tables 'robot arm, 7 columns'",
     "python benchmarks/memory.py": "--counts 5",
-    "python benchmarks/prepare.py": "--limit 100",
+    "python examples/prepare.py": "--limit 100",
     "python benchmarks/torch_tools.py": "--dry-run",
     "python examples/classification.py t": "--dry-run",  # table and train
     "python examples/explanations.py": "--dry-run",
