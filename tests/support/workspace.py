@@ -41,7 +41,7 @@ _FEW = {  # options of commands that take long; the last one counts
     "python benchmarks/memory.py": "--counts 5",
     "python examples/prepare.py": "--limit 100",
     "python benchmarks/torch_tools.py": "--dry-run",
-    "python examples/classification.py t": "--dry-run",  # table and train
+    "python benchmarks/classification.py t": "--dry-run",  # table and train
     "python examples/explanations.py": "--dry-run",
     "python examples/one_dimension.py": "--steps 3",
     "python examples/toys.py": "--steps 2 --toys 8gaussians",
