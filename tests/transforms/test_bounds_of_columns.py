@@ -21,7 +21,6 @@ from impflow_zoo import (
     training,
 )
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.plots.pictures import draw_density
 from impflow_zoo.transforms.interval import Interval
 
 OPEN = math.inf
@@ -173,12 +172,6 @@ def test_rounded_columns_may_reach_their_bounds(tmp_path):
         assert bool(((x - ends).abs() <= torch.tensor([0.5, 0.05]).double() + 1e-12).all())
     with pytest.raises(ModelError, match="column h is not within its bounds.*101"):
         model.dequantise(torch.tensor([[101.0, 0.0]]), torch.zeros(1, 2))
-
-
-def test_a_picture_has_no_density_outside(tmp_path):
-    model = ImpFlow(bounded(a=(0.0, 1.0), b=(0.0, None))).eval()
-    draw_density(model, torch.rand(50, 2).double(), tmp_path / "out.png")
-    assert (tmp_path / "out.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_pickle_in_the_clothes_of_an_array_is_not_opened(tmp_path: Path) -> No
 
 def test_the_command_writes_a_folder_to_train_on(tmp_path: Path) -> None:
     np.save(tmp_path / "data.npy", household())
-    script = partial(runpy.run_path, str(CHECKOUT / "benchmarks/prepare.py"), run_name="__main__")
+    script = partial(runpy.run_path, str(CHECKOUT / "examples/prepare.py"), run_name="__main__")
     said = call(script, "prepare.py", "power", tmp_path, tmp_path / "out")
     assert said.code == 0, said.err
     assert said.out.startswith("1,000 rows of 6 columns in ")
