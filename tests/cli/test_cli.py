@@ -129,8 +129,8 @@ def test_a_picture_shows_the_columns_that_are_named(run, plane, tmp_path, monkey
     with Image.open("all.png") as picture:
         assert picture.width == pytest.approx(2.5 * width, rel=0.1)  # five columns
     assert [outcome.code for outcome in outcomes] == [0, 2, 2]
-    assert "--columns='PEE': names of columns expected; did you mean 'PE'?" in outcomes[1].err
-    assert "--columns: this model's picture shows no pairs of columns" in outcomes[2].err
+    assert "did you mean 'PE'?" in outcomes[1].err
+    assert "picture shows no pairs" in outcomes[2].err
     assert "add --picture FILE" in run("evaluate", DEFAULT, "--columns", "V,AP").err
 
 
