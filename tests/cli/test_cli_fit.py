@@ -81,7 +81,6 @@ def test_bounds_and_periods_that_are_stated_hold_for_all_models(run, table, tmp_
         (("--bounds", "c=1"), "--bounds: c=1: LOW:HIGH is needed"),
         (("--bounds", "c=0:0.5"), "c is not within its bounds, 0 and 0.5"),
         (("--bounds", "c=0:x"), "--bounds: c='x' is not a number"),
-        (("--given", "bb"), "no column 'bb' to be given"),
         (("--minutes", "0"), "Invalid value for '--minutes'"),
     ],
 )

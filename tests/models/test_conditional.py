@@ -213,6 +213,7 @@ MISTAKES = {
     "nan": (lambda m: m.log_prob(X, C * math.nan), "context with NaN or infinity .*4 of 4"),
     "nan-sample": (lambda m: m.sample(1, C / 0), "context with NaN or infinity"),
     "text": (lambda m: m.log_prob(X, "t=1"), "context of type str: .*tensor"),
+    "list-sample": (lambda m: m.sample(1, [0.0]), "context of type list: .*tensor"),
     "whole": (lambda m: m.sample(1, C.long()), "context of type torch.int64: floating point"),
     "fit": (lambda m: m.fit_preprocessing(X, C[:2]), r"for 4 rows .*takes \[4, 2\]"),
     "constant": (

@@ -61,13 +61,13 @@ WRONG = {
     "no kind": ({"config": {"features": 2}}, "'kind' is missing: tabular or image"),
     **{
         f"{name} of {value}": ({name: value}, f"'{name}' is .*{kind} expected")
-        for name, kind in (
-            ("data", "settings by name"),
-            ("training", "settings by name"),
-            ("card", "settings by name"),
-            ("stages", "list"),
+        for name, kind, values in (
+            ("data", "settings by name", (None,)),
+            ("training", "settings by name", (None, 0, False, "", [])),
+            ("card", "settings by name", (None,)),
+            ("stages", "list", (None, 0, False, "", {})),
         )
-        for value in (None, 0, False, "", *([[]] if name != "stages" else [{}]))
+        for value in values
     },
     "too many stages": ({"stages": [{}] * 101}, "stages=.*: 100 at most"),
     "section of a list": ({"data": [1]}, r"'data' is \[1\]: settings by name"),

@@ -221,7 +221,7 @@ def test_rows_outside_of_bounds_are_refused_before_the_training(split, tmp_path)
     with (folder / f"{split}.csv").open("a") as file:
         file.write("\n0.5,70.0")
     config = {"columns": ["a", "b"], "bounds": {"b": [-60, 60]}}
-    message = rf"\({split}\): column b .* of 201 rows .*row 200, 70"
+    message = rf"\({split}\): column b is not within .* 201 rows .*row 200, 70"
     refused(tmp_path, message, data={"dataset": str(folder)}, config=config)
     assert not (tmp_path / "run").exists()
 

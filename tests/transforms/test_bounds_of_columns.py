@@ -96,7 +96,7 @@ def test_rows_that_are_not_within_are_refused_by_name(value):
     model = ImpFlow(bounded(h=(0.0, 100.0), t=(None, 50.0))).eval()
     x = torch.full((4, 2), 10.0)
     x[2, 0] = value
-    match = rf"column h .* 0 and 100, .*1 of 4 .*row 2, {value:g}"
+    match = rf"column h is not within .* 0 and 100, .*1 of 4 .*row 2, {value:g}"
     with pytest.raises(ModelError, match=match):
         model.log_prob(x)
     with pytest.raises(ModelError, match="column h is not within"):
