@@ -48,7 +48,7 @@ def found(given: tuple[str, ...] = (), **columns: object) -> Findings:
 def test_a_column_without_a_density_is_left_out_with_its_reason(column, reason):
     findings = found(c=column)
     assert findings.columns == ("a", "b")
-    assert findings.left_out["c"].startswith(reason)
+    assert reason in findings.left_out["c"]
     assert any(line.startswith("left out: 'c' ") for line in findings.lines())
 
 
