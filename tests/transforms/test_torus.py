@@ -249,5 +249,5 @@ def test_periods_that_make_no_sense_are_refused(settings, message):
 
 def test_angles_have_no_temperature():
     model, _, _ = made(ImpFlow, "circle")
-    with pytest.raises(ModelError, match="angles have no scale, leave it at 1"):
+    with pytest.raises(ModelError, match="angles have no scale"):
         model.sample(3, temperature=0.5)
