@@ -35,7 +35,8 @@ __all__ = ["Workspace"]
 
 _FEW = {  # options of commands that take long; the last one counts
     "impflow-zoo evaluate": "--limit 8",
-    "impflow-zoo fit": "--minutes 0.01",
+    "impflow-zoo fit": "--minutes 0.004",
+    "impflow-zoo sample": "-n 8",
     "python benchmarks/default_recipe.py": "--minutes 0.01 --seeds 0 --recipes AdamW",
     "python benchmarks/fit_tables.py": "--minutes 0.01 --tables 'robot arm, 7 columns'",
     "python benchmarks/memory.py": "--counts 5",
