@@ -97,6 +97,14 @@ def test_a_leader_that_gains_much_by_more_steps_keeps_its_weight_decay(tmp_path,
     assert small_fit(tmp_path / "out", resume=True).tried == found.tried
 
 
+def test_a_leader_that_overfits_is_tried_with_more_weight_decay(tmp_path, monkeypatch):
+    monkeypatch.setattr("impflow_zoo.fitting.search._OVERFITTED", -1e9)
+    found = small_fit(tmp_path / "out")
+    assert found.tried[6].name == f"{found.tried[5].name}-heavier"
+    assert not list(found.folder.glob("tried/*-lighter"))
+    assert small_fit(tmp_path / "out", resume=True).tried == found.tried
+
+
 def test_without_a_terminal_each_validation_of_the_last_run_has_a_line(tmp_path, capsys):
     found = small_fit(tmp_path / "out", progress=True, **QUICK)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
