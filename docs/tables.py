@@ -58,17 +58,15 @@ def models_table(found: Sequence[Record]) -> str:
     rows = [
         (
             _link(record),
-            record.stated.model,
+            f"{score(record)} {METRICS[entry_of(record).metric].unit}",
             _data(record),
-            score(record),
-            METRICS[entry_of(record).metric].unit,
             f"{record.parameters:,}" if record.parameters else "",
             f"{record.margin:.2f}" if record.margin else "",
             f"{record.facts.minutes:.0f}" if record.facts else "",
         )
         for record in _ranked(found)
     ]
-    return markdown("model | class | data | score | unit | parameters | margin | minutes", rows)
+    return markdown("model | score | data | parameters | margin | minutes", rows)
 
 
 def by_data_set(found: Sequence[Record], figures: dict[str, list[dict[str, str]]]) -> str:
