@@ -110,6 +110,8 @@ def whole_signature(
 ) -> tuple[str, str] | None:
     """Arguments that the Hub's mixin hides, and defaults that Sphinx can parse."""
     if what == "class" and signature == "(*args, **kwargs)":
+        if thing.__init__.__module__.startswith("torch."):  # it takes none
+            return "()", returned
         own = sphinx_inspect.signature(thing.__init__, bound_method=True)
         signature = sphinx_inspect.stringify_signature(
             own, show_return_annotation=False, unqualified_typehints=True
