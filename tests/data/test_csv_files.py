@@ -174,7 +174,7 @@ REFUSED = {
     "semicolons": ("a;b\n1,5;2,5\n", r"separated by ';': a CSV file needs commas"),
     "a name twice": ("a,b,a\n1,2,3\n", "several columns are called 'a': rename them"),
     "no header": ("1.5,1.5,2.5\n3,4,5\n", "lack its header"),
-    "Latin-1": ("größe,b\n1,2\n".encode("latin-1"), "no text in UTF-8: save it as UTF-8"),
+    "Latin-1": ("größe,b\n1,2\n".encode("latin-1"), "is not UTF-8 text: save it as UTF-8"),
     "Latin-1, later": (b"a,b\n" + 9999 * b"1,2\n" + b"1,\xe42\n", "save it as UTF-8"),
     "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "save it as UTF-8"),
     "UTF-16 without its mark": ("a,b\n1,2\n".encode("utf-16-le"), "save it as UTF-8"),
@@ -183,7 +183,7 @@ REFUSED = {
     "a long cell": ("a,b\n1," + "2" * 200_000, "field larger than field limit"),
     "a long line": ("a\n" + " " * 20_000_000, "a line is longer than 10,000,000 characters"),
     "columns without end": ("," * 200_000, "200,001 columns, at most 100,000"),
-    "codes for terminals": ("\x1b[2Ja,b\n1,2\n", "no text in UTF-8"),
+    "codes for terminals": ("\x1b[2Ja,b\n1,2\n", "is not UTF-8 text"),
     "line breaks in names": ('"a\nb",c\n1,2\n', r"no column d, only a\\nb, c"),
     "whole numbers": ("d\n1\n9007199254740993\n", r"'d' holds whole numbers above 2\^53"),
 }

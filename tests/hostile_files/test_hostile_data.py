@@ -128,7 +128,7 @@ def long_texts(path: Path, page: str) -> None:
     parquet.write_table(table, path, store_schema=False, data_page_version=page)
 
 
-NO_TEXT = "no text in UTF-8: save it as UTF-8"
+NO_TEXT = "is not UTF-8 text: save it as UTF-8"
 NO_TYPE = "cannot read files of type"
 TABLES = {
     "a device": (lambda _: Path("/dev/zero"), "neither a file nor a folder"),
