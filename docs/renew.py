@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from machinery.links import URLS  # beside this file
+
 from impflow_zoo.models.filenames import CARD
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.zoo.cards import model_card
@@ -20,7 +22,6 @@ from impflow_zoo.zoo.comparison import comparison
 from impflow_zoo.zoo.install import install_line, repository, requirement
 from impflow_zoo.zoo.markdown import between
 from impflow_zoo.zoo.record import records
-from machinery.links import URLS  # beside this file
 
 __all__ = ["renewed"]
 
