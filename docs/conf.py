@@ -51,6 +51,7 @@ html_css_files = ["site.css"]
 html_favicon = "static/icon.svg"
 _SCRIPTS = ("tablesort.min.js", "sortable.js", "zoo.js")
 html_js_files = [(file, {"defer": "defer"}) for file in _SCRIPTS]
+html_search_scorer = "static/scorer.js"
 html_show_sphinx = False
 html_show_sourcelink = False
 html_theme_options = {
