@@ -6,14 +6,12 @@ import importlib
 import inspect
 import os
 import sys
-from fnmatch import fnmatch
 from importlib.metadata import metadata
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
 from sphinx.util import inspect as sphinx_inspect
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the how-tos
@@ -40,7 +38,6 @@ exclude_patterns = ["machinery", "made", "pictures", "templates"]
 templates_path = ["templates"]
 highlight_language = "text"
 pygments_dark_style = "monokai"  # Furo's own underlines modules, as if they were links
-_NOT_SEARCHED = ("architecture", "maintaining", "project/c[ho]*", "project/notebook-*")
 default_role = "py:obj"  # `Solver` in a docstring leads to its page
 
 html_theme = "furo"
@@ -113,9 +110,9 @@ def whole_signature(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
 ) -> tuple[str, str] | None:
     """Arguments that the Hub's mixin hides, and defaults that Sphinx can parse."""
+    if what == "class" and signature == "(*args: Any, **kwargs: Any)":  # of torch's modules
+        return "()", returned
     if what == "class" and signature == "(*args, **kwargs)":
-        if thing.__init__.__module__.startswith("torch."):  # it takes none
-            return "()", returned
         own = sphinx_inspect.signature(thing.__init__, bound_method=True)
         signature = sphinx_inspect.stringify_signature(
             own, show_return_annotation=False, unqualified_typehints=True
@@ -132,16 +129,7 @@ def of_others(
     return not module.startswith("impflow_zoo") or None
 
 
-def not_searched(app: Sphinx, env: BuildEnvironment) -> list[str]:
-    """A search finds pages for users before those for maintainers, of which it finds the titles."""
-    for page in env.found_docs:
-        if any(fnmatch(page, pattern) for pattern in _NOT_SEARCHED):
-            env.metadata[page]["nosearch"] = "true"
-    return []
-
-
 def setup(app: Sphinx) -> None:
     """Register with Sphinx."""
-    app.connect("env-updated", not_searched)
     app.connect("autodoc-skip-member", of_others)
     app.connect("autodoc-process-signature", whole_signature)

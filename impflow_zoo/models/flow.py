@@ -238,8 +238,6 @@ def _several(kind: type[FlowModel], members: int, config: Config) -> Ensemble:
 class ImpFlow(FlowModel):
     """Implicit normalizing flow: a chain of `ImpFlowTransform` blocks.
 
-    Further methods and their errors are those of `FlowModel`.
-
     Arguments:
         config: a `TabularConfig` or an `ImageConfig`, or its JSON form as a dict.
 
@@ -267,8 +265,6 @@ class ImpFlow(FlowModel):
 class ResFlow(FlowModel):
     """Residual flow: a chain of `ResFlowTransform` blocks.
 
-    Further methods and their errors are those of `FlowModel`.
-
     Arguments:
         config: a `TabularConfig` or an `ImageConfig`, or its JSON form as a dict.
 
@@ -295,8 +291,6 @@ class ResFlow(FlowModel):
 @register_model
 class MonotoneFlow(FlowModel):
     """Monotone flow: a chain of `MonotoneTransform` blocks.
-
-    Further methods and their errors are those of `FlowModel`.
 
     Arguments:
         config: a `TabularConfig` or an `ImageConfig`, or its JSON form as a dict.

@@ -214,6 +214,8 @@ GUIDES = {
     "fit": "fit",
     "images folder": "image-data",
     "install": "start",
+    "architecture": "architecture",
+    "changelog": "project/changelog",
     "missing values": "faq",
     "nan loss": "faq",
     "conditional": "how-to/conditional_density",
