@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from impflow_zoo.models.filenames import CARD
+from conversion.settings import Settings
+from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.store import default_card
 from impflow_zoo.models.texts import in_markdown
-from impflow_zoo.zoo.markdown import between
-
-if TYPE_CHECKING:
-    from conversion.convert import Converted
 
 __all__ = ["text"]
 
-_PLACE = "<!-- conversion -->\n<!-- end of conversion -->\n"
 _SECTION = """## Conversion
 
 The {weights} weights of {source} (sha256 `{sha256:.16}...`), a checkpoint of the public training
@@ -28,36 +23,47 @@ Settings of the script: {settings}.
 
 {known}
 - the random series of the script's training (`n_dist`) estimates the same log-determinant; here it
-  is computed as `logdet` says"""
+  is computed as `logdet` says
+"""
 _REPOSITORIES = {
     "ImpFlow": "thu-ml/implicit-normalizing-flows",
     "ResFlow": "rtqichen/residual-flows",
 }
 
 
-def text(converted: Converted, folder: Path, known: list[str]) -> str:
-    """A card that says where the weights come from: a new one, or the one in the folder.
+def text(
+    folder: Path,
+    known: list[str],
+    *,
+    source: Path,
+    model: FlowModel,
+    settings: Settings,
+    averaged: bool,
+) -> str:
+    """A card that says where the weights come from.
 
     Arguments:
-        converted: the model.
-        folder: its folder.
+        folder: the model's folder.
         known: what is known of it, line by line.
+        source: the checkpoint.
+        model: the model.
+        settings: the public script's settings.
+        averaged: whether the weights are averaged ones.
+
+    Raises:
+        OSError: if the checkpoint cannot be read.
     """
-    kind, path = type(converted.model).__name__, folder / CARD
-    with open(converted.source, "rb") as file:
+    kind = type(model).__name__
+    with open(source, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     section = _SECTION.format(
-        weights="averaged (EMA)" if converted.averaged else "raw",
-        source=in_markdown(converted.source.name),
+        weights="averaged (EMA)" if averaged else "raw",
+        source=in_markdown(source.name),
         sha256=sha256,
         repository=_REPOSITORIES[kind],
-        settings=in_markdown(converted.settings.stated()),
+        settings=in_markdown(settings.stated()),
         known="\n".join(f"- {line}" for line in known),
     )
-    card = default_card(kind, folder.resolve().name, converted.model.config)
+    card = default_card(kind, folder.resolve().name, model.config)
     card = card.replace("tags:", "license: mit\ntags:", 1)
-    if path.is_file():
-        card = path.read_text(encoding="utf-8")
-    if not {*_PLACE.splitlines()} <= {*card.splitlines()}:
-        card = f"{card.rstrip()}\n\n{_PLACE}"
-    return between(card, "conversion", section)
+    return f"{card}\n{section}"

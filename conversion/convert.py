@@ -95,8 +95,7 @@ def write(converted: Converted, folder: Path, *, verify: bool = False) -> list[s
 
     Arguments:
         converted: the model.
-        folder: where to, which may hold a conversion; a card that is there is kept, and says where
-            the weights come from.
+        folder: where to, which may hold a conversion; all its files are then written anew.
         verify: check the model first; a large one gets its golden batch, of one row, then alone.
 
     Raises:
@@ -113,12 +112,20 @@ def write(converted: Converted, folder: Path, *, verify: bool = False) -> list[s
     stated = ConfigFile(type(model).__name__, model.config, checksum, certificate)
     known = [f"{size_of(model):,} parameters", *outcome, f"certified: {worst(certificate)}"]
     batch = serialise(golden_batch(model, rows), metadata={"format": "pt"}) if rows else None
+    text = card.text(
+        folder,
+        known,
+        source=converted.source,
+        model=model,
+        settings=converted.settings,
+        averaged=converted.averaged,
+    )
     place.replace(
         {
             WEIGHTS: content,
             CONFIG: stated.text(),
             GOLDEN: batch,  # None removes that of other weights
-            CARD: card.text(converted, folder, known).encode(),
+            CARD: text.encode(),
         }
     )
     return known
@@ -129,7 +136,7 @@ def _check_place(folder: ModelFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise ConversionError(f"{folder.name} is a file: a model is written into a folder")
     trained = any(map(folder.has, (TRAINING, LOG, RESULTS)))
-    there = [name for name in (CONFIG, WEIGHTS, GOLDEN) if folder.has(name)]
+    there = [name for name in (CONFIG, WEIGHTS, GOLDEN, CARD) if folder.has(name)]
     if there and (trained or not _is_converted(folder)):
         raise ConversionError(
             f"{folder.name} holds a {there[0]} of something else: choose another folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -25,6 +26,7 @@ from impflow_zoo.models.preprocessing import TablePreprocessing
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError:
@@ -105,6 +107,13 @@ class _FlowEstimator(BaseEstimator):
         self.model_ = found.model
         self.model_.folder = None  # a temporary one
         self.tried_ = found.table
+        if any(one.ended == "time" for one in found.tried):
+            warnings.warn(
+                "the clock stopped the training before its end, as the machine is busy: results "
+                "differ from run to run; give more minutes",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         self.rounding_ = dict(findings.rounding)
 
 

@@ -128,7 +128,7 @@ def test_models_of_a_single_column(model):
 
 
 def test_layers_that_need_two_columns_are_named():
-    with pytest.raises(ConfigError, match="features=1: at least 2 with layers: coupling expected"):
+    with pytest.raises(ConfigError, match="features=1: at least 2 with .*coupling"):
         FlowDensity(**{**QUICK, "model": "spline-coupling"}).fit(X[:, :1])
 
 
@@ -198,7 +198,7 @@ def test_bounds_and_periods_are_stated_as_for_fit(settings):
     )
     assert values == pytest.approx(turned)
     assert density.get_params()["bounds"] == {"x0": (0, 1)}
-    with pytest.raises(ValueError, match="column x0 is not within its bounds, 0 and 1"):
+    with pytest.raises(ValueError, match="x0 is not within .* 0 and 1"):
         density.score_samples(rows + 1)
 
 
@@ -237,19 +237,19 @@ def test_the_target_of_a_regressor_has_bounds(named):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (FlowDensity, {"bounds": {"x0": (-9, 1)}}, "column x0 is not within its bounds, -9 and 1"),
+        (FlowDensity, {"bounds": {"x0": (-9, 1)}}, "x0 is not within .* -9 and 1"),
         (FlowDensity, {"bounds": {"x3": (0, 1)}}, "bounds='x3': names of columns expected"),
         (FlowDensity, {"bounds": "x0"}, "bounds='x0': a dictionary by names of columns"),
         (FlowDensity, {"periodic": {"x3": 360}}, "periodic='x3': names of columns expected"),
         (
             FlowDensity,
             {"periodic": {"x1": 9}, "model": "SplineFlow", "config": None},
-            "config key 'periodic' belongs to kind 'tabular', not 'spline'",
+            "'periodic' belongs to .*'tabular', not 'spline'",
         ),
         (
             FlowDensity,
             {"periodic": {"x1": 9}, "config": {"periodic": {"x1": 9}}},
-            "periodic stands in config, too: state it once",
+            "periodic stands in config, too",
         ),
         (FlowRegressor, {"bounds": {"x0": (0, 1)}}, "bounds='x0': names of columns expected"),
         (FlowRegressor, {"periodic": {"x0": 9}}, "periodic='x0': names of columns expected"),
@@ -305,7 +305,7 @@ def test_a_regressor_predicts_the_density_of_a_target():
     [
         ({}, numpy.column_stack([X, X[:, 0]]), "column 'x2' is a copy of 'x0': it has no density"),
         ({}, numpy.column_stack([X, 0 * X[:, 0]]), "column 'x2' is constant: it has no density"),
-        ({"model": "Flow"}, X, "unknown model 'Flow'"),
+        ({"model": "Flow"}, X, "unknown model 'Flow'.*, and candidates implicit-sines, "),
         ({"config": {"colour": 3}}, X, "unknown config key 'colour'"),
         ({"minutes": 0}, X, "minutes=0: a positive number"),
     ],
@@ -344,9 +344,9 @@ def test_levels_out_of_range_are_refused():
 def test_an_angle_has_no_quantiles_and_no_mean():
     """Its map may begin the turn anywhere, where values begin it at zero."""
     regressor = FlowRegressor(**TINY, periodic={"y": 360.0}).fit(X, TURN)
-    with pytest.raises(ValueError, match="'y' is an angle, which has no quantiles: use sample"):
+    with pytest.raises(ValueError, match="'y' is an angle, .* quantiles: use sample"):
         regressor.predict_quantiles(X, [0.5])
-    with pytest.raises(ValueError, match="'y' is an angle, which has no mean: use sample"):
+    with pytest.raises(ValueError, match="'y' is an angle, .* mean: use sample"):
         regressor.predict(X)  # that of 1 and 359 degrees is not 180
 
 

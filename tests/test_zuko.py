@@ -89,7 +89,7 @@ def test_transform(name, shapes):
 
 def test_shapes_that_do_not_go_together():
     t = BlockTransform(BLOCKS["resflow"](2), torch.zeros(3, 2).double())
-    with pytest.raises(ValueError, match=r"shape \(4, 3\) and contexts of shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"shape \(4, 3\) and contexts .*\(3, 2\)"):
         t(torch.zeros(4, 3).double())
 
 

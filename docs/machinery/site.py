@@ -15,38 +15,6 @@ from impflow_zoo.zoo.record import records
 from machinery import gallery
 from machinery.links import COPIED, ROOT, for_site
 
-_TASKS = (
-    "density_of_a_table",
-    "scikit_learn_estimators",
-    "unusual_rows",
-    "conditional_density",
-    "bounded_and_angular_columns",
-    "certify_an_inverse",
-    "variational_inference",
-    "boltzmann_on_a_torus",
-    "own_net",
-    "own_block",
-    "torch_tools",
-    "images_from_blocks",
-    "many_images",
-    "several_processes",
-    "convert_a_checkpoint",
-    "publish_to_the_hub",
-    "sbi_posterior",
-    "pyro_guide",
-    "deepinv_denoising",
-)
-
-
-class by_task:  # noqa: N801 (sphinx-gallery looks it up by name and calls it)
-    """Order of the how-tos: from first steps to rarer tasks."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def __call__(self, file: str) -> int:
-        return _TASKS.index(Path(file).stem)
-
 
 def _command_line() -> str:
     """The help of every command, as it is printed; `sphinxcontrib-typer` needs one made by rich."""

@@ -86,12 +86,8 @@ print(f"\nheld-out log q(theta | x): {score.mean():.2f} nats")
 # Without the embedding (``--embedding 0``) the implicit blocks come to 3.026 on two moons. On SLCP
 # there are two implicit or four residual blocks: four implicit ones come to -7.527.
 # Weight decay was not tried, as sbi's trainer does not offer it. Prefer sbi's splines if you sample
-# often: they need no roots.
-#
-# .. code-block:: text
-#
-#    python benchmarks/sbi_tasks.py two-moons nsf maf implicit residual
-#    python benchmarks/sbi_tasks.py slcp nsf maf implicit residual --blocks 2
+# often: they need no roots. The repository has the script that measures these figures,
+# ``benchmarks/sbi_tasks.py``.
 
 # %%
 # The rest is sbi's own. Its posterior draws from the flow and leaves out what the prior excludes.

@@ -25,6 +25,7 @@ __all__ = [
     "numbered",
     "refuse_other_columns",
     "text_cell",
+    "without_cell",
 ]
 
 EXACT = 2**53  # float64 holds all whole numbers up to it
@@ -34,6 +35,7 @@ TOO_LARGE = (
     "holds whole numbers above 2^53, which float64 rounds: subtract an offset, or leave it out"
 )
 _LISTED = 20  # names
+_TEXT = "is not numeric"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,12 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 def text_cell(row: int, cell: object) -> str:
     """The reason of a column that holds something else than numbers."""
-    return f"is not numeric, row {row} holds {str(cell)[:40]!r}"
+    return f"{_TEXT}, row {row} holds {str(cell)[:40]!r}"
+
+
+def without_cell(reason: str) -> str:
+    """A reason as it may be published, without what a cell holds."""
+    return _TEXT if reason.startswith(_TEXT) else reason
 
 
 def refuse_other_columns(

@@ -149,7 +149,7 @@ def refuse_missing_header(names: Sequence[str], name: str) -> None:
 def separator_hint(header: Sequence[str]) -> str:
     """A file with another separator comes as one column whose name has them all."""
     for mark in (";", "\t"):
-        if any(mark in name for name in header):
+        if len(header) == 1 and mark in header[0]:
             reading = f"pandas.read_csv(file, sep={mark!r}, decimal=',')"
             return (
                 f" (columns seem to be separated by {mark!r}: a CSV file needs commas, and points "

@@ -10,14 +10,22 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from impflow_zoo.data import Source, TableSource
+from impflow_zoo.models.config import Config
+from impflow_zoo.models.preprocessing import TablePreprocessing, preprocessing_of
+from impflow_zoo.numerics.seeds import Use, mix
+
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Baseline", "gaussian", "mixture", "says_something"]
+__all__ = ["Baseline", "gaussian", "gaussian_value", "mixture", "says_something"]
 
 _LEAST_ROWS = 10  # for each column
 _COMPONENTS = (2, 4, 8, 16, 32)
 _ROWS = 10_000  # that a mixture is fitted to, at most
+_GAUSSIAN_ROWS = 100_000  # that the Gaussian of a training is fitted to, at most
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,46 @@ def mixture(
             break
         best = found
     return best
+
+
+def gaussian_value(
+    config: Config, splits: tuple[Source, Source], seed: int, limit: int | None
+) -> float | None:
+    """The value of a Gaussian on the validation rows of a training, in the metric of its model.
+
+    It is fitted to training rows, 100,000 at most; given contexts, it is a linear regression.
+
+    Arguments:
+        config: of the model.
+        splits: training and validation rows, the contexts last.
+        seed: of the choice of rows and the noise of their rounding.
+        limit: use only the first validation rows; None uses all.
+
+    Returns:
+        None for images, for angles, and where training rows are few or a column of them constant.
+    """
+    train, validation = splits
+    preprocessing = preprocessing_of(config)
+    if not isinstance(preprocessing, TablePreprocessing) or config.periodic:
+        return None
+    assert isinstance(train, TableSource)
+    assert isinstance(validation, TableSource)
+    generator = torch.Generator().manual_seed(mix(seed, Use.COMPARED))
+
+    def taken(
+        source: TableSource, rows: torch.Tensor
+    ) -> tuple[numpy.ndarray, numpy.ndarray | None]:
+        raw = source.rows(rows).double()
+        noise = torch.rand(raw.shape, generator=generator, dtype=raw.dtype)
+        weights = None if source.weights is None else source.weights[rows].numpy()
+        return preprocessing.dequantise(raw, noise).numpy(), weights
+
+    known, counts = taken(train, torch.randperm(len(train), generator=generator)[:_GAUSSIAN_ROWS])
+    if not says_something(known, counts):
+        return None
+    new, weights = taken(validation, torch.arange(len(validation))[:limit])
+    nats = gaussian(known, new, config.shape[0], (counts, weights)).validation
+    return float(preprocessing.metric(torch.tensor(nats, dtype=torch.float64)))
 
 
 def _validated(found: Baseline, validation: numpy.ndarray, weights: Any) -> Baseline:

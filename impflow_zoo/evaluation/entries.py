@@ -21,7 +21,13 @@ from impflow_zoo.models.reading import read_json, readable
 __all__ = ["Entry", "card_entry", "read_entries", "results_text"]
 
 # As many digits as are worth keeping.
-_DIGITS = {"value": ".6f", "stderr": ".5f", "estimator_stderr": ".3g", "round_trip": ".2g"}
+_DIGITS = {
+    "value": ".6f",
+    "stderr": ".5f",
+    "estimator_stderr": ".3g",
+    "round_trip": ".2g",
+    "effective_n": ".1f",
+}
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,8 @@ class Entry:
     Arguments:
         data: name of the data set on the card.
         split: split of the data set.
-        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive, groups: as
-            in `evaluate`.
+        metric, value, stderr, estimator_stderr, n, seed, logdet, round_trip, predictive, groups,
+            effective_n: as in `evaluate`.
         sha256: of the weights that were scored; None if it was not kept.
     """
 
@@ -48,13 +54,18 @@ class Entry:
     round_trip: float
     predictive: tuple[Predictive, ...] = ()
     groups: int | None = None
+    effective_n: float | None = None
     sha256: str | None = None
 
     @classmethod
     def of(cls, result: Result, data: str, split: str, sha256: str | None) -> Entry:
         """The entry of a result."""
         known: dict[str, Any] = {f.name: getattr(result, f.name, None) for f in fields(cls)}
-        rounded = {name: float(format(known[name], digits)) for name, digits in _DIGITS.items()}
+        rounded = {
+            name: float(format(known[name], digits))
+            for name, digits in _DIGITS.items()
+            if known[name] is not None
+        }
         return cls(**{**known, **rounded, "data": data, "split": split, "sha256": sha256})
 
     @property

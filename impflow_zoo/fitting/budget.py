@@ -44,6 +44,7 @@ __all__ = [
 _EXACT, _EXACT_SCORES = 10, 64  # columns up to which log-determinants are exact
 _ESTIMATED = 6  # tangents that an estimate of them is worth
 SEARCH, DECAYS = 0.2, 0.3  # parts of the work: for the rounds, and to choose the weight decay
+_LEAST_STEP = 2e-3  # work of torch and Python for a block, however small
 _LEAST_STEPS = 80  # of a first run: fewer do not tell slow candidates from bad ones
 _LEAST_DECAY_STEPS = 300  # in shorter runs weight decay helps on every table
 _LAST = 3  # runs of a round that no further one follows
@@ -100,6 +101,11 @@ class Price:
     validation: float
     most: int
 
+    @property
+    def longest(self) -> float:
+        """Work of all steps that the rows are good for, and of the validations."""
+        return self.most * self.step + VALIDATIONS * self.validation
+
     def steps(self, work: float, validations: int) -> int:
         """The steps that can be done for some work, validations included."""
         return max(1, min(self.most, int((work - validations * self.validation) / self.step)))
@@ -122,6 +128,7 @@ def price(candidate: Candidate, findings: Findings, rows: int, validated: int) -
     batch = candidate.training.get("batch_size", batch_size(rows))
     training = (own.block, own.parameter, own.row, own.tangent)
     step = _sum(training, step_terms(parameters, number, features, batch))
+    step = max(step, _LEAST_STEP * (1 + number))  # small models of users
     scoring = score_terms(parameters, features, min(VALIDATED, validated))
     passes = _PASSES * math.sqrt(rows / _ROWS)
     most = max(1, math.ceil(passes * rows / batch))
@@ -149,12 +156,14 @@ class Plan:
         unit: work of each run of the first round; it doubles from round to round.
         variants: whether variants of the leader enter the second round.
         decay: work of each of the two runs with another weight decay; 0 makes none.
+        longest: work that a candidate can use, as its rows are good for so many steps.
     """
 
     sizes: tuple[int, ...] = ()
     unit: float = 0.0
     variants: bool = False
     decay: float = 0.0
+    longest: float = math.inf
 
     def path(self, work: float) -> float:
         """The work that the best candidate gets of all work, over all of its runs."""
@@ -162,21 +171,19 @@ class Plan:
         tried = sum(size * one for size, one in zip(self.sizes, rounds, strict=True))
         # Both variants enter with nothing, and do the work of the first round, too.
         caught_up = 2 * self.unit if self.variants else 0.0
-        return work - tried - caught_up - self.decay + sum(rounds)
+        return min(work - tried - caught_up - self.decay + sum(rounds), self.longest)
 
     def steps(self, price: Price, part: float, work: float) -> int:
         """The steps of a run of the search.
 
-        Where the rows are good for fewer steps than the work, a run has its part of them, but not
-        so few that it tells nothing.
+        Where the rows are good for fewer steps than the work, a run has its part of them.
 
         Arguments:
             price: of the candidate.
             part: work of the run.
             work: of the whole fit.
         """
-        fair = price.most // (len(self.sizes) + 2)  # of each round, of the choice, of the last run
-        most = max(math.ceil(price.most * part / self.path(work)), min(_LEAST_STEPS, fair))
+        most = math.ceil(price.most * part / self.path(work))
         return min(most, price.steps(part, SHORT_VALIDATIONS))
 
 
@@ -185,7 +192,8 @@ def plan(prices: Sequence[Price], work: float) -> Plan:
 
     So many that each of them gets enough steps in the first round; with little work none, and the
     first one is trained at once. Two values of its weight decay are tried if each run gets enough
-    steps to tell them apart.
+    steps to tell them apart. The rows of a small table are good for few steps, so for few rounds;
+    what they leave of the work tries more candidates.
 
     Arguments:
         prices: of the candidates, the most promising first.
@@ -194,14 +202,19 @@ def plan(prices: Sequence[Price], work: float) -> Plan:
     decay = DECAYS * work / 2
     if prices[0].steps(decay, SHORT_VALIDATIONS) < min(_LEAST_DECAY_STEPS, prices[0].most):
         decay = 0.0
+    few = min(one.most for one in prices)  # a run of round i has 2^i times the steps of the first
+    rounds = max(1, int(math.log2(1 + SEARCH * few / _LEAST_STEPS)))
     for first in range(len(prices), 1, -1):
-        variants = first >= _VARIANTS
+        variants = first >= _VARIANTS and rounds > 1
         sizes = [first]
-        while sizes[-1] > _LAST:
+        while sizes[-1] > _LAST and len(sizes) < rounds:
             sizes.append(math.ceil(sizes[-1] / 2) + (2 if variants and len(sizes) == 1 else 0))
         shares = sum(size * 2**i for i, size in enumerate(sizes)) + (2 if variants else 0)
-        unit = SEARCH * work / shares  # the two variants make up for the first round
+        longest = max(one.longest for one in prices[:first])
+        left = max(SEARCH * work, work - 2 * longest)  # by the best and its twin of less decay
+        unit = left / shares  # the two variants make up for the first round
         steps = [(one.steps(unit, SHORT_VALIDATIONS), one.most) for one in prices[:first]]
         if all(count >= min(_LEAST_STEPS, most) for count, most in steps):
-            return Plan(tuple(sizes), unit, variants, decay)
+            unit = min(unit, SEARCH * longest / (2 ** len(sizes) - 1))
+            return Plan(tuple(sizes), unit, variants, min(decay, DECAYS * longest), longest)
     return Plan()

@@ -51,7 +51,7 @@ def write_card(found: Fit, result: Result, *, again: str) -> None:
     name = Record(folder).recipe.card.data_name
     score = Entry.of(result, name, "test", folder.config().sha256)
     folder.replace({RESULTS: results_text([score]).encode()})
-    origin = Origin(str(found.folder), again, _table(found), result.effective_n)
+    origin = Origin(str(found.folder), again, _table(found))
     card = model_card(Record(folder), address=str(found.folder), origin=origin)
     folder.replace({CARD: card.encode()})
 

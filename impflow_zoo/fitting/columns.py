@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from impflow_zoo.data import DataError
-from impflow_zoo.data.columns import GROUP, Columns, listed
+from impflow_zoo.data.columns import GROUP, Columns, listed, without_cell
 from impflow_zoo.fitting.grid import rounding_grid, spike
 from impflow_zoo.fitting.stated import stated_settings
 from impflow_zoo.models.fields import did_you_mean
@@ -112,12 +112,13 @@ class Findings:
             found.append((f"periodic: {{{pairs}}}", "all values are within one turn and fill it"))
         return found
 
-    def lines(self) -> list[str]:
-        """The findings in lines for people."""
+    def lines(self, *, cells: bool = True) -> list[str]:
+        """The findings in lines for people, with or without what a cell of the table holds."""
         found = [f"columns: {listed(self.columns)}"]
         if self.given:
             found[0] = f"density of {listed(self.columns)} given {listed(self.given)}"
-        found += [f"left out: {name!r} {reason}" for name, reason in self.left_out.items()]
+        shown = (lambda reason: reason) if cells else without_cell
+        found += [f"left out: {name!r} {shown(reason)}" for name, reason in self.left_out.items()]
         grids: dict[str, list[str]] = {}
         for name, step in self.rounding.items():
             offset = f" from {self.offsets[name]:g}" if name in self.offsets else ""
@@ -306,11 +307,14 @@ def _dependent(values: Mapping[str, numpy.ndarray], given: Sequence[str]) -> dic
     """Columns that others determine: copies and exact linear functions, by the reason."""
     import numpy
 
-    rows = min(_LOOKED_AT, len(next(iter(values.values()), ())))
+    count = len(next(iter(values.values()), ()))
+    some = numpy.random.default_rng(0).permutation(count)[:_LOOKED_AT]  # a table may be sorted
+    rows = len(some)
     scaled = {}
     for name, column in values.items():
-        part = column[:rows] - column[:rows].mean()
-        scaled[name] = part / max(float(numpy.linalg.norm(part)), 1e-300)
+        part = column[some] - column[some].mean()
+        if part.any():  # else nothing can be said of it
+            scaled[name] = part / max(float(numpy.linalg.norm(part)), 1e-300)
     basis: list[numpy.ndarray] = []
     independent: list[str] = []
     reasons: dict[str, str] = {}

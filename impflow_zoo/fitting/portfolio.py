@@ -9,6 +9,7 @@ from typing import Any
 
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.models.classes import model_class
+from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.spline_config import SplineConfig
 
 __all__ = [
@@ -129,7 +130,10 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None, columns: 
     known = {one.name: one for one in (*PORTFOLIO, FINE)}
     if model in known:
         return replace(known[model], config={**known[model].config, **(config or {})})
-    cls = model_class(PORTFOLIO[0].model if model is None else model)
+    try:
+        cls = model_class(PORTFOLIO[0].model if model is None else model)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, and candidates {', '.join(known)}") from None
     name, settings = cls.__name__, {"kind": cls.config_types[0].kind, **(config or {})}
     if settings["kind"] == SplineConfig.kind and columns == 1:
         settings = {"layers": "autoregressive", **settings}
@@ -195,16 +199,17 @@ def training_settings(
         validations: how many there are, at most.
         patience: validations without a gain that end the run.
     """
+    validate_every = math.ceil(steps / validations)
     return {
         "optimizer": "muon",
         "steps": steps,
         "batch_size": batch_size(rows),
         "warmup_steps": min(100, math.ceil(steps / 10)),
         "ema_decay": 0.995,
-        "validate_every": math.ceil(steps / validations),
+        "validate_every": validate_every,
         "validation_limit": VALIDATED,
         "patience": patience,
-        "log_every": max(1, min(50, steps // 10)),
+        "log_every": min(50, validate_every),  # so that a validation has a value of training beside
         "seed": seed,
         **candidate.training,
     }

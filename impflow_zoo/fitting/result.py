@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ class Fit:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """What was tried, by name, round, steps, validation value in nats and CPU minutes."""
+        """What was tried: name, round, steps, validation in nats, CPU minutes, and why it ended."""
         import pandas
 
         rows: list[dict[str, Any]] = [
@@ -80,6 +81,7 @@ class Fit:
                 "steps": one.done,
                 "validation": math.nan if one.value is None else one.value,
                 "cpu_minutes": one.cpu_minutes,
+                "ended": one.ended,
             }
             for one in self.tried
         ]
@@ -97,14 +99,13 @@ class Fit:
     def report(self) -> str:
         """The result in lines for people."""
         best, cpu = self.best, sum(one.cpu_minutes for one in self.tried)
-        again = (
-            "trained to the end" if best.round == 0 else f"from round {best.round} of the search"
-        )
+        run = "the last run" if best.round == 0 else f"round {best.round} of the search"
         ended = _ENDS.get(best.ended, best.ended)
-        lines = {"best": f"{best.name}, {again}: {ended}, best at step {best.best_step:,}"}
+        lines = {"best": f"{best.name}, {run}: {ended}, best at step {best.best_step:,}"}
         later = self.tried[self.tried.index(best) :]  # it may have gone on without a gain
         runs = [one for one in later if one.name == best.name]
-        lines["so"] = course(best.best_step, sum(one.done for one in runs))
+        worse = 0.0 if runs[-1].last is None else best.rank - runs[-1].last
+        lines["so"] = course(best.best_step, sum(one.done for one in runs), worse, "nats")
         if runs[-1].ended == "time":
             lines["so"] = "stopped before its learning rate had fallen: too early to tell"
         for one in self.tried:
@@ -142,8 +143,15 @@ class Fit:
             given = " --given FILE" if self.columns.given else ""
             lines[""] = f"impflow-zoo sample {folder} -n 1000{given} --out samples.csv"
             lines[" "] = f"impflow-zoo certify {folder}"
-        text = "\n".join(f"{key:12} {value}".rstrip() for key, value in lines.items())
-        return "\n".join([*tried_lines(self.tried, self.baselines), "", text])
+        text = [_line(key, value) for key, value in lines.items()]
+        return "\n".join([*tried_lines(self.tried, self.baselines), "", *text])
+
+
+def _line(key: str, value: str) -> str:
+    """A line of the report. Commands and paths, which people copy, are not broken."""
+    line = f"{key:12} {value}".rstrip()
+    broken = key in ("so", "not tried")
+    return textwrap.fill(line, 100, subsequent_indent=13 * " ") if broken else line
 
 
 def tried_lines(tried: tuple[Tried, ...], baselines: tuple[Baseline, ...]) -> list[str]:

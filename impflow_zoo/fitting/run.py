@@ -41,7 +41,7 @@ from impflow_zoo.models.texts import in_quotes
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.training.facts import TrainingFacts
-from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.folders import only_run
 
 __all__ = ["StoppedFitError", "checked", "fit", "fit_splits"]
 
@@ -220,10 +220,10 @@ def fit_splits(
         )
         best = search.run(entrants, rounds, wall)
         if best.value is None:
-            raise ModelError(
-                "no run has a validation value, so there is no model: look for columns with "
-                "extreme values"
-            )
+            remedy = "look for columns with extreme values"
+            if any(one.ended == "time" for one in search.tried):
+                remedy = "the clock stopped it first, so give fit more minutes"
+            raise ModelError(f"no run has a validation value, so there is no model: {remedy}")
         model = FlowModel.from_pretrained(folder, device=processes.device)
         others = baselines_of(findings, splits, seed, say) if baselines else ()
         test = splits.get("test")

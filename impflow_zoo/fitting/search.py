@@ -40,7 +40,7 @@ from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.reading import read_json
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.training.ensembles import join
-from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.folders import only_run
 from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.training.run import train_on
 from impflow_zoo.transforms.base import NUMERICAL_ERRORS
@@ -72,6 +72,7 @@ class Tried:
             validation succeeded.
         cpu_minutes: CPU time.
         ended: why: `steps`, `time`; or the error that ended it.
+        last: the value of its last validation; None if none succeeded.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Tried:
     value: float | None
     cpu_minutes: float
     ended: str
+    last: float | None = None
 
     @property
     def rank(self) -> float:
@@ -314,7 +316,7 @@ class Search:
             self._keep_best(run)
 
         start = time.process_time()
-        state: dict[str, Any] = {"step": 0, "best": None, "best_step": 0}
+        state: dict[str, Any] = {"step": 0, "best": None, "best_step": 0, "curve": []}
         try:
             with only_run(folder):
                 state |= train_on(
@@ -341,6 +343,7 @@ class Search:
             value=state["best"],
             cpu_minutes=state["cpu_seconds"] / 60,
             ended=state["ended"] or "steps",  # it had ended before the fit was killed
+            last=state["curve"][-1][2] if state["curve"] else None,
         )
         self._keep_best(done)
         self.tried.append(done)

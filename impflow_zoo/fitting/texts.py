@@ -33,7 +33,7 @@ def recipe_text(
         ensemble: number of trainings whose mixture is the model.
         head: the first lines.
     """
-    comments = [*head.splitlines(), "", *findings.lines()]
+    comments = [*head.splitlines(), "", *findings.lines(cells=False)]  # recipes are published
     text = "".join(f"# {in_line(line)}".rstrip() + "\n" for line in comments)
     text += _dumped({"model": model, "config": config})
     for line, why in findings.proposals():
@@ -50,20 +50,5 @@ def recipe_text(
 
 
 def _dumped(sections: dict[str, Any]) -> str:
-    return yaml.dump(
-        sections, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
-    )
-
-
-class _Dumper(yaml.SafeDumper):
     """Lists in one line, sections in several."""
-
-
-def _number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    text = repr(float(value))
-    if "e" in text and "." not in text:  # YAML would read 1e-05 as text
-        text = text.replace("e", ".0e")
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-_Dumper.add_representer(float, _number)
+    return yaml.safe_dump(sections, sort_keys=False, allow_unicode=True, default_flow_style=None)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from impflow_zoo.data.columns import in_order, listed
 from impflow_zoo.data.frames import has_names, in_memory
-from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.fields import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +39,8 @@ def rows_of(data: Any, names: Sequence[str], like: Tensor) -> Any:
     chosen = list(names) if framed and names else in_order(table.names)
     for name in chosen:
         if name not in table.names:
-            raise ModelError(f"the rows have no column {name!r}, only {listed(table.names)}")
+            hint = did_you_mean(name, table.names) or f", only {listed(table.names)}"
+            raise ModelError(f"the rows have no column {name!r}{hint}")
         if name in table.reasons:
             raise ModelError(f"column {name!r} {table.reasons[name]}")
     columns = [torch.from_numpy(table.numbers[name].copy()) for name in chosen]

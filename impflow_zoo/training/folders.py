@@ -1,18 +1,64 @@
-"""The folder of a training: whether one may begin there, or go on."""
+"""The folder of a training: one run at a time, and whether it may begin there, or go on."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.filenames import CHECKPOINT, CONFIG, GOLDEN, LOG, RECIPE, TRAINING, WEIGHTS
+from impflow_zoo.models.filenames import (
+    CHECKPOINT,
+    CONFIG,
+    GOLDEN,
+    LOCK,
+    LOG,
+    RECIPE,
+    TRAINING,
+    WEIGHTS,
+)
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.training.checkpoint import CheckpointError
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, read_recipe
 
-__all__ = ["check_new", "check_resumed", "check_resumed_ensemble"]
+__all__ = ["check_new", "check_resumed", "check_resumed_ensemble", "only_run"]
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keep other runs, of this process or another, out of a folder within the block.
+
+    The kernel holds the lock, so a run that is killed frees it; its empty lock file stays until the
+    next run ends. A block that writes nothing leaves no folder behind.
+
+    Raises:
+        ModelError: if another run is in the folder.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+        while not file.exists():  # its last holder deleted it when this one had opened it
+            lock.release()
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ModelError(
+            f"another run trains in {folder}: wait until it ends, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps open files, and folders may have others
+            file.unlink(missing_ok=True)
+            for path in made:
+                path.rmdir()
+        lock.release()
 
 
 def check_new(folder: ModelFolder, own: Path | None) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from impflow_zoo.data import DataError, Source, TableSource, UnknownSplitError, is_toy
 from impflow_zoo.data.outliers import refuse_outliers
+from impflow_zoo.evaluation.baselines import gaussian_value
 from impflow_zoo.evaluation.processes import Processes, together
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.config import Config
@@ -29,11 +30,14 @@ from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.modes import grad_mode
 from impflow_zoo.numerics.settings import is_real
-from impflow_zoo.training.beside import gaussian_value
 from impflow_zoo.training.checkpoint import CheckpointError, checkpoint_state
 from impflow_zoo.training.ensembles import join
-from impflow_zoo.training.folders import check_new, check_resumed, check_resumed_ensemble
-from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.folders import (
+    check_new,
+    check_resumed,
+    check_resumed_ensemble,
+    only_run,
+)
 from impflow_zoo.training.recipe import Recipe, of_member, read_recipe, with_seed
 from impflow_zoo.training.state import check_state
 from impflow_zoo.training.trainer import Trainer

@@ -15,7 +15,9 @@ from impflow_zoo.training.recipe import Recipe
 
 __all__ = ["closing", "course", "reason"]
 
-_LEVEL = 0.2  # part of the steps after the best validation that is no sign of overfitting
+# What is no sign of overfitting: so few steps after the best validation, as a part of all, or a
+# last value that is so little worse, in the unit of the metric.
+_LEVEL_STEPS, _LEVEL = 0.2, 0.01
 
 
 def reason(state: Mapping[str, Any]) -> str:
@@ -28,22 +30,23 @@ def reason(state: Mapping[str, Any]) -> str:
     }.get(state["ended"], "it had ended before")
 
 
-def course(best_step: int, validated: int) -> str:
+def course(best_step: int, validated: int, worse: float, unit: str) -> str:
     """What the validations of a run say of its length.
 
     Arguments:
         best_step: step of the best validation; 0 if that of an earlier stage was better than all.
         validated: step of the last one.
+        worse: how much worse its value was than the best, in `unit`.
     """
     if best_step == 0:
         return "no validation was better than the best of an earlier stage"
     if best_step >= validated:
         return "validation still improved at the end: more steps may gain"
-    if validated - best_step <= _LEVEL * validated:
+    if validated - best_step <= _LEVEL_STEPS * validated or worse <= _LEVEL:
         return "validation has levelled off"
     return (
-        f"validation was best at step {best_step:,} of {validated:,} and got worse: overfitted; "
-        "more weight_decay, a smaller model or fewer steps may gain"
+        f"validation was best at step {best_step:,} of {validated:,} and {worse:.4f} {unit} worse "
+        "at the end: the model overfits; try more weight_decay, a smaller model or fewer steps"
     )
 
 
@@ -83,8 +86,12 @@ def closing(
     elif begun:
         lines.append(reason(state))
     elif value is not None:
-        whole = state["ended"] not in ("time", "signal")  # else its schedule goes on
-        told = f"; {course(state['best_step'], state['validated'])}" if whole else ""
+        # Else its schedule goes on, or the value is that of a mixture.
+        whole = state["ended"] not in ("time", "signal") and not ended
+        told = ""
+        if whole:
+            worse = abs(value - state["curve"][-1][2])  # the last is no better than the best
+            told = f"; {course(state['best_step'], state['validated'], worse, metric.unit)}"
         lines.append(f"{reason(state)}{told}")
         if (gaussian := state["gaussian"]) is not None:
             gap = metric.beside(value, gaussian)

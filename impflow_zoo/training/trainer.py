@@ -375,7 +375,8 @@ class Trainer:
 
     def _figures(self) -> dict[str, str]:
         """The last values of training and validation, in the metric of the model."""
-        return {name: f"{value:.4f}" for name, value in self.shown.items()}
+        names = (name for name in ("train", "validation") if name in self.shown)
+        return {name: f"{self.shown[name]:.4f}" for name in names}
 
     def _say_figures(self, *, plain: bool) -> None:
         """One line for a validation, where there is no terminal for a bar."""

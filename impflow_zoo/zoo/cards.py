@@ -50,13 +50,11 @@ class Origin:
         folder: of the model, with its rows in `data`.
         again: the command that makes the model again.
         table: what was tried, in Markdown.
-        effective_n: number of rows of equal weight with the same error; None without weights.
     """
 
     folder: str
     again: str
     table: str
-    effective_n: float | None = None
 
 
 def _example(record: Record) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import classification_page
 import classifier_block
 import default_recipe
 import documents
@@ -19,6 +20,7 @@ import which_flow
 from impflow_zoo.zoo.markdown import between
 
 KEPT = {
+    "classification": (classification_page.PAGE, classification_page.tables),
     "classifier-block": (documents.README, classifier_block.tables),
     "fit-tables": (documents.README, lambda figures: {"fit table": fit_tables.rows_of(figures)}),
     "logdet-choices": (documents.SOLVERS, logdet_choices.tables),

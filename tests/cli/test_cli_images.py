@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +12,6 @@ from support.image_sets import image_set, pictures
 
 from impflow_zoo import ImpFlow
 from impflow_zoo.models.rows import open_rows
-from impflow_zoo.plots.pictures import draw_images
 
 
 @pytest.fixture
@@ -22,19 +20,6 @@ def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     make("plain", ImpFlow, size=8).save_pretrained(folder)
     return folder
-
-
-def test_a_grid_shows_every_pixel(tmp_path: Path) -> None:
-    images = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
-    draw_images([images], tmp_path / "grid.png")
-    with Image.open(tmp_path / "grid.png") as file:
-        picture = np.asarray(file)
-    enlarged = picture.shape[1] // (3 * 2 + 2 * 2)
-    pixels = picture[enlarged // 2 :: enlarged, enlarged // 2 :: enlarged]
-    assert pixels.shape == (2 * 2 + 2, 3 * 2 + 2 * 2, 3)
-    assert (pixels[:2, 4:6] == images[1].permute(1, 2, 0).numpy()).all()
-    assert (pixels[4:, :2] == images[3].permute(1, 2, 0).numpy()).all()
-    assert (pixels[4:, 8:] == 255).all()  # no sixth image
 
 
 def test_samples_are_drawn_as_a_grid(model, run, tmp_path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import CHECKOUT
-from support.printed_commands import Commands, documents, published
+from support.printed_commands import Commands, cases, documents, published
 from support.workspace import Workspace
 
 from impflow_zoo.cli import app
@@ -35,48 +35,18 @@ ELSEWHERE = {
     r"impflow-zoo fit .*--bounds .*": "tests/cli/test_cli_fit.py states bounds of its own table",
     r"export (MALLOC_|IMPFLOW_ZOO_SINES).*": "settings of the shell",
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",
+    r"python -m conversion .*": "tests/conversion/ converts checkpoints of its own",
 }
-if (CHECKOUT / "benchmarks").is_dir():
-    ELSEWHERE |= {
-        r"python benchmarks/\w+.py .*--public .*": "others' code",
-        r"pytest benchmarks/test_speed.py .*": "needs a quiet machine; `pytest` collects the cases",
-    }
-else:
-    ELSEWHERE |= {r"python benchmarks/.*": "a card names the script that made its rows"}
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
-    r"(OMP_NUM_THREADS=1 )?python (benchmarks/(?!gaussian|variants|prepare)|examples/).*",
+    r"python examples/(?!prepare).*",
     r".*-(cifar10|mnist|celeba64|imagenet64).*",  # certificates of convolutions
     r"impflow-zoo fit .*--ensemble \d+",  # tests/fitting/test_fit.py makes one
     r"impflow-zoo train .*/mixed-bsds300/.*",  # 63 columns; those of other tables run
     r"impflow-zoo publish .*--dry-run",  # all certificates
     r"impflow-zoo certify \w+-(?!kin8nm|power-plant|zoo).*",  # LipSDP of wide or many nets
 )
-FAMILIES = "impflow|resflow|monotone|mixed|spline|mixture|linear"
 
-PUBLISHED = published()
-
-
-def here(commands: Commands) -> Commands:
-    """Those that run here."""
-    return tuple(c for c in commands if not any(re.fullmatch(e, c) for e in ELSEWHERE))
-
-
-def kind(commands: Commands) -> Commands:
-    """The commands with the family of a model in the place of its name: many cards print them."""
-    return tuple(re.sub(rf"\b({FAMILIES})(-\w+)+( --given \S+)?", r"\1", c) for c in commands)
-
-
-def cases() -> Iterator[object]:
-    """The fast tests run one card's commands of each kind."""
-    seen = set()
-    for commands, document in PUBLISHED.items():
-        runs = here(commands)
-        if runs and not any({*runs} < {*others} for others in PUBLISHED):
-            long = any(re.fullmatch(pattern, c) for pattern in LONG for c in runs)
-            marks = [pytest.mark.slow] if long or kind(runs) in seen else []
-            yield pytest.param(runs, document, id=runs[-1][:100], marks=marks)
-            if not long:
-                seen.add(kind(runs))
+PUBLISHED = published(laboratory=False)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +58,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         yield Workspace(tmp_path_factory.mktemp("checkout"))
 
 
-@pytest.mark.parametrize(("commands", "document"), [*cases()])
+@pytest.mark.parametrize(("commands", "document"), [*cases(PUBLISHED, ELSEWHERE, LONG)])
 def test_a_published_command_runs(commands: Commands, document: Path, workspace: Workspace):
     workspace.run(commands, document)
 

@@ -63,17 +63,23 @@ def test_averages_in_the_order_of_parameters(tmp_path):
     assert all(torch.equal(w, named[k]) for k, w in listed.model.state_dict().items())
 
 
-def test_a_card_that_is_there_is_kept(tmp_path):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / CARD).write_text("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n")
-    path = write_fixture(tmp_path, "toy_resflow")
-    for arguments in ([], ["--verify"]):
+def test_a_conversion_that_is_made_again_has_a_new_card(tmp_path):
+    path, folder = write_fixture(tmp_path, "toy_resflow"), tmp_path / "out"
+    for arguments in (["--verify"], []):
         assert conversion(path, folder, *arguments).code == 0
         text = (folder / CARD).read_text()
-        assert text.startswith("---\nlicense: mit\n---\n\n# Mine\n\nWords.\n")
         assert text.count("## Conversion") == 1
         assert ("self-check" in text) == bool(arguments)
+
+
+def test_a_card_of_something_else_is_not_written_over(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / CARD).write_text("# Mine\n")
+    refused = conversion(write_fixture(tmp_path, "toy_resflow"), folder)
+    assert refused.code == 2
+    assert "holds a README.md of something else: choose another folder" in refused.err
+    assert (folder / CARD).read_text() == "# Mine\n"
 
 
 def test_stored_vectors_are_kept_and_the_norm_is_certified_as_it_is(tmp_path):
@@ -153,7 +159,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (folder / CONFIG).write_text("{}")
     refused = conversion(path, folder)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "holds a config.json of something else: choose another folder" in refused.err
+    assert "holds a config.json of something else" in refused.err
     (folder / CONFIG).unlink()
     for arguments in ((), ("--verify",)):
         assert conversion(path, folder, *arguments).code == 0
@@ -165,7 +171,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 def test_nothing_on_the_card_leaves_its_line(tmp_path):
     args, state, _, _ = read_fixture("toy_resflow")
-    strange = "<b>[x](y)\n# Title\n<!-- end of conversion -->\x1b[2J"
+    strange = "<b>[x](y)\n# Title\n<!-- x -->\x1b[2J"
     path = write(tmp_path / "a`b\n# c.pth", {**args, "data": strange}, state)
     for _ in range(2):
         assert conversion(path, tmp_path / "out").code == 0
@@ -174,8 +180,8 @@ def test_nothing_on_the_card_leaves_its_line(tmp_path):
         "# ResFlow",
         "## Conversion",
     ]
-    assert text.count("<!-- end of conversion -->") == 1
     assert "<b>" not in text
+    assert "<!--" not in text
     assert "\x1b" not in text
 
 

@@ -81,7 +81,7 @@ def test_an_entry_that_claims_to_be_larger_than_the_file(tmp_path):
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path(os.devnull), Path("/dev/zero")):
-        refused(path, "cannot be read: it is a pipe or a device")
+        refused(path, "it is a pipe or a device")
     refused(tmp_path, "cannot be read: Is a directory")
 
 

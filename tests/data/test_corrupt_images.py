@@ -80,7 +80,7 @@ def test_a_limit_counts_what_is_left_out(bad):
 def test_the_first_corrupt_image_ends_an_evaluation_unless_asked_otherwise(bad):
     with pytest.raises(
         DataError,
-        match=r"\(test\): cannot decode the image of row 2: cannot identify image file; .*corrupt",
+        match=r"\(test\): cannot decode .* row 2: cannot identify .*corrupt",
     ):
         evaluate(small(), bad)
 
@@ -96,7 +96,7 @@ def test_a_set_of_nothing_else_is_refused(tmp_path):
 
 def test_an_image_that_does_not_fit_is_no_corrupt_one(tmp_path):
     mixed = image_set(tmp_path, [*GOOD[:2], *pictures(1, (9, 8, 3))])
-    with pytest.raises(DataError, match="row 2 is 9x8, the model takes 8x8"):
+    with pytest.raises(DataError, match="row 2 is 9x8, .*takes 8x8"):
         evaluate(small(), mixed, skip_corrupt=True)
 
 
@@ -178,7 +178,7 @@ def test_a_run_counts_what_it_leaves_out_and_resumes_exactly(bad, tmp_path):
 
 def test_a_corrupt_image_ends_a_run_unless_asked_otherwise(bad, tmp_path):
     path = write_image_recipe(tmp_path / "recipe", bad)
-    with pytest.raises(DataError, match=r"cannot decode the image of row [24]: .*data\.corrupt"):
+    with pytest.raises(DataError, match=r"cannot decode .* row [24]: .*data\.corrupt"):
         train(path, tmp_path / "run")
 
 

@@ -68,9 +68,9 @@ def test_groups_are_no_part_of_what_tells_sets_apart(tmp_path):
 
 
 BAD = {
-    "a row without one": ([7, None, 7, 7], None, "and row 1 has none: fill or rename it"),
-    "an empty text": (["x", "", "x", "x"], None, "and row 1 has none: fill or rename it"),
-    "a quantity": ([0.5, 1.5, 0.5, 0.5], None, "by whole numbers or text: rename it if it is a"),
+    "a row without one": ([7, None, 7, 7], None, "row 1 has none: fill or rename"),
+    "an empty text": (["x", "", "x", "x"], None, "row 1 has none: fill or rename"),
+    "a quantity": ([0.5, 1.5, 0.5, 0.5], None, "whole numbers or text: rename it"),
     "asked for as a feature": ([7, 3, 7, 7], ["a", "group"], "'group' .* a model cannot take it"),
 }
 
@@ -84,5 +84,5 @@ def test_mistakes(tmp_path, groups, columns, message):
 
 
 def test_a_group_for_every_row():
-    with pytest.raises(DataError, match="two: groups of 3 rows, the table has 2"):
+    with pytest.raises(DataError, match="two: groups of 3 rows, .* 2"):
         TableSource("two", torch.eye(2, dtype=torch.float64), "ab", groups=torch.arange(3))

@@ -41,7 +41,7 @@ ABSURD = {
 def test_an_absurd_value_is_named(column, request):
     row = 50 if "several" in request.node.name else min(37, len(column) - 2)
     usual = np.arange(len(column))
-    message = rf"t: row {row}, column 'c1' is -?[\d.e+]+, .*--accept-outliers"
+    message = rf"t: row {row}, column 'c1' .*--accept-outliers"
     with pytest.raises(DataError, match=message):
         refuse_outliers(table(usual, column))
 

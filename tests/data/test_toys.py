@@ -197,10 +197,10 @@ def test_splits_are_different_samples() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: open_toy("spiral"), r"unknown toy 'spiral', choose one of: swissroll, 8gaussians"),
+        (lambda: open_toy("spiral"), r"unknown toy 'spiral', .*swissroll, 8gaussians"),
         (lambda: open_source("toy:spiral"), r"unknown toy 'spiral'"),
-        (lambda: open_toy("moons", 0), r"toy:moons: the size must be at least 1, not 0"),
-        (lambda: open_source("toy:moons", "dev"), r"no split 'dev', choose one of: train, valid"),
+        (lambda: open_toy("moons", 0), r"toy:moons: .*size .*at least 1, not 0"),
+        (lambda: open_source("toy:moons", "dev"), r"no split 'dev', .*train, valid"),
         (lambda: open_source("toy:moons", columns=["z"]), r"its columns are x, y, not z"),
         (lambda: open_source("toy:moons", revision="main"), r"revision does not apply"),
         (lambda: open_source("toys:moons"), r"toys:moons: unknown kind of data"),

@@ -54,17 +54,17 @@ def test_weights_tell_sets_apart():
 
 
 BAD = {
-    "negative": ({"w": [1, -2, 1, 1]}, {}, "row 1 has -2: numbers of at least 0 are needed"),
-    "missing": ({"w": [1, 1, None, 1]}, {}, "row 2 has nan: numbers of at least 0"),
-    "zero": ({"w": [0, 0, 0, 0]}, {}, "weights of the rows, and all of them are zero"),
-    "too large": ({"w": [1e200, 1, 1, 1]}, {}, r"rows, up to 1.0e\+200: divide them by the"),
-    "too small": ({"w": [1e-320, 0, 0, 1e-300]}, {}, "up to 1.0e-300: divide them by the largest"),
-    "text": ({"w": ["x", "y", "x", "x"]}, {}, "'w' holds the weights of the rows, and it is not"),
-    "unknown": ({}, {"weights": "v"}, "no column 'v' for the weights of the rows; there are a, w"),
+    "negative": ({"w": [1, -2, 1, 1]}, {}, "row 1 has -2: .*at least 0"),
+    "missing": ({"w": [1, 1, None, 1]}, {}, "row 2 has nan: .*at least 0"),
+    "zero": ({"w": [0, 0, 0, 0]}, {}, "weights .* all of them are zero"),
+    "too large": ({"w": [1e200, 1, 1, 1]}, {}, r"up to 1.0e\+200: divide them by"),
+    "too small": ({"w": [1e-320, 0, 0, 1e-300]}, {}, "up to 1.0e-300: divide them by"),
+    "text": ({"w": ["x", "y", "x", "x"]}, {}, "'w' holds .* weights .* it is not"),
+    "unknown": ({}, {"weights": "v"}, "no column 'v' for the weights.* a, w"),
     "a misprint": ({"weight": 1.0}, {"weights": "wieght"}, "did you mean 'weight'?"),
-    "a group": ({}, {"weights": "group"}, "so it cannot tell which rows belong together"),
-    "an array": ({}, {"weights": numpy.ones(4)}, "weights of type ndarray: the name of a column"),
-    "a feature": ({}, {"columns": ["a", "w"]}, "a model cannot take it: name another column"),
+    "a group": ({}, {"weights": "group"}, "cannot tell which rows belong together"),
+    "an array": ({}, {"weights": numpy.ones(4)}, "weights of type ndarray: .*name"),
+    "a feature": ({}, {"columns": ["a", "w"]}, "'w' .*a model cannot take it"),
 }
 
 
@@ -76,10 +76,10 @@ def test_mistakes(changes, options, message):
 
 @pytest.mark.parametrize("data", ["toy:moons", torch.eye(2).numpy()], ids=["toy", "array"])
 def test_data_without_names_have_no_weights(data):
-    with pytest.raises(DataError, match=r"weights does not apply|no column 'w' for the weights"):
+    with pytest.raises(DataError, match=r"weights does not apply|no column 'w' for"):
         open_source(data, weights="w")
 
 
 def test_a_weight_for_every_row():
-    with pytest.raises(DataError, match="two: weights of 3 rows, the table has 2"):
+    with pytest.raises(DataError, match="two: weights of 3 rows, .* 2"):
         TableSource("two", torch.eye(2, dtype=torch.float64), "ab", weights=torch.ones(3))

@@ -46,12 +46,12 @@ MISTAKES = {
     "unknown model": (["impflow-pow"], "no model 'impflow-pow' in the zoo"),
     "no model": (["{}"], "has no config.json: not a model"),
     "no data": (["{plane}", "--data", "./none.csv"], "no such file or folder: ./none.csv"),
-    "other data": (["{space}", "--data", "toy:moons"], "its columns are x, y, not a, b, c"),
+    "other data": (["{space}", "--data", "toy:moons"], "columns are x, y, not a, b, c"),
     "unknown split": (["{plane}", "--split", "dev"], "no split 'dev'"),
     "no such host": (["{plane}", "--host", "203.0.113.1"], "is no address of this machine"),
     "an address for a host": (
         ["{plane}", "--allowed-host", "https://a.example/"],
-        "is no host: name it alone, such as demo.example.org",
+        "is no host: name it alone",
     ),
     "no such device": (["{plane}", "--device", "mps"], "device='mps': "),
 }

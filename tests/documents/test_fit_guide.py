@@ -36,10 +36,12 @@ def test_the_guide_prints_what_is_found_in_the_made_up_table(tmp_path):
     names = [one.name for one in candidates(findings)]
     assert tried == names[: len(tried)]
     left = ", ".join(names[len(tried) :])
-    assert f"not tried    {left}: give fit more minutes\n" in TEXT
+    assert f"not tried {left}: give fit more minutes " in " ".join(TEXT.split())
 
 
 def test_the_code_of_the_guide_runs(capsys: pytest.CaptureFixture[str]):
     code = "".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
+    code, fits = re.subn(r"minutes=[\d.]+", "minutes=0.004", code)
+    assert fits == 2
     exec(compile(code, "the guide", "exec"), {})
     assert "implicit-sines" in capsys.readouterr().out

@@ -54,3 +54,12 @@ def test_a_guide_shows_the_pictures_it_makes(guide):
     text = (guides.DOCS / f"{guide}.md").read_text()
     assert re.findall(r"!\[.*?\]\((.*?)\)", text) == made
     assert all((guides.DOCS / picture).is_file() for picture in made)
+
+
+def test_the_layer_of_a_classifier_trains():
+    (code,) = guides.code_of("classification")
+    names = {}
+    exec(compile(code, "classification.md", "exec"), names)
+    layer = names["Layer"](2, (4, 4))
+    layer(torch.randn(3, 2, 4, 4)).square().sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-import leads
 import pytest
 import tables
 from support.checkout import CHECKOUT
 
-from impflow_zoo.models.folder import ModelFolder
-from impflow_zoo.zoo.record import Record, records
+from impflow_zoo.zoo.record import records
 
 README = CHECKOUT / "README.md"
 
@@ -57,23 +55,3 @@ def test_the_home_page_prints_what_its_code_prints(capsys: pytest.CaptureFixture
     exec(compile(code, "index.md", "exec"), {})
     printed = capsys.readouterr().out.strip()
     assert tables.first_score(records(CHECKOUT / "hub_configs")) == f"```text\n{printed}\n```"
-
-
-@pytest.mark.parametrize(
-    ("names", "trainings"),
-    [
-        (("impflow-kin8nm", "resflow-kin8nm"), 3),
-        (("impflow-kin8nm", "spline-kin8nm"), 3),
-        (("resflow-power-plant", "impflow-power-plant"), 3),
-        (("resflow-power-plant", "spline-power-plant"), 3),
-        (("resflow-protein", "impflow-protein"), 2),
-    ],
-    ids=str,
-)
-def test_leads_are_above_two_errors_and_of_several_trainings(
-    names: tuple[str, str], trainings: int
-) -> None:
-    pair = tuple(Record(ModelFolder(CHECKOUT / "hub_configs" / name)) for name in names)
-    value, error, how = leads.lead(pair)
-    assert (value >= 2 * error, how) == (True, "paired")
-    assert all(record.over_seeds[2] == trainings for record in pair)

@@ -45,9 +45,10 @@ def test_links_within_the_repository(document: Path) -> None:
 
 
 def test_guides_work_without_the_laboratory() -> None:
-    """They link to evidence, and print no command that a copy without `benchmarks` lacks."""
-    for guide in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")):
-        assert "python benchmarks/" not in guide.read_text(encoding="utf-8"), guide.name
+    """They and cards link to evidence, and print no command that a copy without it lacks."""
+    rooms = ("*.md", "docs/*.md", "examples/**/*.py", "hub_configs/*/*.md", "hub_configs/*/*.yaml")
+    for guide in (path for room in rooms for path in CHECKOUT.glob(room)):
+        assert "python benchmarks/" not in guide.read_text(encoding="utf-8"), guide
 
 
 def test_links_to_models_lead_to_pages_that_the_build_makes() -> None:

@@ -12,6 +12,7 @@ from support import staged_folder
 from support.checkout import CHECKOUT
 
 from impflow_zoo.models import registry
+from impflow_zoo.training.recipe import read_recipe
 from impflow_zoo.zoo.install import requirement
 from impflow_zoo.zoo.record import Record, records
 
@@ -91,8 +92,12 @@ def test_pages_and_the_demo_on_the_hub_install_what_there_is(zoo):
 
 
 def test_a_card_speaks_of_its_own_model_alone():
-    """Names of models begin with their family; a card has no name but its own."""
-    names = {path.name for path in (CHECKOUT / "hub_configs").iterdir()}
-    for card in (CHECKOUT / "hub_configs").glob("*/README.md"):
+    """It has no name but its own, and measured figures where they are made: not in its limits."""
+    zoo = CHECKOUT / "hub_configs"
+    names = {path.name for path in zoo.iterdir()}
+    for card in zoo.glob("*/README.md"):
         words = set(re.findall(r"[\w-]+", card.read_text(encoding="utf-8")))
         assert words & names == {card.parent.name}
+    for recipe in zoo.glob("*/recipe.yaml"):
+        limits = read_recipe(recipe).card.limits
+        assert not re.findall(r"\d+[.,]\d+", " ".join(limits)), recipe.parent.name

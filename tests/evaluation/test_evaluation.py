@@ -90,13 +90,11 @@ def test_a_wrong_inverse_is_seen(monkeypatch):
     standardise, _ = model.transform._transforms
     inverse = standardise.inverse
     monkeypatch.setattr(standardise, "inverse", lambda z, c=None: (inverse(z)[0] * 0.98, z[:, 0]))
-    with pytest.warns(NumericalWarning, match="100 rows in torch.float64 is off by up to"):
+    with pytest.warns(NumericalWarning, match="100 rows in torch.float64 is off"):
         result = evaluate(model, **MOONS, limit=100)
     assert result.round_trip > 0.01
     assert result.to_dict()["round_trip_inaccurate"]
-    assert "standard deviations of a column, which is inaccurate: more than 0.01" in result.report(
-        ""
-    )
+    assert "inaccurate: more than 0.01" in result.report("")
 
 
 def test_a_round_trip_without_enough_digits_is_said_once(tmp_path):

@@ -148,7 +148,7 @@ def test_the_split_that_ships_with_a_model_is_scored_whole(folder, tmp_path):
     copy = shutil.copy(folder / "test.parquet", tmp_path / "other.parquet")
     assert evaluate(folder, copy).published is None
     write_recipe(folder, data={"dataset": None})
-    with pytest.raises(ModelError, match="no data to evaluate on: .*; only the split 'test' ships"):
+    with pytest.raises(ModelError, match="no data to evaluate on: .*only .* 'test' ships"):
         evaluate(folder, split="train")
 
 
@@ -162,7 +162,7 @@ def test_a_damaged_recipe_matters_only_where_it_names_the_data(folder, tmp_path)
 
 def test_a_recipe_that_names_no_data_asks_for_them(folder):
     write_recipe(folder, data={"dataset": None})
-    with pytest.raises(ModelError, match="no data to evaluate on: name a Hub id"):
+    with pytest.raises(ModelError, match="no data to evaluate on: name"):
         evaluate(folder)
 
 
@@ -189,7 +189,7 @@ def test_a_revision_is_of_data_on_the_hub_alone(folder, tmp_path):
     rows = table(tmp_path / "test.csv")
     with pytest.raises(ModelError, match="is on disk and has no revisions"):
         evaluate(folder, str(rows), revision="abc")
-    with pytest.raises(ModelError, match="only the split .* ships with .*, in one revision"):
+    with pytest.raises(ModelError, match="only the split .* in one revision"):
         evaluate(create_model("impflow-power-plant"), revision="abc")
 
 
@@ -219,7 +219,7 @@ def test_mistakes_about_data_are_named(asked, error, message):
 
 
 def test_rows_of_another_size_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"rows of shape \[3\], the model takes \[2\]"):
+    with pytest.raises(DataError, match=r"rows of shape \[3\], .*\[2\]"):
         evaluate(make(), str(table(tmp_path / "test.csv", columns="abc")))
 
 
@@ -247,7 +247,7 @@ def test_an_unknown_model_is_refused():
 def test_data_may_be_named_by_a_path(folder, tmp_path):
     path = table(tmp_path / "own.csv")
     assert evaluate(folder, path).value == evaluate(folder, str(path)).value
-    with pytest.raises(DataError, match="data of type list: a Hub id, folder"):
+    with pytest.raises(DataError, match="data of type list: a Hub id"):
         evaluate(folder, [[0.0, 1.0]])
 
 
@@ -260,7 +260,7 @@ def test_rows_in_memory_score_as_in_a_file(tmp_path):
     assert len(set(values)) == 1
     with pytest.raises(DataError, match="the data: no column b, only a"):
         evaluate(model, frame[["a"]])
-    with pytest.raises(DataError, match="an array of 1 columns: 2 are needed, a, b"):
+    with pytest.raises(DataError, match="an array of 1 columns: 2 .* a, b"):
         evaluate(model, rows[:, :1])
 
 
@@ -306,7 +306,7 @@ def test_a_set_in_memory_is_scored_as_its_rows_are():
     model = make(columns=("x", "y"))
     for rows in (datasets.Dataset.from_pandas(frame), datasets.Dataset.from_pandas(frame[::-1])):
         assert evaluate(model, rows.with_format("torch")).value == evaluate(model, frame).value
-    with pytest.raises(DataError, match="data of type DatasetDict: .* Dataset of one split"):
+    with pytest.raises(DataError, match="data of type DatasetDict: .* one split"):
         evaluate(model, datasets.DatasetDict({"test": rows}))
     of_split = evaluate(model, datasets.DatasetDict({"test": rows}), "test")
     assert (of_split.value, of_split.split) == (evaluate(model, rows).value, "test")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from PIL import Image
 from support.image_models import make, raw
 
 from impflow_zoo.evaluation.latents import through_latents
-from impflow_zoo.plots.pictures import draw_density
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 10])
@@ -40,16 +36,6 @@ def _quarter(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     z = model.encode(model.dequantise(images, torch.full(images.shape, 0.5).double()))
     angle = torch.tensor(torch.pi / 10).double()
     return (angle.cos() * z[0] + angle.sin() * z[30])[None]
-
-
-def test_the_picture_of_a_model_shows_images_decoded_between_and_samples(tmp_path: Path) -> None:
-    model = make("five-bit-grey")
-    images = raw(model, 40)
-    draw_density(model, images, tmp_path / "out.png")
-    side, gap = 4, 2
-    width = 4 * (6 * (side + gap) + gap) - 2 * gap
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.width == 900 // width * width
 
 
 def test_the_way_between_two_labelled_images_keeps_the_label_of_the_first() -> None:

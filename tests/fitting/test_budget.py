@@ -12,6 +12,7 @@ from impflow_zoo.fitting.portfolio import (
     batch_size,
     candidates,
     lighter,
+    own_candidate,
     variants,
 )
 
@@ -31,8 +32,9 @@ def test_the_search_takes_its_part_of_the_work(costs, minutes):
     found = plan(costs, 60 * minutes)
     work = sum(size * found.unit * 2**i for i, size in enumerate(found.sizes))
     work += 2 * found.unit * found.variants  # which make up for the first round
-    assert work == pytest.approx(SEARCH * 60 * minutes if found.sizes else 0)
-    assert 2 * found.decay in (0, pytest.approx(DECAYS * 60 * minutes))
+    assert work <= max(SEARCH * 60 * minutes, 60 * minutes - 2 * found.longest)
+    assert (work > 0) == bool(found.sizes)
+    assert found.decay in (0, pytest.approx(min(DECAYS * 30 * minutes, DECAYS * found.longest)))
 
 
 def test_the_best_gets_what_the_others_leave(costs):
@@ -42,8 +44,7 @@ def test_the_best_gets_what_the_others_leave(costs):
     assert plan(costs[:1], 300).path(300) == 300
     whole = plan(costs, 3600)
     assert whole.variants
-    rounds = sum(whole.unit * 2**i for i in range(len(whole.sizes)))
-    assert whole.path(3600) == pytest.approx((1 - SEARCH) * 3600 - whole.decay + rounds)
+    assert whole.path(3600) == whole.longest  # more than the rows are good for
 
 
 def test_weight_decay_is_chosen_if_runs_are_long_enough(costs):
@@ -67,10 +68,19 @@ def test_small_tables_choose_by_runs_that_tell_something(rows):
     known = prices(PORTFOLIO, PLANE, splits)
     found = plan(known, 3600)
     first = [found.steps(one, found.unit, 3600) for one in known]
-    assert first == [min(80, one.most // 5) for one in known]
-    later = [found.steps(known[0], found.unit * part, 3600) for part in (1, 2, 4)]
+    assert all(steps >= min(80, one.most // 6) for steps, one in zip(first, known, strict=True))
+    rounds = [found.unit * 2**number for number in range(len(found.sizes))]
+    later = [found.steps(known[0], part, 3600) for part in rounds]
     later.append(found.steps(known[0], found.decay, 3600))
     assert sum(later) < known[0].most
+
+
+@pytest.mark.parametrize("rows", [240, 2400])
+def test_time_that_a_small_table_cannot_use_tries_all_candidates(rows):
+    known = prices(PORTFOLIO, WIDE, {"train": range(rows), "validation": range(rows // 8)})
+    found = plan(known, 1200)
+    assert found.sizes[0] == len(PORTFOLIO)
+    assert found.variants == (rows > 1000)  # whose rows are good for two rounds
 
 
 def test_more_time_tries_more(costs):
@@ -90,6 +100,15 @@ def test_steps_cost_more_for_more_columns_and_are_limited_by_rows(candidate):
     few = price(candidate, PLANE, 500, 50)
     assert few.steps(1e6, 3) == few.most
     assert few.most * batch_size(500) < 100 * 500
+
+
+@pytest.mark.parametrize("model", ["LinearGaussian", "SplineFlow", "ResFlow"])
+def test_steps_of_small_models_have_a_least_price(model):
+    """Torch and Python take milliseconds for a step, so a run has not too many of them."""
+    config = {} if model == "LinearGaussian" else {"blocks": 2, "hidden_features": 8}
+    config = {**config, "hidden_features": [8]} if model == "ResFlow" else config
+    small = own_candidate(model, config, 2)
+    assert price(small, PLANE, 8000, 1000).step >= 4e-3
 
 
 def test_candidates_fit_the_columns():

@@ -41,15 +41,26 @@ def found(given: tuple[str, ...] = (), **columns: object) -> Findings:
         (A + B, "is an exact linear function of 'a', 'b'"),
         (numpy.where(A > 0.5, B, numpy.nan), "has no value in 7"),
         (2**53 + 2 * numpy.arange(ROWS), "holds whole numbers above 2^53"),
-        (1e9 + A, "lies so far from zero that float32 loses its digits"),
-        (-1.7e9 - A**3, "lies so far from zero that float32 loses its digits"),
+        (1e9 + A, "from zero that float32 loses its digits"),
+        (-1.7e9 - A**3, "from zero that float32 loses its digits"),
     ],
 )
 def test_a_column_without_a_density_is_left_out_with_its_reason(column, reason):
     findings = found(c=column)
     assert findings.columns == ("a", "b")
-    assert findings.left_out["c"].startswith(reason)
+    assert reason in findings.left_out["c"]
     assert any(line.startswith("left out: 'c' ") for line in findings.lines())
+
+
+def test_rows_of_a_sorted_table_are_looked_at_everywhere():
+    """In its first rows a column may be constant, or a copy of another."""
+    generator = numpy.random.default_rng(0)
+    year = numpy.repeat([2020.0, 2021.0], 20_000)
+    x, y = generator.normal(size=(2, 40_000))
+    y[:25_000] = x[:25_000]
+    rare = numpy.where(numpy.arange(40_000) == 7, 1.0, 0.0)  # in some rows it is constant
+    table = in_memory(pandas.DataFrame({"year": year, "rare": rare, "x": x, "y": y}))
+    assert describe(table).columns == ("year", "rare", "x", "y")
 
 
 def test_reasons_of_a_file(tmp_path):
@@ -116,13 +127,13 @@ def test_a_frequent_value_of_a_continuous_column_is_named():
 def test_copies_of_rows_are_named():
     twice = pandas.DataFrame({"a": A, "b": B}).loc[[*range(ROWS), *range(7)]]
     (note,) = describe(in_memory(twice)).notes
-    assert note.startswith("7 rows are copies of others: scores are too good where")
+    assert note.startswith("7 rows are copies of others")
     assert describe(in_memory(twice.round(1))).notes == ()  # rounded rows may well be alike
 
 
 def test_it_is_said_that_groups_stay_together():
     (note,) = found(group=numpy.arange(ROWS) % 4).notes
-    assert note.startswith("rows of one 'group' stay together, in 4 groups: rename the column if")
+    assert note.startswith("rows of one 'group' stay together, in 4 ")
 
 
 def test_bounds_and_periods_are_proposed_and_not_assumed():
@@ -135,8 +146,8 @@ def test_bounds_and_periods_are_proposed_and_not_assumed():
         "columns": ["a", "b", "part", "size", "turn"],
     }
     lines = "\n".join(findings.lines())
-    assert "bounds: {part: [0, 1], size: [0, null]}  (all values are within these ends)" in lines
-    assert "periodic: {turn: 360}  (all values are within one turn and fill it)" in lines
+    assert "bounds: {part: [0, 1], size: [0, null]}" in lines
+    assert "periodic: {turn: 360}" in lines
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0, 1 - 1e-9])
@@ -162,9 +173,9 @@ def test_bounds_and_periods_may_be_numbers_of_numpy():
 @pytest.mark.parametrize(
     ("bounds", "periodic", "message"),
     [
-        ("a=0:", {}, "bounds='a=0:': a dictionary by names of columns is needed"),
-        ({}, ["a"], "periodic=.'a'.: a dictionary by names of columns is needed"),
-        ({"a": 0}, {}, "bounds of a=0: .low, high. is needed, None where open"),
+        ("a=0:", {}, "bounds='a=0:': a dictionary"),
+        ({}, ["a"], "periodic=.'a'.: a dictionary"),
+        ({"a": 0}, {}, "bounds of a=0: .low, high. is needed"),
     ],
 )
 def test_what_are_no_bounds_or_periods(bounds, periodic, message):
@@ -181,28 +192,28 @@ def test_context_columns_are_no_columns_of_the_density():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("bb", "no column 'bb' to be given; did you mean 'b'?"),
-        ("dry", """no column 'dry' to be given; did you mean '" dry"'?"""),
-        ("zzz", "no column 'zzz' to be given; there are a, b, word"),
+        ("bb", "no column 'bb' .*given; .*'b'"),
+        ("dry", """no column 'dry' .*given; .*'" dry"'"""),
+        ("zzz", "no column 'zzz' .*given; .* a, b, word"),
         ("word", "column 'word' is not numeric"),
     ],
 )
 def test_a_context_that_is_none_is_refused(given, message):
-    with pytest.raises(DataError, match=message.replace("?", r"\?")):
+    with pytest.raises(DataError, match=message):
         found((given,), word=["x"] * ROWS, **{" dry": A**3})
 
 
 def test_the_column_of_groups_is_no_context():
-    with pytest.raises(DataError, match="says which rows belong together: rename it to give"):
+    with pytest.raises(DataError, match="which rows belong together: rename it"):
         found(("group",), group=numpy.arange(ROWS) // 4)
 
 
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (pandas.DataFrame({"a": A[:9]}), "9 rows without missing values, at least 10"),
-        (pandas.DataFrame({"a": ["x"] * 20}), "no numeric column to model: 'a' is not numeric"),
-        (pandas.DataFrame({"a": numpy.ones(20)}), "no numeric column to model: 'a' is constant"),
+        (pandas.DataFrame({"a": A[:9]}), "9 rows without missing values, .*10"),
+        (pandas.DataFrame({"a": ["x"] * 20}), "no numeric column .*'a' is not numeric"),
+        (pandas.DataFrame({"a": numpy.ones(20)}), "no numeric column .*'a' is constant"),
         (numpy.zeros(3), r"an array of shape \[3\]"),
         (pandas.DataFrame([[1, 2]], columns=["a", "a"]), "several columns are called 'a'"),
     ],

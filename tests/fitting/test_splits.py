@@ -40,7 +40,7 @@ def test_a_tenth_is_held_out_twice_and_no_row_is_lost():
 def test_rows_of_a_group_stay_together(groups):
     frame = FRAME.assign(group=groups)
     if len(set(groups)) == 2:
-        with pytest.raises(ValueError, match="left for train: too few groups, of the column"):
+        with pytest.raises(ValueError, match="left for train: too few groups"):
             splits(frame)
         return
     found = splits(frame)
@@ -61,7 +61,7 @@ def test_rows_outside_of_bounds_are_refused_whichever_split_they_fall_into(row):
     frame = FRAME.assign(part=FRAME["a"] / 10)
     frame.loc[row, "part"] = 2.5
     frame.loc[3] = [numpy.nan, 0.0, 9.0]  # a row that is left out
-    with pytest.raises(ModelError, match=rf"part is not within .* in 1 of 100 .* row {row}, 2.5"):
+    with pytest.raises(ModelError, match=rf"part is not within .* 1 of 100 .* row {row}, 2.5"):
         splits(frame, {"part": (-1, 1)})
     assert len(splits(frame, {"part": (-1, 3)})["train"]) == 79
 
@@ -74,7 +74,7 @@ def test_rounded_columns_alone_reach_their_bounds(rounded):
     if rounded:
         assert len(splits(frame, {"part": (0, 1)})["train"]) == 80
         return
-    with pytest.raises(ModelError, match="part is not within its bounds, 0 and 1, in 2 of 100"):
+    with pytest.raises(ModelError, match="part is not within .* 0 and 1, .*2 of 100"):
         splits(frame, {"part": (0, 1)})
 
 
@@ -84,7 +84,7 @@ def test_rounded_columns_alone_reach_their_bounds(rounded):
 def test_a_test_whose_score_has_no_error_is_refused_before_the_training(tmp_path, test, reason):
     for name, part in {"train": FRAME.assign(group=range(100)), "test": test}.items():
         part.to_csv(tmp_path / f"{name}.csv", index=False)
-    with pytest.raises(DataError, match=f"the test has {reason}, so its score would have no error"):
+    with pytest.raises(DataError, match=f"the test has {reason}, .*no error"):
         splits(tmp_path)
 
 
@@ -113,5 +113,5 @@ def test_files_hold_the_same_rows(tmp_path):
 def test_an_absurd_value_is_named_with_its_row_in_the_file():
     frame = FRAME.copy()
     frame.loc[[2, 7], "b"] = [numpy.nan, 1e9]
-    with pytest.raises(DataError, match="the data: row 7, column 'b' is 1e.09"):
+    with pytest.raises(DataError, match="row 7, column 'b' is 1e.09"):
         splits(frame)

@@ -198,9 +198,7 @@ def test_no_config_takes_more_than_its_weights_hold(name, files, tmp_path):
     ids=["tables", "images", "splines"],
 )
 def test_no_config_makes_a_model_of_gigabytes_in_python_either(model, config, monkeypatch):
-    message = (
-        "the config needs more than 1,000,000,000 numbers: .*impflow_zoo.models.budget.NUMBERS"
-    )
+    message = "more than 1,000,000,000 numbers: .*impflow_zoo.models.budget.NUMBERS"
     with pytest.raises(ConfigError, match=message):
         model(config)
     small = {"kind": "tabular", "features": 2, "hidden_features": [8]}
@@ -256,7 +254,7 @@ def test_absurd_records_are_refused(content, tmp_path):
 def test_a_key_that_is_given_twice_is_named(files, tmp_path):
     config = files[CONFIG].replace(b'"features": 2', b'"features": 2, "features": 3')
     (tmp_path / CONFIG).write_bytes(config)
-    with pytest.raises(ConfigError, match="config.json is not valid JSON: 'features' given twice"):
+    with pytest.raises(ConfigError, match="config.json .*: 'features' given twice"):
         ModelFolder(tmp_path).config()
 
 

@@ -128,7 +128,7 @@ def long_texts(path: Path, page: str) -> None:
     parquet.write_table(table, path, store_schema=False, data_page_version=page)
 
 
-NO_TEXT = "is not UTF-8 text: save it as UTF-8"
+NO_TEXT = "save it as UTF-8"
 NO_TYPE = "cannot read files of type"
 TABLES = {
     "a device": (lambda _: Path("/dev/zero"), "neither a file nor a folder"),
@@ -146,16 +146,16 @@ TABLES = {
     "gzip in a folder": (written("d/train.csv.gz", gzip.compress(TABLE)), NO_TYPE),
     "zip in a folder": (written("d/train.zip", zipped("t.csv", TABLE)), NO_TYPE),
     "JSON in UTF-16": (written("t.json", '{"a": 1}\n'.encode("utf-16")), NO_TEXT),
-    "constant rows": (constant_rows, "300,000,000 rows of 1 numbers take .* 2,000,000,000 bytes"),
+    "constant rows": (constant_rows, "300,000,000 rows of 1 .* 2,000,000,000 bytes"),
     "a file of JSON lines that is one list": (written("t.jsonl", b"[1, 2]"), "row 0 is no object"),
-    "half a list": (written("t.json", b'[{"a": 1} {"a": 2}]'), "row 1 is no JSON: ',' or ']' exp"),
+    "half a list": (written("t.json", b'[{"a": 1} {"a": 2}]'), "row 1 is no JSON: ',' "),
     "a name twice": (written("t.json", b'{"a": 1, "a": 2}'), "row 0 .*: a name stands twice"),
     "a column too late": (written("t.json", b'{"a": 1}\n{"b": 2}'), "row 1 has a column 'b', the"),
     "half a character": (written("t.json", b'{"\\ud800": 1}'), "name of a column is no text"),
     "nothing in a list": (written("t.json", b" [ ]"), "the set is empty"),
     "digits": (
         written("t.json", b'{"a": ' + b"9" * 5000 + b"}"),
-        "row 0 has a number of too many digits",
+        "row 0 .* too many digits",
     ),
 }
 DEEP = {
@@ -189,7 +189,7 @@ def test_tables(make, message, tmp_path):
 def test_brackets_within_brackets_are_refused_at_once(value, name, tmp_path):
     (tmp_path / name).write_bytes(b'{"a": 1}\n{"a": ' + value + b"}\n")
     before = time.process_time()
-    with pytest.raises(DataError, match="row 1 (is no JSON|has brackets within brackets)"):
+    with pytest.raises(DataError, match="row 1 (is no JSON|has brackets)"):
         open_table(tmp_path / name)
     assert time.process_time() - before < 1
 
@@ -213,7 +213,7 @@ def test_one_image_is_no_set(kind, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.eps", "train.zip", "a.png.gz"])
 def test_a_folder_of_something_else_than_images(name, tmp_path):
-    with pytest.raises(DataError, match="cannot read files of type|no column of images|any data"):
+    with pytest.raises(DataError, match=f"{NO_TYPE}|no column of images|any data"):
         open_source(written(f"d/{name}", zipped("a.png", picture(8)))(tmp_path), image=FORM)
 
 
@@ -243,7 +243,7 @@ def test_a_cell_names_no_files_of_others(kind, path, tmp_path):
         if fits:
             assert next(iter(rows)).rows.shape == (1, 1, 8, 8)
             continue
-        with pytest.raises(DataError, match="row 0: it is elsewhere, at .*: only files of the set"):
+        with pytest.raises(DataError, match="row 0: .*elsewhere, at .*: only files"):
             next(iter(rows))
 
 
@@ -296,7 +296,7 @@ def test_the_page_of_a_set_names_no_files_of_others(outside, tmp_path):
     page = f"---\nconfigs:\n- config_name: default\n  data_files: {place!r}\n---\n"
     (folder / "README.md").write_text(page)
     for options in ({}, {"image": FORM}):
-        with pytest.raises(DataError, match="d: its page names a file outside of the set, .*csv"):
+        with pytest.raises(DataError, match="d: its page .* outside of the set, .*csv"):
             open_source(folder, **options)
     (folder / "README.md").write_text(page.replace(place, "sub/*.csv"))
     assert open_source(folder).rows([0]).item() == 1
@@ -317,7 +317,7 @@ def test_the_page_of_a_set_is_read_at_once(tmp_path):
 def test_limits_may_be_raised(tmp_path, monkeypatch):
     parquet.write_table(pyarrow.table({"a": [0.5] * 100_000}), tmp_path / "t.parquet")
     monkeypatch.setattr(limits, "TABLE_BYTES", 700_000)
-    with pytest.raises(DataError, match="100,000 rows of 1 numbers take more than 700,000 bytes"):
+    with pytest.raises(DataError, match="100,000 rows of 1 .* 700,000 bytes"):
         open_table(tmp_path / "t.parquet")
     monkeypatch.setattr(limits, "TABLE_BYTES", 800_000)
     assert len(open_table(tmp_path / "t.parquet")) == 100_000
@@ -333,6 +333,6 @@ def test_data_that_pack_badly_meet_the_same_limit(tmp_path, monkeypatch):
     a, b = numpy.random.default_rng(0).standard_normal((2, 1000))
     parquet.write_table(pyarrow.table({"a": a, "b": b}), tmp_path / "t.parquet")
     monkeypatch.setattr(limits, "TABLE_BYTES", 10_000)
-    with pytest.raises(DataError, match="1,000 rows of 2 numbers take more than 10,000 bytes"):
+    with pytest.raises(DataError, match="1,000 rows of 2 .* 10,000 bytes"):
         open_table(tmp_path / "t.parquet")
     assert len(open_table(tmp_path / "t.parquet", columns=["b"])) == 1000

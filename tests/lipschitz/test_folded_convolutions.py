@@ -179,7 +179,7 @@ class Hidden(torch.nn.Module):
 def test_an_activation_that_hides_its_slope_is_refused() -> None:
     folded = fold(LipschitzConvNet(2, (4, 4), 8, activation=Hidden), None)
     x = torch.randn(3, 2, 4, 4)
-    with pytest.raises(ValueError, match="its graph does not lead to the input"):
+    with pytest.raises(ValueError, match="graph does not lead to the input"):
         folded.linearize(x).vjp(x)
 
 

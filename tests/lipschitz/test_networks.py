@@ -192,7 +192,7 @@ def test_certify_lists_every_net():
     assert wide.bound == pytest.approx(1.5)
     assert wide.margin is None
     exact = replace(wide, bound=1.5)
-    assert str(exact) == "b.0.net: Lip <= 1.500000, not certified as a contraction"
+    assert str(exact).startswith("b.0.net: Lip <= 1.500000, not certified")
 
 
 @pytest.mark.parametrize("name", [n for n, net in NETS.items() if "user" not in n])

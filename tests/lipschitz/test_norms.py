@@ -180,7 +180,7 @@ def test_a_weight_whose_norm_overflows_is_named(name, recorded):
     net = NETS[name]().eval()
     net.layers[1].weight.data.mul_(1e20)
     x = torch.randn(4, *net.shape)
-    message = r"the weight (net\.)?layers.1.weight has entries up to .*e\+.*: its norm is too large"
+    message = r"(net\.)?layers.1.weight .*e\+.*: its norm is too large"
     with torch.set_grad_enabled(recorded):
         for call in (net, ResFlowTransform(net), ResFlowTransform(net).encode):
             with pytest.raises(NotFiniteError, match=message):

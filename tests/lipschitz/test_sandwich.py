@@ -147,9 +147,7 @@ def test_a_steep_net_comes_close_to_its_bound_where_products_of_norms_do_not():
 
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - set(SANDWICH_ACTIVATIONS)))
 def test_slopes_outside_of_0_and_1_are_refused(name):
-    with pytest.raises(
-        ValueError, match=rf"'{name}': sandwich nets take names of .* slopes in \[0, 1\], halfsin"
-    ):
+    with pytest.raises(ValueError, match=rf"'{name}': .* slopes in \[0, 1\], halfsin"):
         SandwichMLP(2, (4,), name)
 
 

@@ -100,7 +100,7 @@ def test_names_and_kinds_belong_to_one_class():
     with pytest.raises(ModelError, match="'tabular' belong to another model"):
         register_model(type("Mine", (FlowModel,), {"config_types": (other,)}))
     without = dataclass(frozen=True)(type("Without", (ColumnsConfig,), {}))
-    with pytest.raises(ModelError, match="Without has no `kind`, by which files name it"):
+    with pytest.raises(ModelError, match="Without has no `kind`"):
         register_model(type("Mine", (FlowModel,), {"config_types": (without,)}))
     assert "Mine" not in model_names()
 
@@ -122,9 +122,9 @@ def test_what_is_not_registered_is_refused(tmp_path: Path):
     [
         (
             {"build": lambda self: None},
-            "Mine.build returned NoneType: an nflows transform is needed",
+            "Mine.build returned NoneType",
         ),
-        ({}, "Mine has no method build to make its map, and no block_kinds"),
+        ({}, "Mine has no method build .*block_kinds"),
     ],
     ids=["returns-nothing", "is-missing"],
 )

@@ -199,22 +199,23 @@ def test_configs_that_contradict_themselves_are_refused(settings, message):
 @models
 @pytest.mark.parametrize("wrong", [torch.zeros(4, 1), torch.zeros(4, 3), torch.zeros(4)])
 def test_transforms_refuse_contexts_of_another_size(kind, wrong):
-    with pytest.raises(ValueError, match=r"context of shape .*\[4, 2\] of type torch.float64"):
+    with pytest.raises(ValueError, match=r"context of shape .*\[4, 2\] .*torch.float64"):
         made(kind).transform(X, wrong.double())
 
 
 X, C = torch.zeros(4, 1, dtype=torch.float64), MEANS.expand(4, 2)
 MISTAKES = {
-    "missing": (lambda m: m.log_prob(X), r"needs a context of shape \[B, 2\]: t, p"),
-    "missing-sample": (lambda m: m.sample(3), r"needs a context of shape \[B, 2\]: t, p"),
+    "missing": (lambda m: m.log_prob(X), r"needs a context .*\[B, 2\]: t, p"),
+    "missing-sample": (lambda m: m.sample(3), r"needs a context .*\[B, 2\]: t, p"),
     "too-many": (lambda m: m.log_prob(X, C[:, [0, 1, 1]]), r"\(4, 3\).*takes \[4, 2\]"),
     "too-few": (lambda m: m.sample(3, C[:, :1]), r"\(4, 1\).*takes \[B, 2\]"),
-    "count": (lambda m: m.log_prob(X, C[:2]), r"\(2, 2\).*for 4 rows this model takes \[4, 2\]"),
-    "nan": (lambda m: m.log_prob(X, C * math.nan), "context with NaN or infinity in 4 of 4 rows"),
+    "count": (lambda m: m.log_prob(X, C[:2]), r"\(2, 2\).*for 4 rows .*takes \[4, 2\]"),
+    "nan": (lambda m: m.log_prob(X, C * math.nan), "context with NaN or infinity .*4 of 4"),
     "nan-sample": (lambda m: m.sample(1, C / 0), "context with NaN or infinity"),
-    "text": (lambda m: m.log_prob(X, "t=1"), "context of type str: a torch tensor is needed"),
+    "text": (lambda m: m.log_prob(X, "t=1"), "context of type str: .*tensor"),
+    "list-sample": (lambda m: m.sample(1, [0.0]), "context of type list: .*tensor"),
     "whole": (lambda m: m.sample(1, C.long()), "context of type torch.int64: floating point"),
-    "fit": (lambda m: m.fit_preprocessing(X, C[:2]), r"for 4 rows this model takes \[4, 2\]"),
+    "fit": (lambda m: m.fit_preprocessing(X, C[:2]), r"for 4 rows .*takes \[4, 2\]"),
     "constant": (
         lambda m: m.fit_preprocessing(torch.randn_like(X), C),
         r"columns \['t', 'p'\] are constant",

@@ -270,7 +270,7 @@ def test_dequantisation_spreads_a_value_over_its_rounding_step():
 @pytest.mark.parametrize("width", [8, 17, 32])
 def test_noise_of_images_has_one_width(factor_out, width):
     config = ImageConfig(1, (4, 4), blocks=(1, 1), width=8, factor_out=factor_out)
-    with pytest.raises(ValueError, match=rf"noise of shape \(2, {width}\): .* takes \[B, 16\]"):
+    with pytest.raises(ValueError, match=rf"noise .*\(2, {width}\): .* \[B, 16\]"):
         ImpFlow(config).eval().transform.inverse(torch.zeros(2, width))
 
 
@@ -284,13 +284,13 @@ def test_the_constant_of_the_noise_is_exact_in_float64():
 def test_columns_too_far_from_zero_for_their_type_are_reported():
     model = ImpFlow(config())
     far = 1e5 + torch.randn(100, 2, dtype=torch.float64)
-    with pytest.warns(NumericalWarning, match="rounds its values by .* subtract an offset"):
+    with pytest.warns(NumericalWarning, match="rounds .* subtract an offset"):
         model.fit_preprocessing(far)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ImpFlow(config()).double().fit_preprocessing(far)
         ImpFlow(config()).fit_preprocessing(far - 1e5 + 2000)
     # Rounded more, a column is left with few values, and its score has no meaning.
-    with pytest.raises(ModelError, match="rounds its values by .* subtract an offset"):
+    with pytest.raises(ModelError, match="rounds .* subtract an offset"):
         model.fit_preprocessing(far * 1e-4 + 1e5)
     model.double().fit_preprocessing(far * 1e-4 + 1e5)

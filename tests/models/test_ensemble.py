@@ -87,7 +87,7 @@ def test_the_error_of_its_estimator_is_that_of_the_mixture():
 
 def test_it_has_no_map_to_noise_and_models_of_several_configs_are_not_saved_together(tmp_path):
     ensemble = Ensemble([make(), make(ResFlow)])
-    with pytest.raises(ModelError, match="an ensemble has no map data -> noise"):
+    with pytest.raises(ModelError, match="ensemble has no map data -> noise"):
         ensemble.encode(rows())
     with pytest.raises(ModelError, match="an ensemble of models of several configs"):
         ensemble.save_pretrained(tmp_path / "mixed")
@@ -101,7 +101,7 @@ def test_it_has_no_map_to_noise_and_models_of_several_configs_are_not_saved_toge
         (lambda: [make(columns=("a", "b")), make(**NAMES)], "models of other contexts"),
         (
             lambda: [make(columns=("a", "b"), bounds={"a": (0, 9)}), make(columns=("a", "b"))],
-            r"models of other bounds: {}, the first has {'a': \(0.0, 9.0\)}",
+            r"models of other bounds: {}, .*{'a': \(0.0, 9.0\)}",
         ),
         (
             lambda: [make(columns=("a", "b"), periodic={"a": 9.0}), make(columns=("a", "b"))],

@@ -31,14 +31,14 @@ def test_values_take_the_types_of_their_annotations():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"size": "3"}, "'s.size' is '3': int expected, without quotes, such as"),
+        ({"size": "3"}, "'s.size' is '3': int .*without quotes"),
         ({"size": True}, "'s.size' is True: int expected"),
         ({"sizes": [1, "a"]}, r"'s.sizes\[1\]' is 'a': float expected"),
-        ({"mode": "slow"}, "'s.mode' is 'slow': one of 'fast', 'exact', 2 expected"),
+        ({"mode": "slow"}, "'s.mode' is 'slow': .*'fast', 'exact', 2 "),
         ({"mode": 2.0}, "'s.mode' is 2.0: one of"),
-        ({"names": 5}, r"'s.names' is 5: list expected, such as \[5\]"),
+        ({"names": 5}, r"'s.names' is 5: list .*\[5\]"),
         ({"names": str}, "'s.names' is <class 'str'>: list expected"),
-        ({"nmaes": []}, "unknown config key 's.nmaes'; did you mean 'names'"),
+        ({"nmaes": []}, "unknown config key 's.nmaes'.*'names'"),
         ([], r"'s' is \[\]: settings by name expected"),
     ],
 )

@@ -186,13 +186,13 @@ def test_bad_settings_are_refused(name: str) -> None:
 
 def test_bad_images_are_refused() -> None:
     model = make()
-    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 1 of 3 rows \(first: row 1"):
+    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 1 of 3 .*row 1"):
         model.log_prob(draw(model) + torch.tensor([0.0, 1.0, 0.0])[:, None, None, None])
     with pytest.raises(ValueError, match="for pixels use bits_per_dim, or dequantise"):
         model.log_prob(raw(model))
     with pytest.raises(ValueError, match="inputs of type torch.uint8"):
         model.transform(raw(model))
-    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 3 of 3 rows"):
+    with pytest.raises(ValueError, match=r"out of \[0, 1\] in 3 of 3"):
         model.transform(255 * draw(model))
     with pytest.raises(ValueError, match="uint8 is needed"):
         model.bits_per_dim(draw(model))

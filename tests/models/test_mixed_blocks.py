@@ -185,7 +185,7 @@ def test_an_entry_point_is_loaded_when_its_name_is_asked_for(tmp_path, monkeypat
 BAD = {
     "unknown": (
         {"blocks": ["implicit", "no-such"]},
-        "unknown block 'no-such': this version knows .*implicit, monotone, radial, residual, spl",
+        "unknown block 'no-such': .*implicit, monotone, radial, residual, spl",
     ),
     "none": ({"blocks": []}, r"blocks=\(\): at least 1 expected"),
     "zero": ({"blocks": 0}, "blocks=0: at least 1"),
@@ -193,7 +193,7 @@ BAD = {
     "a name alone": ({"blocks": "implicit"}, "'blocks' is 'implicit': int expected"),
     "angles": (
         {"blocks": ["spline-coupling"], "columns": ["a", "b"], "periodic": {"a": 1.0}},
-        "with angles blocks are implicit, monotone, residual, not 'spline-coupling'",
+        "implicit, monotone, residual, not 'spline-coupling'",
     ),
 }
 
@@ -234,11 +234,11 @@ ANSWERS = {
     ),
     "a column": (
         lambda x: (x, x.new_zeros(len(x), 1)),
-        r"Answering has log-determinants of shape \(6, 1\): \[6\] is needed",
+        r"Answering has log-determinants .*\(6, 1\): \[6\]",
     ),
     "fewer columns": (
         lambda x: (x[:, :1], x.new_zeros(len(x))),
-        r"Answering answers with rows of shape \(6, 1\) to inputs of shape \(6, 2\)",
+        r"Answering .*rows of shape \(6, 1\) .*\(6, 2\)",
     ),
 }
 
@@ -260,9 +260,9 @@ class OneWay(Transform):
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (None, "the function of block 'returned' returned NoneType: an nflows transform is nee"),
-        (torch.nn.Identity(), "block 'returned' returned Identity: an nflows transform is needed"),
-        (OneWay(), "block 'returned' returned OneWay, which has no method inverse"),
+        (None, "block 'returned' returned NoneType: .*transform"),
+        (torch.nn.Identity(), "block 'returned' returned Identity: .*transform"),
+        (OneWay(), "block 'returned' returned OneWay, .*inverse"),
     ],
     ids=["nothing", "no-transform", "no-inverse"],
 )

@@ -203,21 +203,21 @@ def test_a_subclass_is_saved_as_what_it_derives_from(tmp_path, monkeypatch):
     for kind in (Mine, ImpFlow, FlowModel):
         loaded = kind.from_pretrained(tmp_path, verify=True)
         assert type(loaded) is (ImpFlow if kind is FlowModel else kind)
-    with pytest.raises(ModelError, match="holds a model of type ImpFlow, not ResFlow"):
+    with pytest.raises(ModelError, match="holds .* type ImpFlow, not ResFlow"):
         ResFlow.from_pretrained(tmp_path)
     (tmp_path / "README.md").unlink()
     monkeypatch.chdir(tmp_path)
     saved.save_pretrained(".")
     card, name = (tmp_path / "README.md").read_text(), tmp_path.name
     assert f'ImpFlow.from_pretrained("{name}")' in card
-    assert f"Run this code in the folder that contains `{name}`." in card
+    assert f"in the folder that contains `{name}`" in card
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     model = make()
     block = next(iter(model.blocks()))
     block.net_x = torch.nn.Linear(2, 2).double()
-    message = r"tensors \d+ missing .*: the saved model could not be loaded"
+    message = r"tensors \d+ missing .*could not be loaded"
     with pytest.raises(ModelError, match=message):
         model.save_pretrained(tmp_path / "never")
     assert not (tmp_path / "never").exists()

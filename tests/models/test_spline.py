@@ -122,11 +122,11 @@ BAD = {
     "dropout": ({"dropout": 1.0}, "dropout=1.0: between 0 and 1"),
     "key": (
         {"lipschitz": 0.9},
-        "config key 'lipschitz' belongs to kind 'tabular' or .*not 'spline'",
+        "key 'lipschitz' .*kind 'tabular' .*not 'spline'",
     ),
     "periods": (
         {"periodic": {"x": 1.0}},
-        "key 'periodic' belongs to kind 'tabular'.*, not 'spline'",
+        "key 'periodic' .*kind 'tabular'.*, not 'spline'",
     ),
     "columns": ({"columns": ["a"]}, "one entry for 2 columns"),
 }
@@ -140,9 +140,9 @@ def test_a_bad_setting_is_named(settings, message, tmp_path):
 
 
 def test_families_keep_to_their_configs(tmp_path):
-    with pytest.raises(ConfigError, match="SplineFlow takes a config of kind 'spline', not 'tabu"):
+    with pytest.raises(ConfigError, match="SplineFlow .* kind 'spline', not 'tabu"):
         read_recipe(write_recipe(tmp_path, "SplineFlow"))
-    with pytest.raises(ConfigError, match="ImpFlow takes .* 'tabular' or 'image', not 'spline'"):
+    with pytest.raises(ConfigError, match="ImpFlow .* 'tabular' or 'image', not 'spline'"):
         read_recipe(write_recipe(tmp_path, config=CONTENT))
     model("coupling", 2).float().save_pretrained(tmp_path / "saved")
     with pytest.raises(ModelError, match="a SplineFlow has no setting logdet"):

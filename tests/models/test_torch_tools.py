@@ -35,7 +35,7 @@ def used(kind: type[FlowModel], x: Tensor, *, training: bool) -> FlowModel:
 @pytest.mark.parametrize("settings", [{}, {"logdet": LogDet("truncated")}], ids=["roots", "series"])
 def test_what_no_program_can_hold_is_not_exported(settings: dict[str, LogDet]) -> None:
     kind = ResFlow if settings else ImpFlow
-    with pytest.raises(RuntimeError, match="torch.export writes down no roots and no series"):
+    with pytest.raises(RuntimeError, match="torch.export .* no roots and no series"):
         torch.export.export(make(kind, blocks=1, **settings), (rows(4),))
 
 

@@ -118,8 +118,8 @@ def test_a_derivative_that_does_not_converge(monkeypatch):
     target = torch.randn(2, features, dtype=torch.float64)
     y = torch.zeros_like(target, requires_grad=True)
     message = (
-        r"the implicit derivative of 2 of 2 rows did not converge: worst relative residual .*, "
-        r"tolerance 1.00e-12 after 60 products. Loosen Solver\(backward_rtol=\)"
+        r"implicit derivative of 2 of 2 rows did not converge.*"
+        r"1.00e-12 after 60 products.*backward_rtol="
     )
     sample = block.eval().decode(y)
     with pytest.raises(SolverError, match=message):

@@ -139,7 +139,7 @@ def test_exact_raises_where_the_net_is_no_contraction(slope):
 
     block = ResFlowTransform(_module(net), "exact")
     x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [2.0, 1.0]], dtype=torch.float64)
-    with pytest.raises(NoContractionError, match=r"det\(I \+ J\) <= 0 in 2 of 3 rows"):
+    with pytest.raises(NoContractionError, match=r"det\(I \+ J\) <= 0 in 2 of 3"):
         block(x)
     assert block(x[1:2])[1].item() == pytest.approx(math.log(1.5))
 

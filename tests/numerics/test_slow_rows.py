@@ -80,7 +80,7 @@ def test_the_unbiased_gradient_of_a_probe_keeps_its_tolerance(kappa: float, feat
 def test_a_gradient_that_is_not_found_is_told() -> None:
     x = torch.randn(1, 700, dtype=torch.float64)
     block = ResFlowTransform(Turning(0.9999), LogDet("unbiased", rtol=1e-8))
-    with pytest.raises(SolverError, match=r"gradient of log det\(I \+ J\) of 1 of 1 rows"):
+    with pytest.raises(SolverError, match=r"gradient of log det.* 1 of 1 rows"):
         block.eval()(x)
     with pytest.warns(NumericalWarning, match=r"tolerance 1\.00e-08 after \d+ products"):
         block.train()(x)

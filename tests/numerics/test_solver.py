@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import warnings
 
 import pytest
@@ -204,7 +203,7 @@ def test_a_bad_neighbour_does_no_harm(method, bad):
     if not math.isfinite(bad):
         assert solution.status[2] == Status.NOT_FINITE
         assert solution.residual[2] == math.inf
-        with pytest.raises(SolverError, match=r"1 of 6 rows .*1: NaN or infinity met"):
+        with pytest.raises(SolverError, match=r"1 of 6 rows .*1: NaN or infinity"):
             Solver(method).solve(g, spoilt)
 
 
@@ -280,12 +279,10 @@ def test_no_error_bound_without_a_contraction(kappa):
 def test_the_error_message():
     y = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.3, 0.4]], dtype=torch.float64)
     solver = Solver("fixed_point", rtol=1e-4, atol=0.0, max_steps=4)
-    expected = (
-        "2 of 3 rows did not converge (2: step budget spent): worst residual 3.28e+00, "
-        "tolerance 5.00e-04. Loosen Solver(rtol=, atol=), raise max_steps (4), or try another "
-        "method (fixed_point, anderson, broyden, newton)"
-    )
-    with pytest.raises(SolverError, match=re.escape(expected)):
+    rows = r"2 of 3 rows did not converge \(2: step budget"
+    numbers = r"3\.28e\+00, .*5\.00e-04"
+    remedies = r"rtol=, atol=.*max_steps \(4\).*fixed_point, anderson, broyden, newton"
+    with pytest.raises(SolverError, match=f"{rows}.*{numbers}.*{remedies}"):
         solver.solve(lambda w: -0.9 * w, y, kappa=0.9)
 
 

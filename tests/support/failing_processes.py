@@ -25,7 +25,7 @@ from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import scores, scoring
 from impflow_zoo.evaluation.processes import together
 from impflow_zoo.training import Trainer
-from impflow_zoo.training.lock import only_run
+from impflow_zoo.training.folders import only_run
 from impflow_zoo.training.optimisation import Optimisation
 
 BATCH, DISK = DataError("row 7 cannot be read"), OSError(28, "No space left on device")

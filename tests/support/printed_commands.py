@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pytest
 from support.checkout import CHECKOUT
 
-__all__ = ["Commands", "documents", "published"]
+__all__ = ["LABORATORY", "Commands", "cases", "documents", "published"]
+
+LABORATORY = CHECKOUT / "benchmarks"  # whose commands its own tests run
 
 Commands = tuple[str, ...]  # of one block, or a single one
 
@@ -16,6 +19,7 @@ _PROGRAMS = ("impflow-zoo", "python", "pip", "pytest", "accelerate", "torchrun",
 _FENCED = re.compile(r"^```([\w{}-]*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _SHELLS = ("", "bash", "sh", "console")
+_FAMILIES = "impflow|resflow|monotone|mixed|spline|mixture|linear"
 
 
 def documents() -> list[Path]:
@@ -25,17 +29,46 @@ def documents() -> list[Path]:
     return sorted(found - {CHECKOUT / "CHANGELOG.md"})  # which tells of commands and prints none
 
 
-def published() -> dict[Commands, Path]:
-    """All commands, by the blocks they stand in, each with the first document that has it.
+def published(*, laboratory: bool) -> dict[Commands, Path]:
+    """The commands of the benchmarks' documents, or of all others, by the blocks they stand in.
 
-    A command within a line of text, or in a table, is a block of its own. A mere name such as
-    `impflow-zoo train` is none.
+    Each has the first document that prints it. A command within a line of text, or in a table, is a
+    block of its own. A mere name such as `impflow-zoo train` is none.
     """
     found: dict[Commands, Path] = {}
     for document in documents():
-        for block in _blocks(document.read_text(encoding="utf-8")):
-            found.setdefault(block, document)
+        if laboratory == (LABORATORY in document.parents):
+            for block in _blocks(document.read_text(encoding="utf-8")):
+                found.setdefault(block, document)
     return found
+
+
+def cases(
+    printed: dict[Commands, Path], elsewhere: Iterable[str], long: Iterable[str]
+) -> Iterator[object]:
+    """What a test of commands runs: a block, and its document.
+
+    The fast tests run one card's commands of each kind.
+
+    Arguments:
+        printed: the commands, by blocks.
+        elsewhere: patterns of commands that do not run here.
+        long: patterns of commands for the slow tests.
+    """
+    seen = set()
+    for commands, document in printed.items():
+        runs = tuple(c for c in commands if not any(re.fullmatch(e, c) for e in elsewhere))
+        if runs and not any({*runs} < {*others} for others in printed):
+            slow = any(re.fullmatch(pattern, c) for pattern in long for c in runs)
+            marks = [pytest.mark.slow] if slow or _kind(runs) in seen else []
+            yield pytest.param(runs, document, id=runs[-1][:100], marks=marks)
+            if not slow:
+                seen.add(_kind(runs))
+
+
+def _kind(commands: Commands) -> Commands:
+    """The commands with the family of a model in the place of its name: many cards print them."""
+    return tuple(re.sub(rf"\b({_FAMILIES})(-\w+)+( --given \S+)?", r"\1", c) for c in commands)
 
 
 def _blocks(text: str) -> Iterator[Commands]:

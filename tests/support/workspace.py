@@ -14,13 +14,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 import numpy as np
 import pandas
 import yaml
 from PIL import Image
-from support import checkpoints, image_sets, published_tables
+from support import image_sets, published_tables
 from support.checkout import CHECKOUT
 from support.printed_commands import Commands
 from support.small_models import write_recipe
@@ -31,17 +32,12 @@ from impflow_zoo.models import registry
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.training.recipe import Recipe, read_recipe
 
-__all__ = ["Workspace"]
+__all__ = ["FEW", "Workspace"]
 
-_FEW = {  # options of commands that take long; the last one counts
+FEW = {  # options of commands that take long; the last one counts
     "impflow-zoo evaluate": "--limit 8",
     "impflow-zoo fit": "--minutes 0.01",
-    "python benchmarks/default_recipe.py": "--minutes 0.01 --seeds 0 --recipes AdamW",
-    "python benchmarks/fit_tables.py": "--minutes 0.01 --tables 'robot arm, 7 columns'",
-    "python benchmarks/memory.py": "--counts 5",
-    "python benchmarks/prepare.py": "--limit 100",
-    "python benchmarks/torch_tools.py": "--dry-run",
-    "python examples/classification.py t": "--dry-run",  # table and train
+    "python examples/prepare.py": "--limit 100",
     "python examples/explanations.py": "--dry-run",
     "python examples/one_dimension.py": "--steps 3",
     "python examples/toys.py": "--steps 2 --toys 8gaussians",
@@ -55,24 +51,27 @@ class Workspace:
 
     Arguments:
         root: an empty folder.
+
+    Attributes:
+        few: options that are added to commands, by their beginnings.
+        in_process: scripts that run in this process, as they set nothing global.
     """
+
+    few: ClassVar[dict[str, str]] = FEW
+    in_process: ClassVar[tuple[str, ...]] = ("prepare.py",)
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("benchmarks", "docs", "examples"):
-            if (CHECKOUT / name).is_dir():
-                shutil.copytree(CHECKOUT / name, root / name)
-        for name in ("README.md", "impflow_zoo", "conversion", "tests"):
+        for name in ("docs", "examples"):
+            shutil.copytree(CHECKOUT / name, root / name)
+        for name in ("impflow_zoo", "tests"):
             (root / name).symlink_to(CHECKOUT / name)
-        (root / "README.md").unlink()
         shutil.copy(CHECKOUT / "README.md", root)
         zoo = root / "hub_configs"
         zoo.mkdir()
         for folder in (CHECKOUT / "hub_configs").iterdir():
             if folder.is_file():  # figures
                 (zoo / folder.name).symlink_to(folder)
-            elif folder.name.endswith("-published"):  # conversion writes into these
-                shutil.copytree(folder, zoo / folder.name)
             else:
                 (zoo / folder.name).mkdir()
                 for file in folder.iterdir():  # cards are written anew, the rest is read
@@ -97,7 +96,7 @@ class Workspace:
                 settings, command = _settings(command)
                 words = self.filled(command, document)
                 with mock.patch.dict(os.environ, settings):
-                    code, said = _run(words)
+                    code, said = _run(words, self.in_process)
                 assert code == 0, f"{shlex.join(words)}\n{said}"
 
     @contextlib.contextmanager
@@ -121,8 +120,6 @@ class Workspace:
     def filled(self, command: str, document: Path) -> list[str]:
         """The words of a command with something in every place that readers are to fill."""
         command = re.sub(r"\s\[.*\]", "", command)  # what may be left out
-        if command.startswith("python -m conversion"):  # writes over no other model
-            command = self._checkpoint(command.replace("hub_configs/NAME", "hub_configs/converted"))
         command = re.sub(r"\b(runs|hub_configs)/NAME\b", rf"\1/{OWN_MODEL}", command)
         if "own" in command:
             self._own_data()
@@ -135,23 +132,21 @@ class Workspace:
             "NAME": TABLE_MODEL,
             "impflow-zoo/NAME": TABLE_MODEL,  # the same files, from a folder instead of the Hub
             "impflow-zoo/NAME@SHA": TABLE_MODEL,
-            "RECIPE": "hub_configs/impflow-8gaussians/recipe.yaml",
-            "CASE": "2d-b200",
         }
         words = [names.get(word, word) for word in words]
         model = self._model_of(words, document)
         places: dict[str, Callable[[], str]] = {
-            "FOLDER": lambda: self._folder(command, model),
-            "DATA": lambda: self._data(model),
-            "OWNER/SET": lambda: self._data(model),
+            "FOLDER": lambda: self.folder(command, model),
+            "DATA": lambda: self.data(model),
+            "OWNER/SET": lambda: self.data(model),
             "PHOTOGRAPHS": self._photographs,
             "FILES": lambda: self._published(words[2]),
         }
         words = [places[word]() if word in places else word for word in words]
         for i, word in enumerate(words):
             name, named, _ = word.partition("=FOLDER")
-            words[i] = f"{name}={self._data(Path(name).name)}" if named else word
-        few = [option for start, option in _FEW.items() if shlex.join(words).startswith(start)]
+            words[i] = f"{name}={self.data(Path(name).name)}" if named else word
+        few = [option for start, option in self.few.items() if shlex.join(words).startswith(start)]
         return [*words, *self._brought(words, model), *shlex.split(" ".join(few))]
 
     def _model_of(self, words: list[str], document: Path) -> str | None:
@@ -176,11 +171,11 @@ class Workspace:
         if dataset is None or is_toy(dataset) or ships:
             return []
         split = ["--split", self._recipe(model).data.test] if option == "--dataset" else []
-        return [option, self._data(model), *split]
+        return [option, self.data(model), *split]
 
     # --------------------------------------------------------------------------- made-up data
 
-    def _data(self, model: str | None) -> str:
+    def data(self, model: str | None) -> str:
         """A folder with rows or images such as the model's recipe asks for."""
         model = model or TABLE_MODEL
         recipe, folder = self._recipe(model), self.root / "data" / model
@@ -209,16 +204,9 @@ class Workspace:
             table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
         return str(folder)
 
-    def _folder(self, command: str, model: str | None) -> str:
-        """What a script writes to, or reads: three tables of the zoo, or that of the model."""
-        if "prepare.py" in command:
-            return "prepared"
-        if "default_recipe.py" not in command:
-            return self._data(model)
-        folder = self.root / "tables"
-        for name in ("protein", "power-plant", "kin8nm"):
-            shutil.copytree(self._data(f"impflow-{name}"), folder / name)
-        return str(folder)
+    def folder(self, command: str, model: str | None) -> str:
+        """What a script writes to, or the rows of a model."""
+        return "prepared" if "prepare.py" in command else self.data(model)
 
     def _photographs(self) -> str:
         folder = self.root / "photographs"
@@ -268,14 +256,6 @@ class Workspace:
             (self.root / name).mkdir()
             for number in range(rows):
                 shutil.copy(self.root / "photo.png", self.root / name / f"{number:03}.png")
-
-    def _checkpoint(self, command: str) -> str:
-        """A small checkpoint under the name that is asked for."""
-        words = command.replace("OUT_FOLDER", "converted").replace(" FOLDER", " converted").split()
-        for i, word in enumerate(words):
-            if word == "FILE" or word.endswith(".pth"):
-                words[i] = str(checkpoints.write_fixture(self.root, "toy_resflow"))
-        return " ".join(words)
 
 
 def _settings(command: str) -> tuple[dict[str, str], str]:
@@ -330,22 +310,13 @@ _PUBLISHED: dict[str, Callable[[Path], object]] = {
 }
 
 
-# Scripts that set nothing global.
-_SCRIPTS = ("gaussian_baseline.py", "variants.py", "prepare.py")
-
-
-def _run(words: list[str]) -> tuple[int, str]:
+def _run(words: list[str], in_process: tuple[str, ...]) -> tuple[int, str]:
     """Run a command in this process if it can be: exit code, and what it printed."""
     program, *arguments = words
     if program == "impflow-zoo":
         return _called(lambda: cli.main(), words)
-    if program == "python" and Path(arguments[0]).name in _SCRIPTS:
+    if program == "python" and Path(arguments[0]).name in in_process:
         return _called(lambda: runpy.run_path(arguments[0], run_name="__main__"), arguments)
-    if program == "python" and arguments[:1] == ["-m"]:
-        return _called(
-            lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True),
-            arguments[1:],
-        )
     if program in ("python", "pytest", "accelerate"):
         return _process([sys.executable, *_as_module(words)])
     return _process(words)

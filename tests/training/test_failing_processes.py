@@ -86,7 +86,7 @@ def set_environment(monkeypatch) -> Callable[..., None]:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_processes_that_do_not_come_are_not_waited_for(rank, set_environment, capfd):
     set_environment(**environment(rank, 2))
-    with pytest.raises(ProcessError, match=f"process {rank} of 2 .* within 0 seconds: start all"):
+    with pytest.raises(ProcessError, match=f"process {rank} of 2 .* 0 seconds: start all"):
         together()
     assert capfd.readouterr().err == ""
 
@@ -95,7 +95,7 @@ def test_processes_of_torchrun_that_do_not_come_are_not_waited_for(set_environme
     """There the launcher itself listens."""
     agent = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60))
     set_environment(**environment(1, 2, agent.port), TORCHELASTIC_USE_AGENT_STORE=True)
-    with pytest.raises(ProcessError, match="process 1 of 2 .* within 0 seconds"):
+    with pytest.raises(ProcessError, match="process 1 of 2 .* 0 seconds"):
         together()
     assert capfd.readouterr().err == ""
 
@@ -111,9 +111,9 @@ def test_there_is_no_launcher_unless_it_says_all(missing, set_environment):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x' in the environment: a launcher sets a whole number"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x' in the environment"),
         ({"RANK": "-1"}, "RANK='-1' in the environment"),
-        ({**environment(2, 2)}, "RANK in the environment is not below WORLD_SIZE"),
+        ({**environment(2, 2)}, "RANK .* is not below WORLD_SIZE"),
         ({**environment(0, 2), "MASTER_PORT": "99999"}, "MASTER_PORT in the environment is above"),
     ],
     ids=["text", "negative", "too many", "no port"],

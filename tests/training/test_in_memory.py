@@ -59,8 +59,8 @@ def test_training_records_gradients_where_the_caller_does_not(tmp_path, mode):
 @pytest.mark.parametrize(
     ("data", "held_out", "message"),
     [
-        (FRAME, None, "in memory and have no splits: set data.validation_rows"),
-        ([[1, 2]], 1, "data of type list: a Hub id, folder, file, toy:NAME, DataFrame, Dataset"),
+        (FRAME, None, "no splits: set data.validation_rows"),
+        ([[1, 2]], 1, "data of type list: a Hub id, .* Dataset"),
     ],
 )
 def test_mistakes_are_named(tmp_path, data, held_out, message):
@@ -71,5 +71,5 @@ def test_mistakes_are_named(tmp_path, data, held_out, message):
 
 @pytest.mark.parametrize("minutes", [-1, float("nan"), "5"])
 def test_minutes_that_are_none_are_named(tmp_path, minutes):
-    with pytest.raises(ModelError, match="max_minutes=.*: a number of at least 0 is needed"):
+    with pytest.raises(ModelError, match="max_minutes=.*: .*at least 0"):
         train(write_recipe(tmp_path), out=tmp_path / "run", max_minutes=minutes)

@@ -17,7 +17,7 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.filenames import CHECKPOINT, LOCK
 from impflow_zoo.training import Trainer
 
-REFUSED = "another run trains in .*: wait until it ends, or choose another --out"
+REFUSED = "another run trains in .* another --out"
 STOPPED = """
 import sys, time
 from impflow_zoo import training

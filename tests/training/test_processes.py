@@ -255,7 +255,7 @@ def test_every_process_needs_a_row(tmp_path):
     made = read_recipe(write_recipe(tmp_path))
     rows, held_out = open_splits(made, None)
     settings = (model_class(made.model)(made.config), made.training, rows, held_out, tmp_path)
-    with pytest.raises(ModelError, match="batches of 32 rows: too few for 33 processes"):
+    with pytest.raises(ModelError, match="32 rows: too few for 33 processes"):
         Trainer(*settings, processes=Processes(0, 33), progress=False)
 
 

@@ -61,25 +61,25 @@ WRONG = {
     "no kind": ({"config": {"features": 2}}, "'kind' is missing: tabular or image"),
     **{
         f"{name} of {value}": ({name: value}, f"'{name}' is .*{kind} expected")
-        for name, kind in (
-            ("data", "settings by name"),
-            ("training", "settings by name"),
-            ("card", "settings by name"),
-            ("stages", "list"),
+        for name, kind, values in (
+            ("data", "settings by name", (None,)),
+            ("training", "settings by name", (None, 0, False, "", [])),
+            ("card", "settings by name", (None,)),
+            ("stages", "list", (None, 0, False, "", {})),
         )
-        for value in (None, 0, False, "", *([[]] if name != "stages" else [{}]))
+        for value in values
     },
     "too many stages": ({"stages": [{}] * 101}, "stages=.*: 100 at most"),
     "section of a list": ({"data": [1]}, r"'data' is \[1\]: settings by name"),
     "section of text": ({"training": "fast"}, "'training' is 'fast': settings by name"),
     "unknown setting": (
         {"training": {"batchsize": 5}},
-        "unknown config key 'training.batchsize'; did you mean 'batch_size'",
+        "unknown config key 'training.batchsize'.*'batch_size'",
     ),
     "unknown data setting": ({"data": {"set": "x"}}, "unknown config key 'data.set'"),
     "text for a number": (
         {"training": {"learning_rate": "1e-3"}},
-        "'training.learning_rate' is '1e-3': float expected, without quotes, such as 1000 or",
+        "'training.learning_rate' is '1e-3': float .*without quotes",
     ),
     "tiny number as text": (
         {"training": {"weight_decay": "125e-8"}},
@@ -132,7 +132,7 @@ FILES = {
     "empty": (b"", "holds no settings"),
     "a list": (b"- 1\n", "holds no settings"),
     "cut": (b"model: [", "is not valid YAML"),
-    "indented": (b"model: ImpFlow\n  config: 3\n", "YAML: line 2: mapping values are not allowed"),
+    "indented": (b"model: ImpFlow\n  config: 3\n", "YAML: line 2: mapping values"),
     "key of two parts": (b"? [a, b]\n: 3\n", "is not valid YAML"),
     "larger than any recipe": (b"#" * 300_000, "larger than 250,000 bytes"),
     "twice": (b"training:\n  steps: 3\n  steps: 4\n", "line 3: 'steps' given twice"),

@@ -109,7 +109,7 @@ def test_a_run_goes_on_with_its_own_recipe_alone(change, named, tmp_path):
     train(write_recipe(tmp_path / "recipe", **settings), tmp_path / "run", max_minutes=0.0)
     change = {**change, "training": {**settings["training"], **change.get("training", {})}}
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
-    words = rf"another recipe \({named}\): resume with .*/run/recipe.yaml, or .*--init-from"
+    words = rf"another recipe \({named}\): .*/run/recipe.yaml, .*--init-from"
     refused(tmp_path, words, resume=True, **change)
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
 
@@ -209,7 +209,7 @@ def test_absurd_values_are_refused(split, tmp_path):
     folder = write_moons(tmp_path / "data")
     with (folder / f"{split}.csv").open("a") as file:
         file.write("\n0.5,1e30")
-    message = rf"\({split}\): row 200, column 'b' is 1e\+30, .*accept_outliers=True"
+    message = rf"\({split}\): row 200, column 'b' .*accept_outliers=True"
     refused(tmp_path, message, DataError, data={"dataset": str(folder)})
     assert not (tmp_path / "run").exists()
 
@@ -221,7 +221,7 @@ def test_rows_outside_of_bounds_are_refused_before_the_training(split, tmp_path)
     with (folder / f"{split}.csv").open("a") as file:
         file.write("\n0.5,70.0")
     config = {"columns": ["a", "b"], "bounds": {"b": [-60, 60]}}
-    message = rf"\({split}\): column b is not within .* of 201 rows \(first: row 200, 70\)"
+    message = rf"\({split}\): column b is not within .* 201 rows .*row 200, 70"
     refused(tmp_path, message, data={"dataset": str(folder)}, config=config)
     assert not (tmp_path / "run").exists()
 
@@ -232,7 +232,7 @@ def test_contexts_without_names_are_refused(tmp_path):
 
 def test_one_file_needs_rows_to_be_held_back(tmp_path):
     (tmp_path / "own.csv").write_text("a,b\n" + "1.5,2\n3,4\n" * 20)
-    message = "has no split 'validation', .*; or set data.validation_rows in the recipe"
+    message = "no split 'validation', .*data.validation_rows"
     with pytest.raises(DataError, match=message):
         train(write_recipe(tmp_path), tmp_path / "run", data=str(tmp_path / "own.csv"))
 

@@ -244,7 +244,7 @@ def test_weights_that_cannot_decode_are_not_kept(tmp_path, scripted, monkeypatch
         return good(*arguments, **options)
 
     monkeypatch.setattr(ImpFlow, "save_pretrained", bad_at_first)
-    with pytest.warns(NumericalWarning, match="of step 1 are not saved, training goes on: no root"):
+    with pytest.warns(NumericalWarning, match="step 1 are not saved, .*no root"):
         state = run.run()
     assert (state["step"], state["best"], state["best_step"]) == (2, 1.0, 2)
 

@@ -48,7 +48,7 @@ def test_a_batch_without_rows_sets_nothing(form):
 @every_form
 def test_a_first_batch_that_is_no_numbers_is_refused(form):
     layer = form(3)
-    with pytest.raises(NotFiniteError, match="NaN or infinity in 1 of 2 rows: 1"):
+    with pytest.raises(NotFiniteError, match="NaN or infinity in 1 of 2 .*: 1"):
         layer(torch.tensor([[0.0, 1.0, 2.0], [0.0, math.nan, 2.0]]))
     assert not layer.initialized
 

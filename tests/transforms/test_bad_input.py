@@ -106,50 +106,50 @@ BAD = {
     ),
     "context-size": (lambda: block(2)(X, X), r"context of shape \(5, 3\).*takes \[5, 2\]"),
     "context-rows": (lambda: block(2)(X, C[:4]), "4 context rows for 5 input rows"),
-    "context-nan": (lambda: block(2)(X, C / 0), "context with NaN or infinity in 5 of 5 rows"),
+    "context-nan": (lambda: block(2)(X, C / 0), "context with NaN or infinity .*5 of 5"),
     "input-wider": (lambda: block()(X.double()), r"inputs of type torch.float64, param.*float32"),
     "input-narrower": (
         lambda: block().double()(X),
-        r"inputs of type torch.float32, parameters of type torch.float64: .*\.to\(torch.float64\)",
+        r"inputs .*float32, parameters .*float64: .*\.to\(torch.float64\)",
     ),
     "context-wider": (
         lambda: block(2)(X, C.double()),
-        r"inputs of type torch.float32, context of type torch.float64: .*to\(torch.float32\)",
+        r"inputs .*float32, context .*float64: .*to\(torch.float32\)",
     ),
-    "input-list": (lambda: block()([[0.0] * 3]), "inputs of type list: a torch tensor is needed"),
+    "input-list": (lambda: block()([[0.0] * 3]), "inputs of type list: a torch tensor"),
     "context-array": (
         lambda: block(2)(X, C.numpy()),
-        "context of type ndarray: a torch tensor is needed",
+        "context of type ndarray: a torch tensor",
     ),
     "parameters-half": (
         lambda: block().half()(X.half()),
-        r"parameters of type torch.float16: torch.float32 or .*, convert them by .float\(\)$",
+        r"parameters of type torch.float16: .* by .float\(\)$",
     ),
     "net-a-function": (lambda: ImpFlowTransform(mlp(), torch.sin), "a torch module is needed"),
     "net-a-number": (lambda: ImpFlowTransform(3, mlp()), "net_x=3: a torch module is needed"),
     "parameters-of-inference": (
         lambda: made_in_inference_mode()(X),
-        "parameters were made within torch.inference_mode.* outside of it",
+        "parameters .* torch.inference_mode.* outside",
     ),
     "logdet-tolerance": (
         lambda: ResFlowTransform(mlp(), LogDet(rtol=-1.0)),
         r"LogDet\(rtol=-1.0\): a tolerance between 0 and 1",
     ),
-    "logdet-terms": (lambda: LogDet(n_terms=2.5), r"n_terms=2.5\): a whole number of at least 1"),
+    "logdet-terms": (lambda: LogDet(n_terms=2.5), r"n_terms=2.5\): a whole number .*1"),
     "logdet-probes": (lambda: LogDet(n_probes="a"), r"n_probes='a'\): a whole number"),
-    "logdet-seed": (lambda: LogDet(seed=-1), r"seed=-1\): a whole number of at least 0"),
+    "logdet-seed": (lambda: LogDet(seed=-1), r"seed=-1\): a whole number .*0"),
     "logdet-rtol-text": (lambda: LogDet(rtol="1e-6"), r"rtol='1e-6'\): a tolerance between 0 and"),
     "solver-rtol-true": (lambda: Solver(rtol=True), r"rtol=True\): a tolerance of at least 0"),
     "solver-steps-true": (lambda: Solver(max_steps=True), r"max_steps=True\): a whole number"),
     "bound-above-1": (
         lambda: ResFlowTransform(LipschitzMLP(3, lipschitz=1.5)),
-        "net has lipschitz=1.5: a bound below 1 is needed",
+        "net has lipschitz=1.5: .*below 1",
     ),
     "sandwich-without-frequency": (lambda: SandwichMLP(3, frequency=None), "a number is needed"),
     "net-a-class": (lambda: ImpFlowTransform(mlp(), LipschitzMLP), "net_z=.*a torch module is"),
     "second-net": (
         lambda: ResFlowTransform(mlp(), mlp()),
-        "logdet of type LipschitzMLP: a LogDet is needed, or the name of a mode: auto, exact",
+        "logdet of type LipschitzMLP: a LogDet .*auto, exact",
     ),
     "solver-set-by-name": (
         lambda: setattr(block(), "solver", "newton"),
@@ -157,74 +157,74 @@ BAD = {
     ),
     "logdet-set-to-nothing": (
         lambda: setattr(block(), "logdet", None),
-        "logdet of type NoneType: a LogDet is needed",
+        "logdet of type NoneType: a LogDet",
     ),
     "autocast-double": (
         lambda: under_autocast(block(), X.double()),
-        "inputs of type torch.float64, parameters of type torch.float32: convert either",
+        "inputs .*float64, parameters .*float32: convert either",
     ),
     "autocast-narrow-parameters": (
         lambda: under_autocast(block().to(torch.bfloat16), X),
-        "parameters of type torch.bfloat16: torch.float32 or torch.float64 is needed",
+        "parameters of type torch.bfloat16: .*float64 is needed",
     ),
     "net-without-a-graph": (
         lambda: ResFlowTransform(Hidden())(X + 1),
-        "the net's output depends on its input, but its graph does not lead to the input",
+        "graph does not lead to the input",
     ),
     "net-with-parameters-without-a-graph": (
         lambda: ResFlowTransform(Detached(), "exact")(X + 1),
-        "the net's output depends on its input, but its graph does not lead to the input",
+        "graph does not lead to the input",
     ),
     "autocast-double-context": (
         lambda: under_autocast(block(2), X, C.double()),
-        "inputs of type torch.float32, context of type torch.float64: convert either",
+        "inputs .*float32, context .*float64: convert either",
     ),
     "temperature-text": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).sample(2, temperature="1"),
-        "temperature='1': a finite number, at least 0, is needed",
+        "temperature='1': a finite number",
     ),
     "sample-context-of-no-dimension": (
         lambda: ImpFlow(TabularConfig(2, blocks=1, context_features=1)).sample(
             2, torch.tensor(1.0)
         ),
-        r"context of shape \(\): this model takes \[B, 1\]",
+        r"context of shape \(\): .*\[B, 1\]",
     ),
     "standardise-a-column": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).fit_preprocessing(torch.arange(3.0)),
-        r"rows of shape \(3,\): this model takes \[B, 2\]",
+        r"rows of shape \(3,\): .*\[B, 2\]",
     ),
     "standardise-nan": (
         lambda: ImpFlow(TabularConfig(3, blocks=1)).fit_preprocessing(X / 0),
-        "rows with NaN or infinity in 5 of 5",
+        "rows with NaN .* 5 of 5",
     ),
     "standardise-no-tensor": (
         lambda: ImpFlow(TabularConfig(2, blocks=1)).fit_preprocessing([[1.0, 2.0]]),
-        "rows of type list: a torch tensor is needed",
+        "rows of type list: a torch tensor",
     ),
     "standardise-images": (
         lambda: ImpFlow(ImageConfig(1, (4, 4), blocks=(1,), width=2)).fit_preprocessing(
             torch.zeros(2, 1, 4, 4)
         ),
-        "this model's preprocessing is fixed and does not depend on data",
+        "this model's preprocessing is fixed",
     ),
     "solver-by-name": (
         lambda: ResFlowTransform(mlp(), solver="newton"),
-        r"solver='newton': a Solver is needed, such as Solver\(method='newton'\)",
+        r"solver='newton': .*Solver\(method='newton'\)",
     ),
     "input-whole": (lambda: block()(X.long()), "inputs of type torch.int64: floating point"),
     "input-device": (
         lambda: block()(X.to("meta")),
-        "inputs are on meta, context or parameters on cpu: move them to one device",
+        "inputs .*meta, context or parameters .*cpu: ",
     ),
     "block-device": (
         lambda: block().to("meta").decode(X),
-        "inputs are on cpu, context or parameters on meta: move them to one device",
+        "inputs .*cpu, context or parameters .*meta: ",
     ),
     "context-device": (
         lambda: block(2)(X, C.to("meta")),
-        "inputs are on cpu, context or parameters on meta",
+        "inputs .*cpu, context or parameters .*meta: ",
     ),
-    "input-size": (lambda: block()(X[:, :2]), r"input of shape \(5, 2\): this net takes \[B, 3\]"),
+    "input-size": (lambda: block()(X[:, :2]), r"input of shape \(5, 2\): .*\[B, 3\]"),
     "context-whole": (lambda: block(2)(X, C.long()), "context of type torch.int64: floating point"),
     "context-whole-images": (
         lambda: LipschitzConvNet(3, (4, 4), 4, context_features=2)(
@@ -234,36 +234,36 @@ BAD = {
     ),
     "net-of-two-tensors": (
         lambda: ResFlowTransform(Pair())(X),
-        "the net returns a tuple: one tensor is needed",
+        "the net returns a tuple",
     ),
     "torch-func-random": (
         lambda: torch.func.grad(lambda x: ResFlowTransform(mlp(), "unbiased")(x)[1].sum())(X),
-        "random log-determinants within transforms of torch.func.* Use logdet='exact'",
+        "random log-determinants .*torch.func.* logdet='exact'",
     ),
     "torch-func-large-root": (
         lambda: torch.func.grad(lambda x: ResFlowTransform(mlp(513)).decode(x).sum())(
             torch.zeros(1, 513)
         ),
-        "roots of 513 features within transforms of torch.func: 512 at most",
+        "513 features .*torch.func: 512 at most",
     ),
     "torch-func-nan": (
         lambda: torch.func.vmap(lambda row: BLOCK(row[None])[0])(X + torch.nan),
-        "inputs with NaN or infinity in . of . rows: 0, 1",
+        "inputs with NaN or infinity .*: 0, 1",
     ),
     "torch-func-published": (
         lambda: torch.func.grad(
             lambda x: ResFlowTransform(PublishedMLP(3, (4,), norm="2"))(x)[0].sum()
         )(X),
-        r"power vectors of published layers .* call eval\(\) before",
+        r"power vectors .*torch.func.* eval\(\) before",
     ),
     "torch-func-first-batch": (
         lambda: torch.func.grad(lambda x: ActNorm(3)(x)[0].sum())(X),
-        "ActNorm starts from a first batch.* call the model on training rows before",
+        "ActNorm .* first batch.* training rows before",
     ),
     "step-of-another-sign": (lambda: Step("net", sign=0.5), r"sign=0.5: 1 or -1 is needed"),
     "no-steps": (
         lambda: type("Mine", (ResidualBlock,), {})("auto", None),
-        r"Mine.steps: a tuple of Step is needed, such as \(Step\('net'\),\)",
+        r"Mine.steps: a tuple .*\(Step\('net'\),\)",
     ),
     "steps-of-names": (
         lambda: type("Mine", (ResidualBlock,), {"steps": ("net",)})("auto", None),
@@ -280,27 +280,27 @@ BAD = {
         lambda: Solver().solve(mlp(), X.long()),
         "torch.int64: rows of float32 or float64",
     ),
-    "config-none": (lambda: ImpFlow(None), "config of kind 'tabular' or 'image', not 'NoneType'"),
+    "config-none": (lambda: ImpFlow(None), "kind 'tabular' or 'image', not 'NoneType'"),
     "columns-twice": (
         lambda: TabularConfig(2, columns=("a", "a")),
         r"columns=\('a', 'a'\): each once expected",
     ),
-    "evaluate-a-module": (lambda: evaluate(mlp()), "model of type LipschitzMLP: a model of this"),
+    "evaluate-a-module": (lambda: evaluate(mlp()), "model of type LipschitzMLP: "),
     "evaluate-half-a-row": (
         lambda: evaluate(ImpFlow(TabularConfig(2)), "toy:moons", limit=2.5),
         "limit=2.5: a whole number is needed",
     ),
     "images-no-tensor": (
         lambda: ImpFlow(ImageConfig(image_size=(4, 4))).bits_per_dim(np.zeros((1, 3, 4, 4))),
-        "images of type ndarray: a torch tensor is needed",
+        "images of type ndarray: a torch tensor",
     ),
     "images-of-another-shape": (
         lambda: ImpFlow(ImageConfig(image_size=(4, 4))).flow.log_prob(torch.rand(2, 1, 4, 4)),
-        r"inputs of shape \(2, 1, 4, 4\): this model takes \[B, 3, 4, 4\]",
+        r"inputs of shape \(2, 1, 4, 4\): .*\[B, 3, 4, 4\]",
     ),
     "residual-of-another-kind": (
         lambda: from_residual(nf.flows.ActNorm(3)),
-        "a layer of type ActNorm: a normflows.flows.Residual is needed",
+        "layer of type ActNorm: .*normflows.flows.Residual",
     ),
     "residual-above-1": (
         lambda: from_residual(steep()),

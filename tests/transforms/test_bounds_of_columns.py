@@ -21,7 +21,6 @@ from impflow_zoo import (
     training,
 )
 from impflow_zoo.models.fields import ConfigError, ModelError
-from impflow_zoo.plots.pictures import draw_density
 from impflow_zoo.transforms.interval import Interval
 
 OPEN = math.inf
@@ -96,7 +95,7 @@ def test_rows_that_are_not_within_are_refused_by_name(value):
     model = ImpFlow(bounded(h=(0.0, 100.0), t=(None, 50.0))).eval()
     x = torch.full((4, 2), 10.0)
     x[2, 0] = value
-    match = rf"column h is not within its bounds, 0 and 100, in 1 of 4 rows .*row 2, {value:g}"
+    match = rf"column h is not within .* 0 and 100, .*1 of 4 .*row 2, {value:g}"
     with pytest.raises(ModelError, match=match):
         model.log_prob(x)
     with pytest.raises(ModelError, match="column h is not within"):
@@ -108,7 +107,7 @@ def test_evaluate_counts_the_rows_of_the_file(tmp_path):
     file = tmp_path / "train.csv"
     file.write_text("a\n" + "0.5\n" * 25 + "1.5\n" + "0.5\n" * 10 + "1\n")
     model = ImpFlow(bounded(a=(0.0, 1.0))).eval()
-    with pytest.raises(ModelError, match=r"in 2 of 37 rows \(first: row 25, 1.5\)"):
+    with pytest.raises(ModelError, match=r"2 of 37 rows .*row 25, 1.5"):
         evaluate(model, str(file), batch_size=10)
     assert evaluate(model, str(file), limit=25, batch_size=10).n == 25
 
@@ -117,7 +116,7 @@ def test_rows_that_float32_puts_on_a_bound_are_refused_before_the_first_batch(tm
     file = tmp_path / "train.csv"
     file.write_text("a\n" + "0.5\n0.25\n" * 15 + "0.9999999999\n")
     model = ImpFlow(bounded(a=(0.0, 1.0))).eval()
-    match = r"in 1 of 31 rows \(first: row 30, 1\)"
+    match = r"1 of 31 rows .*row 30, 1\)"
     with pytest.raises(ModelError, match=match):
         evaluate(model, str(file), batch_size=10)
     with pytest.raises(ModelError, match=match):
@@ -138,7 +137,7 @@ def test_evaluate_and_training_refuse_them_too(tmp_path):
     file = tmp_path / "train.csv"
     file.write_text("a\n" + "0.5\n0.25\n" * 20 + "1.5\n")
     model = ImpFlow(bounded(a=(0.0, 1.0))).eval()
-    with pytest.raises(ModelError, match=r"column a is not within its bounds.*row 40, 1.5"):
+    with pytest.raises(ModelError, match=r"column a is not within .*row 40, 1.5"):
         evaluate(model, str(file))
     config = {"features": 1, "columns": ["a"], "bounds": {"a": [0, 1]}}
     data = {"dataset": str(file), "validation_rows": 5}
@@ -175,12 +174,6 @@ def test_rounded_columns_may_reach_their_bounds(tmp_path):
         model.dequantise(torch.tensor([[101.0, 0.0]]), torch.zeros(1, 2))
 
 
-def test_a_picture_has_no_density_outside(tmp_path):
-    model = ImpFlow(bounded(a=(0.0, 1.0), b=(0.0, None))).eval()
-    draw_density(model, torch.rand(50, 2).double(), tmp_path / "out.png")
-    assert (tmp_path / "out.png").stat().st_size > 0
-
-
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
@@ -189,8 +182,8 @@ def test_a_picture_has_no_density_outside(tmp_path):
         ({"a": (1, 1)}, "a low end below a high one"),
         ({"a": (2, 1)}, "a low end below a high one"),
         ({"a": (None, None)}, "a low end below a high one"),
-        ({"a": ("0", 1)}, r"config key 'bounds.a\[0\]' is '0': float expected, without quotes"),
-        ([0, 1], r"config key 'bounds' is \[0, 1\]: dict expected"),
+        ({"a": ("0", 1)}, r"'bounds.a\[0\]' is '0': float .*without quotes"),
+        ([0, 1], r"'bounds' is \[0, 1\]: dict expected"),
     ],
 )
 def test_bounds_that_make_no_sense_are_refused(bounds, message):

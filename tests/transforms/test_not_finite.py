@@ -110,7 +110,7 @@ def test_a_slope_that_overflows_is_told_from_one_that_is_too_steep() -> None:
 
     x = torch.tensor([[1.0, 0.0], [1e3, 0.0]])
     block = ResFlowTransform(Softplus(), "exact").eval()
-    with pytest.raises(NotFiniteError, match="in 1 of 2 rows: 1: numbers there are too large"):
+    with pytest.raises(NotFiniteError, match="1 of 2 rows: 1: .*too large"):
         block(x)
     steep = ResFlowTransform(LinearNet(torch.diag(torch.tensor([-2.0, 0.0]))), "exact").eval()
     with pytest.raises(NoContractionError, match="in 2 of 2 rows"):

@@ -91,7 +91,7 @@ def test_bad_rows_of_the_first_batch_are_named() -> None:
     x = torch.randn(9, 3)
     x[4] = torch.nan
     transform = Whitening(3).train()
-    with pytest.raises(NotFiniteError, match="NaN or infinity in 1 of 9 rows: 4"):
+    with pytest.raises(NotFiniteError, match="NaN or infinity in 1 of 9 .*: 4"):
         transform(x)
     assert not bool(transform.initialized)
 

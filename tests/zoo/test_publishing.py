@@ -46,10 +46,10 @@ def test_a_staged_folder_is_fit(folder):
 def test_rows_that_others_will_be_able_to_read_are_named(folder):
     shutil.copyfile(registry.zoo_folder() / "impflow-power-plant" / TEST_ROWS, folder / TEST_ROWS)
     (parcel,) = sending.parcels([str(folder)])
-    assert "test.parquet is sent, too: rows of the data" in sending.table([parcel], "org")
+    assert "test.parquet is sent, too" in sending.table([parcel], "org")
 
 
-STALE = "README.md does not agree with the other files: stage"
+STALE = "README.md does not agree with"
 
 
 def _edit(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -106,9 +106,7 @@ def test_what_is_missing_is_named(folder, damage, problem):
     (parcel,) = sending.parcels([str(folder)])
     assert problem in "; ".join(parcel.problems)
     assert TOKEN not in "; ".join(parcel.problems)
-    with pytest.raises(
-        ModelError, match="nothing was sent, these models cannot be published: tiny"
-    ) as refused:
+    with pytest.raises(ModelError, match="nothing was sent, .*: tiny") as refused:
         list(sending.publish([parcel], "org"))
     assert ("impflow-zoo stage" in str(refused.value)) == problem.startswith("no ")
 
@@ -156,13 +154,13 @@ def test_a_staging_that_fails_leaves_the_folder_as_it_was(fails, folder, monkeyp
 
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
 def test_names_that_are_no_model(model):
-    with pytest.raises(ModelError, match="is neither a model of the zoo nor a folder"):
+    with pytest.raises(ModelError, match="neither a model of the zoo nor"):
         sending.check(sending.parcels([model]), "org")
 
 
 @pytest.mark.parametrize("namespace", ["", "a/b", "..", "org name", "../x"])
 def test_namespaces_that_are_none(folder, namespace):
-    with pytest.raises(ModelError, match="is neither a folder nor a Hub id, 'owner/name'"):
+    with pytest.raises(ModelError, match="neither a folder nor a Hub id"):
         sending.check(sending.parcels([str(folder)]), namespace)
 
 

@@ -1,40 +1,40 @@
-"""The table and the picture of docs/classification.md, from the results of runs."""
+"""The table and the picture of notebook/classification.md, from the results of runs."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+import documents
 
-from impflow_zoo.models.writing import write_whole
-from impflow_zoo.zoo.markdown import between
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-MARKER = "classification table"
+PAGE = documents.ROOT / "benchmarks" / "notebook" / "classification.md"
+PICTURE = documents.ROOT / "docs" / "pictures" / "classification.png"
+MARKER, KEPT = "classification table", "classification"
 LABELS = {"implicit": "implicit", "residual": "residual", "unconstrained": "no bound"}
 
 Run = dict[str, Any]
 
 
-def write_page(results: Sequence[Run], page: Path) -> None:
-    """Write results beside a page, its table and its picture; without results, those kept there.
+def write_page(results: Sequence[Run]) -> None:
+    """Keep results, and write their table and picture; without results, those that are kept.
 
     Raises:
-        OSError: if the page is not there, or neither are any results.
-        ValueError: if the page has no place for the table.
+        OSError: if there are neither.
     """
-    kept = page.with_suffix(".json")
-    if results:
-        write_whole(kept, (json.dumps(results, indent=1) + "\n").encode())
-    results = json.loads(kept.read_text(encoding="utf-8"))
-    text = between(page.read_text(encoding="utf-8"), MARKER, table(results))
-    page.write_text(text, encoding="utf-8")
-    pictures = page.parent / "pictures"
-    pictures.mkdir(exist_ok=True)
-    picture(results).savefig(pictures / page.with_suffix(".png").name, dpi=110)
+    if not results:
+        results = json.loads((documents.RESULTS / f"{KEPT}.json").read_text(encoding="utf-8"))
+    documents.publish(PAGE, tables(results), results, KEPT)
+    picture(results).savefig(PICTURE, dpi=110)
+
+
+def tables(results: Sequence[Run]) -> dict[str, str]:
+    """The table of the notebook, by its marker."""
+    return {MARKER: table(results)}
 
 
 def groups(results: Sequence[Run]) -> dict[tuple[str, float | None], list[Run]]:
@@ -88,6 +88,8 @@ def average(runs: Sequence[Run], of: Callable[[Run], float | None], *, digits: i
 
 def picture(results: Sequence[Run]) -> Figure:
     """Test errors over bounds, with standard errors."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes, found = figure.subplots(), groups(results)
     for kind in ("implicit", "residual"):

@@ -1,11 +1,11 @@
 """Classifiers of CIFAR-10 with implicit blocks, residual blocks of the same bound, and a ResNet.
 
-    python examples/classification.py train --kind implicit --bound 0.9 --out runs/classifier
-    python examples/classification.py table --out runs/classification [--resume]
-    python examples/classification.py page --runs runs/classification
+    python benchmarks/classification.py train --kind implicit --bound 0.9 --out runs/classifier
+    python benchmarks/classification.py table --out runs/classification [--resume]
+    python benchmarks/classification.py page --runs runs/classification
 
-`table` trains all classifiers in the table of docs/classification.md, one after the other. `page`
-writes the table and its picture. `--dry-run` uses made-up images, two steps and few rows.
+`table` trains all classifiers in the table of notebook/classification.md, one after the other.
+`page` writes the table and its picture. `--dry-run` uses made-up images, two steps and few rows.
 """
 
 from __future__ import annotations
@@ -304,12 +304,9 @@ def page(
     runs: Annotated[Path, typer.Option(help="Folder that `table` wrote.")] = Path(
         "runs/classification"
     ),
-    out: Annotated[Path, typer.Option(help="The page; its picture is next to it.")] = Path(
-        "docs/classification.md"
-    ),
 ) -> None:
-    """Write the table and the picture of the page from the results of runs."""
-    write_page([json.loads(file.read_text()) for file in sorted(runs.glob(f"*/{RESULT}"))], out)
+    """Write the table and the picture of the notebook from the results of runs."""
+    write_page([json.loads(file.read_text()) for file in sorted(runs.glob(f"*/{RESULT}"))])
 
 
 if __name__ == "__main__":

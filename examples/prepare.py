@@ -1,7 +1,7 @@
 """Write the rows of a published density benchmark as a folder that recipes train on.
 
-    python benchmarks/prepare.py power FILES FOLDER
-    python benchmarks/prepare.py bsds300 PHOTOGRAPHS FOLDER
+    python examples/prepare.py power FILES FOLDER
+    python examples/prepare.py bsds300 PHOTOGRAPHS FOLDER
 
 FILES is where the published files lie: see `papamakarios.py` for their names. PHOTOGRAPHS is a set
 of images that `datasets` opens, with the splits train and test. FOLDER gets `train.parquet`,

@@ -1,27 +1,22 @@
-"""The example that classifies images: its nets, its runs and its page."""
+"""The experiment that classifies images: its nets, its runs and its page."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import classification
+import classification_page
+import classifier
+import documents
 import pytest
 import torch
-from support.checkout import CHECKOUT
 from typer.testing import CliRunner
 
-pytest.importorskip("matplotlib")
-classification: Any = importlib.import_module("classification")
-classifier: Any = importlib.import_module("classifier")
-page: Any = importlib.import_module("classification_page")
-
 TINY = classification.Settings(width=2, steps=4, batch_size=8)
-PAGE = CHECKOUT / "docs" / "classification.md"
 
 
 def images(split: str) -> Any:
@@ -118,16 +113,26 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not(
 
 
 @pytest.mark.slow
-def test_every_run_of_the_table_and_the_page(tmp_path: Path) -> None:
+def test_every_run_of_the_table_and_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
     runs, written = tmp_path / "runs", tmp_path / "page.md"
+    monkeypatch.setattr(documents, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(classification_page, "PAGE", written)
+    monkeypatch.setattr(classification_page, "PICTURE", tmp_path / "picture.png")
     call("table", "--dry-run", "--out", runs)
     assert len(list(runs.glob("*/result.json"))) == 17
     call("table", "--dry-run", "--out", runs, "--resume")  # has nothing left to do
-    written.write_text(f"<!-- {page.MARKER} -->\n<!-- end of {page.MARKER} -->\n")
-    call("page", "--runs", runs, "--out", written)
-    assert written.read_text().count("\n| implicit |") == 5
-    assert "| implicit | 0.9 | 3 |" in written.read_text()
-    assert (tmp_path / "pictures" / "page.png").read_bytes().startswith(b"\x89PNG")
+    marker = classification_page.MARKER
+    written.write_text(f"<!-- {marker} -->\n<!-- end of {marker} -->\n")
+    call("page", "--runs", runs)
+    text = written.read_text()
+    assert text.count("\n| implicit |") == 5
+    assert "| implicit | 0.9 | 3 |" in text
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    call("page", "--runs", tmp_path / "gone")  # shows what is kept
+    assert written.read_text() == text
 
 
 def test_one_run_answers_with_its_result(tmp_path: Path) -> None:
@@ -144,17 +149,3 @@ def test_mistakes(tmp_path: Path, wrong: tuple[str, str]) -> None:
     result = CliRunner().invoke(classification.app, arguments)
     assert result.exit_code == 2
     assert wrong[1] in result.output
-
-
-def test_the_layer_that_the_page_prints_trains() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(compile(code, PAGE.name, "exec"), names)
-    layer = names["Layer"](2, (4, 4))
-    layer(torch.randn(3, 2, 4, 4)).square().sum().backward()
-    assert all(p.grad is not None for p in layer.parameters())
-
-
-def test_the_page_shows_the_results_beside_it() -> None:
-    results = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert page.table(results) in PAGE.read_text(encoding="utf-8")

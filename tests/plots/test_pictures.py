@@ -1,0 +1,57 @@
+"""Pictures show every pixel, and densities where there is data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.image_models import make, raw
+
+from impflow_zoo import ImpFlow, TabularConfig
+from impflow_zoo.plots.pictures import draw_density, draw_images, plane
+
+pytest.importorskip("matplotlib")
+SIZES = {"blocks": 2, "hidden_features": (8, 8)}
+
+
+def test_a_grid_shows_every_pixel(tmp_path: Path) -> None:
+    images = torch.arange(5 * 3 * 2 * 2, dtype=torch.uint8).view(5, 3, 2, 2)
+    draw_images([images], tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as file:
+        picture = np.asarray(file)
+    enlarged = picture.shape[1] // (3 * 2 + 2 * 2)
+    pixels = picture[enlarged // 2 :: enlarged, enlarged // 2 :: enlarged]
+    assert pixels.shape == (2 * 2 + 2, 3 * 2 + 2 * 2, 3)
+    assert (pixels[:2, 4:6] == images[1].permute(1, 2, 0).numpy()).all()
+    assert (pixels[4:, :2] == images[3].permute(1, 2, 0).numpy()).all()
+    assert (pixels[4:, 8:] == 255).all()  # no sixth image
+
+
+def test_the_picture_of_a_model_shows_images_decoded_between_and_samples(tmp_path: Path) -> None:
+    model = make("five-bit-grey")
+    images = raw(model, 40)
+    draw_density(model, images, tmp_path / "out.png")
+    side, gap = 4, 2
+    width = 4 * (6 * (side + gap) + gap) - 2 * gap
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width == 900 // width * width
+
+
+def test_a_picture_has_no_density_outside_of_bounds() -> None:
+    bounds = {"a": (0.0, 1.0), "b": (0.0, None)}
+    model = ImpFlow(TabularConfig(2, columns=("a", "b"), bounds=bounds, **SIZES)).eval()
+    _, density = plane(model, torch.rand(50, 2).double(), size=50).axes
+    (mesh,) = density.collections
+    b, a = np.indices((50, 50)) / 49 * 1.16 - 0.08  # roughly: the picture has margins of 8 %
+    shown = mesh.get_array().reshape(50, 50)
+    assert (shown[(a < -0.02) | (a > 1.02) | (b < -0.02)] == 0).all()
+    assert (shown[(a > 0.1) & (a < 0.9) & (b > 0.1)] > 0).all()
+
+
+def test_a_single_column_has_a_picture(tmp_path: Path) -> None:
+    model = ImpFlow(TabularConfig(1, columns=("a",), periodic={"a": 360.0}, **SIZES)).eval()
+    draw_density(model, 360 * torch.rand(50, 1).double(), tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
