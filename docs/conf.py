@@ -14,7 +14,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util import inspect as sphinx_inspect
 
-os.environ["OMP_NUM_THREADS"] = "1"  # the how-tos print run times of one thread
+os.environ["OMP_NUM_THREADS"] = "1"  # for the how-tos
 sys.path.insert(0, str(Path(__file__).parent))
 from machinery.links import ROOT, URLS  # beside this file
 
@@ -48,6 +48,7 @@ html_css_files = ["site.css"]
 html_favicon = "static/icon.svg"
 _SCRIPTS = ("tablesort.min.js", "sortable.js", "zoo.js")
 html_js_files = [(file, {"defer": "defer"}) for file in _SCRIPTS]
+html_search_scorer = str(Path(__file__).parent / "machinery" / "scorer.js")
 html_show_sphinx = False
 html_show_sourcelink = False
 html_theme_options = {
@@ -81,7 +82,7 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "abort_on_example_error": True,
     "download_all_examples": False,
-    "min_reported_time": 0,
+    "min_reported_time": 1e9,  # the builder is busy
     "write_computation_times": False,
     "show_signature": False,
     "remove_config_comments": True,  # such as the path of a thumbnail
@@ -109,6 +110,8 @@ def whole_signature(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str, returned: str
 ) -> tuple[str, str] | None:
     """Arguments that the Hub's mixin hides, and defaults that Sphinx can parse."""
+    if what == "class" and (signature or "").startswith("(*args: "):  # of torch's modules
+        return "()", returned
     if what == "class" and signature == "(*args, **kwargs)":
         own = sphinx_inspect.signature(thing.__init__, bound_method=True)
         signature = sphinx_inspect.stringify_signature(

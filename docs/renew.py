@@ -1,4 +1,4 @@
-"""What follows the version, the address of the repository or the template of the cards.
+"""What follows the version, the addresses of repository and site, or the template of the cards.
 
 Run it in a checkout after one of them has changed:
 
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+
+from machinery.links import URLS  # beside this file
 
 from impflow_zoo.models.filenames import CARD
 from impflow_zoo.models.writing import write_whole
@@ -35,17 +37,20 @@ def renewed(root: Path) -> dict[Path, str]:
         if record.entry
     }
     made |= comparison(zoo)
-    lines = {
+    commands = {
         "install": install_line("plot"),
         "install with zuko": install_line("plot,zuko"),
         "install with the demo": install_line("demo"),
         "clone": f"git clone --depth 1 {repository()} && cd impflow_zoo",
     }
+    places = {name: f"```bash\n{line}\n```" for name, line in commands.items()}
+    there = f"[Read this page on the site]({URLS['Documentation']}api.html)"
+    places["read-on-the-site"] = f"{there}: GitHub shows the names alone."
     for page in (*root.glob("*.md"), *root.glob("docs/*.md")):
         text = made.get(page) or page.read_text(encoding="utf-8")
-        for name, line in lines.items():
+        for name, content in places.items():
             if f"<!-- {name} -->" in text:
-                made[page] = text = between(text, name, f"```bash\n{line}\n```")
+                made[page] = text = between(text, name, content)
     space = root / "space" / "requirements.txt"
     made[space] = re.sub(
         r"^impflow_zoo.*", requirement("demo"), space.read_text("utf-8"), flags=re.MULTILINE

@@ -7,12 +7,15 @@ from `figures.yaml`. A page has a place for one between `<!-- NAME -->` and `<!-
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from leads import Pair, entry_of, is_level, lead, leads_list, ranking, trained_pairs
+from typer.testing import CliRunner
 
+from impflow_zoo.cli import app as commands
 from impflow_zoo.models.filenames import RECIPE
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.plots.pictures import Points, draw_curves
@@ -50,6 +53,8 @@ def pages(found: Sequence[Record]) -> dict[str, str]:
         "pairs": f"{pairs_table(pairs)}\n\n{_CURVES}",
         "leads": leads_list(pairs),
         "first-score": first_score(found),
+        "first-evaluation": first_evaluation(),
+        "read-on-the-site": "",  # where one is
     }
 
 
@@ -58,17 +63,15 @@ def models_table(found: Sequence[Record]) -> str:
     rows = [
         (
             _link(record),
-            record.stated.model,
+            f"{score(record)} {METRICS[entry_of(record).metric].unit}",
             _data(record),
-            score(record),
-            METRICS[entry_of(record).metric].unit,
             f"{record.parameters:,}" if record.parameters else "",
             f"{record.margin:.2f}" if record.margin else "",
             f"{record.facts.minutes:.0f}" if record.facts else "",
         )
         for record in _ranked(found)
     ]
-    return markdown("model | class | data | score | unit | parameters | margin | minutes", rows)
+    return markdown("model | score | data | parameters | margin | minutes", rows)
 
 
 def by_data_set(found: Sequence[Record], figures: dict[str, list[dict[str, str]]]) -> str:
@@ -137,6 +140,14 @@ def first_score(found: Sequence[Record]) -> str:
     """What the code of the home page prints."""
     (entry,) = (entry_of(record) for record in found if record.name == "impflow-power-plant")
     return f"```text\n{entry.value:.3f} +- {entry.stderr:.3f} nats, n = {entry.n}\n```"
+
+
+def first_evaluation() -> str:
+    """What the first command of the guide prints, less the folder and the time of this machine."""
+    shown = CliRunner().invoke(commands, ["evaluate", "impflow-power-plant"])
+    text = re.sub(r"^(data +).*(?=/hub_configs)", r"\1...", shown.stdout, flags=re.MULTILINE)
+    text = re.sub(r"^time .*\n", "", text, flags=re.MULTILINE)
+    return f"```text\n{text.strip()}\n```"
 
 
 def pairs_table(pairs: Sequence[Pair]) -> str:

@@ -3,7 +3,12 @@ Publish to the Hub
 ==================
 
 Check a model's folder and upload it to the Hugging Face Hub. A dry run makes no network request and
-counts the files that would be uploaded.
+counts the files that would be uploaded::
+
+    impflow-zoo publish impflow-power-plant-given-weather --namespace my-name --dry-run
+
+For a model of your own, name its folder, such as ``runs/own``. The code runs this command and shows
+what it prints.
 """
 
 import subprocess

@@ -106,7 +106,7 @@ def evaluate(
         bool,
         typer.Option(
             "--predictions/--no-predictions",
-            help="Draw samples for each row of a conditional model: errors and coverage.",
+            help="For conditional models, draw samples and report errors and coverage.",
         ),
     ] = True,
     weights: Annotated[
@@ -115,7 +115,7 @@ def evaluate(
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
     columns: Annotated[
-        str | None, typer.Option(help="COL,... of the picture; default: six of them at most.")
+        str | None, typer.Option(help="Columns in the picture: COL,...; default: at most six.")
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -161,7 +161,12 @@ def evaluate(
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Samples per context.")] = 16,
+    n: Annotated[
+        int,
+        typer.Option(
+            "-n", min=1, help="Number of samples, for each context if there are contexts."
+        ),
+    ] = 16,
     given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
     rounded: Annotated[
@@ -300,7 +305,9 @@ def stage(
     data: Annotated[str | None, typer.Option(help="Test data; default: as on the card.")] = None,
     repeat: Annotated[
         list[Path] | None,
-        typer.Option(metavar="<path>", help="Run with another seed; may be repeated."),
+        typer.Option(
+            metavar="<path>", help="Folder of a run with another seed. Repeat for several."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

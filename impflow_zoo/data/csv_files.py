@@ -49,7 +49,7 @@ def read_rows(path: Path) -> Iterator[list[str]]:
     keeps them from being formulas, see `spreadsheets`.
 
     Raises:
-        DataError: if the file is empty or no text in UTF-8, a name stands twice in the header, a
+        DataError: if the file is empty or is not UTF-8 text, a name stands twice in the header, a
             row has more or fewer fields than the header, or a quote is not closed.
     """
     try:
@@ -161,7 +161,7 @@ def separator_hint(header: Sequence[str]) -> str:
 def not_utf8(path: Path) -> DataError:
     """The error for a file that is no text, or text in another encoding."""
     return DataError(
-        f"{path}: no text in UTF-8: save it as UTF-8, or read it by pandas.read_csv(file, "
+        f"{path}: is not UTF-8 text: save it as UTF-8, or read it by pandas.read_csv(file, "
         "encoding='latin-1') and write it by to_csv (unpack a compressed file first)"
     )
 

@@ -38,7 +38,7 @@ def read_json(files: Sequence[Path], name: str, wanted: Sequence[str] | None) ->
             passed over.
 
     Raises:
-        DataError: if a file is no text in UTF-8 or no JSON; if a row is no object, or has a column
+        DataError: if a file is not UTF-8 text or not JSON; if a row is no object, or has a column
             that the first one lacks; if the table is larger than the limits.
     """
     rows = itertools.chain.from_iterable(map(_objects, files))

@@ -377,8 +377,8 @@ class Density(nn.Module):
         """`transform.inverse` without computing the log-determinant.
 
         In evaluation mode both emit a `NumericalWarning` for a model of a table where rounding of
-        noise far from zero moves a row by more than 0.01 standard deviations of a column. They
-        decode at most 100 rows again for it; rows of standard normal noise are none of them.
+        noise far from zero moves a row by more than 0.01 standard deviations of a column. To check
+        this, they decode up to 100 rows again. Ordinary noise is never among them.
 
         Arguments:
             z: noise with shape `[B, D]`.

@@ -236,7 +236,20 @@ def _several(kind: type[FlowModel], members: int, config: Config) -> Ensemble:
 
 @register_model
 class ImpFlow(FlowModel):
-    """Implicit normalizing flow: `ImpFlowTransform` blocks. See `FlowModel`."""
+    """Implicit normalizing flow: a chain of `ImpFlowTransform` blocks.
+
+    Arguments:
+        config: a `TabularConfig` or an `ImageConfig`, or its JSON form as a dict.
+
+    Raises:
+        ConfigError: if a setting is unknown, missing or out of range, or the nets refuse it.
+
+    Example:
+        >>> from impflow_zoo import TabularConfig
+        >>> model = ImpFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
+        >>> model.log_prob(model.sample(4)).shape
+        torch.Size([4])
+    """
 
     block_kinds = ("implicit",)
     citation: ClassVar[str] = """@inproceedings{lu2021implicit,
@@ -250,7 +263,20 @@ class ImpFlow(FlowModel):
 
 @register_model
 class ResFlow(FlowModel):
-    """Residual flow: `ResFlowTransform` blocks. See `FlowModel`."""
+    """Residual flow: a chain of `ResFlowTransform` blocks.
+
+    Arguments:
+        config: a `TabularConfig` or an `ImageConfig`, or its JSON form as a dict.
+
+    Raises:
+        ConfigError: if a setting is unknown, missing or out of range, or the nets refuse it.
+
+    Example:
+        >>> from impflow_zoo import TabularConfig
+        >>> model = ResFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
+        >>> model.log_prob(model.sample(4)).shape
+        torch.Size([4])
+    """
 
     block_kinds = ("residual",)
     citation: ClassVar[str] = """@inproceedings{chen2019residual,
@@ -264,7 +290,20 @@ class ResFlow(FlowModel):
 
 @register_model
 class MonotoneFlow(FlowModel):
-    """Monotone flow: `MonotoneTransform` blocks. See `FlowModel`."""
+    """Monotone flow: a chain of `MonotoneTransform` blocks.
+
+    Arguments:
+        config: a `TabularConfig` or an `ImageConfig`, or its JSON form as a dict.
+
+    Raises:
+        ConfigError: if a setting is unknown, missing or out of range, or the nets refuse it.
+
+    Example:
+        >>> from impflow_zoo import TabularConfig
+        >>> model = MonotoneFlow(TabularConfig(features=2, blocks=1, hidden_features=(16,))).eval()
+        >>> model.log_prob(model.sample(4)).shape
+        torch.Size([4])
+    """
 
     block_kinds = ("monotone",)
     citation: ClassVar[str] = """@inproceedings{ahn2022invertible,

@@ -19,7 +19,6 @@ __all__ = [
     "create_model",
     "list_models",
     "locate",
-    "refuse_two_meanings",
     "zoo_folder",
 ]
 

@@ -24,8 +24,7 @@ class SplineConfig(ColumnsConfig):
     Arguments:
         actnorm, whiten, radial: as in `TabularConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
-            `"autoregressive"` each column given those before it, which fits better and samples
-            more slowly.
+            `"autoregressive"` each column given those before it, which samples more slowly.
         blocks: number of layers, each after a permutation of the columns.
         hidden_features: width of the residual net that computes the splines of a layer.
         bins: pieces of a spline.

@@ -168,7 +168,7 @@ def _check_kind(model: FlowModel) -> str:
 
 def default_card(kind: str, name: str, config: Config) -> str:
     """A minimal card for a model that users save themselves: its columns, and how it is loaded."""
-    folder = f"`{name}` is this folder, seen from the folder that holds it.\n\n"
+    folder = f"Run this code in the folder that contains `{name}`.\n\n"
     columns = config.columns if isinstance(config, ColumnsConfig) else ()
     known = {"Columns, in order": columns, "Given": config.context_columns}
     lines = [

@@ -69,8 +69,8 @@ def train(
     Several processes (`accelerate launch`, `torchrun`) share each batch and take the same steps as
     one process. The first process writes the files. An error in one of them ends all.
 
-    Trainings at the same time belong into processes: threads share torch's random numbers, so their
-    models depend on each other.
+    Run several trainings in separate processes. In threads they share random numbers and change
+    each other's results.
 
     Arguments:
         recipe_file: path of a recipe.

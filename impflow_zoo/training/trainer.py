@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from impflow_zoo.data import DataError, Source, TableSource, checksum, fingerprint
+from impflow_zoo.data import DataError, Source, TableSource
+from impflow_zoo.data.source import checksum, fingerprint
 from impflow_zoo.evaluation.processes import Processes
 from impflow_zoo.evaluation.scoring import StoppedError, score
 from impflow_zoo.evaluation.standard_errors import weighted_mean

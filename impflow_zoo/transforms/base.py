@@ -108,9 +108,8 @@ class ResidualBlock(Transform):
         Raises:
             SolverError: if a root is not found (evaluation mode).
             NoContractionError: if `log|det dz/dx|` does not exist: a net is not a contraction.
-            NotFiniteError: for inputs with NaN or infinity; if a result is none or none can be
-                found (evaluation mode), because of weights with NaN or infinity, which it names,
-                or rows with too large numbers.
+            NotFiniteError: if inputs hold NaN or infinity. In evaluation also if a result is not
+                finite; the message names the weight or the rows.
             ValueError: for inputs that are not floating point, of the wrong shape, or of another
                 type or device than the parameters.
             TypeError: if inputs or context are not tensors.

@@ -184,7 +184,7 @@ REFUSED = {
     "a long cell": ("a,b\n1," + "2" * 200_000, "field larger than field limit"),
     "a long line": ("a\n" + " " * 20_000_000, "a line is longer than 10,000,000 characters"),
     "columns without end": ("," * 200_000, "200,001 columns, at most 100,000"),
-    "codes for terminals": ("\x1b[2Ja,b\n1,2\n", "no text in UTF-8"),
+    "codes for terminals": ("\x1b[2Ja,b\n1,2\n", "is not UTF-8 text"),
     "line breaks in names": ('"a\nb",c\n1,2\n', r"no column d, only a\\nb, c"),
     "whole numbers": ("d\n1\n9007199254740993\n", r"'d' holds whole numbers above 2\^53"),
 }

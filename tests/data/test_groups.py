@@ -8,7 +8,8 @@ import pandas
 import pytest
 import torch
 
-from impflow_zoo.data import DataError, TableSource, fingerprint, open_source, open_table
+from impflow_zoo.data import DataError, TableSource, open_source, open_table
+from impflow_zoo.data.source import fingerprint
 
 FRAME = pandas.DataFrame({"a": [1.5, 2.5, 3.5, 4.5], "group": [7, 3, 7, 7], "b": [5, 6, 7, 8]})
 ROWS = [[1.5, 5], [2.5, 6], [3.5, 7], [4.5, 8]]

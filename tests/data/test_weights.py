@@ -9,7 +9,8 @@ import pandas
 import pytest
 import torch
 
-from impflow_zoo.data import DataError, TableSource, fingerprint, open_source, open_table
+from impflow_zoo.data import DataError, TableSource, open_source, open_table
+from impflow_zoo.data.source import fingerprint
 
 FRAME = pandas.DataFrame(
     {"a": [1.5, 2.5, 3.5, 4.5], "w": [2.0, 0.0, 0.5, 1.0], "group": [7, 3, 8, 7]}

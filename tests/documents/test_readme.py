@@ -21,14 +21,24 @@ def fenced(text: str, language: str = "") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    ("title", "program"), [("Run", "impflow-zoo evaluate"), ("Test", "pytest")]
-)
-def test_one_command_with_its_set_up(title: str, program: str) -> None:
-    (command,) = fenced(section(title))
+def test_one_command_to_run_after_the_line_that_installs_it() -> None:
+    installed, after = section("Run").split("<!-- end of install -->")
+    (line,) = fenced(installed, "bash")
+    (command,) = fenced(after)
+    assert line.startswith("pip install ")
+    assert command.startswith("impflow-zoo evaluate ")
+    assert command.count("\n") == line.count("\n") == 1
+
+
+def test_one_command_to_test_with_its_set_up() -> None:
+    (command,) = fenced(section("Test"))
     assert command.count("\n") == 1
     assert command.startswith("pip install ")
-    assert program in command
+    assert "pytest" in command
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 90
 
 
 @pytest.mark.parametrize("title", ["In ten lines", "Inside nflows"])

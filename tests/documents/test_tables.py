@@ -54,6 +54,14 @@ def test_papers_stand_below_the_models_of_a_data_set(found):
     assert recipes == "Recipes without weights: [planned](../hub_configs/planned/recipe.yaml)."
 
 
+def test_the_guide_shows_what_the_first_evaluation_prints():
+    text = tables.first_evaluation()
+    assert "\ndata                 .../hub_configs/impflow-power-plant/test.parquet: 946" in text
+    for line in ("log likelihood", "a Gaussian", "on the card", "estimator error", "solver"):
+        assert f"\n{line} " in text
+    assert "time" not in text
+
+
 def test_each_table_has_one_place_which_reads_as_a_sentence_on_github():
     pages = "".join(path.read_text("utf-8") for path in (CHECKOUT / "docs").glob("*.md"))
     for name in (*tables.pages(records(CHECKOUT / "hub_configs")), "first-steps"):

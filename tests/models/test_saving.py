@@ -210,7 +210,7 @@ def test_a_subclass_is_saved_as_what_it_derives_from(tmp_path, monkeypatch):
     saved.save_pretrained(".")
     card, name = (tmp_path / "README.md").read_text(), tmp_path.name
     assert f'ImpFlow.from_pretrained("{name}")' in card
-    assert f"`{name}` is this folder" in card
+    assert f"in the folder that contains `{name}`" in card
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
