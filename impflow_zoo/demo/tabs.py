@@ -186,7 +186,8 @@ def certificate(exhibit: Exhibit) -> None:
 
 
 def _said(certificates: Sequence[Certificate], source: str) -> str:
-    return in_markdown(f"{margin_in_words(certificates)} {source}")
+    said = margin_in_words(certificates)
+    return in_markdown(f"{said} {source}" if certificates else said)  # no file states that of none
 
 
 def _bounds(certificates: Sequence[Certificate]) -> str:

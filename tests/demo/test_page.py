@@ -29,6 +29,7 @@ pytestmark = [
 
 TABLE, PLANE = "impflow-power-plant", "impflow-8gaussians"
 GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist14-given-label"
+SPLINE = "spline-power-plant"
 
 
 APP = """
@@ -208,6 +209,14 @@ def test_the_certificate_is_proven_again(shared):
     assert len(text.splitlines()) == 1
     shared.tab.get_by_role("button", name="The bound of each net").click()
     assert shared.tab.locator("#bounds tr").count() == 2  # a head, and one line for equal bounds
+
+
+def test_where_nothing_is_certified_no_file_is_said_to_state_it(shared):
+    shared.begin(SPLINE)
+    shared.open_tab("Certificate")
+    text = shared.tab.inner_text("#certificate").strip()
+    assert text.endswith("there are no nets to bound.")
+    assert not shared.tab.get_by_role("button", name="Prove it again").is_visible()
 
 
 def test_a_file_has_a_page_of_its_own_and_links_keep_the_model(page, server):
