@@ -113,11 +113,11 @@ def row(exhibit: Exhibit, opened: Any) -> None:
         exhibit: the model.
         opened: the tab, whose opening shows the first row.
     """
-    rows, image = exhibit.rows, len(exhibit.model.config.shape) == 3
+    image = len(exhibit.model.config.shape) == 3
     label = f"Row of {exhibit.rows_in_words}"
     with gr.Row():
         with gr.Column(min_width=280):
-            number = slider(0, max(1, len(rows) - 1), 0, step=1, label=label)
+            number = slider(0, max(1, exhibit.count - 1), 0, step=1, label=label)
             shown = gr.Markdown(visible=not image, elem_id="row")
             picture = picture_box(height=240, visible=False)
         with gr.Column(min_width=280):
@@ -125,6 +125,7 @@ def row(exhibit: Exhibit, opened: Any) -> None:
 
     @in_a_line
     def look(chosen: int) -> tuple[Any, Any, str]:
+        rows = exhibit.rows  # drawn when somebody asks for one of them
         values, figures = look_at(exhibit, rows, chosen)
         if not image:
             return values, gr.skip(), figures
@@ -152,7 +153,7 @@ def _figures(exhibit: Exhibit, row: Rows) -> str:
 
 def way(exhibit: Exhibit) -> None:
     """The way from one image to another."""
-    last = len(exhibit.rows) - 1
+    last = exhibit.count - 1
     ends = [slider(0, last, i, step=1, label=f"{w} image") for i, w in enumerate(("From", "To"))]
     start = gr.Button("Interpolate")
     picture = picture_box(elem_id="way", visible=False)

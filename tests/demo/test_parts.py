@@ -13,7 +13,7 @@ import torch
 from support.image_models import make as make_images
 from support.small_models import make
 
-from impflow_zoo import Ensemble, create_model, evaluate
+from impflow_zoo import Ensemble, SplineConfig, SplineFlow, create_model, evaluate
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.looks import rounded
@@ -83,6 +83,16 @@ def test_a_model_without_rows_shows_samples():
     assert exhibit.rows_in_words == "samples of the model"
     assert exhibit.rows.read([0]).rows.shape == (1, 3)
     assert torch.equal(exhibit.rows.rows([3]), Exhibit("again", exhibit.model).rows.rows([3]))
+
+
+def test_of_a_model_that_finds_many_columns_one_by_one_few_samples_are_drawn():
+    drawn = []
+    for features, layers in ((21, "autoregressive"), (20, "autoregressive"), (21, "coupling")):
+        config = SplineConfig(features, blocks=2, hidden_features=8, layers=layers)
+        exhibit = Exhibit("splines", SplineFlow(config).eval())
+        assert exhibit.count == len(exhibit.rows)
+        drawn.append((exhibit.count, exhibit.in_time(1000)))
+    assert drawn == [(100, 100), (500, 1000), (500, 1000)]
 
 
 def test_samples_of_conditional_models_come_with_their_contexts():
