@@ -93,7 +93,9 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
     def score(path: str, progress: Any = gr.Progress(track_tqdm=True)) -> Iterator[list[Any]]:  # noqa: B008
         try:
             with tempfile.TemporaryDirectory(dir=hall.scratch) as folder:
-                scored = score_file(exhibit, _taken(path, folder), Path(folder), hall.workers)
+                taken = _taken(path, folder)
+                yield told(f"Scoring {taken.name} ...")
+                scored = score_file(exhibit, taken, Path(folder), hall.workers)
                 yield told(scored.text, scored)  # gradio copies what it gives back
         except Exception as error:
             yield told(f"Not scored: {line_of(error)}")

@@ -134,7 +134,8 @@ def row(exhibit: Exhibit, opened: Any) -> None:
 
     outputs = [shown, picture, text]
     on_change([number], look, outputs)
-    opened.select(look, number, outputs, show_progress="minimal", api_visibility="private")
+    # Nothing of the row is there yet, so its slider shows that it is being made.
+    opened.select(look, number, outputs, show_progress_on=[number], api_visibility="private")
 
 
 def look_at(exhibit: Exhibit, rows: Source, chosen: int) -> tuple[str, str]:

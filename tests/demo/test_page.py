@@ -186,13 +186,14 @@ def test_ways_lead_from_one_image_to_another(shared):
     assert "samples alone" in shared.tab.inner_text("#about")
     shared.picture_after(lambda: shared.set_number("label", 7))
     shared.open_tab("One row")
+    working = shared.tab.locator("[data-testid=status-tracker]:not(.hide)").first
+    working.wait_for()  # before anything of the row is there
     shared.tab.locator("#numbers tr").first.wait_for()
     numbers = shared.numbers_after(lambda: shared.set_number("Row of samples of the model", 1))
     assert "bits/dim" in numbers["on the card's scale"]
     shared.open_tab("Two images")
     assert shared.tab.locator("#way").count() == 0  # no empty frame
     shared.tab.get_by_role("button", name="Interpolate").click()
-    working = shared.tab.locator("[data-testid=status-tracker]:not(.hide)").first
     working.wait_for()  # while no picture is there yet
     shared.tab.wait_for_selector("#way img")
 
@@ -360,6 +361,7 @@ def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser
     slow, other = (Page(browser.new_context(), server.address + FILES) for _ in range(2))
     slow.give(write(tmp_path, "slow.csv", "a\n1\n"))
     wait_until(lambda: [*server.temporary.glob("*/*/begun")])
+    slow.tab.get_by_text("Scoring slow.csv ...").wait_for()
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns}\n14.96,41.76,1024.07,73.17,463\n"
     assert "good.csv: 1 rows" in other.upload(write(tmp_path, "good.csv", rows))
