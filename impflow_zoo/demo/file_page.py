@@ -79,8 +79,9 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
         rows, first = scored.rows, scored.head
         end = max(1, len(rows) - 1)
         number = gr.update(value=0, maximum=end, label=f"Row of {scored.name}", visible=True)
-        lines = [(*row[:-1], rounded(float(row[-1]))) for row in first.to_numpy().tolist()]
-        shown = f"Its first rows:\n\n{table(list(first.columns), lines)}"
+        *names, added = first.columns  # the new column is seen first, also on a phone
+        lines = [(rounded(float(row[-1])), *row[:-1]) for row in first.to_numpy().tolist()]
+        shown = f"Its first rows:\n\n{table([added, *names], lines)}"
         result = gr.update(value=str(scored.out), visible=True)
         return [said, result, shown, rows, number, "Move the slider to look at a row.", ""]
 

@@ -304,6 +304,9 @@ def test_a_wide_file_scrolls_within_itself_and_no_number_is_broken(files, width,
     files.upload(write(tmp_path, "wide.csv", f"{columns},{more}\n{row}\n"))
     cell = files.tab.locator("#rows td", has_text="1024.07").bounding_box()
     assert cell["height"] < 45  # one line
+    added = files.tab.locator("#rows th").first
+    assert added.inner_text().strip() == "log_prob"
+    assert added.bounding_box()["x"] + added.bounding_box()["width"] <= width
     assert files.tab.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
