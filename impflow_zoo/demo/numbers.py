@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import torch
@@ -111,20 +112,33 @@ def margin_in_words(certificates: Sequence[Certificate]) -> str:
     if bound is None:
         return f"Not certified: there are {count} nets, and not each has a bound."
     nets = f"each of its {count} nets" if count > 1 else "its net"
-    proven = f"{nets} has a Lipschitz constant of at most {bound:.6g}"
+    proven = f"{nets} has a Lipschitz constant of at most {_rounded_up(bound)}"
     if bound >= 1:
         return f"Not certified: {proven}, which is not below 1."
     return f"Every block is invertible: {proven}."
 
 
 def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
-    """A line for the nets of one bound: their names, number, bound, norm and margin."""
+    """A line for the nets of one bound as shown: their names, number, bound, norm and margin."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for one in certificates:
-        bound = "none" if one.bound is None else f"{one.bound:.6g}"
-        margin = "none" if one.margin is None else f"{one.margin:.4f}"
+        bound = "none" if one.bound is None else _rounded_up(one.bound)
+        margin = "none" if one.margin is None else str(1 - Decimal(bound))
         groups.setdefault((bound, one.norm, margin), []).append(one.name)
     return [
         [names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", str(len(names)), *said]
         for said, names in groups.items()
     ]
+
+
+def _rounded_up(bound: float) -> str:
+    """A bound in four decimals, rounded so that it holds; in all it has if those would make it 1.
+
+    Example:
+        >>> _rounded_up(0.95), _rounded_up(0.949999), _rounded_up(0.950001), _rounded_up(0.99999)
+        ('0.9500', '0.9500', '0.9501', '0.99999')
+    """
+    if bound >= 1:
+        return f"{bound:.6g}"
+    up = Decimal(str(bound)).quantize(Decimal("0.0001"), ROUND_CEILING)
+    return str(up) if up < 1 else str(bound)

@@ -153,12 +153,24 @@ def test_images_are_drawn_and_interpolated():
 def test_certificates_are_put_in_words():
     stated = certify(make())
     assert margin_in_words(stated) == (
-        "Every block is invertible: each of its 4 nets has a Lipschitz constant of at most 0.8."
+        "Every block is invertible: each of its 4 nets has a Lipschitz constant of at most 0.8001."
     )
-    assert [row[1:3] for row in bounds_of_nets(stated)] == [["4", "0.8"]]
+    assert [row[1:3] for row in bounds_of_nets(stated)] == [["4", "0.8001"]]
     assert "invertible by construction" in margin_in_words([])
     assert margin_in_words([Certificate("mine", None)]).startswith("Not certified: ")
     assert margin_in_words([Certificate("mine", 1.5)]).startswith("Not certified: its net has")
+
+
+def test_bounds_are_rounded_up_and_grouped_as_they_are_shown():
+    bounds = (0.95, 0.949999, 0.950001, 0.99999, 1.5, None)
+    lines = bounds_of_nets([Certificate("mine", bound) for bound in bounds])
+    assert [(number, bound, margin) for _, number, bound, _, margin in lines] == [
+        ("2", "0.9500", "0.0500"),
+        ("1", "0.9501", "0.0499"),
+        ("1", "0.99999", "0.00001"),
+        ("1", "1.5", "none"),
+        ("1", "none", "none"),
+    ]
 
 
 def test_a_file_comes_back_with_a_column_more(workers, tmp_path):
