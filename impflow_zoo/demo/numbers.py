@@ -121,14 +121,46 @@ def margin_in_words(certificates: Sequence[Certificate]) -> str:
 def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
     """A line for the nets of one bound as shown: their names, number, bound, norm and margin."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for one in certificates:
+    for one, name in zip(certificates, _in_words([one.name for one in certificates]), strict=True):
         bound = "none" if one.bound is None else _rounded_up(one.bound)
         margin = "none" if one.margin is None else str(1 - Decimal(bound))
-        groups.setdefault((bound, one.norm, margin), []).append(one.name)
+        groups.setdefault((bound, one.norm, margin), []).append(name)
     return [
         [names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", str(len(names)), *said]
         for said, names in groups.items()
     ]
+
+
+def _in_words(paths: Sequence[str]) -> list[str]:
+    """Names of nets by their paths in a model: each part that has a number is counted from 1.
+
+    The last such part is a block, those above it are scales, or else models of an ensemble. A part
+    without others beside it is left out, unless it is the block.
+
+    Example:
+        >>> _in_words(["flow.2._transforms.1.net", "flow.2._transforms.3.net"])
+        ['block 1, net', 'block 2, net']
+    """
+    beside: dict[str, dict[str, int]] = {}  # by the path above: numbers of its parts
+    found = []
+    for path in paths:
+        *above, name = path.split(".")
+        places = [i for i, part in enumerate(above) if part.isdigit()]
+        levels = []
+        for i in places:
+            numbers = beside.setdefault(".".join(above[:i]), {})
+            levels.append((numbers, numbers.setdefault(above[i], len(numbers) + 1), above[i - 1]))
+        found.append((levels, name))
+    words = []
+    for levels, name in found:
+        said = [
+            f"{'scale' if kind == '_transforms' else 'model'} {number}"
+            for numbers, number, kind in levels[:-1]
+            if len(numbers) > 1
+        ]
+        said += [f"block {number}" for _, number, _ in levels[-1:]]
+        words.append(", ".join([*said, name]))
+    return words
 
 
 def _rounded_up(bound: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.texts import in_markdown
+from impflow_zoo.transforms.base import ResidualBlock
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr
@@ -180,8 +182,10 @@ def certificate(exhibit: Exhibit) -> None:
     @in_a_line
     def prove(progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008
         found = []
-        for some in progress.tqdm(list(exhibit.model.blocks()), desc="proving", unit="blocks"):
-            found += certify(some)
+        parts = exhibit.model.named_modules()
+        blocks = [(path, part) for path, part in parts if isinstance(part, ResidualBlock)]
+        for path, block in progress.tqdm(blocks, desc="proving", unit="blocks"):
+            found += [replace(one, name=f"{path}.{one.name}") for one in certify(block)]
         return _said(found, "Proven now."), _bounds(found)
 
     start.click(prove, None, [text, bounds], api_visibility="private")

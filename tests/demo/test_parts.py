@@ -161,6 +161,22 @@ def test_certificates_are_put_in_words():
     assert margin_in_words([Certificate("mine", 1.5)]).startswith("Not certified: its net has")
 
 
+@pytest.mark.parametrize(
+    ("model", "first", "last"),
+    [
+        (lambda: make(), "block 1, net_x", "block 2, net_z"),
+        (lambda: Ensemble([make(), make()]), "model 1, block 1, net_x", "model 2, block 2, net_z"),
+        (lambda: make_images(), "scale 1, block 1, net_x", "scale 2, block 1, net_z"),
+    ],
+    ids=["table", "ensemble", "images"],
+)
+def test_nets_have_names_that_a_person_can_read(model, first, last):
+    names = [one.name for one in certify(model())]
+    lines = bounds_of_nets([Certificate(name, i / 100) for i, name in enumerate(names)])
+    assert (lines[0][0], lines[-1][0]) == (first, last)
+    assert len({line[0] for line in lines}) == len(names)
+
+
 def test_bounds_are_rounded_up_and_grouped_as_they_are_shown():
     bounds = (0.95, 0.949999, 0.950001, 0.99999, 1.5, None)
     lines = bounds_of_nets([Certificate("mine", bound) for bound in bounds])
