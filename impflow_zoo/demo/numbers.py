@@ -48,18 +48,15 @@ class RowNumbers:
     @property
     def lines(self) -> dict[str, str]:
         """The figures, as a person writes them; those that a model does not have are left out."""
-        found = {
-            "log-density": f"{rounded(self.log_prob, self.error)} nats",
-            "on the card's scale": self.in_metric,
-        }
+        nats = f"{rounded(self.log_prob, self.error)} nats"
+        same = self.in_metric.endswith(" nats")
+        found = {"log-density": nats if same else f"{nats} ({self.in_metric})"}
         if self.latents is not None:
             shown = ", ".join(f"{value:.2f}" for value in self.latents[:6].tolist())
             more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
             found["latents"] = f"{shown}{more}"
             found["length of the latents"] = f"{float(self.latents.norm()):.2f}"
             found["round-trip error"] = f"{self.round_trip:.1g}"
-        if self.in_metric.endswith(" nats"):
-            del found["on the card's scale"]  # which is the first line
         if self.latents is not None and (self.steps or self.steps_back):
             ways = f"{self.steps:.1f} encoding, {self.steps_back:.1f} decoding"
             found["iterations per root"] = ways
