@@ -26,6 +26,7 @@ from impflow_zoo.models.rows import open_rows
 __all__ = ["Exhibit", "Hall", "Rows"]
 
 _DRAWN = {1: 500, 3: 8}  # samples that stand for rows where there are none, by dimensions of a row
+_SPREAD_OF = 100  # rows, as in `evaluate`
 _FEW, _MANY_COLUMNS = 100, 20  # samples of models that find many columns one after the other
 
 
@@ -80,6 +81,15 @@ class Exhibit:
         samples = _samples_with_contexts(self.model, self.count).cpu()
         rows = samples.double() if samples.is_floating_point() else samples
         return Rows(self.rows_in_words, rows)
+
+    @cached_property
+    def spread(self) -> Tensor | None:
+        """Standard deviation of each column over the first rows, `[D]`; None for images."""
+        if len(self.model.config.shape) == 3:
+            return None
+        rows, _ = self.model.parted(self.rows.rows(range(min(_SPREAD_OF, self.count))))
+        spread = rows.std(dim=0, correction=0)
+        return torch.where(spread > 0, spread, 1)
 
     @property
     def count(self) -> int:

@@ -16,7 +16,7 @@ from impflow_zoo.demo.looks import rounded
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.lipschitz.certify import Certificate, worst
 from impflow_zoo.models.flow import Ensemble, FlowModel
-from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.metrics import METRICS, Metric
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.transforms.whole import walk
 
@@ -30,11 +30,13 @@ class RowNumbers:
     Arguments:
         log_prob: its log-density in nats.
         error: standard error of the estimate, NaN if it is not known.
-        round_trip: largest error of decoding its latents, in the units that the model takes.
+        round_trip: largest error of decoding its latents, in the unit that `evaluate` has: standard
+            deviations of a column, or of images in [0, 1].
         steps, steps_back: evaluations of a net per root, from data to latents and back; 0 if there
             are no roots.
         latents: its image under the model, `[D]`; None for an ensemble, which has no map.
-        in_metric: the log-density in the model's metric, with its unit.
+        metric: the model's.
+        in_metric: the log-density in this metric, with its unit.
     """
 
     log_prob: float
@@ -43,20 +45,21 @@ class RowNumbers:
     steps: float
     steps_back: float
     latents: Tensor | None
+    metric: Metric
     in_metric: str
 
     @property
     def lines(self) -> dict[str, str]:
         """The figures, as a person writes them; those that a model does not have are left out."""
         nats = f"{rounded(self.log_prob, self.error)} nats"
-        same = self.in_metric.endswith(" nats")
+        same = self.metric.unit == "nats"
         found = {"log-density": nats if same else f"{nats} ({self.in_metric})"}
         if self.latents is not None:
             shown = ", ".join(f"{value:.2f}" for value in self.latents[:6].tolist())
             more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
             found["latents"] = f"{shown}{more}"
             found["length of the latents"] = f"{float(self.latents.norm()):.2f}"
-            found["round-trip error"] = f"{self.round_trip:.1g}"
+            found["round-trip error"] = f"{self.round_trip:.1g}, {self.metric.round_trip}"
         if self.latents is not None and (self.steps or self.steps_back):
             ways = f"{self.steps:.1f} encoding, {self.steps_back:.1f} decoding"
             found["iterations per root"] = ways
@@ -64,8 +67,14 @@ class RowNumbers:
 
 
 @torch.no_grad()
-def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
+def numbers_of(model: FlowModel, source: Source, spread: Tensor | None = None) -> RowNumbers:
     """The figures of the first row of a set.
+
+    Arguments:
+        model: in evaluation mode.
+        source: the set.
+        spread: standard deviation of each column, `[D]`, which errors are divided by; None for
+            images.
 
     Raises:
         ModelError: if it is outside the bounds of the model.
@@ -76,7 +85,8 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
     z: Tensor | None = None
     round_trip, steps_back = math.nan, 0.0
     if not isinstance(model, Ensemble):
-        z, round_trip, steps_back = _there_and_back(model, scored.first[:1])
+        z, round_trip, steps_back = _there_and_back(model, scored.first[:1], spread)
+    metric = METRICS[model.config.metric]
     value = float(model.preprocessing.metric(scored.log_prob)[0])
     return RowNumbers(
         float(scored.log_prob[0]),
@@ -85,20 +95,25 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
         float(scored.figures["steps"][0]),
         steps_back,
         z,
-        f"{rounded(value)} {METRICS[model.config.metric].unit}",
+        metric,
+        f"{rounded(value)} {metric.unit}",
     )
 
 
-def _there_and_back(model: FlowModel, row: Tensor) -> tuple[Tensor, float, float]:
+def _there_and_back(
+    model: FlowModel, row: Tensor, spread: Tensor | None
+) -> tuple[Tensor, float, float]:
     """The latents of a row, `[D]`, the error of decoding them, and evaluations per root for it."""
     x, context = model.parted(row.to(next(model.parameters()).device))
     z = model.encode(x, context)
     report = Report()
     options: dict[str, Any] = {"want_logdet": False, "report": report}
     decoded, _ = walk(model.transform, z, context, backwards=True, **options)
-    back = model.preprocessing.difference(decoded, x)
+    error = model.preprocessing.difference(decoded, x).abs().cpu()
+    if spread is not None:
+        error = error / spread
     steps = [float(root.steps.double().mean()) for root in report.roots]
-    return z[0].cpu(), float(back.abs().max()), sum(steps) / max(1, len(steps))
+    return z[0].cpu(), float(error.max()), sum(steps) / max(1, len(steps))
 
 
 def margin_in_words(certificates: Sequence[Certificate]) -> str:

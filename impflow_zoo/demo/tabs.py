@@ -151,7 +151,7 @@ def look_at(exhibit: Exhibit, rows: Source, chosen: int) -> tuple[str, str]:
 
 
 def _figures(exhibit: Exhibit, row: Rows) -> str:
-    return table(("figure", "value"), numbers_of(exhibit.model, row).lines.items())
+    return table(("figure", "value"), numbers_of(exhibit.model, row, exhibit.spread).lines.items())
 
 
 def way(exhibit: Exhibit) -> None:

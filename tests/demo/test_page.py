@@ -151,7 +151,9 @@ def test_the_numbers_of_a_row_are_the_models(shared):
     for value in row:
         shared.tab.get_by_text(f"{value:.6g}", exact=True).first.wait_for(state="attached")
     assert numbers["log-density"].endswith(" nats")  # and in no other unit: the card has the same
-    assert float(numbers["round-trip error"]) < 1e-3
+    error, unit = numbers["round-trip error"].split(", ")
+    assert float(error) < 1e-3
+    assert unit == "in standard deviations of a column"
     assert float(numbers["iterations per root"].split()[0]) > 1
     assert len(numbers["latents"].split(",")) == len(columns)
 

@@ -65,6 +65,16 @@ def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
     assert "iterations per root" in numbers.lines
 
 
+def test_round_trip_errors_of_rows_are_in_standard_deviations_as_evaluation_has_them():
+    model = make(features=3, columns=("a", "b", "c"), dtype=torch.float32)
+    rows = torch.randn(100, 3, dtype=torch.float64) * torch.tensor([1.0, 0.1, 0.01]) + 3
+    exhibit = Exhibit("space", model, Rows("rows", rows))
+    torch.testing.assert_close(exhibit.spread, rows.std(dim=0, correction=0))
+    plain, found = (numbers_of(model, exhibit.rows, one) for one in (None, exhibit.spread))
+    assert found.round_trip > plain.round_trip > 0
+    assert found.lines["round-trip error"].endswith(", in standard deviations of a column")
+
+
 @pytest.mark.parametrize("settings", [{}, {"context_columns": ("g",)}], ids=["plain", "given"])
 @torch.no_grad()
 def test_an_ensemble_has_a_picture_and_numbers_without_latents(settings):
