@@ -68,7 +68,7 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
     head = gr.Markdown(elem_id="rows")
     of_file = gr.State(None)
     number = tabs.slider(0, 1, 0, step=1, label="Row", visible=False)
-    values, figures = gr.Markdown(elem_id="row-of-file"), gr.Markdown(elem_id="numbers-of-file")
+    figures, values = gr.Markdown(elem_id="numbers-of-file"), gr.Markdown(elem_id="row-of-file")
     outputs = [text, out, head, of_file, number, values, figures]
 
     def told(line: str, scored: Scored | None = None) -> list[Any]:

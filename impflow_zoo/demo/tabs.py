@@ -96,7 +96,7 @@ def point(exhibit: Exhibit) -> list[Any]:
     return sliders
 
 
-def numbers_of_point(exhibit: Exhibit, sliders: Sequence[Any]) -> None:
+def numbers_of_point(exhibit: Exhibit, sliders: Sequence[Any]) -> Any:
     """The numbers of the point that sliders give."""
 
     @in_a_line
@@ -105,7 +105,9 @@ def numbers_of_point(exhibit: Exhibit, sliders: Sequence[Any]) -> None:
         return _figures(exhibit, Rows("the point", at))
 
     first = numbers(*(slider.value for slider in sliders))
-    on_change(sliders, numbers, gr.Markdown(first, elem_id="numbers"))
+    text = gr.Markdown(first, elem_id="numbers")
+    on_change(sliders, numbers, text)
+    return text
 
 
 def row(exhibit: Exhibit, opened: Any) -> None:
@@ -120,21 +122,24 @@ def row(exhibit: Exhibit, opened: Any) -> None:
     with gr.Row():
         with gr.Column(min_width=280):
             number = slider(0, max(1, exhibit.count - 1), 0, step=1, label=label)
-            shown = gr.Markdown(visible=not image, elem_id="row")
-            picture = picture_box(height=240, visible=False)
+            # Many values of a table stand below its figures, where a page is narrow.
+            if image:
+                left = picture_box(height=240, visible=False)
+            else:
+                left = gr.Markdown(elem_id="numbers")
         with gr.Column(min_width=280):
-            text = gr.Markdown(elem_id="numbers")
+            right = gr.Markdown(elem_id="numbers" if image else "row")
 
     @in_a_line
-    def look(chosen: int) -> tuple[Any, Any, str]:
+    def look(chosen: int) -> tuple[Any, Any]:
         rows = exhibit.rows  # drawn when somebody asks for one of them
         values, figures = look_at(exhibit, rows, chosen)
         if not image:
-            return values, gr.skip(), figures
+            return figures, values
         drawn = images_picture([exhibit.model.parted(rows.rows([int(chosen)]))[0]])
-        return gr.skip(), gr.update(value=drawn, visible=True), figures
+        return gr.update(value=drawn, visible=True), figures
 
-    outputs = [shown, picture, text]
+    outputs = [left, right]
     on_change([number], look, outputs)
     # Nothing of the row is there yet, so its slider shows that it is being made.
     opened.select(look, number, outputs, show_progress_on=[number], api_visibility="private")
@@ -147,7 +152,8 @@ def look_at(exhibit: Exhibit, rows: Source, chosen: int) -> tuple[str, str]:
     figures = _figures(exhibit, Rows(rows.name, values, index))
     if values.dim() > 2:
         return "", figures
-    return table(exhibit.columns, [[f"{value:.6g}" for value in values[0].tolist()]]), figures
+    shown = [f"{value:.6g}" for value in values[0].tolist()]
+    return table(("column", "value"), zip(exhibit.columns, shown, strict=True)), figures
 
 
 def _figures(exhibit: Exhibit, row: Rows) -> str:
