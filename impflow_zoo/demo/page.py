@@ -76,12 +76,23 @@ def _picture(exhibit: Exhibit) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
             settings = _settings(exhibit)
-            point = tabs.point(exhibit) if exhibit.in_plane else []
+            with gr.Column(visible=exhibit.in_plane) as coordinates:
+                point = tabs.point(exhibit) if exhibit.in_plane else []
         with gr.Column(scale=3, min_width=300):
             picture = tabs.picture_box(first_picture(exhibit), elem_id="picture")
             if exhibit.in_plane:
-                tabs.numbers_of_point(exhibit, point)
+                numbers = tabs.numbers_of_point(exhibit, point)
+                _hide_beside_samples(settings[0], [coordinates, numbers])
     _keep_drawing(exhibit, picture, settings, point)
+
+
+def _hide_beside_samples(view: Any, parts: list[Any]) -> None:
+    """Show parts that tell of a point of the map only beside the map."""
+
+    def shown(chosen: str) -> list[Any]:
+        return [gr.update(visible=chosen == "density") for _ in parts]
+
+    view.change(shown, view, parts, show_progress="hidden", api_visibility="private")
 
 
 def _settings(exhibit: Exhibit) -> list[Any]:

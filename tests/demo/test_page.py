@@ -172,7 +172,14 @@ def test_a_point_of_the_plane_is_dragged_and_clicked(shared):
     x = float(shared.tab.get_by_label("number input for x0").input_value())
     assert x == pytest.approx(0.6, abs=0.5)
     assert x == pytest.approx(round(x, 2))  # on a step of the slider
+    slider = shared.tab.get_by_label("number input for x0")
     shared.picture_after(lambda: shared.tab.get_by_label("samples", exact=True).check())
+    for part in (slider, shared.tab.locator("#numbers")):
+        part.wait_for(state="hidden")  # samples have no point
+    shared.picture_after(lambda: shared.tab.get_by_label("density", exact=True).check())
+    slider.wait_for()
+    assert float(slider.input_value()) == x
+    assert shared.numbers() == clicked
 
 
 def test_the_predictive_density_moves_with_the_context(shared):
