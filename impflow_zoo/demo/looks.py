@@ -18,7 +18,7 @@ CSS = """
 }
 .prose tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 .prose th { color: var(--block-title-text-color); font-weight: 500; }
-#picture img, #way img { max-height: min(58vh, 560px); }
+#picture img, #way img { max-height: 80vh; }
 .nav-holder { display: none; }  /* our links between pages keep the model */
 .to-page .html-container { padding: 0 !important; }
 .to-page a { color: var(--link-text-color); text-decoration: underline; }
