@@ -72,9 +72,9 @@ def build(hall: Hall) -> gr.Blocks:
 
 
 def _picture(exhibit: Exhibit) -> None:
-    """The picture of a model, beside what it depends on; a narrow page has that above it."""
+    """The picture of a model, beside what it depends on; a narrow page has that below it."""
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=300, elem_classes="settings"):
             settings = _settings(exhibit)
             with gr.Column(visible=exhibit.in_plane) as coordinates:
                 point = tabs.point(exhibit) if exhibit.in_plane else []
@@ -105,9 +105,9 @@ def _settings(exhibit: Exhibit) -> list[Any]:
         visible=exhibit.in_plane,
         interactive=True,  # gradio takes some parts of a rendered page for mere pictures
     )
-    with gr.Row():
+    angles = bool(exhibit.model.config.periodic)
+    with gr.Accordion("Seed" if angles else "Seed and temperature", open=False), gr.Row():
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
-        angles = bool(exhibit.model.config.periodic)
         temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
     with gr.Row():
         contexts = [

@@ -135,6 +135,7 @@ def test_samples_follow_seed_and_temperature(shared):
     shared.begin(TABLE)
     assert "946 rows of UCI Combined Cycle Power Plant" in shared.tab.inner_text("#about")
     pictures = {shared.tab.get_attribute("#picture img", "src")}
+    shared.tab.get_by_role("button", name="Seed and temperature").click()
     pictures.add(shared.picture_after(lambda: shared.set_number("Seed", 5)))
     pictures.add(shared.picture_after(lambda: shared.set_number("Temperature", 0.5)))
     assert len(pictures) == 3
@@ -288,18 +289,20 @@ def test_a_model_of_images_takes_no_file_of_rows(page, server):
 
 @pytest.mark.parametrize("model", [TABLE, PLANE, GIVEN, IMAGES])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_controls_stand_above_the_picture_or_beside_it(shared, model, width):
-    shared.tab.set_viewport_size({"width": width, "height": 800})
+def test_the_picture_is_on_the_first_screen_and_its_settings_are_below_or_beside_it(
+    shared, model, width
+):
+    shared.tab.set_viewport_size({"width": width, "height": 900})
     shared.begin(model)
-    seed, picture = (
-        shared.tab.locator(place).first.bounding_box()
-        for place in ("input[type=number]", "#picture")
+    settings, picture = (
+        shared.tab.locator(place).bounding_box() for place in (".settings", "#picture")
     )
     if width == 390:
-        assert seed["y"] + seed["height"] < picture["y"]
+        assert picture["y"] + picture["height"] <= min(settings["y"], 900)
     else:
-        assert seed["x"] + seed["width"] < picture["x"]
-        assert picture["y"] + picture["height"] <= 800
+        assert settings["x"] + settings["width"] < picture["x"]
+        assert picture["y"] < 350
+    assert not shared.tab.get_by_label("Seed", exact=True).is_visible()  # folded in
     assert shared.tab.evaluate("document.scrollingElement.scrollWidth") <= width
     assert shared.tab.get_by_role("tab", name="Certificate").first.is_visible()  # in no menu
 
