@@ -18,6 +18,7 @@ CSS = """
 }
 .prose tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 .prose th { color: var(--block-title-text-color); font-weight: 500; }
+#bounds td:last-child { min-width: 11em; }
 #picture img, #way img { max-height: 80vh; }
 #picture .image-container, #way .image-container { padding-top: 34px; }  /* below the icons */
 @media (max-width: 720px) { .settings { order: 1; } }  /* below the picture, not beside it */

@@ -131,16 +131,22 @@ def margin_in_words(certificates: Sequence[Certificate]) -> str:
 
 
 def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
-    """A line for the nets of one bound as shown: their names, number, bound, norm and margin."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for one, name in zip(certificates, _in_words([one.name for one in certificates]), strict=True):
+    """A line for the nets of one bound as shown: number, bound, norm, margin and names."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, one in enumerate(certificates):
         bound = "none" if one.bound is None else _rounded_up(one.bound)
         margin = "none" if one.margin is None else str(1 - Decimal(bound))
-        groups.setdefault((bound, one.norm, margin), []).append(name)
-    return [
-        [names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", str(len(names)), *said]
-        for said, names in groups.items()
-    ]
+        groups.setdefault((bound, one.norm, margin), []).append(i)
+    names, lines = _in_words([one.name for one in certificates]), []
+    for said, places in groups.items():
+        (first, *_), count = places, len(places)
+        if count == 1:
+            nets = names[first]
+        else:
+            others = "some from " if places[-1] - first >= count else ""  # those between them
+            nets = f"{others}{names[first]} to {names[places[-1]]}"
+        lines.append([str(count), *said, nets])
+    return lines
 
 
 def _in_words(paths: Sequence[str]) -> list[str]:

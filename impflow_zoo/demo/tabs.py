@@ -203,5 +203,5 @@ def _said(certificates: Sequence[Certificate], source: str) -> str:
 
 
 def _bounds(certificates: Sequence[Certificate]) -> str:
-    header = ("nets", "number", "at most", "norm", "margin")
+    header = ("number", "at most", "norm", "margin", "nets")
     return table(header, bounds_of_nets(certificates))

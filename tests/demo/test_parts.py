@@ -165,7 +165,7 @@ def test_certificates_are_put_in_words():
     assert margin_in_words(stated) == (
         "Every block is invertible: each of its 4 nets has a Lipschitz constant of at most 0.8001."
     )
-    assert [row[1:3] for row in bounds_of_nets(stated)] == [["4", "0.8001"]]
+    assert [row[:2] for row in bounds_of_nets(stated)] == [["4", "0.8001"]]
     assert "invertible by construction" in margin_in_words([])
     assert margin_in_words([Certificate("mine", None)]).startswith("Not certified: ")
     assert margin_in_words([Certificate("mine", 1.5)]).startswith("Not certified: its net has")
@@ -183,14 +183,23 @@ def test_certificates_are_put_in_words():
 def test_nets_have_names_that_a_person_can_read(model, first, last):
     names = [one.name for one in certify(model())]
     lines = bounds_of_nets([Certificate(name, i / 100) for i, name in enumerate(names)])
-    assert (lines[0][0], lines[-1][0]) == (first, last)
-    assert len({line[0] for line in lines}) == len(names)
+    assert (lines[0][-1], lines[-1][-1]) == (first, last)
+    assert len({line[-1] for line in lines}) == len(names)
+
+
+def test_nets_of_one_bound_are_a_range_of_which_others_may_be_left_out():
+    bounds = {"0.net": 0.9, "1.net": 0.8, "2.net": 0.8, "3.net": 0.9}
+    lines = bounds_of_nets([Certificate(name, bound) for name, bound in bounds.items()])
+    assert [line[-1] for line in lines] == [
+        "some from block 1, net to block 4, net",
+        "block 2, net to block 3, net",
+    ]
 
 
 def test_bounds_are_rounded_up_and_grouped_as_they_are_shown():
     bounds = (0.95, 0.949999, 0.950001, 0.99999, 1.5, None)
     lines = bounds_of_nets([Certificate("mine", bound) for bound in bounds])
-    assert [(number, bound, margin) for _, number, bound, _, margin in lines] == [
+    assert [(number, bound, margin) for number, bound, _, margin, _ in lines] == [
         ("2", "0.9500", "0.0500"),
         ("1", "0.9501", "0.0499"),
         ("1", "0.99999", "0.00001"),
