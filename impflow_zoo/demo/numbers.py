@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import Any
 
 import torch
@@ -124,7 +124,7 @@ def margin_in_words(certificates: Sequence[Certificate]) -> str:
     if bound is None:
         return f"Not certified: there are {count} nets, and not each has a bound."
     nets = f"each of its {count} nets" if count > 1 else "its net"
-    proven = f"{nets} has a Lipschitz constant of at most {_rounded_up(bound)}"
+    proven = f"{nets} has a Lipschitz constant of at most {_shown(bound)}"
     if bound >= 1:
         return f"Not certified: {proven}, which is not below 1."
     return f"Every block is invertible: {proven}."
@@ -134,7 +134,7 @@ def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
     """A line for the nets of one bound as shown: number, bound, norm, margin and names."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, one in enumerate(certificates):
-        bound = "none" if one.bound is None else _rounded_up(one.bound)
+        bound = "none" if one.bound is None else _shown(one.bound)
         margin = "none" if one.margin is None else str(1 - Decimal(bound))
         groups.setdefault((bound, one.norm, margin), []).append(i)
     names, lines = _in_words([one.name for one in certificates]), []
@@ -181,14 +181,14 @@ def _in_words(paths: Sequence[str]) -> list[str]:
     return words
 
 
-def _rounded_up(bound: float) -> str:
-    """A bound in four decimals, rounded so that it holds; in all it has if those would make it 1.
+def _shown(bound: float) -> str:
+    """A bound in four decimals, as on cards; in all it has if those would make it 1.
 
     Example:
-        >>> _rounded_up(0.95), _rounded_up(0.949999), _rounded_up(0.950001), _rounded_up(0.99999)
-        ('0.9500', '0.9500', '0.9501', '0.99999')
+        >>> _shown(0.95), _shown(0.950001), _shown(0.99999), _shown(1.5)
+        ('0.9500', '0.9500', '0.99999', '1.5')
     """
     if bound >= 1:
         return f"{bound:.6g}"
-    up = Decimal(str(bound)).quantize(Decimal("0.0001"), ROUND_CEILING)
-    return str(up) if up < 1 else str(bound)
+    short = f"{bound:.4f}"
+    return short if float(short) < 1 else str(bound)
