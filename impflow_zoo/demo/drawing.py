@@ -110,7 +110,8 @@ def samples_picture(
     shape = model.config.shape
     given = None if not context else torch.tensor([context]).to(next(model.parameters()))
     count = _IMAGES if len(shape) == 3 else _SAMPLES
-    samples = model.sample(count, given, temperature, generator).reshape(-1, *shape).cpu()
+    drawn = model.sample(exhibit.in_time(count), given, temperature, generator)
+    samples = drawn.reshape(-1, *shape).cpu()
     rows = exhibit.first_rows(count)
     if rows is not None:
         rows, _ = model.parted(rows)

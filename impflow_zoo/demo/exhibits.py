@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from nflows.transforms.autoregressive import AutoregressiveTransform
 from torch import Tensor
 
 from impflow_zoo.data import Batch, DataError, Source, is_toy
@@ -25,6 +26,8 @@ from impflow_zoo.models.rows import open_rows
 __all__ = ["Exhibit", "Hall", "Rows"]
 
 _DRAWN = {1: 500, 3: 8}  # samples that stand for rows where there are none, by dimensions of a row
+_SPREAD_OF = 100  # rows, as in `evaluate`
+_FEW, _MANY_COLUMNS = 100, 20  # samples of models that find many columns one after the other
 
 
 class Rows(Source):
@@ -75,9 +78,30 @@ class Exhibit:
         """Held-out rows, or else samples, contexts included."""
         if self.held_out is not None:
             return self.held_out
-        samples = _samples_with_contexts(self.model, _DRAWN[len(self.model.config.shape)]).cpu()
+        samples = _samples_with_contexts(self.model, self.count).cpu()
         rows = samples.double() if samples.is_floating_point() else samples
         return Rows(self.rows_in_words, rows)
+
+    @cached_property
+    def spread(self) -> Tensor | None:
+        """Standard deviation of each column over the first rows, `[D]`; None for images."""
+        if len(self.model.config.shape) == 3:
+            return None
+        rows, _ = self.model.parted(self.rows.rows(range(min(_SPREAD_OF, self.count))))
+        spread = rows.std(dim=0, correction=0)
+        return torch.where(spread > 0, spread, 1)
+
+    @property
+    def count(self) -> int:
+        """The number of `rows`, known before any is drawn."""
+        if self.held_out is not None:
+            return len(self.held_out)
+        return self.in_time(_DRAWN[len(self.model.config.shape)])
+
+    def in_time(self, n: int) -> int:
+        """How many samples are drawn where so many are wanted: few if each takes long."""
+        slow = any(isinstance(part, AutoregressiveTransform) for part in self.model.modules())
+        return min(n, _FEW) if slow and len(self.columns) > _MANY_COLUMNS else n
 
     @property
     def rows_in_words(self) -> str:

@@ -68,7 +68,7 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
     head = gr.Markdown(elem_id="rows")
     of_file = gr.State(None)
     number = tabs.slider(0, 1, 0, step=1, label="Row", visible=False)
-    values, figures = gr.Markdown(elem_id="row-of-file"), gr.Markdown(elem_id="numbers-of-file")
+    figures, values = gr.Markdown(elem_id="numbers-of-file"), gr.Markdown(elem_id="row-of-file")
     outputs = [text, out, head, of_file, number, values, figures]
 
     def told(line: str, scored: Scored | None = None) -> list[Any]:
@@ -79,8 +79,9 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
         rows, first = scored.rows, scored.head
         end = max(1, len(rows) - 1)
         number = gr.update(value=0, maximum=end, label=f"Row of {scored.name}", visible=True)
-        lines = [(*row[:-1], rounded(float(row[-1]))) for row in first.to_numpy().tolist()]
-        shown = f"Its first rows:\n\n{table(list(first.columns), lines)}"
+        *names, added = first.columns  # the new column is seen first, also on a phone
+        lines = [(rounded(float(row[-1])), *row[:-1]) for row in first.to_numpy().tolist()]
+        shown = f"Its first rows:\n\n{table([added, *names], lines)}"
         result = gr.update(value=str(scored.out), visible=True)
         return [said, result, shown, rows, number, "Move the slider to look at a row.", ""]
 
@@ -93,7 +94,9 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
     def score(path: str, progress: Any = gr.Progress(track_tqdm=True)) -> Iterator[list[Any]]:  # noqa: B008
         try:
             with tempfile.TemporaryDirectory(dir=hall.scratch) as folder:
-                scored = score_file(exhibit, _taken(path, folder), Path(folder), hall.workers)
+                taken = _taken(path, folder)
+                yield told(f"Scoring {taken.name} ...")
+                scored = score_file(exhibit, taken, Path(folder), hall.workers)
                 yield told(scored.text, scored)  # gradio copies what it gives back
         except Exception as error:
             yield told(f"Not scored: {line_of(error)}")

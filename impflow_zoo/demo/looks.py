@@ -1,4 +1,4 @@
-"""How the page looks: one style for all tables, a picture beside its controls."""
+"""How the page looks: one style for all tables, a picture beside its controls or above them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ CSS = """
 }
 .prose tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 .prose th { color: var(--block-title-text-color); font-weight: 500; }
-#picture img, #way img { max-height: min(58vh, 560px); }
+#bounds td:last-child { min-width: 11em; }
+#picture img, #way img { max-height: 80vh; }
+#picture .image-container, #way .image-container { padding-top: 34px; }  /* below the icons */
+@media (max-width: 720px) { .settings { order: 1; } }  /* below the picture, not beside it */
 .nav-holder { display: none; }  /* our links between pages keep the model */
 .to-page .html-container { padding: 0 !important; }
 .to-page a { color: var(--link-text-color); text-decoration: underline; }
 .tab-container button { padding: 0 0.6em; }
-@media (max-width: 480px) { .tab-container button { padding: 0 0.35em; } }
+@media (max-width: 480px) {
+  .tab-container button { padding: 0 0.35em; }
+  .min_value, .max_value { display: inline !important; }  /* the ends of a slider */
+}
 """
 
 

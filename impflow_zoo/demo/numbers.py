@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from impflow_zoo.demo.looks import rounded
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.lipschitz.certify import Certificate, worst
 from impflow_zoo.models.flow import Ensemble, FlowModel
-from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.metrics import METRICS, Metric
 from impflow_zoo.numerics.report import Report
 from impflow_zoo.transforms.whole import walk
 
@@ -29,11 +30,13 @@ class RowNumbers:
     Arguments:
         log_prob: its log-density in nats.
         error: standard error of the estimate, NaN if it is not known.
-        round_trip: largest error of decoding its latents, in the units that the model takes.
+        round_trip: largest error of decoding its latents, in the unit that `evaluate` has: standard
+            deviations of a column, or of images in [0, 1].
         steps, steps_back: evaluations of a net per root, from data to latents and back; 0 if there
             are no roots.
         latents: its image under the model, `[D]`; None for an ensemble, which has no map.
-        in_metric: the log-density in the model's metric, with its unit.
+        metric: the model's.
+        in_metric: the log-density in this metric, with its unit.
     """
 
     log_prob: float
@@ -42,23 +45,21 @@ class RowNumbers:
     steps: float
     steps_back: float
     latents: Tensor | None
+    metric: Metric
     in_metric: str
 
     @property
     def lines(self) -> dict[str, str]:
         """The figures, as a person writes them; those that a model does not have are left out."""
-        found = {
-            "log-density": f"{rounded(self.log_prob, self.error)} nats",
-            "on the card's scale": self.in_metric,
-        }
+        nats = f"{rounded(self.log_prob, self.error)} nats"
+        same = self.metric.unit == "nats"
+        found = {"log-density": nats if same else f"{nats} ({self.in_metric})"}
         if self.latents is not None:
             shown = ", ".join(f"{value:.2f}" for value in self.latents[:6].tolist())
             more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
             found["latents"] = f"{shown}{more}"
             found["length of the latents"] = f"{float(self.latents.norm()):.2f}"
-            found["round-trip error"] = f"{self.round_trip:.1g}"
-        if self.in_metric.endswith(" nats"):
-            del found["on the card's scale"]  # which is the first line
+            found["round-trip error"] = f"{self.round_trip:.1g}, {self.metric.round_trip}"
         if self.latents is not None and (self.steps or self.steps_back):
             ways = f"{self.steps:.1f} encoding, {self.steps_back:.1f} decoding"
             found["iterations per root"] = ways
@@ -66,8 +67,14 @@ class RowNumbers:
 
 
 @torch.no_grad()
-def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
+def numbers_of(model: FlowModel, source: Source, spread: Tensor | None = None) -> RowNumbers:
     """The figures of the first row of a set.
+
+    Arguments:
+        model: in evaluation mode.
+        source: the set.
+        spread: standard deviation of each column, `[D]`, which errors are divided by; None for
+            images.
 
     Raises:
         ModelError: if it is outside the bounds of the model.
@@ -78,7 +85,8 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
     z: Tensor | None = None
     round_trip, steps_back = math.nan, 0.0
     if not isinstance(model, Ensemble):
-        z, round_trip, steps_back = _there_and_back(model, scored.first[:1])
+        z, round_trip, steps_back = _there_and_back(model, scored.first[:1], spread)
+    metric = METRICS[model.config.metric]
     value = float(model.preprocessing.metric(scored.log_prob)[0])
     return RowNumbers(
         float(scored.log_prob[0]),
@@ -87,20 +95,25 @@ def numbers_of(model: FlowModel, source: Source) -> RowNumbers:
         float(scored.figures["steps"][0]),
         steps_back,
         z,
-        f"{rounded(value)} {METRICS[model.config.metric].unit}",
+        metric,
+        f"{rounded(value)} {metric.unit}",
     )
 
 
-def _there_and_back(model: FlowModel, row: Tensor) -> tuple[Tensor, float, float]:
+def _there_and_back(
+    model: FlowModel, row: Tensor, spread: Tensor | None
+) -> tuple[Tensor, float, float]:
     """The latents of a row, `[D]`, the error of decoding them, and evaluations per root for it."""
     x, context = model.parted(row.to(next(model.parameters()).device))
     z = model.encode(x, context)
     report = Report()
     options: dict[str, Any] = {"want_logdet": False, "report": report}
     decoded, _ = walk(model.transform, z, context, backwards=True, **options)
-    back = model.preprocessing.difference(decoded, x)
+    error = model.preprocessing.difference(decoded, x).abs().cpu()
+    if spread is not None:
+        error = error / spread
     steps = [float(root.steps.double().mean()) for root in report.roots]
-    return z[0].cpu(), float(back.abs().max()), sum(steps) / max(1, len(steps))
+    return z[0].cpu(), float(error.max()), sum(steps) / max(1, len(steps))
 
 
 def margin_in_words(certificates: Sequence[Certificate]) -> str:
@@ -111,20 +124,71 @@ def margin_in_words(certificates: Sequence[Certificate]) -> str:
     if bound is None:
         return f"Not certified: there are {count} nets, and not each has a bound."
     nets = f"each of its {count} nets" if count > 1 else "its net"
-    proven = f"{nets} has a Lipschitz constant of at most {bound:.6g}"
+    proven = f"{nets} has a Lipschitz constant of at most {_rounded_up(bound)}"
     if bound >= 1:
         return f"Not certified: {proven}, which is not below 1."
     return f"Every block is invertible: {proven}."
 
 
 def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
-    """A line for the nets of one bound: their names, number, bound, norm and margin."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for one in certificates:
-        bound = "none" if one.bound is None else f"{one.bound:.6g}"
-        margin = "none" if one.margin is None else f"{one.margin:.4f}"
-        groups.setdefault((bound, one.norm, margin), []).append(one.name)
-    return [
-        [names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}", str(len(names)), *said]
-        for said, names in groups.items()
-    ]
+    """A line for the nets of one bound as shown: number, bound, norm, margin and names."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, one in enumerate(certificates):
+        bound = "none" if one.bound is None else _rounded_up(one.bound)
+        margin = "none" if one.margin is None else str(1 - Decimal(bound))
+        groups.setdefault((bound, one.norm, margin), []).append(i)
+    names, lines = _in_words([one.name for one in certificates]), []
+    for said, places in groups.items():
+        (first, *_), count = places, len(places)
+        if count == 1:
+            nets = names[first]
+        else:
+            others = "some from " if places[-1] - first >= count else ""  # those between them
+            nets = f"{others}{names[first]} to {names[places[-1]]}"
+        lines.append([str(count), *said, nets])
+    return lines
+
+
+def _in_words(paths: Sequence[str]) -> list[str]:
+    """Names of nets by their paths in a model: each part that has a number is counted from 1.
+
+    The last such part is a block, those above it are scales, or else models of an ensemble. A part
+    without others beside it is left out, unless it is the block.
+
+    Example:
+        >>> _in_words(["flow.2._transforms.1.net", "flow.2._transforms.3.net"])
+        ['block 1, net', 'block 2, net']
+    """
+    beside: dict[str, dict[str, int]] = {}  # by the path above: numbers of its parts
+    found = []
+    for path in paths:
+        *above, name = path.split(".")
+        places = [i for i, part in enumerate(above) if part.isdigit()]
+        levels = []
+        for i in places:
+            numbers = beside.setdefault(".".join(above[:i]), {})
+            levels.append((numbers, numbers.setdefault(above[i], len(numbers) + 1), above[i - 1]))
+        found.append((levels, name))
+    words = []
+    for levels, name in found:
+        said = [
+            f"{'scale' if kind == '_transforms' else 'model'} {number}"
+            for numbers, number, kind in levels[:-1]
+            if len(numbers) > 1
+        ]
+        said += [f"block {number}" for _, number, _ in levels[-1:]]
+        words.append(", ".join([*said, name]))
+    return words
+
+
+def _rounded_up(bound: float) -> str:
+    """A bound in four decimals, rounded so that it holds; in all it has if those would make it 1.
+
+    Example:
+        >>> _rounded_up(0.95), _rounded_up(0.949999), _rounded_up(0.950001), _rounded_up(0.99999)
+        ('0.9500', '0.9500', '0.9501', '0.99999')
+    """
+    if bound >= 1:
+        return f"{bound:.6g}"
+    up = Decimal(str(bound)).quantize(Decimal("0.0001"), ROUND_CEILING)
+    return str(up) if up < 1 else str(bound)

@@ -72,16 +72,27 @@ def build(hall: Hall) -> gr.Blocks:
 
 
 def _picture(exhibit: Exhibit) -> None:
-    """The picture of a model, beside what it depends on; a narrow page has that above it."""
+    """The picture of a model, beside what it depends on; a narrow page has that below it."""
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=300, elem_classes="settings"):
             settings = _settings(exhibit)
-            point = tabs.point(exhibit) if exhibit.in_plane else []
+            with gr.Column(visible=exhibit.in_plane) as coordinates:
+                point = tabs.point(exhibit) if exhibit.in_plane else []
         with gr.Column(scale=3, min_width=300):
             picture = tabs.picture_box(first_picture(exhibit), elem_id="picture")
             if exhibit.in_plane:
-                tabs.numbers_of_point(exhibit, point)
+                numbers = tabs.numbers_of_point(exhibit, point)
+                _hide_beside_samples(settings[0], [coordinates, numbers])
     _keep_drawing(exhibit, picture, settings, point)
+
+
+def _hide_beside_samples(view: Any, parts: list[Any]) -> None:
+    """Show parts that tell of a point of the map only beside the map."""
+
+    def shown(chosen: str) -> list[Any]:
+        return [gr.update(visible=chosen == "density") for _ in parts]
+
+    view.change(shown, view, parts, show_progress="hidden", api_visibility="private")
 
 
 def _settings(exhibit: Exhibit) -> list[Any]:
@@ -94,9 +105,9 @@ def _settings(exhibit: Exhibit) -> list[Any]:
         visible=exhibit.in_plane,
         interactive=True,  # gradio takes some parts of a rendered page for mere pictures
     )
-    with gr.Row():
+    angles = bool(exhibit.model.config.periodic)
+    with gr.Accordion("Seed" if angles else "Seed and temperature", open=False), gr.Row():
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
-        angles = bool(exhibit.model.config.periodic)
         temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
     with gr.Row():
         contexts = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from impflow_zoo.demo.words import in_a_line
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.models.columns import ColumnsConfig
 from impflow_zoo.models.texts import in_markdown
+from impflow_zoo.transforms.base import ResidualBlock
 
 with contextlib.suppress(ImportError):  # the command says what to install
     import gradio as gr
@@ -94,7 +96,7 @@ def point(exhibit: Exhibit) -> list[Any]:
     return sliders
 
 
-def numbers_of_point(exhibit: Exhibit, sliders: Sequence[Any]) -> None:
+def numbers_of_point(exhibit: Exhibit, sliders: Sequence[Any]) -> Any:
     """The numbers of the point that sliders give."""
 
     @in_a_line
@@ -103,7 +105,9 @@ def numbers_of_point(exhibit: Exhibit, sliders: Sequence[Any]) -> None:
         return _figures(exhibit, Rows("the point", at))
 
     first = numbers(*(slider.value for slider in sliders))
-    on_change(sliders, numbers, gr.Markdown(first, elem_id="numbers"))
+    text = gr.Markdown(first, elem_id="numbers")
+    on_change(sliders, numbers, text)
+    return text
 
 
 def row(exhibit: Exhibit, opened: Any) -> None:
@@ -113,27 +117,32 @@ def row(exhibit: Exhibit, opened: Any) -> None:
         exhibit: the model.
         opened: the tab, whose opening shows the first row.
     """
-    rows, image = exhibit.rows, len(exhibit.model.config.shape) == 3
+    image = len(exhibit.model.config.shape) == 3
     label = f"Row of {exhibit.rows_in_words}"
     with gr.Row():
         with gr.Column(min_width=280):
-            number = slider(0, max(1, len(rows) - 1), 0, step=1, label=label)
-            shown = gr.Markdown(visible=not image, elem_id="row")
-            picture = picture_box(height=240, visible=False)
+            number = slider(0, max(1, exhibit.count - 1), 0, step=1, label=label)
+            # Many values of a table stand below its figures, where a page is narrow.
+            if image:
+                left = picture_box(height=240, visible=False)
+            else:
+                left = gr.Markdown(elem_id="numbers")
         with gr.Column(min_width=280):
-            text = gr.Markdown(elem_id="numbers")
+            right = gr.Markdown(elem_id="numbers" if image else "row")
 
     @in_a_line
-    def look(chosen: int) -> tuple[Any, Any, str]:
+    def look(chosen: int) -> tuple[Any, Any]:
+        rows = exhibit.rows  # drawn when somebody asks for one of them
         values, figures = look_at(exhibit, rows, chosen)
         if not image:
-            return values, gr.skip(), figures
+            return figures, values
         drawn = images_picture([exhibit.model.parted(rows.rows([int(chosen)]))[0]])
-        return gr.skip(), gr.update(value=drawn, visible=True), figures
+        return gr.update(value=drawn, visible=True), figures
 
-    outputs = [shown, picture, text]
+    outputs = [left, right]
     on_change([number], look, outputs)
-    opened.select(look, number, outputs, show_progress="minimal", api_visibility="private")
+    # Nothing of the row is there yet, so its slider shows that it is being made.
+    opened.select(look, number, outputs, show_progress_on=[number], api_visibility="private")
 
 
 def look_at(exhibit: Exhibit, rows: Source, chosen: int) -> tuple[str, str]:
@@ -143,16 +152,17 @@ def look_at(exhibit: Exhibit, rows: Source, chosen: int) -> tuple[str, str]:
     figures = _figures(exhibit, Rows(rows.name, values, index))
     if values.dim() > 2:
         return "", figures
-    return table(exhibit.columns, [[f"{value:.6g}" for value in values[0].tolist()]]), figures
+    shown = [f"{value:.6g}" for value in values[0].tolist()]
+    return table(("column", "value"), zip(exhibit.columns, shown, strict=True)), figures
 
 
 def _figures(exhibit: Exhibit, row: Rows) -> str:
-    return table(("figure", "value"), numbers_of(exhibit.model, row).lines.items())
+    return table(("figure", "value"), numbers_of(exhibit.model, row, exhibit.spread).lines.items())
 
 
 def way(exhibit: Exhibit) -> None:
     """The way from one image to another."""
-    last = len(exhibit.rows) - 1
+    last = exhibit.count - 1
     ends = [slider(0, last, i, step=1, label=f"{w} image") for i, w in enumerate(("From", "To"))]
     start = gr.Button("Interpolate")
     picture = picture_box(elem_id="way", visible=False)
@@ -178,17 +188,20 @@ def certificate(exhibit: Exhibit) -> None:
     @in_a_line
     def prove(progress: Any = gr.Progress()) -> tuple[str, str]:  # noqa: B008
         found = []
-        for some in progress.tqdm(list(exhibit.model.blocks()), desc="proving", unit="blocks"):
-            found += certify(some)
+        parts = exhibit.model.named_modules()
+        blocks = [(path, part) for path, part in parts if isinstance(part, ResidualBlock)]
+        for path, block in progress.tqdm(blocks, desc="proving", unit="blocks"):
+            found += [replace(one, name=f"{path}.{one.name}") for one in certify(block)]
         return _said(found, "Proven now."), _bounds(found)
 
     start.click(prove, None, [text, bounds], api_visibility="private")
 
 
 def _said(certificates: Sequence[Certificate], source: str) -> str:
-    return in_markdown(f"{margin_in_words(certificates)} {source}")
+    said = margin_in_words(certificates)
+    return in_markdown(f"{said} {source}" if certificates else said)  # no file states that of none
 
 
 def _bounds(certificates: Sequence[Certificate]) -> str:
-    header = ("nets", "number", "at most", "norm", "margin")
+    header = ("number", "at most", "norm", "margin", "nets")
     return table(header, bounds_of_nets(certificates))

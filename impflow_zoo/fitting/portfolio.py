@@ -19,6 +19,7 @@ __all__ = [
     "Candidate",
     "batch_size",
     "candidates",
+    "heavier",
     "lighter",
     "own_candidate",
     "training_settings",
@@ -176,8 +177,17 @@ def variants(leader: Candidate) -> list[Candidate]:
 
 def lighter(leader: Candidate) -> Candidate:
     """The candidate with a tenth of its weight decay."""
-    training = {**leader.training, "weight_decay": leader.training["weight_decay"] / 10}
-    return replace(leader, name=f"{leader.name}-lighter", training=training)
+    return _decayed(leader, "lighter", 0.1)
+
+
+def heavier(leader: Candidate) -> Candidate:
+    """The candidate with three times its weight decay."""
+    return _decayed(leader, "heavier", 3.0)
+
+
+def _decayed(leader: Candidate, suffix: str, factor: float) -> Candidate:
+    training = {**leader.training, "weight_decay": factor * leader.training["weight_decay"]}
+    return replace(leader, name=f"{leader.name}-{suffix}", training=training)
 
 
 def training_settings(

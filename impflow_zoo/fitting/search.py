@@ -29,6 +29,7 @@ from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.portfolio import (
     VALIDATED,
     Candidate,
+    heavier,
     lighter,
     training_settings,
     variants,
@@ -50,6 +51,7 @@ __all__ = ["STATE", "WALL", "Search", "StoppedFitError", "Tried", "read_state"]
 STATE = "fit.json"
 WALL = 3.0  # minutes by the clock per minute of its work after which the last run is stopped
 _STEEP = 1.0  # nats; two weight decays differed by up to 0.25 on the tables of the benchmark
+_OVERFITTED = 0.02  # nats between the best and the last validation of a run
 _HEAD = """impflow-zoo train FOLDER/recipe.yaml --data FOLDER/data
 FOLDER: the folder that `impflow-zoo fit` has written; its rows are shuffled and split"""
 
@@ -188,19 +190,27 @@ class Search:
         return sorted(leaders, key=lambda one: -ranks[one.name])
 
     def _decayed(self, leader: Candidate, number: int, total: float, plan: Plan) -> Candidate:
-        """The leader or its twin with less weight decay, whichever is better with so much work.
+        """The leader or its twin with another weight decay, whichever is better with so much work.
 
-        While the leader gains much by more steps, its steps matter more: there is no twin then.
+        The twin of a leader that overfits has more, others have less. While the leader gains much
+        by more steps, its steps matter more: there is no twin then.
         """
         earlier = (leader.name, number - 1)
         before = next(one.rank for one in self.tried if (one.name, one.round) == earlier)
-        twin = lighter(leader)
-        self._branch(leader, twin)
-        after = self._next(leader, number, total, plan).rank
-        if after - before > _STEEP:
-            shutil.rmtree(self.folder / "tried" / twin.name)
+        twins = [lighter(leader), heavier(leader)]
+        for one in twins:
+            self._branch(leader, one)
+        after = self._next(leader, number, total, plan)
+        if after.last is not None and after.rank - after.last > _OVERFITTED:
+            twin = twins[1]
+        else:
+            twin = leader if after.rank - before > _STEEP else twins[0]
+        for one in twins:
+            if one != twin:
+                shutil.rmtree(self.folder / "tried" / one.name)
+        if twin == leader:
             return leader
-        return twin if self._next(twin, number, total, plan).rank > after else leader
+        return twin if self._next(twin, number, total, plan).rank > after.rank else leader
 
     def _next(self, one: Candidate, number: int, total: float, plan: Plan) -> Tried:
         """The next run of a candidate in the search, by which it has had so much work."""

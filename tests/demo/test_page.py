@@ -29,6 +29,7 @@ pytestmark = [
 
 TABLE, PLANE = "impflow-power-plant", "impflow-8gaussians"
 GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist14-given-label"
+SPLINE = "spline-power-plant"
 
 
 APP = """
@@ -134,6 +135,7 @@ def test_samples_follow_seed_and_temperature(shared):
     shared.begin(TABLE)
     assert "946 rows of UCI Combined Cycle" in shared.tab.inner_text("#about")
     pictures = {shared.tab.get_attribute("#picture img", "src")}
+    shared.tab.get_by_role("button", name="Seed and temperature").click()
     pictures.add(shared.picture_after(lambda: shared.set_number("Seed", 5)))
     pictures.add(shared.picture_after(lambda: shared.set_number("Temperature", 0.5)))
     assert len(pictures) == 3
@@ -147,11 +149,13 @@ def test_the_numbers_of_a_row_are_the_models(shared):
     numbers = shared.numbers_after(lambda: shared.set_number("Row of the held-out data", 3))
     columns = list(model.config.columns)
     row = pandas.read_parquet(model.folder.path / "test.parquet")[columns].iloc[3]
-    for value in row:
-        shared.tab.get_by_text(f"{value:.6g}", exact=True).first.wait_for(state="attached")
-    assert "nats" in numbers["log-density"]
-    assert "on the card's scale" not in numbers  # it is the same
-    assert float(numbers["round-trip error"]) < 1e-3
+    shown = [line.inner_text().split() for line in shared.tab.locator("#row tr").all()]
+    expected = [[name, f"{value:.6g}"] for name, value in zip(columns, row, strict=True)]
+    assert shown == [["column", "value"], *expected]
+    assert numbers["log-density"].endswith(" nats")  # and in no other unit: the card has the same
+    error, unit = numbers["round-trip error"].split(", ")
+    assert float(error) < 1e-3
+    assert unit == "in standard deviations of a column"
     assert float(numbers["iterations per root"].split()[0]) > 1
     assert len(numbers["latents"].split(",")) == len(columns)
 
@@ -169,7 +173,14 @@ def test_a_point_of_the_plane_is_dragged_and_clicked(shared):
     x = float(shared.tab.get_by_label("number input for x0").input_value())
     assert x == pytest.approx(0.6, abs=0.5)
     assert x == pytest.approx(round(x, 2))  # on a step of the slider
+    slider = shared.tab.get_by_label("number input for x0")
     shared.picture_after(lambda: shared.tab.get_by_label("samples", exact=True).check())
+    for part in (slider, shared.tab.locator("#numbers")):
+        part.wait_for(state="hidden")  # samples have no point
+    shared.picture_after(lambda: shared.tab.get_by_label("density", exact=True).check())
+    slider.wait_for()
+    assert float(slider.input_value()) == x
+    assert shared.numbers() == clicked
 
 
 def test_the_predictive_density_moves_with_the_context(shared):
@@ -185,13 +196,14 @@ def test_ways_lead_from_one_image_to_another(shared):
     assert "samples alone" in shared.tab.inner_text("#about")
     shared.picture_after(lambda: shared.set_number("label", 7))
     shared.open_tab("One row")
+    working = shared.tab.locator("[data-testid=status-tracker]:not(.hide)").first
+    working.wait_for()  # before anything of the row is there
     shared.tab.locator("#numbers tr").first.wait_for()
     numbers = shared.numbers_after(lambda: shared.set_number("Row of samples of the model", 1))
-    assert "bits/dim" in numbers["on the card's scale"]
+    assert re.search(r" nats \(.* bits/dim\)$", numbers["log-density"])
     shared.open_tab("Two images")
     assert shared.tab.locator("#way").count() == 0  # no empty frame
     shared.tab.get_by_role("button", name="Interpolate").click()
-    working = shared.tab.locator("[data-testid=status-tracker]:not(.hide)").first
     working.wait_for()  # while no picture is there yet
     shared.tab.wait_for_selector("#way img")
 
@@ -208,6 +220,14 @@ def test_the_certificate_is_proven_again(shared):
     assert len(text.splitlines()) == 1
     shared.tab.get_by_role("button", name="The bound of each net").click()
     assert shared.tab.locator("#bounds tr").count() == 2  # a head, and one line for equal bounds
+
+
+def test_where_nothing_is_certified_no_file_is_said_to_state_it(shared):
+    shared.begin(SPLINE)
+    shared.open_tab("Certificate")
+    text = shared.tab.inner_text("#certificate").strip()
+    assert text.endswith("there are no nets to bound.")
+    assert not shared.tab.get_by_role("button", name="Prove it again").is_visible()
 
 
 def test_a_file_has_a_page_of_its_own_and_links_keep_the_model(page, server):
@@ -269,18 +289,20 @@ def test_a_model_of_images_takes_no_file_of_rows(page, server):
 
 @pytest.mark.parametrize("model", [TABLE, PLANE, GIVEN, IMAGES])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_controls_stand_above_the_picture_or_beside_it(shared, model, width):
-    shared.tab.set_viewport_size({"width": width, "height": 800})
+def test_the_picture_is_on_the_first_screen_and_its_settings_are_below_or_beside_it(
+    shared, model, width
+):
+    shared.tab.set_viewport_size({"width": width, "height": 900})
     shared.begin(model)
-    seed, picture = (
-        shared.tab.locator(place).first.bounding_box()
-        for place in ("input[type=number]", "#picture")
+    settings, picture = (
+        shared.tab.locator(place).bounding_box() for place in (".settings", "#picture")
     )
     if width == 390:
-        assert seed["y"] + seed["height"] < picture["y"]
+        assert picture["y"] + picture["height"] <= min(settings["y"], 900)
     else:
-        assert seed["x"] + seed["width"] < picture["x"]
-        assert picture["y"] + picture["height"] <= 800
+        assert settings["x"] + settings["width"] < picture["x"]
+        assert picture["y"] < 350
+    assert not shared.tab.get_by_label("Seed", exact=True).is_visible()  # folded in
     assert shared.tab.evaluate("document.scrollingElement.scrollWidth") <= width
     assert shared.tab.get_by_role("tab", name="Certificate").first.is_visible()  # in no menu
 
@@ -294,6 +316,9 @@ def test_a_wide_file_scrolls_within_itself_and_no_number_is_broken(files, width,
     files.upload(write(tmp_path, "wide.csv", f"{columns},{more}\n{row}\n"))
     cell = files.tab.locator("#rows td", has_text="1024.07").bounding_box()
     assert cell["height"] < 45  # one line
+    added = files.tab.locator("#rows th").first
+    assert added.inner_text().strip() == "log_prob"
+    assert added.bounding_box()["x"] + added.bounding_box()["width"] <= width
     assert files.tab.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
@@ -351,6 +376,7 @@ def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser
     slow, other = (Page(browser.new_context(), server.address + FILES) for _ in range(2))
     slow.give(write(tmp_path, "slow.csv", "a\n1\n"))
     wait_until(lambda: [*server.temporary.glob("*/*/begun")])
+    slow.tab.get_by_text("Scoring slow.csv ...").wait_for()
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns}\n14.96,41.76,1024.07,73.17,463\n"
     assert "good.csv: 1 rows" in other.upload(write(tmp_path, "good.csv", rows))

@@ -13,7 +13,7 @@ import torch
 from support.image_models import make as make_images
 from support.small_models import make
 
-from impflow_zoo import Ensemble, create_model, evaluate
+from impflow_zoo import Ensemble, SplineConfig, SplineFlow, create_model, evaluate
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.looks import rounded
@@ -65,6 +65,16 @@ def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
     assert "iterations per root" in numbers.lines
 
 
+def test_round_trip_errors_of_rows_are_in_standard_deviations_as_evaluation_has_them():
+    model = make(features=3, columns=("a", "b", "c"), dtype=torch.float32)
+    rows = torch.randn(100, 3, dtype=torch.float64) * torch.tensor([1.0, 0.1, 0.01]) + 3
+    exhibit = Exhibit("space", model, Rows("rows", rows))
+    torch.testing.assert_close(exhibit.spread, rows.std(dim=0, correction=0))
+    plain, found = (numbers_of(model, exhibit.rows, one) for one in (None, exhibit.spread))
+    assert found.round_trip > plain.round_trip > 0
+    assert found.lines["round-trip error"].endswith(", in standard deviations of a column")
+
+
 @pytest.mark.parametrize("settings", [{}, {"context_columns": ("g",)}], ids=["plain", "given"])
 @torch.no_grad()
 def test_an_ensemble_has_a_picture_and_numbers_without_latents(settings):
@@ -83,6 +93,16 @@ def test_a_model_without_rows_shows_samples():
     assert exhibit.rows_in_words == "samples of the model"
     assert exhibit.rows.read([0]).rows.shape == (1, 3)
     assert torch.equal(exhibit.rows.rows([3]), Exhibit("again", exhibit.model).rows.rows([3]))
+
+
+def test_of_a_model_that_finds_many_columns_one_by_one_few_samples_are_drawn():
+    drawn = []
+    for features, layers in ((21, "autoregressive"), (20, "autoregressive"), (21, "coupling")):
+        config = SplineConfig(features, blocks=2, hidden_features=8, layers=layers)
+        exhibit = Exhibit("splines", SplineFlow(config).eval())
+        assert exhibit.count == len(exhibit.rows)
+        drawn.append((exhibit.count, exhibit.in_time(1000)))
+    assert drawn == [(100, 100), (500, 1000), (500, 1000)]
 
 
 def test_samples_of_conditional_models_come_with_their_contexts():
@@ -143,12 +163,49 @@ def test_images_are_drawn_and_interpolated():
 def test_certificates_are_put_in_words():
     stated = certify(make())
     assert margin_in_words(stated) == (
-        "Every block is invertible: each of its 4 nets has a Lipschitz constant of at most 0.8."
+        "Every block is invertible: each of its 4 nets has a Lipschitz constant of at most 0.8001."
     )
-    assert [row[1:3] for row in bounds_of_nets(stated)] == [["4", "0.8"]]
+    assert [row[:2] for row in bounds_of_nets(stated)] == [["4", "0.8001"]]
     assert "invertible by construction" in margin_in_words([])
     assert margin_in_words([Certificate("mine", None)]).startswith("Not certified: ")
     assert margin_in_words([Certificate("mine", 1.5)]).startswith("Not certified: its net has")
+
+
+@pytest.mark.parametrize(
+    ("model", "first", "last"),
+    [
+        (lambda: make(), "block 1, net_x", "block 2, net_z"),
+        (lambda: Ensemble([make(), make()]), "model 1, block 1, net_x", "model 2, block 2, net_z"),
+        (lambda: make_images(), "scale 1, block 1, net_x", "scale 2, block 1, net_z"),
+    ],
+    ids=["table", "ensemble", "images"],
+)
+def test_nets_have_names_that_a_person_can_read(model, first, last):
+    names = [one.name for one in certify(model())]
+    lines = bounds_of_nets([Certificate(name, i / 100) for i, name in enumerate(names)])
+    assert (lines[0][-1], lines[-1][-1]) == (first, last)
+    assert len({line[-1] for line in lines}) == len(names)
+
+
+def test_nets_of_one_bound_are_a_range_of_which_others_may_be_left_out():
+    bounds = {"0.net": 0.9, "1.net": 0.8, "2.net": 0.8, "3.net": 0.9}
+    lines = bounds_of_nets([Certificate(name, bound) for name, bound in bounds.items()])
+    assert [line[-1] for line in lines] == [
+        "some from block 1, net to block 4, net",
+        "block 2, net to block 3, net",
+    ]
+
+
+def test_bounds_are_rounded_up_and_grouped_as_they_are_shown():
+    bounds = (0.95, 0.949999, 0.950001, 0.99999, 1.5, None)
+    lines = bounds_of_nets([Certificate("mine", bound) for bound in bounds])
+    assert [(number, bound, margin) for number, bound, _, margin, _ in lines] == [
+        ("2", "0.9500", "0.0500"),
+        ("1", "0.9501", "0.0499"),
+        ("1", "0.99999", "0.00001"),
+        ("1", "1.5", "none"),
+        ("1", "none", "none"),
+    ]
 
 
 def test_a_file_comes_back_with_a_column_more(workers, tmp_path):

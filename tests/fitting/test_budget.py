@@ -11,6 +11,7 @@ from impflow_zoo.fitting.portfolio import (
     PORTFOLIO,
     batch_size,
     candidates,
+    heavier,
     lighter,
     own_candidate,
     variants,
@@ -129,5 +130,6 @@ def test_variants_differ_from_the_leader_in_one_setting():
     assert plain.config == {**leader.config, "whiten": False}
     _, white = variants(FINE)
     assert (white.name, white.config) == (f"{FINE.name}-whitened", {**FINE.config, "whiten": True})
+    assert heavier(leader).training == {**leader.training, "weight_decay": 3.0}
     light = lighter(leader)
     assert light.training == {**leader.training, "weight_decay": 0.1}

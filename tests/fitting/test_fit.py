@@ -33,6 +33,8 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.filenames import CARD, CURVE, PICTURE, RECIPE, WEIGHTS
 from impflow_zoo.training import Trainer
 
+QUICK = {"rounds": Plan(), "minutes": 0.003}  # one run of a few steps
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -95,8 +97,16 @@ def test_a_leader_that_gains_much_by_more_steps_keeps_its_weight_decay(tmp_path,
     assert small_fit(tmp_path / "out", resume=True).tried == found.tried
 
 
+def test_a_leader_that_overfits_is_tried_with_more_weight_decay(tmp_path, monkeypatch):
+    monkeypatch.setattr("impflow_zoo.fitting.search._OVERFITTED", -1e9)
+    found = small_fit(tmp_path / "out")
+    assert found.tried[6].name == f"{found.tried[5].name}-heavier"
+    assert not list(found.folder.glob("tried/*-lighter"))
+    assert small_fit(tmp_path / "out", resume=True).tried == found.tried
+
+
 def test_without_a_terminal_each_validation_of_the_last_run_has_a_line(tmp_path, capsys):
-    found = small_fit(tmp_path / "out", progress=True)
+    found = small_fit(tmp_path / "out", progress=True, **QUICK)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
     assert lines
     steps = found.tried[-1].steps
@@ -211,7 +221,7 @@ def test_a_fit_that_was_killed_in_its_only_run_has_a_model(tmp_path, monkeypatch
 def test_a_report_names_what_was_not_tried(whole, tmp_path):
     assert "not tried" not in whole.report()
     for members in (1, 2):
-        short = small_fit(tmp_path / str(members), rounds=Plan(), members=members, minutes=0.003)
+        short = small_fit(tmp_path / str(members), members=members, **QUICK)
         assert "not tried    residual, spline: give fit more minutes\n" in short.report()
 
 
@@ -230,12 +240,11 @@ def test_moons_beat_a_gaussian(minutes, lead):
 def test_frames_arrays_and_contexts(tmp_path):
     rows = open_toy("moons", 300).rows(range(300)).numpy()
     frame = pandas.DataFrame(rows, columns=["x", "y"]).assign(k=numpy.round(rows[:, 0] * 2))
-    quick = {"rounds": Plan(), "minutes": 0.003}
-    found = small_fit(None, data=frame, given=("k",), **quick)
+    found = small_fit(None, data=frame, given=("k",), **QUICK)
     assert found.model.config.columns == ("x", "y")
     assert found.model.sample(2, torch.zeros(1, 1)).shape == (1, 2, 2)
     assert "Gaussian" in found.test_baselines
-    array = small_fit(None, data=rows, **quick)
+    array = small_fit(None, data=rows, **QUICK)
     assert array.model.config.columns == ("x0", "x1")
 
 
@@ -279,7 +288,8 @@ def test_nothing_on_the_card_leaves_its_line(tmp_path, monkeypatch):
     rows = open_toy("moons", 600).rows(range(600)).numpy()
     name = "x\r```\r<script>\rimport os\x1b"
     frame = pandas.DataFrame({"a": rows[:, 0], "b": rows[:, 1], name: rows[::-1, 0]})
-    small_fit(tmp_path / "my fit", data=frame, given=(name,), data_name="their `data`\n```\n.csv")
+    said = {"given": (name,), "data_name": "their `data`\n```\n.csv"}
+    small_fit(tmp_path / "my fit", data=frame, **said, **QUICK)
     lines = (tmp_path / "my fit" / CARD).read_text().splitlines()
     strange = [line for line in lines if "import os" in line or "`data`" in line]
     assert not any(line.startswith(("import os", "<script>")) for line in lines)
@@ -368,18 +378,18 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
 
 def test_a_fit_goes_on_with_the_same_rows_alone(tmp_path):
     rows = open_toy("moons", 600).rows(range(600)).numpy()
-    small_fit(tmp_path, data=rows)
+    small_fit(tmp_path, data=rows, **QUICK)
     with pytest.raises(ModelError, match="was begun with seed 0, not 1"):
-        small_fit(tmp_path, data=rows, seed=1, resume=True)
+        small_fit(tmp_path, data=rows, seed=1, resume=True, **QUICK)
     rows[301] += 1
     with pytest.raises(ModelError, match="was begun with other rows"):
-        small_fit(tmp_path, data=rows, resume=True)
+        small_fit(tmp_path, data=rows, resume=True, **QUICK)
 
 
 def test_the_command_on_a_card_names_columns_as_the_command_line_takes_them(tmp_path):
     rows = open_toy("moons", 600).rows(range(600)).numpy()
     frame = pandas.DataFrame({"x": rows[:, 0], "y": rows[:, 1], "z, t": rows[::-1, 0]})
-    small_fit(tmp_path, data=frame, given=("z, t",))
+    small_fit(tmp_path, data=frame, given=("z, t",), **QUICK)
     (again,) = re.findall("impflow-zoo fit table .*", (tmp_path / CARD).read_text())
     words = shlex.split(again)
     assert between_commas(words[words.index("--given") + 1]) == ["z, t"]

@@ -36,8 +36,9 @@ __all__ = ["FEW", "Workspace"]
 
 FEW = {  # options of commands that take long; the last one counts
     "impflow-zoo evaluate": "--limit 8",
-    "impflow-zoo fit": "--minutes 0.01",
+    "impflow-zoo fit": "--minutes 0.004",
     "python examples/prepare.py": "--limit 100",
+    "impflow-zoo sample": "-n 8",
     "python examples/explanations.py": "--dry-run",
     "python examples/one_dimension.py": "--steps 3",
     "python examples/toys.py": "--steps 2 --toys 8gaussians",
