@@ -11,6 +11,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import inspect as sphinx_inspect
 
@@ -129,7 +130,15 @@ def of_others(
     return not module.startswith("impflow_zoo") or None
 
 
+def mark_short_code(app: Sphinx, page: nodes.document, name: str) -> None:
+    """Short code in a line of text stays whole, such as an option with its value."""
+    for code in page.findall(nodes.literal):
+        if len(code.astext()) <= 20:
+            code["classes"].append("short")
+
+
 def setup(app: Sphinx) -> None:
     """Register with Sphinx."""
+    app.connect("doctree-resolved", mark_short_code)
     app.connect("autodoc-skip-member", of_others)
     app.connect("autodoc-process-signature", whole_signature)
