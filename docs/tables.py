@@ -54,7 +54,7 @@ def pages(found: Sequence[Record]) -> dict[str, str]:
         "leads": leads_list(pairs),
         "first-score": first_score(found),
         "first-evaluation": first_evaluation(),
-        "read-on-the-site": "",  # where one is
+        "read-on-the-site": "",  # readers of the site are there already
     }
 
 

@@ -109,8 +109,8 @@ class _FlowEstimator(BaseEstimator):
         self.tried_ = found.table
         if any(one.ended == "time" for one in found.tried):
             warnings.warn(
-                "the clock stopped the training before its end, as the machine is busy: results "
-                "differ from run to run; give more minutes",
+                "the machine is busy or slow, so the clock stopped the training before its end: "
+                "results differ from run to run; give more minutes",
                 ConvergenceWarning,
                 stacklevel=3,
             )

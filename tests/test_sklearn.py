@@ -17,6 +17,7 @@ pytest.importorskip("sklearn")
 from nflows.transforms import MaskedAffineAutoregressiveTransform
 from scipy.stats import norm
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -171,12 +172,22 @@ def test_without_a_model_it_searches(monkeypatch):
     from support.fits import ENTRANTS
 
     import impflow_zoo.sklearn as module
+    from impflow_zoo.fitting import search
     from impflow_zoo.fitting.budget import Plan
 
     monkeypatch.setattr(module, "candidates", lambda findings: list(ENTRANTS))
     monkeypatch.setattr(module, "plan", lambda *_: Plan((2,), 0.1))
     density = FlowDensity(0.01, device="cpu").fit(X)
     assert list(density.tried_["round"]) == ["1", "1", "last"]
+    train_on = search.train_on
+
+    def stopped(*arguments, max_minutes, **options):
+        return train_on(*arguments, max_minutes=max_minutes and 0.0, **options)
+
+    monkeypatch.setattr(search, "train_on", stopped)
+    with pytest.warns(ConvergenceWarning, match="the clock stopped the training before its end"):
+        density = FlowDensity(0.01, device="cpu").fit(X)
+    assert list(density.tried_["ended"]) == ["steps", "steps", "time"]
 
 
 PART = 1 / (1 + numpy.exp(-X[:, 0]))

@@ -202,7 +202,7 @@ def sample(
         samples = samples if context is None else samples.flatten(0, 1)
         pictures.draw_samples(samples, out)
     else:
-        writing.write_whole(out, as_csv(samples.convert_dtypes() if rounded else samples))
+        writing.write_whole(out.resolve(), as_csv(samples.convert_dtypes() if rounded else samples))
     data = {"model": model, "n": n, "out": str(out)}
     _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 

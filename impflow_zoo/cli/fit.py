@@ -125,7 +125,7 @@ def init(
     run = Path("runs", Path(data).stem)
     train = ["impflow-zoo", "train", str(out), "--data", data, "--out", str(run)]
     if findings.dropped:
-        lines.append("first: drop the rows with missing values, which train refuses (fit does it)")
+        lines.append("first: drop the rows with missing values, as train refuses them")
     lines.append(f"next: {shlex.join(train)}")
     known = {"recipe": str(out), "columns": findings.columns, "left_out": dict(findings.left_out)}
     print(json.dumps(known) if as_json else "\n".join(lines))

@@ -182,13 +182,15 @@ def _in_words(paths: Sequence[str]) -> list[str]:
 
 
 def _shown(bound: float) -> str:
-    """A bound in four decimals, as on cards; in all it has if those would make it 1.
+    """A bound in four decimals, rounded up; in all it has if those would make it 1.
+
+    Certificates hold to 1e-6, so as much more than four decimals is no reason to round up.
 
     Example:
-        >>> _shown(0.95), _shown(0.950001), _shown(0.99999), _shown(1.5)
-        ('0.9500', '0.9500', '0.99999', '1.5')
+        >>> _shown(0.95), _shown(0.950001), _shown(0.95004), _shown(0.99999), _shown(1.5)
+        ('0.9500', '0.9500', '0.9501', '0.99999', '1.5')
     """
     if bound >= 1:
         return f"{bound:.6g}"
-    short = f"{bound:.4f}"
-    return short if float(short) < 1 else str(bound)
+    up = math.ceil(1e4 * bound - 0.02) / 1e4
+    return f"{up:.4f}" if up < 1 else str(bound)

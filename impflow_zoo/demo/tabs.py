@@ -199,7 +199,8 @@ def certificate(exhibit: Exhibit) -> None:
 
 def _said(certificates: Sequence[Certificate], source: str) -> str:
     said = margin_in_words(certificates)
-    return in_markdown(f"{said} {source}" if certificates else said)  # no file states that of none
+    # Files state nothing where there are no nets.
+    return in_markdown(f"{said} {source}" if certificates else said)
 
 
 def _bounds(certificates: Sequence[Certificate]) -> str:

@@ -9,8 +9,8 @@ costs
 
 where `a` is the overhead of a block, `b` that of a parameter (the optimizer, and what makes
 weights of it), `c` a pass of a row, and `d` a tangent of the Jacobian. There are `T = D` tangents
-while log-determinants are exact in training, up to 10 columns; an estimate costs as much as 6. A
-validation of `B` rows costs
+while log-determinants are exact in training, up to 10 columns; an estimate costs as much as 6. No
+step costs less than 2 ms for each block, and 2 ms for the rest. A validation of `B` rows costs
 
     P B (e + min(D, 64) f)
 
@@ -128,7 +128,7 @@ def price(candidate: Candidate, findings: Findings, rows: int, validated: int) -
     batch = candidate.training.get("batch_size", batch_size(rows))
     training = (own.block, own.parameter, own.row, own.tangent)
     step = _sum(training, step_terms(parameters, number, features, batch))
-    step = max(step, _LEAST_STEP * (1 + number))  # small models of users
+    step = max(step, _LEAST_STEP * (1 + number))  # what small models cost: calls, not arithmetic
     scoring = score_terms(parameters, features, min(VALIDATED, validated))
     passes = _PASSES * math.sqrt(rows / _ROWS)
     most = max(1, math.ceil(passes * rows / batch))
@@ -155,7 +155,7 @@ class Plan:
         sizes: number of runs of each round.
         unit: work of each run of the first round; it doubles from round to round.
         variants: whether variants of the leader enter the second round.
-        decay: work of each of the two runs with another weight decay; 0 makes none.
+        decay: work of each of the two runs that choose the weight decay; 0 makes none.
         longest: work that a candidate can use, as its rows are good for so many steps.
     """
 
@@ -176,7 +176,7 @@ class Plan:
     def steps(self, price: Price, part: float, work: float) -> int:
         """The steps of a run of the search.
 
-        Where the rows are good for fewer steps than the work, a run has its part of them.
+        If the rows allow fewer steps than the work, a run has its share of those.
 
         Arguments:
             price: of the candidate.
@@ -187,7 +187,7 @@ class Plan:
         return min(most, price.steps(part, SHORT_VALIDATIONS))
 
 
-def plan(prices: Sequence[Price], work: float) -> Plan:
+def plan(prices: Sequence[Price], work: float, members: int = 1) -> Plan:
     """How many of the candidates are tried, and how long.
 
     So many that each of them gets enough steps in the first round; with little work none, and the
@@ -198,6 +198,7 @@ def plan(prices: Sequence[Price], work: float) -> Plan:
     Arguments:
         prices: of the candidates, the most promising first.
         work: of the whole fit.
+        members: number of last runs.
     """
     decay = DECAYS * work / 2
     if prices[0].steps(decay, SHORT_VALIDATIONS) < min(_LEAST_DECAY_STEPS, prices[0].most):
@@ -211,7 +212,8 @@ def plan(prices: Sequence[Price], work: float) -> Plan:
             sizes.append(math.ceil(sizes[-1] / 2) + (2 if variants and len(sizes) == 1 else 0))
         shares = sum(size * 2**i for i, size in enumerate(sizes)) + (2 if variants else 0)
         longest = max(one.longest for one in prices[:first])
-        left = max(SEARCH * work, work - 2 * longest)  # by the best and its twin of less decay
+        # The twin of the best and the last runs cannot use more than `longest` each.
+        left = max(SEARCH * work, work - (1 + members) * longest)
         unit = left / shares  # the two variants make up for the first round
         steps = [(one.steps(unit, SHORT_VALIDATIONS), one.most) for one in prices[:first]]
         if all(count >= min(_LEAST_STEPS, most) for count, most in steps):

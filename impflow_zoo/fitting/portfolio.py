@@ -219,7 +219,7 @@ def training_settings(
         "validate_every": validate_every,
         "validation_limit": VALIDATED,
         "patience": patience,
-        "log_every": min(50, validate_every),  # so that a validation has a value of training beside
+        "log_every": min(50, validate_every),  # each validation has a training value beside it
         "seed": seed,
         **candidate.training,
     }

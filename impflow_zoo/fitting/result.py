@@ -105,7 +105,9 @@ class Fit:
         later = self.tried[self.tried.index(best) :]  # it may have gone on without a gain
         runs = [one for one in later if one.name == best.name]
         worse = 0.0 if runs[-1].last is None else best.rank - runs[-1].last
-        lines["so"] = course(best.best_step, sum(one.done for one in runs), worse, "nats")
+        done = sum(one.done for one in runs)
+        remedy = "more minutes, or edit recipe.yaml"
+        lines["so"] = course(best.best_step, done, worse, "nats", remedy)
         if runs[-1].ended == "time":
             lines["so"] = "stopped before its learning rate had fallen: too early to tell"
         for one in self.tried:

@@ -124,7 +124,7 @@ def fit(
         findings,
         splits,
         entrants,
-        plan(prices(entrants, findings, splits), 60 * minutes),
+        plan(prices(entrants, findings, splits), 60 * minutes, int(ensemble)),
         minutes=minutes,
         out=out,
         weights=weights,
@@ -222,7 +222,7 @@ def fit_splits(
         if best.value is None:
             remedy = "look for columns with extreme values"
             if any(one.ended == "time" for one in search.tried):
-                remedy = "the clock stopped it first, so give fit more minutes"
+                remedy = "the clock stopped the run before its first validation, give more minutes"
             raise ModelError(f"no run has a validation value, so there is no model: {remedy}")
         model = FlowModel.from_pretrained(folder, device=processes.device)
         others = baselines_of(findings, splits, seed, say) if baselines else ()

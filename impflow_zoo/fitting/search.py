@@ -74,7 +74,7 @@ class Tried:
             validation succeeded.
         cpu_minutes: CPU time.
         ended: why: `steps`, `time`; or the error that ended it.
-        last: the value of its last validation; None if none succeeded.
+        last: the value of its last validation, in nats; None if none succeeded.
     """
 
     name: str
@@ -272,7 +272,7 @@ class Search:
             processes=self.processes,
         )
         minutes = (time.process_time() - start) / 60
-        done = replace(runs[0], name=name, value=value, cpu_minutes=minutes)
+        done = replace(runs[0], name=name, value=value, cpu_minutes=minutes, last=None)
         self._keep(done)
         self.tried.append(done)
         self._write()

@@ -164,9 +164,8 @@ class SpectralLayer(LipschitzLayer):
         self.coefficient = float(coefficient)
         self.weight, self.bias = (nn.Parameter(p.detach()) for p in (plain.weight, plain.bias))
         outputs, inputs, *_ = self.weight.shape
-        # Saved, since making those of convolutions again at load takes 8.7 CPU seconds for the
-        # CIFAR-10 model, and 1.1 from its file. The norms found also differ by up to 3e-6, beyond
-        # what a certificate allows (1e-6).
+        # Saved, as those of convolutions take seconds to make again, and the norms that they find
+        # would differ by more than a certificate allows.
         self.register_buffer("vector", torch.zeros(min(outputs, inputs) * pixels))
 
 

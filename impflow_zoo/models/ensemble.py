@@ -28,7 +28,7 @@ class Mixture(Density):
             periods and rounding of them, and parameters of one type.
 
     Raises:
-        ModelError: if there is none, one is of images, or their columns differ.
+        ModelError: if there is none, one is of images, or they differ in what is named above.
     """
 
     def __init__(self, models: Iterable[Density]) -> None:
@@ -120,5 +120,5 @@ def _columns(model: Density) -> dict[str, Any]:
         "bounds": config.bounds,
         "periods": config.periodic,
         "metric": config.metric,
-        "types": next(model.parameters()).dtype,
+        "float types": next(model.parameters()).dtype,
     }

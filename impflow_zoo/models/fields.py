@@ -1,7 +1,7 @@
 """Checks of settings: strict types, ranges, choices, devices.
 
-Pydantic, cattrs and msgspec were tried in place of `convert`. For the same strictness they took 76
-to 104 lines instead of 64, and seconds instead of milliseconds for large wrong lists.
+`convert` is our own, as Pydantic, cattrs and msgspec take no fewer lines for the same strictness,
+and seconds instead of milliseconds for large wrong lists.
 """
 
 from __future__ import annotations

@@ -43,9 +43,8 @@ _JOURNAL_BYTES = 10_000  # more than the names of all files take
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file: a kill, a full disk or an interrupt leaves the old one or the new one.
 
-    A symbolic link stays, and the file that it names is written.
+    A symbolic link is replaced by a file, as the folder may be that of a stranger.
     """
-    path = path.resolve()
     _save(path.parent, {path.name: content})
 
 

@@ -30,13 +30,20 @@ def reason(state: Mapping[str, Any]) -> str:
     }.get(state["ended"], "it had ended before")
 
 
-def course(best_step: int, validated: int, worse: float, unit: str) -> str:
+def course(
+    best_step: int,
+    validated: int,
+    worse: float,
+    unit: str,
+    remedy: str = "more weight_decay, a smaller model or fewer steps",
+) -> str:
     """What the validations of a run say of its length.
 
     Arguments:
         best_step: step of the best validation; 0 if that of an earlier stage was better than all.
         validated: step of the last one.
         worse: how much worse its value was than the best, in `unit`.
+        remedy: what to try if the model overfits.
     """
     if best_step == 0:
         return "no validation was better than the best of an earlier stage"
@@ -46,7 +53,7 @@ def course(best_step: int, validated: int, worse: float, unit: str) -> str:
         return "validation has levelled off"
     return (
         f"validation was best at step {best_step:,} of {validated:,} and {worse:.4f} {unit} worse "
-        "at the end: the model overfits; try more weight_decay, a smaller model or fewer steps"
+        f"at the end: the model overfits; try {remedy}"
     )
 
 
@@ -90,7 +97,8 @@ def closing(
         whole = state["ended"] not in ("time", "signal") and not ended
         told = ""
         if whole:
-            worse = abs(value - state["curve"][-1][2])  # the last is no better than the best
+            curve = state["curve"]  # none if each validation of the last stage failed
+            worse = abs(value - curve[-1][2]) if curve else 0.0
             told = f"; {course(state['best_step'], state['validated'], worse, metric.unit)}"
         lines.append(f"{reason(state)}{told}")
         if (gaussian := state["gaussian"]) is not None:

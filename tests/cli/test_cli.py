@@ -150,6 +150,15 @@ def test_sample_writes_a_table(run, space, tmp_path):
     torch.testing.assert_close(torch.tensor([[float(v) for v in row] for row in rows]), expected)
 
 
+def test_sample_writes_the_file_behind_a_symbolic_link(run, plane, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "x.csv", tmp_path / "x.csv"
+    link.symlink_to(target)
+    assert run("sample", plane, "-n", 2, "--out", link).code == 0
+    assert link.is_symlink()
+    assert len(pandas.read_csv(target)) == 2
+
+
 def test_sample_writes_whole_numbers_as_such(run, tmp_path):
     folder, out = tmp_path / "counts", tmp_path / "x.csv"
     make(features=2, columns=("a", "hits"), rounding={"hits": 1}).save_pretrained(folder)

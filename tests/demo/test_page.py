@@ -289,7 +289,7 @@ def test_a_model_of_images_takes_no_file_of_rows(page, server):
 
 @pytest.mark.parametrize("model", [TABLE, PLANE, GIVEN, IMAGES])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_picture_is_on_the_first_screen_and_its_settings_are_below_or_beside_it(
+def test_the_picture_begins_on_the_first_screen_with_its_settings_below_or_beside_it(
     shared, model, width
 ):
     shared.tab.set_viewport_size({"width": width, "height": 900})

@@ -197,10 +197,11 @@ def test_nets_of_one_bound_are_a_range_of_which_others_may_be_left_out():
 
 
 def test_bounds_are_rounded_and_grouped_as_they_are_shown():
-    bounds = (0.95, 0.949999, 0.950001, 0.99999, 1.5, None)
+    bounds = (0.95, 0.949999, 0.950001, 0.95004, 0.99999, 1.5, None)
     lines = bounds_of_nets([Certificate("mine", bound) for bound in bounds])
     assert [(number, bound, margin) for number, bound, _, margin, _ in lines] == [
         ("3", "0.9500", "0.0500"),
+        ("1", "0.9501", "0.0499"),
         ("1", "0.99999", "0.00001"),
         ("1", "1.5", "none"),
         ("1", "none", "none"),

@@ -21,12 +21,12 @@ def fenced(text: str, language: str = "") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_one_command_to_run_after_the_line_that_installs_it() -> None:
+def test_one_command_installs_and_runs_a_checkout() -> None:
     installed, after = section("Run").split("<!-- end of install -->")
     (line,) = fenced(installed, "bash")
     (command,) = fenced(after)
     assert line.startswith("pip install ")
-    assert command.startswith("impflow-zoo evaluate ")
+    assert command.startswith('pip install ".[plot]" && impflow-zoo evaluate ')
     assert command.count("\n") == line.count("\n") == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from impflow_zoo.fitting.budget import DECAYS, SEARCH, SHORT_VALIDATIONS, plan, price, prices
+from impflow_zoo.fitting.budget import DECAYS, SEARCH, plan, price, prices
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.portfolio import (
     FINE,
@@ -33,8 +33,10 @@ def test_the_search_takes_its_part_of_the_work(costs, minutes):
     found = plan(costs, 60 * minutes)
     work = sum(size * found.unit * 2**i for i, size in enumerate(found.sizes))
     work += 2 * found.unit * found.variants  # which make up for the first round
-    assert work <= max(SEARCH * 60 * minutes, 60 * minutes - 2 * found.longest)
     assert (work > 0) == bool(found.sizes)
+    most = SEARCH * found.longest / (2 ** len(found.sizes) - 1) if found.sizes else 0.0
+    part = max(SEARCH * 60 * minutes, 60 * minutes - 2 * found.longest)
+    assert work == pytest.approx(part) or found.unit in (0, pytest.approx(most))
     assert found.decay in (0, pytest.approx(min(DECAYS * 30 * minutes, DECAYS * found.longest)))
 
 
@@ -58,7 +60,7 @@ def test_weight_decay_is_chosen_if_runs_are_long_enough(costs):
 def test_each_candidate_of_a_search_has_enough_steps_to_be_told_apart(costs, minutes):
     found = plan(costs, 60 * minutes)
     tried = costs[: found.sizes[0]] if found.sizes else []
-    steps = [one.steps(found.unit, SHORT_VALIDATIONS) for one in tried]
+    steps = [found.steps(one, found.unit, 60 * minutes) for one in tried]
     assert min(steps, default=80) >= 80
 
 

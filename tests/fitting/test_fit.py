@@ -97,11 +97,18 @@ def test_a_leader_that_gains_much_by_more_steps_keeps_its_weight_decay(tmp_path,
     assert small_fit(tmp_path / "out", resume=True).tried == found.tried
 
 
-def test_a_leader_that_overfits_is_tried_with_more_weight_decay(tmp_path, monkeypatch):
-    monkeypatch.setattr("impflow_zoo.fitting.search._OVERFITTED", -1e9)
+@pytest.mark.parametrize(("worse", "twin"), [(0.1, "heavier"), (0.001, "lighter")])
+def test_a_leader_that_overfits_is_tried_with_more_weight_decay(worse, twin, tmp_path, monkeypatch):
+    run = Search._one
+
+    def one(self, *arguments):
+        done = run(self, *arguments)
+        return replace(done, last=done.value - worse)
+
+    monkeypatch.setattr(Search, "_one", one)
     found = small_fit(tmp_path / "out")
-    assert found.tried[6].name == f"{found.tried[5].name}-heavier"
-    assert not list(found.folder.glob("tried/*-lighter"))
+    assert found.tried[6].name == f"{found.tried[5].name}-{twin}"
+    assert [path.name.rpartition("-")[2] for path in found.folder.glob("tried/*er")] == [twin]
     assert small_fit(tmp_path / "out", resume=True).tried == found.tried
 
 
@@ -258,6 +265,7 @@ def test_an_ensemble_is_one_model_with_a_recipe(tmp_path):
     ]
     assert isinstance(found.model, Ensemble)
     assert found.best.name == "ensemble-of-2"
+    assert found.best.last is None  # which would be that of a member
     assert found.best.value >= (found.tried[-3].value + found.tried[-2].value) / 2
     state = training.train(
         found.folder / RECIPE, data=found.folder / "data", out=tmp_path / "run", progress=False

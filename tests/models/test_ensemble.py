@@ -111,7 +111,7 @@ def test_it_has_no_map_to_noise_and_models_of_several_configs_are_not_saved_toge
             lambda: [make(columns=("a", "b"), rounding={"a": 1.0}), make(columns=("a", "b"))],
             "models of other rounding",
         ),
-        (lambda: [make(), make().float()], "models of other types: torch.float32"),
+        (lambda: [make(), make().float()], "models of other float types: torch.float32"),
         (
             lambda: [ResFlow(ImageConfig(image_size=(4, 4), blocks=(1,), width=2))],
             "models of tables, not ResFlow",

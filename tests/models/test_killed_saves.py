@@ -119,13 +119,12 @@ def test_a_single_file_is_old_or_new_as_well(tmp_path):
     assert [*dict.fromkeys(found)] == [b"old", b"new"]
 
 
-def test_the_file_behind_a_symbolic_link_is_written(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    target, link = tmp_path / "elsewhere" / "samples.csv", tmp_path / "samples.csv"
+def test_a_symbolic_link_in_the_folder_of_a_stranger_is_not_followed(tmp_path):
+    target, link = tmp_path / "mine", tmp_path / "training.json"
+    target.write_bytes(b"mine")
     link.symlink_to(target)
     write_whole(link, b"new")
-    assert link.is_symlink()
-    assert target.read_bytes() == b"new"
+    assert (target.read_bytes(), link.read_bytes()) == (b"mine", b"new")
 
 
 def test_a_save_waits_for_one_that_is_under_way(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from support.small_models import write_recipe
 from impflow_zoo.data import TableSource
 from impflow_zoo.evaluation.baselines import gaussian
 from impflow_zoo.training import train
-from impflow_zoo.training.summary import course, reason
+from impflow_zoo.training.recipe import read_recipe
+from impflow_zoo.training.summary import closing, course, reason
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,16 @@ def test_a_run_that_the_clock_stopped_says_nothing_of_its_course(run, tmp_path):
     recipe = write_recipe(tmp_path / "recipe", training=settings)
     done = run("train", recipe, "--out", tmp_path / "run", "--max-minutes", "0")
     assert done.out.splitlines()[1] == "stopped by the clock, --resume goes on"
+
+
+def test_a_stage_without_a_finite_validation_has_an_end(tmp_path):
+    recipe = read_recipe(write_recipe(tmp_path / "recipe"))
+    state = {"best": -1.0, "best_step": 0, "curve": [], "ended": "steps", "validated": 9}
+    state |= {"step": 9, "skipped": 0, "cpu_seconds": 1.0, "seconds": 1.0, "gaussian": None}
+    state |= {"waited": 9}
+    value, text = closing(recipe, state, tmp_path)
+    assert value == -1.0
+    assert "no validation was better than the best of an earlier stage" in text
 
 
 def test_a_run_that_lost_patience_says_so(run, tmp_path):
