@@ -35,7 +35,6 @@ ELSEWHERE = {
     r"impflow-zoo fit .*--bounds .*": "tests/cli/test_cli_fit.py states bounds of its own table",
     r"export (MALLOC_|IMPFLOW_ZOO_SINES).*": "settings of the shell",
     r"accelerate launch .*": "tests/training/test_processes.py launches several processes",
-    r"python -m conversion .*": "tests/conversion/ converts checkpoints of its own",
 }
 LONG = (  # `pytest -m slow tests/cli/test_printed_commands.py` runs these
     r"python examples/(?!prepare).*",

@@ -21,7 +21,7 @@ import numpy as np
 import pandas
 import yaml
 from PIL import Image
-from support import image_sets, published_tables
+from support import checkpoints, image_sets, published_tables
 from support.checkout import CHECKOUT
 from support.printed_commands import Commands
 from support.small_models import write_recipe
@@ -121,6 +121,8 @@ class Workspace:
     def filled(self, command: str, document: Path) -> list[str]:
         """The words of a command with something in every place that readers are to fill."""
         command = re.sub(r"\s\[.*\]", "", command)  # what may be left out
+        if command.startswith("python -m conversion"):  # writes over no other model
+            command = self._checkpoint(command.replace("hub_configs/NAME", "hub_configs/converted"))
         command = re.sub(r"\b(runs|hub_configs)/NAME\b", rf"\1/{OWN_MODEL}", command)
         if "own" in command:
             self._own_data()
@@ -257,6 +259,14 @@ class Workspace:
             (self.root / name).mkdir()
             for number in range(rows):
                 shutil.copy(self.root / "photo.png", self.root / name / f"{number:03}.png")
+
+    def _checkpoint(self, command: str) -> str:
+        """A small checkpoint under the name that is asked for."""
+        words = command.replace("OUT_FOLDER", "converted").replace(" FOLDER", " converted").split()
+        for i, word in enumerate(words):
+            if word == "FILE" or word.endswith(".pth"):
+                words[i] = str(checkpoints.write_fixture(self.root, "toy_resflow"))
+        return " ".join(words)
 
 
 def _settings(command: str) -> tuple[dict[str, str], str]:
