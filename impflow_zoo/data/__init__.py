@@ -10,6 +10,8 @@ from impflow_zoo.data.source import (
     Source,
     TableSource,
     UnknownSplitError,
+    checksum,
+    fingerprint,
 )
 from impflow_zoo.data.tables import open_table
 from impflow_zoo.data.toys import TOYS, open_toy
@@ -25,6 +27,8 @@ __all__ = [
     "Source",
     "TableSource",
     "UnknownSplitError",
+    "checksum",
+    "fingerprint",
     "is_toy",
     "open_source",
     "open_table",
