@@ -278,7 +278,8 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
             self, X, y, dtype=numpy.float64, ensure_min_samples=LEAST_ROWS, y_numeric=True
         )
         names = names or [f"x{i}" for i in range(features.shape[1])]
-        own = _free(str(getattr(y, "name", None) or "y"), (*names, GROUP))
+        named = y.columns[0] if has_names(y) else getattr(y, "name", None)
+        own = _free(str(named or "y"), (*names, GROUP))
         self._used = _varying(features)
         numbers = {names[i]: features[:, i] for i in self._used}
         columns = Columns((own, *numbers), {own: target.astype(float), **numbers}, {})

@@ -326,6 +326,14 @@ def test_mistakes_are_named(settings, rows, message):
         FlowDensity(**{**QUICK, **settings}).fit(rows)
 
 
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")
+@pytest.mark.parametrize("kind", [pandas.Series, pandas.DataFrame])
+def test_a_target_has_its_name(kind):
+    y = pandas.Series(numpy.exp(X[:, 0]), name="price")
+    regressor = FlowRegressor(**SMALL, bounds={"price": (0, None)})
+    assert regressor.fit(X, kind(y)).model_.columns == ("price",)
+
+
 def test_weights_move_the_density_to_heavy_rows():
     right = X[:, 0] > 3
     density = FlowDensity(**QUICK).fit(X, sample_weight=numpy.where(right, 1.0, 0.0))

@@ -201,7 +201,8 @@ def plan(prices: Sequence[Price], work: float, members: int = 1) -> Plan:
         members: number of last runs.
     """
     decay = DECAYS * work / 2
-    if prices[0].steps(decay, SHORT_VALIDATIONS) < min(_LEAST_DECAY_STEPS, prices[0].most):
+    least = min(_LEAST_DECAY_STEPS, prices[0].most)
+    if prices[0].steps(decay, SHORT_VALIDATIONS) < least or least < _LEAST_STEPS:
         decay = 0.0
     few = min(one.most for one in prices)  # a run of round i has 2^i times the steps of the first
     rounds = max(1, int(math.log2(1 + SEARCH * few / _LEAST_STEPS)))

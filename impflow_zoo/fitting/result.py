@@ -49,6 +49,8 @@ class Fit:
         minutes: wall minutes of this call.
         weights: the column that holds the weights of the rows; None if all count alike.
         untried: candidates for which the time was too short.
+        all_steps: whether the best had all steps that the rows are good for, so that more time
+            gives it no more.
         kept: what deletes a temporary folder when the result is deleted; None for a folder that
             stays.
     """
@@ -67,6 +69,7 @@ class Fit:
     minutes: float
     weights: str | None = None
     untried: tuple[str, ...] = ()
+    all_steps: bool = False
     kept: Any = field(default=None, repr=False)
 
     @property
@@ -106,7 +109,8 @@ class Fit:
         runs = [one for one in later if one.name == best.name]
         worse = 0.0 if runs[-1].last is None else best.rank - runs[-1].last
         done = sum(one.done for one in runs)
-        remedy = "more minutes, or edit recipe.yaml"
+        more = "the rows are good for no more steps" if self.all_steps else "give fit more minutes"
+        remedy = "to edit recipe.yaml" if self.all_steps else "more minutes, or edit recipe.yaml"
         lines["so"] = course(best.best_step, done, worse, "nats", remedy)
         if runs[-1].ended == "time":
             lines["so"] = "stopped before its learning rate had fallen: too early to tell"
@@ -119,12 +123,10 @@ class Fit:
             lines["not tried"] = f"{', '.join(self.untried)}: give fit more minutes"
         simple = max(self.baselines, key=lambda one: one.validation, default=None)
         if simple is not None and simple.validation > best.rank:
-            lines["so"] += f"; a {simple.name} is ahead on validation rows: give fit more minutes"
+            lines["so"] += f"; a {simple.name} is ahead on validation rows: {more}"
         alone = max(self.tried, key=lambda one: one.rank)
         if alone.rank > best.rank:  # as members of an ensemble begin anew
-            lines["so"] += (
-                f"; {alone.name} alone is ahead on validation rows: give fit more minutes"
-            )
+            lines["so"] += f"; {alone.name} alone is ahead on validation rows: {more}"
         if self.n:
             others = ", ".join(f"{name} {value:.4f}" for name, value in self.test_baselines.items())
             by = "" if self.weights is None else f", weighted by {self.weights}"

@@ -243,6 +243,7 @@ def fit_splits(
             minutes=(time.perf_counter() - start) / 60,
             weights=weights,
             untried=tuple(one.name for one in entrants[(*rounds.sizes, 1)[0] :]),
+            all_steps=search.all_steps,
             kept=kept,
         )
         if kept is None:

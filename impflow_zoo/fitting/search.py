@@ -153,6 +153,7 @@ class Search:
     stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # of each candidate
     spent: dict[str, float] = field(default_factory=dict)  # work of each candidate so far
     left: float = 0.0
+    all_steps: bool = False  # whether a last run does all that its rows are good for
 
     def run(self, entrants: Sequence[Candidate], plan: Plan, wall: float = WALL) -> Tried:
         """Try candidates, train the best, and return the best of all runs, or the ensemble.
@@ -235,7 +236,9 @@ class Search:
     def _long(self, candidate: Candidate, work: float, wall: float) -> Tried:
         cost = price(candidate, self.findings, *map(len, self.splits.values()))
         done = sum(stage["steps"] for stage in self.stages.get(candidate.name, []))
-        steps = max(1, min(cost.most - done, cost.steps(work, VALIDATIONS)))
+        affordable = cost.steps(work, VALIDATIONS)
+        self.all_steps = affordable >= cost.most - done
+        steps = max(1, min(cost.most - done, affordable))
         return self._one(candidate, 0, steps, VALIDATIONS, wall * work / 60 + 1)
 
     def _members(self, leader: Candidate) -> list[Candidate]:

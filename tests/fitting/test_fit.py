@@ -127,6 +127,17 @@ def test_a_best_that_went_on_without_a_gain_has_overfitted(whole):
     assert "validation was best at step 40 of 100 and 0.5000 nats worse at the end" in told
 
 
+def test_more_minutes_are_no_advice_where_the_rows_are_good_for_no_more_steps(whole):
+    behind = replace(whole.best, value=-1e9, best_step=1, last=-2e9)
+    tried = (*whole.tried[:-1], behind)
+    told = " ".join(replace(whole, best=behind, tried=tried, all_steps=True).report().split())
+    assert "try to edit recipe.yaml; a Gaussian" in told
+    assert "is ahead on validation rows: the rows are good for no more steps" in told
+    assert "more minutes" not in told
+    few = pandas.DataFrame(numpy.random.default_rng(0).normal(size=(40, 2)), columns=["a", "b"])
+    assert small_fit(None, data=few).all_steps
+
+
 def test_a_best_that_the_clock_stopped_has_not_overfitted(whole):
     """Its learning rate is high in the middle of a schedule."""
     early = replace(whole.tried[-1], round=1, done=40, best_step=40)
