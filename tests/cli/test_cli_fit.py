@@ -30,7 +30,7 @@ def table(tmp_path):
 @pytest.fixture
 def _small(monkeypatch):
     monkeypatch.setattr(running, "candidates", lambda findings: list(ENTRANTS[:2]))
-    monkeypatch.setattr(running, "plan", lambda number, work: Plan((2,), 0.1))
+    monkeypatch.setattr(running, "plan", lambda *_: Plan((2,), 0.1))
 
 
 @pytest.mark.usefixtures("_small")
