@@ -161,7 +161,7 @@ def separator_hint(header: Sequence[str]) -> str:
 def not_utf8(path: Path) -> DataError:
     """The error for a file that is no text, or text in another encoding."""
     return DataError(
-        f"{path}: is not UTF-8 text: save it as UTF-8, or read it by pandas.read_csv(file, "
+        f"{path} is not UTF-8 text: save it as UTF-8, or read it by pandas.read_csv(file, "
         "encoding='latin-1') and write it by to_csv (unpack a compressed file first)"
     )
 

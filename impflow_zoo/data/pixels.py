@@ -30,8 +30,8 @@ class ImageFormat:
         resize: scale to the size, by area averages; False refuses other sizes.
         grey: convert between colour and grey; False refuses images that need it.
         label: name of a column of whole numbers up to 255, which fill an additional channel.
-        classes: how many names a set with named labels has to have: folders number their labels by
-            the alphabet, so without one of them numbers would mean other labels.
+        classes: number of names that a set with named labels must have. Folders number their labels
+            in alphabetical order, so a set that lacks one gives other numbers to the rest.
     """
 
     channels: int

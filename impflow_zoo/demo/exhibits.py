@@ -18,6 +18,7 @@ from impflow_zoo.data import Batch, DataError, Source, is_toy
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.evaluation.processes import together
 from impflow_zoo.evaluation.rows import scored_split
+from impflow_zoo.evaluation.scores import error_unit
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.registry import create_model, list_models
@@ -83,13 +84,10 @@ class Exhibit:
         return Rows(self.rows_in_words, rows)
 
     @cached_property
-    def spread(self) -> Tensor | None:
-        """Standard deviation of each column over the first rows, `[D]`; None for images."""
-        if len(self.model.config.shape) == 3:
-            return None
+    def error_unit(self) -> Tensor:
+        """What errors of rows are divided by, from the first rows."""
         rows, _ = self.model.parted(self.rows.rows(range(min(_SPREAD_OF, self.count))))
-        spread = rows.std(dim=0, correction=0)
-        return torch.where(spread > 0, spread, 1)
+        return error_unit(rows)
 
     @property
     def count(self) -> int:

@@ -67,14 +67,13 @@ class RowNumbers:
 
 
 @torch.no_grad()
-def numbers_of(model: FlowModel, source: Source, spread: Tensor | None = None) -> RowNumbers:
+def numbers_of(model: FlowModel, source: Source, unit: Tensor | float = 1.0) -> RowNumbers:
     """The figures of the first row of a set.
 
     Arguments:
         model: in evaluation mode.
         source: the set.
-        spread: standard deviation of each column, `[D]`, which errors are divided by; None for
-            images.
+        unit: what errors are divided by, `[D]` or one number.
 
     Raises:
         ModelError: if it is outside the bounds of the model.
@@ -85,7 +84,7 @@ def numbers_of(model: FlowModel, source: Source, spread: Tensor | None = None) -
     z: Tensor | None = None
     round_trip, steps_back = math.nan, 0.0
     if not isinstance(model, Ensemble):
-        z, round_trip, steps_back = _there_and_back(model, scored.first[:1], spread)
+        z, round_trip, steps_back = _there_and_back(model, scored.first[:1], unit)
     metric = METRICS[model.config.metric]
     value = float(model.preprocessing.metric(scored.log_prob)[0])
     return RowNumbers(
@@ -101,7 +100,7 @@ def numbers_of(model: FlowModel, source: Source, spread: Tensor | None = None) -
 
 
 def _there_and_back(
-    model: FlowModel, row: Tensor, spread: Tensor | None
+    model: FlowModel, row: Tensor, unit: Tensor | float
 ) -> tuple[Tensor, float, float]:
     """The latents of a row, `[D]`, the error of decoding them, and evaluations per root for it."""
     x, context = model.parted(row.to(next(model.parameters()).device))
@@ -110,10 +109,8 @@ def _there_and_back(
     options: dict[str, Any] = {"want_logdet": False, "report": report}
     decoded, _ = walk(model.transform, z, context, backwards=True, **options)
     error = model.preprocessing.difference(decoded, x).abs().cpu()
-    if spread is not None:
-        error = error / spread
     steps = [float(root.steps.double().mean()) for root in report.roots]
-    return z[0].cpu(), float(error.max()), sum(steps) / max(1, len(steps))
+    return z[0].cpu(), float((error / unit).max()), sum(steps) / max(1, len(steps))
 
 
 def margin_in_words(certificates: Sequence[Certificate]) -> str:

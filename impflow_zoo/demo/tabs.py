@@ -157,7 +157,8 @@ def look_at(exhibit: Exhibit, rows: Source, chosen: int) -> tuple[str, str]:
 
 
 def _figures(exhibit: Exhibit, row: Rows) -> str:
-    return table(("figure", "value"), numbers_of(exhibit.model, row, exhibit.spread).lines.items())
+    lines = numbers_of(exhibit.model, row, exhibit.error_unit).lines
+    return table(("figure", "value"), lines.items())
 
 
 def way(exhibit: Exhibit) -> None:

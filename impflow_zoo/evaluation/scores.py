@@ -36,7 +36,7 @@ from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.numerics.solver import NumericalWarning
 from impflow_zoo.transforms.whole import walk
 
-__all__ = ["evaluate", "shown_rows"]
+__all__ = ["error_unit", "evaluate", "shown_rows"]
 
 
 def evaluate(
@@ -273,6 +273,14 @@ def shown_rows(model: FlowModel, result: Result, *, streaming: bool = False) -> 
     return torch.cat([batch.rows for batch in source.batches(wanted, wanted)])
 
 
+def error_unit(rows: Tensor) -> Tensor:
+    """What errors of rows are divided by: standard deviations of columns, `[D]`; 1 for images."""
+    if rows.dim() != 2:
+        return rows.new_ones(())
+    spread = rows.std(dim=0, correction=0)
+    return torch.where(spread > 0, spread, 1)
+
+
 @torch.no_grad()
 def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
     """The largest error of the first rows; where it is large, a warning if it is to be `said`."""
@@ -285,11 +293,7 @@ def _round_trip(model: FlowModel, scored: Score, *, said: bool) -> float:
         z = part.encode(x, context)
         back, _ = walk(part.transform, z, context, backwards=True, want_logdet=False)
         errors.append(model.preprocessing.difference(back, x).abs())
-    error = torch.stack(errors)
-    if x.dim() == 2:
-        spread = x.std(dim=0, correction=0)
-        error = error / torch.where(spread > 0, spread, 1)
-    worst = float(error.max())
+    worst = float((torch.stack(errors) / error_unit(x)).max())
     if said and not worst <= LARGEST_ERROR:
         unit = METRICS[model.config.metric].round_trip
         warnings.warn(

@@ -69,8 +69,8 @@ def test_round_trip_errors_of_rows_are_in_standard_deviations_as_evaluation_has_
     model = make(features=3, columns=("a", "b", "c"), dtype=torch.float32)
     rows = torch.randn(100, 3, dtype=torch.float64) * torch.tensor([1.0, 0.1, 0.01]) + 3
     exhibit = Exhibit("space", model, Rows("rows", rows))
-    torch.testing.assert_close(exhibit.spread, rows.std(dim=0, correction=0))
-    plain, found = (numbers_of(model, exhibit.rows, one) for one in (None, exhibit.spread))
+    torch.testing.assert_close(exhibit.error_unit, rows.std(dim=0, correction=0))
+    plain, found = (numbers_of(model, exhibit.rows, one) for one in (1.0, exhibit.error_unit))
     assert found.round_trip > plain.round_trip > 0
     assert found.lines["round-trip error"].endswith(", in standard deviations of a column")
 
