@@ -15,18 +15,13 @@ from impflow_zoo.zoo.record import Record, records
 __all__ = ["comparison", "families_table", "of_families", "score"]
 
 _RESULTS, _README = "results.csv", "README.md"
-_FAMILIES = {
-    "impflow": "ImpFlow",
-    "resflow": "ResFlow",
-    "spline": "SplineFlow",
-    "monotone": "MonotoneFlow",
-    "mixed": "ImpFlow with a spline layer",
-}
-_TABLES = {
+_SPLINE_LAYER = " with a spline layer"
+_FAMILIES = ("ImpFlow", "ResFlow", "SplineFlow", "MonotoneFlow", f"ImpFlow{_SPLINE_LAYER}")
+_TABLES = {  # titles of the tables that are compared, by the names of the data on cards
     "kin8nm": "kin8nm",
-    "power-plant": "power plant",
-    "protein": "protein",
-    "bsds300": "BSDS300",
+    "UCI Combined Cycle Power Plant": "power plant",
+    "UCI Physicochemical Properties of Protein Tertiary Structure": "protein",
+    "BSDS300 (rebuilt)": "BSDS300",
 }
 
 
@@ -93,18 +88,23 @@ def score(record: Record) -> str:
     return f"{entry.value:.3f} ± {entry.stderr:.3f}" if entry else ""
 
 
+def _family(record: Record) -> str:
+    """The class of a model, and whether splines stand among blocks of another kind."""
+    blocks = getattr(record.stated.config, "blocks", ())
+    named = isinstance(blocks, tuple) and any(str(block).startswith("spline") for block in blocks)
+    return record.stated.model + _SPLINE_LAYER * named
+
+
 def of_families(found: Sequence[Record]) -> dict[str, dict[str, Record]]:
     """The models of each table, by their families.
 
     Arguments:
         found: the models of the zoo.
     """
-    named = {record.name: record for record in found if record.entry}
+    compared = {(record.data, _family(record)): record for record in found if record.entry}
     return {
         title: {
-            family: named[f"{prefix}-{data}"]
-            for prefix, family in _FAMILIES.items()
-            if f"{prefix}-{data}" in named
+            family: compared[data, family] for family in _FAMILIES if (data, family) in compared
         }
         for data, title in _TABLES.items()
     }
@@ -116,9 +116,8 @@ def families_table(found: Sequence[Record]) -> str:
     Arguments:
         found: the models of the zoo.
     """
-    families = _FAMILIES.values()
     rows = [
-        (title, *(score(own[family]) if family in own else "" for family in families))
+        (title, *(score(own[family]) if family in own else "" for family in _FAMILIES))
         for title, own in of_families(found).items()
     ]
-    return markdown(f"test nats | {' | '.join(families)}", rows)
+    return markdown(f"test nats | {' | '.join(_FAMILIES)}", rows)

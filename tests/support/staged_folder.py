@@ -26,7 +26,7 @@ FACTS = {
 }
 
 
-def stage(folder: Path, seed: int = 0) -> Path:
+def stage(folder: Path, seed: int = 0, data_name: str = "moons") -> Path:
     """Make the folder, with everything a published model must have; returns it."""
     torch.manual_seed(seed)
     model = make(ResFlow, blocks=1)
@@ -37,7 +37,7 @@ def stage(folder: Path, seed: int = 0) -> Path:
         "data": {"dataset": "toy:moons"},
         "card": {
             "summary": "A small model.",
-            "data_name": "moons",
+            "data_name": data_name,
             "data_license": "none: the data are made up",
             "data_citation": "Made by this package.",
         },

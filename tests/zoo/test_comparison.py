@@ -11,7 +11,7 @@ import pytest
 from support import staged_folder
 from support.checkout import CHECKOUT
 
-from impflow_zoo.zoo.comparison import comparison, families_table, score
+from impflow_zoo.zoo.comparison import comparison, families_table, of_families, score
 from impflow_zoo.zoo.record import Record, records
 
 
@@ -27,7 +27,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     staged_folder.stage(zoo / "tiny")
     (zoo / "planned").mkdir()
     shutil.copy(zoo / "tiny" / "recipe.yaml", zoo / "planned")
-    staged_folder.stage(zoo / "resflow-protein")
+    staged_folder.stage(zoo / "any-name", data_name="kin8nm")
     return root
 
 
@@ -71,7 +71,7 @@ def test_a_new_model_gets_a_line(checkout):
 def test_the_readme_shows_the_score_of_a_model_of_its_table(checkout):
     text = (checkout / "README.md").read_text()
     assert text.startswith("# Title\n\n<!-- families table -->\n| test nats | ImpFlow | ResFlow |")
-    assert f"| protein |  | {score(record_of(checkout, 'resflow-protein'))} |" in text
+    assert f"| kin8nm |  | {score(record_of(checkout, 'any-name'))} |" in text
     assert text.endswith("\n<!-- end of families table -->\n\nAfter.\n")
 
 
@@ -109,3 +109,14 @@ def test_families_without_a_model_have_an_empty_cell():
         "BSDS300",
     ]
     assert all(row.count("|") == 7 for row in rows)
+
+
+def test_a_spline_layer_among_implicit_blocks_makes_another_family():
+    found = [one for one in records(CHECKOUT / "hub_configs") if one.name.endswith("-kin8nm")]
+    families = {family: record.name for family, record in of_families(found)["kin8nm"].items()}
+    assert families == {
+        "ImpFlow": "impflow-kin8nm",
+        "ResFlow": "resflow-kin8nm",
+        "SplineFlow": "spline-kin8nm",
+        "ImpFlow with a spline layer": "mixed-kin8nm",
+    }
