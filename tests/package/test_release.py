@@ -124,7 +124,7 @@ def commands() -> set[str]:
 
 
 def test_workflows_are_complete():
-    assert [w.stem for w in WORKFLOWS] == ["docs", "oldest", "release", "tests", "weights"]
+    assert [w.stem for w in WORKFLOWS] == ["docs", "oldest", "release", "slow", "tests", "weights"]
     for workflow in WORKFLOWS:
         text = yaml.safe_load(workflow.read_text())
         assert {"name", True, "permissions", "jobs"} <= text.keys()  # YAML reads `on` as true
