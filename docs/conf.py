@@ -59,7 +59,7 @@ html_theme_options = {
 
 myst_enable_extensions = ["colon_fence", "html_image"]
 myst_heading_anchors = 3
-myst_disable_syntax = ["myst_line_comment"]  # a line may start with a percent sign
+myst_disable_syntax = ["myst_line_comment"]  # a line of text may start with a percent sign
 
 llms_txt_summary = metadata(project)["Summary"]
 llms_txt_uri_template = "{base_url}{docname}.html"

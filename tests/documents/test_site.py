@@ -180,13 +180,6 @@ def test_methods_and_properties_lead_to_their_source(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_line_that_starts_with_a_percent_sign_is_shown(site: Path) -> None:
-    """Such a line is a comment to the parser of the pages if nobody tells it otherwise."""
-    guide = (site / "choosing-logdet-and-solver.html").read_text(encoding="utf-8")
-    assert "to the variance that batches have" in " ".join(guide.split())
-
-
-@pytest.mark.slow
 def test_the_gallery_shows_every_model_with_weights(site: Path) -> None:
     shown = re.findall(
         r'class="zoo-card".*?href="([\w-]+)\.html"',
