@@ -79,6 +79,7 @@ def test_crops_and_flips() -> None:
     assert 16 < flips < 48
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_the_factor_is_a_bound_where_ours_was_there_before_it_was_scored() -> No
     assert "best: 4.0 times sooner" in in_words({"ours": CURVE, "public code": slow})
 
 
+@pytest.mark.slow
 def test_the_public_code_starts_from_our_density_and_its_weights_come_back(tmp_path: Path) -> None:
     model = small()
     theirs, after_step = public_model(model, made_up(tmp_path))
@@ -105,6 +106,7 @@ def test_a_step_that_fails_is_not_applied_and_takes_its_time(
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_it_draws_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(torch, "set_flush_denormal", bool)  # would stay for all later tests

@@ -20,26 +20,34 @@ every_fixture = pytest.mark.parametrize("name", FIXTURES)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], FlowModel]:
-    """Every model as it loads from its folder, by name and weights, with exact log-dets."""
-    folder, loaded = tmp_path_factory.mktemp("converted"), {}
+def conversions(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[tuple[str, str], tuple[Converted, FlowModel]]:
+    """Every conversion in float64, and the model as it loads from its folder, by name and weights.
+
+    Log-determinants of the latter are exact.
+    """
+    folder, found = tmp_path_factory.mktemp("converted"), {}
     for name in FIXTURES:
         path = write_fixture(folder, name)
         for weights in ("raw", "ema") if name in AVERAGED else ("raw",):
-            out = folder / name / weights
-            write(convert(path, weights=weights), out)
-            loaded[name, weights] = create_model(out, logdet="exact").double()
-    return loaded
+            out, conversion = folder / name / weights, convert(path, weights=weights)
+            write(conversion, out)
+            conversion.model.double()
+            found[name, weights] = conversion, create_model(out, logdet="exact").double()
+    return found
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Converted]:
+def models(conversions) -> dict[tuple[str, str], FlowModel]:
+    """Every model as it loads from its folder, by name and weights."""
+    return {key: model for key, (_, model) in conversions.items()}
+
+
+@pytest.fixture(scope="module")
+def converted(conversions) -> dict[str, Converted]:
     """Every conversion with raw weights, which knows where they came from."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    found = {name: convert(write_fixture(folder, name), weights="raw") for name in FIXTURES}
-    for conversion in found.values():
-        conversion.model.double()
-    return found
+    return {name: conversions[name, "raw"][0] for name in FIXTURES}
 
 
 def golden(name: str) -> dict[str, Tensor]:

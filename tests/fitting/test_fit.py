@@ -167,6 +167,7 @@ def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
     assert f"impflow-zoo evaluate {whole.folder}" in report
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_fit(whole, tmp_path):
     """The same one gives the same, also where it was interrupted: see below."""
     assert small_fit(tmp_path / "other", seed=1).best.value != whole.best.value
@@ -414,6 +415,7 @@ def test_the_command_on_a_card_names_columns_as_the_command_line_takes_them(tmp_
     assert between_commas(words[words.index("--given") + 1]) == ["z, t"]
 
 
+@pytest.mark.slow
 def test_settings_may_be_numbers_of_numpy(tmp_path):
     settings = {"seed": numpy.int64(3), "minutes": numpy.float32(0.004), "ensemble": numpy.int8(1)}
     first = fit("toy:moons", out=tmp_path, progress=False, **settings)
