@@ -11,7 +11,7 @@ from impflow_zoo.data.source import DataError, Source, TableSource
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["refuse_absurd", "refuse_outliers"]
+__all__ = ["farthest", "refuse_absurd", "refuse_outliers"]
 
 _FACTOR = 1e6
 _NO_SCALE = 1e12  # for a column of two values, which has no scale of its own
@@ -55,8 +55,8 @@ def refuse_absurd(
         DataError: naming row, column and value.
     """
     for place, column in enumerate(columns):
-        row = _absurd(values[:, place])
-        if row is not None:
+        row, times = farthest(values[:, place])
+        if times > _FACTOR:
             number = row if numbers is None else numbers[row]
             raise DataError(
                 f"{name}: row {number}, column {column!r} is {values[row, place]:g}, a million "
@@ -64,16 +64,24 @@ def refuse_absurd(
             )
 
 
-def _absurd(values: numpy.ndarray) -> int | None:
-    """The first row that holds an absurd value, if there is one."""
+def farthest(values: numpy.ndarray) -> tuple[int, float]:
+    """The first row with the value that is farthest from the median, and how far it is.
+
+    Arguments:
+        values: a column, finite, with shape `(N,)`.
+
+    Returns:
+        The row, and the distance as a multiple of the one that 90 % of the nearer values are
+        within, see `refuse_absurd`.
+    """
     import numpy
 
     with numpy.errstate(all="ignore"):
         median = float(numpy.median(values))
         distances = numpy.abs(values - median)
-    farthest = distances.max()
-    others = distances[(distances > 0) & (distances < farthest)]
+    row = int(distances.argmax())
+    others = distances[(distances > 0) & (distances < distances[row])]
     scale = _NO_SCALE * max(1.0, abs(median))
     if len(others):
         scale = float(numpy.quantile(others, _QUANTILE, method="lower"))
-    return int(distances.argmax()) if farthest > _FACTOR * scale else None
+    return row, float(distances[row]) / scale

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from impflow_zoo.data import DataError
 from impflow_zoo.data.columns import GROUP, Columns, listed, without_cell
+from impflow_zoo.data.outliers import farthest
 from impflow_zoo.fitting.grid import rounding_grid, spike
-from impflow_zoo.fitting.stated import stated_settings
+from impflow_zoo.fitting.stated import as_options, stated_settings
 from impflow_zoo.models.fields import did_you_mean
 from impflow_zoo.models.preprocessing import LOST
 from impflow_zoo.models.texts import in_quotes
@@ -25,6 +27,7 @@ LEAST_ROWS = 10
 _LARGEST = 1e150
 _LOOKED_AT = 20_000  # rows that dependence is looked for in
 _COPIES = 0.01  # of the rows
+_FAR_AWAY = 100  # times the distance that 90 % of the values are within
 _MISSING = 0.5  # part of a column's values: with more, the column is left out, not its rows
 _NUMBERED = 0.9  # part of the steps from number to number that are one, in numbers of rows
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of pandas, saved as a column
@@ -49,6 +52,7 @@ class Findings:
         periods: proposals by column.
         stated: bounds and periods that the user states, as settings of a config.
         notes: sentences on columns that are peculiar.
+        far: sentences on values that lie far from all others.
         rows: rows without missing values.
         dropped: rows with missing values, which are left out.
     """
@@ -62,6 +66,7 @@ class Findings:
     periods: Mapping[str, float] = field(default_factory=dict)
     stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
     rows: int = 0
     dropped: int = 0
 
@@ -97,27 +102,26 @@ class Findings:
             stated=stated,
         )
 
-    def proposals(self) -> list[tuple[str, str]]:
-        """What users may add to the config, as lines of YAML, and why."""
-        found = []
+    def proposals(self) -> dict[str, tuple[dict[str, Any], str]]:
+        """Settings that users may add to the config, by name: their values, and why."""
+        found: dict[str, tuple[dict[str, Any], str]] = {}
         if self.bounds:
-            ends = {
-                name: ", ".join("null" if end is None else f"{end:g}" for end in pair)
-                for name, pair in self.bounds.items()
-            }
-            pairs = ", ".join(f"{name}: [{pair}]" for name, pair in ends.items())
-            found.append((f"bounds: {{{pairs}}}", "all values are within these ends"))
+            ends = {name: list(pair) for name, pair in self.bounds.items()}
+            found["bounds"] = ends, "all values are within these ends"
         if self.periods:
-            pairs = ", ".join(f"{name}: {period:.9g}" for name, period in self.periods.items())
-            found.append((f"periodic: {{{pairs}}}", "all values are within one turn and fill it"))
+            found["periodic"] = dict(self.periods), "all values are within one turn and fill it"
         return found
 
-    def lines(self, *, cells: bool = True) -> list[str]:
-        """The findings in lines for people, with or without what a cell of the table holds."""
+    def lines(self, *, published: bool = False) -> list[str]:
+        """The findings in lines for people.
+
+        Arguments:
+            published: leave out what cells of the table hold, and options of the command line.
+        """
         found = [f"columns: {listed(self.columns)}"]
         if self.given:
             found[0] = f"density of {listed(self.columns)} given {listed(self.given)}"
-        shown = (lambda reason: reason) if cells else without_cell
+        shown = without_cell if published else lambda reason: reason
         found += [f"left out: {name!r} {shown(reason)}" for name, reason in self.left_out.items()]
         grids: dict[str, list[str]] = {}
         for name, step in self.rounding.items():
@@ -129,7 +133,11 @@ class Findings:
         ]
         found += [f"as stated, {key}: {dict(value)}" for key, value in self.stated.items()]
         found += list(self.notes)
-        found += [f"you may state {line}  ({why})" for line, why in self.proposals()]
+        if not published:
+            found += self.far
+            for option, (values, why) in self.proposals().items():
+                text = shlex.quote(as_options({option: values})[option])
+                found.append(f"you may give fit --{option} {text}  ({why})")
         missing = f", {self.dropped:,} with missing values left out" if self.dropped else ""
         return [*found, f"rows: {self.rows:,}{missing}"]
 
@@ -221,9 +229,24 @@ def describe(
         bounds,
         periods,
         notes=tuple(notes),
+        far=tuple(_far(values, numpy.flatnonzero(whole), (*columns, *given))),
         rows=rows,
         dropped=size - rows,
     )
+
+
+def _far(
+    values: Mapping[str, numpy.ndarray], numbers: numpy.ndarray, columns: Sequence[str]
+) -> Iterator[str]:
+    """Sentences on values that lie far from all others of their columns."""
+    for column in columns:
+        row, times = farthest(values[column])
+        if times > _FAR_AWAY:
+            yield (
+                f"{column!r} is {values[column][row]:g} in row {numbers[row]}, {times:,.0f} times "
+                "as far from the median as 90 % of the values: drop the row if this is an error, "
+                "as it spoils the model"
+            )
 
 
 def _without_columns(left_out: Mapping[str, str], name: str) -> DataError:

@@ -33,6 +33,7 @@ from impflow_zoo.fitting.reading import read_table
 from impflow_zoo.fitting.result import Fit
 from impflow_zoo.fitting.search import STATE, WALL, Search, StoppedFitError, read_state
 from impflow_zoo.fitting.splits import split, write_splits
+from impflow_zoo.fitting.stated import as_options
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.filenames import CURVE, PICTURE, PUBLISHED, TEST_ROWS
 from impflow_zoo.models.flow import FlowModel
@@ -200,6 +201,8 @@ def fit_splits(
     }
     with only_run(folder):
         _check(folder, asked, resume=resume)
+        if resume and not (folder / STATE).is_file():
+            say(f"nothing to resume in {folder.absolute()}: a new fit begins")
         _begin(folder, asked)
         write_splits(splits, folder / "data", weights)
         if "test" in splits:  # where `evaluate` finds them
@@ -257,7 +260,7 @@ def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
     """The command that makes a fit again."""
     options = {
         "given": ",".join(map(in_quotes, asked["given"])),
-        **_options(asked["stated"] or {}),
+        **as_options(asked["stated"] or {}),
         "weights": asked["weights"],
         "ensemble": asked["ensemble"] if asked["ensemble"] > 1 else None,
         "seed": asked["seed"],
@@ -266,19 +269,6 @@ def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
     for name, value in options.items():
         words += [f"--{name}", str(value)] if value else []
     return shlex.join(words)
-
-
-def _options(stated: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Bounds and periods as the command line takes them: `size=0:,share=0:1` and `angle=360`."""
-
-    def text(value: Any) -> str:
-        ends = value if isinstance(value, list) else [value]
-        return ":".join("" if end is None else f"{end:.17g}" for end in ends)
-
-    return {
-        option: ",".join(f"{in_quotes(name)}={text(value)}" for name, value in values.items())
-        for option, values in stated.items()
-    }
 
 
 class _Temporary:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.models.texts import in_quotes
 
-__all__ = ["stated_settings"]
+__all__ = ["as_options", "stated_settings"]
 
 
 def stated_settings(bounds: Any, periodic: Any) -> dict[str, dict[str, Any]]:
@@ -30,6 +31,27 @@ def stated_settings(bounds: Any, periodic: Any) -> dict[str, dict[str, Any]]:
         "periodic": {name: _plain(period) for name, period in periodic.items()},
     }
     return {option: values for option, values in found.items() if values}
+
+
+def as_options(stated: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Bounds and periods as the command line takes them.
+
+    Arguments:
+        stated: bounds and periods, as `stated_settings` returns them.
+
+    Example:
+        >>> as_options({"bounds": {"size": [0, None], "share": [0, 1]}, "periodic": {"angle": 360}})
+        {'bounds': 'size=0:,share=0:1', 'periodic': 'angle=360'}
+    """
+
+    def text(value: Any) -> str:
+        ends = value if isinstance(value, list) else [value]
+        return ":".join("" if end is None else f"{end:.17g}" for end in ends)
+
+    return {
+        option: ",".join(f"{in_quotes(name)}={text(value)}" for name, value in values.items())
+        for option, values in stated.items()
+    }
 
 
 def _ends(name: str, ends: Any) -> list[Any]:

@@ -33,11 +33,12 @@ def recipe_text(
         ensemble: number of trainings whose mixture is the model.
         head: the first lines.
     """
-    comments = [*head.splitlines(), "", *findings.lines(cells=False)]  # recipes are published
+    comments = [*head.splitlines(), "", *findings.lines(published=True)]
     text = "".join(f"# {in_line(line)}".rstrip() + "\n" for line in comments)
     text += _dumped({"model": model, "config": config})
-    for line, why in findings.proposals():
-        text += f"  # {in_line(line)}  # {why}\n"
+    for option, (values, why) in findings.proposals().items():
+        lines = [f"{why}:", *_dumped({option: values}).splitlines()]
+        text += "".join(f"  # {line}\n" for line in lines)
     more = {"data": data and dict(data), "ensemble": ensemble if ensemble > 1 else None}
     last = stages[-1]
     kept: dict[str, Any] = {key: value for key, value in more.items() if value}

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from impflow_zoo.data.columns import listed
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.numerics.solver import Solver
 
@@ -60,11 +61,12 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 
 
 def require_names(setting: str, found: typing.Iterable[str], known: typing.Iterable[str]) -> None:
-    """Refuse names of columns that there are not; a close one is proposed."""
+    """Refuse names of columns that there are not; a close one is proposed, or all are told."""
     names = dict.fromkeys(known)
     for name in found:
         if name not in names:
-            hint = did_you_mean(name, names) if names else "; list all of them under 'columns'"
+            told = f": {listed(names)}" if names else "; list all of them under 'columns'"
+            hint = did_you_mean(name, names) or told
             raise ConfigError(f"{setting}={reprlib.repr(name)}: names of columns expected{hint}")
 
 

@@ -109,11 +109,10 @@ def locate(model: str | os.PathLike[str], revision: str | None = None, **options
         return given
     folder = zoo_folder() / name
     if not _in_zoo(name):
-        names = list_models()
-        close = difflib.get_close_matches(name, names, n=3) or names
+        close = difflib.get_close_matches(name, list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "`impflow-zoo list` shows the zoo"
         raise ModelError(
-            f"no model {name[:200]!r} in the zoo and no folder of that name; there are: "
-            + ", ".join(close)
+            f"no model {name[:200]!r} in the zoo and no folder of that name in {Path.cwd()}; {hint}"
         )
     if (folder / WEIGHTS).is_file() and not (at or revision):
         return str(folder)

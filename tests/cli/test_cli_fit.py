@@ -58,7 +58,7 @@ def test_bounds_and_periods_that_are_stated_hold_for_all_models(run, table, tmp_
     words = ("--bounds", "c=0:1", "--periodic", "b=6.5")
     done = run("fit", table, "--out", tmp_path / "fit", "--minutes", 0.02, *words)
     assert done.code == 0, done.err
-    assert "you may state" not in done.err
+    assert "you may give" not in done.err
     for recipe in (tmp_path / "fit").glob("tried/*/recipe.yaml"):
         config = read_recipe(recipe).config
         assert (config.bounds, config.periodic) == ({"c": (0.0, 1.0)}, {"b": 6.5})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy
 import pandas
@@ -146,8 +147,29 @@ def test_bounds_and_periods_are_proposed_and_not_assumed():
         "columns": ["a", "b", "part", "size", "turn"],
     }
     lines = "\n".join(findings.lines())
-    assert "bounds: {part: [0, 1], size: [0, null]}" in lines
-    assert "periodic: {turn: 360}" in lines
+    assert "you may give fit --bounds part=0:1,size=0:  (all values are within" in lines
+    assert "you may give fit --periodic turn=360  (all values are within one turn" in lines
+
+
+def test_options_are_quoted_as_a_shell_needs_them():
+    assert (
+        found(**{"E, [GeV]": numpy.exp(2 * A)})
+        .lines()[1]
+        .startswith("""you may give fit --bounds '"E, [GeV]"=0:'  """)
+    )
+
+
+def test_a_value_far_from_all_others_is_told_and_not_published():
+    energy = 20 * numpy.abs(B)
+    energy[17] = 99999
+    findings = found(energy=energy, b=numpy.where(numpy.arange(ROWS) == 3, numpy.nan, B))
+    (line,) = (line for line in findings.lines() if "99999" in line)
+    assert re.match(r"'energy' is 99999 in row 17, \d,\d{3} times as far from the median", line)
+    assert not any("99999" in line for line in findings.lines(published=True))
+
+
+def test_long_tails_are_not_far_from_all_others():
+    assert found(incomes=numpy.exp(1.5 * A), counts=numpy.floor(numpy.exp(A))).far == ()
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0, 1 - 1e-9])

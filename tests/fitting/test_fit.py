@@ -112,6 +112,18 @@ def test_a_leader_that_overfits_is_tried_with_more_weight_decay(worse, twin, tmp
     assert small_fit(tmp_path / "out", resume=True).tried == found.tried
 
 
+def test_nothing_to_resume_is_told_with_the_place(tmp_path, monkeypatch, capsys):
+    """The caller may be in another folder than they think."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "write_splits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(tmp_path / "out", resume=True, progress=True)
+    assert f"nothing to resume in {tmp_path / 'out'}: a new fit begins" in capsys.readouterr().err
+
+
 def test_without_a_terminal_each_validation_of_the_last_run_has_a_line(tmp_path, capsys):
     found = small_fit(tmp_path / "out", progress=True, **QUICK)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
