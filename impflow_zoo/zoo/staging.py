@@ -65,7 +65,8 @@ def stage(
             whatever its name; None takes the split that ships with the model, else the recipe's
             data.
         repeats: finished runs of the same recipe with other seeds, which are evaluated on the same
-            rows. If empty, the scores of earlier repeats are kept, unless there is a new `run`.
+            rows. The scores of earlier repeats with further seeds are kept, unless there is a new
+            `run`.
 
     Returns:
         The score that the card reports.
@@ -89,6 +90,8 @@ def stage(
         raise ModelError(f"{folder} has no weights: stage it from a run (--run)")
     facts = _own_facts(folder, recipe) if run is None else _facts(run, recipe)
     others = _other_seeds(repeats, recipe, facts)
+    scored_again = {other.seed for _, other in others}
+    kept = [repeat for repeat in facts.repeats if repeat.seed not in scored_again]
     with tempfile.TemporaryDirectory() as elsewhere:
         made = Path(elsewhere) / folder.name
         made.mkdir()
@@ -104,11 +107,10 @@ def stage(
         if data is not None and draft.has(TEST_ROWS):
             _require_shipped(model.config, data, split, made / TEST_ROWS, folder)
         result = evaluate(model, data, split, progress=True)
-        if not others and facts.repeats:
+        if kept:
             _require_same_rows(result, Record(draft).entry, folder)
-        if others:
-            rows = (result.dataset, result.split)
-            facts = replace(facts, repeats=tuple(_repeat(*other, *rows) for other in others))
+        scored = [_repeat(*other, result.dataset, result.split) for other in others]
+        facts = replace(facts, repeats=tuple(sorted([*kept, *scored], key=lambda one: one.seed)))
         (made / TRAINING).write_text(facts.text())
         (made / SCORES).write_bytes(scores_file(result, recipe.card.data_name, recipe.data.test))
         score = Entry.of(result, recipe.card.data_name, recipe.data.test, draft.config().sha256)

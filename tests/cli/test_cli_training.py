@@ -252,8 +252,9 @@ def test_other_seeds_are_scored_beside_the_staged_one(run, tmp_path):
     for seed in range(3):
         options = ("--out", tmp_path / f"run-{seed}", "--seed", seed)
         assert run("train", recipe, *options, "--max-minutes", 5).code == 0
-    repeats = [part for i in (1, 2) for part in ("--repeat", tmp_path / f"run-{i}")]
-    staged = run("stage", folder, "--run", tmp_path / "run-0", *repeats, "--json").json
+    first = ("--run", tmp_path / "run-0", "--repeat", tmp_path / "run-2")
+    assert run("stage", folder, *first).code == 0
+    staged = run("stage", folder, "--repeat", tmp_path / "run-1", "--json").json  # keeps the other
     facts = TrainingFacts.read(folder)
     assert (facts.seed, [repeat.seed for repeat in facts.repeats]) == (0, [1, 2])
     values = [staged["value"], *(repeat.value for repeat in facts.repeats)]
