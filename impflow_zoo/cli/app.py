@@ -113,6 +113,7 @@ def evaluate(
         str | None,
         typer.Option(help="Column of weights of the rows; default: as in the model's recipe."),
     ] = None,
+    scores: Annotated[Path | None, typer.Option(help="CSV file of the score of each row.")] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
     columns: Annotated[
         str | None, typer.Option(help="Columns in the picture: COL,...; default: at most six.")
@@ -122,10 +123,14 @@ def evaluate(
 ) -> None:
     """Evaluate a model on held-out data."""
     from impflow_zoo import evaluation
+    from impflow_zoo.data.spreadsheets import as_csv
     from impflow_zoo.evaluation.processes import together
     from impflow_zoo.plots import pictures
 
     picture = picture and pictures.output_file(picture, (".png",))
+    scores = scores and pictures.output_file(scores, (".csv",))
+    if scores and skip_corrupt:
+        raise ModelError("--scores counts the rows: leave --skip-corrupt out")
     paired = between_commas(columns or "")
     if paired and picture is None:
         raise ModelError("--columns are those of a picture: add --picture FILE")
@@ -153,8 +158,11 @@ def evaluate(
     if picture is not None:
         rows = evaluation.shown_rows(loaded, result, streaming=streaming)
         pictures.draw_density(loaded, rows, picture, seed, paired)
-    drawn = "" if picture is None else f"\npicture              {picture}"
-    _say(result.report(model) + drawn, {"model": model, **result.to_dict()}, as_json=as_json)
+    if scores is not None:
+        writing.write_whole(scores.resolve(), as_csv(result.table.reset_index()))
+    written = {"scores": scores, "picture": picture}
+    lines = "".join(f"\n{name:20} {path}" for name, path in written.items() if path)
+    _say(result.report(model) + lines, {"model": model, **result.to_dict()}, as_json=as_json)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from impflow_zoo.evaluation.predictive import Predictive
 from impflow_zoo.evaluation.standard_errors import clustered, effective_rows
 from impflow_zoo.models.digits import LARGEST_ERROR
 from impflow_zoo.models.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Result"]
 
@@ -83,6 +86,14 @@ class Result:
     def effective_n(self) -> float | None:
         """The number of rows of one weight whose mean is as uncertain; None without weights."""
         return None if self.row_weights is None else effective_rows(self.row_weights)
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """The metric of each row in a column of its name, by the number of the row, from 0."""
+        import pandas
+
+        assert self.per_row is not None, "evaluate keeps it"
+        return pandas.DataFrame({self.metric: self.per_row.numpy()}).rename_axis("row")
 
     @property
     def round_trip_inaccurate(self) -> bool:

@@ -118,6 +118,17 @@ def test_evaluate_draws_the_density(folder, run, request, tmp_path):
     assert str(picture) in outcome.out
 
 
+def test_scores_of_rows_go_to_a_file(run, plane, tmp_path):
+    rows = ("--dataset", "toy:moons", "--limit", 20)
+    outcome = run("evaluate", plane, *rows, "--scores", tmp_path / "scores.csv", "--json")
+    written = pandas.read_csv(tmp_path / "scores.csv")
+    assert [*written] == ["row", "log_likelihood"]
+    assert [*written["row"]] == [*range(20)]
+    assert written["log_likelihood"].mean() == pytest.approx(outcome.json["value"])
+    refused = run("evaluate", plane, *rows, "--scores", "scores.csv", "--skip-corrupt")
+    assert refused.err == "impflow-zoo: --scores counts the rows: leave --skip-corrupt out\n"
+
+
 def test_a_picture_shows_the_columns_that_are_named(run, plane, space, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [
