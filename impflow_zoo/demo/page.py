@@ -120,7 +120,10 @@ def _settings(exhibit: Exhibit) -> list[Any]:
 
 
 def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
-    """Ends, middle and step of the slider of each column of the context: within the data's."""
+    """Ends, middle and step of the slider of each column of the context.
+
+    The ends are within those of the rows at hand, if a column has several values there.
+    """
     model = exhibit.model
     if classes := model.config.classes:
         return [(0, classes - 1, 0, 1)]
@@ -131,9 +134,12 @@ def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
     low, middle, high = like(noise.to(next(model.parameters()))).cpu()
     if (rows := exhibit.first_rows(_SEEN)) is not None and rows.dim() == 2:
         seen = rows[:, -size:].to(low)
-        low, high = low.clamp(min=seen.amin(0)), high.clamp(max=seen.amax(0))
-    ends = zip(low.tolist(), high.tolist(), middle.tolist(), strict=True)
-    return [tabs.slider_ends(*three) for three in ends]
+        ends = low.clamp(min=seen.amin(0)), high.clamp(max=seen.amax(0))
+        wide = ends[0] < ends[1]
+        low, high = (torch.where(wide, *pair) for pair in zip(ends, (low, high), strict=True))
+        middle = middle.clamp(low, high)
+    columns = zip(low.tolist(), high.tolist(), middle.tolist(), strict=True)
+    return [tabs.slider_ends(*three) for three in columns]
 
 
 def _keep_drawing(

@@ -74,10 +74,16 @@ def slider(*ends: float, **looks: Any) -> Any:
 
 
 def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, float, float]:
-    """Ends, value and step of a slider, in numbers of few digits and within the ends given."""
-    step = float(f"{(high - low) / 400:.1g}")
-    steps = math.ceil(low / step), math.floor(high / step), round(middle / step)
-    low, high, middle = (on_step(n * step, step) for n in steps)
+    """Ends, value and step of a slider, in numbers of few digits and within the ends given.
+
+    The step is 1, 2 or 5 times a power of ten, so that the slider reaches whole numbers.
+    """
+    finest = (high - low) / 400
+    power = math.floor(math.log10(finest))
+    steps = (float(f"{n}e{power}") for n in (0.5, 1, 2, 5))
+    step = max(one for one in steps if one <= finest)
+    numbers = math.ceil(low / step), math.floor(high / step), round(middle / step)
+    low, high, middle = (on_step(n * step, step) for n in numbers)
     return low, high, middle, step
 
 
@@ -91,7 +97,9 @@ def point(exhibit: Exhibit) -> list[Any]:
             exhibit.columns, found.low, found.high, found.middle, strict=True
         ):
             least, most = config.bounds_of(name)
-            *ends, step = slider_ends(max(low, least), min(high, most), value)
+            low = max(low, math.nextafter(least, math.inf))  # no density has a value on its bound
+            high = min(high, math.nextafter(most, -math.inf))
+            *ends, step = slider_ends(low, high, value)
             sliders.append(slider(*ends, step=step, label=name))
     return sliders
 

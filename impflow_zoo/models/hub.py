@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) ->
     except (HTTPError, OfflineModeIsEnabled, UnicodeEncodeError) as error:
         raise LocalEntryNotFoundError(_reason(name, error, loading=loading)) from None
     except _NO_ANSWER as error:
-        if not loading and error.__cause__ is None:
+        unread = isinstance(error, (JSONDecodeError, KeyError))  # others may be of our own code
+        if not (loading or unread or error.__cause__):
             raise
         # force_download that failed is a ValueError: what failed is the cause
         cause = error.__cause__ or error

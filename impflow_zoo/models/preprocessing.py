@@ -94,9 +94,11 @@ class TablePreprocessing:
         x = self.dequantise(x.double(), torch.full_like(x, 0.5, dtype=torch.float64))
         dtype = next(step.buffers()).dtype
         self.check(x.to(dtype))
+        mean, std = _moments(x, self.columns, dtype, weights)  # the digits of raw values count, too
         for earlier in first:
             x, _ = earlier(x)
-        mean, std = _moments(x, self.columns, dtype, weights)
+        if first:
+            mean, std = _moments(x, self.columns, dtype, weights)
         angles = list(self.periods.periods)  # which keep their scale
         mean[angles], std[angles] = 0, 1
         step.set(mean, std)

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -193,6 +194,8 @@ def publish(
                     commit_message=f"Publish {parcel.name}",
                     create_pr=create_pr,
                 )
+            except JSONDecodeError:
+                raise
             except ValueError as error:  # what the Hub has against the card's metadata
                 raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
         if not create_pr and parcel.folder.parent == registry.zoo_folder():

@@ -343,7 +343,9 @@ def test_a_row_keeps_its_number():
     assert (part.index.tolist(), part.rows.tolist()) == ([7], [[2.0]])
 
 
-@pytest.mark.parametrize("ends", [(-2.13, 3.4, 0.1), (999_975.0, 1_000_025.0, 1_000_003.0)])
+@pytest.mark.parametrize(
+    "ends", [(-2.13, 3.4, 0.1), (999_975.0, 1_000_025.0, 1_000_003.0), (0.999e-3, 0.4, 0.2)]
+)
 def test_sliders_reach_the_data_of_columns_far_from_zero(ends):
     from impflow_zoo.demo.tabs import slider_ends
 
@@ -352,3 +354,23 @@ def test_sliders_reach_the_data_of_columns_far_from_zero(ends):
     for found, wanted in zip((low, high, middle), ends, strict=True):
         assert abs(found - wanted) <= step
     assert ends[0] <= low < high <= ends[1]
+
+
+def test_sliders_reach_whole_numbers():
+    from impflow_zoo.demo.tabs import slider_ends
+
+    assert slider_ends(1.0, 2.0, 1.5)[:3] == (1.0, 2.0, 1.5)
+
+
+@pytest.mark.parametrize("months", [[1.0, 1.0, 1.0], [1.0, 2.0, 2.0]])
+def test_a_slider_of_a_context_fits_whatever_rows_are_at_hand(months, monkeypatch):
+    """They may have one value of it, or none near the mean of the training rows."""
+    from impflow_zoo.demo.page import _contexts
+
+    exhibit = Exhibit("given", make(features=1, context_features=1, dtype=torch.float32))
+    exhibit.model.parts[0].transform.set(torch.tensor([6.5]), torch.tensor([3.0]))
+    rows = torch.tensor(months)[:, None].expand(-1, 2)
+    monkeypatch.setattr(Exhibit, "first_rows", lambda *_: rows)
+    ((low, high, value, step),) = _contexts(exhibit)
+    assert low <= value <= high
+    assert step > 0

@@ -151,6 +151,17 @@ def evaluate_trained(recipe, folder, file):
     return evaluate(create_model(folder / "run", verify=True), str(file), "train", limit=40)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "spread"), [(139.5, 139.9, 4e-5), (1.69999e9, None, 600.0)]
+)
+def test_bounds_do_not_bring_digits_back_that_float32_loses(low, high, spread):
+    """Within the bounds the values lie near zero, but the model's input is rounded before."""
+    config = LinearGaussianConfig(1, columns=("a",), bounds={"a": (low, high)})
+    rows = low + 100 * spread + spread * torch.rand(100, 1, dtype=torch.float64)
+    with pytest.raises(ModelError, match="column a lies far from zero .* subtract an offset"):
+        LinearGaussian(config).fit_preprocessing(rows)
+
+
 def test_rounded_columns_may_reach_their_bounds(tmp_path):
     file = tmp_path / "train.csv"
     file.write_text("h,t\n" + "".join(f"{i % 101},{0.1 * (i % 7)}\n" for i in range(303)))
