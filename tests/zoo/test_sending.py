@@ -13,7 +13,7 @@ import torch
 from support import staged_folder
 from support.client_process import Client, client
 from support.command_line import Outcome, command
-from support.loopback_hub import TOKEN, Hub
+from support.loopback_hub import TOKEN, Fault, Hub
 from support.small_models import make
 from support.snippets import run_snippet
 
@@ -41,6 +41,7 @@ def publisher(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 def _fresh(hub: Hub) -> None:
     hub.repositories.clear()
     hub.requests.clear()
+    hub.faults.clear()
 
 
 def test_publish_load_update(hub, publisher, originals, tmp_path):
@@ -77,6 +78,19 @@ def _publish(publisher: Client, folder: Path, outcome: str = "http://") -> str:
 def _score(model: str, cache: str | None) -> list[float]:
     loaded = create_model(model, cache_dir=cache, verify=True)
     return loaded.log_prob(torch.linspace(-1, 1, 6).reshape(3, 2)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [("repos/create", b"<html>"), ("commit/main", b"<html>"), ("commit/main", b"{}")],
+)
+def test_an_answer_that_is_none_ends_in_one_line(hub, publisher, folder, path, answer):
+    hub.faults["POST", path] = Fault(body=lambda _: answer)
+    output = publisher(command, "publish", str(folder), "--namespace", "org")
+    assert (output.code, output.err.count("\n")) == (2, 1), output
+    assert "the answer is none of a Hub, perhaps of a login page" in output.err
+    hub.faults.clear()
+    _publish(publisher, folder, "" if path == "repos/create" else "unchanged")
 
 
 def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
