@@ -162,7 +162,7 @@ def not_utf8(path: Path) -> DataError:
     """The error for a file that is no text, or text in another encoding."""
     return DataError(
         f"{path} is not UTF-8 text: save it as UTF-8, or read it by pandas.read_csv(file, "
-        "encoding='latin-1') and write it by to_csv (unpack a compressed file first)"
+        "encoding='latin-1'), or 'utf-16', and write it by to_csv (unpack a compressed file first)"
     )
 
 
