@@ -101,7 +101,10 @@ def registered(what: str, name: object, own: Mapping[str, T]) -> T:
             entry.load()
     if not isinstance(name, str) or name not in own:
         known = ", ".join(names_of(what, own))
-        raise ConfigError(f"unknown {what} {reprlib.repr(name)}: this version knows {known}")
+        raise ConfigError(
+            f"unknown {what} {reprlib.repr(name)}: there are {known}; one of your own has to be "
+            f"imported first, or declared as an entry point of impflow_zoo.{what}s"
+        )
     return own[name]
 
 

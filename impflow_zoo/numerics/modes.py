@@ -151,7 +151,7 @@ def forbid_second_order(_: Tensor | None = None) -> None:
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "this derivative cannot be differentiated again (create_graph=True): second "
-            "derivatives need the residual direction of a block with logdet='exact' or "
-            "'truncated', or functions of torch.func such as grad and hessian"
+            "this derivative cannot be differentiated again (create_graph=True). With "
+            "logdet='exact' torch.func can: vmap(grad(f))(x), whose result backward() "
+            "differentiates. From data to noise, residual blocks need no torch.func"
         )
