@@ -16,6 +16,13 @@ __all__ = ["first_recipe"]
 _HELD_OUT = 10_000  # validation rows, at most
 
 _PATIENCE = 8  # validations without a gain
+_CARD = """\
+# What `stage` and `publish` need, and `license` for the weights:
+# card:
+#   summary: what the model is
+#   data_name: name of the data
+#   data_license: their licence
+"""
 
 
 def first_recipe(
@@ -62,4 +69,4 @@ def first_recipe(
         data=splits,
         head="\n".join(head),
     )
-    return findings, text
+    return findings, text + _CARD

@@ -179,12 +179,12 @@ def one_line_errors(name: str, *, loading: bool = False, saves: bool = False) ->
 
 
 def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
-    here = "; there is no folder of that name here" if loading else ""
+    here = " and no folder of that name here" if loading else ""
     match error:
         case GatedRepoError():
             return f"{name} is gated: request access on its page, then {_LOGIN}"
         case RepositoryNotFoundError():
-            return f"no repository {name} on the Hub{here}, or a private one: if it is, {_LOGIN}"
+            return f"no repository {name} on the Hub{here}; if it is private, {_LOGIN}"
         case RevisionNotFoundError():
             return f"{name} has no such revision: no branch, tag or commit of that name"
         case HfHubHTTPError():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,9 +24,9 @@ from impflow_zoo.models.filenames import (
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.training.checkpoint import CheckpointError
 from impflow_zoo.training.facts import TrainingFacts
-from impflow_zoo.training.recipe import Recipe, differences, read_recipe
+from impflow_zoo.training.recipe import CardSettings, Recipe, differences, read_recipe
 
-__all__ = ["check_new", "check_resumed", "check_resumed_ensemble", "only_run"]
+__all__ = ["check_new", "check_resumed", "check_resumed_ensemble", "kept_recipe", "only_run"]
 
 
 @contextmanager
@@ -144,6 +145,27 @@ def check_resumed_ensemble(folder: ModelFolder, own: Path | None, recipe: Recipe
         _check_same(folder, recipe)
     else:
         check_new(folder, own)
+
+
+def kept_recipe(folder: ModelFolder, recipe: Recipe, text: bytes) -> bytes:
+    """The text of a recipe to keep in a run that goes on: the run's own, if a card was added there.
+
+    Arguments:
+        folder: of the run.
+        recipe: what is to be trained.
+        text: of its file.
+
+    Raises:
+        ModelError: if the run's recipe has a card, the other has none, and they differ in more.
+    """
+    path, none = folder.path / RECIPE, CardSettings()
+    if recipe.card != none or not path.is_file() or (own := read_recipe(path)).card == none:
+        return text
+    if replace(own, card=none) == recipe:
+        return path.read_bytes()
+    raise ModelError(
+        f"{path} has a card, which would be lost: copy it to the recipe that you train"
+    )
 
 
 def _check_same(folder: ModelFolder, recipe: Recipe) -> None:

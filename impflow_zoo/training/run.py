@@ -36,6 +36,7 @@ from impflow_zoo.training.folders import (
     check_new,
     check_resumed,
     check_resumed_ensemble,
+    kept_recipe,
     only_run,
 )
 from impflow_zoo.training.recipe import Recipe, of_member, read_recipe, with_seed
@@ -127,6 +128,8 @@ def train(
         enough_memory(_NEEDS_LESS),
     ):
         kept = path.read_bytes() if seed is None else with_seed(path.read_bytes(), seed)
+        if resume:
+            kept = kept_recipe(ModelFolder(folder), recipe, kept)
         whole = _Run(recipe, folder, path if seed is None else None, kept)
         runs = _members(whole) if recipe.ensemble > 1 else [whole]
         if recipe.ensemble > 1 and resume:

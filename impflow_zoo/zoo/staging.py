@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from impflow_zoo.data.source import checksum
+from impflow_zoo.data.source import Source, checksum
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.evaluation.row_scores import scores_file
@@ -17,6 +17,7 @@ from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.filenames import (
     CARD,
+    CHECKPOINT,
     CONFIG,
     CURVE,
     GOLDEN,
@@ -35,6 +36,7 @@ from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.plots import pictures
+from impflow_zoo.training.checkpoint import checkpoint_state
 from impflow_zoo.training.facts import Repeat, TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
 from impflow_zoo.zoo.cards import checked_words, local_address, model_card
@@ -74,7 +76,8 @@ def stage(
     Raises:
         ModelError: if there are no weights, if the folder has no recipe or one without texts for
             the card, if weights, run or a repeat belong to another recipe than the folder's, or if
-            the folder ships other rows than `data` or keeps repeats on other rows.
+            the folder ships other rows than `data` or keeps repeats on other rows, or if `data`
+            are the rows of the training.
             The folder is not changed then.
     """
     folder = Path(os.path.abspath(folder))  # a link keeps its own name
@@ -106,6 +109,8 @@ def stage(
         split = None if data is None or os.path.isfile(data) else recipe.data.test
         if data is not None and draft.has(TEST_ROWS):
             _require_shipped(model.config, data, split, made / TEST_ROWS, folder)
+        if data is not None:
+            _refuse_trained(open_rows(model.config, data, split), data, run or folder)
         result = evaluate(model, data, split, progress=True)
         if kept:
             _require_same_rows(result, Record(draft).entry, folder)
@@ -185,6 +190,17 @@ def _require_shipped(
             f"{folder} ships {TEST_ROWS} with other rows than {data}: delete this file, or leave "
             "--data out"
         )
+
+
+def _refuse_trained(rows: Source, data: str, run: Path) -> None:
+    """Refuse the rows of a training as test rows; the rows that it validated on may follow them."""
+    if (run / CHECKPOINT).is_file():
+        state = checkpoint_state(run / CHECKPOINT)
+        seen = state["data_rows"]
+        if seen <= len(rows) and checksum(rows.part(range(seen))) == state["checksum"]:
+            raise ModelError(
+                f"{run} was trained on rows of {data}: give --data rows that it has not seen"
+            )
 
 
 def _require_same_rows(result: Result, known: Entry | None, folder: Path) -> None:

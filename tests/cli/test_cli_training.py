@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
+import pandas
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -295,6 +297,21 @@ def test_other_seeds_are_scored_on_the_rows_that_ship_with_a_model(run, tmp_path
     pyarrow.parquet.write_table(pyarrow.table(shipped), tmp_path / "other.parquet")
     refused = run("stage", folder, "--data", tmp_path / "other.parquet")
     assert "ships test.parquet with other rows" in refused.err
+
+
+def test_rows_of_the_training_are_no_test_rows(run, tmp_path):
+    """Also where the rows that it validated on follow them, as in the file given to `train`."""
+    data = {"dataset": None, "validation_rows": 10}
+    recipe = write_recipe(tmp_path / "flow", config={"columns": ["x", "y"]}, data=data)
+    own, fresh = tmp_path / "own.csv", tmp_path / "fresh.csv"
+    rows = numpy.random.default_rng(0).normal(size=(80, 2)).round(3)
+    for file, part in ((own, rows[:60]), (fresh, rows[60:])):
+        pandas.DataFrame(part, columns=["x", "y"]).to_csv(file, index=False)
+    assert run("train", recipe, "--data", own, "--out", tmp_path / "run").code == 0
+    words = ("stage", tmp_path / "run", "--data")
+    refused = run(*words, own)
+    assert (refused.code, "was trained on rows of" in refused.err) == (2, True), refused.err
+    assert run(*words, fresh).code == 0
 
 
 def test_repeats_that_are_none_are_refused(run, tmp_path):

@@ -267,6 +267,23 @@ def test_a_refused_run_keeps_its_recipe(uninterrupted, tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_a_card_that_was_added_to_the_run_stays(tmp_path):
+    recipe = write_recipe(tmp_path, card={})
+    train(recipe, tmp_path / "run", max_minutes=0.0)
+    own = tmp_path / "run" / RECIPE
+    own.write_text(
+        f"# mine\n{own.read_text()}card: {{summary: Small.}}\n".replace("card: {}\n", "")
+    )
+    text = own.read_text()
+    train(recipe, tmp_path / "run", resume=True)
+    assert own.read_text() == text
+    longer = f"{recipe.read_text()}stages: [{{steps: 2}}]\n"
+    (tmp_path / "longer.yaml").write_text(longer)
+    with pytest.raises(ModelError, match="has a card, which would be lost: copy it"):
+        train(tmp_path / "longer.yaml", tmp_path / "run", resume=True)
+    assert own.read_text() == text
+
+
 def test_the_first_checkpoint_comes_within_a_minute(tmp_path, monkeypatch):
     run = trainer(tmp_path, steps=10, checkpoint_minutes=30.0)
     clock, steps = iter(range(0, 10_000, 15)), []
