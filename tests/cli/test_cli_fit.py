@@ -98,7 +98,7 @@ def test_init_writes_a_recipe_that_trains(run, table, tmp_path):
     text = recipe.read_text()
     assert "left out: 'name' is not numeric, row 0 holds 'x'" in done.out
     assert "# left out: 'name' is not numeric\n" in text  # cells are nobody's business
-    assert "  # bounds: {c: [0, 1]}  # all values are within these ends" in text
+    assert "  # all values are within these ends:\n  # bounds:\n  #   c: [0.0, 1.0]\n" in text
     assert "rounding: {b: 0.1}" in text
     first, following = done.out.splitlines()[-2:]
     assert first.startswith("first: drop the rows with missing values")
