@@ -128,6 +128,14 @@ def test_models_of_a_single_column(model):
     assert FlowRegressor(**settings).fit(X[:, :1], X[:, 1]).predict(X[:, :1]).shape == (200,)
 
 
+def test_a_linear_gaussian_is_linear_regression():
+    draws = numpy.random.default_rng(0)
+    features = draws.normal(size=(500, 3))
+    y = features @ [3.0, -1.0, 0.5] + 0.3 * draws.normal(size=500)
+    found = FlowRegressor(**{**QUICK, "minutes": 0.01}).fit(features, y)
+    assert found.score(features, y) == pytest.approx(1 - 0.3**2 / y.var(), abs=0.003)
+
+
 def test_layers_that_need_two_columns_are_named():
     with pytest.raises(ConfigError, match="features=1: at least 2 with .*coupling"):
         FlowDensity(**{**QUICK, "model": "spline-coupling"}).fit(X[:, :1])

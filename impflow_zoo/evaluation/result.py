@@ -11,6 +11,7 @@ from torch import Tensor
 from impflow_zoo.evaluation.predictive import Predictive
 from impflow_zoo.evaluation.standard_errors import clustered, effective_rows
 from impflow_zoo.models.digits import LARGEST_ERROR
+from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -89,9 +90,20 @@ class Result:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """The metric of each row in a column of its name, by the number of the row, from 0."""
+        """The metric of each row in a column of its name, by the number of the row, from 0.
+
+        Raises:
+            ModelError: if rows were left out, so that the numbers of the others are not known.
+        """
         import pandas
 
+        if self.skipped:
+            raise ModelError("rows without their numbers: damaged images are left out")
+        if self.row_weights is not None:
+            raise ModelError(
+                "rows without their numbers: those of weight 0 are left out; count all alike, with "
+                "--weights '' (weights=''): no score of a row depends on its weight"
+            )
         assert self.per_row is not None, "evaluate keeps it"
         return pandas.DataFrame({self.metric: self.per_row.numpy()}).rename_axis("row")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.numerics.finite import refuse_rows
 from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.context_made import ContextMADE
 from impflow_zoo.transforms.radial import RadialTransform
 from impflow_zoo.transforms.whitening import Whitening
 
@@ -69,20 +71,15 @@ class SplineFlow(FlowModel):
     def build(self) -> Transform:
         config = self.config
         steps: list[Transform] = [Whitening(config.features)] if config.whiten else []
-        for number in range(config.blocks):
+        for number, order in enumerate(_orders(config)):
             if config.actnorm and number:
                 steps.append(ActNorm(config.features))
             if config.radial:
                 steps.append(RadialTransform(config.features))
-            steps += _permuted_layer(config, number)
+            steps += [_permutation(order), _layer(config)]
         if config.radial:
             steps.append(RadialTransform(config.features))
         return table_transform(config, steps)
-
-
-def _permuted_layer(config: SplineConfig, number: int) -> list[Transform]:
-    """A layer after a permutation of the columns."""
-    return [_permutation(config.features, number), _layer(config)]
 
 
 def _block(layers: str, config: TabularConfig, number: int) -> Transform:
@@ -90,17 +87,46 @@ def _block(layers: str, config: TabularConfig, number: int) -> Transform:
     width = next(iter(config.hidden_features), SplineConfig.hidden_features)
     sizes: dict[str, Any] = {"hidden_features": width, "context_features": config.embedded_features}
     spline = SplineConfig(config.features, layers=layers, **sizes)
-    return CompositeTransform(_permuted_layer(spline, number))
+    return CompositeTransform([_permutation(_order(spline, number)), _layer(spline)])
 
 
 for _layers in ("coupling", "autoregressive"):
     register_block(f"spline-{_layers}")(partial(_block, _layers))
 
 
-def _permutation(features: int, number: int) -> Transform:
-    """Columns in an order that looks random and depends on the layer's number alone."""
+def _order(config: SplineConfig, number: int) -> list[int]:
+    """An order of the columns that looks random and depends on the layer's number alone."""
     draws = random.Random(number)
-    order = sorted(range(features), key=lambda _: draws.random())
+    return sorted(range(config.features), key=lambda _: draws.random())
+
+
+def _orders(config: SplineConfig) -> list[list[int]]:
+    """The order of the columns before each layer, in places of the layer before.
+
+    A coupling transforms the columns in odd places. The last layers get the columns that no other
+    layer transforms, in place of columns that another one does.
+    """
+    orders = [_order(config, number) for number in range(config.blocks)]
+    if config.layers == "autoregressive":
+        return orders
+    columns = list(range(config.features))
+    placed = [columns := [columns[place] for place in order] for order in orders]
+    times = Counter(column for layer in placed for column in layer[1::2])
+    for layer in reversed(placed):
+        left = [place for place in range(0, len(layer), 2) if not times[layer[place]]]
+        free = [place for place in range(1, len(layer), 2) if times[layer[place]] > 1]
+        for one, other in zip(left, free, strict=False):
+            times.subtract([layer[other]])
+            layer[one], layer[other] = layer[other], layer[one]
+            times.update([layer[other]])
+    before = [list(range(config.features)), *placed]
+    return [
+        [earlier.index(column) for column in layer]
+        for earlier, layer in zip(before, placed, strict=False)
+    ]
+
+
+def _permutation(order: list[int]) -> Transform:
     return without_constants(lambda: Permutation(torch.tensor(order)))
 
 
@@ -189,7 +215,23 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
 
 
 class _Autoregressive(MaskedPiecewiseRationalQuadraticAutoregressiveTransform):
-    """nflows' layer with its inverse in float64."""
+    """nflows' layer with its inverse in float64, and with a context for its first column, too."""
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: int,
+        context_features: int | None,
+        dropout_probability: float,
+        **splines: Any,
+    ) -> None:
+        width = max(hidden_features, features)  # or no column would see the last ones
+        net: dict[str, Any] = {"dropout_probability": dropout_probability}
+        super().__init__(features, width, context_features, **net, **splines)
+        if context_features and features > 1:  # a single column sees the context without help
+            outputs = self._output_dim_multiplier()
+            sizes = (features, width, context_features, outputs, dropout_probability)
+            self.autoregressive_net = ContextMADE(*sizes)
 
     def _elementwise_inverse(self, inputs: Tensor, autoregressive_params: Tensor) -> Any:
         return _in_float64(super()._elementwise_inverse, inputs, autoregressive_params)

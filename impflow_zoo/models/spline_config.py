@@ -25,8 +25,10 @@ class SplineConfig(ColumnsConfig):
         actnorm, whiten, radial: as in `TabularConfig`.
         layers: `"coupling"` transforms half of the columns given the other half,
             `"autoregressive"` each column given those before it, which samples more slowly.
-        blocks: number of layers, each after a permutation of the columns.
-        hidden_features: width of the residual net that computes the splines of a layer.
+        blocks: number of layers, each after a permutation of the columns. Two couplings transform
+            each column at least once, of an odd number of columns three.
+        hidden_features: width of the residual net that computes the splines of a layer; with
+            `"autoregressive"` at least the number of columns.
         bins: pieces of a spline.
         tail_bound: splines act on `[-tail_bound, tail_bound]` and are the identity outside.
         dropout: fraction of the hidden units that dropout zeroes in training.

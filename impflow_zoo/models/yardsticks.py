@@ -15,6 +15,8 @@ from impflow_zoo.models.fields import require, require_sizes
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.spline import without_constants
 from impflow_zoo.models.table_transform import table_transform
+from impflow_zoo.numerics.compiled import uncompiled
+from impflow_zoo.numerics.modes import is_transforming
 from impflow_zoo.transforms.mixture import MixtureAutoregressive
 from impflow_zoo.transforms.whitening import Whitening
 
@@ -47,13 +49,30 @@ class LinearGaussian(FlowModel):
 
 
 class _Residual(Transform):
-    """`x - A c`, with `A` zero at first."""
+    """`x - A c`, with `A` the least squares of the first training batch."""
+
+    started = False
 
     def __init__(self, features: int, context_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(features, context_features))
 
+    @uncompiled
+    @torch.no_grad()
+    def _start(self, inputs: Tensor, context: Tensor) -> None:
+        if is_transforming() or len(inputs) < 2:
+            return
+        self.started = True
+        if not self.weight.any():  # else it was trained before
+            x, c = (part.double() - part.double().mean(dim=0) for part in (inputs, context))
+            n, size = c.shape
+            ridge = n * max(1e-6, min(1.0, (size / n) ** 2))  # for contexts that rows hardly tell
+            moments = c.T @ c + ridge * torch.eye(size, dtype=c.dtype, device=c.device)
+            self.weight.copy_(torch.linalg.solve(moments, c.T @ x).T)
+
     def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        if self.training and not self.started:
+            self._start(inputs, context)
         return inputs - context @ self.weight.T, inputs.new_zeros(len(inputs))
 
     def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ Points = Sequence[Sequence[float]]  # rows seen, seconds and value of each valid
 
 _DPI = 110
 _SHOWN = 36  # images of a grid
+_ALIKE = 3  # ranges that differ by no larger factor share a scale
 _PAIRED = 6  # columns a pair plot shows
 _GAP = 2  # pixels between images
 _WIDTH = 900  # pixels that small pictures are enlarged to
@@ -133,7 +134,7 @@ def draw_samples(samples: Tensor, path: Path) -> None:
         draw_images([samples], path)
         return
     figure = _figure(5, 5)
-    axes = figure.add_subplot(aspect="equal")
+    axes = figure.add_subplot(aspect=_aspect(samples))
     x, y = samples.T.cpu()
     axes.scatter(x, y, s=2, color=_MODEL, alpha=0.6, linewidths=0)
     _save(figure.savefig, path, dpi=_DPI)
@@ -246,8 +247,14 @@ def plane(model: FlowModel, rows: Tensor, size: int = 200, title: str = "data") 
     right.pcolormesh(x.numpy(), y.numpy(), density.view(size, size).T.cpu().numpy(), cmap="viridis")
     right.set_title("learned density")
     for axes in (left, right):
-        axes.set_aspect("equal")
+        axes.set_aspect(_aspect(rows))
     return figure
+
+
+def _aspect(rows: Tensor) -> Literal["equal", "auto"]:
+    """One scale for both axes, if the ranges of the columns are alike."""
+    ranges = (rows.amax(dim=0) - rows.amin(dim=0)).tolist()
+    return "equal" if max(ranges) <= _ALIKE * min(ranges) else "auto"
 
 
 def pairs(

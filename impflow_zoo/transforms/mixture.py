@@ -6,9 +6,10 @@ import math
 
 import torch
 from nflows.transforms.autoregressive import AutoregressiveTransform
-from nflows.transforms.made import MADE
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from impflow_zoo.transforms.context_made import ContextMADE
 
 __all__ = ["MixtureAutoregressive", "normal_quantile"]
 
@@ -41,27 +42,6 @@ def _log_normal(z: Tensor) -> Tensor:
     return -0.5 * (z**2 + math.log(2 * math.pi))
 
 
-class _Net(nn.Module):
-    """nflows' MADE behind a column of zeros: the first column sees the context like the others."""
-
-    def __init__(
-        self, features: int, hidden: int, context: int | None, outputs: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.outputs = outputs
-        self.made = MADE(
-            features + 1,
-            hidden,
-            context,
-            output_multiplier=outputs,
-            dropout_probability=dropout,
-        )
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        outputs: Tensor = self.made(functional.pad(x, (1, 0)), context)
-        return outputs[:, self.outputs :]
-
-
 class MixtureAutoregressive(AutoregressiveTransform):
     """`Phi^-1(F(x))` with `F` a mixture of Gaussians for each column given those before it.
 
@@ -75,16 +55,14 @@ class MixtureAutoregressive(AutoregressiveTransform):
     Arguments:
         features: number of columns.
         components: number of Gaussians for each column.
-        hidden_features: width of the net that computes their weights, means and widths.
+        hidden_features: width of the net that computes their weights, means and widths; at least
+            `features`.
         context_features: size of a context row, or None.
         dropout: fraction of the hidden units that dropout zeroes in training.
 
     References:
         Mixture density networks (Bishop, 1994)
         https://publications.aston.ac.uk/id/eprint/373/
-
-        MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015)
-        https://arxiv.org/abs/1502.03509
     """
 
     def __init__(
@@ -96,7 +74,8 @@ class MixtureAutoregressive(AutoregressiveTransform):
         dropout: float = 0.0,
     ) -> None:
         outputs = 3 * components
-        super().__init__(_Net(features, hidden_features, context_features, outputs, dropout))
+        net = ContextMADE(features, hidden_features, context_features, outputs, dropout)
+        super().__init__(net)
         self.components = components
 
     def mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:

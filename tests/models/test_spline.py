@@ -20,6 +20,36 @@ KINDS = ("coupling", "autoregressive")
 CONTENT = {"kind": "spline", "features": 2, "blocks": 2, "hidden_features": 8}
 
 
+@pytest.mark.parametrize("context", [None, 2])
+@pytest.mark.parametrize(("features", "blocks"), [(2, 2), (3, 3), (4, 6), (5, 3), (7, 6), (11, 6)])
+@pytest.mark.parametrize("layers", KINDS)
+def test_every_column_is_transformed_and_sees_the_context(layers, features, blocks, context):
+    torch.manual_seed(0)
+    sizes = {"blocks": blocks, "hidden_features": 12, "context_features": context}
+    flow = SplineFlow(SplineConfig(features, layers=layers, **sizes)).eval()
+    with torch.no_grad():
+        for p in flow.parameters():
+            p += 0.3 * torch.randn_like(p)
+    x, contexts = torch.randn(5, features), torch.randn(2, 5, context or 1)
+    z, other = (flow.transform(x, None if context is None else c)[0] for c in contexts)
+    assert bool((z != x).any(dim=0).all())
+    if context is not None:
+        assert bool((z != other).any(dim=0).all())
+
+
+def test_nets_are_at_least_as_wide_as_tables():
+    """In narrower ones no column would see the last columns."""
+    layers = SplineFlow(SplineConfig(12, layers="autoregressive", blocks=1, hidden_features=4))
+    (layer,) = (m for m in layers.modules() if hasattr(m, "autoregressive_net"))
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.abs_()
+    x = torch.ones(1, 12, requires_grad=True)
+    last = layer.autoregressive_net(x)[0].unflatten(0, (12, -1))[-1]
+    (slopes,) = torch.autograd.grad(last.sum(), x)
+    assert (slopes[0] > 0).tolist() == [True] * 11 + [False]
+
+
 def model(layers: str, features: int = 3, **settings: object) -> SplineFlow:
     """A model whose splines bend, in float64."""
     torch.manual_seed(0)

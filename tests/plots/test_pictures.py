@@ -51,6 +51,13 @@ def test_a_picture_has_no_density_outside_of_bounds() -> None:
     assert (shown[(a > 0.1) & (a < 0.9) & (b > 0.1)] > 0).all()
 
 
+@pytest.mark.parametrize(("scale", "aspect"), [(1.5, 1.0), (3e4, "auto")])
+def test_columns_of_other_scales_fill_the_picture(scale: float, aspect: float | str) -> None:
+    model = ImpFlow(TabularConfig(2, **SIZES)).eval()
+    rows = torch.rand(50, 2).double() * torch.tensor([1.0, scale])
+    assert [axes.get_aspect() for axes in plane(model, rows, size=50).axes] == 2 * [aspect]
+
+
 def test_a_single_column_has_a_picture(tmp_path: Path) -> None:
     model = ImpFlow(TabularConfig(1, columns=("a",), periodic={"a": 360.0}, **SIZES)).eval()
     draw_density(model, 360 * torch.rand(50, 1).double(), tmp_path / "out.png")
