@@ -125,6 +125,7 @@ def evaluate(
     from impflow_zoo import evaluation
     from impflow_zoo.data.spreadsheets import as_csv
     from impflow_zoo.evaluation.processes import together
+    from impflow_zoo.evaluation.rows import column_of_weights
     from impflow_zoo.plots import pictures
 
     picture = picture and pictures.output_file(picture, (".png",))
@@ -136,6 +137,11 @@ def evaluate(
         raise ModelError("--columns are those of a picture: add --picture FILE")
     processes = together(device)
     loaded = registry.create_model(model, device=processes.device)
+    if scores and column_of_weights(loaded, weights):
+        raise ModelError(
+            "--scores counts the rows, and those of weight 0 are left out: add --weights '', which "
+            "changes no score of a row"
+        )
     if picture is not None:
         pictures.check_library(loaded)
         pictures.check_columns(loaded, paired)

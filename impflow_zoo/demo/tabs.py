@@ -82,8 +82,9 @@ def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, f
     power = math.floor(math.log10(finest))
     steps = (float(f"{n}e{power}") for n in (0.5, 1, 2, 5))
     step = max(one for one in steps if one <= finest)
-    numbers = math.ceil(low / step), math.floor(high / step), round(middle / step)
-    low, high, middle = (on_step(n * step, step) for n in numbers)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    number = min(max(round(middle / step), first), last)
+    low, high, middle = (on_step(n * step, step) for n in (first, last, number))
     return low, high, middle, step
 
 

@@ -100,10 +100,7 @@ class Result:
         if self.skipped:
             raise ModelError("rows without their numbers: damaged images are left out")
         if self.row_weights is not None:
-            raise ModelError(
-                "rows without their numbers: those of weight 0 are left out; count all alike, with "
-                "--weights '' (weights=''): no score of a row depends on its weight"
-            )
+            raise ModelError("rows without their numbers: those of weight 0 are left out")
         assert self.per_row is not None, "evaluate keeps it"
         return pandas.DataFrame({self.metric: self.per_row.numpy()}).rename_axis("row")
 

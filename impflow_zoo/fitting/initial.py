@@ -17,11 +17,12 @@ _HELD_OUT = 10_000  # validation rows, at most
 
 _PATIENCE = 8  # validations without a gain
 _CARD = """\
-# What `stage` and `publish` need, and `license` for the weights:
+# What `stage` and `publish` need:
 # card:
 #   summary: what the model is
 #   data_name: name of the data
 #   data_license: their licence
+#   license: id of the licence of the weights, such as mit (may be left out)
 """
 
 

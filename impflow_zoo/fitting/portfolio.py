@@ -135,7 +135,7 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None, columns: 
     try:
         cls = model_class(PORTFOLIO[0].model if model is None else model)
     except ConfigError as error:
-        raise ConfigError(f"{error}, and candidates {', '.join(known)}") from None
+        raise ConfigError(f"{error}; or a candidate: {', '.join(known)}") from None
     name, settings = cls.__name__, {"kind": cls.config_types[0].kind, **(config or {})}
     if settings["kind"] == SplineConfig.kind and columns == 1:
         settings = {"layers": "autoregressive", **settings}

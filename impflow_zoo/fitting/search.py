@@ -194,10 +194,8 @@ class Search:
         """The leader or its twin with another weight decay, whichever is better with so much work.
 
         The twin of a leader that overfits has more, others have less. While the leader gains much
-        by more steps, its steps matter more: there is no twin then. None has no weight decay.
+        by more steps, its steps matter more: there is no twin then.
         """
-        if not leader.training["weight_decay"]:
-            return leader
         earlier = (leader.name, number - 1)
         before = next(one.rank for one in self.tried if (one.name, one.round) == earlier)
         twins = [lighter(leader), heavier(leader)]

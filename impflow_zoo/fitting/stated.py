@@ -46,7 +46,7 @@ def as_options(stated: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
     def text(value: Any) -> str:
         ends = value if isinstance(value, list) else [value]
-        return ":".join("" if end is None else f"{end:.17g}" for end in ends)
+        return ":".join("" if end is None else repr(float(end)).removesuffix(".0") for end in ends)
 
     return {
         option: ",".join(f"{in_quotes(name)}={text(value)}" for name, value in values.items())

@@ -87,7 +87,8 @@ class MixtureConfig(ColumnsConfig):
 
     Arguments:
         components: number of Gaussians for each column.
-        hidden_features: width of the residual net that computes their parameters.
+        hidden_features: width of the residual net that computes their parameters; at least the
+            number of columns.
         dropout: fraction of the hidden units that dropout zeroes in training.
     """
 

@@ -151,7 +151,7 @@ def forbid_second_order(_: Tensor | None = None) -> None:
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "this derivative cannot be differentiated again (create_graph=True). With "
-            "logdet='exact' torch.func can: vmap(grad(f))(x), whose result backward() "
-            "differentiates. From data to noise, residual blocks need no torch.func"
+            "this derivative cannot be differentiated again (create_graph=True). Take "
+            "logdet='exact' and torch.func: vmap(grad(f))(x), whose result backward() "
+            "differentiates. ResFlow's direction from data to noise needs no torch.func"
         )

@@ -148,7 +148,7 @@ def check_resumed_ensemble(folder: ModelFolder, own: Path | None, recipe: Recipe
 
 
 def kept_recipe(folder: ModelFolder, recipe: Recipe, text: bytes) -> bytes:
-    """The text of a recipe to keep in a run that goes on: the run's own, if a card was added there.
+    """The text of a recipe to keep in a run that goes on: the run's own, if it alone has a card.
 
     Arguments:
         folder: of the run.
@@ -163,6 +163,9 @@ def kept_recipe(folder: ModelFolder, recipe: Recipe, text: bytes) -> bytes:
         return text
     if replace(own, card=none) == recipe:
         return path.read_bytes()
+    seeds = own.training.seed, recipe.training.seed
+    if seeds[0] != seeds[1] or differences(own, recipe, more_stages=True):
+        return text  # the run does not go on
     raise ModelError(
         f"{path} has a card, which would be lost: copy it to the recipe that you train"
     )

@@ -39,6 +39,7 @@ from impflow_zoo.plots import pictures
 from impflow_zoo.training.checkpoint import checkpoint_state
 from impflow_zoo.training.facts import Repeat, TrainingFacts
 from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
+from impflow_zoo.training.state import check_state
 from impflow_zoo.zoo.cards import checked_words, local_address, model_card
 from impflow_zoo.zoo.comparison import comparison
 from impflow_zoo.zoo.record import Record
@@ -77,7 +78,7 @@ def stage(
         ModelError: if there are no weights, if the folder has no recipe or one without texts for
             the card, if weights, run or a repeat belong to another recipe than the folder's, or if
             the folder ships other rows than `data` or keeps repeats on other rows, or if `data`
-            are the rows of the training.
+            begin with the rows that `train` was given.
             The folder is not changed then.
     """
     folder = Path(os.path.abspath(folder))  # a link keeps its own name
@@ -110,7 +111,8 @@ def stage(
         if data is not None and draft.has(TEST_ROWS):
             _require_shipped(model.config, data, split, made / TEST_ROWS, folder)
         if data is not None:
-            _refuse_trained(open_rows(model.config, data, split), data, run or folder)
+            rows = open_rows(model.config, data, split, weights=recipe.data.weights)
+            _refuse_trained(rows, data, run or folder)
         result = evaluate(model, data, split, progress=True)
         if kept:
             _require_same_rows(result, Record(draft).entry, folder)
@@ -194,8 +196,8 @@ def _require_shipped(
 
 def _refuse_trained(rows: Source, data: str, run: Path) -> None:
     """Refuse the rows of a training as test rows; the rows that it validated on may follow them."""
-    if (run / CHECKPOINT).is_file():
-        state = checkpoint_state(run / CHECKPOINT)
+    for checkpoint in (*run.glob(CHECKPOINT), *run.glob(f"seed-*/{CHECKPOINT}")):
+        state = checkpoint_state(checkpoint, check_state)
         seen = state["data_rows"]
         if seen <= len(rows) and checksum(rows.part(range(seen))) == state["checksum"]:
             raise ModelError(

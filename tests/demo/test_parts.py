@@ -344,7 +344,14 @@ def test_a_row_keeps_its_number():
 
 
 @pytest.mark.parametrize(
-    "ends", [(-2.13, 3.4, 0.1), (999_975.0, 1_000_025.0, 1_000_003.0), (0.999e-3, 0.4, 0.2)]
+    "ends",
+    [
+        (-2.13, 3.4, 0.1),
+        (999_975.0, 1_000_025.0, 1_000_003.0),
+        (0.999e-3, 0.4, 0.2),
+        (1.0, 2.0013, 2.0013),
+        (1.0007, 2.0, 1.0007),
+    ],
 )
 def test_sliders_reach_the_data_of_columns_far_from_zero(ends):
     from impflow_zoo.demo.tabs import slider_ends
@@ -354,6 +361,7 @@ def test_sliders_reach_the_data_of_columns_far_from_zero(ends):
     for found, wanted in zip((low, high, middle), ends, strict=True):
         assert abs(found - wanted) <= step
     assert ends[0] <= low < high <= ends[1]
+    assert low <= middle <= high
 
 
 def test_sliders_reach_whole_numbers():

@@ -277,10 +277,12 @@ def test_a_card_that_was_added_to_the_run_stays(tmp_path):
     text = own.read_text()
     train(recipe, tmp_path / "run", resume=True)
     assert own.read_text() == text
-    longer = f"{recipe.read_text()}stages: [{{steps: 2}}]\n"
+    longer = f"{recipe.read_text()}stages: [{{}}, {{steps: 2}}]\n"
     (tmp_path / "longer.yaml").write_text(longer)
     with pytest.raises(ModelError, match="has a card, which would be lost: copy it"):
         train(tmp_path / "longer.yaml", tmp_path / "run", resume=True)
+    with pytest.raises(ModelError, match="was started with seed 0"):
+        train(recipe, tmp_path / "run", resume=True, seed=1)
     assert own.read_text() == text
 
 
