@@ -111,8 +111,8 @@ def stage(
         if data is not None and draft.has(TEST_ROWS):
             _require_shipped(model.config, data, split, made / TEST_ROWS, folder)
         if data is not None:
-            rows = open_rows(model.config, data, split, weights=recipe.data.weights)
-            _refuse_trained(rows, data, run or folder)
+            source = open_rows(model.config, data, split, weights=recipe.data.weights)
+            _refuse_trained(source, data, run or folder)
         result = evaluate(model, data, split, progress=True)
         if kept:
             _require_same_rows(result, Record(draft).entry, folder)
