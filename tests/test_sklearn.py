@@ -324,7 +324,7 @@ def test_a_regressor_predicts_the_density_of_a_target():
     [
         ({}, numpy.column_stack([X, X[:, 0]]), "column 'x2' is a copy of 'x0': it has no density"),
         ({}, numpy.column_stack([X, 0 * X[:, 0]]), "column 'x2' is constant: it has no density"),
-        ({"model": "Flow"}, X, "unknown model 'Flow'.*, and candidates implicit-sines, "),
+        ({"model": "Flow"}, X, "unknown model 'Flow'.*; or a candidate: implicit-sines, "),
         ({"config": {"colour": 3}}, X, "unknown config key 'colour'"),
         ({"minutes": 0}, X, "minutes=0: a positive number"),
     ],

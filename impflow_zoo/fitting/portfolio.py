@@ -11,7 +11,7 @@ from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.models.classes import model_class
 from impflow_zoo.models.fields import ConfigError
 from impflow_zoo.models.spline_config import SplineConfig
-from impflow_zoo.models.yardsticks import LinearGaussian
+from impflow_zoo.models.yardsticks import MixtureDensityNetwork
 
 __all__ = [
     "FINE",
@@ -142,8 +142,7 @@ def own_candidate(model: str | None, config: Mapping[str, Any] | None, columns: 
     blocks = cls.block_kinds or ("spline-coupling",)  # what other classes cost is near to it
     asked = f"spline-{settings.get('layers')}"
     kind = asked if asked in blocks else blocks[0]
-    # The weight decay is that of deep nets: linear regression would keep no slope.
-    decay = 0.0 if issubclass(cls, LinearGaussian) else 1.0
+    decay = 0.1 if issubclass(cls, MixtureDensityNetwork) else 1.0  # Lipschitz nets need more
     return Candidate(name, name, settings, _decay(decay), kind)
 
 

@@ -134,6 +134,8 @@ class ImageConfig(ModelConfig):
             object.__setattr__(self, "context_features", 1)
         require_sizes(self, "width", "context_features")
         require_sizes(self, "kernels", most=_WIDEST_KERNEL)
+        seen = len(self.kernels) > 1 or self.context_features is None
+        require(seen, "kernels", self.kernels, "two or more, as the context needs a hidden layer,")
         require_choice("net", self.net, ("conv", "dense"))
         require(self.whiten or not self.radial, "radial", self.radial, "false without whiten")
         odd = bool(self.kernels) and all(k % 2 for k in self.kernels)

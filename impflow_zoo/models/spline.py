@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -87,7 +88,12 @@ def _block(layers: str, config: TabularConfig, number: int) -> Transform:
     width = next(iter(config.hidden_features), SplineConfig.hidden_features)
     sizes: dict[str, Any] = {"hidden_features": width, "context_features": config.embedded_features}
     spline = SplineConfig(config.features, layers=layers, **sizes)
-    return CompositeTransform([_permutation(_order(spline, number)), _layer(spline)])
+    order = _order(spline, number)
+    if layers == "coupling":
+        names = config.block_names
+        count = names.count("spline-coupling")
+        order = _orders(replace(spline, blocks=count))[names[:number].count("spline-coupling")]
+    return CompositeTransform([_permutation(order), _layer(spline)])
 
 
 for _layers in ("coupling", "autoregressive"):

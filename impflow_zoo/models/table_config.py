@@ -73,6 +73,8 @@ class TabularConfig(ColumnsConfig):
         super().__post_init__()
         require_blocks(self.blocks, angles=bool(self.periodic))
         require_sizes(self, "hidden_features", "embedding_net")
+        seen = bool(self.hidden_features) or self.context_features is None
+        require(seen, "hidden_features", (), "a hidden layer, which sees the context,")
         if self.embedding_net and self.context_features is None:
             raise ConfigError("embedding_net needs context_columns, or context_features")
         require_choice("net", self.net, ("sandwich", "spectral"))

@@ -51,6 +51,7 @@ class LinearGaussian(FlowModel):
 class _Residual(Transform):
     """`x - A c`, with `A` the least squares of the first training batch."""
 
+    no_weights = True  # for optimizers: weight decay would shrink the slopes
     started = False
 
     def __init__(self, features: int, context_features: int) -> None:
@@ -66,7 +67,8 @@ class _Residual(Transform):
         if not self.weight.any():  # else it was trained before
             x, c = (part.double() - part.double().mean(dim=0) for part in (inputs, context))
             n, size = c.shape
-            ridge = n * max(1e-6, min(1.0, (size / n) ** 2))  # for contexts that rows hardly tell
+            few = n < 10 * size
+            ridge = n * ((size / n) ** 2 if few else 1e-10)  # of contexts that may be nearly equal
             moments = c.T @ c + ridge * torch.eye(size, dtype=c.dtype, device=c.device)
             self.weight.copy_(torch.linalg.solve(moments, c.T @ x).T)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, cast
 
 import torch
@@ -120,23 +120,32 @@ def optimizers(
     model: torch.nn.Module, settings: TrainingSettings
 ) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by their names in a checkpoint."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    matrices = [p for p in model.parameters() if settings.optimizer == "muon" and takes(p)]
-    others = [p for p in model.parameters() if settings.optimizer != "muon" or not takes(p)]
-    adamw = torch.optim.AdamW(_groups(others, decay), lr=rate, betas=(0.9, 0.99), fused=True)
+    rate, decay, muon = settings.learning_rate, settings.weight_decay, settings.optimizer == "muon"
+    tables = {
+        id(p)
+        for module in model.modules()
+        if getattr(module, "no_weights", False)  # scales and shifts that stand in a matrix
+        for p in module.parameters(recurse=False)
+    }
+    weights = [p for p in model.parameters() if p.dim() > 1 and id(p) not in tables]
+    matrices = [p for p in weights if muon and takes(p)]
+    moved = {*map(id, matrices)}
+    others = [p for p in model.parameters() if id(p) not in moved]
+    groups = _groups(others, {*map(id, weights)}, decay)
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
     found: dict[str, torch.optim.Optimizer] = {"optimizer": adamw}
     if matrices:
         found["muon"] = Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
     return found
 
 
-def _groups(parameters: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
+def _groups(parameters: Sequence[Tensor], weights: Set[int], decay: float) -> list[dict[str, Any]]:
     """Parameters by their weight decay: biases, scales and shifts have none."""
     if not decay:
         return [{"params": parameters, "weight_decay": 0.0}]
     return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) in weights], "weight_decay": decay},
+        {"params": [p for p in parameters if id(p) not in weights], "weight_decay": 0.0},
     ]
 
 

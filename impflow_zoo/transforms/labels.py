@@ -64,6 +64,8 @@ class PerLabel(Transform):
         classes: number of labels, which are given as one-hot vectors.
     """
 
+    no_weights = True  # for optimizers: these matrices are shifts and scales
+
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(classes, features))

@@ -158,5 +158,6 @@ def test_any_changed_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # of pickletools
 def test_many_changed_checkpoints(tmp_path):
     check(tmp_path, random.Random(1), 10_000)

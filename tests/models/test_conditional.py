@@ -11,6 +11,7 @@ from support.small_models import write_recipe
 from torch import Tensor
 
 from impflow_zoo import (
+    ImageConfig,
     ImpFlow,
     LinearGaussian,
     LinearGaussianConfig,
@@ -284,3 +285,10 @@ def test_a_toy_gives_one_column_given_the_other():
     model = ImpFlow(config).eval()
     result = evaluate(model, "toy:moons", "test", limit=20)
     assert result.n == 20
+
+
+def test_a_context_needs_a_hidden_layer_that_sees_it():
+    with pytest.raises(ConfigError, match="hidden_features=.*: a hidden layer, which sees the con"):
+        TabularConfig(2, context_features=1, hidden_features=())
+    with pytest.raises(ConfigError, match=r"kernels=\(3,\): two or more, as the context needs"):
+        ImageConfig(kernels=(3,), context_columns=("label",), classes=2)

@@ -6,11 +6,20 @@ import dataclasses
 
 import pytest
 import torch
+from nflows.transforms import Permutation
 from nflows.transforms.made import MaskedLinear
 from safetensors.torch import load_file
 from support.small_models import write_recipe
 
-from impflow_zoo import SplineConfig, SplineFlow, create_model, evaluate, training
+from impflow_zoo import (
+    ImpFlow,
+    SplineConfig,
+    SplineFlow,
+    TabularConfig,
+    create_model,
+    evaluate,
+    training,
+)
 from impflow_zoo.lipschitz.certify import certify
 from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.filenames import WEIGHTS
@@ -35,6 +44,18 @@ def test_every_column_is_transformed_and_sees_the_context(layers, features, bloc
     assert not bool(torch.isin(x, z).any())  # whatever the places of the columns
     if context is not None:
         assert bool((z != other).any(dim=0).all())
+
+
+@pytest.mark.parametrize(("features", "blocks"), [(2, 2), (3, 3), (4, 6), (5, 5), (7, 6)])
+def test_couplings_among_other_blocks_transform_every_column(features, blocks):
+    names = ("radial", *blocks * ("spline-coupling",))
+    flow = ImpFlow(TabularConfig(features, blocks=names, hidden_features=(8,), actnorm=False))
+    orders = [m for m in flow.modules() if isinstance(m, Permutation)]
+    columns, transformed = torch.arange(features)[None], set()
+    for order in orders:
+        columns, _ = order(columns)
+        transformed |= {*columns[0, 1::2].tolist()}
+    assert transformed == {*range(features)}
 
 
 def test_nets_are_at_least_as_wide_as_tables():

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from impflow_zoo.models.yardsticks import _Residual
 from impflow_zoo.training.muon import Muon, takes
+from impflow_zoo.training.optimisation import optimizers
+from impflow_zoo.training.recipe import TrainingSettings
+from impflow_zoo.transforms.labels import PerLabel
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.2, "adjust_lr_fn": "match_rms_adamw"}
 
@@ -47,3 +52,12 @@ def test_parameters_without_a_gradient_stay():
 def test_biases_and_scales_are_not_for_muon():
     shapes = {(3, 4): True, (3, 2, 1, 1): True, (3,): False, (3, 1, 1): False, (): False}
     assert {shape: takes(torch.zeros(shape)) for shape in shapes} == shapes
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_means_of_labels_and_slopes_of_a_regression_do_not_decay(optimizer):
+    model = torch.nn.Sequential(PerLabel(3, 2), _Residual(2, 3), torch.nn.Linear(3, 3))
+    settings = TrainingSettings(optimizer=optimizer, weight_decay=1.0)
+    groups = [g for one in optimizers(model, settings).values() for g in one.param_groups]
+    decayed = sum(p.numel() for g in groups if g["weight_decay"] for p in g["params"])
+    assert decayed == model[2].weight.numel()
