@@ -75,7 +75,8 @@ class ImageConfig(ModelConfig):
         radial: scale the channels of every position by a `RadialTransform` after the `Whitening`
             of each scale; needs `whiten`.
         factor_out: after each scale but the last, half of the channels become latents.
-        context_features: size of a context row, or None for an unconditional density.
+        context_features: size of a context row, or None for an unconditional density. Contexts
+            that are no labels are taken as they are: scale them to about 1.
         context_columns: name of the label column that the images are conditioned on; labels are
             whole numbers from 0, which the nets see as one-hot vectors.
         classes: number of labels.
