@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -92,7 +92,8 @@ def _block(layers: str, config: TabularConfig, number: int) -> Transform:
     if layers == "coupling":
         names = config.block_names
         count = names.count("spline-coupling")
-        order = _orders(replace(spline, blocks=count))[names[:number].count("spline-coupling")]
+        before = names[:number].count("spline-coupling")
+        order = next(islice(_orders(replace(spline, blocks=count)), before, None))
     return CompositeTransform([_permutation(order), _layer(spline)])
 
 
@@ -106,30 +107,27 @@ def _order(config: SplineConfig, number: int) -> list[int]:
     return sorted(range(config.features), key=lambda _: draws.random())
 
 
-def _orders(config: SplineConfig) -> list[list[int]]:
+def _orders(config: SplineConfig) -> Iterator[list[int]]:
     """The order of the columns before each layer, in places of the layer before.
 
-    A coupling transforms the columns in odd places. The last layers get the columns that no other
-    layer transforms, in place of columns that another one does.
+    A coupling transforms the columns in odd places. Where the later layers could not transform all
+    columns that are left, some of these take the places of others.
     """
-    orders = [_order(config, number) for number in range(config.blocks)]
-    if config.layers == "autoregressive":
-        return orders
-    columns = list(range(config.features))
-    placed = [columns := [columns[place] for place in order] for order in orders]
-    times = Counter(column for layer in placed for column in layer[1::2])
-    for layer in reversed(placed):
-        left = [place for place in range(0, len(layer), 2) if not times[layer[place]]]
-        free = [place for place in range(1, len(layer), 2) if times[layer[place]] > 1]
-        for one, other in zip(left, free, strict=False):
-            times.subtract([layer[other]])
-            layer[one], layer[other] = layer[other], layer[one]
-            times.update([layer[other]])
-    before = [list(range(config.features)), *placed]
-    return [
-        [earlier.index(column) for column in layer]
-        for earlier, layer in zip(before, placed, strict=False)
-    ]
+    features, columns = config.features, list(range(config.features))
+    left = set(columns)
+    for number in range(config.blocks):
+        order = _order(config, number)
+        if config.layers == "coupling":
+            later = (config.blocks - number - 1) * (features // 2)
+            here = [place for place in range(1, features, 2) if columns[order[place]] in left]
+            short = max(0, len(left) - later - len(here))
+            waiting = [place for place in range(0, features, 2) if columns[order[place]] in left]
+            free = sorted({*range(1, features, 2)}.difference(here))
+            for one, other in zip(waiting[:short], free, strict=False):
+                order[one], order[other] = order[other], order[one]
+            columns = [columns[place] for place in order]
+            left.difference_update(columns[1::2])
+        yield order
 
 
 def _permutation(order: list[int]) -> Transform:

@@ -24,7 +24,7 @@ pytest.importorskip("matplotlib")
 ELSEWHERE = {
     r"pip install .*": "`.ci/run` and tests/package/test_wheel.py install the package",
     r"git clone .*|cd impflow_zoo": "the repository is on the network",
-    r"pytest( tests/\w+)*( -n 2| -m slow)?": "this is it",
+    r"pytest( tests/\w+)*( -m slow)?( -n 2)?": "this is it",
     r"python -m sphinx .*": "tests/documents/test_site.py builds the site",
     r"python -m build": "tests/package/test_wheel.py builds the wheel",
     r"python -m twine .*": "PyPI's program, with the maintainer's token",

@@ -138,7 +138,10 @@ def test_columns_that_a_recipe_does_not_name_are_those_of_the_data(tmp_path):
     with pytest.raises(DataError, match="no column a, only x, b"):
         evaluate(tmp_path / "run", str(write_moons(tmp_path / "other", columns="x,b")), "train")
     recipe = recipe.rename(tmp_path / "run" / "recipe.yaml")
-    staging.stage(tmp_path / "run", tmp_path / "run", data=str(data))
+    with pytest.raises(ModelError, match="was trained on rows of"):
+        staging.stage(tmp_path / "run", tmp_path / "run", data=str(data))
+    fresh = write_moons(tmp_path / "fresh", 150)
+    staging.stage(tmp_path / "run", tmp_path / "run", data=str(fresh))
 
 
 def test_a_run_goes_on_with_the_rows_it_had(tmp_path):
