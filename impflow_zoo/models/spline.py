@@ -110,8 +110,8 @@ def _order(config: SplineConfig, number: int) -> list[int]:
 def _orders(config: SplineConfig) -> Iterator[list[int]]:
     """The order of the columns before each layer, in places of the layer before.
 
-    A coupling transforms the columns in odd places. Where the later layers could not transform all
-    columns that are left, some of these take the places of others.
+    A coupling transforms the columns in odd places. If the later layers could not transform all of
+    those that no layer has transformed yet, some of these take the places of columns that were.
     """
     features, columns = config.features, list(range(config.features))
     left = set(columns)

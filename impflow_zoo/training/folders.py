@@ -165,7 +165,7 @@ def kept_recipe(folder: ModelFolder, recipe: Recipe, text: bytes) -> bytes:
         return path.read_bytes()
     seeds = own.training.seed, recipe.training.seed
     if seeds[0] != seeds[1] or differences(own, recipe, more_stages=True):
-        return text  # the run does not go on
+        return text  # `check_resumed` refuses such a run, and says why
     raise ModelError(
         f"{path} has a card, which would be lost: copy it to the recipe that you train"
     )

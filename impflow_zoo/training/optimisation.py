@@ -124,7 +124,7 @@ def optimizers(
     tables = {
         id(p)
         for module in model.modules()
-        if getattr(module, "no_weights", False)  # scales and shifts that stand in a matrix
+        if getattr(module, "no_weights", False)  # its matrices hold shifts, scales or slopes
         for p in module.parameters(recurse=False)
     }
     weights = [p for p in model.parameters() if p.dim() > 1 and id(p) not in tables]
