@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 from importlib.metadata import metadata
 from importlib.metadata import version as installed
@@ -137,8 +138,22 @@ def mark_short_code(app: Sphinx, page: nodes.document, name: str) -> None:
             code["classes"].append("short")
 
 
+def break_long_code(
+    app: Sphinx, name: str, template: str, context: dict[str, Any], page: nodes.document | None
+) -> None:
+    """Code in a line of text breaks between words, never within a word or behind two hyphens."""
+
+    def broken(word: re.Match[str]) -> str:
+        return re.sub(
+            r"(?<=[A-Za-z0-9][_./(=,:-])(?=[A-Za-z])|(?<=[a-z])(?=[A-Z])", "<wbr>", word[0]
+        )
+
+    context["body"] = re.sub(r'(?<=<span class="pre">)[^<]+', broken, context.get("body", ""))
+
+
 def setup(app: Sphinx) -> None:
     """Register with Sphinx."""
     app.connect("doctree-resolved", mark_short_code)
+    app.connect("html-page-context", break_long_code)
     app.connect("autodoc-skip-member", of_others)
     app.connect("autodoc-process-signature", whole_signature)

@@ -247,6 +247,29 @@ def test_wide_parts_scroll_within_themselves(site: Path, tab: Any, width: int) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("width", "name"), [(390, "settings"), (390, "which-net"), (1280, "models")]
+)
+def test_tables_are_read_without_scrolling(site: Path, tab: Any, width: int, name: str) -> None:
+    tab.set_viewport_size({"width": width, "height": 800})
+    tab.goto((site / f"{name}.html").as_uri())
+    for table in tab.locator(".table-wrapper").all():
+        assert table.evaluate("table => table.scrollWidth <= table.clientWidth + 1")
+
+
+@pytest.mark.slow
+def test_code_breaks_between_words_on_a_phone(site: Path, tab: Any) -> None:
+    """And an option stays behind its two hyphens."""
+    tab.set_viewport_size({"width": 390, "height": 800})
+    tab.goto((site / "evaluating.html").as_uri())
+    option = tab.locator("code .pre", has_text=re.compile("^--dataset$")).first
+    assert option.evaluate("option => option.getClientRects().length") == 1
+    tab.goto((site / "settings.html").as_uri())
+    key = tab.locator("td code .pre", has_text=re.compile("^hidden_features$")).first
+    assert key.inner_html() == "hidden_<wbr>features"
+
+
+@pytest.mark.slow
 def test_the_table_of_models_sorts_by_a_click(site: Path, tab: Any) -> None:
     tab.goto((site / "models.html").as_uri())
     for number, head in ((2, "score"), (4, "parameters")):
