@@ -441,7 +441,8 @@ def _log_prob(model: FlowModel, rows: Tensor, context: Tensor | None) -> numpy.n
     for i in range(0, len(rows), _BATCH):
         part = slice(i, i + _BATCH)
         given = None if context is None else context[part].to(reference)
-        parts.append(model.log_prob_with_error(rows[part].to(reference), given)[0])
+        # In float64: many turns of an angle cost float32 its digits.
+        parts.append(model.log_prob_with_error(rows[part].to(reference.device), given)[0])
     found: numpy.ndarray = torch.cat(parts).double().numpy(force=True)
     return found
 

@@ -362,6 +362,17 @@ def test_weights_that_are_none_are_refused(weights, message):
         FlowDensity(**QUICK).fit(X, sample_weight=weights)
 
 
+def test_angles_of_many_turns_keep_their_digits():
+    """Of 28 million turns float32 leaves no angle."""
+    turns = numpy.array([0.0, 360.0 * 28_000_000])
+    density = FlowDensity(**TINY, **KNOWN).fit(numpy.column_stack([PART, TURN]))
+    one, many = (density.score_samples(numpy.column_stack([PART, TURN + far])) for far in turns)
+    assert many == pytest.approx(one, abs=1e-4)
+    regressor = FlowRegressor(**TINY, periodic={"y": 360.0}).fit(X, TURN)
+    one, many = (regressor.score_samples(X, TURN + far) for far in turns)
+    assert many == pytest.approx(one, abs=1e-4)
+
+
 def test_levels_out_of_range_are_refused():
     regressor = FlowRegressor(**QUICK).fit(X, X[:, 0] ** 2)
     with pytest.raises(ValueError, match=r"q=\[0, 0.5\]: levels between 0 and 1"):

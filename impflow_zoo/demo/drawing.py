@@ -119,6 +119,8 @@ def samples_picture(
         if rows is None:
             return images_picture([samples], ["samples of the model"])
         return images_picture([rows, samples], ["held-out images", "samples of the model"])
+    if rows is not None:
+        rows = model.to_data(rows)
     if given is not None:
         if shape == (1,):
             return _rendered(_predictive(exhibit, samples, given))
@@ -136,7 +138,8 @@ def way_picture(model: FlowModel, images: Tensor) -> Image.Image:
 def _predictive(exhibit: Exhibit, samples: Tensor, context: Tensor) -> Figure:
     from matplotlib.figure import Figure
 
-    model, column = exhibit.model, exhibit.rows.rows(range(min(500, len(exhibit.rows))))[:, 0]
+    model, rows = exhibit.model, exhibit.rows.rows(range(min(500, len(exhibit.rows))))
+    column = model.to_data(rows)[:, 0]
     margin = 0.05 * float(column.max() - column.min())
     x = torch.linspace(float(column.min()) - margin, float(column.max()) + margin, 300)
     grid = x[:, None].to(context)

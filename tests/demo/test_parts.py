@@ -143,6 +143,25 @@ def test_the_predictive_density_moves_with_the_context():
     assert samples_picture(exhibit, 0, 1.0, (0.0, 0.0)) is one
 
 
+@pytest.mark.parametrize("features", [1, 3])
+def test_angles_are_drawn_within_one_turn(features):
+    from impflow_zoo.demo.drawing import samples_picture
+
+    given = {"context_features": 1} if features == 1 else {}
+    names = ("angle", "a", "b")[:features]
+    model = make(
+        features=features, columns=names, periodic={"angle": 4.0}, dtype=torch.float32, **given
+    )
+    rows = torch.rand(50, 4 if given else 3, dtype=torch.float64)[:, : features + len(given)]
+    turned = rows + torch.tensor([4.0] + [0.0] * (rows.shape[1] - 1))
+    pictures = (
+        samples_picture(Exhibit("angles", model, Rows("rows", x)), 0, 1.0, (0.0,) * len(given))
+        for x in (rows, turned)
+    )
+    one, other = (picture.tobytes() for picture in pictures)
+    assert one == other
+
+
 def test_temperature_and_seed_change_the_samples():
     from impflow_zoo.demo.drawing import samples_picture
 
