@@ -1,15 +1,18 @@
 """Cost, error and variance of every way to a log-determinant, and of every solver.
 
     python benchmarks/logdet_choices.py [--out docs/pictures/logdet-choices.png]
+    python benchmarks/logdet_choices.py --kept
 
 One net at a time, three hidden layers of 128, orthogonal weights at the Lipschitz bound 0.9; the
 reference is the dense Jacobian in float64. Costs are CPU times in passes, plain evaluations of the
 net. The figures go to `results/logdet-choices.json`, the tables made of them into the notebook.
+`--kept` draws the picture of these figures again, and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from documents import SOLVERS, markdown, publish
+from documents import RESULTS, SOLVERS, markdown, publish
 from torch import Tensor
 
 from impflow_zoo import LipschitzMLP, LogDet, Solver
@@ -28,6 +31,7 @@ from impflow_zoo.numerics.equation import Equation
 from impflow_zoo.numerics.folded import fold
 from impflow_zoo.numerics.residual import ResidualMap
 
+NAME = "logdet-choices"
 DIMENSIONS = (2, 6, 43, 63)
 LIPSCHITZ = 0.9
 CHOICES = {
@@ -37,6 +41,7 @@ CHOICES = {
     "truncated 8 x 1": LogDet("truncated", n_terms=8, n_probes=1),
     "truncated 20 x 4": LogDet("truncated"),
 }
+DRAWN = ("exact", "unbiased, solve", "unbiased, roulette", "truncated 20 x 4")
 METHODS = ("auto", "fixed_point", "anderson", "broyden", "newton")
 DRAWS = 20
 
@@ -144,51 +149,38 @@ def measure_solver(net: LipschitzMLP, method: str, y: Tensor, *, training: bool)
 
 
 def draw_picture(figures: dict[str, Any], out: Path) -> None:
+    """Costs over the number of features, one line for each choice; narrow, as on a phone."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    for name in CHOICES:
-        rows = [figures["logdet"][str(d)][name] for d in DIMENSIONS]
-        left.plot(
-            [row["value_passes"] for row in rows],
-            [max(row["rms_error"], 1e-8) for row in rows],
-            marker="o",
-            label=name,
-        )
-        for d, row in zip(DIMENSIONS, rows, strict=True):
-            left.annotate(
-                str(d),
-                (row["value_passes"], max(row["rms_error"], 1e-8)),
-                textcoords="offset points",
-                xytext=(4, 4),
-                fontsize=8,
-            )
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlabel="cost of a value (passes)",
-        ylabel="error of one row (nats, root mean square)",
-        title="Log-determinant, d beside the points",
-    )
-    left.set_xticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"])
-    left.minorticks_off()
-    left.legend(fontsize=8, loc="center left")
-    for method in METHODS:
-        rows = [figures["solver"][str(d)][method] for d in DIMENSIONS]
-        right.plot(range(len(rows)), [row["passes"] for row in rows], marker="o", label=method)
-    right.set_xticks(range(len(DIMENSIONS)), [str(d) for d in DIMENSIONS])
-    right.set(
-        yscale="log",
-        xlabel="features d",
-        ylabel="cost of a root (passes)",
-        title="Root in evaluation, float32",
-    )
-    right.legend(fontsize=8)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    def curves(axes: Any, costs: dict[str, list[float]]) -> None:
+        """The legend has the order of the right ends."""
+        for name in sorted(costs, key=lambda name: -costs[name][-1]):
+            axes.plot(range(len(DIMENSIONS)), costs[name], marker="o", label=name)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+    with pyplot.rc_context({"font.size": 11}):
+        figure, (above, below) = pyplot.subplots(2, 1, figsize=(5.6, 7.6), layout="constrained")
+        logdets: dict[str, list[float]] = {}
+        for name in DRAWN:
+            rows = [figures["logdet"][str(d)][name] for d in DIMENSIONS]
+            label = f"{name}\n± {rows[-1]['rms_error']:.2g} nats"
+            logdets[label] = [row["value_passes"] for row in rows]
+        curves(above, logdets)
+        solvers = [figures["solver"][str(d)] for d in DIMENSIONS]
+        curves(below, {name: [row[name]["passes"] for row in solvers] for name in METHODS})
+        above.set(ylabel="passes", title="Cost of a row's log-determinant")
+        below.set(xlabel="features", ylabel="passes", title="Cost of a root")
+        for axes in (above, below):
+            axes.set_yscale("log")
+            axes.set_yticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+            axes.minorticks_off()
+            axes.set_xticks(range(len(DIMENSIONS)), [str(d) for d in DIMENSIONS])
+            axes.spines[["top", "right"]].set_visible(False)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=130)
 
 
 def measure(rows: int) -> dict[str, Any]:
@@ -248,12 +240,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/logdet-choices.png"))
     parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--kept", action="store_true", help="draw the figures in results/ again")
     options = parser.parse_args()
+    if options.kept:
+        figures = json.loads((RESULTS / f"{NAME}.json").read_text())
+        draw_picture(figures, options.out)
+        return
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # powers of contractions end there, and crawl
     figures = measure(options.rows)
     draw_picture(figures, options.out)
-    publish(SOLVERS, tables(figures), figures, "logdet-choices")
+    publish(SOLVERS, tables(figures), figures, NAME)
     for table in tables(figures).values():
         print(table, end="\n\n")
 

@@ -34,7 +34,7 @@ __all__ = [
     "check_finite",
 ]
 
-#: Numerical failures, not mistakes of a user: training skips them and goes on.
+#: Errors of numbers, not mistakes of a user. Training skips a step that raises one.
 NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
 
 

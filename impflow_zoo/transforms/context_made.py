@@ -10,10 +10,11 @@ __all__ = ["ContextMADE"]
 
 
 class ContextMADE(nn.Module):
-    """nflows' MADE behind a column of zeros.
+    """nflows' MADE, in which the outputs of the first column also depend on the context.
 
-    The units of a MADE see a column and, by it, the context. Its first output sees no column, and
-    so no context: behind the zeros it is the second.
+    In nflows a unit sees the context only if it sees a column. The outputs of the first column see
+    no column, so they are constants. Here a column of zeros stands in front of the others, and its
+    outputs are dropped.
 
     Arguments:
         features: number of columns, `D`.
