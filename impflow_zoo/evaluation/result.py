@@ -55,6 +55,7 @@ class Result:
         weights: the column that holds the weights of the rows; None if all count alike, or if the
             rows came with weights already.
         row_weights: the weight of each row, `[n]`; None if all count alike.
+        commit: the commit on the Hub that the model was loaded from; None for a local model.
     """
 
     metric: str
@@ -82,6 +83,7 @@ class Result:
     gaussian: float | None = None
     weights: str | None = None
     row_weights: Tensor | None = field(default=None, repr=False, compare=False)
+    commit: str | None = None
 
     @property
     def effective_n(self) -> float | None:
@@ -148,7 +150,7 @@ class Result:
         skipped = f", {self.skipped} left out" if self.skipped else ""
         far = f", which is inaccurate: more than {LARGEST_ERROR}" * self.round_trip_inaccurate
         lines: dict[str, str | None] = {
-            "model": name,
+            "model": name if self.commit is None else f"{name}, commit {self.commit}",
             "data": f"{self.dataset}{split}: {self.n} rows{skipped}",
             self.metric.replace("_", " "): (
                 f"{self.value:.4f} +- {self.stderr:.4f} {unit}{clustered(self.groups)}"

@@ -184,6 +184,7 @@ def evaluate(
         gaussian=beside,
         weights=None if counts is None else column,
         row_weights=counts,
+        commit=model.folder.commit if model.folder else None,
     )
 
 

@@ -86,6 +86,7 @@ class ModelFolder:
     path: Path
     name: str = ""  # what messages call it; empty is its path
     elsewhere: frozenset[str] = frozenset()  # files of a repository that are not fetched
+    commit: str | None = None  # of a repository
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or str(self.path))
@@ -114,7 +115,8 @@ class ModelFolder:
                 raise ModelError(f"{name} is a folder and has no revisions: leave {revision!r} out")
             return cls(Path(name))
         path, listed = snapshot(name, DATA, (CONFIG, WEIGHTS), revision=revision, **options)
-        return cls(path, name if revision is None else f"{name}@{revision}", listed)
+        # The cache calls the folder of a commit by it.
+        return cls(path, name if revision is None else f"{name}@{revision}", listed, path.name)
 
     def has(self, filename: str) -> bool:
         """Whether the folder holds a file of that name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from support.by_id import REPO, expected, load
@@ -27,6 +28,17 @@ def test_load_update_and_old_sha(hub, online, models, tmp_path):
     assert online(load, cache, f"{REPO}@{sha}") == old
     assert online(load, cache, f"{REPO}@{latest}") == new
     assert online(load, cache, revision="main") == new
+
+
+def _scored(cache: str) -> dict[str, Any]:
+    from impflow_zoo import create_model, evaluate
+
+    return evaluate(create_model(REPO, cache_dir=cache), "toy:moons", limit=10).to_dict()
+
+
+def test_a_score_names_the_commit_of_the_model(hub, online, models, tmp_path):
+    sha = hub.add(REPO, models[0])
+    assert online(_scored, str(tmp_path))["commit"] == sha
 
 
 def test_cached_commit_makes_no_request(hub, online, offline, models, tmp_path):
