@@ -193,6 +193,7 @@ def publish(
                     delete_patterns=list(PUBLISHED),  # of what is there and not sent
                     commit_message=f"Publish {parcel.name}",
                     create_pr=create_pr,
+                    parent_commit=known,  # else two who send at once would mix their files
                 )
             except JSONDecodeError:
                 raise

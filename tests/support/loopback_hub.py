@@ -221,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
                     mode["oid"] = _oid(files[str(mode["path"])])
             return self._json({"files": modes})
         if action == "commit":
-            return self._commit(repository, name, dict(files))
+            return self._commit(repository, name, sha, dict(files))
         self._send(404)
 
     def _tree(self, files: dict[str, bytes], folder: str) -> None:
@@ -230,10 +230,14 @@ class _Handler(BaseHTTPRequestHandler):
             below = [e for e in below if "/" not in e["path"][len(folder) :].strip("/")]
         self._json(below)
 
-    def _commit(self, repository: Repository, name: str, files: dict[str, bytes]) -> None:
+    def _commit(
+        self, repository: Repository, name: str, head: str, files: dict[str, bytes]
+    ) -> None:
         for line in self.data.splitlines():
             entry = json.loads(line)
             value = entry["value"]
+            if value.get("parentCommit", head) != head:
+                return self._send(412)
             if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "deletedFile":

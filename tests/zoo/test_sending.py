@@ -106,6 +106,26 @@ def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
     }
 
 
+def test_a_commit_of_somebody_else_in_the_meantime_is_not_mixed_with_ones_own(
+    hub, publisher, originals
+):
+    own, other = originals
+    files = {path.name: path.read_bytes() for path in staged_folder.sent(other)}
+    hub.add("org/tiny", {})
+
+    def commit_of_another(answer: bytes) -> bytes:
+        hub.add("org/tiny", files)
+        return answer
+
+    hub.faults["POST", "preupload/main"] = Fault(body=commit_of_another, times=1)
+    output = publisher(command, "publish", str(own), "--namespace", "org")
+    assert (output.code, output.err.count("\n")) == (2, 1), output
+    assert "org/tiny was changed in the meantime: look at it, then try again" in output.err
+    assert hub.repositories["model", "org/tiny"].head == files
+    hub.faults.clear()
+    _publish(publisher, own)
+
+
 def test_a_model_of_the_zoo_is_found_by_name_where_its_weights_are_left_out(
     hub, publisher, folder, tmp_path
 ):
