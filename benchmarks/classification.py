@@ -2,6 +2,8 @@
 
     python benchmarks/classification.py train --kind implicit --bound 0.9 --out runs/classifier
     python benchmarks/classification.py table --out runs/classification [--resume]
+    python benchmarks/classification.py table --width 16 --steps 15000 --bound 0.9 --seeds 1 \
+        --out runs/classification-longer
     python benchmarks/classification.py page --runs runs/classification
 
 `table` trains all classifiers in the table of notebook/classification.md, one after the other.
@@ -287,10 +289,16 @@ def table(
     rate: Rate = Settings.rate,
     resume: Resume = False,
     dry_run: DryRun = False,
+    bound_alone: Annotated[
+        float | None, typer.Option("--bound", help="This bound alone, beside no bound.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="At most so many seeds.")] = 3,
 ) -> None:
     """Train all classifiers of the table, each in its own folder."""
     images, test = (read(dataset, split, made_up=dry_run) for split in ("train", "test"))
     for bound, seed in TABLE:
+        if seed >= seeds or bound_alone not in (None, bound):
+            continue
         for kind in KINDS:
             constant = None if kind == "unconstrained" else bound
             settings = Settings(kind, constant, seed, width, steps, batch_size, rate)
@@ -301,12 +309,13 @@ def table(
 
 @app.command()
 def page(
-    runs: Annotated[Path, typer.Option(help="Folder that `table` wrote.")] = Path(
-        "runs/classification"
-    ),
+    runs: Annotated[list[Path], typer.Option(help="Folders that `table` wrote.")] = [  # noqa: B006
+        Path("runs/classification")
+    ],
 ) -> None:
-    """Write the table and the picture of the notebook from the results of runs."""
-    write_page([json.loads(file.read_text()) for file in sorted(runs.glob(f"*/{RESULT}"))])
+    """Write the table and the picture of the notebook from results of runs and those kept."""
+    files = [file for folder in runs for file in sorted(folder.glob(f"*/{RESULT}"))]
+    write_page([json.loads(file.read_text()) for file in files])
 
 
 if __name__ == "__main__":

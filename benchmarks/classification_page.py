@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PAGE = documents.ROOT / "benchmarks" / "notebook" / "classification.md"
 PICTURE = documents.ROOT / "docs" / "pictures" / "classification.png"
+ROWS = 48_000  # of CIFAR-10, without those of validation
 MARKER, KEPT = "classification table", "classification"
 LABELS = {"implicit": "implicit", "residual": "residual", "unconstrained": "no bound"}
 
@@ -21,13 +22,14 @@ Run = dict[str, Any]
 
 
 def write_page(results: Sequence[Run]) -> None:
-    """Keep results, and write their table and picture; without results, those that are kept.
+    """Keep results, beside kept ones of other settings, and write the table and the picture.
 
     Raises:
-        OSError: if there are neither.
+        ValueError: if there are none.
     """
-    if not results:
-        results = json.loads((documents.RESULTS / f"{KEPT}.json").read_text(encoding="utf-8"))
+    kept = documents.RESULTS / f"{KEPT}.json"
+    before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
+    results = list({settings(run): run for run in [*before, *results]}.values())
     documents.publish(PAGE, tables(results), results, KEPT)
     picture(results).savefig(PICTURE, dpi=110)
 
@@ -37,12 +39,24 @@ def tables(results: Sequence[Run]) -> dict[str, str]:
     return {MARKER: table(results)}
 
 
-def groups(results: Sequence[Run]) -> dict[tuple[str, float | None], list[Run]]:
-    """Runs that differ by their seed alone, without a bound first, then by falling bounds."""
-    ordered = sorted(results, key=lambda run: (-(run["bound"] or 1.0), run["kind"], run["seed"]))
-    found: dict[tuple[str, float | None], list[Run]] = {}
+def settings(run: Run) -> tuple[Any, ...]:
+    """All settings of a run, which no other has."""
+    return tuple(run[name] for name in ("width", "steps", "batch_size", "kind", "bound", "seed"))
+
+
+def groups(results: Sequence[Run]) -> dict[tuple[int, int, str, float | None], list[Run]]:
+    """Runs that differ by their seed alone: by width, steps, kind and bound.
+
+    The longest come first, then those without a bound, then falling bounds.
+    """
+    ordered = sorted(
+        results,
+        key=lambda run: (-run["steps"], -(run["bound"] or 1.0), run["kind"], run["seed"]),
+    )
+    found: dict[tuple[int, int, str, float | None], list[Run]] = {}
     for run in ordered:
-        found.setdefault((run["kind"], run["bound"]), []).append(run)
+        group = (run["width"], run["steps"], run["kind"], run["bound"])
+        found.setdefault(group, []).append(run)
     return found
 
 
@@ -61,13 +75,15 @@ def error(runs: Sequence[Run]) -> tuple[float, float]:
 def table(results: Sequence[Run]) -> str:
     """A row for each kind and bound."""
     lines = [
-        "| blocks | c | seeds | test error, % | evaluations for a root: training | test "
-        "| ms a step |",
-        "|" + "---|" * 7,
+        "| passes | channels | blocks | c | seeds | test error, % "
+        "| evaluations for a root: training | test | ms a step |",
+        "|" + "---|" * 9,
     ]
-    for (kind, bound), runs in groups(results).items():
+    for (width, steps, kind, bound), runs in groups(results).items():
         mean, stderr = error(runs)
         cells = [
+            f"{steps * runs[0]['batch_size'] / ROWS:.1f}",
+            str(width),
             LABELS[kind],
             f"{bound:g}" if bound else "",
             str(len(runs)),
@@ -87,11 +103,17 @@ def average(runs: Sequence[Run], of: Callable[[Run], float | None], *, digits: i
 
 
 def picture(results: Sequence[Run]) -> Figure:
-    """Test errors over bounds, with standard errors."""
+    """Test errors over bounds, with standard errors, of the shortest training, which has most."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    axes, found = figure.subplots(), groups(results)
+    shortest = min(run["steps"] for run in results)
+    found = {
+        (kind, bound): runs
+        for (_, steps, kind, bound), runs in groups(results).items()
+        if steps == shortest
+    }
+    axes = figure.subplots()
     for kind in ("implicit", "residual"):
         points = [
             (bound, *error(runs)) for (k, bound), runs in found.items() if k == kind and bound

@@ -129,11 +129,31 @@ def test_every_run_of_the_table_and_the_page(
     written.write_text(f"<!-- {marker} -->\n<!-- end of {marker} -->\n")
     call("page", "--runs", runs)
     text = written.read_text()
-    assert text.count("\n| implicit |") == 5
+    assert text.count("| implicit |") == 5
     assert "| implicit | 0.9 | 3 |" in text
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     call("page", "--runs", tmp_path / "gone")  # shows what is kept
     assert written.read_text() == text
+
+
+def test_longer_runs_stand_above_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    page, marker = tmp_path / "page.md", classification_page.MARKER
+    monkeypatch.setattr(documents, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(classification_page, "PAGE", page)
+    monkeypatch.setattr(classification_page, "PICTURE", tmp_path / "picture.png")
+    page.write_text(f"<!-- {marker} -->\n<!-- end of {marker} -->\n")
+    call("table", "--dry-run", "--bound", "0.9", "--seeds", "1", "--out", tmp_path / "runs")
+    files = sorted(tmp_path.glob("runs/*/result.json"))
+    assert len(files) == 3
+    short = [json.loads(file.read_text()) for file in files]
+    for runs in (short, [run | {"steps": 20_000} for run in short], []):
+        classification_page.write_page(runs)
+    _, _, *lines = (x for x in page.read_text().splitlines() if x[:1] == "|")
+    assert [line.split(" | ")[2] for line in lines] == 2 * ["no bound", "implicit", "residual"]
+    assert all(float(line.split()[1]) > 0 for line in lines[:3])
 
 
 def test_one_run_answers_with_its_result(tmp_path: Path) -> None:
