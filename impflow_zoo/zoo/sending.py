@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitInfo, HfApi, get_token
 
 from impflow_zoo.models import registry
 from impflow_zoo.models.fields import ConfigError, ModelError
@@ -179,30 +179,37 @@ def publish(
             if private and not api.repo_info(repo_id).private:
                 raise ModelError(f"{repo_id} exists and is public: --private does not hide it")
     for repo_id, parcel in going:
-        with one_line_errors(repo_id), tempfile.TemporaryDirectory() as copy:
+        with tempfile.TemporaryDirectory() as copy:
             for name in parcel.files:
                 shutil.copy(parcel.folder / name, copy)
-            record = Record(ModelFolder(parcel.folder))
-            card = model_card(record, address=repo_id)
+            card = model_card(Record(ModelFolder(parcel.folder)), address=repo_id)
             Path(copy, CARD).write_text(card, encoding="utf-8")
-            known = api.repo_info(repo_id).sha
-            try:
-                commit = api.upload_folder(
-                    repo_id=repo_id,
-                    folder_path=copy,
-                    delete_patterns=list(PUBLISHED),  # of what is there and not sent
-                    commit_message=f"Publish {parcel.name}",
-                    create_pr=create_pr,
-                    parent_commit=known,  # else two who send at once would mix their files
-                )
-            except JSONDecodeError:
-                raise
-            except ValueError as error:  # what the Hub has against the card's metadata
-                raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
+            with one_line_errors(repo_id):
+                known = api.repo_info(repo_id).sha
+                commit = _commit(api, repo_id, copy, known, create_pr=create_pr)
         if not create_pr and parcel.folder.parent == registry.zoo_folder():
             pin(registry.zoo_folder(), repo_id, commit.oid)
         changed = commit.oid != known
         yield Sent(repo_id, commit.oid, str(commit.commit_url), commit.pr_url, changed)
+
+
+def _commit(
+    api: HfApi, repo_id: str, folder: str, parent: str | None, *, create_pr: bool
+) -> CommitInfo:
+    """Send all files of a folder in one commit."""
+    try:
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            delete_patterns=list(PUBLISHED),  # of what is there and not sent
+            commit_message=f"Publish {repo_id.partition('/')[2]}",
+            create_pr=create_pr,
+            parent_commit=parent,  # else two who send at once would mix their files
+        )
+    except JSONDecodeError:
+        raise
+    except ValueError as error:  # what the Hub has against the card's metadata
+        raise ModelError(f"{repo_id}: {' '.join(str(error).split())}") from None
 
 
 def check(found: Sequence[Parcel], namespace: str) -> None:
