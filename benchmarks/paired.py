@@ -27,6 +27,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,20 +155,27 @@ def _what(model: FlowModel) -> str:
     return ", ".join(sorted(columns)) + (f" given {', '.join(given)}" if given else "")
 
 
+def scored(sides: Sequence[Sequence[FlowModel]], data: str | None) -> list[list[Result]]:
+    """The scores of all models on the test rows of a set; None takes those of the first model."""
+    split = "test" if data else None  # shipped rows have no splits
+    one = evaluate(sides[0][0], data, split, limit=1)  # says which rows these are
+    rows: dict[str, Any] = {"split": one.split, "revision": one.revision}
+    return [[evaluate(model, one.dataset, **rows) for model in side] for side in sides]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "sides", nargs=2, metavar="MODEL[,MODEL...]", help="name or folder of each training"
     )
-    parser.add_argument("--data", help="not needed where all models ship the same rows")
+    parser.add_argument("--data", help="test rows; without it those of the first model")
     parser.add_argument(
         "--without", type=int, default=0, metavar="N", help="leave out the N largest differences"
     )
     options = parser.parse_args()
-    split = "test" if options.data else None  # shipped rows have no splits
     sides = [[create_model(name) for name in side.split(",")] for side in options.sides]
     refuse_other_columns([*sides[0], *sides[1]])
-    first, second = ([evaluate(m, options.data, split) for m in side] for side in sides)
+    first, second = scored(sides, options.data)
     found = lead(first, second, options.without)
     print(found.text(METRICS[first[0].metric].unit))
 

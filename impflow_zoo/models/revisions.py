@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from impflow_zoo.models.writing import write_whole
+from impflow_zoo.models.writing import change_whole
 
 __all__ = ["pin", "pinned"]
 
@@ -24,7 +24,8 @@ def pinned(zoo: Path, repo_id: str) -> str | None:
         zoo: folder of all models.
         repo_id: `owner/name`.
     """
-    return _read(zoo).get(repo_id)
+    path = zoo / REVISIONS
+    return _parsed(path.read_bytes() if path.is_file() else b"").get(repo_id)
 
 
 def pin(zoo: Path, repo_id: str, commit: str) -> None:
@@ -35,11 +36,14 @@ def pin(zoo: Path, repo_id: str, commit: str) -> None:
         repo_id: `owner/name`.
         commit: its sha.
     """
-    revisions = dict(sorted({**_read(zoo), repo_id: commit}.items()))
-    write_whole(zoo / REVISIONS, (json.dumps(revisions, indent=2) + "\n").encode())
+
+    def changed(text: bytes) -> bytes:
+        revisions = dict(sorted({**_parsed(text), repo_id: commit}.items()))
+        return (json.dumps(revisions, indent=2) + "\n").encode()
+
+    change_whole(zoo / REVISIONS, changed)
 
 
-def _read(zoo: Path) -> dict[str, str]:
-    path = zoo / REVISIONS
-    revisions: dict[str, str] = json.loads(path.read_bytes()) if path.is_file() else {}
+def _parsed(text: bytes) -> dict[str, str]:
+    revisions: dict[str, str] = json.loads(text or b"{}")
     return revisions

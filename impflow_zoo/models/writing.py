@@ -24,7 +24,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from impflow_zoo.models.filenames import FILES
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["finish_save", "write_together", "write_whole"]
+__all__ = ["change_whole", "finish_save", "write_together", "write_whole"]
 
 _JOURNAL, _TEMPORARY = ".impflow-zoo-save", ".impflow-zoo-tmp"
 _JOURNAL_BYTES = 10_000  # more than the names of all files take
@@ -65,13 +65,29 @@ def write_together(folder: Path, files: Mapping[str, bytes | None]) -> None:
     _save(folder, files)
 
 
+def change_whole(path: Path, changed: Callable[[bytes], bytes]) -> None:
+    """Write a file as `write_whole`; no change of another process is lost.
+
+    Arguments:
+        path: of the file.
+        changed: makes the new content of the old one, which is empty if there is no file.
+    """
+    with _locked(path.parent):
+        before = path.read_bytes() if path.is_file() else b""
+        _save_locked(path.parent, {path.name: changed(before)})
+
+
 def _save(folder: Path, files: Mapping[str, bytes | None]) -> None:
     with _locked(folder):
-        _finish(folder)  # what a killed save has left
-        try:
-            _begin(folder, files)
-        finally:
-            _finish(folder)
+        _save_locked(folder, files)
+
+
+def _save_locked(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    _finish(folder)  # what a killed save has left
+    try:
+        _begin(folder, files)
+    finally:
+        _finish(folder)
 
 
 def finish_save(folder: Path) -> None:

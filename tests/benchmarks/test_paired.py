@@ -10,7 +10,7 @@ import pytest
 import torch
 from paired import Lead, lead, main, refuse_other_columns
 from support.command_line import call
-from support.small_models import make
+from support.small_models import make, write_recipe
 
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation.standard_errors import standard_error
@@ -145,6 +145,15 @@ def test_a_line_says_what_its_error_holds():
     )
     for trainings in ((1, 1), (3, 1)):
         assert "without the error of a single seed" in Lead(0, 0, 9, None, trainings).text("nats")
+
+
+def test_all_models_are_scored_on_the_rows_of_the_first(tmp_path):
+    model, folders = make(dtype=torch.float32), []
+    for toy in ("moons", "checkerboard"):
+        model.save_pretrained(tmp_path / toy)
+        write_recipe(tmp_path / toy, data={"dataset": f"toy:{toy}"})
+        folders.append(str(tmp_path / toy))
+    assert call(main, "paired.py", *folders).out.startswith("+0.0000 +- 0.0000 nats")
 
 
 def test_a_model_is_level_with_itself():

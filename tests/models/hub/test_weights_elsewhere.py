@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,16 @@ def test_without_a_pin_the_newest_has_to_be_the_model(hub, online, models, zoo, 
 def test_weights_that_are_not_those_of_the_config_are_refused(hub, online, models, zoo, tmp_path):
     revisions.pin(zoo, REPO, hub.add(REPO, {**models[0], WEIGHTS: models[1][WEIGHTS]}))
     fails(online(load_from, zoo, tmp_path / "cache"), "WeightsError", "sha256")
+
+
+def test_no_pin_is_lost_where_two_are_written_at_once(tmp_path):
+    def pin_many(owner: str) -> None:
+        for i in range(30):
+            revisions.pin(tmp_path, f"{owner}/m{i}", "1")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(pin_many, "ab"))
+    assert len(json.loads((tmp_path / "revisions.json").read_text())) == 60
 
 
 def test_pins_are_kept_in_one_file_in_order(tmp_path):
