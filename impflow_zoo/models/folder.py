@@ -118,6 +118,11 @@ class ModelFolder:
         # The cache calls the folder of a commit by it.
         return cls(path, name if revision is None else f"{name}@{revision}", listed, path.name)
 
+    @property
+    def public_name(self) -> str:
+        """A Hub id, or the last part of a folder's path: where it lies is nobody's business."""
+        return self.name if not Path(self.name).is_dir() else Path(self.name).resolve().name
+
     def has(self, filename: str) -> bool:
         """Whether the folder holds a file of that name."""
         return (self.path / filename).is_file()

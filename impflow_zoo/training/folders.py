@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,16 @@ from impflow_zoo.training.checkpoint import CheckpointError
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import CardSettings, Recipe, differences, read_recipe
 
-__all__ = ["check_new", "check_resumed", "check_resumed_ensemble", "kept_recipe", "only_run"]
+__all__ = [
+    "check_new",
+    "check_resumed",
+    "check_resumed_ensemble",
+    "check_start",
+    "kept_recipe",
+    "only_run",
+]
+
+_OWN_WEIGHTS = "--resume continues from the run's own weights: leave --init-from out"
 
 
 @contextmanager
@@ -101,7 +110,7 @@ def check_resumed(
     """
     if folder.has(CHECKPOINT):
         if init_from is not None:
-            raise ModelError("--resume continues from the run's own weights: leave --init-from out")
+            raise ModelError(_OWN_WEIGHTS)
         _check_same(folder, recipe)
         return True
     if folder.has(LOG):
@@ -145,6 +154,31 @@ def check_resumed_ensemble(folder: ModelFolder, own: Path | None, recipe: Recipe
         _check_same(folder, recipe)
     else:
         check_new(folder, own)
+
+
+def check_start(members: Sequence[ModelFolder], start: ModelFolder | None) -> None:
+    """Refuse to go on with an ensemble whose trainings would start from different weights.
+
+    Arguments:
+        members: the folders of its trainings.
+        start: the model that those start from which have not begun; None for random weights.
+
+    Raises:
+        ModelError: saying which model is needed, or that none is.
+    """
+    begun = [TrainingFacts.read(m.path).init_from for m in members if m.has(TRAINING)]
+    if not begun:
+        return
+    if start is not None and all(member.has(CHECKPOINT) for member in members):
+        raise ModelError(_OWN_WEIGHTS)
+    if start is not None and start.public_name != begun[0]:
+        first = begun[0] or "random weights"
+        raise ModelError(f"the first training of the ensemble started from {first}: so must all")
+    if start is None and begun[0] and not all(member.has(CHECKPOINT) for member in members):
+        raise ModelError(
+            f"trainings of the ensemble that have not begun start from {begun[0]}: name it again "
+            "with --init-from"
+        )
 
 
 def kept_recipe(folder: ModelFolder, recipe: Recipe, text: bytes) -> bytes:

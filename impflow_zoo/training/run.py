@@ -36,6 +36,7 @@ from impflow_zoo.training.folders import (
     check_new,
     check_resumed,
     check_resumed_ensemble,
+    check_start,
     kept_recipe,
     only_run,
 )
@@ -84,7 +85,8 @@ def train(
         resume: continue from the checkpoint in `out`, exactly as if never interrupted; recipe and
             rows must be the same. Without a checkpoint or weights, start from the beginning.
         init_from: start from the weights of a model (a name of the zoo, a Hub id or a folder)
-            instead of random ones. The cost of training that model is not counted.
+            instead of random ones. The cost of training that model is not counted. An ensemble that
+            goes on needs it again, until all its trainings have begun.
         seed: overrides the seed of the recipe; to be given again with `resume`.
         max_minutes: write a checkpoint and stop after this time.
         device: device of the training; None takes a GPU if there is one.
@@ -137,9 +139,11 @@ def train(
         elif recipe.ensemble > 1:
             check_new(ModelFolder(folder), whole.own)
         known = [_goes_on(run, init_from, asked=resume) for run in runs]
+        start = None if init_from is None else ModelFolder.open(locate(init_from))
+        if recipe.ensemble > 1 and resume:
+            check_start([ModelFolder(run.folder) for run in runs], start)
         known = processes.gather(known)[0]  # all have looked before anybody writes
         splits = open_splits(recipe, data, accept_outliers=accept_outliers)
-        start = None if init_from is None else ModelFolder.open(locate(init_from))
         deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
         states: list[dict[str, Any]] = []
         for run, goes_on in zip(runs, known, strict=True):
@@ -196,6 +200,8 @@ def _members(whole: _Run) -> list[_Run]:
 def _goes_on(run: _Run, init_from: str | None, *, asked: bool) -> bool:
     """Whether a training goes on from a checkpoint; those of an ensemble may not have begun."""
     folder = ModelFolder(run.folder)
+    if run.member and folder.has(CHECKPOINT):
+        init_from = None  # it is for those that have not begun
     if asked and (folder.has(LOG) or not run.member):
         return check_resumed(folder, run.own, run.recipe, init_from)
     check_new(folder, run.own)

@@ -156,7 +156,7 @@ class Trainer:
             self._begin()
         else:
             self._take_weights(start)
-            self.state["init_from"] = _public_name(start)
+            self.state["init_from"] = start.public_name
             self._begin()
         self._write_facts()
 
@@ -432,8 +432,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
-
-
-def _public_name(start: ModelFolder) -> str:
-    """A Hub id, or the last part of a folder's path: where it lies is nobody's business."""
-    return start.name if not Path(start.name).is_dir() else Path(start.name).resolve().name

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pandas
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.small_models import write_image_recipe, write_recipe
 
 from impflow_zoo import Ensemble, create_model, evaluate, train
 from impflow_zoo.data import open_toy
 from impflow_zoo.models.fields import ConfigError, ModelError
+from impflow_zoo.models.filenames import WEIGHTS
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import differences, read_recipe
 
@@ -43,6 +45,27 @@ def test_seeds_are_trained_and_mixed(tmp_path):
     assert (facts.steps, facts.parameters) == (8, sum(p.numel() for p in model.parameters()))
     with pytest.raises(ModelError, match="choose another --out"):
         train(recipe, data=FRAME, out=out, progress=False)
+
+
+def test_all_trainings_of_an_ensemble_start_from_one_model(tmp_path):
+    recipe, settings = write(tmp_path / "recipe"), {"data": FRAME, "progress": False}
+    start = write_recipe(tmp_path / "one", data={"validation_rows": 60, "dataset": None})
+    for name, seed in (("start", 5), ("other", 6)):
+        train(start, out=tmp_path / name, seed=seed, **settings)
+    whole, cut = tmp_path / "whole", {"out": tmp_path / "cut", **settings}
+    given = {"init_from": str(tmp_path / "start")}
+    train(recipe, out=whole, **given, **settings)
+    train(recipe, max_minutes=0.0, **given, **cut)  # stops in the first training
+    with pytest.raises(ModelError, match="start from start: name it again with --init-from"):
+        train(recipe, resume=True, **cut)
+    with pytest.raises(ModelError, match="started from start: so must all"):
+        train(recipe, resume=True, init_from=str(tmp_path / "other"), **cut)
+    train(recipe, resume=True, **given, **cut)
+    for name in ("seed-0", "seed-1"):
+        one, other = (load_file(run / name / WEIGHTS) for run in (whole, cut["out"]))
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+    with pytest.raises(ModelError, match="own weights: leave --init-from out"):
+        train(recipe, resume=True, **given, **cut)
 
 
 def test_an_ensemble_goes_on_in_a_folder_of_its_own_alone(tmp_path):
