@@ -21,7 +21,7 @@ ORPHAN = "---\norphan: true\nnosearch: true\n---\n\n"
 WIDTH = 480  # of a small picture, pixels
 FIRST = (  # in the gallery: the pictures to begin with
     "impflow-rings",
-    "resflow-mnist14-given-label",
+    "resflow-mnist-given-label",
     "impflow-power-plant",
     "impflow-checkerboard",
     "resflow-cifar10",

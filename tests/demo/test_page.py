@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 TABLE, PLANE = "impflow-power-plant", "impflow-8gaussians"
-GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist14-given-label"
+GIVEN, IMAGES = "linear-power-plant-given-weather", "resflow-mnist-given-label"
 SPLINE = "spline-power-plant"
 
 
