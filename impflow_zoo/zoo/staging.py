@@ -220,11 +220,17 @@ def _other_seeds(
 ) -> list[tuple[Path, TrainingFacts]]:
     """The repeats with their facts; they may differ from the staged run in the seed alone."""
     others = [(run, _facts_of(run)) for run in repeats]
-    seeds = {staged.seed}
+    asked = {facts.seed for _, facts in others}
+    seeds = [staged.seed, *(one.seed for one in staged.repeats if one.seed not in asked)]
     for run, facts in others:
         if facts.seed in seeds:
             raise ModelError(f"{run} has seed {facts.seed} like another run: use another --seed")
-        seeds.add(facts.seed)
+        if near := [seed for seed in seeds if abs(facts.seed - seed) < recipe.ensemble]:
+            raise ModelError(
+                f"{run} has trainings in common with the run of seed {near[0]}: the seeds of "
+                f"ensembles have to differ by {recipe.ensemble} or more"
+            )
+        seeds.append(facts.seed)
         changed = differences(read_recipe(run / RECIPE), recipe)
         if changed or not facts.is_like(staged):
             raise ModelError(f"{run} has another recipe or length: only the seed may differ")

@@ -340,6 +340,18 @@ def test_repeats_that_are_none_are_refused(run, tmp_path):
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_repeats_of_an_ensemble_have_no_training_in_common(run, tmp_path):
+    recipe = write_recipe(tmp_path / "flow", training={"validate_every": 2})
+    recipe.write_text("ensemble: 2\n" + recipe.read_text())
+    for seed in range(3):
+        out = tmp_path / f"run-{seed}"
+        assert run("train", recipe, "--out", out, "--seed", seed).code == 0
+    words = ("stage", tmp_path / "flow", "--run", tmp_path / "run-0", "--repeat")
+    refused = run(*words, tmp_path / "run-1")
+    assert (refused.code, "in common with the run of seed 0" in refused.err) == (2, True)
+    assert run(*words, tmp_path / "run-2").code == 0
+
+
 def test_what_cannot_be_scored_is_not_staged(run, tmp_path):
     folder = tmp_path / "flow"
     recipe = write_recipe(folder, training={"validate_every": 2})
