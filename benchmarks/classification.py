@@ -309,13 +309,12 @@ def table(
 
 @app.command()
 def page(
-    runs: Annotated[list[Path], typer.Option(help="Folders that `table` wrote.")] = [  # noqa: B006
-        Path("runs/classification")
-    ],
+    runs: Annotated[Path, typer.Option(help="Folder that `table` wrote.")] = Path(
+        "runs/classification"
+    ),
 ) -> None:
     """Write the table and the picture of the notebook from results of runs and those kept."""
-    files = [file for folder in runs for file in sorted(folder.glob(f"*/{RESULT}"))]
-    write_page([json.loads(file.read_text()) for file in files])
+    write_page([json.loads(file.read_text()) for file in sorted(runs.glob(f"*/{RESULT}"))])
 
 
 if __name__ == "__main__":

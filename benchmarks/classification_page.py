@@ -41,11 +41,12 @@ def tables(results: Sequence[Run]) -> dict[str, str]:
 
 def settings(run: Run) -> tuple[Any, ...]:
     """All settings of a run, which no other has."""
-    return tuple(run[name] for name in ("width", "steps", "batch_size", "kind", "bound", "seed"))
+    names = ("width", "steps", "batch_size", "rate", "kind", "bound", "seed")
+    return tuple(run[name] for name in names)
 
 
-def groups(results: Sequence[Run]) -> dict[tuple[int, int, str, float | None], list[Run]]:
-    """Runs that differ by their seed alone: by width, steps, kind and bound.
+def groups(results: Sequence[Run]) -> dict[tuple[Any, ...], list[Run]]:
+    """Runs that differ by their seed alone, by their other settings.
 
     The longest come first, then those without a bound, then falling bounds.
     """
@@ -53,10 +54,9 @@ def groups(results: Sequence[Run]) -> dict[tuple[int, int, str, float | None], l
         results,
         key=lambda run: (-run["steps"], -(run["bound"] or 1.0), run["kind"], run["seed"]),
     )
-    found: dict[tuple[int, int, str, float | None], list[Run]] = {}
+    found: dict[tuple[Any, ...], list[Run]] = {}
     for run in ordered:
-        group = (run["width"], run["steps"], run["kind"], run["bound"])
-        found.setdefault(group, []).append(run)
+        found.setdefault(settings(run)[:-1], []).append(run)
     return found
 
 
@@ -79,10 +79,10 @@ def table(results: Sequence[Run]) -> str:
         "| evaluations for a root: training | test | ms a step |",
         "|" + "---|" * 9,
     ]
-    for (width, steps, kind, bound), runs in groups(results).items():
+    for (width, steps, batch_size, _, kind, bound), runs in groups(results).items():
         mean, stderr = error(runs)
         cells = [
-            f"{steps * runs[0]['batch_size'] / ROWS:.1f}",
+            f"{steps * batch_size / ROWS:.1f}",
             str(width),
             LABELS[kind],
             f"{bound:g}" if bound else "",
@@ -110,7 +110,7 @@ def picture(results: Sequence[Run]) -> Figure:
     shortest = min(run["steps"] for run in results)
     found = {
         (kind, bound): runs
-        for (_, steps, kind, bound), runs in groups(results).items()
+        for (_, steps, _, _, kind, bound), runs in groups(results).items()
         if steps == shortest
     }
     axes = figure.subplots()

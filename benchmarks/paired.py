@@ -27,7 +27,6 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +34,7 @@ from torch import Tensor
 from impflow_zoo import create_model, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation import Result
+from impflow_zoo.evaluation.rows import scored_split
 from impflow_zoo.evaluation.standard_errors import (
     clustered,
     same_groups,
@@ -157,10 +157,12 @@ def _what(model: FlowModel) -> str:
 
 def scored(sides: Sequence[Sequence[FlowModel]], data: str | None) -> list[list[Result]]:
     """The scores of all models on the test rows of a set; None takes those of the first model."""
-    split = "test" if data else None  # shipped rows have no splits
-    one = evaluate(sides[0][0], data, split, limit=1)  # says which rows these are
-    rows: dict[str, Any] = {"split": one.split, "revision": one.revision}
-    return [[evaluate(model, one.dataset, **rows) for model in side] for side in sides]
+    # Shipped rows have no splits.
+    rows = scored_split(sides[0][0], data, "test" if data else None)
+    return [
+        [evaluate(model, rows.dataset, rows.split, revision=rows.revision) for model in side]
+        for side in sides
+    ]
 
 
 def main() -> None:

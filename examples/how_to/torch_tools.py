@@ -58,8 +58,7 @@ print(f"{len(by_row)} gradients of {len(next(iter(by_row.values())))} rows")
 # log-density, or the map to noise, of any number of rows. The program has no roots: it is
 # for residual flows, from data to noise. ``strict=True`` lets rows vary. An ``ImpFlow`` and samples
 # of any flow need roots, and models with bounds or periods look at their rows. There torch stops
-# with an error: serve them from Python. To export a
-# larger model takes a minute or two.
+# with an error: serve them from Python. To export a larger model takes a minute or two.
 
 
 class Encode(nn.Module):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from http import HTTPStatus
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
@@ -190,9 +189,12 @@ def _reason(name: str, error: BaseException | None, *, loading: bool) -> str:
             return f"{name} has no such revision: no branch, tag or commit of that name"
         case HfHubHTTPError():
             status = error.response.status_code
-            if status == HTTPStatus.PRECONDITION_FAILED:
-                return f"{name} was changed in the meantime: look at it, then try again"
-            advice = {401: _LOGIN, 403: "the token does not allow it", 429: "too many requests"}
+            advice = {
+                401: _LOGIN,
+                403: "the token does not allow it",
+                412: "it was changed in the meantime: look at it, then try again",
+                429: "too many requests",
+            }
             said = " ".join((error.server_message or "").split())[:200]
             what = advice.get(status, said or "try again later")
             return f"{name}: the Hub answered HTTP {status}: {what}"

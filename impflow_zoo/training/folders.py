@@ -167,14 +167,15 @@ def check_start(members: Sequence[ModelFolder], start: ModelFolder | None) -> No
         ModelError: saying which model is needed, or that none is.
     """
     begun = [TrainingFacts.read(m.path).init_from for m in members if m.has(TRAINING)]
+    waiting = not all(member.has(CHECKPOINT) for member in members)
     if not begun:
         return
-    if start is not None and all(member.has(CHECKPOINT) for member in members):
+    if start is not None and not waiting:
         raise ModelError(_OWN_WEIGHTS)
     if start is not None and start.public_name != begun[0]:
         first = begun[0] or "random weights"
         raise ModelError(f"the first training of the ensemble started from {first}: so must all")
-    if start is None and begun[0] and not all(member.has(CHECKPOINT) for member in members):
+    if start is None and begun[0] and waiting:
         raise ModelError(
             f"trainings of the ensemble that have not begun start from {begun[0]}: name it again "
             "with --init-from"

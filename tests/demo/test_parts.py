@@ -152,7 +152,7 @@ def test_angles_are_drawn_within_one_turn(features):
     model = make(
         features=features, columns=names, periodic={"angle": 4.0}, dtype=torch.float32, **given
     )
-    rows = torch.rand(50, 4 if given else 3, dtype=torch.float64)[:, : features + len(given)]
+    rows = torch.rand(50, features + len(given), dtype=torch.float64)
     turned = rows + torch.tensor([4.0] + [0.0] * (rows.shape[1] - 1))
     pictures = (
         samples_picture(Exhibit("angles", model, Rows("rows", x)), 0, 1.0, (0.0,) * len(given))

@@ -120,7 +120,10 @@ def test_a_commit_of_somebody_else_in_the_meantime_is_not_mixed_with_ones_own(
     hub.faults["POST", "preupload/main"] = Fault(body=commit_of_another, times=1)
     output = publisher(command, "publish", str(own), "--namespace", "org")
     assert (output.code, output.err.count("\n")) == (2, 1), output
-    assert "org/tiny was changed in the meantime: look at it, then try again" in output.err
+    assert (
+        "org/tiny: the Hub answered HTTP 412: it was changed in the meantime: look at it"
+        in output.err
+    )
     assert hub.repositories["model", "org/tiny"].head == files
     hub.faults.clear()
     _publish(publisher, own)
