@@ -15,6 +15,7 @@ from impflow_zoo.cli.options import by_name, number
 from impflow_zoo.data import open_table
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, did_you_mean
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.texts import in_quotes
 
 __all__ = ["read_given"]
@@ -25,7 +26,7 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
 
     Arguments:
         given: `NAME=VALUE,...` with each context column once, in any order; or a table file, which
-            may have other columns, too.
+            may have other columns, too. In the former, a label may be given by its name.
         config: the config of the model.
 
     Raises:
@@ -45,12 +46,13 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
         shown = f"'{example}'" if '"' in example else example
         raise ModelError(f"this model is conditional: add --given {shown}, or --given FILE")
     if "=" in given and not os.path.exists(given):  # a Path refuses long names
-        return _pairs(given, names)
+        labels = config.class_names if isinstance(config, ImageConfig) else ()
+        return _pairs(given, names, labels)
     source = open_table(given, columns=names)
     return source.rows(range(len(source)))
 
 
-def _pairs(given: str, names: Sequence[str]) -> Tensor:
+def _pairs(given: str, names: Sequence[str], labels: Sequence[str]) -> Tensor:
     found = by_name("--given", given)
     for name in found:
         if name not in names:
@@ -60,5 +62,8 @@ def _pairs(given: str, names: Sequence[str]) -> Tensor:
     missing = [name for name in names if name not in found]
     if missing:
         raise ModelError(f"--given: {', '.join(missing)} missing: every context column is needed")
-    row = [number("--given", name, found[name]) for name in names]
+    row = [
+        labels.index(value) if (value := found[name]) in labels else number("--given", name, value)
+        for name in names
+    ]
     return torch.tensor([row], dtype=torch.float64)

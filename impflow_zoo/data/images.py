@@ -16,7 +16,7 @@ from torch import Tensor
 
 import impflow_zoo.data.limits as limits
 from impflow_zoo.data.decoding import decode
-from impflow_zoo.data.labels import labelled, read_columns
+from impflow_zoo.data.labels import Labels
 from impflow_zoo.data.limits import check_unfolded
 from impflow_zoo.data.loading import find_images
 from impflow_zoo.data.parquet_files import unfolded
@@ -73,7 +73,12 @@ class _Images:
         self._shape = (form.channels + (form.label is not None), *form.size)
         column = image_column(data.features or {}, name)
         self._mode, self._column = data.features[column].mode, column
-        used = read_columns(column, form.label, data.features or {}, name, form.classes)
+        self._label = None
+        if form.label is not None:
+            self._label = Labels(
+                form.label, data.features or {}, column, name, form.class_names, form.classes
+            )
+        used = [column] if self._label is None else [column, self._label.column]
         if self.streaming:  # threads of `datasets` would decode files of the Hub, without limits
             data = data.decode(enable=False)
         self._stored = data.select_columns(used).cast_column(column, Image(decode=False))
@@ -119,9 +124,9 @@ class _Images:
             said = _ADDRESS.sub("", one_line(error))
             reason = f"cannot decode the image of row {number}: {said}"
         if image is not None:
-            name, label = f"{self.name}: the image of row {number}", self._form.label
+            name = f"{self.name}: the image of row {number}"
             pixels = as_tensor(image, self._form, name)
-            return pixels if label is None else labelled(pixels, example[label], name)
+            return pixels if self._label is None else self._label.add(pixels, example, name)
         if not self._skip_corrupt:
             raise DataError(f"{self.name}: {reason}; {_REMEDY}") from cause
         if number not in self._warned:  # once, however often the row is asked for

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,44 +13,72 @@ from impflow_zoo.data.columns import listed
 from impflow_zoo.data.source import DataError
 from impflow_zoo.numerics.settings import is_whole
 
-__all__ = ["labelled", "read_columns"]
+__all__ = ["Labels"]
 
 
-def read_columns(
-    image: str, label: str | None, known: Mapping[str, Any], name: str, classes: int | None
-) -> list[str]:
-    """The columns to read of a set of images.
+class Labels:
+    """The column of labels of a set of images, and the numbers that a model has for them.
+
+    A set may give its labels as numbers, or as text: so do folders of images, whose names are the
+    labels. A text is found among the model's names of labels. Without such names it has to be the
+    number itself, as the names of MNIST are. The numbers that a set gives its own names do not
+    count, since they change when a name is added.
 
     Arguments:
-        image, label: names of the columns; None reads no labels.
-        known: the features of all columns.
+        column: name of the column.
+        known: the features of all columns of the set.
+        image: name of the column of images.
         name: of the set, for messages.
-        classes: number of labels that are to have names, if any have.
+        names: the model's names of its labels in the order of their numbers; may be empty.
+        classes: number of the model's labels.
 
     Raises:
-        DataError: if it has no such label, or names for another number of them.
+        DataError: if the set has no such column, or a label that the model has not.
     """
-    if label is None:
-        return [image]
-    if label == image:
-        raise DataError(f"{name}: {label!r} is the column of images, not of labels")
-    if label not in known:
-        raise DataError(f"{name}: no column {label!r}, only {', '.join(known)}")
-    names = getattr(known[label], "names", None)
-    if classes is not None and names and len(names) != classes:
-        raise DataError(
-            f"{name} has {len(names)} labels ({listed(names)}), the model {classes}: its numbers "
-            "mean other labels"
+
+    def __init__(
+        self,
+        column: str,
+        known: Mapping[str, Any],
+        image: str,
+        name: str,
+        names: Sequence[str],
+        classes: int,
+    ) -> None:
+        if column == image:
+            raise DataError(f"{name}: {column!r} is the column of images, not of labels")
+        if column not in known:
+            raise DataError(f"{name}: no column {column!r}, only {', '.join(known)}")
+        self.column, self._classes, self._named = column, classes, bool(names)
+        self._numbers = {text: i for i, text in enumerate(names or map(str, range(classes)))}
+        self._own = getattr(known[column], "names", None) or ()  # of the set's numbers
+        if any(text not in self._numbers for text in self._own):
+            raise DataError(f"{name} has the labels {listed(self._own)}, {self._expected()}")
+
+    def add(self, pixels: Tensor, example: Mapping[str, Any], name: str) -> Tensor:
+        """An image, uint8 `[C, H, W]`, with its label as one more channel.
+
+        Arguments:
+            pixels: the image.
+            example: the cells of its row.
+            name: of the image, for messages.
+
+        Raises:
+            DataError: if the model has no such label.
+        """
+        label = example[self.column]
+        if self._own and is_whole(label) and 0 <= label < len(self._own):
+            label = self._own[label]
+        if isinstance(label, str) and label in self._numbers:
+            label = self._numbers[label]
+        if not (is_whole(label) and 0 <= label < self._classes):
+            raise DataError(f"{name} has the label {reprlib.repr(label)}, {self._expected()}")
+        return torch.cat((pixels, torch.full_like(pixels[:1], label)))
+
+    def _expected(self) -> str:
+        if self._named:
+            return f"the model has {listed(list(self._numbers))}"
+        return (
+            f"the model has the numbers from 0 to {self._classes - 1}: for other labels, list "
+            "their names in config.class_names, in the order of their numbers"
         )
-    return [image, label]
-
-
-def labelled(pixels: Tensor, label: Any, name: str) -> Tensor:
-    """An image, uint8 `[C, H, W]`, with its label as one more channel.
-
-    Raises:
-        DataError: if it is no whole number up to 255.
-    """
-    if not (is_whole(label) and 0 <= label <= 255):
-        raise DataError(f"{name} has the label {label!r}: a whole number up to 255 is needed")
-    return torch.cat((pixels, torch.full_like(pixels[:1], label)))

@@ -29,9 +29,9 @@ class ImageFormat:
         crop: side of the square cut from the middle first, or None.
         resize: scale to the size, by area averages; False refuses other sizes.
         grey: convert between colour and grey; False refuses images that need it.
-        label: name of a column of whole numbers up to 255, which fill an additional channel.
-        classes: number of names that a set with named labels must have. Folders number their labels
-            in alphabetical order, so a set that lacks one gives other numbers to the rest.
+        label: name of a column of labels, which fill an additional channel.
+        classes: number of labels.
+        class_names: their names in the order of their numbers; see `Labels`.
     """
 
     channels: int
@@ -40,7 +40,8 @@ class ImageFormat:
     resize: bool = False
     grey: bool = False
     label: str | None = None
-    classes: int | None = None
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
 
 
 def as_tensor(image: Image, form: ImageFormat, name: str) -> Tensor:

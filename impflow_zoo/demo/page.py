@@ -109,9 +109,11 @@ def _settings(exhibit: Exhibit) -> list[Any]:
     with gr.Accordion("Seed" if angles else "Seed and temperature", open=False), gr.Row():
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
         temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
+    names = getattr(exhibit.model.config, "class_names", ())
+    which = ", ".join(f"{number}: {name}" for number, name in enumerate(names))
     with gr.Row():
         contexts = [
-            tabs.slider(low, high, value, step=step, label=column)
+            tabs.slider(low, high, value, step=step, label=column, info=which or None)
             for column, (low, high, value, step) in zip(
                 exhibit.context_columns, _contexts(exhibit), strict=True
             )

@@ -77,9 +77,11 @@ class ImageConfig(ModelConfig):
         factor_out: after each scale but the last, half of the channels become latents.
         context_features: size of a context row, or None for an unconditional density. Contexts
             that are no labels are taken as they are: scale them to about 1.
-        context_columns: name of the label column that the images are conditioned on; labels are
-            whole numbers from 0, which the nets see as one-hot vectors.
-        classes: number of labels.
+        context_columns: name of the label column that the images are conditioned on. The nets see
+            labels as one-hot vectors.
+        classes: number of labels; labels are whole numbers from 0.
+        class_names: names of the labels in the order of their numbers, for data sets whose labels
+            are text or names of folders.
         logdet: how log-determinants are computed.
         solver: how roots are found.
         seed: seed of the probes and of the noise in evaluation.
@@ -109,6 +111,7 @@ class ImageConfig(ModelConfig):
     context_features: int | None = None
     context_columns: tuple[str, ...] = ()
     classes: int | None = None
+    class_names: tuple[str, ...] = ()
     logdet: LogDet = field(default_factory=LogDet)
     solver: Solver = field(default_factory=Solver)
     seed: int = 0
@@ -127,12 +130,17 @@ class ImageConfig(ModelConfig):
         expected = f"multiples of {halvings} for {len(self.blocks)} scales"
         whole = not any(n % halvings for n in self.image_size)
         require(whole, "image_size", self.image_size, expected)
+        if self.class_names and self.classes is None:
+            object.__setattr__(self, "classes", len(self.class_names))
         if self.context_columns or self.classes:
             one, given = len(self.context_columns) == 1, self.context_features
             require(one, "context_columns", self.context_columns, "the name of one column")
             require(2 <= (self.classes or 0) <= 256, "classes", self.classes, "between 2 and 256")
             require(given in (None, 1), "context_features", given, "1 for a label")
             object.__setattr__(self, "context_features", 1)
+            names, expected = self.class_names, f"{self.classes} different names"
+            each = not names or len({*names}) == len(names) == self.classes
+            require(each, "class_names", names, expected)
         require_sizes(self, "width", "context_features")
         require_sizes(self, "kernels", most=_WIDEST_KERNEL)
         seen = len(self.kernels) > 1 or self.context_features is None

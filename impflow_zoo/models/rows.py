@@ -57,10 +57,13 @@ def source_options(config: Config) -> dict[str, Any]:
         )
     if isinstance(config, ImageConfig):
         height, width = config.image_size
-        prepare = asdict(config.prepare)
-        label = next(iter(given), None)
         form = ImageFormat(
-            config.channels, (height, width), **prepare, label=label, classes=config.classes
+            config.channels,
+            (height, width),
+            **asdict(config.prepare),
+            label=next(iter(given), None),
+            classes=config.classes or 0,
+            class_names=config.class_names,
         )
         return {"image": form}
     return {"columns": (*config.columns, *given) or None, "features": config.shape[0]}

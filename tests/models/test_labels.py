@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +15,7 @@ from support.small_models import write_image_recipe
 from impflow_zoo import ImageConfig, create_model, evaluate, training
 from impflow_zoo.data import DataError
 from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.models.rows import open_rows
 
 GIVEN = {"context_columns": ["label"], "classes": 3}
 
@@ -99,18 +99,87 @@ def test_a_set_without_the_column_is_refused(tmp_path):
         training.train(write_image_recipe(tmp_path, data, config=GIVEN), out=tmp_path / "run")
 
 
-def test_folders_of_fewer_labels_than_the_model_has_are_refused(tmp_path):
-    """Folders are numbered by the alphabet: without cats a dog would be number 0."""
-    data = tmp_path / "data"
-    for number, name in enumerate(["cat", "dog", "dog", "fish"]):
-        (data / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pictures(4)[number]).save(data / name / f"{number}.png")
-    recipe = write_image_recipe(tmp_path, str(data), config=GIVEN, data={"train": "train"})
+def folders(place, *names):
+    """A folder of pictures for each name; all pictures differ."""
+    for number, name in enumerate(names):
+        (place / name).mkdir(parents=True)
+        Image.fromarray(pictures(len(names))[number]).save(place / name / f"{number}.png")
+    return str(place)
+
+
+def labels_of(data, **settings):
+    """The last channel of the rows, and the rows without it."""
+    config = ImageConfig(image_size=(8, 8), context_columns=("label",), **settings)
+    source = open_rows(config, data, None)
+    rows = source.rows(range(len(source)))
+    return rows[:, -1, 0, 0].tolist(), rows[:, :-1]
+
+
+def test_names_of_folders_are_found_among_the_names_of_the_model(tmp_path):
+    """Sets number their folders by the alphabet: without cats a dog would be number 0."""
+    names = ("horse", "cat", "dog")
+    assert labels_of(folders(tmp_path / "a", *names), class_names=names)[0] == [1, 2, 0]
+    assert labels_of(folders(tmp_path / "b", "dog", "horse"), class_names=names)[0] == [2, 0]
+    with pytest.raises(DataError, match=r"labels cow, dog, the model has horse, cat, dog$"):
+        labels_of(folders(tmp_path / "c", "dog", "cow"), class_names=names)
+
+
+def test_folders_called_by_numbers_have_these_numbers(tmp_path):
+    """As text, 10 comes before 2."""
+    data = folders(tmp_path / "all", *map(str, range(11)))
+    assert labels_of(data, classes=11)[0] == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+    with pytest.raises(DataError, match=r"labels 0, 1, 10, .* numbers from 0 to 9: .*class_names"):
+        labels_of(data, classes=10)
+
+
+def test_folders_with_names_need_a_model_with_names(tmp_path):
+    with pytest.raises(DataError, match=r"labels cat, dog, .* names in config\.class_names"):
+        labels_of(folders(tmp_path / "data", "cat", "dog"), classes=2)
+
+
+def test_labels_in_a_column_of_text_are_found_too(tmp_path):
+    texts = {"label": datasets.Value("string")}
+    data = image_set(tmp_path, pictures(3), texts, label=["dog", "cat", "dog"])
+    assert labels_of(data, class_names=("cat", "dog"))[0] == [1, 0, 1]
+    with pytest.raises(DataError, match="row 0 has the label 'dog', the model has cat, cow"):
+        labels_of(data, class_names=("cat", "cow"))
+
+
+def test_a_number_beyond_the_labels_of_the_model_names_its_row(tmp_path):
+    data = image_set(tmp_path, pictures(3), label=[0, 1, 2])
+    with pytest.raises(DataError, match="row 2 has the label 2, .* numbers from 0 to 1"):
+        labels_of(data, classes=2)
+
+
+def test_names_are_kept_with_a_model_and_choose_its_samples(tmp_path):
+    names = ["horse", "cat", "dog"]
+    given = {"context_columns": ["label"], "class_names": names}
+    data = folders(tmp_path / "data", *names)
+    recipe = write_image_recipe(tmp_path, data, config=given, data={"train": "train"})
     training.train(recipe, out=tmp_path / "run", progress=False)
-    assert evaluate(tmp_path / "run", data, "train").n == 4
-    shutil.rmtree(data / "cat")
-    with pytest.raises(DataError, match=r"2 labels \(dog, fish\), the model 3"):
-        evaluate(tmp_path / "run", data, "train")
+    assert evaluate(tmp_path / "run", data, "train").n == 3
+    pictures_of = []
+    for label in ("dog", "2"):
+        out = tmp_path / f"{label}.png"
+        arguments = [
+            "sample",
+            tmp_path / "run",
+            "-n",
+            "2",
+            "--given",
+            f"label={label}",
+            "--out",
+            out,
+        ]
+        assert command_line(*arguments).code == 0
+        pictures_of.append(out.read_bytes())
+    assert pictures_of[0] == pictures_of[1]
+    assert (
+        "label='cow' is not a number"
+        in command_line(
+            "sample", tmp_path / "run", "--given", "label=cow", "--out", tmp_path / "no.png"
+        ).err
+    )
 
 
 BAD = {
@@ -119,6 +188,15 @@ BAD = {
     "wide": (
         {"context_columns": ["label"], "classes": 3, "context_features": 4},
         "context_features=4: 1 for a label",
+    ),
+    "one name": ({"context_columns": ["label"], "class_names": ["cat"]}, "between 2 and 256"),
+    "a name twice": (
+        {"context_columns": ["label"], "class_names": ["cat", "cat"]},
+        "class_names=.*: 2 different names",
+    ),
+    "fewer names": (
+        {"context_columns": ["label"], "classes": 3, "class_names": ["cat", "dog"]},
+        "class_names=.*: 3 different names",
     ),
     "two": ({"context_columns": ["a", "b"], "classes": 3}, "the name of one column"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,16 @@ def encoded(array: np.ndarray) -> dict[str, Any]:
     return {"bytes": file.getvalue(), "path": None}
 
 
-def image_set(folder: Path, arrays: list[np.ndarray | bytes], **columns: list[Any]) -> str:
-    """A parquet file with a column of images."""
+def image_set(
+    folder: Path,
+    arrays: list[np.ndarray | bytes],
+    types: Mapping[str, Any] | None = None,
+    **columns: list[Any],
+) -> str:
+    """A parquet file with a column of images; other columns are whole numbers but for `types`."""
     cells = [{"bytes": a, "path": None} if isinstance(a, bytes) else encoded(a) for a in arrays]
-    features = {"picture": datasets.Image(), **{name: datasets.Value("int64") for name in columns}}
+    numbers = {name: datasets.Value("int64") for name in columns}
+    features = {"picture": datasets.Image(), **numbers, **(types or {})}
     data = datasets.Dataset.from_dict(
         {"picture": cells, **columns}, features=datasets.Features(features)
     )

@@ -323,7 +323,12 @@ def test_held_out_pictures_are_of_all_labels(tmp_path):
         for i in range(20):
             picture = Image.new("RGB", (8, 8), (10 * label, i, 0))
             picture.save(tmp_path / "photos" / f"label-{label}" / f"{i}.png")
-    config = {"kind": "image", "image_size": [8, 8], "context_columns": ["label"], "classes": 2}
+    config = {
+        "kind": "image",
+        "image_size": [8, 8],
+        "context_columns": ["label"],
+        "class_names": ["label-0", "label-1"],
+    }
     data = {"validation_rows": 10, "dataset": str(tmp_path / "photos"), "validation": None}
     recipe = tmp_path / "recipe.yaml"
     text = {"model": "ResFlow", "config": config, "data": data, "training": {"steps": 1}}
