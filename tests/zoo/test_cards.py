@@ -78,6 +78,17 @@ def test_a_card_names_a_licence_of_the_weights_only_if_its_recipe_does(folder):
     assert "| licence of the weights | CC-BY-4.0 |\n" in named
 
 
+def test_a_card_says_how_far_a_training_came(folder):
+    """A recipe may have got another stage since."""
+    recipe = yaml.safe_load((folder / RECIPE).read_text())
+    done = json.loads((folder / TRAINING).read_text())["steps"]
+    recipe["stages"] = [{"steps": done}, {"steps": 1000}]
+    (folder / RECIPE).write_text(yaml.safe_dump(recipe))
+    card = model_card(Record(ModelFolder(folder)))
+    assert f"The first {done} of the recipe's {done + 1000:,} steps" in card
+    assert "Train it to the end of the recipe" in card
+
+
 @pytest.mark.parametrize(
     ("name", "cited"),
     [
