@@ -1,4 +1,4 @@
-"""Map bounded columns to the real line: by a logit for two bounds, a logarithm for one."""
+"""Map bounded columns to the real line: by normal quantiles, or a logarithm for one bound."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Sequence
 import torch
 from nflows.transforms import Transform
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from impflow_zoo.numerics.modes import seen
 
 __all__ = ["Interval"]
 
+_LOG_OF_NORM = math.log(2 * math.pi) / 2  # of the normal density
+
 
 class Interval(Transform):
-    """`log(x - low) - log(high - x)` of each column, without the terms of bounds that are infinite.
+    """Bounds of columns.
 
-    A column without bounds stays as it is. Inputs must lie strictly between the bounds; results of
-    the inverse do, also in float32.
+    With two bounds, `z` is the standard normal quantile of `(x - low) / (high - low)`: uniform
+    values become normal, as the noise of a flow is. With one bound, `z` is `log(x - low)` or
+    `-log(high - x)`. A column without bounds stays as it is. Inputs must lie strictly between the
+    bounds; results of the inverse do, also in float32.
 
     Arguments:
         low, high: bounds of each column, `-inf` and `inf` where it is open.
@@ -49,16 +52,18 @@ class Interval(Transform):
             z, finite = x, [abs(bound) < math.inf for bound in (low, high)]
             if not bool(seen((x > low) & (x < high)).all()):
                 raise ValueError(f"column {len(columns)} is not between {low:g} and {high:g}")
-            if any(finite):
-                z = torch.zeros_like(x)
-            if finite[0]:
-                z = z + (x - low).log()
-                logabsdet = logabsdet - (x - low).log()
-            if finite[1]:
-                z = z - (high - x).log()
-                logabsdet = logabsdet - (high - x).log()
             if all(finite):
-                logabsdet = logabsdet + math.log(high - low)
+                below, above = (x - low) / (high - low), (high - x) / (high - low)
+                left = below < above
+                tail = torch.special.ndtri(torch.where(left, below, above))
+                z = torch.where(left, tail, -tail)
+                logabsdet = logabsdet + z**2 / 2 + _LOG_OF_NORM - math.log(high - low)
+            elif finite[0]:
+                z = (x - low).log()
+                logabsdet = logabsdet - z
+            elif finite[1]:
+                z = -(high - x).log()
+                logabsdet = logabsdet + z
             columns.append(z)
         return torch.stack(columns, dim=1), logabsdet
 
@@ -79,9 +84,11 @@ class Interval(Transform):
         for z, low, high in zip(inputs.unbind(dim=1), self.low, self.high, strict=True):
             x, finite = z, [abs(bound) < math.inf for bound in (low, high)]
             if all(finite):
-                width = high - low
-                x = torch.where(z < 0, low + width * z.sigmoid(), high - width * (-z).sigmoid())
-                logabsdet = logabsdet + math.log(width) + logsigmoid(z) + logsigmoid(-z)
+                left = z < 0
+                # half of `erfc` keeps the digits of a tail that `ndtr` loses
+                share = torch.special.erfc(torch.where(left, -z, z) / math.sqrt(2)) / 2
+                x = torch.where(left, low + (high - low) * share, high - (high - low) * share)
+                logabsdet = logabsdet - z**2 / 2 - _LOG_OF_NORM + math.log(high - low)
             elif finite[0]:
                 x, logabsdet = low + z.exp(), logabsdet + z
             elif finite[1]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.small_models import write_recipe
-from torch.distributions import LogNormal
+from torch.distributions import LogNormal, Normal
 
 from impflow_zoo import (
     ImpFlow,
@@ -31,7 +31,8 @@ ENDS = {"both": (-2.0, 5.0), "low": (1.0, OPEN), "high": (-OPEN, 3.0), "none": (
 def test_the_map_has_the_dense_determinant_and_an_inverse(kind):
     low, high = ENDS[kind]
     step = Interval((low, -OPEN), (high, OPEN))
-    z = 3 * torch.randn(50, 2, dtype=torch.float64)
+    z = torch.randn(50, 2, dtype=torch.float64)
+    z[0] = 0.0  # the middle, where the two tails meet
     x, logabsdet = step.inverse(z)
     back, forth = step(x)
     torch.testing.assert_close(back, z)
@@ -40,6 +41,9 @@ def test_the_map_has_the_dense_determinant_and_an_inverse(kind):
         row = x[i : i + 1]
         dense = torch.autograd.functional.jacobian(lambda r: step(r)[0][0], row)[:, 0]
         torch.testing.assert_close(torch.linalg.slogdet(dense)[1], forth[i])
+        noise = z[i : i + 1]
+        dense = torch.autograd.functional.jacobian(lambda r: step.inverse(r)[0][0], noise)[:, 0]
+        torch.testing.assert_close(torch.linalg.slogdet(dense)[1], logabsdet[i])
 
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
@@ -78,6 +82,31 @@ def test_the_density_integrates_to_one_within_the_bounds(ends):
     samples = model.float().sample(2000)
     assert bool(((samples > low) & (samples < high)).all())
     assert bool(model.log_prob(samples).isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniform_rows_become_normal_ones(dtype):
+    """The noise of all flows is normal, so that a flow of uniform rows has nothing to learn."""
+    low, high = -3.0, 7.0
+    z = torch.linspace(-4.5, 4.5, 101, dtype=dtype)[:, None]
+    x = low + (high - low) * Normal(0, 1).cdf(z)
+    found, logabsdet = Interval((low,), (high,))(x)
+    tolerance = {"rtol": 0, "atol": 2e-2 if dtype == torch.float32 else 1e-9}
+    torch.testing.assert_close(found, z, **tolerance)
+    expected = -Normal(0, 1).log_prob(z)[:, 0] - math.log(high - low)
+    torch.testing.assert_close(logabsdet, expected, rtol=0, atol=10 * tolerance["atol"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_beside_a_bound_come_back(dtype):
+    """Near 0 there are numbers of all sizes; both tails are computed from their own end."""
+    near = torch.logspace(-30, -1, 30, dtype=dtype)[:, None]
+    for low, high, x in ((0.0, 2.0, near), (-2.0, 0.0, -near)):
+        step = Interval((low,), (high,))
+        z, forth = step(x)
+        back, logabsdet = step.inverse(z)
+        torch.testing.assert_close(back, x, rtol=1e3 * torch.finfo(dtype).eps, atol=0)
+        torch.testing.assert_close(forth, -logabsdet, rtol=1e-5, atol=1e-5)
 
 
 def test_log_normal_in_closed_form():
