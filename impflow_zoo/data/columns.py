@@ -65,10 +65,10 @@ def numbered(groups: pandas.Series, name: str, *, labels: bool) -> numpy.ndarray
     Arguments:
         groups: of the rows.
         name: the name of the table, for messages.
-        labels: whether they are whole numbers or text.
+        labels: whether they are no quantities.
 
     Raises:
-        DataError: if a row has none, or they are quantities.
+        DataError: if a row has none, or they are quantities or lists.
     """
     found = f"{name}: column {GROUP!r} tells which rows belong together"
     missing = groups.isna() | (groups == "")
@@ -76,7 +76,10 @@ def numbered(groups: pandas.Series, name: str, *, labels: bool) -> numpy.ndarray
         raise DataError(f"{found}, and row {missing.argmax()} has none: fill or rename it")
     if not labels:
         raise DataError(f"{found}, by whole numbers or text: rename it if it is a quantity")
-    return groups.factorize()[0]
+    try:
+        return groups.factorize()[0]
+    except TypeError:  # of what has no hash
+        raise DataError(f"{found}, by whole numbers or text, not {type(groups.iloc[0])}") from None
 
 
 def listed(names: Collection[str]) -> str:

@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -117,16 +118,29 @@ def read_csv(files: Sequence[Path], name: str, wanted: Sequence[str] | None) -> 
 
 
 def _numbered(groups: Sequence[str], name: str) -> numpy.ndarray:
-    """Groups, numbered. They are quantities if all are numbers, some of which are not whole."""
+    """Groups, numbered. They are quantities if all are numbers, some of which are not whole.
+
+    Numbers are decimal, since float64 would make one group of long ids that differ.
+    """
     import pandas
 
     stripped = [cell.strip() for cell in groups]
     missing = {*_MISSING, "nan", "NaN"}
-    cells = pandas.Series([None if cell in missing else cell for cell in stripped])
-    numbers = pandas.to_numeric(cells, errors="coerce")
-    if not numbers.notna().all():  # text, or a row without a group
+    cells = pandas.Series([None if cell in missing else cell for cell in stripped], dtype=object)
+    numbers = {cell: _decimal(cell) for cell in {*stripped}}
+    if None in numbers.values():  # text, or a row without a group
         return numbered(cells, name, labels=True)
-    return numbered(numbers, name, labels=bool((numbers % 1 == 0).all()))
+    whole = all(number == number.to_integral_value() for number in numbers.values() if number)
+    return numbered(cells.map(numbers), name, labels=whole)
+
+
+def _decimal(cell: str) -> Decimal | None:
+    """A finite number, exactly; None for other text."""
+    try:
+        number = Decimal(cell)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
 
 
 def refuse_missing_header(names: Sequence[str], name: str) -> None:

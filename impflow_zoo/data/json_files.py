@@ -137,11 +137,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _groups(cells: list[Any], name: str) -> numpy.ndarray:
-    """Groups, numbered; they are whole numbers or text."""
+    """Groups, numbered; all are whole numbers, or text, or truth values."""
     import pandas
 
     kinds = {type(cell) for cell in cells if cell is not None}
-    return numbered(pandas.Series(cells, dtype=object), name, labels=kinds in ({int}, {str}))
+    return numbered(
+        pandas.Series(cells, dtype=object), name, labels=kinds in ({int}, {str}, {bool})
+    )
 
 
 class _Column:

@@ -188,7 +188,8 @@ def _on_disk(dataset: str) -> Path | None:
     if os.path.isfile(path):  # `Path` itself refuses long names
         return path
     if os.path.isdir(path):
-        if glob.has_magic(str(path.absolute())):
+        path = path.resolve()  # as `datasets` does it
+        if glob.has_magic(str(path)):
             raise DataError(f"{dataset}: a folder whose path holds *, ? or [ cannot be read")
         return path
     if os.path.exists(path):
@@ -244,11 +245,11 @@ def _fetched(dataset: str, revision: str | None, require: Callable[[Iterable[str
         if not isinstance(error.__cause__, ConnectionError | None):
             raise
         with suppress(OSError, ValueError):
-            return Path(fetch(local_files_only=True))
+            return Path(fetch(local_files_only=True)).resolve()
         raise
     names = _names_on_the_hub(dataset, files, require)
     patterns = [*map(glob.escape, names), "README.md"]
-    return Path(quietly(dataset, fetch, allow_patterns=patterns))
+    return Path(quietly(dataset, fetch, allow_patterns=patterns)).resolve()
 
 
 def _names_on_the_hub(

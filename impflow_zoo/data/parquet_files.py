@@ -249,7 +249,7 @@ def _groups(files: Sequence[Path], name: str) -> numpy.ndarray:
         with _opened(file) as parquet:
             kind = parquet.schema_arrow.field(GROUP).type
         kind = kind.value_type if types.is_dictionary(kind) else kind
-        if not (_is_text(kind) or types.is_integer(kind)):
+        if types.is_floating(kind) or types.is_decimal(kind) or types.is_nested(kind):
             return numbered(pandas.Series(dtype=object), name, labels=False)
         with _opened(file, [GROUP]) as parquet:
             chunks += parquet.read(columns=[GROUP])[GROUP].chunks

@@ -24,7 +24,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def written(path: Path, groups: object = None) -> Path:
     """The table in a file, with other groups if some are given."""
     frame = FRAME if groups is None else FRAME.assign(group=groups)
-    getattr(frame, f"to_{path.suffix[1:]}")(path, index=False)
+    if path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        getattr(frame, f"to_{path.suffix[1:]}")(path, index=False)
     return path
 
 
@@ -43,6 +46,32 @@ def test_one_number_is_one_group_however_it_is_written(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,group\n1,1\n2,1.0\n3, 1\n4,2\n")
     assert open_table(path).groups.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_long_ids_that_differ_are_different_groups(tmp_path, suffix):
+    """As float64 they would be one."""
+    ids = [str(89445000000000000000 + i) for i in (0, 13, 0, 26)]
+    assert open_table(written(tmp_path / f"t.{suffix}", ids)).groups.tolist() == [0, 1, 0, 2]
+    assert open_table(FRAME.assign(group=ids)).groups.tolist() == [0, 1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[True, False, True, True], list(pandas.to_datetime([5, 6, 5, 5], unit="D"))],
+    ids=["truth values", "dates"],
+)
+def test_a_frame_and_its_files_have_the_same_groups(tmp_path, groups):
+    frame = FRAME.assign(group=groups)
+    assert open_table(frame).groups.tolist() == [0, 1, 0, 0]
+    for suffix in ("csv", "parquet"):
+        path = written(tmp_path / f"t.{suffix}", groups)
+        assert open_table(path).groups.tolist() == [0, 1, 0, 0]
+
+
+def test_lists_are_no_groups():
+    with pytest.raises(DataError, match="by whole numbers or text, not <class 'list'>"):
+        open_table(FRAME.assign(group=[[1], [2], [1], [1]]))
 
 
 def test_a_table_without_the_column_has_no_groups(tmp_path):

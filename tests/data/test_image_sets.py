@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.image_sets import image_set, pictures
 
 from impflow_zoo.data import DataError, ImageFormat, ImageSource
@@ -59,6 +60,16 @@ def test_images_that_do_not_fit_are_named(name: str, tmp_path: Path) -> None:
     source = ImageSource.open(image_set(tmp_path, arrays), None, form)
     with pytest.raises(DataError, match=message):
         source.rows(range(len(source)))
+
+
+def test_pictures_behind_a_link_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, array in enumerate(pictures(3)):
+        Image.fromarray(array).save(folder / f"{number}.png")
+    (tmp_path / "link").symlink_to(folder)
+    source = ImageSource.open(str(tmp_path / "link"), None, ImageFormat(3, (8, 8)))
+    assert np.array_equal(source.rows([2])[0].permute(1, 2, 0).numpy(), pictures(3)[2])
 
 
 def test_a_set_without_images_is_refused(tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def test_folder_has_splits(folder: Path, split: str, first: int) -> None:
 
 
 @unused
+@pytest.mark.parametrize("below", [False, True])
+def test_a_folder_behind_a_link_is_read(tmp_path: Path, folder: Path, below: bool) -> None:
+    (tmp_path / "link").symlink_to(folder.parent if below else folder)
+    linked = tmp_path / "link" / "set" if below else tmp_path / "link"
+    assert everything(open_table(linked, "test")) == NUMERIC[2:]
+
+
+@unused
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize(
     ("stem", "split"), [("mine", "train"), ("test", "test"), ("validation-0-of-1", "validation")]
