@@ -89,4 +89,4 @@ axes[0].set_ylabel("psi, degrees")
 plt.show()
 
 # %%
-# :doc:`/columns` shows why a net of sines and cosines gives a bijection of the torus.
+# :doc:`/implicit-flow` proves that a net of sines and cosines gives a bijection of the torus.

@@ -78,4 +78,5 @@ ax.set(xlabel="wind, degrees", ylabel="humidity, %", title="density and held-out
 plt.show()
 
 # %%
-# :doc:`/columns` explains the transforms and why the certificate still proves invertibility.
+# :doc:`/columns` explains the transforms. :doc:`/implicit-flow` proves that the certificate holds
+# for angles.

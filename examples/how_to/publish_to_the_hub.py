@@ -3,7 +3,9 @@ Publish to the Hub
 ==================
 
 Check a model's folder and upload it to the Hugging Face Hub. A dry run makes no network request and
-counts the files that would be uploaded::
+counts the files that would be uploaded:
+
+.. code-block:: text
 
     impflow-zoo publish impflow-power-plant-given-weather --namespace my-name --dry-run
 

@@ -50,8 +50,8 @@ print(f"kernel density: {kernel.score(test) / len(test) - scales:.2f} nats per r
 # The electrical output given the weather. Quantiles come from the density, so there is one model
 # for all levels, and they do not cross. Both estimators take ``bounds`` and ``periodic``, what is
 # known of columns, as ``fit`` does: an output is not negative, and an hour would be
-# ``periodic={"hour": 24}``. The columns of an array are called x0, x1, ..., and a target without a
-# name y.
+# ``periodic={"hour": 24}``. The columns of an array are called x0, x1, ...; a target without a name
+# is called y.
 
 features = ["AT", "V", "AP", "RH"]
 regressor = FlowRegressor(0.2, model="implicit-sines", bounds={"PE": (0, None)}, device="cpu")
