@@ -13,6 +13,8 @@ from torch import Tensor
 
 from impflow_zoo.cli.options import by_name, number
 from impflow_zoo.data import open_table
+from impflow_zoo.data.columns import listed
+from impflow_zoo.data.labels import label_number
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, did_you_mean
 from impflow_zoo.models.image_config import ImageConfig
@@ -26,7 +28,7 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
 
     Arguments:
         given: `NAME=VALUE,...` with each context column once, in any order; or a table file, which
-            may have other columns, too. In the former, a label may be given by its name.
+            may have other columns, too. In the former, a label of images may be given by its name.
         config: the config of the model.
 
     Raises:
@@ -46,13 +48,19 @@ def read_given(given: str | None, config: Config) -> Tensor | None:
         shown = f"'{example}'" if '"' in example else example
         raise ModelError(f"this model is conditional: add --given {shown}, or --given FILE")
     if "=" in given and not os.path.exists(given):  # a Path refuses long names
-        labels = config.class_names if isinstance(config, ImageConfig) else ()
-        return _pairs(given, names, labels)
+        row = _pairs(given, names)
+        if isinstance(config, ImageConfig):
+            return torch.tensor([[_label(names[0], row[names[0]], config)]], dtype=torch.float64)
+        found = [number("--given", name, row[name]) for name in names]
+        return torch.tensor([found], dtype=torch.float64)
     source = open_table(given, columns=names)
-    return source.rows(range(len(source)))
+    rows = source.rows(range(len(source)))
+    if isinstance(config, ImageConfig):
+        rows = torch.tensor([[_label(names[0], row, config)] for row in rows[:, 0].tolist()])
+    return rows.double()
 
 
-def _pairs(given: str, names: Sequence[str], labels: Sequence[str]) -> Tensor:
+def _pairs(given: str, names: Sequence[str]) -> dict[str, str]:
     found = by_name("--given", given)
     for name in found:
         if name not in names:
@@ -62,8 +70,17 @@ def _pairs(given: str, names: Sequence[str], labels: Sequence[str]) -> Tensor:
     missing = [name for name in names if name not in found]
     if missing:
         raise ModelError(f"--given: {', '.join(missing)} missing: every context column is needed")
-    row = [
-        labels.index(value) if (value := found[name]) in labels else number("--given", name, value)
-        for name in names
-    ]
-    return torch.tensor([row], dtype=torch.float64)
+    return found
+
+
+def _label(name: str, value: str | float, config: ImageConfig) -> float:
+    """The number of a label, which is given as its name or as a number."""
+    names, classes = config.class_names, config.classes or 0
+    found = label_number(value, names, classes) if isinstance(value, str) else None
+    if found is None:
+        plain = value if isinstance(value, float) else number("--given", name, value)
+        found = label_number(int(plain), names, classes) if plain.is_integer() else None
+    if found is None:
+        known = listed(names) if names else f"the numbers from 0 to {classes - 1}"
+        raise ModelError(f"--given: {name}={value} is not a label; they are {known}")
+    return found

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -40,6 +40,7 @@ __all__ = [
 _CELLS = 1_000_000  # converted at a time
 _LONGEST = 10_000_000  # characters of a line
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")  # characters that no text has
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]{1,4})?")
 _MISSING = frozenset({"", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "<NA>"})
 
 
@@ -135,12 +136,8 @@ def _numbered(groups: Sequence[str], name: str) -> numpy.ndarray:
 
 
 def _decimal(cell: str) -> Decimal | None:
-    """A finite number, exactly; None for other text."""
-    try:
-        number = Decimal(cell)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() else None
+    """A number, exactly; None for other text, such as 007 and 1_2."""
+    return Decimal(cell) if _NUMBER.fullmatch(cell) else None
 
 
 def refuse_missing_header(names: Sequence[str], name: str) -> None:

@@ -180,7 +180,10 @@ class ImageSource(_Images, Source):
         data = data.with_format(None)  # cells as they are stored
         super().__init__(name, data, form, **options)
         self._numbers: Sequence[int] = range(len(data))  # of the rows in the whole set
-        self._labels = next((data[c] for c, f in data.features.items() if _is_label(f)), ())
+        label = (
+            [form.label] if form.label else [c for c, f in data.features.items() if _is_label(f)]
+        )
+        self._labels = data[label[0]] if label else ()
         self._fits = len(data) * math.prod(self._shape) <= _CACHE
         self._kept: dict[int, Tensor | None] = {}
 

@@ -13,7 +13,30 @@ from impflow_zoo.data.columns import listed
 from impflow_zoo.data.source import DataError
 from impflow_zoo.numerics.settings import is_whole
 
-__all__ = ["Labels"]
+__all__ = ["Labels", "label_number"]
+
+
+def label_number(label: Any, names: Sequence[str], classes: int) -> int | None:
+    """The number that a model has for a label; None if it has no such label.
+
+    Arguments:
+        label: a name or a whole number. Where a name is a number itself, such as `"3"`, whole
+            numbers are names, too; elsewhere they count the names from 0.
+        names: the model's names of its labels in the order of their numbers; may be empty.
+        classes: number of the model's labels.
+
+    Example:
+        >>> label_number("dog", ["cat", "dog"], 2), label_number(1, ["cat", "dog"], 2)
+        (1, 1)
+        >>> label_number(5, ["3", "5"], 2), label_number(1, ["3", "5"], 2)
+        (1, None)
+    """
+    known = {text: i for i, text in enumerate(names or map(str, range(classes)))}
+    if is_whole(label) and any(text.isdecimal() for text in known):
+        label = str(label)
+    if isinstance(label, str):
+        return known.get(label)
+    return label if is_whole(label) and 0 <= label < classes else None
 
 
 class Labels:
@@ -48,11 +71,11 @@ class Labels:
         if column == image:
             raise DataError(f"{name}: {column!r} is the column of images, not of labels")
         if column not in known:
-            raise DataError(f"{name}: no column {column!r}, only {', '.join(known)}")
-        self.column, self._classes, self._named = column, classes, bool(names)
-        self._numbers = {text: i for i, text in enumerate(names or map(str, range(classes)))}
+            hint = " (folders of one label get no labels)" if [*known] == [image] else ""
+            raise DataError(f"{name}: no column {column!r}, only {', '.join(known)}{hint}")
+        self.column, self._names, self._classes = column, names, classes
         self._own = getattr(known[column], "names", None) or ()  # of the set's numbers
-        if any(text not in self._numbers for text in self._own):
+        if any(self._number(text) is None for text in self._own):
             raise DataError(f"{name} has the labels {listed(self._own)}, {self._expected()}")
 
     def add(self, pixels: Tensor, example: Mapping[str, Any], name: str) -> Tensor:
@@ -69,15 +92,17 @@ class Labels:
         label = example[self.column]
         if self._own and is_whole(label) and 0 <= label < len(self._own):
             label = self._own[label]
-        if isinstance(label, str) and label in self._numbers:
-            label = self._numbers[label]
-        if not (is_whole(label) and 0 <= label < self._classes):
+        number = self._number(label)
+        if number is None:
             raise DataError(f"{name} has the label {reprlib.repr(label)}, {self._expected()}")
-        return torch.cat((pixels, torch.full_like(pixels[:1], label)))
+        return torch.cat((pixels, torch.full_like(pixels[:1], number)))
+
+    def _number(self, label: Any) -> int | None:
+        return label_number(label, self._names, self._classes)
 
     def _expected(self) -> str:
-        if self._named:
-            return f"the model has {listed(list(self._numbers))}"
+        if self._names:
+            return f"the model has {listed(self._names)}"
         return (
             f"the model has the numbers from 0 to {self._classes - 1}: for other labels, list "
             "their names in config.class_names, in the order of their numbers"

@@ -38,6 +38,7 @@ __all__ = [
 
 _HUB = "hf://datasets/{}@"  # what addresses of the files of a set begin with
 _SPLIT_IN_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
+_HELD_OUT = re.compile(r"(?<![a-z])(validation|valid|val|dev|test|eval)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,21 @@ def _files_of(dataset: str, folder: Path) -> dict[str, list[Path]]:
     where = str(folder.absolute())
     found = files_of_builder(builder_of(dataset, path=where))
     refuse_other_places(dataset, found, where + os.sep)
-    return {split: [Path(file) for file in files] for split, files in found.items()}
+    files = {split: [Path(file) for file in names] for split, names in found.items()}
+    if list(files) == ["train"]:
+        for file in files["train"]:
+            _refuse_capitals(dataset, file.relative_to(where))
+    return files
+
+
+def _refuse_capitals(dataset: str, file: Path) -> None:
+    """`datasets` tells splits by words in small letters: `Test` would be a part of the training."""
+    name = file.as_posix()
+    if _HELD_OUT.search(name.lower()) and not _HELD_OUT.search(name):
+        raise DataError(
+            f"{dataset}: {name} would be in the split train: write train, validation and test in "
+            "small letters"
+        )
 
 
 def _fetched(dataset: str, revision: str | None, require: Callable[[Iterable[str]], None]) -> Path:

@@ -45,9 +45,22 @@ def builder_of(dataset: str, **where: Any) -> Any:
 
 
 def files_of_builder(builder: Any) -> dict[str, list[str]]:
-    """The names of the files of each split."""
+    """The names of the files of each split.
+
+    Raises:
+        DataError: if a file is in two splits, as its name and its folders may tell different ones.
+    """
     found = builder.config.data_files or {}
-    return {str(split): [str(file) for file in files] for split, files in found.items()}
+    files = {str(split): [str(file) for file in files] for split, files in found.items()}
+    places: dict[str, str] = {}
+    for split, names in files.items():
+        for file in names:
+            if (other := places.setdefault(file, split)) != split:
+                raise DataError(
+                    f"{file} is in two splits, {other} and {split}: words such as train, val or "
+                    "test in the names of files and folders tell the split. Rename one of these"
+                )
+    return files
 
 
 def refuse_other_places(dataset: str, files: Mapping[str, Sequence[str]], place: str) -> None:

@@ -28,6 +28,12 @@ def warn_of_unread(dataset: str, folder: Path, files: Mapping[str, Iterable[Path
         folder: where it is.
         files: the files of each split.
     """
+    if links := [path.relative_to(folder).as_posix() for path in _linked(folder)]:
+        warnings.warn(
+            f"{dataset}: folders that are links are not read: {listed(links)}. Put the files there",
+            LeftOutWarning,
+            stacklevel=4,
+        )
     read = {os.path.abspath(file) for part in files.values() for file in part}
     kinds = {Path(file).suffix.lower() for file in read}
     looked_for = _TABLES if kinds <= FORMATS.keys() else _PICTURES
@@ -44,6 +50,12 @@ def warn_of_unread(dataset: str, folder: Path, files: Mapping[str, Iterable[Path
         LeftOutWarning,
         stacklevel=4,
     )
+
+
+def _linked(folder: Path) -> Iterator[Path]:
+    """The folders below a folder that are links, which `datasets` does not follow."""
+    for place, folders, _ in os.walk(folder):
+        yield from (Path(place, name) for name in sorted(folders) if Path(place, name).is_symlink())
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -69,6 +69,12 @@ def test_a_frame_and_its_files_have_the_same_groups(tmp_path, groups):
         assert open_table(path).groups.tolist() == [0, 1, 0, 0]
 
 
+def test_ids_with_underscores_and_leading_zeros_are_text(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,group\n1,1_12\n2,11_2\n3,007\n4,7\n")
+    assert open_table(path).groups.tolist() == [0, 1, 2, 3]
+
+
 def test_lists_are_no_groups():
     with pytest.raises(DataError, match="by whole numbers or text, not <class 'list'>"):
         open_table(FRAME.assign(group=[[1], [2], [1], [1]]))

@@ -83,6 +83,39 @@ def test_a_folder_behind_a_link_is_read(tmp_path: Path, folder: Path, below: boo
     assert everything(open_table(linked, "test")) == NUMERIC[2:]
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("test/train/rows.csv", "train/rows.csv"), ("train_test.csv", "train.csv")]
+)
+def test_a_file_in_two_splits_is_refused(tmp_path: Path, name: str, other: str) -> None:
+    for file in (name, other):
+        path = tmp_path / "set" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a,b\n1,2\n")
+    with pytest.raises(
+        DataError, match=f"{name} is in two splits, (train and test|test and train)"
+    ):
+        open_table(tmp_path / "set", "train")
+
+
+@pytest.mark.parametrize("name", ["Test/rows.csv", "TEST.csv", "Val.csv", "Test/b/c.csv"])
+def test_capitals_would_make_held_out_rows_a_part_of_the_training(tmp_path: Path, name: str):
+    for file in (name, "Train.csv"):
+        path = tmp_path / "set" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=f"{name} would be in the split train: .*small letters"):
+        open_table(tmp_path / "set")
+
+
+def test_folders_that_are_links_are_named(tmp_path: Path) -> None:
+    for folder in ("set/part1", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "rows.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "set" / "part2").symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(LeftOutWarning, match="folders that are links are not read: part2"):
+        assert len(open_table(tmp_path / "set")) == 1
+
+
 @unused
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize(

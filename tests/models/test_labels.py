@@ -14,7 +14,7 @@ from support.small_models import write_image_recipe
 
 from impflow_zoo import ImageConfig, create_model, evaluate, training
 from impflow_zoo.data import DataError
-from impflow_zoo.models.fields import ConfigError
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.rows import open_rows
 
 GIVEN = {"context_columns": ["label"], "classes": 3}
@@ -85,7 +85,7 @@ def test_a_recipe_reads_labels_trains_scores_and_samples(tmp_path):
     assert command_line(*arguments).code == 0
     refused = command_line(*arguments[:5], "label=11", *arguments[6:])
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "11 is not a label" in refused.err
+    assert "label=11 is not a label; they are the numbers from 0 to 2" in refused.err
     picture = tmp_path / "rows.png"
     arguments = ["evaluate", tmp_path / "run", "--dataset", data, "--picture", picture]
     assert command_line(*arguments).code == 0
@@ -143,6 +143,33 @@ def test_labels_in_a_column_of_text_are_found_too(tmp_path):
     assert labels_of(data, class_names=("cat", "dog"))[0] == [1, 0, 1]
     with pytest.raises(DataError, match="row 0 has the label 'dog', the model has cat, cow"):
         labels_of(data, class_names=("cat", "cow"))
+
+
+def test_where_names_are_numbers_a_number_is_a_name(tmp_path):
+    data = image_set(tmp_path, pictures(3), label=[3, 8, 5])
+    assert labels_of(data, class_names=("3", "5", "8"))[0] == [0, 2, 1]
+    with pytest.raises(DataError, match="row 0 has the label 3, the model has 1, 2, 8"):
+        labels_of(data, class_names=("1", "2", "8"))
+
+
+def test_held_out_rows_are_of_all_labels_also_if_these_are_text(tmp_path):
+    texts = {"label": datasets.Value("string")}
+    data = image_set(tmp_path, pictures(20), texts, label=["cat"] * 10 + ["dog"] * 10)
+    config = ImageConfig(image_size=(8, 8), context_columns=("label",), class_names=("cat", "dog"))
+    mixed = open_rows(config, data, None).mixed()
+    assert set(mixed.rows(range(10))[:, -1, 0, 0].tolist()) == {0, 1}
+
+
+def test_names_in_another_order_are_no_start(tmp_path):
+    names = ["cat", "dog", "horse"]
+    given = {"context_columns": ["label"], "class_names": names}
+    data = folders(tmp_path / "data", *names)
+    recipe = write_image_recipe(tmp_path, data, config=given, data={"train": "train"})
+    training.train(recipe, out=tmp_path / "run", progress=False)
+    other = {"context_columns": ["label"], "class_names": names[::-1]}
+    recipe = write_image_recipe(tmp_path, data, config=other, data={"train": "train"})
+    with pytest.raises(ModelError, match="has class_names .*mean something else"):
+        training.train(recipe, out=tmp_path / "other", init_from=str(tmp_path / "run"))
 
 
 def test_a_number_beyond_the_labels_of_the_model_names_its_row(tmp_path):
