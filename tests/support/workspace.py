@@ -204,6 +204,8 @@ class Workspace:
         columns += getattr(config, "context_columns", ())
         for split in splits:
             table = pandas.DataFrame(rng.normal(size=(rows, len(columns))), columns=columns)
+            for name, (low, high) in getattr(config, "bounds", {}).items():
+                table[name] = rng.uniform(low, high, rows)
             table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
         return str(folder)
 
