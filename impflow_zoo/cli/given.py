@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -77,9 +78,9 @@ def _label(name: str, value: str | float, config: ImageConfig) -> float:
     """The number of a label, which is given as its name or as a number."""
     names, classes = config.class_names, config.classes or 0
     found = label_number(value, names, classes) if isinstance(value, str) else None
-    if found is None:
-        plain = value if isinstance(value, float) else number("--given", name, value)
-        found = label_number(int(plain), names, classes) if plain.is_integer() else None
+    with suppress(ValueError):  # of what is no number
+        if found is None and (plain := float(value)).is_integer():
+            found = label_number(int(plain), names, classes)
     if found is None:
         known = listed(names) if names else f"the numbers from 0 to {classes - 1}"
         raise ModelError(f"--given: {name}={value} is not a label; they are {known}")

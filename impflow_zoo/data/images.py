@@ -105,7 +105,13 @@ class _Images:
         Raises:
             DataError: for a set or split that does not exist, and as above.
         """
-        found = find_images(dataset, split, revision=revision, streaming=cls.streaming)
+        found = find_images(
+            dataset,
+            split,
+            revision=revision,
+            streaming=cls.streaming,
+            labelled=form.label is not None,
+        )
         where: dict[str, Any] = {"place": found.place, "parts": found.parts}
         return cls(found.name, found.data, form, skip_corrupt=skip_corrupt, **where)
 

@@ -71,8 +71,7 @@ class Labels:
         if column == image:
             raise DataError(f"{name}: {column!r} is the column of images, not of labels")
         if column not in known:
-            hint = " (folders of one label get no labels)" if [*known] == [image] else ""
-            raise DataError(f"{name}: no column {column!r}, only {', '.join(known)}{hint}")
+            raise DataError(f"{name}: no column {column!r}, only {', '.join(known)}")
         self.column, self._names, self._classes = column, names, classes
         self._own = getattr(known[column], "names", None) or ()  # of the set's numbers
         if any(self._number(text) is None for text in self._own):

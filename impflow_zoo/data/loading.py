@@ -17,6 +17,7 @@ from typing import Any
 
 from impflow_zoo.data.files import (
     FORMATS,
+    PIXELS,
     check_images,
     check_tables,
     require_images,
@@ -109,6 +110,7 @@ def find_images(
     *,
     revision: str | None = None,
     streaming: bool = False,
+    labelled: bool = False,
 ) -> FoundImages:
     """Find one split of a set that may hold images, which CSV and JSON files do not.
 
@@ -117,6 +119,7 @@ def find_images(
     Arguments:
         dataset, split, revision: as for `find_table`; a folder may also hold files of images.
         streaming: open the set as a stream, whose rows come in order and are not kept.
+        labelled: take the names of folders for labels also if all pictures have the same.
 
     Raises:
         DataError: for a set or split that does not exist or cannot be read, for CSV and JSON
@@ -132,7 +135,7 @@ def find_images(
         path = here or _fetched(dataset, revision, require_images)
         place = f"{(path if path.is_dir() else path.parent).absolute()}{os.sep}"
         with named_as(dataset, None if here else path):
-            builder = _local_builder(dataset, path)
+            builder = _local_builder(dataset, path, labelled)
     files = files_of_builder(builder)
     if here and here.is_dir():
         warn_of_unread(dataset, here, {name: map(Path, part) for name, part in files.items()})
@@ -279,7 +282,7 @@ def _names_on_the_hub(
     return names
 
 
-def _local_builder(dataset: str, path: Path) -> Any:
+def _local_builder(dataset: str, path: Path, labelled: bool) -> Any:
     """What `datasets` makes of a file or folder on this disk, none of whose files is opened."""
     where: dict[str, Any] = {"path": str(path.absolute())}
     if path.is_file():
@@ -295,6 +298,9 @@ def _local_builder(dataset: str, path: Path) -> Any:
     parquet = [file for file in files if file.suffix.lower() == ".parquet"]
     if parquet and parquet == files:
         where["columns"] = flat_columns(files[0])
+    pictures = {file.suffix.lower() for file in files} <= {*PIXELS}
+    if labelled and pictures and len({file.parent.name for file in files}) == 1:
+        where["drop_labels"] = False  # `datasets` would drop the name of the one folder
     return builder_of(dataset, **where, description=_state(files))
 
 

@@ -110,7 +110,7 @@ def _settings(exhibit: Exhibit) -> list[Any]:
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
         temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
     names = getattr(exhibit.model.config, "class_names", ())
-    which = ", ".join(f"{number}: {name}" for number, name in enumerate(names))
+    which = in_markdown(", ".join(f"{number}: {name}" for number, name in enumerate(names)))
     with gr.Row():
         contexts = [
             tabs.slider(low, high, value, step=step, label=column, info=which or None)

@@ -124,6 +124,13 @@ def test_names_of_folders_are_found_among_the_names_of_the_model(tmp_path):
         labels_of(folders(tmp_path / "c", "dog", "cow"), class_names=names)
 
 
+def test_pictures_of_one_label_are_scored_too(tmp_path):
+    names = ("cat", "dog", "horse")
+    assert labels_of(folders(tmp_path / "data", "dog"), class_names=names)[0] == [1]
+    with pytest.raises(DataError, match="labels flat, the model has cat, dog, horse"):
+        labels_of(folders(tmp_path, "flat") + "/flat", class_names=names)
+
+
 def test_folders_called_by_numbers_have_these_numbers(tmp_path):
     """As text, 10 comes before 2."""
     data = folders(tmp_path / "all", *map(str, range(11)))
@@ -185,28 +192,15 @@ def test_names_are_kept_with_a_model_and_choose_its_samples(tmp_path):
     recipe = write_image_recipe(tmp_path, data, config=given, data={"train": "train"})
     training.train(recipe, out=tmp_path / "run", progress=False)
     assert evaluate(tmp_path / "run", data, "train").n == 3
-    pictures_of = []
-    for label in ("dog", "2"):
-        out = tmp_path / f"{label}.png"
-        arguments = [
-            "sample",
-            tmp_path / "run",
-            "-n",
-            "2",
-            "--given",
-            f"label={label}",
-            "--out",
-            out,
-        ]
+    (tmp_path / "given.csv").write_text("label\n2\n")
+    out, drawn = tmp_path / "drawn.png", []
+    for label in ("label=dog", "label=2", tmp_path / "given.csv"):
+        arguments = ["sample", tmp_path / "run", "-n", "2", "--given", label, "--out", out]
         assert command_line(*arguments).code == 0
-        pictures_of.append(out.read_bytes())
-    assert pictures_of[0] == pictures_of[1]
-    assert (
-        "label='cow' is not a number"
-        in command_line(
-            "sample", tmp_path / "run", "--given", "label=cow", "--out", tmp_path / "no.png"
-        ).err
-    )
+        drawn.append(out.read_bytes())
+    assert len({*drawn}) == 1
+    refused = command_line(*arguments[:5], "label=cow", *arguments[6:])
+    assert "label=cow is not a label; they are horse, cat, dog" in refused.err
 
 
 BAD = {
