@@ -35,7 +35,7 @@ from impflow_zoo.zoo.sending import parcels
 
 FOLDERS = sorted(path.parent for path in zoo_folder().glob(f"*/{RECIPE}"))
 LARGE = [path for path in FOLDERS if path.name.endswith(("-cifar10", "-imagenet64-5bit"))]
-IMAGES = [path for path in FOLDERS if path.name.endswith("-mnist")]  # certified in seconds
+IMAGES = [path for path in FOLDERS if "-mnist" in path.name]  # certified in seconds
 IMPLICIT, RESIDUAL = (
     {path.name.removeprefix(family) for path in FOLDERS if path.name.startswith(family)}
     for family in ("impflow-", "resflow-")
