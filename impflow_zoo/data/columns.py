@@ -79,7 +79,8 @@ def numbered(groups: pandas.Series, name: str, *, labels: bool) -> numpy.ndarray
     try:
         return groups.factorize()[0]
     except TypeError:  # of what has no hash
-        raise DataError(f"{found}, by whole numbers or text, not {type(groups.iloc[0])}") from None
+        kind = type(groups.iloc[0]).__name__
+        raise DataError(f"{found}, by whole numbers or text, not by {kind}") from None
 
 
 def listed(names: Collection[str]) -> str:

@@ -186,10 +186,8 @@ class ImageSource(_Images, Source):
         data = data.with_format(None)  # cells as they are stored
         super().__init__(name, data, form, **options)
         self._numbers: Sequence[int] = range(len(data))  # of the rows in the whole set
-        label = (
-            [form.label] if form.label else [c for c, f in data.features.items() if _is_label(f)]
-        )
-        self._labels = data[label[0]] if label else ()
+        label = form.label or next((c for c, f in data.features.items() if _is_label(f)), None)
+        self._labels = () if label is None else data[label]
         self._fits = len(data) * math.prod(self._shape) <= _CACHE
         self._kept: dict[int, Tensor | None] = {}
 

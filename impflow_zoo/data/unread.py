@@ -30,7 +30,7 @@ def warn_of_unread(dataset: str, folder: Path, files: Mapping[str, Iterable[Path
     """
     if links := [path.relative_to(folder).as_posix() for path in _linked(folder)]:
         warnings.warn(
-            f"{dataset}: folders that are links are not read: {listed(links)}. Put the files there",
+            f"{dataset}: folders that are links are not read: {listed(links)}. Link files instead",
             LeftOutWarning,
             stacklevel=4,
         )

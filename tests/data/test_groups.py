@@ -76,7 +76,7 @@ def test_ids_with_underscores_and_leading_zeros_are_text(tmp_path):
 
 
 def test_lists_are_no_groups():
-    with pytest.raises(DataError, match="by whole numbers or text, not <class 'list'>"):
+    with pytest.raises(DataError, match="by whole numbers or text, not by list"):
         open_table(FRAME.assign(group=[[1], [2], [1], [1]]))
 
 

@@ -107,6 +107,12 @@ def folders(place, *names):
     return str(place)
 
 
+def recipe_of(place, data, names):
+    """A recipe of a model whose labels have names."""
+    given = {"context_columns": ["label"], "class_names": names}
+    return write_image_recipe(place, data, config=given, data={"train": "train"})
+
+
 def labels_of(data, **settings):
     """The last channel of the rows, and the rows without it."""
     config = ImageConfig(image_size=(8, 8), context_columns=("label",), **settings)
@@ -169,12 +175,9 @@ def test_held_out_rows_are_of_all_labels_also_if_these_are_text(tmp_path):
 
 def test_names_in_another_order_are_no_start(tmp_path):
     names = ["cat", "dog", "horse"]
-    given = {"context_columns": ["label"], "class_names": names}
     data = folders(tmp_path / "data", *names)
-    recipe = write_image_recipe(tmp_path, data, config=given, data={"train": "train"})
-    training.train(recipe, out=tmp_path / "run", progress=False)
-    other = {"context_columns": ["label"], "class_names": names[::-1]}
-    recipe = write_image_recipe(tmp_path, data, config=other, data={"train": "train"})
+    training.train(recipe_of(tmp_path, data, names), out=tmp_path / "run", progress=False)
+    recipe = recipe_of(tmp_path, data, names[::-1])
     with pytest.raises(ModelError, match="has class_names .*mean something else"):
         training.train(recipe, out=tmp_path / "other", init_from=str(tmp_path / "run"))
 
@@ -187,10 +190,8 @@ def test_a_number_beyond_the_labels_of_the_model_names_its_row(tmp_path):
 
 def test_names_are_kept_with_a_model_and_choose_its_samples(tmp_path):
     names = ["horse", "cat", "dog"]
-    given = {"context_columns": ["label"], "class_names": names}
     data = folders(tmp_path / "data", *names)
-    recipe = write_image_recipe(tmp_path, data, config=given, data={"train": "train"})
-    training.train(recipe, out=tmp_path / "run", progress=False)
+    training.train(recipe_of(tmp_path, data, names), out=tmp_path / "run", progress=False)
     assert evaluate(tmp_path / "run", data, "train").n == 3
     (tmp_path / "given.csv").write_text("label\n2\n")
     out, drawn = tmp_path / "drawn.png", []
