@@ -14,8 +14,7 @@ from torch import Tensor
 
 from impflow_zoo.cli.options import by_name, number
 from impflow_zoo.data import open_table
-from impflow_zoo.data.columns import listed
-from impflow_zoo.data.labels import label_number
+from impflow_zoo.data.labels import LabelNumbers
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, did_you_mean
 from impflow_zoo.models.image_config import ImageConfig
@@ -76,12 +75,11 @@ def _pairs(given: str, names: Sequence[str]) -> dict[str, str]:
 
 def _label(name: str, value: str | float, config: ImageConfig) -> float:
     """The number of a label, which is given as its name or as a number."""
-    names, classes = config.class_names, config.classes or 0
-    found = label_number(value, names, classes) if isinstance(value, str) else None
+    numbers = LabelNumbers(config.class_names, config.classes or 0)
+    found = numbers.find(value) if isinstance(value, str) else None
     with suppress(ValueError):  # of what is no number
         if found is None and (plain := float(value)).is_integer():
-            found = label_number(int(plain), names, classes)
+            found = numbers.find(int(plain))
     if found is None:
-        known = listed(names) if names else f"the numbers from 0 to {classes - 1}"
-        raise ModelError(f"--given: {name}={value} is not a label; they are {known}")
+        raise ModelError(f"--given: {name}={value} is not a label; they are {numbers}")
     return found

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import impflow_zoo.data.limits as limits
 from impflow_zoo.data.decoding import decode
-from impflow_zoo.data.labels import Labels
+from impflow_zoo.data.labels import LabelNumbers, Labels
 from impflow_zoo.data.limits import check_unfolded
 from impflow_zoo.data.loading import find_images
 from impflow_zoo.data.parquet_files import unfolded
@@ -75,9 +75,8 @@ class _Images:
         self._mode, self._column = data.features[column].mode, column
         self._label = None
         if form.label is not None:
-            self._label = Labels(
-                form.label, data.features or {}, column, name, form.class_names, form.classes
-            )
+            numbers = LabelNumbers(form.class_names, form.classes)
+            self._label = Labels(form.label, data.features or {}, column, name, numbers)
         used = [column] if self._label is None else [column, self._label.column]
         if self.streaming:  # threads of `datasets` would decode files of the Hub, without limits
             data = data.decode(enable=False)

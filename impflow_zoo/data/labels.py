@@ -13,30 +13,43 @@ from impflow_zoo.data.columns import listed
 from impflow_zoo.data.source import DataError
 from impflow_zoo.numerics.settings import is_whole
 
-__all__ = ["Labels", "label_number"]
+__all__ = ["LabelNumbers", "Labels"]
 
 
-def label_number(label: Any, names: Sequence[str], classes: int) -> int | None:
-    """The number that a model has for a label; None if it has no such label.
+class LabelNumbers:
+    """The number that a model has for each of its labels.
+
+    Where a name is a number itself, such as `"3"`, whole numbers are names, too. Elsewhere they
+    count the names from 0.
 
     Arguments:
-        label: a name or a whole number. Where a name is a number itself, such as `"3"`, whole
-            numbers are names, too; elsewhere they count the names from 0.
         names: the model's names of its labels in the order of their numbers; may be empty.
         classes: number of the model's labels.
 
     Example:
-        >>> label_number("dog", ["cat", "dog"], 2), label_number(1, ["cat", "dog"], 2)
-        (1, 1)
-        >>> label_number(5, ["3", "5"], 2), label_number(1, ["3", "5"], 2)
+        >>> cats = LabelNumbers(["cat", "dog"], 2)
+        >>> cats.find("dog"), cats.find(1), str(cats)
+        (1, 1, 'cat, dog')
+        >>> digits = LabelNumbers(["3", "5"], 2)
+        >>> digits.find(5), digits.find(1)
         (1, None)
     """
-    known = {text: i for i, text in enumerate(names or map(str, range(classes)))}
-    if is_whole(label) and any(text.isdecimal() for text in known):
-        label = str(label)
-    if isinstance(label, str):
-        return known.get(label)
-    return label if is_whole(label) and 0 <= label < classes else None
+
+    def __init__(self, names: Sequence[str], classes: int) -> None:
+        self.names, self._classes = names, classes
+        self._numbers = {text: i for i, text in enumerate(names or map(str, range(classes)))}
+        self._numerals = any(text.isdecimal() for text in self._numbers)
+
+    def __str__(self) -> str:
+        return listed(self.names) if self.names else f"the numbers from 0 to {self._classes - 1}"
+
+    def find(self, label: Any) -> int | None:
+        """The number of a label, which is a name or a whole number; None if there is none."""
+        if is_whole(label) and self._numerals:
+            label = str(label)
+        if isinstance(label, str):
+            return self._numbers.get(label)
+        return label if is_whole(label) and 0 <= label < self._classes else None
 
 
 class Labels:
@@ -52,8 +65,7 @@ class Labels:
         known: the features of all columns of the set.
         image: name of the column of images.
         name: of the set, for messages.
-        names: the model's names of its labels in the order of their numbers; may be empty.
-        classes: number of the model's labels.
+        numbers: of the model's labels.
 
     Raises:
         DataError: if the set has no such column, or a label that the model has not.
@@ -65,16 +77,15 @@ class Labels:
         known: Mapping[str, Any],
         image: str,
         name: str,
-        names: Sequence[str],
-        classes: int,
+        numbers: LabelNumbers,
     ) -> None:
         if column == image:
             raise DataError(f"{name}: {column!r} is the column of images, not of labels")
         if column not in known:
             raise DataError(f"{name}: no column {column!r}, only {', '.join(known)}")
-        self.column, self._names, self._classes = column, names, classes
+        self.column, self._numbers = column, numbers
         self._own = getattr(known[column], "names", None) or ()  # of the set's numbers
-        if any(self._number(text) is None for text in self._own):
+        if any(numbers.find(text) is None for text in self._own):
             raise DataError(f"{name} has the labels {listed(self._own)}, {self._expected()}")
 
     def add(self, pixels: Tensor, example: Mapping[str, Any], name: str) -> Tensor:
@@ -91,18 +102,15 @@ class Labels:
         label = example[self.column]
         if self._own and is_whole(label) and 0 <= label < len(self._own):
             label = self._own[label]
-        number = self._number(label)
+        number = self._numbers.find(label)
         if number is None:
             raise DataError(f"{name} has the label {reprlib.repr(label)}, {self._expected()}")
         return torch.cat((pixels, torch.full_like(pixels[:1], number)))
 
-    def _number(self, label: Any) -> int | None:
-        return label_number(label, self._names, self._classes)
-
     def _expected(self) -> str:
-        if self._names:
-            return f"the model has {listed(self._names)}"
+        if self._numbers.names:
+            return f"the model has {self._numbers}"
         return (
-            f"the model has the numbers from 0 to {self._classes - 1}: for other labels, list "
-            "their names in config.class_names, in the order of their numbers"
+            f"the model has {self._numbers}: for other labels, list their names in "
+            "config.class_names, in the order of their numbers"
         )
