@@ -30,7 +30,11 @@ def normal_quantile(log_p: Tensor) -> Tensor:
     z = -(-2 * target).sqrt()  # left of the root, from where Newton's steps never overshoot
     for _ in range(8):
         z = z - (torch.special.log_ndtr(z) - target) / _hazard(z)
-    return z + (log_p - target) / _hazard(z)  # adds nothing but the derivative
+    slope = _hazard(z)
+    for _ in range(2):  # these steps add nothing but the first derivative, then the second
+        rest = log_p - torch.special.log_ndtr(z)
+        z = z + (rest - rest.detach()) / slope
+    return z
 
 
 def _hazard(z: Tensor) -> Tensor:
@@ -112,8 +116,11 @@ class MixtureAutoregressive(AutoregressiveTransform):
         z, mixture = inputs.double(), self.mixture(autoregressive_params)
         x = _from_normal(z.detach(), *(part.detach() for part in mixture))
         image, slope = _to_normal(x, *mixture)
-        step = (z - image) / slope.detach().clamp(-80, 80).exp()  # far out it is no number
-        x = x + (step - step.detach())  # adds nothing but the derivative
+        derivative = slope.detach().clamp(-80, 80).exp()  # far out it is no number
+        for _ in range(2):  # these steps add nothing but the first derivative, then the second
+            rest = z - image
+            x = x + (rest - rest.detach()) / derivative
+            image, slope = _to_normal(x, *mixture)
         return x.to(inputs.dtype), -slope.sum(dim=1).to(inputs.dtype)
 
 
