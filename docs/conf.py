@@ -144,6 +144,8 @@ def break_long_code(
     """Code in a line of text breaks between words, never within a word or behind two hyphens."""
 
     def broken(word: re.Match[str]) -> str:
+        if len(word[0]) <= 8:  # such as ImpFlow
+            return word[0]
         return re.sub(
             r"(?<=[A-Za-z0-9][_./(=,:-])(?=[A-Za-z])|(?<=[a-z])(?=[A-Z])", "<wbr>", word[0]
         )
@@ -151,9 +153,22 @@ def break_long_code(
     context["body"] = re.sub(r'(?<=<span class="pre">)[^<]+', broken, context.get("body", ""))
 
 
+def keep_numbers_whole(
+    app: Sphinx, name: str, template: str, context: dict[str, Any], page: nodes.document | None
+) -> None:
+    """A number such as 1e-3 does not break behind its hyphen."""
+
+    def whole(part: re.Match[str]) -> str:
+        return part[0] if part[0].startswith("<") else f'<span class="number">{part[0]}</span>'
+
+    tag_or_number = r"<[^>]*>|\b\d[\d.]*e-\d+\b"
+    context["body"] = re.sub(tag_or_number, whole, context.get("body", ""))
+
+
 def setup(app: Sphinx) -> None:
     """Register with Sphinx."""
     app.connect("doctree-resolved", mark_short_code)
     app.connect("html-page-context", break_long_code)
+    app.connect("html-page-context", keep_numbers_whole)
     app.connect("autodoc-skip-member", of_others)
     app.connect("autodoc-process-signature", whole_signature)

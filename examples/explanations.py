@@ -81,7 +81,7 @@ def logdet_estimates() -> Figure:
     axes.errorbar(kept, found.mean(dim=1), error, color="C3", label=f"mean of {probes} probes")
     axes.axhline(float(exact), color="black", linewidth=0.8, label="exact")
     axes.set(xlabel="terms kept", ylabel="log-determinant, nats", xticks=kept)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
@@ -144,7 +144,7 @@ def tight_nets(steps: int) -> Figure:
             if depth == 1:
                 left.plot(x, fit, label=label)
         right.plot(depths, rises, "o-", label=label)
-    left.set(xlabel="x", title="one hidden layer")
+    left.set(xlabel="x", xticks=(-1, -0.5, 0, 0.5, 1), title="one hidden layer")
     left.legend(frameon=False)
     right.axhline(1, color="black", linewidth=0.8)
     right.set(xlabel="hidden layers", xticks=depths, ylim=(0, 1.05), title="mean slope of the fit")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
+import numpy as np
 from PIL import Image
 
 from impflow_zoo.models.filenames import CARD, CURVE, PICTURE, WEIGHTS
@@ -69,14 +71,22 @@ def thumbnails(found: Sequence[Record], folder: Path) -> None:
         source = record.folder.file(PICTURE) or record.folder.file(CURVE)
         if record.entry and source:
             with Image.open(source) as image:
-                shown = _detail(image, left=record.stated.config.context_features is not None)
+                shown = detail(image, left=record.stated.config.context_features is not None)
                 shown.thumbnail((WIDTH, WIDTH))
                 shown.convert("RGB").save(folder / f"{record.name}.webp", quality=80)
 
 
-def _detail(image: Image.Image, *, left: bool) -> Image.Image:
-    """Half of a wide picture: samples and densities stand at the right, predictions at the left."""
+def detail(image: Image.Image, *, left: bool) -> Image.Image:
+    """About half of a wide picture: samples and densities are right, predictions left.
+
+    It is cut in the widest empty stripe near the middle: no axis of the other half stays.
+    """
     width, height = image.size
     if width < 1.5 * height:
         return image
-    return image.crop((0, 0, width // 2, height) if left else (width // 2, 0, width, height))
+    empty = (np.asarray(image.convert("L")) == 255).all(axis=0)
+    near = range(45 * width // 100, 55 * width // 100)
+    stripes = [[*columns] for white, columns in groupby(near, empty.__getitem__) if white]
+    stripe = max(stripes, key=len, default=[width // 2])
+    cut = stripe[len(stripe) // 2]
+    return image.crop((0, 0, cut, height) if left else (cut, 0, width, height))

@@ -1,5 +1,5 @@
 // A click on a head sorts a table of models: their first column is called "model", and no line of
-// it is empty, which would mean the model above.
+// it is empty or begins with "the same", which would mean the model above.
 Tablesort.extend(
   "number",
   (text) => /^[-+]?\d[\d,.]*(\s±.*)?$/.test(text),
@@ -14,6 +14,6 @@ function number(text) {
 for (const table of document.querySelectorAll("table.docutils"))
   if (
     table.tHead?.textContent.trim().startsWith("model") &&
-    [...table.tBodies[0].rows].every((row) => row.cells[0].textContent.trim())
+    [...table.tBodies[0].rows].every((row) => !/^$|^the same/.test(row.cells[0].textContent.trim()))
   )
     new Tablesort(table);

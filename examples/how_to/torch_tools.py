@@ -83,8 +83,8 @@ for module in (model, Encode(model)):
 
 # %%
 # ``torch.compile(model.log_prob)`` compiles a residual flow with exact log-determinants as a whole,
-# derivatives included. What searches for roots or sums series runs as it is written, all of a model
-# at once. Compiled code that meets NaN fails without naming rows.
+# derivatives included. A model that searches for roots or sums series is not compiled: it runs as
+# it is written. Compiled code that meets NaN fails without naming rows.
 
 figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
 axes.quiver(x[:, 0], x[:, 1], scores[:, 0].detach(), scores[:, 1].detach())

@@ -44,6 +44,7 @@ _DPI = 110
 _SHOWN = 36  # images of a grid
 _ALIKE = 3  # ranges that differ by no larger factor share a scale
 _PAIRED = 6  # columns a pair plot shows
+_TICKS = 4  # intervals of a column there: labels of five digits have room
 _GAP = 2  # pixels between images
 _WIDTH = 900  # pixels that small pictures are enlarged to
 _LETTERS = 28  # pixels that letters above a grid are high, at most
@@ -207,6 +208,7 @@ def _curves(
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].xaxis.set_major_locator(MaxNLocator(6))
     axes[0].set_ylabel(f"validation, {metric.unit}")
+    axes[0].ticklabel_format(axis="y", useOffset=False)  # whole values, however close
     better_first = sorted((p[2] for points in curves for p in points), reverse=metric.sign > 0)
     tail = sorted(better_first[: max(2, 4 * len(better_first) // 5)])
     if tail and tail[0] < tail[-1]:  # the first steps would flatten the rest
@@ -261,6 +263,8 @@ def pairs(
     samples: Tensor, rows: Tensor | None, names: list[str], wanted: Sequence[str] = ()
 ) -> Figure:
     """Samples, and rows if there are any, in the planes of each pair of columns."""
+    from matplotlib.ticker import MaxNLocator
+
     total, shown = len(names), len(wanted) or min(len(names), _PAIRED)
     columns = [names.index(name) for name in wanted] or [
         round(i * (total - 1) / max(shown - 1, 1)) for i in range(shown)
@@ -290,6 +294,7 @@ def pairs(
             axes.scatter(x, y, s=2, color=colour, alpha=0.5, linewidths=0)
             axes.set_ylim(*limits[i])
         axes.set_xlim(*limits[j])
+        axes.xaxis.set_major_locator(MaxNLocator(_TICKS, steps=(1, 2, 5, 10)))
         axes.set(xlabel=as_label(names[j]), ylabel=as_label(names[i]))
         axes.tick_params(labelsize=7)
         axes.label_outer()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,7 +13,11 @@ from PIL import Image
 from support.image_models import make, raw
 
 from impflow_zoo import ImpFlow, TabularConfig
-from impflow_zoo.plots.pictures import draw_density, draw_images, plane
+from impflow_zoo.plots import pictures
+from impflow_zoo.plots.pictures import draw_curves, draw_density, draw_images, pairs, plane
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 pytest.importorskip("matplotlib")
 SIZES = {"blocks": 2, "hidden_features": (8, 8)}
@@ -62,3 +68,23 @@ def test_a_single_column_has_a_picture(tmp_path: Path) -> None:
     model = ImpFlow(TabularConfig(1, columns=("a",), periodic={"a": 360.0}, **SIZES)).eval()
     draw_density(model, 360 * torch.rand(50, 1).double(), tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_of_large_numbers_stand_apart() -> None:
+    rows = torch.linspace(2500, 25_000, 100)[:, None].repeat(1, 6)
+    figure = pairs(rows, None, list("abcdef"))
+    figure.draw_without_rendering()
+    for axes in figure.axes[-6:]:
+        labels = [label.get_window_extent() for label in axes.get_xticklabels()]
+        digit = labels[-1].width / 5
+        assert all(left.x1 + digit < right.x0 for left, right in pairwise(labels))
+
+
+def test_close_values_of_a_curve_are_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "_save", lambda save, *_, **__: drawn.append(save.__self__))
+    points = [(1000 * i, 60 * i, -3.0459 + 5e-5 * i) for i in range(8)]
+    draw_curves([("", "log_likelihood", [points])], [""], Path("curve.png"))
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
