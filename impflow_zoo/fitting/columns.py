@@ -168,25 +168,11 @@ def describe(
         reason = _without_use(column, cells) if choose or _is_empty(cells) else None
         if reason and column not in given:
             left_out[column] = reason
-    kept = [c for c in numbers if c not in left_out]
-    if not kept:
-        raise _without_columns(left_out, name)
-    whole = _whole_rows(numbers, kept)
-    rows, size = int(whole.sum()), len(whole)
-    if rows < LEAST_ROWS:
-        raise DataError(
-            f"{name}: {rows} rows without missing values, at least {LEAST_ROWS} are needed"
-        )
-    values = {c: numbers[c][whole] for c in kept}
-    rounding_of_float32 = float(numpy.finfo(numpy.float32).eps)  # models compute in it
-    for c in kept:
-        if values[c].min() == values[c].max():
-            left_out[c] = "is constant"
-        elif abs(values[c].mean()) * rounding_of_float32 > LOST * values[c].std():
-            left_out[c] = _FAR
-    if choose or not given:  # a target may be a function of its features
-        left_out.update(_dependent({c: v for c, v in values.items() if c not in left_out}, given))
-    columns = tuple(c for c in kept if c not in left_out and c not in given)
+    dependent = choose or not given  # else a target may be a function of its features
+    left_out, whole = _leave_out(numbers, left_out, given, name, dependent=dependent)
+    rows = int(whole.sum())
+    values = {c: cells[whole] for c, cells in numbers.items() if c not in left_out}
+    columns = tuple(c for c in values if c not in given)
     left_out = {c: left_out[c] for c in table.names if c in left_out}
     if not choose and left_out:
         column, reason = next(iter(left_out.items()))
@@ -231,8 +217,46 @@ def describe(
         notes=tuple(notes),
         far=tuple(_far(values, numpy.flatnonzero(whole), (*columns, *given))),
         rows=rows,
-        dropped=size - rows,
+        dropped=len(whole) - rows,
     )
+
+
+def _leave_out(
+    numbers: Mapping[str, numpy.ndarray],
+    left_out: Mapping[str, str],
+    given: Sequence[str],
+    name: str,
+    *,
+    dependent: bool,
+) -> tuple[dict[str, str], numpy.ndarray]:
+    """Why columns are left out, and which rows have values in all others.
+
+    Columns are judged by these rows, and a column that is left out brings back the rows that it
+    has no value in. So of those with a reason the ones with most gaps go first, and the others are
+    judged again.
+    """
+    import numpy
+
+    left_out = dict(left_out)
+    gaps = {column: (~numpy.isfinite(cells)).sum() for column, cells in numbers.items()}
+    while True:
+        kept = [c for c in numbers if c not in left_out]
+        if not kept:
+            raise _without_columns(left_out, name)
+        whole = _whole_rows(numbers, kept)
+        if whole.sum() < LEAST_ROWS:
+            raise DataError(
+                f"{name}: {whole.sum()} rows without missing values, at least {LEAST_ROWS} are "
+                "needed"
+            )
+        values = {c: numbers[c][whole] for c in kept}
+        found = {c: reason for c in kept if (reason := _without_spread(values[c]))}
+        if dependent:
+            found |= _dependent({c: v for c, v in values.items() if c not in found}, given)
+        most = max((gaps[c] for c in found), default=0)
+        left_out |= {c: reason for c, reason in found.items() if gaps[c] == most}
+        if not most:  # the rows stay as they are
+            return left_out, whole
 
 
 def _far(
@@ -309,6 +333,18 @@ def _without_use(column: str, values: numpy.ndarray) -> str | None:
         steps = numpy.diff(numpy.sort(values))
         if (steps > 0).all() and (steps == 1).mean() > _NUMBERED:
             return "numbers the rows"
+    return _without_spread(known) if len(known) else None
+
+
+def _without_spread(values: numpy.ndarray) -> str | None:
+    """Why values without gaps are no numbers to model."""
+    import numpy
+
+    if values.min() == values.max():
+        return "is constant"
+    rounding_of_float32 = float(numpy.finfo(numpy.float32).eps)  # models compute in it
+    if abs(values.mean()) * rounding_of_float32 > LOST * values.std():
+        return _FAR
     return None
 
 

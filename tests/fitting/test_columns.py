@@ -85,6 +85,34 @@ def test_rows_with_missing_values_are_counted():
     assert findings.lines()[-1] == "rows: 393, 7 with missing values left out"
 
 
+FLAG = RANDOM.random(ROWS) < 0.7
+
+
+def test_a_column_that_is_left_out_costs_no_rows():
+    findings = found(garage=numpy.where(FLAG, 1.0, numpy.nan), copy=numpy.where(FLAG, A, numpy.nan))
+    assert findings.columns == ("a", "b")
+    assert findings.left_out == {"garage": "is constant", "copy": "is a copy of 'a'"}
+    assert (findings.rows, findings.dropped) == (ROWS, 0)
+
+
+@pytest.mark.parametrize("flag", [1.0, A])
+def test_columns_are_judged_by_the_rows_that_are_used(flag):
+    """Not by those where a column has values that is left out."""
+    where = numpy.where(FLAG, flag, numpy.nan)
+    findings = found(
+        way=numpy.where(FLAG, 0.0, B**3), whole=numpy.where(FLAG, A.round(), A), x=where
+    )
+    assert findings.columns == ("a", "b", "way", "whole")
+    assert findings.rounding == {}
+
+
+def test_a_column_with_missing_values_that_is_modelled_costs_their_rows():
+    findings = found(way=numpy.where(FLAG, 0.0, B**3), x=numpy.where(FLAG, A**2, numpy.nan))
+    assert findings.columns == ("a", "b", "x")
+    assert findings.left_out == {"way": "is constant"}
+    assert findings.rows == FLAG.sum()
+
+
 @pytest.mark.parametrize(
     ("values", "step"),
     [

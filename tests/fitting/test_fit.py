@@ -379,7 +379,7 @@ def test_rows_have_weights(tmp_path):
     [
         ({"data": "nowhere.csv"}, DataError, "no such file or folder: nowhere.csv"),
         ({"data": [1, 2]}, DataError, "data of type list: a file"),
-        ({"data": numpy.zeros((5, 2))}, DataError, "5 rows without missing values"),
+        ({"data": numpy.eye(5, 2)}, DataError, "5 rows without missing values"),
         ({"minutes": 0}, ModelError, "minutes=0: a positive number"),
         ({"seed": -1}, ModelError, "seed=-1: a whole number"),
         ({"given": "z"}, DataError, "no column 'z' to be given"),
