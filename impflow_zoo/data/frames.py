@@ -32,13 +32,18 @@ def is_set(data: Any) -> bool:
 def as_frame(data: Any) -> Any:
     """A `datasets.Dataset` as a DataFrame; anything else stays what it is.
 
+    Class labels become categories: their numbers are none to model.
+
     Raises:
         DataError: for a table above the limits.
     """
     if not is_set(data):
         return data
     check_table(len(data), len(data.column_names), IN_MEMORY)
-    return data.with_format(None).to_pandas()
+    from datasets import ClassLabel
+
+    labels = [name for name, kind in data.features.items() if isinstance(kind, ClassLabel)]
+    return data.with_format(None).to_pandas().astype(dict.fromkeys(labels, "category"))
 
 
 def in_memory(data: Any, names: Sequence[str] = ()) -> Columns | None:

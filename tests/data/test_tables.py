@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy
 import pandas
 import pytest
@@ -154,6 +155,18 @@ def test_columns_that_are_no_numbers_are_named(tmp_path: Path, suffix: str) -> N
     assert "'name' is not numeric, row 0 " in said
     assert "'flag' is not numeric, " in said
     assert "'a'" not in said
+
+
+def test_class_labels_are_no_numbers(tmp_path: Path) -> None:
+    """In memory and in a file."""
+    features = datasets.Features(
+        a=datasets.Value("float64"), species=datasets.ClassLabel(names=["setosa", "virginica"])
+    )
+    rows = datasets.Dataset.from_dict({"a": [0.5, 1.5], "species": [1, 0]}, features=features)
+    rows.to_parquet(tmp_path / "t.parquet")
+    for data in (rows, tmp_path / "t.parquet"):
+        with pytest.warns(LeftOutWarning, match="not used: 'species' is not numeric"):
+            assert open_table(data).columns == ("a",)
 
 
 def test_whole_numbers_that_float64_rounds_are_no_column(tmp_path: Path) -> None:
