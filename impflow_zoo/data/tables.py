@@ -124,7 +124,7 @@ def _numeric(table: Columns, name: str, features: int | None) -> list[str]:
     chosen = [column for column in table.names if column not in reasons and column != GROUP]
     unused = listed([f"{column!r} {reason}" for column, reason in reasons.items()])
     if not chosen:
-        raise DataError(f"{name}: no numeric column, only {listed(table.names) or 'nothing'}")
+        raise DataError(f"{name}: no numeric column: {unused or 'it has none'}")
     if features not in (None, len(chosen)):
         hint = f"; not used: {unused}" if unused else ""
         raise DataError(

@@ -257,7 +257,11 @@ configs:
             _opens("t.csv", columns=["b"]),
             r"'b' is not numeric, row 1 .*'high'",
         ),
-        ({"t.csv": "a,b\nx,y\n"}, _opens("t.csv"), r"no numeric column, only a, b"),
+        (
+            {"t.csv": "a,b\nx,y\n"},
+            _opens("t.csv"),
+            r"no numeric column: .a. is not numeric, row 0 holds .x., .b",
+        ),
         ({"t.csv": "a,b\n1,2\n3,\n"}, _opens("t.csv"), r"row 1, column 'b' is nan .* 1 of 4"),
         ({"t.csv": "a,b\n1,inf\n3,nan\n"}, _opens("t.csv"), r"row 0, column 'b' is inf .* 2 of 4"),
         ({"t.csv": "a\n1\n"}, _opens("t.csv", size=5), r"size does not apply"),
