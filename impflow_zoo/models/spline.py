@@ -29,6 +29,7 @@ from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.numerics.finite import refuse_rows
 from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.autoregressive import ColumnByColumn
 from impflow_zoo.transforms.context_made import ContextMADE
 from impflow_zoo.transforms.radial import RadialTransform
 from impflow_zoo.transforms.whitening import Whitening
@@ -218,7 +219,7 @@ class _Coupling(PiecewiseRationalQuadraticCouplingTransform):
         return _in_float64(partial(super()._piecewise_cdf, inverse=True), inputs, transform_params)
 
 
-class _Autoregressive(MaskedPiecewiseRationalQuadraticAutoregressiveTransform):
+class _Autoregressive(ColumnByColumn, MaskedPiecewiseRationalQuadraticAutoregressiveTransform):
     """nflows' layer with its inverse in float64, and with a context for its first column, too."""
 
     def __init__(

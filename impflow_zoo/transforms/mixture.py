@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from nflows.transforms.autoregressive import AutoregressiveTransform
 from torch import Tensor
 from torch.nn import functional
 
+from impflow_zoo.transforms.autoregressive import ColumnByColumn
 from impflow_zoo.transforms.context_made import ContextMADE
 
 __all__ = ["MixtureAutoregressive", "normal_quantile"]
@@ -46,7 +46,7 @@ def _log_normal(z: Tensor) -> Tensor:
     return -0.5 * (z**2 + math.log(2 * math.pi))
 
 
-class MixtureAutoregressive(AutoregressiveTransform):
+class MixtureAutoregressive(ColumnByColumn):
     """`Phi^-1(F(x))` with `F` a mixture of Gaussians for each column given those before it.
 
     The log-determinant is `log p(x) - log N(z)`, so the map with a standard normal base has exactly

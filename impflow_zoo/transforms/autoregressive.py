@@ -1,0 +1,37 @@
+"""Autoregressive layers whose inverse maps each column once."""
+
+from __future__ import annotations
+
+import torch
+from nflows.transforms.autoregressive import AutoregressiveTransform
+from torch import Tensor
+
+__all__ = ["ColumnByColumn"]
+
+
+class ColumnByColumn(AutoregressiveTransform):
+    """nflows' layer with an inverse in time `O(D)` for its elementwise maps, instead of `O(D^2)`.
+
+    The inverse finds the columns one after the other, as each needs those before it. In each turn
+    nflows maps all columns, and this layer the one that is found. Both evaluate the net `D` times.
+    """
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The inverse of rows `[B, D]`, and its log-determinants `[B]`.
+
+        Arguments:
+            inputs: the rows.
+            context: one context per row, or None.
+
+        Raises:
+            RuntimeError: for rows of another size or type.
+        """
+        features = inputs.shape[1]
+        found = torch.zeros_like(inputs)
+        logabsdet = inputs.new_zeros(len(inputs))
+        for i in range(features):
+            parameters = self.autoregressive_net(found, context).unflatten(1, (features, -1))[:, i]
+            column, own = self._elementwise_inverse(inputs[:, [i]], parameters)
+            found = torch.cat((found[:, :i], column, found[:, i + 1 :]), dim=1)
+            logabsdet = logabsdet + own
+        return found, logabsdet
