@@ -319,6 +319,18 @@ def test_a_regressor_predicts_the_density_of_a_target():
     assert regressor.score_samples(frame, y).mean() > norm.logpdf(y, y.mean(), y.std()).mean()
 
 
+def test_the_mean_of_a_skewed_target():
+    """Log-normal: the largest values of a target weigh most in its mean."""
+    y = numpy.exp(X[:, 0] + 2 * RANDOM.normal(size=200))
+    regressor = FlowRegressor(**QUICK, bounds={"y": (0, None)}).fit(X, y)
+    logs = numpy.linspace(-15, 25, 4001)
+    at_one = numpy.repeat(X[:1], len(logs), axis=0)
+    density = numpy.exp(regressor.score_samples(at_one, numpy.exp(logs)) + logs)  # of log y
+    mean = numpy.trapezoid(numpy.exp(logs) * density, logs)
+    assert numpy.trapezoid(density, logs) == pytest.approx(1, rel=1e-3)
+    assert regressor.predict(X[:1])[0] == pytest.approx(mean, rel=1e-2)
+
+
 @pytest.mark.parametrize(
     ("settings", "rows", "message"),
     [

@@ -74,7 +74,10 @@ def by_name(option: str, text: str) -> dict[str, str]:
     for pair in between_commas(text):
         name, equals, value = pair.rpartition("=")
         if not equals:
-            raise ModelError(f"{option}: {pair!r} has no value: NAME=VALUE is needed")
+            raise ModelError(
+                f"{option}: {pair!r} has no value: NAME=VALUE is needed, and double quotes around "
+                "a name with a comma"
+            )
         name = name.rstrip()
         if name in found:
             raise ModelError(f"{option}: {name} is given twice")

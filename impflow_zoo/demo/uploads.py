@@ -20,7 +20,9 @@ from impflow_zoo.demo.exhibits import Exhibit
 from impflow_zoo.demo.looks import rounded
 from impflow_zoo.demo.quota import SCORED
 from impflow_zoo.demo.workers import Workers
+from impflow_zoo.evaluation.rows import column_of_weights
 from impflow_zoo.evaluation.scoring import score
+from impflow_zoo.evaluation.standard_errors import standard_error
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.rows import open_rows
 
@@ -71,7 +73,7 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
     """
     out = folder / f"{path.stem}{SCORED}"
     try:
-        name, values, columns = workers.call(
+        name, values, columns, groups = workers.call(
             read_upload, exhibit.model.config, path, folder, folder=folder
         )
         rows = TableSource(name.replace(str(path), path.name), torch.from_numpy(values), columns)
@@ -85,14 +87,17 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
         raise DataError(said if path.name in said else f"{path.name}: {said}") from None
     lost = int((~finite).sum())
     found = scored.log_prob[finite]
-    mean = rounded(float(found.mean()), float(found.std(correction=0)) / len(found) ** 0.5)
+    kinds = None if groups is None else torch.from_numpy(groups)[finite]
+    mean = rounded(float(found.mean()), float(standard_error(found, kinds)))
     text = f"{path.name}: {len(rows)} rows, mean log-density {mean} nats"
+    text += "" if kinds is None else f" (error clustered by {len(kinds.unique())} groups)"
+    text += ", all rows alike" if column_of_weights(exhibit.model, None) else ""
     text += f"; none in {lost} rows, too far away" if lost else ""
     return Scored(path.name, rows, out, head, text)
 
 
-def read_upload(config: Config, path: Path, folder: Path) -> tuple[str, Any, tuple[str, ...]]:
-    """The name, the rows as an array, and the columns of a file; a worker calls this.
+def read_upload(config: Config, path: Path, folder: Path) -> tuple[str, Any, tuple[str, ...], Any]:
+    """The name, the rows as an array, the columns and the groups of a file; a worker calls this.
 
     Raises:
         DataError, ModelError: if the file is too large, or has no rows that the model takes.
@@ -102,7 +107,8 @@ def read_upload(config: Config, path: Path, folder: Path) -> tuple[str, Any, tup
         raise DataError(f"there is a column {COLUMN} already: rename it")
     source = open_rows(config, str(path), None)
     assert isinstance(source, TableSource), "a model of images takes no CSV file"
-    return source.name, source.rows(range(len(source))).numpy(), source.columns
+    groups = None if source.groups is None else source.groups.numpy()
+    return source.name, source.rows(range(len(source))).numpy(), source.columns, groups
 
 
 def write_scored(path: Path, out: Path, log_prob: list[float]) -> pandas.DataFrame:

@@ -39,21 +39,28 @@ class Limits:
             found[..., i] = x[..., i].clamp(*ends)
         return found
 
-    def check(self, x: Tensor, steps: Sequence[float] = ()) -> None:
+    def check(self, x: Tensor, steps: Sequence[float] = (), *, raw: bool = False) -> None:
         """Refuse rows on a bound or outside.
 
         Arguments:
             x: rows, `[B, D]`.
-            steps: of raw rows the rounding step of each column: a rounded value may be a bound.
+            steps: rounding step of each column.
+            raw: whether rows have no noise yet: then a rounded value may be a bound.
 
         Raises:
             ModelError: naming the column.
         """
         for i, (low, high) in self.bounds.items():
             outside = (x[:, i] < low) | (x[:, i] > high)
-            if not (steps and steps[i]):
+            rounded = bool(steps and steps[i])
+            if not (raw and rounded):
                 outside |= (x[:, i] == low) | (x[:, i] == high)
-            self._refuse(seen(outside), seen(x), i)
+            remedy = ""
+            if not rounded:
+                remedy = ", or state the rounding step of a column whose values reach its bounds"
+            elif not raw:
+                remedy = ", or add noise to rounded values by model.dequantise, as evaluate does"
+            self._refuse(seen(outside), seen(x), i, remedy)
 
     def spread(self, x: Tensor, raw: Tensor, noise: Tensor, steps: Tensor) -> None:
         """Keep noise of one rounding step within the bounds, in float32 as well.
@@ -66,22 +73,21 @@ class Limits:
         Raises:
             ModelError: for raw rows outside the bounds.
         """
-        self.check(raw, steps.tolist())
+        self.check(raw, steps.tolist(), raw=True)
         for i, (low, high) in self.bounds.items():
             if steps[i] > 0:
                 least = (raw[:, i] - steps[i] / 2).clamp(min=low + _rounding_error(low))
                 most = (raw[:, i] + steps[i] / 2).clamp(max=high - _rounding_error(high))
                 x[:, i] = least + noise[:, i] * (most - least)
 
-    def _refuse(self, outside: Tensor, x: Tensor, column: int) -> None:
+    def _refuse(self, outside: Tensor, x: Tensor, column: int, remedy: str) -> None:
         if not bool(outside.any()):
             return
         rows, (low, high) = outside.nonzero()[:, 0].tolist(), self.bounds[column]
         raise ModelError(
             f"column {self.columns[column]} is not within its bounds, {low:g} and {high:g}, in "
             f"{len(rows)} of {len(x)} rows (first: row {rows[0]}, {float(x[rows[0], column]):g}): "
-            "the density is zero there. Leave such rows out, set wider bounds, or state the "
-            "rounding step of a column whose values reach its bounds"
+            f"the density is zero there. Leave such rows out, set wider bounds{remedy}"
         )
 
 

@@ -76,7 +76,7 @@ class TablePreprocessing:
 
     def check(self, x: Tensor, *, raw: bool = False) -> None:
         """Refuse model input out of bounds, or raw rows that no noise brings within."""
-        self.limits.check(x, self.rounding if raw else ())
+        self.limits.check(x, self.rounding, raw=raw)
 
     @torch.no_grad()
     def fit(

@@ -107,4 +107,6 @@ def closing(
             lines.append(f"a Gaussian {fitted}: {gaussian:.4f} {metric.unit}; {gap}")
         again = f"impflow-zoo evaluate {shlex.quote(str(folder))} --dataset HELD_OUT"
         lines.append(f"the model is in {folder}: {again}")
+    else:
+        lines.append(f"{reason(state)}: the run is in {folder}")
     return value, "\n".join(lines)

@@ -14,6 +14,11 @@ class ColumnByColumn(AutoregressiveTransform):
 
     The inverse finds the columns one after the other, as each needs those before it. In each turn
     nflows maps all columns, and this layer the one that is found. Both evaluate the net `D` times.
+    Sub-classes define the elementwise maps, as those of nflows do.
+
+    Arguments:
+        autoregressive_net: from rows `[B, D]` and contexts to the parameters of the elementwise
+            maps, `[B, D n]`; those of a column follow from the columns before it.
     """
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from impflow_zoo.data import TableSource, open_table
 from impflow_zoo.data.source import Source, checksum
 from impflow_zoo.evaluation import Result, evaluate, shown_rows
 from impflow_zoo.evaluation.entries import Entry, results_text
@@ -46,6 +47,8 @@ from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
 
+_FITTED = Path("data", "train.parquet")  # what `fit` keeps of its rows
+_TRAINED = "{} was trained on rows of {}: give --data rows that it has not seen"
 _LEVEL = 1e-3  # scores of the same rows on two machines differ by less
 _MADE = (WEIGHTS, GOLDEN, CONFIG, TRAINING, SCORES, RESULTS, PICTURE, CURVE, CARD)
 
@@ -196,13 +199,20 @@ def _require_shipped(
 
 def _refuse_trained(rows: Source, data: str, run: Path) -> None:
     """Refuse the rows of a training as test rows; the rows that it validated on may follow them."""
+    fitted = run / _FITTED
+    if fitted.is_file() and isinstance(rows, TableSource):  # `fit` has shuffled them
+        trained = open_table(fitted, columns=rows.columns)
+        if _as_set(trained) <= _as_set(rows):
+            raise ModelError(_TRAINED.format(run, data))
     for checkpoint in (*run.glob(CHECKPOINT), *run.glob(f"seed-*/{CHECKPOINT}")):
         state = checkpoint_state(checkpoint, check_state)
         seen = state["data_rows"]
         if seen <= len(rows) and checksum(rows.part(range(seen))) == state["checksum"]:
-            raise ModelError(
-                f"{run} was trained on rows of {data}: give --data rows that it has not seen"
-            )
+            raise ModelError(_TRAINED.format(run, data))
+
+
+def _as_set(rows: TableSource) -> set[bytes]:
+    return {row.tobytes() for row in rows.rows(range(len(rows))).numpy()}
 
 
 def _require_same_rows(result: Result, known: Entry | None, folder: Path) -> None:

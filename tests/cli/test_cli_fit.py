@@ -132,3 +132,19 @@ def test_a_line_break_in_a_name_ends_no_comment(run, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     assert run("init", tmp_path / "own.csv", "--out", recipe).code == 0
     assert read_recipe(recipe).config.columns == ("a\nb: 1", "c")
+
+
+@pytest.mark.usefixtures("_small")
+def test_rows_of_a_fit_are_no_test_rows(run, tmp_path):
+    """Also where they stand in another order than `fit` has trained on them."""
+    rows = numpy.random.default_rng(0).normal(size=(130, 2)).round(3)
+    own, fresh, out = tmp_path / "own.csv", tmp_path / "fresh.csv", tmp_path / "fit"
+    for file, part in ((own, rows[:100]), (fresh, rows[100:])):
+        pandas.DataFrame(part, columns=["x", "y"]).to_csv(file, index=False)
+    assert run("fit", own, "--out", out, "--minutes", 0.02).code == 0
+    (out / "test.parquet").unlink()
+    for seen in (own, out / "data" / "train.parquet"):
+        refused = run("stage", out, "--data", seen)
+        assert (refused.code, "was trained on rows of" in refused.err) == (2, True), refused.err
+    staged = run("stage", out, "--data", fresh)
+    assert staged.code == 0, staged.err

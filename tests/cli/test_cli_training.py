@@ -152,6 +152,7 @@ def test_every_command_keeps_memory(run, monkeypatch):
 def test_training_that_was_not_validated_says_so(run, tmp_path):
     outcome = run("train", write_recipe(tmp_path), "--out", tmp_path / "run", "--max-minutes", 0)
     assert "step 1, no validation yet" in outcome.out
+    assert "stopped by the clock, --resume goes on: the run is in " in outcome.out
 
 
 @pytest.mark.filterwarnings("ignore:validation failed")

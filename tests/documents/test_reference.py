@@ -174,7 +174,7 @@ MADE: list[tuple[Module, tuple[int, ...], Tensor | None]] = [
     (PerLabel(2, 2), (2,), torch.eye(2)[[0, 1, 0]]),
     (MixtureAutoregressive(2, 3, 4), (2,), None),
 ]
-BASES = {"ResidualBlock", "ConditionalTransform", "FirstBatch", "BlockTransform"}
+BASES = {"ResidualBlock", "ConditionalTransform", "FirstBatch", "BlockTransform", "ColumnByColumn"}
 
 
 def test_one_of_each_layer_is_made() -> None:

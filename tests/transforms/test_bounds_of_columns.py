@@ -210,6 +210,8 @@ def test_rounded_columns_may_reach_their_bounds(tmp_path):
         x = model.dequantise(ends, torch.full_like(ends, noise))
         assert bool(model.preprocessing.inside(x.float()).all())
         assert bool(((x - ends).abs() <= torch.tensor([0.5, 0.05]).double() + 1e-12).all())
+    with pytest.raises(ModelError, match="1 of 1 rows.*or add noise .* by model.dequantise"):
+        model.log_prob(ends[1:2].float())
     with pytest.raises(ModelError, match="column h is not within its bounds.*101"):
         model.dequantise(torch.tensor([[101.0, 0.0]]), torch.zeros(1, 2))
 
