@@ -133,7 +133,17 @@ class Density(nn.Module):
         return value
 
     def forward(self, x: Any, context: Any = None) -> Tensor:
-        """`log_prob`, for what calls modules: `torch.export`, `torch.func`, summaries."""
+        """`log_prob`, for what calls modules: `torch.export`, `torch.func`, summaries.
+
+        Arguments:
+            x, context: as in `log_prob`.
+
+        Returns:
+            Nats of each row, `[B]`.
+
+        Raises:
+            ValueError, NotFiniteError: as `log_prob`.
+        """
         return self.log_prob(x, context)
 
     def log_prob_with_error(
@@ -364,7 +374,14 @@ class Density(nn.Module):
             )
 
     def encode(self, x: Any, context: Any = None) -> Tensor:
-        """`transform` without computing the log-determinant: `[B, ...] -> [B, D]`.
+        """`transform` without computing the log-determinant.
+
+        Arguments:
+            x: rows as `transform` takes them, `[B, ...]`, or a DataFrame or an array of a table.
+            context: one context per row, for conditional models.
+
+        Returns:
+            Noise with shape `[B, D]`.
 
         Raises:
             ValueError: for input of the wrong type or shape, or with NaN or infinity.
@@ -398,9 +415,13 @@ class Density(nn.Module):
         return x
 
     def to_data(self, x: Tensor) -> Tensor:
-        """Turn input of `transform`, `[B, ...]`, into data of the same shape.
+        """Turn input of `transform` into data. Tables stay as they are, images become uint8.
 
-        Tables stay as they are, images become uint8.
+        Arguments:
+            x: rows as `transform` takes them, `[B, ...]`.
+
+        Returns:
+            Data of the same shape.
         """
         return self.preprocessing.to_data(x)
 
@@ -466,7 +487,18 @@ class Density(nn.Module):
         return x, self._checked_context(context, len(x))
 
     def rows_of_context(self, context: Any) -> Any:
-        """The contexts in a DataFrame or an array as a tensor, `[C, context_features]`."""
+        """Contexts as a tensor.
+
+        Arguments:
+            context: a DataFrame with the context columns, or an array or tensor of them.
+
+        Returns:
+            The contexts, `[C, context_features]`; a tensor stays as it is.
+
+        Raises:
+            ModelError: if a column is missing or not numeric.
+            DataError: for an array of text, or one of another rank.
+        """
         return self._from_memory(context, self.config.context_columns)
 
     def _from_memory(self, data: Any, names: tuple[str, ...]) -> Any:

@@ -24,7 +24,8 @@ class ResFlowTransform(ResidualBlock):
         https://arxiv.org/abs/1906.02735
 
     Arguments:
-        net: `g`.
+        net: `g`, from rows to rows of the same shape, `[B, ...]`, with a Lipschitz constant below
+            1.
         logdet: how log-determinants are computed.
         solver: how the inverse is found.
 
@@ -57,8 +58,9 @@ class ImpFlowTransform(ResidualBlock):
         https://arxiv.org/abs/2103.09527
 
     Arguments:
-        net_x: `g_x`.
-        net_z: `g_z`.
+        net_x: `g_x`, from rows to rows of the same shape, `[B, ...]`, with a Lipschitz constant
+            below 1.
+        net_z: `g_z`, as `net_x`.
         logdet: how log-determinants are computed.
         solver: how roots are found.
 
@@ -97,7 +99,8 @@ class MonotoneTransform(ResidualBlock):
         https://arxiv.org/abs/2210.08176
 
     Arguments:
-        net: `g`.
+        net: `g`, from rows to rows of the same shape, `[B, ...]`, with a Lipschitz constant below
+            1.
         logdet: how log-determinants are computed.
         solver: how roots are found.
     """

@@ -107,9 +107,8 @@ class WholeTransform(CompositeTransform):
             A tensor with shape `[B, ...]`; None for a map without contexts.
 
         Raises:
-            ValueError: without contexts, for which layers of nflows would answer for zeros; for
-                contexts of another shape, which they would broadcast, or of another type; and for
-                those of a map without, which some parts would not look at.
+            ValueError: if contexts are missing, have another shape or type, or are given to a map
+                that takes none. Layers of nflows would answer, for zeros or broadcast contexts.
         """
         size, number = self.context_features, len(rows)
         if size is None and context is not None:

@@ -259,6 +259,8 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.fault.body(content)
         self.send_response(status)
         known = {**(headers or {}), "Content-Length": str(len(content)), **self.fault.headers}
+        if self.fault.headers:  # what a client leaves of a body would precede the next answer
+            known["Connection"] = "close"
         for key, value in known.items():
             self.send_header(key, value)
         self.end_headers()
