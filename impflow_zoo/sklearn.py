@@ -38,7 +38,7 @@ __all__ = ["FlowDensity", "FlowRegressor"]
 
 _BATCH = 1000  # rows scored at a time
 _POINTS = 200  # of the noise, for a mean
-_WIDER = 2  # times a standard normal: points lie in its tails, too, where skewed targets weigh
+_WIDER = 2  # their standard deviations: tails weigh much in the mean of a skewed target
 
 
 class _FlowEstimator(BaseEstimator):
@@ -288,7 +288,7 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         return self
 
     def predict(self, X: Any) -> numpy.ndarray:  # noqa: N803
-        """The mean of the target at each row, from 200 of its quantiles with their weights.
+        """The mean of the target at each row: a weighted mean of 200 of its quantiles.
 
         Arguments:
             X: features with shape `(n, d)`.

@@ -22,7 +22,7 @@ from impflow_zoo.demo.quota import SCORED
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.evaluation.rows import column_of_weights
 from impflow_zoo.evaluation.scoring import score
-from impflow_zoo.evaluation.standard_errors import standard_error
+from impflow_zoo.evaluation.standard_errors import clustered, standard_error
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.rows import open_rows
 
@@ -90,7 +90,7 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
     kinds = None if groups is None else torch.from_numpy(groups)[finite]
     mean = rounded(float(found.mean()), float(standard_error(found, kinds)))
     text = f"{path.name}: {len(rows)} rows, mean log-density {mean} nats"
-    text += "" if kinds is None else f" (error clustered by {len(kinds.unique())} groups)"
+    text += clustered(None if kinds is None else len(kinds.unique()))
     text += ", all rows alike" if column_of_weights(exhibit.model, None) else ""
     text += f"; none in {lost} rows, too far away" if lost else ""
     return Scored(path.name, rows, out, head, text)

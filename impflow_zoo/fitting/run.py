@@ -35,7 +35,7 @@ from impflow_zoo.fitting.search import STATE, WALL, Search, StoppedFitError, rea
 from impflow_zoo.fitting.splits import split, write_splits
 from impflow_zoo.fitting.stated import as_options
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.filenames import CURVE, PICTURE, PUBLISHED, TEST_ROWS
+from impflow_zoo.models.filenames import CURVE, FITTED, PICTURE, PUBLISHED, TEST_ROWS
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import MOST_MEMBERS
 from impflow_zoo.models.texts import in_quotes
@@ -204,9 +204,9 @@ def fit_splits(
         if resume and not (folder / STATE).is_file():
             say(f"nothing to resume in {folder.absolute()}: a new fit begins")
         _begin(folder, asked)
-        write_splits(splits, folder / "data", weights)
+        write_splits(splits, folder / FITTED, weights)
         if "test" in splits:  # where `evaluate` finds them
-            shutil.copyfile(folder / "data" / "test.parquet", folder / TEST_ROWS)
+            shutil.copyfile(folder / FITTED / "test.parquet", folder / TEST_ROWS)
         search = Search(
             findings=findings,
             splits={name: splits[name] for name in ("train", "validation")},
@@ -287,7 +287,7 @@ def _check(folder: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
     """
     path = folder / STATE
     if not path.is_file():
-        for name in (*PUBLISHED, "data", "tried"):  # what a fit writes
+        for name in (*PUBLISHED, FITTED, "tried"):  # what a fit writes
             if (folder / name).exists():
                 raise ModelError(f"{folder} holds a {name} of something else: choose another --out")
         return

@@ -9,6 +9,7 @@ __all__ = [
     "CURVE",
     "DATA",
     "FILES",
+    "FITTED",
     "GOLDEN",
     "LOCK",
     "LOG",
@@ -28,6 +29,7 @@ CARD, PICTURE, CURVE = "README.md", "density.png", "curve.png"
 TEST_ROWS = "test.parquet"  # the split that the card speaks of
 SCORES = "scores.safetensors"  # of these rows, one by one; in checkouts alone
 LOG, CHECKPOINT = "log.jsonl", "checkpoint.safetensors"  # of a training run
+FITTED = "data"  # folder of a fit: a parquet file of each split
 LOCK = ".lock"  # while a run is in the folder
 DATA = (CONFIG, WEIGHTS, GOLDEN, RECIPE, TRAINING, RESULTS, TEST_ROWS)  # what code reads
 PUBLISHED = (*DATA, CARD, PICTURE, CURVE)  # what goes to the Hub

@@ -21,6 +21,7 @@ from impflow_zoo.models.filenames import (
     CHECKPOINT,
     CONFIG,
     CURVE,
+    FITTED,
     GOLDEN,
     PICTURE,
     PUBLISHED,
@@ -47,8 +48,6 @@ from impflow_zoo.zoo.record import Record
 
 __all__ = ["stage"]
 
-_FITTED = Path("data", "train.parquet")  # what `fit` keeps of its rows
-_TRAINED = "{} was trained on rows of {}: give --data rows that it has not seen"
 _LEVEL = 1e-3  # scores of the same rows on two machines differ by less
 _MADE = (WEIGHTS, GOLDEN, CONFIG, TRAINING, SCORES, RESULTS, PICTURE, CURVE, CARD)
 
@@ -198,21 +197,32 @@ def _require_shipped(
 
 
 def _refuse_trained(rows: Source, data: str, run: Path) -> None:
-    """Refuse the rows of a training as test rows; the rows that it validated on may follow them."""
-    fitted = run / _FITTED
-    if fitted.is_file() and isinstance(rows, TableSource):  # `fit` has shuffled them
-        trained = open_table(fitted, columns=rows.columns)
-        if _as_set(trained) <= _as_set(rows):
-            raise ModelError(_TRAINED.format(run, data))
+    """Refuse the rows of a training as test rows."""
+    if _of_training(rows, run) or _of_fit(rows, run / FITTED / "train.parquet"):
+        raise ModelError(
+            f"{run} was trained on rows of {data}: give --data rows that it has not seen"
+        )
+
+
+def _of_training(rows: Source, run: Path) -> bool:
+    """Whether rows begin with those of a training; those that it validated on may follow."""
     for checkpoint in (*run.glob(CHECKPOINT), *run.glob(f"seed-*/{CHECKPOINT}")):
         state = checkpoint_state(checkpoint, check_state)
         seen = state["data_rows"]
         if seen <= len(rows) and checksum(rows.part(range(seen))) == state["checksum"]:
-            raise ModelError(_TRAINED.format(run, data))
+            return True
+    return False
 
 
-def _as_set(rows: TableSource) -> set[bytes]:
-    return {row.tobytes() for row in rows.rows(range(len(rows))).numpy()}
+def _of_fit(rows: Source, trained: Path) -> bool:
+    """Whether all rows of a file that `fit` has written are among rows, in any order."""
+    if not (trained.is_file() and isinstance(rows, TableSource)):
+        return False
+    own = open_table(trained, columns=rows.columns)
+    found, wanted = (
+        {row.tobytes() for row in table.rows(range(len(table))).numpy()} for table in (rows, own)
+    )
+    return wanted <= found
 
 
 def _require_same_rows(result: Result, known: Entry | None, folder: Path) -> None:

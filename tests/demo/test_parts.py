@@ -251,7 +251,7 @@ def test_the_error_of_a_mean_counts_groups(workers, tmp_path):
     found = torch.tensor(pandas.read_csv(scored.out).log_prob.tolist())
     error = float((found[0] - found[-1]).abs()) / 2
     said = f"mean log-density {rounded(float(found.mean()), error)} nats"
-    assert scored.text == f"mine.csv: 100 rows, {said} (error clustered by 2 groups)"
+    assert scored.text == f"mine.csv: 100 rows, {said}, clustered by 2 groups"
 
 
 BAD = {
