@@ -29,7 +29,7 @@ from impflow_zoo.data.images import image_column
 from impflow_zoo.data.loading import find_images
 from impflow_zoo.numerics.seeds import mix
 
-__all__ = ["SIZES", "cut", "keyed_uniform", "photographs_of", "read"]
+__all__ = ["SIZES", "cut", "keyed_uniform", "mirrored", "photographs_of", "read"]
 
 SIZES = {"train": 1_000_000, "validation": 50_000, "test": 250_000}
 SIDE = 8
@@ -98,6 +98,23 @@ def cut(photographs: list[Tensor], size: int, seed: int) -> Tensor:
         values = (grey + random[:, 3:]) / 256
         parts.append((values - values.mean(1, keepdim=True))[:, :-1].float())
     return torch.cat(parts)
+
+
+def mirrored(patches: Tensor) -> Tensor:
+    """Patches and their mirror images: as they are, left to right, upside down, and both.
+
+    The pixel that rows lack is minus the sum of the others, as their mean is zero. So mirroring is
+    a linear map of determinant 1 or -1, and it changes no density that is symmetric.
+
+    Arguments:
+        patches: rows of `cut`, with shape `(n, 63)`.
+
+    Returns:
+        The four forms, one after the other, `(4 n, 63)`.
+    """
+    whole = torch.cat([patches, -patches.sum(1, keepdim=True)], 1).view(-1, SIDE, SIDE)
+    forms = [whole.flip(axes) for axes in ((), (2,), (1,), (1, 2))]
+    return torch.cat([form.flatten(1)[:, :-1] for form in forms])
 
 
 def photographs_of(rows: Tensor, count: int, seed: int) -> Tensor:

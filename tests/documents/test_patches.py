@@ -83,6 +83,25 @@ def test_the_command_stores_the_photograph_of_each_row(
         assert [named[group] for group in source.groups.tolist()] == numbers.tolist()
 
 
+def test_mirror_images_are_patches_of_mirrored_photographs() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8), dtype="u1")
+    photograph = torch.from_numpy(noise)
+    forms = patches.mirrored(cut([photograph], 1, seed=0))
+    for form, axes in zip(forms, ((), (1,), (0,), (0, 1)), strict=True):
+        (wanted,) = cut([photograph.flip(axes)], 1, seed=0)
+        assert (256 * (form - wanted)).abs().max() < 1  # the noise of a pixel moves along
+
+
+def test_mirror_images_are_for_training_alone(
+    tmp_path: Path, photographs: dict[str, list[np.ndarray]]
+) -> None:
+    folder = save(tmp_path / "photos", **photographs)
+    prepare.main(prepare.Name.bsds300, folder, tmp_path / "out", limit=40, mirrored=True)
+    assert [len(open_table(tmp_path / "out", split)) for split in SIZES] == [160, 40, 40]
+    with pytest.raises(DataError, match="leave --mirrored out"):
+        prepare.main(prepare.Name.power, folder, tmp_path / "out", mirrored=True)
+
+
 def test_a_row_depends_on_its_number_and_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "AT_ONCE", 30)
     flat = [torch.zeros(15, 20, dtype=torch.uint8)]
