@@ -101,7 +101,7 @@ def cut(photographs: list[Tensor], size: int, seed: int) -> Tensor:
 
 
 def mirrored(patches: Tensor) -> Tensor:
-    """Patches and their mirror images: as they are, left to right, upside down, and both.
+    """Patches and their mirror images: as they are, left to right, and upside down.
 
     The pixel that rows lack is minus the sum of the others, as their mean is zero. So mirroring is
     a linear map of determinant 1 or -1, and it changes no density that is symmetric.
@@ -110,10 +110,10 @@ def mirrored(patches: Tensor) -> Tensor:
         patches: rows of `cut`, with shape `(n, 63)`.
 
     Returns:
-        The four forms, one after the other, `(4 n, 63)`.
+        The three forms, one after the other, `(3 n, 63)`.
     """
     whole = torch.cat([patches, -patches.sum(1, keepdim=True)], 1).view(-1, SIDE, SIDE)
-    forms = [whole.flip(axes) for axes in ((), (2,), (1,), (1, 2))]
+    forms = [whole.flip(axes) for axes in ((), (2,), (1,))]
     return torch.cat([form.flatten(1)[:, :-1] for form in forms])
 
 

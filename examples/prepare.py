@@ -6,8 +6,8 @@
 FILES is where the published files lie: see `papamakarios.py` for their names. PHOTOGRAPHS is a set
 of images that `datasets` opens, with the splits train and test. FOLDER gets `train.parquet`,
 `validation.parquet` and `test.parquet`. Rows of `bsds300` have a group, their photograph.
-With `--mirrored` its training rows are four times as many: each patch and its mirror images. This
-takes 3 GB of memory.
+With `--mirrored` its training rows are three times as many: each patch and two mirror images of
+it. This takes 3 GB of memory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(
         for split, size in patches.SIZES.items():
             rows, groups = patches.read(source, split, limit or size)
             if mirrored and split == "train":
-                rows, groups = patches.mirrored(rows), groups.repeat(4)
+                rows, groups = patches.mirrored(rows), groups.repeat(3)
             write(folder, split, rows, groups)
         return
     if mirrored:

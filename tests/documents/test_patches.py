@@ -87,7 +87,7 @@ def test_mirror_images_are_patches_of_mirrored_photographs() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 8), dtype="u1")
     photograph = torch.from_numpy(noise)
     forms = patches.mirrored(cut([photograph], 1, seed=0))
-    for form, axes in zip(forms, ((), (1,), (0,), (0, 1)), strict=True):
+    for form, axes in zip(forms, ((), (1,), (0,)), strict=True):
         (wanted,) = cut([photograph.flip(axes)], 1, seed=0)
         assert (256 * (form - wanted)).abs().max() < 1  # the noise of a pixel moves along
 
@@ -97,7 +97,7 @@ def test_mirror_images_are_for_training_alone(
 ) -> None:
     folder = save(tmp_path / "photos", **photographs)
     prepare.main(prepare.Name.bsds300, folder, tmp_path / "out", limit=40, mirrored=True)
-    assert [len(open_table(tmp_path / "out", split)) for split in SIZES] == [160, 40, 40]
+    assert [len(open_table(tmp_path / "out", split)) for split in SIZES] == [120, 40, 40]
     with pytest.raises(DataError, match="leave --mirrored out"):
         prepare.main(prepare.Name.power, folder, tmp_path / "out", mirrored=True)
 
