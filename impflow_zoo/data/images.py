@@ -19,6 +19,7 @@ from impflow_zoo.data.decoding import decode
 from impflow_zoo.data.labels import LabelNumbers, Labels
 from impflow_zoo.data.limits import check_unfolded
 from impflow_zoo.data.loading import find_images
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.parquet_files import unfolded
 from impflow_zoo.data.pixels import ImageFormat, as_tensor
 from impflow_zoo.data.sets import is_inside, one_line
@@ -283,10 +284,10 @@ def image_column(features: Features, name: str) -> str:
     """
     columns = [c for c, feature in features.items() if type(feature).__name__ == "Image"]
     if not columns:
-        raise DataError(f"{name}: no column of images, only {', '.join(features) or 'nothing'}")
+        raise DataError(f"{name}: no column of images, only {listed(features) or 'nothing'}")
     if len(columns) > 1:
         raise DataError(
-            f"{name}: several columns of images, {', '.join(columns)}: keep one "
+            f"{name}: several columns of images, {listed(columns)}: keep one "
             "(datasets' select_columns)"
         )
     return columns[0]

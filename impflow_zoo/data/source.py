@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from impflow_zoo.data.names import listed
+
 __all__ = [
     "Batch",
     "DataError",
@@ -166,7 +168,7 @@ class TableSource(Source):
             if found is not None and found.shape != (len(values),):
                 raise DataError(f"{name}: {what} of {len(found)} rows, the table has {len(values)}")
         if len({*columns}) < len(columns):
-            raise DataError(f"{name}: a column is named twice among {', '.join(columns)}")
+            raise DataError(f"{name}: a column is named twice among {listed(columns)}")
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             row, column = bad[0].tolist()
