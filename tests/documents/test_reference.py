@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import math
@@ -92,6 +93,15 @@ def test_every_argument_has_a_line(name: str) -> None:
     assert arguments <= described(value), arguments - described(value)
 
 
+def test_settings_of_a_base_have_a_page_that_is_named() -> None:
+    """The page of a config describes its own settings and names the base with the others."""
+    configs = [kind for kind in map(thing, LISTED) if dataclasses.is_dataclass(kind)]
+    for kind in configs:
+        for base in filter(dataclasses.is_dataclass, inspect.getmro(kind)[1:]):
+            assert base in configs, base
+            assert f"`{base.__module__}.{base.__qualname__}`" in inspect.getdoc(kind)
+
+
 @pytest.mark.parametrize(
     ("name", "method"), [(name, method) for name in METHODS for method in METHODS[name].split()]
 )
@@ -135,6 +145,13 @@ def layers() -> Iterator[type]:
         kinds = (nflows.transforms.Transform, normflows.flows.Flow, torch.distributions.Transform)
         if inspect.isclass(value) and (issubclass(value, kinds) or ".sklearn." in name):
             yield value
+
+
+@pytest.mark.parametrize("kind", [*layers()])
+def test_a_page_that_describes_a_direction_describes_both(kind: type) -> None:
+    if issubclass(kind, (nflows.transforms.Transform, normflows.flows.Flow)):
+        directions = {"forward", "inverse"}
+        assert directions & {*dict(shown(kind))} in (directions, set())
 
 
 @pytest.mark.parametrize(
