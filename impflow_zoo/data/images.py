@@ -36,23 +36,10 @@ _REMEDY = "to leave such rows out, see --skip-corrupt of evaluate and data.corru
 
 
 class _Images:
-    """Images of one format, uint8, in cells of a column.
+    """Images of one format, uint8, in cells of a column; its arguments are those of streams.
 
     An image of the wrong size or number of channels is a mistake in the model's config, not a
     damaged file: it is always an error.
-
-    Arguments:
-        name: name of the set, for messages and results.
-        data: the set, with one column of images.
-        form: the format of the images.
-        skip_corrupt: leave out rows whose image cannot be decoded, with a warning for each; False
-            makes them an error.
-        place: what the paths of files begin with that cells may name; None allows any file on
-            this disk, for data that the caller made.
-        parts: addresses of parquet files that a stream reads in turn, each looked at before.
-
-    Raises:
-        DataError: if there is no column of images, or several.
     """
 
     streaming: ClassVar[bool] = False
@@ -99,11 +86,11 @@ class _Images:
         Arguments:
             dataset: Hub id, local folder, or single file.
             split: which split; a set with one split is used whole when this is left out.
-            form, skip_corrupt: as above.
+            form, skip_corrupt: as of the class.
             revision: branch, tag or commit of a Hub set.
 
         Raises:
-            DataError: for a set or split that does not exist, and as above.
+            DataError: for a set or split that does not exist, and as the class.
         """
         found = find_images(
             dataset,
@@ -174,11 +161,10 @@ class ImageSource(_Images, Source):
         name: name of the set, for messages and results.
         data: the set, with one column of images.
         form: the format of the images.
-        options: `skip_corrupt`, to leave out rows whose image cannot be decoded, with a warning for
-            each; `place`, what the paths of files begin with that cells may name.
+        options: `skip_corrupt` and `place`, as in `ImageStream`.
 
     Raises:
-        DataError: for an empty set.
+        DataError: for an empty set, and as `ImageStream`.
     """
 
     def __init__(self, name: str, data: Dataset, form: ImageFormat, **options: Any) -> None:
@@ -220,7 +206,23 @@ class ImageSource(_Images, Source):
 
 
 class ImageStream(_Images):
-    """Images of one format, uint8, of a streamed set: one batch at a time is in memory."""
+    """Images of one format, uint8, of a streamed set: one batch at a time is in memory.
+
+    Arguments:
+        name: name of the set, for messages and results.
+        data: the set, a `datasets.IterableDataset` with one column of images.
+        form: the format of the images.
+        skip_corrupt: leave out rows whose image cannot be decoded, with a warning for each. False
+            makes them an error. An image of another size or number of channels is always one.
+        place: the folder or address that the files are in which cells may name. None allows any
+            file on this disk, for data that the caller made.
+        parts: addresses of the parquet files of the set, in order. Each is looked at before it is
+            read. Empty for a set that is read without looking.
+
+    Raises:
+        DataError: if there is no column of images, or several, or not the column of labels that
+            `form` names.
+    """
 
     streaming: ClassVar[bool] = True
 
@@ -233,6 +235,10 @@ class ImageStream(_Images):
             size: rows per batch.
             limit: number of rows in all; no later row is read. None reads the whole set.
             share: ignored: a stream is read whole.
+
+        Returns:
+            The batches in order. Their rows are uint8 with shape `[n, C, H, W]`; labels, if `form`
+            names a column of them, are one more channel.
 
         Raises:
             DataError: naming a row that cannot be fetched, is not of the format, or cannot be

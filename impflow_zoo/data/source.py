@@ -86,7 +86,13 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Read the rows at `indices`, in this order, without unreadable ones; repeats are allowed.
+        """Read the rows at `indices`, in this order, without unreadable ones.
+
+        Arguments:
+            indices: numbers of rows, from 0; repeats are allowed.
+
+        Returns:
+            A `Batch` with the rows that can be read.
 
         Raises:
             DataError: for a row that cannot be read and is not to be left out.
@@ -105,6 +111,12 @@ class Source(ABC):
 
     def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The rows at `indices`, a copy; none of them may be left out.
+
+        Arguments:
+            indices: numbers of `n` rows, from 0; repeats are allowed.
+
+        Returns:
+            The rows in this order: of a table float64 `[n, D]`, of images uint8 `[n, C, H, W]`.
 
         Raises:
             DataError: if one of them cannot be read.

@@ -58,11 +58,12 @@ def open_table(
         whole numbers or text, ``groups`` numbers its values from 0 in the order of the rows.
 
     Raises:
-        DataError: for a set, split or column that does not exist, a column that is not numeric or
-            holds whole numbers above 2^53, a table with no numeric column, another number of
-            columns or no rows, a value that is missing, NaN or infinite, a row without a
-            group, a weight that is missing or negative, a CSV file whose rows do not fit its
-            header, or a table above the limits of `impflow_zoo.data.limits`.
+        DataError: in one line, for data that cannot be used. A set, split or column does not exist.
+            A column that is named is not numeric, or holds whole numbers above 2^53. The table has
+            no rows, no numeric column, or another number of columns than `features`. A value is
+            missing, NaN or infinite. A row has no group. A weight is missing or negative. The rows
+            of a CSV file do not fit its header. The table is above the limits of
+            `impflow_zoo.data.limits`. `dataset` is of another type.
     """
     import numpy
 
