@@ -86,11 +86,11 @@ class _Images:
         Arguments:
             dataset: Hub id, local folder, or single file.
             split: which split; a set with one split is used whole when this is left out.
-            form, skip_corrupt: as of the class.
+            form, skip_corrupt: as for the class.
             revision: branch, tag or commit of a Hub set.
 
         Raises:
-            DataError: for a set or split that does not exist, and as the class.
+            DataError: for a set or split that does not exist, and as for the class.
         """
         found = find_images(
             dataset,
@@ -164,7 +164,7 @@ class ImageSource(_Images, Source):
         options: `skip_corrupt` and `place`, as in `ImageStream`.
 
     Raises:
-        DataError: for an empty set, and as `ImageStream`.
+        DataError: for an empty set, and as for `ImageStream`.
     """
 
     def __init__(self, name: str, data: Dataset, form: ImageFormat, **options: Any) -> None:
@@ -214,10 +214,10 @@ class ImageStream(_Images):
         form: the format of the images.
         skip_corrupt: leave out rows whose image cannot be decoded, with a warning for each. False
             makes them an error. An image of another size or number of channels is always one.
-        place: the folder or address that the files are in which cells may name. None allows any
+        place: a folder or an address. Cells may name files there, and no others. None allows any
             file on this disk, for data that the caller made.
-        parts: addresses of the parquet files of the set, in order. Each is looked at before it is
-            read. Empty for a set that is read without looking.
+        parts: addresses of the parquet files of the set, in order. The size of each is checked
+            before it is read. Empty for a set whose files are not known.
 
     Raises:
         DataError: if there is no column of images, or several, or not the column of labels that
