@@ -3,7 +3,7 @@
     python benchmarks/classification.py train --kind implicit --bound 0.9 --out runs/classifier
     python benchmarks/classification.py table --out runs/classification [--resume]
     python benchmarks/classification.py table --width 16 --steps 15000 --bound 0.9 --seeds 1 \
-        --out runs/classification-longer
+        --out runs/classification20
     python benchmarks/classification.py page --runs runs/classification
 
 `table` trains all classifiers in the table of notebook/classification.md, one after the other.

@@ -1,5 +1,6 @@
 // A click on a head sorts a table of models: their first column is called "model", and no line of
-// it is empty or begins with "the same", which would mean the model above.
+// it is empty or begins with "the same", which would mean the model above. Scores of several units
+// have no order.
 Tablesort.extend(
   "number",
   (text) => /^[-+]?\d[\d,.]*(\s±.*)?$/.test(text),
@@ -11,9 +12,18 @@ function number(text) {
   return Number.isNaN(found) ? -Infinity : found; // empty cells
 }
 
+// What follows the numbers of a column: "nats", "bits/dim".
+function units(table, column) {
+  const texts = [...table.tBodies[0].rows].map((row) => row.cells[column].textContent.trim());
+  return new Set(texts.map((text) => text.match(/^[-\d.,]+ ± [\d.,]+ (.+)$/)?.[1]).filter(Boolean));
+}
+
 for (const table of document.querySelectorAll("table.docutils"))
   if (
     table.tHead?.textContent.trim().startsWith("model") &&
     [...table.tBodies[0].rows].every((row) => !/^$|^the same/.test(row.cells[0].textContent.trim()))
-  )
+  ) {
+    for (const head of table.tHead.rows[0].cells)
+      if (units(table, head.cellIndex).size > 1) head.dataset.sortMethod = "none";
     new Tablesort(table);
+  }

@@ -249,7 +249,9 @@ def sample(
 
 @command()
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="recipe.yaml of a model.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name in the zoo, or recipe.yaml of a model.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -297,9 +299,10 @@ def train(
     from impflow_zoo.training.recipe import read_recipe
     from impflow_zoo.training.summary import closing
 
-    asked = read_recipe(recipe)
+    path = registry.recipe_path(recipe)
+    asked = read_recipe(path)
     state = training.train(
-        recipe,
+        path,
         data=data,
         out=out,
         resume=resume,
@@ -317,7 +320,7 @@ def train(
             f"none of {state['waited']} validations succeeded, so no model was written: see the "
             "warnings above; a lower learning_rate or a higher solver.max_steps may help"
         )
-    folder = out or Path("runs") / recipe.resolve().parent.name
+    folder = out or Path("runs") / path.resolve().parent.name
     value, text = closing(asked, state, folder, dry_run=dry_run)
     _say(text, {**state, "metric": asked.config.metric, "validation": value}, as_json=as_json)
 

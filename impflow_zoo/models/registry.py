@@ -19,6 +19,7 @@ __all__ = [
     "create_model",
     "list_models",
     "locate",
+    "recipe_path",
     "zoo_folder",
 ]
 
@@ -102,28 +103,52 @@ def locate(model: str | os.PathLike[str], revision: str | None = None, **options
         )
     given = os.fspath(model)
     name, at, asked = given.partition("@")
-    if not isinstance(model, str) or "/" in given or os.sep in given:
+    if not _is_name(model):
         return given
     refuse_two_meanings(given)
     if os.path.isdir(given) or os.path.isdir(name):
         return given
     folder = zoo_folder() / name
     if not _in_zoo(name):
-        close = difflib.get_close_matches(name, list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "`impflow-zoo list` shows the zoo"
-        raise ModelError(
-            f"no model {name[:200]!r} in the zoo and no folder of that name in {Path.cwd()}; {hint}"
-        )
+        raise _unknown(name, "folder", list_models())
     if (folder / WEIGHTS).is_file() and not (at or revision):
         return str(folder)
     if not _trained(folder):
         raise ModelError(
-            f"there are no weights for {name}: train them with `impflow-zoo train "
-            f"{folder / RECIPE} --data FOLDER`"
+            f"there are no weights for {name}: train them with `impflow-zoo train {name} "
+            "--data FOLDER`"
         )
     if at or revision:
         return f"{_hub_id(name)}{at}{asked}"
     return _shipped(name, options)
+
+
+def recipe_path(recipe: str | os.PathLike[str]) -> Path:
+    """The file of a recipe: its own path, or where it lies in the folder of a model.
+
+    Arguments:
+        recipe: a `recipe.yaml`, a folder that holds one, or a name from `list_models`. A path
+            object means a file or folder.
+
+    Raises:
+        ModelError: if a name is unknown, or means a folder here and a model of the zoo.
+    """
+    given, path = os.fspath(recipe), Path(recipe)
+    if _is_name(recipe) and not path.suffix:
+        refuse_two_meanings(given)
+        if _in_zoo(given):
+            path = zoo_folder() / given
+        elif not path.exists():
+            raise _unknown(given, "recipe or folder", list_models(pretrained=None))
+    return path / RECIPE if path.is_dir() else path
+
+
+def _unknown(name: str, what: str, names: list[str]) -> ModelError:
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`impflow-zoo list` shows the zoo"
+    return ModelError(
+        f"no model {name[:200]!r} in the zoo and no {what} of that name in {Path.cwd()}; {hint}"
+    )
 
 
 def _shipped(name: str, options: dict[str, Any]) -> str:
@@ -163,6 +188,11 @@ def refuse_two_meanings(given: str) -> None:
 def _trained(folder: Path) -> bool:
     """Whether the config records weights, which lie here or on the Hub."""
     return (folder / CONFIG).is_file() and ModelFolder(folder).config().sha256 is not None
+
+
+def _is_name(model: str | os.PathLike[str]) -> bool:
+    """Whether this may be a name of the zoo; a path object is none."""
+    return isinstance(model, str) and "/" not in model and os.sep not in model
 
 
 def _in_zoo(name: str) -> bool:

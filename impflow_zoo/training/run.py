@@ -25,7 +25,7 @@ from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.memory import enough_memory
-from impflow_zoo.models.registry import locate
+from impflow_zoo.models.registry import locate, recipe_path
 from impflow_zoo.models.rows import open_rows
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.modes import grad_mode
@@ -75,7 +75,7 @@ def train(
     each other's results.
 
     Arguments:
-        recipe_file: path of a recipe.
+        recipe_file: path of a recipe, or a name from `list_models`, whose recipe it means.
         data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set; for
             tables also a DataFrame, a `datasets.Dataset`, or an array or tensor with shape
             `(N, D)`.
@@ -117,7 +117,7 @@ def train(
     """
     if max_minutes is not None and not (is_real(max_minutes) and max_minutes >= 0):
         raise ModelError(f"max_minutes={max_minutes!r}: a number of at least 0 is needed")
-    path = Path(recipe_file)
+    path = recipe_path(recipe_file)
     data = os.fspath(data) if isinstance(data, os.PathLike) else data
     recipe = read_recipe(path)
     if seed is not None:

@@ -139,7 +139,7 @@ MISTAKES = {
         "10,000,000,000,000,000 samples take",
     ),
     "no recipe": (["train", "{}/none.yaml"], "none.yaml cannot be read: No such file"),
-    "recipe is a folder": (["train", "{}"], "cannot be read: Is a directory"),
+    "recipe in an empty folder": (["train", "{}"], "recipe.yaml cannot be read: No such file"),
     "recipe is no YAML": (["train", _file("r.yaml", b"model: [")], "is not valid YAML"),
     "recipe beyond any memory": (
         ["train", _huge, "--out", "{}/run"],

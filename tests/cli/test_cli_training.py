@@ -67,6 +67,14 @@ def test_a_dry_run_takes_two_steps_and_leaves_nothing(run, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_model_of_the_zoo_is_trained_by_its_name(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = run("train", "linear-power-plant-given-weather", "--data", "rows.csv", "--dry-run")
+    assert "rows.csv" in said.err, "its recipe was read"
+    said = run("train", "linear-power-plant-given-wether")
+    assert "did you mean linear-power-plant-given-weather" in said.err
+
+
 def write_table(folder: Path, rows: list[str], header: str = "a,b") -> Path:
     """A table of 60 points of a toy and a few more rows."""
     points = open_toy("moons", 60).rows(range(60)).tolist()

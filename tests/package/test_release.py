@@ -66,18 +66,6 @@ def test_the_repository_s_address_is_written_in_one_place():
     assert found <= {"pyproject.toml", "CITATION.cff"}
 
 
-def test_the_table_of_moved_modules_names_files_that_exist():
-    table = (CHECKOUT / "UPGRADING.md").read_text().split("| before | now |\n|---|---|\n")[1]
-    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
-    assert len(rows) > 10
-    for before, now in rows:
-        for module in re.findall(r"`(impflow_zoo\.[\w.]+)`", now):
-            path = CHECKOUT / module.replace(".", "/")
-            assert path.is_dir() or path.with_suffix(".py").is_file(), module
-        (first, *_) = re.findall(r"`impflow_zoo\.(\w+)", before)
-        assert not (CHECKOUT / "impflow_zoo" / f"{first}.py").exists(), before
-
-
 # ----------------------------------------------------------------------------------- the citation
 
 

@@ -27,7 +27,7 @@ from impflow_zoo.models.filenames import (
     WEIGHTS,
 )
 from impflow_zoo.models.folder import ConfigFile, ModelFolder
-from impflow_zoo.models.registry import locate, zoo_folder
+from impflow_zoo.models.registry import locate, recipe_path, zoo_folder
 from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.recipe import fingerprint, read_recipe
 from impflow_zoo.zoo.record import Record
@@ -184,6 +184,21 @@ def test_a_folder_of_a_model_s_name_is_told_from_the_model(tmp_path, monkeypatch
         assert locate(path) == str(path)
     monkeypatch.chdir(zoo)
     assert locate(name) == name
+
+
+def test_a_recipe_is_a_file_a_folder_or_a_name_of_the_zoo(tmp_path, monkeypatch):
+    name, zoo = "impflow-power-plant", zoo_folder()
+    monkeypatch.chdir(tmp_path)
+    assert recipe_path(name) == zoo / name / RECIPE
+    for given in ("recipe.yaml", "own/recipe.yaml", Path(name) / RECIPE):
+        assert recipe_path(given) == Path(given)
+    (tmp_path / name).mkdir()
+    with pytest.raises(ModelError, match=rf"write \./{name} for the folder"):
+        recipe_path(name)
+    for given in (f"./{name}", Path(name)):
+        assert recipe_path(given) == Path(name) / RECIPE
+    with pytest.raises(ModelError, match=r"no recipe or folder of that name .*resflow-power-plant"):
+        recipe_path("resflow-power-plnt")
 
 
 def test_a_model_is_asked_for_in_one_revision():
