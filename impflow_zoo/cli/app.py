@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from impflow_zoo.cli.fit import fit, init
+from impflow_zoo.cli.help import Command
 from impflow_zoo.cli.options import (
     AsJson,
     Dataset,
@@ -39,6 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+command = partial(app.command, cls=Command)
 
 
 def _version(wanted: bool) -> None:
@@ -57,9 +60,11 @@ def options(
     """Say what stands before a command."""
 
 
-@app.command("list")
+@command("list")
 def list_(
-    pattern: Annotated[str, typer.Argument(help="Part of the names, or a pattern with *.")] = "*",
+    pattern: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="Part of the names, or a pattern with *.")
+    ] = "*",
     recipes: Annotated[bool, typer.Option("--recipes", help="Recipes without weights.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,14 +93,18 @@ def list_(
     _say(_columns(rows, right=(2, 3)), {"models": models}, as_json=as_json)
 
 
-@app.command()
+@command()
 def evaluate(
     model: Model,
     dataset: Dataset = None,
     split: Split = None,
     seed: Seed = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first rows.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows per batch.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="ROWS", min=1, help="Use only the first rows.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="ROWS", min=1, help="Rows per batch.")
+    ] = None,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Skip images that cannot be decoded.")
     ] = False,
@@ -111,12 +120,19 @@ def evaluate(
     ] = True,
     weights: Annotated[
         str | None,
-        typer.Option(help="Column of weights of the rows; default: as in the model's recipe."),
+        typer.Option(
+            metavar="NAME", help="Column of weights of the rows; default: as in the model's recipe."
+        ),
     ] = None,
-    scores: Annotated[Path | None, typer.Option(help="CSV file of the score of each row.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG file of density and data.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CSV file of the score of each row.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PNG file of density and data.")
+    ] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Columns in the picture: COL,...; default: at most six.")
+        str | None,
+        typer.Option(metavar="NAME,...", help="Columns in the picture; default: at most six."),
     ] = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -171,18 +187,28 @@ def evaluate(
     _say(result.report(model) + lines, {"model": model, **result.to_dict()}, as_json=as_json)
 
 
-@app.command()
+@command()
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option(help="PNG file (images, 2-D) or CSV file (tables).")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="PNG file (images, 2-D) or CSV file (tables).")
+    ],
     n: Annotated[
         int,
         typer.Option(
-            "-n", min=1, help="Number of samples, for each context if there are contexts."
+            "-n",
+            metavar="SAMPLES",
+            min=1,
+            help="Number of samples, for each context if there are contexts.",
         ),
     ] = 16,
-    given: Annotated[str | None, typer.Option(help="COL=VALUE,... or a file of contexts.")] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Scale of the noise.")] = 1.0,
+    given: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=VALUE,...|FILE", help="A context, or a file of contexts."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="SCALE", min=0.0, help="Scale of the noise.")
+    ] = 1.0,
     rounded: Annotated[
         bool,
         typer.Option("--rounded/--not-rounded", help="Round columns as they are in the data."),
@@ -221,22 +247,37 @@ def sample(
     _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 
 
-@app.command()
+@command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name in the zoo, or recipe.yaml of a model.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name in the zoo, or recipe.yaml of a model.")
+    ],
     data: Annotated[
-        str | None, typer.Option(help="Hub id, folder, file or toy:NAME; default: as in RECIPE.")
+        str | None,
+        typer.Option(
+            metavar="DATA", help="Hub id, folder, file or toy:NAME; default: as in RECIPE."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the run; default: runs/NAME.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
-    init_from: Annotated[str | None, typer.Option(help="Model with the initial weights.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Model with the initial weights.")
+    ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after this time.")
+        float | None,
+        typer.Option(
+            metavar="MINUTES", min=0.0, help="Write a checkpoint and stop after this time."
+        ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, callback=seed_limit, help="Instead of the recipe's; repeat it with --resume."
+            metavar="SEED",
+            min=0,
+            callback=seed_limit,
+            help="Instead of the recipe's; repeat it with --resume.",
         ),
     ] = None,
     accept_outliers: Annotated[
@@ -284,7 +325,7 @@ def train(
     _say(text, {**state, "metric": asked.config.metric, "validation": value}, as_json=as_json)
 
 
-@app.command()
+@command()
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Prove that blocks are invertible; check stored outputs."""
     from impflow_zoo.lipschitz.certify import worst
@@ -313,15 +354,21 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     _say(text, {"model": model, "golden": golden, **bounds}, as_json=as_json)
 
 
-@app.command()
+@command()
 def stage(
-    folder: Annotated[Path, typer.Argument(help="Folder of the model, with its recipe.yaml.")],
-    run: Annotated[Path | None, typer.Option(help="Folder of the run with the weights.")] = None,
-    data: Annotated[str | None, typer.Option(help="Test data; default: as on the card.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of the model, with its recipe.yaml.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the run with the weights.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Test data; default: as on the card.")
+    ] = None,
     repeat: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="<path>", help="Folder of a run with another seed. Repeat for several."
+            metavar="FOLDER", help="Folder of a run with another seed. Repeat for several."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -341,9 +388,11 @@ def stage(
     _say(text, {"model": name, **result.to_dict()}, as_json=as_json)
 
 
-@app.command()
+@command()
 def publish(
-    namespace: Annotated[str, typer.Option(help="User or organisation on the Hub.")],
+    namespace: Annotated[
+        str, typer.Option(metavar="NAME", help="User or organisation on the Hub.")
+    ],
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="MODEL", help="Names or folders; default: the whole zoo."),
@@ -381,9 +430,9 @@ def publish(
     _say(text, data, as_json=as_json)
 
 
-app.command()(fit)
-app.command()(init)
-app.command()(demo)
+command()(fit)
+command()(init)
+command()(demo)
 
 
 def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:

@@ -22,42 +22,57 @@ from impflow_zoo.models.fields import ModelError
 
 __all__ = ["fit", "init"]
 
-Data = Annotated[str, typer.Argument(help="File, folder, Hub id, or toy:NAME.")]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="File, folder, Hub id, or toy:NAME.")]
 Given = Annotated[
-    str | None, typer.Option(help="Context columns, COL,...: model the others given these.")
+    str | None,
+    typer.Option(metavar="NAME,...", help="Context columns: model the others given these."),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="Column of weights of the rows; it is no part of the density.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Column of weights of the rows; it is no part of the density."
+    ),
 ]
 Minutes = Annotated[
     float,
     typer.Option(
-        min=1e-3, help="CPU minutes of one thread; a busy machine takes up to three times as long."
+        metavar="MINUTES",
+        min=1e-3,
+        help="CPU minutes of one thread; a busy machine takes up to three times as long.",
     ),
 ]
 
 
 def fit(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the model, all runs and the rows.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder for the model, all runs and the rows.")
+    ],
     minutes: Minutes = 10.0,
     given: Given = None,
     bounds: Annotated[
-        str | None, typer.Option(help="Ends of columns: NAME=LOW:HIGH,...; empty where open.")
+        str | None,
+        typer.Option(metavar="NAME=LOW:HIGH,...", help="Ends of columns; empty where open."),
     ] = None,
     periodic: Annotated[
-        str | None, typer.Option(help="Periods of columns that are angles: NAME=PERIOD,...")
+        str | None,
+        typer.Option(metavar="NAME=PERIOD,...", help="Periods of columns that are angles."),
     ] = None,
     weights: Weights = None,
     ensemble: Annotated[
         int,
-        typer.Option(min=1, max=100, help="Train the best with so many seeds, and mix them."),
+        typer.Option(
+            metavar="SEEDS", min=1, max=100, help="Train the best with so many seeds, and mix them."
+        ),
     ] = 1,
     seed: Annotated[
-        int, typer.Option(min=0, callback=seed_limit, help="Seed of the split and of all runs.")
+        int,
+        typer.Option(
+            metavar="SEED", min=0, callback=seed_limit, help="Seed of the split and of all runs."
+        ),
     ] = 0,
     device: Device = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the fit in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the fit in FOLDER.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the best density of a table in a given time. Ctrl-C stops, --resume continues."""
@@ -105,7 +120,7 @@ def fit(
 
 def init(
     data: Data,
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("recipe.yaml"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("recipe.yaml"),
     given: Given = None,
     weights: Weights = None,
     minutes: Minutes = 10.0,

@@ -15,10 +15,10 @@ from torch import Tensor
 from impflow_zoo.cli.options import by_name, number
 from impflow_zoo.data import open_table
 from impflow_zoo.data.labels import LabelNumbers
+from impflow_zoo.data.names import in_quotes, listed
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.fields import ModelError, did_you_mean
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.models.texts import in_quotes
 
 __all__ = ["read_given"]
 
@@ -64,12 +64,11 @@ def _pairs(given: str, names: Sequence[str]) -> dict[str, str]:
     found = by_name("--given", given)
     for name in found:
         if name not in names:
-            quoted = [*map(in_quotes, names)]
-            hint = did_you_mean(name, quoted) or f"; they are {', '.join(quoted)}"
+            hint = did_you_mean(name, [*map(in_quotes, names)]) or f"; they are {listed(names)}"
             raise ModelError(f"--given: {name!r} is not a context column{hint}")
     missing = [name for name in names if name not in found]
     if missing:
-        raise ModelError(f"--given: {', '.join(missing)} missing: every context column is needed")
+        raise ModelError(f"--given: {listed(missing)} missing: every context column is needed")
     return found
 
 

@@ -24,18 +24,25 @@ __all__ = [
     "seed_limit",
 ]
 
-Model = Annotated[str, typer.Argument(help="Name from `list`, Hub id, or local folder.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name from `list`, Hub id, or local folder.")
+]
 Dataset = Annotated[
     str | None,
-    typer.Option(help="Hub id, folder, file or toy:NAME; default: the data of the card."),
+    typer.Option(
+        metavar="DATA", help="Hub id, folder, file or toy:NAME; default: the data of the card."
+    ),
 ]
 Split = Annotated[
-    str | None, typer.Option(help="Split of the data set; default: the split of the card.")
+    str | None,
+    typer.Option(metavar="NAME", help="Split of the data set; default: the split of the card."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Device = Annotated[
     str | None,
-    typer.Option(help="Device, such as cpu or cuda:1; default: a GPU if there is one."),
+    typer.Option(
+        metavar="DEVICE", help="Device, such as cpu or cuda:1; default: a GPU if there is one."
+    ),
 ]
 
 
@@ -102,5 +109,7 @@ def number(option: str, name: str, text: str) -> float:
 
 Seed = Annotated[
     int,
-    typer.Option(min=0, callback=seed_limit, help="Seed of probes, noise and samples."),
+    typer.Option(
+        metavar="SEED", min=0, callback=seed_limit, help="Seed of probes, noise and samples."
+    ),
 ]

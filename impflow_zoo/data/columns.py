@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.source import DataError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ __all__ = [
     "TOO_LARGE",
     "Columns",
     "in_order",
-    "listed",
     "numbered",
     "refuse_other_columns",
     "text_cell",
@@ -34,7 +33,6 @@ GROUP = "group"  # the column that tells which rows belong together
 TOO_LARGE = (
     "holds whole numbers above 2^53, which float64 rounds: subtract an offset, or leave it out"
 )
-_LISTED = 20  # names
 _TEXT = "is not numeric"
 
 
@@ -81,12 +79,6 @@ def numbered(groups: pandas.Series, name: str, *, labels: bool) -> numpy.ndarray
     except TypeError:  # of what has no hash
         kind = type(groups.iloc[0]).__name__
         raise DataError(f"{found}, by whole numbers or text, not by {kind}") from None
-
-
-def listed(names: Collection[str]) -> str:
-    """Names in a line; of many, the first ones and how many more there are."""
-    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
-    return ", ".join(itertools.islice(names, _LISTED)) + more
 
 
 def in_order(names: Sequence[str]) -> list[str]:

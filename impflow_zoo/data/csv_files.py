@@ -17,11 +17,11 @@ from impflow_zoo.data.columns import (
     GROUP,
     TOO_LARGE,
     Columns,
-    listed,
     numbered,
     text_cell,
 )
 from impflow_zoo.data.limits import check_table
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.source import DataError
 from impflow_zoo.data.spreadsheets import plain_name
 

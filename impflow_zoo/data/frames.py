@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from impflow_zoo.data.columns import EXACT, GROUP, TOO_LARGE, Columns, listed, numbered
+from impflow_zoo.data.columns import EXACT, GROUP, TOO_LARGE, Columns, numbered
 from impflow_zoo.data.limits import check_table
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.source import DataError
 
 __all__ = ["IN_MEMORY", "as_frame", "has_names", "in_memory", "is_set"]

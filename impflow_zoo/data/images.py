@@ -19,6 +19,7 @@ from impflow_zoo.data.decoding import decode
 from impflow_zoo.data.labels import LabelNumbers, Labels
 from impflow_zoo.data.limits import check_unfolded
 from impflow_zoo.data.loading import find_images
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.parquet_files import unfolded
 from impflow_zoo.data.pixels import ImageFormat, as_tensor
 from impflow_zoo.data.sets import is_inside, one_line
@@ -35,23 +36,10 @@ _REMEDY = "to leave such rows out, see --skip-corrupt of evaluate and data.corru
 
 
 class _Images:
-    """Images of one format, uint8, in cells of a column.
+    """Images of one format, uint8, in cells of a column; its arguments are those of streams.
 
     An image of the wrong size or number of channels is a mistake in the model's config, not a
     damaged file: it is always an error.
-
-    Arguments:
-        name: name of the set, for messages and results.
-        data: the set, with one column of images.
-        form: the format of the images.
-        skip_corrupt: leave out rows whose image cannot be decoded, with a warning for each; False
-            makes them an error.
-        place: what the paths of files begin with that cells may name; None allows any file on
-            this disk, for data that the caller made.
-        parts: addresses of parquet files that a stream reads in turn, each looked at before.
-
-    Raises:
-        DataError: if there is no column of images, or several.
     """
 
     streaming: ClassVar[bool] = False
@@ -98,11 +86,11 @@ class _Images:
         Arguments:
             dataset: Hub id, local folder, or single file.
             split: which split; a set with one split is used whole when this is left out.
-            form, skip_corrupt: as above.
+            form, skip_corrupt: as for the class.
             revision: branch, tag or commit of a Hub set.
 
         Raises:
-            DataError: for a set or split that does not exist, and as above.
+            DataError: for a set or split that does not exist, and as for the class.
         """
         found = find_images(
             dataset,
@@ -173,11 +161,10 @@ class ImageSource(_Images, Source):
         name: name of the set, for messages and results.
         data: the set, with one column of images.
         form: the format of the images.
-        options: `skip_corrupt`, to leave out rows whose image cannot be decoded, with a warning for
-            each; `place`, what the paths of files begin with that cells may name.
+        options: `skip_corrupt` and `place`, as in `ImageStream`.
 
     Raises:
-        DataError: for an empty set.
+        DataError: for an empty set, and as for `ImageStream`.
     """
 
     def __init__(self, name: str, data: Dataset, form: ImageFormat, **options: Any) -> None:
@@ -219,7 +206,23 @@ class ImageSource(_Images, Source):
 
 
 class ImageStream(_Images):
-    """Images of one format, uint8, of a streamed set: one batch at a time is in memory."""
+    """Images of one format, uint8, of a streamed set: one batch at a time is in memory.
+
+    Arguments:
+        name: name of the set, for messages and results.
+        data: the set, a `datasets.IterableDataset` with one column of images.
+        form: the format of the images.
+        skip_corrupt: leave out rows whose image cannot be decoded, with a warning for each. False
+            makes them an error. An image of another size or number of channels is always one.
+        place: a folder or an address. Cells may name files there, and no others. None allows any
+            file on this disk, for data that the caller made.
+        parts: addresses of the parquet files of the set, in order. The size of each is checked
+            before it is read. Empty for a set whose files are not known.
+
+    Raises:
+        DataError: if there is no column of images, or several, or not the column of labels that
+            `form` names.
+    """
 
     streaming: ClassVar[bool] = True
 
@@ -232,6 +235,10 @@ class ImageStream(_Images):
             size: rows per batch.
             limit: number of rows in all; no later row is read. None reads the whole set.
             share: ignored: a stream is read whole.
+
+        Returns:
+            The batches in order. Their rows are uint8 with shape `[n, C, H, W]`; labels, if `form`
+            names a column of them, are one more channel.
 
         Raises:
             DataError: naming a row that cannot be fetched, is not of the format, or cannot be
@@ -283,10 +290,10 @@ def image_column(features: Features, name: str) -> str:
     """
     columns = [c for c, feature in features.items() if type(feature).__name__ == "Image"]
     if not columns:
-        raise DataError(f"{name}: no column of images, only {', '.join(features) or 'nothing'}")
+        raise DataError(f"{name}: no column of images, only {listed(features) or 'nothing'}")
     if len(columns) > 1:
         raise DataError(
-            f"{name}: several columns of images, {', '.join(columns)}: keep one "
+            f"{name}: several columns of images, {listed(columns)}: keep one "
             "(datasets' select_columns)"
         )
     return columns[0]

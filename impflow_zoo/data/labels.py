@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data.columns import listed
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.source import DataError
 from impflow_zoo.numerics.settings import is_whole
 
@@ -82,7 +82,7 @@ class Labels:
         if column == image:
             raise DataError(f"{name}: {column!r} is the column of images, not of labels")
         if column not in known:
-            raise DataError(f"{name}: no column {column!r}, only {', '.join(known)}")
+            raise DataError(f"{name}: no column {column!r}, only {listed(known)}")
         self.column, self._numbers = column, numbers
         self._own = getattr(known[column], "names", None) or ()  # of the set's numbers
         if any(numbers.find(text) is None for text in self._own):

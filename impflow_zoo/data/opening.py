@@ -9,6 +9,7 @@ from typing import Any
 from impflow_zoo.data.frames import IN_MEMORY, is_set
 from impflow_zoo.data.images import ImageSource
 from impflow_zoo.data.loading import pick_split
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.pixels import ImageFormat
 from impflow_zoo.data.source import DataError, Source
 from impflow_zoo.data.tables import open_table
@@ -89,7 +90,7 @@ def open_source(
         if columns is None:
             return toy
         if not set(columns) <= set(toy.columns):
-            known, wanted = (", ".join(names) for names in (toy.columns, columns))
+            known, wanted = (listed(names) for names in (toy.columns, columns))
             raise DataError(f"{dataset}: its columns are {known}, not {wanted}")
         return toy.chosen(columns)
     if ":" in dataset and not os.path.exists(dataset):

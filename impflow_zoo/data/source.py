@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from impflow_zoo.data.names import listed
+
 __all__ = [
     "Batch",
     "DataError",
@@ -84,7 +86,13 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Read the rows at `indices`, in this order, without unreadable ones; repeats are allowed.
+        """Read the rows at `indices`, in this order, without unreadable ones.
+
+        Arguments:
+            indices: numbers of rows, from 0; repeats are allowed.
+
+        Returns:
+            A `Batch` with the rows that can be read.
 
         Raises:
             DataError: for a row that cannot be read and is not to be left out.
@@ -103,6 +111,12 @@ class Source(ABC):
 
     def rows(self, indices: Sequence[int] | Tensor) -> Tensor:
         """The rows at `indices`, a copy; none of them may be left out.
+
+        Arguments:
+            indices: numbers of `n` rows, from 0; repeats are allowed.
+
+        Returns:
+            The rows in this order: of a table float64 `[n, D]`, of images uint8 `[n, C, H, W]`.
 
         Raises:
             DataError: if one of them cannot be read.
@@ -166,7 +180,7 @@ class TableSource(Source):
             if found is not None and found.shape != (len(values),):
                 raise DataError(f"{name}: {what} of {len(found)} rows, the table has {len(values)}")
         if len({*columns}) < len(columns):
-            raise DataError(f"{name}: a column is named twice among {', '.join(columns)}")
+            raise DataError(f"{name}: a column is named twice among {listed(columns)}")
         bad = (~values.isfinite()).nonzero()
         if len(bad):
             row, column = bad[0].tolist()

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from impflow_zoo.data.columns import GROUP, Columns, in_order, listed
+from impflow_zoo.data.columns import GROUP, Columns, in_order
 from impflow_zoo.data.csv_files import read_csv, refuse_missing_header, separator_hint
 from impflow_zoo.data.frames import IN_MEMORY, as_frame, has_names, in_memory
 from impflow_zoo.data.json_files import read_json
 from impflow_zoo.data.loading import find_table, named_as
+from impflow_zoo.data.names import listed, shortened
 from impflow_zoo.data.parquet_files import read_parquet
 from impflow_zoo.data.source import DataError, LeftOutWarning, TableSource
 from impflow_zoo.data.weights import weighted
@@ -57,11 +58,12 @@ def open_table(
         whole numbers or text, ``groups`` numbers its values from 0 in the order of the rows.
 
     Raises:
-        DataError: for a set, split or column that does not exist, a column that is not numeric or
-            holds whole numbers above 2^53, a table with no numeric column, another number of
-            columns or no rows, a value that is missing, NaN or infinite, a row without a
-            group, a weight that is missing or negative, a CSV file whose rows do not fit its
-            header, or a table above the limits of `impflow_zoo.data.limits`.
+        DataError: in one line, for data that cannot be used. A set, split or column does not exist.
+            A column that is named is not numeric, or holds whole numbers above 2^53. The table has
+            no rows, no numeric column, or another number of columns than `features`. A value is
+            missing, NaN or infinite. A row has no group. A weight is missing or negative. The rows
+            of a CSV file do not fit its header. The table is above the limits of
+            `impflow_zoo.data.limits`. `dataset` is of another type.
     """
     import numpy
 
@@ -122,7 +124,7 @@ def _numeric(table: Columns, name: str, features: int | None) -> list[str]:
     indexes = {c: "has no name, as an index" for c in table.names if _LEFT_BY_PANDAS.fullmatch(c)}
     reasons = {c: reason for c, reason in {**table.reasons, **indexes}.items() if c != GROUP}
     chosen = [column for column in table.names if column not in reasons and column != GROUP]
-    unused = listed([f"{column!r} {reason}" for column, reason in reasons.items()])
+    unused = shortened([f"{column!r} {reason}" for column, reason in reasons.items()])
     if not chosen:
         raise DataError(f"{name}: no numeric column: {unused or 'it has none'}")
     if features not in (None, len(chosen)):

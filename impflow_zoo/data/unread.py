@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from impflow_zoo.data.columns import listed
 from impflow_zoo.data.files import FORMATS, PIXELS
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.source import LeftOutWarning
 
 __all__ = ["warn_of_unread"]

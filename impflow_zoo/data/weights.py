@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 
-from impflow_zoo.data.columns import GROUP, Columns, listed
+from impflow_zoo.data.columns import GROUP, Columns
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.source import DataError
 
 __all__ = ["NoWeightsError", "require_name", "weighted"]

@@ -11,25 +11,38 @@ __all__ = ["demo"]
 
 def demo(
     model: Annotated[
-        str, typer.Argument(help="First model: name from `list`, Hub id, or local folder.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="First model: name from `list`, Hub id, or local folder."
+        ),
     ] = "impflow-power-plant",
     data: Annotated[
         str | None,
-        typer.Option(help="Rows to show beside samples: Hub id, folder, file or toy:NAME."),
+        typer.Option(
+            metavar="DATA", help="Rows to show beside samples: Hub id, folder, file or toy:NAME."
+        ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the data.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the data.")] = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.")
+        int | None,
+        typer.Option(
+            metavar="PORT", min=1, max=65535, help="Default: the first free one from 7860."
+        ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Where to compute, such as cuda:1; default: a GPU if there is one."),
+        typer.Option(
+            metavar="DEVICE",
+            help="Where to compute, such as cuda:1; default: a GPU if there is one.",
+        ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="<str>", help="Host name of a proxy in front of the demo; may be repeated."
+            metavar="NAME", help="Host name of a proxy in front of the demo; may be repeated."
         ),
     ] = None,
 ) -> None:

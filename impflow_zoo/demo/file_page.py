@@ -12,6 +12,7 @@ from typing import Any
 
 import impflow_zoo.demo.tabs as tabs
 from impflow_zoo.data import DataError, Source
+from impflow_zoo.data.names import all_listed
 from impflow_zoo.demo.choice import link, model_choice
 from impflow_zoo.demo.exhibits import Exhibit, Hall
 from impflow_zoo.demo.looks import rounded, table
@@ -57,8 +58,8 @@ def _upload(exhibit: Exhibit, hall: Hall) -> None:
         hall: the models of the server, with a folder for files and processes that read them.
     """
     names = exhibit.columns
-    listed = ", ".join(names) if len(names) <= _NAMED else "of the model"
-    label = f"CSV with the columns {listed}"
+    named = all_listed(names) if len(names) <= _NAMED else "of the model"
+    label = f"CSV with the columns {named}"
     file = gr.File(file_types=[".csv"], label=label, interactive=True, elem_id="file", height=160)
     file.async_move_resource_to_block_cache = _uploaded
     text = gr.Markdown(elem_id="scored")

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from impflow_zoo.data import DataError
-from impflow_zoo.data.columns import GROUP, Columns, listed, without_cell
+from impflow_zoo.data.columns import GROUP, Columns, without_cell
+from impflow_zoo.data.names import in_quotes, listed, shortened
 from impflow_zoo.data.outliers import farthest
 from impflow_zoo.fitting.grid import rounding_grid, spike
 from impflow_zoo.fitting.stated import as_options, stated_settings
 from impflow_zoo.models.fields import did_you_mean
 from impflow_zoo.models.preprocessing import LOST
-from impflow_zoo.models.texts import in_quotes
 
 if TYPE_CHECKING:
     import numpy
@@ -274,7 +274,7 @@ def _far(
 
 
 def _without_columns(left_out: Mapping[str, str], name: str) -> DataError:
-    reasons = listed([f"{c!r} {reason}" for c, reason in left_out.items()])
+    reasons = shortened([f"{c!r} {reason}" for c, reason in left_out.items()])
     reasons = reasons or "none is left beside those given"
     return DataError(f"{name}: no numeric column to model: {reasons}")
 
@@ -395,7 +395,7 @@ def _dependent(values: Mapping[str, numpy.ndarray], given: Sequence[str]) -> dic
         reasons[name] = (
             f"is a copy of {used[0]!r}"
             if same
-            else f"is an exact linear function of {listed([repr(c) for c in used])}"
+            else f"is an exact linear function of {shortened([repr(c) for c in used])}"
         )
     return reasons
 

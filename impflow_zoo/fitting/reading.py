@@ -12,6 +12,7 @@ from impflow_zoo.data import DataError, UnknownSplitError, is_toy, open_source
 from impflow_zoo.data.columns import Columns
 from impflow_zoo.data.csv_files import refuse_missing_header, separator_hint
 from impflow_zoo.data.frames import IN_MEMORY, as_frame, in_memory
+from impflow_zoo.data.names import listed
 from impflow_zoo.data.source import TableSource
 from impflow_zoo.data.tables import read_columns
 from impflow_zoo.data.weights import weighted
@@ -91,5 +92,5 @@ def _columns(dataset: str, split: str | None = None) -> Columns:
     name, columns = read_columns(dataset, split)
     refuse_missing_header(columns.names, name)
     if hint := separator_hint(columns.names):
-        raise DataError(f"{name}: the columns are {', '.join(columns.names)}{hint}")
+        raise DataError(f"{name}: the columns are {listed(columns.names)}{hint}")
     return columns

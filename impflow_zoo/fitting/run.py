@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from impflow_zoo.data import TableSource
 from impflow_zoo.data.frames import IN_MEMORY
+from impflow_zoo.data.names import in_quotes
 from impflow_zoo.data.source import checksum
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.evaluation.processes import together
@@ -38,7 +39,6 @@ from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.filenames import CURVE, FITTED, PICTURE, PUBLISHED, TEST_ROWS
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.models.folder import MOST_MEMBERS
-from impflow_zoo.models.texts import in_quotes
 from impflow_zoo.models.writing import write_whole
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.training.facts import TrainingFacts

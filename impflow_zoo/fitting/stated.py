@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from impflow_zoo.data.names import in_quotes
 from impflow_zoo.models.fields import ModelError
-from impflow_zoo.models.texts import in_quotes
 
 __all__ = ["as_options", "stated_settings"]
 

@@ -124,7 +124,15 @@ class LipschitzNet(nn.Module):
     def weights_in_use(
         self, rows: Sequence[Scale], columns: Sequence[Scale], *, training: bool | None = None
     ) -> list[Tensor]:
-        """The weights of all layers, times scales of their rows and of their columns."""
+        """The weights of all layers, times scales of their rows and of their columns.
+
+        Arguments:
+            rows, columns: a number, or a vector `[out]` or `[in]`, for each layer.
+            training: as in `norms_of`.
+
+        Returns:
+            A matrix `[out, in]`, or a kernel `[out, in, k, k]`, for each layer.
+        """
         layers = cast(list[SpectralLayer], self.lipschitz_layers())
         norms = norms_of(layers, training=training)
         parts = zip(layers, norms, rows, columns, strict=True)
@@ -149,7 +157,10 @@ class LipschitzNet(nn.Module):
         return [(f, a * w, b * v) for (f, a, b), (w, v) in pairs]
 
     def mixing(self) -> list[tuple[Tensor, Tensor]] | None:
-        """The scalars by which a layer appends to its input, see `FoldedLayers`; or None."""
+        """The scalars, of shape `[]`, by which a layer appends to its input; or None.
+
+        See `FoldedLayers`.
+        """
         return None
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> FoldedLayers:
@@ -189,7 +200,19 @@ class LipschitzNet(nn.Module):
         return FoldedLayers(self.shape, functions, weights, biases, first, mixing), rows
 
     def fold(self, context: Tensor | None) -> FoldedNet:
-        """The net at a context, in the form of its class; as it is called if it has hooks."""
+        """The net at a context, in the form of its class; as it is called if it has hooks.
+
+        Arguments:
+            context: contexts with shape `[B, context_features]`, or None. A net without
+                `context_features` ignores them.
+
+        Returns:
+            A `FoldedNet` from `[B, *shape]` to the same shape.
+
+        Raises:
+            ValueError: if the context is missing, or of the wrong shape or type.
+            NotFiniteError: in evaluation, if the norm of a weight overflows.
+        """
         if watched(self) or any(map(is_replaced, self.lipschitz_layers())):
             return FoldedModule(self, context)
         self.check_context(context)
@@ -251,7 +274,7 @@ class LipschitzNet(nn.Module):
         return value
 
     def entering(self, i: int, x: Tensor) -> Tensor:
-        """What a layer is called with, by its number and the values before it."""
+        """What a layer is called with, by its number and the values before it, `[B, ...]`."""
         return x
 
     def certificate(self) -> float | None:

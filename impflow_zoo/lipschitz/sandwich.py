@@ -185,7 +185,7 @@ class SandwichMLP(Perceptron):
         return 2 * (self.lipschitz / 2) ** (ends / 2)
 
     def entering(self, i: int, x: Tensor) -> Tensor:
-        """A layer is `B_i x + b_i`; the rest of the weight comes before it."""
+        """A layer is `B_i x + b_i`, of `x` `[B, width]`; the rest of the weight comes before."""
         if i:
             x = x @ cast(CayleyLayer, self.layers[i - 1]).pair()[0]
         return self._factor(i) * x

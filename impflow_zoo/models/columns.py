@@ -35,16 +35,20 @@ class ColumnsConfig(ModelConfig):
         columns: names of the columns, in order; empty if they have none.
         context_columns: names of the context columns, in order. Contexts are in the data's own
             units; the model standardises them.
-        rounding: rounding step by name of a column in the data's own units; or the step of every
-            column, 0 for a column that is not rounded, which it is kept as. Empty if none is.
-            Uniform noise of one step is added before training and scoring. Steps of the context
-            columns may follow, but have no effect.
+        rounding: rounding steps in the data's own units: by name of a column, or one for every
+            column, 0 where it is not rounded. Empty if none is rounded. The config keeps the
+            second form. Uniform noise of one step is added before training and scoring. Steps of
+            the context columns may follow, but have no effect.
         rounding_offset: where the grid of a rounded column lies, by name: 0.5 for the values 0.5,
             1.5, ... Rounded samples lie on this grid. 0 if a column is not named.
-        bounds: lowest and highest value by name of a column, None for an open end. The density is
-            zero outside, and rows outside are refused.
+        bounds: lowest and highest value by name of a column, in the data's own units; None for an
+            open end. The density is zero outside, and rows outside are refused.
         metric: `"log_likelihood"` (nats per row) or `"bits"` (`-log2 p` per row).
         seed: seed of the probes and of the noise in evaluation.
+
+    Raises:
+        ConfigError: for a setting of another type or out of its range, or for a name that is not
+            one of the columns.
     """
 
     features: int

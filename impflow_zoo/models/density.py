@@ -13,6 +13,7 @@ from nflows.flows import Flow
 from nflows.transforms import Transform
 from torch import Tensor, nn
 
+from impflow_zoo.data.names import listed
 from impflow_zoo.models.budget import Budget
 from impflow_zoo.models.build import Noise, described
 from impflow_zoo.models.classes import require_config
@@ -516,7 +517,7 @@ class Density(nn.Module):
         if size is None:
             return None
         if context is None:
-            named = ", ".join(self.config.context_columns)
+            named = listed(self.config.context_columns)
             raise ValueError(
                 f"this model needs a context of shape [B, {size}]" + (named and f": {named}")
             )

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from impflow_zoo.data.columns import listed
+from impflow_zoo.data.names import listed
 from impflow_zoo.numerics.settings import is_real, is_whole
 from impflow_zoo.numerics.solver import Solver
 

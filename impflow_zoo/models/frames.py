@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data.columns import in_order, listed
+from impflow_zoo.data.columns import in_order
 from impflow_zoo.data.frames import has_names, in_memory
+from impflow_zoo.data.names import listed
 from impflow_zoo.models.fields import ModelError, did_you_mean
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ class SplineConfig(ColumnsConfig):
         Neural Spline Flows (Durkan et al., 2019)
         https://arxiv.org/abs/1906.04032
 
-    Further arguments are those of `ColumnsConfig`.
+    Further arguments, such as `features` and `bounds`, are those of
+    `impflow_zoo.models.columns.ColumnsConfig`.
 
     Arguments:
         actnorm, whiten, radial: as in `TabularConfig`.

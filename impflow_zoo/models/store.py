@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor
 
+from impflow_zoo.data.names import all_listed
 from impflow_zoo.lipschitz.certify import Certificate, certify
 from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.models.budget import Budget, without_numbers
@@ -172,7 +173,7 @@ def default_card(kind: str, name: str, config: Config) -> str:
     columns = config.columns if isinstance(config, ColumnsConfig) else ()
     known = {"Columns, in order": columns, "Given": config.context_columns}
     lines = [
-        f"{what}: {in_markdown(', '.join(names))}.\n\n" for what, names in known.items() if names
+        f"{what}: {in_markdown(all_listed(names))}.\n\n" for what, names in known.items() if names
     ]
     return (
         "---\nlibrary_name: impflow_zoo\ntags:\n- normalizing-flow\n---\n\n"

@@ -28,7 +28,8 @@ __all__ = ["TabularConfig"]
 class TabularConfig(ColumnsConfig):
     """A flow on vectors whose blocks are made of Lipschitz perceptrons.
 
-    Further arguments are those of `ColumnsConfig`.
+    Further arguments, such as `features` and `bounds`, are those of
+    `impflow_zoo.models.columns.ColumnsConfig`.
 
     Arguments:
         blocks: number of blocks of the model's own kind; or their names, in order from data to

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["in_line", "in_markdown", "in_quotes", "printable", "printable_output"]
+__all__ = ["in_line", "in_markdown", "printable", "printable_output"]
 
 # Controls but tab and newline, marks that turn the direction of text, and halves of characters,
 # which no encoding has.
@@ -51,17 +51,6 @@ def in_markdown(text: str) -> str:
         \<b\> \| \*x\*
     """
     return _MARKUP.sub(r"\\\g<0>", in_line(text))
-
-
-def in_quotes(name: str) -> str:
-    """A name as lists on the command line hold it, see `cli.options.between_commas`.
-
-    Example:
-        >>> in_quotes("Water"), in_quotes("Cement, dry"), in_quotes(" Ash")
-        ('Water', '"Cement, dry"', '" Ash"')
-    """
-    plain = name == name.strip() and "," not in name and '"' not in name
-    return name if plain else '"' + name.replace('"', '""') + '"'
 
 
 class _Printable:

@@ -25,7 +25,7 @@ __all__ = ["LinearGaussian", "LinearGaussianConfig", "MixtureConfig", "MixtureDe
 
 @dataclass(frozen=True)
 class LinearGaussianConfig(ColumnsConfig):
-    """A Gaussian; its settings are those of `ColumnsConfig`."""
+    """A Gaussian. Its arguments are those of `impflow_zoo.models.columns.ColumnsConfig`."""
 
     kind: ClassVar[str] = "linear-gaussian"
 
@@ -85,7 +85,8 @@ class _Residual(Transform):
 class MixtureConfig(ColumnsConfig):
     """A mixture density network.
 
-    Further arguments are those of `ColumnsConfig`.
+    Further arguments, such as `features` and `bounds`, are those of
+    `impflow_zoo.models.columns.ColumnsConfig`.
 
     Arguments:
         components: number of Gaussians for each column.

@@ -60,7 +60,17 @@ class Point(ABC):
 
     @abstractmethod
     def vjp(self, v: Tensor) -> Tensor:
-        """The products `J^T v`, row by row, with the shape of `x`."""
+        """The products `J^T v`, row by row.
+
+        Arguments:
+            v: vectors, with the shape of `x`.
+
+        Returns:
+            The products, with the shape of `x`.
+
+        Raises:
+            ValueError: if the net hides how it depends on `x`.
+        """
 
     @property
     def features(self) -> int:
@@ -78,12 +88,23 @@ class Point(ABC):
         return self.known_jacobian
 
     def jacobian_of(self, rows: Tensor | slice) -> Tensor:
-        """The dense Jacobians of some rows, given by their indices."""
+        """The dense Jacobians of some rows.
+
+        Arguments:
+            rows: numbers of `n` rows, int64 with shape `[n]`, or a slice.
+
+        Returns:
+            The Jacobians, with shape `[n, d, d]`.
+        """
         seeds = [v.expand(len(self.x), -1).view(self.x.shape) for v in self.unit_vectors()[0]]
         return torch.stack([self.vjp(v).flatten(1)[rows] for v in seeds], dim=1)
 
     def restored(self, x: Tensor) -> Point:
-        """The point in a backward pass, for which autograd has saved `x`."""
+        """The point in a backward pass.
+
+        Arguments:
+            x: the rows as autograd has saved them, with shape `[B, ...]`.
+        """
         return self
 
 
@@ -100,21 +121,55 @@ class FoldedNet(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """`g(x)` by torch's operations, in the graph of `x` and `tensors`, to any order."""
+        """`g(x)` by torch's operations, in the graph of `x` and `tensors`, to any order.
+
+        Arguments:
+            x: the rows, with shape `[B, ...]`.
+
+        Returns:
+            `g(x)` with the shape of `x`.
+
+        Raises:
+            ValueError: in `FoldedModule`, if the net does not keep the shape of its input. Other
+                errors are those of torch.
+        """
 
     def rows(self, index: Tensor | slice) -> FoldedNet:
-        """The net for some rows of the batch, given by their indices."""
+        """The net for some rows of the batch: those that hold contexts select them.
+
+        Arguments:
+            index: numbers of `n` rows, int64 with shape `[n]`, or a slice.
+
+        Returns:
+            A net of rows `[n, ...]`.
+        """
         return self
 
     @torch.no_grad()
     def value(self, x: Tensor) -> Tensor:
-        """`g(x)` without a graph, in the type of `x`."""
+        """`g(x)` without a graph, with the shape and type of `x`.
+
+        Arguments:
+            x: the rows, with shape `[B, ...]`.
+
+        Raises:
+            ValueError: as `forward`.
+        """
         return self.forward(x).to(x.dtype)
 
     def linearize(self, x: Tensor) -> Point:
         """Value and products with the Jacobian at `x`, whatever the ambient gradient mode is.
 
         The caller's tensors are not changed, and neither value nor products are in a graph.
+
+        Arguments:
+            x: the rows, with shape `[B, ...]`.
+
+        Returns:
+            A `Point`. Its `vjp` raises `ValueError` if the net hides how it depends on `x`.
+
+        Raises:
+            ValueError: as `forward`.
         """
         return TracedPoint(self, x)
 
@@ -128,22 +183,39 @@ class FoldedNet(ABC):
             point: `linearize(x)`, or that of another tensor with the same values.
 
         Returns:
-            `g(x)`, and the products with shape `[B, k, d]`.
+            `g(x)` with the shape of `x`, and the products with shape `[B, k, d]`; `d` is the number
+            of entries in a row.
+
+        Raises:
+            ValueError: as `forward`, and if the net hides how it depends on `x`.
         """
         if not isinstance(point, TracedPoint) or point.x is not x:  # its graph starts elsewhere
             point = TracedPoint(self, x)
         return point.attached(seeds)
 
     def recorded(self, x: Tensor) -> Point:
-        """A point whose value and products are in the caller's graph, to any order."""
+        """A point whose value and products are in the caller's graph, to any order.
+
+        Arguments:
+            x: the rows, with shape `[B, ...]`.
+
+        Raises:
+            ValueError: as `forward`.
+        """
         return TracedPoint(self, x, recorded=True)
 
     def trace(self, x: Tensor) -> tuple[Tensor, Pullback]:
         """`g(x)` and `v -> J^T v`; products are in the graph if gradients are recorded then.
 
         Arguments:
-            x: the rows, requiring grad; gradients are recorded. Where every operation has to be
-                torch's own, there is nothing to require.
+            x: the rows, with shape `[B, ...]`, requiring grad; gradients are recorded. Where every
+                operation has to be torch's own, there is nothing to require.
+
+        Returns:
+            `g(x)` with the shape of `x`, and a function of vectors `v` of this shape.
+
+        Raises:
+            ValueError: as `forward`.
         """
         if is_plain():
             return _transformed(self, x)
@@ -155,6 +227,9 @@ class FoldedNet(ABC):
         """Whether gradients of `g(x)` are recorded, and flow to anything but `x`.
 
         Within transforms and compiled code nobody can tell, so they may.
+
+        Arguments:
+            x: the rows, with shape `[B, ...]`.
         """
         if is_plain():
             return True
@@ -361,7 +436,13 @@ def fold(net: Net, context: Tensor | None = None) -> FoldedNet:
     Arguments:
         net: any function or module from `[B, ...]` to the same shape. One that defines
             `fold(context)` folds itself; any other one is called as it is.
-        context: one context per row, or None.
+        context: one context per row, with shape `[B, context_features]`, or None.
+
+    Returns:
+        A `FoldedNet` from `[B, ...]` to the same shape.
+
+    Raises:
+        ValueError: if the net folds itself and does not take such contexts.
     """
     inner = unwrapped(net)  # nets that fold themselves need no compiler
     if _folds_itself(inner):

@@ -26,24 +26,25 @@ class LogDet:
     """How `log det(I + J)` is computed.
 
     Arguments:
-        mode: `"exact"` (dense Jacobian), `"unbiased"` (random, a fresh probe each call),
-            `"truncated"` (a fixed number of terms of the power series, seeded probes), or
-            `"auto"`: in training exact up to 10 features, else unbiased; in evaluation exact up to
-            64 features, else truncated, with the series summed in a Krylov subspace of each probe.
-            The subspace also approximates later terms; it stops when these are below `rtol`.
-        series: how `"unbiased"` sums the series. `"solve"`: a Krylov subspace of the probe grows
-            until `(I + J)^T u = v` is solved to `rtol`. Its bias is this tolerance, its variance is
-            finite. If 60 dimensions do not reach `rtol`, the solve for the gradient restarts, and
-            the value uses the 60 dimensions.
-            `"roulette"`: the randomly stopped series of Chen et al. (2019), without bias. It stops
-            at a rate of `1 - kappa`; from a rate of `1 - kappa^2` on its variance would be
-            infinite. An unknown constant is taken as 0.9, which is valid up to 0.948.
-        rtol: tolerance of `"solve"` and, in evaluation, of `"auto"` beyond 64 features; None is
-            1e-3 in float32 and 1e-8 in float64. In evaluation `"auto"` takes the tighter of this
-            and the default.
-        n_terms: number of terms of `"truncated"`; the largest dimension of a Krylov subspace of
-            `"auto"` in evaluation; the number of terms that `"roulette"` always takes (at most 2).
-            10,000 at most.
+        mode: `"exact"` takes the dense Jacobian. `"unbiased"` is random: each call draws a fresh
+            probe. `"truncated"` takes a fixed number of terms of the power series, and seeded
+            probes. `"auto"` chooses by the number of features. In training it is exact up to 10
+            features, and unbiased beyond. In evaluation it is exact up to 64 features. Beyond, it
+            sums the series of seeded probes in a Krylov subspace of each probe. The subspace also
+            approximates later terms. It stops growing when these are below `rtol`.
+        series: how `"unbiased"` sums the series. With `"solve"` a Krylov subspace of the probe
+            grows until `(I + J)^T u = v` is solved to `rtol`. Its bias is this tolerance, and its
+            variance is finite. If 60 dimensions do not reach `rtol`, the solve for the gradient
+            restarts, and the value uses the 60 dimensions. `"roulette"` is the randomly stopped
+            series of Chen et al. (2019), equations 6 and 8, without bias. It stops at a rate of
+            `1 - kappa`. From a rate of `1 - kappa^2` on its variance would be infinite. An unknown
+            constant is taken as 0.9, which is valid up to 0.948.
+        rtol: relative tolerance of `"solve"` and, in evaluation, of `"auto"` beyond 64 features.
+            None is 1e-3 in float32 and 1e-8 in float64. In evaluation `"auto"` takes the tighter of
+            this and the default.
+        n_terms: number of terms of `"truncated"`, 10,000 at most. In evaluation it is the largest
+            dimension of a Krylov subspace of `"auto"`. `"roulette"` always takes this number of
+            terms, 2 at most, before it may stop.
         n_probes: number of probes that estimates in evaluation average over, 10,000 at most; the
             standard error needs two.
         seed: seed of these probes.
@@ -83,8 +84,12 @@ class LogDet:
     def of(cls, logdet: str | LogDet) -> LogDet:
         """The settings that a mode's name or a `LogDet` stands for.
 
+        Arguments:
+            logdet: the name of a mode, or a `LogDet`, which is returned as it is.
+
         Raises:
             TypeError: if it is neither.
+            ValueError: for a name that is not that of a mode.
         """
         if isinstance(logdet, cls):
             return logdet
@@ -96,7 +101,15 @@ class LogDet:
         return cls(mode=logdet)
 
     def resolve(self, features: int, *, training: bool) -> str:
-        """The mode that `auto` comes to."""
+        """The mode in use: that of these settings, or the one that `"auto"` chooses.
+
+        Arguments:
+            features: numbers in a row: `D` of rows `[B, D]`, `C H W` of images `[B, C, H, W]`.
+            training: whether the block is in training mode.
+
+        Returns:
+            `"exact"`, `"unbiased"` or `"truncated"`.
+        """
         if self.mode != "auto":
             return self.mode
         if features <= (10 if training else 64):  # where dense Jacobians pay
@@ -104,5 +117,10 @@ class LogDet:
         return "unbiased" if training else "truncated"
 
     def seeded(self, *salt: int) -> LogDet:
-        """The same settings with a seed of their own, derived from this one."""
+        """The same settings with another seed, derived from this one.
+
+        Arguments:
+            salt: whole numbers that tell the uses of a seed apart, such as the number of a block.
+                The same numbers give the same seed.
+        """
         return replace(self, seed=mix(self.seed, *salt))

@@ -172,14 +172,32 @@ class Solver:
             raise ValueError(f"Solver(max_steps={steps!r}): {_MOST_STEPS} at most")
 
     def tolerances(self, dtype: torch.dtype, *, training: bool) -> tuple[float, float]:
-        """`(rtol, atol)` for a data type, the defaults filled in."""
+        """The tolerances for a data type, the defaults filled in.
+
+        Arguments:
+            dtype: type of the rows, `torch.float32` or `torch.float64`.
+            training: take the looser defaults of training.
+
+        Returns:
+            `(rtol, atol)`: a row is solved if `|y - w - g(w)| <= atol + rtol |y|`.
+
+        Raises:
+            TypeError: for a type that is not floating point.
+        """
         eps = torch.finfo(dtype).eps
         loose = 1e-12 if dtype == torch.float64 else 1e-4
         rtol = (loose if training else 8 * eps) if self.rtol is None else max(self.rtol, 8 * eps)
         return rtol, rtol if self.atol is None else self.atol
 
     def backward_tolerance(self, dtype: torch.dtype, *, training: bool) -> float:
-        """Relative tolerance of the linear solve behind the derivative."""
+        """Relative tolerance of the linear solve behind the derivative.
+
+        Arguments:
+            dtype, training: as in `tolerances`.
+
+        Raises:
+            TypeError: for a type that is not floating point, if `backward_rtol` is set.
+        """
         if self.backward_rtol is not None:
             return max(self.backward_rtol, 8 * torch.finfo(dtype).eps)
         if dtype == torch.float64:
@@ -238,7 +256,22 @@ class Solver:
         kappa: float | None = None,
         training: bool = False,
     ) -> Solution:
-        """`solve` without its checks: nothing is said of rows that were not solved."""
+        """`solve` without its checks: nothing is said of rows that were not solved.
+
+        Arguments:
+            net: a folded net `g`, from `[B, ...]` to the same shape.
+            y: right-hand sides, with shape `[B, ...]`, in float32 or float64.
+            kappa: Lipschitz constant of `g` in the 2-norm, if it is known: a bound on the steps.
+            training: take the looser tolerances of training.
+
+        Returns:
+            A `Solution` with one entry per row; `status` says which rows were solved. It has no
+            error bound.
+
+        Raises:
+            TypeError: if `y` is not floating point.
+            ValueError: if the net does not keep the shape of its input.
+        """
         rtol, atol = self.tolerances(y.dtype, training=training)
         y = y.clone() if y.is_inference() else y
         if torch.is_autocast_enabled(y.device.type):

@@ -94,7 +94,15 @@ class BlockCase:
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> tuple[Tensor, Tensor | None]:
-        """Random inputs, and contexts if the block takes them."""
+        """Random inputs, and contexts if the block takes them.
+
+        Arguments:
+            rows: number of rows, `B`.
+            dtype, device: type and place of both.
+
+        Returns:
+            Inputs with shape `[B, *shape]`, and contexts `[B, context_features]` or None.
+        """
         x = 2 * torch.randn(rows, *self.shape, dtype=dtype)
         size = self.context_features
         context = None if size is None else torch.randn(rows, size, dtype=dtype).to(device)

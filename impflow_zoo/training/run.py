@@ -97,12 +97,18 @@ def train(
         progress: show a progress bar on stderr.
 
     Returns:
-        The last state: step, rows seen, wall and CPU seconds, the best mean log-likelihood of a
-        validation in nats, why the run ended (`steps`, `patience`, `time`, `signal`), and more. Of
-        an ensemble it is the state of the last training; `members` has the best values of those
-        that have ended, and `best` is that of the ensemble if it is complete. `gaussian` is the
-        value on the same rows, in the model's metric, of a Gaussian that is fitted to the training
-        rows (given contexts, of a linear regression); None for angles, images and few rows.
+        The last state, as a dict. `step` and `rows` count the steps and the rows seen. They took
+        `seconds` by the clock and `cpu_seconds` of the CPU. `best` is the best mean log-likelihood
+        of a validation, in nats; None if none succeeded. `best_step` is its step. `ended` says why
+        the run ended: `steps`, `patience`, `time` or `signal`; it is empty if there was nothing
+        left to do.
+
+        `gaussian` is a value to compare with, on the same validation rows and in the model's
+        metric. It is that of a Gaussian, or of a linear regression if there are contexts, which is
+        fitted to the training rows. It is None for angles, images and few rows.
+
+        Of an ensemble this is the state of the last training. `members` lists the best values of
+        the trainings that have ended. `best` is the value of the ensemble once it is complete.
 
     Raises:
         ConfigError, DataError, ModelError: for mistakes in recipe, data or folders, or if another

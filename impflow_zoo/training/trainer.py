@@ -304,7 +304,20 @@ class Trainer:
         return {**figures, "rows": size, "seconds": time.perf_counter() - start}
 
     def batch(self, step: int, part: range | None) -> Tensor:
-        """Rows of a step as the model takes them."""
+        """Rows of a step as the model takes them, dequantised.
+
+        Arguments:
+            step: number of the step, from 0.
+            part: positions within the batch, without gaps; None takes all of them.
+
+        Returns:
+            The rows, in the type and on the device of the model's parameters. Of a table their
+            shape is `[n, D]`, columns and context columns. Of images it is `[n, C, H, W]`, where
+            labels are one more channel. `n` is smaller than the part if rows are left out.
+
+        Raises:
+            DataError: for a row that cannot be read and is not to be left out.
+        """
         x = self.model.dequantise(*self.batches.of(step, part))
         return x.to(next(self.model.parameters()))
 

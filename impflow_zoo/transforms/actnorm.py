@@ -16,9 +16,7 @@ class ActNorm(FirstBatch, nflows.transforms.ActNorm):
     """`exp(log_scale) x + shift`, initialised so that the first training batch is normalised.
 
     If this batch has one row or a constant column, the parameters of nflows' `ActNorm` are NaN.
-    Here such columns keep their scale, and a batch without rows sets nothing. `inverse` is that of
-    nflows: it takes and returns the same shapes as `forward`, and raises ValueError for inputs that
-    are neither rows nor images, and torch's RuntimeError for another number of features.
+    Here such columns keep their scale, and a batch without rows sets nothing.
 
     Arguments:
         features: columns of rows, `[B, features]`, or channels of images, `[B, features, H, W]`.
@@ -45,6 +43,23 @@ class ActNorm(FirstBatch, nflows.transforms.ActNorm):
         scale, shift = self._broadcastable_scale_shift(inputs)
         logabsdet = inputs.shape[2:].numel() * self.log_scale.sum()
         return scale * inputs + shift, logabsdet.expand(len(inputs))
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data.
+
+        Arguments:
+            inputs: rows `[B, features]` or images `[B, features, H, W]`.
+            context: has no effect.
+
+        Returns:
+            `x` with the shape of `z`, and `log|det dx/dz|` with shape `[B]`.
+
+        Raises:
+            ValueError: for neither of the two.
+            RuntimeError: for another number of features.
+        """
+        answer: tuple[Tensor, Tensor] = super().inverse(inputs, context)
+        return answer
 
     @torch.no_grad()
     def initialise(self, inputs: Tensor) -> None:

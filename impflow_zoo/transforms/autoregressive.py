@@ -21,12 +21,31 @@ class ColumnByColumn(AutoregressiveTransform):
             maps, `[B, D n]`; those of a column follow from the columns before it.
     """
 
-    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The inverse of rows `[B, D]`, and its log-determinants `[B]`.
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data -> noise: all columns at once, by one evaluation of the net.
 
         Arguments:
-            inputs: the rows.
-            context: one context per row, or None.
+            inputs: rows `x`, with shape `[B, D]`.
+            context: one context per row, with shape `[B, context_features]`, or None.
+
+        Returns:
+            `z` with the shape and type of `x`, and `log|det dz/dx|` with shape `[B]`.
+
+        Raises:
+            RuntimeError: for rows of another size or type.
+        """
+        answer: tuple[Tensor, Tensor] = super().forward(inputs, context)
+        return answer
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise -> data: one column after the other, by `D` evaluations of the net.
+
+        Arguments:
+            inputs: rows `z`, with shape `[B, D]`.
+            context: one context per row, with shape `[B, context_features]`, or None.
+
+        Returns:
+            `x` with the shape and type of `z`, and `log|det dx/dz|` with shape `[B]`.
 
         Raises:
             RuntimeError: for rows of another size or type.

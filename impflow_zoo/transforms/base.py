@@ -233,7 +233,11 @@ class ResidualBlock(Transform):
                 context = context.to(x.dtype) if context.is_floating_point() else context
                 context = _recordable(context)
             maps = self._maps(x, context, call)
-            z, logdet = _through(maps, x, backwards=backwards, want_logdet=want_logdet)
+            try:
+                z, logdet = _through(maps, x, backwards=backwards, want_logdet=want_logdet)
+            except RuntimeError as error:
+                self._blame_nets(x, context, error)
+                raise
             if not self.training:  # training skips a step whose loss is not finite
                 why = f"inputs there are too large for {z.dtype}"
                 complain = partial(check_finite, z.detach(), "results", why)
@@ -294,6 +298,27 @@ class ResidualBlock(Transform):
             )
             maps.append((residual_map, step.inverted))
         return maps
+
+    def _blame_nets(self, x: Tensor, context: Tensor | None, error: RuntimeError) -> None:
+        """After an error of torch, look for a net that a row by itself does not fit.
+
+        Raises:
+            ValueError: naming the net.
+        """
+        if type(error) is not RuntimeError:  # such as SolverError, or a lack of memory
+            return
+        shapes = f"inputs of shape {tuple(x.shape)}"
+        if context is not None:
+            shapes += f", contexts of shape {tuple(context.shape)}"
+            context = context[:1]
+        for name in self.nets:
+            try:
+                fold(getattr(self, name), context).value(x[:1])
+            except RuntimeError:
+                said = str(error).split("\n")[0][:200]
+                raise ValueError(
+                    f"{name} fails on {shapes}: {said}; is it made for rows of another size?"
+                ) from error
 
     def _warn_of_kinks(self) -> None:
         if any(isinstance(module, nn.ReLU) for module in self.modules()):

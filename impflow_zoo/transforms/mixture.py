@@ -52,10 +52,6 @@ class MixtureAutoregressive(ColumnByColumn):
     The log-determinant is `log p(x) - log N(z)`, so the map with a standard normal base has exactly
     the density of the mixtures. Everything but the net is computed in float64.
 
-    `forward` and `inverse`, which goes through the columns one by one, take rows `[B, features]`
-    and one context per row. They return rows of the same shape and type, and log-determinants
-    `[B]`. For rows of another size or type they raise torch's RuntimeError.
-
     Arguments:
         features: number of columns.
         components: number of Gaussians for each column.

@@ -207,7 +207,10 @@ class TorusNet(nn.Module):
         """The net at a context, as blocks evaluate it; with hooks, which run, as it is called.
 
         Arguments:
-            context: one context per row, for the net, or None.
+            context: one context per row, for the net, with shape `[B, context_features]`, or None.
+
+        Returns:
+            A `FoldedNet` from rows `[B, features]` to the same shape.
 
         Raises:
             ValueError: those of the net, for contexts that it does not take.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from impflow_zoo.data.names import all_listed
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import registry
@@ -112,6 +113,7 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         record=record,
         recipe=recipe,
         words=recipe.card,
+        all_listed=all_listed,
         in_line=in_line,
         in_markdown=in_markdown,
         quoted=lambda text: in_line(shlex.quote(text)),

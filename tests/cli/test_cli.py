@@ -246,7 +246,21 @@ def test_the_version_is_that_of_the_installed_package(run):
     assert (outcome.code, outcome.out) == (0, f"impflow-zoo {version('impflow_zoo')}\n")
 
 
-@pytest.mark.parametrize("name", [c.name or c.callback.__name__ for c in app.registered_commands])
+COMMANDS = [c.name or c.callback.__name__ for c in app.registered_commands]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_in_capitals_what_is_asked_for(name, run):
+    """Not by the types of Python."""
+    usage, *lines = run(name, "--help").out.splitlines()
+    asked = usage.partition("[OPTIONS]")[2].split()
+    asked += [word for line in lines for word in re.findall(r"^  --?[\w-]+ (\S+)", line)]
+    assert asked or name == "list"
+    assert all(word == word.upper() for word in asked), asked
+    assert not [line for line in lines if re.search("<[a-z]", line)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_no_number_that_nobody_types(name, run):
     outcome = run(name, "--help")
     assert outcome.code == 0

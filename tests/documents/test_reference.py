@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import math
@@ -49,9 +50,11 @@ def thing(name: str) -> Any:
     return getattr(importlib.import_module(module), own)
 
 
-def described(thing: Any) -> set[str]:
-    """Arguments with a line in the docstring, of a class or of those that it derives from."""
-    classes = inspect.getmro(thing) if inspect.isclass(thing) else (thing,)
+def described(value: Any) -> set[str]:
+    """Arguments with a line in the docstring, or in those of bases that have a page."""
+    bases = inspect.getmro(value)[1:] if inspect.isclass(value) else ()
+    known = [thing(name) for name in LISTED]
+    classes = (value, *(base for base in bases if any(base is one for one in known)))
     found: set[str] = set()
     for one in classes:
         text = inspect.cleandoc(one.__doc__ or "")
@@ -92,6 +95,15 @@ def test_every_argument_has_a_line(name: str) -> None:
     assert arguments <= described(value), arguments - described(value)
 
 
+def test_settings_of_a_base_have_a_page_that_is_named() -> None:
+    """The page of a config describes its own settings and names the base with the others."""
+    configs = [kind for kind in map(thing, LISTED) if dataclasses.is_dataclass(kind)]
+    for kind in configs:
+        for base in filter(dataclasses.is_dataclass, inspect.getmro(kind)[1:]):
+            assert base in configs, base
+            assert f"`{base.__module__}.{base.__qualname__}`" in inspect.getdoc(kind)
+
+
 @pytest.mark.parametrize(
     ("name", "method"), [(name, method) for name in METHODS for method in METHODS[name].split()]
 )
@@ -119,13 +131,13 @@ def test_methods_of_blocks_state_shapes_and_errors(block: str, method: str) -> N
 SHAPE = re.compile(r"`\(?\[|`\([^)]*,|shape")
 
 
-def shown(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
+def shown(kind: type) -> Iterator[str]:
     """The methods that the page of a class describes: those of this package."""
     for name in dir(kind):
         method = inspect.getattr_static(kind, name)
         ours = (getattr(method, "__module__", None) or "").startswith("impflow_zoo")
         if inspect.isfunction(method) and ours and not name.startswith("_"):
-            yield name, getattr(kind, name)
+            yield name
 
 
 def layers() -> Iterator[type]:
@@ -137,13 +149,21 @@ def layers() -> Iterator[type]:
             yield value
 
 
+@pytest.mark.parametrize("kind", [*layers()])
+def test_a_page_that_describes_a_direction_describes_both(kind: type) -> None:
+    if issubclass(kind, (nflows.transforms.Transform, normflows.flows.Flow)):
+        directions = {"forward", "inverse"}
+        assert directions & {*shown(kind)} in (directions, set())
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in layers() for name, _ in shown(kind)]
+    ("kind", "name"),
+    [(kind, name) for kind in map(thing, LISTED) if inspect.isclass(kind) for name in shown(kind)],
 )
 def test_methods_that_return_tensors_or_tables_state_shapes(kind: type, name: str) -> None:
     method = getattr(kind, name)
     returned = str(inspect.signature(method).return_annotation)
-    if re.search("Tensor|ndarray|Any", returned):
+    if re.search(r"Tensor|ndarray|FoldedNet|^Any$", returned):
         assert SHAPE.search(inspect.getdoc(method) or "")
 
 

@@ -64,6 +64,13 @@ def test_rows_of_a_sorted_table_are_looked_at_everywhere():
     assert describe(table).columns == ("year", "rare", "x", "y")
 
 
+def test_names_with_a_comma_are_in_quotes():
+    findings = found(("a",), **{"c, d": numpy.round(3 * A + B**2)})
+    first, *_, rounded, _ = findings.lines()
+    assert first == 'density of b, "c, d" given a'
+    assert rounded.startswith('rounded to 1: "c, d" (')
+
+
 def test_reasons_of_a_file(tmp_path):
     from impflow_zoo.fitting.reading import read_table
 

@@ -88,10 +88,10 @@ def test_a_card_is_kept_unless_another_is_given(model, folder):
 
 
 def test_a_card_names_the_columns(tmp_path):
-    named = {"columns": ("AT", "P|E"), "context_columns": ("V", "RH_2")}
+    named = {"columns": ("AT", "P|E"), "context_columns": ("V", "RH_2, %")}
     make(dtype=torch.float32, **named).save_pretrained(tmp_path / "named")
     card = (tmp_path / "named" / CARD).read_text()
-    assert "Columns, in order: AT, P\\|E.\n\nGiven: V, RH\\_2.\n" in card
+    assert 'Columns, in order: AT, P\\|E.\n\nGiven: V, "RH\\_2, %".\n' in card
     make(dtype=torch.float32).save_pretrained(tmp_path / "without")
     assert "olumns" not in (tmp_path / "without" / CARD).read_text()
 

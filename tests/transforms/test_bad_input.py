@@ -236,6 +236,26 @@ BAD = {
         lambda: ResFlowTransform(Pair())(X),
         "the net returns a tuple",
     ),
+    "net-of-another-size": (
+        lambda: ImpFlowTransform(nn.Linear(3, 3), nn.Linear(3, 3)).decode(X[:, :2]),
+        r"^net_x fails on inputs of shape \(5, 2\): mat1 .* \(5x2 and 3x3\); is it made for",
+    ),
+    "net-of-another-size-backwards": (
+        lambda: ResFlowTransform(nn.Conv2d(2, 2, 1)).encode(torch.zeros(5, 3, 4, 4)),
+        r"^net fails on inputs of shape \(5, 3, 4, 4\): .* 2 channels, .* got 3 channels",
+    ),
+    "second-net-of-another-size": (
+        lambda: ImpFlowTransform(mlp(), nn.Linear(2, 2))(X),
+        r"^net_z fails on inputs of shape \(5, 3\): mat1",
+    ),
+    "net-of-another-context": (
+        lambda: ResFlowTransform(nn.Bilinear(3, 1, 3))(X, C),
+        r"^net fails on inputs of shape \(5, 3\), contexts of shape \(5, 2\): ",
+    ),
+    "net-of-another-result": (
+        lambda: ResFlowTransform(nn.Linear(3, 2))(X),
+        r"^the net maps shape \(5, 3\) to \(5, 2\); a residual map needs",
+    ),
     "torch-func-random": (
         lambda: torch.func.grad(lambda x: ResFlowTransform(mlp(), "unbiased")(x)[1].sum())(X),
         "random log-determinants .*torch.func.* logdet='exact'",

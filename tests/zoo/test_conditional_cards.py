@@ -17,7 +17,7 @@ from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.zoo import staging
 from impflow_zoo.zoo.record import Record
 
-STRANGE = {"columns": ["a|<b>"], "context_columns": ["`t`\nimport nothing", "$(p)"]}
+STRANGE = {"columns": ["a|<b>, c"], "context_columns": ["`t`\nimport nothing", "$(p), q"]}
 
 
 def staged(folder: Path, names: dict[str, list[str]]) -> tuple[Path, Result | None]:
@@ -51,9 +51,10 @@ def test_a_conditional_model_is_staged_with_its_predictions(tmp_path, monkeypatc
 def test_names_of_strangers_are_neither_markup_nor_code(tmp_path, monkeypatch):
     folder, _ = staged(tmp_path, STRANGE)
     card = (folder / CARD).read_text()
-    assert r"| columns, in order | a\|\<b\> |" in card
-    assert r"| \`t\` import nothing, \$\(p\) |" in card
-    assert r"| a\|\<b\> |" in card
+    assert r'| columns, in order | "a\|\<b\>, c" |' in card
+    assert r'| \`t\` import nothing, "\$\(p\), q" |' in card
+    assert '\n# `t` import nothing, "$(p), q"\n' in card
+    assert r"| a\|\<b\>, c |" in card
     assert "--given FILE" in card
     monkeypatch.chdir(folder.parent)
     run_snippet(card)
