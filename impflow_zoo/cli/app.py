@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from impflow_zoo.cli.fit import fit, init
-from impflow_zoo.cli.help import Command
 from impflow_zoo.cli.options import (
     AsJson,
     Dataset,
@@ -41,7 +39,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-command = partial(app.command, cls=Command)
 
 
 def _version(wanted: bool) -> None:
@@ -60,7 +57,7 @@ def options(
     """Say what stands before a command."""
 
 
-@command("list")
+@app.command("list")
 def list_(
     pattern: Annotated[
         str, typer.Argument(metavar="PATTERN", help="Part of the names, or a pattern with *.")
@@ -93,7 +90,7 @@ def list_(
     _say(_columns(rows, right=(2, 3)), {"models": models}, as_json=as_json)
 
 
-@command()
+@app.command()
 def evaluate(
     model: Model,
     dataset: Dataset = None,
@@ -187,7 +184,7 @@ def evaluate(
     _say(result.report(model) + lines, {"model": model, **result.to_dict()}, as_json=as_json)
 
 
-@command()
+@app.command()
 def sample(
     model: Model,
     out: Annotated[
@@ -247,7 +244,7 @@ def sample(
     _say(f"{len(samples)} samples of {model} in {out}", data, as_json=as_json)
 
 
-@command()
+@app.command()
 def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="Name in the zoo, or recipe.yaml of a model.")
@@ -325,7 +322,7 @@ def train(
     _say(text, {**state, "metric": asked.config.metric, "validation": value}, as_json=as_json)
 
 
-@command()
+@app.command()
 def certify(model: Model, as_json: AsJson = False) -> None:
     """Prove that blocks are invertible; check stored outputs."""
     from impflow_zoo.lipschitz.certify import worst
@@ -354,7 +351,7 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     _say(text, {"model": model, "golden": golden, **bounds}, as_json=as_json)
 
 
-@command()
+@app.command()
 def stage(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Folder of the model, with its recipe.yaml.")
@@ -388,7 +385,7 @@ def stage(
     _say(text, {"model": name, **result.to_dict()}, as_json=as_json)
 
 
-@command()
+@app.command()
 def publish(
     namespace: Annotated[
         str, typer.Option(metavar="NAME", help="User or organisation on the Hub.")
@@ -430,9 +427,9 @@ def publish(
     _say(text, data, as_json=as_json)
 
 
-command()(fit)
-command()(init)
-command()(demo)
+app.command()(fit)
+app.command()(init)
+app.command()(demo)
 
 
 def _columns(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
