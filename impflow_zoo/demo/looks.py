@@ -10,6 +10,7 @@ from impflow_zoo.models.texts import in_markdown
 __all__ = ["CSS", "on_step", "rounded", "table"]
 
 CSS = """
+.gradio-container > .main { padding-inline: min(32px, 3vw) !important; }
 .prose table { display: block; width: max-content; max-width: 100%; overflow-x: auto; }
 .prose table, .prose tr, .prose th, .prose td { border: none !important; }
 .prose th, .prose td {
@@ -29,10 +30,10 @@ CSS = """
 .tab-container button { padding: 0 0.6em; }
 @media (max-width: 480px) {
   .row .to-page { text-align: start; }
-  .gradio-container > .main { padding: 12px !important; }
   .tab-container button { padding: 0 0.35em; }
   /* Two sliders stand beside each other, each above its ends. */
   .settings .form > .block { min-width: 150px !important; }
+  .head .tab-like-container { margin-bottom: 0; }
   .slider_input_container { flex-wrap: wrap; justify-content: space-between; }
   .slider_input_container input { order: -1; flex: 1 0 100%; }
 }

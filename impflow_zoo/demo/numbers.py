@@ -63,9 +63,10 @@ class RowNumbers:
             found["latents"] = f"{shown}{more}"
             found["length of the latents"] = f"{float(self.latents.norm()):.2f}"
             found["round-trip error"] = f"{self.round_trip:.1g}, {self.metric.round_trip}"
-        if self.latents is not None and (self.steps or self.steps_back):
-            ways = f"{self.steps:.1f} encoding, {self.steps_back:.1f} decoding"
-            found["iterations per root"] = ways
+        ways = {"encoding": self.steps, "decoding": self.steps_back}
+        said = ", ".join(f"{steps:.1f} {way}" for way, steps in ways.items() if steps)
+        if self.latents is not None and said:
+            found["iterations per root"] = said
         return found
 
 

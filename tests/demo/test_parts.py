@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from support.image_models import make as make_images
 from support.small_models import make, write_recipe
 
-from impflow_zoo import Ensemble, SplineConfig, SplineFlow, create_model, evaluate
+from impflow_zoo import Ensemble, ResFlow, SplineConfig, SplineFlow, create_model, evaluate
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.looks import rounded
@@ -102,6 +103,12 @@ def test_a_log_density_is_given_in_one_unit():
     assert numbers.lines["bits/dim"].startswith(f"{bits:.3f}")
     assert numbers.lines["bits/dim"].endswith(", lower is better")
     assert "nats" not in " ".join(numbers.lines.values())
+
+
+def test_roots_are_counted_where_there_are_any():
+    exhibit = Exhibit("residual", make(ResFlow, dtype=torch.float32))
+    lines = numbers_of(exhibit.model, exhibit.rows).lines
+    assert re.fullmatch(r"\d+\.\d decoding", lines["iterations per root"])  # none the other way
 
 
 def test_a_model_without_rows_shows_samples():
