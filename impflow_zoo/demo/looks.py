@@ -33,6 +33,7 @@ CSS = """
   .tab-container button { padding: 0 0.35em; }
   /* Two sliders stand beside each other, each above its ends. */
   .settings .form > .block { min-width: 150px !important; }
+  .head { gap: 0 4px; }
   .head .tab-like-container { margin-bottom: 0; }
   .slider_input_container { flex-wrap: wrap; justify-content: space-between; }
   .slider_input_container input { order: -1; flex: 1 0 100%; }
