@@ -96,8 +96,8 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
     kinds, counts = (
         None if one is None else torch.from_numpy(one)[counted] for one in (groups, weights)
     )
-    error = float(standard_error(found, kinds, counts))
-    mean = rounded(float(weighted_mean(found, counts)), error)
+    about = float(standard_error(found, kinds, counts))
+    mean = rounded(float(weighted_mean(found, counts)), about)
     text = f"{path.name}: {len(rows)} rows, mean log-density {mean} nats"
     text += clustered(None if kinds is None else len(kinds.unique()))
     if column is not None:
