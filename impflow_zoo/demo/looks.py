@@ -23,6 +23,8 @@ CSS = """
 #picture .image-container, #way .image-container { padding-top: 34px; }  /* below the icons */
 #model input { padding-right: 1.5em; text-overflow: ellipsis; }  /* the arrow is there */
 .min_value, .max_value { display: inline !important; color: var(--block-label-text-color); }
+input[type=range]::-webkit-slider-thumb { border: 1px solid var(--body-text-color-subdued); }
+input[type=range]::-moz-range-thumb { border: 1px solid var(--body-text-color-subdued); }
 .nav-holder { display: none; }  /* our links between pages keep the model */
 .to-page .html-container { padding: 0 !important; }
 .to-page a { color: var(--link-text-color); text-decoration: underline; padding: 2px 0; }
