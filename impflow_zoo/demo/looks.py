@@ -1,4 +1,4 @@
-"""How the page looks: one style for all tables, a picture beside its controls or above them."""
+"""How the page looks: one style for all tables, a picture beside its controls or below them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,35 @@ from impflow_zoo.models.texts import in_markdown
 __all__ = ["CSS", "on_step", "rounded", "table"]
 
 CSS = """
+.gradio-container > .main { padding-inline: min(32px, 3vw) !important; }
 .prose table { display: block; width: max-content; max-width: 100%; overflow-x: auto; }
 .prose table, .prose tr, .prose th, .prose td { border: none !important; }
 .prose th, .prose td {
-  padding: 0.3em 1.2em 0.3em 0 !important; text-align: left; vertical-align: top;
+  padding: 0.3em 1em 0.3em 0 !important; text-align: left; vertical-align: top;
   overflow-wrap: normal; word-break: normal;
 }
 .prose tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 .prose th { color: var(--block-title-text-color); font-weight: 500; }
-#bounds td:last-child { min-width: 11em; }
 #picture img, #way img { max-height: 80vh; }
 #picture .image-container, #way .image-container { padding-top: 34px; }  /* below the icons */
-@media (max-width: 720px) { .settings { order: 1; } }  /* below the picture, not beside it */
+#model input { padding-right: 1.5em; text-overflow: ellipsis; }  /* the arrow is there */
+.min_value, .max_value { display: inline !important; color: var(--block-label-text-color); }
+input[type=range]::-webkit-slider-thumb { border: 1px solid var(--body-text-color-subdued); }
+input[type=range]::-moz-range-thumb { border: 1px solid var(--body-text-color-subdued); }
 .nav-holder { display: none; }  /* our links between pages keep the model */
 .to-page .html-container { padding: 0 !important; }
-.to-page a { color: var(--link-text-color); text-decoration: underline; }
+.to-page a { color: var(--link-text-color); text-decoration: underline; padding: 2px 0; }
+.row .to-page { text-align: end; }
 .tab-container button { padding: 0 0.6em; }
 @media (max-width: 480px) {
+  .row .to-page { text-align: start; }
   .tab-container button { padding: 0 0.35em; }
-  .min_value, .max_value { display: inline !important; }  /* the ends of a slider */
+  /* Two sliders stand beside each other, each above its ends. */
+  .settings .form > .block { min-width: 150px !important; }
+  .head { gap: 0 4px; }
+  .head .tab-like-container { margin-bottom: 0; }
+  .slider_input_container { flex-wrap: wrap; justify-content: space-between; }
+  .slider_input_container input { order: -1; flex: 1 0 100%; }
 }
 """
 

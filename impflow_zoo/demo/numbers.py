@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import torch
@@ -30,39 +29,44 @@ class RowNumbers:
     Arguments:
         log_prob: its log-density in nats.
         error: standard error of the estimate, NaN if it is not known.
+        bits: bits per dimension of an image, and their error; None for a row of a table.
         round_trip: largest error of decoding its latents, in the unit that `evaluate` has: standard
             deviations of a column, or of images in [0, 1].
         steps, steps_back: evaluations of a net per root, from data to latents and back; 0 if there
             are no roots.
         latents: its image under the model, `[D]`; None for an ensemble, which has no map.
         metric: the model's.
-        in_metric: the log-density in this metric, with its unit.
     """
 
     log_prob: float
     error: float
+    bits: tuple[float, float] | None
     round_trip: float
     steps: float
     steps_back: float
     latents: Tensor | None
     metric: Metric
-    in_metric: str
 
     @property
     def lines(self) -> dict[str, str]:
-        """The figures, as a person writes them; those that a model does not have are left out."""
-        nats = f"{rounded(self.log_prob, self.error)} nats"
-        same = self.metric.unit == "nats"
-        found = {"log-density": nats if same else f"{nats} ({self.in_metric})"}
+        """The figures, as a person writes them; those that a model does not have are left out.
+
+        The density has one unit: bits grow where nats fall, and a person confuses the two.
+        """
+        if self.bits is None:
+            found = {"log-density": f"{rounded(self.log_prob, self.error)} nats"}
+        else:
+            found = {self.metric.unit: f"{rounded(*self.bits)}, {self.metric.direction}"}
         if self.latents is not None:
             shown = ", ".join(f"{value:.2f}" for value in self.latents[:6].tolist())
             more = f", ... ({len(self.latents)})" if len(self.latents) > 6 else ""
             found["latents"] = f"{shown}{more}"
             found["length of the latents"] = f"{float(self.latents.norm()):.2f}"
             found["round-trip error"] = f"{self.round_trip:.1g}, {self.metric.round_trip}"
-        if self.latents is not None and (self.steps or self.steps_back):
-            ways = f"{self.steps:.1f} encoding, {self.steps_back:.1f} decoding"
-            found["iterations per root"] = ways
+        ways = {"encoding": self.steps, "decoding": self.steps_back}
+        said = ", ".join(f"{steps:.1f} {way}" for way, steps in ways.items() if steps)
+        if self.latents is not None and said:
+            found["iterations per root"] = said
         return found
 
 
@@ -85,17 +89,21 @@ def numbers_of(model: FlowModel, source: Source, unit: Tensor | float = 1.0) -> 
     round_trip, steps_back = math.nan, 0.0
     if not isinstance(model, Ensemble):
         z, round_trip, steps_back = _there_and_back(model, scored.first[:1], unit)
-    metric = METRICS[model.config.metric]
-    value = float(model.preprocessing.metric(scored.log_prob)[0])
+    value, error = float(scored.log_prob[0]), float(scored.figures["variance"][0].sqrt())
+    bits = None
+    if len(model.config.shape) == 3:
+        ends = torch.tensor([value, value + error], dtype=torch.float64)
+        one, other = model.preprocessing.metric(ends).tolist()
+        bits = one, abs(one - other)
     return RowNumbers(
-        float(scored.log_prob[0]),
-        float(scored.figures["variance"][0].sqrt()),
+        value,
+        error,
+        bits,
         round_trip,
         float(scored.figures["steps"][0]),
         steps_back,
         z,
-        metric,
-        f"{rounded(value)} {metric.unit}",
+        METRICS[model.config.metric],
     )
 
 
@@ -128,12 +136,11 @@ def margin_in_words(certificates: Sequence[Certificate]) -> str:
 
 
 def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
-    """A line for the nets of one bound as shown: number, bound, norm, margin and names."""
+    """A line for the nets of one bound as shown: number, bound, norm and names."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, one in enumerate(certificates):
         bound = "none" if one.bound is None else _shown(one.bound)
-        margin = "none" if one.margin is None else str(1 - Decimal(bound))
-        groups.setdefault((bound, one.norm, margin), []).append(i)
+        groups.setdefault((bound, one.norm), []).append(i)
     names, lines = _in_words([one.name for one in certificates]), []
     for said, places in groups.items():
         (first, *_), count = places, len(places)

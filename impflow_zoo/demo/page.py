@@ -25,8 +25,7 @@ with contextlib.suppress(ImportError):  # the command says what to install
 __all__ = ["build", "first_picture"]
 
 _TITLE = "# impflow_zoo\nImplicit and residual normalizing flows with a certified inverse."
-_WIDE = 2.5  # standard deviations of a context to both sides of its mean that its slider covers
-_SEEN = 2000  # held-out rows whose contexts bound the sliders
+_SEEN = 100_000  # held-out rows whose contexts the sliders reach
 
 
 def first_picture(exhibit: Exhibit) -> Image.Image:
@@ -72,31 +71,36 @@ def build(hall: Hall) -> gr.Blocks:
 
 
 def _picture(exhibit: Exhibit) -> None:
-    """The picture of a model, beside what it depends on; a narrow page has that below it."""
+    """The picture of a model, beside what it depends on; a narrow page has that above it."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300, elem_classes="settings"):
-            settings = _settings(exhibit)
+            settings, of_samples = _settings(exhibit)
             with gr.Column(visible=exhibit.in_plane) as coordinates:
                 point = tabs.point(exhibit) if exhibit.in_plane else []
         with gr.Column(scale=3, min_width=300):
             picture = tabs.picture_box(first_picture(exhibit), elem_id="picture")
             if exhibit.in_plane:
                 numbers = tabs.numbers_of_point(exhibit, point)
-                _hide_beside_samples(settings[0], [coordinates, numbers])
+                _show_one(settings[0], [coordinates, numbers], of_samples)
     _keep_drawing(exhibit, picture, settings, point)
 
 
-def _hide_beside_samples(view: Any, parts: list[Any]) -> None:
-    """Show parts that tell of a point of the map only beside the map."""
+def _show_one(view: Any, of_point: list[Any], of_samples: Any) -> None:
+    """Show what tells of a point beside the map, and what samples depend on beside samples."""
 
     def shown(chosen: str) -> list[Any]:
-        return [gr.update(visible=chosen == "density") for _ in parts]
+        density = chosen == "density"
+        return [*(gr.update(visible=density) for _ in of_point), gr.update(visible=not density)]
 
-    view.change(shown, view, parts, show_progress="hidden", api_visibility="private")
+    outputs = [*of_point, of_samples]
+    view.change(shown, view, outputs, show_progress="hidden", api_visibility="private")
 
 
-def _settings(exhibit: Exhibit) -> list[Any]:
-    """What is drawn, seed and temperature, and one slider for each column of the context."""
+def _settings(exhibit: Exhibit) -> tuple[list[Any], Any]:
+    """What is drawn, seed and temperature, and one slider for each column of the context.
+
+    Beside them is the part that holds seed and temperature, on which a density does not depend.
+    """
     views = ["density", "samples"]
     view = gr.Radio(
         views,
@@ -106,39 +110,40 @@ def _settings(exhibit: Exhibit) -> list[Any]:
         interactive=True,  # gradio takes some parts of a rendered page for mere pictures
     )
     angles = bool(exhibit.model.config.periodic)
-    with gr.Accordion("Seed" if angles else "Seed and temperature", open=False), gr.Row():
+    title = "Seed" if angles else "Seed and temperature"
+    with gr.Accordion(title, open=False, visible=not exhibit.in_plane) as of_samples, gr.Row():
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**53, label="Seed", interactive=True)
         temperature = tabs.slider(0, 2, 1, step=0.05, label="Temperature", visible=not angles)
     names = getattr(exhibit.model.config, "class_names", ())
     which = in_markdown(", ".join(f"{number}: {name}" for number, name in enumerate(names)))
-    with gr.Row():
+    columns = zip(exhibit.context_columns, _contexts(exhibit), strict=True)
+    with gr.Row() if exhibit.context_columns else contextlib.nullcontext():  # no empty frame
         contexts = [
             tabs.slider(low, high, value, step=step, label=column, info=which or None)
-            for column, (low, high, value, step) in zip(
-                exhibit.context_columns, _contexts(exhibit), strict=True
-            )
+            for column, (low, high, value, step) in columns
         ]
-    return [view, seed, temperature, *contexts]
+    return [view, seed, temperature, *contexts], of_samples
 
 
 def _contexts(exhibit: Exhibit) -> list[tuple[float, float, float, float]]:
     """Ends, middle and step of the slider of each column of the context.
 
-    The ends are within those of the rows at hand, if a column has several values there.
+    The slider reaches the extremes of the rows at hand, if a column has several values there, or
+    else one standard deviation to both sides of the mean: no file of a model tells where its
+    columns end, and further out there may be nothing, as below zero in a column of sizes.
     """
     model = exhibit.model
     if classes := model.config.classes:
         return [(0, classes - 1, 0, 1)]
     if not (size := model.config.context_features):
         return []
-    noise = torch.tensor([[-_WIDE], [0.0], [_WIDE]]).expand(-1, size)
+    noise = torch.tensor([[-1.0], [0.0], [1.0]]).expand(-1, size)
     like = model.parts[0].transform.like
-    low, middle, high = like(noise.to(next(model.parameters()))).cpu()
-    if (rows := exhibit.first_rows(_SEEN)) is not None and rows.dim() == 2:
-        seen = rows[:, -size:].to(low)
-        ends = low.clamp(min=seen.amin(0)), high.clamp(max=seen.amax(0))
-        wide = ends[0] < ends[1]
-        low, high = (torch.where(wide, *pair) for pair in zip(ends, (low, high), strict=True))
+    low, middle, high = like(noise.to(next(model.parameters()))).cpu().double()
+    if len(model.config.shape) == 1 and (rows := exhibit.first_rows(_SEEN)) is not None:
+        ends = rows[:, -size:].aminmax(dim=0)
+        wide = ends.min < ends.max
+        low, high = torch.where(wide, ends.min, low), torch.where(wide, ends.max, high)
         middle = middle.clamp(low, high)
     columns = zip(low.tolist(), high.tolist(), middle.tolist(), strict=True)
     return [tabs.slider_ends(*three) for three in columns]
@@ -172,10 +177,11 @@ def _keep_drawing(
 
 def _about(exhibit: Exhibit) -> str:
     """Kind, size and score of a model, and whether held-out rows are at hand."""
+    metric = METRICS[exhibit.model.config.metric]
     folder, size = exhibit.model.folder, sum(p.numel() for p in exhibit.model.parameters())
     text = f"{type(exhibit.model).__name__} with {size:,} parameters"
     if folder is not None and (entry := Record(folder).entry) is not None:
         score = rounded(entry.value, entry.stderr)
-        text += f". Score: {score} {METRICS[exhibit.model.config.metric].unit} on {entry.rows}"
+        text += f". Score: {score} {metric.unit} ({metric.direction}) on {entry.rows}"
     text += "." if exhibit.held_out else ". No held-out rows at hand: samples alone."
     return in_markdown(text + (f" ({exhibit.note})" if exhibit.note else ""))

@@ -73,23 +73,39 @@ def slider(*ends: float, **looks: Any) -> Any:
     return gr.Slider(*ends, interactive=True, min_width=200, **looks)
 
 
-def slider_ends(low: float, high: float, middle: float) -> tuple[float, float, float, float]:
-    """Ends, value and step of a slider, in numbers of few digits and within the ends given.
+def slider_ends(
+    low: float, high: float, middle: float, within: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float, float, float]:
+    """Ends, value and step of a slider, in numbers of few digits.
 
     The step is 1, 2 or 5 times a power of ten, so that the slider reaches whole numbers.
+
+    Arguments:
+        low, high: what the slider reaches; its ends are up to one step further out.
+        middle: its value, on the nearest step.
+        within: what its ends do not leave, and rather fall short of `low` and `high`.
+
+    Example:
+        >>> slider_ends(25.36, 100.16, 73.37)
+        (25.3, 100.2, 73.4, 0.1)
     """
     finest = (high - low) / 400
     power = math.floor(math.log10(finest))
     steps = (float(f"{n}e{power}") for n in (0.5, 1, 2, 5))
     step = max(one for one in steps if one <= finest)
-    first, last = math.ceil(low / step), math.floor(high / step)
+    # Division leaves 0.3 / 0.1 a little below 3.
+    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
+    if within[0] > -math.inf:
+        first = max(first, math.ceil(within[0] / step))
+    if within[1] < math.inf:
+        last = min(last, math.floor(within[1] / step))
     number = min(max(round(middle / step), first), last)
     low, high, middle = (on_step(n * step, step) for n in (first, last, number))
     return low, high, middle, step
 
 
 def point(exhibit: Exhibit) -> list[Any]:
-    """The sliders of two coordinates."""
+    """The sliders of two coordinates, which stay on the map."""
     found, config = density_map(exhibit), exhibit.model.config
     assert isinstance(config, ColumnsConfig), "images are no points of a plane"
     with gr.Row():
@@ -100,7 +116,7 @@ def point(exhibit: Exhibit) -> list[Any]:
             least, most = config.bounds_of(name)
             low = max(low, math.nextafter(least, math.inf))  # no density has a value on its bound
             high = min(high, math.nextafter(most, -math.inf))
-            *ends, step = slider_ends(low, high, value)
+            *ends, step = slider_ends(low, high, value, within=(low, high))
             sliders.append(slider(*ends, step=step, label=name))
     return sliders
 
@@ -214,5 +230,5 @@ def _said(certificates: Sequence[Certificate], source: str) -> str:
 
 
 def _bounds(certificates: Sequence[Certificate]) -> str:
-    header = ("number", "at most", "norm", "margin", "nets")
+    header = ("number", "at most", "norm", "nets")
     return table(header, bounds_of_nets(certificates))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impflow_zoo.data import Batch, DataError, Source, TableSource
+from impflow_zoo.data import Batch, DataError, Source, TableSource, open_table
 from impflow_zoo.data.csv_files import read_rows
 from impflow_zoo.data.spreadsheets import safe_cell
 from impflow_zoo.demo.exhibits import Exhibit
@@ -22,7 +22,7 @@ from impflow_zoo.demo.quota import SCORED
 from impflow_zoo.demo.workers import Workers
 from impflow_zoo.evaluation.rows import column_of_weights
 from impflow_zoo.evaluation.scoring import score
-from impflow_zoo.evaluation.standard_errors import clustered, standard_error
+from impflow_zoo.evaluation.standard_errors import clustered, standard_error, weighted_mean
 from impflow_zoo.models.config import Config
 from impflow_zoo.models.rows import open_rows
 
@@ -58,7 +58,10 @@ class Scored:
 
 
 def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> Scored:
-    """Log-densities of the rows of a CSV file.
+    """Log-densities of the rows of a CSV file, and their mean.
+
+    The mean has the weights that `evaluate` gives it, from the column that the model's recipe
+    names. In a file without this column all rows count alike.
 
     Arguments:
         exhibit: the model.
@@ -67,14 +70,14 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
         workers: processes that read the file.
 
     Raises:
-        DataError: if the file is too large, has the new column, or no rows that the model takes, or
-            takes too much time or memory.
+        DataError: if the file is too large, has the new column, no rows that the model takes, or
+            weights that are none, or takes too much time or memory.
         ModelError: if values are outside the bounds of the model.
     """
-    out = folder / f"{path.stem}{SCORED}"
+    out, column = folder / f"{path.stem}{SCORED}", column_of_weights(exhibit.model, None)
     try:
-        name, values, columns, groups = workers.call(
-            read_upload, exhibit.model.config, path, folder, folder=folder
+        name, values, columns, groups, weights = workers.call(
+            read_upload, exhibit.model.config, path, folder, column, folder=folder
         )
         rows = TableSource(name.replace(str(path), path.name), torch.from_numpy(values), columns)
         scored = score(exhibit.model, _InTime(rows), seed=0, progress=True)
@@ -86,29 +89,47 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
         said = str(error).replace(str(path), path.name)
         raise DataError(said if path.name in said else f"{path.name}: {said}") from None
     lost = int((~finite).sum())
-    found = scored.log_prob[finite]
-    kinds = None if groups is None else torch.from_numpy(groups)[finite]
-    mean = rounded(float(found.mean()), float(standard_error(found, kinds)))
+    counted = finite if weights is None else finite & torch.from_numpy(weights > 0)
+    if not counted.any():
+        raise DataError(f"{path.name}: no row of a weight above 0 has a finite log-density")
+    found = scored.log_prob[counted]
+    kinds, counts = (
+        None if one is None else torch.from_numpy(one)[counted] for one in (groups, weights)
+    )
+    about = float(standard_error(found, kinds, counts))
+    mean = rounded(float(weighted_mean(found, counts)), about)
     text = f"{path.name}: {len(rows)} rows, mean log-density {mean} nats"
     text += clustered(None if kinds is None else len(kinds.unique()))
-    text += ", all rows alike" if column_of_weights(exhibit.model, None) else ""
+    if column is not None:
+        alike = f"all rows alike: there is no column {column}"
+        text += f", {alike if counts is None else f'weighted by {column}'}"
     text += f"; none in {lost} rows, too far away" if lost else ""
     return Scored(path.name, rows, out, head, text)
 
 
-def read_upload(config: Config, path: Path, folder: Path) -> tuple[str, Any, tuple[str, ...], Any]:
-    """The name, the rows as an array, the columns and the groups of a file; a worker calls this.
+def read_upload(
+    config: Config, path: Path, folder: Path, weights: str | None = None
+) -> tuple[str, Any, tuple[str, ...], Any, Any]:
+    """The name, rows, columns, groups and weights of a file, arrays or None; a worker calls this.
+
+    Rows of weight zero are kept: users get them back with their log-densities.
 
     Raises:
-        DataError, ModelError: if the file is too large, or has no rows that the model takes.
+        DataError, ModelError: if the file is too large, or has no rows that the model takes, or
+            weights that are none.
     """
     _check_size(path)
-    if COLUMN in next(read_rows(path)):
+    names = next(read_rows(path))
+    if COLUMN in names:
         raise DataError(f"there is a column {COLUMN} already: rename it")
     source = open_rows(config, str(path), None)
     assert isinstance(source, TableSource), "a model of images takes no CSV file"
+    every, counts = range(len(source)), None
     groups = None if source.groups is None else source.groups.numpy()
-    return source.name, source.rows(range(len(source))).numpy(), source.columns, groups
+    if weights in names:
+        open_rows(config, str(path), None, weights=weights)  # refuses those that are none
+        counts = open_table(path, columns=[weights]).rows(every)[:, 0].numpy()
+    return source.name, source.rows(every).numpy(), source.columns, groups, counts
 
 
 def write_scored(path: Path, out: Path, log_prob: list[float]) -> pandas.DataFrame:

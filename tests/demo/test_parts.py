@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,9 @@ import pandas
 import pytest
 import torch
 from support.image_models import make as make_images
-from support.small_models import make
+from support.small_models import make, write_recipe
 
-from impflow_zoo import Ensemble, SplineConfig, SplineFlow, create_model, evaluate
+from impflow_zoo import Ensemble, ResFlow, SplineConfig, SplineFlow, create_model, evaluate
 from impflow_zoo.data import DataError, open_table
 from impflow_zoo.demo.exhibits import Exhibit, Hall, Rows
 from impflow_zoo.demo.looks import rounded
@@ -62,6 +64,7 @@ def test_the_numbers_of_a_row_are_those_that_evaluation_finds(tmp_path):
     assert 0 < numbers.round_trip < 1e-3
     assert min(numbers.steps, numbers.steps_back) > 1
     assert numbers.lines["log-density"] == f"{numbers.log_prob:.3f} nats"  # exact: no error of it
+    assert "bits/dim" not in numbers.lines
     assert "iterations per root" in numbers.lines
 
 
@@ -85,6 +88,27 @@ def test_an_ensemble_has_a_picture_and_numbers_without_latents(settings):
     x, context = exhibit.model.parted(row)
     assert numbers.log_prob == pytest.approx(float(exhibit.model.log_prob(x, context)), abs=1e-4)
     assert [*numbers.lines] == ["log-density"]
+
+
+def test_a_log_density_is_given_in_one_unit():
+    """A second one beside it, of the opposite sign, is read as the same figure."""
+    toy = Exhibit("toy", make(metric="bits", dtype=torch.float32))
+    numbers = numbers_of(toy.model, toy.rows)
+    assert numbers.lines["log-density"] == f"{numbers.log_prob:.3f} nats"
+    assert "bits" not in " ".join([*numbers.lines, *numbers.lines.values()])
+    images = Exhibit("images", make_images())
+    numbers = numbers_of(images.model, images.rows)
+    bits = float(images.model.preprocessing.metric(torch.tensor(numbers.log_prob)))
+    assert "log-density" not in numbers.lines
+    assert numbers.lines["bits/dim"].startswith(f"{bits:.3f}")
+    assert numbers.lines["bits/dim"].endswith(", lower is better")
+    assert "nats" not in " ".join(numbers.lines.values())
+
+
+def test_roots_are_counted_where_there_are_any():
+    exhibit = Exhibit("residual", make(ResFlow, dtype=torch.float32))
+    lines = numbers_of(exhibit.model, exhibit.rows).lines
+    assert re.fullmatch(r"\d+\.\d decoding", lines["iterations per root"])  # none the other way
 
 
 def test_a_model_without_rows_shows_samples():
@@ -218,12 +242,12 @@ def test_nets_of_one_bound_are_a_range_of_which_others_may_be_left_out():
 def test_bounds_are_rounded_and_grouped_as_they_are_shown():
     bounds = (0.95, 0.949999, 0.950001, 0.95004, 0.99999, 1.5, None)
     lines = bounds_of_nets([Certificate("mine", bound) for bound in bounds])
-    assert [(number, bound, margin) for number, bound, _, margin, _ in lines] == [
-        ("3", "0.9500", "0.0500"),
-        ("1", "0.9501", "0.0499"),
-        ("1", "0.99999", "0.00001"),
-        ("1", "1.5", "none"),
-        ("1", "none", "none"),
+    assert [tuple(line[:2]) for line in lines] == [
+        ("3", "0.9500"),
+        ("1", "0.9501"),
+        ("1", "0.99999"),
+        ("1", "1.5"),
+        ("1", "none"),
     ]
 
 
@@ -252,6 +276,52 @@ def test_the_error_of_a_mean_counts_groups(workers, tmp_path):
     error = float((found[0] - found[-1]).abs()) / 2
     said = f"mean log-density {rounded(float(found.mean()), error)} nats"
     assert scored.text == f"mine.csv: 100 rows, {said}, clustered by 2 groups"
+
+
+@pytest.fixture
+def weighing(tmp_path):
+    """A model whose recipe names a column of weights."""
+    folder = tmp_path / "weighing"
+    model = make(features=3, columns=("a", "b", "c"), dtype=torch.float32)
+    model.save_pretrained(folder)
+    write_recipe(
+        folder,
+        config={"features": 3, "columns": ["a", "b", "c"]},
+        data={"dataset": "own", "weights": "w"},
+    )
+    return Exhibit("weighing", create_model(folder))
+
+
+def test_the_mean_of_a_file_has_the_weights_that_evaluation_has(weighing, workers, tmp_path):
+    path = file(tmp_path, "a,b,c,w\n1,2,3,2\n9,9,9,0\n4,5,6,1\n7,8,9,3\n")
+    scored = score_file(weighing, path, tmp_path, workers)
+    found = evaluate(weighing.model, path)
+    assert (found.weights, found.n) == ("w", 3)
+    mean = rounded(found.value, found.stderr)
+    assert scored.text == f"mine.csv: 4 rows, mean log-density {mean} nats, weighted by w"
+    assert pandas.read_csv(scored.out).log_prob.notna().all()  # that of weight 0, too
+
+
+def test_a_file_without_the_weights_of_a_recipe_says_that_all_rows_count_alike(
+    weighing, workers, tmp_path
+):
+    scored = score_file(weighing, file(tmp_path, "a,b,c\n1,2,3\n4,5,6\n"), tmp_path, workers)
+    found = evaluate(weighing.model, tmp_path / "mine.csv", weights="")
+    mean = rounded(found.value, found.stderr)
+    assert scored.text == (
+        f"mine.csv: 2 rows, mean log-density {mean} nats, all rows alike: there is no column w"
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [((1, -1), "row 1 has -1: numbers of at least 0"), ((0, 0), "all of them are zero")],
+    ids=["negative", "zeros"],
+)
+def test_weights_that_are_none_are_refused(weights, message, weighing, workers, tmp_path):
+    text = "a,b,c,w\n1,2,3,{}\n4,5,6,{}\n".format(*weights)
+    with pytest.raises(DataError, match=f"mine.csv.*{message}"):
+        score_file(weighing, file(tmp_path, text), tmp_path, workers)
 
 
 BAD = {
@@ -380,17 +450,29 @@ def test_a_row_keeps_its_number():
         (0.999e-3, 0.4, 0.2),
         (1.0, 2.0013, 2.0013),
         (1.0007, 2.0, 1.0007),
+        (25.36, 100.16, 73.4),
     ],
 )
-def test_sliders_reach_the_data_of_columns_far_from_zero(ends):
+def test_sliders_reach_the_data_in_round_numbers(ends):
     from impflow_zoo.demo.tabs import slider_ends
 
     low, high, middle, step = slider_ends(*ends)
     assert 0 < step <= (high - low) / 200
     for found, wanted in zip((low, high, middle), ends, strict=True):
         assert abs(found - wanted) <= step
-    assert ends[0] <= low < high <= ends[1]
+        assert len(f"{found:.10g}") <= len(f"{step:.10g}") + 6  # as a person writes it
+    assert low <= ends[0] < ends[1] <= high
     assert low <= middle <= high
+
+
+def test_sliders_stay_within_bounds():
+    from impflow_zoo.demo.tabs import slider_ends
+
+    assert slider_ends(25.36, 100.16, 73.4)[:2] == (25.3, 100.2)
+    assert slider_ends(25.36, 100.16, 73.4, within=(25.36, 100.16))[:2] == (25.4, 100.1)
+    open_ends = math.nextafter(0, 1), math.nextafter(1, 0)
+    low, high, _, step = slider_ends(1e-9, 1 - 1e-9, 0.5, within=open_ends)
+    assert (low, high) == (step, 1 - step)
 
 
 def test_sliders_reach_whole_numbers():
@@ -411,3 +493,24 @@ def test_a_slider_of_a_context_fits_whatever_rows_are_at_hand(months, monkeypatc
     ((low, high, value, step),) = _contexts(exhibit)
     assert low <= value <= high
     assert step > 0
+
+
+def test_a_slider_of_a_context_reaches_the_extremes_of_the_rows(monkeypatch):
+    from impflow_zoo.demo.page import _contexts
+
+    exhibit = Exhibit("given", make(features=1, context_features=1, dtype=torch.float32))
+    far = torch.tensor([0.0] * 3000 + [40.26, 100.16], dtype=torch.float64)[:, None].expand(-1, 2)
+    exhibit = Exhibit("given", exhibit.model, Rows("rows", far))
+    ((low, high, _, step),) = _contexts(exhibit)
+    assert (low, high, step) == (0, 100.2, 0.2)
+
+
+def test_without_rows_a_slider_of_a_context_keeps_to_values_that_a_column_is_sure_to_have():
+    """Of a column of sizes, which has none below 0, the mean is about the standard deviation."""
+    from impflow_zoo.demo.page import _contexts
+
+    sizes = torch.distributions.Exponential(1 / 70.0).icdf((torch.arange(1000) + 0.5) / 1000)
+    exhibit = Exhibit("given", make(features=1, context_features=1, dtype=torch.float32))
+    exhibit.model.parts[0].transform.set(sizes.mean()[None], sizes.std()[None])
+    ((low, high, middle, _),) = _contexts(exhibit)
+    assert 0 <= low < middle < high <= float(sizes.max())

@@ -68,10 +68,10 @@ def saying_so(score: Callable[..., Any]) -> Callable[..., Any]:
     return scored
 
 
-def by_name(config: Any, path: Path, folder: Path) -> Any:
+def by_name(config: Any, path: Path, folder: Path, *more: Any) -> Any:
     """The demo's reader, but for files whose names ask for something else."""
     if "slow" in path.name:
         sleep(path.with_name("begun"))
     if "raw" in path.name:
         fail()
-    return read_upload(config, path, folder)
+    return read_upload(config, path, folder, *more)
