@@ -236,7 +236,12 @@ class ResidualBlock(Transform):
             try:
                 z, logdet = _through(maps, x, backwards=backwards, want_logdet=want_logdet)
             except RuntimeError as error:
-                self._blame_nets(x, context, error)
+                if type(error) is RuntimeError:  # of torch, such as of matrices that do not fit
+                    given = "" if context is None else f", contexts {tuple(context.shape)}"
+                    error.add_note(
+                        f"{type(self).__name__} called its nets on rows of shape "
+                        f"{tuple(x.shape)}{given}: are they made for these?"
+                    )
                 raise
             if not self.training:  # training skips a step whose loss is not finite
                 why = f"inputs there are too large for {z.dtype}"
@@ -298,27 +303,6 @@ class ResidualBlock(Transform):
             )
             maps.append((residual_map, step.inverted))
         return maps
-
-    def _blame_nets(self, x: Tensor, context: Tensor | None, error: RuntimeError) -> None:
-        """After an error of torch, look for a net that a row by itself does not fit.
-
-        Raises:
-            ValueError: naming the net.
-        """
-        if type(error) is not RuntimeError:  # such as SolverError, or a lack of memory
-            return
-        shapes = f"inputs of shape {tuple(x.shape)}"
-        if context is not None:
-            shapes += f", contexts of shape {tuple(context.shape)}"
-            context = context[:1]
-        for name in self.nets:
-            try:
-                fold(getattr(self, name), context).value(x[:1])
-            except RuntimeError:
-                said = str(error).split("\n")[0][:200]
-                raise ValueError(
-                    f"{name} fails on {shapes}: {said}; is it made for rows of another size?"
-                ) from error
 
     def _warn_of_kinks(self) -> None:
         if any(isinstance(module, nn.ReLU) for module in self.modules()):
