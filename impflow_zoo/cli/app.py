@@ -208,7 +208,7 @@ def sample(
     ] = 1.0,
     rounded: Annotated[
         bool,
-        typer.Option("--rounded/--not-rounded", help="Round columns as they are in the data."),
+        typer.Option("--rounded/--not-rounded", help="Round columns that the data have rounded."),
     ] = True,
     seed: Seed = 0,
     device: Device = None,

@@ -32,7 +32,10 @@ LEADS = {  # the first model of each pair leads the second
         ("impflow-power-plant", "mixed-power-plant"),
         ("impflow-protein", "mixed-protein"),
     ],
-    ("docs/impflow-beside-resflow.md", "With sandwich nets and ELU `ResFlow` leads on protein"): [
+    (
+        "docs/impflow-beside-resflow.md",
+        "With sandwich nets and ELU, as in the zoo, `ResFlow` leads on protein",
+    ): [
         ("resflow-protein", "impflow-protein"),
     ],
     ("docs/impflow-beside-resflow.md", "On CIFAR-10 `ResFlow` leads"): [
