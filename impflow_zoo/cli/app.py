@@ -247,7 +247,7 @@ def sample(
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name in the zoo, or recipe.yaml of a model.")
+        str, typer.Argument(metavar="RECIPE", help="Name in the zoo, recipe.yaml, or its folder.")
     ],
     data: Annotated[
         str | None,

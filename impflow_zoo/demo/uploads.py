@@ -82,16 +82,14 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
         rows = TableSource(name.replace(str(path), path.name), torch.from_numpy(values), columns)
         scored = score(exhibit.model, _InTime(rows), seed=0, progress=True)
         finite = scored.log_prob.isfinite()
-        if not finite.any():
+        counted = finite if weights is None else finite & torch.from_numpy(weights > 0)
+        if not counted.any():
             raise DataError("no row has a finite log-density, all are too far away")
         head = workers.call(write_scored, path, out, scored.log_prob.tolist(), folder=folder)
     except DataError as error:  # users know their file by its name alone
         said = str(error).replace(str(path), path.name)
         raise DataError(said if path.name in said else f"{path.name}: {said}") from None
     lost = int((~finite).sum())
-    counted = finite if weights is None else finite & torch.from_numpy(weights > 0)
-    if not counted.any():
-        raise DataError(f"{path.name}: no row of a weight above 0 has a finite log-density")
     found = scored.log_prob[counted]
     kinds, counts = (
         None if one is None else torch.from_numpy(one)[counted] for one in (groups, weights)

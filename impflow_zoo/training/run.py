@@ -75,7 +75,7 @@ def train(
     each other's results.
 
     Arguments:
-        recipe_file: path of a recipe, or a name from `list_models`, whose recipe it means.
+        recipe_file: a `recipe.yaml`, a folder that holds one, or a name from `list_models`.
         data: Hub id, local folder or file, or `toy:NAME` in place of the recipe's data set; for
             tables also a DataFrame, a `datasets.Dataset`, or an array or tensor with shape
             `(N, D)`.

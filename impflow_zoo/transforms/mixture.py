@@ -31,7 +31,7 @@ def normal_quantile(log_p: Tensor) -> Tensor:
     for _ in range(8):
         z = z - (torch.special.log_ndtr(z) - target) / _hazard(z)
     slope = _hazard(z)
-    for _ in range(2):  # one order of derivatives more in each step, and the same values
+    for _ in range(2):  # each adds one order of derivatives and leaves the value
         rest = log_p - torch.special.log_ndtr(z)
         z = z + (rest - rest.detach()) / slope
     return z
@@ -113,7 +113,7 @@ class MixtureAutoregressive(ColumnByColumn):
         x = _from_normal(z.detach(), *(part.detach() for part in mixture))
         image, slope = _to_normal(x, *mixture)
         derivative = slope.detach().clamp(-80, 80).exp()  # far out it is no number
-        for _ in range(2):  # one order of derivatives more in each step, and the same values
+        for _ in range(2):  # each adds one order of derivatives and leaves the value
             rest = z - image
             x = x + (rest - rest.detach()) / derivative
             image, slope = _to_normal(x, *mixture)
