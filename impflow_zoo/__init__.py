@@ -10,8 +10,11 @@ from impflow_zoo.lipschitz.image_networks import LipschitzConvNet, LipschitzDens
 from impflow_zoo.lipschitz.perceptron import LipschitzMLP
 from impflow_zoo.lipschitz.sandwich import SandwichMLP
 from impflow_zoo.models.classes import register_model
+from impflow_zoo.models.fields import ConfigError, ModelError
 from impflow_zoo.models.flow import Ensemble, ImpFlow, MonotoneFlow, ResFlow
+from impflow_zoo.models.folder import WeightsError
 from impflow_zoo.models.image_config import ImageConfig
+from impflow_zoo.models.memory import NotEnoughMemoryError
 from impflow_zoo.models.mixed import register_block
 from impflow_zoo.models.registry import create_model, list_models
 from impflow_zoo.models.spline import SplineFlow
@@ -24,7 +27,7 @@ from impflow_zoo.models.yardsticks import (
     MixtureDensityNetwork,
 )
 from impflow_zoo.numerics.logdet import LogDet, NoContractionError
-from impflow_zoo.numerics.solver import NumericalWarning, Solver, SolverError
+from impflow_zoo.numerics.solver import NumericalWarning, Solution, Solver, SolverError
 from impflow_zoo.transforms.base import ResidualBlock, Step
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
 from impflow_zoo.transforms.radial import RadialTransform
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from impflow_zoo.training import train
 
 __all__ = [
+    "ConfigError",
     "Ensemble",
     "Fit",
     "ImageConfig",
@@ -47,21 +51,25 @@ __all__ = [
     "LogDet",
     "MixtureConfig",
     "MixtureDensityNetwork",
+    "ModelError",
     "MonotoneFlow",
     "MonotoneTransform",
     "NoContractionError",
+    "NotEnoughMemoryError",
     "NumericalWarning",
     "RadialTransform",
     "ResFlow",
     "ResFlowTransform",
     "ResidualBlock",
     "SandwichMLP",
+    "Solution",
     "Solver",
     "SolverError",
     "SplineConfig",
     "SplineFlow",
     "Step",
     "TabularConfig",
+    "WeightsError",
     "create_model",
     "evaluate",
     "fit",

@@ -11,9 +11,9 @@ from impflow_zoo.data.source import DataError, Source, TableSource
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["farthest", "refuse_absurd", "refuse_outliers"]
+__all__ = ["ABSURD", "farthest", "refuse_absurd", "refuse_outliers"]
 
-_FACTOR = 1e6
+ABSURD = 1e6  # times as far from the median as other values
 _NO_SCALE = 1e12  # for a column of two values, which has no scale of its own
 _QUANTILE = 0.9
 
@@ -56,7 +56,7 @@ def refuse_absurd(
     """
     for place, column in enumerate(columns):
         row, times = farthest(values[:, place])
-        if times > _FACTOR:
+        if times > ABSURD:
             number = row if numbers is None else numbers[row]
             raise DataError(
                 f"{name}: row {number}, column {column!r} is {values[row, place]:g}, a million "

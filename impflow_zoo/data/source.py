@@ -228,6 +228,9 @@ def fingerprint(source: Source) -> str:
 
     Arguments:
         source: the rows.
+
+    Returns:
+        16 hexadecimal digits.
     """
     n = len(source)
     return _digest(
@@ -243,6 +246,9 @@ def checksum(source: Source) -> str:
 
     Arguments:
         source: the rows.
+
+    Returns:
+        16 hexadecimal digits.
     """
     n = len(source)
     if isinstance(source, TableSource):

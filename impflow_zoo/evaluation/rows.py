@@ -89,10 +89,16 @@ def scored_split(
             of_card = shipped is not None and os.path.samefile(dataset, shipped)
         split = split or (data.test if dataset == data.dataset else None)
         return Split(dataset, split, revision, entry if of_card else None)
-    own = f"; the rows of its card, split {data.test!r} of {name}, do not come with it" * bool(name)
-    if shipped is not None:
-        own = f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"
-    raise ModelError(
-        "no data to evaluate on: name a Hub id, folder, file or toy:NAME by --dataset (stage: "
-        f"--data, Python: dataset=){own}"
+    remedy = (
+        "name a Hub id, folder, file or toy:NAME by --dataset (stage: --data, Python: dataset=)"
     )
+    if shipped is not None:
+        remedy += (
+            f"; only the split {data.test!r} ships with {folder and folder.name}, in one revision"
+        )
+    elif name:
+        remedy = (
+            f"the test rows of this model do not come with it. Get {name}, then add --dataset "
+            f"FOLDER --split {data.test} (stage: --data FOLDER; Python: dataset=, split=)"
+        )
+    raise ModelError(f"no data to evaluate on: {remedy}")

@@ -260,12 +260,18 @@ def _opened(
 
 
 def shown_rows(model: FlowModel, result: Result, *, streaming: bool = False) -> Tensor:
-    """Rows that a result speaks of, `[N, ...]`, for a picture: 2,000 of a table, or 100 images.
+    """The first of the rows that were scored, for a picture.
 
     Arguments:
         model: the model that was evaluated.
         result: of `evaluate`.
         streaming: as in `evaluate`.
+
+    Returns:
+        At most 2,000 rows of a table `[N, D]`, or 100 images `[N, C, H, W]`.
+
+    Raises:
+        DataError: if the data cannot be read any more.
     """
     skipped = result.skipped > 0
     source = _opened(model, result, result.weights, skip_corrupt=skipped, streaming=streaming)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from impflow_zoo.data import DataError
 from impflow_zoo.data.columns import GROUP, Columns, without_cell
 from impflow_zoo.data.names import in_quotes, listed, shortened
-from impflow_zoo.data.outliers import farthest
+from impflow_zoo.data.outliers import ABSURD, farthest
 from impflow_zoo.fitting.grid import rounding_grid, spike
 from impflow_zoo.fitting.stated import as_options, stated_settings
 from impflow_zoo.models.fields import did_you_mean
@@ -265,7 +265,7 @@ def _far(
     """Sentences on values that lie far from all others of their columns."""
     for column in columns:
         row, times = farthest(values[column])
-        if times > _FAR_AWAY:
+        if _FAR_AWAY < times <= ABSURD:  # beyond, the rows are refused
             yield (
                 f"{column!r} is {values[column][row]:g} in row {numbers[row]}, {times:,.0f} times "
                 "as far from the median as 90 % of the values: drop the row if this is an error, "

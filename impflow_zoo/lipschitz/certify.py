@@ -53,6 +53,9 @@ def certify(model: nn.Module) -> list[Certificate]:
     Arguments:
         model: a model, a block, or any module that holds blocks.
 
+    Returns:
+        A `Certificate` for each net, in the order of the blocks.
+
     Example:
         >>> from impflow_zoo import LipschitzMLP, ResFlowTransform
         >>> (c,) = certify(ResFlowTransform(LipschitzMLP(2, lipschitz=0.5)))
@@ -82,6 +85,9 @@ def worst(certificates: Sequence[Certificate]) -> Certificate:
 
     Arguments:
         certificates: of all nets.
+
+    Returns:
+        A `Certificate` with the name `all nets`.
     """
     bounds = [c.bound for c in certificates]
     proved = [bound for bound in bounds if bound is not None]

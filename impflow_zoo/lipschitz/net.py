@@ -164,7 +164,12 @@ class LipschitzNet(nn.Module):
         return None
 
     def at(self, context: Tensor | None, *, training: bool | None = None) -> FoldedLayers:
-        """The net at a context, without its layers' hooks; `training` as in `norms_of`."""
+        """The net at a context, without its layers' hooks.
+
+        Arguments:
+            context: `[B, C]`; None for a net without one.
+            training: as in `norms_of`.
+        """
         make, origin = partial(self._without_context, training), self._sources(training)
         with blaming_weights(self):
             folded, befores = make() if origin is None else self.kept.get(origin, make)

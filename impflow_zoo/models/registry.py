@@ -42,6 +42,9 @@ def list_models(pattern: str = "*", *, pretrained: bool | None = True) -> list[s
         pattern: a part of the names, or a shell-style pattern such as `resflow-*`.
         pretrained: True for models with weights, False for recipes without, None for both.
 
+    Returns:
+        Names in alphabetical order.
+
     Example:
         >>> "impflow-power-plant" in list_models("impflow-*", pretrained=True)
         True
@@ -65,6 +68,9 @@ def create_model(model: str | os.PathLike[str], **options: Any) -> FlowModel:
         model: a name from `list_models`, a Hub id (`owner/name`, `owner/name@revision`), or a
             local folder.
         options: as in `from_pretrained`.
+
+    Returns:
+        The model in evaluation mode; its class is the one that its config names.
 
     Raises:
         ModelError: if there is no such model, no weights were trained for it, or the Hub has
@@ -91,6 +97,9 @@ def locate(model: str | os.PathLike[str], revision: str | None = None, **options
     Arguments:
         model, revision: as for `create_model`.
         options: how to fetch a config, see `hub.snapshot`.
+
+    Returns:
+        The path of a folder, or a Hub id: `owner/name`, or `owner/name@revision`.
 
     Raises:
         ModelError: if a name is unknown, means a folder here and a model of the zoo, or is that of
@@ -129,6 +138,9 @@ def recipe_path(recipe: str | os.PathLike[str]) -> Path:
     Arguments:
         recipe: a `recipe.yaml`, a folder that holds one, or a name from `list_models`. A path
             object means a file or folder.
+
+    Returns:
+        The path of the recipe's file, which need not exist.
 
     Raises:
         ModelError: if a name is unknown, or means a folder here and a model of the zoo.

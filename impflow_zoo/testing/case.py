@@ -183,6 +183,10 @@ def check_gradients(loss: Callable[[], Tensor], tensors: list[Tensor]) -> None:
     Arguments:
         loss: a function of the tensors, which it reads from where they are.
         tensors: float64 leaves that require grad.
+
+    Raises:
+        AssertionError: without tensors.
+        torch.autograd.gradcheck.GradcheckError: if they differ by more than a relative 1e-5.
     """
     assert tensors
     assert gradcheck(

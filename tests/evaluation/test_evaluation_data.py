@@ -161,8 +161,10 @@ def test_a_damaged_recipe_matters_only_where_it_names_the_data(folder, tmp_path)
 
 
 def test_a_recipe_that_names_no_data_asks_for_them(folder):
-    write_recipe(folder, data={"dataset": None})
-    with pytest.raises(ModelError, match="no data to evaluate on: name"):
+    named = {"data_name": "Bills", "data_url": "https://bills.example"}
+    write_recipe(folder, data={"dataset": None, "test": "later"}, card=named)
+    wanted = "Get Bills https://bills.example, then add --dataset FOLDER --split later"
+    with pytest.raises(ModelError, match=wanted):
         evaluate(folder)
 
 

@@ -203,6 +203,12 @@ def test_a_value_far_from_all_others_is_told_and_not_published():
     assert not any("99999" in line for line in findings.lines(published=True))
 
 
+def test_an_absurd_value_is_left_to_its_refusal():
+    energy = 20 * numpy.abs(B)
+    energy[17] = 1e30
+    assert found(energy=energy).far == ()
+
+
 def test_long_tails_are_not_far_from_all_others():
     assert found(incomes=numpy.exp(1.5 * A), counts=numpy.floor(numpy.exp(A))).far == ()
 
