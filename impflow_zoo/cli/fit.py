@@ -62,7 +62,10 @@ def fit(
     ensemble: Annotated[
         int,
         typer.Option(
-            metavar="SEEDS", min=1, max=100, help="Train the best with so many seeds, and mix them."
+            metavar="SEEDS",
+            min=1,
+            max=100,
+            help="Train the best with this many seeds, and mix them.",
         ),
     ] = 1,
     seed: Annotated[
@@ -123,7 +126,14 @@ def init(
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("recipe.yaml"),
     given: Given = None,
     weights: Weights = None,
-    minutes: Minutes = 10.0,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            metavar="MINUTES",
+            min=1e-3,
+            help="CPU minutes that the training of the recipe takes on one thread.",
+        ),
+    ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Write a recipe for a table. Its comments say what was found in the columns."""

@@ -97,7 +97,7 @@ class Exhibit:
         return self.in_time(_DRAWN[len(self.model.config.shape)])
 
     def in_time(self, n: int) -> int:
-        """How many samples are drawn where so many are wanted: few if each takes long."""
+        """How many samples are drawn where this many are wanted: few if each takes long."""
         slow = any(isinstance(part, AutoregressiveTransform) for part in self.model.modules())
         return min(n, _FEW) if slow and len(self.columns) > _MANY_COLUMNS else n
 
@@ -107,7 +107,7 @@ class Exhibit:
         return "the held-out data" if self.held_out else "samples of the model"
 
     def first_rows(self, n: int) -> Tensor | None:
-        """Up to so many held-out rows, contexts included; None if there are none."""
+        """Up to this many held-out rows, contexts included; None if there are none."""
         source = self.held_out
         return None if source is None else source.rows(range(min(n, len(source))))
 

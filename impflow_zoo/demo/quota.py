@@ -102,7 +102,7 @@ class _Sent:
         files_of[user] += files
 
     def much(self, user: str, size: int) -> bool:
-        """Whether a file of so many bytes is beyond the share of a user; a first one is not."""
+        """Whether a file of this many bytes is beyond the share of a user; a first one is not."""
         least = int(time.monotonic() // _KEPT) - 1
         recent = [sent for at, sent in self._periods.items() if at >= least]
         size += sum(bytes_of[user] for bytes_of, _ in recent)

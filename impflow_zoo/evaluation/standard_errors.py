@@ -89,5 +89,5 @@ def same_groups(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def clustered(groups: int | None) -> str:
-    """What is said behind an error of rows in so many groups; nothing for independent rows."""
+    """What follows an error in a message: the number of groups; nothing for independent rows."""
     return "" if groups is None else f", clustered by {groups:,} groups"

@@ -186,35 +186,35 @@ class Search:
     def _round(
         self, leaders: Sequence[Candidate], number: int, total: float, plan: Plan
     ) -> list[Candidate]:
-        """The candidates by their values, the best first, when each has had so much work."""
+        """The candidates by their values, the best first, when each has had this much work."""
         ranks = {one.name: self._next(one, number, total, plan).rank for one in leaders}
         return sorted(leaders, key=lambda one: -ranks[one.name])
 
     def _decayed(self, leader: Candidate, number: int, total: float, plan: Plan) -> Candidate:
-        """The leader or its twin with another weight decay, whichever is better with so much work.
+        """The leader or its variant with another weight decay, whichever is better at equal work.
 
-        The twin of a leader that overfits has more, others have less. While the leader gains much
-        by more steps, its steps matter more: there is no twin then.
+        The variant of a leader that overfits has more, others have less. While the leader gains
+        much by more steps, its steps matter more: there is no variant then.
         """
         earlier = (leader.name, number - 1)
         before = next(one.rank for one in self.tried if (one.name, one.round) == earlier)
-        twins = [lighter(leader), heavier(leader)]
-        for one in twins:
+        variants = [lighter(leader), heavier(leader)]
+        for one in variants:
             self._branch(leader, one)
         after = self._next(leader, number, total, plan)
         if after.last is not None and after.rank - after.last > _OVERFITTED:
-            twin = twins[1]
+            variant = variants[1]
         else:
-            twin = leader if after.rank - before > _STEEP else twins[0]
-        for one in twins:
-            if one != twin:
+            variant = leader if after.rank - before > _STEEP else variants[0]
+        for one in variants:
+            if one != variant:
                 shutil.rmtree(self.folder / "tried" / one.name)
-        if twin == leader:
+        if variant == leader:
             return leader
-        return twin if self._next(twin, number, total, plan).rank > after.rank else leader
+        return variant if self._next(variant, number, total, plan).rank > after.rank else leader
 
     def _next(self, one: Candidate, number: int, total: float, plan: Plan) -> Tried:
-        """The next run of a candidate in the search, by which it has had so much work."""
+        """The next run of a candidate in the search, by which it has had this much work."""
         cost = price(one, self.findings, *map(len, self.splits.values()))
         work = total - self.spent.get(one.name, 0.0)
         steps = plan.steps(cost, work, self.work)

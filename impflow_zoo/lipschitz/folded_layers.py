@@ -113,7 +113,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def by_row(bias: Tensor, dims: int) -> Tensor:
-    """Biases of rows, `[B, out]`, as something that is added to values of so many dimensions."""
+    """Biases of rows, `[B, out]`, as something that is added to values of this many dimensions."""
     return bias.view(*bias.shape, *[1] * (dims - 2))
 
 

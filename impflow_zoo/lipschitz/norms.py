@@ -231,7 +231,7 @@ def unit(v: Tensor) -> Tensor:
 
 
 def spread(scale: Scale, dims: int) -> Scale:
-    """A scale with so many dimensions more, of size 1, at its end."""
+    """A scale with this many dimensions more, of size 1, at its end."""
     return scale.view(*scale.shape, *[1] * dims) if isinstance(scale, Tensor) else scale
 
 

@@ -102,7 +102,7 @@ class TableBuilder(_Builder):
         return TorusNet(self.square_net(len(angles)), angles) if angles else self.square_net()
 
     def square_net(self, more: int = 0) -> nn.Module:
-        """A new net of so many more features than the model has."""
+        """A new net of this many more features than the model has."""
         config = self.config
         sizes, activation = (config.features + more, config.hidden_features), config.activation
         assert activation is not None, "a config fills it in"

@@ -322,7 +322,7 @@ class Trainer:
         return x.to(next(self.model.parameters()))
 
     def _some_rows(self, n: int) -> Tensor:
-        """The numbers of all rows, or of some at random if there are more than so many.
+        """The numbers of all rows, or of some at random if there are more than this many.
 
         Those at the beginning may be alike: files are often sorted.
         """

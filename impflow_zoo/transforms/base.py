@@ -259,7 +259,7 @@ class ResidualBlock(Transform):
         report: Report | None = None,
         probes: Probes | None = None,
     ) -> bool:
-        """Whether `torch.compile` compiles such a call of `run` for rows of so many features.
+        """Whether `torch.compile` compiles such a call of `run` for rows of this many features.
 
         Calls that find roots or sum series are not compiled: their loops depend on values, so that
         `torch.compile` would cut them into pieces, which are slower.

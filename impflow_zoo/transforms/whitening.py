@@ -41,7 +41,8 @@ class Whitening(FirstBatch, LULinear):
     """
 
     def __init__(self, features: int) -> None:
-        # nflows takes indices of so many entries by NumPy: who counts torch's tensors has to know.
+        # nflows indexes its triangular matrices with NumPy. This tensor takes no memory. It shows
+        # their size to `models.budget`, which counts the numbers of tensors.
         torch.empty(features, features, device="meta")
         super().__init__(features)
         # nflows keeps its diagonal above 1e-3: scales of data have no such bound.
