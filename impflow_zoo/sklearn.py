@@ -138,7 +138,7 @@ class FlowDensity(_FlowEstimator):
         model_: the model, see `impflow_zoo.FlowModel`.
         tried_: a DataFrame of what was tried.
         rounding_: steps of columns that are rounded, by name. Noise of a step is added to them in
-            training.
+            training. Samples are rounded like the data.
 
     Example:
         >>> import numpy
@@ -223,8 +223,8 @@ class FlowDensity(_FlowEstimator):
             SolverError: if a root is not found.
         """
         check_is_fitted(self, "model_")
-        generator = _generator(random_state)
-        rows = self.model_.sample(int(n_samples), generator=generator).double().numpy(force=True)
+        drawn = self.model_.sample(int(n_samples), generator=_generator(random_state), rounded=True)
+        rows = drawn.double().numpy(force=True)
         if self._columns is None:
             return rows
         import pandas
@@ -245,7 +245,8 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         bounds, periodic: the same of the target, which is called y if it has no name.
 
     Attributes:
-        model_, tried_, rounding_: as in `FlowDensity`.
+        model_, tried_, rounding_: as in `FlowDensity`. Means and quantiles are those of the rounded
+            target.
 
     Example:
         >>> import numpy
@@ -349,7 +350,9 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
             SolverError: if a root is not found.
         """
         context = self._context(X)
-        drawn = self.model_.sample(int(n_samples), context, generator=_generator(random_state))
+        drawn = self.model_.sample(
+            int(n_samples), context, generator=_generator(random_state), rounded=True
+        )
         found: numpy.ndarray = drawn[..., 0].double().numpy(force=True)
         return found
 
@@ -393,7 +396,8 @@ class FlowRegressor(RegressorMixin, _FlowEstimator):
         for context in self._context(X).split(max(1, 10_000 // max(1, len(noise)))):
             rows = context.repeat_interleave(len(noise), dim=0)
             z = noise.to(context).repeat(len(context))[:, None]
-            parts.append(self.model_.decode(z, rows)[:, 0].view(len(context), len(noise)))
+            x = self.model_.preprocessing.rounded(self.model_.decode(z, rows))
+            parts.append(x[:, 0].view(len(context), len(noise)))
         found: numpy.ndarray = torch.cat(parts).double().numpy(force=True)
         return found
 

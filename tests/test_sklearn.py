@@ -243,6 +243,35 @@ def test_rounded_values_may_reach_their_bounds():
     assert abs(near - middle) > 1e-2
 
 
+@pytest.mark.parametrize("bounds", [{"y": (0, None)}, {"y": (0, 1)}, None])
+def test_a_rounded_target_is_predicted_as_it_is_in_the_data(bounds):
+    """Noise of a step within a bound moves the mean: half of a zero's step lies beyond it."""
+    draws = numpy.random.default_rng(0)
+    rows = draws.normal(size=(1000, 1))
+    y = (draws.random(1000) < 0.15).astype(float)
+    settings = {"model": "SplineFlow", "bounds": bounds, "device": "cpu"}
+    regressor = FlowRegressor(0.02, **settings).fit(rows, y)
+    assert regressor.rounding_ == {"y": 1}
+    assert regressor.predict(rows).mean() == pytest.approx(y.mean(), abs=0.05)
+    low, middle = regressor.predict_quantiles(rows, [0.05, 0.5]).T
+    assert (low <= y).mean() > 0.9
+    assert (middle == 0).mean() > 0.9
+    drawn = regressor.sample(rows, 5, random_state=0)
+    assert (drawn == drawn.round()).all()
+    assert drawn.mean() == pytest.approx(y.mean(), abs=0.05)
+    assert numpy.isfinite(regressor.score_samples(rows, drawn[:, 0])).all()
+
+
+def test_samples_of_a_rounded_column_are_rounded():
+    draws = numpy.random.default_rng(0)
+    frame = pandas.DataFrame({"a": draws.normal(size=200), "n": draws.poisson(3, 200)})
+    density = FlowDensity(**TINY, bounds={"n": (0, None)}).fit(frame)
+    drawn = density.sample(100, random_state=0)
+    assert (drawn["n"] == drawn["n"].round()).all()
+    assert (drawn["n"] >= 0).all()
+    assert numpy.isfinite(density.score_samples(drawn)).all()
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_the_target_of_a_regressor_has_bounds(named):
     name, y = ("part", pandas.Series(PART, name="part")) if named else ("y", PART)

@@ -15,7 +15,7 @@ function number(text) {
 // What follows the numbers of a column: "nats", "bits/dim".
 function units(table, column) {
   const texts = [...table.tBodies[0].rows].map((row) => row.cells[column].textContent.trim());
-  return new Set(texts.map((text) => text.match(/^[-\d.,]+ ± [\d.,]+ (.+)$/)?.[1]).filter(Boolean));
+  return new Set(texts.map((text) => text.match(/^[-\d.,]+\s±\s[\d.,]+\s(.+)$/)?.[1]).filter(Boolean));
 }
 
 for (const table of document.querySelectorAll("table.docutils"))

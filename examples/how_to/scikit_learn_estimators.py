@@ -28,8 +28,9 @@ train, test = train_test_split(table, test_size=0.25, random_state=0)
 # %%
 # With ``FlowDensity(minutes=5)`` a search chooses the model, as ``impflow-zoo fit`` does. Here the
 # model is named, so that this page builds fast: there is no search, and ``minutes`` is the time of
-# its training. Columns that are rounded, here to 0.01, get noise of one step in training. If rows
-# stand for different numbers of cases, ``fit(X, sample_weight=w)`` counts them so.
+# its training. Columns that are rounded, here to 0.01, get noise of one step in training; samples,
+# means and quantiles are those of rounded values. If rows stand for different numbers of cases,
+# ``fit(X, sample_weight=w)`` counts them so.
 
 density = FlowDensity(0.2, model="implicit-sines", device="cpu").fit(train)
 print(density.rounding_)
@@ -57,7 +58,7 @@ features = ["AT", "V", "AP", "RH"]
 regressor = FlowRegressor(0.2, model="implicit-sines", bounds={"PE": (0, None)}, device="cpu")
 regressor.fit(train[features], train["PE"])
 low, high = regressor.predict_quantiles(test[features], [0.05, 0.95]).T
-inside = ((low < test["PE"]) & (test["PE"] < high)).mean()
+inside = ((low <= test["PE"]) & (test["PE"] <= high)).mean()
 print(f"R2 {regressor.score(test[features], test['PE']):.3f}, {inside:.0%} in the 90 % interval")
 
 # %%

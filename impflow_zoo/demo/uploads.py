@@ -96,7 +96,7 @@ def score_file(exhibit: Exhibit, path: Path, folder: Path, workers: Workers) -> 
     )
     about = float(standard_error(found, kinds, counts))
     mean = rounded(float(weighted_mean(found, counts)), about)
-    text = f"{path.name}: {len(rows)} rows, mean log-density {mean} nats"
+    text = f"{path.name}: {len(rows)} row{'s' * (len(rows) > 1)}, mean log-density {mean} nats"
     text += clustered(None if kinds is None else len(kinds.unique()))
     if column is not None:
         alike = f"all rows alike: there is no column {column}"

@@ -165,7 +165,9 @@ class Result:
             "time": f"{self.seconds:.1f} s",
         }
         if self.logdet == "exact":
-            lines |= {"truncation": None, "estimator error": "none (log-det exact)"}
+            lines["estimator error"] = "none (log-det exact)"
+        if self.logdet != "truncated":
+            lines["truncation"] = None
         if self.predictive:
             lines["prediction of"] = "; ".join(map(str, self.predictive))
         return "\n".join(

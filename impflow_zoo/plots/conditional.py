@@ -37,10 +37,12 @@ def draw_conditional(figure: Figure, model: FlowModel, rows: Tensor, seed: int) 
     Arguments:
         figure: the figure to draw in.
         model: a conditional model in evaluation mode.
-        rows: held-out rows, the context's columns last.
-        seed: seed of the samples.
+        rows: held-out rows as they are in the data, the context's columns last. As in `evaluate`,
+            columns that are rounded get noise.
+        seed: seed of the samples and of this noise.
     """
-    x, context = model.parted(rows)
+    noise = torch.rand(rows.shape, generator=torch.Generator().manual_seed(seed), dtype=rows.dtype)
+    x, context = model.parted(model.dequantise(rows, noise))
     assert context is not None
     samples = drawn(model, context.to(next(model.parameters())), seed).double().cpu()
     together = torch.corrcoef(torch.cat((x[:, :1], context), dim=1).T)[0, 1:].abs()

@@ -85,6 +85,17 @@ def test_the_error_of_its_estimator_is_that_of_the_mixture():
     torch.testing.assert_close(value, Ensemble(models).log_prob(x))
 
 
+@pytest.mark.parametrize("mode", ["truncated", "unbiased"])
+def test_one_model_that_estimates_makes_its_score_an_estimate(mode):
+    models = [make(columns=("a", "b"), logdet={"mode": one}) for one in ("exact", mode)]
+    for order in (models, models[::-1]):
+        result = evaluate(Ensemble(order), rows(9))
+        assert result.logdet == mode
+        assert result.estimator_stderr > 0
+        assert f"(log-det {mode})" in result.report("it")
+        assert ("truncation" in result.report("it")) == (mode == "truncated")
+
+
 def test_it_has_no_map_to_noise_and_models_of_several_configs_are_not_saved_together(tmp_path):
     ensemble = Ensemble([make(), make(ResFlow)])
     with pytest.raises(ModelError, match="ensemble has no map data -> noise"):

@@ -13,7 +13,7 @@ from PIL import Image
 from support.image_models import make, raw
 
 from impflow_zoo import ImpFlow, TabularConfig
-from impflow_zoo.plots import pictures
+from impflow_zoo.plots import conditional, pictures
 from impflow_zoo.plots.pictures import draw_curves, draw_density, draw_images, pairs, plane
 
 if TYPE_CHECKING:
@@ -88,3 +88,21 @@ def test_close_values_of_a_curve_are_written_out(monkeypatch: pytest.MonkeyPatch
     (figure,) = drawn
     figure.draw_without_rendering()
     assert figure.axes[0].yaxis.get_offset_text().get_text() == ""
+
+
+@pytest.mark.parametrize("bounds", [{}, {"k": (0.0, None)}])
+def test_calibration_takes_rounded_columns_with_the_noise_of_their_steps(
+    bounds: dict[str, tuple[float | None, float | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that come from the model lie in its 50 % intervals half of the time."""
+    config = {"columns": ("k",), "rounding": {"k": 1.0}, "context_columns": ("c",)}
+    torch.manual_seed(0)
+    model = ImpFlow(TabularConfig(1, 1, bounds=bounds, **config, **SIZES)).eval()
+    context = torch.randn(2000, 1)
+    k = model.sample(1, context, rounded=True)[:, 0]
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(conditional, "_calibration", lambda *given: shown.append(given[-1]))
+    monkeypatch.setattr(pictures, "_save", lambda *_, **__: None)
+    draw_density(model, torch.cat((k, context.double()), dim=1), Path("picture.png"))
+    within = ((shown[0] - 0.5).abs() < 0.25).double().mean()
+    assert float(within) == pytest.approx(0.5, abs=0.05)
