@@ -51,7 +51,7 @@ class _FlowEstimator(BaseEstimator):
         model: str | None = None,
         config: Mapping[str, Any] | None = None,
         bounds: Mapping[str, Sequence[float | None]] | None = None,
-        periodic: Mapping[str, float] | None = None,
+        periodic: Mapping[str, float | Sequence[float]] | None = None,
         seed: int = 0,
         device: str | None = None,
         verbose: bool = False,
@@ -129,7 +129,7 @@ class FlowDensity(_FlowEstimator):
         bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None or
             infinity for an open end: the density is zero outside. The columns of an array are
             called x0, x1, ...
-        periodic: periods of columns that are angles, by name.
+        periodic: periods of columns that are angles, by name, or pairs, the ends of a turn.
         seed: of everything random in `fit`.
         device: of the training; None takes a GPU if there is one.
         verbose: show runs on stderr.

@@ -56,7 +56,10 @@ def fit(
     ] = None,
     periodic: Annotated[
         str | None,
-        typer.Option(metavar="NAME=PERIOD,...", help="Periods of columns that are angles."),
+        typer.Option(
+            metavar="NAME=PERIOD,...",
+            help="Periods of columns that are angles, or LOW:HIGH, the ends of a turn.",
+        ),
     ] = None,
     weights: Weights = None,
     ensemble: Annotated[
@@ -171,9 +174,13 @@ def _end(name: str, text: str) -> float | None:
     return number("--bounds", name, text) if text.strip() else None
 
 
-def _periods(text: str) -> dict[str, float]:
-    """The periods of columns from `NAME=PERIOD,...`."""
-    return {name: number("--periodic", name, v) for name, v in by_name("--periodic", text).items()}
+def _periods(text: str) -> dict[str, float | tuple[float, ...]]:
+    """The periods of columns, or the ends of their turns, from `NAME=PERIOD,NAME=LOW:HIGH,...`."""
+    found: dict[str, float | tuple[float, ...]] = {}
+    for name, value in by_name("--periodic", text).items():
+        ends = tuple(number("--periodic", name, end) for end in value.split(":"))
+        found[name] = ends[0] if len(ends) == 1 else ends
+    return found
 
 
 def _finite(value: float) -> float | None:

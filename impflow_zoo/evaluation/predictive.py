@@ -100,7 +100,7 @@ def _figures(model: FlowModel, x: Tensor, context: Tensor, seed: int) -> Tensor:
     # The mean of few samples is noisy: its variance does not belong to the error.
     square = (samples.mean(dim=1) - x) ** 2 - samples.var(dim=1) / samples.shape[1]
     scores = crps(samples, x)
-    for name, period in model.config.periodic.items():
+    for name, period in model.config.periods.items():
         i = model.columns.index(name)
         scores[:, i] = crps_of_angles(samples[:, :, i], x[:, i], period)
     off = (pit(samples, x) - 0.5).abs()
@@ -114,7 +114,7 @@ def centred(model: FlowModel, samples: Tensor, x: Tensor) -> tuple[Tensor, Tenso
     That is the mean direction of the samples, and differences go the shorter way round.
     """
     mean, difference = torch.zeros_like(x), model.preprocessing.difference
-    for name, period in model.config.periodic.items():
+    for name, period in model.config.periods.items():
         i, turn = model.config.columns.index(name), 2 * math.pi / period
         angles = turn * samples[:, :, i]
         mean[:, i] = torch.atan2(angles.sin().mean(dim=1), angles.cos().mean(dim=1)) / turn

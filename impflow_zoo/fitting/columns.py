@@ -17,6 +17,7 @@ from impflow_zoo.fitting.grid import rounding_grid, spike
 from impflow_zoo.fitting.stated import as_options, stated_settings
 from impflow_zoo.models.fields import did_you_mean
 from impflow_zoo.models.preprocessing import LOST
+from impflow_zoo.numerics.settings import is_real
 
 if TYPE_CHECKING:
     import numpy
@@ -33,6 +34,7 @@ _NUMBERED = 0.9  # part of the steps from number to number that are one, in numb
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of pandas, saved as a column
 _DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})")
 _TURNS = (360.0, 24.0, 2 * math.pi)
+_LEAST_TURN, _MOST_TURNS = 0.05, 1.1
 _END, _FILLED = 0.1, 0.02  # of a turn at its ends, and of the rows that lie there
 _SCALES = (1.0, 100.0)  # whose ends are often bounds
 _FAR = "lies so far from zero that float32 loses its digits (subtract an offset from it)"
@@ -49,7 +51,8 @@ class Findings:
         rounding: rounding steps of columns that have one.
         offsets: where the grids of these columns lie, if not at multiples of their steps.
         bounds: proposals, `[low, high]` by column.
-        periods: proposals by column.
+        periods: proposals by column, the period or both ends of a turn.
+        ranges: lowest and highest value by column.
         stated: bounds and periods that the user states, as settings of a config.
         notes: sentences on columns that are peculiar.
         far: sentences on values that lie far from all others.
@@ -63,7 +66,8 @@ class Findings:
     rounding: Mapping[str, float] = field(default_factory=dict)
     offsets: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    periods: Mapping[str, float] = field(default_factory=dict)
+    periods: Mapping[str, float | tuple[float, float]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     stated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
@@ -87,19 +91,31 @@ class Findings:
         return {**found, **self.stated}
 
     def with_stated(
-        self, bounds: Mapping[str, Sequence[float | None]], periodic: Mapping[str, float]
+        self,
+        bounds: Mapping[str, Sequence[float | None]],
+        periodic: Mapping[str, float | Sequence[float]],
     ) -> Findings:
-        """The findings with what the user knows; each of the two takes the place of proposals.
+        """The findings with what the user knows of columns, for which nothing is proposed then.
+
+        A turn begins at minus half a period where the values of an angle do, so that samples are
+        angles of the same kind.
 
         Raises:
             ModelError: as `stated_settings`.
         """
         stated = stated_settings(bounds, periodic)
+        known = {*bounds, *periodic}
+        for name, period in stated.get("periodic", {}).items():
+            low, high = self.ranges.get(name, (0.0, 0.0))
+            if is_real(period) and -period / 2 <= low < 0 and high <= period / 2:
+                stated["periodic"][name] = [-period / 2, period / 2]
+        odd = tuple(_odd_turns(stated.get("periodic", {}), self.ranges))
         return replace(
             self,
-            bounds={} if bounds else self.bounds,
-            periods={} if periodic else self.periods,
+            bounds={name: ends for name, ends in self.bounds.items() if name not in known},
+            periods={name: turn for name, turn in self.periods.items() if name not in known},
             stated=stated,
+            notes=(*self.notes, *odd),
         )
 
     def proposals(self) -> dict[str, tuple[dict[str, Any], str]]:
@@ -109,7 +125,8 @@ class Findings:
             ends = {name: list(pair) for name, pair in self.bounds.items()}
             found["bounds"] = ends, "all values are within these ends"
         if self.periods:
-            found["periodic"] = dict(self.periods), "all values are within one turn and fill it"
+            turns = {n: [*t] if isinstance(t, tuple) else t for n, t in self.periods.items()}
+            found["periodic"] = turns, "all values are within one turn and fill it"
         return found
 
     def lines(self, *, published: bool = False) -> list[str]:
@@ -214,6 +231,7 @@ def describe(
         offsets,
         bounds,
         periods,
+        {c: (float(values[c].min()), float(values[c].max())) for c in columns},
         notes=tuple(notes),
         far=tuple(_far(values, numpy.flatnonzero(whole), (*columns, *given))),
         rows=rows,
@@ -400,8 +418,25 @@ def _dependent(values: Mapping[str, numpy.ndarray], given: Sequence[str]) -> dic
     return reasons
 
 
-def _turn(values: numpy.ndarray) -> float | None:
-    """The period of what seems to be an angle or an hour: the values fill one turn, both ends."""
+def _odd_turns(
+    periodic: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]
+) -> Iterator[str]:
+    """Sentences on periods that values do not look like, such as 360 of an angle in radians."""
+    for name, turn in periodic.items():
+        low, high = ranges.get(name, (0.0, 0.0))
+        period = turn if is_real(turn) else turn[-1] - turn[0]
+        if period > 0 and not _LEAST_TURN <= (turns := (high - low) / period) <= _MOST_TURNS:
+            yield (
+                f"the values of {name!r} extend over {turns:.2g} turns of {period:g}: check the "
+                "period, as a wrong one spoils the density and its score"
+            )
+
+
+def _turn(values: numpy.ndarray) -> float | tuple[float, float] | None:
+    """The period of what seems to be an angle or an hour: the values fill one turn, both ends.
+
+    The two ends of a turn that does not begin at zero.
+    """
     low, high = float(values.min()), float(values.max())
     for turn in _TURNS:
         for start in (0.0, -turn / 2):
@@ -412,7 +447,7 @@ def _turn(values: numpy.ndarray) -> float | None:
                 continue
             ends = (values < start + _END * turn, values > start + (1 - _END) * turn)
             if all(part.mean() > _FILLED for part in ends):
-                return turn
+                return (start, start + turn) if start else turn
     return None
 
 

@@ -56,7 +56,7 @@ def fit(
     *,
     out: str | os.PathLike[str] | None = None,
     bounds: Mapping[str, Sequence[float | None]] | None = None,
-    periodic: Mapping[str, float] | None = None,
+    periodic: Mapping[str, float | Sequence[float]] | None = None,
     weights: str | None = None,
     ensemble: int = 1,
     seed: int = 0,
@@ -82,7 +82,8 @@ def fit(
         bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None or
             infinity for an open end: the density is zero outside. None has no bounds, but proposes
             some.
-        periodic: periods of columns that are angles, by name. None has none, but proposes some.
+        periodic: periods of columns that are angles, by name, or pairs, the ends of a turn: samples
+            lie between these. None has none, but proposes some.
         weights: column that holds the weights of the rows, at least 0: a row of weight 2 counts as
             two rows. None counts all alike.
         ensemble: trainings of the best with seeds that follow each other, which share the time; the

@@ -18,7 +18,7 @@ def stated_settings(bounds: Any, periodic: Any) -> dict[str, dict[str, Any]]:
     Arguments:
         bounds: pairs by name of a column. None or infinity stands for an open end. Numbers may be
             numpy's.
-        periodic: periods by name of a column.
+        periodic: periods by name of a column, or pairs, the ends of a turn.
 
     Raises:
         ModelError: if they are no dictionaries, or bounds no pairs. A config checks the rest.
@@ -28,7 +28,7 @@ def stated_settings(bounds: Any, periodic: Any) -> dict[str, dict[str, Any]]:
             raise ModelError(f"{option}={value!r}: a dictionary by names of columns is needed")
     found = {
         "bounds": {name: _ends(name, ends) for name, ends in bounds.items()},
-        "periodic": {name: _plain(period) for name, period in periodic.items()},
+        "periodic": {name: _turn(period) for name, period in periodic.items()},
     }
     return {option: values for option, values in found.items() if values}
 
@@ -58,6 +58,10 @@ def _ends(name: str, ends: Any) -> list[Any]:
     if isinstance(ends, str) or not isinstance(ends, Iterable):
         raise ModelError(f"bounds of {name}={ends!r}: (low, high) is needed, None where open")
     return [None if end in (-math.inf, math.inf) else end for end in map(_plain, ends)]
+
+
+def _turn(period: Any) -> Any:
+    return [*map(_plain, period)] if isinstance(period, list | tuple) else _plain(period)
 
 
 def _plain(number: Any) -> Any:

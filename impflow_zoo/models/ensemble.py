@@ -118,7 +118,7 @@ def _columns(model: Density) -> dict[str, Any]:
         "rounding": steps if any(steps) else (),
         "grids": config.rounding_offset,
         "bounds": config.bounds,
-        "periods": config.periodic,
+        "periods": config.turns,
         "metric": config.metric,
         "float types": next(model.parameters()).dtype,
     }

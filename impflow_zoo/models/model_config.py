@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from impflow_zoo.numerics.logdet import LogDet
+from impflow_zoo.numerics.settings import is_real
 
 __all__ = ["ModelConfig"]
 
@@ -23,7 +24,7 @@ class ModelConfig:
         context_features: size of a context row, or None for an unconditional density.
         classes: number of labels that contexts are, if they are labels.
         bounds: lowest and highest value by name of a column.
-        periodic: periods by name of a column.
+        periodic: the period by name of a column, or the ends of a turn.
         embedding_net: layer sizes of a net for contexts.
         logdet: how log-determinants are computed, in models that have blocks.
     """
@@ -35,7 +36,7 @@ class ModelConfig:
     context_features: int | None = None
     classes: int | None = None
     bounds: Mapping[str, tuple[float | None, ...]] = MappingProxyType({})
-    periodic: Mapping[str, float] = MappingProxyType({})
+    periodic: Mapping[str, float | tuple[float, ...]] = MappingProxyType({})
     embedding_net: tuple[int, ...] = ()
     logdet: LogDet = LogDet()
 
@@ -43,6 +44,17 @@ class ModelConfig:
     def shape(self) -> tuple[int, ...]:
         """Shape of one row as the user has it."""
         raise NotImplementedError
+
+    @property
+    def turns(self) -> dict[str, tuple[float, float]]:
+        """Both ends of a turn, by name of a column with a period."""
+        pairs = {n: (0.0, turn) if is_real(turn) else turn for n, turn in self.periodic.items()}
+        return cast(dict[str, tuple[float, float]], pairs)
+
+    @property
+    def periods(self) -> dict[str, float]:
+        """The periods of columns, by name."""
+        return {name: high - low for name, (low, high) in self.turns.items()}
 
     @property
     def block_names(self) -> tuple[str, ...]:

@@ -15,20 +15,21 @@ class Periods:
 
     Arguments:
         columns: names of all columns.
-        periods: by name of a column.
+        turns: both ends of a turn, by name of a column.
     """
 
-    def __init__(self, columns: Sequence[str], periods: Mapping[str, float]) -> None:
+    def __init__(self, columns: Sequence[str], turns: Mapping[str, tuple[float, float]]) -> None:
         numbers = {name: i for i, name in enumerate(columns)}
-        self.periods = {numbers[name]: period for name, period in periods.items()}
+        self.turns = {numbers[name]: turn for name, turn in turns.items()}
 
     def reduced(self, x: Tensor) -> Tensor:
-        """Rows, `[B, D]`, with these columns from 0 to their period."""
-        return self._each(x, 0.0)
+        """Rows, `[B, D]`, with these columns within their turns."""
+        return _each(x, self.turns)
 
     def shorter(self, difference: Tensor) -> Tensor:
         """Differences of rows, `[B, D]`, of these columns the shorter way round."""
-        return self._each(difference, 0.5)
+        halves = {i: (high - low) / 2 for i, (low, high) in self.turns.items()}
+        return _each(difference, {i: (-half, half) for i, half in halves.items()})
 
     def turned(self, numbers: Tensor, column: int, step: float, offset: float) -> Tensor:
         """Numbers of points of a grid, those beyond a turn replaced by what they are in it.
@@ -38,16 +39,17 @@ class Periods:
             column: whose grid it is; one without a period keeps its numbers.
             step, offset: of the grid.
         """
-        period = self.periods.get(column)
-        if period is None:
+        if column not in self.turns:
             return numbers
-        first, end = (math.ceil((x - offset) / step - 1e-9) for x in (0.0, period))
+        first, end = (math.ceil((x - offset) / step - 1e-9) for x in self.turns[column])
         return first + (numbers - first).remainder(max(1, end - first))
 
-    def _each(self, x: Tensor, below: float) -> Tensor:
-        if not (self.periods and x.is_floating_point()):
-            return x
-        x = x.clone()
-        for i, period in self.periods.items():
-            x[:, i] = (x[:, i] + below * period).remainder(period) - below * period
+
+def _each(x: Tensor, turns: Mapping[int, tuple[float, float]]) -> Tensor:
+    """Rows with some columns moved by whole turns to where they lie between two ends."""
+    if not (turns and x.is_floating_point()):
         return x
+    x = x.clone()
+    for i, (low, high) in turns.items():
+        x[:, i] = (x[:, i] - low).remainder(high - low) + low
+    return x

@@ -39,10 +39,10 @@ class TablePreprocessing:
         self.given = config.context_columns
         bounds = {name: config.bounds_of(name) for name in config.bounds}
         self.limits = Limits(self.columns, bounds)
-        self.periods = Periods(self.columns, config.periodic)
+        self.periods = Periods(self.columns, config.turns)
         self.per_nat = METRICS[config.metric].per_nat
         self.adds_noise = any(config.steps)  # whether `dequantise` uses its noise
-        # Angles lie between 0 and their period.
+        # Angles lie within their turns.
         self.reduced = self.to_data = self.periods.reduced
         self.inside = self.limits.inside  # which rows of model input have a density, `[B]`
 
@@ -99,7 +99,7 @@ class TablePreprocessing:
             x, _ = earlier(x)
         if first:
             mean, std = _moments(x, self.columns, dtype, weights)
-        angles = list(self.periods.periods)  # which keep their scale
+        angles = list(self.periods.turns)  # which keep their scale
         mean[angles], std[angles] = 0, 1
         step.set(mean, std)
         if context is not None:

@@ -51,7 +51,7 @@ class TabularConfig(ColumnsConfig):
         embedding_net: layer sizes of an unconstrained perceptron that maps the standardised
             context before the blocks see it; empty for none.
         periodic: periods of columns that are angles, by name: the density has this period, and
-            samples lie between 0 and the period.
+            samples lie between 0 and the period. Or both ends of a turn, such as `[-180, 180]`.
     """
 
     kind: ClassVar[str] = "tabular"
@@ -68,7 +68,7 @@ class TabularConfig(ColumnsConfig):
     logdet: LogDet = field(default_factory=LogDet)
     solver: Solver = field(default_factory=Solver)
     embedding_net: tuple[int, ...] = ()
-    periodic: dict[str, float] = field(default_factory=dict)
+    periodic: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +97,9 @@ class TabularConfig(ColumnsConfig):
         unbounded = set(self.columns) - set(self.bounds)
         for name, period in self.periodic.items():
             require(name in unbounded, "periodic", name, "names of columns without bounds")
-            require(0 < period < math.inf, f"periodic.{name}", period, "a positive number")
+            pair = period if isinstance(period, tuple) else (0.0, period)
+            valid = len(pair) == 2 and 0 < pair[1] - pair[0] < math.inf
+            require(valid, f"periodic.{name}", period, "a positive number, or [low, high]")
 
     @property
     def block_names(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def table_transform(config: ColumnsConfig, steps: Iterable[Transform]) -> WholeT
     """
     parts: list[Transform] = [Standardise(config.features), *steps]
     if angles := angles_of(config):
-        periods = config.periodic
+        periods = config.periods
         parts.insert(0, Angles([periods.get(name, 0.0) for name in config.columns]))
         parts.append(OnColumns(CircleToLine(), angles))
     if config.bounds:

@@ -171,9 +171,9 @@ class Trainer:
 
     def _take_weights(self, start: ModelFolder) -> None:
         stated, weights = start.config_and_weights()
-        for name in ("columns", "context_columns", "class_names", "bounds", "periodic"):
+        for name in ("columns", "context_columns", "class_names", "bounds", "periods"):
             own, known = (getattr(one, name, ()) for one in (self.model.config, stated.config))
-            unnamed = name not in ("bounds", "periodic") and not (own and known)
+            unnamed = name not in ("bounds", "periods") and not (own and known)
             if own != known and not unnamed:
                 raise ModelError(
                     f"{start.name} has {name} {readable(known)}, not {readable(own)}: its weights "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy
@@ -230,7 +231,35 @@ def test_bounds_and_periods_may_be_numbers_of_numpy():
     assert stated == {"bounds": {"a": [-9.0, None], "b": [-9, 9]}}
     assert json.loads(json.dumps(stated)) == stated
     periodic = found().with_stated({}, {"a": numpy.int64(24)}).stated
-    assert json.dumps(periodic) == '{"periodic": {"a": 24}}'
+    assert json.dumps(periodic) == '{"periodic": {"a": [-12.0, 12.0]}}'
+
+
+@pytest.mark.parametrize("stated", [360, [-180, 180]])
+def test_a_turn_begins_where_the_values_do(stated):
+    angle = 360 * RANDOM.random(ROWS) - 180
+    proposed = found(angle=angle)
+    assert proposed.periods == {"angle": (-180.0, 180.0)}
+    assert any("--periodic angle=-180:180 " in line for line in proposed.lines())
+    findings = proposed.with_stated({}, {"angle": stated})
+    assert findings.stated == {"periodic": {"angle": [-180, 180]}}
+    assert findings.notes == ()
+    assert found(angle=angle + 180).with_stated({}, {"angle": 360}).stated["periodic"] == {
+        "angle": 360
+    }
+
+
+@pytest.mark.parametrize(("period", "turns"), [(180, "2"), (math.tau, "57"), (1e5, "0.0036")])
+def test_a_period_that_values_do_not_look_like_is_told(period, turns):
+    angle = 360 * numpy.arange(ROWS) / ROWS
+    (note,) = found(angle=RANDOM.permutation(angle)).with_stated({}, {"angle": period}).notes
+    assert note.startswith(f"the values of 'angle' extend over {turns} turns of {period:g}: check")
+
+
+def test_other_columns_keep_their_proposals():
+    findings = found(part=RANDOM.random(ROWS), size=numpy.exp(A), angle=360 * RANDOM.random(ROWS))
+    assert {*findings.bounds} == {"part", "size"}
+    stated = findings.with_stated({"part": (0, 1)}, {})
+    assert ({*stated.bounds}, {*stated.periods}) == ({"size"}, {"angle"})
 
 
 @pytest.mark.parametrize(

@@ -233,11 +233,34 @@ def test_a_cluster_at_the_seam_is_learned(tmp_path):
     assert result.round_trip < 1e-3
 
 
+def test_samples_lie_within_the_turn_that_is_stated(tmp_path):
+    settings = {"columns": ("a", "b"), "rounding": {"a": 0.5}, "blocks": 1, "hidden_features": (8,)}
+    torch.manual_seed(0)
+    plain = ImpFlow(TabularConfig(2, periodic={"a": 360}, **settings)).eval()
+    turned = ImpFlow(TabularConfig(2, periodic={"a": (-180, 180)}, **settings)).eval()
+    turned.load_state_dict(plain.state_dict())
+    turned.save_pretrained(tmp_path / "turned")
+    turned = create_model(tmp_path / "turned")
+    x = torch.tensor([[-90.0, 1], [270, 1], [200, 0], [-180, 2], [180, 2]])
+    torch.testing.assert_close(turned.log_prob(x), plain.log_prob(x))
+    for rounded in (False, True):
+        drawn, angles = (
+            model.sample(500, generator=torch.Generator().manual_seed(0), rounded=rounded)
+            for model in (turned, plain)
+        )
+        assert -180 <= float(drawn[:, 0].min()) < -170
+        assert 170 < float(drawn[:, 0].max()) <= 180
+        apart = (drawn - angles)[:, 0].remainder(360)
+        assert float(torch.minimum(apart, 360 - apart).max()) < 1e-3
+    with pytest.raises(ConfigError, match="periodic.a=.*, or .low, high. expected"):
+        TabularConfig(2, periodic={"a": (180, -180)}, **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"periodic": {"b": 1.0}}, "periodic=.b.: names of columns expected"),
-        ({"periodic": {"a": 0.0}}, "periodic.a=0.0: a positive number expected"),
+        ({"periodic": {"a": 0.0}}, "periodic.a=0.0: a positive number, or"),
         ({"periodic": {"a": 1.0}, "bounds": {"a": (0, 1)}}, "columns without bounds expected"),
         ({"periodic": {"a": "day"}}, "config key 'periodic.a' is 'day': float expected"),
     ],
