@@ -119,6 +119,7 @@ def fit(
         "rounding": dict(found.columns.rounding),
         "margin": found.margin,
         "baselines": found.test_baselines,
+        "leads": {name: [*map(_finite, lead)] for name, lead in found.leads.items()},
         "tried": [vars(one) for one in found.tried],
     }
     print(json.dumps(data_of_all) if as_json else found.report())

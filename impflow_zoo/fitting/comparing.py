@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from impflow_zoo.data import TableSource
 from impflow_zoo.evaluation.baselines import Baseline, gaussian, mixture
 from impflow_zoo.fitting.columns import Findings
 from impflow_zoo.fitting.noise import noisy
 
-__all__ = ["baselines_of", "values_of"]
+__all__ = ["baselines_of", "scores_of"]
 
 
 def baselines_of(
@@ -40,10 +41,10 @@ def baselines_of(
     return (gaussian(train, validation, size, weights), *([mixed] if mixed else []))
 
 
-def values_of(
+def scores_of(
     baselines: Sequence[Baseline], findings: Findings, rows: TableSource, seed: int
-) -> dict[str, float]:
-    """Mean log-likelihoods on rows, in nats, by the names of the densities.
+) -> dict[str, Tensor]:
+    """Log-likelihoods of rows, `[N]`, in nats, by the names of the densities.
 
     Arguments:
         baselines: the densities.
@@ -51,12 +52,8 @@ def values_of(
         rows: to score.
         seed: of the noise of rounding.
     """
-    import numpy
-
-    noisy, weights = _noisy(findings, rows, seed), _weights(rows)
-    return {
-        one.name: float(numpy.average(one.log_prob(noisy), weights=weights)) for one in baselines
-    }
+    noisy = _noisy(findings, rows, seed)
+    return {one.name: torch.from_numpy(one.log_prob(noisy)) for one in baselines}
 
 
 def _weights(source: TableSource) -> Any:

@@ -46,6 +46,8 @@ class Fit:
         best: the run that the model comes from.
         baselines: densities to compare with, best on validation rows.
         test_baselines: their values on the test rows, by name.
+        leads: by how much the model is ahead of them on the test rows, and the standard error of
+            this difference.
         minutes: wall minutes of this call.
         weights: the column that holds the weights of the rows; None if all count alike.
         untried: candidates for which the time was too short.
@@ -66,6 +68,7 @@ class Fit:
     best: Tried
     baselines: tuple[Baseline, ...] = field(repr=False)
     test_baselines: dict[str, float]
+    leads: dict[str, tuple[float, float]]
     minutes: float
     weights: str | None = None
     untried: tuple[str, ...] = ()
@@ -134,6 +137,11 @@ class Fit:
                 f"{self.value:.4f} +- {self.stderr:.4f} nats{clustered(self.groups)} on "
                 f"{self.n:,} rows{by} ({others})"
             )
+            if self.leads:
+                lines["lead"] = ", ".join(
+                    f"{lead:.4f} +- {error:.4f} over {name}" + " (level)" * (abs(lead) < 2 * error)
+                    for name, (lead, error) in self.leads.items()
+                )
         blocks = any(True for _ in self.model.blocks())
         margin = "not certified" if self.margin is None else f"margin {self.margin:.4f}"
         lines["certificate"] = (

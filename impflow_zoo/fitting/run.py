@@ -25,10 +25,11 @@ from impflow_zoo.data.names import in_quotes
 from impflow_zoo.data.source import checksum
 from impflow_zoo.evaluation import evaluate
 from impflow_zoo.evaluation.processes import together
+from impflow_zoo.evaluation.standard_errors import standard_error, weighted_mean
 from impflow_zoo.fitting.budget import Plan, plan, prices
 from impflow_zoo.fitting.card import card_words, write_card
 from impflow_zoo.fitting.columns import Findings, describe
-from impflow_zoo.fitting.comparing import baselines_of, values_of
+from impflow_zoo.fitting.comparing import baselines_of, scores_of
 from impflow_zoo.fitting.portfolio import Candidate, candidates
 from impflow_zoo.fitting.reading import read_table
 from impflow_zoo.fitting.result import Fit
@@ -231,7 +232,18 @@ def fit_splits(
         model = FlowModel.from_pretrained(folder, device=processes.device)
         others = baselines_of(findings, splits, seed, say) if baselines else ()
         test = splits.get("test")
-        scored = None if test is None else evaluate(model, test)
+        scored, leads, means = None, {}, {}
+        if test is not None:
+            scored = evaluate(model, test)
+            assert scored.per_row is not None, "evaluate returns the score of each row"
+            scores = scores_of(others, findings, test, seed + 2)
+            kinds, counts = scored.row_groups, scored.row_weights
+            means = {name: float(weighted_mean(own, counts)) for name, own in scores.items()}
+            leads = {
+                name: (scored.value - means[name], float(standard_error(gain, kinds, counts)))
+                for name, own in scores.items()
+                for gain in [scored.per_row.double() - own]
+            }
         found = Fit(
             model=model,
             value=scored.value if scored else math.nan,
@@ -243,7 +255,8 @@ def fit_splits(
             tried=tuple(search.tried),
             best=best,
             baselines=others,
-            test_baselines={} if test is None else values_of(others, findings, test, seed + 2),
+            test_baselines=means,
+            leads=leads,
             minutes=(time.perf_counter() - start) / 60,
             weights=weights,
             untried=tuple(one.name for one in entrants[(*rounds.sizes, 1)[0] :]),

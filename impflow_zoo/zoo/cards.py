@@ -17,7 +17,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from impflow_zoo.data.names import all_listed
+from impflow_zoo.data.names import all_listed, in_quotes
 from impflow_zoo.evaluation.entries import Entry
 from impflow_zoo.lipschitz.certify import worst
 from impflow_zoo.models import registry
@@ -35,6 +35,7 @@ from impflow_zoo.models.filenames import (
 from impflow_zoo.models.folder import read_safetensors
 from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
+from impflow_zoo.models.model_config import ModelConfig
 from impflow_zoo.models.texts import in_line, in_markdown
 from impflow_zoo.training.recipe import Recipe
 from impflow_zoo.zoo.install import install_line
@@ -64,6 +65,18 @@ def _example(record: Record) -> tuple[float, ...]:
         return ()
     golden = read_safetensors(record.folder.path / GOLDEN)
     return tuple(float(f"{value:.3g}") for value in golden["context"][0].tolist())
+
+
+def _ends(config: ModelConfig) -> list[str]:
+    """What is known of the values of columns: their bounds, and the turns of angles."""
+    words = {(True, True): "{0:g} to {1:g}", (True, False): "from {0:g}", (False, True): "to {1:g}"}
+    found = []
+    for name, (low, high) in config.bounds.items():
+        known = words[low is not None, high is not None].format(low, high)
+        found.append(f"{in_quotes(name)} {known}")
+    for name, (low, high) in config.turns.items():
+        found.append(f"{in_quotes(name)} an angle, {low:g} to {high:g}")
+    return found
 
 
 def _given(record: Record, example: Sequence[float]) -> str:
@@ -128,6 +141,7 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         facts=facts,
         minutes=time_spent(facts.minutes),
         config=record.stated.config,
+        ends=_ends(record.stated.config),
         example=example,
         given=_given(record, example),
         image=image,

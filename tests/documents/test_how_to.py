@@ -21,6 +21,7 @@ ARRIVES = {
     "density_of_a_table": r"flow: +-1[56]\.\d\d",  # a Gaussian: -16.65
     "scikit_learn_estimators": r"flow: +-1[56]\.\d\d[^\n]*\nkernel density: -16\.5",
     "unusual_rows": r"ordinary +p = 0\.[2-4]\d\d\nnot together +p = 0\.00",
+    "regions_and_quantiles": r"90 % interval: (8[5-9]|9[0-4])\.\d%",
     "variational_inference": r"reverse KL: (-0\.0|0\.0|0\.1[0-4])",
     "images_from_blocks": r"held out: [12]\.\d\d bits",  # a uniform density: 4.09
     "many_images": r"198 rows, 2 left out\n[^\n]*row 30: .*\nstreamed: True",

@@ -262,6 +262,10 @@ def test_a_report_names_what_was_not_tried(whole, tmp_path):
 def test_moons_beat_a_gaussian(minutes, lead):
     found = fit("toy:moons", minutes=minutes, progress=False)
     assert found.value > found.test_baselines["Gaussian"] + lead
+    gained, error = found.leads["Gaussian"]
+    assert gained == found.value - found.test_baselines["Gaussian"]
+    assert 0 < error < 0.3 * found.stderr + 0.1 * gained  # scores of the same rows move together
+    assert f"lead         {gained:.4f} +- {error:.4f} over Gaussian" in found.report()
     folder = found.folder
     assert folder.is_dir()
     del found

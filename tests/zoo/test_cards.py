@@ -14,19 +14,29 @@ from support.dealt import first_of_each
 from support.kinds import kind
 from support.snippets import run_snippet
 
-from impflow_zoo import ResFlow
+from impflow_zoo import ResFlow, TabularConfig
 from impflow_zoo.evaluation.entries import Entry, results_text
 from impflow_zoo.models import registry
 from impflow_zoo.models.config import to_json
 from impflow_zoo.models.filenames import CARD, RECIPE, RESULTS, TRAINING, WEIGHTS
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.zoo.cards import model_card
+from impflow_zoo.zoo.cards import _ends, model_card
 from impflow_zoo.zoo.record import Record
 
 NAMES = [path.parent.name for path in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
 LARGE = [name for name in NAMES if name.endswith(("-cifar10", "-imagenet64-5bit", "-mnist"))]
 OTHERS = [name for name in NAMES if name not in LARGE]
+
+
+def test_bounds_and_turns_are_stated():
+    bounds = {"a": (0, None), "b, c": (0, 1)}
+    config = TabularConfig(
+        3, columns=("a", "b, c", "d"), bounds=bounds, periodic={"d": (-180, 180)}
+    )
+    assert _ends(config) == ["a from 0", '"b, c" 0 to 1', "d an angle, -180 to 180"]
+    card = (registry.zoo_folder() / "impflow-torus" / CARD).read_text()
+    assert "| values | phi an angle, 0 to 360, psi an angle, 0 to 360 |" in card
 
 
 @pytest.mark.parametrize(
