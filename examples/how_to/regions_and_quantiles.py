@@ -9,6 +9,7 @@ The rows are hours of a power plant
 (`UCI <https://archive.ics.uci.edu/dataset/294/combined+cycle+power+plant>`_, CC BY 4.0).
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -52,6 +53,20 @@ table = weather.assign(low=low, high=high, PE=held_out["PE"])
 print(table[:3].round(1).to_string(index=False))
 inside = table["PE"].between(low, high).mean()
 print(f"within their 90 % interval: {inside:.1%} of {len(table)} hours")
+
+order = table.sort_values("low")
+figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+left.scatter(drawn["AT"][:3000], drawn["PE"][:3000], s=2, label="samples")
+left.scatter(held_out["AT"], held_out["PE"], s=2, label="held-out rows")
+left.plot([25, 25, 40], [495, 440, 440], color="black")
+left.set(xlabel="AT, degrees Celsius", ylabel="PE, MW", title="the region, upper right")
+left.legend()
+right.fill_between(range(len(order)), order["low"], order["high"], alpha=0.4)
+right.plot(order["PE"].to_numpy(), ".", color="C1", markersize=3)
+right.set(
+    xlabel="hours, in the order of the lower end", title="90 % intervals of PE given the weather"
+)
+plt.show()
 
 # %%
 # With the interface of scikit-learn, ``FlowRegressor(...).predict_quantiles(X, q)`` does the same.

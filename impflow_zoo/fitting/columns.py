@@ -33,6 +33,7 @@ _MISSING = 0.5  # part of a column's values: with more, the column is left out, 
 _NUMBERED = 0.9  # part of the steps from number to number that are one, in numbers of rows
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # of pandas, saved as a column
 _DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})")
+_WEIGHTS = re.compile(r"(.*[_ ])?weights?", re.IGNORECASE)
 _TURNS = (360.0, 24.0, 2 * math.pi)
 _LEAST_TURN, _MOST_TURNS = 0.05, 1.1
 _END, _FILLED = 0.1, 0.02  # of a turn at its ends, and of the rows that lie there
@@ -212,6 +213,12 @@ def describe(
         "score is meaningful with; leave the column out, or round it"
         for c in columns
         if c not in rounding and (at := spike(values[c]))
+    ]
+    notes += [
+        f"if {c!r} counts rows, fit takes it by --weights {in_quotes(c)}: now it is a column of "
+        "the density"
+        for c in columns
+        if _WEIGHTS.fullmatch(c) and values[c].min() >= 0
     ]
     if not rounding.keys() >= {*columns} and (copies := _copies(values)) > _COPIES * rows:
         notes.append(

@@ -132,7 +132,7 @@ def fit(
         out=out,
         weights=weights,
         members=int(ensemble),
-        data_name="table" if table.name == IN_MEMORY else table.name,
+        data_name="" if table.name == IN_MEMORY else table.name,
         seed=seed,
         device=device,
         resume=resume,
@@ -159,7 +159,7 @@ def fit_splits(
     out: str | os.PathLike[str] | None,
     weights: str | None = None,
     members: int = 1,
-    data_name: str = "table",
+    data_name: str = "",
     seed: int,
     device: str | torch.device | None,
     resume: bool = False,
@@ -177,7 +177,8 @@ def fit_splits(
         weights: what the column is called that holds the weights of the rows, if they have any.
         members: last runs of the best, with seeds that follow each other; the model is their
             mixture.
-        data_name: the data, as the card names them and its commands take them.
+        data_name: the data, as the card names them and its commands take them; empty for rows in
+            memory.
         baselines: compare with densities that need no search.
         wall: minutes by the clock per minute of work after which the last run is stopped.
     """
@@ -266,11 +267,12 @@ def fit_splits(
         if kept is None:
             _draw(found, splits)
             if scored is not None:
-                write_card(found, scored, again=_again(asked, data_name, folder))
+                data = data_name or str(folder / FITTED)  # rows in memory are kept there
+                write_card(found, scored, again=_again(asked, data))
     return found
 
 
-def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
+def _again(asked: Mapping[str, Any], data: str) -> str:
     """The command that makes a fit again."""
     options = {
         "given": ",".join(map(in_quotes, asked["given"])),
@@ -279,7 +281,8 @@ def _again(asked: Mapping[str, Any], data: str, folder: Path) -> str:
         "ensemble": asked["ensemble"] if asked["ensemble"] > 1 else None,
         "seed": asked["seed"],
     }
-    words = ["impflow-zoo", "fit", data, "--out", str(folder), "--minutes", f"{asked['minutes']:g}"]
+    words = ["impflow-zoo", "fit", data, "--out", "runs/again", "--minutes"]
+    words.append(f"{asked['minutes']:g}")
     for name, value in options.items():
         words += [f"--{name}", str(value)] if value else []
     return shlex.join(words)

@@ -255,6 +255,12 @@ def test_a_period_that_values_do_not_look_like_is_told(period, turns):
     assert note.startswith(f"the values of 'angle' extend over {turns} turns of {period:g}: check")
 
 
+def test_a_column_that_is_called_weight_may_be_weights():
+    hint = "if 'event_weight' counts rows, fit takes it by --weights event_weight"
+    assert any(hint in line for line in found(event_weight=numpy.exp(A)).lines())
+    assert not any("--weights" in line for line in found(event_weight=A, weighty=B**3).lines())
+
+
 def test_other_columns_keep_their_proposals():
     findings = found(part=RANDOM.random(ROWS), size=numpy.exp(A), angle=360 * RANDOM.random(ROWS))
     assert {*findings.bounds} == {"part", "size"}

@@ -310,7 +310,7 @@ def test_the_card_says_what_was_tried_and_how_to_make_it_again(whole):
     assert f"{whole.value:.4f} ± {whole.stderr:.4f} |" in card
     for one in whole.baselines:
         assert f"| {one.name} |  |  | {one.validation:.4f} |" in card
-    assert f"impflow-zoo fit table --out {whole.folder} --minutes 0.015" in card
+    assert f"impflow-zoo fit {whole.folder}/data --out runs/again --minutes 0.015" in card
     assert f"impflow-zoo train {whole.folder}/recipe.yaml --data {whole.folder}/data" in card
     assert "a margin of" in card or "invertible by construction" in card
     assert "\nlicense:" not in card
@@ -426,9 +426,23 @@ def test_the_command_on_a_card_names_columns_as_the_command_line_takes_them(tmp_
     rows = open_toy("moons", 600).rows(range(600)).numpy()
     frame = pandas.DataFrame({"x": rows[:, 0], "y": rows[:, 1], "z, t": rows[::-1, 0]})
     small_fit(tmp_path, data=frame, given=("z, t",), **QUICK)
-    (again,) = re.findall("impflow-zoo fit table .*", (tmp_path / CARD).read_text())
+    (again,) = re.findall("impflow-zoo fit .*", (tmp_path / CARD).read_text())
     words = shlex.split(again)
+    assert words[2] == f"{tmp_path}/data"
     assert between_commas(words[words.index("--given") + 1]) == ["z, t"]
+
+
+def test_rows_in_memory_are_kept_for_the_command_on_the_card(tmp_path):
+    rows = open_toy("moons", 600).rows(range(600)).numpy()
+    frame = pandas.DataFrame({"x": rows[:, 0].round(2), "y": rows[:, 1]})
+    first = small_fit(tmp_path / "first", data=frame, **QUICK)
+    (again,) = re.findall("impflow-zoo fit .*", (first.folder / CARD).read_text())
+    second = small_fit(tmp_path / "again", data=shlex.split(again)[2], **QUICK)
+    assert second.columns.config() == first.columns.config()
+    for split in ("validation", "test"):  # training rows come in another order
+        file = Path("data", f"{split}.parquet")
+        one, other = (pandas.read_parquet(fitted.folder / file) for fitted in (first, second))
+        pandas.testing.assert_frame_equal(one, other)
 
 
 @pytest.mark.slow
