@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 _CELLS = 1_000_000  # converted at a time
-_SLIPS = 0.05  # part of the cells of a column that are text by mistake, at most
 _LONGEST = 10_000_000  # characters of a line
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")  # characters that no text has
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]{1,4})?")
@@ -218,7 +217,7 @@ class _Column:
         except ValueError:
             part = numpy.array(self._numbers(cells, start))
         large = numpy.flatnonzero(numpy.abs(part) >= EXACT)
-        if not self.reason and any(_is_rounded(cells[i], part[i]) for i in large.tolist()):
+        if any(_is_rounded(cells[i], part[i]) for i in large.tolist()):
             self.reason = TOO_LARGE
         self._parts.append(part)
         if self.reason:
@@ -231,21 +230,14 @@ class _Column:
         return numpy.concatenate(self._parts) if self._parts else numpy.empty(0)
 
     def _numbers(self, cells: Sequence[str], start: int) -> list[float]:
-        """The numbers of cells that may be missing or text, which is NaN; the first text is named.
-
-        Few of them among numbers are slips, which cost the whole column.
-        """
-        found, texts = [], 0
+        """The numbers of cells that may be missing; up to the first text, if there is one."""
+        found = []
         for row, cell in enumerate(cells, start):
             try:
                 found.append(math.nan if cell.strip() in _MISSING else _number(cell))
             except ValueError:
-                found.append(math.nan)
-                self.reason = self.reason or text_cell(row, cell)
-                texts += 1
-        if 0 < texts <= _SLIPS * len(cells):
-            few = "1 cell" if texts == 1 else f"{texts} cells"
-            self.reason += f" ({few} of {len(cells):,}: correct or empty them to keep the column)"
+                self.reason = text_cell(row, cell)
+                break
         return found
 
 

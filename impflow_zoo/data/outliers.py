@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ABSURD", "farthest", "refuse_absurd", "refuse_outliers"]
 
-ABSURD = 1e6  # times as far from the median as other values
+ABSURD = 1e6  # times as far from the median as 90 % of the nearer values
 _NO_SCALE = 1e12  # for a column of two values, which has no scale of its own
 _QUANTILE = 0.9
 

@@ -137,7 +137,12 @@ def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str, kept: int
         other, _ = model.log_prob_with_error(*model.parted(x[:few]), keys=keys)
         error[:few] = (value[:few] - other).abs() / 2**0.5
     _warn_of_rows_without_density(batch, value, name)
-    biases = [estimate.bias or (math.nan, math.nan) for estimate in report.logdets]
+    modes = {estimate.mode for estimate in report.logdets}
+    mode = next((one for one in ("truncated", "unbiased") if one in modes), "exact")
+    biases = [
+        estimate.bias or ((math.nan if estimate.mode == "truncated" else 0.0,) * 2)
+        for estimate in report.logdets
+    ]
     found = (
         value,
         error.double() ** 2,
@@ -147,7 +152,7 @@ def _score_batch(model: FlowModel, batch: Batch, seed: int, name: str, kept: int
     )
     return Score(
         {key: figures.double().cpu() for key, figures in zip(_FIGURES, found, strict=True)},
-        next((one.mode for one in report.logdets if one.mode != "exact"), "exact"),
+        mode,
         batch.left_out,
         x[:kept].cpu().clone(),
     )

@@ -27,10 +27,10 @@ def card_words(data: str) -> dict[str, Any]:
     """The section `card` of the recipe of a fit.
 
     Arguments:
-        data: as `fit` was given them.
+        data: as `fit` was given them; empty for rows in memory.
     """
     path = Path(data)
-    name = path.resolve().name if path.exists() else data
+    name = path.resolve().name if data and path.exists() else data
     return {
         "summary": "The density of a table, found by `fit` of impflow_zoo.",
         "data_name": re.sub(r"[^\w./ -]", " ", name) or "table",  # no markup

@@ -36,6 +36,7 @@ _DATE = re.compile(r"holds '\s*(\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2
 _WEIGHTS = re.compile(r"(.*[_ ])?weights?", re.IGNORECASE)
 _TURNS = (360.0, 24.0, 2 * math.pi)
 _LEAST_TURN, _MOST_TURNS = 0.05, 1.1
+_ABOUT = 1e-3  # by which half a period may be rounded
 _END, _FILLED = 0.1, 0.02  # of a turn at its ends, and of the rows that lie there
 _SCALES = (1.0, 100.0)  # whose ends are often bounds
 _FAR = "lies so far from zero that float32 loses its digits (subtract an offset from it)"
@@ -108,7 +109,8 @@ class Findings:
         known = {*bounds, *periodic}
         for name, period in stated.get("periodic", {}).items():
             low, high = self.ranges.get(name, (0.0, 0.0))
-            if is_real(period) and -period / 2 <= low < 0 and high <= period / 2:
+            half = (1 + _ABOUT) * period / 2 if is_real(period) else 0.0
+            if -half <= low < 0 and high <= half:
                 stated["periodic"][name] = [-period / 2, period / 2]
         odd = tuple(_odd_turns(stated.get("periodic", {}), self.ranges))
         return replace(
@@ -153,6 +155,12 @@ class Findings:
         found += list(self.notes)
         if not published:
             found += self.far
+            found += [
+                f"if {c!r} holds the weights of the rows, give fit --weights "
+                f"{shlex.quote(in_quotes(c))}: otherwise it is a column of the density"
+                for c in self.columns
+                if _WEIGHTS.fullmatch(c) and self.ranges.get(c, (-1.0, 0.0))[0] >= 0
+            ]
             for option, (values, why) in self.proposals().items():
                 text = shlex.quote(as_options({option: values})[option])
                 found.append(f"you may give fit --{option} {text}  ({why})")
@@ -213,12 +221,6 @@ def describe(
         "score is meaningful with; leave the column out, or round it"
         for c in columns
         if c not in rounding and (at := spike(values[c]))
-    ]
-    notes += [
-        f"if {c!r} counts rows, fit takes it by --weights {in_quotes(c)}: now it is a column of "
-        "the density"
-        for c in columns
-        if _WEIGHTS.fullmatch(c) and values[c].min() >= 0
     ]
     if not rounding.keys() >= {*columns} and (copies := _copies(values)) > _COPIES * rows:
         notes.append(
@@ -290,9 +292,10 @@ def _far(
     """Sentences on values that lie far from all others of their columns."""
     for column in columns:
         row, times = farthest(values[column])
-        if _FAR_AWAY < times <= ABSURD:  # beyond, the rows are refused
+        if times > _FAR_AWAY:
+            many = f"{times:,.0f}" if times <= ABSURD else "over a million"
             yield (
-                f"{column!r} is {values[column][row]:g} in row {numbers[row]}, {times:,.0f} times "
+                f"{column!r} is {values[column][row]:g} in row {numbers[row]}, {many} times "
                 "as far from the median as 90 % of the values: drop the row if this is an error, "
                 "as it spoils the model"
             )
@@ -429,13 +432,13 @@ def _odd_turns(
     periodic: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]
 ) -> Iterator[str]:
     """Sentences on periods that values do not look like, such as 360 of an angle in radians."""
-    for name, turn in periodic.items():
-        low, high = ranges.get(name, (0.0, 0.0))
+    for name in [name for name in periodic if name in ranges]:
+        turn, (low, high) = periodic[name], ranges[name]
         period = turn if is_real(turn) else turn[-1] - turn[0]
         if period > 0 and not _LEAST_TURN <= (turns := (high - low) / period) <= _MOST_TURNS:
             yield (
                 f"the values of {name!r} extend over {turns:.2g} turns of {period:g}: check the "
-                "period, as a wrong one spoils the density and its score"
+                "period. A wrong one spoils the density and its score"
             )
 
 

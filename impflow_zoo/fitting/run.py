@@ -84,7 +84,8 @@ def fit(
             infinity for an open end: the density is zero outside. None has no bounds, but proposes
             some.
         periodic: periods of columns that are angles, by name, or pairs, the ends of a turn: samples
-            lie between these. None has none, but proposes some.
+            lie between these. A single period begins at 0, or at minus half of it if the values
+            do. None has none, but proposes some.
         weights: column that holds the weights of the rows, at least 0: a row of weight 2 counts as
             two rows. None counts all alike.
         ensemble: trainings of the best with seeds that follow each other, which share the time; the

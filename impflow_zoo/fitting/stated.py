@@ -8,6 +8,7 @@ from typing import Any
 
 from impflow_zoo.data.names import in_quotes
 from impflow_zoo.models.fields import ModelError
+from impflow_zoo.numerics.settings import is_real
 
 __all__ = ["as_options", "stated_settings"]
 
@@ -21,14 +22,15 @@ def stated_settings(bounds: Any, periodic: Any) -> dict[str, dict[str, Any]]:
         periodic: periods by name of a column, or pairs, the ends of a turn.
 
     Raises:
-        ModelError: if they are no dictionaries, or bounds no pairs. A config checks the rest.
+        ModelError: if they are no dictionaries, bounds no pairs, or periods no numbers or pairs. A
+            config checks the rest.
     """
     for option, value in (("bounds", bounds), ("periodic", periodic)):
         if not isinstance(value, Mapping):
             raise ModelError(f"{option}={value!r}: a dictionary by names of columns is needed")
     found = {
         "bounds": {name: _ends(name, ends) for name, ends in bounds.items()},
-        "periodic": {name: _turn(period) for name, period in periodic.items()},
+        "periodic": {name: _turn(name, period) for name, period in periodic.items()},
     }
     return {option: values for option, values in found.items() if values}
 
@@ -60,8 +62,15 @@ def _ends(name: str, ends: Any) -> list[Any]:
     return [None if end in (-math.inf, math.inf) else end for end in map(_plain, ends)]
 
 
-def _turn(period: Any) -> Any:
-    return [*map(_plain, period)] if isinstance(period, list | tuple) else _plain(period)
+def _turn(name: str, turn: Any) -> Any:
+    turn = turn.tolist() if hasattr(turn, "tolist") else turn  # of numpy or torch
+    pair = isinstance(turn, list | tuple)
+    ends = [*map(_plain, turn)] if pair else [turn]
+    if len(ends) != 1 + pair or not all(map(is_real, ends)):
+        raise ModelError(
+            f"periodic of {name}={turn!r}: a number is needed, or the ends of a turn, (low, high)"
+        )
+    return ends if pair else turn
 
 
 def _plain(number: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 __all__ = ["Periods"]
@@ -51,5 +52,7 @@ def _each(x: Tensor, turns: Mapping[int, tuple[float, float]]) -> Tensor:
         return x
     x = x.clone()
     for i, (low, high) in turns.items():
-        x[:, i] = (x[:, i] - low).remainder(high - low) + low
+        own = x[:, i]
+        moved = (own - low).remainder(high - low) + low
+        x[:, i] = torch.where((own >= low) & (own < high), own, moved)  # keeps all digits
     return x

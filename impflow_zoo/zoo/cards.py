@@ -69,14 +69,18 @@ def _example(record: Record) -> tuple[float, ...]:
 
 def _ends(config: ModelConfig) -> list[str]:
     """What is known of the values of columns: their bounds, and the turns of angles."""
-    words = {(True, True): "{0:g} to {1:g}", (True, False): "from {0:g}", (False, True): "to {1:g}"}
-    found = []
-    for name, (low, high) in config.bounds.items():
-        known = words[low is not None, high is not None].format(low, high)
-        found.append(f"{in_quotes(name)} {known}")
-    for name, (low, high) in config.turns.items():
-        found.append(f"{in_quotes(name)} an angle, {low:g} to {high:g}")
-    return found
+
+    def text(low: float | None, high: float | None) -> str:
+        least, most = (
+            None if x is None else repr(float(x)).removesuffix(".0") for x in (low, high)
+        )
+        if least is None or most is None:
+            return f"at most {most}" if least is None else f"at least {least}"
+        return f"{least} to {most}"
+
+    bounds = [f"{in_quotes(name)} {text(*ends)}" for name, ends in config.bounds.items()]
+    turns = [f"{in_quotes(name)} an angle, {text(*ends)}" for name, ends in config.turns.items()]
+    return bounds + turns
 
 
 def _given(record: Record, example: Sequence[float]) -> str:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from support.hostile import FEW
 
 from impflow_zoo.data import DataError, LeftOutWarning, limits, open_table
-from impflow_zoo.data.csv_files import read_csv
 from impflow_zoo.fitting.reading import read_table
 
 MANY = settings(FEW, max_examples=20_000)
@@ -261,14 +260,3 @@ def test_a_table_above_the_limit_is_refused_while_it_is_read(tmp_path, monkeypat
     assert len(open_table(file(tmp_path, "a,b\n" + "1,2\n" * 10))) == 10
     with pytest.raises(DataError, match=r"11 rows of 2 .* 160 bytes: .*TABLE_BYTES"):
         open_table(file(tmp_path, "a,b\n" + "1,2\n" * 11))
-
-
-@pytest.mark.parametrize(("texts", "told"), [(1, "1 cell of 40"), (2, "2 cells of 40"), (3, "")])
-def test_few_cells_of_text_among_numbers_are_counted(texts, told, tmp_path):
-    """They cost the whole column."""
-    cells = ["off"] * texts + ["", *map(str, range(39 - texts))]
-    (tmp_path / "a.csv").write_text("a,b\n" + "".join(f"{i},{c}\n" for i, c in enumerate(cells)))
-    reason = read_csv([tmp_path / "a.csv"], "a.csv", None).reasons["b"]
-    assert reason.startswith("is not numeric, row 0 holds 'off'")
-    assert ("(" in reason) == bool(told)
-    assert told in reason

@@ -367,7 +367,7 @@ def test_names_of_strangers_are_shown_as_they_are(files, tmp_path):
     assert f"only {image}, **b**" in said
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns},{image},$$x$$\n14.96,41.76,1024.07,73.17,463,{image},=1+1\n"
-    assert "good.csv: 1 row" in files.upload(write(tmp_path, "good.csv", rows))
+    assert "good.csv: 1 row, mean" in files.upload(write(tmp_path, "good.csv", rows))
     files.tab.locator("#rows").get_by_text(image).first.wait_for(state="attached")
     assert files.tab.locator("img[src=x]").count() == 0
     with files.tab.expect_download() as started:
@@ -405,7 +405,7 @@ def test_files_go_on_beside_slow_ones_and_sigterm_leaves_nothing(server, browser
     slow.tab.get_by_text("Scoring slow.csv ...").wait_for()
     columns = ",".join(create_model(TABLE).config.columns)
     rows = f"{columns}\n14.96,41.76,1024.07,73.17,463\n"
-    assert "good.csv: 1 row" in other.upload(write(tmp_path, "good.csv", rows))
+    assert "good.csv: 1 row, mean" in other.upload(write(tmp_path, "good.csv", rows))
     with other.tab.expect_download() as started:
         other.tab.locator("#out a").first.click()
     assert started.value.path().read_text().startswith(columns)

@@ -34,7 +34,7 @@ def test_bounds_and_turns_are_stated():
     config = TabularConfig(
         3, columns=("a", "b, c", "d"), bounds=bounds, periodic={"d": (-180, 180)}
     )
-    assert _ends(config) == ["a from 0", '"b, c" 0 to 1', "d an angle, -180 to 180"]
+    assert _ends(config) == ["a at least 0", '"b, c" 0 to 1', "d an angle, -180 to 180"]
     card = (registry.zoo_folder() / "impflow-torus" / CARD).read_text()
     assert "| values | phi an angle, 0 to 360, psi an angle, 0 to 360 |" in card
 
