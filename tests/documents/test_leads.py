@@ -24,9 +24,6 @@ LEADS = {  # the first model of each pair leads the second
         ("resflow-protein", "impflow-protein"),
         ("resflow-protein", "spline-protein"),
     ],
-    ("docs/which-flow.md", "A spline layer behind implicit blocks gains on BSDS300"): [
-        ("mixed-bsds300", "impflow-bsds300"),
-    ],
     ("docs/which-flow.md", "and not on the other three tables"): [
         ("impflow-kin8nm", "mixed-kin8nm"),
         ("impflow-power-plant", "mixed-power-plant"),
@@ -90,7 +87,7 @@ def test_no_spline_flow_leads() -> None:
 
 
 def test_a_published_flow_leads_on_bsds300() -> None:
-    assert says("README.md", "Published spline flows report more on BSDS300")
+    assert says("README.md", "published spline flows report more, on other patches")
     published = yaml.safe_load(tables.FIGURES.read_text("utf-8"))[BSDS300]
     names = ("impflow-bsds300", "resflow-bsds300", "spline-bsds300", "mixed-bsds300")
     own = [leads.entry_of(record(name)) for name in names]
