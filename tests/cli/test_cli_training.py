@@ -110,7 +110,7 @@ def test_columns_that_are_not_used_are_named(run, tmp_path):
     assert done.code == 0, done.err
     (line,) = [line for line in done.err.splitlines() if "not used" in line]
     assert line.startswith("impflow-zoo: ")
-    assert re.search("'c' .*row 60 .*'x' .*'note' .*row 60 .*'y'", line)
+    assert re.search("'c' .*row 60 .*'x', 'note' .*row 60 .*'y'", line)
     recipe = write_recipe(tmp_path / "three", config={"features": 3}, data=data)
     refused = run("train", recipe, "--out", tmp_path / "other", "--data", table)
     assert refused.code == 2
