@@ -238,14 +238,11 @@ def fit_splits(
         if test is not None:
             scored = evaluate(model, test)
             assert scored.per_row is not None, "evaluate returns the score of each row"
-            scores = scores_of(others, findings, test, seed + 2)
-            kinds, counts = scored.row_groups, scored.row_weights
-            means = {name: float(weighted_mean(own, counts)) for name, own in scores.items()}
-            leads = {
-                name: (scored.value - means[name], float(standard_error(gain, kinds, counts)))
-                for name, own in scores.items()
-                for gain in [scored.per_row.double() - own]
-            }
+            groups, counts = scored.row_groups, scored.row_weights
+            for name, own in scores_of(others, findings, test, seed + 2).items():
+                means[name] = float(weighted_mean(own, counts))
+                error = standard_error(scored.per_row.double() - own, groups, counts)
+                leads[name] = (scored.value - means[name], float(error))
         found = Fit(
             model=model,
             value=scored.value if scored else math.nan,

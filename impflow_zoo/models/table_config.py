@@ -95,11 +95,11 @@ class TabularConfig(ColumnsConfig):
         require(0 < self.lipschitz < 1, "lipschitz", self.lipschitz, "between 0 and 1")
         require_names("periodic", self.periodic, self.columns)
         unbounded = set(self.columns) - set(self.bounds)
-        for name, period in self.periodic.items():
+        for name, ends in self.turns.items():
             require(name in unbounded, "periodic", name, "names of columns without bounds")
-            pair = period if isinstance(period, tuple) else (0.0, period)
-            valid = len(pair) == 2 and 0 < pair[1] - pair[0] < math.inf
-            require(valid, f"periodic.{name}", period, "a positive number, or [low, high]")
+            valid = len(ends) == 2 and 0 < ends[1] - ends[0] < math.inf
+            stated = self.periodic[name]
+            require(valid, f"periodic.{name}", stated, "a positive number, or [low, high]")
 
     @property
     def block_names(self) -> tuple[str, ...]:

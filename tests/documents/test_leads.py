@@ -87,7 +87,7 @@ def test_no_spline_flow_leads() -> None:
 
 
 def test_a_published_flow_leads_on_bsds300() -> None:
-    assert says("README.md", "published spline flows report more, on other patches")
+    assert says("README.md", "Published spline flows report more there, on other patches")
     published = yaml.safe_load(tables.FIGURES.read_text("utf-8"))[BSDS300]
     names = ("impflow-bsds300", "resflow-bsds300", "spline-bsds300", "mixed-bsds300")
     own = [leads.entry_of(record(name)) for name in names]

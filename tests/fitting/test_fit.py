@@ -264,7 +264,7 @@ def test_moons_beat_a_gaussian(minutes, lead):
     assert found.value > found.test_baselines["Gaussian"] + lead
     gained, error = found.leads["Gaussian"]
     assert gained == found.value - found.test_baselines["Gaussian"]
-    assert 0 < error < 2 * found.stderr
+    assert 0 < error < found.stderr  # less than of two scores apart
     assert f"lead         {gained:.4f} +- {error:.4f} over Gaussian" in found.report()
     folder = found.folder
     assert folder.is_dir()
@@ -439,10 +439,7 @@ def test_rows_in_memory_are_kept_for_the_command_on_the_card(tmp_path):
     (again,) = re.findall("impflow-zoo fit .*", (first.folder / CARD).read_text())
     second = small_fit(tmp_path / "again", data=shlex.split(again)[2], **QUICK)
     assert second.columns.config() == first.columns.config()
-    assert (
-        "[table]" in (first.folder / CARD).read_text()
-        or "| data | table |" in (first.folder / CARD).read_text()
-    )
+    assert "| data | table |" in (first.folder / CARD).read_text()
     for split in ("validation", "test"):  # training rows come in another order
         file = Path("data", f"{split}.parquet")
         one, other = (pandas.read_parquet(fitted.folder / file) for fitted in (first, second))
