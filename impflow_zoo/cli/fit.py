@@ -27,6 +27,12 @@ Given = Annotated[
     str | None,
     typer.Option(metavar="NAME,...", help="Context columns: model the others given these."),
 ]
+Chosen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...", help="Columns to model; default: all others that have a density."
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -49,6 +55,7 @@ def fit(
         Path, typer.Option(metavar="FOLDER", help="Folder for the model, all runs and the rows.")
     ],
     minutes: Minutes = 10.0,
+    columns: Chosen = None,
     given: Given = None,
     bounds: Annotated[
         str | None,
@@ -90,6 +97,7 @@ def fit(
             data,
             minutes,
             between_commas(given or ""),
+            columns=None if columns is None else between_commas(columns),
             out=out,
             bounds=_bounds(bounds or ""),
             periodic=_periods(periodic or ""),
@@ -128,6 +136,7 @@ def fit(
 def init(
     data: Data,
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write.")] = Path("recipe.yaml"),
+    columns: Chosen = None,
     given: Given = None,
     weights: Weights = None,
     minutes: Annotated[
@@ -148,7 +157,8 @@ def init(
         raise ModelError(f"{out} exists: choose another --out")
     if not out.parent.is_dir():
         raise ModelError(f"{out}: the folder {out.parent} does not exist")
-    findings, text = first_recipe(data, between_commas(given or ""), minutes, weights)
+    chosen = None if columns is None else between_commas(columns)
+    findings, text = first_recipe(data, between_commas(given or ""), minutes, weights, chosen)
     write_whole(out, text.encode())
     lines = [*findings.lines(), f"recipe: {out}"]
     run = Path("runs", Path(data).stem)

@@ -169,7 +169,12 @@ class Findings:
 
 
 def describe(
-    table: Columns, given: Sequence[str] = (), name: str = "the data", *, choose: bool = True
+    table: Columns,
+    given: Sequence[str] = (),
+    name: str = "the data",
+    *,
+    columns: Sequence[str] | None = None,
+    choose: bool = True,
 ) -> Findings:
     """Look at the columns of a table.
 
@@ -177,16 +182,22 @@ def describe(
         table: its columns.
         given: names of the context columns.
         name: name of the table in messages.
+        columns: names of the columns to model, which are not chosen then; None takes all others
+            that have a density.
         choose: leave columns out that have no density; False refuses them, and takes a column
             that is a function of context columns.
 
     Raises:
-        DataError: if a context column does not exist or is not numeric, or if no column or fewer
+        DataError: if a named column does not exist or is not numeric, or if no column or fewer
             than ten rows are left.
     """
     import numpy
 
-    _check_given(table, given, name)
+    _check_named(table, (*(columns or ()), *given), name)
+    if columns is not None:
+        if not columns:
+            raise DataError(f"{name}: no column to model is named")
+        table, choose = _only(table, (*columns, *given)), False
     left_out = {c: _reason(text) for c, text in table.reasons.items() if c != GROUP}
     numbers = {c: v for c, v in table.numbers.items() if c != GROUP}
     _check_squares(numbers, name)
@@ -307,20 +318,27 @@ def _without_columns(left_out: Mapping[str, str], name: str) -> DataError:
     return DataError(f"{name}: no numeric column to model: {reasons}")
 
 
-def _check_given(table: Columns, given: Sequence[str], name: str) -> None:
-    for column in given:
-        if list(given).count(column) > 1:
-            raise DataError(f"{name}: column {column!r} is given twice")
+def _only(table: Columns, names: Sequence[str]) -> Columns:
+    """A table of some of its columns, in their order."""
+    return replace(
+        table, names=tuple(names), numbers={c: table.numbers[c] for c in names}, reasons={}
+    )
+
+
+def _check_named(table: Columns, names: Sequence[str], name: str) -> None:
+    for column in names:
+        if list(names).count(column) > 1:
+            raise DataError(f"{name}: column {column!r} is named twice")
         if column in table.reasons:
             raise DataError(f"{name}: column {column!r} {table.reasons[column]}")
         if column == GROUP and column in table.numbers:
             raise DataError(
-                f"{name}: column {column!r} says which rows belong together: rename it to give it"
+                f"{name}: column {column!r} says which rows belong together: rename it to use it"
             )
         if column not in table.numbers:
             known = [*map(in_quotes, table.numbers)]  # as the command line takes them
             hint = did_you_mean(column, known) or f"; there are {listed(table.names)}"
-            raise DataError(f"{name}: no column {column!r} to be given{hint}")
+            raise DataError(f"{name}: no column {column!r}{hint}")
 
 
 def _check_squares(numbers: Mapping[str, numpy.ndarray], name: str) -> None:

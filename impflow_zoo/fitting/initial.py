@@ -27,12 +27,16 @@ _CARD = """\
 
 
 def first_recipe(
-    data: Any, given: Sequence[str] = (), minutes: float = 10.0, weights: str | None = None
+    data: Any,
+    given: Sequence[str] = (),
+    minutes: float = 10.0,
+    weights: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> tuple[Findings, str]:
     """The recipe of the first candidate of `fit`, with steps for a given time.
 
     Arguments:
-        data, given, weights: as for `fit`.
+        data, given, weights, columns: as for `fit`.
         minutes: of work.
 
     Returns:
@@ -42,7 +46,7 @@ def first_recipe(
         DataError: as `fit`.
     """
     table = read_table(data, weights)
-    findings = describe(table.first, given, table.name)
+    findings = describe(table.first, given, table.name, columns=columns)
     held_out = min(_HELD_OUT, max(2, findings.rows // 10))
     splits: dict[str, Any] = {"validation_rows": held_out}
     if "validation" in table.splits:

@@ -102,6 +102,9 @@ class Fit:
         """`1 - L`, with the largest certified Lipschitz constant of the model's nets."""
         return worst(ModelFolder(self.folder).config().certificate).margin
 
+    def __str__(self) -> str:
+        return self.report()
+
     def report(self) -> str:
         """The result in lines for people."""
         best, cpu = self.best, sum(one.cpu_minutes for one in self.tried)

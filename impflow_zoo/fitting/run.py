@@ -55,6 +55,7 @@ def fit(
     minutes: float = 10.0,
     given: str | Sequence[str] = (),
     *,
+    columns: str | Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     bounds: Mapping[str, Sequence[float | None]] | None = None,
     periodic: Mapping[str, float | Sequence[float]] | None = None,
@@ -78,6 +79,7 @@ def fit(
         minutes: CPU minutes of one thread of the machine that the costs were measured on. The
             last run is stopped after three times its share by the clock, and a minute more.
         given: context columns: the density is that of the other columns given these.
+        columns: columns to model; None takes all others that have a density.
         out: folder for the best model, all runs and the rows; None takes a temporary folder, which
             is deleted when the result is.
         bounds: lowest and highest value of columns that have ends, `(low, high)` by name, None or
@@ -112,9 +114,10 @@ def fit(
     minutes, seed = checked(minutes, seed)
     if not (is_whole(ensemble) and 1 <= ensemble <= MOST_MEMBERS):
         raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
-    names = (given,) if isinstance(given, str) else tuple(given)
     table = read_table(data, weights)
-    findings = describe(table.first, names, table.name).with_stated(
+    chosen = None if columns is None else as_names(columns)
+    findings = describe(table.first, as_names(given), table.name, columns=chosen)
+    findings = findings.with_stated(
         {} if bounds is None else bounds, {} if periodic is None else periodic
     )
     say = _said if progress else _unsaid
@@ -131,6 +134,7 @@ def fit(
         plan(prices(entrants, findings, splits), 60 * minutes, int(ensemble)),
         minutes=minutes,
         out=out,
+        chosen=chosen,
         weights=weights,
         members=int(ensemble),
         data_name="" if table.name == IN_MEMORY else table.name,
@@ -139,6 +143,11 @@ def fit(
         resume=resume,
         progress=progress,
     )
+
+
+def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of columns; one alone may be a string."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def checked(minutes: Any, seed: Any) -> tuple[float, int]:
@@ -158,6 +167,7 @@ def fit_splits(
     *,
     minutes: float,
     out: str | os.PathLike[str] | None,
+    chosen: Sequence[str] | None = None,
     weights: str | None = None,
     members: int = 1,
     data_name: str = "",
@@ -175,6 +185,7 @@ def fit_splits(
         splits: the rows, with or without a test split.
         entrants: the candidates, the most promising first.
         rounds: of the search.
+        chosen: the columns to model, if the user names them.
         weights: what the column is called that holds the weights of the rows, if they have any.
         members: last runs of the best, with seeds that follow each other; the model is their
             mixture.
@@ -198,6 +209,7 @@ def fit_splits(
         "minutes": minutes,
         "seed": seed,
         "given": list(findings.given),
+        "columns": None if chosen is None else list(chosen),
         "weights": weights,
         "ensemble": members,
         "stated": findings.stated or None,
@@ -273,6 +285,7 @@ def fit_splits(
 def _again(asked: Mapping[str, Any], data: str) -> str:
     """The command that makes a fit again."""
     options = {
+        "columns": ",".join(map(in_quotes, asked["columns"] or ())),
         "given": ",".join(map(in_quotes, asked["given"])),
         **as_options(asked["stated"] or {}),
         "weights": asked["weights"],

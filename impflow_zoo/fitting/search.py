@@ -348,7 +348,9 @@ class Search:
             seconds = time.process_time() - start
             state |= {"ended": str(error), "cpu_seconds": seconds, "best": run.value}
         if state["ended"] == "signal":
-            raise StoppedFitError
+            raise StoppedFitError(
+                f"a signal has stopped the fit; with resume=True a fit into {self.folder} goes on"
+            )
         done = replace(
             run,
             done=state["step"],

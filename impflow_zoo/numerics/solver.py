@@ -103,12 +103,16 @@ class Solution:
         }
         counts = {word: int((status == s).sum()) for s, word in words.items()}
         reasons = ", ".join(f"{count}: {word}" for word, count in counts.items() if count)
+        contracts = self.kappa is not None and self.kappa < 1
+        first = (
+            "Check that the net has a Lipschitz constant below 1: otherwise there may be no root"
+        )
         refuse(
             f"{int(failed.sum())} of {len(failed)} rows did not converge ({reasons}): worst "
             f"residual {float(residual[worst]):.2e}, tolerance "
-            f"{float(tolerance[worst % len(tolerance)]):.2e}. Loosen Solver(rtol=, atol=), raise "
-            f"max_steps ({self.max_steps}), or try another method ({', '.join(METHODS)}); if g is "
-            "not a contraction there may be no root",
+            f"{float(tolerance[worst % len(tolerance)]):.2e}. "
+            f"{'' if contracts else first + '. '}Raise max_steps ({self.max_steps}), loosen "
+            f"Solver(rtol=, atol=), or try another method ({', '.join(METHODS)})",
             training=training,
         )
 

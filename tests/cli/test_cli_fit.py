@@ -54,6 +54,18 @@ def test_fit_says_what_it_finds_tries_and_leaves(run, table, tmp_path):
 
 
 @pytest.mark.usefixtures("_small")
+def test_columns_may_be_named(run, table, tmp_path):
+    words = ("fit", table, "--out", tmp_path / "fit", "--minutes", 0.01, "--columns")
+    assert "columns: c, a\n" in run(*words, "c,a").err
+    assert "--columns c,a" in (tmp_path / "fit" / "README.md").read_text()
+    other = run(*words, "a,c", "--resume")
+    assert (other.code, "was begun with columns ['c', 'a'], not" in other.err) == (2, True)
+    recipe = tmp_path / "recipe.yaml"
+    assert run("init", table, "--out", recipe, "--columns", "a,c").code == 0
+    assert read_recipe(recipe).config.columns == ("a", "c")
+
+
+@pytest.mark.usefixtures("_small")
 def test_bounds_and_periods_that_are_stated_hold_for_all_models(run, table, tmp_path):
     words = ("--bounds", "c=0:1", "--periodic", "b=6.5")
     done = run("fit", table, "--out", tmp_path / "fit", "--minutes", 0.02, *words)

@@ -303,9 +303,9 @@ def test_context_columns_are_no_columns_of_the_density():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("bb", "no column 'bb' .*given; .*'b'"),
-        ("dry", """no column 'dry' .*given; .*'" dry"'"""),
-        ("zzz", "no column 'zzz' .*given; .* a, b, word"),
+        ("bb", "no column .bb.; .*'b'"),
+        ("dry", """no column .dry.; .*'" dry"'"""),
+        ("zzz", "no column .zzz.; .* a, b, word"),
         ("word", "column 'word' is not numeric"),
     ],
 )
@@ -339,8 +339,26 @@ def test_values_that_cannot_be_squared_and_contexts_given_twice_are_refused():
         found(a=numpy.where(A > 0, 1e308, -1e308), b=B)
     with pytest.raises(DataError, match="column 'a' has values up to .*e-200"):
         found(a=1e-200 * A, b=B)
-    with pytest.raises(DataError, match="column 'b' is given twice"):
+    with pytest.raises(DataError, match="column 'b' is named twice"):
         describe(in_memory(pandas.DataFrame({"a": A, "b": B})), ("b", "b"))
+
+
+def test_named_columns_are_taken_in_their_order_and_refused_where_they_have_no_density():
+    frame = pandas.DataFrame({"id": range(len(A)), "a": A, "b": B, "c": A * B, "name": "x"}).assign(
+        one=1
+    )
+    table = in_memory(frame)
+    findings = describe(table, ("a",), columns=("c", "b"))
+    assert (findings.columns, findings.given, findings.left_out) == (("c", "b"), ("a",), {})
+    for columns, message in {
+        ("c", "name"): "column 'name' is not numeric",
+        ("c", "one"): "column 'one' is constant: it has no density",
+        ("c", "B"): "no column 'B'; did you mean 'b'",
+        ("c", "a"): "column 'a' is named twice",
+        (): "no column to model is named",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            describe(table, ("a",), columns=columns)
 
 
 @pytest.mark.parametrize("convert", [torch.from_numpy, lambda rows: rows, pandas.DataFrame])

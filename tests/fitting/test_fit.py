@@ -175,6 +175,7 @@ def test_the_folder_holds_the_model_its_rows_and_its_recipe(whole, tmp_path):
     )
     assert state["best"] == whole.best.value
     report = whole.report()
+    assert str(whole) == report
     assert f"{whole.value:.4f} +- {whole.stderr:.4f} nats on 60 rows (Gaussian -3." in report
     assert f"impflow-zoo evaluate {whole.folder}" in report
 
@@ -227,7 +228,7 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_end(whole, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", counted)
-        with pytest.raises(StoppedFitError):
+        with pytest.raises(StoppedFitError, match=f"resume=True a fit into {tmp_path} goes on"):
             small_fit(tmp_path)
     assert create_model(tmp_path).config.features == 2  # the best so far
     assert_same_fit(small_fit(tmp_path, resume=True).folder, whole.folder)
@@ -386,7 +387,7 @@ def test_rows_have_weights(tmp_path):
         ({"data": numpy.eye(5, 2)}, DataError, "5 rows without missing values"),
         ({"minutes": 0}, ModelError, "minutes=0: a positive number"),
         ({"seed": -1}, ModelError, "seed=-1: a whole number"),
-        ({"given": "z"}, DataError, "no column 'z' to be given"),
+        ({"given": "z"}, DataError, "no column 'z'"),
         ({"out": __file__}, ModelError, "is a file: --out takes a folder"),
     ],
 )
