@@ -353,7 +353,7 @@ def test_named_columns_are_taken_in_their_order_and_refused_where_they_have_no_d
     for columns, message in {
         ("c", "name"): "column 'name' is not numeric",
         ("c", "one"): "column 'one' is constant: it has no density",
-        ("c", "B"): "no column 'B'; did you mean 'b'",
+        ("c", "nam"): "no column 'nam'; there are id, a, b, c, name, one",
         ("c", "a"): "column 'a' is named twice",
         (): "no column to model is named",
     }.items():

@@ -281,9 +281,12 @@ def test_the_error_message():
     solver = Solver("fixed_point", rtol=1e-4, atol=0.0, max_steps=4)
     rows = r"2 of 3 rows did not converge \(2: step budget"
     numbers = r"3\.28e\+00, .*5\.00e-04"
-    remedies = r"rtol=, atol=.*max_steps \(4\).*fixed_point, anderson, broyden, newton"
-    with pytest.raises(SolverError, match=f"{rows}.*{numbers}.*{remedies}"):
+    remedies = r"Raise max_steps \(4\).*rtol=, atol=.*fixed_point, anderson, broyden, newton"
+    with pytest.raises(SolverError, match=rf"{rows}.*{numbers}\. {remedies}"):
         solver.solve(lambda w: -0.9 * w, y, kappa=0.9)
+    check = "Check that the net has a Lipschitz constant below 1"
+    with pytest.raises(SolverError, match=rf"{rows}.*{numbers}\. {check}.*{remedies}"):
+        solver.solve(lambda w: -0.9 * w, y, kappa=None)
 
 
 def test_in_training_there_is_a_warning_instead():
