@@ -24,6 +24,10 @@ LEADS = {  # the first model of each pair leads the second
         ("resflow-protein", "impflow-protein"),
         ("resflow-protein", "spline-protein"),
     ],
+    ("docs/which-flow.md", "On BSDS300 `ImpFlow` leads `ResFlow` and the spline flow"): [
+        ("impflow-bsds300", "resflow-bsds300"),
+        ("impflow-bsds300", "spline-bsds300"),
+    ],
     ("docs/which-flow.md", "and not on the other three tables"): [
         ("impflow-kin8nm", "mixed-kin8nm"),
         ("impflow-power-plant", "mixed-power-plant"),
