@@ -26,6 +26,8 @@ from impflow_zoo.transforms.standardise import Standardise
 __all__ = ["LOST", "TablePreprocessing", "preprocessing_of"]
 
 _ROUNDED, LOST = 1e-3, 0.1  # standard deviations that a type's rounding moves a value by
+_DEPENDENT = 1e-6  # of a column's standard deviation: functions of others leave less open
+_MOST_COMPARED = 1000  # columns: correlations of more take long
 
 
 class TablePreprocessing:
@@ -95,6 +97,7 @@ class TablePreprocessing:
         dtype = next(step.buffers()).dtype
         self.check(x.to(dtype))
         mean, std = _moments(x, self.columns, dtype, weights)  # the digits of raw values count, too
+        raw = x
         for earlier in first:
             x, _ = earlier(x)
         if first:
@@ -109,6 +112,10 @@ class TablePreprocessing:
                     "standardised: make the map by table_transform"
                 )
             transform.set(*_moments(context, self.given, dtype, weights))
+            raw = torch.cat((raw, context.double()), dim=1)
+        if raw.shape[1] <= _MOST_COMPARED:
+            names = (*self.columns, *self.given)
+            _check_differences(raw, names or range(raw.shape[1]), dtype)
 
     def spread(self, transform: Transform) -> Tensor | None:
         """The standard deviation of each column in the training rows, `[D]`, as the model knows it.
@@ -172,6 +179,36 @@ def _moments(
             raise ModelError(message)
         warnings.warn(message, NumericalWarning, stacklevel=4)
     return mean, std
+
+
+def _check_differences(x: Tensor, names: Sequence[str] | range, dtype: torch.dtype) -> None:
+    """Warn where a type rounds a column by more than other columns leave open.
+
+    So are the start and the end of a trip, in seconds since 1970: float32 rounds both by a minute,
+    and so does their difference.
+
+    Arguments:
+        x: training rows, float64 with shape `[N, D]`, contexts included.
+        names: of the columns, or their numbers.
+        dtype: what the model computes in.
+    """
+    std, mean = torch.std_mean(x, dim=0)
+    scaled = (x - mean) / std
+    correlation = scaled.T @ scaled / len(x)
+    correlation.diagonal().add_(1e-14)  # so that functions of other columns have an inverse
+    # The standard deviation of each standardised column given the others is 1 / sqrt(diag(C^-1)).
+    unexplained = torch.linalg.inv(correlation).diagonal().abs().rsqrt()
+    rounded = mean.abs() / std * torch.finfo(dtype).eps / unexplained
+    rounded[unexplained < _DEPENDENT] = 0
+    if rounded.max() > LOST:
+        column = int(rounded.argmax())
+        warnings.warn(
+            f"column {names[column]} lies far from zero, and its differences "
+            f"to other columns are small: {dtype} rounds them by {float(rounded.max()):.1e} "
+            "standard deviations, subtract an offset from these columns",
+            NumericalWarning,
+            stacklevel=4,
+        )
 
 
 class ImagePreprocessing:
