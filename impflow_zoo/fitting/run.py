@@ -115,8 +115,8 @@ def fit(
     if not (is_whole(ensemble) and 1 <= ensemble <= MOST_MEMBERS):
         raise ModelError(f"ensemble={ensemble!r}: a number from 1 to {MOST_MEMBERS} is needed")
     table = read_table(data, weights)
-    chosen = None if columns is None else as_names(columns)
-    findings = describe(table.first, as_names(given), table.name, columns=chosen)
+    chosen = None if columns is None else _as_names(columns)
+    findings = describe(table.first, _as_names(given), table.name, columns=chosen)
     findings = findings.with_stated(
         {} if bounds is None else bounds, {} if periodic is None else periodic
     )
@@ -145,7 +145,7 @@ def fit(
     )
 
 
-def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
+def _as_names(names: str | Sequence[str]) -> tuple[str, ...]:
     """Names of columns; one alone may be a string."""
     return (names,) if isinstance(names, str) else tuple(names)
 

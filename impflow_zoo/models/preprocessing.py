@@ -197,9 +197,10 @@ def _check_differences(x: Tensor, names: Sequence[str] | range, dtype: torch.dty
     correlation = scaled.T @ scaled / len(x)
     correlation.diagonal().add_(1e-14)  # so that functions of other columns have an inverse
     # The standard deviation of each standardised column given the others is 1 / sqrt(diag(C^-1)).
-    unexplained = torch.linalg.inv(correlation).diagonal().abs().rsqrt()
+    inverse, _ = torch.linalg.inv_ex(correlation)  # not finite if it is singular nevertheless
+    unexplained = inverse.diagonal().abs().rsqrt()
     rounded = mean.abs() / std * torch.finfo(dtype).eps / unexplained
-    rounded[unexplained < _DEPENDENT] = 0
+    rounded[~(unexplained > _DEPENDENT)] = 0
     if rounded.max() > LOST:
         column = int(rounded.argmax())
         warnings.warn(

@@ -14,8 +14,8 @@ START = 2.6e6 * torch.rand(500, 1, generator=RANDOM, dtype=torch.float64)
 END = START + 600 + 60 * torch.randn(500, 1, generator=RANDOM, dtype=torch.float64)
 
 
-def gaussian(*columns: str, given: tuple[str, ...] = (), **settings: object) -> LinearGaussian:
-    config = LinearGaussianConfig(len(columns), columns=columns, context_columns=given, **settings)
+def gaussian(*columns: str, given: tuple[str, ...] = ()) -> LinearGaussian:
+    config = LinearGaussianConfig(len(columns), columns=columns, context_columns=given)
     return LinearGaussian(config)
 
 
@@ -42,3 +42,5 @@ def test_functions_of_other_columns_are_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         gaussian("a", "b", "c", "d", "e").fit_preprocessing(rows)
+        wide = LinearGaussian(LinearGaussianConfig(300))
+        wide.fit_preprocessing(START[:20] * torch.arange(1.0, 301.0))
