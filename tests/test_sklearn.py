@@ -286,9 +286,9 @@ def test_the_target_of_a_regressor_has_bounds(named):
     ("kind", "settings", "message"),
     [
         (FlowDensity, {"bounds": {"x0": (-9, 1)}}, "x0 is not within .* -9 and 1"),
-        (FlowDensity, {"bounds": {"x3": (0, 1)}}, "bounds='x3': names of columns expected"),
+        (FlowDensity, {"bounds": {"x3": (0, 1)}}, "bounds: there is no column 'x3'"),
         (FlowDensity, {"bounds": "x0"}, "bounds='x0': a dictionary by names of columns"),
-        (FlowDensity, {"periodic": {"x3": 360}}, "periodic='x3': names of columns expected"),
+        (FlowDensity, {"periodic": {"x3": 360}}, "periodic: there is no column 'x3'"),
         (
             FlowDensity,
             {"periodic": {"x1": 9}, "model": "SplineFlow", "config": None},
@@ -299,8 +299,8 @@ def test_the_target_of_a_regressor_has_bounds(named):
             {"periodic": {"x1": 9}, "config": {"periodic": {"x1": 9}}},
             "periodic stands in config, too",
         ),
-        (FlowRegressor, {"bounds": {"x0": (0, 1)}}, "bounds='x0': names of columns expected"),
-        (FlowRegressor, {"periodic": {"x0": 9}}, "periodic='x0': names of columns expected"),
+        (FlowRegressor, {"bounds": {"x0": (0, 1)}}, "bounds: there is no column 'x0'"),
+        (FlowRegressor, {"periodic": {"x0": 9}}, "periodic: there is no column 'x0'"),
     ],
 )
 def test_what_cannot_be_stated_is_one_line(kind, settings, message):

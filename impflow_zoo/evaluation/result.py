@@ -85,6 +85,11 @@ class Result:
     row_weights: Tensor | None = field(default=None, repr=False, compare=False)
     commit: str | None = None
 
+    def __str__(self) -> str:
+        unit = METRICS[self.metric].unit
+        error = f"{self.stderr:.4f} {unit}{clustered(self.groups)}"
+        return f"{self.value:.4f} +- {error}, {self.n} rows of {self.dataset}"
+
     @property
     def effective_n(self) -> float | None:
         """The number of rows of one weight whose mean is as uncertain; None without weights."""

@@ -345,13 +345,14 @@ def _check_squares(numbers: Mapping[str, numpy.ndarray], name: str) -> None:
     import numpy
 
     for column, values in numbers.items():
-        known = values[numpy.isfinite(values)]
-        largest = float(max(abs(known.min()), abs(known.max()))) if len(known) else 0.0
+        sizes = numpy.where(numpy.isfinite(values), abs(values), 0.0)
+        row = int(sizes.argmax()) if len(sizes) else 0
+        largest = float(sizes[row]) if len(sizes) else 0.0
         if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
             size = "large" if largest > 1 else "small"
             raise DataError(
-                f"{name}: column {column!r} has values up to {largest:.1e}, whose squares are too "
-                f"{size} for numbers: divide it by a unit, or drop these rows"
+                f"{name}: column {column!r} has {values[row]:.1e} in row {row}, whose square is "
+                f"too {size} to compute with: divide the column by a unit, or drop such rows"
             )
 
 

@@ -65,9 +65,9 @@ def require_names(setting: str, found: typing.Iterable[str], known: typing.Itera
     names = dict.fromkeys(known)
     for name in found:
         if name not in names:
-            told = f": {listed(names)}" if names else "; list all of them under 'columns'"
-            hint = did_you_mean(name, names) or told
-            raise ConfigError(f"{setting}={reprlib.repr(name)}: names of columns expected{hint}")
+            told = f"the columns are {listed(names)}" if names else "list all under 'columns'"
+            hint = did_you_mean(name, names) or f"; {told}"
+            raise ConfigError(f"{setting}: there is no column {reprlib.repr(name)}{hint}")
 
 
 def require_choice(name: str, value: str, choices: typing.Iterable[str]) -> None:

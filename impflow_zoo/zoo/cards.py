@@ -6,6 +6,7 @@ A card speaks of its own model alone, so that it changes only with its folder. T
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -83,6 +84,13 @@ def _ends(config: ModelConfig) -> list[str]:
     return bounds + turns
 
 
+def _steps(config: ModelConfig) -> list[str]:
+    """Rounding steps of columns by name, or without names if they have none."""
+    names = (*config.columns, *config.context_columns)
+    pairs = itertools.zip_longest(names, getattr(config, "rounding", ()), fillvalue="")
+    return [f"{in_quotes(name)} {step:g}" if name else f"{step:g}" for name, step in pairs if step]
+
+
 def _given(record: Record, example: Sequence[float]) -> str:
     """What `--given` takes: an example, or a file if a name needs quotes in a shell."""
     names = record.stated.config.context_columns
@@ -146,6 +154,7 @@ def model_card(record: Record, *, address: str = "", origin: Origin | None = Non
         minutes=time_spent(facts.minutes),
         config=record.stated.config,
         ends=_ends(record.stated.config),
+        steps=_steps(record.stated.config),
         example=example,
         given=_given(record, example),
         image=image,

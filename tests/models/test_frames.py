@@ -166,7 +166,7 @@ def test_rounding_by_name_is_rounding_by_place():
 @pytest.mark.parametrize("setting", ["rounding", "rounding_offset", "bounds", "periodic"])
 def test_a_name_that_is_none_is_answered_by_a_close_one(setting):
     value = (0.0, 1.0) if setting == "bounds" else 1.0
-    message = f"{setting}='speeed': names of columns.*'speed'"
+    message = f"{setting}: there is no column 'speeed'.*'speed'"
     with pytest.raises(ConfigError, match=message):
         TabularConfig(1, columns=("speed",), **{setting: {"speeed": value}})
 
@@ -174,5 +174,5 @@ def test_a_name_that_is_none_is_answered_by_a_close_one(setting):
 @pytest.mark.parametrize("setting", ["rounding", "rounding_offset", "bounds", "periodic"])
 def test_settings_by_name_ask_for_the_names_of_all_columns(setting):
     value = (0.0, 1.0) if setting == "bounds" else 1.0
-    with pytest.raises(ConfigError, match=f"{setting}='a': .*; list all .*'columns'"):
+    with pytest.raises(ConfigError, match=f"{setting}: there is no column 'a'; .*'columns'"):
         TabularConfig(1, **{setting: {"a": value}})

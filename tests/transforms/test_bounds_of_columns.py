@@ -219,7 +219,7 @@ def test_rounded_columns_may_reach_their_bounds(tmp_path):
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ({"b": (0, 1)}, "bounds='b': names of columns expected: a"),
+        ({"b": (0, 1)}, "bounds: there is no column 'b'; the columns are a"),
         ({"a": (0,)}, r"bounds.a=\(0.0,\): \[low, high\] expected"),
         ({"a": (1, 1)}, "a low end below a high one"),
         ({"a": (2, 1)}, "a low end below a high one"),

@@ -259,7 +259,7 @@ def test_samples_lie_within_the_turn_that_is_stated(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"periodic": {"b": 1.0}}, "periodic=.b.: names of columns expected"),
+        ({"periodic": {"b": 1.0}}, "periodic: there is no column 'b'"),
         ({"periodic": {"a": 0.0}}, "periodic.a=0.0: a positive number, or"),
         ({"periodic": {"a": 1.0}, "bounds": {"a": (0, 1)}}, "columns without bounds expected"),
         ({"periodic": {"a": "day"}}, "config key 'periodic.a' is 'day': float expected"),

@@ -70,7 +70,7 @@ def test_a_staged_card_names_its_folder_until_publication(folder, tmp_path, monk
     assert "tensor(" in capsys.readouterr().out
     for line in ('create_model("./tiny")', "evaluate ./tiny\n", "train ./tiny/recipe.yaml\n"):
         assert line in staged
-    assert "in the folder that contains `tiny`" in staged
+    assert "one folder above this one" in staged
     published = model_card(Record(ModelFolder(moved)), address="org/tiny")
     assert 'create_model("org/tiny")' in published
     assert "./tiny" not in published
