@@ -63,6 +63,7 @@ def test_the_estimator_error_is_not_clustered(table, tmp_path):
 def test_the_report_and_the_json_name_the_number_of_groups(table):
     found = evaluate(make(), table)
     assert f"+- {found.stderr:.4f} nats, clustered by 7 groups\n" in found.report("mine")
+    assert str(found).startswith(f"{found.value:.4f} +- {found.stderr:.4f} nats, clustered by 7 g")
     stated = json.loads(json.dumps(found.to_dict()))
     assert stated["groups"] == 7
     assert "row_groups" not in stated
