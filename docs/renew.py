@@ -40,7 +40,7 @@ def renewed(root: Path) -> dict[Path, str]:
     commands = {
         "install": install_line("plot"),
         "install with zuko": install_line("plot,zuko"),
-        "install with scikit-learn": install_line("plot,sklearn"),
+        "install with sklearn": install_line("plot,sklearn"),
         "install with the demo": install_line("demo"),
         "clone": f"git clone --depth 1 {repository()} && cd impflow_zoo",
     }

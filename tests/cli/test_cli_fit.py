@@ -88,7 +88,7 @@ def test_bounds_and_periods_that_are_stated_hold_for_all_models(run, table, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--periodic", "bb=6"), "periodic='bb': names of columns"),
+        (("--periodic", "bb=6"), "periodic: there is no column 'bb'"),
         (("--periodic", "b"), "--periodic: 'b' has no value"),
         (("--bounds", "c=1"), "--bounds: c=1: LOW:HIGH is needed"),
         (("--bounds", "c=0:0.5"), "c is not within its bounds, 0 and 0.5"),
