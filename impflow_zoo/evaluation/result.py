@@ -86,9 +86,11 @@ class Result:
     commit: str | None = None
 
     def __str__(self) -> str:
+        return f"{self._score()}, {self.n} rows of {' '.join(self.dataset.split())}"
+
+    def _score(self) -> str:
         unit = METRICS[self.metric].unit
-        error = f"{self.stderr:.4f} {unit}{clustered(self.groups)}"
-        return f"{self.value:.4f} +- {error}, {self.n} rows of {self.dataset}"
+        return f"{self.value:.4f} +- {self.stderr:.4f} {unit}{clustered(self.groups)}"
 
     @property
     def effective_n(self) -> float | None:
@@ -157,9 +159,7 @@ class Result:
         lines: dict[str, str | None] = {
             "model": name if self.commit is None else f"{name}, commit {self.commit}",
             "data": f"{self.dataset}{split}: {self.n} rows{skipped}",
-            self.metric.replace("_", " "): (
-                f"{self.value:.4f} +- {self.stderr:.4f} {unit}{clustered(self.groups)}"
-            ),
+            self.metric.replace("_", " "): self._score(),
             "weights": self._weighted(),
             "a Gaussian": self._beside_gaussian(unit),
             "on the card": self._on_card(unit),

@@ -54,9 +54,9 @@ def _require_rows(x: object, name: str, shape: tuple[int, ...], rows: int | None
     if x.shape[1:] != shape or rows not in (None, len(x)):
         asked = "" if rows is None else f"for {rows} rows "
         expected = ", ".join(map(str, ("B" if rows is None else rows, *shape)))
-        one = "; add a dimension to a single row: x[None]" if x.shape == shape else ""
+        single = "; give a single row as row[None]" if rows is None and x.shape == shape else ""
         raise ModelError(
-            f"{name} of shape {tuple(x.shape)}: {asked}this model takes [{expected}]{one}"
+            f"{name} of shape {tuple(x.shape)}: {asked}this model takes [{expected}]{single}"
         )
 
 

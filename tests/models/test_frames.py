@@ -174,5 +174,7 @@ def test_a_name_that_is_none_is_answered_by_a_close_one(setting):
 @pytest.mark.parametrize("setting", ["rounding", "rounding_offset", "bounds", "periodic"])
 def test_settings_by_name_ask_for_the_names_of_all_columns(setting):
     value = (0.0, 1.0) if setting == "bounds" else 1.0
-    with pytest.raises(ConfigError, match=f"{setting}: there is no column 'a'; .*'columns'"):
+    with pytest.raises(
+        ConfigError, match=f"{setting}: there is no column 'a'; list all .*'columns'"
+    ):
         TabularConfig(1, **{setting: {"a": value}})

@@ -26,7 +26,7 @@ from impflow_zoo.transforms.base import NotFiniteError
 PLAIN = {
     "integers": (lambda m: m.log_prob(torch.ones(2, 2, dtype=torch.long)), "floating point"),
     "columns": (lambda m: m.log_prob(torch.ones(2, 3)), r"\(2, 3\): this model takes \[B, 2\]"),
-    "rank": (lambda m: m.log_prob(torch.ones(2)), r"this model takes \[B, 2\]; .* x\[None\]"),
+    "rank": (lambda m: m.log_prob(torch.ones(2)), r"this model takes \[B, 2\]; .* row\[None\]"),
     "NaN": (lambda m: m.log_prob(torch.tensor([[0.0, 0], [0, math.nan]])), "1 of 2 rows: 1"),
     "infinity": (lambda m: m.encode(torch.full((1, 2), math.inf)), "inputs with NaN or infinity"),
     "context not asked for": (lambda m: m.log_prob(rows(), rows()), "unconditional"),

@@ -21,7 +21,7 @@ from impflow_zoo.models.config import to_json
 from impflow_zoo.models.filenames import CARD, RECIPE, RESULTS, TRAINING, WEIGHTS
 from impflow_zoo.models.folder import ModelFolder
 from impflow_zoo.models.image_config import ImageConfig
-from impflow_zoo.zoo.cards import _ends, model_card
+from impflow_zoo.zoo.cards import _ends, _steps, model_card
 from impflow_zoo.zoo.record import Record
 
 NAMES = [path.parent.name for path in sorted(registry.zoo_folder().glob(f"*/{WEIGHTS}"))]
@@ -37,6 +37,13 @@ def test_bounds_and_turns_are_stated():
     assert _ends(config) == ["a at least 0", '"b, c" 0 to 1', "d an angle, -180 to 180"]
     card = (registry.zoo_folder() / "impflow-torus" / CARD).read_text()
     assert "| values | phi an angle, 0 to 360, psi an angle, 0 to 360 |" in card
+
+
+def test_rounding_steps_are_stated_by_column():
+    assert _steps(TabularConfig(2, columns=("a", "b, c"), rounding={"b, c": 0.5})) == ['"b, c" 0.5']
+    assert _steps(TabularConfig(2, rounding=(0.1, 0.0))) == ["0.1"]
+    card = (registry.zoo_folder() / "impflow-protein" / CARD).read_text()
+    assert "one rounding step (x0 0.01, x1 0.01, " in card
 
 
 @pytest.mark.parametrize(
