@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +58,10 @@ def options(
     """Say what stands before a command."""
 
 
+app.command()(fit)
+app.command()(init)
+
+
 @app.command("list")
 def list_(
     pattern: Annotated[
@@ -74,14 +79,14 @@ def list_(
     if not names:
         what, option = ("recipe without weights", " --recipes") if recipes else ("model", "")
         raise ModelError(f"no {what} matches {pattern!r}: `impflow-zoo list{option}` shows all")
-    rows, models = [("model", "class", "parameters", "score", "metric", "better")], []
+    rows, models = [("model", "class", "parameters", "score", "unit", "better")], []
     for name in names:
         record = Record(ModelFolder(registry.zoo_folder() / name))
         kind, entry, metric = record.stated.model, record.entry, record.stated.config.metric
         shown = METRICS[metric]
         score = f"{entry.value:.4f}" if entry else "none yet"
         size = f"{record.parameters:,}" if record.parameters else ""
-        rows.append((name, kind, size, score, shown.name, shown.better))
+        rows.append((name, kind, size, score, shown.unit, shown.better))
         known = {"name": name, "model": kind, "parameters": record.parameters, "metric": metric}
         scale = {"unit": shown.unit, "direction": shown.direction}
         models.append(
@@ -274,7 +279,7 @@ def train(
             metavar="SEED",
             min=0,
             callback=seed_limit,
-            help="Instead of the recipe's; repeat it with --resume.",
+            help="Seed instead of the recipe's; with --resume, give it again.",
         ),
     ] = None,
     accept_outliers: Annotated[
@@ -327,6 +332,7 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     """Prove that blocks are invertible; check stored outputs."""
     from impflow_zoo.lipschitz.certify import worst
     from impflow_zoo.lipschitz.lipsdp import lipsdp_bounds
+    from impflow_zoo.lipschitz.names import in_words
     from impflow_zoo.models.store import check_certificate, verify
 
     loaded = registry.create_model(model)
@@ -340,10 +346,13 @@ def certify(model: Model, as_json: AsJson = False) -> None:
     )
     whole, lipsdp = worst(certificates), lipsdp_bounds(loaded)
     nets, lines = [], []
-    for c in certificates:
+    for c, name in zip(certificates, in_words([c.name for c in certificates]), strict=True):
         smaller = lipsdp.get(c.name)
         nets.append({"name": c.name, "bound": c.bound, "margin": c.margin, "lipsdp": smaller})
-        lines.append(f"{c}" + ("" if smaller is None else f"; LipSDP: Lip <= {smaller:.6f}"))
+        lines.append(
+            f"{replace(c, name=name)}"
+            + ("" if smaller is None else f"; LipSDP: Lip <= {smaller:.6f}")
+        )
     proven = "not certified" if whole.margin is None else f"margin {whole.margin:.6f}"
     batch = "golden batch reproduced" if golden else "no golden batch to reproduce"
     bounds = {"bound": whole.bound, "margin": whole.margin, "nets": nets}
@@ -427,8 +436,6 @@ def publish(
     _say(text, data, as_json=as_json)
 
 
-app.command()(fit)
-app.command()(init)
 app.command()(demo)
 
 

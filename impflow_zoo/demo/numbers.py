@@ -14,6 +14,7 @@ from impflow_zoo.data import Source
 from impflow_zoo.demo.looks import rounded
 from impflow_zoo.evaluation.scoring import score
 from impflow_zoo.lipschitz.certify import Certificate, worst
+from impflow_zoo.lipschitz.names import in_words
 from impflow_zoo.models.flow import Ensemble, FlowModel
 from impflow_zoo.models.metrics import METRICS, Metric
 from impflow_zoo.numerics.report import Report
@@ -141,7 +142,7 @@ def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
     for i, one in enumerate(certificates):
         bound = "none" if one.bound is None else _shown(one.bound)
         groups.setdefault((bound, one.norm), []).append(i)
-    names, lines = _in_words([one.name for one in certificates]), []
+    names, lines = in_words([one.name for one in certificates]), []
     for said, places in groups.items():
         (first, *_), count = places, len(places)
         if count == 1:
@@ -151,38 +152,6 @@ def bounds_of_nets(certificates: Sequence[Certificate]) -> list[list[str]]:
             nets = f"{others}{names[first]} to {names[places[-1]]}"
         lines.append([str(count), *said, nets])
     return lines
-
-
-def _in_words(paths: Sequence[str]) -> list[str]:
-    """Names of nets by their paths in a model: each part that has a number is counted from 1.
-
-    The last such part is a block, those above it are scales, or else models of an ensemble. A part
-    without others beside it is left out, unless it is the block.
-
-    Example:
-        >>> _in_words(["flow.2._transforms.1.net", "flow.2._transforms.3.net"])
-        ['block 1, net', 'block 2, net']
-    """
-    beside: dict[str, dict[str, int]] = {}  # by the path above: numbers of its parts
-    found = []
-    for path in paths:
-        *above, name = path.split(".")
-        places = [i for i, part in enumerate(above) if part.isdigit()]
-        levels = []
-        for i in places:
-            numbers = beside.setdefault(".".join(above[:i]), {})
-            levels.append((numbers, numbers.setdefault(above[i], len(numbers) + 1), above[i - 1]))
-        found.append((levels, name))
-    words = []
-    for levels, name in found:
-        said = [
-            f"{'scale' if kind == '_transforms' else 'model'} {number}"
-            for numbers, number, kind in levels[:-1]
-            if len(numbers) > 1
-        ]
-        said += [f"block {number}" for _, number, _ in levels[-1:]]
-        words.append(", ".join([*said, name]))
-    return words
 
 
 def _shown(bound: float) -> str:

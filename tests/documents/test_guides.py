@@ -45,6 +45,23 @@ def test_the_tutorial_runs_and_learns(tmp_path, capsys, monkeypatch):
     assert least.startswith("least likely: AT ")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # torch's
+@pytest.mark.parametrize("guide", guides.GUIDES)
+def test_a_guide_prints_what_it_says(guide, tmp_path, capsys):
+    if guide == "using-zuko":
+        pytest.importorskip("zuko")
+    guides.run(guide, tmp_path)
+    numbers = r"-?\d+\.\d+"
+    found = capsys.readouterr().out
+    text = (guides.DOCS / f"{guide}.md").read_text()
+    printed = "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
+    assert re.sub(numbers, "0", found) == re.sub(numbers, "0", printed)
+    expected = [float(number) for number in re.findall(numbers, printed)]
+    values = [float(number) for number in re.findall(numbers, found)]
+    assert values == pytest.approx(expected, abs=0.03)
+
+
 @pytest.mark.parametrize("guide", guides.GUIDES)
 def test_a_guide_shows_the_pictures_it_makes(guide):
     programs = guides.code_of(guide)
