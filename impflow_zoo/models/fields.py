@@ -181,7 +181,8 @@ def _expected(value: Any, annotation: Any) -> str:
     """What an annotation asks for, with an example where a value is nearly right."""
     origin, kinds = typing.get_origin(annotation), typing.get_args(annotation)
     if dataclasses.is_dataclass(annotation):
-        return "settings by name expected"
+        known = listed([f.name for f in dataclasses.fields(annotation)])
+        return f"settings by name expected, of {known}"
     if origin is typing.Literal:
         return f"one of {', '.join(map(repr, kinds))} expected"
     if origin in (list, tuple):

@@ -39,7 +39,7 @@ def test_values_take_the_types_of_their_annotations():
         ({"names": 5}, r"'s.names' is 5: list .*\[5\]"),
         ({"names": str}, "'s.names' is <class 'str'>: list expected"),
         ({"nmaes": []}, "unknown config key 's.nmaes'.*'names'"),
-        ([], r"'s' is \[\]: settings by name expected"),
+        ([], r"'s' is \[\]: settings by name expected, of .*size, .*names"),
     ],
 )
 def test_what_is_wrong_is_named(data: Any, message: str):
