@@ -9,7 +9,7 @@ converges for `|J| < 1`; for a probe `v` of random signs `tr(A)` is the mean of 
 
 With `gradient` the answer is in the graph of `x` and the net; functions then return `g(x)`, which
 comes from the same graph. `kappa` is the Lipschitz constant of the net in the 2-norm, or None.
-`salt` gives each net its own seeded probes.
+`salt` gives each map its own seeded probes.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ class ResidualBlock(Transform):
         """
         folded = {name: fold(getattr(self, name), context) for name in self.nets}
         constant, maps = None if context is None else context.detach(), []
-        for step in self.steps:
+        for i, step in enumerate(self.steps):
             module, net = getattr(self, step.net), folded[step.net]
             if net.shape is not None and x.shape[1:] != net.shape:
                 expected = ", ".join(map(str, net.shape))
@@ -297,7 +297,7 @@ class ResidualBlock(Transform):
                 solver=self.solver,
                 logdet=self.logdet,
                 kappa=float(kappa) if isinstance(kappa, (int, float)) else None,
-                salt=self.nets.index(step.net),
+                salt=i,  # maps of one net would err together
                 equation=partial(Equation, module, context=constant, sign=step.sign),
                 call=call,
             )

@@ -15,7 +15,7 @@ from support.blocks import dense_logdet
 from support.small_models import config, make, rows
 from torch import Tensor
 
-from impflow_zoo import ImageConfig, ImpFlow, LogDet, NumericalWarning, ResFlow
+from impflow_zoo import ImageConfig, ImpFlow, LogDet, MonotoneFlow, NumericalWarning, ResFlow
 from impflow_zoo.models.fields import ModelError
 from impflow_zoo.models.flow import FlowModel
 from impflow_zoo.transforms.standardise import Standardise
@@ -126,9 +126,10 @@ def test_exact_log_probs_have_no_error():
     assert torch.equal(error, torch.zeros_like(value))
 
 
+@pytest.mark.parametrize("kind", [ImpFlow, ResFlow, MonotoneFlow])
 @torch.no_grad()
-def test_the_error_of_truncated_log_probs_is_their_spread_over_seeds():
-    model = make(ResFlow, features=8, logdet=LogDet("truncated", n_terms=10, n_probes=4))
+def test_the_error_of_truncated_log_probs_is_their_spread_over_seeds(kind):
+    model = make(kind, features=8, logdet=LogDet("truncated", n_terms=10, n_probes=4))
     x = rows(50, 8)
     value, error = model.log_prob_with_error(x)
     assert torch.equal(value, model.log_prob(x))
