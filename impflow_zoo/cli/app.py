@@ -354,6 +354,8 @@ def certify(model: Model, as_json: AsJson = False) -> None:
             + ("" if smaller is None else f"; LipSDP: Lip <= {smaller:.6f}")
         )
     proven = "not certified" if whole.margin is None else f"margin {whole.margin:.6f}"
+    if not certificates:
+        proven = "no nets to bound, its layers are invertible by construction"
     batch = "golden batch reproduced" if golden else "no golden batch to reproduce"
     bounds = {"bound": whole.bound, "margin": whole.margin, "nets": nets}
     text = "\n".join([*lines, f"{model}: {proven}; {batch}"])

@@ -44,7 +44,7 @@ Minutes = Annotated[
     typer.Option(
         metavar="MINUTES",
         min=1e-3,
-        help="CPU minutes of one thread; a busy machine takes up to three times as long.",
+        help="CPU minutes of one thread; a busy machine takes up to four times as long.",
     ),
 ]
 

@@ -328,7 +328,9 @@ def _only(table: Columns, names: Sequence[str]) -> Columns:
 def _check_named(table: Columns, names: Sequence[str], name: str) -> None:
     for column in names:
         if list(names).count(column) > 1:
-            raise DataError(f"{name}: column {column!r} is named twice")
+            raise DataError(
+                f"{name}: column {column!r} is named twice; a column is modelled or given, not both"
+            )
         if column in table.reasons:
             raise DataError(f"{name}: column {column!r} {table.reasons[column]}")
         if column == GROUP and column in table.numbers:

@@ -157,7 +157,8 @@ class Fit:
             lines["next"] = f"impflow-zoo evaluate {folder}"
             given = " --given FILE" if self.columns.given else ""
             lines[""] = f"impflow-zoo sample {folder} -n 1000{given} --out samples.csv"
-            lines[" "] = f"impflow-zoo certify {folder}"
+            if blocks:
+                lines[" "] = f"impflow-zoo certify {folder}"
         text = [_line(key, value) for key, value in lines.items()]
         return "\n".join([*tried_lines(self.tried, self.baselines), "", *text])
 

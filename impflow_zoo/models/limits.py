@@ -87,7 +87,7 @@ class Limits:
         raise ModelError(
             f"column {self.columns[column]} is not within its bounds, {low:g} and {high:g}, in "
             f"{len(rows)} of {len(x)} rows (first: row {rows[0]}, {float(x[rows[0], column]):g}): "
-            f"the density is zero there. Leave such rows out, set wider bounds{remedy}"
+            f"the density is zero there. Leave such rows out, or set wider bounds{remedy}"
         )
 
 

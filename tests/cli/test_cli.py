@@ -221,6 +221,14 @@ def test_certify_shows_the_smaller_bound_of_spectral_nets(run, tmp_path):
     assert all(net["lipsdp"] < 0.8 < net["bound"] + 1e-5 for net in nets)
 
 
+def test_certify_says_that_splines_need_no_bound(run):
+    text = run("certify", "spline-power-plant").out
+    assert text.strip() == (
+        "spline-power-plant: no nets to bound, its layers are invertible by construction; "
+        "golden batch reproduced"
+    )
+
+
 def test_certify_bounds_a_model_without_a_golden_batch(run, tmp_path):
     make(dtype=torch.float32).save_pretrained(tmp_path)
     (tmp_path / GOLDEN).unlink()
