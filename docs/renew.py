@@ -45,10 +45,10 @@ def renewed(root: Path) -> dict[Path, str]:
         "clone": f"git clone --depth 1 {repository()} && cd impflow_zoo",
     }
     places = {name: f"```bash\n{line}\n```" for name, line in commands.items()}
-    there = f"[Read this page on the site]({URLS['Documentation']}api.html)"
-    places["read-on-the-site"] = f"{there}: GitHub shows the names alone."
     for page in (*root.glob("*.md"), *root.glob("docs/*.md")):
         text = made.get(page) or page.read_text(encoding="utf-8")
+        there = f"[Read this page on the site]({URLS['Documentation']}{page.stem}.html)"
+        places["read-on-the-site"] = f"{there}: GitHub does not show all of it."
         for name, content in places.items():
             if f"<!-- {name} -->" in text:
                 made[page] = text = between(text, name, content)
