@@ -116,7 +116,8 @@ class Fit:
         worse = 0.0 if runs[-1].last is None else best.rank - runs[-1].last
         done = sum(one.done for one in runs)
         more = "the rows are good for no more steps" if self.all_steps else "give fit more minutes"
-        remedy = "to edit recipe.yaml" if self.all_steps else "more minutes, or edit recipe.yaml"
+        remedy = "more weight_decay in recipe.yaml"
+        remedy = remedy if self.all_steps else f"more minutes, or {remedy}"
         lines["so"] = course(best.best_step, done, worse, "nats", remedy)
         if runs[-1].ended == "time":
             lines["so"] = "stopped before its learning rate had fallen: too early to tell"

@@ -43,7 +43,7 @@ def course(
         best_step: step of the best validation; 0 if that of an earlier stage was better than all.
         validated: step of the last one.
         worse: how much worse its value was than the best, in `unit`.
-        remedy: what to try if the model overfits.
+        remedy: what to try if later steps overfit.
     """
     if best_step == 0:
         return "no validation was better than the best of an earlier stage"
@@ -53,7 +53,7 @@ def course(
         return "validation has levelled off"
     return (
         f"validation was best at step {best_step:,} of {validated:,} and {worse:.4f} {unit} worse "
-        f"at the end: the model overfits; try {remedy}"
+        f"at the end: later steps overfit, and the weights of the best step are kept; try {remedy}"
     )
 
 

@@ -45,3 +45,15 @@ def test_the_code_of_the_guide_runs(capsys: pytest.CaptureFixture[str]):
     assert fits == 2
     exec(compile(code, "the guide", "exec"), {})
     assert "implicit-sines" in capsys.readouterr().out
+
+
+def test_categories_become_columns_as_the_page_of_options_says(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    text = (CHECKOUT / "docs" / "fit-options.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(code, "fit-options.md", "exec"), {})
+    (said,) = re.findall(r"^print.*# (\[.*\])$", code, re.MULTILINE)
+    assert capsys.readouterr().out.strip() == said
+    assert read_table(tmp_path / "sites.csv").first.names == ("size", "site_north")

@@ -102,7 +102,7 @@ def test_no_spline_flow_leads() -> None:
 
 
 def test_a_published_flow_leads_on_bsds300() -> None:
-    assert says("README.md", "Published spline flows report more on BSDS300, on other patches")
+    assert says("README.md", "Published spline flows score higher on BSDS300, on other patches")
     published = yaml.safe_load(tables.FIGURES.read_text("utf-8"))[BSDS300]
     names = ("impflow-bsds300", "resflow-bsds300", "spline-bsds300", "mixed-bsds300")
     own = [leads.entry_of(record(name)) for name in names]

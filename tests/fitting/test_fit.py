@@ -143,7 +143,7 @@ def test_more_minutes_are_no_advice_where_the_rows_are_good_for_no_more_steps(wh
     behind = replace(whole.best, value=-1e9, best_step=1, last=-2e9)
     tried = (*whole.tried[:-1], behind)
     told = " ".join(replace(whole, best=behind, tried=tried, all_steps=True).report().split())
-    assert "try to edit recipe.yaml; a Gaussian" in told
+    assert "try more weight_decay in recipe.yaml; a Gaussian" in told
     assert "is ahead on validation rows: the rows are good for no more steps" in told
     assert "more minutes" not in told
     few = pandas.DataFrame(numpy.random.default_rng(0).normal(size=(40, 2)), columns=["a", "b"])
@@ -156,7 +156,7 @@ def test_a_best_that_the_clock_stopped_has_not_overfitted(whole):
     late = replace(early, round=0, done=60, best_step=0, ended="time")
     told = replace(whole, best=early, tried=(early, late)).report()
     assert "too early to tell" in told
-    assert "overfits" not in told
+    assert "overfit" not in told
 
 
 def test_an_ensemble_behind_a_single_run_says_so(whole):
