@@ -173,6 +173,8 @@ class Result:
             lines["estimator error"] = "none (log-det exact)"
         if self.logdet != "truncated":
             lines["truncation"] = None
+        if not self.solver_steps:  # it finds no roots when it scores
+            lines["solver"] = None
         if self.predictive:
             lines["prediction of"] = "; ".join(map(str, self.predictive))
         return "\n".join(

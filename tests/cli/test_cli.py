@@ -221,6 +221,11 @@ def test_certify_shows_the_smaller_bound_of_spectral_nets(run, tmp_path):
     assert all(net["lipsdp"] < 0.8 < net["bound"] + 1e-5 for net in nets)
 
 
+def test_an_evaluation_without_roots_has_no_line_on_the_solver(run):
+    assert "solver" not in run("evaluate", "spline-power-plant", "--limit", "20").out
+    assert "solver" in run("evaluate", "impflow-power-plant", "--limit", "20").out
+
+
 def test_certify_says_that_splines_need_no_bound(run):
     text = run("certify", "spline-power-plant").out
     assert text.strip() == (
