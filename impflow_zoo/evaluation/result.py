@@ -109,7 +109,10 @@ class Result:
         if self.skipped:
             raise ModelError("rows without their numbers: damaged images are left out")
         if self.row_weights is not None:
-            raise ModelError("rows without their numbers: those of weight 0 are left out")
+            raise ModelError(
+                "rows without their numbers, as those of weight 0 are left out: "
+                "weights='' scores all of them"
+            )
         assert self.per_row is not None, "evaluate keeps it"
         return pandas.DataFrame({self.metric: self.per_row.numpy()}).rename_axis("row")
 

@@ -151,7 +151,6 @@ def evaluate(
             beside = _gaussian(model, rows, counts)
     metric = model.preprocessing.metric
     values = metric(scored.log_prob)
-    sure = n if counts is None else effective_rows(counts)
     unit = abs(float(metric(torch.ones(1)) - metric(torch.zeros(1))))
     means = {name: float(figures.nanmean()) for name, figures in scored.figures.items()}
     nets = sum(len(block.steps) for block in model.blocks()) / len(model.parts)
@@ -162,7 +161,7 @@ def evaluate(
         metric=config.metric,
         value=float(weighted_mean(values, counts)),
         stderr=float(standard_error(values, groups, counts)),
-        estimator_stderr=(means["variance"] / sure) ** 0.5 * unit,
+        estimator_stderr=_estimator_error(scored.figures["variance"], counts) * unit,
         n=n,
         dataset=where.dataset,
         split=where.split,
@@ -199,6 +198,14 @@ def _predicted(
 ) -> tuple[Predictive, ...]:
     x, context = model.parted(rows)
     return () if context is None else predictive(model, x, context, seed, weights, processes)
+
+
+def _estimator_error(variances: Tensor, weights: Tensor | None) -> float:
+    """The standard error of a mean of independent estimates; NaN stands for unknown variances."""
+    known = ~variances.isnan()
+    squares = None if weights is None else weights[known].square()
+    rows = len(variances) if weights is None else effective_rows(weights)
+    return float((weighted_mean(variances[known], squares) / rows).sqrt())
 
 
 def _gaussian(model: FlowModel, rows: Tensor, weights: Tensor | None) -> float | None:

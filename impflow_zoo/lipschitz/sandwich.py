@@ -194,9 +194,10 @@ class SandwichMLP(Perceptron):
     def certificate(self) -> float | None:
         """Upper bound on the Lipschitz constant, proved for the weights that evaluation uses.
 
-        None if there is no proof, for instance if weights are not finite.
+        None if there is no proof, for instance if weights are not finite, or if a sub-class has a
+        `forward` of its own.
         """
-        maps = maps_of(self) if self.has_known_weights() else None
+        maps = maps_of(self) if self.is_known() else None
         if maps is None:
             return None
         bound = self.lipschitz

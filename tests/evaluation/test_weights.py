@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.small_models import make, rows
 
-from impflow_zoo import ImageConfig, ResFlow, evaluate
+from impflow_zoo import ImageConfig, LogDet, ResFlow, evaluate
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation.baselines import mixture
 from impflow_zoo.evaluation.entries import Entry
@@ -75,6 +75,21 @@ def test_weighted_intervals_hold_the_true_mean(grouped):
         x += torch.randn(runs, n // 5, dtype=torch.float64).repeat_interleave(5, dim=1)
     held = weighted_mean(x, weights).abs() < 1.97 * standard_error(x, groups, weights)
     assert 0.925 < float(held.double().mean()) < 0.975
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_probes", [1, 2])
+def test_the_estimator_error_is_that_of_a_weighted_mean(n_probes):
+    """A row counts by the square of its weight. Far out slopes vanish, and estimates are exact."""
+    logdet = LogDet("truncated", n_terms=8, n_probes=n_probes)
+    model = make(ResFlow, features=8, activation="tanh", logdet=logdet)
+    inputs = torch.cat([0.1 * rows(10, 8), 1e3 * rows(90, 8)])
+    frame = pandas.DataFrame(inputs.numpy(), columns=list(model.columns))
+    frame["w"] = numpy.where(numpy.arange(100) < 10, 100.0, 1.0)
+    results = [evaluate(model, frame, weights="w", seed=seed) for seed in range(40)]
+    spread = numpy.std([result.value for result in results], ddof=1)
+    stated = numpy.mean([result.estimator_stderr for result in results])
+    assert stated == pytest.approx(spread, rel=0.35)
 
 
 def test_the_report_and_the_json_speak_of_weights():

@@ -13,8 +13,11 @@ from impflow_zoo import (
     LipschitzDenseNet,
     LipschitzMLP,
     ResFlowTransform,
+    SandwichMLP,
 )
 from impflow_zoo.lipschitz.certify import certify, worst
+from impflow_zoo.lipschitz.lipsdp import lipsdp_bounds
+from impflow_zoo.transforms.torus import TorusNet
 
 UNPROVED = {
     "hook": lambda net: net.activations[0].register_forward_hook(lambda *args: 3 * args[-1]),
@@ -38,6 +41,35 @@ def test_nothing_is_certified_of_what_is_not_known(kind, change):
     assert certify(ResFlowTransform(net))[0].margin is not None
     change(net)
     assert str(certify(ResFlowTransform(net))[0]) == "net: not certified"
+
+
+class Tripled(LipschitzMLP):
+    """A sub-class whose inherited certificate says nothing of what it computes."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return 3 * super().forward(x, context)
+
+
+def hooked() -> nn.Module:
+    net = LipschitzMLP(2, (8,))
+    net.register_forward_hook(lambda net, args, value: 3 * value)
+    return net
+
+
+def patched() -> nn.Module:
+    net = SandwichMLP(2, (8,))
+    net.forward = lambda x, context=None: 3 * x
+    return net
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Tripled(2, (8,)), hooked, patched], ids=["tripled", "hooked", "patched"]
+)
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: TorusNet(net, [0])])
+def test_an_inherited_certificate_does_not_hold_for_another_forward(make, wrap):
+    block = ResFlowTransform(wrap(make())).eval()
+    assert str(certify(block)[0]) == "net: not certified"
+    assert lipsdp_bounds(block) == {}
 
 
 def test_an_activation_of_a_user_is_certified_by_its_slopes():
