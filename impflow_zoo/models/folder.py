@@ -178,17 +178,25 @@ class ModelFolder:
             ConfigError, WeightsError: if they are missing, damaged, or do not fit together.
         """
         while True:
+            before = self._state_of_config()
             stated = self.config()
             try:
                 found: dict[str, Tensor] | WeightsError = self.weights(stated)
             except WeightsError as error:
                 found = error
             finish_save(self.path)
-            if self.config() == stated:  # else somebody saved another model meanwhile
+            if self._state_of_config() == before:  # else somebody saved another model meanwhile
                 break
         if isinstance(found, WeightsError):
             raise found
         return stated, found
+
+    def _state_of_config(self) -> tuple[int, ...] | None:
+        """What changes when the config is saved again, which makes a new file."""
+        if not self.has(CONFIG):
+            return None
+        state = (self.path / CONFIG).stat()
+        return state.st_ino, state.st_mtime_ns, state.st_size
 
     def weights(self, stated: ConfigFile) -> dict[str, Tensor]:
         """Read the weights that `config` found stated: others raise a `WeightsError`."""
