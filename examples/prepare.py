@@ -1,13 +1,14 @@
 """Write the rows of a published density benchmark as a folder that recipes train on.
 
     python examples/prepare.py power FILES FOLDER
+    python examples/prepare.py kin8nm FILES FOLDER
     python examples/prepare.py bsds300 PHOTOGRAPHS FOLDER [--mirrored]
 
-FILES is where the published files lie: see `papamakarios.py` for their names. PHOTOGRAPHS is a set
-of images that `datasets` opens, with the splits train and test. FOLDER gets `train.parquet`,
-`validation.parquet` and `test.parquet`. Rows of `bsds300` have a group, their photograph.
-With `--mirrored` its training rows are three times as many: each patch and two mirror images of
-it. This takes 3 GB of memory.
+FILES is where the published files lie: see `papamakarios.py` and `uci_tables.py` for their names.
+PHOTOGRAPHS is a set of images that `datasets` opens, with the splits train and test. FOLDER gets
+`train.parquet`, `validation.parquet` and `test.parquet`. Rows of `bsds300` have a group, their
+photograph. With `--mirrored` its training rows are three times as many: each patch and two mirror
+images of it. This takes 3 GB of memory.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import patches
 import pyarrow
 import pyarrow.parquet
 import typer
+import uci_tables
 from torch import Tensor
 
 from impflow_zoo.data import DataError
 from impflow_zoo.data.tables import GROUP
 from impflow_zoo.models.mistakes import in_one_line
 
-Name = StrEnum("Name", ["bsds300", *papamakarios.READERS])
+Name = StrEnum("Name", ["bsds300", *papamakarios.READERS, *uci_tables.TABLES])
 
 
 def main(
@@ -50,14 +52,25 @@ def main(
         return
     if mirrored:
         raise DataError(f"{name} has no patches to mirror: leave --mirrored out")
-    splits = papamakarios.READERS[name](Path(source).expanduser())
+    files, names = Path(source).expanduser(), None
+    if table := uci_tables.TABLES.get(name):
+        splits, names = uci_tables.read(files, table), table.names
+    else:
+        splits = papamakarios.READERS[name](files)
     for split, values in zip(patches.SIZES, splits, strict=True):
-        write(folder, split, values[:limit])
+        write(folder, split, values[:limit], names=names)
 
 
-def write(folder: Path, split: str, rows: Tensor, groups: Tensor | None = None) -> None:
+def write(
+    folder: Path,
+    split: str,
+    rows: Tensor,
+    groups: Tensor | None = None,
+    names: list[str] | None = None,
+) -> None:
     """Write the rows of a split, with columns `x0`, `x1`, ..., and the group of each row."""
-    columns = {f"x{i}": column.numpy() for i, column in enumerate(rows.T)}
+    names = names or [f"x{i}" for i in range(rows.shape[1])]
+    columns = {name: column.numpy() for name, column in zip(names, rows.T, strict=True)}
     in_groups = ""
     if groups is not None:
         columns[GROUP] = groups.numpy()

@@ -1,9 +1,12 @@
-"""Made-up rows of the four benchmarks of Papamakarios et al. (2017), in their published layouts."""
+"""Made-up rows of benchmarks in their published layouts."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas
+from uci_tables import TABLES
 
 
 def household(n: int = 1234) -> np.ndarray:
@@ -42,3 +45,13 @@ def events() -> tuple[np.ndarray, np.ndarray]:
     signal[:, 30] = np.where(signal[:, 30] > -999, signal[:, 30].clip(0), -999)
     kept = np.delete(signal[signal[:, 0] >= -100], [7, 30], axis=1)
     return signal, kept
+
+
+def uci_table(folder: Path, name: str) -> pandas.DataFrame:
+    """Write a file of `examples/uci_tables.py`, and return its rows in the order of the model."""
+    table = TABLES[name]
+    values = np.random.default_rng(5).normal(size=(table.rows, len(table.columns))).round(3)
+    values[0, -1] = table.first
+    rows = pandas.DataFrame(values, columns=table.columns)
+    rows[table.columns[::-1]].to_csv(folder / table.file, index=False)
+    return rows

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 from unittest import mock
@@ -25,6 +26,7 @@ from support import checkpoints, image_sets, published_tables
 from support.checkout import CHECKOUT
 from support.printed_commands import Commands
 from support.small_models import write_recipe
+from uci_tables import TABLES
 
 from impflow_zoo import cli
 from impflow_zoo.data import is_toy
@@ -320,6 +322,7 @@ _PUBLISHED: dict[str, Callable[[Path], object]] = {
     "gas": _gas,
     "hepmass": _hepmass,
     "miniboone": _miniboone,
+    **{name: partial(published_tables.uci_table, name=name) for name in TABLES},
 }
 
 
