@@ -245,7 +245,8 @@ class Density(nn.Module):
 
         Returns:
             Samples in data space, `[n, ...]`, or `[C, n, ...]` if there are contexts. Images are
-            uint8 in the 8-bit range, whatever the bits of the model.
+            uint8 in the 8-bit range, whatever the bits of the model. `rsample_and_log_prob` also
+            returns log-densities.
 
         Raises:
             ModelError: for an argument that is of another type or out of its range, and for more
