@@ -4,7 +4,7 @@ Is this row unusual?
 
 Compare the density of a row with those of held-out rows, and know what the answer does not say.
 
-A row is unusual for a model if few held-out rows have a lower density. This fraction is a p-value:
+A row is unusual for a model if few held-out rows are as unlikely. This fraction is a p-value:
 among rows like the training rows, one in twenty is below 5 %. The rows are hours of a power plant
 (`UCI <https://archive.ics.uci.edu/dataset/294/combined+cycle+power+plant>`_, CC BY 4.0).
 """
@@ -35,8 +35,8 @@ reference, fresh = np.sort(scores(held_out[:473])), held_out[473:]
 
 
 def p_value(rows: pd.DataFrame) -> np.ndarray:
-    """The fraction of held-out rows with a lower density; never zero."""
-    return (1 + np.searchsorted(reference, scores(rows))) / (1 + len(reference))
+    """The fraction of held-out rows whose density is as low or lower; never zero."""
+    return (1 + np.searchsorted(reference, scores(rows), side="right")) / (1 + len(reference))
 
 
 print(f"new rows below 5 %: {(p_value(fresh) < 0.05).mean():.1%}")

@@ -30,7 +30,7 @@ from impflow_zoo.models.folder import ConfigFile, ModelFolder, WeightsError, rea
 from impflow_zoo.models.reading import readable
 from impflow_zoo.models.texts import in_markdown
 from impflow_zoo.numerics.modes import without_autocast
-from impflow_zoo.numerics.solver import Solver
+from impflow_zoo.numerics.solver import Solver, SolverError
 from impflow_zoo.transforms.context import ConditionalTransform
 
 if TYPE_CHECKING:
@@ -131,7 +131,9 @@ def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     members = len(model.parts)
     stated = ConfigFile(kind, model.config, sha256, tuple(certify(model)), members)
-    golden = serialise(golden_batch(model), metadata={"format": "pt"})
+    batch = golden_batch(model)
+    _check_answers(model, kind, batch)
+    golden = serialise(batch, metadata={"format": "pt"})
     contents: dict[str, bytes | None] = {WEIGHTS: content, GOLDEN: golden, CONFIG: stated.text()}
     if card is None and not (folder / CARD).exists():
         card = default_card(kind if members == 1 else type(model).__name__, name, model.config)
@@ -151,20 +153,38 @@ def _check_kind(model: FlowModel) -> str:
     kind = registered_name(type(first))
     if kind is None:
         raise WeightsError(f"{type(first).__name__} is not a registered model: see register_model")
-    cls, own = model_class(kind), model.state_dict()
-
-    def made(config: Config) -> FlowModel:
-        if model.parts == [model]:
-            return cls(config)
-        ensemble: Any = type(model)  # whose argument is no config
-        return cast("FlowModel", ensemble([cls(config) for _ in model.parts]))
-
+    own = model.state_dict()
+    made = partial(_made, model, kind)
     if problem := _mismatch(blank_state(made, model.config, own, kind), own):
         raise WeightsError(
             f"{problem}: the saved model could not be loaded, as {kind} makes other tensors "
             "from its config (was a net replaced or compiled, or is this a sub-class?)"
         )
     return kind
+
+
+def _made(model: FlowModel, kind: str, config: Config) -> FlowModel:
+    """What loading a model makes: one of the registered class, or an ensemble of them."""
+    cls = model_class(kind)
+    if model.parts == [model]:
+        return cls(config)
+    ensemble: Any = type(model)  # whose argument is no config
+    return cast("FlowModel", ensemble([cls(config) for _ in model.parts]))
+
+
+def _check_answers(model: FlowModel, kind: str, golden: Mapping[str, Tensor]) -> None:
+    """Refuse a sub-class whose answers the registered class does not give."""
+    if type(model.parts[0]) is model_class(kind):
+        return
+    loaded = _made(model, kind, model.config)
+    load_weights(loaded, model.state_dict())
+    try:
+        _reproduce(_double_copy(loaded, model.config), golden)
+    except (AssertionError, ValueError, SolverError) as error:
+        raise WeightsError(
+            f"the saved model would be loaded as {kind}, which answers differently: register "
+            f"{type(model.parts[0]).__name__} by register_model"
+        ) from error
 
 
 def default_card(kind: str, name: str, config: Config) -> str:
@@ -227,15 +247,19 @@ def verify(model: FlowModel, folder: ModelFolder, stated: ConfigFile) -> list[Ce
     try:
         if (rows := golden["inputs"].shape[:1].numel()) > _GOLDEN_ROWS:
             raise ValueError(f"it has {rows:,} rows, {_GOLDEN_ROWS} at most are expected")
-        answers = _answers(double, golden["inputs"], golden.get("context"))
-        for key, value in answers.items():
-            if len(value) == 0:
-                raise ValueError("no rows")
-            torch.testing.assert_close(golden[key], value, rtol=_RTOL, atol=_RTOL)
+        _reproduce(double, golden)
     except (AssertionError, KeyError, ValueError) as error:
         what = f"{folder.name}: the model does not reproduce {GOLDEN}"
         raise WeightsError(f"{what}: {readable(error)}") from None
     return check_certificate(model, folder.name, stated.certificate)
+
+
+def _reproduce(double: FlowModel, golden: Mapping[str, Tensor]) -> None:
+    """Compare a model's answers in float64 with a golden batch."""
+    for key, value in _answers(double, golden["inputs"], golden.get("context")).items():
+        if len(value) == 0:
+            raise ValueError("no rows")
+        torch.testing.assert_close(golden[key], value, rtol=_RTOL, atol=_RTOL)
 
 
 def check_certificate(

@@ -13,6 +13,7 @@ import huggingface_hub.hub_mixin
 import pytest
 import torch
 from huggingface_hub import HfApi
+from nflows.transforms import CompositeTransform, LeakyReLU
 from safetensors.torch import load_file, save_file
 from support.small_models import make, rows
 
@@ -211,6 +212,29 @@ def test_a_subclass_is_saved_as_what_it_derives_from(tmp_path, monkeypatch):
     card, name = (tmp_path / "README.md").read_text(), tmp_path.name
     assert f'ImpFlow.from_pretrained("{name}")' in card
     assert f"in the folder that contains `{name}`" in card
+
+
+class WithAStepMore(ImpFlow):
+    """Another density with the same tensors."""
+
+    def build(self):
+        return CompositeTransform([*super().build()._transforms, LeakyReLU(0.5)])
+
+
+class WithAnotherScore(ImpFlow):
+    """Its score is no density."""
+
+    def _log_prob(self, *arguments, **options):
+        return 2 * super()._log_prob(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", [WithAStepMore, WithAnotherScore])
+def test_a_subclass_that_answers_differently_is_not_saved(kind, tmp_path):
+    saved = kind(make().config).eval()
+    message = f"as ImpFlow, which answers differently: register {kind.__name__}"
+    with pytest.raises(ModelError, match=message):
+        saved.save_pretrained(tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
