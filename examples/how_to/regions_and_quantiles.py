@@ -24,7 +24,8 @@ model = create_model("impflow-power-plant")
 # %%
 # **A region.** The fraction ``p`` of samples within it has the standard error
 # ``sqrt(p (1 - p) / n)``. It leaves out what the model itself gets wrong, so compare with the
-# fraction of held-out rows, which has an error of its own.
+# fraction of held-out rows, which has an error of its own. Where no sample hits, ``p`` is
+# probably below ``3 / n``.
 
 
 def within(rows: pd.DataFrame) -> np.ndarray:

@@ -42,7 +42,7 @@ def refuse_absurd(
     The value of a column that is farthest from its median is absurd if it is a million times as far
     as 90 % of the nearer values. Values that are equal to the median or to the farthest value do
     not count, so that a mark for missing values is found even if it is frequent. If there are no
-    other values, it is absurd from 1e18 on, or from 1e18 times the median.
+    other values, it is absurd from the larger of 1e18 and 1e18 times the median on.
 
     Arguments:
         values: the rows, finite, with shape `(N, D)`.
