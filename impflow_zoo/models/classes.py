@@ -24,6 +24,7 @@ __all__ = [
     "model_class",
     "model_names",
     "names_of",
+    "redefined",
     "register_model",
     "registered",
     "registered_name",
@@ -39,6 +40,8 @@ T = TypeVar("T")
 def register_model(cls: M) -> M:
     """Let recipes and config files name a model class; a decorator.
 
+    The same definition may run again, as in a notebook. The new class then takes the name.
+
     Arguments:
         cls: the class. Its `config_types` are frozen dataclasses that derive from
             `impflow_zoo.models.columns.ColumnsConfig` or from `ImageConfig`, each with a `kind` of
@@ -49,15 +52,24 @@ def register_model(cls: M) -> M:
             no kind.
     """
     known, kinds = _CLASSES.get(cls.__name__, cls), config_kinds()
-    if known is not cls:
+    if not redefined(known, cls):
         raise ModelError(f"{cls.__name__} is already registered, by {known.__module__}")
     for config in cls.config_types:
         if not hasattr(config, "kind"):
             raise ModelError(f"{config.__name__} has no `kind`, by which files name it")
-        if kinds.get(config.kind, config) is not config:
+        if not redefined(kinds.get(config.kind, config), config):
             raise ModelError(f"configs of kind {config.kind!r} belong to another model")
     _CLASSES[cls.__name__] = cls
     return cls
+
+
+def redefined(known: object, new: object) -> bool:
+    """Whether one definition was run again, as a notebook's cell may be."""
+    places = [
+        (getattr(thing, "__module__", thing), getattr(thing, "__qualname__", thing))
+        for thing in (known, new)
+    ]
+    return places[0] == places[1]
 
 
 def config_kinds() -> dict[str, type[Config]]:

@@ -14,7 +14,7 @@ import torch
 from nflows.transforms import Transform
 from torch import nn
 
-from impflow_zoo.models.classes import registered
+from impflow_zoo.models.classes import redefined, registered
 from impflow_zoo.models.fields import MOST_BLOCKS, ConfigError, ModelError, require
 from impflow_zoo.transforms.base import ResidualBlock
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
@@ -46,6 +46,8 @@ B = TypeVar("B", bound=BlockMaker)
 def register_block(name: str) -> Callable[[B], B]:
     """Let `blocks` of a recipe name a kind of block; a decorator.
 
+    The same definition may run again, as in a notebook. The new function then takes the name.
+
     Arguments:
         name: the name in recipes.
 
@@ -61,8 +63,9 @@ def register_block(name: str) -> Callable[[B], B]:
         raise ModelError('register_block takes a name: @register_block("affine"), for example')
 
     def register(make: B) -> B:
-        if BLOCKS.setdefault(name, make) is not make:
+        if not redefined(BLOCKS.get(name, make), make):
             raise ModelError(f"a block named {name!r} is already registered")
+        BLOCKS[name] = make
         return make
 
     return register

@@ -106,6 +106,16 @@ def test_names_and_kinds_belong_to_one_class():
 
 
 @pytest.mark.usefixtures("_empty_registry")
+def test_a_cell_that_registers_a_class_may_run_again():
+    def cell() -> type[FlowModel]:
+        kind = dataclass(frozen=True)(type("Config", (ColumnsConfig,), {"kind": "again"}))
+        return register_model(type("Mine", (FlowModel,), {"config_types": (kind,)}))
+
+    first, second = cell(), cell()
+    assert model_class("Mine") is second is not first
+
+
+@pytest.mark.usefixtures("_empty_registry")
 def test_the_nearest_class_that_is_registered_is_the_one_saved(tmp_path):
     mine = register_model(type("Mine", (ResFlow,), {}))
     type("Younger", (mine,), {})(config()).save_pretrained(tmp_path)

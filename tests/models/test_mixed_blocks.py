@@ -210,6 +210,15 @@ def test_a_name_belongs_to_one_block(name):
         register_block(name)(lambda config, number: Transform())
 
 
+def test_a_cell_that_registers_a_block_may_run_again(monkeypatch):
+    monkeypatch.setattr(mixed, "BLOCKS", dict(mixed.BLOCKS))
+    cell = "@register_block('again')\ndef make(config, number):\n    return Transform()\n"
+    first, second = ({"register_block": register_block, "__name__": "cell"} for _ in range(2))
+    exec(cell, first)
+    exec(cell, second)
+    assert mixed.block_kind("again") is second["make"] is not first["make"]
+
+
 class Answering(Transform):
     """A transform that answers both ways what it is told to."""
 
