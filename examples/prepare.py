@@ -54,7 +54,7 @@ def main(
         raise DataError(f"{name} has no patches to mirror: leave --mirrored out")
     files, names = Path(source).expanduser(), None
     if table := uci_tables.TABLES.get(name):
-        splits, names = uci_tables.read(files, table), table.names
+        splits, names = uci_tables.read(files, table), list(table.columns.values())
     else:
         splits = papamakarios.READERS[name](files)
     for split, values in zip(patches.SIZES, splits, strict=True):

@@ -1,7 +1,7 @@
 """Three tables of UCI and OpenML, split as for the models of the zoo.
 
-The test rows are those of the first of the twenty splits that many papers on regression use. A
-tenth of the other rows is for validation. Test rows that also stand among the others are dropped.
+The test rows are those of the first split that many papers on regression use. A tenth of the other
+rows is for validation. Test rows that also stand among the others are dropped.
 
 | set | train | validation | test | file |
 |---|---|---|---|---|
@@ -38,40 +38,33 @@ class Table(NamedTuple):
 
     Attributes:
         file: its name.
-        columns: its columns in the order of the model.
-        names: what the model calls them.
+        columns: its columns in the order of the model, with the model's names for them.
         rows: how many rows it has.
         first: the last of these columns in its first row.
     """
 
     file: str
-    columns: list[str]
-    names: list[str]
+    columns: dict[str, str]
     rows: int
     first: float
 
 
-POWER_PLANT = ["AT", "V", "AP", "RH", "PE"]
-
 TABLES = {
     "kin8nm": Table(
         file="dataset_2175_kin8nm.csv",
-        columns=[*(f"theta{i}" for i in range(1, 9)), "y"],
-        names=[f"x{i}" for i in range(9)],
+        columns={f"theta{i + 1}": f"x{i}" for i in range(8)} | {"y": "x8"},
         rows=8192,
         first=0.53652416,
     ),
     "power-plant": Table(
         file="Folds5x2_pp.csv",
-        columns=POWER_PLANT,
-        names=POWER_PLANT,
+        columns={name: name for name in ("AT", "V", "AP", "RH", "PE")},
         rows=9568,
         first=480.48,
     ),
     "protein": Table(
         file="CASP.csv",
-        columns=[*(f"F{i}" for i in range(1, 10)), "RMSD"],
-        names=[f"x{i}" for i in range(10)],
+        columns={f"F{i + 1}": f"x{i}" for i in range(9)} | {"RMSD": "x9"},
         rows=45730,
         first=17.284,
     ),
@@ -93,12 +86,13 @@ def read(path: Path, table: Table) -> Splits:
         found = pandas.read_csv(file)
     except ValueError as error:  # no text, or rows of different lengths
         raise DataError(f"{file} is not a CSV file: {error}") from error
-    if missing := set(table.columns) - set(found.columns):
+    columns = list(table.columns)
+    if missing := set(columns) - set(found.columns):
         raise DataError(f"{file}: there is no column {', '.join(sorted(missing))}")
-    values = checked(found[table.columns], file, len(table.columns))
+    values = checked(found[columns], file, len(columns))
     if len(values) != table.rows or not numpy.isclose(values[0, -1], table.first):
         raise DataError(
-            f"{file}: {len(values):,} rows, {table.columns[-1]} of the first is {values[0, -1]:g}; "
+            f"{file}: {len(values):,} rows, {columns[-1]} of the first is {values[0, -1]:g}; "
             f"the published file has {table.rows:,} rows, and there it is {table.first:g}"
         )
     rows = values.astype(numpy.float32)

@@ -52,6 +52,6 @@ def uci_table(folder: Path, name: str) -> pandas.DataFrame:
     table = TABLES[name]
     values = np.random.default_rng(5).normal(size=(table.rows, len(table.columns))).round(3)
     values[0, -1] = table.first
-    rows = pandas.DataFrame(values, columns=table.columns)
-    rows[table.columns[::-1]].to_csv(folder / table.file, index=False)
+    rows = pandas.DataFrame(values, columns=list(table.columns))
+    rows[list(table.columns)[::-1]].to_csv(folder / table.file, index=False)
     return rows
