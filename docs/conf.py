@@ -89,6 +89,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,  # such as the path of a thumbnail
     "reset_modules": (),
+    "parallel": 2,
 }
 
 
