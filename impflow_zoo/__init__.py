@@ -30,6 +30,7 @@ from impflow_zoo.numerics.logdet import LogDet, NoContractionError
 from impflow_zoo.numerics.solver import NumericalWarning, Solution, Solver, SolverError
 from impflow_zoo.transforms.base import ResidualBlock, Step
 from impflow_zoo.transforms.blocks import ImpFlowTransform, MonotoneTransform, ResFlowTransform
+from impflow_zoo.transforms.dequantisation import VariationalDequantisation
 from impflow_zoo.transforms.radial import RadialTransform
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ __all__ = [
     "SplineFlow",
     "Step",
     "TabularConfig",
+    "VariationalDequantisation",
     "WeightsError",
     "create_model",
     "evaluate",

@@ -22,6 +22,7 @@ from impflow_zoo.models.mixed import block_kind, made, off_meta, require_transfo
 from impflow_zoo.models.table_config import TabularConfig
 from impflow_zoo.models.table_transform import table_transform
 from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.dequantisation import VariationalDequantisation
 from impflow_zoo.transforms.images import Flatten, ImageLogit, Multiscale
 from impflow_zoo.transforms.labels import OneHotContext, PerLabel
 from impflow_zoo.transforms.radial import RadialTransform
@@ -126,6 +127,8 @@ class ImageBuilder(_Builder):
         """
         config = self.config
         steps: list[Transform] = [ImageLogit(config.alpha)]
+        if config.dequantisation == "variational":
+            steps.insert(0, VariationalDequantisation(config.channels, 2**config.bits))
         if config.squeeze_first:
             steps.append(SqueezeTransform())
         scales = [CompositeTransform(list(self.scale(i))) for i in range(len(config.blocks))]

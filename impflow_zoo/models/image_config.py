@@ -57,6 +57,7 @@ class ImageConfig(ModelConfig):
         channels: 3 for colours, 1 for grey.
         image_size: height and width.
         bits: bits per channel that are modelled; below 8, the lowest bits of the data are dropped.
+        dequantisation: `"uniform"`, or `"variational"` with a `VariationalDequantisation` in front.
         alpha: images in [0, 1] are mapped to `logit(alpha + (1 - 2 alpha) x)`.
         prepare: how the images of a data set are preprocessed.
         blocks: number of blocks in each scale.
@@ -93,6 +94,7 @@ class ImageConfig(ModelConfig):
     channels: int = 3
     image_size: tuple[int, ...] = (32, 32)
     bits: int = 8
+    dequantisation: str = "uniform"
     alpha: float = 0.05
     prepare: Preparation = field(default_factory=Preparation)
     blocks: tuple[int, ...] = (1, 1, 1)
@@ -122,6 +124,7 @@ class ImageConfig(ModelConfig):
         require(len(self.image_size) == 2, "image_size", self.image_size, "height and width")
         require_sizes(self, "image_size", most=_MOST_PIXELS)
         require(1 <= self.bits <= 8, "bits", self.bits, "between 1 and 8")
+        require_choice("dequantisation", self.dequantisation, ("uniform", "variational"))
         require_tolerances(self.solver)
         require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
         require(bool(self.blocks), "blocks", self.blocks, "one number for each scale")

@@ -9,6 +9,7 @@ from nflows.transforms import Transform
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impflow_zoo.numerics.rational_quadratic import Bin, edges, slopes
 from impflow_zoo.numerics.settings import is_whole
 from impflow_zoo.transforms.checks import check_channels
 
@@ -129,47 +130,22 @@ class RadialTransform(Transform):
 
     def _spline(self, u: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """`f(u)`, or its inverse, and the logarithm of the derivative of what is returned."""
-        x, y, slopes = self._knots()
+        x, y, slope = self._knots()
         inside = u.abs() < self.tail_bound
         start = torch.where(inside, u, 0)  # the identity outside has no bin
         knots = (y if inverse else x).detach()
         k = (torch.searchsorted(knots, start, right=True) - 1).clamp(0, len(knots) - 2)
-        x0, y0, d0, d1 = x[k], y[k], slopes[k], slopes[k + 1]
-        width, height = x[k + 1] - x0, y[k + 1] - y0
-        mean = height / width  # mean slope of the bin
-        bend = d0 + d1 - 2 * mean
-        if inverse:  # Durkan et al., equations 6 to 8, in the form that does not cancel
-            rise = start - y0
-            a = height * (mean - d0) + rise * bend
-            b = height * d0 - rise * bend
-            c = -mean * rise
-            root = (b.square() - 4 * a * c).clamp(min=0).sqrt()
-            part = 2 * c / (-b - root)
-            answer = x0 + part * width
-        else:  # equation 4
-            part = (start - x0) / width
-            answer = y0 + height * (mean * part**2 + d0 * part * (1 - part)) / (
-                mean + bend * part * (1 - part)
-            )
-        # Equation 5: the slope of f at this point of its bin.
-        rest = 1 - part
-        slope = d1 * part**2 + 2 * mean * part * rest + d0 * rest**2
-        log_slope = 2 * mean.log() + slope.log() - 2 * (mean + bend * part * rest).log()
-        log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0)
-        return torch.where(inside, answer, u), log_slope
+        own = Bin(x[k], y[k], x[k + 1] - x[k], y[k + 1] - y[k], slope[k], slope[k + 1])
+        answer, log_slope = own.argument(start) if inverse else own.value(start)
+        return torch.where(inside, answer, u), torch.where(inside, log_slope, 0)
 
     def _knots(self) -> tuple[Tensor, Tensor, Tensor]:
         """Arguments and values of `f` at the ends of its bins, and its slopes, `[bins + 1]` each.
 
         The slopes at both ends are 1, as in the identity outside.
         """
-        end = self.tail_bound
-        edges = []
-        for sizes in (self.widths, self.heights):
-            share = _LEAST / len(sizes) + (1 - _LEAST) * sizes.double().softmax(dim=0)
-            inner = end * (2 * share.cumsum(dim=0)[:-1] - 1)
-            edges.append(
-                functional.pad(functional.pad(inner, (1, 0), value=-end), (0, 1), value=end)
-            )
-        slopes = _LEAST + (1 - _LEAST) * functional.softplus(self.slopes.double()) / math.log(2)
-        return edges[0], edges[1], functional.pad(slopes, (1, 1), value=1.0)
+        x, y = (
+            self.tail_bound * (2 * edges(sizes.double(), _LEAST) - 1)
+            for sizes in (self.widths, self.heights)
+        )
+        return x, y, functional.pad(slopes(self.slopes.double(), _LEAST), (1, 1), value=1.0)

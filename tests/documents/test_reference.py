@@ -20,7 +20,13 @@ from torch import Tensor
 from torch.nn import Module
 
 import impflow_zoo
-from impflow_zoo import ImpFlowTransform, MonotoneTransform, RadialTransform, ResFlowTransform
+from impflow_zoo import (
+    ImpFlowTransform,
+    MonotoneTransform,
+    RadialTransform,
+    ResFlowTransform,
+    VariationalDequantisation,
+)
 from impflow_zoo.normflows import ImpFlowLayer, ResFlowLayer, TransformLayer
 from impflow_zoo.transforms.actnorm import ActNorm
 from impflow_zoo.transforms.context import StandardisedContext
@@ -175,6 +181,7 @@ MADE: list[tuple[Module, tuple[int, ...], Tensor | None]] = [
     (ResFlowTransform(NET), (2,), None),
     (MonotoneTransform(NET), (2,), None),
     (RadialTransform(2), (2,), None),
+    (VariationalDequantisation(1), (1, 3, 3), None),
     (ImpFlowLayer(NET, NET), (2,), None),
     (ResFlowLayer(NET), (2,), None),
     (TransformLayer(RadialTransform(2)), (2,), None),

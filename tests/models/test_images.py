@@ -173,6 +173,7 @@ BAD = {
     "alpha": ({"alpha": 0.0}, "between 0 and 0.5"),
     "blocks": ({"blocks": ()}, "one number for each scale"),
     "even-kernel": ({"kernels": (3, 2, 3)}, "odd sizes"),
+    "dequantisation": ({"dequantisation": "learned"}, "choose uniform, variational"),
     "net": ({"net": "transformer"}, "choose conv, dense"),
 }
 

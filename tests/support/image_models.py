@@ -22,6 +22,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "whitened-factor-out": {"whiten": True, "factor_out": True},
     "no-actnorm": {"actnorm": False, "preactivation": False},
     "five-bit-grey": {"bits": 5, "channels": 1},
+    "variational": {"dequantisation": "variational"},
+    "variational-five-bit-grey": {"dequantisation": "variational", "bits": 5, "channels": 1},
 }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from impflow_zoo import RadialTransform, SplineConfig, SplineFlow
 from impflow_zoo.transforms.actnorm import ActNorm
+from impflow_zoo.transforms.dequantisation import VariationalDequantisation
 from impflow_zoo.transforms.images import ImageLogit
 from impflow_zoo.transforms.interval import Interval
 from impflow_zoo.transforms.whitening import Whitening
@@ -38,6 +39,12 @@ LAYERS = {
     "radial-image": Layer(lambda: RadialTransform(2), (2, 3, 3)),
     "bounded": Layer(
         lambda: Interval((-1.0, -2.0, -1.0), (2.0, torch.inf, 1.0)), inside=torch.tanh
+    ),
+    "dequantisation": Layer(
+        lambda: VariationalDequantisation(1, levels=4, width=3), (1, 3, 4), torch.sigmoid
+    ),
+    "dequantisation-of-colours": Layer(
+        lambda: VariationalDequantisation(3, bins=1), (3, 3, 2), torch.sigmoid
     ),
     "logit": Layer(ImageLogit, (1, 3, 3), torch.sigmoid),
     "spline": Layer(lambda: SplineFlow(SplineConfig(3, blocks=1)).transform),
@@ -99,7 +106,7 @@ def test_gradients_of_inputs_and_parameters(name, inverse):
     assert torch.autograd.gradcheck(lambda x, *_: way(x), (x, *parameters), **fast)
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if "radial" in name])
+@pytest.mark.parametrize("name", [name for name in LAYERS if "radial" in name or "deq" in name])
 @both_ways
 def test_second_derivatives(name, inverse):
     layer = build(name)

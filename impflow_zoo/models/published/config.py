@@ -74,6 +74,7 @@ class PublishedImageConfig(ImageConfig):
         blocks, most = self.fc_blocks, f"between 0 and {MOST_BLOCKS:,}"
         require(0 <= blocks <= MOST_BLOCKS, "fc_blocks", blocks, most)
         require_sizes(self, "fc_hidden")
-        _require(self, layers=len(self.kernels), net="conv", frequency=None, context_features=None)
+        only: dict[str, object] = {"net": "conv", "dequantisation": "uniform", "frequency": None}
+        _require(self, layers=len(self.kernels), context_features=None, **only)
         if self.fc_blocks:
             _require(self, layers=len(self.fc_hidden) + 1)
