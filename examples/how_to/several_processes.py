@@ -60,3 +60,6 @@ folder.cleanup()
 # ``evaluate(model, processes=together())`` does, with
 # ``impflow_zoo.evaluation.processes.together``. The score does not depend on the number of
 # processes. :doc:`/settings` names the other options of a training.
+#
+# In your own loop with ``DistributedDataParallel``, call the model on training rows before you wrap
+# it. Its layers that start from data, such as ``ActNorm``, then start alike in all processes.

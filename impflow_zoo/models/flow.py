@@ -102,7 +102,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             with suppress(OSError):
                 folder = opened(force_download=not local_files_only)
             stated, weights = folder.config_and_weights()
-        wanted: type[FlowModel] = Ensemble if stated.members > 1 else model_class(stated.model)
+        wanted: type[FlowModel] = Ensemble if stated.members else model_class(stated.model)
         if not (issubclass(cls, wanted) or issubclass(wanted, cls)):
             raise ModelError(
                 f"{folder.name} holds a model of type {wanted.__name__}, not {cls.__name__}: "
@@ -118,7 +118,7 @@ class FlowModel(Density, PyTorchModelHubMixin):
             raise ModelError(f"dtype={dtype!r}: torch.float32 or torch.float64 expected")
         config = dataclasses.replace(config, **changes)
         kind: Callable[[Any], FlowModel] = cls if issubclass(cls, wanted) else wanted
-        if stated.members > 1:
+        if stated.members:
             kind = partial(_several, model_class(stated.model), stated.members)
         blank = store.blank_state(kind, config, weights, folder.name)
         store.check_fit(weights, blank, folder.name)

@@ -57,7 +57,7 @@ class ConfigFile:
     config: Config
     sha256: str | None = None  # checksum of the weights, if there are any yet
     certificate: tuple[Certificate, ...] = ()  # the Lipschitz bounds at save time
-    members: int = 1  # models of this config, whose mixture the weights are
+    members: int | None = None  # of an ensemble: models of this config
 
     def text(self) -> bytes:
         """The content of the file, or a `ConfigError` if nobody could read one of its size."""
@@ -68,7 +68,7 @@ class ConfigFile:
             "weights": None if self.sha256 is None else {"sha256": self.sha256},
             "certificate": [vars(c) for c in self.certificate],
         }
-        if self.members > 1:
+        if self.members is not None:
             data["members"] = self.members
         content = (json.dumps(data, indent=2) + "\n").encode()
         size = len(content)
@@ -162,8 +162,9 @@ class ModelFolder:
             certificate = convert(
                 data.get("certificate", ()), tuple[Certificate, ...], "certificate"
             )
-            members = convert(data.get("members", 1), int, "members")
-            require(1 <= members <= MOST_MEMBERS, "members", members, f"1 to {MOST_MEMBERS}")
+            members = convert(data.get("members"), int | None, "members")
+            number = members is None or 1 <= members <= MOST_MEMBERS
+            require(number, "members", members, f"1 to {MOST_MEMBERS}")
             config = parse(data.get("config"))
             require_config(kind, config)
         except ConfigError as error:

@@ -25,6 +25,7 @@ from impflow_zoo.lipschitz.norms import refresh_norms
 from impflow_zoo.models.budget import Budget, without_numbers
 from impflow_zoo.models.classes import model_class, registered_name
 from impflow_zoo.models.columns import ColumnsConfig
+from impflow_zoo.models.ensemble import Mixture
 from impflow_zoo.models.filenames import CARD, CONFIG, GOLDEN, WEIGHTS
 from impflow_zoo.models.folder import ConfigFile, ModelFolder, WeightsError, read_safetensors
 from impflow_zoo.models.reading import readable
@@ -129,14 +130,14 @@ def save(model: FlowModel, folder: Path, card: str | None, name: str) -> None:
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     content = serialise(weights, metadata={"format": "pt"})
     sha256 = hashlib.sha256(content).hexdigest()
-    members = len(model.parts)
+    members = len(model.parts) if isinstance(model, Mixture) else None
     stated = ConfigFile(kind, model.config, sha256, tuple(certify(model)), members)
     batch = golden_batch(model)
     _check_answers(model, kind, batch)
     golden = serialise(batch, metadata={"format": "pt"})
     contents: dict[str, bytes | None] = {WEIGHTS: content, GOLDEN: golden, CONFIG: stated.text()}
     if card is None and not (folder / CARD).exists():
-        card = default_card(kind if members == 1 else type(model).__name__, name, model.config)
+        card = default_card(type(model).__name__ if members else kind, name, model.config)
     if card is not None:
         contents[CARD] = card.encode()
     ModelFolder(folder).replace(contents)

@@ -35,15 +35,20 @@ __all__ = [
     "only_run",
 ]
 
+_BUSY = "another run trains in {}: wait until it ends, or choose another --out"
 _OWN_WEIGHTS = "--resume continues from the run's own weights: leave --init-from out"
 
 
 @contextmanager
-def only_run(folder: Path) -> Iterator[None]:
+def only_run(folder: Path, busy: str = _BUSY) -> Iterator[None]:
     """Keep other runs, of this process or another, out of a folder within the block.
 
     The kernel holds the lock, so a run that is killed frees it; its empty lock file stays until the
     next run ends. A block that writes nothing leaves no folder behind.
+
+    Arguments:
+        folder: the folder, which may not exist yet.
+        busy: what the error says of the folder.
 
     Raises:
         ModelError: if another run is in the folder.
@@ -58,9 +63,7 @@ def only_run(folder: Path) -> Iterator[None]:
             lock.release()
             lock.acquire(timeout=0)
     except Timeout:
-        raise ModelError(
-            f"another run trains in {folder}: wait until it ends, or choose another --out"
-        ) from None
+        raise ModelError(busy.format(folder)) from None
     try:
         yield
     finally:

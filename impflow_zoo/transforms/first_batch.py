@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nflows.transforms import Transform
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from impflow_zoo.numerics.compiled import uncompiled
 from impflow_zoo.numerics.modes import is_transforming, seen
@@ -27,7 +28,8 @@ class FirstBatch(Transform):
             inputs: the batch, with shape `[B, ...]`; one without rows sets nothing.
 
         Raises:
-            RuntimeError: within transforms of `torch.func`, which could not write the parameters.
+            RuntimeError: within transforms of `torch.func`, which could not write the parameters,
+                and within torch's `DistributedDataParallel`, whose processes would start apart.
         """
         if self.training and not self.started:
             self._start(inputs)
@@ -42,6 +44,11 @@ class FirstBatch(Transform):
                     "transformed cannot write: call the model on training rows before torch.func"
                 )
             return
+        if not done and _in_data_parallel():
+            raise RuntimeError(
+                f"{type(self).__name__} starts from a first batch, and each process has its own: "
+                "call the model on training rows before DistributedDataParallel wraps it"
+            )
         if not done and len(inputs):
             self.initialise(inputs)
             done = True
@@ -62,3 +69,8 @@ class FirstBatch(Transform):
     def _load_from_state_dict(self, *arguments: object) -> None:
         super()._load_from_state_dict(*arguments)
         self.started = False
+
+
+def _in_data_parallel() -> bool:
+    """Whether `DistributedDataParallel` calls the model; torch has no public name for it."""
+    return getattr(DistributedDataParallel, "_active_ddp_module", None) is not None

@@ -165,7 +165,8 @@ def publish(
         create_pr: open pull requests instead of committing.
 
     Raises:
-        ModelError: if a parcel has a problem, or there is no token: nothing is sent then.
+        ModelError: if a parcel has a problem, or there is no token: nothing is sent then. Also if a
+            folder was changed since it was checked, and has a problem now: it is not sent.
         HfHubHTTPError: the Hub's own errors, in one line.
     """
     check(found, namespace)
@@ -179,11 +180,15 @@ def publish(
             if private and not api.repo_info(repo_id).private:
                 raise ModelError(f"{repo_id} exists and is public: --private does not hide it")
     for repo_id, parcel in going:
-        with tempfile.TemporaryDirectory() as copy:
+        with tempfile.TemporaryDirectory() as elsewhere:
+            copy = Path(elsewhere, parcel.name)
+            copy.mkdir()
             for name in parcel.files:
                 shutil.copy(parcel.folder / name, copy)
-            card = model_card(Record(ModelFolder(parcel.folder)), address=repo_id)
-            Path(copy, CARD).write_text(card, encoding="utf-8")
+            if problems := inspect(copy).problems:
+                raise ModelError(f"{parcel.folder} was changed meanwhile: {'; '.join(problems)}")
+            card = model_card(Record(ModelFolder(copy)), address=repo_id)
+            (copy / CARD).write_text(card, encoding="utf-8")
             with one_line_errors(repo_id):
                 known = api.repo_info(repo_id).sha
                 commit = _commit(api, repo_id, copy, known, create_pr=create_pr)
@@ -194,7 +199,7 @@ def publish(
 
 
 def _commit(
-    api: HfApi, repo_id: str, folder: str, parent: str | None, *, create_pr: bool
+    api: HfApi, repo_id: str, folder: Path, parent: str | None, *, create_pr: bool
 ) -> CommitInfo:
     """Send all files of a folder in one commit."""
     try:

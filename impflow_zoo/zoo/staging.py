@@ -40,6 +40,7 @@ from impflow_zoo.models.writing import write_whole
 from impflow_zoo.plots import pictures
 from impflow_zoo.training.checkpoint import checkpoint_state
 from impflow_zoo.training.facts import Repeat, TrainingFacts
+from impflow_zoo.training.folders import only_run
 from impflow_zoo.training.recipe import Recipe, differences, fingerprint, read_recipe
 from impflow_zoo.training.state import check_state
 from impflow_zoo.zoo.cards import checked_words, local_address, model_card
@@ -80,10 +81,16 @@ def stage(
         ModelError: if there are no weights, if the folder has no recipe or one without texts for
             the card, if weights, run or a repeat belong to another recipe than the folder's, or if
             the folder ships other rows than `data` or keeps repeats on other rows, or if `data`
-            begin with the rows that `train` was given.
+            begin with the rows that `train` was given, or if another `stage` works on the folder.
             The folder is not changed then.
     """
     folder = Path(os.path.abspath(folder))  # a link keeps its own name
+    with only_run(folder, "another `stage` works on {}: wait until it ends"):
+        return _stage(run, folder, data, repeats)
+
+
+def _stage(run: Path | None, folder: Path, data: str | None, repeats: Sequence[Path]) -> Result:
+    """Stage as `stage` says; nobody else works on the folder meanwhile."""
     entry = ModelFolder(folder)
     if not entry.has(RECIPE):
         copied = (

@@ -63,6 +63,14 @@ def test_it_is_saved_loaded_and_evaluated_as_its_models_are(tmp_path):
         ImpFlow.from_pretrained(tmp_path / "three")
 
 
+def test_an_ensemble_of_one_model_is_saved_and_loaded(tmp_path):
+    ensemble, x = Ensemble([make(columns=("a", "b"))]).eval(), rows()
+    ensemble.save_pretrained(tmp_path)
+    loaded = create_model(tmp_path, verify=True)
+    assert isinstance(loaded, Ensemble)
+    torch.testing.assert_close(loaded.log_prob(x), ensemble.log_prob(x))
+
+
 def test_an_ensemble_is_mixed_with_another_model():
     first, *others = (make(columns=("a", "b")) for _ in range(3))
     whole, x = Ensemble([first, Ensemble(others)]), rows(9)

@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+import torch.distributed as distributed
 from nflows.transforms import ActNorm as Published
+from torch.nn.parallel import DistributedDataParallel
 
 from impflow_zoo import ImpFlow, TabularConfig
 from impflow_zoo.models.published.build import CentredActNorm
@@ -58,3 +60,22 @@ def test_a_model_survives_a_small_first_batch(first):
     model = ImpFlow(TabularConfig(features=2, blocks=2, hidden_features=(8,))).train()
     model.log_prob(torch.zeros(first, 2))
     assert bool(model.log_prob(torch.randn(50, 2)).isfinite().all())
+
+
+@pytest.fixture
+def _process_group(tmp_path):
+    distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@every_form
+@pytest.mark.usefixtures("_process_group")
+def test_it_starts_before_processes_share_batches(form):
+    """Each would start from its own part of the first batch, and train another model."""
+    x = torch.randn(8, 3)
+    with pytest.raises(RuntimeError, match="call the model on training rows before Distr"):
+        DistributedDataParallel(form(3))(x)
+    begun = form(3)
+    begun(x)
+    torch.testing.assert_close(DistributedDataParallel(begun)(x), begun(x))

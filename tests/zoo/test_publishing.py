@@ -30,6 +30,7 @@ from impflow_zoo.models.filenames import (
     WEIGHTS,
 )
 from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.training.folders import only_run
 from impflow_zoo.zoo import sending, staging
 from impflow_zoo.zoo.record import Record
 
@@ -148,6 +149,13 @@ def test_a_staging_that_fails_leaves_the_folder_as_it_was(fails, folder, monkeyp
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(fails, full)
     with pytest.raises(OSError, match="No space left"):
+        staging.stage(None, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_is_staged_by_one_command_at_a_time(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with only_run(folder), pytest.raises(ModelError, match="another `stage` works on .*tiny: wait"):
         staging.stage(None, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -93,6 +93,29 @@ def test_an_answer_that_is_none_ends_in_one_line(hub, publisher, folder, path, a
     _publish(publisher, folder, "" if path == "repos/create" else "unchanged")
 
 
+@pytest.mark.parametrize(
+    ("name", "added", "problem"),
+    [
+        (WEIGHTS, b"x", "is truncated or damaged"),
+        ("recipe.yaml", TOKEN.encode(), "token"),
+    ],
+)
+def test_a_file_that_changes_after_the_check_is_not_sent(
+    hub, publisher, folder, name, added, problem
+):
+    def change(answer: bytes) -> bytes:
+        with open(folder / name, "ab") as file:
+            file.write(added)
+        return answer
+
+    hub.faults["POST", "repos/create"] = Fault(body=change)
+    output = publisher(command, "publish", str(folder), "--namespace", "org")
+    assert (output.code, output.err.count("\n")) == (2, 1), output
+    assert "tiny was changed meanwhile: " in output.err
+    assert problem in output.err
+    assert hub.repositories["model", "org/tiny"].head == {}
+
+
 def test_a_file_that_is_gone_is_deleted_and_others_stay(hub, publisher, folder):
     stays, goes = (
         {"LICENSE": b"MIT", ".gitattributes": b""},
