@@ -116,7 +116,7 @@ class Source(ABC):
             indices: numbers of `n` rows, from 0; repeats are allowed.
 
         Returns:
-            The rows in this order: of a table float64 `[n, D]`, of images uint8 `[n, C, H, W]`.
+            The rows in this order, float64 `[n, D]` of a table and uint8 `[n, C, H, W]` of images.
 
         Raises:
             DataError: if one of them cannot be read.

@@ -90,8 +90,8 @@ def evaluate(
         progress: show a progress bar on stderr.
 
     Returns:
-        A `Result`: value, standard error (clustered by the column `group` of a table that has one),
-        standard error of the estimator, and more.
+        A `Result` with the value, its standard error (clustered by the column `group` of a table
+        that has one), the standard error of the estimator, and more.
 
     Raises:
         DataError: if the data cannot be opened or does not fit the model.

@@ -77,7 +77,7 @@ class Fit:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """What was tried: name, round, steps, validation in nats, CPU minutes, and why it ended."""
+        """Name, round, steps, validation in nats, CPU minutes and end of all that was tried."""
         import pandas
 
         rows: list[dict[str, Any]] = [

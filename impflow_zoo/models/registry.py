@@ -99,7 +99,7 @@ def locate(model: str | os.PathLike[str], revision: str | None = None, **options
         options: how to fetch a config, see `hub.snapshot`.
 
     Returns:
-        The path of a folder, or a Hub id: `owner/name`, or `owner/name@revision`.
+        The path of a folder, or a Hub id, which is `owner/name` or `owner/name@revision`.
 
     Raises:
         ModelError: if a name is unknown, means a folder here and a model of the zoo, or is that of

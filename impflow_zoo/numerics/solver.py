@@ -183,7 +183,7 @@ class Solver:
             training: take the looser defaults of training.
 
         Returns:
-            `(rtol, atol)`: a row is solved if `|y - w - g(w)| <= atol + rtol |y|`.
+            `(rtol, atol)`. A row is solved if `|y - w - g(w)| <= atol + rtol |y|`.
 
         Raises:
             TypeError: for a type that is not floating point.
