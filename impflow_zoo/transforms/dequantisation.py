@@ -21,8 +21,8 @@ class VariationalDequantisation(Transform):
     """Images in [0, 1] whose values move within their cells: variational dequantisation.
 
     An image of whole numbers `k` becomes `x = (k + v) / levels`, with uniform noise `v` in [0, 1).
-    A density of `x` must then be flat within every cell, which a smooth flow cannot be. This layer
-    maps `v` to `u = f(v)`, so that the flow behind it sees `(k + u) / levels`::
+    The density of `x` is then flat within every cell, and has jumps between cells, which a smooth
+    flow cannot fit. This layer maps `v` to `u = f(v)`. The flow behind it sees `(k + u) / levels`::
 
         log|det du/dv| = sum of log f'(v)
 
