@@ -237,7 +237,15 @@ def fit_splits(
             members=members,
             card=card_words(data_name),
         )
-        best = search.run(entrants, rounds, wall)
+        try:
+            best = search.run(entrants, rounds, wall)
+        except StoppedFitError:
+            if kept is None:
+                raise
+            raise StoppedFitError(
+                "a signal has stopped the fit, and nothing of it is kept: a fit with out=FOLDER "
+                "can go on, by resume=True"
+            ) from None
         if best.value is None:
             remedy = "look for columns with extreme values"
             if any(one.ended == "time" for one in search.tried):

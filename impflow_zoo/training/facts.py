@@ -65,7 +65,7 @@ class TrainingFacts:
         init_from: the model whose weights the run started from, whose cost is not counted here;
             empty if it started from random weights.
         data: fingerprint of the training rows.
-        recipe: fingerprint of the recipe; empty until the run is staged.
+        recipe: fingerprint of the recipe; empty in runs of earlier versions.
         parameters: number of trainable parameters.
     """
 

@@ -255,11 +255,11 @@ def differences(one: Recipe, other: Recipe, *, more_stages: bool = False) -> lis
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """A short text that two recipes share if they train alike; seed and card apart.
+    """A short text that two recipes share if they train alike; seed, card and `ensemble` apart.
 
     Settings that have their default values do not count, as later versions may have more of them.
     """
-    settings = replace(recipe.with_seed(0), card=CardSettings())
+    settings = replace(recipe.with_seed(0), card=CardSettings(), ensemble=1)
     text = json.dumps(_stated(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -40,7 +40,7 @@ from impflow_zoo.training.folders import (
     kept_recipe,
     only_run,
 )
-from impflow_zoo.training.recipe import Recipe, of_member, read_recipe, with_seed
+from impflow_zoo.training.recipe import Recipe, fingerprint, of_member, read_recipe, with_seed
 from impflow_zoo.training.state import check_state
 from impflow_zoo.training.trainer import Trainer
 
@@ -302,6 +302,7 @@ def train_on(
                 validation_rows,
                 folder,
                 stage=stage,
+                recipe=fingerprint(recipe),
                 processes=processes,
                 progress=progress,
                 improved=improved,

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +63,7 @@ class Trainer:
         validation: validation rows; the weights with the best value on them are kept.
         folder: folder of model, log and checkpoint.
         stage: number of the stage, from 0.
+        recipe: fingerprint of the recipe, for the facts of the run.
         processes: the processes that train together.
         progress: show a progress bar on stderr.
         improved: called with the value when weights are kept, in nats.
@@ -77,6 +78,7 @@ class Trainer:
         folder: Path,
         *,
         stage: int = 0,
+        recipe: str = "",
         processes: Processes | None = None,
         progress: bool,
         improved: Callable[[float], None] | None = None,
@@ -90,7 +92,7 @@ class Trainer:
                 f"{self.processes.count} processes, each needs one"
             )
         self.optimisation = Optimisation(model, settings, self.processes)
-        self.folder = folder
+        self.folder, self.recipe = folder, recipe
         self.progress = progress and self.processes.first
         self.improved = improved
         self.state: dict[str, Any] = {
@@ -419,8 +421,8 @@ class Trainer:
         """What the run says of its cost and progress so far."""
         if self.processes.first:
             size = sum(p.numel() for p in self.model.parameters())
-            text = TrainingFacts.of(self.state, size).text()
-            write_whole(self.folder / TRAINING, text.encode())
+            facts = replace(TrainingFacts.of(self.state, size), recipe=self.recipe)
+            write_whole(self.folder / TRAINING, facts.text().encode())
 
     def _log(self, **figures: Any) -> None:
         if self.processes.first:

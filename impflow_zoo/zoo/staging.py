@@ -149,12 +149,17 @@ def _stage(run: Path | None, folder: Path, data: str | None, repeats: Sequence[P
 def _own_facts(folder: Path, recipe: Recipe) -> TrainingFacts:
     """The facts of the weights in a folder, which have to be of its recipe."""
     facts = TrainingFacts.read(folder)
+    _require_trained_by(facts, recipe, folder)
+    return facts
+
+
+def _require_trained_by(facts: TrainingFacts, recipe: Recipe, folder: Path) -> None:
+    """Refuse weights that were trained by the recipe as it was before somebody changed it."""
     if facts.recipe not in ("", fingerprint(recipe)):
         raise ModelError(
             f"{folder / RECIPE} was changed after its weights were trained: restore it, or stage "
             "the model from a new run"
         )
-    return facts
 
 
 def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
@@ -166,7 +171,9 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
             f"{run} was trained with another recipe than the folder's ({', '.join(changed)}): copy "
             f"{path} to the folder, and add the texts of the card"
         )
-    return replace(_facts_of(run), recipe=fingerprint(recipe), repeats=())
+    facts = _facts_of(run)
+    _require_trained_by(facts, recipe, run)
+    return replace(facts, recipe=fingerprint(recipe), repeats=())
 
 
 def _facts_of(run: Path) -> TrainingFacts:

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,16 +219,27 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_end(whole, tmp_path, steps):
     assert_same_fit(small_fit(out, resume=True).folder, whole.folder)
 
 
-def test_a_fit_that_was_interrupted_goes_on_to_the_same_end(whole, tmp_path, monkeypatch):
+def interrupted(number: int) -> Callable[[Trainer], dict[str, float]]:
+    """A step of training; the one of this number meets a Ctrl-C."""
     step, steps = Trainer.step, itertools.count(1)
 
     def counted(self: Trainer) -> dict[str, float]:
-        if next(steps) == 25:
+        if next(steps) == number:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
+    return counted
+
+
+def test_a_fit_without_a_folder_that_was_interrupted_says_that_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(Trainer, "step", interrupted(5))
+    with pytest.raises(StoppedFitError, match="nothing of it is kept: a fit with out=FOLDER can"):
+        small_fit(None)
+
+
+def test_a_fit_that_was_interrupted_goes_on_to_the_same_end(whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", counted)
+        patch.setattr(Trainer, "step", interrupted(25))
         with pytest.raises(StoppedFitError, match=f"resume=True a fit into {tmp_path} goes on"):
             small_fit(tmp_path)
     assert create_model(tmp_path).config.features == 2  # the best so far

@@ -14,7 +14,7 @@ import pytest
 import torch
 from support import staged_folder
 from support.loopback_hub import TOKEN
-from support.small_models import make
+from support.small_models import make, write_recipe
 
 from impflow_zoo.evaluation.entries import results_text
 from impflow_zoo.models import registry
@@ -30,7 +30,10 @@ from impflow_zoo.models.filenames import (
     WEIGHTS,
 )
 from impflow_zoo.models.folder import ModelFolder
+from impflow_zoo.training import train
+from impflow_zoo.training.facts import TrainingFacts
 from impflow_zoo.training.folders import only_run
+from impflow_zoo.training.recipe import fingerprint, read_recipe
 from impflow_zoo.zoo import sending, staging
 from impflow_zoo.zoo.record import Record
 
@@ -158,6 +161,32 @@ def test_a_folder_is_staged_by_one_command_at_a_time(folder):
     with only_run(folder), pytest.raises(ModelError, match="another `stage` works on .*tiny: wait"):
         staging.stage(None, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_a_run_whose_recipe_was_changed_afterwards_is_not_staged(ensemble, tmp_path):
+    """Else its card would tell of settings that nobody trained with."""
+    recipe, run = write_recipe(tmp_path / "first"), tmp_path / "run"
+    recipe.write_text(recipe.read_text() + f"ensemble: {ensemble}\n")
+    train(recipe, out=run, progress=False)
+    assert TrainingFacts.read(run).recipe == fingerprint(read_recipe(run / RECIPE))
+    (run / RECIPE).write_text((run / RECIPE).read_text().replace("steps: 4", "steps: 5"))
+    folder = tmp_path / "own"
+    folder.mkdir()
+    shutil.copyfile(run / RECIPE, folder / RECIPE)
+    for arguments in ((None, run), (run, folder)):
+        with pytest.raises(ModelError, match="run/recipe.yaml was changed after its weights"):
+            staging.stage(*arguments)
+
+
+def test_a_run_that_went_on_with_a_further_stage_is_staged(tmp_path):
+    recipe, run = write_recipe(tmp_path / "first"), tmp_path / "run"
+    train(recipe, out=run, progress=False)
+    recipe.write_text(recipe.read_text() + "stages: [{}, {learning_rate: 1.0e-4}]\n")
+    train(recipe, out=run, resume=True, progress=False)
+    staging.stage(None, run)
+    (parcel,) = sending.parcels([str(run)])
+    assert parcel.problems == ()
 
 
 @pytest.mark.parametrize("model", ["", "..", "nothing", "../nothing", "/nowhere"])
