@@ -26,11 +26,13 @@ LEADS = {  # the first model of each pair leads the second
     ],
     (
         "docs/which-flow.md",
-        "A spline layer behind implicit blocks did not gain on kin8nm, the power plant and protein",
+        "A spline layer behind implicit blocks did not gain on kin8nm, the power plant, protein "
+        "and BSDS300",
     ): [
         ("impflow-kin8nm", "mixed-kin8nm"),
         ("impflow-power-plant", "mixed-power-plant"),
         ("impflow-protein", "mixed-protein"),
+        ("impflow-bsds300", "mixed-bsds300"),
     ],
     (
         "docs/impflow-beside-resflow.md",
