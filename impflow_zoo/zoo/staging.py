@@ -172,7 +172,8 @@ def _facts(run: Path, recipe: Recipe) -> TrainingFacts:
             f"{path} to the folder, and add the texts of the card"
         )
     facts = _facts_of(run)
-    _require_trained_by(facts, recipe, run)
+    if path.is_file():  # runs of other programs may have none
+        _require_trained_by(facts, recipe, run)
     return replace(facts, recipe=fingerprint(recipe), repeats=())
 
 
