@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 from torch.nn import functional
@@ -53,12 +54,12 @@ class Bin:
         part = 2 * c / (-b - root)
         return self.x + part * self.width, -self._log_slope(part)
 
-    @property
+    @cached_property
     def _mean(self) -> Tensor:
         """The mean slope."""
         return self.height / self.width
 
-    @property
+    @cached_property
     def _bend(self) -> Tensor:
         return self.left + self.right - 2 * self._mean
 

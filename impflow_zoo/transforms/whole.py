@@ -131,7 +131,7 @@ class WholeTransform(CompositeTransform):
             context: one context per row, with shape `[B, context_features]`.
 
         Returns:
-            A tensor with shape `[B, ...]`. Here these are the contexts as they are.
+            A tensor with shape `[B, ...]`. This class returns the contexts as they are.
         """
         return context
 
