@@ -252,7 +252,8 @@ def test_a_rounded_target_is_predicted_as_it_is_in_the_data(bounds):
     settings = {"model": "SplineFlow", "bounds": bounds, "device": "cpu"}
     regressor = FlowRegressor(0.02, **settings).fit(rows, y)
     assert regressor.rounding_ == {"y": 1}
-    assert regressor.predict(rows).mean() == pytest.approx(y.mean(), abs=0.05)
+    # A fit of a second is up to 0.07 away. Noise would add 0.21: a quarter to each zero, 85 %.
+    assert regressor.predict(rows).mean() == pytest.approx(y.mean(), abs=0.12)
     low, middle = regressor.predict_quantiles(rows, [0.05, 0.5]).T
     assert (low <= y).mean() > 0.9
     assert (middle == 0).mean() > 0.9
