@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-TINY = classification.Settings(width=2, steps=4, batch_size=8)
+TINY = classification.Settings(width=8, steps=4, batch_size=8)
 
 
 def images(split: str) -> Any:
@@ -39,7 +39,7 @@ def test_all_kinds_have_as_many_parameters(width: int) -> None:
 
 @pytest.mark.parametrize("kind", classifier.KINDS)
 def test_every_parameter_learns(kind: str) -> None:
-    made = classifier.Classifier(kind, 0.9, width=2, size=16)
+    made = classifier.Classifier(kind, 0.9, width=8, size=16)
     scores = made(torch.rand(4, 3, 16, 16))
     assert scores.shape == (4, classifier.CLASSES)
     scores[:, 0].sum().backward()
