@@ -11,7 +11,16 @@ from impflow_zoo.evaluation.row_scores import paired_error
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.zoo.record import Record
 
-__all__ = ["Pair", "entry_of", "is_level", "lead", "leads_list", "ranking", "trained_pairs"]
+__all__ = [
+    "Pair",
+    "entry_of",
+    "is_level",
+    "lead",
+    "leads_list",
+    "ranking",
+    "trained_once",
+    "trained_pairs",
+]
 
 Pair = tuple[Record, Record]
 
@@ -56,13 +65,24 @@ def is_level(gain: float, error: float) -> bool:
     return abs(gain) < 2 * error
 
 
+def trained_once(pair: Pair) -> bool:
+    """Whether one of two models has a single seed, so that the error of their lead has none."""
+    return any(record.over_seeds is None for record in pair)
+
+
 def leads_list(pairs: Sequence[Pair]) -> str:
-    """On which data either family is ahead, and where they are level."""
-    found: dict[str, list[str]] = {"`ImpFlow` is ahead": [], "`ResFlow` is ahead": [], "Level": []}
-    impflow, resflow, level = found.values()
+    """On which data either family is ahead, after how many trainings, and where they are level."""
+    found: dict[str, list[str]] = {
+        "`ImpFlow` is ahead over several seeds": [],
+        "`ResFlow` is ahead over several seeds": [],
+        "Of a single training, that of `ImpFlow` scores better": [],
+        "Of a single training, that of `ResFlow` scores better": [],
+        "Level": [],
+    }
+    *ahead, level = found.values()
     for pair in pairs:
         gain, error, _ = lead(pair)
-        place = level if is_level(gain, error) else impflow if gain > 0 else resflow
+        place = level if is_level(gain, error) else ahead[2 * trained_once(pair) + (gain < 0)]
         place.append(f"`{pair[0].name.removeprefix('impflow-')}`")
     return "\n".join(f"- {whose}: {', '.join(data)}." for whose, data in found.items() if data)
 

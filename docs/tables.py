@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from leads import Pair, entry_of, is_level, lead, leads_list, ranking, trained_pairs
+from leads import Pair, entry_of, is_level, lead, leads_list, ranking, trained_once, trained_pairs
 from typer.testing import CliRunner
 
 from impflow_zoo.cli import app as commands
@@ -157,7 +157,8 @@ def pairs_table(pairs: Sequence[Pair]) -> str:
 
 def _cells(pair: Pair) -> tuple[str, ...]:
     gain, error, how = lead(pair)
-    remarks = ", unpaired" * (how == "unpaired") + ", level" * is_level(gain, error)
+    remarks = ", unpaired" * (how == "unpaired")
+    remarks += ", level" * is_level(gain, error) or ", trained once" * trained_once(pair)
     unit = METRICS[entry_of(pair[0]).metric].unit
     return _data(pair[0]), unit, *map(score, pair), f"{gain:+.4f} ± {error:.4f}{remarks}"
 

@@ -40,7 +40,7 @@ LEADS = {  # the first model of each pair leads the second
     ): [
         ("resflow-protein", "impflow-protein"),
     ],
-    ("docs/impflow-beside-resflow.md", "On CIFAR-10 `ResFlow` leads"): [
+    ("docs/impflow-beside-resflow.md", "On CIFAR-10 `ResFlow` scores better"): [
         ("resflow-cifar10", "impflow-cifar10"),
     ],
 }

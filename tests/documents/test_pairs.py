@@ -87,7 +87,18 @@ def test_the_pairs_of_the_zoo_are_of_one_size_and_saw_as_many_rows():
 def test_the_list_says_who_is_ahead(rows, tmp_path):
     rows += [row(tmp_path, f"{family}-c", 1.0, data="c") for family in ("impflow", "resflow")]
     lines = leads.leads_list(leads.trained_pairs(rows)).splitlines()
-    assert lines == ["- `ImpFlow` is ahead: `a`.", "- `ResFlow` is ahead: `b`.", "- Level: `c`."]
+    assert lines == [
+        "- Of a single training, that of `ImpFlow` scores better: `a`.",
+        "- Of a single training, that of `ResFlow` scores better: `b`.",
+        "- Level: `c`.",
+    ]
+
+
+def test_a_lead_of_several_seeds_is_named_apart(rows, tmp_path):
+    better = row(tmp_path, "impflow-d", 2.0, data="d", seeds=(2.0, 2.1, 2.0))
+    worse = row(tmp_path, "resflow-d", 3.0, data="d", seeds=(3.0, 3.1, 3.0))
+    assert leads.leads_list([(better, worse)]) == "- `ImpFlow` is ahead over several seeds: `d`."
+    assert leads.trained_once((better, rows[1]))
 
 
 def test_the_best_comes_first_and_neighbours_may_be_level(tmp_path):
@@ -100,15 +111,17 @@ def test_seeds_are_compared_in_the_mean(rows, tmp_path):
     several = row(tmp_path, "impflow-a", 2.0, seeds=(2.1, 2.2, 2.1))
     error = math.hypot(0.03, 0.04, several.over_seeds[1] / 2)
     line = tables.pairs_table([(several, rows[1])]).splitlines()[2]
-    assert line.endswith(f"| 2.000 ± 0.030 | 2.500 ± 0.040 | +0.4000 ± {error:.4f}, unpaired |")
+    assert line.endswith(
+        f"| 2.000 ± 0.030 | 2.500 ± 0.040 | +0.4000 ± {error:.4f}, unpaired, trained once |"
+    )
 
 
 def test_ahead_is_positive_where_impflow_is_better(rows):
     lines = tables.pairs_table(leads.trained_pairs(rows)).splitlines()[2:]
     first, second = "2.000 ± 0.030 | 2.500 ± 0.040", "-1.000 ± 0.030 | -0.500 ± 0.030"
     assert lines == [
-        f"| moons | bits | {first} | +0.5000 ± 0.0500, unpaired |",
-        f"| b | nats | {second} | -0.5000 ± 0.0424, unpaired |",
+        f"| moons | bits | {first} | +0.5000 ± 0.0500, unpaired, trained once |",
+        f"| b | nats | {second} | -0.5000 ± 0.0424, unpaired, trained once |",
     ]
 
 
@@ -121,11 +134,11 @@ def test_scores_of_the_same_rows_are_compared_row_by_row(rows, tmp_path):
     write("impflow-a", hard)
     write("resflow-a", hard + 0.5 + 0.1 * torch.randn(1000))
     line = tables.pairs_table([(rows[0], rows[1])]).splitlines()[2]
-    gain, error = re.search(r"\| (\S+) ± (\S+) \|$", line).groups()
+    gain, error = re.search(r"\| (\S+) ± (\S+), trained once \|$", line).groups()
     assert (gain, float(error)) == ("+0.5000", pytest.approx(0.1 / 1000**0.5, rel=0.1))
     for other in ({"scores": hard[:999]}, {"scores": hard, "seed": 1}):
         write("resflow-a", **other)
-        assert "± 0.0500, unpaired |" in tables.pairs_table([(rows[0], rows[1])])
+        assert "± 0.0500, unpaired, trained once |" in tables.pairs_table([(rows[0], rows[1])])
 
 
 def test_errors_of_rows_in_groups_are_clustered(tmp_path):
