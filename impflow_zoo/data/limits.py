@@ -14,9 +14,9 @@ from impflow_zoo.data.source import DataError
 
 __all__ = ["TABLE_BYTES", "TABLE_COLUMNS", "check_table", "check_unfolded"]
 
-#: Bytes of a table in memory, 8 for each number.
+#: Most bytes of a table in memory (2 GB), 8 for each number.
 TABLE_BYTES = 2_000_000_000
-#: Columns of a table.
+#: Most columns of a table (100,000).
 TABLE_COLUMNS = 100_000
 _PACKED = 10  # times that parquet packs data that nobody has made for it, at most
 

@@ -135,7 +135,8 @@ def _checkerboard(n: int, generator: Generator) -> Tensor:
     return 2 * torch.stack((x, row + _uniform(generator, n)), dim=-1)
 
 
-#: The toys by their names.
+#: The toys by their names (swissroll, 8gaussians, pinwheel, circles, moons, 2spirals, checkerboard,
+#: rings, torus).
 TOYS: dict[str, Toy] = {
     "swissroll": Toy(_swissroll, entropy=2.66965),
     "8gaussians": Toy(_eight_gaussians, entropy=2.83158),
