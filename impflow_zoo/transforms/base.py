@@ -34,8 +34,8 @@ __all__ = [
     "check_finite",
 ]
 
-#: Errors of numbers, not mistakes of a user (`NoContractionError`, `NotFiniteError`, `SolverError`).
-#: Training skips a step that raises one.
+#: Errors of numbers, not mistakes of a user (`NoContractionError`, `NotFiniteError`,
+#: `SolverError`). Training skips a step that raises one.
 NUMERICAL_ERRORS = (NoContractionError, NotFiniteError, SolverError)
 
 
