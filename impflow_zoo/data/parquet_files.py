@@ -244,7 +244,7 @@ def _groups(files: Sequence[Path], name: str) -> numpy.ndarray:
     import pyarrow
     from pyarrow import types
 
-    chunks: list[pyarrow.Array] = []
+    tables: list[pyarrow.Table] = []
     for file in files:
         with _opened(file) as parquet:
             kind = parquet.schema_arrow.field(GROUP).type
@@ -252,10 +252,11 @@ def _groups(files: Sequence[Path], name: str) -> numpy.ndarray:
         if types.is_floating(kind) or types.is_decimal(kind) or types.is_nested(kind):
             return numbered(pandas.Series(dtype=object), name, labels=False)
         with _opened(file, [GROUP]) as parquet:
-            chunks += parquet.read(columns=[GROUP])[GROUP].chunks
+            tables.append(parquet.read(columns=[GROUP]))
     try:
-        groups = pyarrow.chunked_array(chunks).unify_dictionaries().to_pandas()
-    except pyarrow.ArrowInvalid:
+        joined = pyarrow.concat_tables(tables, promote_options="permissive")
+        groups = joined.unify_dictionaries()[GROUP].to_pandas()
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
         raise DataError(f"{name}: column {GROUP!r} has another type in each file") from None
     return numbered(groups, name, labels=True)
 

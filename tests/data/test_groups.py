@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -73,6 +74,23 @@ def test_ids_with_underscores_and_leading_zeros_are_text(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,group\n1,1_12\n2,11_2\n3,007\n4,7\n")
     assert open_table(path).groups.tolist() == [0, 1, 2, 3]
+
+
+def two_files(folder, first, second):
+    for name, groups in (("one", first), ("two", second)):
+        pandas.DataFrame({"a": [1.0, 2.0], "group": groups}).to_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def test_whole_numbers_of_two_widths_are_the_same_groups(tmp_path):
+    folder = two_files(tmp_path, numpy.int32([4, 7]), numpy.int64([7, 4]))
+    assert open_table(folder).groups.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("other", [["4", "7"], pandas.to_datetime([4, 7])], ids=["text", "dates"])
+def test_groups_of_another_type_in_each_file_are_refused(tmp_path, other):
+    with pytest.raises(DataError, match="'group' has another type in each file"):
+        open_table(two_files(tmp_path, [4, 7], other))
 
 
 def test_lists_are_no_groups():
