@@ -85,6 +85,17 @@ def test_angles_are_scored_the_shorter_way_round():
         assert bool((pit(around, places) == pit(samples, x)).all())
 
 
+@pytest.mark.parametrize("spread", [40.0, 100.0, 1e4])
+def test_ranks_are_uniform_for_samples_that_go_round_the_circle(spread):
+    """A mean direction of the samples alone left 44 % of the rows in the interval of 50 %."""
+    config = TabularConfig(1, columns=("a",), context_columns=("c",), periodic={"a": 360.0})
+    torch.manual_seed(0)
+    points = (spread * torch.randn(10_000, 100, 1, dtype=torch.float64)).remainder(360)
+    places = pit(*centred(ImpFlow(config), points[:, 1:], points[:, 0]))
+    counts = torch.histc(places, 10, 0, 1)
+    assert float(((counts - 1000) ** 2 / 1000).sum()) < 30  # chi^2 of 9: once in 2000
+
+
 def test_the_score_of_angles_is_the_sum_over_pairs():
     samples, x = 24 * torch.rand(3, 5).double(), 24 * torch.rand(3).double()
     apart = (samples[:, :, None] - samples[:, None, :]).abs()
