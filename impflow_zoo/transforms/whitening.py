@@ -103,7 +103,9 @@ class Whitening(FirstBatch, LULinear):
         check_channels(inputs, self.features, self.bias.dtype)
         z = inputs.transpose(0, 1).flatten(1) - self.bias[:, None]
         with without_autocast(self):
-            x, _ = torch.linalg.solve_ex(self.weight(), z)
+            lower, upper = self._create_lower_upper()
+            x = torch.linalg.solve_triangular(lower, z, upper=False, unitriangular=True)
+            x = torch.linalg.solve_triangular(upper, x, upper=True)
         x = x.reshape(self.features, len(inputs), *inputs.shape[2:]).transpose(0, 1)
         return x, -self._volume(inputs)
 

@@ -10,6 +10,7 @@ import torch
 from nflows.transforms import Transform
 from support.blocks import dense_logdet
 from torch import Tensor
+from torch.func import jacfwd, jacrev, vmap
 
 from impflow_zoo import RadialTransform, SplineConfig, SplineFlow
 from impflow_zoo.transforms.actnorm import ActNorm
@@ -114,6 +115,18 @@ def test_second_derivatives(name, inverse):
     assert torch.autograd.gradgradcheck(
         lambda x, *_: way(x), (x[:3].requires_grad_(), *layer.parameters()), fast_mode=True
     )
+
+
+@pytest.mark.parametrize("name", sorted(LAYERS.keys() - {"spline"}))  # nflows' layer refuses vmap
+@both_ways
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("mode", [jacrev, jacfwd], ids=["reverse", "forward mode"])
+def test_jacobians_of_rows_by_vmap(name, inverse, mode):
+    """torch's own `solve` mixes up matrices in forward mode within `vmap` (2.13)."""
+    x, way = start(name, build(name), inverse=inverse)
+    expected = torch.stack([jacrev(lambda row: way(row[None])[0][0])(row) for row in x])
+    found = vmap(mode(lambda row: way(row[None])[0][0]))(x)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @every_layer
