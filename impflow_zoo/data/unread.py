@@ -36,7 +36,15 @@ def warn_of_unread(dataset: str, folder: Path, files: Mapping[str, Iterable[Path
         )
     read = {os.path.abspath(file) for part in files.values() for file in part}
     kinds = {Path(file).suffix.lower() for file in read}
-    looked_for = _TABLES if kinds <= FORMATS.keys() else _PICTURES
+    tables = kinds <= FORMATS.keys()
+    if tables and (columns := _partitions(os.path.relpath(file, folder) for file in read)):
+        warnings.warn(
+            f"{dataset}: columns in the names of folders are not read: {listed(columns)}. Write "
+            "them into the files",
+            LeftOutWarning,
+            stacklevel=4,
+        )
+    looked_for = _TABLES if tables else _PICTURES
     found = sorted(path for path in _visible(folder) if path.suffix.lower() in looked_for)
     unread = [path for path in found if os.path.abspath(path) not in read]
     if not (read and unread):
@@ -50,6 +58,12 @@ def warn_of_unread(dataset: str, folder: Path, files: Mapping[str, Iterable[Path
         LeftOutWarning,
         stacklevel=4,
     )
+
+
+def _partitions(files: Iterable[str]) -> list[str]:
+    """The columns that a partitioned table keeps in the names of folders, `column=value`."""
+    folders = {part for file in files for part in Path(file).parent.parts if "=" in part}
+    return sorted({folder.partition("=")[0] for folder in folders})
 
 
 def _linked(folder: Path) -> Iterator[Path]:

@@ -117,6 +117,13 @@ def test_folders_that_are_links_are_named(tmp_path: Path) -> None:
         assert len(open_table(tmp_path / "set")) == 1
 
 
+def test_columns_in_names_of_folders_are_named(tmp_path: Path) -> None:
+    rows = pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0], "group": [0, 1]})
+    rows.to_parquet(tmp_path / "set", partition_cols=["group"])
+    with pytest.warns(LeftOutWarning, match="names of folders are not read: group. Write"):
+        assert open_table(tmp_path / "set").columns == ("a", "b")
+
+
 @unused
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize(
