@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from which_flow import step_seconds
 
 from impflow_zoo import evaluate, training
+from impflow_zoo.data import DataError
 from impflow_zoo.models.build import ImageBuilder
 from impflow_zoo.models.classes import model_class, register_model
 from impflow_zoo.models.config import Config
@@ -129,7 +130,14 @@ def parameters(model: nn.Module) -> int:
 
 
 def like(recipe: Recipe, blocks: int) -> YardstickConfig:
-    """A config of a coupling flow as large as a recipe's model, with so many blocks a scale."""
+    """A config of a coupling flow as large as a recipe's model, with so many blocks a scale.
+
+    Raises:
+        DataError: if the first scale has one channel, which a coupling cannot split.
+    """
+    assert isinstance(recipe.config, ImageConfig)
+    if recipe.config.channels == 1 and not recipe.config.squeeze_first:
+        raise DataError("a coupling flow splits channels: grey images need `squeeze_first: true`")
     bare = YardstickConfig.of(recipe.config, actnorm=False)
     bare = replace(bare, blocks=(blocks,) * len(bare.blocks))
     size = parameters(model_class(recipe.model)(recipe.config))

@@ -42,6 +42,7 @@ from impflow_zoo.evaluation.standard_errors import (
     weighted_mean,
 )
 from impflow_zoo.models.flow import FlowModel
+from impflow_zoo.models.image_config import ImageConfig
 from impflow_zoo.models.metrics import METRICS
 from impflow_zoo.models.mistakes import in_one_line
 
@@ -150,7 +151,9 @@ def refuse_other_columns(models: Sequence[FlowModel]) -> None:
 def _what(model: FlowModel) -> str:
     """What a model is a density of, whatever the order of its columns."""
     config = model.config
-    columns = config.columns or [f"{'x'.join(map(str, config.shape))} values"]
+    if not (columns := config.columns):
+        bits = f" of {config.bits} bits" if isinstance(config, ImageConfig) else ""
+        columns = [f"{'x'.join(map(str, config.shape))} values{bits}"]
     given = sorted(config.context_columns)
     return ", ".join(sorted(columns)) + (f" given {', '.join(given)}" if given else "")
 

@@ -23,6 +23,7 @@ from support.command_line import call
 from support.image_sets import photograph, save
 
 from impflow_zoo import create_model, evaluate
+from impflow_zoo.data import DataError
 from impflow_zoo.models.mistakes import in_one_line
 from impflow_zoo.training.recipe import read_recipe
 
@@ -95,6 +96,12 @@ def test_a_coupling_flow_is_as_large_as_the_model_beside_it(recipe: Path) -> Non
     config = like(read_recipe(CHECKOUT / "hub_configs" / "resflow-cifar10" / "recipe.yaml"), 4)
     size = parameters(create_model("resflow-cifar10"))
     assert parameters(CouplingFlow(config)) == pytest.approx(size, rel=0.02)
+
+
+def test_a_coupling_flow_refuses_a_single_channel() -> None:
+    recipe = read_recipe(CHECKOUT / "hub_configs" / "resflow-mnist" / "recipe.yaml")
+    with pytest.raises(DataError, match="grey images need `squeeze_first: true`"):
+        like(recipe, 4)
 
 
 def test_the_gaussian_has_a_full_covariance_and_an_exact_density(recipe: Path, data: str) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from paired import Lead, lead, main, refuse_other_columns
+from support import image_models
 from support.command_line import call
 from support.small_models import make, write_recipe
 
+from impflow_zoo import ResFlow
 from impflow_zoo.data import DataError
 from impflow_zoo.evaluation.standard_errors import standard_error
 
@@ -127,6 +129,12 @@ def test_only_models_of_the_same_columns_are_compared():
     for other in (make(columns=("a", "c")), make()):
         with pytest.raises(DataError, match="different columns: a, b and "):
             refuse_other_columns([one, turned, other])
+
+
+def test_only_images_of_the_same_bits_are_compared():
+    refuse_other_columns([image_models.make(), image_models.make(kind=ResFlow)])
+    with pytest.raises(DataError, match="values of 8 bits and 3x4x4 values of 5 bits"):
+        refuse_other_columns([image_models.make(), image_models.make(bits=5)])
 
 
 LEVEL = [(0.0, 0.0), (1.0, 0.51), (-1.0, 0.51), (1.0, math.nan)]
