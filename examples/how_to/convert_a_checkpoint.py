@@ -19,7 +19,8 @@ import torch
 
 from impflow_zoo import create_model
 
-root = next(path for path in Path.cwd().resolve().parents if (path / "conversion").is_dir())
+here = Path.cwd()
+root = next(path for path in (here, *here.parents) if (path / "conversion").is_dir())
 sys.path.insert(0, str(root / "tests"))
 from support.checkpoints import write_fixture  # noqa: E402
 

@@ -7,11 +7,12 @@ can send a file to another address than its own: the header `Origin` tells.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-__all__ = ["OwnHosts", "answer", "named_hosts"]
+from impflow_zoo.demo.asgi import App, Message, Receive, Send, answer
+
+__all__ = ["OwnHosts", "named_hosts"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PORTS = {"http": 80, "https": 443}
@@ -19,17 +20,6 @@ _SAID = (
     "This address is none of the demo's own. Whoever runs it can allow a host: "
     "impflow-zoo demo --allowed-host NAME\n"
 )
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-
-
-async def answer(send: Send, status: int, text: str) -> None:
-    """Answer a request by a plain text."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
 
 
 def named_hosts(host: str | None, allowed: Iterable[str]) -> list[str]:

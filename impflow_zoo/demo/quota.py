@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from impflow_zoo.demo.hosts import App, Message, Receive, Send, answer
+from impflow_zoo.demo.asgi import App, Message, Receive, Send, answer, content_length
 
 __all__ = ["BYTES", "FILES", "SCORED", "Quota"]
 
@@ -57,7 +57,7 @@ class Quota:
 
     async def _take(self, scope: Message, receive: Receive, send: Send) -> None:
         """Pass an upload on, or refuse it."""
-        size = _length(scope)
+        size = content_length(scope)
         if size is None or size > self._largest + _FORM:
             await answer(send, 413, _LARGE.format(self._largest))
             return
@@ -118,14 +118,6 @@ def _user(scope: Message) -> str:
     except ValueError:
         return host
     return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
-
-
-def _length(scope: Message) -> int | None:
-    """The bytes of a request, if it tells them."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return None
 
 
 def _taken(folder: Path) -> tuple[int, int]:

@@ -76,6 +76,7 @@ def serve(
         from impflow_zoo.demo.looks import CSS
         from impflow_zoo.demo.page import build, first_picture
         from impflow_zoo.demo.quota import Quota
+        from impflow_zoo.demo.routes import OwnRoutes
         from impflow_zoo.demo.uploads import LARGEST
         from impflow_zoo.demo.workers import Workers
 
@@ -103,6 +104,7 @@ def serve(
                 app_kwargs={
                     "middleware": [
                         Middleware(OwnHosts, named=names),
+                        Middleware(OwnRoutes),
                         Middleware(Quota, folder=scratch, largest=LARGEST),
                     ]
                 },

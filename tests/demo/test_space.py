@@ -85,6 +85,8 @@ def test_it_starts_as_on_the_hub_and_leaves_nothing(tmp_path):
         assert not [*server.temporary.rglob("x.csv")]
         assert _ask(server, "/gradio_api/upload", FILE, **there)[0] == 200
         assert [*server.temporary.rglob("x.csv")]
+        form = FILE.replace(b'name="files"', b'name="video"')
+        assert _ask(server, "/gradio_api/process_recording", form, **there)[0] == 404
         with socket.create_connection(("127.0.0.1", server.port)) as half:
             head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost:{server.port}\r\n"
             form = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9999\r\n\r\n"

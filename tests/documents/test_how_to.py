@@ -44,8 +44,8 @@ def test_a_how_to_runs_as_it_is_printed(script: Path) -> None:
     if found and library in ("sbi", "pyro", "deepinv"):
         pytest.importorskip(library, reason=f"{library} is in the extra 'libraries'")
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", script.name],
-        cwd=FOLDER,
+        [sys.executable, "-W", "ignore", script],
+        cwd=CHECKOUT,  # the site's build runs scripts in their own folder
         env={**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
         text=True,
